@@ -105,3 +105,13 @@ def test_others_write_on(name: str) -> None:
 def test_an_empty_prompt_is_refused_by_number(trained) -> None:
     with pytest.raises(UsageError, match="prompt 2 is empty; got 0 tokens, expected one at least"):
         generate(*trained, [*asked(4), Encoded((), ())], [{}] * 2, 4, 10**6)
+
+
+def test_a_token_that_is_not_embedded_is_refused_by_number(trained) -> None:
+    """Tokens of a chat may have been added to the tokenizer alone."""
+    model, tokenizer = trained
+    rows = model.get_input_embeddings().num_embeddings
+    wrong = Encoded((1, rows, 3), ())
+    what = f"prompt 2 has a token .* not embed; got token {rows}, expected less than {rows}"
+    with pytest.raises(UsageError, match=what):
+        generate(model, tokenizer, [*asked(4), wrong], [{}] * 2, 4, 10**6)

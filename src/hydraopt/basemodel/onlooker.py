@@ -19,7 +19,7 @@ from hydraopt.basemodel.encoding import Encoded, encode_prompt
 from hydraopt.basemodel.gains import gains
 from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.model import TaskFactors, check_logits, load_model
-from hydraopt.basemodel.positions import check_prompt, positions_of
+from hydraopt.basemodel.positions import check_prompt, reads_of
 from hydraopt.basemodel.prompts import MOST_PROMPTS
 from hydraopt.basemodel.refit import Schedule
 from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
@@ -103,7 +103,7 @@ class Onlooker:
         self._base = base
         self._model, self._tokenizer = load_model(base)
         check_logits(self._model)
-        self._positions = positions_of(self._model)
+        self._reads = reads_of(self._model)
         self._prompts = prompts
         self._progress = progress or silent
         self._seed, self._refits = seed, refits
@@ -160,7 +160,8 @@ class Onlooker:
         """Measures harm on the first prompts, JUDGED of a task at most, as hydraopt.merge takes it;
         knows those that a refit learns from.
 
-        Raises UsageError for a prompt without a token, or of more than the base has positions for.
+        Raises UsageError for a prompt without a token, of more than the base has positions for, or
+        with a token that it does not embed.
         """
         judged, learned = (JUDGED_IF_REFIT, LEARNED) if self._refits else (JUDGED, 0)
         every = {name: self._different(name, max(judged, learned)) for name in self._prompts}
@@ -205,7 +206,7 @@ class Onlooker:
         kept: dict[Encoded, None] = {}
         for number, text in enumerate(self._prompts[name], 1):
             item = encode_prompt(self._tokenizer, text)
-            check_prompt(item, self._positions, number, text, name)
+            check_prompt(item, self._reads, number, text, name)
             kept.setdefault(item)
             if len(kept) == most:
                 break

@@ -1,8 +1,13 @@
-"""How many positions a base model has: some learn them or keep a table, and a text ends there."""
+"""What texts a base model reads: of tokens that it embeds, and of so many as it has positions for.
+
+Some learn positions or keep a table, and a text ends there. A tokenizer may know more tokens than
+the model embeds, where tokens of a chat were added to it alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from torch import nn
@@ -10,7 +15,7 @@ from torch import nn
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.errors import UsageError, explain
 
-__all__ = ["check_prompt", "limits_within", "positions_of", "stated_by"]
+__all__ = ["Reads", "check_prompt", "limits_within", "positions_of", "reads_of", "stated_by"]
 
 _NAMES: Final = ("pos", "wpe")
 """Of the names that tables of positions have."""
@@ -51,9 +56,10 @@ def limits_within(model: Any, items: Sequence[Encoded], limits: Sequence[int]) -
 
     Raises UsageError as :func:`check_prompt`.
     """
-    most = positions_of(model)
+    reads = reads_of(model)
     for number, item in enumerate(items, 1):
-        check_prompt(item, most, number)
+        check_prompt(item, reads, number)
+    most = reads.positions
     if most is None:
         return list(limits)
     # The last token of an answer is not read.
@@ -62,22 +68,46 @@ def limits_within(model: Any, items: Sequence[Encoded], limits: Sequence[int]) -
     ]
 
 
+@dataclass(frozen=True)
+class Reads:
+    """Of a text: how many tokens (positions), and which (below ``tokens``); None for no limit."""
+
+    positions: int | None
+    tokens: int | None
+
+
+def reads_of(model: Any) -> Reads:
+    """What a model reads; of its tokens nothing is said where its embeddings are no plain table."""
+    return Reads(positions_of(model), getattr(model.get_input_embeddings(), "num_embeddings", None))
+
+
 def check_prompt(
-    item: Encoded, most: int | None, number: int, text: str = "", task: str | None = None
+    item: Encoded, reads: Reads, number: int, text: str = "", task: str | None = None
 ) -> None:
-    """Raise UsageError for a prompt without a token, or of more than ``most``.
+    """Raise UsageError for a prompt without a token, of more than the model reads, or with a token
+    that it does not embed.
 
     number: of the prompt, from 1. text, task: what it says, and whose it is.
     """
-    tokens = len(item.prompt)
-    if tokens and (most is None or tokens <= most):
-        return
-    raise UsageError(
-        explain(
-            f"prompt {number} is {'longer than the base model reads' if tokens else 'empty'}",
-            adapter=task,
-            got=f"{tokens} tokens" + (f" of {text[:40]!r}" if text else ""),
-            expected="one at least" if most is None else f"1 to {most}",
-            do="Shorten it, or leave it out" if tokens else "Leave it out",
+    tokens, most = len(item.prompt), reads.positions
+    of = f" of {text[:40]!r}" if text else ""
+    if not tokens or (most is not None and tokens > most):
+        raise UsageError(
+            explain(
+                f"prompt {number} is {'longer than the base model reads' if tokens else 'empty'}",
+                adapter=task,
+                got=f"{tokens} tokens{of}",
+                expected="one at least" if most is None else f"1 to {most}",
+                do="Shorten it, or leave it out" if tokens else "Leave it out",
+            )
         )
-    )
+    if reads.tokens is not None and max(item.prompt) >= reads.tokens:
+        raise UsageError(
+            explain(
+                f"prompt {number} has a token that the base model does not embed",
+                adapter=task,
+                got=f"token {max(item.prompt)}{of}",
+                expected=f"less than {reads.tokens}",
+                do="Give the tokenizer that the base model was trained with",
+            )
+        )
