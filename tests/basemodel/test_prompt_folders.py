@@ -9,6 +9,7 @@ import pytest
 
 from hydraopt.basemodel.encoding import prompt_text
 from hydraopt.basemodel.prompts import read_prompt_folder, read_prompts
+from hydraopt.cli.mergeoptions import given_texts
 from hydraopt.errors import UsageError
 
 NAMES = ("de", "fr", "it")
@@ -101,6 +102,20 @@ def test_two_files_of_one_adapter_and_no_files_are_refused(tmp_path: Path) -> No
         (tmp_path / name).write_text('"x"\n')
     with pytest.raises(UsageError, match=r"two files .*got de.jsonl and de.txt"):
         read_prompt_folder(tmp_path, NAMES)
+
+
+def test_a_json_file_beside_a_tasks_prompts_is_none_of_them(tmp_path: Path) -> None:
+    (tmp_path / "de.jsonl").write_text('"eins"\n')
+    (tmp_path / "de.json").write_text('{"licence": "CC0"}')
+    assert read_prompt_folder(tmp_path, NAMES) == {"de": ["eins"]}
+
+
+def test_a_folder_is_not_read_where_every_task_has_its_own_file(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "fr.txt").write_text("un\n")
+    (tmp_path / "own.txt").write_text("eins\n")
+    given = [("", str(tmp_path / "folder")), ("de", str(tmp_path / "own.txt"))]
+    assert given_texts(given, ["de"]) == {"de": ["eins"]}
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:

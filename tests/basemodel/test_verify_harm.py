@@ -18,9 +18,11 @@ from hydraopt.basemodel import verify as module
 from hydraopt.basemodel.onlooker import Onlooker
 from hydraopt.basemodel.verify import TaskHarm, most_likely, verify_harm
 from hydraopt.bundle import Bundle, Harm
+from hydraopt.bundle.history import Added
 from hydraopt.cli.main import cli
+from hydraopt.cli.mergeoptions import warn_of_base
 from hydraopt.cli.verify import _tensors
-from hydraopt.errors import BundleFormatError
+from hydraopt.errors import BundleFormatError, UsageError
 from tests.bundle.bundles import remade
 from tests.conftest import write_adapter
 
@@ -131,13 +133,66 @@ def test_a_task_that_is_better_than_stated_is_none(place: Path, tmp_path: Path) 
 def test_what_a_refit_learned_from_is_not_measured(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refitted: int, answers: int
 ) -> None:
-    monkeypatch.setattr("hydraopt.basemodel.onlooker.JUDGED_IF_REFIT", 5)
+    monkeypatch.setattr(module, "JUDGED_IF_REFIT", 5)
     monkeypatch.setattr(
         Bundle, "recipe", property(lambda self: {**self.core.recipe, "refit": refitted})
     )
     adapters = read_adapters(place / "adapters" / "*")
     report = verify_harm(place / "b", adapters, str(place / "base"), {"fr": PROMPTS})
     assert [task.measured.answers for task in report.tasks] == [answers]
+
+
+def test_a_task_that_was_added_has_learned_from_none(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "JUDGED_IF_REFIT", 5)
+    monkeypatch.setattr(module, "LEAST_TRAINED", 5)
+    monkeypatch.setattr(Bundle, "recipe", property(lambda self: {**self.core.recipe, "refit": 1}))
+    bundle = remade(
+        open_bundle(place / "b"), tmp_path / "b", fr={"added": Added("2026-11-30", "0" * 16)}
+    )
+    adapters = read_adapters(place / "adapters" / "*")
+    asked = dict.fromkeys(NAMES, PROMPTS)
+    report = verify_harm(bundle, adapters, str(place / "base"), asked)
+    assert [task.measured.answers for task in report.tasks] == [5, len(PROMPTS)]
+    assert report.learned == ("en",)
+
+
+def test_prompts_are_read_before_anything_is_decoded(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hydraopt.bundle.verify.verify_bundle", lambda *_: 1 // 0)
+    given = [place / "b", *sorted((place / "adapters").iterdir()), "--base", place / "base"]
+    asked = ["verify", *map(str, given), "--prompts", str(tmp_path / "nowhere")]
+    result = CliRunner().invoke(cli, asked)
+    assert result.exit_code == 2
+    assert "no folder of prompts" in result.stderr
+
+
+def test_what_was_read_is_shown_where_harm_cannot_be_measured(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args, **_more):
+        raise UsageError("prompts that are not read")
+
+    monkeypatch.setattr(module, "verify_harm", refuse)
+    result = verify(place, place / "b")
+    assert result.exit_code == 2
+    assert "as stated" in result.stdout or "measured" in result.stdout
+    assert "prompts that are not read" in result.stderr
+
+
+def test_another_base_by_its_name_is_told(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its shapes may fit, and harm is then measured on answers that nobody gives."""
+    mine, none = read_adapters(place / "adapters" / "*")
+    mine = dataclasses.replace(mine, base_model="some/One-Instruct")
+    none = dataclasses.replace(none, base_model=None)
+    for base, told in (("other/one", True), ("x/one-instruct", False), (str(place), False)):
+        warn_of_base(base, [mine, none])
+        said = " ".join(capsys.readouterr().err.split())
+        assert ("but en name another base model (some/One-Instruct)" in said) == told
 
 
 @pytest.mark.parametrize(

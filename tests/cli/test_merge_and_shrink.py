@@ -28,6 +28,7 @@ RESULT_KEYS = {
     "seconds",
     "harms",
     "notes",
+    "estimated",
     "tasks",
 }
 ROW_KEYS = {
@@ -68,6 +69,7 @@ def test_merge_json(run: Run, adapters: Path, tmp_path: Path) -> None:
     report = json.loads(result.stdout)
     assert set(report) == RESULT_KEYS
     assert report["schema"] == "hydraopt.merge/1"
+    assert report["estimated"] is False
     assert report["size"] == output.stat().st_size <= 0.3 * report["fp16_bytes"]
     assert [row["name"] for row in report["tasks"]] == ["de", "fr"]
     assert all(set(row) == ROW_KEYS for row in report["tasks"])
@@ -176,6 +178,7 @@ def test_shrink(run: Run, bundle: Path, tmp_path: Path) -> None:
     report = json.loads(result.stdout)
     assert set(report) == RESULT_KEYS
     assert report["schema"] == "hydraopt.shrink/1"
+    assert report["estimated"] is True
     assert report["size"] == output.stat().st_size <= 0.25 * report["fp16_bytes"]
     table = run("shrink", bundle, *arguments)
     for shown in (table, run("inspect", output)):

@@ -35,7 +35,15 @@ def test_a_refresh_looks_at_no_answers(limit: str | None, decoded: bool) -> None
     after = RefreshRecipe(BEFORE, limit, 1e3 if limit else None, decoded).to_json()
     assert after.keys() & (LOOKED.keys() | TRAINED.keys()) == (TRAINED.keys() if decoded else set())
     assert after["measure"] == "bias-aware"
-    assert after["limit"] == (limit or "harm")
+    # Without a new limit nobody knows any more whether one of harm is kept.
+    assert (after.get("limit"), after.get("value")) == (limit, 1e3 if limit else None)
+    assert "unit" not in after
+
+
+def test_a_limit_that_does_not_hang_on_answers_stays_in_a_refresh() -> None:
+    before = {**BEFORE, "limit": "error", "value": 0.1}
+    after = RefreshRecipe(before, None, None, False).to_json()
+    assert (after["limit"], after["value"]) == ("error", 0.1)
 
 
 @pytest.mark.parametrize("decoded", [False, True])

@@ -90,11 +90,11 @@ def read_prompt_folder(
     are besides, whose files are not read. Nor are files of no task, where every task that is asked
     about has one. Raises UsageError for a folder that is none, for two files of a task, for files
     of no task beside tasks without a file, which may be meant by them, and for a ``.json`` file of
-    a task.
+    a task that has no other.
     """
     files = prompt_files(path)
     for odd in sorted(Path(path).iterdir()):
-        if odd.suffix.lower() == ".json" and odd.stem in names:
+        if odd.suffix.lower() == ".json" and odd.stem in names and odd.stem not in files:
             raise _not_a_list(odd)
     unknown = sorted(set(files) - {*names, *others})
     mine = {name: file for name, file in sorted(files.items()) if name in names}

@@ -87,8 +87,8 @@ def verify_harm(
     adapters: the originals, matched by name.  base: a folder or name that transformers loads.
     prompts: by task, as the model gets them; tasks without prompts are left out.  Of each task the
     first JUDGED are measured, or JUDGED_IF_REFIT where the bundle's recipe counts a refit: it
-    learned from the others, if they are what the merge was given.  What the same factors did to the
-    same answers once is known on disk, and is not computed again.
+    learned from the others, if they are what the merge was given, unless the task was added later.
+    What the same factors did to the same answers once is known on disk, and is not computed again.
 
     A task that is worse than stated is a problem, and one that cannot be decoded; a task that is
     better is none.  Raises BundleFormatError for a file that is no bundle, UsageError as
@@ -97,10 +97,16 @@ def verify_harm(
     """
     progress = progress or silent
     bundle = open_bundle(path)
-    # Where coded parts were trained, the prompts beyond the first were learned from.
-    trained = bool(bundle.recipe.get("refit"))
+    # Where coded parts were trained, the prompts beyond the first were learned from; of tasks that
+    # were added to that core nothing was.
+    refit = bool(bundle.recipe.get("refit"))
+    trained = {x.name for x in bundle.manifest.tasks if refit and x.added is None}
+    asked = {
+        name: list(dict.fromkeys(texts))[: JUDGED_IF_REFIT if name in trained else None]
+        for name, texts in prompts.items()
+    }
     tokens = answer_tokens_in(bundle.recipe)
-    onlooker = Onlooker(base, adapters, prompts, progress, refits=trained, answer_tokens=tokens)
+    onlooker = Onlooker(base, adapters, asked, progress, answer_tokens=tokens)
     judge = onlooker.judge
     tasks, problems = [], []
     for task in bundle.one_by_one():
@@ -120,8 +126,7 @@ def verify_harm(
     tasks.sort(key=lambda x: x.name)
     problems += [text for task in tasks if (text := _worse(task))]
     counts = {x.name: len(set(prompts[x.name])) for x in tasks}
-    some = (name for name, count in counts.items() if LEAST_TRAINED <= count < _ENOUGH)
-    few = some if trained else ()
+    few = (x for x, count in counts.items() if x in trained and LEAST_TRAINED <= count < _ENOUGH)
     cut = judge.cut(counts), judge.cut_by_tokens(counts)
     return HarmReport(tuple(tasks), tuple(problems), tuple(few), *cut, tokens)
 

@@ -129,8 +129,8 @@ def given_texts(
         raise UsageError(explain(what, got=got, expected=", ".join(sorted(names))))
     texts = {}
     if folder is not None:
-        rest = [name for name in names if name not in files] or names
-        texts = read_prompt_folder(folder, rest, {*others, *files})
+        rest = [name for name in names if name not in files]
+        texts = read_prompt_folder(folder, rest, {*others, *files}) if rest else {}
         if unread := sorted(set(prompt_files(folder)) - {*names, *others}):
             warn(f"prompts of no task here are not read: {listed(unread)}")
     return texts | {task: read_prompts(file) for task, file in files.items()}
@@ -152,9 +152,23 @@ def onlooker_of(
 
     most = ANSWER_TOKENS if answer_tokens is None else answer_tokens
     onlooker = Onlooker(base, adapters, texts, progress, refits=refits, answer_tokens=most)
+    warn_of_base(base, adapters)
     for name, reason in onlooker.unseen.items():
         warn(f"--base does not tell which modules of {name} matter: it has {reason}")
     return onlooker
+
+
+def warn_of_base(base: str, adapters: Sequence[Adapter]) -> None:
+    """Warns of adapters that name another base model than a hub's name; a folder's proves nothing.
+    Shapes may fit all the same, and harm is then measured on answers that nobody gives."""
+    from hydraopt.adapters.bases import base_key
+
+    if Path(base).exists():
+        return
+    named = {x.name: x.base_model for x in adapters if x.base_model}
+    other = [name for name, model in named.items() if base_key(model) != base_key(base)]
+    if other:
+        warn(f"--base is {base}, but {listed(other)} name another base model ({named[other[0]]})")
 
 
 def base_tensors(base: str | None, adapters: Sequence[Adapter]) -> BaseTensors | None:

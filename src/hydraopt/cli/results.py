@@ -34,7 +34,7 @@ def show_result(
     """What merge or shrink made.  tasks: rows of hydraopt.inspect.bundle.task_rows. estimated: the
     errors are estimates."""
     if as_json:
-        emit_json({"schema": schema, **result.to_dict(), "tasks": tasks})
+        emit_json({"schema": schema, **result.to_dict(), "estimated": estimated, "tasks": tasks})
         return
     heads = any(row["tensors"] for row in tasks)
     judged = any(row.get("harm") for row in tasks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,13 @@ from hydraopt.cli.common import (
     say,
     show_table,
 )
-from hydraopt.cli.mergeoptions import Prompts, check_prompts, given_texts, said_of_cut
+from hydraopt.cli.mergeoptions import (
+    Prompts,
+    check_prompts,
+    given_texts,
+    said_of_cut,
+    warn_of_base,
+)
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
 from hydraopt.values import counted, listed
@@ -96,12 +102,19 @@ def verify(
     originals = None
     if adapters:
         originals = read_adapters(adapters, same_base=same_base, alpha=alpha)
+    asked = _asked(bundle, originals, prompted) if originals is not None else {}
     # A wrong --base is no problem of the bundle.
     report = verify_bundle(bundle, originals, open_base(_tensors(base, bool(prompted))))
     harm = None
     if prompted and base is not None and originals is not None and report.tasks:
-        with progress_bar(quiet or as_json) as progress:
-            harm = _measured(report, originals, base, prompted, progress)
+        warn_of_base(base, originals)
+        try:
+            with progress_bar(quiet or as_json) as progress:
+                harm = _measured(report, originals, base, asked, progress)
+        except UsageError:
+            if not as_json:
+                _show(report)
+            raise
     notes = [*(originals.notes if originals is not None else ()), *_notes(report, harm)]
     if as_json:
         told = {} if harm is None else {"harm": [task.to_dict() for task in harm.tasks]}
@@ -134,21 +147,36 @@ def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[str]:
         yield "the errors that the manifest states are estimates, as after shrink"
 
 
+def _asked(
+    bundle: str, originals: Sequence[Adapter], prompted: Sequence[tuple[str, str]]
+) -> dict[str, list[str]]:
+    """Prompts by task, before anything is decoded. None of a bundle that cannot be opened: what is
+    wrong with it will be told."""
+    from hydraopt.bundle.reader import open_bundle
+    from hydraopt.errors import BundleFormatError
+
+    if not prompted:
+        return {}
+    try:
+        there = set(open_bundle(bundle))
+    except BundleFormatError:
+        return {}
+    return given_texts(prompted, [x.name for x in originals], there)
+
+
 def _measured(
     report: VerifyReport,
     originals: Sequence[Adapter],
     base: str,
-    prompted: Sequence[tuple[str, str]],
+    asked: Mapping[str, Sequence[str]],
     progress: Progress | None,
 ) -> HarmReport:
     """The harm of the tasks that could be read; its problems go to the report."""
     from hydraopt.basemodel.verify import verify_harm
 
     read = {task.name for task in report.tasks}
-    asked = given_texts(prompted, [x.name for x in originals], read)
-    harm = verify_harm(
-        report.path, originals, base, {k: v for k, v in asked.items() if k in read}, progress
-    )
+    prompts = {name: texts for name, texts in asked.items() if name in read}
+    harm = verify_harm(report.path, originals, base, prompts, progress)
     report.problems += harm.problems
     return harm
 

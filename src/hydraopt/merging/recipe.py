@@ -120,6 +120,8 @@ class RefreshRecipe:
         recipe = {**_unfair(_without(self.before, _LOOKED)), "refreshed": True}
         if self.limit is not None:
             recipe = {**_without(recipe, ("unit",)), "limit": self.limit, "value": self.value}
+        elif recipe.get("limit") == "harm":  # nobody knows any more whether it is kept
+            recipe = _without(recipe, ("limit", "value", "unit"))
         if self.decoded:
             return {**recipe, "errors": "estimated"}
         # Coded from the originals, nothing is left of what was done to parts before.

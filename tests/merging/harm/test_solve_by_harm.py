@@ -186,7 +186,13 @@ def test_a_limit_needs_prompts_of_all(adapters, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
-def test_a_limit_that_nothing_keeps_names_the_task(adapters, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("count", "more"), [(64, False), (65, True)])
+def test_a_limit_that_nothing_keeps_names_the_task(
+    adapters, tmp_path: Path, monkeypatch, count: int, more: bool
+) -> None:
+    """And asks for more prompts where more would be judged."""
+    monkeypatch.setattr("hydraopt.merging.harm.solve.JUDGED", count)
+
     class Stubborn(PowerJudge):
         def measure(self, task, coded, error, apart=False) -> Judged:
             judged = super().measure(task, coded, error)
@@ -195,8 +201,10 @@ def test_a_limit_that_nothing_keeps_names_the_task(adapters, tmp_path: Path) -> 
             return Judged(Harm(3, 64, 0.05, 0.1, True), 0.0, 0.0, 0.05)
 
     said = r"cannot be kept: 1% \[adapter fair\]; got 7\.7 % of the answers, standard errors added"
-    with pytest.raises(BudgetError, match=said):
+    with pytest.raises(BudgetError, match=said) as refused:
         merge(adapters, tmp_path / "x", harm="1%", judge=Stubborn(adapters, SCALES))
+    assert ("Give more prompts of this task, a larger limit" in str(refused.value)) == more
+    assert "a larger limit, or --lossless" in str(refused.value)
     assert not (tmp_path / "x").exists()
 
 

@@ -21,7 +21,7 @@ from hydraopt.merging.budget import HarmLimit, MeanError, Size
 from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.harm.checks import check_choices, check_prompted, check_several, coded_names
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
-from hydraopt.merging.harm.judging import HarmJudge
+from hydraopt.merging.harm.judging import JUDGED, HarmJudge
 from hydraopt.merging.harm.sharing import (
     HarmCost,
     part_of_the_way,
@@ -368,12 +368,15 @@ def _smallest_within(
 def _unmet(trials: Trials, points: Sequence[TrialPoint], aim: HarmLimit) -> BudgetError:
     """The error that names the task which is furthest beyond the limit."""
     worst = max(range(len(points)), key=lambda i: points[i].harm or 0.0)
+    do = "a larger limit, or --lossless"
+    if trials.answers[worst] < JUDGED:  # more would not be judged
+        do = f"more prompts of this task, {do}"
     return BudgetError(
         explain(
             f"the limit on harm cannot be kept: {aim.text}",
             adapter=trials.worst_task(worst),
             got=f"{aim.said(points[worst].harm or 0.0)}, standard errors added, at a relative "
             f"error of {points[worst].error:.3g}",
-            do="Give more prompts of this task, a larger limit, or --lossless",
+            do=f"Give {do}",
         )
     )
