@@ -42,11 +42,11 @@ from benchmarks.quality.sets import PLANS, Method, recipe_of, set_of
 from hydraopt.adapters import Adapter, read_adapters
 from hydraopt.basemodel.onlooker import POWER
 from hydraopt.basemodel.products import products_of
+from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.compress.measure import measure_named
 from hydraopt.evaluate.compare import Request
 from hydraopt.files.reading import file_hash
 from hydraopt.inspect.adapters import inspect_adapters
-from hydraopt.merging.harm.judging import ANSWER_TOKENS
 from hydraopt.merging.merge import DEFAULT_MEASURE, merge
 
 __all__ = [

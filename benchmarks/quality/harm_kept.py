@@ -35,8 +35,8 @@ from benchmarks.quality.harness.judging import add_prompts
 from benchmarks.quality.harness.options import add_study
 from benchmarks.quality.sets import CURVES, JUDGED, Method
 from hydraopt.adapters import Adapter
+from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.bundle.reader import open_bundle
-from hydraopt.merging.harm.judging import ANSWER_TOKENS
 
 __all__ = ["interval", "kept", "main", "row_of"]
 

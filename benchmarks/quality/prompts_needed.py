@@ -27,8 +27,8 @@ from benchmarks.quality.harness.options import add_study
 from benchmarks.quality.sets import CURVES, JUDGED, METHOD, REFIT, SETS, Method
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.harm import Summary
+from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.evaluate.taskfile import read_task_file, task_of
-from hydraopt.merging.harm.judging import ANSWER_TOKENS
 
 __all__ = ["COUNTS", "main", "methods_of", "row_of"]
 

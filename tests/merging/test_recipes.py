@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from hydraopt.bundle.harm import answer_tokens_in
 from hydraopt.coding.forms import FORMS
 from hydraopt.merging.recipe import (
     MergeRecipe,
     RefreshRecipe,
     ShrinkRecipe,
-    answer_tokens_in,
     forms_in,
 )
 

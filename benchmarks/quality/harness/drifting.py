@@ -16,9 +16,9 @@ from hydraopt.basemodel.harm import Drift, Summary, drift_of, reference_of
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.products import products_of
 from hydraopt.basemodel.writing import answered
+from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.files.reading import file_hash
-from hydraopt.merging.harm.judging import ANSWER_TOKENS
 
 __all__ = ["FreshRows", "drifts", "harms"]
 

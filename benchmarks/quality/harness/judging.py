@@ -17,8 +17,8 @@ from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.model import load_model
+from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.evaluate.taskfile import read_task_file, task_of
-from hydraopt.merging.harm.judging import ANSWER_TOKENS
 
 __all__ = [
     "ASKS_PROMPTS",

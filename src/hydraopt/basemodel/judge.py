@@ -33,12 +33,12 @@ from hydraopt.basemodel.model import TaskFactors
 from hydraopt.basemodel.recall import depends_on, kept_records, recalled_records
 from hydraopt.basemodel.refit import NOT_TRAINED, Schedule, parted, refit
 from hydraopt.basemodel.writing import answered, ends_of, not_finite
-from hydraopt.bundle.harm import Harm
+from hydraopt.bundle.harm import ANSWER_TOKENS, Harm
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import NumericalError
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.harm.judging import ANSWER_TOKENS, Judged
+from hydraopt.merging.harm.judging import Judged
 from hydraopt.progress import Progress, silent
 
 __all__ = ["LEAST_TRAINED", "Judge"]

@@ -23,11 +23,12 @@ from hydraopt.basemodel.positions import check_prompt, reads_of
 from hydraopt.basemodel.prompts import MOST_PROMPTS
 from hydraopt.basemodel.refit import Schedule
 from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
+from hydraopt.bundle.harm import ANSWER_TOKENS, MOST_ANSWER_TOKENS
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.harm.judging import ANSWER_TOKENS, JUDGED, MOST_ANSWER_TOKENS
+from hydraopt.merging.harm.judging import JUDGED
 from hydraopt.progress import Progress, silent
 
 __all__ = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -17,9 +17,12 @@ from typing import Any, Final
 from hydraopt.bundle.strictjson import amount, bad, check, code_of, error_of, natural
 
 __all__ = [
+    "ANSWER_TOKENS",
     "MAX_POINTS",
+    "MOST_ANSWER_TOKENS",
     "Harm",
     "HarmPoint",
+    "answer_tokens_in",
     "check_curve",
     "check_harm",
     "harm_from_json",
@@ -29,6 +32,10 @@ __all__ = [
     "unpack_curve",
 ]
 
+ANSWER_TOKENS: Final = 128
+"""Tokens of an answer that are judged, at most, unless a judge is told otherwise."""
+MOST_ANSWER_TOKENS: Final = 1024
+"""That can be judged."""
 MAX_POINTS: Final = 16
 MAX_ANSWERS: Final = 10**9
 _TOP: Final = 8
@@ -184,3 +191,9 @@ def _kl_of(code: int) -> float:
 def _share(value: Any, what: str) -> None:
     fine = isinstance(value, float | int) and type(value) is not bool and 0 <= value <= 1
     check(fine, what, value, "0 to 1")
+
+
+def answer_tokens_in(recipe: Mapping[str, Any]) -> int:
+    """Tokens of an answer that were judged, at most, as a recipe says, or the usual number."""
+    said = recipe.get("answer_tokens")
+    return said if type(said) is int and 0 < said <= MOST_ANSWER_TOKENS else ANSWER_TOKENS

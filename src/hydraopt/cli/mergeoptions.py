@@ -148,7 +148,7 @@ def onlooker_of(
 
     answer_tokens: None for the default. Raises UsageError, as Onlooker does."""
     from hydraopt.basemodel.onlooker import Onlooker
-    from hydraopt.merging.harm.judging import ANSWER_TOKENS
+    from hydraopt.bundle.harm import ANSWER_TOKENS
 
     most = ANSWER_TOKENS if answer_tokens is None else answer_tokens
     onlooker = Onlooker(base, adapters, texts, progress, refits=refits, answer_tokens=most)
@@ -191,7 +191,7 @@ def warn_of_cut(judge: Judge) -> None:
 def said_of_cut(cut: Mapping[str, int], by_tokens: Collection[str], tokens: int) -> Iterator[str]:
     """How it is told. cut: by task, how many answers go on beyond what is judged. by_tokens: those
     of which any goes on beyond so many ``tokens``; of others the model has no more positions."""
-    from hydraopt.merging.harm.judging import MOST_ANSWER_TOKENS
+    from hydraopt.bundle.harm import MOST_ANSWER_TOKENS
 
     full, more = ([x for x in cut if (x in by_tokens) == which] for which in (False, True))
     if more:

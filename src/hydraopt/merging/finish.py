@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from hydraopt.adapters import Adapter
+from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.errors import UsageError, explain
 from hydraopt.merging.budget import Budget, HarmLimit
 from hydraopt.merging.draft import Draft
-from hydraopt.merging.harm.judging import ANSWER_TOKENS, AnswerJudge
+from hydraopt.merging.harm.judging import AnswerJudge
 from hydraopt.merging.harm.trials import measure_tasks
 from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.recipe import MergeRecipe

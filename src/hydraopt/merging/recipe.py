@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.coding.forms import FORMS
-from hydraopt.merging.harm.judging import ANSWER_TOKENS, MOST_ANSWER_TOKENS
 
 __all__ = [
     "CoreRecipe",
@@ -16,7 +16,6 @@ __all__ = [
     "Recipe",
     "RefreshRecipe",
     "ShrinkRecipe",
-    "answer_tokens_in",
     "forms_in",
 ]
 
@@ -144,12 +143,6 @@ class MethodRecipe:
             "dtype": self.dtype,
             "limit": "lossless",
         }
-
-
-def answer_tokens_in(recipe: Mapping[str, Any]) -> int:
-    """Tokens of an answer that were judged, at most, as a recipe says, or the usual number."""
-    said = recipe.get("answer_tokens")
-    return said if type(said) is int and 0 < said <= MOST_ANSWER_TOKENS else ANSWER_TOKENS
 
 
 def forms_in(recipe: Mapping[str, Any]) -> tuple[str, ...]:

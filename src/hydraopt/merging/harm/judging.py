@@ -9,14 +9,10 @@ from typing import Final, Protocol
 from hydraopt.bundle.harm import Harm
 from hydraopt.linalg.shapes import Factors
 
-__all__ = ["ANSWER_TOKENS", "JUDGED", "MOST_ANSWER_TOKENS", "AnswerJudge", "HarmJudge", "Judged"]
+__all__ = ["JUDGED", "AnswerJudge", "HarmJudge", "Judged"]
 
 JUDGED: Final = 256
 """Prompts of a task that harm is measured on, at most."""
-ANSWER_TOKENS: Final = 128
-"""Tokens of an answer that are judged, at most, unless a judge is told otherwise."""
-MOST_ANSWER_TOKENS: Final = 1024
-"""That can be judged."""
 
 
 @dataclass(frozen=True)
