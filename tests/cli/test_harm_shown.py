@@ -82,7 +82,8 @@ def test_the_card_of_an_export(run: Run, measured: Path, tmp_path: Path) -> None
     assert f"relative error of its weights is {error:.4g}" in text
     assert (
         "Of the original adapter's answers to 48 prompts that no part was trained on, 3 change; "
-        "4.71 % are likely to. KL from the original is 0.0123 nats an answer.\n"
+        "4.71 % are likely to. KL from the original is 0.0123 nats an answer. Of "
+        "an answer the first 128 tokens count.\n"
     ) in text
     # The card of another task takes its place.
     text = card(run, measured, "fr", tmp_path / "out")
@@ -106,7 +107,8 @@ def test_a_card_of_another_author_stays(run: Run, measured: Path, tmp_path: Path
         ({"limit": "size", "value": 79500.0}, "size 79,500 bytes"),
         (
             {"limit": "harm", "value": 0.05, "unit": "share of answers", "judged": 3},
-            "harm 0.05 share of answers; tasks whose answers were judged: 3",
+            "harm 0.05 share of answers; tasks whose answers were judged: 3; "
+            "tokens of an answer that were judged, at most: 128",
         ),
         (
             {"measure": "m", "forms": ["a", "b"], "fair": False, "shrunk": True, "refit": 0},

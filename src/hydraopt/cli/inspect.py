@@ -270,7 +270,11 @@ def _show_bundle(report: dict[str, Any], every: bool) -> None:
 
 def _recipe(recipe: Mapping[str, Any]) -> str:
     """In words; what has none as it stands."""
+    from hydraopt.bundle.harm import answer_tokens_in
+
     told = dict(recipe)
+    if told.get("judged"):  # also where it is the usual number, which no recipe has
+        told["answer_tokens"] = answer_tokens_in(recipe)
     limit, value, unit = told.pop("limit", ""), told.pop("value", None), told.pop("unit", "")
     if limit == "size" and isinstance(value, int | float):
         value, unit = f"{value:,.0f}", "bytes"

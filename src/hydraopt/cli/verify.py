@@ -84,17 +84,7 @@ def verify(
       hydraopt verify phone.hydra.safetensors adapters/* --base BASE --prompts prompts
     """
     check_prompts(prompted)
-    if prompted and not (base and adapters):
-        missing = [x for x, given in (("ADAPTERS", adapters), ("--base", base)) if not given]
-        raise click.BadParameter(f"give {' and '.join(missing)} as well", param_hint="--prompts")
-    if not adapters and (same_base or alpha is not None):
-        raise UsageError(
-            explain(
-                "there are no originals to read",
-                got="--same-base" if same_base else "--alpha",
-                do="Give ADAPTERS as well, or leave it out",
-            )
-        )
+    _check_given(adapters, same_base, alpha, base, prompted)
     from hydraopt.adapters import read_adapters
     from hydraopt.adapters.basefiles import open_base
     from hydraopt.bundle.verify import verify_bundle
@@ -125,6 +115,27 @@ def verify(
         for note in notes:
             say(f"note: {note}")
     ctx.exit(0 if report.ok else 1)
+
+
+def _check_given(
+    adapters: Sequence[str],
+    same_base: bool,
+    alpha: float | None,
+    base: str | None,
+    prompted: Sequence[tuple[str, str]],
+) -> None:
+    """Raises an error for options that are of no use without others."""
+    if prompted and not (base and adapters):
+        missing = [x for x, given in (("ADAPTERS", adapters), ("--base", base)) if not given]
+        raise click.BadParameter(f"give {' and '.join(missing)} as well", param_hint="--prompts")
+    if not adapters and (same_base or alpha is not None):
+        raise UsageError(
+            explain(
+                "there are no originals to read",
+                got="--same-base" if same_base else "--alpha",
+                do="Give ADAPTERS as well, or leave it out",
+            )
+        )
 
 
 def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[str]:

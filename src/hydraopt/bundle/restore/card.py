@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hydraopt.bundle.harm import Harm
+from hydraopt.bundle.harm import Harm, answer_tokens_in
 from hydraopt.files.reading import read_regular
 from hydraopt.files.writing import write_atomically
 
@@ -52,19 +52,19 @@ def card_of(task: TaskAdapter, library: str, as_it_was: bool) -> str:
         weights = f"The relative error of its weights is {entry.error:.4g} (Frobenius norms)."
     harm = "Nobody measured whether its answers change."
     if entry.harm is not None:
-        harm = harm_text(entry.harm)
+        harm = harm_text(entry.harm, answer_tokens_in(task.bundle.recipe))
     return f"{head}\n# {task.name}\n\n{about} hydraopt. {weights}\n\n{harm}\n"
 
 
-def harm_text(harm: Harm) -> str:
-    """What was measured, in two sentences."""
+def harm_text(harm: Harm, tokens: int) -> str:
+    """What was measured, in three sentences. tokens: of an answer that were judged, at most."""
     seen = "that no part was trained on" if harm.held_out else "that parts of it were trained on"
     prompts = "prompt" if harm.answers == 1 else "prompts"
     change = "changes" if harm.changed == 1 else "change"
     return (
         f"Of the original adapter's answers to {harm.answers:,} {prompts} {seen}, {harm.changed:,} "
         f"{change}; {100 * harm.likely:.2f} % are likely to. KL from the original is "
-        f"{harm.kl:.3g} nats an answer."
+        f"{harm.kl:.3g} nats an answer. Of an answer the first {tokens:,} tokens count."
     )
 
 
