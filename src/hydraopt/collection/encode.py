@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors
@@ -22,14 +22,11 @@ from hydraopt.bundle.history import Added
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.writer import pack_bundle
-from hydraopt.coding.chunks import read_table
 from hydraopt.coding.dense import DenseRecord
-from hydraopt.coding.stream import most_numbers
 from hydraopt.collection.core import check_fits, no_such_module, options_in, price_of
 from hydraopt.collection.piece import TaskPiece
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import (
-    NumericalError,
     UsageError,
     explain,
 )
@@ -37,7 +34,7 @@ from hydraopt.files.reading import file_hash
 from hydraopt.linalg.basis import Bases
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import HarmLimit, MeanError, Size, parse_harm, parse_size
-from hydraopt.merging.draft import Draft
+from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.frozen import FrozenCore, MiddlePrice
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.solve import solve_by_harm
@@ -168,7 +165,7 @@ class Coder:
         job = dataclasses.replace(job, around=pack_bundle(around, b"", (), ()).size)
         draft = None
         if planned.pieces.contents:
-            job, draft = self._solved(job, adapter)
+            job, draft = self._readable(job, adapter)
         return self._encoded(adapter, planned, (job, draft), day)
 
     def _planned(self, adapter: Adapter) -> _Planned:
@@ -232,6 +229,21 @@ class Coder:
         modules = tuple(sorted(i for i in listed if i is not None))
         return _Planned(pieces, modules if len(modules) == len(listed) else (), ())
 
+    def _readable(self, job: Job, adapter: Adapter) -> tuple[Job, Draft]:
+        """As :meth:`_solved`, what readers take.
+
+        A file has some numbers free; but whatever tasks it comes to hold, all must be read. Coarser
+        codings may be readable where finer ones are not, so none is left out at first. Raises
+        UnreadableError.
+        """
+        try:
+            solved = self._solved(job, adapter)
+            if dataclasses.replace(solved[1], strict=True).readable:
+                return solved
+            return self._solved(_strictly(job), adapter)
+        except UnreadableError as error:
+            raise UnreadableError(error.draft, adapter.name) from None
+
     def _solved(self, job: Job, adapter: Adapter) -> tuple[Job, Draft]:
         """The draft that meets the limit, or the one at the collection's own price; and the job
         with what was measured."""
@@ -278,8 +290,6 @@ class Coder:
         day: str,
     ) -> Encoded:
         job, draft = coded or (Job.of(planned.pieces, CoreRecipe()), None)
-        if draft is not None:
-            _check_readable(draft.streams[0], len(planned.modules) + len(planned.tensors), adapter)
         manifest = job.manifest(draft)
         entry: TaskEntry = dataclasses.replace(
             manifest.tasks[0],
@@ -300,27 +310,12 @@ class Coder:
         return Encoded(piece, dict(draft.forms) if draft else {}, notes)
 
 
-def _check_readable(stream: bytes, records: int, adapter: Adapter) -> None:
-    """Raise NumericalError for more numbers than the stream's own bytes stand for.
-
-    A file has some free; but whatever tasks it comes to hold, readers must take all of them.
-    """
-    numbers = sum(chunk.numbers for chunk in read_table(memoryview(stream), records, _never)[0])
-    most = most_numbers(len(stream)) - most_numbers(0)
-    if numbers > most:
-        raise NumericalError(
-            explain(
-                "the stream would stand for more numbers than a reader takes",
-                adapter=adapter.name,
-                got=f"{numbers:,} numbers in {len(stream):,} bytes",
-                expected=f"at most {most:,}",
-                do="Ask for a larger size or a smaller error, or use --lossless",
-            )
-        )
-
-
-def _never(what: str) -> NoReturn:
-    raise NumericalError(explain("a stream of our own cannot be read", got=what))
+def _strictly(job: Job) -> Job:
+    """The same, where the bytes of the task must stand for all its numbers."""
+    core = job.pieces.core
+    assert core is not None
+    strict = dataclasses.replace(core, strict=True)
+    return dataclasses.replace(job, pieces=dataclasses.replace(job.pieces, core=strict))
 
 
 def digest_of(adapter: Adapter) -> str:

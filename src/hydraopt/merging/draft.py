@@ -33,7 +33,7 @@ class Draft:
     mended on the way, and what a unit of squared error counted, (contents, items). counting: what
     errors mean to a task.
     middle: what the price comes to for a task of the middle size. numbers: that the streams stand
-    for.
+    for. strict: each by its own bytes, and none by what a file has free.
     """
 
     shared: bytes
@@ -46,6 +46,7 @@ class Draft:
     counting: Counting
     middle: MiddlePrice | None = None
     numbers: int = 0
+    strict: bool = False
 
     @classmethod
     def empty(cls, weights: Array, counting: Counting) -> Draft:
@@ -64,7 +65,12 @@ class Draft:
     def readable(self) -> bool:
         """Whether readers take it: what stands for too many numbers of each byte is refused, as
         meant to fill the memory."""
-        return self.numbers <= most_numbers(self.coded_bytes)
+        return self.numbers <= self.most_numbers
+
+    @property
+    def most_numbers(self) -> int:
+        """That its bytes may stand for."""
+        return most_numbers(self.coded_bytes) - (most_numbers(0) if self.strict else 0)
 
     def relative_errors(self) -> Array:
         """Relative error of each content, (contents,), everything that is coded counted."""
@@ -74,15 +80,16 @@ class Draft:
 class UnreadableError(NumericalError):
     """A draft that readers would refuse: it has too few bytes, so a lower price mends it."""
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: Draft, adapter: str | None = None) -> None:
         self.draft = draft
         size = draft.coded_bytes
         super().__init__(
             explain(
                 "the streams would stand for more numbers than a reader takes",
+                adapter=adapter,
                 got=f"{draft.numbers:,} numbers in {size:,} bytes",
-                expected=f"at most {most_numbers(size):,}",
-                do="Ask for a larger size or a smaller error, or use --lossless",
+                expected=f"at most {draft.most_numbers:,}",
+                do="Ask for a larger size, or a smaller error or limit on harm, or use --lossless",
             )
         )
 

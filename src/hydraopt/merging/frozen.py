@@ -24,11 +24,13 @@ class FrozenCore:
     """What readers have before a task is coded, in step with the modules and tensors of a merge
     set.
 
-    bases: of each module. commons: what tasks share of each coded tensor, None for nothing.
+    bases: of each module. commons: what tasks share of each coded tensor, None for nothing. strict:
+    the bytes of a task must stand for all its numbers; else some are free, as in a file of its own.
     """
 
     bases: tuple[Bases, ...]
     commons: tuple[DenseRecord | None, ...]
+    strict: bool = False
 
 
 @dataclass(frozen=True)

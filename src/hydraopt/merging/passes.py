@@ -214,7 +214,9 @@ class Passes(Closing):
         forms = dict(sorted(tally.forms.items()))
         middle = middle_price(average, weights, tally.energies, counting, self._measure)
         parts = shared, own, tally.errors, tally.energies, forms
-        draft = Draft(*parts, average, weights, counting, middle, tally.numbers)
+        core = self._pieces.core
+        strict = core is not None and core.strict
+        draft = Draft(*parts, average, weights, counting, middle, tally.numbers, strict)
         if not draft.readable:
             raise UnreadableError(draft)
         return draft
