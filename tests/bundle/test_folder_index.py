@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -257,11 +257,13 @@ def test_the_index_of_another_core_is_none(folder: Path, read: list[str]) -> Non
 
 def test_an_index_is_later_than_its_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("hydraopt.bundle.index.time.sleep", waits.append)
+    now = 1_700_000_000 * 10**9
+    clock = SimpleNamespace(time_ns=lambda: now, sleep=waits.append)
+    monkeypatch.setattr("hydraopt.bundle.index.time", clock)
     index = read_index(folder, files_in(folder))
     assert index is not None
     (one, *_) = index.files.values()
-    for mark, waited in ((time.time_ns(), 1), (time.time_ns() - 10**9, 0), (10**19, 1)):
+    for mark, waited in ((now, 1), (now - 10**9, 0), (10**19, 1)):
         waits.clear()
         core = "four.core.safetensors", "0" * 16
         write_index(folder, core, [dataclasses.replace(one, mark=str(mark))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -77,10 +78,20 @@ def test_a_held_file_is_the_same_when_its_name_is_not(tmp_path: Path) -> None:
 def test_a_held_file_is_closed_with_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x")
-    before = len(os.listdir("/proc/self/fd"))
     for _ in range(50):
         HeldFile(path).read(0, 1)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_at(path) == 0
+    held = HeldFile(path)
+    assert (held.read(0, 1), open_at(path)) == (b"x", 1)
+
+
+def open_at(path: Path) -> int:
+    """How many open files of this process are that one."""
+    found = 0
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # that of the listing is closed
+            found += os.readlink(f"/proc/self/fd/{number}") == str(path)
+    return found
 
 
 def test_a_bundle_that_is_replaced_goes_on_being_what_it_was(tmp_path: Path) -> None:

@@ -161,7 +161,11 @@ def test_explore_is_the_same_page(made: Made) -> None:
     ) as server:
         try:
             assert server.stdout is not None
-            said = json.loads("".join(iter(server.stdout.readline, "}\n")) + "}")
+            lines = [""]
+            while not lines[-1].startswith("}"):
+                lines.append(server.stdout.readline())
+                assert lines[-1], "the server did not start"
+            said = json.loads("".join(lines))
             assert said["tasks"] == 6
             with opened(said["address"]) as driver:
                 click_through(driver)

@@ -117,7 +117,7 @@ def serve(wild: tuple[Any, Any], bundle_of: Callable[[str], Path]) -> Callable[.
                 # After a reload it is another than was attached above.
                 engine._attached.detach()
             assert not thread.is_alive()
-            assert not engine.alive
+            until(lambda: not engine.alive)
 
     return running
 

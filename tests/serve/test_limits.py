@@ -179,7 +179,9 @@ def test_a_signal_ends_it_in_time_whatever_hangs(wild, bundle_of, tmp_path: Path
         assert process.stdout is not None
         text = ""
         while not text.endswith("}\n"):
-            text += process.stdout.readline()
+            line = process.stdout.readline()
+            assert line, "the server did not start"
+            text += line
         port = int(json.loads(text)["address"].split(":")[-1].partition("/")[0])
         half, whole = (socket.create_connection(("127.0.0.1", port)) for _ in range(2))
         half.sendall(HEAD + b"{")
