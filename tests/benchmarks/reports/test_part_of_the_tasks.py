@@ -51,6 +51,19 @@ def test_the_leaderboard_shows_what_was_scored_on_fewer_tasks(folder: Path) -> N
     assert "| +5.00 |" in line
 
 
+def test_of_equal_sizes_that_of_todays_merges_is_shown(tmp_path: Path) -> None:
+    """Named part-way, whichever is larger."""
+    for plan, size in (("harm", 1004), ("refit", 1000)):
+        _save(tmp_path, plan, {"hydraopt-refit": size}, ["a", "b"])
+    file = tmp_path / "gemma3-5x8.refit.json"
+    file.rename(tmp_path / "gemma3-5x8-part-way.refit.json")
+    rows = every_row(tmp_path)["gemma3-5x8"]["rows"]
+    row = evidence._row(rows, "hydraopt-refit", 5)
+    assert row is not None
+    assert row["bytes"] == 1000
+    assert len(rows) == 2
+
+
 def test_the_headline_has_the_rows_over_most_tasks(folder: Path) -> None:
     assert [x["bytes"] for x in headline(folder)["sets"]["gemma3-5x8"]["rows"]] == [1000, 1002]
     found = every_row(folder)["gemma3-5x8"]
