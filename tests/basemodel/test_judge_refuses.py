@@ -106,6 +106,18 @@ def test_what_cannot_be_trained_is_named(judge_of, monkeypatch) -> None:
         judge.refit("fr", dict)
 
 
+def test_another_error_of_a_refit_is_not_told_as_one_of_logits(judge_of, monkeypatch) -> None:
+    judge = judge_of()
+
+    def refit(*_: object, **__: object) -> None:
+        raise NumericalError("a record has too many numbers")
+
+    monkeypatch.setattr(module, "refit", refit)
+    monkeypatch.setattr(judge, "_learned", lambda _: [1])
+    with pytest.raises(NumericalError, match="too many numbers"):
+        judge.refit("fr", dict)
+
+
 @pytest.mark.parametrize("library", [torch, transformers])
 def test_another_version_of_a_library_has_another_memory(judge_of, monkeypatch, library) -> None:
     judge_of().measured("fr", factors_of(1))

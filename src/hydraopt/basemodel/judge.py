@@ -32,11 +32,10 @@ from hydraopt.basemodel.memory import (
 from hydraopt.basemodel.model import TaskFactors
 from hydraopt.basemodel.recall import depends_on, kept_records, recalled_records
 from hydraopt.basemodel.refit import NOT_TRAINED, Schedule, parted, refit
-from hydraopt.basemodel.writing import answered, ends_of, not_finite
+from hydraopt.basemodel.writing import NotFiniteError, answered, ends_of, not_finite
 from hydraopt.bundle.harm import ANSWER_TOKENS, Harm
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
-from hydraopt.errors import NumericalError
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.harm.judging import Judged
 from hydraopt.progress import Progress, silent
@@ -158,7 +157,7 @@ class Judge:
             given = self._model, self._tokenizer, asked, self._originals(task)
             try:
                 spoken = answered(*given, self.answer_tokens)
-            except NumericalError:
+            except NotFiniteError:
                 raise not_finite("the adapter's own answers cannot be told", task) from None
             said = [list(item.target) for item in spoken]
             self._memory.put(key, said)
@@ -231,7 +230,7 @@ class Judge:
         given = self._model, answers, self._originals(task), coded
         try:
             records = refit(*given, more=more, told=told).records
-        except NumericalError:
+        except NotFiniteError:
             raise not_finite(NOT_TRAINED, task) from None
         self._memory.put(key, kept_records(records, coded))
         return records

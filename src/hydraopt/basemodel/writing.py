@@ -24,7 +24,7 @@ from hydraopt.basemodel.positions import limits_within, positions_of
 from hydraopt.basemodel.rowcache import RowCache
 from hydraopt.errors import NumericalError, UsageError, explain
 
-__all__ = ["WRITE_TOKENS", "answered", "ends_of", "generate", "not_finite"]
+__all__ = ["WRITE_TOKENS", "NotFiniteError", "answered", "ends_of", "generate", "not_finite"]
 
 WRITE_TOKENS = 16 * BATCH_TOKENS
 """Padded tokens of a batch for writing, where every step computes one token of each row."""
@@ -169,9 +169,13 @@ def _likeliest(logits: Tensor) -> Tensor:
     return tokens
 
 
-def not_finite(what: str, adapter: str | None = None) -> NumericalError:
+class NotFiniteError(NumericalError):
+    """Logits that are not finite. Who knows the adapter raises it again with its name."""
+
+
+def not_finite(what: str, adapter: str | None = None) -> NotFiniteError:
     """The error of logits that are not finite, and of whose they are. what: is not known so."""
-    return NumericalError(
+    return NotFiniteError(
         explain(
             what,
             adapter=adapter,
