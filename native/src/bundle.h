@@ -132,6 +132,8 @@ struct hydra_bundle {
     hy_slice base_model, library; /* data is NULL if there is none */
     uint64_t entry_sum;           /* entries of all manifests */
     int by_method;                /* the recipe names a method */
+    int estimated;                /* the recipe says that errors are estimates */
+    uint64_t answer_tokens;       /* of an answer that were judged, at most */
     hy_core *core;                /* kept, or NULL */
     void (*on_close)(void *user); /* of who opened the files, or NULL */
     void *on_close_user;

@@ -28,7 +28,7 @@ static void put_thousands(hy_text *out, uint64_t value) {
     }
 }
 
-static void put_harm(hy_text *out, const hy_task *x) {
+static void put_harm(hy_text *out, const hy_task *x, uint64_t tokens) {
     hy_puts(out, "Of the original adapter's answers to ");
     put_thousands(out, x->answers);
     hy_puts(out, x->answers == 1 ? " prompt " : " prompts ");
@@ -39,7 +39,9 @@ static void put_harm(hy_text *out, const hy_task *x) {
     put_number(out, "%.*f", 2, 100 * x->likely);
     hy_puts(out, " % are likely to. KL from the original is ");
     put_number(out, "%.*g", 3, x->kl);
-    hy_puts(out, " nats an answer.");
+    hy_puts(out, " nats an answer. Of an answer the first ");
+    put_thousands(out, tokens);
+    hy_puts(out, " tokens count.");
 }
 
 void hy_card(const hydra_bundle *b, const hy_task *x, const char *library, hy_text *out) {
@@ -63,10 +65,10 @@ void hy_card(const hydra_bundle *b, const hy_task *x, const char *library, hy_te
     } else {
         hy_puts(out, "The relative error of its weights is ");
         put_number(out, "%.*g", 4, x->error);
-        hy_puts(out, " (Frobenius norms).");
+        hy_puts(out, b->estimated ? " (Frobenius norms, estimated)." : " (Frobenius norms).");
     }
     hy_puts(out, "\n\n");
-    if (x->has_harm) put_harm(out, x);
+    if (x->has_harm) put_harm(out, x, b->answer_tokens);
     else hy_puts(out, "Nobody measured whether its answers change.");
     hy_puts(out, "\n");
 }

@@ -5,6 +5,9 @@
 
 #include "core.h"
 
+#define ANSWER_TOKENS 128 /* of an answer that are judged, at most, if a recipe says nothing */
+#define MOST_ANSWER_TOKENS 1024
+
 /* Steps of all expressions of a call: below a second. An ordinary match takes a few hundred. */
 enum { PATIENCE = 1 << 26 };
 
@@ -73,7 +76,7 @@ static hydra_status check_places(hy_env *env, const hy_file *file, uint32_t blob
 /* The base model's name, in the manifest and, if there is one, in the metadata. */
 static hydra_status check_base_model(hydra_bundle *b, const hy_file *file) {
     const hy_json *json = &file->manifest;
-    uint32_t node = hy_get(json, 0, "base_model"), about = hy_about(file, "base_model");
+    uint32_t node = hy_get(json, 0, "base_model"), about = hy_about(file, "base_model"), told;
     if (node && hy_kind(json, node) != HY_NULL) {
         HY_CHECK(&b->env, hy_is_text(json, node, 0), "manifest: the base model is no text");
         b->base_model = hy_string(json, node);
@@ -88,6 +91,12 @@ static hydra_status check_base_model(hydra_bundle *b, const hy_file *file) {
     HY_CHECK(&b->env, !node || hy_kind(json, node) == HY_OBJECT,
              "manifest: the recipe is no object");
     b->by_method = node && hy_get(json, node, "method");
+    b->answer_tokens = ANSWER_TOKENS;
+    if (!node) return HYDRA_OK;
+    told = hy_get(json, node, "errors");
+    b->estimated = hy_kind(json, told) == HY_STRING && hy_is(hy_string(json, told), "estimated");
+    told = hy_get(json, node, "answer_tokens"); /* what is none leaves the usual number */
+    hy_natural(json, told, 1, MOST_ANSWER_TOKENS, &b->answer_tokens);
     return HYDRA_OK;
 }
 

@@ -124,6 +124,13 @@ def test_the_command_fails_for_a_worse_task(
     assert "1 problem" in result.stdout
 
 
+def test_where_no_harm_is_stated_nothing_is_held_against_it(place: Path, tmp_path: Path) -> None:
+    for harm in (None, Harm(3, 48, 0.0471, 0.0123, True)):
+        result = verify(place, stating(place, tmp_path / str(harm is None), harm))
+        said = "no harm is stated of fr: what was measured is held against nothing"
+        assert (said in " ".join(result.stdout.split())) == (harm is None)
+
+
 def test_a_task_that_is_better_than_stated_is_none(place: Path, tmp_path: Path) -> None:
     bundle = stating(place, tmp_path / "b", Harm(1000, 1000, 1.0, 9.0, False))
     assert verify(place, bundle).exit_code == 0
@@ -252,7 +259,10 @@ def test_nothing_stated_nothing_wrong(place: Path) -> None:
     assert "likely at most" not in result.output
     assert task["measured"]["answers"] == len(PROMPTS)
     said = json.loads(result.stdout)["notes"]
-    assert said == ["no prompts of en: harm was not measured there"]
+    assert said == [
+        "no prompts of en: harm was not measured there",
+        "no harm is stated of fr: what was measured is held against nothing",
+    ]
 
 
 def test_without_prompts_nothing_changes(place: Path) -> None:

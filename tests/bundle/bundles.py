@@ -215,9 +215,18 @@ def bundle_of(adapters: Sequence[Adapter], *, lossless: bool = False, step: floa
     return Parts(manifest, b"", streams, carried.data, expected)
 
 
-def remade(bundle: Bundle, target: Path, **changes: Mapping[str, Any]) -> Path:
-    """The bundle written again, with changes to the entries of tasks by their names."""
+def remade(
+    bundle: Bundle,
+    target: Path,
+    recipe: Mapping[str, Any] | None = None,
+    /,
+    **changes: Mapping[str, Any],
+) -> Path:
+    """The bundle written again, with changes to the entries of tasks by their names, and another
+    recipe if one is given."""
     manifest = bundle.manifest
+    if recipe is not None:
+        manifest = dataclasses.replace(manifest, recipe=dict(recipe))
     tasks = tuple(dataclasses.replace(x, **changes.get(x.name, {})) for x in manifest.tasks)
     held: dict[str, list[bytes]] = {"task": [], "carried": []}
     for name in bundle.tensor_bytes:

@@ -9,6 +9,7 @@ import pytest
 
 from hydraopt import open_bundle
 from hydraopt.adapters import read_adapter
+from hydraopt.cli.inspect import _worst_module
 from hydraopt.runtime import separate
 from tests.cli.conftest import TASKS, Run
 from tests.export.targets import small_task
@@ -28,6 +29,17 @@ def test_inspect_adapters_json(run: Run, adapters: Path) -> None:
     assert report["schema"] == "hydraopt.inspect.adapters/1"
     assert len(report["modules"]) == 6
     assert len(report["types"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [([0.5, 1.0], "b"), ([1.0, 0.5], "a"), ([1.0, 1.0], "2 modules of 1 or more"), ([], "-")],
+)
+def test_of_modules_with_the_largest_stated_error_none_is_named(errors, said: str) -> None:
+    """A manifest states no more than 1 of a module: which of these is worst nobody knows."""
+    details = [{"path": path, "error": x} for path, x in zip("ab", errors, strict=False)]
+    worst = max(details, key=lambda x: x["error"], default={"path": None})["path"]
+    assert _worst_module({"details": details, "worst_module": worst}) == said
 
 
 def test_inspect_bundle(run: Run, bundle: Path) -> None:

@@ -224,7 +224,7 @@ def _show_bundle(report: dict[str, Any], every: bool) -> None:
                 f"{x['own_bytes']:,}",
                 f"{x['carried_bytes']:,}",
                 percent((x["own_bytes"] + x["carried_bytes"]) / max(x["fp16_bytes"], 1)),
-                x["worst_module"] or "-",
+                _worst_module(x),
                 forms(x),
             ]
             for x in report["tasks"]
@@ -287,6 +287,12 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
             parts.append(what.format(value))
     parts += [f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in told.items()]
     return "; ".join(filter(None, parts))
+
+
+def _worst_module(row: Mapping[str, Any]) -> str:
+    """The module of a task with the largest error, as far as a manifest tells it."""
+    beyond = sum(x["error"] >= 1 for x in row["details"])
+    return f"{beyond} modules of 1 or more" if beyond > 1 else row["worst_module"] or "-"
 
 
 def _worst(error: float) -> str:

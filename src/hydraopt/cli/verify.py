@@ -147,6 +147,8 @@ def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[str]:
         yield f"no prompts of {listed(left)}: harm was not measured there"
     if harm is not None and any(task.most is not None for task in harm.tasks):
         yield "likely at most: up to there chance explains more than is stated, of so few answers"
+    if harm is not None and (unsaid := [x.name for x in harm.tasks if x.stated is None]):
+        yield f"no harm is stated of {listed(unsaid)}: what was measured is held against nothing"
     if harm is not None and harm.cut:
         yield from said_of_cut(harm.cut, harm.cut_by_tokens, harm.answer_tokens)
     if harm is not None and harm.learned:

@@ -49,7 +49,8 @@ def card_of(task: TaskAdapter, library: str, as_it_was: bool) -> str:
         if not as_it_was:
             weights = "Its numbers follow from those of the original, and are in another form."
     else:
-        weights = f"The relative error of its weights is {entry.error:.4g} (Frobenius norms)."
+        how = ", estimated" if task.bundle.recipe.get("errors") == "estimated" else ""
+        weights = f"The relative error of its weights is {entry.error:.4g} (Frobenius norms{how})."
     harm = "Nobody measured whether its answers change."
     if entry.harm is not None:
         harm = harm_text(entry.harm, answer_tokens_in(task.bundle.recipe))
