@@ -1,4 +1,5 @@
-"""What a merge with prompts and a size does by default, beside other ways on the same test rows."""
+"""What a merge with prompts and a size does by default, and a refit alone, beside other ways on the
+same test rows."""
 
 from __future__ import annotations
 
@@ -15,19 +16,20 @@ __all__ = ["PART_WAY", "SECTIONS", "ways"]
 PART_WAY = "part-way"
 """Results of this name are of sizes that were shared out half the way to what prompts say."""
 _ALONE = "refit-alone"
-"""A plan of a few tasks: with its tables these stand beside the others too."""
+"""A plan of a few tasks, which the other ways have as well."""
 
 
-def _is_of_default(name: str, result: Any) -> bool:
+def _is_shown(name: str, result: Any) -> bool:
+    """Whether a result has a table: those of PART_WAY with refits, and refits alone."""
     part_way = name.startswith(f"{result['recipe']}-{PART_WAY}") and result["plan"] == "harm"
     return bool(result["tasks"]) and (part_way or result["plan"] == _ALONE)
 
 
 def ways(folder: Path = QUALITY) -> str:
-    """For each such result, all rows of hydraopt at its sizes over its tasks."""
+    """For each result that has a table, all rows of hydraopt at its sizes over its tasks."""
     parts, found = [], list(result_files(folder))
     for name, result in found:
-        if not _is_of_default(name, result):
+        if not _is_shown(name, result):
             continue
         sizes = {method["setting"] for method in result["methods"].values()}
         rows = [row for row in beside(result, found) if row["setting"] in sizes]

@@ -16,8 +16,9 @@ from typing import Any, Final
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.judge import LEAST_TRAINED
 from hydraopt.basemodel.onlooker import JUDGED_IF_REFIT, Onlooker
-from hydraopt.bundle.harm import Harm, answer_tokens_in
+from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.reader import open_bundle
+from hydraopt.bundle.recipes import answer_tokens_in
 from hydraopt.errors import BundleFormatError
 from hydraopt.progress import Progress, silent
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -22,7 +22,6 @@ __all__ = [
     "MOST_ANSWER_TOKENS",
     "Harm",
     "HarmPoint",
-    "answer_tokens_in",
     "check_curve",
     "check_harm",
     "harm_from_json",
@@ -191,9 +190,3 @@ def _kl_of(code: int) -> float:
 def _share(value: Any, what: str) -> None:
     fine = isinstance(value, float | int) and type(value) is not bool and 0 <= value <= 1
     check(fine, what, value, "0 to 1")
-
-
-def answer_tokens_in(recipe: Mapping[str, Any]) -> int:
-    """Tokens of an answer that were judged, at most, as a recipe says, or the usual number."""
-    said = recipe.get("answer_tokens")
-    return said if type(said) is int and 0 < said <= MOST_ANSWER_TOKENS else ANSWER_TOKENS

@@ -14,7 +14,8 @@ from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.adapters.model import Adapter
 from hydraopt.adapters.products import products_of_adapter
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.reader import open_bundle
+from hydraopt.bundle.recipes import states_estimates
 from hydraopt.bundle.strictjson import code_of
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.tensors import rounded_matrix
@@ -100,7 +101,7 @@ def verify_bundle(
     except HydraoptError as error:
         report.problems.append(str(error))
         return report
-    report.bytes, report.estimated = bundle.size, _states_estimates(bundle)
+    report.bytes, report.estimated = bundle.size, states_estimates(bundle.recipe)
     for file, name in tensors:
         try:
             file.read(name)
@@ -199,7 +200,7 @@ def _verify_task(task: TaskAdapter, original: Adapter | None, problems: list[str
         # Manifests of early versions state that of the factors.
         told = (changed, modules.together()) if modules.errors else (changed,)
         error, stated = changed, min(told, key=lambda x: abs(x - task.error))
-    tolerance = _ESTIMATE_TOLERANCE if _states_estimates(task.bundle) else _ERROR_TOLERANCE
+    tolerance = _ESTIMATE_TOLERANCE if states_estimates(task.bundle.recipe) else _ERROR_TOLERANCE
     if abs(stated - task.error) > max(tolerance * max(stated, task.error), _NOISE):
         problems.append(
             f"task {task.name!r} has error {error:.4g}, the manifest says {task.error:.4g}"
@@ -243,15 +244,10 @@ def _measure_tensors(
 
 def _not_as_stated(task: TaskAdapter, what: str, error: float, stated: float) -> list[str]:
     # One code beside is still right: the error may lie on the border of two.
-    most = _ESTIMATE_CODES if _states_estimates(task.bundle) else 1
+    most = _ESTIMATE_CODES if states_estimates(task.bundle.recipe) else 1
     if abs(code_of(max(error, _FINEST)) - code_of(max(stated, _FINEST))) <= most:
         return []
     return [f"task {task.name!r}: {what} has error {error:.4g}, the manifest says {stated:.4g}"]
-
-
-def _states_estimates(bundle: Bundle) -> bool:
-    """Whether the errors in its manifest are estimates."""
-    return bundle.recipe.get("errors") == "estimated"
 
 
 @dataclass(frozen=True)

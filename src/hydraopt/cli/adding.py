@@ -156,7 +156,7 @@ def _onlooker(asked: Adding, bundle: str, opened: Sequence[Any], progress: Progr
     """Who looks at the adapters with the base model, if it is given."""
     if asked.base is None or asked.lossless:
         return None
-    from hydraopt.bundle.harm import answer_tokens_in
+    from hydraopt.bundle.recipes import answer_tokens_in
     from hydraopt.collection import verbs
     from hydraopt.collection.kinds import collection_at
     from hydraopt.merging.align import coded_of

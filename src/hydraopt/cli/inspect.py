@@ -210,10 +210,12 @@ def _module_row(row: dict[str, Any], every: bool) -> list[object]:
 
 
 def _show_bundle(report: dict[str, Any], every: bool) -> None:
+    from hydraopt.bundle.recipes import states_estimates
+
     def forms(row: dict[str, Any]) -> str:
         return ", ".join(f"{name} {count}" for name, count in row["forms"].items()) or "-"
 
-    error = "error, estimated" if report["recipe"].get("errors") == "estimated" else "error"
+    error = "error, estimated" if states_estimates(report["recipe"]) else "error"
     show_table(
         f"{report['path']}: {report['size']:,} bytes, {percent(report['fraction'])} of fp16",
         ["task", error, "own bytes", "carried bytes", "of fp16", "worst module", "forms"],
@@ -270,7 +272,7 @@ def _show_bundle(report: dict[str, Any], every: bool) -> None:
 
 def _recipe(recipe: Mapping[str, Any]) -> str:
     """In words; what has none as it stands."""
-    from hydraopt.bundle.harm import answer_tokens_in
+    from hydraopt.bundle.recipes import answer_tokens_in
 
     told = dict(recipe)
     if told.get("judged"):  # also where it is the usual number, which no recipe has

@@ -151,8 +151,8 @@ def onlooker_of(
     from hydraopt.bundle.harm import ANSWER_TOKENS
 
     most = ANSWER_TOKENS if answer_tokens is None else answer_tokens
-    onlooker = Onlooker(base, adapters, texts, progress, refits=refits, answer_tokens=most)
     warn_of_base(base, adapters)
+    onlooker = Onlooker(base, adapters, texts, progress, refits=refits, answer_tokens=most)
     for name, reason in onlooker.unseen.items():
         warn(f"--base does not tell which modules of {name} matter: it has {reason}")
     return onlooker

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hydraopt.bundle.harm import Harm, answer_tokens_in
+from hydraopt.bundle.harm import Harm
+from hydraopt.bundle.recipes import answer_tokens_in, states_estimates
 from hydraopt.files.reading import read_regular
 from hydraopt.files.writing import write_atomically
 
@@ -49,7 +50,7 @@ def card_of(task: TaskAdapter, library: str, as_it_was: bool) -> str:
         if not as_it_was:
             weights = "Its numbers follow from those of the original, and are in another form."
     else:
-        how = ", estimated" if task.bundle.recipe.get("errors") == "estimated" else ""
+        how = ", estimated" if states_estimates(task.bundle.recipe) else ""
         weights = f"The relative error of its weights is {entry.error:.4g} (Frobenius norms{how})."
     harm = "Nobody measured whether its answers change."
     if entry.harm is not None:

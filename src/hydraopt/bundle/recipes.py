@@ -1,0 +1,21 @@
+"""What readers ask the recipe of a bundle; hydraopt.merging.recipe says what is in one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydraopt.bundle.harm import ANSWER_TOKENS, MOST_ANSWER_TOKENS
+
+__all__ = ["answer_tokens_in", "states_estimates"]
+
+
+def answer_tokens_in(recipe: Mapping[str, Any]) -> int:
+    """Tokens of an answer that were judged, at most, as a recipe says, or the usual number."""
+    said = recipe.get("answer_tokens")
+    return said if type(said) is int and 0 < said <= MOST_ANSWER_TOKENS else ANSWER_TOKENS
+
+
+def states_estimates(recipe: Mapping[str, Any]) -> bool:
+    """Whether the errors beside it are estimates, as after shrink."""
+    return bool(recipe.get("errors") == "estimated")
