@@ -17,6 +17,7 @@ import pytest
 from hydraopt.errors import UsageError
 from hydraopt.files import writing
 from hydraopt.files.apart import check_apart
+from hydraopt.files.outputs import destination
 from hydraopt.files.writing import (
     replaced_file,
     replaced_folder,
@@ -29,16 +30,46 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_keeps_mode_and_link(tmp_path: Path) -> None:
+def test_a_file_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    assert write_atomically(path, [b"n", b"ew"]) == 3
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_link_is_replaced_unless_its_destination_is_asked_for(tmp_path: Path) -> None:
     real, link = tmp_path / "real", tmp_path / "link"
     real.write_bytes(b"old")
-    real.chmod(0o640)
+    real.chmod(0o600)
     link.symlink_to(real)
-    assert write_atomically(link, [b"n", b"ew"]) == 3
+    write_atomically(destination(link), [b"new"])
     assert link.is_symlink()
     assert real.read_bytes() == b"new"
-    assert stat.S_IMODE(real.stat().st_mode) == 0o640
-    assert names(tmp_path) == ["link", "real"]
+    before = os.umask(0o022)
+    try:
+        write_atomically(link, [b"other"])
+    finally:
+        os.umask(before)
+    assert not link.is_symlink()
+    assert (link.read_bytes(), real.read_bytes()) == (b"other", b"new")
+    # The mode of a file elsewhere is not that of what was here.
+    assert stat.S_IMODE(link.stat().st_mode) == 0o644
+
+
+def test_a_destination_is_where_the_system_would_write(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "up").symlink_to("../c")
+    (tmp_path / "c" / "d").mkdir(parents=True)
+    (tmp_path / "c" / "d" / "there").symlink_to(tmp_path / "a" / "b" / ".." / "x")
+    (tmp_path / "round").symlink_to("round")
+    monkeypatch.chdir(tmp_path / "a")
+    for path in ("x", "b/../x", "up/d/there", "up/../a/x", ".", "..", "up/d/..", "none/../x"):
+        assert destination(Path(path)) == Path(os.path.realpath(path))
+    with pytest.raises(OSError, match="links"):
+        destination(tmp_path / "round")
 
 
 def test_a_file_of_a_new_folder_is_written_once(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 from hydraopt.errors import BundleFormatError, explain
+from hydraopt.files.parts import CORE_SUFFIX, INDEX_NAME, TASK_SUFFIX
 
 __all__ = [
     "CORE",
@@ -30,10 +31,6 @@ CORE: Final = "hydraopt-core"
 TASK: Final = "hydraopt-task"
 INDEX: Final = "hydraopt-index"
 """What ``format`` says in the header of a bundle, of its core, of a task's file, of an index."""
-CORE_SUFFIX: Final = ".core.safetensors"
-TASK_SUFFIX: Final = ".task.safetensors"
-INDEX_NAME: Final = "tasks.index.safetensors"
-"""Of the index of a folder."""
 
 MOST_CONTENT: Final = (1 << 32) - 1
 """Bytes of content that 32 bits can state."""

@@ -18,6 +18,7 @@ from hydraopt.bundle.taskfiles import renew_index, task_files
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.cache import remote_cache
 from hydraopt.files.lock import locked_folder, locked_if_there
+from hydraopt.files.outputs import destination, name_inside
 from hydraopt.files.url import AnyPath
 from hydraopt.files.writing import write_atomically
 
@@ -61,7 +62,7 @@ def pull(
     if folder is None:
         size = _into_cache(opened, names)
         return Pulled(names, size, opened.fetched)
-    target = Path(folder)
+    target = destination(Path(folder))
     if target.name.endswith(".safetensors") and not target.is_dir():
         raise UsageError(
             explain("pull writes into a folder", got=target, do="Give the folder's name")
@@ -111,7 +112,7 @@ def _write_whole(bundle: Bundle, folder: Path) -> tuple[Path, int]:
         raise UsageError(explain("the folder has another bundle", file=folder, do=do))
     _check_name(bundle.path.name, bundle.path)
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / bundle.path.name
+    file = name_inside(folder, bundle.path.name)
     with locked_if_there(file):
         return file, write_atomically(file, bundle.files[0].content())
 

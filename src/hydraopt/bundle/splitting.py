@@ -23,10 +23,12 @@ from hydraopt.files.apart import check_apart
 from hydraopt.files.aside import sizes_of
 from hydraopt.files.folders import check_empty, entry_of, files_in, is_folder, remove_file
 from hydraopt.files.lock import locked_folder, locked_if_there
+from hydraopt.files.outputs import destination
+from hydraopt.files.parts import is_part
 from hydraopt.files.url import AnyPath, Url, place_of
 from hydraopt.files.writing import is_working_directory, replaced_folder, write_new
 
-__all__ = ["SplitFile", "check_elsewhere", "files_of", "is_part", "join", "split"]
+__all__ = ["SplitFile", "check_elsewhere", "files_of", "join", "split"]
 
 _Part = tuple[str | None, str, PackedBundle]
 """(task, None for the core; name of the file; its content)."""
@@ -59,7 +61,7 @@ def split(
     one step but an object: tasks of another core get names that are free, and the core, which is
     the switch, the name of the old.
     """
-    opened, target = open_bundle(bundle), place_of(folder)
+    opened, target = open_bundle(bundle), destination(folder)
     if opened.version < 2:
         raise UsageError(
             explain(
@@ -158,11 +160,6 @@ def _indexed(
     return IndexedFile(place.name, now.size or 0, task, row, now.mark, md5)
 
 
-def is_part(name: str) -> bool:
-    """Whether a file of that name is a part of a bundle in several files, its index included."""
-    return name.endswith((CORE_SUFFIX, TASK_SUFFIX)) or name == INDEX_NAME
-
-
 def _remove_all(folder: Url, names: Iterable[str]) -> None:
     for name in sorted(names):
         remove_file(folder / name)
@@ -237,7 +234,7 @@ def join(
     )
     packed = pack_bundle(source.manifest, data["shared"], streams, blobs)
     with locked_if_there(output):
-        size = packed.write(output, source.metadata.get("library"))
+        size = packed.write(destination(output), source.metadata.get("library"))
     return size, [task.name for task in source.manifest.tasks]
 
 

@@ -23,6 +23,7 @@ from hydraopt.bundle.tensors import checksum
 from hydraopt.coding.version import VERSION
 from hydraopt.files.aside import Chosen, sizes_of
 from hydraopt.files.cache import remote_cache
+from hydraopt.files.outputs import destination
 from hydraopt.files.url import is_url
 from hydraopt.files.writing import write_atomically
 
@@ -202,7 +203,7 @@ def write_bundle(
     library: recorded in the metadata; default this library's version. Atomic: a killed process
     leaves the old file or the new one. Raises OSError if the file cannot be written.
     """
-    return pack_bundle(manifest, shared, streams, blobs).write(path, library)
+    return pack_bundle(manifest, shared, streams, blobs).write(destination(path), library)
 
 
 def metadata_of(manifest: Manifest, version: int) -> dict[str, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from hydraopt.cli.common import emit_json, json_option, say
@@ -50,9 +48,10 @@ def card(
     known = collect(bundle, files)
     text = bundle_card(known)
     if output is not None:
+        from hydraopt.files.outputs import destination
         from hydraopt.files.writing import write_atomically
 
-        write_atomically(Path(output), [text.encode()])
+        write_atomically(destination(output), [text.encode()])
     notes = known.evidence.notes
     if as_json:
         said = {"schema": "hydraopt.card/1", "output": output, "card": text, "notes": notes}

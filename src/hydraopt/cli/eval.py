@@ -208,10 +208,11 @@ def _request(
 
 
 def _write(result: Mapping[str, Any], output: str) -> None:
+    from hydraopt.files.outputs import destination
     from hydraopt.files.writing import write_atomically
 
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(Path(output), [text.encode()])
+    write_atomically(destination(output), [text.encode()])
 
 
 def _library() -> ModuleType:

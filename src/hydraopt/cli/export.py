@@ -92,6 +92,7 @@ def export(
     from hydraopt.bundle.reader import open_bundle
     from hydraopt.export.formats import FORMATS as ROWS
     from hydraopt.export.formats import export_task
+    from hydraopt.files.outputs import name_inside
 
     opened = open_bundle(bundle, tasks=None if everything else wanted)
     opened.give_base(base)
@@ -100,7 +101,8 @@ def export(
         click.echo("note: the bundle has no tasks, so nothing is written", err=True)
     chosen = [opened[name] for name in names]  # a wrong name is refused before anything is written
     row, single = ROWS[file_format], len(names) == 1 and not everything
-    places = [Path(output) if single else Path(output) / f"{x}{row.suffix}" for x in names]
+    top = Path(output)
+    places = [top] if single else [name_inside(top, f"{x}{row.suffix}") for x in names]
     for target in places:  # all of them, before one is written
         row.check(target, overwrite)
     own = base if "base" in row.takes or not _has_differences(opened) else None

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from hydraopt.errors import UsageError, explain
+from hydraopt.files.outputs import destination
 
 __all__ = ["check_page", "originals_option", "results_option", "told_apart"]
 
@@ -38,7 +39,7 @@ def told_apart(
 def check_page(path: str, force: bool, ours: Callable[[bytes], bool]) -> None:
     """Raise UsageError unless ``path`` may be written: a file that is not there, or one that
     ``ours`` says an earlier call wrote, by its beginning, or any with --force."""
-    target = Path(path)
+    target = destination(Path(path))
     if target.is_dir():
         raise UsageError(explain("the output is a folder", file=path, expected="a file name"))
     if not target.parent.is_dir():

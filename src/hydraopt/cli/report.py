@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import click
 
@@ -58,6 +57,7 @@ def report(
     adapters, files = told_apart(more, originals, results)
     check_page(output, force, lambda text: b": hydraopt report</title>" in text)
     from hydraopt.files.apart import check_apart
+    from hydraopt.files.outputs import destination
     from hydraopt.files.writing import write_atomically
     from hydraopt.report.build import build
     from hydraopt.report.page import render
@@ -66,7 +66,7 @@ def report(
     started = time.monotonic()
     with progress_bar(quiet or as_json) as progress:
         page = build(bundle, adapters, files, same_base=same_base, alpha=alpha, progress=progress)
-    size = write_atomically(Path(output), [render(page).encode()])
+    size = write_atomically(destination(output), [render(page).encode()])
     seconds = time.monotonic() - started
     if as_json:
         emit_json(

@@ -21,6 +21,7 @@ from hydraopt.collection.piece import (
     packed_parts,
 )
 from hydraopt.files.lock import locked
+from hydraopt.files.outputs import destination
 from hydraopt.files.url import AnyPath, place_of
 
 __all__ = ["Collection", "StrPath", "collection_at"]
@@ -123,6 +124,6 @@ class _OneFile:
         manifest, streams, blobs = packed_parts(core, [*pieces, *change.come])
         packed = pack_bundle(manifest, bundle.read("shared"), streams, blobs)
         check_current(bundle.files[0], self.path)
-        size = packed.write(self.path)
+        size = packed.write(destination(self.path))
         self._open = None
         return Done(size)

@@ -42,6 +42,7 @@ from hydraopt.errors import TaskNotFoundError, UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.folders import is_folder
 from hydraopt.files.lock import locked_if_there
+from hydraopt.files.outputs import destination
 from hydraopt.files.url import AnyPath, place_of
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import MeanError, Size, parse_size
@@ -163,12 +164,12 @@ def refresh(
             raise job.too_small(budget, least)
         if output is None:
             check_current(tasks.bundle.files[0], collection.path)
-        _write(job.packed(draft, manifest), collection.path, output, force)
+        written = _write(job.packed(draft, manifest), collection.path, output, force)
     target = place_of(output) if output is not None else collection.path
     return Refreshed(
         target,
         before,
-        collection_at(target).size(),
+        written,
         {task.name: task.error for task in manifest.tasks},
         tuple(sorted(tasks.originals)),
         time.monotonic() - started,
@@ -273,7 +274,7 @@ def _check_output(path: AnyPath, output: StrPath | None) -> None:
     if output is None:
         return
     check_apart(output, [path])
-    folder, target = is_folder(path), place_of(output)
+    folder, target = is_folder(path), destination(output)
     if folder and isinstance(target, Path) and target.is_file():
         do = "Name a folder, or join the collection first"
         raise UsageError(explain("the output of a folder is a file", file=target, do=do))
@@ -341,15 +342,16 @@ def _told(made: Manifest, tasks: _Tasks) -> Manifest:
     return against_originals(whole, tasks.bundle.manifest, tasks.decoded)
 
 
-def _write(packed: PackedBundle, path: AnyPath, output: StrPath | None, force: bool) -> None:
-    """As a file or a folder, as the collection was; its core keeps its name."""
+def _write(packed: PackedBundle, path: AnyPath, output: StrPath | None, force: bool) -> int:
+    """Write a file or a folder, as the collection is; its core keeps its name. Return the bytes of
+    the file, or of the core and the tasks."""
     if not is_folder(path):
         with nullcontext() if output is None else locked_if_there(output):
-            packed.write(path if output is None else output)
-        return
+            return packed.write(destination(path if output is None else output))
     core, _ = parts_beside(path, ())
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / (core.name.removesuffix(CORE_SUFFIX) + BUNDLE_SUFFIX)
         packed.write(whole)
         here, target = output is None, path if output is None else output
-        split(whole, target, overwrite=True, another_core=force or here, held=here)
+        files = split(whole, target, overwrite=True, another_core=force or here, held=here)
+    return sum(file.size for file in files)

@@ -6,32 +6,40 @@ a file that is left over holds nobody up. The file says who holds it, for the me
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 try:
     import fcntl
 except ImportError:  # Windows, where nothing is locked.
     fcntl = None  # type: ignore[assignment]
 
-from hydraopt.errors import LockedError, explain
+from hydraopt.errors import LockedError, UsageError, explain
 from hydraopt.files.folders import ALL_FILES, is_there, lock_name
+from hydraopt.files.outputs import destination
 from hydraopt.files.replacing import finish_replacing
 from hydraopt.files.url import AnyPath, place_of
 
 __all__ = ["locked", "locked_folder", "locked_if_there"]
 
+_NO_FILE: Final = (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO)
+"""Codes of systems that refuse to open a link, a folder or a socket."""
+
 
 @contextmanager
 def locked(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold the lock of a file or folder; links are followed. Of an address it lies in the store.
+    """Hold the lock of a file or folder, see :func:`hydraopt.files.outputs.destination`. Of an
+    address it lies in the store.
 
-    Raises LockedError, naming the process, if another one holds it, and OSError if the lock file
-    cannot be made.
+    Raises LockedError, naming the process, if another one holds it, UsageError for a link at the
+    lock's name, and OSError if the lock file cannot be made.
     """
-    with _held(_real(place_of(path)), path):
+    with _held(destination(path), path):
         yield
 
 
@@ -39,7 +47,7 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
 def locked_folder(folder: AnyPath) -> Iterator[None]:
     """Hold the lock of the files in a folder, which lies in it; raises as :func:`locked`. What a
     killed writer had still to do there is done first, see :mod:`hydraopt.files.replacing`."""
-    real = _real(folder)
+    real = destination(folder)
     with _held(real / ALL_FILES, folder):
         if isinstance(real, Path):
             finish_replacing(real)
@@ -54,10 +62,6 @@ def locked_if_there(path: str | os.PathLike[str]) -> Iterator[None]:
         return
     with locked(path):
         yield
-
-
-def _real(place: AnyPath) -> AnyPath:
-    return Path(os.path.realpath(place)) if isinstance(place, Path) else place
 
 
 @contextmanager
@@ -90,10 +94,14 @@ def _taken(lock: Path, path: str | os.PathLike[str]) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(descriptor, lock):
-                with suppress(OSError):  # that of another user can be held, and not be written
-                    os.ftruncate(descriptor, 0)
-                    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-                return descriptor
+                if os.fstat(descriptor).st_nlink == 1:
+                    with suppress(OSError):  # a lock of another user can be held, but not written
+                        os.ftruncate(descriptor, 0)
+                        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+                    return descriptor
+                # A hard link to another file, which is not to be written. Its name goes, as when a
+                # holder ends: whoever waits for it looks for the file again.
+                lock.unlink()
         except BlockingIOError:
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             os.close(descriptor)
@@ -112,15 +120,29 @@ def _taken(lock: Path, path: str | os.PathLike[str]) -> int:
 
 
 def _opened(lock: Path) -> int:
-    """The lock file, made where there is none; one of another user is opened to be read."""
-    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    """The lock file, made where there is none; one of another user is opened to be read. Raises
+    UsageError for a link or anything else that is no regular file."""
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | os.O_NONBLOCK
     try:
-        return os.open(lock, flags | os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(lock, flags | os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError as error:
         try:
-            return os.open(lock, flags | os.O_RDONLY)
+            descriptor = os.open(lock, flags | os.O_RDONLY)
         except FileNotFoundError:
             raise error from None
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise _refused(lock) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _refused(lock)
+    return descriptor
+
+
+def _refused(lock: Path) -> UsageError:
+    do = "Look at what it is, and delete it"
+    return UsageError(explain("the name of a lock is taken by no file", file=lock, do=do))
 
 
 def _is_at(descriptor: int, lock: Path) -> bool:

@@ -21,6 +21,7 @@ except ImportError:  # Windows, where nothing is locked.
     fcntl = None  # type: ignore[assignment]
 
 from hydraopt.errors import LockedError, UsageError, explain
+from hydraopt.files.parts import CORE_SUFFIX
 from hydraopt.files.reading import read_regular
 
 __all__ = ["NEW", "finish_replacing", "is_unfinished", "replace_one_by_one", "sync_folder"]
@@ -32,7 +33,7 @@ _GONE: Final = "gone"
 """The file beside the new ones that lists those to be removed; without it all is in its place."""
 _MOST_GONE: Final = 1 << 30
 """Bytes that the list may have."""
-_STOPS: Final = (".json", ".core.safetensors")
+_STOPS: Final = (".json", CORE_SUFFIX)
 """Endings of the files without which no loader takes a folder for an adapter, a model or a
 collection."""
 

@@ -25,6 +25,7 @@ try:
 except ImportError:  # Windows, where nothing is locked and leftovers stay.
     fcntl = None  # type: ignore[assignment]
 
+from hydraopt.files.outputs import destination
 from hydraopt.files.replacing import NEW, finish_replacing, replace_one_by_one, sync_folder
 from hydraopt.files.url import Url, is_url, place_of
 
@@ -46,10 +47,11 @@ _MOST_SCRATCHES: Final = 8
 def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> int:
     """Write a file so that at every moment its name stands for the old or the new content.
 
-    The bytes are synced before they replace the target in one step. A link is followed; a file that
-    is replaced keeps its mode and, where the system lets us, its owner. Returns the size. On
-    failure nothing is left behind. Raises OSError, naming the target; a device or a FIFO is no
-    target. An address is written whole or not at all, too; RemoteError.
+    The bytes are synced before they replace the target in one step. A link is replaced: who writes
+    what a user named asks :func:`hydraopt.files.outputs.destination` first. A file that is replaced
+    keeps its mode and, where the system lets us, its owner. Returns the size. On failure nothing is
+    left behind. Raises OSError, naming the target; a device or a FIFO is no target. An address is
+    written whole or not at all, too; RemoteError.
     """
     if is_url(path):
         return _sent(Url(os.fspath(path)), b"".join(chunks))
@@ -89,10 +91,10 @@ def replaced_file(path: str | os.PathLike[str], suffix: str) -> Iterator[Path]:
     """A name to write a file to, which becomes ``path`` when the block ends well, else vanishes.
 
     suffix: of that name, since some libraries go by it. For what is written by other libraries, and
-    read back before it appears; as :func:`write_atomically` otherwise. A folder that is missing is
-    made.
+    read back before it appears; as :func:`write_atomically` otherwise, but for a link, which is
+    followed as by :func:`hydraopt.files.outputs.destination`. A folder that is missing is made.
     """
-    target = _target(path)
+    target = _target(destination(Path(path)))
     target.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(target) as scratch:
         made = scratch / f"new{suffix}"
@@ -111,13 +113,14 @@ def replaced_folder(
     """A folder to write into that becomes ``path`` when the block ends well, else vanishes.
 
     The target appears, or is exchanged for the new folder, in one step. Files of the target that
-    the new folder has no match for are in the new one as well, unless they are ``stale`` by name; a
-    link is followed. Modes stay, and groups and owners where the system lets us. Where the system
+    the new folder has no match for are in the new one as well, unless they are ``stale`` by name. A
+    link to it is followed as by :func:`hydraopt.files.outputs.destination`; in it nothing is. Modes
+    stay, and groups and owners where the system lets us. Where the system
     cannot exchange two folders, something is mounted at the target or in it, or somebody's working
     directory would go with it, its files are replaced one by one; what a killed writer had still to
     do there is done first, see :mod:`hydraopt.files.replacing`.
     """
-    target = Path(os.path.realpath(path))
+    target = destination(Path(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     mounted = _is_mounted(target)  # nothing beside it can be exchanged for it, or moved into it
     stays = mounted or is_working_directory(target) or _holds_mounts(target)
@@ -149,11 +152,15 @@ def scratch_folder(target: Path) -> Iterator[Path]:
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
-    """Where the bytes go, links followed."""
-    target = Path(os.path.realpath(path))
+    """Where the bytes go: in place of a file, a link or nothing."""
+    target = Path(path)
+    if target.name in ("", ".."):
+        target = Path(os.path.realpath(target))
+    else:
+        target = Path(os.path.realpath(target.parent), target.name)
     with contextlib.suppress(FileNotFoundError):
-        mode = target.stat().st_mode
-        if not stat.S_ISREG(mode):
+        mode = target.lstat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
             code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
             raise OSError(code, "not a regular file, which alone can be replaced", os.fspath(path))
     return target
@@ -189,10 +196,12 @@ def _write(descriptor: int, chunks: Iterable[bytes]) -> None:
 
 def _like(target: Path, made: Path | int) -> None:
     """Give what is new, a path or a descriptor, the owner, the group and the mode of what it
-    replaces. Who may not give it away may give it the group; the mode follows in any case, for a
-    file that was private must not be read by all."""
+    replaces; a link has none. Who may not give it away may give it the group; the mode follows in
+    any case, for a file that was private must not be read by all."""
     with contextlib.suppress(OSError):
-        old, new = target.stat(), os.stat(made)
+        old, new = target.lstat(), os.stat(made)
+        if stat.S_ISLNK(old.st_mode):
+            return
         for owner, group in ((old.st_uid, -1), (-1, old.st_gid)):
             if owner not in (-1, new.st_uid) or group not in (-1, new.st_gid):
                 with contextlib.suppress(OSError):

@@ -22,10 +22,12 @@ from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.verify import relative_error
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
+from hydraopt.files.outputs import destination
 from hydraopt.files.url import place_of
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.merging.align import align
 from hydraopt.merging.outcome import Job, StrPath, Written, inputs_of, load
+from hydraopt.merging.output import check_parent
 from hydraopt.merging.recipe import MethodRecipe
 from hydraopt.methods.apply import apply, relative_weights
 from hydraopt.methods.hydra import check_counts
@@ -75,6 +77,7 @@ def combine(
     group = load(adapters, same_base, alpha)
     loaded = group.adapters
     check_apart(output, inputs_of(loaded))
+    check_parent(place_of(output))
     if options.get("heads") is not None:
         check_counts(options["heads"], options.get("rank") or 1, len(loaded))
     options = {name: x.item() if isinstance(x, np.generic) else x for name, x in options.items()}
@@ -92,7 +95,7 @@ def combine(
     squares = np.square(list(errors.values()))
     return Combined(
         path=place_of(output),
-        size=job.packed(None, manifest).write(output),
+        size=job.packed(None, manifest).write(destination(output)),
         fp16_bytes=2 * sum(numbers.values()),
         errors=errors,
         seconds=time.monotonic() - started,

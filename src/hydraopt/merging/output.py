@@ -14,6 +14,7 @@ from hydraopt.bundle.writer import PackedBundle
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.folders import check_empty, entry_of, files_in, is_folder
 from hydraopt.files.lock import locked_if_there
+from hydraopt.files.outputs import destination
 from hydraopt.files.url import AnyPath, Url, place_of
 from hydraopt.files.writing import scratch_folder
 from hydraopt.merging.outcome import StrPath
@@ -43,7 +44,7 @@ def core_name(output: StrPath) -> str | None:
 
 def check_output(output: StrPath) -> None:
     """Raise UsageError for an output that cannot be written, or a folder that is not empty."""
-    target = place_of(output)
+    target = destination(output)
     if isinstance(target, Url) and (target.is_web or not target.name):
         what = "nothing can be written over HTTP" if target.is_web else "the output has no name"
         do = "Give the name of an object in a store (s3://, gs://, hf://), or a local file"
@@ -62,7 +63,7 @@ def check_parent(target: AnyPath) -> None:
     """Raise UsageError for a file here whose folder is not there, or may not be written to."""
     if not isinstance(target, Path):
         return
-    parent = Path(os.path.realpath(target)).parent
+    parent = destination(target).parent
     if parent.is_dir() and os.access(parent, os.W_OK):
         return
     what = "may not be written to" if parent.is_dir() else "is not there"
@@ -75,17 +76,18 @@ def written(packed: PackedBundle, output: StrPath) -> int:
     bytes of all. Raises LockedError for a file that somebody is changing."""
     if not as_folder(output):
         with locked_if_there(output):
-            return packed.write(output)
+            return packed.write(destination(output))
     target = place_of(output)
     made: AbstractContextManager[str | Path]
     if isinstance(target, Path):
-        target = Path(os.path.abspath(target))
+        target = destination(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         made = scratch_folder(target)
     else:
         made = tempfile.TemporaryDirectory()
     with made as scratch:
-        whole = Path(scratch) / f"{target.name}{BUNDLE_SUFFIX}"
+        core = core_name(output) or ""
+        whole = Path(scratch) / f"{core.removesuffix(CORE_SUFFIX)}{BUNDLE_SUFFIX}"
         packed.write(whole)
         parts = sum(file.size for file in split(whole, target))
     return parts + (entry_of(target / INDEX_NAME).size or 0)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hydraopt.errors import UsageError, explain
+from hydraopt.files.outputs import destination
+from hydraopt.files.writing import replaced_file
 from hydraopt.values import counted
 
 __all__ = ["check_plot", "draw"]
@@ -40,7 +42,7 @@ def check_plot(path: str | os.PathLike[str]) -> None:
         raise UsageError(
             explain("pictures need matplotlib", do="Run: pip install 'hydraopt[plot]'")
         )
-    folder = Path(path).absolute().parent
+    folder = destination(Path(path)).parent
     if not folder.is_dir():
         raise UsageError(explain("no folder for the picture", file=path, got=f"no {folder.name}/"))
 
@@ -62,7 +64,8 @@ def draw(report: Report, path: str | os.PathLike[str]) -> None:
             explain("nothing to draw", got=f"schema {schema!r}", expected=", ".join(drawers))
         )
     figure = drawers[schema](report)
-    figure.savefig(path, dpi=130)
+    with replaced_file(path, Path(path).suffix) as made:
+        figure.savefig(made, dpi=130)
 
 
 def _figure(rows: int, columns: int, height: float, title: str) -> tuple[Any, Any]:

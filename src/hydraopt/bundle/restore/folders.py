@@ -7,6 +7,7 @@ from pathlib import Path
 from hydraopt.adapters.model import Adapter
 from hydraopt.adapters.reader import read_adapter
 from hydraopt.errors import AdapterFormatError, ExportError, UsageError, explain
+from hydraopt.files.outputs import destination
 
 __all__ = ["check_file", "check_target", "read_back"]
 
@@ -14,10 +15,12 @@ _DO = "Give another name, or ask to overwrite it (--overwrite, overwrite=True)"
 
 
 def check_target(target: Path, overwrite: bool) -> None:
-    """Raise UsageError if ``target`` is a file, or a folder with files and ``overwrite`` is False.
+    """Raise UsageError if ``target`` is a file, or a folder with files and ``overwrite`` is False,
+    and as :func:`hydraopt.files.outputs.destination`.
 
     An adapter that lies there may be the only copy of what was trained.
     """
+    destination(target)
     if target.exists() and not target.is_dir():
         raise UsageError(explain("a file is in the way of the folder", file=target))
     if target.is_dir() and any(target.iterdir()) and not overwrite:
@@ -25,7 +28,9 @@ def check_target(target: Path, overwrite: bool) -> None:
 
 
 def check_file(target: Path, overwrite: bool) -> None:
-    """Raise UsageError if ``target`` is a folder, or a file and ``overwrite`` is False."""
+    """Raise UsageError if ``target`` is a folder, or a file and ``overwrite`` is False, and as
+    :func:`hydraopt.files.outputs.destination`."""
+    destination(target)
     if target.is_dir():
         raise UsageError(explain("a folder is in the way of the file", file=target))
     if target.exists() and not overwrite:
