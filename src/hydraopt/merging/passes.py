@@ -32,8 +32,9 @@ from hydraopt.engines.pool import Alone, Answer, Closing, Pool, WorkerLostError
 from hydraopt.files.aside import Aside, Laid, Place
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
+from hydraopt.merging.answers import Made
 from hydraopt.merging.draft import Course, Draft, UnreadableError, legs_of
-from hydraopt.merging.servant import Item, Made, ModuleItem, Servant, Setup, TensorItem
+from hydraopt.merging.servant import Item, ModuleItem, Servant, Setup, TensorItem
 from hydraopt.merging.shards import Shards
 from hydraopt.merging.weights import Counting, middle_price
 from hydraopt.progress import Progress, silent

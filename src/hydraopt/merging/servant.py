@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, write_dense
@@ -35,10 +35,13 @@ from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import ModulePlan, plan_module
 from hydraopt.files.aside import Aside
 from hydraopt.linalg.basis import Bases
+from hydraopt.merging.answers import Made, read_bits, read_energies, read_made
 from hydraopt.merging.dense import TensorMatrices
 from hydraopt.merging.shards import Shards
 
-__all__ = ["Item", "Made", "ModuleItem", "Servant", "Setup", "TensorItem"]
+__all__ = ["Item", "ModuleItem", "Servant", "Setup", "TensorItem"]
+
+T = TypeVar("T")
 
 _TOGETHER: Final = 4 << 20
 """Bytes of streams that are handed over at once, about."""
@@ -85,21 +88,6 @@ class Setup:
     spaces: int
     vectors: int
     shards: Shards | None = None
-
-
-@dataclass(frozen=True)
-class Made:
-    """What came of an item, beside its records. bits: what the planner expected. errors, energies:
-    squared norms, in the order of ``contents``. forms: of records. shares: whether its shared
-    record holds anything. numbers: that all its records stand for."""
-
-    bits: float
-    contents: tuple[int, ...]
-    errors: tuple[float, ...]
-    energies: tuple[float, ...]
-    forms: Mapping[str, int]
-    shares: bool
-    numbers: int
 
 
 BasisRecords = tuple[BasisRecord | None, BasisRecord | None]
@@ -161,8 +149,8 @@ class Servant:
             norms = [float(s @ s) for s in core.s]
             return [core.contents, norms, core.count], b""
 
-        contents, norms, blocks = self._answer(index, ["energies"], make)[0]
-        return contents, norms, blocks
+        known = self._items[index].names
+        return self._answer(index, ["energies"], make, lambda head, _: read_energies(head, known))
 
     def bits(self, index: int, price: float, weights: Sequence[float]) -> float:
         """What the planner expects of an item; weights: what a unit of squared error counts in
@@ -175,8 +163,8 @@ class Servant:
                 return estimate_tensor(tensor.read, tensor.shape, weights, price, item.given), b""
             return self._plan(index, item, price, weights)[1].bits, b""
 
-        bits: float = self._answer(index, ["bits", price, weights], make)[0]
-        return bits
+        question = ["bits", price, weights]
+        return self._answer(index, question, make, lambda head, _: read_bits(head))
 
     def encode(
         self,
@@ -204,21 +192,28 @@ class Servant:
             return asdict(made), scripts
 
         question = ["encode", price, weights, expected, block]
-        head, scripts = self._answer(index, question, make)
+        known = self._items[index].names
+        made, scripts = self._answer(
+            index, question, make, lambda head, data: (read_made(head, data, known), data)
+        )
         owners = self._setup.owners
         parts: list[list[memoryview]] = [[] for _ in range(self._setup.workers)]
         for whose, script in apart(scripts):
             parts[owners[whose]].append(script)
-        return Made(**head), *(b"".join(part) for part in parts)
+        return made, *(b"".join(part) for part in parts)
 
     def _answer(
-        self, index: int, question: list[Any], make: Callable[[], tuple[Any, bytes]]
-    ) -> tuple[Any, bytes]:
+        self,
+        index: int,
+        question: list[Any],
+        make: Callable[[], tuple[Any, bytes]],
+        read: Callable[[Any, bytes], T],
+    ) -> T:
         """As :meth:`Shards.answer`, where answers about the item can be kept."""
         shards, digest = self._setup.shards, self._items[index].digest
         if shards is None or digest is None:
-            return make()
-        return shards.answer([digest, *question], make)
+            return read(*make())
+        return shards.answer([digest, *question], make, read)
 
     def _plan(
         self, index: int, item: ModuleItem, price: float, weights: Sequence[float]

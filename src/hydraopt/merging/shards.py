@@ -1,8 +1,9 @@
 """Answers that are kept in a folder, so that a job that was ended goes on where it was.
 
-An answer follows from its question, and the question is its name: which adapters' numbers, which
-item, at which price. So a file that is there is right, whoever wrote it and when; one that is
-damaged counts as missing. Workers on several machines may share the folder.
+An answer follows from its question: which adapters' numbers, which item, at which price. The hash
+of the question is the name of the file and a part of its checksum, so a file answers this question
+or counts as missing, as one that is damaged or makes no sense does. Workers on several machines may
+share the folder.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from hydraopt.files.reading import open_regular
 from hydraopt.files.writing import write_atomically
 
 __all__ = ["Shards"]
+
+T = TypeVar("T")
 
 _SUFFIX: Final = ".shard"
 _CHECK: Final = 32
@@ -32,31 +36,41 @@ class Shards:
     folder: Path
 
     def answer(
-        self, question: list[Any], make: Callable[[], tuple[Any, bytes]]
-    ) -> tuple[Any, bytes]:
-        """What ``make`` gives, something that JSON has and bytes, or gave when it was asked before.
+        self,
+        question: list[Any],
+        make: Callable[[], tuple[Any, bytes]],
+        read: Callable[[Any, bytes], T],
+    ) -> T:
+        """Return what ``read`` makes of the answer that ``make`` gives, or gave before.
 
-        question: what the answer follows from, as JSON. Raises OSError if it cannot be written.
+        question: what the answer follows from, as JSON. make: gives something that JSON has, and
+        bytes. read: raises ValueError for a kept answer that makes no sense, which is made again.
+        Raises OSError if an answer cannot be written.
         """
-        name = hashlib.sha256(json.dumps(question).encode()).hexdigest()
+        asked = hashlib.sha256(json.dumps(question).encode())
+        name = asked.hexdigest()
         path = self.folder / name[:2] / f"{name}{_SUFFIX}"
-        kept = _read(path)
-        if kept is None:
-            head, data = make()
-            text = json.dumps(head).encode()
-            body = len(text).to_bytes(_HEAD, "little") + text + data
-            os.makedirs(path.parent, exist_ok=True)
-            write_atomically(path, [hashlib.sha256(body).digest(), body])
-            kept = json.loads(text), data
-        return kept
+        with suppress(OSError, ValueError, RecursionError):
+            return read(*_kept(path, asked.digest()))
+        head, data = make()
+        text = json.dumps(head).encode()
+        body = len(text).to_bytes(_HEAD, "little") + text + data
+        os.makedirs(path.parent, exist_ok=True)
+        write_atomically(path, [_check(asked.digest(), body), body])
+        return read(json.loads(text), data)
 
 
-def _read(path: Path) -> tuple[Any, bytes] | None:
-    """The answer in a file; None for none, and for one that is not whole."""
-    with suppress(OSError, ValueError):
-        data = path.read_bytes()
-        check, body = data[:_CHECK], data[_CHECK:]
-        if hashlib.sha256(body).digest() == check:
-            start = _HEAD + int.from_bytes(body[:_HEAD], "little")
-            return json.loads(body[_HEAD:start]), body[start:]
-    return None
+def _check(question: bytes, body: bytes) -> bytes:
+    return hashlib.sha256(question + body).digest()
+
+
+def _kept(path: Path, question: bytes) -> tuple[Any, bytes]:
+    """The answer in a file. Raises OSError for none, ValueError for one that is not whole or of
+    another question."""
+    with open_regular(path) as file:
+        data = file.read()
+    check, body = data[:_CHECK], data[_CHECK:]
+    if _check(question, body) != check:
+        raise ValueError("not the answer to this question")
+    start = _HEAD + int.from_bytes(body[:_HEAD], "little")
+    return json.loads(body[_HEAD:start]), body[start:]
