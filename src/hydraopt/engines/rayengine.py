@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import threading
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -30,6 +32,11 @@ _START: Final = 120.0
 """Seconds in which all workers of a pool start: what a cluster takes that has cores for them."""
 
 
+_PROBE: Final = 10.0
+"""Seconds in which something at an address takes a connection, its name looked up before."""
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+
+
 _ours: list[bool] = []
 """Not empty while Ray runs because :func:`connect` started or joined it."""
 
@@ -41,6 +48,7 @@ def connect(address: str | None) -> None:
     """
     if ray.is_initialized():
         return
+    _check_listens(address or os.environ.get("RAY_ADDRESS", ""))
     try:
         ray.init(
             address=address,
@@ -59,6 +67,42 @@ def connect(address: str | None) -> None:
             )
         ) from error
     _ours.append(True)
+
+
+def _check_listens(address: str) -> None:
+    """Raise UsageError where nothing takes a connection at HOST:PORT: Ray would try for minutes.
+    Other addresses, as "auto", are left to Ray."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isdecimal():
+        return
+    hosts, errors = [host], list[str]()
+    if host in _LOOPBACK:  # Ray takes the machine's own address for it
+        hosts.append(ray.util.get_node_ip_address())
+    listens = threading.Event()
+
+    def probe() -> None:
+        for one in hosts:
+            try:
+                socket.create_connection((one, int(port)), _PROBE / len(hosts)).close()
+            except (OSError, OverflowError, ValueError) as error:
+                errors.append(str(error))
+            else:
+                listens.set()
+                return
+
+    # Nothing bounds the time in which a name is looked up.
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(_PROBE)
+    if not listens.is_set():
+        raise UsageError(
+            explain(
+                "there is no Ray cluster at that address",
+                got=f"{address[:200]}: {errors[0] if errors else f'no answer in {_PROBE:.0f} s'}",
+                do="Start one with `ray start --head`, and give its address or --address auto",
+            )
+        )
 
 
 def _disconnect() -> None:
