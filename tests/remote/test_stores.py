@@ -233,6 +233,24 @@ def test_verbs_there_leave_what_they_leave_here(
 
 
 @STORES
+def test_a_merge_gives_the_same_bytes_wherever_it_is_written(
+    bucket: str, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    """Whatever the folder or the file is called, and whoever keeps it."""
+    paths = list(adapters.values())
+    for number, size in enumerate(("32%", "37%", "43%", "55%")):
+        places = ("c", "collection", f"a-much-longer-name-{'0123456789' * 12}")
+        folders = [f"{top}/{number}/{x}/" for top in (tmp_path, bucket) for x in places]
+        whole = [f"{top}/{number}.hydra.safetensors" for top in (tmp_path, bucket)]
+        for outputs in (folders, whole):
+            made = [merge(paths, x, size=size, workers=1) for x in outputs]
+            first, *others = (all_bytes(x.path) for x in made)  # type: ignore[arg-type]
+            assert others == [first] * len(others), size
+            limit = float(size[:-1]) / 100 * made[0].fp16_bytes
+            assert all(0.85 * limit < x.size <= limit for x in made)
+
+
+@STORES
 def test_adding_there_costs_what_the_task_costs(
     bucket: str,
     upload: Upload,

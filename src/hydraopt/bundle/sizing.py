@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from string import ascii_letters, digits
 from typing import Final
 
 from hydraopt.bundle.apart import packed_core, packed_task
 from hydraopt.bundle.beside import task_file_name
+from hydraopt.bundle.container import CORE_SUFFIX
 from hydraopt.bundle.index import IndexedFile, packed_index
 from hydraopt.bundle.listed import listed_file
 from hydraopt.bundle.spec import Manifest
@@ -21,6 +23,8 @@ _HASH: Final = 128
 """Bits of an MD5."""
 _MARK: Final = 160
 """Bits of the longest hash that a store marks an object with: git's, on the Hugging Face hub."""
+_NAME: Final = 255
+"""Bytes of the longest name that a file has here."""
 _SPARE: Final = 64, 64
 """Bytes by which an index may be larger than expected, and one in so many of its own."""
 
@@ -32,7 +36,9 @@ def size_apart(
 
     core: the name of the core file. Others: as of :func:`hydraopt.bundle.writer.pack_bundle`. Core
     and tasks are counted exactly. An index holds times and hashes that nobody knows yet: it is
-    packed with random ones in their places, which take as much, and gets some bytes to spare.
+    packed with random ones in their places, which take as much, and gets some bytes to spare. Its
+    name of the core counts as the longest one, so that the same content has the same size, and a
+    merge within a limit gives the same bytes, wherever the folder is.
     """
     manifest, streams, blobs = canonical(manifest, streams, blobs)
     size, stems, files = packed_core(manifest, shared).size, set[str](), list[IndexedFile]()
@@ -47,5 +53,7 @@ def size_apart(
         file, own = task_file_name(task.name, stems), packed.size
         files.append(IndexedFile(file, own, task.name, row, mark, md5))
         size += own
+    longest = "".join(rng.choices(ascii_letters + digits, k=_NAME - len(CORE_SUFFIX)))
+    core = max(core, f"{longest}{CORE_SUFFIX}", key=lambda name: len(name.encode(errors="replace")))
     expected = packed_index((core, _ID), files).size
     return size + expected + _SPARE[0] + expected // _SPARE[1]
