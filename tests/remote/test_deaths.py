@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from hydraopt import merge, open_bundle, verify_bundle
 from hydraopt.bundle.splitting import join, split
 from hydraopt.collection.refresh import refresh
-from hydraopt.collection.verbs import remove, rename, replace
+from hydraopt.collection.verbs import add, remove, rename, replace
 from hydraopt.errors import (
     RemoteError,
 )
@@ -187,6 +190,56 @@ def test_an_object_that_is_replaced_while_it_is_copied_is_an_error(
     monkeypatch.setattr(ObjectStore, "read", replaced)
     with pytest.raises(RemoteError, match="changed while it was read"):
         copy_to(address, tmp_path / "y")
+
+
+@pytest.mark.parametrize("where", ["store", "folder"])
+@pytest.mark.parametrize("bucket", ["memory"], indirect=True)
+def test_a_journal_that_no_rename_left_costs_no_task(
+    where: str, bucket: str, upload: Upload, apart: Path, tmp_path: Path
+) -> None:
+    """Whatever it says of files and tasks that are there."""
+    names = "abc"
+    for number, (old, task, source, target) in enumerate(product(names, names, names, names)):
+        journal = {"old": old, "task": task}
+        journal |= {"from": f"{source}.task.safetensors", "to": f"{target}.task.safetensors"}
+        folder = Path(shutil.copytree(apart, tmp_path / f"{number}"))
+        (folder / ".renaming.json").write_text(json.dumps(journal))
+        address = str(folder)
+        if where == "store":
+            address = f"{bucket}/{number}"
+            upload(folder, address)
+        before = all_bytes(address)  # type: ignore[arg-type]
+        remove(address, ["d"])
+        del before["d"]
+        assert all_bytes(address) == before, journal  # type: ignore[arg-type]
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("bucket", ["memory"], indirect=True)
+def test_a_journal_that_stayed_costs_no_task_of_the_old_name(
+    bucket: str,
+    upload: Upload,
+    apart: Path,
+    adapters: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from hydraopt.files.objects import ObjectStore
+
+    address = f"{bucket}/four"
+    upload(apart, address)
+    really = ObjectStore.remove
+
+    def denied(store: ObjectStore, url: Url) -> None:
+        if url.name.endswith(".json"):
+            raise RemoteError("denied")
+        really(store, url)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ObjectStore, "remove", denied)
+        rename(address, "a", "z")
+        add(address, [f"a={adapters['e']}"], day=DAY)
+    remove(address, ["c"])
+    assert set(open_bundle(address)) == set("abdz")
 
 
 @pytest.mark.parametrize("bucket", ["memory"], indirect=True)

@@ -1,8 +1,8 @@
 """A core with task files: a change writes or removes task files, and the core is not touched.
 
 What it costs does not depend on how many tasks there are, but for the folder's listing and its
-index. Each task is written in one step; of several, those before a crash are there. The index comes
-last: until then it is wrong about the files that changed, and whoever reads them sees that.
+index. The index comes last: until then it is wrong about the files that changed, and whoever reads
+them sees that.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from hydraopt.bundle.beside import (
 )
 from hydraopt.bundle.container import CORE, CORE_SUFFIX, FORMAT, INDEX_NAME, TASK, TASK_SUFFIX
 from hydraopt.bundle.index import IndexedFile, md5_of, renewed_index
-from hydraopt.bundle.listed import listed_task
+from hydraopt.bundle.listed import ListedTask, listed_task
 from hydraopt.bundle.opening import Container, CoreFile
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.taskfiles import TaskFiles, task_files
+from hydraopt.bundle.writer import PackedBundle
 from hydraopt.collection.piece import (
     Change,
     Done,
@@ -190,7 +191,8 @@ class FolderCollection:
         """The bundle of one task file; of no task if it belongs to another core."""
         return Bundle(file, None, open_apart(self._core, [file], self.path, strict=False))
 
-    def _write(self, target: AnyPath, piece: TaskPiece) -> None:
+    def _packed(self, piece: TaskPiece) -> tuple[PackedBundle, ListedTask]:
+        """The file of a task, and its row."""
         manifest, streams, blobs = packed_parts(self._core.manifest, [piece])
         # The core's config first: that of the task is stored as the difference.
         manifest = dataclasses.replace(
@@ -200,8 +202,12 @@ class FolderCollection:
         )
         stream = streams[0] if streams else None
         packed = packed_task(manifest, 0, stream, blobs, self._core.id)
-        packed.write(target)
         row = listed_task(manifest.tasks[0], piece.config, len(stream or b""), sum(map(len, blobs)))
+        return packed, row
+
+    def _write(self, target: AnyPath, piece: TaskPiece) -> None:
+        packed, row = self._packed(piece)
+        packed.write(target)
         md5 = md5_of(packed.pieces())
         self._note(IndexedFile(target.name, packed.size, row.name, row, md5=md5))
 
@@ -232,8 +238,15 @@ class FolderCollection:
         self._note(dataclasses.replace(written, file=target.name))
 
     def _finish_renaming(self) -> None:
-        """What a rename had still to do when it was killed; nothing if it had not begun."""
+        """What a rename had still to do when it was killed; nothing if it had not begun.
+
+        A journal may be old or forged. So no task goes by its word: a file gets another name, or
+        goes where its task is there under the new one, with the same bytes.
+        """
         journal = self._folder / _JOURNAL
+        if isinstance(journal, Path) and journal.is_symlink():
+            remove_file(journal)
+            return
         try:
             told = json.loads(_content(journal))
             names = [Path(told[key]).name for key in ("from", "to")]
@@ -254,11 +267,12 @@ class FolderCollection:
         if isinstance(file, Path) and isinstance(target, Path):
             if file.is_file() and not target.exists() and task in self._opened(file):
                 os.rename(file, target)
-        elif file != target and self._holds(target, task) and self._holds(file, old):
-            remove_file(file)
-
-    def _holds(self, file: AnyPath, task: str) -> bool:
-        return is_there(file) and task in self._opened(file)
+        elif file != target and is_there(target) and is_there(file):
+            before, after = self._opened(file), self._opened(target)
+            if old in before and task in after:
+                renamed, there = held_in(before, old).renamed(task), held_in(after, task)
+                if self._packed(renamed)[0].checksums == self._packed(there)[0].checksums:
+                    remove_file(file)
 
 
 def _content(file: AnyPath) -> bytes:

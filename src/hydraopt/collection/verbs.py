@@ -1,7 +1,9 @@
 """What is done to a collection: add, remove, replace, rename.
 
 Each holds the collection's lock from the first byte that it reads to the last that it writes, and
-checks everything before it writes. What it leaves is the old state or the new one.
+checks everything before it writes. When its process is killed, a bundle in one file is the old one
+or the new one. In a folder that holds for each task: of several, some may be changed and the others
+not. Each task is readable, and the same command for the others goes on.
 """
 
 from __future__ import annotations
