@@ -62,7 +62,8 @@ def pull(
     if folder is None:
         size = _into_cache(opened, names)
         return Pulled(names, size, opened.fetched)
-    target = destination(Path(folder))
+    target = Path(folder)
+    destination(target)
     if target.name.endswith(".safetensors") and not target.is_dir():
         raise UsageError(
             explain("pull writes into a folder", got=target, do="Give the folder's name")

@@ -61,7 +61,8 @@ def split(
     one step but an object: tasks of another core get names that are free, and the core, which is
     the switch, the name of the old.
     """
-    opened, target = open_bundle(bundle), destination(folder)
+    opened, target = open_bundle(bundle), place_of(folder)
+    destination(target)
     if opened.version < 2:
         raise UsageError(
             explain(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,6 @@ def export(
     from hydraopt.bundle.reader import open_bundle
     from hydraopt.export.formats import FORMATS as ROWS
     from hydraopt.export.formats import export_task
-    from hydraopt.files.outputs import name_inside
 
     opened = open_bundle(bundle, tasks=None if everything else wanted)
     opened.give_base(base)
@@ -101,8 +101,7 @@ def export(
         click.echo("note: the bundle has no tasks, so nothing is written", err=True)
     chosen = [opened[name] for name in names]  # a wrong name is refused before anything is written
     row, single = ROWS[file_format], len(names) == 1 and not everything
-    top = Path(output)
-    places = [top] if single else [name_inside(top, f"{x}{row.suffix}") for x in names]
+    places = [Path(output)] if single else _places(Path(output), names, row.suffix)
     for target in places:  # all of them, before one is written
         row.check(target, overwrite)
     own = base if "base" in row.takes or not _has_differences(opened) else None
@@ -117,6 +116,13 @@ def export(
         made = [{"task": x, kind: str(y)} for x, y in zip(names, places, strict=True)]
         about = {"schema": "hydraopt.export/1", "bundle": str(place_of(bundle))}
         emit_json({**about, "written": made})
+
+
+def _places(folder: Path, names: Iterable[str], suffix: str) -> list[Path]:
+    """The output of each task, in the folder of all. Raises UsageError for a link there."""
+    from hydraopt.files.outputs import name_inside
+
+    return [name_inside(folder, f"{name}{suffix}") for name in names]
 
 
 def _has_differences(bundle: Bundle) -> bool:

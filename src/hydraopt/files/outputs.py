@@ -57,8 +57,9 @@ def destination(output: str | os.PathLike[str]) -> AnyPath:
 
 def name_inside(folder: Path, name: str) -> Path:
     """Return the place of a file or folder that a command gives its name, in the folder that a user
-    names. Raises UsageError for a link there."""
-    place = destination(folder) / name
+    names. Raises UsageError for a link there, and as :func:`destination`."""
+    destination(folder)
+    place = folder / name
     if place.is_symlink():
         raise _is_link(place)
     return place
