@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from hydraopt.bundle.items import CarriedBlob
 from hydraopt.bundle.rules import CURRENT, Limit, Rules, at_most
@@ -25,8 +25,11 @@ __all__ = [
     "check_manifest",
     "check_text",
     "count_entries",
+    "each_naming",
     "naming",
 ]
+
+T = TypeVar("T")
 
 AGAIN: Final = "Fetch the bundle again or restore a copy"
 
@@ -126,6 +129,21 @@ def naming(file: AnyPath) -> Iterator[None]:
             raise
         remedy = "" if AGAIN in text else f" {AGAIN}."
         raise type(error)(f"{file}: {text}{remedy}") from error
+
+
+def each_naming(items: Iterator[T], file: AnyPath) -> Iterator[T]:
+    """Yield the items; an error while one is made names the file, as :func:`naming` does.
+
+    A generator that stops inside ``with naming`` cannot be closed at the end of the process, when
+    the exception's name is gone from this module.
+    """
+    while True:
+        with naming(file):
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item
 
 
 def _limit(what: str, count: int, size: int, limit: Limit) -> None:

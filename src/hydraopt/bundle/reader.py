@@ -14,7 +14,7 @@ from typing import Any
 
 from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.bounds import Allowance, naming
+from hydraopt.bundle.bounds import Allowance, each_naming, naming
 from hydraopt.bundle.carried import unpack_blob
 from hydraopt.bundle.indexed import IndexedFolder
 from hydraopt.bundle.listed import ListedTask, listed_in
@@ -368,8 +368,8 @@ class Bundle(Mapping[str, TaskAdapter]):
         return self.open_stream("shared", len(self.core.modules) + len(self.core.tensors))
 
     def _read_bases(self, reader: StreamReader) -> Iterator[Bases]:
+        yield from each_naming(each_bases(reader, self.core.modules), self.path)
         with naming(self.path):
-            yield from each_bases(reader, self.core.modules)
             commons = list(each_common(reader, self.core.tensors))
             reader.close()
         # Kept: whoever reads the bases has paid for them, and tasks are few that need them.

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import stat
+import weakref
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -121,14 +122,11 @@ class HeldFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._descriptor = -1
         self._descriptor, status = _opened(path)
         self._was = _mark_of(status)
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        # Not __del__: at the end of the process it runs after this module has lost its globals.
+        closing = weakref.finalize(self, os.close, self._descriptor)
+        closing.atexit = False  # The system closes it, after its last reader.
 
     @property
     def size(self) -> int:
