@@ -24,6 +24,7 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
+from hydraopt.adapters.imagemodels import component_of, is_numbered
 from hydraopt.adapters.model import ExtraKind, Layout
 from hydraopt.adapters.peftconfig import ranks_and_alphas
 from hydraopt.adapters.rawtensor import RawTensor
@@ -44,14 +45,7 @@ __all__ = ["export_diffusers", "export_kohya"]
 _WEIGHTS: Final = "pytorch_lora_weights.safetensors"
 
 _COMPONENT: Final = re.compile(r"(unet|transformer|text_encoder(?:_\d)?)\.(.+)")
-# By these a PEFT adapter is known as one of an image model. "transformer." alone may be a GPT-2.
-_MODELS: Final = (
-    ("unet", re.compile(r"(?:unet\.)?(?:down_blocks|mid_block|up_blocks)\.")),
-    ("transformer", re.compile(r"(?:transformer\.)?(?:single_)?transformer_blocks\.")),
-    ("text_encoder", re.compile(r"text_encoder(?:_\d)?\.")),
-)
 # SDXL has two text encoders, and more than one transformer block in an attention of its U-Net.
-_NUMBERED: Final = re.compile(r"[^:.]+:\d+")
 _SDXL: Final = re.compile(r"text_encoder_2\.|(?:unet\.)?\w+_blocks?\..*\.transformer_blocks\.[1-9]")
 
 
@@ -154,7 +148,7 @@ def _diffusers(
 ) -> tuple[set[str], Mapping[str, RawTensor], Mapping[str, str]]:
     """Names of the modules, tensors and metadata of a diffusers file."""
     modules = [x.folded() for x in _modules(task, "diffusers", dtype)]
-    if task.entry.format == "diffusers" and all(_NUMBERED.fullmatch(x.path) for x in modules):
+    if task.entry.format == "diffusers" and all(is_numbered(x.path) for x in modules):
         return _numbered(task, modules, uniform_rank)
     names = {x.path: _diffusers_name(task, x.path, "diffusers") for x in modules}
     _need_distinct(task, names)
@@ -238,9 +232,9 @@ def _diffusers_name(task: TaskAdapter, path: str, engine: str) -> str:
         if ":" in path or "." not in path:
             raise refused(task, engine, "modules that are numbered, not named", path)
         return path
-    for component, pattern in _MODELS:
-        if any(pattern.match(x) for x in task.modules):
-            return path if _COMPONENT.fullmatch(path) else f"{component}.{path}"
+    component = component_of(task.modules)
+    if component is not None:
+        return path if _COMPONENT.fullmatch(path) else f"{component}.{path}"
     what = "modules that are not known as those of an image model"
     raise refused(task, engine, what, path)
 
