@@ -25,7 +25,6 @@ __all__ = [
     "check_local",
     "check_target",
     "emit_json",
-    "factor",
     "harm_cells",
     "json_option",
     "open_streams",
@@ -282,8 +281,3 @@ def harm_cells(harm: Mapping[str, Any] | None) -> list[str]:
 def percent(share: float) -> str:
     """A share of one as "4.98 %"."""
     return f"{100 * share:.2f} %"
-
-
-def factor(share: float) -> str:
-    """How many times smaller: "20.1x"."""
-    return f"{1 / share:.1f}x" if share else "-"

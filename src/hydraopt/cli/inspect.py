@@ -210,22 +210,25 @@ def _module_row(row: dict[str, Any], every: bool) -> list[object]:
 
 
 def _show_bundle(report: dict[str, Any], every: bool) -> None:
+    from hydraopt.bundle.originals import Originals, compared
     from hydraopt.bundle.recipes import states_estimates
 
     def forms(row: dict[str, Any]) -> str:
         return ", ".join(f"{name} {count}" for name, count in row["forms"].items()) or "-"
 
     error = "error, estimated" if states_estimates(report["recipe"]) else "error"
+    originals = Originals(report["original_bytes"], report["originals"])
+    own = "of fp16" if originals.stored == "fp16" else "of original"
     show_table(
-        f"{report['path']}: {report['size']:,} bytes, {percent(report['fraction'])} of fp16",
-        ["task", error, "own bytes", "carried bytes", "of fp16", "worst module", "forms"],
+        f"{report['path']}: {report['size']:,} bytes, {compared(report['size'], originals)}",
+        ["task", error, "own bytes", "carried bytes", own, "worst module", "forms"],
         [
             [
                 x["name"],
                 f"{x['error']:.4f}",
                 f"{x['own_bytes']:,}",
                 f"{x['carried_bytes']:,}",
-                percent((x["own_bytes"] + x["carried_bytes"]) / max(x["fp16_bytes"], 1)),
+                percent((x["own_bytes"] + x["carried_bytes"]) / max(x["original_bytes"], 1)),
                 _worst_module(x),
                 forms(x),
             ]

@@ -10,7 +10,6 @@ from typing import Any, Final
 from hydraopt.cli.common import (
     HARM_COLUMNS,
     emit_json,
-    factor,
     harm_cells,
     percent,
     say,
@@ -36,6 +35,10 @@ def show_result(
     if as_json:
         emit_json({"schema": schema, **result.to_dict(), "estimated": estimated, "tasks": tasks})
         return
+    from hydraopt.bundle.originals import compared, originals_of
+    from hydraopt.bundle.reader import open_bundle
+
+    originals = originals_of(open_bundle(result.path))
     heads = any(row["tensors"] for row in tasks)
     judged = any(row.get("harm") for row in tasks)
     show_table(
@@ -47,7 +50,7 @@ def show_result(
             *list(HARM_COLUMNS)[: 4 * judged],
             "own bytes",
             "carried bytes",
-            "fp16 bytes",
+            originals.column,
         ],
         [
             [
@@ -57,7 +60,7 @@ def show_result(
                 *harm_cells(row["harm"])[: 4 * judged],
                 f"{row['own_bytes']:,}",
                 f"{row['carried_bytes']:,}",
-                f"{row['fp16_bytes']:,}",
+                f"{row['original_bytes']:,}",
             ]
             for row in tasks
         ],
@@ -71,8 +74,8 @@ def show_result(
     say(f"forms   {forms}; measure {result.measure}")
     say(f"look    hydraopt report {shlex.quote(str(result.path))} -o report.html")
     say(
-        f"size    {result.size:,} bytes ({size_text(result.size)}), {percent(result.fraction)} of "
-        f"the fp16 bytes, {factor(result.fraction)} smaller; {result.seconds:.1f} s"
+        f"size    {result.size:,} bytes ({size_text(result.size)}), "
+        f"{compared(result.size, originals)}; {result.seconds:.1f} s"
     )
 
 
@@ -119,10 +122,12 @@ def show_changed(done: Any, as_json: bool, what: str = "added to") -> None:
 
 def show_combined(result: Any, options: Mapping[str, Any], paper: str, as_json: bool) -> None:
     """What a method of the literature made.  options: as they were given; paper: its source."""
+    from hydraopt.bundle.originals import compared, originals_of
     from hydraopt.bundle.reader import open_bundle
     from hydraopt.inspect.bundle import task_rows
 
-    tasks = task_rows(open_bundle(result.path))
+    bundle = open_bundle(result.path)
+    tasks, originals = task_rows(bundle), originals_of(bundle)
     if as_json:
         emit_json({"schema": "hydraopt.merge.method/1", **result.to_dict(), "tasks": tasks})
         return
@@ -139,8 +144,8 @@ def show_combined(result: Any, options: Mapping[str, Any], paper: str, as_json: 
     say(f"errors  {sum(errors) / len(errors):.4f} mean, {max(errors):.4f} worst (relative)")
     say(f"objective {result.objective:.6g} (weighted squared error over that of nothing)")
     say(
-        f"size    {result.size:,} bytes ({size_text(result.size)}), {percent(result.fraction)} of "
-        f"the fp16 bytes, {factor(result.fraction)} smaller; {result.seconds:.1f} s"
+        f"size    {result.size:,} bytes ({size_text(result.size)}), "
+        f"{compared(result.size, originals)}; {result.seconds:.1f} s"
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from hydraopt.bundle.originals import original_bytes, originals_of
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.coding.records import read_basis
 from hydraopt.inspect.summary import module_type
@@ -25,11 +26,12 @@ def task_rows(bundle: Bundle) -> list[dict[str, Any]]:
 
     own_bytes: its coded stream. carried_bytes: tensors kept bit by bit. shared_with: tasks of equal
     content, which use the same stream, at most a hundred. fp16_bytes: two bytes for each number of
-    the original. tensors, tensor_error: coded tensors beside the modules, and the largest relative
+    the original. original_bytes: as :func:`hydraopt.bundle.originals.original_bytes` counts them.
+    tensors, tensor_error: coded tensors beside the modules, and the largest relative
     error among them. harm: answers that change and the like, as in hydraopt.bundle.Harm; None where
     nobody measured. curve: its trial encodings, as in hydraopt.bundle.HarmPoint.
     """
-    sizes, shared = bundle.tensor_bytes, sharers(bundle)
+    sizes, shared, originals = bundle.tensor_bytes, sharers(bundle), original_bytes(bundle)
     return [
         {
             "name": task.name,
@@ -37,6 +39,7 @@ def task_rows(bundle: Bundle) -> list[dict[str, Any]]:
             "own_bytes": 0 if task.content is None else sizes[f"task/{task.content}"],
             "carried_bytes": sum(sizes[f"carried/{i}"] for i in task.carried),
             "fp16_bytes": 2 * task.numbers,
+            "original_bytes": originals[task.name],
             "modules": len(task.modules),
             "tensors": len(task.tensors),
             "tensor_error": max(task.tensor_errors, default=None),
@@ -88,6 +91,8 @@ def inspect_bundle(
 ) -> dict[str, Any]:
     """Bytes, forms and stated errors of every task and module of a bundle, ready for JSON.
 
+    original_bytes, originals: fields of :class:`hydraopt.bundle.originals.Originals`.
+
     tasks: :func:`task_rows` plus ``forms`` (records by form), ``worst_module``, ``details``: bytes,
     error and form of each module, and ``tensor_details``: the same of each coded tensor. modules:
     the same seen from the modules, with the vectors and bytes of their shared bases. tensors: coded
@@ -98,12 +103,15 @@ def inspect_bundle(
     tasks = _detailed_tasks(bundle, progress or silent)
     modules = _modules(bundle, tasks)
     fp16_bytes = sum(row["fp16_bytes"] for row in tasks)
+    originals = originals_of(bundle)
     return {
         "schema": SCHEMA,
         "path": str(path),
         "size": bundle.size,
         "fp16_bytes": fp16_bytes,
         "fraction": bundle.size / fp16_bytes if fp16_bytes else 0.0,
+        "original_bytes": originals.size,
+        "originals": originals.stored,
         "base_model": bundle.base_model,
         "recipe": dict(bundle.recipe),
         "metadata": {k: v for k, v in bundle.metadata.items() if k != "checksums"},

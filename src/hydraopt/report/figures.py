@@ -228,12 +228,14 @@ def _sizes(axis: Any, report: Report) -> None:
 
 
 def _draw_bundle(report: Report) -> Any:
+    from hydraopt.bundle.originals import Originals, compared
+
     tasks = report["tasks"]
     height = 4.5 + 0.18 * min(len(tasks), _MOST_TASKS)
     title = f"{Path(report['path']).name}: {report['size']:,} bytes"
-    figure, axes = _figure(
-        1, 3, height, f"{_plain(title, 80)}, {100 * report['fraction']:.2f} % of fp16"
-    )
+    originals = Originals(report["original_bytes"], report["originals"])
+    whole = compared(report["size"], originals)
+    figure, axes = _figure(1, 3, height, f"{_plain(title, 80)}, {whole}")
     _task_bytes(axes[0, 0], report)
     _error_map(axes[0, 1], report)
     _type_bytes(axes[0, 2], report)
