@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from hydraopt import __version__
+from hydraopt.adapters.imagemodels import is_image_model
+from hydraopt.bundle.originals import Originals, originals_of
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import TaskEntry
 from hydraopt.bundle.task import TaskAdapter
@@ -52,9 +54,14 @@ class Collected:
         return shown_name(self.bundle.path.name)
 
     @property
-    def fp16_bytes(self) -> int:
-        """Two bytes for each number of the originals."""
-        return sum(task.fp16_bytes for task in self.tasks)
+    def originals(self) -> Originals:
+        """Size of the originals."""
+        return originals_of(self.bundle)
+
+    @property
+    def image(self) -> bool:
+        """Whether the adapters are of an image model, which writes no answers."""
+        return is_image_model(module.path for module in self.bundle.core.modules)
 
 
 def collect(path: StrPath, results: Iterable[StrPath] = (), whole: bool = True) -> Collected:
@@ -222,16 +229,19 @@ def _page(
     known: Collected, layers: dict[str, Layers], made: Choices | None, originals: int
 ) -> Page:
     bundle, tasks, evidence = known.bundle, known.tasks, known.evidence
-    sizes = size_rows(known.name, bundle.size, known.fp16_bytes, tasks, made, evidence)
+    fp16_bytes = sum(2 * row.numbers for row in bundle.rows)
+    sizes = size_rows(known.name, bundle.size, fp16_bytes, tasks, made, evidence)
+    whole = known.originals
     told = (note for task in tasks for note in task.notes)
     return Page(
         name=known.name,
         base_model=bundle.base_model,
         count=len(tasks),
         size=bundle.size,
-        fp16_bytes=known.fp16_bytes,
+        originals={"bytes": whole.size, "name": whole.name, "stored": whole.stored},
+        image=known.image,
         judged_by=judged_by(tasks),
-        summary=summary_of(bundle, tasks, known.fp16_bytes),
+        summary=summary_of(bundle, tasks, whole, known.image),
         tasks=(),
         layers={},
         modules=tuple(module.path for module in bundle.core.modules),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal
 
+from hydraopt.bundle.restore.card import base_words, load_lines
 from hydraopt.report.build import Collected, cut
 from hydraopt.report.groups import group_rows
-from hydraopt.report.model import TaskView
+from hydraopt.report.model import Judged, TaskView
 from hydraopt.report.naming import language_name
 from hydraopt.report.summary import summary_of
 
@@ -35,22 +36,37 @@ _METRICS: Final = {
 def bundle_card(known: Collected) -> str:
     """The card as text. What was not measured is said to be so; names cannot become markup."""
     bundle, tasks = known.bundle, known.tasks
-    said = "\n".join(f"- {_plain(line)}" for line in summary_of(bundle, tasks, known.fp16_bytes))
+    summary = summary_of(bundle, tasks, known.originals, known.image)
+    said = "\n".join(f"- {_plain(line)}" for line in summary)
     name = known.name
-    base = f"`{_code(bundle.base_model)}`" if bundle.base_model else "a base model it does not name"
-    first = shlex.quote(_code(tasks[0].name))
-    use = f"hydraopt export {shlex.quote(_code(name))} {first} -o {first}"
+    words = base_words(bundle.base_model, bundle.core.modules)
+    base = f"`{_code(words)}`" if bundle.base_model else words
     parts = [
         "---\n" + "".join(f"{line}\n" for line in _header(known)) + "---\n",
         f"# {_plain(name)}\n",
-        f"A bundle of {len(tasks):,} adapters of {base}, made by hydraopt. Each comes back as a "
-        f"PEFT adapter:\n\n```text\n{use}\n```\n",
+        f"A bundle of {len(tasks):,} adapters of {base}, made by hydraopt.\n\n{_use(known)}",
         f"{said}\n",
-        f"## Tasks\n\n{_table(tasks)}",
+        f"## Tasks\n\n{_table(tasks, known.image)}",
         *_languages(tasks),
         f"## How it was made\n\n{_recipe(known)}",
     ]
     return "\n".join(parts)
+
+
+def _use(known: Collected) -> str:
+    """The command that exports a task, and for image models the lines that load it."""
+    bundle, name = known.bundle, _code(known.tasks[0].name)
+    where, first = shlex.quote(_code(known.name)), shlex.quote(name)
+    if not known.image:
+        command = f"hydraopt export {where} {first} -o {first}"
+        return f"Each comes back as a PEFT adapter:\n\n```text\n{command}\n```\n"
+    kohya = bundle[known.tasks[0].name].entry.format == "kohya"
+    target = f"{name}.safetensors" if kohya else name
+    form = "kohya" if kohya else "diffusers"
+    command = f"hydraopt export {where} {first} --format {form} -o {shlex.quote(target)}"
+    lines = [_code(line) for line in load_lines(bundle.base_model, target, bundle.core.modules)]
+    use = "\n".join(["", "```python", *lines, "```", ""]) if lines else ""
+    return f"Each comes back as a LoRA file:\n\n```text\n{command}\n```\n{use}"
 
 
 def _header(known: Collected) -> list[str]:
@@ -98,24 +114,32 @@ def _result(task: TaskView) -> list[str]:
     ]
 
 
-def _table(tasks: Sequence[TaskView]) -> str:
-    """The tasks, the most harmed first."""
-    lines = [
-        "| task | relative error | answers that change | score, original | score, bundle |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for task in tasks[:_MOST_ROWS]:
-        judged = task.judged
-        error = "lossless" if task.lossless else f"{task.error:.3f}"
-        harm = "not measured" if task.harm is None else f"{100 * task.harm:.1f} % ({task.measured})"
-        scores = [
-            "-" if judged is None or value is None else f"{value:.2f} ({_plain(judged.metric)})"
-            for value in ((judged.original, judged.bundle) if judged else (None, None))
-        ]
-        lines.append(f"| {_plain(task.name)} | {error} | {harm} | {scores[0]} | {scores[1]} |")
+def _table(tasks: Sequence[TaskView], image: bool) -> str:
+    """The tasks, the most harmed first. image: harm has a column only where it was measured."""
+    columns: dict[str, Callable[[TaskView], str]] = {
+        "task": lambda x: _plain(x.name),
+        "relative error": lambda x: "lossless" if x.lossless else f"{x.error:.3f}",
+    }
+    if not image or any(x.harm is not None for x in tasks):
+        columns["answers that change"] = _harm_cell
+    if any(x.judged is not None for x in tasks):
+        columns["score, original"] = lambda x: _score_cell(x.judged, "original")
+        columns["score, bundle"] = lambda x: _score_cell(x.judged, "bundle")
+    rows = [[cell(x) for cell in columns.values()] for x in tasks[:_MOST_ROWS]]
+    cells = [list(columns), ["---"] * len(columns), *rows]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
     left = len(tasks) - _MOST_ROWS
     text = "\n".join(lines) + "\n"
     return text + (f"\nAnd {left:,} tasks with less harm.\n" if left > 0 else "")
+
+
+def _harm_cell(task: TaskView) -> str:
+    return "not measured" if task.harm is None else f"{100 * task.harm:.1f} % ({task.measured})"
+
+
+def _score_cell(judged: Judged | None, which: Literal["original", "bundle"]) -> str:
+    score: float | None = getattr(judged, which) if judged is not None else None
+    return "-" if judged is None or score is None else f"{score:.2f} ({_plain(judged.metric)})"
 
 
 def _languages(tasks: Sequence[TaskView]) -> list[str]:

@@ -60,6 +60,7 @@ class TaskView:
 
     group, language: parts of its name, or what a result says. kind: how it was trained. harm: the
     share of answers that change, None where nobody measured; likely: of them that is likely to.
+    original_bytes: as :func:`hydraopt.bundle.originals.original_bytes` counts them.
     """
 
     name: str
@@ -70,7 +71,7 @@ class TaskView:
     lossless: bool
     own_bytes: int
     carried_bytes: int
-    fp16_bytes: int
+    original_bytes: int
     modules: int
     tensors: int
     base_model: str | None
@@ -215,13 +216,18 @@ class SwappedRow:
 
 @dataclass(frozen=True)
 class Page:
-    """All of a report. tasks, layers, examples are left to a server where these are many."""
+    """All of a report. tasks, layers, examples are left to a server where these are many.
+
+    originals: bytes that sizes are shares of, and the name after "% of". image: the adapters are of
+    an image model, which writes no answers.
+    """
 
     name: str
     base_model: str | None
     count: int
     size: int
-    fp16_bytes: int
+    originals: Mapping[str, Any]
+    image: bool
     judged_by: JudgedBy
     summary: tuple[str, ...]
     tasks: tuple[TaskView, ...]

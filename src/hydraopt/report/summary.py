@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
+from hydraopt.bundle.originals import Originals, change_of
 from hydraopt.bundle.reader import Bundle
+from hydraopt.bundle.restore.card import base_words
 from hydraopt.report.model import TaskView
 from hydraopt.values import counted
 
@@ -19,19 +22,28 @@ def bytes_text(count: float) -> str:
     return f"{count:.0f} bytes"
 
 
-def summary_of(bundle: Bundle, tasks: Sequence[TaskView], fp16_bytes: int) -> tuple[str, ...]:
-    """Size, harm and scores, one sentence each."""
+_WHOLE: Final = {
+    "fp16": "that the adapters have in fp16",
+    "read": "that were read",
+    "mixed": "of the originals (lossless tasks as read, others in fp16)",
+}
+
+
+def summary_of(
+    bundle: Bundle, tasks: Sequence[TaskView], originals: Originals, image: bool
+) -> tuple[str, ...]:
+    """Size, harm and scores, one sentence each. image: the adapters write no answers."""
     count = counted(len(tasks), "task")
-    base = bundle.base_model or "a base model that is not named"
-    said = [f"{count} of {base} take {bytes_text(bundle.size)}."]
-    if fp16_bytes:
-        share = bundle.size / fp16_bytes
-        said = [
-            f"{count} of {base} take {bytes_text(bundle.size)}: {100 * share:.2f} % of the "
-            f"{bytes_text(fp16_bytes)} that the adapters have in fp16, {1 / share:.1f} times "
-            "smaller."
-        ]
-    said.append(_harm(tasks))
+    size = f"{count} of {base_words(bundle.base_model, bundle.core.modules)} take "
+    size += bytes_text(bundle.size)
+    if originals.size:
+        size += (
+            f": {100 * bundle.size / originals.size:.2f} % of the {bytes_text(originals.size)} "
+            f"{_WHOLE[originals.stored]}, {change_of(bundle.size, originals.size)}"
+        )
+    said = [f"{size}."]
+    if not image or any(x.harm is not None for x in tasks):
+        said.append(_harm(tasks))
     differences = {
         x.name: x.judged.difference for x in tasks if x.judged and x.judged.difference is not None
     }
@@ -43,6 +55,8 @@ def summary_of(bundle: Bundle, tasks: Sequence[TaskView], fp16_bytes: int) -> tu
             f"{len(differences)} tasks, and by {differences[least]:+.2f} points in the worst task, "
             f"{least}."
         )
+    if all(x.lossless for x in tasks):
+        return (*said, "Every task is stored losslessly.")
     errors = [x.error for x in tasks]
     worst = max(tasks, key=lambda x: x.error)
     said.append(
@@ -55,10 +69,7 @@ def summary_of(bundle: Bundle, tasks: Sequence[TaskView], fp16_bytes: int) -> tu
 def _harm(tasks: Sequence[TaskView]) -> str:
     told = [x for x in tasks if x.harm is not None]
     if not told:
-        return (
-            "Nobody measured whether the tasks' answers change: hydraopt eval and merge --prompts "
-            "do."
-        )
+        return "Harm: not measured. hydraopt eval and merge --prompts measure it."
     mean = sum(x.harm or 0.0 for x in told) / len(told)
     worst = max(told, key=lambda x: x.harm or 0.0)
     among = (

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from hydraopt.bundle.listed import ListedTask
+from hydraopt.bundle.originals import original_bytes
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import TaskEntry
 from hydraopt.inspect.bundle import sharers
@@ -29,7 +30,8 @@ def task_views(bundle: Bundle, evidence: Evidence) -> list[TaskView]:
     """All tasks, the most harmed first. Nothing is decoded. Of a bundle that knows no more than
     rows, base models, equal tasks and notes are left out; see :func:`with_notes`."""
     parts = parts_of(list(bundle), evidence.where)
-    views = [_view(row, parts[row.name], evidence) for row in bundle.rows]
+    originals = original_bytes(bundle)
+    views = [_view(row, parts[row.name], evidence, originals[row.name]) for row in bundle.rows]
     if bundle.is_whole:
         entries, shared = {x.name: x for x in bundle.manifest.tasks}, sharers(bundle)
         views = [with_notes(x, entries[x.name], shared[x.name]) for x in views]
@@ -43,7 +45,7 @@ def with_notes(view: TaskView, entry: TaskEntry, shared_with: Sequence[str] = ()
     )
 
 
-def _view(row: ListedTask, parts: tuple[str, str], evidence: Evidence) -> TaskView:
+def _view(row: ListedTask, parts: tuple[str, str], evidence: Evidence, original: int) -> TaskView:
     harm, judged = row.harm, evidence.judged.get(row.name)
     share = likely = kl = None
     measured = ""
@@ -57,12 +59,14 @@ def _view(row: ListedTask, parts: tuple[str, str], evidence: Evidence) -> TaskVi
     return TaskView(
         row.name,
         *parts,
-        kind_of(row.config, row.lossless, bool(row.carried_bytes or row.tensors)),
+        kind_of(
+            row.config, row.lossless, not row.lossless and bool(row.carried_bytes or row.tensors)
+        ),
         row.error,
         row.lossless,
         row.own_bytes,
         row.carried_bytes,
-        2 * row.numbers,
+        original,
         row.modules,
         row.tensors,
         None,

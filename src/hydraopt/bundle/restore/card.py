@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from hydraopt.adapters.imagemodels import family_of, is_image_model, is_numbered
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.recipes import answer_tokens_in, states_estimates
 from hydraopt.files.reading import read_regular
 from hydraopt.files.writing import write_atomically
 
 if TYPE_CHECKING:
+    from hydraopt.bundle.spec import ModuleEntry
     from hydraopt.bundle.task import TaskAdapter
 
-__all__ = ["CARD", "card_of", "harm_text", "write_card"]
+__all__ = ["CARD", "base_words", "card_of", "harm_text", "load_lines", "write_card"]
 
 CARD: Final = "README.md"
 _MARK: Final = "\ntags:\n- hydraopt\n---\n"
@@ -30,20 +33,60 @@ def write_card(
     that is in either folder already, and that no export wrote, stays.
     """
     if not any(_is_anothers(folder / CARD) for folder in (made, target)):
-        write_atomically(made / CARD, [card_of(task, library, as_it_was).encode()])
+        text = card_of(task, library, as_it_was, target.name)
+        write_atomically(made / CARD, [text.encode()])
 
 
-def card_of(task: TaskAdapter, library: str, as_it_was: bool) -> str:
+def base_words(base_model: str | None, modules: Iterable[ModuleEntry]) -> str:
+    """Return the name of a base model, or a description of one that no file names.
+
+    modules: those of its adapters. Their shapes tell the family of some image models.
+    """
+    if base_model:
+        return base_model
+    widths = [(module.path, module.n) for module in modules]
+    if not is_image_model(path for path, _ in widths):
+        return "a base model that is not named"
+    family = family_of(widths)
+    return f"an unnamed image model{f' with the module shapes of {family}' if family else ''}"
+
+
+def load_lines(base_model: str | None, place: str, modules: Iterable[ModuleEntry]) -> list[str]:
+    """Return the Python lines that load an export into a diffusers pipeline.
+
+    place: folder or file of the export. modules: those of the adapter. Empty for language models
+    and for the numbered modules of the first image LoRAs, which diffusers does not read.
+    """
+    widths = [(module.path, module.n) for module in modules]
+    paths = [path for path, _ in widths]
+    if not is_image_model(paths) or any(map(is_numbered, paths)):
+        return []
+    base, pipeline, how = base_model or "BASE_MODEL", "DiffusionPipeline", "from_pretrained"
+    family = family_of(widths)
+    if family and base.endswith((".safetensors", ".ckpt")):
+        # One file does not state its pipeline, as a folder does.
+        xl = "XL" if family.endswith("XL") else ""
+        pipeline, how = f"StableDiffusion{xl}Pipeline", "from_single_file"
+    return [
+        f"from diffusers import {pipeline}",
+        "",
+        f"pipeline = {pipeline}.{how}({json.dumps(base)})",
+        f"pipeline.load_lora_weights({json.dumps(place)})",
+    ]
+
+
+def card_of(task: TaskAdapter, library: str, as_it_was: bool, folder: str) -> str:
     """The card: what hubs read first, then what the folder is, its error, and its harm.
 
-    as_it_was: as in :func:`write_card`.
+    as_it_was: as in :func:`write_card`.  folder: name of the folder that holds it.
     """
     base = task.base_model
     # A JSON string is one of YAML too.
     named = [f"base_model: {json.dumps(base, ensure_ascii=False)}\n"] if base else []
     head = "".join(["---\n", *named, f"library_name: {library}", _MARK])
-    about = f"An adapter of {base or 'a base model that it does not name'}, out of a bundle of"
     entry = task.entry
+    modules = [task.bundle.core.modules[i] for i in entry.modules]
+    about = f"An adapter of {base_words(base, modules)}, out of a bundle of"
     # What a method made is kept bit by bit, and is not the original.
     if entry.lossless and "method" not in task.bundle.recipe:
         weights = "Its tensors are those of the original, bit by bit."
@@ -52,10 +95,15 @@ def card_of(task: TaskAdapter, library: str, as_it_was: bool) -> str:
     else:
         how = ", estimated" if states_estimates(task.bundle.recipe) else ""
         weights = f"The relative error of its weights is {entry.error:.4g} (Frobenius norms{how})."
-    harm = "Nobody measured whether its answers change."
+    paths = [module.path for module in modules]
+    parts = [f"# {task.name}", f"{about} hydraopt. {weights}"]
     if entry.harm is not None:
-        harm = harm_text(entry.harm, answer_tokens_in(task.bundle.recipe))
-    return f"{head}\n# {task.name}\n\n{about} hydraopt. {weights}\n\n{harm}\n"
+        parts.append(harm_text(entry.harm, answer_tokens_in(task.bundle.recipe)))
+    elif not is_image_model(paths):
+        parts.append("Harm: not measured.")
+    if library == "diffusers" and (lines := load_lines(base, folder, modules)):
+        parts.append("\n".join(["```python", *lines, "```"]))
+    return head + "".join(f"\n{part}\n" for part in parts)
 
 
 def harm_text(harm: Harm, tokens: int) -> str:

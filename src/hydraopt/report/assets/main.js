@@ -3,39 +3,47 @@
 
 H.sizes = (page) => {
   const rows = page.sizes;
-  const known = Object.keys(H.measures).filter((key) => rows.some((row) => row.values[key]));
-  const most = (key) => rows.filter((row) => row.values[key]).length;
-  const own = rows.find((row) => row.kind === "chosen").values;
-  let key = ["changed", "likely", "drop", "error"].find((x) => own[x] && most(x) > 2) || known.find((x) => own[x]) || known[0];
-  let shown = rows.filter((row) => row.values[key]);
-  const chosen = () => Math.max(0, shown.findIndex((row) => row.kind === "chosen"));
-  let at = chosen();
+  const whole = page.originals;
   const kinds = { chosen: "This bundle", measured: "Another bundle that was scored", guessed: "A guessed size" };
-  const told = (row) => Object.entries(row.values).map(([name, [mean, worst, task]]) => {
-    const { label, text } = H.measures[name];
-    return H.el("li", {}, `${label}: ${text(mean)} in the mean, ${text(worst)} in the worst task, ${task}`);
-  });
-  const output = H.el("div", { class: "card", role: "status" });
+  const own = rows.find((row) => row.kind === "chosen");
+  const share = (row) => (whole.bytes ? H.percent(row.size / whole.bytes, 2) : "-");
+  const sized = (row) => `${H.bytes(row.size)}${whole.bytes ? `, ${share(row)} of ${whole.name}` : ""}`;
+  const facts = (row) => [H.el("p", {}, H.el("strong", {}, sized(row)), `. ${kinds[row.kind]}${row.kind === "guessed" ? "" : `: ${row.label}`}.`),
+    H.el("ul", {}, Object.entries(row.values).map(([name, [mean, worst, task]]) => {
+      const { label, text } = H.measures[name];
+      return H.el("li", {}, `${label}: ${text(mean)} in the mean, ${text(worst)} in the worst task, ${task}`);
+    }))];
+  const output = H.el("div", { class: "card", role: "status" }, facts(own));
+  const section = (...parts) => H.section("sizes", "Size against harm", parts, H.el("p", { class: "quiet" }, page.sizes_note));
+  const known = Object.keys(H.measures).filter((key) => rows.some((row) => row.values[key]));
+  // A measure of one size alone has no curve, and a slider would lead nowhere.
+  const drawn = known.filter((key) => rows.filter((row) => row.values[key]).length > 1);
+  if (!drawn.length) return section(output);
+  let key = ["changed", "likely", "drop", "error"].find((x) => own.values[x] && rows.filter((row) => row.values[x]).length > 2) || drawn.find((x) => own.values[x]) || drawn[0];
+  let shown, at;
   const slider = H.el("input", { type: "range", id: "size", min: 0, step: 1, on: { input: () => { at = Number(slider.value); update(); } } });
-  const figure = H.figure("Size against harm, mean and worst task", "Large filled marks: this bundle. Small hollow marks: other bundles that were scored. Dashed: guessed. Circles: the mean. Triangles: the worst task.",
-    (width) => H.sizePlot(shown, key, page.fp16_bytes || page.size, at, width), 300);
+  const marks = H.el("div");
+  const figure = H.figure("Size against harm, mean and worst task", null, (width) => H.sizePlot(shown, key, whole.bytes ? whole : { ...whole, bytes: page.size }, at, width), 300);
   const update = () => {
-    const row = shown[at];
-    const share = page.fp16_bytes ? `, ${H.percent(row.size / page.fp16_bytes, 2)} of fp16` : "";
-    slider.setAttribute("aria-valuetext", `${H.bytes(row.size)}${share}`);
-    output.replaceChildren(H.el("p", {}, H.el("strong", {}, `${H.bytes(row.size)}${share}`), `. ${kinds[row.kind]}${row.kind === "guessed" ? "" : `: ${row.label}`}.`), H.el("ul", {}, told(row)));
+    slider.setAttribute("aria-valuetext", sized(shown[at]));
+    output.replaceChildren(...facts(shown[at]));
     figure.draw();
   };
-  const choose = (value) => { key = value; shown = rows.filter((row) => row.values[key]); at = chosen(); begin(); };
-  const begin = () => { slider.max = shown.length - 1; slider.value = at; slider.disabled = shown.length < 2; update(); };
-  const table = () => H.table("All sizes: mean, and worst task", [{ head: "size" }, { head: "of fp16", number: true }, { head: "what", text: true }, ...known.map((x) => ({ head: H.measures[x].label, number: true }))],
-    rows.map((row) => [H.bytes(row.size), page.fp16_bytes ? H.percent(row.size / page.fp16_bytes, 2) : "-", `${kinds[row.kind]}${row.kind === "measured" ? `: ${row.label}` : ""}`,
+  const choose = (value) => {
+    key = value;
+    shown = rows.filter((row) => row.values[key]);
+    at = Math.max(0, shown.indexOf(own));
+    marks.replaceChildren(H.sizeKey(shown));
+    slider.max = shown.length - 1;
+    slider.value = at;
+    update();
+  };
+  const table = () => H.table("All sizes: mean, and worst task", [{ head: "size" }, { head: `of ${whole.name}`, number: true }, { head: "what", text: true }, ...known.map((x) => ({ head: H.measures[x].label, number: true }))],
+    rows.map((row) => [H.bytes(row.size), share(row), `${kinds[row.kind]}${row.kind === "measured" ? `: ${row.label}` : ""}`,
       ...known.map((x) => (row.values[x] ? `${H.measures[x].text(row.values[x][0])}; ${H.measures[x].text(row.values[x][1])}` : "-"))]));
-  begin();
-  return H.section("sizes", "Size against harm",
-    H.el("div", { class: "controls" }, H.choice("measure", "Harm as", known.map((x) => [x, H.measures[x].label]), key, choose)),
-    figure, H.el("div", {}, H.el("label", { for: "size" }, "Another size"), slider), output, H.el("p", { class: "quiet" }, page.sizes_note),
-    H.details("All sizes as a table", table));
+  choose(key);
+  return section(H.el("div", { class: "controls" }, H.choice("measure", "Harm as", drawn.map((x) => [x, H.measures[x].label]), key, choose)),
+    marks, figure, H.el("div", {}, H.el("label", { for: "size" }, "Another size"), slider), output, H.details("All sizes as a table", table));
 };
 
 H.groups = (page) => {
@@ -54,7 +62,7 @@ H.groups = (page) => {
   const parts = [...part(page.languages, "language", "By language"), ...part(page.groups, "group", "By group")];
   return H.section("groups", "What changed for which language and group",
     H.el("p", {}, "Means over the tasks of each. An interval (95 %) is of the rows alone: how far other rows of the same tasks might move the mean."),
-    parts.length ? parts : H.el("p", {}, "All tasks are of one language and group, as far as their names tell."));
+    parts);
 };
 
 H.manyPeople = 16;
@@ -161,12 +169,21 @@ H.start = async () => {
   const [overview, single] = ["overview", "single"].map((id) => document.getElementById(id));
   document.getElementById("title").textContent = page.name;
   document.title = `${page.name}: hydraopt report`;
-  const asked = page.people.length || page.swapped.length;
-  const links = [["sizes", "Size against harm"], ["tasks", "Tasks"], ["examples", "Answers"], ["groups", "Languages and groups"], ...(asked ? [["people", "People"]] : []), ["map", "Map"], ["shared", "Shared"], ["made", "How it was made"]];
-  document.getElementById("sections").replaceChildren(...links.map(([id, text]) => H.el("a", { href: `#${id}` }, text)));
+  // A section that has nothing to say of these tasks is left out.
+  const sections = [
+    ["sizes", "Size against harm", () => H.sizes(page)],
+    ["tasks", "Tasks", () => H.taskList(source, page)],
+    ["examples", "Answers", () => H.examples(source, page), !page.image],
+    ["groups", "Languages and groups", () => H.groups(page), page.languages.length + page.groups.length],
+    ["people", "People", () => H.people(page), page.people.length + page.swapped.length],
+    ["map", "Map", () => H.map(page)],
+    ["shared", "Shared", () => H.shared(page)],
+    ["made", "How it was made", () => H.made(page)],
+  ].filter(([, , , has = true]) => has);
+  document.getElementById("sections").replaceChildren(...sections.map(([id, text]) => H.el("a", { href: `#${id}` }, text)));
   // Shown before it is filled: plots ask for the width at hand.
   overview.append(H.el("section", { "aria-label": "Summary" }, H.el("ul", { class: "summary" }, page.summary.map((x) => H.el("li", {}, x)))));
-  for (const make of [() => H.sizes(page), () => H.taskList(source, page), () => H.examples(source, page), () => H.groups(page), ...(asked ? [() => H.people(page)] : []), () => H.map(page), () => H.shared(page), () => H.made(page)]) overview.append(make());
+  for (const [, , make] of sections) overview.append(make());
   const route = async () => {
     const hash = location.hash;
     if (!hash.startsWith("#task=")) {

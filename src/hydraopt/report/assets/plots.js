@@ -26,40 +26,61 @@ H.figure = (label, caption, make, least = 300) => {
   return figure;
 };
 
-H.sizePlot = (rows, key, fp16, at, width) => {
+// Of the candidates those that have room for their numbers, in order. place: value to pixels.
+H.spaced = (candidates, place, apart) =>
+  candidates.reduce((kept, x) => (kept.length && Math.abs(place(x) - place(kept.at(-1))) < apart ? kept : [...kept, x]), []);
+
+// An axis of harm with 0 on it: linear below the knee, logarithmic above it. Domain and ticks are
+// 1, 2 or 5 times a power of ten. length, apart: pixels of the axis, and between two ticks.
+H.harmAxis = (values, knee, length, apart) => {
+  const round = [1, 2, 5].flatMap((x) => d3.range(-6, 7).map((k) => Number(`${x}e${k}`))).sort((a, b) => a - b);
+  const end = (most) => (most > 0 ? round.find((x) => x >= most) ?? most : 0);
+  const [below, above] = [end(Math.max(0, ...values.map((x) => -x))), Math.max(knee, end(Math.max(...values)))];
+  const place = d3.scaleSymlog([-below, above], [0, length]).constant(knee);
+  const finest = above > knee || below > knee ? knee : knee / 10;
+  // From 0 to the end of the axis, both included: a tick too near to the end gives way to it.
+  const up = (most) => [...H.spaced([0, ...round.filter((x) => x >= finest && x < most)], place, apart)
+    .filter((x) => !x || place(most) - place(x) >= apart), ...(most ? [most] : [])];
+  const ticks = [...up(below).slice(1).map((x) => -x).reverse(), ...up(above)];
+  return { type: "symlog", constant: knee, domain: [-below, above], ticks, tickFormat: (x) => `${+x.toPrecision(3)}`, grid: true };
+};
+
+H.sizePlot = (rows, key, whole, at, width) => {
   const measure = H.measures[key];
   const points = rows.filter((row) => row.values[key]).flatMap((row) => ["mean", "worst task"].map((which, i) => ({
-    x: (100 * row.size) / fp16, y: measure.scale * row.values[key][i], which, kind: row.kind,
+    x: (100 * row.size) / whole.bytes, y: measure.scale * row.values[key][i], which, kind: row.kind,
     title: `${row.label}\n${which}: ${measure.text(row.values[key][i])}${i ? `\n${row.values[key][2]}` : ""}` })));
   const shares = points.map((x) => x.x);
   const [least, most] = [Math.min(...shares), Math.max(...shares)];
   const across = (x) => ((width - 98) * Math.log(x / least)) / Math.log(most / least || Math.E);
-  // A tick needs room for its number; of two that are too near, the later one goes.
-  const ticks = [0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 30, 50, 100].filter((x) => x >= 0.95 * least && x <= 1.05 * most)
-    .reduce((kept, x) => (kept.length && across(x) - across(kept.at(-1)) < 36 ? kept : [...kept, x]), []);
-  const colour = { domain: ["mean", "worst task"], range: ["var(--accent)", "var(--warm)"] };
-  const guessed = points.filter((x) => x.kind === "guessed");
-  const measured = points.filter((x) => x.kind === "measured");
-  const chosen = points.filter((x) => x.kind === "chosen");
-  const left = !chosen.length || across(chosen[0].x) < (width - 98) / 2;
+  const ticks = H.spaced([0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 30, 50, 100].filter((x) => x >= 0.95 * least && x <= 1.05 * most), across, 36);
+  const of = (kind) => points.filter((x) => x.kind === kind);
+  const height = Math.min(380, Math.max(260, width * 0.55));
+  const [marginTop, marginBottom] = [34, 44];
+  const harm = measure.knee ? H.harmAxis(points.map((x) => x.y), measure.knee, height - marginTop - marginBottom, 16) : { grid: true, zero: true, nice: true, ticks: 6 };
   return Plot.plot({
-    width, height: Math.min(380, Math.max(260, width * 0.55)), marginLeft: 54, marginBottom: 44, marginTop: 24, marginRight: 24,
+    width, height, marginLeft: 54, marginBottom, marginTop, marginRight: 24,
     style: { background: "transparent", color: "var(--ink)", fontSize: "13px" },
-    x: { type: "log", inset: 10, label: "size, % of fp16", tickFormat: (x) => `${+x.toPrecision(3)}`, ticks: ticks.length > 1 ? ticks : 4 },
-    y: { label: measure.axis, grid: true, zero: key !== "drop", nice: true, ticks: 6 },
-    color: colour, symbol: { domain: ["mean", "worst task"], range: ["circle", "triangle"] },
+    x: { type: "log", inset: 10, label: `size, % of ${whole.name}`, tickFormat: (x) => `${+x.toPrecision(3)}`, ticks: ticks.length > 1 ? ticks : 4 },
+    y: { label: measure.axis, labelOffset: 48, ...harm },
+    color: { domain: ["mean", "worst task"], range: ["var(--accent)", "var(--warm)"] },
+    symbol: { domain: ["mean", "worst task"], range: ["circle", "triangle"] },
     marks: [
       Plot.ruleY([0], { stroke: "currentColor", strokeOpacity: 0.4 }),
-      Plot.line(guessed, { x: "x", y: "y", stroke: "which", strokeWidth: 2, strokeDasharray: "5 4" }),
-      Plot.dot(measured, { x: "x", y: "y", stroke: "which", symbol: "which", r: 4.5, strokeWidth: 1.8 }),
-      Plot.ruleX([(100 * rows[at].size) / fp16], { stroke: "currentColor", strokeWidth: 1.5 }),
-      Plot.dot(chosen, { x: "x", y: "y", fill: "which", symbol: "which", r: 8, stroke: "var(--ground)", strokeWidth: 1.5 }),
-      ...["mean", "worst task"].map((which, i) => Plot.text(chosen.filter((x) => x.which === which), {
-        x: "x", y: "y", text: "which", dx: left ? 12 : -12, dy: i ? -9 : 9, textAnchor: left ? "start" : "end",
-        fill: "currentColor", stroke: "var(--ground)", strokeWidth: 4 })),
+      Plot.line(of("guessed"), { x: "x", y: "y", stroke: "which", strokeWidth: 2, strokeDasharray: "5 4" }),
+      Plot.dot(of("measured"), { x: "x", y: "y", stroke: "which", symbol: "which", r: 4.5, strokeWidth: 1.8 }),
+      Plot.ruleX([(100 * rows[at].size) / whole.bytes], { stroke: "currentColor", strokeWidth: 1.5 }),
+      Plot.dot(of("chosen"), { x: "x", y: "y", fill: "which", symbol: "which", r: 7, stroke: "var(--ground)", strokeWidth: 1.5 }),
       Plot.tip(points, Plot.pointer({ x: "x", y: "y", title: "title", fill: "var(--raised)" })),
     ],
   });
+};
+
+// What the marks of a size plot mean, beside the plot: a label in it would cover a line or a mark.
+H.sizeKey = (rows) => {
+  const kinds = { chosen: "large and filled: this bundle", measured: "small and hollow: another bundle that was scored", guessed: "dashed line: guessed sizes" };
+  return H.el("p", { class: "quiet" }, H.el("span", { class: "mean" }, "●"), " mean of the tasks, ", H.el("span", { class: "worst" }, "▲"), " worst task; ",
+    Object.entries(kinds).filter(([kind]) => rows.some((row) => row.kind === kind)).map(([, text]) => text).join("; "), ".");
 };
 
 // cells: {x, y, value, title}. One colour scale from light to dark, its legend in text and colour.
@@ -76,7 +97,8 @@ H.heat = (cells, columns, rows, options, width) => {
   // A tick needs room for its text: where there is none, some go without.
   const step = Math.ceil((7 * Math.max(1, ...columns.map((x) => told(x).length)) + 4) / cell);
   const ticks = wide || options.noTicks ? [] : options.across ? undefined : columns.filter((_, i) => i % step === 0);
-  const below = options.across ? 104 : options.xLabel ? 44 : 28;
+  const longest = Math.max(0, ...columns.map((x) => told(x).length));
+  const below = options.xLabel ? 44 : !options.across ? (ticks?.length === 0 ? 6 : 28) : ticks ? 6 : 16 + 6 * longest;
   return Plot.plot({
     width: Math.ceil(across + names + 12), height: Math.ceil(high * rows.length + below + 6),
     marginLeft: names, marginRight: 12, marginTop: 6, marginBottom: below, padding: 0.04,
@@ -100,11 +122,13 @@ H.groupPlot = (rows, key, width) => {
   const changed = key === "changed";
   const x = (row) => (changed ? 100 * row.changed : row.difference);
   const known = rows.filter((row) => !H.missing(changed ? row.changed : row.difference));
+  const shown = known.flatMap((row) => (changed ? [x(row)] : [row.low, row.high, x(row)]));
+  // The dot of a group at 0 needs room beside the group's name.
+  const [marginRight, inset] = [28, 10];
   return Plot.plot({
-    width, height: 28 * known.length + 58, marginLeft: names, marginRight: 28, marginBottom: 40,
+    width, height: 28 * known.length + 64, marginLeft: names, marginRight, marginBottom: 46,
     style: { background: "transparent", color: "var(--ink)", fontSize: "12px" },
-    x: { label: changed ? "answers that change, %" : "score, bundle less original, points", grid: true, nice: true, ticks: width < 480 ? 4 : 8,
-      domain: changed ? [0, Math.max(1, ...known.map(x))] : [Math.min(-1, ...known.map((row) => row.low)), Math.max(1, ...known.map((row) => row.high))] },
+    x: { label: changed ? "answers that change, %" : "score, bundle less original, points", inset, ...H.harmAxis(shown, 1, width - names - marginRight - 2 * inset, 34) },
     y: { domain: known.map((row) => row.name), label: null, tickSize: 0, tickFormat: (t) => H.short(t, Math.floor(names / 7)) },
     marks: [
       Plot.ruleX([0], { stroke: "currentColor", strokeOpacity: 0.5 }),

@@ -52,13 +52,13 @@ H.taskPage = (page, said) => {
   const { task, layers, examples } = said;
   const judged = task.judged;
   const facts = H.facts([
-    ["answers that change", task.measured ? `${H.percent(task.harm)}: ${task.measured}` : "not measured"],
+    ["answers that change", task.measured ? `${H.percent(task.harm)}: ${task.measured}` : page.image ? null : "not measured"],
     ["likely to change", H.missing(task.likely) ? null : H.percent(task.likely, 2)],
     ["KL an answer", H.missing(task.kl) ? null : H.nats(task.kl)],
     ["relative error", task.lossless ? "none: kept bit by bit" : H.error(task.error)],
-    ["bytes", `${H.bytes(task.own_bytes + task.carried_bytes)} of its own (${H.bytes(task.fp16_bytes)} in fp16)`],
+    ["bytes", `${H.bytes(task.own_bytes + task.carried_bytes)} of its own; the original has ${H.bytes(task.original_bytes)}${task.lossless && page.originals.stored !== "fp16" ? "" : " in fp16"}`],
     ["modules", `${task.modules}${task.tensors ? `, and ${H.count(task.tensors, "further tensor")}` : ""}`],
-    ["language", task.language], ["group", task.group], ["kind", task.kind],
+    ...["language", "group"].filter((key) => page.filters[key].length).map((key) => [key, task[key]]), ["kind", task.kind],
     ["base model", task.base_model], ["added", task.added],
     ["equal tasks", task.shared_with.length ? task.shared_with.join(", ") : null],
   ]);
@@ -73,6 +73,6 @@ H.taskPage = (page, said) => {
   const notes = task.notes.length ? [H.el("h3", {}, "Notes"), H.el("ul", {}, task.notes.map((x) => H.el("li", {}, x)))] : [];
   return H.section("task", task.name, H.el("p", {}, H.el("a", { href: "#tasks" }, "← All tasks")), facts, scores, notes,
     H.el("h3", {}, "Layers"), rows && rows.length ? H.layerPlot(page, layers) : H.el("p", {}, rows ? "Nothing is coded." : "This page has no layers of this task; hydraopt explore has."), table, tensors,
-    H.el("h3", {}, "Answers"),
-    examples.length ? [H.marks(), ...examples.map((x) => H.example(x, false))] : H.el("p", {}, "No answers were kept. hydraopt eval --answers 20 keeps some."));
+    page.image ? [] : [H.el("h3", {}, "Answers"),
+      examples.length ? [H.marks(), ...examples.map((x) => H.example(x, false))] : H.el("p", {}, "No answers were kept. hydraopt eval --answers 20 keeps some.")]);
 };

@@ -14,7 +14,9 @@ H.taskList = (source, page) => {
     ...(judged ? [{ head: "Score change", sort: "drop", number: true }] : []),
     { head: "Error", sort: "error", number: true },
     { head: "Own bytes", sort: "size", number: true },
-    { head: "Language", wide: true }, { head: "Group", wide: true, text: true }, { head: "Kind", wide: true },
+    // The same in every row, unless it is a filter.
+    ...[["language", "Language"], ["group", "Group"]].filter(([key]) => page.filters[key].length).map(([key, head]) => ({ head, key, wide: true, text: true })),
+    { head: "Kind", key: "kind", wide: true },
   ].filter((x) => scored || x.sort !== "harm");
   let asked = 0;
 
@@ -37,7 +39,7 @@ H.taskList = (source, page) => {
       H.taskLink(task.name),
       ...(scored ? [H.missing(task.harm) ? "not measured" : { text: H.percent(task.harm), share: task.harm }] : []),
       ...(judged ? [H.points(task.judged?.difference)] : []),
-      task.lossless ? "lossless" : H.error(task.error), H.bytes(own), task.language, task.group, task.kind,
+      task.lossless ? "lossless" : H.error(task.error), H.bytes(own), ...columns.filter((x) => x.key).map((x) => task[x.key]),
     ];
   };
 
@@ -71,7 +73,7 @@ H.taskList = (source, page) => {
   if (!scored) wanted.sort = "error";
   refresh();
   return H.section("tasks", "Tasks",
-    H.el("p", {}, scored ? "The most harmed come first. A name leads to the task's own page." : "The largest errors come first: nobody measured answers. A name leads to the task's own page."),
+    H.el("p", {}, `${scored ? "The most harmed tasks come first." : `The largest errors come first${page.image ? "" : ": harm was not measured"}.`} A name leads to the task's own page.`),
     H.el("div", { class: "controls", role: "search", "aria-label": "Filter tasks" }, search, filter("language", "Language"), filter("group", "Group"), filter("kind", "Kind"), order),
     status, list);
 };
