@@ -1,6 +1,6 @@
 /* The command hydra: looks into bundles and takes tasks out of them. */
-#define _POSIX_C_SOURCE 200809L
-#define _FILE_OFFSET_BITS 64
+#include "../src/posix.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -60,7 +60,7 @@ static int list(hydra_bundle *bundle, int bad) {
     printf("%lu tasks of %s\n", (unsigned long)count, base ? base : "a base model without a name");
     printf("%10s %9s %9s  %s\n", "bytes", "error %", "harm %", "task");
     for (i = 0; i < count; i++) {
-        hydra_task_info info;
+        hydra_task_info info = {.struct_size = sizeof info};
         char harm[16] = "-";
         hydra_describe(bundle, i, &info, NULL);
         if (info.harm_likely >= 0) sprintf(harm, "%.2f", 100 * info.harm_likely);
@@ -117,10 +117,10 @@ static int take_pair(void *user, const hydra_pair *pair) {
     static const char *const names[] = {"", "F16", "BF16", "F32", "F64"};
     static const size_t sizes[] = {0, 2, 2, 4, 8};
     uint64_t b[2], a[2];
-    b[0] = pair->module.m, b[1] = a[0] = pair->k, a[1] = pair->module.n;
-    add_row(user, pair->module.path, ".B", names[pair->dtype], b, 2, pair->b,
+    b[0] = pair->module->m, b[1] = a[0] = pair->k, a[1] = pair->module->n;
+    add_row(user, pair->module->path, ".B", names[pair->dtype], b, 2, pair->b,
             (size_t)(b[0] * b[1]) * sizes[pair->dtype]);
-    add_row(user, pair->module.path, ".A", names[pair->dtype], a, 2, pair->a,
+    add_row(user, pair->module->path, ".A", names[pair->dtype], a, 2, pair->a,
             (size_t)(a[0] * a[1]) * sizes[pair->dtype]);
     return ((Rows *)user)->failed;
 }
@@ -203,7 +203,7 @@ static void stop(int sign) {
 
 static int extract_raw(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype, const char *path) {
     Rows rows = {NULL, 0, 0};
-    hydra_task_info info;
+    hydra_task_info info = {.struct_size = sizeof info};
     hydra_error error;
     hydra_status status = hydra_describe(bundle, task, &info, &error);
     const char *same = NULL;
@@ -275,8 +275,9 @@ static int extract_gguf(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype
         return 1;
     }
     memset(&options, 0, sizeof options);
+    options.struct_size = sizeof options;
     options.dtype = dtype;
-    status = hydra_gguf_base(text, size, &options, &error);
+    status = hydra_gguf_base(text, size, NULL, &options, &error);
     free(text);
     if (!status) status = hydra_write_gguf_file(bundle, task, &options, path, &error);
     return status ? fail(&error) : 0;
@@ -325,7 +326,7 @@ static int dtype_of(const char *name, hydra_dtype *dtype) {
 
 static int extract(hydra_bundle *bundle, const Line *line) {
     static const int signs[] = {SIGINT, SIGTERM, SIGHUP};
-    hydra_peft_options options;
+    hydra_peft_options options = {.struct_size = sizeof options};
     hydra_task task;
     hydra_error error;
     size_t i;

@@ -19,10 +19,31 @@
  * Letters: a module of the base has m outputs and n inputs, and a task changes its weight by
  * dW = B A, with B (m, k) and A (k, n). The adapter's scale is inside B. Matrices are row-major.
  *
- * Conventions. Every function that can fail returns a hydra_status, HYDRA_OK = 0 if it went well,
- * and then says what and where in *error; error may be NULL. Outputs are then as they were. Texts
- * are UTF-8 and end with a zero byte; those that a bundle hands out live until hydra_close.
- * Sizes in bytes are size_t, offsets in files uint64_t.
+ * Conventions. Every function that can fail returns a hydra_status: HYDRA_OK = 0 on success. On
+ * failure it describes the problem in *error and leaves its other outputs unchanged; error may be
+ * NULL. Texts are UTF-8 and end with a zero byte. Sizes in bytes are size_t, offsets in files
+ * uint64_t.
+ *
+ * Lifetimes. The library copies every argument that it needs after a call: options, readers (the
+ * struct, not what its `user` points to), names and paths. Two things stay the caller's and must
+ * outlive the bundle: the bytes of hydra_open_memory, and whatever the functions of a reader or an
+ * allocator use. Texts that a bundle returns live until hydra_close. Pointers that a callback
+ * receives are valid until that callback returns.
+ *
+ * Reentrancy. `take` of hydra_pairs and hydra_tensors, and the functions of a sink, may call any
+ * function on the same bundle, with the same error object or another one: the outer call continues
+ * unaffected and reports its own result. hydra_close and hydra_drop_core in such a callback take
+ * effect when the outermost call on the bundle returns. The functions of a reader or an allocator
+ * must not call the library on the bundle that they serve.
+ *
+ * Versions. A struct that may grow begins with struct_size, which the caller sets to its sizeof:
+ *
+ *     hydra_task_info info = {.struct_size = sizeof info};
+ *
+ * A later library writes only as many bytes as the caller's struct has and reads missing members as
+ * zeros. An older library sets members that it does not know to zero, and refuses options that it
+ * does not know with HYDRA_USAGE. hydra_pair and hydra_tensor belong to the library and grow at
+ * their ends; hydra_error, hydra_allocator, hydra_reader and hydra_sink never change.
  */
 #ifndef HYDRA_H
 #define HYDRA_H
@@ -66,7 +87,8 @@ const char *hydra_status_name(hydra_status status);
 
 /* ---- what the caller may set ---------------------------------------------------------------- */
 
-/* All memory comes from here. resize: a block of new_size bytes with the content of `block`, which
+/* All memory comes from here, except what functions of libc take for themselves (opendir, fdopen,
+ * qsort). resize: a block of new_size bytes with the content of `block`, which
  * has old_size bytes and is NULL if old_size is 0; new_size 0 frees it. NULL if there is none. */
 typedef struct hydra_allocator {
     void *(*resize)(void *user, void *block, size_t old_size, size_t new_size);
@@ -90,8 +112,9 @@ typedef struct hydra_limits {
     uint64_t output;       /* bytes of one exported file */
 } hydra_limits;
 
-/* NULL in place of options, and zeros in it, stand for malloc, no limits. */
+/* NULL in place of options, and zeros in them, stand for malloc and no limits. */
 typedef struct hydra_options {
+    size_t struct_size;
     hydra_allocator allocator;
     hydra_limits limits;
 } hydra_options;
@@ -101,7 +124,7 @@ typedef struct hydra_options {
 typedef struct hydra_bundle hydra_bundle;
 
 /* Opens a bundle: reads its header and manifest and checks them whole; streams are read when a task
- * needs them. The reader is copied. *bundle is NULL on failure. */
+ * needs them. *bundle is NULL on failure. */
 hydra_status hydra_open(const hydra_reader *reader, const hydra_options *options,
                         hydra_bundle **bundle, hydra_error *error);
 
@@ -124,9 +147,8 @@ void hydra_close(hydra_bundle *bundle);
 /* A task's index, 0 to hydra_task_count - 1, by name in the order of code points. */
 typedef size_t hydra_task;
 
-/* Without a version of its own: a later library may add to its end, so compile with the header of
- * the library that is linked. */
 typedef struct hydra_task_info {
+    size_t struct_size;
     const char *name;
     const char *base_model;  /* what the task belongs to, or NULL */
     const char *format;      /* of the original: peft, kohya, diffusers, loralib, mlx */
@@ -143,6 +165,7 @@ typedef struct hydra_task_info {
 
 /* A module that a task changes. */
 typedef struct hydra_module_info {
+    size_t struct_size;
     const char *path;        /* in the base model; "...::GROUP" for one of several in one pair */
     const char *kind; /* linear, embedding: dW is (dim, vocabulary), conv: (out, in kernel) */
     const char *layout;      /* plain, rows, experts, factor */
@@ -157,7 +180,8 @@ size_t hydra_task_count(const hydra_bundle *bundle);
 const char *hydra_base_model(const hydra_bundle *bundle);
 const char *hydra_library(const hydra_bundle *bundle);
 
-/* Everything the manifest says of a task; HYDRA_USAGE for an index beyond the last. */
+/* Reports what the manifest states about a task; HYDRA_USAGE for an index beyond the last, or
+ * without struct_size. */
 hydra_status hydra_describe(const hydra_bundle *bundle, hydra_task task, hydra_task_info *info,
                             hydra_error *error);
 
@@ -195,11 +219,10 @@ typedef enum hydra_dtype {
 } hydra_dtype;
 
 /* One module of a task: dW = B A. b (m, k), a (k, n), in the dtype asked for; k may be 0, then both
- * are NULL. The norms of B's columns and A's rows are alike within a factor of two. The pointers
- * are good until the call returns. */
+ * are NULL. The norms of B's columns and A's rows are alike within a factor of two. */
 typedef struct hydra_pair {
     size_t index; /* as of hydra_describe_module */
-    hydra_module_info module;
+    const hydra_module_info *module;
     uint32_t k;
     hydra_dtype dtype;
     const void *b, *a;
@@ -244,6 +267,7 @@ typedef struct hydra_sink {
 } hydra_sink;
 
 typedef struct hydra_peft_options {
+    size_t struct_size;
     hydra_dtype dtype; /* of the factors; other tensors keep theirs */
 } hydra_peft_options;
 
@@ -256,16 +280,17 @@ hydra_status hydra_write_peft(hydra_bundle *bundle, hydra_task task,
 
 /* What a LoRA GGUF has to know of its base model. */
 typedef struct hydra_gguf_options {
+    size_t struct_size;
     const char *architecture; /* llama, qwen2 or gemma3 */
     uint32_t blocks;          /* layers */
     uint32_t heads, kv_heads; /* of attention; a llama's rows of q and k are stored by head */
     hydra_dtype dtype;        /* HYDRA_SAME or HYDRA_F16: f16; HYDRA_F32 */
 } hydra_gguf_options;
 
-/* Reads a transformers config.json (text of `size` bytes) of the base into *options, whose dtype
+/* Reads a transformers config.json (text of `size` bytes) of the base into *gguf, whose dtype
  * stays. `architecture` then points to a constant. HYDRA_UNSUPPORTED for other architectures. */
-hydra_status hydra_gguf_base(const char *json, size_t size, hydra_gguf_options *options,
-                             hydra_error *error);
+hydra_status hydra_gguf_base(const char *json, size_t size, const hydra_options *options,
+                             hydra_gguf_options *gguf, hydra_error *error);
 
 /* Writes a LoRA GGUF for llama.cpp, one file. The bytes are those of "hydraopt export --format gguf
  * --base config.json". HYDRA_UNSUPPORTED for what llama.cpp cannot hold. */

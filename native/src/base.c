@@ -76,6 +76,30 @@ hydra_status hy_fail_in(hydra_error *error, hydra_status status, const char *for
     return status;
 }
 
+/* The caller's size, or 0 for one that is no size of a struct of hydra.h. */
+static size_t given_size(const void *given) {
+    size_t size;
+    memcpy(&size, given, sizeof size);
+    return size > sizeof size && size <= 4096 ? size : 0;
+}
+
+int hy_read_sized(void *own, size_t size, const void *given) {
+    size_t theirs = given_size(given), i;
+    for (i = size; i < theirs; i++)
+        if (((const char *)given)[i]) return 0;
+    memset(own, 0, size);
+    memcpy(own, given, theirs < size ? theirs : size);
+    return theirs > 0;
+}
+
+int hy_write_sized(void *given, const void *own, size_t size) {
+    size_t theirs = given_size(given), head = sizeof(size_t);
+    if (!theirs) return 0;
+    memset((char *)given + head, 0, theirs - head);
+    memcpy((char *)given + head, (const char *)own + head, (theirs < size ? theirs : size) - head);
+    return 1;
+}
+
 void *hy_resize(hy_env *env, void *block, size_t old_size, uint64_t new_size) {
     void *made = NULL;
     uint64_t after = env->used - old_size + new_size;

@@ -135,6 +135,8 @@ struct hydra_bundle {
     int estimated;                /* the recipe says that errors are estimates */
     uint64_t answer_tokens;       /* of an answer that were judged, at most */
     hy_core *core;                /* kept, or NULL */
+    unsigned calls;               /* in progress: more than one inside callbacks */
+    int drop_core, closed;        /* asked for inside a call, to be done at its end */
     void (*on_close)(void *user); /* of who opened the files, or NULL */
     void *on_close_user;
 };
@@ -213,10 +215,10 @@ typedef struct hy_tolerance {
     void *user;
 } hy_tolerance;
 
-/* As hydra_open_parts. */
+/* As hydra_open_parts. env: of the bundle, with what is allocated already. */
 hydra_status hy_open(const hydra_reader *readers, const char *const *names, size_t count,
-                     const hy_tolerance *tolerance, const hydra_options *options,
-                     hydra_bundle **bundle, hydra_error *error);
+                     const hy_tolerance *tolerance, const hy_env *env, hydra_bundle **bundle,
+                     hydra_error *error);
 
 /* files.c */
 enum { HY_MOST_PATH = 4096 };

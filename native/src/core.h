@@ -5,9 +5,20 @@
 #include "bundle.h"
 #include "coder.h"
 
-/* open.c: the allocator and limits of a bundle to be; the error of the call that begins. */
-void hy_env_open(hy_env *env, const hydra_options *options, hydra_error *error);
-void hy_env_call(hy_env *env, hydra_error *error);
+/* open.c: starts the allocator and limits of a bundle, or of a call without one. */
+hydra_status hy_env_open(hy_env *env, const hydra_options *options, hydra_error *error);
+
+/* A call on a bundle. Calls nest where a callback calls the library again, so each has an error and
+ * a patience of its own. */
+typedef struct hy_call {
+    hydra_error error, *outer;
+    uint64_t patience;
+} hy_call;
+void hy_enter(hydra_bundle *b, hy_call *call);
+/* Reports the result of the call to the caller, and returns it. */
+hydra_status hy_leave(hydra_bundle *b, const hy_call *call, hydra_status status,
+                      hydra_error *error);
+
 /* open.c: what a file holds, into the bundle: a bundle or a core; a task's own file, behind its
  * core; whether the latter names the core that was opened. */
 hydra_status hy_read_main(hydra_bundle *b, uint32_t index);
@@ -137,6 +148,8 @@ struct hy_core {
     hy_dense *tensors;
 };
 
+/* hydra_keep_core inside a call. */
+hydra_status hy_core_keep(hydra_bundle *b, size_t most);
 void hy_core_close(hydra_bundle *b);
 
 /* Who goes over the records of a task. module: its index in the task. Either may be NULL. */

@@ -21,28 +21,30 @@ hydra_status hy_task_of(const hydra_bundle *b, hydra_task task, const hy_task **
 hydra_status hydra_describe(const hydra_bundle *b, hydra_task task, hydra_task_info *info,
                             hydra_error *error) {
     const hy_task *x = NULL;
+    hydra_task_info own;
     uint32_t i;
     HY_TRY(hy_task_of(b, task, &x, error));
-    memset(info, 0, sizeof *info);
-    info->name = x->name.data;
-    info->base_model = x->base_model.data ? x->base_model.data : b->base_model.data;
-    info->format = HY_FORMATS[x->format];
-    info->dtype = HY_DTYPES[x->dtype];
-    info->error = x->error;
-    info->lossless = x->lossless;
-    info->modules = x->modules.count;
-    info->tensors = x->tensors.count;
-    info->carried = x->carried_items;
+    memset(&own, 0, sizeof own);
+    own.name = x->name.data;
+    own.base_model = x->base_model.data ? x->base_model.data : b->base_model.data;
+    own.format = HY_FORMATS[x->format];
+    own.dtype = HY_DTYPES[x->dtype];
+    own.error = x->error;
+    own.lossless = x->lossless;
+    own.modules = x->modules.count;
+    own.tensors = x->tensors.count;
+    own.carried = x->carried_items;
     if (x->content != HY_NONE) {
         const hy_stream *stream = b->streams + x->content;
-        info->stream_bytes = b->files[stream->file].places[stream->tensor].size;
+        own.stream_bytes = b->files[stream->file].places[stream->tensor].size;
     }
     for (i = 0; i < x->carried_count; i++) {
         const hy_blob *blob = b->blobs + x->carried[i];
-        info->carried_bytes += b->files[blob->file].places[blob->tensor].size;
+        own.carried_bytes += b->files[blob->file].places[blob->tensor].size;
     }
-    info->harm_likely = x->has_harm ? x->likely : -1;
-    return HYDRA_OK;
+    own.harm_likely = x->has_harm ? x->likely : -1;
+    if (hy_write_sized(info, &own, sizeof own)) return HYDRA_OK;
+    return hy_fail_in(error, HYDRA_USAGE, HY_BAD_SIZE, "hydra_task_info");
 }
 
 hydra_status hydra_find(const hydra_bundle *b, const char *name, hydra_task *task,
@@ -72,6 +74,8 @@ hydra_status hydra_find(const hydra_bundle *b, const char *name, hydra_task *tas
 void hy_module_info(const hydra_bundle *b, const hy_task *task, uint32_t index,
                     hydra_module_info *info) {
     const hy_module *x = b->modules + hy_nth(&task->modules, index);
+    memset(info, 0, sizeof *info);
+    info->struct_size = sizeof *info;
     info->path = x->path.data;
     info->kind = HY_MODULE_KINDS[x->kind];
     info->layout = HY_LAYOUTS[x->layout];
@@ -83,12 +87,14 @@ void hy_module_info(const hydra_bundle *b, const hy_task *task, uint32_t index,
 hydra_status hydra_describe_module(const hydra_bundle *b, hydra_task task, size_t index,
                                    hydra_module_info *info, hydra_error *error) {
     const hy_task *x = NULL;
+    hydra_module_info own;
     HY_TRY(hy_task_of(b, task, &x, error));
     if (index >= x->modules.count)
         return hy_fail_in(error, HYDRA_USAGE, "'%s' has no module %llu; it has %u", x->name.data,
                           (unsigned long long)index, (unsigned)x->modules.count);
-    hy_module_info(b, x, (uint32_t)index, info);
-    return HYDRA_OK;
+    hy_module_info(b, x, (uint32_t)index, &own);
+    if (hy_write_sized(info, &own, sizeof own)) return HYDRA_OK;
+    return hy_fail_in(error, HYDRA_USAGE, HY_BAD_SIZE, "hydra_module_info");
 }
 
 hydra_status hydra_config(hydra_bundle *b, hydra_task task, const char **json, hydra_error *error) {

@@ -1,23 +1,17 @@
 /* Files of the system: bundles, and folders of a core and its tasks. */
 #ifndef HYDRA_NO_FILES
-#if !defined(_WIN32)
-#define _POSIX_C_SOURCE 200809L
-#define _FILE_OFFSET_BITS 64
-#include <dirent.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#else
-#error \
-    "files.c is for POSIX; build with HYDRA_NO_FILES and use hydra_open and hydra_write_peft"
-#endif
+#include "posix.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
-#include "bundle.h"
+#include "core.h"
 
 hydra_status hy_io(hydra_error *error, const char *what, const char *path) {
     return hy_fail_in(error, errno == ENOENT ? HYDRA_NOT_THERE : HYDRA_IO, "%s: %s; got %s", path,
@@ -45,9 +39,11 @@ typedef struct {
 /* The files of a bundle. Of all cores one is open at a time, and of all tasks, so that a folder may
  * have more files than a process. */
 struct Opened {
+    hy_env *env;           /* the bundle's, once there is one */
+    hy_arena arena;        /* of files and paths */
     hydra_reader *readers; /* the user of each is its File */
     const char **names;
-    size_t count, room;
+    uint32_t count, reader_room, name_room;
     File *open[2]; /* a core or a whole bundle; a task */
 };
 
@@ -87,75 +83,48 @@ static int read_file(void *user, uint64_t offset, void *buffer, size_t size) {
     return 0;
 }
 
-static void drop_last(Opened *opened) {
-    File *file = opened->readers[--opened->count].user;
-    File **last = opened->open + ends_with(file->path, TASK);
-    if (*last == file) *last = NULL;
-    close_file(file);
-    free(file->path);
-    free(file);
+/* Frees the lists that opening needs; the files stay. */
+static void close_lists(Opened *opened) {
+    hy_free(opened->env, opened->readers, opened->reader_room, sizeof *opened->readers);
+    hy_free(opened->env, opened->names, opened->name_room, sizeof *opened->names);
+    opened->readers = NULL;
+    opened->names = NULL;
 }
 
 static void close_all(void *user) {
     Opened *opened = user;
-    while (opened->count) drop_last(opened);
-    free(opened->readers);
-    free(opened->names);
-    free(opened);
-}
-
-/* Room for one more; 0 if there is none. */
-static int grow(Opened *opened) {
-    size_t room = 2 * opened->room + 4;
-    hydra_reader *readers;
-    const char **names;
-    if (opened->count < opened->room) return 1;
-    readers = realloc(opened->readers, room * sizeof *readers);
-    if (readers) opened->readers = readers;
-    names = readers ? realloc(opened->names, room * sizeof *names) : NULL;
-    if (!names) return 0;
-    opened->names = names;
-    opened->room = room;
-    return 1;
+    size_t i;
+    for (i = 0; i < 2; i++)
+        if (opened->open[i]) close_file(opened->open[i]);
+    close_lists(opened);
+    hy_arena_close(opened->env, &opened->arena);
+    hy_free(opened->env, opened, 1, sizeof *opened);
 }
 
 static hydra_status add_file(Opened *opened, const char *path, hydra_error *error) {
-    File *file = grow(opened) ? calloc(1, sizeof *file) : NULL;
+    hy_env *env = opened->env;
+    size_t size = strlen(path) + 1;
+    File *file = hy_arena_alloc(env, &opened->arena, 1, sizeof *file);
     hydra_reader *reader;
     struct stat about;
-    if (file) file->path = malloc(strlen(path) + 1);
-    if (!file || !file->path) {
-        free(file);
-        return hy_fail_in(error, HYDRA_MEMORY, "no memory is left");
-    }
-    strcpy(file->path, path);
+    if (file) file->path = hy_arena_alloc(env, &opened->arena, size, 1);
+    if (!file || !file->path ||
+        !hy_grow(env, &opened->readers, opened->count, &opened->reader_room, sizeof *reader) ||
+        !hy_grow(env, &opened->names, opened->count, &opened->name_room, sizeof *opened->names))
+        return env->error->status;
+    memcpy(file->path, path, size);
     file->owner = opened;
-    file->fd = -1;
-    opened->names[opened->count] = file->path;
-    reader = opened->readers + opened->count++;
-    reader->read_at = read_file;
-    reader->user = file;
     if (open_file(file, &about)) return hy_io(error, "cannot be opened", path);
     if (!S_ISREG(about.st_mode))
         return hy_fail_in(error, HYDRA_IO, "%s: not a regular file", path);
     file->size = (uint64_t)about.st_size;
     file->changed = about.st_mtime;
+    opened->names[opened->count] = file->path;
+    reader = opened->readers + opened->count++;
+    reader->read_at = read_file;
+    reader->user = file;
     reader->size = file->size;
     return HYDRA_OK;
-}
-
-static int is_task(const struct dirent *entry) { return ends_with(entry->d_name, TASK); }
-
-static int is_part(const struct dirent *entry) {
-    return is_task(entry) || ends_with(entry->d_name, CORE);
-}
-
-/* Cores first. Of task files the shorter name first, which is not the one of a copy. */
-static int by_place(const struct dirent **one, const struct dirent **other) {
-    const char *a = (*one)->d_name, *b = (*other)->d_name;
-    int order = is_task(*one) - is_task(*other);
-    if (!order) order = (strlen(a) > strlen(b)) - (strlen(a) < strlen(b));
-    return order ? order : strcmp(a, b);
 }
 
 /* Whether a task's file may hold that task, by its name: TASK, or TASK~2 where that was taken. */
@@ -170,35 +139,68 @@ static int may_hold(const char *file, const char *task) {
 static hydra_status add_task(Opened *opened, const char *path, const hy_tolerance *t,
                              hydra_error *error) {
     hydra_status status = add_file(opened, path, error);
-    if (!status || t->kept == HY_NONE || status == HYDRA_MEMORY) return status;
-    if (t->left_out) t->left_out(t->user, error);
-    drop_last(opened);
+    if (t->kept == HY_NONE || status == HYDRA_MEMORY || status == HYDRA_LIMIT) return status;
+    if (status && t->left_out) t->left_out(t->user, error);
     return HYDRA_OK;
+}
+
+/* Names in a folder. */
+typedef struct {
+    char **rows;
+    uint32_t count, room;
+} Names;
+
+/* Cores first. Of task files the shorter name first, which is not the one of a copy. */
+static int by_place(const void *one, const void *other) {
+    const char *a = *(char *const *)one, *b = *(char *const *)other;
+    int order = ends_with(a, TASK) - ends_with(b, TASK);
+    if (!order) order = (strlen(a) > strlen(b)) - (strlen(a) < strlen(b));
+    return order ? order : strcmp(a, b);
+}
+
+/* The cores and tasks of a folder, in order. */
+static hydra_status list_parts(Opened *opened, const char *folder, Names *names) {
+    hy_env *env = opened->env;
+    DIR *dir = opendir(folder);
+    struct dirent *entry;
+    hydra_status status = HYDRA_OK;
+    if (!dir) return hy_io(env->error, "cannot be opened", folder);
+    while (!status && (entry = readdir(dir)) != NULL) {
+        size_t size = strlen(entry->d_name) + 1;
+        char *name;
+        if (!ends_with(entry->d_name, TASK) && !ends_with(entry->d_name, CORE)) continue;
+        name = hy_arena_alloc(env, &opened->arena, size, 1);
+        if (name && hy_grow(env, &names->rows, names->count, &names->room, sizeof *names->rows))
+            names->rows[names->count++] = memcpy(name, entry->d_name, size);
+        else
+            status = env->error->status;
+    }
+    closedir(dir);
+    if (names->count) qsort(names->rows, names->count, sizeof *names->rows, by_place);
+    return status;
 }
 
 /* The core and the tasks of a folder. core: the one that is meant, or NULL. task: the one that is
  * wanted, or NULL for all. */
 static hydra_status add_folder(Opened *opened, const char *folder, const char *core,
                                const char *task, hy_tolerance *t, hydra_error *error) {
-    struct dirent **entries;
-    int count = scandir(folder, &entries, is_part, by_place), cores = core != NULL, i;
-    hydra_status status = HYDRA_OK;
+    Names names = {NULL, 0, 0};
+    uint32_t cores = core != NULL, i;
+    hydra_status status = list_parts(opened, folder, &names);
     char path[HY_MOST_PATH];
-    if (count < 0) return hy_io(error, "cannot be opened", folder);
-    if (core) status = add_file(opened, core, error);
-    for (i = 0; i < count; i++) {
-        const char *name = entries[i]->d_name;
-        int fits = snprintf(path, sizeof path, "%s/%s", folder, name) < (int)sizeof path;
-        if (fits && !status && is_task(entries[i])) {
+    if (core && !status) status = add_file(opened, core, error);
+    for (i = 0; i < names.count && !status; i++) {
+        const char *name = names.rows[i];
+        if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path) continue;
+        if (ends_with(name, TASK)) {
             if (!task || may_hold(name, task)) status = add_task(opened, path, t, error);
-        } else if (fits && !status && !core) {
+        } else if (!core) {
             status = add_file(opened, path, error);
             cores++;
         }
-        free(entries[i]);
     }
-    free(entries);
-    if (t->kept != HY_NONE) t->kept = (uint32_t)cores;
+    hy_free(opened->env, names.rows, names.room, sizeof *names.rows);
+    if (t->kept != HY_NONE) t->kept = cores;
     if (!status && !cores)
         status = hy_fail_in(error, HYDRA_NOT_THERE,
                             "%s: a folder without a core; expected NAME" CORE " and NAME" TASK,
@@ -210,12 +212,17 @@ static hydra_status open_at(const char *path, const char *task, hy_tolerance t,
                             const hydra_options *options, hydra_bundle **bundle,
                             hydra_error *error) {
     struct stat about;
-    Opened *opened = calloc(1, sizeof *opened);
+    hy_env env;
+    Opened *opened;
     hydra_status status;
     char folder[HY_MOST_PATH];
     const char *slash = strrchr(path, '/');
     *bundle = NULL;
-    if (!opened) return hy_fail_in(error, HYDRA_MEMORY, "no memory is left");
+    HY_TRY(hy_env_open(&env, options, error));
+    error = env.error;
+    opened = hy_alloc(&env, 1, sizeof *opened);
+    if (!opened) return error->status;
+    opened->env = &env;
     if (stat(path, &about)) {
         status = hy_io(error, "cannot be opened", path);
     } else if (S_ISDIR(about.st_mode)) {
@@ -230,12 +237,14 @@ static hydra_status open_at(const char *path, const char *task, hy_tolerance t,
         status = add_file(opened, path, error);
     }
     if (!status)
-        status = hy_open(opened->readers, opened->names, opened->count, &t, options, bundle,
-                         error);
+        status =
+            hy_open(opened->readers, opened->names, opened->count, &t, &env, bundle, error);
     if (status) {
         close_all(opened);
         return status;
     }
+    opened->env = &(*bundle)->env;
+    close_lists(opened);
     (*bundle)->on_close = close_all;
     (*bundle)->on_close_user = opened;
     return HYDRA_OK;

@@ -279,8 +279,9 @@ static hydra_status write_file(hydra_bundle *b, const hy_task *task,
     return status;
 }
 
-hydra_status hydra_write_gguf(hydra_bundle *b, hydra_task index, const hydra_gguf_options *options,
-                              const hydra_sink *sink, hydra_error *error) {
+static hydra_status write_gguf(hydra_bundle *b, hydra_task index, const hydra_gguf_options *given,
+                               const hydra_sink *sink) {
+    hydra_gguf_options own, *options = &own;
     const hy_task *task = NULL;
     const hy_text *text;
     hy_json config;
@@ -289,7 +290,8 @@ hydra_status hydra_write_gguf(hydra_bundle *b, hydra_task index, const hydra_ggu
     hydra_status status;
     uint64_t alpha = 1;
     int architecture;
-    hy_env_call(&b->env, error);
+    if (!hy_read_sized(&own, sizeof own, given))
+        return hy_fail(&b->env, HYDRA_USAGE, HY_BAD_SIZE, "hydra_gguf_options");
     HY_TRY(hy_task_of(b, index, &task, b->env.error));
     architecture =
         options->architecture ? hy_one_of(hy_slice_of(options->architecture), ARCHITECTURES) : -1;
@@ -314,13 +316,23 @@ hydra_status hydra_write_gguf(hydra_bundle *b, hydra_task index, const hydra_ggu
     return status;
 }
 
-hydra_status hydra_gguf_base(const char *text, size_t size, hydra_gguf_options *options,
-                             hydra_error *error) {
+hydra_status hydra_write_gguf(hydra_bundle *b, hydra_task task, const hydra_gguf_options *options,
+                              const hydra_sink *sink, hydra_error *error) {
+    hy_call call;
+    hy_enter(b, &call);
+    return hy_leave(b, &call, write_gguf(b, task, options, sink), error);
+}
+
+hydra_status hydra_gguf_base(const char *text, size_t size, const hydra_options *options,
+                             hydra_gguf_options *gguf, hydra_error *error) {
     static const char *const types[] = {"llama", "qwen2", "gemma3_text", NULL};
+    hydra_gguf_options own;
     hy_env env;
     hy_json json;
     hydra_status status;
-    hy_env_open(&env, NULL, error);
+    HY_TRY(hy_env_open(&env, options, error));
+    if (!hy_read_sized(&own, sizeof own, gguf))
+        return hy_fail(&env, HYDRA_USAGE, HY_BAD_SIZE, "hydra_gguf_options");
     status = hy_json_copy(&json, &env, text, size, "the base model's config");
     if (!status) {
         uint32_t type = hy_get(&json, 0, "model_type"),
@@ -343,10 +355,11 @@ hydra_status hydra_gguf_base(const char *text, size_t size, hydra_gguf_options *
             status =
                 hy_fail(&env, HYDRA_UNSUPPORTED, "the base model's config has no layers or heads");
         else {
-            options->architecture = ARCHITECTURES[which];
-            options->blocks = (uint32_t)l;
-            options->heads = (uint32_t)h;
-            options->kv_heads = (uint32_t)k;
+            own.architecture = ARCHITECTURES[which];
+            own.blocks = (uint32_t)l;
+            own.heads = (uint32_t)h;
+            own.kv_heads = (uint32_t)k;
+            hy_write_sized(gguf, &own, sizeof own);
         }
     }
     hy_json_close(&json);

@@ -16,11 +16,13 @@ static hydra_status give_pair(void *user, uint32_t index, const hy_module *modul
                               const hy_product *product) {
     Giver *g = user;
     hydra_pair pair;
+    hydra_module_info info;
     hy_factors f;
     hydra_status status = hy_factors_of(&f, &g->b->env, product, g->dtype, 1, g->task, module);
     memset(&pair, 0, sizeof pair);
     if (!status) {
-        hy_module_info(g->b, g->task, index, &pair.module);
+        hy_module_info(g->b, g->task, index, &info);
+        pair.module = &info;
         pair.index = index;
         pair.k = f.k;
         pair.dtype = g->named;
@@ -33,13 +35,11 @@ static hydra_status give_pair(void *user, uint32_t index, const hy_module *modul
     return status;
 }
 
-hydra_status hydra_pairs(hydra_bundle *b, hydra_task index, hydra_dtype dtype,
-                         int (*take)(void *user, const hydra_pair *pair), void *user,
-                         hydra_error *error) {
+static hydra_status give_pairs(hydra_bundle *b, hydra_task index, hydra_dtype dtype,
+                               int (*take)(void *user, const hydra_pair *pair), void *user) {
     const hy_task *task = NULL;
     hy_visitor visitor;
     Giver giver;
-    hy_env_call(&b->env, error);
     HY_TRY(hy_task_of(b, index, &task, b->env.error));
     if (task->lossless)
         return hy_fail(&b->env, HYDRA_UNSUPPORTED,
@@ -61,15 +61,22 @@ hydra_status hydra_pairs(hydra_bundle *b, hydra_task index, hydra_dtype dtype,
     return hy_visit(b, task, &visitor);
 }
 
-hydra_status hydra_tensors(hydra_bundle *b, hydra_task index,
-                           int (*take)(void *user, const hydra_tensor *tensor), void *user,
-                           hydra_error *error) {
+hydra_status hydra_pairs(hydra_bundle *b, hydra_task task, hydra_dtype dtype,
+                         int (*take)(void *user, const hydra_pair *pair), void *user,
+                         hydra_error *error) {
+    hy_call call;
+    hy_enter(b, &call);
+    return hy_leave(b, &call, give_pairs(b, task, dtype, take, user), error);
+}
+
+static hydra_status give_tensors(hydra_bundle *b, hydra_task index,
+                                 int (*take)(void *user, const hydra_tensor *tensor),
+                                 void *user) {
     const hy_task *task = NULL;
     hy_outs outs;
     hy_kinds kinds;
     hydra_status status;
     uint32_t i;
-    hy_env_call(&b->env, error);
     HY_TRY(hy_task_of(b, index, &task, b->env.error));
     memset(&outs, 0, sizeof outs);
     status = hy_kinds_open(&kinds, b, task);
@@ -97,6 +104,14 @@ hydra_status hydra_tensors(hydra_bundle *b, hydra_task index,
     hy_outs_close(&outs, &b->env);
     hy_kinds_close(&kinds, b);
     return status;
+}
+
+hydra_status hydra_tensors(hydra_bundle *b, hydra_task task,
+                           int (*take)(void *user, const hydra_tensor *tensor), void *user,
+                           hydra_error *error) {
+    hy_call call;
+    hy_enter(b, &call);
+    return hy_leave(b, &call, give_tensors(b, task, take, user), error);
 }
 
 /* ---- verify --------------------------------------------------------------------------------- */
@@ -163,14 +178,19 @@ static hydra_status verify_streams(hydra_bundle *b) {
     return status;
 }
 
-hydra_status hydra_verify(hydra_bundle *b, hydra_error *error) {
+static hydra_status verify(hydra_bundle *b) {
     int kept = b->core != NULL;
     hydra_status status;
-    hy_env_call(&b->env, error);
     HY_TRY(verify_blobs(b));
     HY_TRY(verify_tensors(b));
-    HY_TRY(hydra_keep_core(b, 0, b->env.error));
+    HY_TRY(hy_core_keep(b, 0));
     status = verify_streams(b);
     if (!kept) hy_core_close(b);
     return status;
+}
+
+hydra_status hydra_verify(hydra_bundle *b, hydra_error *error) {
+    hy_call call;
+    hy_enter(b, &call);
+    return hy_leave(b, &call, verify(b), error);
 }

@@ -18,21 +18,54 @@ static void *plain_resize(void *user, void *block, size_t old_size, size_t new_s
     return NULL;
 }
 
-void hy_env_open(hy_env *env, const hydra_options *options, hydra_error *error) {
-    memset(env, 0, sizeof *env);
-    if (options) {
-        env->allocator = options->allocator;
-        env->limits = options->limits;
-    }
-    if (!env->allocator.resize) env->allocator.resize = plain_resize;
-    hy_env_call(env, error);
+static void clear(hydra_error *error) {
+    error->status = HYDRA_OK;
+    error->text[0] = 0;
 }
 
-void hy_env_call(hy_env *env, hydra_error *error) {
+/* Tells the caller what became of a call. */
+static hydra_status report(hydra_error *error, hydra_status status, const hydra_error *problem) {
+    if (error) clear(error);
+    if (error && status) {
+        error->status = problem->status;
+        strcpy(error->text, problem->text);
+    }
+    return status;
+}
+
+hydra_status hy_env_open(hy_env *env, const hydra_options *options, hydra_error *error) {
+    hydra_options own;
+    memset(env, 0, sizeof *env);
     env->patience = PATIENCE;
     env->error = error ? error : &env->own;
-    env->error->status = HYDRA_OK;
-    env->error->text[0] = 0;
+    clear(env->error);
+    env->allocator.resize = plain_resize;
+    if (!options) return HYDRA_OK;
+    if (!hy_read_sized(&own, sizeof own, options))
+        return hy_fail(env, HYDRA_USAGE, HY_BAD_SIZE, "hydra_options");
+    if (own.allocator.resize) env->allocator = own.allocator;
+    env->limits = own.limits;
+    return HYDRA_OK;
+}
+
+void hy_enter(hydra_bundle *b, hy_call *call) {
+    call->outer = b->env.error;
+    call->patience = b->env.patience;
+    clear(&call->error);
+    b->env.error = &call->error;
+    b->env.patience = PATIENCE;
+    b->calls++;
+}
+
+hydra_status hy_leave(hydra_bundle *b, const hy_call *call, hydra_status status,
+                      hydra_error *error) {
+    report(error, status, &call->error);
+    b->env.error = call->outer;
+    b->env.patience = call->patience;
+    if (--b->calls) return status;
+    if (b->drop_core) hydra_drop_core(b);
+    if (b->closed) hydra_close(b);
+    return status;
 }
 
 /* ---- what a file holds ---------------------------------------------------------------------- */
@@ -252,44 +285,58 @@ hydra_status hydra_open_parts(const hydra_reader *readers, const char *const *na
                               const hydra_options *options, hydra_bundle **bundle,
                               hydra_error *error) {
     static const hy_tolerance none = {0, HY_NONE, NULL, NULL};
-    return hy_open(readers, names, count, &none, options, bundle, error);
+    hy_env env;
+    *bundle = NULL;
+    HY_TRY(hy_env_open(&env, options, error));
+    return hy_open(readers, names, count, &none, &env, bundle, error);
+}
+
+/* Copies what the caller gave of each file. */
+static hydra_status take_files(hydra_bundle *b, const hydra_reader *readers,
+                               const char *const *names, size_t count) {
+    size_t i;
+    b->files = hy_alloc(&b->env, count, sizeof *b->files);
+    if (!b->files) return b->env.error->status;
+    b->file_count = count;
+    for (i = 0; i < count; i++) {
+        size_t size = names && names[i] ? strlen(names[i]) + 1 : 0;
+        char *name = size ? hy_arena_alloc(&b->env, &b->arena, size, 1) : NULL;
+        if (size && !name) return b->env.error->status;
+        b->files[i].reader = readers[i];
+        b->files[i].name = size ? memcpy(name, names[i], size) : NULL;
+    }
+    return HYDRA_OK;
 }
 
 hydra_status hy_open(const hydra_reader *readers, const char *const *names, size_t count,
-                     const hy_tolerance *tolerance, const hydra_options *options,
-                     hydra_bundle **bundle, hydra_error *error) {
-    hy_env env;
-    hydra_bundle *b;
-    hydra_status status;
-    size_t i;
+                     const hy_tolerance *tolerance, const hy_env *given, hydra_bundle **bundle,
+                     hydra_error *error) {
+    hydra_error problem;
+    hy_env env = *given;
+    hydra_bundle *b = NULL;
+    hydra_status status = HYDRA_OK;
     *bundle = NULL;
-    hy_env_open(&env, options, error);
+    env.error = &problem;
+    clear(&problem);
     if (!count || count >= HY_NONE)
-        return hy_fail(&env, HYDRA_USAGE, "%llu files are no bundle", (unsigned long long)count);
-    b = hy_alloc(&env, 1, sizeof *b);
-    if (!b) return env.error->status;
+        status =
+            hy_fail(&env, HYDRA_USAGE, "%llu files are no bundle", (unsigned long long)count);
+    else if ((b = hy_alloc(&env, 1, sizeof *b)) == NULL)
+        status = problem.status;
+    if (status) return report(error, status, &problem);
     b->env = env;
-    hy_env_call(&b->env, error);
-    b->files = hy_alloc(&b->env, count, sizeof *b->files);
-    if (b->files) {
-        b->file_count = count;
-        for (i = 0; i < count; i++) {
-            b->files[i].reader = readers[i];
-            b->files[i].name = names ? names[i] : NULL;
-        }
-        status = hy_open_files(b, tolerance);
-        b->most_numbers = ((uint64_t)1 << 20) + 128 * b->stream_bytes;
-        if (b->env.limits.numbers && b->most_numbers > b->env.limits.numbers) {
-            b->limits_numbers = 1;
-            b->most_numbers = b->env.limits.numbers;
-        }
-    } else {
-        status = b->env.error->status;
+    status = take_files(b, readers, names, count);
+    if (!status) status = hy_open_files(b, tolerance);
+    b->most_numbers = ((uint64_t)1 << 20) + 128 * b->stream_bytes;
+    if (b->env.limits.numbers && b->most_numbers > b->env.limits.numbers) {
+        b->limits_numbers = 1;
+        b->most_numbers = b->env.limits.numbers;
     }
-    b->env.where = count == 1 && b->files ? b->files->name : NULL;
+    b->env.where = count == 1 && !status ? b->files->name : NULL;
+    b->env.error = &b->env.own; /* calls bring theirs */
     if (status) hydra_close(b);
     else *bundle = b;
-    return status;
+    return report(error, status, &problem);
 }
 
 hydra_status hydra_open(const hydra_reader *reader, const hydra_options *options,
@@ -315,6 +362,10 @@ void hydra_close(hydra_bundle *b) {
     hy_env env;
     size_t i;
     if (!b) return;
+    if (b->calls) {
+        b->closed = 1;
+        return;
+    }
     hy_core_close(b);
     for (i = 0; i < b->file_count; i++) hy_file_close(&b->env, b->files + i);
     hy_free(&b->env, b->files, b->file_count, sizeof *b->files);

@@ -177,18 +177,27 @@ static hydra_status export_task(hydra_bundle *b, const hy_task *task, const hy_j
     return status;
 }
 
-hydra_status hydra_write_peft(hydra_bundle *b, hydra_task index, const hydra_peft_options *options,
-                              const hydra_sink *sink, hydra_error *error) {
+static hydra_status write_peft(hydra_bundle *b, hydra_task index,
+                               const hydra_peft_options *given, const hydra_sink *sink) {
+    hydra_peft_options options;
     const hy_task *task = NULL;
     const hy_text *text;
     hy_json config;
     hydra_status status;
-    hy_env_call(&b->env, error);
+    memset(&options, 0, sizeof options);
+    if (given && !hy_read_sized(&options, sizeof options, given))
+        return hy_fail(&b->env, HYDRA_USAGE, HY_BAD_SIZE, "hydra_peft_options");
     HY_TRY(hy_task_of(b, index, &task, b->env.error));
     text = b->configs + task->config;
     status = hy_json_copy(&config, &b->env, text->data, text->size - 1, "the config");
-    if (!status)
-        status = export_task(b, task, &config, options ? options->dtype : HYDRA_SAME, sink);
+    if (!status) status = export_task(b, task, &config, options.dtype, sink);
     hy_json_close(&config);
     return status;
+}
+
+hydra_status hydra_write_peft(hydra_bundle *b, hydra_task task, const hydra_peft_options *options,
+                              const hydra_sink *sink, hydra_error *error) {
+    hy_call call;
+    hy_enter(b, &call);
+    return hy_leave(b, &call, write_peft(b, task, options, sink), error);
 }

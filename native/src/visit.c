@@ -161,12 +161,11 @@ static hydra_status read_core(hydra_bundle *b, hy_source *s, hy_core *core, size
     return HYDRA_OK;
 }
 
-hydra_status hydra_keep_core(hydra_bundle *b, size_t most, hydra_error *error) {
+hydra_status hy_core_keep(hydra_bundle *b, size_t most) {
     size_t before = b->env.used;
     hy_core *core;
     hy_source *s;
     hydra_status status;
-    hy_env_call(&b->env, error);
     if (b->core || !has_shared(b)) return HYDRA_OK;
     s = hy_alloc(&b->env, 1, sizeof *s);
     core = s ? hy_alloc(&b->env, 1, sizeof *core) : NULL;
@@ -185,7 +184,17 @@ hydra_status hydra_keep_core(hydra_bundle *b, size_t most, hydra_error *error) {
     return status;
 }
 
-void hydra_drop_core(hydra_bundle *b) { hy_core_close(b); }
+hydra_status hydra_keep_core(hydra_bundle *b, size_t most, hydra_error *error) {
+    hy_call call;
+    hy_enter(b, &call);
+    b->drop_core = 0;
+    return hy_leave(b, &call, hy_core_keep(b, most), error);
+}
+
+void hydra_drop_core(hydra_bundle *b) {
+    b->drop_core = b->calls > 0;
+    if (!b->calls) hy_core_close(b);
+}
 
 void hy_core_close(hydra_bundle *b) {
     hy_core *core = b->core;

@@ -1,7 +1,7 @@
 /* Files of the system: exports, which appear whole. */
 #ifndef HYDRA_NO_FILES
-#define _POSIX_C_SOURCE 200809L
-#define _FILE_OFFSET_BITS 64
+#include "posix.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -1,48 +1,7 @@
 /* The library's own test: what the command does not reach. Usage: api FILE...
  *
  * Every allocation fails once, and every read: the call must say so and leave nothing behind. */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "hydra.h"
-
-static int failures;
-
-#define EXPECT(fine)                                                                    \
-    do {                                                                                \
-        if (!(fine)) {                                                                  \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #fine);          \
-            failures++;                                                                 \
-        }                                                                               \
-    } while (0)
-
-typedef struct {
-    long left;    /* allocations until one fails; -1: none does */
-    int failed;   /* one did */
-    size_t bytes; /* held at present */
-    size_t most;
-} Heap;
-
-static void *resize(void *user, void *block, size_t old_size, size_t new_size) {
-    Heap *heap = user;
-    void *made;
-    if (!new_size) {
-        free(block);
-        heap->bytes -= old_size;
-        return NULL;
-    }
-    if (heap->left == 0) { /* the ones after it do not */
-        heap->left = -1;
-        heap->failed = 1;
-        return NULL;
-    }
-    if (heap->left > 0) heap->left--;
-    made = realloc(block, new_size);
-    heap->bytes += new_size - old_size;
-    if (heap->bytes > heap->most) heap->most = heap->bytes;
-    return made;
-}
+#include "check.h"
 
 typedef struct {
     const unsigned char *data;
@@ -127,7 +86,7 @@ static hydra_status everything(const hydra_options *options, File *file, size_t 
     EXPECT(status == error.status && (status == HYDRA_OK) == (error.text[0] == 0));
     if (!status && core) status = hydra_keep_core(bundle, 0, &error);
     for (task = 0; !status && task < hydra_task_count(bundle); task++) {
-        hydra_task_info info;
+        hydra_task_info info = {.struct_size = sizeof info};
         const char *json;
         unsigned long pairs = 0, tensors = 0;
         EXPECT(!hydra_describe(bundle, task, &info, NULL));
@@ -152,14 +111,11 @@ static hydra_status everything(const hydra_options *options, File *file, size_t 
 static void fail_each(File *file, size_t size) {
     Heap heap = {-1, 0, 0, 0};
     Sink sink = {0, 0, -1, 0};
-    hydra_options options;
+    hydra_options options = options_of(&heap);
     unsigned long whole;
     size_t most;
     long i;
     hydra_status status = HYDRA_MEMORY;
-    memset(&options, 0, sizeof options);
-    options.allocator.resize = resize;
-    options.allocator.user = &heap;
     EXPECT(everything(&options, file, size, &sink, 0) == HYDRA_OK);
     EXPECT(heap.bytes == 0);
     whole = sink.sum;
@@ -196,12 +152,11 @@ static void fail_each(File *file, size_t size) {
 }
 
 static void edges(const void *data, size_t size) {
-    hydra_options options;
+    hydra_options options = {.struct_size = sizeof options};
     hydra_bundle *bundle = NULL;
     hydra_error error;
     hydra_task task = 77;
-    hydra_task_info info;
-    memset(&options, 0, sizeof options);
+    hydra_task_info info = {.struct_size = sizeof info};
     EXPECT(hydra_open_memory(data, 5, NULL, &bundle, &error) == HYDRA_DAMAGED && !bundle);
     EXPECT(hydra_open_memory(data, size - 1, NULL, &bundle, NULL) == HYDRA_DAMAGED && !bundle);
     EXPECT(hydra_open_parts(NULL, NULL, 0, NULL, &bundle, &error) == HYDRA_USAGE);
@@ -225,21 +180,101 @@ static void edges(const void *data, size_t size) {
     EXPECT(!strcmp(hydra_status_name(HYDRA_LIMIT), "limit") && hydra_status_name((hydra_status)99));
 }
 
+/* Structs of callers that were compiled against an older or a newer header. */
+static void sizes(const void *data, size_t size) {
+    struct {
+        size_t struct_size;
+        const char *name;
+        unsigned char behind[256];
+    } older = {2 * sizeof(size_t), NULL, {0}}, untouched = older;
+    struct {
+        hydra_task_info info;
+        unsigned char added[64];
+    } newer;
+    struct {
+        hydra_options options;
+        unsigned char added[64];
+    } options;
+    struct {
+        hydra_peft_options options;
+        unsigned char added[64];
+    } peft;
+    hydra_module_info module = {.struct_size = 2 * sizeof(size_t)};
+    hydra_gguf_options gguf = {.struct_size = 0};
+    hydra_bundle *bundle = NULL;
+    hydra_error error;
+    hydra_sink sink = {begin, write_some, end, NULL};
+    Sink counts = {0, 0, -1, 0};
+    sink.user = &counts;
+    memset(&options, 0, sizeof options);
+    EXPECT(hydra_open_memory(data, size, &options.options, &bundle, &error) == HYDRA_USAGE);
+    EXPECT(!bundle && error.status == HYDRA_USAGE && error.text[0]);
+    options.options.struct_size = sizeof options;
+    options.added[63] = 1; /* asks for what this library does not know */
+    EXPECT(hydra_open_memory(data, size, &options.options, &bundle, &error) == HYDRA_USAGE);
+    options.added[63] = 0;
+    EXPECT(!hydra_open_memory(data, size, &options.options, &bundle, &error));
+
+    memset(older.behind, 0xA5, sizeof older.behind);
+    memset(untouched.behind, 0xA5, sizeof untouched.behind);
+    EXPECT(!hydra_describe(bundle, 0, (hydra_task_info *)(void *)&older, &error));
+    EXPECT(older.name && older.struct_size == untouched.struct_size);
+    EXPECT(!memcmp(older.behind, untouched.behind, sizeof older.behind));
+    memset(&newer, 0xA5, sizeof newer);
+    newer.info.struct_size = sizeof newer;
+    EXPECT(!hydra_describe(bundle, 0, &newer.info, &error) && newer.info.name == older.name);
+    EXPECT(newer.info.struct_size == sizeof newer && !newer.added[0] && !newer.added[63]);
+    newer.info.struct_size = 0;
+    EXPECT(hydra_describe(bundle, 0, &newer.info, &error) == HYDRA_USAGE && error.text[0]);
+    if (newer.info.modules) {
+        EXPECT(!hydra_describe_module(bundle, 0, 0, &module, &error));
+        EXPECT(module.path && !module.kind && !module.m);
+        module.struct_size = 0;
+        EXPECT(hydra_describe_module(bundle, 0, 0, &module, &error) == HYDRA_USAGE);
+    }
+    memset(&peft, 0, sizeof peft);
+    EXPECT(hydra_write_peft(bundle, 0, &peft.options, &sink, &error) == HYDRA_USAGE);
+    peft.options.struct_size = sizeof peft;
+    peft.added[0] = 1;
+    EXPECT(hydra_write_peft(bundle, 0, &peft.options, &sink, &error) == HYDRA_USAGE);
+    EXPECT(hydra_write_gguf(bundle, 0, &gguf, &sink, &error) == HYDRA_USAGE);
+    EXPECT(hydra_gguf_base("{}", 2, NULL, &gguf, &error) == HYDRA_USAGE);
+    EXPECT(!counts.sum && error.text[0]);
+    hydra_close(bundle);
+}
+
+/* The text of a base model's config comes from the caller's allocator as well. */
+static void bases(void) {
+    static const char text[] = "{\"model_type\":\"llama\",\"num_attention_heads\":4,"
+                               "\"num_hidden_layers\":2}";
+    Heap heap = {-1, 0, 0, 0};
+    hydra_options options = options_of(&heap);
+    hydra_status status = HYDRA_MEMORY;
+    hydra_error error;
+    long i;
+    for (i = 0; status; i++) {
+        hydra_gguf_options base = {.struct_size = sizeof base};
+        heap.left = i;
+        heap.failed = 0;
+        status = hydra_gguf_base(text, sizeof text - 1, &options, &base, &error);
+        EXPECT(status == (heap.failed ? HYDRA_MEMORY : HYDRA_OK) && heap.bytes == 0);
+        EXPECT(base.blocks == (status ? 0u : 2u) && (base.architecture != NULL) == !status);
+    }
+    EXPECT(i > 1);
+}
+
 int main(int count, char **names) {
     int i;
+    bases();
     for (i = 1; i < count; i++) {
-        FILE *stream = fopen(names[i], "rb");
-        unsigned char *data = malloc(1 << 20);
-        size_t size = stream && data ? fread(data, 1, 1 << 20, stream) : 0;
-        File file;
+        Bytes bytes = read_whole(names[i]);
+        File file = {bytes.data, -1};
         int before = failures;
-        file.data = data;
-        file.left = -1;
-        if (!size) failures++;
-        else fail_each(&file, size), edges(data, size);
+        fail_each(&file, bytes.size);
+        edges(bytes.data, bytes.size);
+        sizes(bytes.data, bytes.size);
         if (failures > before) fprintf(stderr, "in %s\n", names[i]);
-        if (stream) fclose(stream);
-        free(data);
+        free((void *)(uintptr_t)bytes.data);
     }
     if (count < 2) failures++;
     return failures ? 1 : 0;

@@ -85,6 +85,7 @@ export class Bundle {
     const names = sizes.length > 1 ? this.#texts(this.#sources.map((x) => x.name)) : 0;
     await this.#run(() => this.#wasm.open(sizes.length, at, names, memory, numbers, output));
     this.#wasm.give(at);
+    this.#wasm.give(names);
     this.baseModel = this.#text(this.#wasm.base_model());
     this.library = this.#text(this.#wasm.library());
     this.tasks = Object.freeze(
@@ -274,16 +275,14 @@ export class Bundle {
     return this.#wasm.take(size) >>> 0;
   }
 
-  /** Texts for C, which stay as long as the bundle: the address of theirs. */
+  /** Texts for C in one block of memory: its address. */
   #texts(words) {
-    const places = words.map((word) => {
-      const bytes = new TextEncoder().encode(`${word}\0`);
-      const at = this.#room(bytes.length);
-      new Uint8Array(this.#wasm.memory.buffer).set(bytes, at);
-      return at;
-    });
-    const at = this.#room(4 * places.length);
-    new Uint32Array(this.#wasm.memory.buffer, at, places.length).set(places);
+    const bytes = words.map((word) => new TextEncoder().encode(`${word}\0`));
+    let end = 4 * words.length;
+    const starts = bytes.map((x) => (end += x.length) - x.length);
+    const at = this.#room(end);
+    new Uint32Array(this.#wasm.memory.buffer, at, words.length).set(starts.map((x) => at + x));
+    bytes.forEach((x, i) => new Uint8Array(this.#wasm.memory.buffer).set(x, at + starts[i]));
     return at;
   }
 
@@ -326,27 +325,27 @@ export class Bundle {
   #module(place) {
     const at = this.#fields(place);
     return {
-      path: at.text(0),
-      kind: at.text(1),
-      layout: at.text(2),
-      m: at.word(3),
-      n: at.word(4),
-      group: at.word(5),
-      groups: at.word(6),
+      path: at.text(1),
+      kind: at.text(2),
+      layout: at.text(3),
+      m: at.word(4),
+      n: at.word(5),
+      group: at.word(6),
+      groups: at.word(7),
       error: at.double(32),
     };
   }
 
-  /** wasm.c asserts the places in hydra_pair and hydra_tensor that are read here. */
+  /** wasm.c asserts the places in hydra_module_info, hydra_pair and hydra_tensor that are read. */
   #pair(place) {
     const at = this.#fields(place);
-    const module = this.#module(place + 8);
-    const k = at.word(12);
-    const dtype = at.word(13);
+    const module = this.#module(at.word(1));
+    const k = at.word(2);
+    const dtype = at.word(3);
     const { m, n } = module;
     const numbers = (from, count) =>
       k ? new ARRAYS[dtype](this.#bytes(from, count * ARRAYS[dtype].BYTES_PER_ELEMENT)) : new ARRAYS[dtype](0);
-    return { ...module, k, dtype: DTYPE_NAMES[dtype], b: numbers(at.word(14), m * k), a: numbers(at.word(15), k * n) };
+    return { ...module, k, dtype: DTYPE_NAMES[dtype], b: numbers(at.word(4), m * k), a: numbers(at.word(5), k * n) };
   }
 
   #tensor(place) {

@@ -28,26 +28,24 @@ static struct {
     double error, stream_bytes, harm_likely, carried_bytes;
 } about;
 
-static struct {
-    const char *path, *kind, *layout;
-    uint32_t m, n, group, groups, padding;
-    double error;
-} module;
+static hydra_module_info module = {.struct_size = sizeof module};
 
 /* index.js reads these structures by place. */
 #define AT(type, field, place) \
     _Static_assert(offsetof(type, field) == (place), "index.js reads " #field " elsewhere")
-AT(hydra_pair, module.error, 40);
-AT(hydra_pair, k, 48);
-AT(hydra_pair, dtype, 52);
-AT(hydra_pair, b, 56);
-AT(hydra_pair, a, 60);
+AT(hydra_pair, module, 4);
+AT(hydra_pair, k, 8);
+AT(hydra_pair, dtype, 12);
+AT(hydra_pair, b, 16);
+AT(hydra_pair, a, 20);
+AT(hydra_module_info, path, 4);
+AT(hydra_module_info, error, 32);
 AT(hydra_tensor, shape, 12);
 AT(hydra_tensor, axes, 16);
 AT(hydra_tensor, coded, 20);
 AT(hydra_tensor, data, 24);
 AT(hydra_tensor, size, 28);
-_Static_assert(sizeof about == 64 && sizeof module == 40, "index.js reads these by place");
+_Static_assert(sizeof about == 64, "index.js reads these by place");
 
 EXPORT("take") void *take(uint32_t size) { return malloc(size ? size : 1); }
 EXPORT("give") void give(void *block) { free(block); }
@@ -57,10 +55,10 @@ static int read_at(void *user, uint64_t offset, void *buffer, size_t size) {
     return host_read_at((uint32_t)(uintptr_t)user, (double)offset, buffer, (uint32_t)size);
 }
 
-/* sizes: of `count` files: a bundle, or a core and its task files. names: or NULL; they stay. */
+/* sizes: of `count` files: a bundle, or a core and its task files. names: or NULL. */
 EXPORT("open") int open_files(uint32_t count, const double *sizes, const char *const *names,
                               double memory, double numbers, double output) {
-    hydra_options options = {0};
+    hydra_options options = {.struct_size = sizeof options};
     hydra_reader *readers;
     uint32_t i;
     int status;
@@ -84,7 +82,7 @@ EXPORT("base_model") const char *base_model(void) { return hydra_base_model(bund
 EXPORT("library") const char *library(void) { return hydra_library(bundle); }
 
 EXPORT("describe") const void *describe(uint32_t task) {
-    hydra_task_info info;
+    hydra_task_info info = {.struct_size = sizeof info};
     if (hydra_describe(bundle, task, &info, &error)) return NULL;
     about.name = info.name, about.base_model = info.base_model;
     about.format = info.format, about.dtype = info.dtype;
@@ -96,12 +94,7 @@ EXPORT("describe") const void *describe(uint32_t task) {
 }
 
 EXPORT("describe_module") const void *describe_module(uint32_t task, uint32_t index) {
-    hydra_module_info info;
-    if (hydra_describe_module(bundle, task, index, &info, &error)) return NULL;
-    module.path = info.path, module.kind = info.kind, module.layout = info.layout;
-    module.m = info.m, module.n = info.n, module.group = info.group, module.groups = info.groups;
-    module.error = info.error;
-    return &module;
+    return hydra_describe_module(bundle, task, index, &module, &error) ? NULL : &module;
 }
 
 /* The status; *json is then the text. */
@@ -130,15 +123,15 @@ static int sink_end(void *user) {
 static const hydra_sink SINK = {sink_begin, sink_write, sink_end, NULL};
 
 EXPORT("write_peft") int write_peft(uint32_t task, int dtype) {
-    hydra_peft_options options;
+    hydra_peft_options options = {.struct_size = sizeof options};
     options.dtype = (hydra_dtype)dtype;
     return hydra_write_peft(bundle, task, &options, &SINK, &error);
 }
 
 /* json: the base model's config.json. */
 EXPORT("write_gguf") int write_gguf(uint32_t task, int dtype, const char *json, uint32_t size) {
-    hydra_gguf_options options = {0};
-    int status = hydra_gguf_base(json, size, &options, &error);
+    hydra_gguf_options options = {.struct_size = sizeof options};
+    int status = hydra_gguf_base(json, size, NULL, &options, &error);
     if (status) return status;
     options.dtype = (hydra_dtype)dtype;
     return hydra_write_gguf(bundle, task, &options, &SINK, &error);
