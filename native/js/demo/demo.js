@@ -1,4 +1,4 @@
-import { openBundle } from "/src/index.js";
+import { openBundle } from "hydraopt";
 
 const $ = (id) => document.getElementById(id);
 let bundle;

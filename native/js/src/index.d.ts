@@ -1,13 +1,16 @@
 /** hydraopt bundles in browsers and Node: many LoRA adapters ("tasks") of one base model in one
  * file, each of which comes back as a PEFT folder, a llama.cpp GGUF, or numbers. */
 
-/** Where a file is: its bytes, a URL (read by ranges), or a reader of your own. */
+/** Where a file is: its bytes, a URL (read by ranges), a Response (read whole), or a reader of your
+ * own. In Node a string is a path, unless it begins as an address does, and file: URLs are read as
+ * well. */
 export type Source =
   | Blob
   | ArrayBuffer
   | ArrayBufferView
   | string
   | URL
+  | Response
   | { size: number; read(offset: number, size: number): Promise<Uint8Array> };
 
 export interface Options {
@@ -27,8 +30,9 @@ export interface Options {
   /** Ends the requests for URLs: what waits for them rejects with the signal's reason, a DOMException
    * named AbortError unless `abort` was given another, and no HydraError. */
   signal?: AbortSignal;
-  /** hydra.wasm, where it does not lie beside the module: its URL, its bytes, or compiled. */
-  wasm?: string | URL | ArrayBuffer | ArrayBufferView | WebAssembly.Module;
+  /** hydra.wasm, where it does not lie beside the module: its URL (relative to the page), in Node
+   * also its path, a Response, its bytes, or compiled. */
+  wasm?: string | URL | Response | ArrayBuffer | ArrayBufferView | WebAssembly.Module;
 }
 
 export type Dtype = "same" | "float16" | "bfloat16" | "float32" | "float64";
@@ -134,7 +138,8 @@ export class Bundle {
   tensors(name: string): Promise<Tensor[]>;
   /** Reads every byte; throws HydraError for the first thing that is wrong. */
   verify(): Promise<void>;
-  /** Gives the memory back. */
+  /** Gives the memory back. Calls that wait and later ones that need the file end with HydraError,
+   * "usage"; `tasks` and what else is known stay. */
   close(): void;
 }
 

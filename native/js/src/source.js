@@ -1,4 +1,5 @@
-/** Where the bytes of a file come from: a Blob, bytes in memory, a URL, or your own reader.
+/** Where the bytes of a file come from: a Blob, bytes in memory, a URL, a Response, a path in Node, or
+ * your own reader.
  * Ranges that were read are kept until `forget`, so that a call into WebAssembly can be repeated. */
 
 import { HydraError } from "./error.js";
@@ -17,9 +18,17 @@ export class Source {
     this.parts = [];
   }
 
-  /** What `openBundle` takes for one file, as a Source. */
-  static async of(from, options) {
-    if (typeof from === "string" || from instanceof URL) return fromUrl(String(from), options);
+  /** What `openBundle` takes for one file, as a Source. files: of node.js, or undefined. */
+  static async of(from, options, files) {
+    if (typeof from === "string" || from instanceof URL) {
+      const path = files?.pathOf(from) ?? null;
+      return path === null ? fromUrl(String(from), options) : files.sourceOf(path);
+    }
+    if (typeof Response !== "undefined" && from instanceof Response) {
+      const source = new Whole(await bodyOf(from), from.url || undefined);
+      source.count(source.parts[0].bytes);
+      return source;
+    }
     if (from instanceof ArrayBuffer) return new Whole(new Uint8Array(from));
     if (ArrayBuffer.isView(from))
       return new Whole(new Uint8Array(from.buffer, from.byteOffset, from.byteLength));
@@ -32,7 +41,8 @@ export class Source {
       return new Source(from.size, (offset, size) => from.read(offset, size));
     throw new HydraError(
       "usage",
-      "a bundle is a Blob, an ArrayBuffer, a typed array, a URL, or {size, read(offset, size)}",
+      "a bundle is a Blob, an ArrayBuffer, a typed array, a URL, a Response, in Node a path, or " +
+        "{size, read(offset, size)}",
     );
   }
 
@@ -101,6 +111,36 @@ class Whole extends Source {
   forget() {}
 }
 
+/** The whole body of a Response. */
+async function bodyOf(answer) {
+  const name = answer.url || "the response";
+  if (!answer.ok)
+    throw new HydraError("io", `${name}: the server answers ${answer.status} ${answer.statusText}`);
+  if (answer.bodyUsed)
+    throw new HydraError("usage", `${name}: its body has been read already; fetch it again`);
+  try {
+    return new Uint8Array(await answer.arrayBuffer());
+  } catch (error) {
+    if (error?.name === "AbortError") throw error;
+    throw new HydraError("io", `${name}: cannot be read (${error.message}); fetch it again`);
+  }
+}
+
+/** All bytes of a file that comes whole: of bytes, a Response, a URL, or in Node a path. */
+export async function bytesOf(from, files) {
+  if (from instanceof ArrayBuffer || ArrayBuffer.isView(from)) return from;
+  if (typeof Response !== "undefined" && from instanceof Response) return bodyOf(from);
+  const path = files?.pathOf(from) ?? null;
+  if (path !== null) return files.bytesOf(path);
+  let answer;
+  try {
+    answer = await fetch(from);
+  } catch (error) {
+    throw new HydraError("io", `${from}: cannot be fetched (${error.message}); check the address`);
+  }
+  return bodyOf(answer);
+}
+
 /** By ranges; a server without them gives the whole file once. */
 async function fromUrl(url, { fetch = globalThis.fetch, signal } = {}) {
   const tried = async (work) => {
@@ -110,7 +150,7 @@ async function fromUrl(url, { fetch = globalThis.fetch, signal } = {}) {
       if (error?.name === "AbortError" || signal?.aborted) throw error;
       const do_ = /^https?:/.test(url)
         ? "check the address and the server"
-        : "of a file on this machine give a Blob: in Node `await openAsBlob(path)` of node:fs";
+        : "of a file on this machine give a File, as an <input type=file> has it";
       throw new HydraError("io", `${url}: cannot be fetched (${error.message}); ${do_}`);
     }
   };

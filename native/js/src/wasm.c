@@ -105,7 +105,6 @@ EXPORT("config") int config(uint32_t task, const char **json) {
 EXPORT("keep_core") int keep_core(double most) {
     return hydra_keep_core(bundle, (size_t)most, &error);
 }
-EXPORT("drop_core") void drop_core(void) { hydra_drop_core(bundle); }
 EXPORT("verify") int verify(void) { return hydra_verify(bundle, &error); }
 
 static int sink_begin(void *user, const char *name, uint64_t size) {

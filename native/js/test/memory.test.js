@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { openBundle } from "../src/index.js";
+import { openBundle } from "hydraopt";
 
 const TEXT = 2 ** 31 + 1024;
 const INFO = 2 ** 31 + 2048;

@@ -1,19 +1,40 @@
-/** What is packed is what the module needs. */
+/** What is packed is what the module needs, in browsers and in Node. */
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 
 const folder = new URL("../", import.meta.url);
+const about = JSON.parse(await readFile(new URL("package.json", folder), "utf8"));
+
+/** Every file that an entry imports, itself included; what it imports from elsewhere goes to `outside`. */
+async function imported(entry, outside = []) {
+  const left = [entry.replace("./", "")];
+  for (const file of left) {
+    const text = await readFile(new URL(file, folder), "utf8");
+    for (const [, name] of text.matchAll(/(?:from|import\(?) ?"([^"]+)"/g))
+      if (!name.startsWith("./")) outside.push(name);
+      else if (!left.includes(`src/${name.slice(2)}`)) left.push(`src/${name.slice(2)}`);
+  }
+  return left;
+}
 
 test("every file that is imported is packed", async () => {
-  const { files } = JSON.parse(await readFile(new URL("package.json", folder), "utf8"));
-  const left = ["src/index.js"];
-  for (const file of left) {
-    assert.ok(files.includes(file), file);
-    const text = await readFile(new URL(file, folder), "utf8");
-    for (const [, name] of text.matchAll(/(?:from|import\() ?"\.\/([\w.]+\.js)"/g))
-      if (!left.includes(`src/${name}`)) left.push(`src/${name}`);
+  const entries = Object.values(about.exports["."]).filter((name) => name.endsWith(".js"));
+  for (const entry of entries) {
+    const files = await imported(entry);
+    assert.ok(files.length > 3);
+    for (const file of files) assert.ok(about.files.includes(file), file);
   }
-  assert.ok(left.length > 3);
+  assert.ok(about.files.includes(about.exports["./hydra.wasm"].slice(2)));
+});
+
+test("what a browser gets imports nothing of Node", async () => {
+  const { browser, default: other, node } = about.exports["."];
+  for (const entry of [browser, other]) {
+    const outside = [];
+    await imported(entry, outside);
+    assert.deepEqual(outside, []);
+  }
+  assert.notEqual(node, browser);
 });
