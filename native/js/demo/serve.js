@@ -26,11 +26,11 @@ const TYPES = {
 };
 
 /** A file of the package, or the bundle; null for everything else. */
-function fileOf(path, bundle) {
+function fileOf(path, bundle, root) {
   if (path === "/bundle") return bundle;
   const name = normalize(decodeURIComponent(path === "/" ? "/demo/index.html" : path));
   const inside = [`${sep}demo${sep}`, `${sep}src${sep}`].some((x) => name.startsWith(x));
-  return inside ? join(ROOT, name) : null;
+  return inside ? join(root, name) : null;
 }
 
 /** [first, last] byte of a Range header, undefined without one, null for one that cannot be. */
@@ -43,10 +43,11 @@ function rangeOf(header, size) {
   return first <= last ? [first, last] : null;
 }
 
-export function serve({ bundle = null, port = 0 } = {}) {
+/** root: the folder that demo and src lie in. */
+export function serve({ bundle = null, port = 0, root = ROOT } = {}) {
   const server = createServer(async (request, response) => {
     try {
-      const file = fileOf(new URL(request.url, "http://localhost").pathname, bundle);
+      const file = fileOf(new URL(request.url, "http://localhost").pathname, bundle, root);
       const about = file && (await stat(file));
       if (!about?.isFile()) throw new Error("no such file");
       const range = rangeOf(request.headers.range, about.size);

@@ -1,12 +1,20 @@
-/** The demo page in a real browser. CHROMIUM: its path; without one the test says that it is
- * skipped. */
+/** The demo page in a real browser: as it is, and bundled by esbuild and by webpack from the packed
+ * package. CHROMIUM: the browser's path. HYDRA_JS_BUNDLERS: a folder whose node_modules has esbuild
+ * and webpack. What is missing is skipped, and the test says so. */
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { existsSync } from "node:fs";
-import { readFile } from "node:fs/promises";
-import { test } from "node:test";
+import { copyFile, mkdir, mkdtemp, readFile, readdir, rm, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import { fileURLToPath } from "node:url";
 
 import { serve } from "../demo/serve.js";
 import { made } from "./bundles.js";
+
+const package_ = fileURLToPath(new URL("..", import.meta.url));
 
 const chromium = process.env.CHROMIUM ?? "/usr/bin/chromium";
 const QUIET = [
@@ -15,10 +23,11 @@ const QUIET = [
 ];
 const skip = existsSync(chromium) ? false : `no browser at ${chromium}`;
 
-test("a page opens a bundle and gives adapters", { skip, timeout: 120000 }, async () => {
+/** Clicks through the page that lies in a folder; without one through the demo itself. */
+async function clickThrough(pages) {
   const { chromium: browser } = await import("playwright-core");
   const folder = made();
-  const server = await serve({ bundle: `${folder}/bundle.hydra.safetensors` });
+  const server = await serve({ bundle: `${folder}/bundle.hydra.safetensors`, root: pages });
   const running = await browser.launch({ executablePath: chromium, args: QUIET });
   try {
     const page = await running.newPage({ acceptDownloads: true });
@@ -55,5 +64,78 @@ test("a page opens a bundle and gives adapters", { skip, timeout: 120000 }, asyn
   } finally {
     await running.close();
     server.close();
+  }
+}
+
+test("a page opens a bundle and gives adapters", { skip, timeout: 120000 }, () => clickThrough());
+
+/** What each bundler makes of `entry`, in `folder`: `name`.js and what it needs beside it. */
+const BUNDLERS = {
+  async esbuild(load, entry, folder, name, platform) {
+    const to = { outfile: join(folder, `${name}.js`), format: "esm", platform };
+    const done = await load("esbuild").build({ entryPoints: [entry], bundle: true, ...to });
+    assert.deepEqual([done.errors, done.warnings], [[], []]);
+    const wasm = join(entry, "../node_modules/hydraopt/src/hydra.wasm");
+    await copyFile(wasm, join(folder, "hydra.wasm")); // esbuild leaves it to its user
+  },
+  async webpack(load, entry, folder, name, platform) {
+    const output = { path: folder, filename: `${name}.js`, module: true, chunkFormat: "module" };
+    const target = platform === "node" ? "node20" : "web";
+    const experiments = { outputModule: true };
+    const config = { mode: "production", context: join(entry, ".."), entry, output, target, experiments };
+    const stats = await new Promise((resolve, reject) =>
+      load("webpack")(config, (error, done) => (error ? reject(error) : resolve(done))),
+    );
+    const { errors, warnings } = stats.toJson({ all: false, errors: true, warnings: true });
+    assert.deepEqual([errors, warnings], [[], []]);
+  },
+};
+
+const tools = process.env.HYDRA_JS_BUNDLERS;
+const without = tools ? false : "HYDRA_JS_BUNDLERS names no folder with esbuild and webpack";
+
+describe("bundled from the packed package", { skip: without }, () => {
+  const load = tools && createRequire(join(tools, "package.json"));
+  let folder, project;
+  before(async () => {
+    folder = await mkdtemp(join(tmpdir(), "hydra-bundled-"));
+    project = join(folder, "project");
+    const place = join(project, "node_modules/hydraopt");
+    await mkdir(place, { recursive: true });
+    execFileSync("npm", ["pack", "--silent", "--pack-destination", folder], { cwd: package_ });
+    const [packed] = (await readdir(folder)).filter((name) => name.endsWith(".tgz"));
+    execFileSync("tar", ["-xzf", join(folder, packed), "--strip-components=1", "-C", place]);
+    for (const name of ["demo.js", "demo.css", "index.html"])
+      await copyFile(join(package_, "demo", name), join(project, name));
+    await writeFile(join(project, "package.json"), '{"type": "module"}');
+    await writeFile(
+      join(project, "list.js"),
+      'import { openBundle } from "hydraopt";\n' +
+        "const bundle = await openBundle(process.argv[2]);\n" +
+        "console.log(JSON.stringify(bundle.tasks.map((task) => task.name)));\n",
+    );
+  });
+  after(() => rm(folder, { recursive: true }));
+
+  for (const [name, bundle] of Object.entries(BUNDLERS)) {
+    test(`${name}, for a browser`, { skip, timeout: 240000 }, async () => {
+      const demo = join(folder, name, "demo");
+      await mkdir(demo, { recursive: true });
+      await bundle(load, join(project, "demo.js"), demo, "demo", "browser");
+      for (const file of ["demo.css", "index.html"])
+        await copyFile(join(project, file), join(demo, file));
+      assert.doesNotMatch(await readFile(join(demo, "demo.js"), "utf8"), /node:|"fs"/);
+      await clickThrough(join(folder, name));
+    });
+
+    test(`${name}, for Node`, { timeout: 240000 }, async () => {
+      const out = join(folder, name, "node");
+      await mkdir(out, { recursive: true });
+      await writeFile(join(out, "package.json"), '{"type": "module"}');
+      await bundle(load, join(project, "list.js"), out, "list", "node");
+      const file = `${made()}/bundle.hydra.safetensors`;
+      const said = execFileSync(process.execPath, [join(out, "list.js"), file], { encoding: "utf8" });
+      assert.equal(JSON.parse(said).length, 3);
+    });
   }
 });
