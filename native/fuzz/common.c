@@ -1,17 +1,54 @@
-/* One target for all that a bundle can make the library do. With clang's libFuzzer:
- *
- *     native/fuzz/run bundles 60
- *
- * Without it (gcc, AFL): -DFUZZ_MAIN, and the files to run as arguments.
- *
- * A mutant's checksums are wrong, and nothing behind them would be reached. So those of the header
- * and of chunks are made right first, where the file still has them: hydra_fuzz_mend. */
-#include <stdint.h>
-#include <stdio.h>
+/* Shared by the fuzz targets: faults, every call on a bundle, and checksums that fit a mutant. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "../src/core.h"
+#include "fuzz.h"
+
+/* ---- faults --------------------------------------------------------------------------------- */
+
+static void *resize(void *user, void *block, size_t old_size, size_t new_size) {
+    fuzz_faults *faults = user;
+    if (new_size && faults->allocations == 0) {
+        faults->allocations = -1;
+        faults->failed = 1;
+        return NULL;
+    }
+    if (new_size && faults->allocations > 0) faults->allocations--;
+    faults->held += new_size - old_size;
+    if (new_size) return realloc(block, new_size);
+    free(block);
+    return NULL;
+}
+
+static int read_at(void *user, uint64_t offset, void *buffer, size_t size) {
+    fuzz_file *file = user;
+    if (offset > file->size || size > file->size - offset) abort(); /* the reader's size is known */
+    if (file->faults->reads == 0) return -1;
+    if (file->faults->reads > 0) file->faults->reads--;
+    memcpy(buffer, file->data + offset, size);
+    return 0;
+}
+
+hydra_options fuzz_options(fuzz_faults *faults) {
+    hydra_options options;
+    memset(&options, 0, sizeof options);
+    options.struct_size = sizeof options;
+    options.allocator.resize = resize;
+    options.allocator.user = faults;
+    options.limits.memory = (size_t)256 << 20;
+    options.limits.numbers = 1 << 22;
+    return options;
+}
+
+hydra_reader fuzz_reader(fuzz_file *file) {
+    hydra_reader reader;
+    reader.read_at = read_at;
+    reader.user = file;
+    reader.size = file->size;
+    return reader;
+}
+
+/* ---- every call on a bundle ----------------------------------------------------------------- */
 
 static int begin(void *user, const char *name, uint64_t size) {
     (void)user, (void)name, (void)size;
@@ -20,8 +57,10 @@ static int begin(void *user, const char *name, uint64_t size) {
 
 static int write_some(void *user, const void *data, size_t size) {
     const unsigned char *p = data;
-    unsigned *sum = user;
-    while (size--) *sum += *p++;
+    fuzz_faults *faults = user;
+    if (faults->writes == 0) return -1;
+    if (faults->writes > 0) faults->writes--;
+    while (size--) faults->sum += *p++;
     return 0;
 }
 
@@ -31,7 +70,8 @@ static int end(void *user) {
 }
 
 static int take_pair(void *user, const hydra_pair *pair) {
-    (void)user, (void)pair;
+    fuzz_faults *faults = user;
+    faults->sum += pair->module->m + pair->k;
     return 0;
 }
 
@@ -39,27 +79,36 @@ static int take_tensor(void *user, const hydra_tensor *tensor) {
     return write_some(user, tensor->data, tensor->size);
 }
 
-static void everything(const uint8_t *data, size_t size) {
-    hydra_options options;
-    hydra_bundle *bundle;
-    hydra_sink sink;
-    hydra_gguf_options base = {"llama", 4, 4, 2, HYDRA_SAME};
-    unsigned sum = 0;
-    size_t task;
-    memset(&options, 0, sizeof options);
-    options.limits.memory = (size_t)256 << 20;
-    options.limits.numbers = 1 << 22;
-    sink.begin = begin, sink.write = write_some, sink.end = end, sink.user = &sum;
-    if (hydra_open_memory(data, size, &options, &bundle, NULL)) return;
-    hydra_verify(bundle, NULL);
-    for (task = 0; task < hydra_task_count(bundle) && task < 4; task++) {
-        hydra_write_peft(bundle, task, NULL, &sink, NULL);
-        hydra_write_gguf(bundle, task, &base, &sink, NULL);
-        hydra_pairs(bundle, task, HYDRA_F32, take_pair, NULL, NULL);
-        hydra_tensors(bundle, task, take_tensor, &sum, NULL);
-    }
-    hydra_close(bundle);
+void fuzz_check(hydra_status status, const hydra_error *error, fuzz_faults *faults) {
+    if (status != error->status || (status == HYDRA_OK) != (error->text[0] == 0)) abort();
+    if (faults->failed && status != HYDRA_MEMORY) abort(); /* a failed allocation was overlooked */
+    faults->failed = 0;
 }
+
+void fuzz_everything(hydra_bundle *bundle, fuzz_faults *faults) {
+    hydra_gguf_options base = {.struct_size = sizeof base, .architecture = "llama", .blocks = 4,
+                               .heads = 4, .kv_heads = 2};
+    hydra_sink sink = {begin, write_some, end, NULL};
+    hydra_error error;
+    size_t task, i;
+    sink.user = faults;
+    fuzz_check(hydra_verify(bundle, &error), &error, faults);
+    for (task = 0; task < hydra_task_count(bundle) && task < 4; task++) {
+        hydra_task_info info = {.struct_size = sizeof info};
+        hydra_module_info module = {.struct_size = sizeof module};
+        const char *json;
+        if (hydra_describe(bundle, task, &info, NULL)) abort();
+        for (i = 0; i < info.modules; i++)
+            if (hydra_describe_module(bundle, task, i, &module, NULL)) abort();
+        if (hydra_config(bundle, task, &json, NULL)) abort();
+        fuzz_check(hydra_write_peft(bundle, task, NULL, &sink, &error), &error, faults);
+        fuzz_check(hydra_write_gguf(bundle, task, &base, &sink, &error), &error, faults);
+        fuzz_check(hydra_pairs(bundle, task, HYDRA_F32, take_pair, faults, &error), &error, faults);
+        fuzz_check(hydra_tensors(bundle, task, take_tensor, faults, &error), &error, faults);
+    }
+}
+
+/* ---- checksums ------------------------------------------------------------------------------ */
 
 /* Length of a varint at *at, whose value goes to *value. */
 static int varint(const uint8_t *data, size_t size, size_t *at, uint64_t *value) {
@@ -116,8 +165,7 @@ static uint8_t *nth_checksum(uint8_t *header, size_t length, size_t n) {
     return NULL;
 }
 
-/* Makes checksums right, as far as the header can be read with a glance. */
-void hydra_fuzz_mend(uint8_t *data, size_t size) {
+void fuzz_mend(uint8_t *data, size_t size) {
     static const char name[] = "\"data_offsets\":[";
     size_t length = 0, i, n = 0;
     if (size < 8) return;
@@ -139,27 +187,50 @@ void hydra_fuzz_mend(uint8_t *data, size_t size) {
     }
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    uint8_t *copy = malloc(size + 1);
-    if (!copy) return 0;
-    memcpy(copy, data, size);
-    copy[size] = 0;
-    hydra_fuzz_mend(copy, size);
-    everything(copy, size);
-    free(copy);
-    return 0;
+/* ---- several files in one input ------------------------------------------------------------- */
+
+/* Where the value of a header's `name` starts, or NULL. */
+static uint8_t *value_of(const fuzz_file *file, const char *name) {
+    size_t size = strlen(name), i;
+    for (i = 8; i + size + 17 < file->size; i++)
+        if (!memcmp(file->data + i, name, size)) return file->data + i + size;
+    return NULL;
 }
 
-#ifdef FUZZ_MAIN
-int main(int count, char **names) {
-    int i;
-    for (i = 1; i < count; i++) {
-        FILE *file = fopen(names[i], "rb");
-        uint8_t *data = malloc(1 << 24);
-        if (file && data) LLVMFuzzerTestOneInput(data, fread(data, 1, 1 << 24, file));
-        if (file) fclose(file);
-        free(data);
+/* The checksum of a core, which its task files state. */
+static int core_checksum(const fuzz_file *core, char digits[17]) {
+    static const char name[] = "\"checksums\":\"";
+    uint8_t *from = value_of(core, name), *text, *to;
+    if (!from || !value_of(core, "\"format\":\"hydraopt-core\"")) return 0;
+    to = text = malloc(core->size);
+    if (!text) return 0;
+    for (; from < core->data + core->size && *from != '"'; from++) {
+        if (*from == '\\' && from + 1 < core->data + core->size) from++;
+        *to++ = *from;
     }
-    return 0;
+    hy_checksum(text, (size_t)(to - text), digits);
+    free(text);
+    return 1;
 }
-#endif
+
+size_t fuzz_split(uint8_t *data, size_t size, fuzz_file *files, fuzz_faults *faults) {
+    size_t count = 0, at = 0, i;
+    char digits[17];
+    while (count < FUZZ_MOST_FILES && size - at >= 4) {
+        size_t length = data[at] | (size_t)data[at + 1] << 8 | (size_t)data[at + 2] << 16;
+        at += 4;
+        if (length > size - at) length = size - at;
+        files[count].data = data + at;
+        files[count].size = length;
+        files[count++].faults = faults;
+        at += length;
+        fuzz_mend(files[count - 1].data, length);
+    }
+    for (i = 0; i < count && !core_checksum(files + i, digits);) i++;
+    if (i == count) return count;
+    for (i = 0; i < count; i++) {
+        uint8_t *place = value_of(files + i, "\"core\":\"");
+        if (place) memcpy(place, digits, 16);
+    }
+    return count;
+}

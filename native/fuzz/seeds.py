@@ -1,10 +1,11 @@
-"""Writes seeds for the fuzz targets: golden and hostile files, and mutants of them.
+"""Write seeds for the fuzz targets: golden and hostile files, and mutants of them.
 
-PYTHONPATH=src:. python -m native.fuzz.seeds FOLDER        makes FOLDER/bundles, FOLDER/texts
+PYTHONPATH=src:. python -m native.fuzz.seeds FOLDER   # makes FOLDER/bundles, parts, faults, texts
 """
 
 from __future__ import annotations
 
+import random
 import sys
 import zlib
 from pathlib import Path
@@ -13,17 +14,48 @@ from tests.bundle.hostile.generate import generate
 from tests.bundle.test_bundle_hostile import parts_with_blob
 from tests.native.mutants import Pieces, mutant, sources
 
+_APART = Path(__file__).parents[1] / "tests" / "apart"
 _PATTERNS = (r"(.*\.)?(h\.\d+\.(q|v)_proj)$", r".*?\.[^.]*\.(\d+)\.", r"^(?:a{2,3}?b|[^x\w]+)*\bq$")
 
 
+def joined(*files: bytes) -> bytes:
+    """Files as one input of the targets parts and faults."""
+    return b"".join(len(data).to_bytes(4, "little") + data for data in files)
+
+
+def folders() -> list[list[bytes]]:
+    """A core with its tasks in several orders and subsets."""
+    core = next(_APART.glob("*.core.safetensors")).read_bytes()
+    tasks = [path.read_bytes() for path in sorted(_APART.glob("*.task.safetensors"))]
+    return [[core, *tasks], [*tasks, core], [core], [core, tasks[0], tasks[0]], [core, core], tasks]
+
+
+def faults(draw: random.Random) -> bytes:
+    """Which calls fail, as faults.c reads it."""
+    head = [0] * 8
+    kind = draw.randrange(5)
+    if kind == 0:
+        head[0:2] = draw.randrange(1, 256), draw.randrange(2)
+    elif kind in (1, 2):
+        head[1 + kind] = draw.randrange(1, 40)
+    else:
+        head[1 + kind] = draw.randrange(1, 256)
+    head[6] = draw.randrange(4)
+    return bytes(head)
+
+
 def main(folder: Path) -> None:
+    draw = random.Random(0)
     sound = sources()
     bundles = [*sound, *(case[1] for case in generate(parts_with_blob()))]
     bundles += [mutant(number, 3, sound) for number in range(100)]
+    parts = [joined(*files) for files in folders()] + [joined(data) for data in sound]
+    broken = [faults(draw) + data for data in parts for _ in range(8)]
     texts = [Pieces.of(data).text for data in sound]
     texts += [zlib.compress(x[:4096].ljust(4096), level) for x in texts for level in (0, 6)]
     texts += [bytes([len(x)]) + x.encode() + b"model.h.11.q_proj" for x in _PATTERNS]
-    for name, files in (("bundles", bundles), ("texts", texts)):
+    targets = {"bundles": bundles, "parts": parts, "faults": broken, "texts": texts}
+    for name, files in targets.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number, data in enumerate(files):
             (folder / name / f"{number:04}").write_bytes(data)

@@ -1,21 +1,21 @@
-/* The parsers alone: JSON, expressions, names of tensors, base64, numbers, zlib. See fuzz.c.
- * The first byte is the length of an expression, which is matched with the rest. */
+/* Fuzz target: the parsers alone: JSON, expressions, names of tensors, base64, numbers, zlib. The
+ * first byte is the length of an expression, which is matched with the rest. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "../src/adapter.h"
+#include "fuzz.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     hy_env env;
     hydra_error error;
-    hydra_options options;
+    fuzz_faults faults = FUZZ_NO_FAULTS;
+    hydra_options options = fuzz_options(&faults);
     hy_json json;
     hy_text text;
     hy_slice pattern, rest;
-    hydra_gguf_options base;
+    hydra_gguf_options base = {.struct_size = sizeof base};
     uint8_t *codes, unpacked[1 << 12];
-    memset(&options, 0, sizeof options);
-    options.limits.memory = (size_t)64 << 20;
     hy_env_open(&env, &options, &error);
     if (!hy_json_copy(&json, &env, (const char *)data, size, "a text")) {
         hy_text_open(&text, &env);
@@ -25,7 +25,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     hy_json_close(&json);
     hy_inflate(&env, data, size, unpacked, sizeof unpacked, "a text");
-    hydra_gguf_base((const char *)data, size, &base, &error);
+    fuzz_check(hydra_gguf_base((const char *)data, size, &options, &base, &error), &error, &faults);
     if (!size) return 0;
     pattern.size = data[0] < size - 1 ? data[0] : size - 1;
     pattern.data = (const char *)data + 1;
@@ -37,11 +37,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     hy_text_open(&text, &env);
     hy_parse_key(&text, NULL, rest);
-    hy_peft_name(&text, rest);
+    hy_peft_name(&text, rest, 0);
+    hy_peft_name(&text, rest, 1);
     hy_text_close(&text);
     codes = malloc(rest.size + 4);
     if (codes) hy_base64(rest, codes);
     free(codes);
-    if (env.used) abort(); /* something was not given back */
+    if (env.used || faults.held) abort(); /* something was not given back */
     return 0;
 }

@@ -25,9 +25,11 @@ typedef struct hy_env {
 #if defined(__GNUC__)
 #define HY_PRINTF(a, b) __attribute__((format(printf, a, b)))
 #define HY_INLINE inline __attribute__((always_inline))
+#define HY_NOINLINE __attribute__((noinline)) /* small rather than fast */
 #else
 #define HY_PRINTF(a, b)
 #define HY_INLINE inline
+#define HY_NOINLINE
 #endif
 
 /* At the end of a format: a sentence that is kept once, "Fetch the bundle again ...". */
@@ -42,8 +44,8 @@ hydra_status hy_fail_in(hydra_error *error, hydra_status status, const char *for
 /* Structs that begin with their size, see "Versions" in hydra.h. hy_read_sized copies a caller's
  * struct, hy_write_sized fills one; 0 if its size cannot be right, or if it asks for something that
  * this library does not know. size: of the library's own struct. */
-int hy_read_sized(void *own, size_t size, const void *given);
-int hy_write_sized(void *given, const void *own, size_t size);
+HY_NOINLINE int hy_read_sized(void *own, size_t size, const void *given);
+HY_NOINLINE int hy_write_sized(void *given, const void *own, size_t size);
 #define HY_BAD_SIZE "struct_size of %s is wrong, or a member that this library does not know is " \
                     "set. Set struct_size to the sizeof of the struct, and all other members"
 

@@ -14,10 +14,10 @@ typedef struct hy_call {
     hydra_error error, *outer;
     uint64_t patience;
 } hy_call;
-void hy_enter(hydra_bundle *b, hy_call *call);
+HY_NOINLINE void hy_enter(hydra_bundle *b, hy_call *call);
 /* Reports the result of the call to the caller, and returns it. */
-hydra_status hy_leave(hydra_bundle *b, const hy_call *call, hydra_status status,
-                      hydra_error *error);
+HY_NOINLINE hydra_status hy_leave(hydra_bundle *b, const hy_call *call, hydra_status status,
+                                  hydra_error *error);
 
 /* open.c: what a file holds, into the bundle: a bundle or a core; a task's own file, behind its
  * core; whether the latter names the core that was opened. */

@@ -24,12 +24,9 @@ static void clear(hydra_error *error) {
 }
 
 /* Tells the caller what became of a call. */
-static hydra_status report(hydra_error *error, hydra_status status, const hydra_error *problem) {
-    if (error) clear(error);
-    if (error && status) {
-        error->status = problem->status;
-        strcpy(error->text, problem->text);
-    }
+HY_NOINLINE static hydra_status report(hydra_error *error, hydra_status status, const hydra_error *problem) {
+    if (error && status) *error = *problem;
+    else if (error) clear(error);
     return status;
 }
 
