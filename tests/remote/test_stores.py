@@ -288,9 +288,10 @@ def test_two_writers_and_a_lock_that_was_left(
     core = "four/.tasks.lock" if both.is_dir() else f".{both.name}.lock"
     system, where = fsspec.core.url_to_fs(f"{bucket}/{core}")
     assert not system.exists(where)
-    system.pipe_file(where, b"no JSON")
-    with pytest.raises(LockedError, match=r"got a lock\. Wait"):
-        remove(address, ["b"])
+    for odd in (b"no JSON", b"[" * 200_000, b"[]"):
+        system.pipe_file(where, odd)
+        with pytest.raises(LockedError, match=r"got a lock\. Wait"):
+            remove(address, ["b"])
     system.rm_file(where)
     remove(address, ["b"])
 

@@ -98,7 +98,7 @@ def locate(path: str | os.PathLike[str]) -> Source:
         folder, weights = where.parent, where
     else:
         refuse("no such file or folder", where, do="Check the path")
-    names = [name for name in folder.resolve().parts if name != folder.anchor]
+    names = [name for name in Path(os.path.realpath(folder)).parts if name != folder.anchor]
     if weights.name not in _USUAL and where != folder:
         names.append(weights.stem)
     return Source(weights, folder / _CONFIG, tuple(reversed(names)) or ("adapter",), tuple(notes))
@@ -229,10 +229,10 @@ def expand(items: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
                     explain("one name for several adapters", got=item, expected="NAME=PATH of one")
                 )
         for path in paths:
-            whole = path.resolve() if isinstance(path, Path) else path
+            whole = Path(os.path.realpath(path)) if isinstance(path, Path) else path
             requests.setdefault((whole, name), Request(path, name))
     local = [(x, x.path) for x in requests.values() if isinstance(x.path, Path)]
-    folders = {path.parent.resolve() for _, path in local if _may_be(path)}
+    folders = {Path(os.path.realpath(path.parent)) for _, path in local if _may_be(path)}
     beside = [x for x, path in local if x.name is None and _lies_in(path, folders)]
     kept = tuple(x for x in requests.values() if x not in beside)
     return Selection(kept, tuple(dict.fromkeys([*left_out, *(x.path for x in beside)])))
@@ -261,7 +261,7 @@ def _named(item: str | os.PathLike[str]) -> tuple[str | None, str]:
 def _lies_in(path: Path, folders: Collection[Path]) -> bool:
     """Whether it is a file in one of the folders that names neither weights nor a config."""
     other = path.suffix.lower() not in WEIGHT_SUFFIXES and path.name != _CONFIG
-    return other and path.is_file() and path.parent.resolve() in folders
+    return other and path.is_file() and Path(os.path.realpath(path.parent)) in folders
 
 
 def _may_be(path: AnyPath) -> bool:

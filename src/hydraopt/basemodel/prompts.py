@@ -130,7 +130,7 @@ def _instruction(file: Path) -> str:
         if meta.is_file():
             try:
                 said = json.loads(read_regular(meta, MOST_CONFIG).decode(_ENCODING))["instruction"]
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 said = None
             if not isinstance(said, str):
                 raise UsageError(explain('META.json needs a text "instruction"', file=meta))

@@ -94,7 +94,9 @@ def check_elsewhere(folder: AnyPath) -> None:
     for another in one step, which would leave a shell in a folder that is gone."""
     if not isinstance(folder, Path) or not folder.is_dir():
         return
-    if is_working_directory(folder.resolve()) and any(map(is_part, os.listdir(folder))):
+    if is_working_directory(Path(os.path.realpath(folder))) and any(
+        map(is_part, os.listdir(folder))
+    ):
         do = "Change to the folder around it, and name it from there"
         raise UsageError(explain("the folder is the working directory", file=folder, do=do))
 
@@ -265,7 +267,7 @@ def files_of(
     others nothing is read. taken: names of task files that get no others."""
     core = packed_core(bundle.manifest, bundle.read("shared"))
     path = bundle.path
-    name = path.resolve().name if isinstance(path, Path) else path.name
+    name = os.path.basename(os.path.realpath(path)) if isinstance(path, Path) else path.name
     for suffix in (BUNDLE_SUFFIX, CORE_SUFFIX, ".safetensors"):
         name = name.removesuffix(suffix)
     yield None, f"{name}{CORE_SUFFIX}", core

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
@@ -150,7 +150,7 @@ def _loaded(base: str, bundles: tuple[str, ...], asked: _Asked) -> tuple[Any, li
     engine = load_engine(
         base, bundles, limits, dtype=asked.dtype, device=asked.device, cache_bytes=cache
     )
-    base_name = asked.name or Path(base).resolve().name
+    base_name = asked.name or os.path.basename(os.path.realpath(base))
     server = make_server(
         engine,
         base_name,

@@ -76,7 +76,9 @@ def read_gguf_base(base: Path) -> GgufBase:
             heads,
             config.get("num_key_value_heads") or heads,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError,
+    ) as error:  # fmt: skip
         if isinstance(error, ExportError):
             raise
         raise _unreadable(base, error) from error

@@ -169,7 +169,7 @@ def _num_layers(task: TaskAdapter, base: str | os.PathLike[str] | None, least: i
         # Models of images and texts have one config in the other.
         part = config if "num_hidden_layers" in config else config["text_config"]
         layers = part["num_hidden_layers"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _unreadable(file, str(error) or type(error).__name__) from error
     if type(layers) is not int or layers < 1:
         raise _unreadable(file, f"num_hidden_layers {layers!r}")

@@ -55,7 +55,7 @@ def _holder(lock: Url) -> dict[str, Any]:
     try:
         file = RemoteFile(lock)
         said = json.loads(file.read(0, min(file.size, _MOST)))
-    except (NotThereError, ValueError):
+    except (NotThereError, ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
 

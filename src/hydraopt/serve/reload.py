@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,6 +75,6 @@ class Reload:
     def _without_folders(self, text: str) -> str:
         """The text without where on this machine the files lie, which is no client's business."""
         for path in map(Path, self._bundles):
-            for name in (str(path), str(path.absolute()), str(path.resolve())):
+            for name in (str(path), str(path.absolute()), os.path.realpath(path)):
                 text = text.replace(name, path.name)
         return text
