@@ -83,6 +83,7 @@ typedef struct hy_outs {
     hy_arena arena;
     hy_out *rows;
     uint32_t count, room;
+    int headers; /* names, dtypes and shapes alone: no data */
 } hy_outs;
 
 hydra_status hy_outs_add(hy_outs *outs, hy_env *env, hy_slice name, int dtype,
@@ -125,7 +126,9 @@ typedef struct hy_rank {
 hy_slice hy_tuner(const hy_json *config);
 /* Whether PEFT's initialisation of it changes the base (PiSSA and its kin). */
 int hy_changes_base(const hy_json *config);
-/* Rank and scale that a config's own patterns give a path. alpha: the key of it. */
+/* Whether the settings that give ranks and scales make sense. alpha: the key of it. */
+hydra_status hy_check_rule(hy_env *env, const hy_json *config, const char *alpha);
+/* Rank and scale that a checked config's own patterns give a path. */
 hydra_status hy_rule(hy_env *env, const hy_json *config, const char *alpha, int rslora,
                      hy_slice path, uint64_t *rank, double *scale);
 /* *yes: whether PEFT wraps a module of that path by the config's own settings. */
@@ -189,14 +192,25 @@ void hy_pair_fill(const hydra_bundle *b, const hy_pairs *pairs, const hy_pair *p
 /* A and B of the pairs as tensors to be written, under their keys. */
 hydra_status hy_pairs_outs(const hy_pairs *pairs, hydra_bundle *b, hy_outs *outs);
 
-/* tuners.c: the pairs of other tuners than LoRA. */
+/* tuners.c: the pairs of other tuners than LoRA. parts: of each module, if `outs` is to hold
+ * headers alone. */
 hydra_status hy_tuner_outs(hydra_bundle *b, const hy_task *task, const hy_json *config, int dtype,
-                           hy_outs *outs);
+                           const uint32_t *parts, hy_outs *outs);
+
+/* peft.c: whether a coded task of PEFT's format can be written as an adapter again. Looks at names,
+ * shapes, ranks and settings, and at no number. parts: of each of its modules. */
+hydra_status hy_check_peft(hydra_bundle *b, const hy_task *task, const hy_json *config,
+                           const uint32_t *parts);
+/* returned.c: the same of all tasks. parts: of the modules of each stream, one stream after
+ * another; first: where those of a stream begin. */
+hydra_status hy_check_returned(hydra_bundle *b, const uint32_t *parts, const uint32_t *first);
 
 /* card.c: README.md. library: who loads the folder. */
 void hy_card(const hydra_bundle *b, const hy_task *task, const char *library, hy_text *out);
 
-/* safetensors.c: sorts the tensors and writes them. metadata: node of task->json, or 0. */
+/* safetensors.c: sorts the tensors by name, and refuses two of one name. */
+hydra_status hy_check_names(hydra_bundle *b, const hy_task *task, hy_outs *outs);
+/* Sorts the tensors and writes them. metadata: node of task->json, or 0. */
 hydra_status hy_write_safetensors(hydra_bundle *b, const hy_task *task, hy_outs *outs,
                                   const hy_pairs *pairs, const hydra_sink *sink);
 hydra_status hy_sink_text(hydra_bundle *b, const hydra_sink *sink, const char *name,

@@ -4,7 +4,7 @@
 
 #include "adapter.h"
 
-enum { MOST_COMPARED = 1000 };
+enum { MOST_COMPARED = 1000, MOST_PATTERN = 1 << 16 };
 
 /* Characters that an expression does not take as they are. */
 #define SPECIAL "()[]{}?*+|^$\\\n"
@@ -33,11 +33,8 @@ int hy_changes_base(const hy_json *config) {
     uint32_t node = hy_get(config, 0, "init_lora_weights");
     hy_slice text;
     size_t i;
-    if (!node || hy_kind(config, node) < HY_STRING) return 0;
-    /* Of a list or an object the bytes up to its end. */
-    text.data = config->text + config->nodes[node].start;
-    text.size = hy_kind(config, node) == HY_STRING ? config->nodes[node].size
-                                                   : config->size - config->nodes[node].start;
+    if (!node || hy_kind(config, node) != HY_STRING) return 0;
+    text = hy_string(config, node);
     for (i = 0; i < 5; i++)
         if (hy_find_text(text, names[i], 0) < text.size) return 1;
     return 0;
@@ -253,17 +250,57 @@ static hydra_status find_pattern(hy_env *env, const hy_json *config, const char 
     return HYDRA_OK;
 }
 
+static int is_rank(const hy_json *config, uint32_t node) {
+    uint64_t rank;
+    return node && hy_natural(config, node, 1, ((uint64_t)1 << 31) - 1, &rank);
+}
+
+static int is_alpha(const hy_json *config, uint32_t node) {
+    double strength;
+    return node && hy_kind(config, node) >= HY_INT && hy_number(config, node, &strength) &&
+           fabs(strength) < 1e300;
+}
+
+static hydra_status senseless(hy_env *env, const char *setting) {
+    return hy_fail(env, HYDRA_UNSUPPORTED,
+                   "setting %s of the adapter's config is missing or wrong. Export it with "
+                   "another config",
+                   setting);
+}
+
+static hydra_status check_patterns(hy_env *env, const hy_json *config, const char *setting,
+                                   int (*fine)(const hy_json *config, uint32_t node)) {
+    uint32_t patterns = hy_get(config, 0, setting), i;
+    if (!patterns || !hy_truth(config, patterns)) return HYDRA_OK;
+    if (hy_kind(config, patterns) != HY_OBJECT) return senseless(env, setting);
+    for (i = hy_first(patterns); i < hy_end(config, patterns); i = hy_next(config, i)) {
+        hy_slice pattern = hy_string(config, i), none = {"", 0};
+        if (!fine(config, i + 1)) return senseless(env, setting);
+        /* A broken one is refused, whatever it would be matched with. */
+        if (strcspn(pattern.data, SPECIAL) < pattern.size || hy_length(pattern) > MOST_PATTERN) {
+            hy_answer answer = hy_match(env, pattern, none, 0, NULL);
+            if (answer == HY_UNKNOWN || answer == HY_TIRED) return not_understood(env, pattern);
+        }
+    }
+    return HYDRA_OK;
+}
+
+hydra_status hy_check_rule(hy_env *env, const hy_json *config, const char *alpha_key) {
+    if (!is_rank(config, hy_get(config, 0, "r"))) return senseless(env, "r");
+    if (!is_alpha(config, hy_get(config, 0, alpha_key))) return senseless(env, alpha_key);
+    HY_TRY(check_patterns(env, config, "rank_pattern", is_rank));
+    return check_patterns(env, config, "alpha_pattern", is_alpha);
+}
+
 hydra_status hy_rule(hy_env *env, const hy_json *config, const char *alpha_key, int rslora,
                      hy_slice path, uint64_t *rank, double *scale) {
     uint32_t r = hy_get(config, 0, "r"), alpha = hy_get(config, 0, alpha_key), rs;
     double strength;
     HY_TRY(find_pattern(env, config, "rank_pattern", path, &r));
     HY_TRY(find_pattern(env, config, "alpha_pattern", path, &alpha));
-    if (!r || !alpha || !hy_natural(config, r, 1, ((uint64_t)1 << 31) - 1, rank) ||
-        hy_kind(config, alpha) < HY_INT || !hy_number(config, alpha, &strength) ||
-        fabs(strength) >= 1e300)
-        return hy_fail(env, HYDRA_DAMAGED, "the adapter's config gives '%.120s' no rank and scale",
-                       path.data);
+    if (!is_rank(config, r) || !is_alpha(config, alpha) ||
+        !hy_natural(config, r, 1, UINT32_MAX, rank) || !hy_number(config, alpha, &strength))
+        return senseless(env, "rank_pattern or alpha_pattern");
     rs = rslora ? hy_get(config, 0, "use_rslora") : 0;
     *scale = strength / (rs && hy_truth(config, rs) ? sqrt((double)*rank) : (double)*rank);
     return HYDRA_OK;

@@ -259,10 +259,29 @@ static hydra_status add_dense(void *user, uint32_t index, const hy_entry *x, con
     return HYDRA_OK;
 }
 
+/* Their names, dtypes and shapes, by the manifest alone. */
+static hydra_status all_headers(hydra_bundle *b, const hy_task *task, hy_outs *outs) {
+    uint32_t i, j;
+    hy_out *out;
+    for (i = 0; i < task->carried_count; i++) {
+        const hy_blob *blob = b->blobs + task->carried[i];
+        for (j = 0; j < blob->count; j++) {
+            const hy_item *x = blob->items + j;
+            HY_TRY(hy_outs_add(outs, &b->env, x->key, x->dtype, x->shape, x->axes, &out));
+        }
+    }
+    for (i = 0; i < task->tensors.count; i++) {
+        const hy_entry *x = b->entries + hy_nth(&task->tensors, i);
+        HY_TRY(hy_outs_add(outs, &b->env, x->key, x->dtype, x->shape, x->axes, &out));
+    }
+    return HYDRA_OK;
+}
+
 hydra_status hy_all_tensors(hydra_bundle *b, const hy_task *task, hy_outs *outs) {
     hy_visitor visitor;
     Adder adder;
     uint32_t i;
+    if (outs->headers) return all_headers(b, task, outs);
     for (i = 0; i < task->carried_count; i++)
         HY_TRY(hy_blob_tensors(b, b->blobs + task->carried[i], outs));
     if (!task->tensors.count) return HYDRA_OK;
@@ -294,6 +313,7 @@ static hydra_status scale_bias(hydra_bundle *b, const hy_task *task, hy_out *x, 
     if (scale != scale) return no_place(b, task, x->name, "the scale of its module is not known");
     if (scale == 1) return HYDRA_OK;
     if (!strchr(HY_DTYPES[dtype], 'F')) return no_place(b, task, x->name, "it is no float");
+    if (!x->data) return HYDRA_OK; /* a header alone */
     if (dtype == HY_F8_E4M3 || dtype == HY_F8_E5M2) dtype = HY_BF16;
     for (wide = 0; wide < 2; wide++) {
         int fine = 1;

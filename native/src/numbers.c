@@ -116,15 +116,21 @@ hydra_status hydra_tensors(hydra_bundle *b, hydra_task task,
 
 /* ---- verify --------------------------------------------------------------------------------- */
 
-static hydra_status no_module(void *user, uint32_t index, const hy_module *module,
-                              const hy_product *product) {
-    (void)user, (void)index, (void)module, (void)product;
+typedef struct {
+    hydra_bundle *b;
+    uint32_t *parts; /* of the modules of the stream that is read */
+} Reader;
+
+static hydra_status count_parts(void *user, uint32_t index, const hy_module *module,
+                                const hy_product *product) {
+    (void)module;
+    ((Reader *)user)->parts[index] = product->k;
     return HYDRA_OK;
 }
 
 static hydra_status read_dense(void *user, uint32_t index, const hy_entry *x, const hy_dense *dense,
                                const hy_dense *common) {
-    hydra_bundle *b = user;
+    hydra_bundle *b = ((Reader *)user)->b;
     uint8_t *data;
     (void)index;
     if (x->base.data) return HYDRA_OK; /* its numbers need the base model */
@@ -158,23 +164,40 @@ static hydra_status verify_blobs(hydra_bundle *b) {
     return HYDRA_OK;
 }
 
-/* Each stream once, by the first task that has it, with the core kept. */
-static hydra_status verify_streams(hydra_bundle *b) {
-    uint8_t *seen = hy_alloc(&b->env, b->stream_count, 1);
-    hydra_status status = seen ? HYDRA_OK : b->env.error->status;
+/* Each stream once, by the first task that has it, with the core kept. parts, first: as
+ * hy_check_returned has them. */
+static hydra_status read_streams(hydra_bundle *b, uint32_t *parts, uint32_t *first) {
     hy_visitor visitor;
-    uint32_t i;
-    visitor.module = no_module;
+    Reader reader;
+    uint32_t i, used = 0;
+    reader.b = b;
+    visitor.module = count_parts;
     visitor.tensor = read_dense;
-    visitor.user = b;
+    visitor.user = &reader;
     visitor.only_read = 1;
-    for (i = 0; i < b->task_count && !status; i++) {
+    for (i = 0; i < b->stream_count; i++) first[i] = HY_NONE;
+    for (i = 0; i < b->task_count; i++) {
         const hy_task *task = b->tasks + i;
-        if (task->content == HY_NONE || seen[task->content]) continue;
-        seen[task->content] = 1;
-        status = hy_visit(b, task, &visitor);
+        if (task->content == HY_NONE || first[task->content] != HY_NONE) continue;
+        first[task->content] = used;
+        reader.parts = parts + used;
+        used += task->modules.count;
+        HY_TRY(hy_visit(b, task, &visitor));
     }
-    hy_free(&b->env, seen, b->stream_count, 1);
+    return HYDRA_OK;
+}
+
+static hydra_status verify_streams(hydra_bundle *b) {
+    uint64_t room = 0;
+    uint32_t *parts, *first, i;
+    hydra_status status;
+    for (i = 0; i < b->task_count; i++) room += b->tasks[i].modules.count;
+    parts = hy_alloc(&b->env, room, sizeof *parts);
+    first = parts ? hy_alloc(&b->env, b->stream_count, sizeof *first) : NULL;
+    status = first ? read_streams(b, parts, first) : b->env.error->status;
+    if (!status) status = hy_check_returned(b, parts, first);
+    hy_free(&b->env, first, b->stream_count, sizeof *first);
+    hy_free(&b->env, parts, room, sizeof *parts);
     return status;
 }
 

@@ -98,6 +98,7 @@ static hydra_status lora(hydra_bundle *b, const hy_task *task, const hy_json *co
     hydra_status status;
     pairs->dtype = dtype;
     HY_TRY(hy_pairs_open(pairs, b, task, config));
+    if (kept && pairs->count) HY_TRY(hy_check_rule(&b->env, config, "lora_alpha"));
     for (i = 0; i < pairs->count && kept; i++) {
         uint64_t rank;
         HY_TRY(hy_rule(&b->env, config, "lora_alpha", 1, pairs->pairs[i].path, &rank,
@@ -111,6 +112,42 @@ static hydra_status lora(hydra_bundle *b, const hy_task *task, const hy_json *co
     hy_free(&b->env, ranks, pairs->count, sizeof *ranks);
     if (!status) status = hy_pairs_outs(pairs, b, outs);
     if (!status) status = hy_exported_extras(b, task, kept, outs);
+    return status;
+}
+
+/* The names of a LoRA's tensors, where its ranks fit. */
+static hydra_status lora_headers(hydra_bundle *b, const hy_task *task, const hy_json *config,
+                                 const uint32_t *parts, hy_pairs *pairs, hy_outs *outs) {
+    int kept = hy_changes_base(config);
+    uint32_t count = 0, i;
+    hy_rank *ranks;
+    hydra_status status = HYDRA_OK;
+    HY_TRY(hy_pairs_open(pairs, b, task, config));
+    for (i = 0; i < pairs->member_count; i++) pairs->by_index[i]->factors.k = parts[i];
+    ranks = hy_alloc(&b->env, pairs->count, sizeof *ranks);
+    if (!ranks) return b->env.error->status;
+    if (kept && pairs->count) status = hy_check_rule(&b->env, config, "lora_alpha");
+    if (!status) status = set_ranks(b, task, config, kept, pairs, ranks, &count);
+    hy_free(&b->env, ranks, pairs->count, sizeof *ranks);
+    if (!status) status = hy_pairs_outs(pairs, b, outs);
+    return status ? status : hy_exported_extras(b, task, kept, outs);
+}
+
+hydra_status hy_check_peft(hydra_bundle *b, const hy_task *task, const hy_json *config,
+                           const uint32_t *parts) {
+    hy_pairs pairs;
+    hy_outs outs;
+    hydra_status status;
+    memset(&pairs, 0, sizeof pairs);
+    memset(&outs, 0, sizeof outs);
+    outs.headers = 1;
+    pairs.dtype = task->dtype;
+    status = hy_is(hy_tuner(config), "LORA")
+                 ? lora_headers(b, task, config, parts, &pairs, &outs)
+                 : hy_tuner_outs(b, task, config, task->dtype, parts, &outs);
+    if (!status) status = hy_check_names(b, task, &outs);
+    hy_outs_close(&outs, &b->env);
+    hy_pairs_close(&pairs, b);
     return status;
 }
 
@@ -163,7 +200,7 @@ static hydra_status export_task(hydra_bundle *b, const hy_task *task, const hy_j
         }
     } else if (task->format == HY_PEFT && !hy_is(hy_tuner(config), "LORA")) {
         hy_same_config(b, task, config, &written);
-        status = hy_tuner_outs(b, task, config, dtype, &outs);
+        status = hy_tuner_outs(b, task, config, dtype, NULL, &outs);
     } else {
         status = lora(b, task, config, dtype, &pairs, &outs, &written);
     }

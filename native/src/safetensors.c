@@ -92,12 +92,7 @@ static hydra_status write_one(hydra_bundle *b, const hy_out *x, const hy_pairs *
     return failed ? hy_sink_failed(b, "adapter_model.safetensors") : HYDRA_OK;
 }
 
-hydra_status hy_write_safetensors(hydra_bundle *b, const hy_task *task, hy_outs *outs,
-                                  const hy_pairs *pairs, const hydra_sink *sink) {
-    static const char name[] = "adapter_model.safetensors";
-    hydra_status status = HYDRA_OK;
-    hy_text head;
-    uint64_t whole;
+hydra_status hy_check_names(hydra_bundle *b, const hy_task *task, hy_outs *outs) {
     uint32_t i;
     if (outs->count) qsort(outs->rows, outs->count, sizeof *outs->rows, by_name);
     for (i = 1; i < outs->count; i++)
@@ -107,6 +102,17 @@ hydra_status hy_write_safetensors(hydra_bundle *b, const hy_task *task, hy_outs 
                 "task '%s' cannot be written as a PEFT adapter: two tensors would have the "
                 "name '%.160s'",
                 task->name.data, outs->rows[i].name.data);
+    return HYDRA_OK;
+}
+
+hydra_status hy_write_safetensors(hydra_bundle *b, const hy_task *task, hy_outs *outs,
+                                  const hy_pairs *pairs, const hydra_sink *sink) {
+    static const char name[] = "adapter_model.safetensors";
+    hydra_status status = HYDRA_OK;
+    hy_text head;
+    uint64_t whole;
+    uint32_t i;
+    HY_TRY(hy_check_names(b, task, outs));
     if (outs->count) qsort(outs->rows, outs->count, sizeof *outs->rows, by_dtype);
     hy_text_open(&head, &b->env);
     put_header(&head, task, outs);

@@ -34,7 +34,8 @@ static int is_map(const hy_json *json, uint32_t node, int text) {
     if (hy_kind(json, node) != HY_OBJECT) return 0;
     for (i = hy_first(node); i < hy_end(json, node); i = hy_next(json, i)) {
         if (text ? hy_kind(json, i + 1) != HY_STRING
-                 : !hy_number(json, i + 1, &number) || !(number - number == 0))
+                 : hy_kind(json, i + 1) < HY_INT || !hy_number(json, i + 1, &number) ||
+                       !(number - number == 0))
             return 0;
     }
     return 1;

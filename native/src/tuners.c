@@ -1,5 +1,6 @@
 /* A task of another tuner than LoRA, as PEFT holds it: the same settings, names and shapes. Ranks
  * and scales stay those of the config; a factor of less rank is padded with zeros. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,8 +25,33 @@ typedef struct {
     int dtype, adalora;
     const char *const *names; /* B and A of w1, then of w2; or NULL */
     hy_set first;             /* stems of the products whose first factor the task has */
+    const uint32_t *parts;    /* of each module, if no number is wanted */
     uint64_t numbers;
 } Tuner;
+
+static hydra_status check_adalora(Tuner *t) {
+    const hy_json *config = t->config;
+    uint32_t r = hy_get(config, 0, "init_r"), alpha = hy_get(config, 0, "lora_alpha"), i, j;
+    uint32_t patterns = hy_get(config, 0, "rank_pattern");
+    double strength;
+    uint64_t rank;
+    int fine = r && alpha && hy_natural(config, r, 1, ((uint64_t)1 << 31) - 1, &rank) &&
+               hy_kind(config, alpha) >= HY_INT && hy_number(config, alpha, &strength) &&
+               fabs(strength) < 1e300;
+    if (patterns && !hy_truth(config, patterns)) patterns = 0;
+    fine = fine && (!patterns || hy_kind(config, patterns) == HY_OBJECT);
+    for (i = hy_first(patterns); fine && patterns && i < hy_end(config, patterns);
+         i = hy_next(config, i)) {
+        fine = hy_kind(config, i + 1) == HY_LIST && config->nodes[i + 1].size == rank;
+        for (j = hy_first(i + 1); fine && j < hy_end(config, i + 1); j = config->nodes[j].next)
+            fine = hy_kind(config, j) == HY_TRUE || hy_kind(config, j) == HY_FALSE;
+    }
+    if (fine) return HYDRA_OK;
+    return hy_fail(&t->b->env, HYDRA_UNSUPPORTED,
+                   "init_r, lora_alpha or rank_pattern in the config of task '%s' is missing or "
+                   "wrong",
+                   t->task->name.data);
+}
 
 /* How many of AdaLoRA's ranks are left of a module: rank_pattern has a truth for each, by lora_E.
  */
@@ -34,8 +60,7 @@ static hydra_status adalora_rule(Tuner *t, hy_slice inner, uint64_t *rank, doubl
     uint32_t r = hy_get(config, 0, "init_r"), alpha = hy_get(config, 0, "lora_alpha"), i, j;
     uint32_t patterns = hy_get(config, 0, "rank_pattern");
     double strength;
-    if (!r || !alpha || !hy_natural(config, r, 1, ((uint64_t)1 << 31) - 1, rank) ||
-        hy_kind(config, alpha) < HY_INT || !hy_number(config, alpha, &strength))
+    if (!hy_natural(config, r, 1, UINT32_MAX, rank) || !hy_number(config, alpha, &strength))
         return cannot(t->b, t->task, "its config has no init_r and lora_alpha", inner);
     if (!(strength > 0)) strength = (double)*rank;
     *scale = strength / ((double)*rank + 1e-5);
@@ -75,7 +100,7 @@ static hydra_status add(Tuner *t, hy_slice inner, const char *part, uint64_t row
     status = name.failed ? t->b->env.error->status
                          : hy_outs_add(t->outs, &t->b->env, slice, t->dtype, shape, 2, out);
     hy_text_close(&name);
-    if (status) return status;
+    if (status || t->parts) return status;
     (*out)->data = hy_alloc(&t->b->env, (*out)->size + 1, 1);
     if (!(*out)->data) return t->b->env.error->status;
     (*out)->data_room = (*out)->size + 1;
@@ -136,7 +161,8 @@ static hydra_status one_module(void *user, uint32_t index, const hy_module *x,
     if (!status && product->k > rank)
         status = cannot(t->b, t->task, "a module has more parts than its config's rank", x->path);
     memset(&f, 0, sizeof f);
-    if (!status) status = hy_factors_of(&f, &t->b->env, product, t->dtype, scale, t->task, x);
+    if (!status && !t->parts)
+        status = hy_factors_of(&f, &t->b->env, product, t->dtype, scale, t->task, x);
     if (!status)
         status = add(t, inner, t->adalora ? "lora_A" : t->names[2 * factor + 1], rank, x->n, &out);
     if (!status && f.k) memcpy(out->data, f.a, (size_t)f.k * x->n * size);
@@ -147,15 +173,29 @@ static hydra_status one_module(void *user, uint32_t index, const hy_module *x,
     if (!status && t->adalora) {
         double one = 1;
         status = add(t, inner, "lora_E", rank, 1, &out);
-        for (i = 0; !status && i < rank; i++) hy_store(t->dtype, &one, 1, 1, out->data + i * size);
+        for (i = 0; !status && !t->parts && i < rank; i++)
+            hy_store(t->dtype, &one, 1, 1, out->data + i * size);
     }
     hy_factors_close(&f, &t->b->env, x, t->dtype);
     hy_text_close(&key), hy_text_close(&settings), hy_text_close(&inner_text);
     return status;
 }
 
+/* Goes over the modules, of which only the numbers of parts are known. */
+static hydra_status each_header(Tuner *t) {
+    uint32_t i;
+    for (i = 0; i < t->task->modules.count; i++) {
+        const hy_module *x = t->b->modules + hy_nth(&t->task->modules, i);
+        hy_product product;
+        memset(&product, 0, sizeof product);
+        product.m = x->m, product.n = x->n, product.k = t->parts[i];
+        HY_TRY(one_module(t, i, x, &product));
+    }
+    return HYDRA_OK;
+}
+
 hydra_status hy_tuner_outs(hydra_bundle *b, const hy_task *task, const hy_json *config, int dtype,
-                           hy_outs *outs) {
+                           const uint32_t *parts, hy_outs *outs) {
     static const char *const loha[] = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"};
     static const char *const lokr[] = {"lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b"};
     hy_slice name = hy_tuner(config);
@@ -164,6 +204,7 @@ hydra_status hy_tuner_outs(hydra_bundle *b, const hy_task *task, const hy_json *
     Tuner t;
     memset(&t, 0, sizeof t);
     t.b = b, t.task = task, t.config = config, t.outs = outs, t.dtype = dtype;
+    t.parts = parts;
     t.adalora = hy_is(name, "ADALORA");
     t.names = hy_is(name, "LOHA") ? loha : hy_is(name, "LOKR") ? lokr : NULL;
     visitor.module = one_module;
@@ -171,7 +212,11 @@ hydra_status hy_tuner_outs(hydra_bundle *b, const hy_task *task, const hy_json *
     visitor.user = &t;
     visitor.only_read = 0;
     status = t.adalora ? HYDRA_OK : find_first(&t);
-    if (!status && task->modules.count) status = hy_visit(b, task, &visitor);
+    if (!status && task->modules.count)
+        status = t.adalora ? check_adalora(&t) : t.names ? hy_check_rule(&b->env, config, "alpha")
+                                                         : HYDRA_OK;
+    if (!status && task->modules.count)
+        status = parts ? each_header(&t) : hy_visit(b, task, &visitor);
     hy_free(&b->env, t.first.texts, task->modules.count, sizeof *t.first.texts);
     return status ? status : hy_all_tensors(b, task, outs);
 }

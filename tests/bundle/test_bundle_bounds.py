@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle, verify_bundle
+from hydraopt.adapters import read_adapter
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle import Manifest, TaskEntry, pack_carried, write_bundle
 from hydraopt.bundle.container import deflate
@@ -204,7 +205,7 @@ def test_a_config_cannot_make_an_export_large_or_slow(
     path.write_bytes(pack(parts, manifest=value))
     said = run_limited(use, sound, path, MEGABYTES, SECONDS)
     if "r" in change:
-        assert said.startswith("ExportError: the adapter would be far larger"), said
+        assert "the adapter would be far larger" in said, said
     else:
         assert said == "done"
 
@@ -285,7 +286,13 @@ def test_a_lossless_task_has_the_modules_that_it_lists(
     forged = dataclasses.replace(good.manifest, modules=(entry,))
     write_bundle(tmp_path / "forged", forged, b"", (), [good.read("carried/0")])
     task = open_bundle(tmp_path / "forged")["a"]
-    for use_of in (task.factors, lambda: export_peft(task, tmp_path / "out")):
-        with pytest.raises(BundleFormatError, match=f"not those of its modules .*got {said}"):
-            use_of()
+    with pytest.raises(BundleFormatError, match=f"not those of its modules .*got {said}"):
+        task.factors()
+    with pytest.raises(BundleFormatError):
+        export_peft(task, tmp_path / "out", dtype="float16")
     assert not (tmp_path / "out").exists()
+    # Its bytes are what they were, and nothing has to be known of them to give them back.
+    assert verify_bundle(tmp_path / "forged").ok
+    export_peft(task, tmp_path / "out")
+    for name, tensor in read_adapter(tmp_path / "out").tensors.items():
+        assert tensor.raw() == good["a"].tensors[name].raw()

@@ -56,8 +56,8 @@ def _other_settings(config: Mapping[str, Any]) -> Iterator[str]:
 
 def changed_base(config: Mapping[str, Any]) -> str | None:
     """The initialisation, where it also changes the base when PEFT attaches the adapter."""
-    how = str(config.get("init_lora_weights"))
-    return how if CHANGES_BASE.search(how) else None
+    how = config.get("init_lora_weights")
+    return how if isinstance(how, str) and CHANGES_BASE.search(how) else None
 
 
 def beyond_linear(task: Changing) -> Iterator[str]:

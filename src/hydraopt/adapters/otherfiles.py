@@ -79,6 +79,7 @@ def open_npz(path: Path, size: int) -> TensorFile:
                     refuse(f"array {name!r} occurs twice", path, do=DAMAGED)
                 read = _Member(path, info.filename)
                 tensors[name] = RawTensor(name, codes[dtype], shape, path, read)
+                tensors[name].check_shape()
     except AdapterFormatError:
         raise
     except Exception as error:  # zipfile and numpy raise a dozen types for damaged input

@@ -270,8 +270,8 @@ def _notes(parsed: Parsed, config: Mapping[str, Any], pairs: Mapping[PeftKey, An
             f"{len(alphas)} alphas in the file, {alphas[0]!r} for one, scale nothing: the config "
             "states the scale"
         )
-    initialisation = str(config.get("init_lora_weights"))
-    if CHANGES_BASE.search(initialisation):
+    initialisation = config.get("init_lora_weights")
+    if isinstance(initialisation, str) and CHANGES_BASE.search(initialisation):
         notes.append(
             f"init_lora_weights={initialisation}: only right on a base that was changed as PEFT "
             "changes it when it attaches this adapter"

@@ -86,7 +86,8 @@ class RawTensor:
     source: AnyPath
     read: Callable[[], bytes] = field(repr=False, compare=False)
 
-    def __post_init__(self) -> None:
+    def check_shape(self) -> None:
+        """Raise AdapterFormatError for a shape that numpy cannot hold; such a tensor is bytes."""
         if len(self.shape) > _MOST_AXES:
             refuse(
                 f"tensor {self.name[:80]!r} has too many axes",
@@ -144,6 +145,7 @@ class RawTensor:
         Exact for 8-bit floats, BF16, F16 and F32; F64 is rounded to nearest (overflow gives
         infinity).
         """
+        self.check_shape()
         if self.dtype in _FLOAT8:
             eight = np.frombuffer(self.raw(), np.uint8).reshape(self.shape)
             return _FLOAT8[self.dtype]()[eight]
@@ -157,6 +159,7 @@ class RawTensor:
     def float64(self) -> NDArray[np.float64]:
         """The numbers of a float tensor, exactly, as a fresh array."""
         if self.dtype == "F64":
+            self.check_shape()
             return np.frombuffer(self.raw(), "<f8").reshape(self.shape).astype(np.float64)
         return self.numpy().astype(np.float64)
 

@@ -47,6 +47,7 @@ def open_safetensors(path: AnyPath, size: int, held: Ranges | None = None) -> Te
         spans.append((begin, end, name))
         start, length = data_start + begin, end - begin
         tensors[name] = RawTensor(name, dtype, shape, path, span(start, length))
+        tensors[name].check_shape()
     # The format forbids holes and overlaps, so the sorted spans must tile the data exactly. Empty
     # tensors share their position with the next one and sort first.
     position = 0

@@ -97,7 +97,9 @@ def _tensor(name: object, value: Any, path: Path) -> RawTensor:
     # A view may claim far more elements than its storage holds (stride 0).
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         refuse(f"{where} is larger than its storage", path, got=tuple(value.shape), do=DAMAGED)
-    return RawTensor(name, dtype, tuple(value.shape), path, _Torch(value))
+    tensor = RawTensor(name, dtype, tuple(value.shape), path, _Torch(value))
+    tensor.check_shape()
+    return tensor
 
 
 def _check_archive(path: Path, size: int) -> bool:

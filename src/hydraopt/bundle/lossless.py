@@ -23,6 +23,8 @@ def adapter_of(
 
     Raises AdapterFormatError where that reader does.
     """
+    for tensor in tensors.values():
+        tensor.check_shape()
     file = TensorFile(path, tensors, entry.metadata)
     parsed = read_again(entry.format, file, config)
     modules = parsed.modules

@@ -136,7 +136,8 @@ class TaskEntry:
         for kind in self.extra_kinds.values():
             one_of(kind, get_args(ExtraKind), f"kind of an extra of {where}")
         for scale in self.bias_scales.values():
-            strictjson.amount(abs(scale), f"bias scales of {where}")
+            size = scale if type(scale) is bool else abs(scale)  # true is no number
+            strictjson.amount(size, f"bias scales of {where}")
         check(all(isinstance(x, str) for x in self.notes), f"notes of {where}", self.notes, "texts")
         text_map(self.metadata, f"metadata of {where}", str)
 
@@ -275,10 +276,9 @@ class Manifest:
         tensors = tuple(TensorEntry(**{**x, "shape": as_tuple(x["shape"])}) for x in rows)
         configs: list[Mapping[str, Any]] = []
         for config in as_tuple(value.get("configs", [])):
-            configs.append(
-                strictjson.config_from_difference(configs[0], config) if configs else config
-            )
-            check(isinstance(configs[0], dict), "config", config, "an object")
+            whole = strictjson.config_from_difference(configs[0], config) if configs else config
+            check(isinstance(whole, dict), "config", config, "an object")
+            configs.append(strictjson.in_order(whole))
         base, recipe = value.get("base_model"), value.get("recipe", {})
         own = _tasks_of(value, modules, tensors), _blobs_of(value)
         return cls(modules, *own, tuple(configs), recipe, base, tensors)

@@ -29,6 +29,7 @@ __all__ = [
     "config_from_difference",
     "dumps",
     "error_of",
+    "in_order",
     "loads",
     "natural",
     "off_grid",
@@ -65,6 +66,13 @@ def dumps(value: Any) -> str:
         )
     except (TypeError, ValueError, RecursionError) as error:
         bad(f"a value cannot be written as JSON: {error}")
+
+
+def in_order(value: Any) -> Any:
+    """The same value with the keys of every object sorted, as :func:`dumps` writes them."""
+    if isinstance(value, dict):
+        return {key: in_order(value[key]) for key in sorted(value)}
+    return [in_order(x) for x in value] if isinstance(value, list) else value
 
 
 def loads(data: bytes) -> Any:

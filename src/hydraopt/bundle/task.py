@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hydraopt.adapters.model import Adapter, ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
@@ -24,7 +24,16 @@ from hydraopt.linalg.shapes import Array, Factors
 if TYPE_CHECKING:
     from hydraopt.bundle.reader import Bundle
 
-__all__ = ["TaskAdapter"]
+__all__ = ["Described", "TaskAdapter"]
+
+
+class Described(Protocol):
+    """A tensor's header: its dtype, a safetensors name, and its shape."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -158,6 +167,15 @@ class TaskAdapter:
         if self.entry.lossless:
             return self._original.extras
         return {**self.carried, **self.coded_tensors()} if self.entry.tensors else self.carried
+
+    @property
+    def described(self) -> dict[str, Described]:
+        """Dtype and shape of each extra of a task that is not lossless, by key; none is read."""
+        blobs, tensors = self.bundle.manifest.blobs, self.bundle.manifest.tensors
+        result: dict[str, Described] = {
+            item.key: item for blob in self.entry.carried for item in blobs[blob].items
+        }
+        return result | {tensors[i].key: tensors[i] for i in self.entry.tensors}
 
     @property
     def tensor_errors(self) -> dict[str, float]:

@@ -157,7 +157,8 @@ def tensor_of(
 
     def read() -> bytes:
         reference = reference_of(entry, common if record.common else None, own)
-        values = from_matrix(record.values(reference), entry.shape)
-        return nearest(values, entry.dtype)
+        # Two axes at most, since a shape may have more than numpy holds.
+        flat = (entry.shape[0], entry.numbers // entry.shape[0]) if entry.shape else ()
+        return nearest(from_matrix(record.values(reference), flat), entry.dtype)
 
     return RawTensor(entry.key, entry.dtype, entry.shape, Path("memory"), read)

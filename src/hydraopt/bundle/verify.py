@@ -16,6 +16,7 @@ from hydraopt.adapters.products import products_of_adapter
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.bundle.recipes import states_estimates
+from hydraopt.bundle.restore.peft import check_peft
 from hydraopt.bundle.strictjson import code_of
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.tensors import rounded_matrix
@@ -84,7 +85,9 @@ def verify_bundle(
 ) -> VerifyReport:
     """Read every byte of a bundle, and compare it with the original adapters, if given.
 
-    Checks all checksums, and that every stream decodes to its end. Against originals, matched by
+    Checks all checksums, that every stream decodes to its end, and that a task that came from PEFT
+    can be written as a PEFT adapter again. Tensors of a lossless task are read and not interpreted:
+    what they mean is up to whoever loads them. Against originals, matched by
     task name: the relative error of each module, coded tensor and task is measured again, directly,
     and must be what the manifest says, within its grid, or near an estimate; carried and lossless
     tensors must have the same bytes. Originals without a task, and tasks without an original, are
@@ -125,6 +128,7 @@ def verify_bundle(
             report.problems.append(f"task {task.name!r}: {trouble}")
             continue
         try:
+            check_peft(task)
             report.tasks.append(_verify_task(task, original, report.problems))
         except HydraoptError as error:
             report.problems.append(f"task {task.name!r}: {error}")
@@ -154,17 +158,14 @@ def distance_from(task: TaskAdapter, original: Adapter) -> float:
 
 def _held(task: TaskAdapter) -> object:
     """What a task's bytes are read by: two of equal tasks are read once."""
-    entry = task.entry
-    if not entry.lossless:
-        return entry.content, entry.carried
-    about = tuple(sorted(entry.metadata.items()))
-    return entry.carried, entry.config, entry.format, entry.modules, about
+    return task.entry.content, task.entry.carried
 
 
 def _trouble(task: TaskAdapter) -> str | None:
     """What is wrong with a task's bytes, all of which are read; None if nothing is."""
     try:
-        task.factors()
+        if not task.entry.lossless:
+            task.factors()
         for tensor in task.carried.values():
             tensor.raw()
         if not any(task.bundle.manifest.tensors[i].base for i in task.entry.tensors):
@@ -180,11 +181,11 @@ def _verify_task(task: TaskAdapter, original: Adapter | None, problems: list[str
     if original is None:
         worst, dense = _worst(task.module_errors), _worst(task.tensor_errors)
         return TaskReport(name, task.error, False, worst, 0, dense)
-    factors = task.factors()
     # A method's tensors are kept as they are, but they are not the original's.
     if task.entry.lossless and "method" not in task.bundle.recipe:
         exact = _compare_bytes(name, task.tensors, original.tensors, problems)
         return TaskReport(name, 0.0, True, None, exact)
+    factors = task.factors()
     coded = task.tensor_errors
     held = {key: x for key, x in original.extras.items() if key not in coded}
     kept = task.extras if task.entry.lossless else task.carried

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from hydraopt.adapters.keys import PREFIX, names_adapter
 from hydraopt.adapters.model import ExtraKind
-from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
+from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.adapters.tuners import changing
 from hydraopt.bundle.restore.tensors import rounded
 from hydraopt.errors import ExportError, explain
 
 if TYPE_CHECKING:
-    from hydraopt.bundle.task import TaskAdapter
+    from hydraopt.bundle.task import Described, TaskAdapter
 
-__all__ = ["changing_extras", "exported_extras", "folded_extras"]
+__all__ = ["changing_extras", "check_extras", "exported_extras", "folded_extras"]
 
 _WRAPPERS: Final = re.compile(r"(?:^module\.|\b_orig_mod\.|\b_fsdp_wrapped_module\.)")
 # An adapter's own name ("default") inside a tensor's, as training loops leave it that save the
@@ -47,44 +48,74 @@ def exported_extras(task: TaskAdapter, *, unfolded: bool) -> dict[str, RawTensor
     biases of lora_B are multiplied by theirs.
     Raises ExportError for a tensor that PEFT has no place for.
     """
-    scales, named = _bias_scales(task), names_adapter(task.extras.keys())
+    scales, extras = _bias_scales(task), task.extras
+    kinds = changing_extras(task)
     result: dict[str, RawTensor] = {}
-    extras = task.extras
-    for key, kind in changing_extras(task).items():
+    for key, new in _placed(task, kinds, extras, scales, unfolded).items():
         tensor = extras[key]
+        if kinds[key] == "lora_bias" and not unfolded:
+            tensor = _scaled(task, tensor, scales[key])
+        if kinds[key] == "dora_magnitude" and task.entry.format != "peft":
+            tensor = replace(tensor, shape=(math.prod(tensor.shape),))
+        result[new] = replace(tensor, name=new)
+    return result
+
+
+def check_extras(task: TaskAdapter, *, unfolded: bool) -> list[str]:
+    """Return the names that a coded task's extras get in an export; no number is read.
+
+    Raises ExportError as :func:`exported_extras`.
+    """
+    kinds = changing(task.extra_kinds, task.config)
+    return list(_placed(task, kinds, task.described, _bias_scales(task), unfolded).values())
+
+
+def _placed(
+    task: TaskAdapter,
+    kinds: Mapping[str, ExtraKind],
+    extras: Mapping[str, Described],
+    scales: Mapping[str, float],
+    unfolded: bool,
+) -> dict[str, str]:
+    """PEFT's name of each extra by its own; arguments as in :func:`exported_extras`."""
+    named, taken, result = names_adapter(extras.keys()), set[str](), {}
+    for key, kind in kinds.items():
         if kind == "lora_bias" and not unfolded:
-            tensor = _with_scale(task, key, tensor, scales)
+            _check_scaled(task, key, extras[key], scales)
+        plain = key
         if task.entry.format != "peft":
             if kind == "dora_magnitude":
-                tensor = _magnitude(task, key, tensor)
-                match = _MAGNITUDE.fullmatch(key)
-                key = f"{match[1] if match else key}.lora_magnitude_vector"
+                plain = _magnitude_name(task, key, extras[key])
             elif kind != "lora_bias" and task.entry.format != "loralib":
                 raise _no_place(
                     task, key, f"{task.entry.format} tensors of this kind have no match"
                 )
-        new = _peft_name(key, named)
-        if new in result:
+        result[key] = new = _peft_name(plain, named)
+        if new in taken:
             raise _no_place(task, key, f"another tensor is named {new!r} there")
-        result[new] = RawTensor(new, tensor.dtype, tensor.shape, tensor.source, tensor.read)
+        taken.add(new)
     return result
 
 
 def folded_extras(task: TaskAdapter) -> dict[str, RawTensor]:
     """The same extras under their own keys; biases of lora_B times the scale of their module."""
     scales, tensors = _bias_scales(task), task.extras
-    return {
-        key: _with_scale(task, key, tensors[key], scales) if kind == "lora_bias" else tensors[key]
-        for key, kind in changing_extras(task).items()
-    }
+    result = {}
+    for key, kind in changing_extras(task).items():
+        result[key] = tensors[key]
+        if kind == "lora_bias":
+            _check_scaled(task, key, tensors[key], scales)
+            result[key] = _scaled(task, tensors[key], scales[key])
+    return result
 
 
-def _with_scale(
-    task: TaskAdapter, key: str, tensor: RawTensor, scales: Mapping[str, float]
-) -> RawTensor:
+def _check_scaled(
+    task: TaskAdapter, key: str, tensor: Described, scales: Mapping[str, float]
+) -> None:
     if key not in scales:
         raise _no_place(task, key, "the scale of its module is not known")
-    return _scaled(task, tensor, scales[key])
+    if scales[key] != 1 and "F" not in tensor.dtype:
+        raise _no_place(task, key, f"a {tensor.dtype} tensor cannot be multiplied by a scale")
 
 
 def _bias_scales(task: TaskAdapter) -> dict[str, float]:
@@ -101,26 +132,31 @@ def _scaled(task: TaskAdapter, tensor: RawTensor, scale: float) -> RawTensor:
     untouched where the scale is 1."""
     if scale == 1:
         return tensor
-    values = tensor.numpy().astype(np.float64) * scale
+    flat = replace(tensor, shape=(math.prod(tensor.shape),))
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = flat.numpy().astype(np.float64) * scale
     # An 8-bit float times a scale may be none.
     dtype = "BF16" if tensor.dtype.startswith("F8") else tensor.dtype
     finite = np.isfinite(values)
     try:
-        return rounded(tensor.name, values, dtype, task.name, finite=finite)
+        scaled = rounded(tensor.name, values, dtype, task.name, finite=finite)
     except ExportError:
-        return rounded(tensor.name, values, "F32", task.name, finite=finite)
+        scaled = rounded(tensor.name, values, "F32", task.name, finite=finite)
+    return replace(scaled, shape=tensor.shape)
 
 
-def _magnitude(task: TaskAdapter, key: str, tensor: RawTensor) -> RawTensor:
-    """A DoRA magnitude as PEFT holds that of a linear layer: one number for each output."""
+def _magnitude_name(task: TaskAdapter, key: str, tensor: Described) -> str:
+    """The name of a DoRA magnitude that PEFT can hold as that of a linear layer: one number for
+    each output."""
     match = _MAGNITUDE.fullmatch(key)
     module = task.modules.get(match[1]) if match else None
-    outputs = int(np.prod(tensor.shape))
+    outputs = math.prod(tensor.shape)
     # A kohya magnitude may be one for each input, (1, n), which is another function.
     flat = len(tensor.shape) == 1 or tensor.shape == (outputs, 1)
-    if module is None or module.kind != "linear" or outputs != module.m or not flat:
+    fits = module is not None and module.kind == "linear" and outputs == module.m and flat
+    if match is None or not fits:
         raise _no_place(task, key, f"a magnitude of shape {tensor.shape}")
-    return RawTensor(key, tensor.dtype, (outputs,), Path("memory"), HeldBytes(tensor.raw()))
+    return f"{match[1]}.lora_magnitude_vector"
 
 
 def _peft_name(key: str, named: bool) -> str:

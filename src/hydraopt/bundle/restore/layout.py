@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,13 +12,13 @@ import numpy as np
 
 from hydraopt.adapters.keys import parse
 from hydraopt.bundle.spec import ModuleEntry
-from hydraopt.errors import ExportError, explain
+from hydraopt.errors import AdapterFormatError, ExportError, explain
 from hydraopt.linalg.shapes import Array, Factors
 
 if TYPE_CHECKING:
     from hydraopt.bundle.task import TaskAdapter
 
-__all__ = ["Pair", "balanced", "check_numbers", "check_room", "pairs_of"]
+__all__ = ["Pair", "balanced", "check_numbers", "check_room", "pairs_of", "settings_used"]
 
 _FREE_NUMBERS: Final = 1 << 23
 _NUMBERS_PER_BYTE: Final = 512
@@ -40,6 +41,12 @@ class Pair:
     def module(self) -> ModuleEntry:
         """The first member: in kind, layout and shape all are alike."""
         return self.members[0][1]
+
+    @property
+    def groups(self) -> int:
+        """Number of groups, or slots, that the two tensors hold."""
+        own = self.module.groups if self.module.layout in ("rows", "experts") else 1
+        return own if self.slots is None else self.slots
 
     @property
     def multiple(self) -> int:
@@ -71,7 +78,7 @@ class Pair:
                 b[position * m : (position + 1) * m, row : row + k] = own.B
                 row += k
             return a, b
-        groups = module.groups if module.layout in ("rows", "experts") else 1
+        groups = self.groups
         each = rank if module.layout == "experts" else rank // groups
         if len(self.members) == groups == 1 and first.A.shape[0] == each:
             own = balanced(first, scale)
@@ -100,8 +107,7 @@ def check_room(task: TaskAdapter, ranks: Iterable[tuple[Pair, int]]) -> None:
     """
     numbers = 0
     for pair, rank in ranks:
-        module = pair.module
-        groups = pair.slots or (module.groups if module.layout in ("rows", "experts") else 1)
+        module, groups = pair.module, pair.groups
         numbers += rank * (groups * module.m + module.n * (1 if pair.slots else groups))
     check_numbers(task, numbers)
 
@@ -128,6 +134,8 @@ def balanced(factors: Factors, scale: float = 1.0) -> Factors:
     Parts are scaled by powers of two, which is exact, so norms agree to a factor of 2. It keeps
     both sides in the middle of a narrow range: fp16 holds neither 10^5 nor 10^-8.
     """
+    if not scale:  # what a scale of 0 multiplies does not count
+        return Factors(np.zeros(factors.B.shape), np.zeros(factors.A.shape))
     # No copy where none is needed: an export's memory is bounded by the bytes of its bundle.
     b, a = factors.B if scale == 1 else factors.B / scale, factors.A
     nb, na = np.linalg.norm(b, axis=0), np.linalg.norm(a, axis=1)
@@ -161,8 +169,40 @@ def pairs_of(task: TaskAdapter, factors: Mapping[str, Factors]) -> list[Pair]:
         path = parsed.settings_path if parsed else module.stem
         fused = module.layout == "rows" and module.kind != "conv"
         slots = _slots(task, module, members[-1][0]) if fused else None
-        pairs.append(Pair((key, task.key(module.path, "B")), path, tuple(members), slots))
+        pair = Pair((key, task.key(module.path, "B")), path, tuple(members), slots)
+        _check_members(task, pair)
+        pairs.append(pair)
     return pairs
+
+
+def _check_members(task: TaskAdapter, pair: Pair) -> None:
+    """Raise ExportError unless the members of a pair differ in their position alone."""
+    seen = set[int]()
+    for position, module, _ in pair.members:
+        alike = _shape_of(module) == _shape_of(pair.module)
+        if not alike or not position < pair.groups or position in seen:
+            raise ExportError(
+                explain(
+                    "a module does not fit the others of its pair",
+                    adapter=task.name,
+                    module=module.path,
+                    do="Merge the originals again",
+                )
+            )
+        seen.add(position)
+
+
+def _shape_of(module: ModuleEntry) -> tuple[object, ...]:
+    return module.kind, module.m, module.n, module.layout, module.groups, module.a_tail
+
+
+@contextmanager
+def settings_used(task: TaskAdapter) -> Iterator[None]:
+    """Raise ExportError where settings of a task's config that its export needs make no sense."""
+    try:
+        yield
+    except AdapterFormatError as error:
+        raise ExportError(f"{error} [adapter {task.name}]") from error
 
 
 def _slots(task: TaskAdapter, module: ModuleEntry, last: int) -> int:

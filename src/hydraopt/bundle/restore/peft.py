@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,9 +23,9 @@ from hydraopt.adapters.scale import ScaleRule
 from hydraopt.adapters.torchdtypes import torch_dtype
 from hydraopt.adapters.tuners import tuner_named
 from hydraopt.bundle.restore.card import write_card
-from hydraopt.bundle.restore.extras import exported_extras
-from hydraopt.bundle.restore.folders import check_target, read_back
-from hydraopt.bundle.restore.layout import Pair, check_room, pairs_of
+from hydraopt.bundle.restore.extras import check_extras, exported_extras
+from hydraopt.bundle.restore.folders import check_target
+from hydraopt.bundle.restore.layout import Pair, check_room, pairs_of, settings_used
 from hydraopt.bundle.restore.tensors import dtype_named, file_chunks, rounded
 from hydraopt.errors import ExportError, explain
 from hydraopt.files.apart import check_apart
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from hydraopt.bundle.task import TaskAdapter
 
 __all__ = [
-    "CONFIG", "WEIGHTS", "export_peft", "peft_adapter", "torch_state_dict",
+    "CONFIG", "WEIGHTS", "check_peft", "export_peft", "peft_adapter", "torch_state_dict",
     "write_peft",
 ]  # fmt: skip
 
@@ -68,11 +70,8 @@ def export_peft(
     check_apart(target, [task.bundle.path])
     check_target(target, overwrite)
     metadata = None
-    if task.original is not None and task.entry.format == "peft" and not uniform_rank:
-        original = dtype == "same" or dtype_named(dtype, task.entry.dtype) == task.entry.dtype
-    else:
-        original = False
-    if original:
+    own = dtype == "same" or dtype_named(dtype, task.entry.dtype) == task.entry.dtype
+    if task.entry.lossless and task.entry.format == "peft" and own and not uniform_rank:
         config, tensors, metadata = task.config, task.tensors, task.entry.metadata
     else:
         config, tensors = peft_adapter(task, dtype, uniform_rank)
@@ -88,23 +87,32 @@ def peft_adapter(
 
         return tuner_adapter(task, dtype, uniform_rank)
     kind = dtype_named(dtype, task.entry.dtype)
-    factors = task.factors()
-    pairs = pairs_of(task, factors)
-    kept = _kept_rule(task)
-    if kept is not None and uniform_rank:
-        raise _cannot(task, "PiSSA and its kin change the base by rank, so one rank does not fit")
-    ranks = _ranks(task, pairs, uniform_rank, kept)
-    check_room(task, ((pair, ranks[pair.path]) for pair in pairs))
-    tensors: dict[str, RawTensor] = {}
-    for pair in pairs:
-        scale = kept.scale(pair.path) if kept is not None else 1.0
-        for key, values in zip(pair.keys, pair.tensors(ranks[pair.path], scale), strict=True):
+    planned, tensors = _planned(task, uniform_rank), dict[str, RawTensor]()
+    extras = exported_extras(task, unfolded=planned.unfolded)
+    _check_distinct(task, planned.pairs, extras)
+    for pair in planned.pairs:
+        rank, scale = planned.ranks[pair.path], planned.scales.get(pair.path, 1.0)
+        for key, values in zip(pair.keys, pair.tensors(rank, scale), strict=True):
             tensors[key] = rounded(key, values, kind, task.name)
-    extras = exported_extras(task, unfolded=kept is not None)
-    twice = sorted(set(extras) & set(tensors))
-    if twice:
-        raise _cannot(task, f"two tensors would have the name {twice[0]!r}")
-    return _config(task, pairs, ranks, kept is not None), {**tensors, **extras}
+    config = _config(task, planned.pairs, planned.ranks, planned.unfolded)
+    return config, {**tensors, **extras}
+
+
+def check_peft(task: TaskAdapter) -> None:
+    """Raise ExportError for a coded task of PEFT's format that cannot be written as one again.
+
+    Names, shapes, ranks and the settings that count are checked, no number is rounded: a dtype that
+    is too narrow is the export's affair. Tasks of other formats and lossless ones pass.
+    """
+    if task.entry.lossless or task.entry.format != "peft":
+        return
+    if tuner_named(task.config) != "LORA":
+        from hydraopt.bundle.restore.tuners import check_tuner
+
+        check_tuner(task)
+        return
+    planned = _planned(task, False)
+    _check_distinct(task, planned.pairs, check_extras(task, unfolded=planned.unfolded))
 
 
 def torch_state_dict(task: TaskAdapter, dtype: object = None) -> dict[str, Any]:
@@ -123,6 +131,41 @@ def torch_state_dict(task: TaskAdapter, dtype: object = None) -> dict[str, Any]:
 
 
 # --- ranks and config -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """The pairs of a LoRA; the rank of each settings path, and its scale where that is not 1.
+
+    unfolded: ranks and scales are those of the config.
+    """
+
+    pairs: Sequence[Pair]
+    ranks: Mapping[str, int]
+    scales: Mapping[str, float]
+    unfolded: bool
+
+
+def _planned(task: TaskAdapter, uniform_rank: bool) -> _Planned:
+    """Raises ExportError for what PEFT cannot hold, and for settings that make no sense."""
+    pairs = pairs_of(task, task.factors())
+    with settings_used(task):
+        kept = _kept_rule(task) if pairs else None
+        if kept is not None and uniform_rank:
+            raise _cannot(
+                task, "PiSSA and its kin change the base by rank, so one rank does not fit"
+            )
+        ranks = _ranks(task, pairs, uniform_rank, kept)
+        scales = {} if kept is None else {path: kept.scale(path) for path in ranks}
+    check_room(task, ((pair, ranks[pair.path]) for pair in pairs))
+    return _Planned(pairs, ranks, scales, changed_base(task.config) is not None)
+
+
+def _check_distinct(task: TaskAdapter, pairs: Sequence[Pair], extras: Iterable[str]) -> None:
+    names = Counter((*extras, *(key for pair in pairs for key in pair.keys)))
+    twice = next((name for name, count in names.items() if count > 1), None)
+    if twice is not None:
+        raise _cannot(task, f"two tensors would have the name {twice!r}")
 
 
 def _kept_rule(task: TaskAdapter) -> ScaleRule | None:
@@ -201,8 +244,7 @@ def write_peft(
     tensors: Mapping[str, RawTensor],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write an adapter folder and the task's card, read back before it appears. Raises ExportError
-    if it is not whole.
+    """Write an adapter folder and the task's card; it appears whole.
 
     metadata: of the original's file, where these are its own tensors, bit by bit. The target has to
     have passed :func:`hydraopt.bundle.restore.folders.check_target`.
@@ -213,4 +255,3 @@ def write_peft(
         text = json.dumps(config, indent=2, sort_keys=True)
         write_atomically(folder / CONFIG, [text.encode()])
         write_card(folder, target, task, "peft", as_it_was=metadata is not None)
-        read_back(folder)

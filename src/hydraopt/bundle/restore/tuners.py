@@ -7,7 +7,8 @@ fits them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,17 +16,30 @@ import numpy as np
 from hydraopt.adapters.keys import PREFIX, parse
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.adapters.tunerfiles import AdaLoraRule, factor_rule, factor_stems
-from hydraopt.adapters.tuners import tuner_of
-from hydraopt.bundle.restore.layout import balanced, check_numbers
+from hydraopt.adapters.tuners import tuner_named
+from hydraopt.bundle.restore.layout import balanced, check_numbers, settings_used
 from hydraopt.bundle.restore.tensors import dtype_named, rounded
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.errors import ExportError, explain
-from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.linalg.shapes import Array
 
 if TYPE_CHECKING:
     from hydraopt.bundle.task import TaskAdapter
 
-__all__ = ["tuner_adapter"]
+__all__ = ["check_tuner", "tuner_adapter"]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """How the pair of a module is stored.
+
+    names: of B, of A, and of what else the tuner has.  rank, scale: those of the config.
+    """
+
+    module: ModuleEntry
+    names: tuple[str, ...]
+    rank: int
+    scale: float
 
 
 def tuner_adapter(
@@ -36,60 +50,79 @@ def tuner_adapter(
     dtype, uniform_rank: as in :func:`hydraopt.bundle.restore.peft.export_peft`; one rank for all
     modules is refused, as it would be another config.
 
-    Raises ExportError for what the tuner cannot hold, AdapterFormatError for settings that no
-    reader would have let in.
+    Raises ExportError for what the tuner cannot hold, and for settings that make no sense.
     """
-    tuner = tuner_of(task.config, task.bundle.path)
     kind = dtype_named(dtype, task.entry.dtype)
     if uniform_rank:
-        raise _cannot(task, f"one rank for all modules is for LoRA, and this is {tuner.name}")
-    if tuner.name == "ADALORA":
-        parts = _adalora(task)
-    elif tuner.treatment == "factors":
-        parts = _factors(task)
-    elif task.modules:
-        raise _cannot(task, f"{tuner.name} has no low-rank modules", next(iter(task.modules)))
-    else:
-        parts = iter(())
+        name = tuner_named(task.config)
+        raise _cannot(task, f"one rank for all modules is for LoRA, and this is {name}")
     tensors: dict[str, RawTensor] = {}
-    for key, values in parts:
-        tensors[key] = rounded(key, values, kind, task.name)
-    twice = sorted(set(task.extras) & set(tensors))
-    if twice:
-        raise _cannot(task, f"two tensors would have the name {twice[0]!r}")
+    for stored in _planned(task, task.extras):
+        parts = (*_padded(task, stored), np.ones((stored.rank, 1)))
+        for key, values in zip(stored.names, parts, strict=False):
+            tensors[key] = rounded(key, values, kind, task.name)
     config = {key: value for key, value in task.config.items() if key != "hydraopt"}
     if not config.get("base_model_name_or_path") and task.base_model:
         config["base_model_name_or_path"] = task.base_model
     return config, {**tensors, **task.extras}
 
 
-def _adalora(task: TaskAdapter) -> Iterator[tuple[str, Array]]:
-    rule = AdaLoraRule.of(task.config, task.bundle.path)
+def check_tuner(task: TaskAdapter) -> None:
+    """Raise ExportError as :func:`tuner_adapter` does, unless for numbers that do not fit a
+    dtype."""
+    _planned(task, task.described)
+
+
+def _planned(task: TaskAdapter, extras: Collection[str]) -> list[_Stored]:
+    """How each module of a task is stored. extras: names of its other tensors."""
+    tuner = tuner_named(task.config)
+    with settings_used(task):
+        if tuner == "ADALORA":
+            planned = list(_adalora(task))
+        elif tuner in ("LOHA", "LOKR"):
+            planned = list(_factors(task))
+        elif task.modules:
+            raise _cannot(task, f"{tuner} has no low-rank modules", next(iter(task.modules)))
+        else:
+            planned = []
+    numbers, names = 0, set(extras)
+    for stored in planned:
+        module, k = stored.module, task.factors()[stored.module.path].A.shape[0]
+        if k > stored.rank:
+            what = f"a module has {k} parts, and its config says rank {stored.rank}"
+            raise _cannot(task, what, module.path)
+        numbers += stored.rank * (module.m + module.n + len(stored.names) - 2)
+        for name in stored.names:
+            if name in names:
+                raise _cannot(task, f"two tensors would have the name {name!r}")
+            names.add(name)
+    check_numbers(task, numbers)
+    return planned
+
+
+def _adalora(task: TaskAdapter) -> Iterator[_Stored]:
+    rule = AdaLoraRule.of(task.config, task.bundle.path) if task.modules else None
     for path, module in task.modules.items():
-        if module.layout != "plain" or module.kind != "linear":
+        if rule is None or module.layout != "plain" or module.kind != "linear":
             raise _cannot(task, f"AdaLoRA has no {module.kind} of layout {module.layout}", path)
         inner = _inner(task, path)
-        rank, scale = rule.rank(inner), rule.scale
-        b, a = _padded(task, module, rank, scale)
-        for part, values in (("lora_A", a), ("lora_B", b), ("lora_E", np.ones((rank, 1)))):
-            yield f"{PREFIX}{inner}.{part}", values
+        names = tuple(f"{PREFIX}{inner}.{part}" for part in ("lora_B", "lora_A", "lora_E"))
+        yield _Stored(module, names, rule.rank(inner), rule.scale)
 
 
-def _factors(task: TaskAdapter) -> Iterator[tuple[str, Array]]:
-    rule, names = factor_rule(task.config, task.bundle.path), factor_stems(task.config)
+def _factors(task: TaskAdapter) -> Iterator[_Stored]:
+    ends = factor_stems(task.config)
+    rule = factor_rule(task.config, task.bundle.path) if task.modules else None
     scaled: set[str] = set()
     for path, module in sorted(task.modules.items(), key=lambda x: (x[1].stem, x[1].group)):
         factor = path.rpartition("::")[2].partition(".")[0]
-        if module.layout != "factor" or factor not in names:
+        if rule is None or module.layout != "factor" or factor not in ends:
             raise _cannot(task, "a module is no factor of a product", path)
         inner = _inner(task, path)
-        first = module.stem not in scaled
+        scale = 1.0 if module.stem in scaled else rule.scale(inner)
         scaled.add(module.stem)
-        scale = rule.scale(inner) if first else 1.0
-        for part, values in zip(
-            names[factor], _padded(task, module, rule.rank(inner), scale), strict=True
-        ):
-            yield f"{PREFIX}{inner}.{part}", values
+        names = tuple(f"{PREFIX}{inner}.{end}" for end in ends[factor])
+        yield _Stored(module, names, rule.rank(inner), scale)
 
 
 def _inner(task: TaskAdapter, path: str) -> str:
@@ -100,18 +133,12 @@ def _inner(task: TaskAdapter, path: str) -> str:
     return key.inner
 
 
-def _padded(task: TaskAdapter, module: ModuleEntry, rank: int, scale: float) -> tuple[Array, Array]:
+def _padded(task: TaskAdapter, stored: _Stored) -> tuple[Array, Array]:
     """(B, A) over the scale, (m, rank) and (rank, n), zeros beyond the module's own parts."""
-    factors = task.factors()[module.path]
-    k = factors.A.shape[0]
-    if k > rank:
-        what = f"a module has {k} parts, and its config says rank {rank}"
-        raise _cannot(task, what, module.path)
-    check_numbers(task, rank * (module.m + module.n))
-    b, a = np.zeros((module.m, rank)), np.zeros((rank, module.n))
-    if scale:
-        own = balanced(Factors(factors.B, factors.A), scale)
-        b[:, :k], a[:k] = own.B, own.A
+    factors, module = task.factors()[stored.module.path], stored.module
+    b, a = np.zeros((module.m, stored.rank)), np.zeros((stored.rank, module.n))
+    own, k = balanced(factors, stored.scale), factors.A.shape[0]
+    b[:, :k], a[:k] = own.B, own.A
     return b, a
 
 
