@@ -28,12 +28,12 @@ def compiler() -> str:
     return path
 
 
-def build(folder: Path) -> Path:
-    """The command in ``folder``, compiled there unless it is."""
-    made = folder / "hydra"
+def build(folder: Path, name: str = "hydra", main: str = "cli/hydra.c") -> Path:
+    """The command in ``folder``, compiled there unless it is. main: its own file."""
+    made = folder / name
     if made.exists():
         return made
-    sources = [*sorted((ROOT / "native" / "src").glob("*.c")), ROOT / "native" / "cli" / "hydra.c"]
+    sources = [*sorted((ROOT / "native" / "src").glob("*.c")), ROOT / "native" / main]
     flags = [
         "-std=c99",
         "-O0",  # compiles in a third of the time; native/test runs all of this with -O2
@@ -44,7 +44,7 @@ def build(folder: Path) -> Path:
         "-Wconversion",
     ]
     include = ["-I", ROOT / "native" / "include"]
-    part = folder / "hydra.part"
+    part = folder / f"{name}.part"
     done = subprocess.run(
         [compiler(), *flags, "-Werror", *include, "-o", part, *sources, "-lm"],
         capture_output=True, text=True, check=False,
@@ -59,12 +59,24 @@ def hydra(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The path of the command; HYDRA_COMMAND names one that is built already."""
     if given := os.environ.get("HYDRA_COMMAND"):
         return given
+    return _shared(tmp_path_factory, "hydra", "cli/hydra.c")
+
+
+def _shared(tmp_path_factory: pytest.TempPathFactory, name: str, main: str) -> str:
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # one build for all workers
-    with (folder / "hydra.lock").open("w") as lock:
+    with (folder / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return str(build(folder))
+        return str(build(folder, name, main))
+
+
+@pytest.fixture(scope="session")
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of native/tests/verdicts.c, compiled; of one built already, beside HYDRA_COMMAND."""
+    if given := os.environ.get("HYDRA_COMMAND"):
+        return str(Path(given).with_name("hydra-verdicts"))
+    return _shared(tmp_path_factory, "hydra-verdicts", "tests/verdicts.c")
 
 
 @pytest.fixture(scope="session")
