@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import socketserver
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from urllib.parse import unquote
 
 from hydraopt import open_bundle
 
-__all__ = ["Fault", "Web", "s3_server", "web_server"]
+__all__ = ["Fault", "Raw", "Web", "raw_server", "s3_server", "web_server"]
 
 Fault = Callable[["Reply"], None]
 """What is done to an answer before it is sent."""
@@ -121,6 +122,52 @@ def web_server(folder: Path) -> Iterator[Web]:
     thread.start()
     try:
         yield web
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+Script = Callable[[str], Iterator[bytes]]
+"""The bytes of an answer, head and all, to a request for that path and query."""
+
+
+@dataclass
+class Raw:
+    """A server at ``address`` that sends whatever it is told. sent: bytes that the other end took,
+    or that the sockets between hold. requests: their paths. ended: connections that are over."""
+
+    address: str
+    sent: int = 0
+    ended: int = 0
+    requests: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def raw_server(script: Script) -> Iterator[Raw]:
+    """One answer a connection, of bytes that need not be HTTP."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            asked = self.rfile.readline().decode("latin-1").split()
+            while self.rfile.readline().strip():
+                continue
+            raw.requests.append(asked[1])
+            with suppress(OSError):
+                for piece in script(asked[1]):
+                    self.request.sendall(piece)
+                    raw.sent += len(piece)
+            raw.ended += 1
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    server = Server(("127.0.0.1", 0), Handler)
+    raw = Raw(f"http://127.0.0.1:{server.server_address[1]}")
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield raw
     finally:
         server.shutdown()
         server.server_close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,11 +20,12 @@ from hydraopt.adapters.rawtensor import (
     refuse,
     stamp_of,
 )
+from hydraopt.files.answers import Check
 from hydraopt.files.ranges import held_at
 from hydraopt.files.reading import Ranges
 from hydraopt.files.url import AnyPath
 
-__all__ = ["open_safetensors"]
+__all__ = ["can_be_safetensors", "open_safetensors"]
 
 _MAX_HEADER: Final = 100_000_000  # the limit of the safetensors specification
 
@@ -70,6 +72,34 @@ def open_safetensors(path: AnyPath, size: int, held: Ranges | None = None) -> Te
             do=DAMAGED,
         )
     return TensorFile(path, tensors, metadata)
+
+
+def can_be_safetensors(path: AnyPath) -> Check:
+    """Check of the first bytes of what lies at an address: a header in order, for a file of that
+    length. Raises AdapterFormatError."""
+
+    def check(head: bytes | bytearray, size: int) -> bool:
+        start = 8 + int.from_bytes(head[:8], "little")
+        if len(head) < min(8, size) or len(head) < start <= min(size, 8 + _MAX_HEADER):
+            return False
+        open_safetensors(path, size, _Head(bytes(head[: min(start, len(head))]), size))
+        return True
+
+    return check
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The first bytes of a file of that size, as Ranges."""
+
+    data: bytes
+    size: int
+
+    def read(self, start: int, size: int) -> bytes:
+        return self.data[start : start + size]
+
+    def is_current(self) -> bool:
+        return True
 
 
 def _spans_of(path: AnyPath, held: Ranges | None) -> Callable[[int, int], FileSpan | HeldSpan]:

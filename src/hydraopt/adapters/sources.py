@@ -7,11 +7,13 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from hydraopt.adapters.jsontext import shown, strict_json
 from hydraopt.adapters.rawtensor import refuse
+from hydraopt.adapters.safetensorsfile import can_be_safetensors
 from hydraopt.adapters.tensorfile import WEIGHT_SUFFIXES
 from hydraopt.errors import NotThereError, UsageError, explain
 from hydraopt.files.answers import gone
@@ -137,15 +139,24 @@ def _fetched(url: Url) -> Source:
     folder = url.parent if single else url
     name = url.name if single else _remote_weights(url, notes)
     copies = new_folder(folder)
-    weights = copied(folder / name, copies)
+    place, config = folder / name, folder / _CONFIG
+    is_safetensors = place.suffix.lower() == ".safetensors"
+    weights = copied(place, copies, can_be_safetensors(place) if is_safetensors else None)
     with suppress(NotThereError):
-        copied(folder / _CONFIG, copies)
+        copied(config, copies, partial(_check_config, config))
     names = list(folder.parts)
     if name not in _USUAL and single:
         names.append(Path(name).stem)
     # As on this machine: what cannot name a task is not proposed as one.
     shown_names = tuple(x for x in reversed(names) if x and not set(x) & set("/\\:"))
     return Source(weights, copies / _CONFIG, shown_names or ("adapter",), tuple(notes), folder)
+
+
+def _check_config(url: Url, head: bytes | bytearray, size: int) -> bool:
+    if size > MOST_CONFIG:
+        got, most = f"{size} bytes", f"at most {MOST_CONFIG}"
+        refuse("config is too large to be read", url, got=got, expected=most, do=_AGAIN)
+    return True
 
 
 def _remote_weights(folder: Url, notes: list[str]) -> str:

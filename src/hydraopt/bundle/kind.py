@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 
+from hydraopt.adapters.safetensorsfile import can_be_safetensors
 from hydraopt.bundle.container import (
     CORE,
     CORE_SUFFIX,
@@ -14,7 +15,7 @@ from hydraopt.bundle.container import (
     TASK,
     TASK_SUFFIX,
 )
-from hydraopt.errors import NotThereError
+from hydraopt.errors import AdapterFormatError, NotThereError
 from hydraopt.files.folders import files_in, is_folder
 from hydraopt.files.ranges import RemoteFile
 from hydraopt.files.reading import open_regular
@@ -53,9 +54,11 @@ def _is_remote_bundle(url: Url, whole: bool) -> bool:
         inside = [] if whole else files_in(url) or []
         return any(x.name.endswith(CORE_SUFFIX) for x in inside)
     try:
-        file = RemoteFile(url)
+        file = RemoteFile(url, can_be_safetensors(url))
     except NotThereError:
         return False
+    except AdapterFormatError:
+        return _says_so(b"", url.name, whole)
     length = int.from_bytes(file.read(0, 8), "little")
     header = file.read(8, length) if length <= min(_MOST_HEADER, file.size - 8) else b""
     return _says_so(header, url.name, whole)

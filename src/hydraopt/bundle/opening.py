@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Final, NoReturn
 
 from hydraopt.adapters.rawtensor import FileSpan, HeldSpan, TensorFile
-from hydraopt.adapters.safetensorsfile import open_safetensors
+from hydraopt.adapters.safetensorsfile import can_be_safetensors, open_safetensors
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.bounds import AGAIN, check_blobs, check_manifest, naming
 from hydraopt.bundle.container import FORMAT, tensor_names
@@ -66,7 +66,7 @@ class Container:
         remote = isinstance(path, Url)
         self._cache: Cache | None = remote_cache() if remote else None
         try:
-            held = held_at(path)
+            held = held_at(path, can_be_safetensors(path))
             self.size = held.size
             self._held: Ranges | None = held if hold or remote else None
             self._file: TensorFile = open_safetensors(path, self.size, self._held)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -9,7 +12,11 @@ from typing import NoReturn
 from hydraopt.errors import NotThereError, RemoteError, explain
 from hydraopt.files.url import Url
 
-__all__ = ["Entry", "Mark", "PassingError", "Start", "gone", "refuse"]
+__all__ = ["Check", "Entry", "Mark", "PassingError", "Start", "check_room", "gone", "refuse"]
+
+Check = Callable[[bytes | bytearray, int], bool]
+"""Whether the first bytes of an object of that size are enough to know that it can be what its
+reader expects. Raises an error of the reader's own kind where it cannot."""
 
 
 @dataclass(frozen=True)
@@ -66,3 +73,11 @@ def gone(
 ) -> NotThereError:
     """Nothing is there."""
     return NotThereError(explain("nothing is at the address", file=url, got=got, do=do))
+
+
+def check_room(url: Url, size: int, folder: str | os.PathLike[str]) -> None:
+    """Raise RemoteError for an object that a folder's disk has no room for."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        do = f"Check the address, or make room in {os.fspath(folder)}"
+        refuse("no room on the disk for a copy", url, f"{size} bytes", f"at most {free}", do)

@@ -14,6 +14,7 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
+from hydraopt.files.answers import Check
 from hydraopt.files.cache import cache_root
 from hydraopt.files.stores import copy_to
 from hydraopt.files.url import Url
@@ -62,11 +63,12 @@ def origin_of(path: Path) -> Url | None:
     return None
 
 
-def copied(url: Url, folder: Path) -> Path:
-    """The object as a file of its name in ``folder``. Raises RemoteError."""
+def copied(url: Url, folder: Path, check: Check | None = None) -> Path:
+    """The object as a file of its name in ``folder``. Raises RemoteError, and what ``check``
+    raises."""
     name = Path(url.name).name or "object"
     target = folder / name
-    copy_to(url, target)
+    copy_to(url, target, check)
     return target
 
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from hydraopt.errors import RemoteError, explain
-from hydraopt.files.answers import Entry, Mark, PassingError, Start, gone, refuse
+from hydraopt.files.answers import Check, Entry, Mark, PassingError, Start, gone, refuse
 from hydraopt.files.url import Url
 
 __all__ = ["ObjectStore"]
@@ -37,7 +37,7 @@ _NO_WRITE: Final = (NotImplementedError, TypeError)
 class ObjectStore:
     """See hydraopt.files.stores.Store."""
 
-    def start(self, url: Url, ahead: int) -> Start:
+    def start(self, url: Url, ahead: int, check: Check | None = None) -> Start:
         mark = self.mark(url)
         return Start(mark, self.read(url, 0, min(ahead, mark.size), mark))
 

@@ -9,7 +9,7 @@ import os
 import weakref
 from typing import Final
 
-from hydraopt.files.answers import Mark, refuse
+from hydraopt.files.answers import Check, Mark, refuse
 from hydraopt.files.reading import HeldFile, Ranges
 from hydraopt.files.stores import patiently, store_of
 from hydraopt.files.url import AnyPath, Url
@@ -23,12 +23,13 @@ AHEAD: Final = 8 << 10
 class RemoteFile:
     """Safe to read from several threads, and in forks. Raises RemoteError.
 
-    fetched: bytes that were read from the store so far.
+    check: asked on the way where the whole object has to be read.  fetched: bytes that were read
+    from the store so far.
     """
 
-    def __init__(self, path: Url) -> None:
+    def __init__(self, path: Url, check: Check | None = None) -> None:
         self.path = path
-        begun = patiently(lambda: store_of(path).start(path, AHEAD), path)
+        begun = patiently(lambda: store_of(path).start(path, AHEAD, check), path)
         self._mark, self._head = begun.mark, begun.head
         self.fetched = len(begun.head)
         self._copy: HeldFile | None = None
@@ -66,9 +67,10 @@ class RemoteFile:
         return now == self._mark
 
 
-def held_at(place: AnyPath) -> Ranges:
-    """What lies there, open. Raises OSError; RemoteError for an address."""
-    return RemoteFile(place) if isinstance(place, Url) else HeldFile(place)
+def held_at(place: AnyPath, check: Check | None = None) -> Ranges:
+    """What lies there, open. check: of an address, see RemoteFile. Raises OSError; RemoteError for
+    an address."""
+    return RemoteFile(place, check) if isinstance(place, Url) else HeldFile(place)
 
 
 def _forget(name: str) -> None:

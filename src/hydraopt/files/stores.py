@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
-from hydraopt.files.answers import Entry, Mark, PassingError, Start, refuse
+from hydraopt.files.answers import Check, Entry, Mark, PassingError, Start, check_room, refuse
 from hydraopt.files.url import Url
 
 __all__ = ["WAITS", "Store", "copy_to", "patiently", "store_of"]
@@ -29,8 +29,11 @@ _CHUNK: Final = 16 << 20
 class Store(Protocol):
     """Errors of all: RemoteError; NotThereError where nothing is; PassingError."""
 
-    def start(self, url: Url, ahead: int) -> Start:
-        """Open an object and read up to ``ahead`` of its first bytes."""
+    def start(self, url: Url, ahead: int, check: Check | None = None) -> Start:
+        """Open an object and read up to ``ahead`` of its first bytes.
+
+        check: asked on the way where the whole object is read, since the server has no ranges.
+        """
         ...
 
     def read(self, url: Url, start: int, size: int, mark: Mark) -> bytes:
@@ -90,22 +93,31 @@ def patiently(act: Callable[[], T], url: Url) -> T:
 LATER: Final = "Check the address and the network, and try again later"
 
 
-def copy_to(url: Url, target: Path) -> int:
+def copy_to(url: Url, target: Path, check: Check | None = None) -> int:
     """Write an object to a local file; its bytes. Raises RemoteError for one that was replaced
-    meanwhile: pieces of two make a file that nobody wrote."""
+    meanwhile, since pieces of two objects make a file that nobody wrote, and for one that the disk
+    has no room for; what ``check`` raises."""
     store = store_of(url)
-    begun = patiently(lambda: store.start(url, _CHUNK), url)
+    begun = patiently(lambda: store.start(url, _CHUNK, check), url)
     if begun.whole is not None:
         shutil.move(begun.whole, target)  # which may be on another disk
         return begun.mark.size
-    position = len(begun.head)
+    size, head = begun.mark.size, bytearray(begun.head)
+    check_room(url, size, target.parent)
+    position = len(head)
     with target.open("wb") as file:
-        file.write(begun.head)
-        while position < begun.mark.size:
-            size = min(_CHUNK, begun.mark.size - position)
-            piece = partial(store.read, url, position, size, begun.mark)
-            file.write(patiently(piece, url))
-            position += size
+        file.write(head)
+        while True:
+            if check is not None and check(head, size):
+                check = None
+            if position >= size:
+                break
+            count = min(_CHUNK, size - position)
+            data = patiently(partial(store.read, url, position, count, begun.mark), url)
+            file.write(data)
+            position += count
+            if check is not None:
+                head += data
     if position > len(begun.head):
         now = patiently(lambda: store.mark(url), url)
         if now != begun.mark:

@@ -9,67 +9,71 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import unquote, urljoin, urlsplit
 
 from hydraopt.errors import RemoteError, explain
-from hydraopt.files.answers import Entry, Mark, PassingError, Start, gone, refuse
+from hydraopt.files.answers import (
+    Check,
+    Entry,
+    Mark,
+    PassingError,
+    Start,
+    check_room,
+    gone,
+    refuse,
+)
 from hydraopt.files.url import Url
 
 if TYPE_CHECKING:
-    from requests import Response, Session
+    from hydraopt.files.requesting import Reply
 
 __all__ = ["WebStore"]
 
-_TIMEOUTS: Final = (10.0, 60.0)
-"""Seconds to connect, and between two pieces of an answer."""
-_REDIRECTS: Final = 10
 _LONGEST_WAIT: Final = 30.0
 _PASSING: Final = {408, 425, 429, 500, 502, 503, 504}
-_PIECE: Final = 1 << 20
 _MOST_PAGE: Final = 16 << 20
-_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_MOST_LINKS: Final = 1 << 17
+_LONGEST_LINK: Final = 4096
+_DIGITS: Final = 15
+"""Of a number of bytes."""
+_RANGE: Final = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})", re.ASCII)
 _LINK: Final = re.compile(r"""<a\s[^<>]*?href\s*=\s*["']([^"'<>]+)["']""", re.IGNORECASE)
-_NAMED: Final = "Give the address of a core file, and name the tasks that are wanted"
 _SLASH: Final = "Check the address: that of a folder ends in a slash"
 _CHANGED: Final = "Run again; whoever writes there should put whole files in place"
-
-_kept = threading.local()
 
 
 class WebStore:
     """See hydraopt.files.stores.Store. Nothing can be written."""
 
-    def start(self, url: Url, ahead: int) -> Start:
+    def start(self, url: Url, ahead: int, check: Check | None = None) -> Start:
         with _asked(url, {"Range": f"bytes=0-{ahead - 1}"}) as reply:
-            if reply.status_code == 416 and _header(reply, "range") == "bytes */0":
-                return Start(Mark(0, reply.headers.get("ETag")), b"")
+            if reply.status == 416 and _range_header(reply) == "bytes */0":
+                return Start(Mark(0, reply.header("ETag")), b"")
             _check_status(reply, url)
-            if reply.status_code == 200:
-                return _whole(reply, url)
+            if reply.status == 200:
+                return _whole(reply, url, check)
             first, last, size = _range_of(reply, url)
             if first != 0 or last != min(ahead, size) - 1:
                 _not_asked(reply, url, f"bytes 0-{ahead - 1}")
             head = _body(reply, url, last + 1)
-            return Start(Mark(size, reply.headers.get("ETag")), head)
+            return Start(Mark(size, reply.header("ETag")), head)
 
     def read(self, url: Url, start: int, size: int, mark: Mark) -> bytes:
         if not size:
             return b""
         last = start + size - 1
         with _asked(url, {"Range": f"bytes={start}-{last}"}) as reply:
-            if reply.status_code == 416:
+            if reply.status == 416:
                 _changed(url, "no such range", mark)
             _check_status(reply, url)
-            if reply.status_code != 206:
-                refuse("server sent no range", url, f"status {reply.status_code}", "206")
+            if reply.status != 206:
+                refuse("server sent no range", url, f"status {reply.status}", "206")
             first, end, whole = _range_of(reply, url)
-            now = Mark(whole, reply.headers.get("ETag"))
+            now = Mark(whole, reply.header("ETag"))
             if now != mark:
                 _changed(url, now, mark)
             if (first, end) != (start, last):
@@ -79,36 +83,26 @@ class WebStore:
     def mark(self, url: Url) -> Mark:
         # A GET, since an address may be signed for that alone; of the body nothing is read.
         with _asked(url, {"Range": "bytes=0-0"}) as reply:
-            tag = reply.headers.get("ETag")
-            if reply.status_code == 416 and _header(reply, "range") == "bytes */0":
+            tag = reply.header("ETag")
+            if reply.status == 416 and _range_header(reply) == "bytes */0":
                 return Mark(0, tag)
             _check_status(reply, url)
-            if reply.status_code == 206:
+            if reply.status == 206:
                 return Mark(_range_of(reply, url)[2], tag)
             return Mark(_stated(reply, url), tag)
 
     def entries(self, url: Url) -> list[Entry] | None:
         folder = url.as_folder()
         with _asked(folder, {}) as reply:
-            if reply.status_code in _PASSING:
-                raise PassingError(f"status {reply.status_code}", _wait_of(reply))
-            kind = reply.headers.get("Content-Type", "")
-            if reply.status_code != 200 or not kind.lower().startswith("text/html"):
+            if reply.status in _PASSING:
+                raise PassingError(f"status {reply.status}", _wait_of(reply))
+            kind = (reply.header("Content-Type") or "").lower()
+            if reply.status != 200 or not kind.startswith("text/html"):
                 return None
-            data = b"".join(_pieces(reply, folder, _MOST_PAGE))
+            data = b"".join(reply.pieces(_MOST_PAGE))
             if len(data) > _MOST_PAGE:
-                got, expected = f"over {_MOST_PAGE} bytes", f"{_MOST_PAGE} at most"
-                refuse("list of the folder is too long", folder, got, expected, _NAMED)
-            page = data.decode("utf-8", "replace")
-            at = reply.url
-        names: dict[str, Entry] = {}
-        for link in _LINK.findall(page):
-            there = urljoin(at, unescape(link)).partition("?")[0].partition("#")[0]
-            name = unquote(there.removeprefix(at.partition("?")[0])) if there != at else ""
-            plain = name.removesuffix("/")
-            if there.startswith(at.partition("?")[0]) and plain and "/" not in plain:
-                names[plain] = Entry(plain, name.endswith("/"))
-        return list(names.values())
+                _too_long(folder, f"over {_MOST_PAGE} bytes", f"{_MOST_PAGE} at most")
+            return _entries(data.decode("utf-8", "replace"), reply.address, folder)
 
     def matches(self, url: Url) -> list[Url]:
         refuse("a pattern has no matches over HTTP", url, do="Give the address of each adapter")
@@ -127,63 +121,29 @@ class WebStore:
         refuse("nothing can be written over HTTP", url, do=do)
 
 
-def _session() -> Session:
-    """One for each thread of each process, so that connections stay open."""
-    if getattr(_kept, "process", None) != os.getpid():
-        try:
-            import requests
-        except ImportError as error:
-            raise RemoteError(
-                explain(
-                    "addresses need a library that is not installed",
-                    got=error.name,
-                    do="Install it: pip install 'hydraopt[remote]'",
-                )
-            ) from error
-        _kept.session, _kept.process = requests.Session(), os.getpid()
-        _kept.session.max_redirects = _REDIRECTS
-    session: Session = _kept.session
-    return session
-
-
-@contextmanager
-def _asked(url: Url, headers: Mapping[str, str]) -> Iterator[Response]:
-    """The answer to a GET, its body not yet read."""
-    session = _session()
-    import requests
-
-    # A range counts bytes of the file as it is, not of a packed form of it.
-    asked = {"Accept-Encoding": "identity", **headers}
+def _asked(url: Url, headers: Mapping[str, str]) -> Reply:
+    """The answer to a GET, a context, its body not yet read."""
     try:
-        with session.get(url.text, headers=asked, stream=True, timeout=_TIMEOUTS) as reply:
-            if url.scheme == "https" and not reply.url.startswith("https:"):
-                refuse("server leads from https to an address that is not", url, _host(reply.url))
-            if reply.headers.get("Content-Encoding", "identity").lower() != "identity":
-                refuse("server sends another form than the file's bytes", url, do=_CHANGED)
-            yield reply
-    except requests.TooManyRedirects as error:
-        refuse("server leads in a circle", url, f"over {_REDIRECTS} redirects", do=None)
-        raise AssertionError from error
-    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-        refuse("not an address that can be read", url, type(error).__name__, do="Check it")
-    except requests.exceptions.SSLError as error:
-        refuse("server does not prove who it is", url, type(error).__name__, do="Check its address")
-    except requests.RequestException as error:
-        raise PassingError(type(error).__name__) from error
+        from hydraopt.files.requesting import Reply
+    except ImportError as error:
+        raise RemoteError(
+            explain(
+                "addresses need a library that is not installed",
+                got=error.name,
+                do="Install it: pip install 'hydraopt[remote]'",
+            )
+        ) from error
+    # A range counts bytes of the file as it is, not of a packed form of it.
+    reply = Reply(url, {"Accept-Encoding": "identity", **headers})
+    if (reply.header("Content-Encoding") or "identity").lower() != "identity":
+        with reply:
+            refuse("server sends another form than the file's bytes", url, do=_CHANGED)
+    return reply
 
 
-def _host(address: str) -> str:
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.hostname}"
-
-
-def _header(reply: Response, name: str) -> str:
-    return str(reply.headers.get(f"Content-{name.capitalize()}", ""))
-
-
-def _check_status(reply: Response, url: Url) -> None:
-    status = reply.status_code
-    there = unquote(urlsplit(reply.url).path)
+def _check_status(reply: Reply, url: Url) -> None:
+    status = reply.status
+    there = unquote(urlsplit(reply.address).path)
     if there.endswith(f"/{url.name}/") and not url.is_folder:
         # Servers lead to the slash, and send a page about the folder, or that there is none.
         raise gone(url, "a folder", _SLASH)
@@ -199,14 +159,18 @@ def _check_status(reply: Response, url: Url) -> None:
     refuse("server does not send it", url, f"status {status}", "200 or 206", "Check the address")
 
 
-def _wait_of(reply: Response) -> float:
-    said = reply.headers.get("Retry-After", "")
+def _wait_of(reply: Reply) -> float:
+    said = reply.header("Retry-After") or ""
     return min(float(said), _LONGEST_WAIT) if said.isascii() and said.isdecimal() else 0.0
 
 
-def _range_of(reply: Response, url: Url) -> tuple[int, int, int]:
+def _range_header(reply: Reply) -> str:
+    return reply.header("Content-Range") or ""
+
+
+def _range_of(reply: Reply, url: Url) -> tuple[int, int, int]:
     """(first, last, length of the file) as the answer says it."""
-    match = _RANGE.fullmatch(_header(reply, "range"))
+    match = _RANGE.fullmatch(_range_header(reply))
     if match is None:
         _not_asked(reply, url, "bytes FIRST-LAST/LENGTH")
     first, last, size = map(int, match.groups())
@@ -215,8 +179,8 @@ def _range_of(reply: Response, url: Url) -> tuple[int, int, int]:
     return first, last, size
 
 
-def _not_asked(reply: Response, url: Url, expected: str) -> NoReturn:
-    got = _header(reply, "range")[:80] or "none"
+def _not_asked(reply: Reply, url: Url, expected: str) -> NoReturn:
+    got = _range_header(reply)[:80] or "none"
     refuse("server sent another range than was asked for", url, got, expected, "Report it there")
 
 
@@ -227,19 +191,9 @@ def _changed(url: Url, got: object, mark: Mark) -> NoReturn:
     refuse("file changed while it was read", url, got, expected, _CHANGED)
 
 
-def _pieces(reply: Response, url: Url, most: int) -> Iterator[bytes]:
-    """The body in pieces, at most so many bytes and one piece more."""
-    taken = 0
-    for piece in reply.iter_content(_PIECE):
-        yield piece
-        taken += len(piece)
-        if taken > most:
-            return
-
-
-def _body(reply: Response, url: Url, size: int) -> bytes:
+def _body(reply: Reply, url: Url, size: int) -> bytes:
     """Exactly ``size`` bytes; what comes short may pass."""
-    data = b"".join(_pieces(reply, url, size))
+    data = b"".join(reply.pieces(size))
     if len(data) < size:
         raise PassingError(f"a range that came short: {len(data)} bytes of {size}")
     if len(data) > size:
@@ -247,21 +201,28 @@ def _body(reply: Response, url: Url, size: int) -> bytes:
     return data
 
 
-def _stated(reply: Response, url: Url) -> int:
+def _stated(reply: Reply, url: Url) -> int:
     """The length of a whole file. Without one nobody knows whether it came short."""
-    stated = str(reply.headers.get("Content-Length", ""))
-    if not (stated.isascii() and stated.isdecimal() and len(stated) < 16):
+    stated = reply.header("Content-Length") or ""
+    if not (stated.isascii() and stated.isdecimal() and len(stated) <= _DIGITS):
         refuse("server has no ranges, and states no length", url, stated[:40], "Content-Length")
     return int(stated)
 
 
-def _whole(reply: Response, url: Url) -> Start:
+def _whole(reply: Reply, url: Url, check: Check | None) -> Start:
     """Of a server without ranges: all of the file, as a local copy."""
     size = _stated(reply, url)
-    handle, name = tempfile.mkstemp(prefix="hydraopt-", suffix=".whole")
+    folder = tempfile.gettempdir()
+    check_room(url, size, folder)
+    handle, name = tempfile.mkstemp(prefix="hydraopt-", suffix=".whole", dir=folder)
     try:
         with os.fdopen(handle, "wb") as file:
-            for piece in _pieces(reply, url, size):
+            head = bytearray()
+            for piece in reply.pieces(size):
+                if check is not None:
+                    head += piece
+                    if check(head, size):
+                        check = None
                 file.write(piece)
             taken = file.tell()
         if taken < size:
@@ -271,4 +232,29 @@ def _whole(reply: Response, url: Url) -> Start:
     except BaseException:
         os.unlink(name)
         raise
-    return Start(Mark(taken, reply.headers.get("ETag")), b"", Path(name))
+    return Start(Mark(taken, reply.header("ETag")), b"", Path(name))
+
+
+def _entries(page: str, at: str, folder: Url) -> list[Entry]:
+    """Links of a page to what lies right in the folder that it is about; others are left out."""
+    here = at.partition("?")[0]
+    names: dict[str, Entry] = {}
+    for count, link in enumerate(_LINK.finditer(page)):
+        if count == _MOST_LINKS:
+            _too_long(folder, f"over {_MOST_LINKS} links", f"{_MOST_LINKS} at most")
+        if len(link[1]) > _LONGEST_LINK:
+            continue
+        try:
+            there = urljoin(at, unescape(link[1])).partition("?")[0].partition("#")[0]
+        except ValueError:
+            continue
+        name = unquote(there.removeprefix(here)) if there != at else ""
+        plain = name.removesuffix("/")
+        if there.startswith(here) and plain not in ("", ".", "..") and "/" not in plain:
+            names[plain] = Entry(plain, name.endswith("/"))
+    return list(names.values())
+
+
+def _too_long(folder: Url, got: str, expected: str) -> NoReturn:
+    do = "Give the address of a core file, and name the tasks that are wanted"
+    refuse("list of the folder is too long", folder, got, expected, do)
