@@ -7,10 +7,14 @@ what was expected, and what to do next.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 __all__ = [
     "AdapterFormatError",
     "AlignmentError",
     "BaseMismatchError",
+    "BatchError",
     "BudgetError",
     "BundleFormatError",
     "ChecksumError",
@@ -30,7 +34,16 @@ __all__ = [
 
 
 class HydraoptError(Exception):
-    """Root of every error that hydraopt raises on purpose."""
+    """Root of every error that hydraopt raises on purpose.
+
+    reason, place, got, remedy: parts of the message, where the code that raised it states them.
+        Errors of one reason and remedy are listed together when a batch has several.
+    """
+
+    reason: str | None = None
+    place: object = None
+    got: object = None
+    remedy: str | None = None
 
     def __str__(self) -> str:
         # KeyError shows repr(message), which turns a sentence into a quoted, escaped one.
@@ -41,12 +54,28 @@ class AdapterFormatError(HydraoptError, ValueError):
     """An adapter's files cannot be read, or say something that hydraopt does not understand."""
 
 
+class BatchError(AdapterFormatError):
+    """Several adapters of one batch cannot be read.
+
+    problems: one error for each of them, and one for the batch if its adapters do not fit together.
+    """
+
+    problems: tuple[HydraoptError, ...] = ()
+
+
 class AlignmentError(HydraoptError, ValueError):
     """Adapters that were given together do not fit together."""
 
 
 class BaseMismatchError(AlignmentError):
-    """Adapters name different base models."""
+    """Adapters belong to different base models.
+
+    groups: adapters that fit together, as pairs of the base model and task names.
+    paths: what to type for each adapter, by task name: PATH or NAME=PATH.
+    """
+
+    groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    paths: Mapping[str, str] = MappingProxyType({})
 
 
 class NumericalError(HydraoptError, ArithmeticError):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
-__all__ = ["counted", "listed", "real", "shown"]
+__all__ = ["closest", "counted", "listed", "one_line", "real", "shown"]
 
 _MOST_SHOWN: Final = 80
 
@@ -41,3 +41,24 @@ def listed(names: Sequence[object], most: int = 3) -> str:
     more = len(names) - most
     first = ", ".join(str(name) for name in names[:most])
     return first + (f" and {more:,} more" if more > 0 else "")
+
+
+def one_line(text: str) -> str:
+    """The text with line ends and other characters that do not print written out."""
+    if text.isprintable():
+        return text
+    return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
+
+
+def closest(name: str, names: Collection[str], most: int = 3) -> str:
+    """Describe which names were expected instead of ``name``: a few, the most alike first.
+
+    All names if there are at most ``most``; else those that are spelt alike, and their number:
+    "numbers-de, numbers-en (of 200)", or "one of 200" if none is alike.
+    """
+    if len(names) <= most:
+        return ", ".join(sorted(names))
+    from difflib import get_close_matches  # only a message needs it
+
+    alike = get_close_matches(name[:_MOST_SHOWN], names, most)
+    return f"{', '.join(alike)} (of {len(names):,})" if alike else f"one of {len(names):,}"

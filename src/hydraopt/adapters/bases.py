@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from hydraopt.adapters.model import Adapter
-from hydraopt.errors import AlignmentError, BaseMismatchError, explain
+from hydraopt.errors import BaseMismatchError, explain
 from hydraopt.values import listed
 
 __all__ = ["base_key", "check_same_base"]
 
 _MOST_NAMED: Final = 8
+
+_Shape = tuple[str, int, int, str]
+"""Kind, m and n of a module, and the adapter that has it."""
 
 
 def base_key(name: str) -> str:
@@ -37,52 +40,86 @@ def check_same_base(adapters: Sequence[Adapter], same_base: bool) -> str | None:
     same_base: skip the comparison of names. Shapes are compared in any case: a module that two
     adapters have must have the same kind and the same (m, n).
 
-    Raises BaseMismatchError listing the groups if names or revisions differ, or if only some
-    adapters name a base; AlignmentError naming two adapters and the module whose shapes differ.
+    Raises BaseMismatchError that lists the groups of adapters that fit together, if names or
+    revisions differ, if only some adapters name a base, or if shapes differ; for shapes it names
+    two adapters and the module.
     """
-    if not same_base:
-        _check_names(adapters)
-    first: dict[str, Adapter] = {}
-    for adapter in adapters:
-        for path, module in adapter.modules.items():
-            owner = first.setdefault(path, adapter)
-            other = owner.modules[path]
-            if (module.kind, module.m, module.n) != (other.kind, other.m, other.n):
-                raise AlignmentError(
-                    explain(
-                        f"adapters {owner.name!r} and {adapter.name!r} change modules of different "
-                        "shape under one path",
-                        module=path,
-                        got=f"{adapter.name}: {module.kind} ({module.m}, {module.n})",
-                        expected=f"{owner.name}: {other.kind} ({other.m}, {other.n})",
-                        do="They were trained on different base models; merge them apart",
-                    )
-                )
-    return next((adapter.base_model for adapter in adapters if adapter.base_model), None)
+    by_name = _by_name(adapters, same_base)
+    groups: list[tuple[str, list[Adapter]]] = []
+    clashes: list[str] = []
+    for base, members in by_name:
+        for i, alike in enumerate(_by_shape(members, clashes), start=1):
+            groups.append((base if i == 1 else f"{base}, shapes {i}", alike))
+    if len(groups) < 2:
+        return next((adapter.base_model for adapter in adapters if adapter.base_model), None)
+    named = len(by_name) > 1
+    stated = "; ".join(
+        f"{base}: {listed([adapter.name for adapter in alike], _MOST_NAMED)}"
+        for base, alike in groups
+    )
+    others = "; if they are one model under several names, pass --same-base (same_base=True)"
+    error = BaseMismatchError(
+        explain(
+            "adapters name different base models" if named else clashes[0],
+            got="; ".join([stated, *(clashes if named else clashes[1:])]),
+            expected="one base model",
+            do=f"Merge each group on its own{others if named and not clashes else ''}",
+        )
+    )
+    error.groups = tuple((base, tuple(x.name for x in alike)) for base, alike in groups)
+    raise error
 
 
-def _check_names(adapters: Sequence[Adapter]) -> None:
-    groups: dict[tuple[str | None, str | None], list[Adapter]] = {}
+def _by_name(adapters: Sequence[Adapter], same_base: bool) -> list[tuple[str, list[Adapter]]]:
+    """Adapters by the base model that they name, and by its revision if several are stated."""
+    if same_base:
+        return [("one base", list(adapters))]
+    bases: dict[str | None, list[Adapter]] = {}
     for adapter in adapters:
         base = base_key(adapter.base_model) if adapter.base_model else None
-        groups.setdefault((base, adapter.revision), []).append(adapter)
-    bases = {base for base, _ in groups}
-    # A revision that is not stated agrees with any.
-    revisions = {revision for _, revision in groups if revision is not None}
-    if len(bases) < 2 and len(revisions) < 2:
-        return
-    stated = "; ".join(
-        f"{members[0].base_model or '(not stated)'}"
-        + (f" at revision {revision}" if revision else "")
-        + f": {listed([adapter.name for adapter in members], _MOST_NAMED)}"
-        for (_, revision), members in groups.items()
-    )
-    raise BaseMismatchError(
-        explain(
-            "adapters name different base models",
-            got=stated,
-            expected="one base model",
-            do="Merge each group on its own; if they are one model under several names, pass "
-            "--same-base (same_base=True)",
-        )
+        bases.setdefault(base, []).append(adapter)
+    groups: list[tuple[str, list[Adapter]]] = []
+    for members in bases.values():
+        name = members[0].base_model or "(not stated)"
+        by_revision: dict[str | None, list[Adapter]] = {}
+        for adapter in members:
+            by_revision.setdefault(adapter.revision, []).append(adapter)
+        if len(by_revision.keys() - {None}) < 2:  # One that is not stated agrees with any.
+            groups.append((name, members))
+            continue
+        for revision, some in by_revision.items():
+            groups.append((f"{name} at revision {revision}" if revision else name, some))
+    return groups
+
+
+def _by_shape(adapters: Sequence[Adapter], clashes: list[str]) -> list[list[Adapter]]:
+    """Groups whose modules have one shape each. For each group but the first, a difference to an
+    earlier group is added to ``clashes``."""
+    groups: list[list[Adapter]] = []
+    shapes: list[dict[str, _Shape]] = []
+    for adapter in adapters:
+        mine: dict[str, _Shape] = {
+            path: (x.kind, x.m, x.n, adapter.name) for path, x in adapter.modules.items()
+        }
+        clash = None
+        for group, first in zip(groups, shapes, strict=True):
+            path = next((x for x in mine if x in first and first[x][:3] != mine[x][:3]), None)
+            if path is None:
+                group.append(adapter)
+                first.update({x: mine[x] for x in mine.keys() - first.keys()})
+                break
+            clash = clash or _clash(path, first[path], mine[path])
+        else:
+            clashes += [] if clash is None else [clash]
+            groups.append([adapter])
+            shapes.append(mine)
+    return groups
+
+
+def _clash(path: str, first: _Shape, other: _Shape) -> str:
+    (kind, m, n, name), (other_kind, other_m, other_n, other_name) = first, other
+    return (
+        f"adapters {name!r} and {other_name!r} change modules of different shape under one path "
+        f"[module {path}]: {name} {kind} ({m}, {n}), {other_name} {other_kind} "
+        f"({other_m}, {other_n})"
     )

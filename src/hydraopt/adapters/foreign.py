@@ -24,7 +24,7 @@ from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
 from hydraopt.adapters.scale import ScaleRule, mlx_scale, ratio
 from hydraopt.files.url import AnyPath
 
-__all__ = ["read_image_lora", "read_loralib", "read_mlx"]
+__all__ = ["joined_half", "read_image_lora", "read_loralib", "read_mlx"]
 
 StoredPair = tuple[RawTensor, RawTensor]
 
@@ -40,6 +40,15 @@ _HALF: Final = re.compile(
     r"|\.lora_(?P<new>[AB])(?:\.[^.]+)?\.weight"
     r"|:(?P<numbered>down|up))"
 )
+
+# As some trainers join kohya's names: "_" between the path and the rest. Such paths have no dots.
+_JOINED: Final = re.compile(r"(?P<path>[^.]+)_lora_(?P<half>down|up)\.weight")
+_JOINED_ALPHA: Final = re.compile(r"[^.]+_alpha")
+
+
+def joined_half(name: str) -> re.Match[str] | None:
+    """Match a half of a pair named PATH_lora_down.weight or PATH_lora_up.weight."""
+    return _JOINED.fullmatch(name)
 
 
 def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) -> Parsed:
@@ -61,7 +70,8 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
     def stated(stem: str, path: str, rank: int) -> float | None:
         """alpha / r of the tensor that states alpha, if there is one."""
         places = (stem, f"{stem}.lora", f"{stem}.lora_linear_layer", stem.removesuffix("_lora"))
-        key = next((f"{x}.alpha" for x in places if f"{x}.alpha" in alphas), None)
+        keys = *(f"{x}.alpha" for x in places), f"{stem}_alpha"
+        key = next((x for x in keys if x in alphas), None)
         if key is None:
             return None
         used.add(key)
@@ -119,19 +129,32 @@ def _halves(
     halves: dict[str, dict[str, RawTensor]] = {}
     alphas: dict[str, RawTensor] = {}
     for name, tensor in file.items():
-        match = None if is_lycoris(name) else _HALF.fullmatch(name)
-        if match is None:
-            if name.endswith(".alpha"):
+        parts = _parts(name)
+        if parts is None:
+            if name.endswith(".alpha") or _JOINED_ALPHA.fullmatch(name):
                 alphas[name] = tensor
             continue
-        half = match["kohya"] or match["old"] or match["new"] or match["numbered"]
-        path = match["path"] + (match["mark"] or "" if match["mark"] == "_lora" else "")
-        half = "A" if half in ("down", "A") else "B"
+        path, half = parts
         if half in halves.setdefault(path, {}):
             what = f"two tensors claim to be {half} of one module"
             refuse(what, file.path, module=path, do="Save each adapter on its own")
         halves[path][half] = tensor
     return halves, alphas
+
+
+def _parts(name: str) -> tuple[str, str] | None:
+    """Split the name of half of a pair into its path and "A" or "B"; None for other names."""
+    if is_lycoris(name):
+        return None
+    joined = joined_half(name)
+    if joined is not None:
+        return joined["path"], "A" if joined["half"] == "down" else "B"
+    match = _HALF.fullmatch(name)
+    if match is None:
+        return None
+    half = match["kohya"] or match["old"] or match["new"] or match["numbered"]
+    path = match["path"] + (match["mark"] or "" if match["mark"] == "_lora" else "")
+    return path, "A" if half in ("down", "A") else "B"
 
 
 def read_loralib(

@@ -95,9 +95,10 @@ def _peft(name: str, opened: Opened) -> bool:
 
 
 def _kohya(name: str, opened: Opened) -> bool:
+    from hydraopt.adapters.foreign import joined_half
     from hydraopt.adapters.lycoris import has_product
 
-    own = name.endswith((".lora_down.weight", ".lora_up.weight"))
+    own = name.endswith((".lora_down.weight", ".lora_up.weight")) or joined_half(name) is not None
     return own or has_product(name) or (_as_peft(name) and _kohya_prefix(name))
 
 

@@ -5,17 +5,34 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 from hydraopt.adapters.bases import check_same_base
+from hydraopt.adapters.batch import Problems
 from hydraopt.adapters.formats import Opened, read_opened
 from hydraopt.adapters.model import Adapter
 from hydraopt.adapters.rawtensor import refuse
-from hydraopt.adapters.sources import Source, check_name, expand, load_config, locate, name_apart
+from hydraopt.adapters.sources import (
+    Request,
+    Source,
+    check_name,
+    expand,
+    load_config,
+    locate,
+    name_apart,
+)
 from hydraopt.adapters.tensorfile import open_tensors
-from hydraopt.errors import AdapterFormatError, UsageError, explain
-from hydraopt.files.url import AnyPath, Url
+from hydraopt.errors import (
+    AdapterFormatError,
+    BaseMismatchError,
+    HydraoptError,
+    UsageError,
+    explain,
+)
+from hydraopt.files.url import Url
 from hydraopt.values import listed
 
 __all__ = ["Adapters", "read_adapter", "read_adapters"]
@@ -65,6 +82,7 @@ def read_adapters(
     same_base: bool = False,
     base_model: str | None = None,
     alpha: float | None = None,
+    skip_unreadable: bool = False,
 ) -> Adapters:
     """Open adapters that are to be merged, sorted by task name.
 
@@ -73,35 +91,74 @@ def read_adapters(
         is no weight file, as a shell's "zoo/*" brings along, is left out with a note.
     same_base: the caller vouches that all were trained on one base, whatever their configs say.
     base_model, alpha: as in :func:`read_adapter`, for all.
+    skip_unreadable: leave out adapters that cannot be read or hold NaN or infinity, and list them
+        in the notes. All tensors are read for this.
 
-    Raises BaseMismatchError for different or partly unknown bases, AlignmentError for modules of
-    one path and different shapes, UsageError for names that are unusable or occur twice,
-    AdapterFormatError as :func:`read_adapter`.
+    Raises BaseMismatchError for different or partly unknown bases and for modules of one path and
+    different shapes, UsageError for names that are unusable or occur twice, AdapterFormatError as
+    :func:`read_adapter`, and BatchError, which lists all problems, if there are several.
     """
     _check_alpha(alpha)
     selection = expand(paths_or_globs)
-    requests = selection.requests
-    if not requests:
+    if not selection.requests:
         raise UsageError(explain("no adapters were given", do="Give at least one path"))
-    sources = _located([request.path for request in requests])
-    names = [request.name for request in requests]
-    unnamed = [i for i, name in enumerate(names) if name is None]
-    for i, name in zip(unnamed, name_apart([sources[i].names for i in unnamed]), strict=True):
-        names[i] = check_name(name, requests[i].path)
-    twice = sorted(str(name) for name, count in Counter(names).items() if count > 1)
-    if twice:
-        raise UsageError(
-            explain("task names occur twice", got=", ".join(twice), do="Name them: NAME=PATH")
-        )
-    adapters = Adapters(
-        _read(source, str(name), base_model, alpha)
-        for source, name in zip(sources, names, strict=True)
-    )
-    renamed = _renamed([(sources[i].names[0], str(names[i])) for i in unnamed])
-    adapters.notes = (*selection.notes, *renamed)
+    problems = Problems(len(selection.requests), skip_unreadable)
+    named = _named(selection.requests, problems)
+    adapters, paths = Adapters(), {}
+    for request, source, name in named:
+        with _problems_of(request, problems):
+            adapter = _read(source, name, base_model, alpha)
+            if skip_unreadable:
+                adapter.check_finite()
+            adapters.append(adapter)
+            paths[name] = str(request.path) if name == source.names[0] else f"{name}={request.path}"
+    renamed = _renamed([(source.names[0], name) for x, source, name in named if x.name is None])
+    adapters.notes = (*selection.notes, *problems.notes(), *renamed)
     adapters.sort(key=lambda adapter: adapter.name)
-    check_same_base(adapters, same_base)
+    try:
+        check_same_base(adapters, same_base)
+    except BaseMismatchError as error:
+        error.paths = paths
+        problems.add(error)
+    problems.raise_any()
     return adapters
+
+
+@contextmanager
+def _problems_of(request: Request, problems: Problems) -> Iterator[None]:
+    """Collect what goes wrong with one adapter. What goes wrong with the process is raised."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except (HydraoptError, OSError) as error:
+        problems.add(error, request.path)
+
+
+def _named(requests: Sequence[Request], problems: Problems) -> list[tuple[Request, Source, str]]:
+    """The files and the task name of each adapter that has files."""
+    there: list[tuple[Request, Source]] = []
+    for request, located in zip(requests, _located(requests), strict=True):
+        with _problems_of(request, problems):
+            there.append((request, located()))
+    unnamed = [source.names for request, source in there if request.name is None]
+    made = iter(name_apart(unnamed))
+    named = []
+    for request, source in there:
+        with _problems_of(request, problems):
+            name = request.name
+            if name is None:
+                name = check_name(next(made), request.path)
+            named.append((request, source, name))
+    counts = Counter(name for _, _, name in named)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        problems.add(
+            UsageError(
+                explain("task names occur twice", got=", ".join(twice), do="Name them: NAME=PATH")
+            )
+        )
+    return named
 
 
 def _renamed(tasks: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -119,15 +176,17 @@ def _renamed(tasks: Sequence[tuple[str, str]]) -> Iterator[str]:
         )
 
 
-def _located(paths: Sequence[AnyPath]) -> list[Source]:
-    """The files of each, in order; those at addresses are fetched several at a time."""
+def _located(requests: Sequence[Request]) -> list[Callable[[], Source]]:
+    """Functions that return the files of each, in order, or raise what went wrong; files at
+    addresses are fetched several at a time."""
+    paths = [request.path for request in requests]
     if not any(isinstance(path, Url) for path in paths):
-        return [locate(path) for path in paths]
+        return [partial(locate, path) for path in paths]
     # Loads logging, which reading one task has no use for.
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(locate, paths))
+        return [pool.submit(locate, path).result for path in paths]
 
 
 def _check_alpha(alpha: float | None) -> None:

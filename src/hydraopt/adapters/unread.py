@@ -45,6 +45,9 @@ def _seeming(names: Collection[str], has_lora_config: bool) -> tuple[str, str]:
         return f"{_NONE}, it seems to be a textual inversion", "Leave it out"
     if has_lora_config or all(map(_IDLE.fullmatch, names)):
         return _NONE, "The matrices were not saved; save again with model.save_pretrained"
+    if lora := next((name for name in names if "lora" in name.lower()), None):
+        what = f"tensors are named as in no LoRA format that can be read, {lora[:200]!r} for one"
+        return what, "Convert it to PEFT, kohya or diffusers names with the tool that wrote it"
     if 2 * sum(name.endswith((".weight", ".bias")) for name in names) > len(names):
         what = f"{_NONE}, it seems to be a whole model or a part of one"
         return what, "Give the adapter alone; extract one first if the model was trained whole"

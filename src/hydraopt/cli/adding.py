@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hydraopt.cli.common import json_option, quiet_option, workers_option
+from hydraopt.cli.common import json_option, quiet_option, skip_option, workers_option
 from hydraopt.cli.mergeoptions import (
     Prompts,
     base_tensors,
@@ -75,6 +75,7 @@ def adding_options(command: F) -> F:
             click.option(
                 "--alpha", type=float, help="lora_alpha of files that do not state theirs."
             ),
+            skip_option,
             workers_option,
             json_option,
             quiet_option,
@@ -97,6 +98,7 @@ class Adding:
     exact: tuple[str, ...]
     same_base: bool
     alpha: float | None
+    skip_unreadable: bool
     workers: int | None
 
     def __post_init__(self) -> None:
@@ -131,7 +133,12 @@ def run_adding(
 
     limit = Limit(asked.size, asked.error, asked.harm, asked.lossless)
     with progress_bar(quiet or as_json) as progress:
-        opened = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
+        opened = read_adapters(
+            adapters,
+            same_base=asked.same_base,
+            alpha=asked.alpha,
+            skip_unreadable=asked.skip_unreadable,
+        )
         if asked.base is not None:
             named = {"same_base": asked.same_base, "prompted": bool(asked.prompted)}
             check_before(verb, bundle, opened, limit, **named)

@@ -36,6 +36,7 @@ __all__ = [
     "say_raw",
     "show_table",
     "size_text",
+    "skip_option",
     "warn",
     "workers_option",
 ]
@@ -45,6 +46,11 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table."
 )
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress.")
+skip_option = click.option(
+    "--skip-unreadable",
+    is_flag=True,
+    help="Leave out adapters that cannot be read or hold NaN or infinity, and list them.",
+)
 workers_option = click.option(
     "--workers",
     type=click.IntRange(min=1),

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import click
 
 from hydraopt.cli.common import printable
-from hydraopt.errors import HydraoptError
+from hydraopt.errors import BaseMismatchError, BatchError, HydraoptError
 
 __all__ = ["Doing", "Interrupted", "Refused", "Unforeseen", "failure_of"]
 
@@ -43,7 +44,7 @@ class Doing:
     """The command that runs: what it is and which files it was given."""
 
     def __init__(self, ctx: click.Context, name: str, command: click.Command, words: list[str]):
-        self.name, self.words = name, list(words)
+        self.name, self.words, self._command = name, list(words), command
         with command.make_context(
             name, list(words), parent=ctx, resilient_parsing=True
         ) as given:  # read once more: the command's own context is gone when it has failed
@@ -69,6 +70,56 @@ class Doing:
 
         return shlex.join(["hydraopt", self.name, *self.words])
 
+    def instead(self, files: Iterable[str], suffix: str) -> str:
+        """The command with other files in place of its own, and another output: NAME-SUFFIX."""
+        import shlex
+
+        takes_value = {
+            word
+            for option in self._command.params
+            if isinstance(option, click.Option) and not option.is_flag and not option.count
+            for word in option.opts
+        }
+        mine, words, before = list(self.files), [], ""
+        for word in self.words:
+            if before in takes_value or word not in mine:
+                name, equals, value = word.partition("=")
+                if self.output and before in ("-o", "--output"):
+                    word = _apart(word, suffix)
+                elif self.output and name == "--output" and equals:
+                    word = f"{name}={_apart(value, suffix)}"
+                words.append(word)
+            else:
+                mine.remove(word)
+            before = word
+        return shlex.join(["hydraopt", self.name, *files, *words])
+
+
+def _apart(output: str, suffix: str) -> str:
+    """The name of an output with ``suffix`` before its endings."""
+    folder, slash, name = output.rstrip("/").rpartition("/")
+    stem, dot, ending = name.partition(".")
+    return f"{folder}{slash}{stem}-{suffix}{dot}{ending}{'/' * output.endswith('/')}"
+
+
+def _commands(error: HydraoptError, doing: Doing | None) -> Iterator[str]:
+    """Lines with a merge command for each group of adapters that fit together."""
+    problems = error.problems if isinstance(error, BatchError) else (error,)
+    apart = next((x for x in problems if isinstance(x, BaseMismatchError) and x.paths), None)
+    if apart is None or doing is None or doing.name != "merge":
+        return
+    yield "To merge each group on its own:"
+    labels = [_label(base) for base, _ in apart.groups]
+    for i, (label, (_, names)) in enumerate(zip(labels, apart.groups, strict=True)):
+        suffix = f"{label}-{labels[:i].count(label) + 1}" if labels.count(label) > 1 else label
+        yield f"  {doing.instead([apart.paths[name] for name in names], suffix)}"
+
+
+def _label(base: str) -> str:
+    """A base model's name as part of a file's name."""
+    last = "unnamed" if base.startswith("(") else re.split(r"[/\\\\]", base.rstrip("/\\"))[-1]
+    return re.sub(r"[^\w.-]+", "-", last)[:80].strip("-.") or "base"
+
 
 def _several(value: object) -> Iterable[object]:
     if value is None:
@@ -81,8 +132,8 @@ class Refused(click.ClickException):
 
     exit_code = 2
 
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(map(printable, lines)))
 
 
 class Unforeseen(Refused):
@@ -106,7 +157,8 @@ def failure_of(error: Exception, doing: Doing | None) -> click.ClickException:
         lines = "\n".join(map(printable, error.format_message().split("\n")))
         return click.UsageError(lines, ctx=getattr(error, "ctx", None))
     if isinstance(error, HydraoptError):
-        return Refused(str(error))
+        parts = str(error).split("\n") if isinstance(error, BatchError) else [str(error)]
+        return Refused(*parts, *_commands(error, doing))
     place = doing.place if doing else "no file"
     if _is_memory(error):
         said = f"memory ran out [{place}]; got {_clipped(error)}"

@@ -18,6 +18,7 @@ from hydraopt.cli.common import (
     say,
     show_table,
     size_text,
+    skip_option,
 )
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
@@ -67,6 +68,7 @@ _MOST_TENSORS = 8
 @click.option("--plot", metavar="FILE.png", help="Draw a picture (needs matplotlib).")
 @click.option("--same-base", is_flag=True, help="All were trained on one base, whatever they say.")
 @click.option("--alpha", type=float, help="lora_alpha of files that do not state theirs.")
+@skip_option
 @json_option
 @quiet_option
 def inspect(
@@ -75,6 +77,7 @@ def inspect(
     plot: str | None,
     same_base: bool,
     alpha: float | None,
+    skip_unreadable: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -109,7 +112,13 @@ def inspect(
         if bundles:
             report = inspect_bundle(bundles[0], progress)
         else:
-            report = inspect_adapters(paths, same_base=same_base, alpha=alpha, progress=progress)
+            report = inspect_adapters(
+                paths,
+                same_base=same_base,
+                alpha=alpha,
+                skip_unreadable=skip_unreadable,
+                progress=progress,
+            )
     if plot is not None:
         from hydraopt.report.figures import draw
 

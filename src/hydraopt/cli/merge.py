@@ -14,6 +14,7 @@ from hydraopt.cli.common import (
     check_target,
     json_option,
     quiet_option,
+    skip_option,
     workers_option,
 )
 from hydraopt.cli.mergeoptions import (
@@ -145,6 +146,7 @@ __all__ = ["merge"]
 )
 @click.option("--same-base", is_flag=True, help="All were trained on one base, whatever they say.")
 @click.option("--alpha", type=float, help="lora_alpha of files that do not state theirs.")
+@skip_option
 @click.option("--force", is_flag=True, help="Replace OUT even if it is not a bundle.")
 @workers_option
 @click.option(
@@ -237,7 +239,7 @@ def _combine(
         name: row.read(name, text) for name, text in asked.method_options.items()
     }
     result = combine(
-        adapters,
+        asked.read(adapters),
         output,
         method,
         solver=asked.solver,
@@ -253,21 +255,18 @@ def _merged(
     adapters: tuple[str, ...], output: str, asked: Asked, progress: Progress | None
 ) -> MergeResult:
     """``merge`` without a method."""
-    from hydraopt.adapters import read_adapters
+    from hydraopt.basemodel.products import products_of
+    from hydraopt.files.apart import check_apart
+    from hydraopt.merging.outcome import inputs_of
+    from hydraopt.merging.output import check_output
 
-    if asked.base is not None:
-        from hydraopt.basemodel.products import products_of
-        from hydraopt.files.apart import check_apart
-        from hydraopt.merging.outcome import inputs_of
-        from hydraopt.merging.output import check_output
-
-        check_output(output)
-        with products_of(asked.products):
-            opened = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
-            check_apart(output, inputs_of(opened))
-            onlooker = _onlooker(asked, opened, progress)
-            return _merge(opened, output, asked, onlooker, progress)
-    return _merge(adapters, output, asked, None, progress)
+    check_output(output)
+    opened = asked.read(adapters)
+    if asked.base is None:
+        return _merge(opened, output, asked, None, progress)
+    check_apart(output, inputs_of(opened))
+    with products_of(asked.products):
+        return _merge(opened, output, asked, _onlooker(asked, opened, progress), progress)
 
 
 def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) -> Any:
@@ -298,11 +297,10 @@ def _planned(
     other = asked.error is not None or asked.max_error is not None or asked.lossless
     if other or asked.forms or asked.exact or asked.method:
         raise click.UsageError("--plan-only has no other limit, and no form, exact or method")
-    from hydraopt.adapters import read_adapters
     from hydraopt.basemodel.products import products_of
     from hydraopt.merging.harm.plan import plan
 
-    opened = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
+    opened = asked.read(adapters)
     with products_of(asked.products):
         onlooker = _onlooker(asked, opened, progress)
         made = plan(

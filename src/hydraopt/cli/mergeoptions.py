@@ -13,7 +13,7 @@ from hydraopt.cli.common import warn
 from hydraopt.values import listed
 
 if TYPE_CHECKING:
-    from hydraopt.adapters import Adapter
+    from hydraopt.adapters import Adapter, Adapters
     from hydraopt.adapters.basefiles import BaseTensors
     from hydraopt.basemodel.judge import Judge
     from hydraopt.basemodel.onlooker import Onlooker
@@ -229,6 +229,7 @@ class Asked:
     exact: tuple[str, ...]
     same_base: bool
     alpha: float | None
+    skip_unreadable: bool
     workers: int | None
     engine: str
     address: str | None
@@ -292,6 +293,17 @@ class Asked:
             raise click.BadParameter("give --base and --prompts as well", param_hint="--harm")
         limit = Limits(self.size, self.error, self.max_error, self.lossless, harm).budget(0)
         check_choices(limit, self.fair, self.importance)
+
+    def read(self, paths: Sequence[str]) -> Adapters:
+        """Read the adapters. Raises a HydraoptError."""
+        from hydraopt.adapters import read_adapters
+
+        return read_adapters(
+            paths,
+            same_base=self.same_base,
+            alpha=self.alpha,
+            skip_unreadable=self.skip_unreadable,
+        )
 
     def check_limits(self, adapters: Sequence[Adapter]) -> None:
         """Read limit, measure, forms and weights before a base model is loaded. Raises

@@ -47,15 +47,19 @@ def inspect_adapters(
     *,
     same_base: bool = False,
     alpha: float | None = None,
+    skip_unreadable: bool = False,
     measure: str = DEFAULT_MEASURE,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Likeness, energy against rank, and a guess of size against error; ready for JSON.
 
-    adapters, same_base, alpha: as for :func:`hydraopt.merge`. measure: whose plans are estimated.
+    adapters, same_base, alpha: as for :func:`hydraopt.merge`. skip_unreadable: as for
+    :func:`hydraopt.read_adapters`. measure: whose plans are estimated.
     Raises a HydraoptError for what cannot be merged. docs/concepts.md explains each number.
     """
-    loaded = read_adapters(adapters, same_base=same_base, alpha=alpha)
+    loaded = read_adapters(
+        adapters, same_base=same_base, alpha=alpha, skip_unreadable=skip_unreadable
+    )
     pieces = align(loaded, check_same_base(loaded, same_base), lossless=False)
     report = progress or silent
     watched = [Watched(read) for read in pieces.readers]

@@ -16,10 +16,17 @@ from typing import Any, Literal
 
 from hydraopt.adapters import Adapter, LowRankModule, RawTensor
 from hydraopt.adapters.basefiles import BaseTensors
+from hydraopt.adapters.batch import Problems
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
 from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.compress.core import FactorReader
-from hydraopt.errors import AlignmentError, UsageError, explain
+from hydraopt.errors import (
+    AdapterFormatError,
+    AlignmentError,
+    NumericalError,
+    UsageError,
+    explain,
+)
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.dense import TensorMatrices, TensorsApart, collect, tensors_of
 from hydraopt.merging.frozen import FrozenCore
@@ -212,13 +219,18 @@ def align(
     lossless: nothing is coded, every tensor of every adapter is carried. exact: patterns with *
     and ? of keys that are kept bit by bit. base: the base model's own tensors.
     Raises UsageError for no adapters, AlignmentError where two disagree about a module, and what
-    :func:`check_returnable` raises.
+    :func:`check_returnable` raises, as a BatchError if several adapters have problems.
     """
     if not adapters:
         raise UsageError(explain("nothing to merge", got="no adapters", do="Name at least one"))
     ordered = sorted(adapters, key=lambda adapter: adapter.name)
+    problems = Problems(len(ordered))
     for adapter in ordered:
-        check_returnable(adapter, lossless=lossless)
+        try:
+            check_returnable(adapter, lossless=lossless)
+        except (AdapterFormatError, NumericalError) as error:
+            problems.add(error, adapter.source)
+    problems.raise_any()
     apart = [tensors_of(adapter, exact, lossless) for adapter in ordered]
     numbers_of, distinct, digests = _contents(ordered, apart, lossless)
     entries = _modules(ordered)
