@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
-__all__ = ["closest", "counted", "listed", "one_line", "real", "shown"]
+__all__ = ["by_text", "closest", "counted", "listed", "one_line", "real", "shown"]
 
 _MOST_SHOWN: Final = 80
+_FEW: Final = 8
+_ALIKE: Final = 3
 
 
 def real(value: object) -> float | None:
@@ -50,15 +52,33 @@ def one_line(text: str) -> str:
     return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
 
 
-def closest(name: str, names: Collection[str], most: int = 3) -> str:
-    """Describe which names were expected instead of ``name``: a few, the most alike first.
+def closest(wanted: str | Sequence[str], names: Collection[str]) -> str:
+    """Describe which names were expected instead of unknown ones, for a message.
 
-    All names if there are at most ``most``; else those that are spelt alike, and their number:
-    "numbers-de, numbers-en (of 200)", or "one of 200" if none is alike.
+    All names if they are few; else those spelt most alike, and how many there are:
+    "numbers-de, numbers-en (of 200)", or "one of 200 names" if none is alike.
     """
-    if len(names) <= most:
-        return ", ".join(sorted(names))
-    from difflib import get_close_matches  # only a message needs it
+    if len(names) <= _FEW:
+        return ", ".join(names)
+    from difflib import get_close_matches  # only messages need it
 
-    alike = get_close_matches(name[:_MOST_SHOWN], names, most)
-    return f"{', '.join(alike)} (of {len(names):,})" if alike else f"one of {len(names):,}"
+    asked = [wanted] if isinstance(wanted, str) else wanted[:_ALIKE]
+    matches = [x for name in asked for x in get_close_matches(name[:_MOST_SHOWN], names, _ALIKE)]
+    alike = list(dict.fromkeys(matches))
+    return f"{', '.join(alike)} (of {len(names):,})" if alike else f"one of {len(names):,} names"
+
+
+def by_text(notes: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Notes of several things as lines, each text once: "fr: TEXT", or "30 adapters: TEXT (de, en,
+    fr and 27 more)".
+
+    notes: the name of an adapter, and a text about it.
+    """
+    named: dict[str, list[str]] = {}
+    for name, text in notes:
+        named.setdefault(text, []).append(name)
+    for text, names in named.items():
+        if len(names) == 1:
+            yield f"{names[0]}: {text}"
+        else:
+            yield f"{counted(len(names), 'adapter')}: {text} ({listed(names)})"

@@ -27,10 +27,10 @@ def matches(make_adapter: MakeAdapter, tmp_path: Path) -> list[Path]:
 
 
 VERBS = {
-    "merge": ["merge", "--error", "0.3", "-o", "OUT", "-q"],
-    "lossless": ["merge", "--lossless", "-o", "OUT", "-q"],
+    "merge": ["merge", "--error", "0.3", "-o", "OUT"],
+    "lossless": ["merge", "--lossless", "-o", "OUT"],
     "method": ["merge", "--method", "average", "-o", "OUT"],
-    "inspect": ["inspect", "-q"],
+    "inspect": ["inspect"],
     "verify": ["verify", "BUNDLE"],
 }
 
@@ -79,7 +79,7 @@ def test_adapters_of_one_name_are_told_by_their_tasks(
     adapters = [path for path in matches if path.is_dir()][:2]
     for i, path in enumerate(adapters):
         shutil.copytree(path, tmp_path / f"run{i}" / "last")
-    words = ["merge", f"{tmp_path}/run*/last", "--error", "0.3", "-o", tmp_path / "out", "-q"]
+    words = ["merge", f"{tmp_path}/run*/last", "--error", "0.3", "-o", tmp_path / "out"]
     done = run(*words, *(["--json"] if form == "json" else []))
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)["notes"][0] if form == "json" else done.output

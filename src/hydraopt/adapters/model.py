@@ -212,7 +212,7 @@ class LowRankModule:
         return b.reshape(m, r), a.reshape(r, n)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Adapter:
     """One adapter, read lazily: opening it touches headers, tensors are read when asked for.
 
@@ -240,7 +240,11 @@ class Adapter:
     tensors: Mapping[str, RawTensor]
     extra_kinds: Mapping[str, ExtraKind] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    peft_keys: Mapping[tuple[str, str], str] = field(default_factory=dict, repr=False)
+    peft_keys: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        what = f"{self.format}, {len(self.modules)} modules"
+        return f"Adapter({self.name!r}, {what}, {str(self.source)!r})"
 
     @property
     def numbers(self) -> int:

@@ -30,6 +30,7 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.harm.judging import JUDGED
 from hydraopt.progress import Progress, silent
+from hydraopt.values import closest, listed
 
 __all__ = [
     "JUDGED",
@@ -90,12 +91,9 @@ class Onlooker:
         _check_tokens(answer_tokens)
         unknown = sorted(set(prompts) - {adapter.name for adapter in adapters})
         if unknown:
-            names = ", ".join(adapter.name for adapter in adapters)
-            raise UsageError(
-                explain(
-                    "prompts of a task that is not there", got=", ".join(unknown), expected=names
-                )
-            )
+            expected = closest(unknown, [adapter.name for adapter in adapters])
+            what = "prompts of a task that is not there"
+            raise UsageError(explain(what, got=listed(unknown), expected=expected))
         self._adapters = {adapter.name: adapter for adapter in adapters}
         reasons = ((adapter.name, ", ".join(beyond_linear(adapter))) for adapter in adapters)
         self.unseen = {name: reason for name, reason in reasons if reason}

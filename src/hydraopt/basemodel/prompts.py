@@ -12,6 +12,7 @@ from typing import Final
 from hydraopt.basemodel.encoding import prompt_text
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import MOST_CONFIG, read_regular
+from hydraopt.values import closest, listed
 
 __all__ = ["MOST_PROMPTS", "prompt_files", "read_prompt_folder", "read_prompts"]
 
@@ -104,8 +105,8 @@ def read_prompt_folder(
             explain(
                 "prompts of a task that is not there" if unknown else "no prompts in the folder",
                 file=Path(path),
-                got=", ".join(unknown or sorted(files)) or "no .jsonl or .txt file",
-                expected=", ".join(without),
+                got=listed(unknown or sorted(files)) or "no .jsonl or .txt file",
+                expected=closest(unknown or sorted(files), without),
                 do="Name each file as its adapter",
             )
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 from collections import OrderedDict
@@ -28,6 +27,7 @@ from hydraopt.coding.dense import DenseRecord
 from hydraopt.coding.stream import StreamReader
 from hydraopt.errors import TaskNotFoundError, explain
 from hydraopt.files.url import AnyPath, place_of
+from hydraopt.values import closest
 
 __all__ = ["Bundle", "no_such_task", "open_bundle"]
 
@@ -66,10 +66,8 @@ def open_bundle(
 
 def no_such_task(name: str, there: Iterable[str], path: AnyPath) -> TaskNotFoundError:
     """The error about a name that no task has, which names those that have similar ones."""
-    names = sorted(there)
-    near = difflib.get_close_matches(name, names, 5, 0.5) or names[:8]
     # Of several files only those of wanted tasks are open: what else is there is not known.
-    expected = ", ".join(near) or "one that hydraopt ls lists, if any"
+    expected = closest(name, sorted(there)) or "one that hydraopt ls lists, if any"
     return TaskNotFoundError(explain("no such task", file=path, got=repr(name), expected=expected))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -47,15 +47,19 @@ class _Decoded:
     tensor_bytes: dict[int, int]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TaskAdapter:
     """A task as the bundle holds it. Nothing is read before it is asked for, and then it is kept.
 
     entry: what the manifest says.  bundle: where it is from.
     """
 
-    bundle: Bundle = field(repr=False)
+    bundle: Bundle
     entry: TaskEntry
+
+    def __repr__(self) -> str:
+        modules, error = len(self.entry.modules), f"error {self.error:.4f}"
+        return f"TaskAdapter({self.name!r}, {modules} modules, {error}, of {self.bundle!r})"
 
     def reuse(self, other: TaskAdapter) -> None:
         """Take what ``other``, a task of the same stream, has decoded."""

@@ -15,7 +15,14 @@ __all__ = ["add"]
 @click.argument("bundle")
 @click.argument("adapters", nargs=-1, required=True)
 @adding_options
-def add(bundle: str, adapters: tuple[str, ...], as_json: bool, quiet: bool, **options: Any) -> None:
+def add(
+    bundle: str,
+    adapters: tuple[str, ...],
+    all_tasks: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Add ADAPTERS (as for merge) to BUNDLE, a file or a folder of core and tasks.
 
     Each is coded by itself against the core, which stays; no byte of another task changes, and the
@@ -30,4 +37,4 @@ def add(bundle: str, adapters: tuple[str, ...], as_json: bool, quiet: bool, **op
     asked = Adding(**options)
     from hydraopt.collection.verbs import add as add_to
 
-    run_adding(add_to, bundle, adapters, asked, as_json, quiet)
+    run_adding(add_to, bundle, adapters, asked, all_tasks, as_json, quiet)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hydraopt.cli.common import json_option, quiet_option, skip_option, workers_option
+from hydraopt.cli.common import all_option, json_option, quiet_option, skip_option, workers_option
 from hydraopt.cli.mergeoptions import (
     Prompts,
     base_tensors,
@@ -77,6 +77,7 @@ def adding_options(command: F) -> F:
             ),
             skip_option,
             workers_option,
+            all_option,
             json_option,
             quiet_option,
         ]
@@ -120,6 +121,7 @@ def run_adding(
     bundle: str,
     adapters: tuple[str, ...],
     asked: Adding,
+    every: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -156,7 +158,8 @@ def run_adding(
         )
         if onlooker is not None and onlooker.judge is not None:
             warn_of_cut(onlooker.judge)
-    show_changed(done, as_json, "replaced in" if verb.__name__ == "replace" else "added to")
+    what = "replaced in" if verb.__name__ == "replace" else "added to"
+    show_changed(done, as_json, what, every)
 
 
 def _onlooker(asked: Adding, bundle: str, opened: Sequence[Any], progress: Progress | None) -> Any:

@@ -10,10 +10,10 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NoReturn, TextIO
+from typing import Any, Final, NoReturn, TextIO, TypeVar
 
 import click
 
@@ -22,30 +22,37 @@ from hydraopt.files.url import Url, is_url
 
 __all__ = [
     "HARM_COLUMNS",
+    "all_option",
     "check_local",
     "check_target",
     "emit_json",
     "harm_cells",
     "json_option",
+    "mean_and_worst",
     "open_streams",
     "percent",
     "printable",
     "quiet_option",
     "say",
     "say_aside",
+    "say_problem",
     "say_raw",
     "show_table",
     "size_text",
     "skip_option",
     "warn",
     "workers_option",
+    "worst",
 ]
 
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table."
 )
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+all_option = click.option(
+    "--all", "all_tasks", is_flag=True, help="Show every task, not only the ten worst of many."
+)
 skip_option = click.option(
     "--skip-unreadable",
     is_flag=True,
@@ -95,13 +102,25 @@ def emit_json(value: Any) -> None:
 
 
 def say(text: str) -> None:
-    """A line for people on stdout."""
+    """Print a line for people on stdout, unless --quiet was given."""
+    if not _is_quiet():
+        _write(printable(text))
+
+
+def say_problem(text: str) -> None:
+    """Print a line about a problem on stdout, also with --quiet."""
     _write(printable(text))
 
 
+def _is_quiet() -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.params.get("quiet"))
+
+
 def warn(text: str) -> None:
-    """A warning for people on stderr, whatever else is printed."""
-    say_aside(f"warning: {text}")
+    """Print a warning on stderr, unless --quiet was given."""
+    if not _is_quiet():
+        say_aside(f"warning: {text}")
 
 
 def say_aside(text: str) -> None:
@@ -158,6 +177,29 @@ def open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def worst(
+    tasks: Sequence[_Task], badness: Callable[[_Task], float | tuple[float, ...]], every: bool
+) -> tuple[Sequence[_Task], str | None]:
+    """Return the tasks that a table shows, and a line that says what it leaves out.
+
+    All tasks if ``every`` or if they are few, in their order; else the worst, from the worst on.
+    """
+    if every or len(tasks) <= _MOST_ROWS:
+        return tasks, None
+    shown = sorted(tasks, key=badness, reverse=True)[:_WORST]
+    return shown, f"tasks   the {_WORST} worst of {len(tasks):,} are shown; --all shows every task"
+
+
+def mean_and_worst(errors: Sequence[float]) -> str:
+    """Describe errors: "0.0312 mean, 0.0497 worst"."""
+    return f"{sum(errors) / len(errors):.4f} mean, {max(errors):.4f} worst" if errors else "-"
+
+
+_Task = TypeVar("_Task")
+_MOST_ROWS: Final = 20
+_WORST: Final = 10
+
+
 def show_table(
     title: str,
     columns: Sequence[str],
@@ -166,23 +208,16 @@ def show_table(
 ) -> None:
     """A table for people on stdout; columns after the first are numbers and lean right, unless they
     hold words."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    if _is_quiet():
+        return
+    from hydraopt.cli.cells import drawn
 
-    # A file or a pipe has no width; the default of 80 would cut names that are data there.
     page = _Page()
-    console = Console(file=page, highlight=False, width=None if sys.stdout.isatty() else 140)
-    table = Table(title=Text(printable(title)), title_justify="left", box=box.SIMPLE_HEAD)
-    for i, column in enumerate(columns):
-        right = bool(i) and not words
-        heading = Text(printable(column))
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        # Text, not str: names may hold what rich takes for markup.
-        table.add_row(*(Text(printable(str(cell))) for cell in row))
-    console.print(table)
+    headings = [printable(column) for column in columns]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    # A file or a pipe has no width; the default of 80 would cut names that are data there.
+    width = None if sys.stdout.isatty() else 140
+    drawn(page, width, printable(title), headings, cells, words)
     _write(page.getvalue().removesuffix("\n"))
 
 

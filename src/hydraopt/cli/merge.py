@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydraopt.cli.common import (
+    all_option,
     check_target,
     json_option,
     quiet_option,
@@ -164,6 +165,7 @@ __all__ = ["merge"]
     "all nodes must see it. Remove it afterwards.",
 )
 @click.option("--memory", help="What each worker may keep in memory between passes: 500MB, 2GB.")
+@all_option
 @json_option
 @quiet_option
 def merge(
@@ -172,6 +174,7 @@ def merge(
     force: bool,
     plan_only: bool,
     plot: str | None,
+    all_tasks: bool,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -204,7 +207,7 @@ def merge(
             raise click.UsageError("--plan-only writes no bundle: leave -o out")
         with progress_bar(quiet or as_json) as progress:
             report = _planned(adapters, asked, plot, progress)
-        show_plan(report, as_json)
+        show_plan(report, as_json, all_tasks)
         if plot is not None:
             from hydraopt.report.figures import draw
 
@@ -214,7 +217,7 @@ def merge(
         raise click.UsageError("Missing option '-o' / '--output'.")
     check_target(output, force, folders=asked.method is None)
     if asked.method is not None:
-        _combine(adapters, output, asked.method, asked, as_json)
+        _combine(adapters, output, asked.method, asked, as_json, all_tasks)
         return
     started = time.monotonic()
     with progress_bar(quiet or as_json) as progress:
@@ -224,11 +227,16 @@ def merge(
 
     # What was seen with the base model takes its time as well.
     result = dataclasses.replace(result, seconds=time.monotonic() - started)
-    show_result("hydraopt.merge/1", result, task_rows(open_bundle(output)), as_json)
+    show_result("hydraopt.merge/1", result, task_rows(open_bundle(output)), as_json, all_tasks)
 
 
 def _combine(
-    adapters: tuple[str, ...], output: str, method: str, asked: Asked, as_json: bool
+    adapters: tuple[str, ...],
+    output: str,
+    method: str,
+    asked: Asked,
+    as_json: bool,
+    every: bool,
 ) -> None:
     """``merge --method``: run it and say what it made."""
     from hydraopt.merging.combine import combine
@@ -248,7 +256,7 @@ def _combine(
         alpha=asked.alpha,
         **options,
     )
-    show_combined(result, options, row.paper, as_json)
+    show_combined(result, options, row.paper, as_json, every)
 
 
 def _merged(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from hydraopt.cli.common import warn
-from hydraopt.values import listed
+from hydraopt.values import closest, listed
 
 if TYPE_CHECKING:
     from hydraopt.adapters import Adapter, Adapters
@@ -125,8 +125,8 @@ def given_texts(
     files = dict(prompted)
     folder = files.pop("", None)
     if unknown := sorted(set(files) - set(names)):
-        what, got = "prompts of a task that is not there", ", ".join(unknown)
-        raise UsageError(explain(what, got=got, expected=", ".join(sorted(names))))
+        what, expected = "prompts of a task that is not there", closest(unknown, sorted(names))
+        raise UsageError(explain(what, got=listed(unknown), expected=expected))
     texts = {}
     if folder is not None:
         rest = [name for name in names if name not in files]

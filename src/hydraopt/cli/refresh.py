@@ -7,13 +7,16 @@ from typing import Any
 import click
 
 from hydraopt.cli.common import (
+    all_option,
     check_target,
     emit_json,
     json_option,
+    mean_and_worst,
     percent,
     quiet_option,
     say,
     workers_option,
+    worst,
 )
 from hydraopt.cli.progress import progress_bar
 from hydraopt.values import counted
@@ -35,6 +38,7 @@ __all__ = ["refresh"]
     "--force", is_flag=True, help="Replace OUT even if it is not a bundle, or another one."
 )
 @workers_option
+@all_option
 @json_option
 @quiet_option
 def refresh(
@@ -43,6 +47,7 @@ def refresh(
     output: str | None,
     in_place: bool,
     force: bool,
+    all_tasks: bool,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -78,9 +83,9 @@ def refresh(
                 bundle, output, adapters=adapters, progress=progress, force=force, **options
             )
     if output is None and not in_place:
-        _show_expected(expected, as_json)
+        _show_expected(expected, as_json, all_tasks)
     else:
-        _show_done(done, as_json)
+        _show_done(done, as_json, all_tasks)
 
 
 def _check(bundle: str, output: str, force: bool) -> None:
@@ -94,7 +99,7 @@ def _check(bundle: str, output: str, force: bool) -> None:
         check_empty(place_of(output), "Empty it, or pass --force")
 
 
-def _show_expected(expected: Any, as_json: bool) -> None:
+def _show_expected(expected: Any, as_json: bool, every: bool) -> None:
     if as_json:
         emit_json({"schema": "hydraopt.refresh.expected/1", **expected.to_dict()})
         return
@@ -105,29 +110,31 @@ def _show_expected(expected: Any, as_json: bool) -> None:
     if expected.decoded:
         taken = counted(expected.decoded, "task")
         say(f"decoded   {taken} as the bundle holds them; with originals errors do not add up")
-    _show_grown(expected.grown)
+    _show_grown(expected.grown, every)
     if expected.saved > 0:
         say("nothing was written; give -o OUT or --apply to make it")
     else:
         say("nothing was written; a new core does not save anything")
 
 
-def _show_done(done: Any, as_json: bool) -> None:
+def _show_done(done: Any, as_json: bool, every: bool) -> None:
     if as_json:
         emit_json({"schema": "hydraopt.refresh/1", **done.to_dict()})
         return
     for note in done.notes:
         say(f"note: {note}")
     errors = list(done.errors.values())
-    said = f"{sum(errors) / len(errors):.4f} mean, {max(errors):.4f} worst" if errors else "-"
     say(f"tasks   {len(errors)}, {len(done.from_originals)} of them from their originals")
-    say(f"errors  {said} (relative, Frobenius)")
-    _show_grown(done.grown)
+    say(f"errors  {mean_and_worst(errors)} (relative, Frobenius)")
+    _show_grown(done.grown, every)
     say(f"size    {done.size_before:,} -> {done.size:,} bytes in {done.path}; {done.seconds:.1f} s")
 
 
-def _show_grown(tasks: Any) -> None:
+def _show_grown(tasks: Any, every: bool) -> None:
     if tasks:
         say(f"errors that grow by more than a tenth: {counted(len(tasks), 'task')}")
-    for task in tasks:
+    shown, left = worst(tasks, lambda task: task.after - task.before, every)
+    for task in shown:
         say(f"  {task.name}  {task.before:.4f} -> {task.after:.4f}")
+    if left is not None:
+        say(left)

@@ -16,7 +16,12 @@ __all__ = ["replace"]
 @click.argument("adapters", nargs=-1, required=True)
 @adding_options
 def replace(
-    bundle: str, adapters: tuple[str, ...], as_json: bool, quiet: bool, **options: Any
+    bundle: str,
+    adapters: tuple[str, ...],
+    all_tasks: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """Put ADAPTERS in the place of the tasks of the same names in BUNDLE, a file or a folder.
 
@@ -29,4 +34,4 @@ def replace(
     asked = Adding(**options)
     from hydraopt.collection.verbs import replace as replace_in
 
-    run_adding(replace_in, bundle, adapters, asked, as_json, quiet)
+    run_adding(replace_in, bundle, adapters, asked, all_tasks, as_json, quiet)

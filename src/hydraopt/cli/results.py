@@ -11,11 +11,13 @@ from hydraopt.cli.common import (
     HARM_COLUMNS,
     emit_json,
     harm_cells,
+    mean_and_worst,
     percent,
     say,
     show_table,
     size_text,
     warn,
+    worst,
 )
 from hydraopt.values import counted
 
@@ -28,10 +30,18 @@ _MOST_TRIALS: Final = 4
 
 
 def show_result(
-    schema: str, result: Any, tasks: list[dict[str, Any]], as_json: bool, estimated: bool = False
+    schema: str,
+    result: Any,
+    tasks: list[dict[str, Any]],
+    as_json: bool,
+    every: bool,
+    estimated: bool = False,
 ) -> None:
-    """What merge or shrink made.  tasks: rows of hydraopt.inspect.bundle.task_rows. estimated: the
-    errors are estimates."""
+    """What merge or shrink made.
+
+    tasks: rows of hydraopt.inspect.bundle.task_rows. every: show all of them, however many.
+    estimated: the errors are estimates.
+    """
     if as_json:
         emit_json({"schema": schema, **result.to_dict(), "estimated": estimated, "tasks": tasks})
         return
@@ -41,6 +51,7 @@ def show_result(
     originals = originals_of(open_bundle(result.path))
     heads = any(row["tensors"] for row in tasks)
     judged = any(row.get("harm") for row in tasks)
+    shown, left = worst(tasks, _badness, every)
     show_table(
         f"{counted(len(tasks), 'task')} in {result.path}",
         [
@@ -62,15 +73,15 @@ def show_result(
                 f"{row['carried_bytes']:,}",
                 f"{row['original_bytes']:,}",
             ]
-            for row in tasks
+            for row in shown
         ],
     )
+    if left is not None:
+        say(left)
     for note in result.notes:
         say(f"note: {note}")
     forms = ", ".join(f"{name} {count}" for name, count in result.forms.items()) or "none"
-    mean = sum(row["error"] for row in tasks) / max(len(tasks), 1)
-    worst = max((row["error"] for row in tasks), default=0.0)
-    say(f"errors  {mean:.4f} mean, {worst:.4f} worst (relative, Frobenius)")
+    say(f"errors  {mean_and_worst([row['error'] for row in tasks])} (relative, Frobenius)")
     say(f"forms   {forms}; measure {result.measure}")
     say(f"look    hydraopt report {shlex.quote(str(result.path))} -o report.html")
     say(
@@ -79,9 +90,17 @@ def show_result(
     )
 
 
-def show_changed(done: Any, as_json: bool, what: str = "added to") -> None:
-    """What was done to a collection.  done: a hydraopt.collection.verbs.Changed. what: of the tasks
-    that came."""
+def _badness(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Sort key of a task: the share of its answers that change, where measured, and its error."""
+    return row["harm"]["likely"] if row.get("harm") else -1.0, row["error"]
+
+
+def show_changed(done: Any, as_json: bool, what: str = "added to", every: bool = False) -> None:
+    """What was done to a collection.
+
+    done: a hydraopt.collection.verbs.Changed. what: was done with the tasks that came. every: show
+    all of them, however many.
+    """
     for warning in done.warnings:
         warn(warning)
     if as_json:
@@ -89,6 +108,7 @@ def show_changed(done: Any, as_json: bool, what: str = "added to") -> None:
         return
     if done.added:
         judged = any(task.harm for task in done.added)
+        shown, left = worst(done.added, lambda task: task.error, every)
         show_table(
             f"{what} {done.path}: {len(done.added)}",
             [
@@ -108,9 +128,12 @@ def show_changed(done: Any, as_json: bool, what: str = "added to") -> None:
                     *harm_cells(asdict(task.harm) if task.harm else None)[: 4 * judged],
                     ", ".join(f"{name} {count}" for name, count in task.forms.items()) or "-",
                 ]
-                for task in done.added
+                for task in shown
             ],
         )
+        if left is not None:
+            say(left)
+            say(f"errors  {mean_and_worst([task.error for task in done.added])}")
     for name in done.removed:
         say(f"removed {name}")
     for old, new in done.renamed.items():
@@ -120,8 +143,13 @@ def show_changed(done: Any, as_json: bool, what: str = "added to") -> None:
     say(f"size    {done.size_before:,} -> {done.size:,} bytes")
 
 
-def show_combined(result: Any, options: Mapping[str, Any], paper: str, as_json: bool) -> None:
-    """What a method of the literature made.  options: as they were given; paper: its source."""
+def show_combined(
+    result: Any, options: Mapping[str, Any], paper: str, as_json: bool, every: bool
+) -> None:
+    """What a method of the literature made.
+
+    options: as they were given. paper: its source. every: show all tasks, however many.
+    """
     from hydraopt.bundle.originals import compared, originals_of
     from hydraopt.bundle.reader import open_bundle
     from hydraopt.inspect.bundle import task_rows
@@ -131,17 +159,19 @@ def show_combined(result: Any, options: Mapping[str, Any], paper: str, as_json: 
     if as_json:
         emit_json({"schema": "hydraopt.merge.method/1", **result.to_dict(), "tasks": tasks})
         return
+    shown, left = worst(tasks, _badness, every)
     show_table(
         f"{counted(len(tasks), 'task')} in {result.path}",
         ["task", "error", "fp16 bytes"],
-        [[task["name"], f"{task['error']:.4f}", f"{task['fp16_bytes']:,}"] for task in tasks],
+        [[task["name"], f"{task['error']:.4f}", f"{task['fp16_bytes']:,}"] for task in shown],
     )
+    if left is not None:
+        say(left)
     for note in result.notes:
         say(f"note: {note}")
-    errors = list(result.errors.values())
     said = ", ".join(f"{name}={value}" for name, value in options.items()) or "defaults"
     say(f"method  {result.method} ({said}), {paper}")
-    say(f"errors  {sum(errors) / len(errors):.4f} mean, {max(errors):.4f} worst (relative)")
+    say(f"errors  {mean_and_worst(list(result.errors.values()))} (relative)")
     say(f"objective {result.objective:.6g} (weighted squared error over that of nothing)")
     say(
         f"size    {result.size:,} bytes ({size_text(result.size)}), "
@@ -157,8 +187,18 @@ def _some(trials: Sequence[Any]) -> list[Any]:
     return [trials[round(i * last / (_MOST_TRIALS - 1))] for i in range(_MOST_TRIALS)]
 
 
-def show_plan(report: Mapping[str, Any], as_json: bool) -> None:
-    """A plan by harm.  report: schema hydraopt.merge.plan/1."""
+def _limit(report: Mapping[str, Any]) -> str:
+    """The limit that was asked for: "5,000 bytes", "1 % of the answers may change"."""
+    value = report["value"]
+    if report["limit"] == "size":
+        return f"{value:,.0f} bytes"
+    if report["counted"] == "nats":
+        return f"{value:g} nats of KL an answer"
+    return f"{100 * value:g} % of each task's answers may change"
+
+
+def show_plan(report: Mapping[str, Any], as_json: bool, every: bool = False) -> None:
+    """A plan by harm.  report: schema hydraopt.merge.plan/1. every: show all tasks."""
     if as_json:
         emit_json(dict(report))
         return
@@ -167,24 +207,38 @@ def show_plan(report: Mapping[str, Any], as_json: bool) -> None:
     scale, unit, what = WORDS[report["counted"]]
     least = _LEAST_TOLD[unit]
 
-    def told(harm: float) -> str:
-        return f"{harm:.3g}" if harm >= least else f"< {least:g}"
+    def told(harm: float | None) -> str:
+        if harm is None:
+            return "-"
+        return f"{scale * harm:.3g}" if scale * harm >= least else f"< {least:g}"
 
-    shown = [_some(task["trials"]) for task in report["tasks"]]
-    most = max(map(len, shown), default=0)
-    rows = []
-    for task, trials in zip(report["tasks"], shown, strict=True):
-        cells = [f"{x['size'] / 1e3:.1f} kB {told(scale * x['harm'])}" for x in trials]
-        cells += ["-"] * (most - len(cells))
-        harm = "-" if task["harm"] is None else told(scale * task["harm"])
-        stated = harm_cells(task["stated"])[:3]
-        rows.append([task["name"], *cells, f"{task['size'] / 1e3:.1f} kB", harm, *stated])
-    title = f"Bytes, and {what} in {unit}"
-    names = [f"trial {i + 1}" for i in range(most)]
-    show_table(title, ["task", *names, "planned", f"counted {unit}", *HARM_COLUMNS[:3]], rows)
+    tasks, left = worst(report["tasks"], lambda task: task["harm"] or 0.0, every)
+    show_table(
+        f"Planned bytes, and {what} in {unit}",
+        ["task", "planned", f"counted {unit}", *HARM_COLUMNS[:3]],
+        [
+            [
+                task["name"],
+                size_text(task["size"]),
+                told(task["harm"]),
+                *harm_cells(task["stated"])[:3],
+            ]
+            for task in tasks
+        ],
+    )
+    trials = [
+        ["" if i else task["name"], size_text(x["size"]), told(x["harm"])]
+        for task in tasks
+        for i, x in enumerate(_some(task["trials"]))
+    ]
+    if trials:
+        show_table("Trials", ["task", "size", f"counted {unit}"], trials)
     tried = max((len(task["trials"]) for task in report["tasks"]), default=0)
-    if tried > most:
-        say(f"trials  {most} of {tried} are shown; --json has all")
+    if tried > _MOST_TRIALS:
+        say(f"trials  {_MOST_TRIALS} of {tried} are shown; --json has all")
+    if left is not None:
+        say(left)
+    say(f"limit   {_limit(report)}")
     for note in report["notes"]:
         say(f"note: {note}")
     share = report["size"] / report["fp16_bytes"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from hydraopt.cli.common import (
+    all_option,
     check_target,
     json_option,
     quiet_option,
@@ -24,6 +25,7 @@ __all__ = ["shrink"]
 @click.option("--base", help="The base model's folder, if tensors are kept as differences from it.")
 @click.option("--force", is_flag=True, help="Replace OUT even if it is not a bundle.")
 @workers_option
+@all_option
 @json_option
 @quiet_option
 def shrink(
@@ -34,6 +36,7 @@ def shrink(
     base: str | None,
     force: bool,
     workers: int | None,
+    all_tasks: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -62,6 +65,5 @@ def shrink(
             workers=workers,
             progress=progress,
         )
-    show_result(
-        "hydraopt.shrink/1", result, task_rows(open_bundle(output)), as_json, estimated=True
-    )
+    rows = task_rows(open_bundle(output))
+    show_result("hydraopt.shrink/1", result, rows, as_json, all_tasks, estimated=True)

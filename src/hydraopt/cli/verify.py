@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from hydraopt.cli.common import (
     HARM_COLUMNS,
+    all_option,
     emit_json,
     harm_cells,
     json_option,
+    mean_and_worst,
     percent,
     quiet_option,
     say,
+    say_problem,
     show_table,
+    worst,
 )
 from hydraopt.cli.mergeoptions import (
     Prompts,
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["verify"]
 
+_MOST_PROBLEMS: Final = 20
+
 
 @click.command()
 @click.argument("bundle")
@@ -56,6 +62,7 @@ __all__ = ["verify"]
     help="Measure again, with --base and ADAPTERS, how many answers change. A folder of NAME.jsonl "
     "or NAME.txt files, or one file of one task, as for merge; tasks without one are left out.",
 )
+@all_option
 @json_option
 @quiet_option
 @click.pass_context
@@ -67,6 +74,7 @@ def verify(
     alpha: float | None,
     base: str | None,
     prompted: tuple[tuple[str, str], ...],
+    all_tasks: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -103,7 +111,7 @@ def verify(
                 harm = _measured(report, originals, base, asked, progress)
         except UsageError:
             if not as_json:
-                _show(report)
+                _show(report, every=all_tasks)
             raise
     notes = [*(originals.notes if originals is not None else ()), *_notes(report, harm)]
     if as_json:
@@ -111,7 +119,7 @@ def verify(
         document = {"schema": "hydraopt.verify/1", **report.to_dict(), **told}
         emit_json({**document, "notes": notes})
     else:
-        _show(report, harm.tasks if harm is not None else ())
+        _show(report, harm.tasks if harm is not None else (), all_tasks)
         for note in notes:
             say(f"note: {note}")
     ctx.exit(0 if report.ok else 1)
@@ -194,35 +202,29 @@ def _measured(
     return harm
 
 
-def _show(report: VerifyReport, harm: Sequence[TaskHarm] = ()) -> None:
+def _show(report: VerifyReport, harm: Sequence[TaskHarm] = (), every: bool = False) -> None:
+    left = None
     if report.tasks:
-        show_table(
-            f"{report.path}: {report.bytes:,} bytes",
-            [
-                "task",
-                "error",
-                "is",
-                "worst module",
-                "its error",
-                "worst tensor",
-                "its error",
-                "tensors equal bit for bit",
+        shown, left = worst(report.tasks, lambda task: task.error, every)
+        columns = {
+            "error": [f"{task.error:.4f}" for task in shown],
+            "is": ["measured" if task.measured else "as stated" for task in shown],
+            "worst module": [task.worst[0] if task.worst else "-" for task in shown],
+            "its error": [f"{task.worst[1]:.4f}" if task.worst else "-" for task in shown],
+            "worst tensor": [task.worst_tensor[0] if task.worst_tensor else "-" for task in shown],
+            "error of it": [
+                f"{task.worst_tensor[1]:.4f}" if task.worst_tensor else "-" for task in shown
             ],
-            [
-                [
-                    task.name,
-                    f"{task.error:.4f}",
-                    "measured" if task.measured else "as stated",
-                    task.worst[0] if task.worst else "-",
-                    f"{task.worst[1]:.4f}" if task.worst else "-",
-                    task.worst_tensor[0] if task.worst_tensor else "-",
-                    f"{task.worst_tensor[1]:.4f}" if task.worst_tensor else "-",
-                    task.exact if task.measured else "-",
-                ]
-                for task in report.tasks
+            "tensors equal bit for bit": [
+                str(task.exact) if task.measured else "-" for task in shown
             ],
-        )
+        }
+        filled = {name: cells for name, cells in columns.items() if set(cells) != {"-"}}
+        rows = zip([task.name for task in shown], *filled.values(), strict=True)
+        show_table(f"{report.path}: {report.bytes:,} bytes", ["task", *filled], list(rows))
     if harm:
+        judged, more = worst(harm, lambda task: task.measured.likely, every)
+        left = left or more
         stated, measured = HARM_COLUMNS, HARM_COLUMNS[:3]
         show_table(
             "Answers against the original adapters' own: as stated, and measured now",
@@ -234,11 +236,18 @@ def _show(report: VerifyReport, harm: Sequence[TaskHarm] = ()) -> None:
                     *harm_cells(asdict(task.measured))[:3],
                     "-" if task.most is None else percent(task.most),
                 ]
-                for task in harm
+                for task in judged
             ],
         )
-    for problem in report.problems:
-        say(f"problem: {problem}")
+    if left is not None:
+        say(left)
+        say(f"errors  {mean_and_worst([task.error for task in report.tasks])}")
+    told = report.problems if every else report.problems[:_MOST_PROBLEMS]
+    for problem in told:
+        say_problem(f"problem: {problem}")
+    if len(report.problems) > len(told):
+        rest = len(report.problems) - len(told)
+        say_problem(f"{counted(rest, 'further problem')}; --all shows every one")
     say(counted(len(report.problems), "problem") if report.problems else "all is well")
 
 

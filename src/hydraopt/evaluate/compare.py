@@ -26,6 +26,7 @@ from hydraopt.evaluate.unfinished import Kept, Unfinished, base_files
 from hydraopt.probes.reading import ProbeSet, read_probes
 from hydraopt.progress import Progress
 from hydraopt.threads import cores
+from hydraopt.values import closest, listed
 
 __all__ = [
     "BASE",
@@ -268,8 +269,8 @@ def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile | No
             raise UsageError(
                 explain(
                     f"{what} for an adapter that is not there",
-                    got=", ".join(unknown),
-                    expected=", ".join(names),
+                    got=listed(unknown),
+                    expected=closest(unknown, names),
                 )
             )
     chosen = [name for name in names if name in request.only or not request.only]

@@ -15,6 +15,7 @@ from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.classify import Classifier, is_classifier, saved_tensors
 from hydraopt.files.url import AnyPath, place_of
+from hydraopt.values import by_text
 
 __all__ = ["BASE", "ORIGINAL", "Compared", "bundles_of", "read_compared"]
 
@@ -144,7 +145,7 @@ def read_compared(
         {adapter.name: adapter for adapter in adapters},
         labels,
         {adapter.name: adapter.source.parent for adapter in adapters},
-        notes=(*adapters.notes, *(f"{x.name}: {note}" for x in adapters for note in x.notes)),
+        notes=(*adapters.notes, *by_text((x.name, note) for x in adapters for note in x.notes)),
     )
 
 

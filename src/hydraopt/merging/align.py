@@ -31,6 +31,7 @@ from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.dense import TensorMatrices, TensorsApart, collect, tensors_of
 from hydraopt.merging.frozen import FrozenCore
 from hydraopt.merging.returnable import bias_scales, check_returnable
+from hydraopt.values import by_text
 
 __all__ = ["AdapterFactors", "MergeSet", "align", "coded_of"]
 
@@ -258,7 +259,7 @@ def align(
         tuple(own.kept for own in apart),
         base_model,
         sum(adapter.numbers for adapter in ordered),
-        tuple(f"{a.name}: {note}" for a in ordered for note in a.notes),
+        tuple(by_text((a.name, note) for a in ordered for note in a.notes)),
         coded.entries,
         coded.matrices,
         digests=tuple(digests),

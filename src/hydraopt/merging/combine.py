@@ -32,7 +32,7 @@ from hydraopt.merging.recipe import MethodRecipe
 from hydraopt.methods.apply import apply, relative_weights
 from hydraopt.methods.hydra import check_counts
 from hydraopt.methods.registry import Method, method_named, solver_of
-from hydraopt.values import real, shown
+from hydraopt.values import closest, listed, real, shown
 
 __all__ = ["Combined", "combine"]
 
@@ -157,7 +157,9 @@ def _weights(
     unknown = sorted(set(importance) - set(names))
     if unknown:
         raise UsageError(
-            explain("a weight names no adapter", got=", ".join(unknown), expected=", ".join(names))
+            explain(
+                "a weight names no adapter", got=listed(unknown), expected=closest(unknown, names)
+            )
         )
     given = _relative(importance, names) * relative_weights(adapters)
     return dict(zip(names, given.tolist(), strict=True))

@@ -31,7 +31,7 @@ from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.frozen import MiddlePrice
 from hydraopt.merging.products import products_of
-from hydraopt.values import real, shown
+from hydraopt.values import closest, listed, real, shown
 
 __all__ = [
     "Counting",
@@ -208,8 +208,8 @@ def check_importance(names: Sequence[str], given: Mapping[str, float]) -> None:
         raise UsageError(
             explain(
                 "importance is given for a task that is not there",
-                got=", ".join(unknown),
-                expected=", ".join(names),
+                got=listed(unknown),
+                expected=closest(unknown, names),
             )
         )
     for name, value in given.items():

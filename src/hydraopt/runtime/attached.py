@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ from hydraopt.runtime.adders import Adder, Alone, Mixed, MixedReplaced
 from hydraopt.runtime.batches import Batches
 from hydraopt.runtime.bundles import Bundles, PlacedBundle, named_bundles
 from hydraopt.runtime.heads import Head, HeadCache, ModuleHead, Replaced, head_bytes
+from hydraopt.values import closest
 
 __all__ = ["Attached", "Memory", "Stats", "attach", "default_cache_bytes"]
 
@@ -286,9 +286,9 @@ class Attached:
         if name in self._names:
             return self._names[name]
         several = [x for x in self.tasks if x.endswith(f":{name}")]
-        near = several or difflib.get_close_matches(str(name), self.tasks, 5, 0.5) or self.tasks[:8]
+        expected = ", ".join(several) or closest(str(name), self.tasks)
         what = "several bundles have this task" if several else "no such task"
-        raise TaskNotFoundError(explain(what, got=repr(name), expected=", ".join(near)))
+        raise TaskNotFoundError(explain(what, got=repr(name), expected=expected))
 
     def _check_attached(self) -> None:
         if self._detached:

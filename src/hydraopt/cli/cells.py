@@ -1,0 +1,97 @@
+"""Tables whose cells break between the parts of a name, and not inside a word where there is room.
+
+No text is markup, whatever a name holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import IO, Final
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["drawn"]
+
+_PART: Final = re.compile(r"\S.*?(?=\s|$|(?<=[._/:-])[^\W\d_]|(?<=[._/:-])\*)|\s+")
+"""Pieces of a name: a line may end after a mark that a letter or * follows. Numbers stay whole."""
+_GAPS: Final = (3, 2)
+"""Columns between two cells: usually, and where there is little room."""
+
+
+def drawn(
+    file: IO[str],
+    width: int | None,
+    title: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    words: bool,
+) -> None:
+    """Draw a table. width: of the page, None for the terminal's. words: no column is of numbers."""
+    console = Console(file=file, highlight=False, width=width)
+    columns = [[_Cell(row[i]) for row in (headings, *rows)] for i in range(len(headings))]
+    gap, widths = _fitted(columns, console.width)
+    padding = (0, 1) if gap == _GAPS[0] else (0, 0, 0, 1)
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=padding)
+    for i, (column, cells_wide) in enumerate(zip(columns, widths, strict=True)):
+        table.add_column(
+            column[0],
+            justify="right" if i and not words else "left",
+            overflow="fold",
+            width=cells_wide,
+        )
+    for cells in zip(*(column[1:] for column in columns), strict=True):
+        table.add_row(*cells)
+    console.print(table)
+
+
+def _fitted(columns: Sequence[Sequence[_Cell]], room: int) -> tuple[int, list[int | None]]:
+    """The gap between columns and their widths, none narrower than its longest part.
+
+    The widest columns give way first. rich chooses the widths of a table that does not fit.
+    """
+    least = [max(cell.least for cell in column) for column in columns]
+    for gap in _GAPS:
+        widths = [max(cell.most for cell in column) for column in columns]
+        excess = sum(widths) + gap * len(widths) + 1 - room
+        while excess > 0:
+            narrower = [i for i, width in enumerate(widths) if width > least[i]]
+            if not narrower:
+                break
+            widths[max(narrower, key=widths.__getitem__)] -= 1
+            excess -= 1
+        if excess <= 0:
+            return gap, list(widths)
+    return _GAPS[0], [None] * len(columns)
+
+
+class _Cell:
+    """Text that is broken between its parts.
+
+    least: width of the longest part. most: width of a line that holds all of them.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._parts = _PART.findall(text)
+        self.least = max((cell_len(part.rstrip()) for part in self._parts), default=0)
+        self.most = cell_len(text)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(self.least, self.most)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield Text("\n".join(self._lines(options.max_width)), overflow="fold")
+
+    def _lines(self, width: int) -> Iterator[str]:
+        line = ""
+        for part in self._parts:
+            if line and cell_len(line + part.rstrip()) > width:
+                yield line.rstrip()
+                line = ""
+            line += part if line else part.lstrip()
+        yield line.rstrip()

@@ -1,0 +1,170 @@
+"""Commands on many tasks: the worst of them and a summary; all on request; one line each."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hydraopt
+from hydraopt.errors import HydraoptError
+from hydraopt.merging.merge import merge
+from hydraopt.values import closest
+from tests.cli.conftest import MakeAdapter, Run
+
+MANY = 30
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory, make_adapter: MakeAdapter) -> Path:
+    """A folder of adapters whose errors differ, in a pattern that no name gives away."""
+    folder = tmp_path_factory.mktemp("many")
+    for i in range(MANY):
+        rng = np.random.default_rng(i)
+        pair = rng.standard_normal((12, 4)), rng.standard_normal((4, 16))
+        made = make_adapter(folder / f"task{i:02}", {"layers.0.self_attn.q_proj": pair})
+        config = json.loads((made / "adapter_config.json").read_text())
+        # A setting of which the reader notes that it does nothing.
+        (made / "adapter_config.json").write_text(json.dumps({**config, "unheard_of": True}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bundle") / "many.hydra.safetensors"
+    merge(many / "*", path, size="30%", workers=1)
+    return path
+
+
+def shown(output: str) -> set[str]:
+    """Tasks that have a row: a name and numbers behind it."""
+    return set(re.findall(r"^\s*(task\d\d)\s+\d", output, re.M))
+
+
+def verbs(many: Path, bundle: Path, out: Path) -> dict[str, list[object]]:
+    return {
+        "merge": ["merge", f"{many}/*", "--size", "30%", "-o", out],
+        "shrink": ["shrink", bundle, "--size", "20%", "-o", out],
+        "ls": ["ls", bundle],
+        "verify": ["verify", bundle, f"{many}/*"],
+    }
+
+
+@pytest.mark.parametrize("verb", ["merge", "shrink", "ls", "verify"])
+def test_the_worst_are_shown_and_all_on_request(
+    run: Run, many: Path, bundle: Path, tmp_path: Path, verb: str
+) -> None:
+    words = verbs(many, bundle, tmp_path / "out")[verb]
+    few, every, document = (run(*words, *more) for more in ((), ("--all",), ("--json",)))
+    assert few.exit_code == every.exit_code == 0, few.output
+    assert len(shown(every.output)) == MANY
+    rows = json.loads(document.stdout)["tasks"]
+    worst = sorted(rows, key=lambda row: -row["error"])[:10]
+    assert shown(few.output) == {row["name"] for row in worst}
+    assert str(MANY) in few.output
+    assert "--all" in few.output
+
+
+def test_refresh_lists_few_of_what_grows(run: Run, many: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "large.hydra.safetensors"
+    assert run("merge", f"{many}/*", "--error", "0.05", "-o", bundle).exit_code == 0
+    words = ["refresh", bundle, f"{many}/*", "-o", tmp_path / "out", "--error", "0.3"]
+    few, every = run(*words), run(*words, "--all", "--force")
+    assert few.exit_code == every.exit_code == 0, few.output
+    assert len(shown(every.output)) > 20
+    assert len(shown(few.output)) == 10
+
+
+@pytest.mark.parametrize("verb", ["merge", "shrink", "verify"])
+def test_quiet_prints_nothing_but_errors(
+    run: Run, many: Path, bundle: Path, tmp_path: Path, verb: str
+) -> None:
+    words = verbs(many, bundle, tmp_path / "out")[verb]
+    done = run(*words, "-q")
+    assert (done.exit_code, done.output) == (0, "")
+    wrong = run(words[0], tmp_path / "nowhere", *words[2:], "-q")
+    assert wrong.exit_code != 0
+    assert wrong.output
+
+
+def test_quiet_prints_problems(run: Run, many: Path, bundle: Path, tmp_path: Path) -> None:
+    swapped = [f"task00={many}/task01", f"task01={many}/task00"]
+    done = run("verify", bundle, *swapped, "-q")
+    assert done.exit_code == 1
+    assert "task02" in done.output
+    assert "task29" not in done.output
+    assert "task29" in run("verify", bundle, *swapped, "-q", "--all").output
+    damaged = tmp_path / "damaged.hydra.safetensors"
+    data = bytearray(bundle.read_bytes())
+    data[-1] ^= 1
+    damaged.write_bytes(data)
+    done = run("verify", damaged, "-q")
+    assert done.exit_code == 1
+    assert done.output
+
+
+def test_one_note_for_all_that_share_it(run: Run, many: Path, tmp_path: Path) -> None:
+    done = run("merge", f"{many}/*", "--size", "30%", "-o", tmp_path / "out", "--json")
+    notes = [note for note in json.loads(done.stdout)["notes"] if "unheard_of" in note]
+    assert len(notes) == 1
+    assert str(MANY) in notes[0]
+
+
+def test_a_bundle_a_task_and_an_adapter_are_shown_in_a_line(many: Path, bundle: Path) -> None:
+    opened = hydraopt.open_bundle(bundle)
+    adapter = hydraopt.read_adapter(many / "task00")
+    for thing, name in ((opened, bundle.name), (opened["task07"], "task07"), (adapter, "task00")):
+        assert name in repr(thing)
+        assert len(repr(thing)) < 300
+        assert "\n" not in repr(thing)
+
+
+@pytest.mark.parametrize("what", ["weight", "export", "remove"])
+def test_an_unknown_name_gets_the_closest(
+    run: Run, many: Path, bundle: Path, tmp_path: Path, what: str
+) -> None:
+    words: dict[str, list[object]] = {
+        "weight": ["merge", f"{many}/*", "--error", "0.3", "--weight", "tsak07=2"],
+        "export": ["export", bundle, "tsak07"],
+        "remove": ["remove", bundle, "tsak07"],
+    }
+    more = [] if what == "remove" else ["-o", tmp_path / "out"]
+    done = run(*words[what], *more)
+    assert done.exit_code == 2
+    assert "task07" in done.output
+    assert str(MANY) in done.output
+    assert len(re.findall(r"task\d\d", done.output)) <= 4
+
+
+def test_few_names_are_all_listed() -> None:
+    assert closest("x", ["de", "fr"]) == "de, fr"
+    assert closest(["x"], []) == ""
+    assert issubclass(HydraoptError, Exception)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_names_in_tables_do_not_break_inside_a_word(width: int) -> None:
+    from hydraopt.cli.cells import drawn
+
+    names = ["unet.down_blocks.*.attentions.1.transformer_blocks.0.attn1.to_k (2)", "a:0"]
+    page = io.StringIO()
+    cells = [[name, "1280 x 1280", "1,594,368", "-"] for name in names]
+    drawn(page, width, "title", ["module type", "m x n", "bytes", "its error"], cells, False)
+    lines = page.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    words = {word for line in lines for word in re.split(r"[^A-Za-z]+", line)}
+    whole = " ".join([*names, "module type m x n bytes its error title"])
+    assert words <= {"", *re.split(r"[^A-Za-z]+", whole)}
+    assert sum("1,594,368" in line for line in lines) == 2
+
+
+def test_a_name_without_parts_is_shown_whole_in_any_width() -> None:
+    from hydraopt.cli.cells import drawn
+
+    page = io.StringIO()
+    drawn(page, 30, "t", ["task", "error"], [["x" * 50, "0.1"]], False)
+    assert page.getvalue().count("x") == 50
