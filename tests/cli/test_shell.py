@@ -21,7 +21,7 @@ VERBS = (
     *("join", "ls", "merge", "methods", "pull", "refresh", "remove", "rename", "replace"),
     *("report", "serve", "shrink", "split", "use", "verify"),
 )
-SHARED = {"adding", "common", "failures", "looking", "main", "mergeoptions", "progress", "results"}
+SHARED = {"adding", "cells", "common", "failures", "looking", "main", "mergeoptions", "progress", "results"}
 HEAVY = ("numpy", "scipy", "numba", "torch", "rich", "matplotlib", "safetensors", "zstandard")
 
 
@@ -32,6 +32,7 @@ def test_the_verbs_are_these_with_a_file_each() -> None:
         *VERBS,
         "__init__",
         "adding",
+        "cells",
         "common",
         "failures",
         "looking",

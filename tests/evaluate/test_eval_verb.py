@@ -48,9 +48,7 @@ def run(*arguments: object):
 def test_adapters_and_bundle_side_by_side(adapter, base, tasks, tmp_path) -> None:
     bundle = tmp_path / "x.hydra.safetensors"
     assert run("merge", adapter, "--error", "0.02", "-o", bundle, "-q").exit_code == 0
-    said = run(
-        "eval", adapter, bundle, "--base", base, "--tasks", tasks, "-o", tmp_path / "r.json", "-q"
-    )
+    said = run("eval", adapter, bundle, "--base", base, "--tasks", tasks, "-o", tmp_path / "r.json")
     assert said.exit_code == 0, said.output
     assert re.search(r"spell-en +x +exact match +\d", said.output), said.output
     assert "changed" in said.output
@@ -115,6 +113,29 @@ def test_wrong_options_are_refused_before_the_model_loads(adapter, tasks, more, 
     said = run("eval", adapter, "--base", "nowhere", "--tasks", tasks, *more)
     assert said.exit_code == 2
     assert what in said.output
+
+
+def test_a_task_that_is_not_there_is_traced_to_its_source(adapter, tasks, tmp_path) -> None:
+    """The message has the folder that was looked for, what named it, and the option that does."""
+
+    def refusal(*more: object) -> str:
+        said = run("eval", adapter, "--base", "nowhere", "--tasks", tasks, *more)
+        assert said.exit_code == 2
+        assert "--task" in said.output
+        return said.output
+
+    assert str(tasks / "sing") in refusal("--task", "spell-en=sing/en")
+    assert str(tasks / "spell" / "de") in refusal("--task", "spell-en=spell/de")
+    (adapter / "score.json").write_text(json.dumps({"task": "sing/en"}))
+    for text in (str(tasks / "sing"), str(adapter / "score.json"), "spell-en"):
+        assert text in refusal()
+    (adapter / "score.json").unlink()
+    other = tmp_path / "x"
+    adapter.rename(other)
+    said = run("eval", other, "--base", "nowhere", "--tasks", tasks)
+    assert said.exit_code == 2
+    assert "--task x=" in said.output
+    assert str(other) in said.output
 
 
 def test_a_base_that_is_none_is_refused(adapter, tasks, tmp_path) -> None:

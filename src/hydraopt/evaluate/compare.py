@@ -21,7 +21,7 @@ from hydraopt.evaluate.people import People
 from hydraopt.evaluate.provenance import versions, weights_hash
 from hydraopt.evaluate.run import Scores, TaskRows, encode_task, run_task
 from hydraopt.evaluate.skipped import NoNumbersError, no_numbers, of_scores
-from hydraopt.evaluate.taskfile import TaskFile, read_task_file, task_of
+from hydraopt.evaluate.taskfile import TaskFile, TaskName, named_task, read_task_file
 from hydraopt.evaluate.unfinished import Kept, Unfinished, base_files
 from hydraopt.probes.reading import ProbeSet, read_probes
 from hydraopt.progress import Progress
@@ -281,11 +281,25 @@ def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile | No
         said = request.task_of.get(name)
         if said is not None and said.count("/") != 1:
             raise UsageError(explain("cannot read the task", got=said, expected="TASK/LANGUAGE"))
-        task, language = (
-            said.split("/") if said else task_of(name, compared.folders.get(name), request.tasks)
-        )
-        wanted[name] = read_task_file(request.tasks, task, language, request.split)
+        if said is not None:
+            task, _, language = said.partition("/")
+            wanted[name] = _rows_of(name, TaskName(task, language, "--task"), request)
+        else:
+            stated = named_task(name, compared.folders.get(name), request.tasks)
+            wanted[name] = _rows_of(name, stated, request)
     return wanted
+
+
+def _rows_of(adapter: str, task: TaskName, request: Request) -> TaskFile:
+    """The rows of an adapter's task; an error states where the task's name is from."""
+    assert request.tasks is not None
+    try:
+        return read_task_file(request.tasks, task.name, task.language, request.split)
+    except UsageError as error:
+        raise UsageError(
+            f"{error} The task {task.name}/{task.language} of adapter {adapter} is from "
+            f"{task.source}; --task {adapter}=TASK/LANGUAGE sets another."
+        ) from error
 
 
 def _head(compared: Compared, request: Request) -> dict[str, Any]:

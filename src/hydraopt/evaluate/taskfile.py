@@ -15,7 +15,7 @@ from hydraopt.files.url import AnyPath
 _MOST_ROWS = 1 << 30
 """Bytes that a file of task rows may have."""
 
-__all__ = ["TaskFile", "TaskRow", "read_task_file", "task_of"]
+__all__ = ["TaskFile", "TaskName", "TaskRow", "named_task", "read_task_file", "task_of"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ def read_task_file(tasks: Path, name: str, language: str, split: str = "test") -
         raise UsageError(
             explain(
                 f"task {name} has no {split} rows in {language!r}",
-                got=f"no file {path.name} there",
+                file=path,
+                got="no such file",
                 expected=", ".join(there) or "a folder for each language",
             )
         )
@@ -100,8 +101,10 @@ def _meta(folder: Path) -> Mapping[str, object]:
     if not path.is_file():
         raise UsageError(
             explain(
-                f"{folder.name} is no task",
-                got="no META.json in its folder",
+                f"{folder.name} is no task: its folder has no META.json"
+                if folder.is_dir()
+                else f"{folder.name} is no task: there is no such folder",
+                file=folder,
                 expected='META.json with "instruction" and "metric"',
             )
         )
@@ -145,11 +148,26 @@ def _row(line: str, where: str) -> TaskRow:
     return TaskRow(given, output, (output, *(x for x in more or [] if x != output)))
 
 
-def task_of(adapter: str, folder: AnyPath | None, tasks: Path) -> tuple[str, str]:
-    """(task, language) of an adapter: from its score.json ("task/language"), else from its name.
+@dataclass(frozen=True)
+class TaskName:
+    """A task and its language. source: where both are stated, for messages."""
 
-    folder: what the adapter was read from; one of a store is not looked into. A name is
-    TASK-LANGUAGE with a task that ``tasks`` has. Raises UsageError if neither tells.
+    name: str
+    language: str
+    source: str
+
+
+def task_of(adapter: str, folder: AnyPath | None, tasks: Path) -> tuple[str, str]:
+    """(task, language) of an adapter, as of :func:`named_task`."""
+    task = named_task(adapter, folder, tasks)
+    return task.name, task.language
+
+
+def named_task(adapter: str, folder: AnyPath | None, tasks: Path) -> TaskName:
+    """Return the task of an adapter: that of its score.json ("task/language"), else of its name.
+
+    folder: the adapter was read from there; one of a store is not looked into. A name is
+    TASK-LANGUAGE with a task that ``tasks`` has. Raises UsageError if neither states a task.
     """
     file = folder / "score.json" if isinstance(folder, Path) else None
     if file and file.is_file():
@@ -159,15 +177,16 @@ def task_of(adapter: str, folder: AnyPath | None, tasks: Path) -> tuple[str, str
             said = None
         if isinstance(said, str) and said.count("/") == 1:
             name, language = said.split("/")
-            return name, language
+            return TaskName(name, language, f'"task" in {file}')
     name, dash, language = adapter.rpartition("-")
     if dash and (tasks / name / language).is_dir():
-        return name, language
+        return TaskName(name, language, f"the adapter's name {adapter}")
     raise UsageError(
         explain(
             f"cannot tell the task of adapter {adapter}",
             got="no score.json that names it, and no such task folder",
             expected='a name TASK-LANGUAGE, or score.json with "task": "TASK/LANGUAGE"',
-            do="Say it: --task ADAPTER=TASK/LANGUAGE",
+            file=folder,
+            do=f"Set it with --task {adapter}=TASK/LANGUAGE",
         )
     )
