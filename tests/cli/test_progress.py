@@ -65,6 +65,24 @@ def test_a_stage_that_goes_on_has_what_was_between_in_its_speed() -> None:
     )
 
 
+def test_the_time_left_of_a_whole_is_told_from_rounds_that_are_done() -> None:
+    """Not from the last pass, and nothing is told before there is a round to tell it from."""
+    said: list[str] = []
+    now = 0.0
+    move = progress_lines(said.append, lambda: now)
+    for number in range(3):
+        for done in range(1, 11):
+            move(f"measuring harm, round {number + 1} of 8, pass {done} of 10", number, 8)
+            now += 10.0
+    assert not any("left" in line for line in said[:3])
+    # Round 3 has begun: two rounds took 200 s, six are to come, 600 s and a little for this one.
+    left = [int(line.split("about ")[1].split()[0]) for line in said[-3:]]
+    assert all(10 <= minutes <= 15 for minutes in left)
+    assert not any("at most" in line for line in said)
+    move("measuring harm, round 4 of at most 9, pass 1 of 10", 3, 9)
+    assert "at most about" in said[-1]
+
+
 def test_a_log_that_is_gone_ends_no_work(monkeypatch) -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:

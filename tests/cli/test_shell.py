@@ -21,7 +21,17 @@ VERBS = (
     *("join", "ls", "merge", "methods", "pull", "refresh", "remove", "rename", "replace"),
     *("report", "serve", "shrink", "split", "use", "verify"),
 )
-SHARED = {"adding", "cells", "common", "failures", "looking", "main", "mergeoptions", "progress", "results"}
+SHARED = {
+    "adding",
+    "cells",
+    "common",
+    "failures",
+    "looking",
+    "main",
+    "mergeoptions",
+    "progress",
+    "results",
+}
 HEAVY = ("numpy", "scipy", "numba", "torch", "rich", "matplotlib", "safetensors", "zstandard")
 
 

@@ -294,11 +294,32 @@ def test_a_picture_has_a_folder(report: dict[str, Any], tmp_path: Path) -> None:
         check_plot(tmp_path / "none" / "x.png")
 
 
+def _plan(counted: str, task: dict[str, Any], limit: str, value: float) -> dict[str, Any]:
+    about = {"schema": "hydraopt.merge.plan/1", "limit": limit, "value": value}
+    return {**about, "counted": counted, "tasks": [task]}
+
+
+@pytest.mark.parametrize(
+    ("counted", "limit", "value", "at"),
+    [("answers", "harm", 0.02, 2.0), ("nats", "harm", 0.01, 0.01), ("lost", "size", 5e3, None)],
+)
+def test_the_limit_of_a_plan_is_in_its_picture(counted, limit, value, at) -> None:
+    """A limit on harm is a line across; that of a size is in the title."""
+    trials = [{"size": 1e4 / x, "harm": x} for x in (2e-4, 2e-3)]
+    task = {"name": "de", "trials": trials, "size": 1e7, "harm": 1e-3}
+    figure = _draw_plan(_plan(counted, task, limit, value))
+    across = [
+        x for x in figure.axes[0].get_lines() if len(set(x.get_ydata())) == 1 < len(x.get_xdata())
+    ]
+    assert [x.get_ydata()[0] for x in across] == ([] if at is None else [pytest.approx(at)])
+    assert at is not None or "5,000" in figure.get_suptitle() + _titles(figure)
+
+
 @pytest.mark.parametrize(("counted", "factor"), [("nats", 1.0), ("lost", 100.0)])
 def test_little_harm_is_drawn_where_it_is(counted: str, factor: float) -> None:
     trials = [{"size": 1e4 / x, "harm": x} for x in (2e-4, 2e-3)]
     task = {"name": "de", "trials": trials, "size": 1e7, "harm": 1e-3}
-    figure = _draw_plan({"schema": "hydraopt.merge.plan/1", "counted": counted, "tasks": [task]})
+    figure = _draw_plan(_plan(counted, task, "size", 5000.0))
     line, dot = figure.axes[0].get_lines()
     assert [*line.get_ydata()] == pytest.approx([2e-4 * factor, 2e-3 * factor])
     assert [*dot.get_ydata()] == pytest.approx([1e-3 * factor])

@@ -46,9 +46,10 @@ def progress_bar(hidden: bool) -> Iterator[Progress | None]:
 
         def move(stage: str, done: int, total: int) -> None:
             nonlocal last
-            if stage != last[0] or done < last[1]:  # a stage may start over
+            name = _name(stage)
+            if name != last[0] or done < last[1]:  # a stage may start over
                 bar.reset(line)
-            last, left = (stage, done), stages.left(stage, done, total)
+            last, left = (name, done), stages.left(stage, done, total)
             bar.update(line, description=printable(stage), completed=done, total=total, left=left)
 
         yield move
@@ -67,9 +68,15 @@ def progress_lines(
         if now - said < _EVERY:
             return
         said = now
-        say(f"{printable(stage)}: {done} of {total}" + (left and f", {left}"))
+        count = "" if stage != _name(stage) else f": {done} of {total}"
+        say(printable(stage) + count + (left and f", {left}"))
 
     return move
+
+
+def _name(stage: str) -> str:
+    """The name of a stage; behind a comma it may say where it is, as in "x, round 2 of 8"."""
+    return stage.partition(",")[0]
 
 
 class _Stages:
@@ -82,14 +89,15 @@ class _Stages:
 
     def left(self, stage: str, done: int, total: int) -> str:
         """The time that the rest of a stage takes, in words; nothing before one can tell."""
-        now = self._clock()
-        begun, first, last = self._known.get(stage, (now, done, done))
+        now, name = self._clock(), _name(stage)
+        begun, first, last = self._known.get(name, (now, done, done))
         if done < last:  # it starts over
             begun, first = now, done
-        self._known[stage] = begun, first, done
+        self._known[name] = begun, first, done
         if done == first:
             return ""
-        return f"about {_duration((now - begun) / (done - first) * (total - done))} left"
+        about = "at most about" if " at most " in stage[len(name) :] else "about"
+        return f"{about} {_duration((now - begun) / (done - first) * (total - done))} left"
 
 
 def _duration(seconds: float) -> str:

@@ -187,22 +187,12 @@ def _some(trials: Sequence[Any]) -> list[Any]:
     return [trials[round(i * last / (_MOST_TRIALS - 1))] for i in range(_MOST_TRIALS)]
 
 
-def _limit(report: Mapping[str, Any]) -> str:
-    """The limit that was asked for: "5,000 bytes", "1 % of the answers may change"."""
-    value = report["value"]
-    if report["limit"] == "size":
-        return f"{value:,.0f} bytes"
-    if report["counted"] == "nats":
-        return f"{value:g} nats of KL an answer"
-    return f"{100 * value:g} % of each task's answers may change"
-
-
 def show_plan(report: Mapping[str, Any], as_json: bool, every: bool = False) -> None:
     """A plan by harm.  report: schema hydraopt.merge.plan/1. every: show all tasks."""
     if as_json:
         emit_json(dict(report))
         return
-    from hydraopt.merging.harm.plan import WORDS
+    from hydraopt.merging.harm.plan import WORDS, plan_limit
 
     scale, unit, what = WORDS[report["counted"]]
     least = _LEAST_TOLD[unit]
@@ -238,7 +228,7 @@ def show_plan(report: Mapping[str, Any], as_json: bool, every: bool = False) -> 
         say(f"trials  {_MOST_TRIALS} of {tried} are shown; --json has all")
     if left is not None:
         say(left)
-    say(f"limit   {_limit(report)}")
+    say(f"limit   {plan_limit(report)}")
     for note in report["notes"]:
         say(f"note: {note}")
     share = report["size"] / report["fp16_bytes"]

@@ -322,10 +322,12 @@ def _draw_plan(report: Report) -> Any:
     """A line for each task, and where the plan puts it."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    from hydraopt.merging.harm.plan import WORDS
+    from hydraopt.merging.harm.plan import WORDS, plan_limit
 
     factor, unit, what = WORDS[report["counted"]]
-    figure, axes = _figure(1, 1, 6.0, f"{len(report['tasks'])} tasks: harm against bytes")
+    limit = plan_limit(report)
+    title = f"{counted(len(report['tasks']), 'task')}: harm against bytes, limit {limit}"
+    figure, axes = _figure(1, 1, 6.0, title)
     figure.set_size_inches(9.0, 6.0)
     axis, measured = axes[0, 0], [x for x in report["tasks"] if x["harm"] is not None]
     worst = sorted(measured, key=lambda x: -x["harm"])[: len(_COLOURS)]
@@ -338,6 +340,8 @@ def _draw_plan(report: Report) -> Any:
         label = _plain(task["name"]) if task in worst else None
         at = task["size"] / 1e3, max(factor * task["harm"], least)
         axis.plot(*at, "o", color=colour, label=label, zorder=3 + (task in worst))
+    if report["limit"] != "size":
+        axis.axhline(factor * report["value"], color="0.2", ls="--", lw=1, label=f"limit: {limit}")
     axis.set(xscale="log", yscale="log", xlabel="kB a task, its share of the core among them")
     for side in (axis.xaxis, axis.yaxis):
         side.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -346,6 +350,6 @@ def _draw_plan(report: Report) -> Any:
     axis.set_ylabel(f"{what}, {unit}")
     axis.set_title("dots: where the plan puts each task; named: the most harmed", fontsize=10)
     axis.grid(alpha=0.25)
-    if worst:
+    if worst or report["limit"] != "size":
         axis.legend(fontsize=9)
     return figure

@@ -66,22 +66,27 @@ def test_a_limit_below_one_answer_gets_a_note(adapters, tmp_path: Path) -> None:
     assert not any("less than one answer" in note for note in notes)
 
 
-def test_progress_tells_the_round_or_how_far_all_are(adapters, tmp_path: Path) -> None:
+def test_progress_is_of_all_rounds(adapters, tmp_path: Path) -> None:
+    """From the first pass on, what is done is a share of the whole, which never goes back."""
+
     def said_of(**limit: str) -> list[tuple[str, int, int]]:
         said: list[tuple[str, int, int]] = []
         judge, told = PowerJudge(adapters, SCALES), lambda *told: said.append(told)
         merge(adapters, tmp_path / "x", judge=judge, workers=1, progress=told, **limit)
         return said
 
-    said = said_of(size="15%")
-    measured = [(done, total) for stage, done, total in said if stage == "measuring harm"]
-    searched = measured[: -len(SCALES)]  # what was chosen is measured at the end
-    assert searched == [(i + 1, TRIALS * len(SCALES)) for i in range(len(searched))]
-    assert len(searched) > 5 * len(SCALES)
-    said = said_of(harm="5%")
-    rounds = [stage for stage, done, _ in said if "round" in stage and done == 1]
-    assert rounds == [f"measuring harm, round {i + 1}" for i in range(len(rounds))]
-    assert len(rounds) > 2
+    for limit in ({"size": "15%"}, {"harm": "5%"}):
+        rounds = [(s, done, total) for s, done, total in said_of(**limit) if "round" in s]
+        shares = [done / total for _, done, total in rounds]
+        assert shares == sorted(shares)
+        assert (shares[0], 0.2 < shares[-1] <= 1) == (0, True)
+        totals = [total for *_, total in rounds]
+        assert totals == sorted(totals, reverse=True)  # a bound only falls
+        assert set(totals) == {TRIALS} if "size" in limit else len(set(totals)) == 2
+        # Passes and measurements both are parts of a round, each counted to its own end.
+        ends = [stage.rsplit(" ", 3) for stage, *_ in rounds]
+        parts = {part.rpartition(",")[2] for part, *_ in ends}
+        assert len(parts) > 2
 
 
 @pytest.mark.parametrize("make", [merge, plan])

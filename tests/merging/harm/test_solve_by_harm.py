@@ -17,6 +17,7 @@ from hydraopt.errors import BudgetError, UsageError
 from hydraopt.merging.align import align
 from hydraopt.merging.harm import solve
 from hydraopt.merging.harm.judging import Judged
+from hydraopt.merging.harm.rounds import Rounds
 from hydraopt.merging.harm.trials import Counted, Trials
 from hydraopt.merging.outcome import Job
 from hydraopt.progress import silent
@@ -365,7 +366,7 @@ def test_what_can_be_lost_counts_as_what_is_lost(adapters) -> None:
     judge, counted = Drifting(adapters, SCALES), Counted("lost")
     job = SimpleNamespace(pieces=align(adapters, None, lossless=False))
     unused: Any = None
-    trials = Trials(cast(Job, job), unused, unused, unused, judge, counted, silent)
+    trials = Trials(cast(Job, job), unused, unused, unused, judge, counted, Rounds(silent, 1, True))
     trials.look_at_base()
     assert trials.most == pytest.approx(3 * [counted.of(judge.measure("easy", dict, 1.0))])
 

@@ -34,7 +34,7 @@ from hydraopt.merging.solving import Options
 from hydraopt.merging.weights import Sensed
 from hydraopt.progress import Progress
 
-__all__ = ["WORDS", "Plan", "TaskPlanned", "plan"]
+__all__ = ["WORDS", "Plan", "TaskPlanned", "plan", "plan_limit"]
 
 
 class Words(NamedTuple):
@@ -140,6 +140,19 @@ def plan(
     notes = *loaded.notes, *job.pieces.notes, *notes_of(manifest, aim, whole, fp16)
     counted = made.trials.counted.what
     return Plan(aim.name, float(aim.limit), counted, tasks, whole, fp16, notes)
+
+
+def plan_limit(report: Mapping[str, Any]) -> str:
+    """The limit of a plan in words. report: a plan as JSON has it.
+
+    For example "5,000 bytes" or "1 % of each task's answers may change".
+    """
+    value = report["value"]
+    if report["limit"] == "size":
+        return f"{value:,.0f} bytes"
+    if report["counted"] == "nats":
+        return f"{value:g} nats of KL an answer"
+    return f"{100 * value:g} % of each task's answers may change"
 
 
 def _planned(task: TaskEntry, made: HarmSolution) -> TaskPlanned:

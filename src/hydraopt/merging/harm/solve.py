@@ -22,6 +22,7 @@ from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.harm.checks import check_choices, check_prompted, check_several, coded_names
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
 from hydraopt.merging.harm.judging import JUDGED, HarmJudge
+from hydraopt.merging.harm.rounds import Rounds
 from hydraopt.merging.harm.sharing import (
     HarmCost,
     part_of_the_way,
@@ -34,7 +35,7 @@ from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.passes import Passes
 from hydraopt.merging.solving import Options, passes_of, price_of, search
 from hydraopt.merging.weights import importances, weights_of
-from hydraopt.progress import silent
+from hydraopt.progress import Progress, silent
 
 __all__ = [
     "TRIALS",
@@ -110,6 +111,7 @@ def _begun(
     options: Options,
     judge: HarmJudge,
     passes: Passes,
+    rounds: Rounds,
     useful: Mapping[str, float],
 ) -> _Begun:
     """Trials, curves, and the prices that they say meet the aim; nothing is chosen yet. Arguments
@@ -124,12 +126,11 @@ def _begun(
     )
     totals = np.where(weights.counting.totals > 0, weights.counting.totals, 1.0)
     alike = replace(weights, by_task=_same(weights.by_task, 1 / totals))
-    counts, progress = _counted(aim), options.progress or silent
+    counts = _counted(aim)
     empty = Draft.empty(alike.whole, alike.counting)
     job, keeps = _as_told(job, aim, judge, empty)
     plain = alike.by_task / weights.by_task
-    rounds = 1 + len(_STEPS) + _rounds(job) if isinstance(aim, Size) else None
-    trials = Trials(job, passes, alike, plain, judge, counts, progress, useful, keeps, rounds)
+    trials = Trials(job, passes, alike, plain, judge, counts, rounds, useful, keeps)
     draft = None
     if isinstance(aim, Size):
         trials.look_at_base()
@@ -137,6 +138,7 @@ def _begun(
     else:
         check_prompted(coded_names(job.pieces), judge.tasks())
         _try_for_limit(trials, aim)
+        rounds.most = trials.looks + _MOST_TRIES
     trials.tries_from = trials.looks
     return _Begun(trials, _prices(trials, trials.curves(), aim, options), draft)
 
@@ -144,6 +146,13 @@ def _begun(
 def _rounds(job: Job) -> int:
     """Times that a size is shared out: one content has all of it."""
     return _ROUNDS if job.pieces.contents > 1 else 0
+
+
+def _rounds_of(job: Job, aim: Size | HarmLimit, progress: Progress) -> Rounds:
+    """The progress of all rounds. A limit ends them early where it is met."""
+    if isinstance(aim, Size):
+        return Rounds(progress, 1 + len(_STEPS) + _rounds(job), known=True)
+    return Rounds(progress, _MOST_TRIALS + _MOST_COARSER + _MOST_TRIES, known=False)
 
 
 def _as_told(job: Job, aim: Size | HarmLimit, judge: HarmJudge, empty: Draft) -> tuple[Job, bool]:
@@ -180,8 +189,9 @@ def solve_by_harm(
     for a limit on harm where a task has no prompts, or tasks are weighed; and BudgetError for an
     aim that cannot be met.
     """
-    with passes_of(job, options) as passes:
-        begun = _begun(job, aim, options, judge, passes, useful or {})
+    rounds = _rounds_of(job, aim, options.progress or silent)
+    with passes_of(job, replace(options, progress=rounds.report)) as passes:
+        begun = _begun(job, aim, options, judge, passes, rounds, useful or {})
         if isinstance(aim, Size):
             return _solve_size(begun, aim, options)
         return _solve_limit(begun, aim, options)

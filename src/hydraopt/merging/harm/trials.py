@@ -18,6 +18,7 @@ from hydraopt.merging.decoded import DecodedDraft
 from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
 from hydraopt.merging.harm.judging import HarmJudge, Judged
+from hydraopt.merging.harm.rounds import Rounds
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Passes
 from hydraopt.merging.weights import Weights
@@ -90,6 +91,7 @@ def measure_tasks(
     contents: Collection[int],
     progress: Progress,
     refitted: Collection[str] = (),
+    stage: str = "measuring harm",
 ) -> dict[str, Judged]:
     """The harm of a draft to the tasks of these contents that the judge has prompts for; to those
     that were refitted, on the prompts that were not learned from."""
@@ -100,7 +102,7 @@ def measure_tasks(
         factors = functools.partial(decoded.factors, task)
         error, apart = float(errors[task.content]), task.name in refitted
         judged[task.name] = judge.measure(task.name, factors, error, apart)
-        progress("measuring harm", done, len(asked))
+        progress(stage, done, len(asked))
     return judged
 
 
@@ -134,7 +136,7 @@ class Trials:
     price is the price at these. plain: own prices, (contents,), that stand for one price without
     prompts, up to a factor. useful: by task, bytes beyond which more are of no use, its share of
     the shared core among them; any are where it is left out. keeps: whether there is room for the
-    curves. rounds: times that all is measured, at most; None where that is not known. points: of
+    curves. rounds: the progress of all rounds. points: of
     each round. seen: what was measured, by task and look. answers: on how many, (contents,). bare:
     what is lost of each content with the base model alone, counted as that of the points. looks:
     rounds so far. tries_from: the round from which on prices were chosen by those before; None
@@ -147,10 +149,9 @@ class Trials:
     plain: Array
     judge: HarmJudge
     counted: Counted
-    progress: Progress
+    rounds: Rounds
     useful: Mapping[str, float] = field(default_factory=dict)
     keeps: bool = True
-    rounds: int | None = None
     points: dict[int, list[TrialPoint]] = field(default_factory=dict)
     seen: dict[str, dict[int, Seen]] = field(default_factory=dict)
     answers: Array = field(init=False)
@@ -184,7 +185,7 @@ class Trials:
         for done, (name, content) in enumerate(asked, 1):
             lost = self.counted.of(self.judge.measure(name, dict, 1.0))
             self.bare[content] = max(lost, self.bare.get(content, 0.0))
-            self.progress("measuring the base", done, len(asked))
+            self.rounds.report("base model, task", done, len(asked))
 
     def of_one_answer(self, limit: float) -> list[str]:
         """Tasks that were measured on one answer alone, which is likely to stay and tells so little
@@ -229,8 +230,11 @@ class Trials:
 
     def look(self, draft: Draft, prices: Array, measured: Collection[int]) -> list[TrialPoint]:
         """Measure a draft that was made at these own prices, and note the points, (contents,)."""
-        progress = self._progress_of_round()
-        judged = measure_tasks(draft, self.job, self.judge, measured, progress)
+        judged = measure_tasks(
+            draft, self.job, self.judge, measured, self.rounds.report, stage="task"
+        )
+        self.looks += 1
+        self.rounds.end_round()
         sizes = with_core(sizes_of(draft.streams), len(draft.shared))
         for content, error in enumerate(draft.relative_errors()):
             point = TrialPoint(float(prices[content]), float(sizes[content]), float(error), None)
@@ -265,19 +269,6 @@ class Trials:
         self.points[content] = [
             dataclasses.replace(point, harm=harms.get(look)) for look, point in enumerate(points)
         ]
-
-    def _progress_of_round(self) -> Progress:
-        """Says how far all rounds are, or which one it is."""
-        before, rounds = self.looks, self.rounds
-        self.looks += 1
-
-        def told(stage: str, done: int, total: int) -> None:
-            if rounds is None:
-                self.progress(f"{stage}, round {before + 1}", done, total)
-            else:
-                self.progress(stage, before * total + done, rounds * total)
-
-        return told
 
     def size_near(self, content: int, price: float) -> float:
         """Bytes of a content in the trial whose own price is nearest."""
