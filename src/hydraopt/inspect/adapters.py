@@ -1,29 +1,40 @@
 """What the adapters of one base model have in common, and what a bundle of them would cost.
 
-Two walks over the modules: the first reads the factors and compares them, the second plans them at
-a row of prices. Nothing is rounded, coded or written.
+The factors are read and compared; then all adapters are coded at several prices of a bit, as a
+merge codes them. No file is written.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from hydraopt.adapters import Adapter, check_same_base, read_adapters
+from hydraopt.coding.forms import FORMS
 from hydraopt.compress.core import CoreStore
+from hydraopt.compress.measure import measure_named
+from hydraopt.engines.engine import Engine
 from hydraopt.inspect.likeness import Watched, likeness, mean_between
 from hydraopt.inspect.products import NOTE, of_products
+from hydraopt.inspect.savings import savings_at
 from hydraopt.inspect.summary import by_type, extremes, module_type
-from hydraopt.inspect.walk import Walk
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet, align
+from hydraopt.merging.budget import MeanError
 from hydraopt.merging.merge import DEFAULT_MEASURE
+from hydraopt.merging.outcome import Job
+from hydraopt.merging.recipe import MergeRecipe
+from hydraopt.merging.search import ERROR_SLOPE
+from hydraopt.merging.sizes import CodedSize, Sizes, passes_within_reach
+from hydraopt.merging.solving import Options, price_of
+from hydraopt.merging.weights import Weights
 from hydraopt.progress import Progress, silent
 
 __all__ = ["ERRORS", "SCHEMA", "inspect_adapters"]
@@ -33,9 +44,14 @@ SCHEMA = "hydraopt.inspect.adapters/1"
 ERRORS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 """Relative errors for which a size is guessed."""
 
-_STEP = 3.0
-_MOST_POINTS = 16
+_POINTS: Final = 8
+"""Usual number of sizes to code, with all forms and with the private form alone."""
+_LEAST_POINTS: Final = 3
+"""Fewer sizes say nothing of those between."""
+_MORE_POINTS: Final = 4
+"""Largest number of further sizes, where errors rise more slowly with the price than usual."""
 _BEST_ERROR, _WORST_ERROR = 0.045, 0.55
+"""Mean errors that the sizes span."""
 _REFERENCE = 0.05
 """Savings by module are given at the price that takes this share of the fp16 bytes."""
 
@@ -49,12 +65,14 @@ def inspect_adapters(
     alpha: float | None = None,
     skip_unreadable: bool = False,
     measure: str = DEFAULT_MEASURE,
+    workers: int | Engine | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Likeness, energy against rank, and a guess of size against error; ready for JSON.
+    """Return likeness, energy against rank, and size against error; ready for JSON.
 
-    adapters, same_base, alpha: as for :func:`hydraopt.merge`. skip_unreadable: as for
-    :func:`hydraopt.read_adapters`. measure: whose plans are estimated.
+    adapters, same_base, alpha, workers: as for :func:`hydraopt.merge`.
+    skip_unreadable: as for :func:`hydraopt.read_adapters`.
+    measure: that of the merges whose sizes are estimated.
     Raises a HydraoptError for what cannot be merged. docs/concepts.md explains each number.
     """
     loaded = read_adapters(
@@ -66,10 +84,15 @@ def inspect_adapters(
     store = CoreStore(watched)
     with threadpool_limits(1, user_api="blas"):
         modules, matrices, energies = _compare(pieces, watched, store, report)
-        walk = Walk(pieces, store, energies, measure, report)
-        curves = _Curves.of(pieces, walk)
-    squares = walk.squares
-    savings = curves.savings() or [None] * len(modules)
+    options = Options(measure_named(measure), workers=workers, progress=progress)
+    curve, weights = _curve(pieces, options)
+    reference = _reference(curve)
+    squares = energies * weights.counting.shares
+    savings: list[dict[str, float] | None] = [None] * len(modules)
+    if reference is not None:
+        price = float(reference["price"])
+        with threadpool_limits(1, user_api="blas"):
+            savings = [*savings_at(store, weights.whole, price, options.measure, report)]
     for index, (row, saving) in enumerate(zip(modules, savings, strict=True)):
         row["norm"] = float(np.sqrt(squares[:, index].sum()))
         row["sharing"] = saving
@@ -84,21 +107,22 @@ def inspect_adapters(
         "types": by_type(modules),
         "extremes": extremes(modules),
         "modules": modules,
-        "curve": curves.points,
-        "guesses": curves.guesses(),
-        "reference": curves.points[curves.reference] if curves.points else None,
-        "notes": [*loaded.notes, *pieces.notes, *_notes(pieces, walk)],
+        "curve": curve,
+        "guesses": _guesses(curve, pieces.fp16_bytes),
+        "reference": reference,
+        "notes": [*loaded.notes, *pieces.notes, *_notes(pieces, curve, bool(squares.any()))],
     }
 
 
-def _notes(pieces: MergeSet, walk: Walk) -> Iterator[str]:
-    """What the numbers leave out."""
+def _notes(pieces: MergeSet, curve: Sequence[Any], changing: bool) -> Iterator[str]:
+    """Yield what the numbers leave out. changing: whether the adapters change anything."""
     if of_products(pieces).any():
         yield NOTE
-    names = [x.name for x in pieces.tasks if x.content is not None and not walk.judged[x.content]]
-    if names:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        yield f"errors of {names[0]}{more} are not guessed: no factors, tensors alone"
+    if changing and not curve:
+        yield (
+            f"no size is estimated: {pieces.numbers:,} numbers are too many to be coded several "
+            "times; hydraopt merge --error makes a bundle of one error"
+        )
 
 
 @dataclass
@@ -241,80 +265,78 @@ def _matrices(pieces: MergeSet, total: _Matrices) -> dict[str, Any]:
     return matrices
 
 
-@dataclass(frozen=True)
-class _Curves:
-    """Points of size against error at falling prices, and each module's share in them.
+def _curve(pieces: MergeSet, options: Options) -> tuple[list[dict[str, Any]], Weights]:
+    """Return sizes by rising price, all forms and private alone, and the weights of a merge.
 
-    costs, bits: for each point, (modules, 2): all forms, and private alone.
+    The errors are those that a limit on the mean error compares.
     """
+    job = Job.of(pieces, MergeRecipe(options.measure.name, MeanError.name, 0.0, tuple(FORMS)))
+    alone = dataclasses.replace(options, forms=("private",))
+    with Sizes(job, options) as every, Sizes(job, alone) as private:
+        counting = every.weights.counting
+        count = passes_within_reach(pieces.numbers, 2 * _POINTS) // 2
+        if not (counting.totals > 0).any() or count < _LEAST_POINTS:
+            return [], every.weights
 
-    points: list[dict[str, Any]]
-    costs: list[Array]
-    bits: list[Array]
-    fp16_bytes: int
+        def tried(price: float) -> bool:
+            pair = every.at(price), private.at(price)
+            if pair[0] and pair[1]:
+                made.append(_point(pieces, pair[0], pair[1]))
+                made.sort(key=lambda point: float(point["price"]))
+            return None not in pair
 
-    @classmethod
-    def of(cls, pieces: MergeSet, walk: Walk) -> _Curves:
-        """Plan all modules at prices that span errors from small to useless."""
-        if not walk.squares.any():
-            return cls([], [], [], pieces.fp16_bytes)
-        start = 1e-5 * 0.2**3 / pieces.contents
-        done = [walk.at(start)]
-        while done[0][0]["error"] > _BEST_ERROR and len(done) < _MOST_POINTS:
-            done.insert(0, walk.at(done[0][0]["price"] / _STEP))
-        while done[-1][0]["error"] < _WORST_ERROR and len(done) < _MOST_POINTS:
-            done.append(walk.at(done[-1][0]["price"] * _STEP))
-        sizes = [math.log(point["fraction"]) for point, *_ in done]
-        prices = [math.log(point["price"]) for point, *_ in done]
-        if sizes[-1] < math.log(_REFERENCE) < sizes[0]:
-            price = np.interp(math.log(_REFERENCE), sizes[::-1], prices[::-1])
-            done.append(walk.at(math.exp(price)))
-            done.sort(key=lambda x: float(x[0]["price"]))
-        points, costs, bits, _ = (list(x) for x in zip(*done, strict=True))
-        return cls(points, costs, bits, pieces.fp16_bytes)
+        made: list[dict[str, Any]] = []
+        price = price_of(MeanError(_BEST_ERROR), job, every.weights)
+        step = (_WORST_ERROR / _BEST_ERROR) ** (1 / ERROR_SLOPE / (count - 1))
+        left = count + _MORE_POINTS
+        while tried(price) and made[0]["error"] > _BEST_ERROR and (left := left - 1):
+            price = made[0]["price"] / step
+        while made and made[-1]["error"] < _WORST_ERROR and (left := left - 1) > 0:
+            if not tried(made[-1]["price"] * step):
+                break
+        sizes = [math.log(point["fraction"]) for point in made]
+        if made and sizes[-1] < math.log(_REFERENCE) < sizes[0]:
+            prices = [math.log(point["price"]) for point in made]
+            tried(math.exp(np.interp(math.log(_REFERENCE), sizes[::-1], prices[::-1])))
+        return made, every.weights
 
-    @property
-    def reference(self) -> int:
-        """The point whose size is nearest to the reference share."""
-        sizes = np.array([point["fraction"] for point in self.points])
-        return int(np.abs(np.log(sizes / _REFERENCE)).argmin())
 
-    def savings(self) -> list[dict[str, float] | None]:
-        """For each module, what permitting shared forms saves at the reference price.
+def _point(pieces: MergeSet, every: CodedSize, private: CodedSize) -> dict[str, Any]:
+    return {
+        "price": every.price,
+        "bytes": every.size,
+        "fraction": every.size / pieces.fp16_bytes,
+        "error": float(every.limited.mean()),
+        "worst_error": float(every.limited.max()),
+        "forms": dict(every.forms),
+        "private_bytes": private.size,
+        "private_fraction": private.size / pieces.fp16_bytes,
+        "private_error": float(private.limited.mean()),
+    }
 
-        saved_bytes is at equal harm, to first order: bytes saved and harm saved, the latter
-        divided by the price.
-        """
-        if not self.points:
-            return []
-        i = self.reference
-        price = self.points[i]["price"]
-        return [
-            {
-                "bytes": bits[0] / 8,
-                "private_bytes": bits[1] / 8,
-                "saved_bytes": (cost[1] - cost[0]) / price / 8,
-                "saved": (cost[1] - cost[0]) / price / bits[1] if bits[1] else 0.0,
-            }
-            for cost, bits in zip(self.costs[i].tolist(), self.bits[i].tolist(), strict=True)
-        ]
 
-    def guesses(self) -> list[dict[str, Any]]:
-        """Sizes for round errors, all forms and private alone; null outside the points."""
-        return [
-            {
-                "error": error,
-                "bytes": (size := self._size_at(error, "error", "bytes")),
-                "fraction": size / self.fp16_bytes if size else None,
-                "private_bytes": (alone := self._size_at(error, "private_error", "private_bytes")),
-                "private_fraction": alone / self.fp16_bytes if alone else None,
-            }
-            for error in ERRORS
-        ]
+def _reference(curve: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the point whose size is nearest to the reference share; None if there is none."""
+    return min(curve, key=lambda x: abs(math.log(x["fraction"] / _REFERENCE)), default=None)
 
-    def _size_at(self, error: float, errors: str, sizes: str) -> int | None:
-        x = np.log([max(point[errors], 1e-9) for point in self.points])
-        y = np.log([point[sizes] for point in self.points])
-        if not x.size or not x[0] <= np.log(error) <= x[-1]:
-            return None
-        return round(float(np.exp(np.interp(np.log(error), x, y))))
+
+def _guesses(curve: Sequence[dict[str, Any]], fp16_bytes: int) -> list[dict[str, Any]]:
+    """Return sizes for round errors, all forms and private alone; null outside the points."""
+    return [
+        {
+            "error": error,
+            "bytes": (size := _size_at(curve, error, "error", "bytes")),
+            "fraction": size / fp16_bytes if size else None,
+            "private_bytes": (alone := _size_at(curve, error, "private_error", "private_bytes")),
+            "private_fraction": alone / fp16_bytes if alone else None,
+        }
+        for error in ERRORS
+    ]
+
+
+def _size_at(curve: Sequence[dict[str, Any]], error: float, errors: str, sizes: str) -> int | None:
+    x = np.log([max(point[errors], 1e-9) for point in curve])
+    y = np.log([point[sizes] for point in curve])
+    if not x.size or not x[0] <= np.log(error) <= x[-1]:
+        return None
+    return round(float(np.exp(np.interp(np.log(error), x, y))))

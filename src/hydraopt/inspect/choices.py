@@ -1,14 +1,15 @@
-"""What a decision about a bundle is made from: how alike its tasks are, and what other sizes cost.
+"""How alike the tasks of a bundle are, and what the bundle would be at other sizes.
 
-Both come from one walk over the tasks' products, of the originals or as the bundle decodes. The
-sizes are guesses: modules are planned at a row of prices, and nothing is coded.
+Likeness comes from the tasks' products, of the originals or as the bundle decodes. Every other size
+is coded as ``shrink`` or ``merge`` codes it, so its errors are those of that command. Its harm is
+read from the curves of the bundle, between the errors at which a merge measured it.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,29 +17,32 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from hydraopt.adapters import Adapters, check_same_base, read_adapters
-from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.reader import Bundle
+from hydraopt.coding.forms import FORMS
 from hydraopt.compress.core import CoreStore
-from hydraopt.errors import UsageError, explain
+from hydraopt.compress.measure import measure_named
+from hydraopt.engines.engine import Engine
+from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.inspect.likeness import likeness
 from hydraopt.inspect.products import of_products
-from hydraopt.inspect.walk import Walk
 from hydraopt.linalg.shapes import Array
-from hydraopt.merging.align import MergeSet, align
-from hydraopt.merging.harm.stored import StoredCurves
+from hydraopt.merging.align import align
+from hydraopt.merging.budget import Size
+from hydraopt.merging.harm.stored import HarmRange, StoredCurves, tells_later
 from hydraopt.merging.held import decoded_set
-from hydraopt.merging.merge import DEFAULT_MEASURE
+from hydraopt.merging.merge import DEFAULT_MEASURE, PERHAPS_ALL
+from hydraopt.merging.outcome import Job
+from hydraopt.merging.recipe import MergeRecipe
+from hydraopt.merging.shrink import shrunk_sizes
+from hydraopt.merging.sizes import SIZES, CodedSize, coded_sizes, sizes_within_reach
+from hydraopt.merging.solving import Options
 from hydraopt.progress import Progress, silent
-from hydraopt.values import listed
+from hydraopt.values import counted, listed
 
 __all__ = ["Choice", "Choices", "choices"]
 
-_STEP: Final = 1.7
-_MOST_POINTS: Final = 14
-_START: Final = 1e-7
-_LARGEST: Final = 2.5
-_SMALLEST: Final = 0.15
-"""Sizes that are guessed, as multiples of the bundle's own."""
+_LARGEST, _SMALLEST = 2.5, 0.15
+"""Sizes of another merge to code, as multiples of the bundle's own."""
 _MOST_NAMED: Final = 8
 
 
@@ -46,28 +50,32 @@ _MOST_NAMED: Final = 8
 class Choice:
     """A size that the tasks could have.
 
-    size: bytes of the whole file, guessed. errors: relative Frobenius errors against the originals,
-    task by task. likely, kl: what the bundle's curves of harm say of these errors, as in
-    hydraopt.bundle.Harm; None for a task without a curve.
+    size (bytes): of the whole file. errors: by task, relative Frobenius error against the original.
+    harms: by task, its harm at that error; only tasks whose harm a merge measured at errors on both
+    sides of it.
     """
 
     size: int
-    errors: tuple[float, ...]
-    likely: tuple[float | None, ...]
-    kl: tuple[float | None, ...]
+    errors: Mapping[str, float]
+    harms: Mapping[str, HarmRange]
 
 
 @dataclass(frozen=True)
 class Choices:
-    """tasks: names, sorted. cosines: of their dW's over all modules, (tasks, tasks); NaN where a dW
-    is zero, or one of products. points: by falling size. originals: whether the originals were
-    read; else sizes are those of shrinking the bundle, smaller than it, and errors are
-    estimates."""
+    """What other sizes cost, and likeness.
+
+    tasks: names of the tasks that are compared, sorted. cosines: of their dW's over all modules,
+    (tasks, tasks); NaN where a dW is zero, or one of products. points: other sizes of the whole
+    bundle, by falling size. originals: whether the originals were read: then sizes are those of a
+    merge of them without prompts, else those of shrinking the bundle. missing: reason for having no
+    points, as a sentence; empty where there are some, or none were asked for.
+    """
 
     tasks: tuple[str, ...]
     cosines: Array
     points: tuple[Choice, ...]
     originals: bool
+    missing: str = ""
 
 
 def choices(
@@ -78,55 +86,109 @@ def choices(
     sizes: bool = True,
     same_base: bool = False,
     alpha: float | None = None,
+    workers: int | Engine | None = None,
     progress: Progress | None = None,
 ) -> Choices:
-    """Likeness and sizes of the tasks of ``bundle`` that are coded, those in ``only`` if given.
+    """Compare the tasks of ``bundle`` that are coded, and code the bundle at other sizes.
 
-    adapters: the originals; without them the tasks are taken as the bundle decodes, and what a
-    smaller size adds to their errors is independent noise, so squares add. Nothing comes of those
-    of other tasks. sizes: whether sizes are guessed. Raises a HydraoptError for adapters or a
-    bundle that cannot be read, and for originals of no task of the bundle at all.
+    adapters: the originals; without them the tasks are taken as the bundle decodes. only: names of
+    the tasks to compare; default all. sizes: whether to code other sizes. workers: as of
+    :func:`hydraopt.merge`. Raises a HydraoptError for adapters or a bundle that cannot be read, and
+    for originals of no task of the bundle at all.
     """
     names = {x.name for x in bundle.manifest.tasks if x.content is not None and not x.lossless}
     names &= names if only is None else set(only)
-    given = list(adapters)
-    if given:
-        kept = _originals(given, bundle, names, same_base, alpha)
-        if not kept:
-            return Choices((), np.zeros((0, 0)), (), True)
-        pieces = align(kept, check_same_base(kept, same_base), lossless=False)
-    else:
+    given, report = list(adapters), progress or silent
+    loaded = _originals(given, bundle, same_base, alpha) if given else None
+    if loaded is not None and not any(x.name in names for x in loaded):
+        return Choices((), np.zeros((0, 0)), (), True)
+    tasks, cosines = _likeness(bundle, loaded, names, same_base, report)
+    points: list[CodedSize] = []
+    missing = _reason(bundle, loaded) if sizes else ""
+    if sizes and not missing:
+        with suppress(BudgetError):
+            if loaded is None:
+                points = shrunk_sizes(bundle, workers=workers, progress=progress)
+            else:
+                points = _merged_sizes(bundle, loaded, same_base, workers, progress)
+        if len(points) < 2:
+            points, missing = [], _UNREACHED
+    made = tuple(_choice(bundle, point, loaded is not None) for point in points)
+    return Choices(tasks, cosines, made, loaded is not None, missing)
+
+
+_UNREACHED: Final = (
+    "No other size was coded for this page: the tasks are too many numbers to code several times, "
+    "or nothing can be smaller. hydraopt shrink and hydraopt merge make one."
+)
+
+
+def _reason(bundle: Bundle, loaded: Adapters | None) -> str:
+    """Return the reason why no other size can be coded, as a sentence; "" if there is none."""
+    manifest = bundle.manifest
+    if bundle.base is None and any(x.base is not None for x in manifest.tensors):
+        return (
+            "No other size was coded for this page: tensors are differences from the base model, "
+            "which a page does not have."
+        )
+    if loaded is None:
+        lossless = [task.name for task in manifest.tasks if task.lossless]
+        if not lossless:
+            return ""
+        return (
+            f"No other size was coded for this page: hydraopt shrink refuses a bundle with tasks "
+            f"that are kept bit by bit, here {counted(len(lossless), 'task')}, {lossless[0]} among "
+            "them."
+        )
+    missing = sorted(set(bundle) - {x.name for x in loaded})
+    if not missing:
+        return ""
+    return (
+        f"No other size was coded for this page: {counted(len(missing), 'task')} of "
+        f"{len(bundle):,} had no original, {missing[0]} among them, and a merge of the rest is not "
+        "this bundle."
+    )
+
+
+def _likeness(
+    bundle: Bundle,
+    loaded: Adapters | None,
+    names: Collection[str],
+    same_base: bool,
+    report: Progress,
+) -> tuple[tuple[str, ...], Array]:
+    """Return the names of the tasks that are compared, and their cosines, (tasks, tasks)."""
+    if loaded is None:
         pieces = decoded_set(bundle, names)
+    else:
+        kept = [x for x in loaded if x.name in names]
+        pieces = align(kept, check_same_base(kept, same_base), lossless=False)
     order = [task for task in pieces.tasks if task.content is not None and task.name in names]
     contents = np.array([task.content for task in order], np.int64)
-    report = progress or silent
-    store = CoreStore(list(pieces.readers))
+    store, inner = CoreStore(list(pieces.readers)), np.zeros((pieces.contents, pieces.contents))
     with threadpool_limits(1, user_api="blas"):
-        inner, energies = _walk(pieces, store, report)
-        points: list[tuple[int, Array]] = []
-        if sizes and energies.any() and not any(task.tensors for task in order):
-            walk = Walk(pieces, store, energies, DEFAULT_MEASURE, report)
-            points = _sizes(walk, bundle.size, bool(given))
+        for index in range(len(store)):
+            core = store.core(index)
+            inner[np.ix_(core.contents, core.contents)] += likeness(core).inner
+            report("comparing tasks", index + 1, len(store))
     apart = of_products(pieces)
     inner[apart] = inner[:, apart] = np.nan
     norms = np.sqrt(np.diag(inner).clip(0))
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = (inner / np.outer(norms, norms))[np.ix_(contents, contents)]
-    tasks = tuple(task.name for task in order)
-    told = _told(bundle, tasks, [(size, errors[contents]) for size, errors in points], bool(given))
-    return Choices(tasks, cosines, told, bool(given))
+    return tuple(task.name for task in order), cosines
 
 
 def _originals(
     adapters: Sequence[str | os.PathLike[str]],
     bundle: Bundle,
-    names: Collection[str],
     same_base: bool,
     alpha: float | None,
 ) -> Adapters:
-    """Those of the tasks ``names``, if any; UsageError if they are of no task of the bundle."""
+    """Return the adapters of tasks of the bundle; UsageError if there are none."""
     loaded = read_adapters(adapters, same_base=same_base, alpha=alpha)
-    if not any(x.name in bundle for x in loaded):
+    kept = [x for x in loaded if x.name in bundle]
+    if not kept:
         raise UsageError(
             explain(
                 "none of the originals is a task of the bundle",
@@ -134,59 +196,36 @@ def _originals(
                 expected=listed(list(bundle), _MOST_NAMED),
             )
         )
-    return Adapters([x for x in loaded if x.name in names])
+    return Adapters(kept)
 
 
-def _walk(pieces: MergeSet, store: CoreStore, report: Progress) -> tuple[Array, Array]:
-    """<dW_s, dW_t> over all modules, (contents, contents), and squared norms of what the modules
-    hold, (contents, modules)."""
-    inner = np.zeros((pieces.contents, pieces.contents))
-    energies = np.zeros((pieces.contents, len(store)))
-    for index in range(len(store)):
-        core = store.core(index)
-        inner[np.ix_(core.contents, core.contents)] += likeness(core).inner
-        energies[core.contents, index] = [float(s @ s) for s in core.s]
-        report("comparing tasks", index + 1, len(store))
-    return inner, energies
+def _merged_sizes(
+    bundle: Bundle,
+    loaded: Adapters,
+    same_base: bool,
+    workers: int | Engine | None,
+    progress: Progress | None,
+) -> list[CodedSize]:
+    """Return the sizes that a merge of the originals makes, with no option but the size."""
+    pieces = align(loaded, check_same_base(loaded, same_base), lossless=False)
+    if not pieces.contents:
+        return []
+    largest = min(_LARGEST * bundle.size, PERHAPS_ALL * pieces.fp16_bytes)
+    wanted = sizes_within_reach(largest, _SMALLEST * bundle.size, SIZES, pieces.numbers)
+    if not wanted:
+        return []
+    recipe = MergeRecipe(DEFAULT_MEASURE, Size.name, largest, tuple(FORMS))
+    options = Options(measure_named(DEFAULT_MEASURE), workers=workers, progress=progress)
+    return list(coded_sizes(Job.of(pieces, recipe), options, wanted))
 
 
-def _sizes(walk: Walk, size: int, larger: bool) -> list[tuple[int, Array]]:
-    """(bytes, errors of the contents) by falling size, around ``size``, or at most that."""
-    most, least = (_LARGEST if larger else 1.0) * size, _SMALLEST * size
-    made: list[tuple[int, Array]] = []
-    price = _START
-    for _ in range(_MOST_POINTS):
-        point, _, _, errors = walk.at(price, alone=False)
-        if point["bytes"] <= most:
-            made.append((int(point["bytes"]), errors))
-        elif point["bytes"] > 2 * most:
-            price *= _STEP  # far off: two steps at a time
-        if point["bytes"] < least:
-            break
-        price *= _STEP
-    return made
+def _choice(bundle: Bundle, point: CodedSize, originals: bool) -> Choice:
+    """Return a size with the harm that the stored curves tell of its errors.
 
-
-def _told(
-    bundle: Bundle, tasks: Sequence[str], points: Sequence[tuple[int, Array]], originals: bool
-) -> tuple[Choice, ...]:
-    """The points with errors against the originals, and what the stored curves say of them."""
-    before = {task.name: task.error for task in bundle.manifest.tasks}
+    Without the originals a task that was refitted has none: nothing tells where on its curve it is
+    after it is coded again.
+    """
     curves = StoredCurves(bundle.manifest)
-    made = []
-    for size, added in points:
-        pairs = list(zip(tasks, added.tolist(), strict=True))
-        errors = [error if originals else math.hypot(error, before[name]) for name, error in pairs]
-        harms = [_harm(curves, name, error, originals) for name, error in pairs]
-        likely = tuple(None if harm is None else harm.likely for harm in harms)
-        kl = tuple(None if harm is None else harm.kl for harm in harms)
-        made.append(Choice(size, tuple(errors), likely, kl))
-    return tuple(sorted(made, key=lambda x: -x.size))
-
-
-def _harm(curves: StoredCurves, task: str, error: float, originals: bool) -> Harm | None:
-    if task not in curves.tasks():
-        return None
-    if originals:
-        return curves.of_original(task, error)
-    return curves.measure(task, dict, error).harm
+    told = [x.name for x in bundle.manifest.tasks if originals or tells_later(x)]
+    ranges = ((x, curves.between(x, point.errors[x])) for x in told if x in curves.tasks())
+    return Choice(point.size, point.errors, {x: found for x, found in ranges if found is not None})

@@ -66,7 +66,7 @@ __all__ = [
 DEFAULT_MAX_ERROR: Final = 0.03
 """Of the worst task, where nothing is limited; docs/evidence/index.md says why."""
 DEFAULT_MEASURE: Final = "bias-aware"
-_PERHAPS_ALL: Final = 0.6
+PERHAPS_ALL: Final = 0.6
 """Of the fp16 bytes: where a size may hold every bit. Trained 16-bit numbers take more."""
 _ALL_FITS: Final = "every bit fits into the size that was asked for: nothing is lost"
 _NO_CURVES: Final = (
@@ -156,7 +156,7 @@ def lossless_job(
     loaded: Loaded, pieces: MergeSet, budget: Budget | HarmLimit, core_file: str | None = None
 ) -> Job | None:
     """The job of every bit, where a size has room for it. pieces: as they would be coded."""
-    if not isinstance(budget, Size) or budget.limit <= _PERHAPS_ALL * pieces.fp16_bytes:
+    if not isinstance(budget, Size) or budget.limit <= PERHAPS_ALL * pieces.fp16_bytes:
         return None
     every = align(loaded.adapters, loaded.base_model, lossless=True)
     every = dataclasses.replace(every, notes=(*loaded.notes, *every.notes, _ALL_FITS))

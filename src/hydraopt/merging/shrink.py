@@ -13,6 +13,8 @@ import functools
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final
 
 from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.reader import Bundle, open_bundle
@@ -22,7 +24,7 @@ from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import MeanError, Size, parse_size
-from hydraopt.merging.draft import Draft
+from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.harm.stored import StoredCurves
 from hydraopt.merging.harm.trials import with_core
@@ -32,11 +34,25 @@ from hydraopt.merging.outcome import Job
 from hydraopt.merging.output import check_output, core_name
 from hydraopt.merging.recipe import ShrinkRecipe, forms_in
 from hydraopt.merging.search import Solution
+from hydraopt.merging.sizes import (
+    SIZES,
+    CodedSize,
+    coded_size,
+    coded_sizes,
+    sizes_within_reach,
+)
 from hydraopt.merging.solving import Options, solve
 from hydraopt.progress import Progress
 from hydraopt.values import counted
 
-__all__ = ["shrink"]
+__all__ = ["shrink", "shrunk_sizes"]
+
+_DRAWN: Final = 0.95, 0.15
+"""Largest and smallest size of a curve, as shares of the bundle's bytes."""
+_SHARED_OUT: Final = 4
+"""Sizes of a curve where each is shared out by stored curves of harm."""
+_PASSES: Final = 12
+"""Usual number of passes to share out one size."""
 
 
 def _merge_set(bundle: Bundle) -> MergeSet:
@@ -86,9 +102,7 @@ def shrink(
     else:
         budget = Size(parse_size(size or 0, pieces.fp16_bytes))
         _check_smaller(before, budget.limit)
-    recipe = ShrinkRecipe(before.manifest.recipe, chosen.name, budget.name, float(budget.limit))
-    told = functools.partial(against_originals, before=before.manifest, names=set(before))
-    job = dataclasses.replace(Job.of(pieces, recipe, core_name(output)), told=told)
+    job = _job(before, pieces, chosen, budget, core_name(output))
     solution, curves = None, StoredCurves(before.manifest)
     if pieces.contents:
         forms = forms_in(before.manifest.recipe)
@@ -98,6 +112,47 @@ def shrink(
         _check_smaller(before, job.size(solution.draft if solution else None))
     result = write(output, job, solution, chosen, budget, started)
     return dataclasses.replace(result, notes=(*result.notes, *_notes(before, budget, curves)))
+
+
+def _job(
+    before: Bundle,
+    pieces: MergeSet,
+    measure: Measure,
+    budget: Size | MeanError,
+    core_file: str | None = None,
+) -> Job:
+    """The job of shrinking a bundle, whose errors are stated against the originals."""
+    recipe = ShrinkRecipe(before.manifest.recipe, measure.name, budget.name, float(budget.limit))
+    told = functools.partial(against_originals, before=before.manifest, names=set(before))
+    return dataclasses.replace(Job.of(pieces, recipe, core_file), told=told)
+
+
+def shrunk_sizes(
+    before: Bundle, *, workers: int | Engine | None = None, progress: Progress | None = None
+) -> list[CodedSize]:
+    """Return sizes that :func:`shrink` gives, by falling size; each is coded, nothing is written.
+
+    workers, progress: as of :func:`shrink`. Fewer sizes where they would take too many passes, none
+    where even two would. Raises UsageError for a bundle that shrink refuses, and BudgetError for
+    one in which nothing is coded that could be smaller.
+    """
+    pieces, curves = _merge_set(before), StoredCurves(before.manifest)
+    chosen, forms = measure_named(DEFAULT_MEASURE), forms_in(before.manifest.recipe)
+    options = Options(chosen, forms, workers=workers, progress=progress)
+    largest, smallest = (share * before.size for share in _DRAWN)
+    jobs = functools.partial(_job, before, pieces, chosen)
+    if not pieces.contents:
+        return []
+    if not curves.tasks():
+        wanted = sizes_within_reach(largest, smallest, SIZES, pieces.numbers)
+        return list(coded_sizes(jobs(Size(wanted[0])), options, wanted)) if wanted else []
+    made = []
+    for limit in sizes_within_reach(largest, smallest, _SHARED_OUT, _PASSES * pieces.numbers):
+        budget = Size(limit)
+        job = jobs(budget)
+        with suppress(BudgetError, UnreadableError):  # smaller sizes than can be had
+            made.append(coded_size(job, _solved(job, budget, options, before, curves).draft))
+    return made
 
 
 def _notes(before: Bundle, budget: Size | MeanError, curves: StoredCurves) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,12 +40,14 @@ __all__ = [
     "Kept",
     "Options",
     "check_forms",
+    "guide_of",
     "passes_of",
     "price_of",
     "search",
     "solve",
     "solve_at",
     "solve_kept",
+    "weights_for",
 ]
 
 _NOISE: Final = 1.75
@@ -85,14 +88,14 @@ def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
     Raises UsageError for unknown forms and tasks, BudgetError for a budget that cannot be met.
     """
     with passes_of(job, options) as passes:
-        weights = _weights(passes, job, options)
+        weights = weights_for(passes, job, options)
         return search(passes, job, budget, weights, options.fair)
 
 
 def solve_at(job: Job, price: float, options: Options) -> Draft:
     """One pass at a price of a bit, whatever comes out."""
     with passes_of(job, options) as passes:
-        weights = _weights(passes, job, options)
+        weights = weights_for(passes, job, options)
         return passes.run(price, weights.whole, weights.counting)
 
 
@@ -102,7 +105,7 @@ def solve_kept(job: Job, price: float, options: Options, kept: Mapping[str, Kept
     kept: by task. The strictest one counts of tasks that share a content.
     """
     with passes_of(job, options) as passes:
-        weights = _weights(passes, job, options)
+        weights = weights_for(passes, job, options)
         draft = passes.run(price, weights.whole, weights.counting)
         errors, wanted = _errors(job, draft), _by_content(job, kept)
         own = {
@@ -133,7 +136,8 @@ def check_forms(forms: Iterable[str]) -> None:
         raise UsageError(explain("unknown form", got=", ".join(unknown), expected=", ".join(FORMS)))
 
 
-def _weights(passes: Passes, job: Job, options: Options) -> Weights:
+def weights_for(passes: Passes, job: Job, options: Options) -> Weights:
+    """Return the weights of all items of a job. Raises UsageError for unknown tasks."""
     importance = importances(job.pieces, options.importance)
     energies, seen = passes.energies(), options.sensitivity
     return weights_of(job.pieces, energies, options.measure, importance, seen)
@@ -167,16 +171,28 @@ def search(
 ) -> Solution[Draft]:
     """The draft that meets the budget at these weights. start: a price near which it will be found,
     if one is known. Raises BudgetError for a budget that cannot be met."""
-    pieces = job.pieces
     runner = _Runner(passes, job, budget, weights, fair)
     if not isinstance(budget, Size):
         return search_error(runner, budget, price_of(budget, job, weights))
+    guide, fixed = guide_of(passes, job, budget, weights, start)
+    return search_size(runner, guide, budget, fixed)
+
+
+def guide_of(
+    passes: Passes, job: Job, budget: Size, weights: Weights, start: float | None = None
+) -> tuple[Guide, int]:
+    """Return the guide to the price of a size, and the bytes of a file in which nothing is coded.
+
+    start: a price near the one that meets the size, if one is known. Raises BudgetError for a size
+    with no room for anything coded.
+    """
+    pieces = job.pieces
     fixed = job.around_coded(budget, Draft.empty(weights.whole, weights.counting))
     # Of a Gaussian source's 2^(-2 bits/number) the slope would be this but for the 3.
     rate = coded_bits(budget, fixed) / max(pieces.numbers, 1)
     guess = pieces.contents * 2 * math.log(2) / max(pieces.numbers, 1) * 2 ** (-3 * rate)
-    guide = Guide(lambda price: passes.estimate(price, weights.whole), start or max(guess, 1e-30))
-    return search_size(runner, guide, budget, fixed)
+    estimate = functools.partial(passes.estimate, weights=weights.whole)
+    return Guide(estimate, start or max(guess, 1e-30)), fixed
 
 
 def price_of(budget: MeanError | WorstError, job: Job, weights: Weights) -> float:

@@ -20,7 +20,7 @@ from hydraopt.inspect.summary import module_type
 from hydraopt.progress import Progress, silent
 from hydraopt.report.evidence import Evidence, hash_of, read_evidence
 from hydraopt.report.groups import alike_of, forms_of, group_rows, map_of, map_tasks
-from hydraopt.report.model import Layers, Page, TaskView
+from hydraopt.report.model import Layers, Page, SizeRow, TaskView
 from hydraopt.report.naming import language_name, shown_name
 from hydraopt.report.people import CLEAR, MOST_PEOPLE
 from hydraopt.report.sizes import size_rows
@@ -89,9 +89,9 @@ def build(
 ) -> Page:
     """The page of a bundle as data; every task that it shows is decoded once.
 
-    originals: the adapters it was made of; then other sizes are those of another merge, else those
-    of shrinking. results: files of ``hydraopt eval -o``. same_base, alpha: as of merge. Raises
-    HydraoptError, also where no task of the bundle is among the originals.
+    originals: the adapters of its tasks; with all of them other sizes are those of another merge,
+    without any those of shrinking. results: files of ``hydraopt eval -o``. same_base, alpha: as of
+    merge. Raises HydraoptError, also where no task of the bundle is among the originals.
     """
     known, report, given = collect(path, results), progress or silent, list(originals)
     tasks = known.tasks[:MOST_TASKS]
@@ -106,10 +106,9 @@ def build(
         alpha=alpha,
         progress=progress,
     )
-    page = _page(known, layers, made if made.tasks else None, len(given))
+    page = _page(known, layers, made if made.tasks else None)
     rows = [x for task in tasks for x in known.evidence.examples.get(task.name, ())]
     rows.sort(key=lambda x: not x.changed)
-    missing = sorted(compared - set(made.tasks)) if given else []
     return replace(
         page,
         tasks=tuple(tasks),
@@ -117,8 +116,7 @@ def build(
         examples=tuple(rows[:_MOST_EXAMPLES]),
         notes=(
             *page.notes,
-            *_unguessed(made, missing),
-            *_lossless_left_out(made, known),
+            *_uncompared(made),
             *_no_room(known.tasks, tasks, len(rows), layers),
         ),
     )
@@ -131,27 +129,12 @@ def _compared(known: Collected) -> set[str]:
     return set(names[:_MOST_COMPARED])
 
 
-def _unguessed(made: Choices, missing: Sequence[str]) -> Iterator[str]:
-    """Notes on tasks whose originals were not among those that were given, if any were."""
+def _uncompared(made: Choices) -> Iterator[str]:
+    """Yield a note if originals were given, and all are of tasks that are not compared."""
     if made.originals and not made.tasks:
         yield (
             "The originals that were given are not compared with anything: only coded tasks are, "
             f"and of these the {_MOST_COMPARED} most harmed."
-        )
-    elif missing and len(made.points) > 1:
-        yield (
-            f"Guessed sizes are of the {len(made.tasks)} tasks whose originals were given, not of "
-            f"the whole bundle: {len(missing)} have none, {missing[0]} among them."
-        )
-
-
-def _lossless_left_out(made: Choices, known: Collected) -> Iterator[str]:
-    """A note on tasks that are kept bit by bit, whose bytes no guess counts."""
-    names = [task.name for task in known.bundle.manifest.tasks if task.lossless]
-    if names and len(made.points) > 1:
-        yield (
-            f"Guessed sizes are of the coded tasks alone: {len(names)} kept bit by bit, {names[0]} "
-            "among them, are not counted, and hydraopt shrink does not code them."
         )
 
 
@@ -174,7 +157,7 @@ def _no_room(
 def live_page(known: Collected) -> Page:
     """The page of a server: what the manifest or the index, and the results say. Nothing is
     decoded; tasks, layers and examples are asked for one by one."""
-    page = replace(_page(known, {}, None, 0), live=True)
+    page = replace(_page(known, {}, None), live=True)
     if known.bundle.is_whole:
         return page
     note = (
@@ -225,9 +208,7 @@ def _layers(bundle: Bundle, tasks: Sequence[TaskView], report: Progress) -> dict
     return made
 
 
-def _page(
-    known: Collected, layers: dict[str, Layers], made: Choices | None, originals: int
-) -> Page:
+def _page(known: Collected, layers: dict[str, Layers], made: Choices | None) -> Page:
     bundle, tasks, evidence = known.bundle, known.tasks, known.evidence
     fp16_bytes = sum(2 * row.numbers for row in bundle.rows)
     sizes = size_rows(known.name, bundle.size, fp16_bytes, tasks, made, evidence)
@@ -246,7 +227,7 @@ def _page(
         layers={},
         modules=tuple(module.path for module in bundle.core.modules),
         sizes=sizes,
-        sizes_note=_sizes_note(made, tasks, originals),
+        sizes_note=_sizes_note(made, tasks, sizes),
         map=map_of(bundle, tasks, layers),
         alike=alike_of(made, len(tasks)) if made is not None else None,
         languages=group_rows(tasks, lambda x: language_name(x.language)),
@@ -283,28 +264,46 @@ def _left_out(evidence: Evidence) -> Iterator[str]:
             )
 
 
-def _sizes_note(made: Choices | None, tasks: Sequence[TaskView], originals: int) -> str:
-    if made is None or len(made.points) < 2:
-        none = "No other size was planned for this page."
+def _sizes_note(made: Choices | None, tasks: Sequence[TaskView], sizes: Sequence[SizeRow]) -> str:
+    """Return what the other sizes are, or the reason for having none."""
+    if made is None or not made.points:
+        none = "No other size was coded for this page."
         if all(task.lossless for task in tasks):
             return f"{none} Nothing is coded."
         if len(tasks) > _MOST_COMPARED:
             return f"{none} That is done for at most {_MOST_COMPARED} tasks."
-        if originals:
-            return none
-        return (
-            f"{none} hydraopt report --originals ADAPTERS guesses what a merge to another size "
-            "would give."
+        return none if made is None else made.missing or none
+    if made.originals:
+        note = (
+            "The other sizes were coded from the originals for this page: errors are those of "
+            "hydraopt merge --size, without prompts."
         )
-    if originals:
-        return (
-            "Guessed sizes are plans from the originals: nothing was coded. "
-            "hydraopt merge --size makes one."
+    else:
+        note = (
+            "The other sizes were coded from the bundle for this page: errors are those that "
+            "hydraopt shrink states. Without --originals no larger size is known, and a merge from "
+            "the originals gives a better one of the same size."
         )
-    return (
-        "Guessed sizes are what hydraopt shrink would give. Without --originals no larger size is "
-        "known, and a merge from the originals gives a better one of the same size."
-    )
+    return " ".join([note, *_harm_note(tasks, sizes)])
+
+
+def _harm_note(tasks: Sequence[TaskView], sizes: Sequence[SizeRow]) -> Iterator[str]:
+    """Yield what the harm of other sizes is, and where there is none."""
+    if all(task.likely is None for task in tasks):
+        return
+    coded = [row for row in sizes if row.kind == "guessed"]
+    count = sum("likely" in row.values for row in coded)
+    if count:
+        yield (
+            "Their harm is read between errors at which a merge measured it, and lies in the range "
+            "that is stated if the answers change as they did there."
+        )
+    if count < len(coded):
+        where = f"At {len(coded) - count} of the other sizes" if count else "At the other sizes"
+        yield (
+            f"{where} no harm is stated: some task's error is not among those at which a merge "
+            "measured its answers, or a refit changed what its curve means."
+        )
 
 
 def _parts(bundle: Bundle) -> tuple[tuple[str, int], ...]:

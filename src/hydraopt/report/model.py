@@ -103,13 +103,15 @@ class SizeRow:
     """A size that the bundle has or could have.
 
     kind: "chosen" is the bundle itself, "measured" another bundle of the same tasks in a result,
-    "guessed" a plan. values: by measure, (mean, worst, the worst task's name).
+    "guessed" one that was coded for the page. values: by measure, (mean, worst, name of the worst
+    task). ranges: by measure that is an estimate, the bounds of the mean.
     """
 
     kind: Literal["chosen", "measured", "guessed"]
     label: str
     size: int
     values: Mapping[str, tuple[float, float, str]]
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,17 @@
-"""Size against harm: the bundle as it is, what other sizes would cost, and what was scored."""
+"""Size against harm: the bundle as it is, the sizes coded for the page, and what was scored."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Final
 
-from hydraopt.inspect.choices import Choices
+from hydraopt.inspect.choices import Choice, Choices
 from hydraopt.report.evidence import Evidence
 from hydraopt.report.model import SizeRow, TaskView
 
 __all__ = ["size_rows"]
 
-_GUESSES: Final = 25
-"""Sizes that the slider stops at, between the points that were planned."""
-
 Values = dict[str, tuple[float, float, str]]
-Columns = dict[str, dict[str, float | None]]
-"""By measure and task, what is known."""
+Column = Mapping[str, float | None]
 
 
 def size_rows(
@@ -28,22 +22,20 @@ def size_rows(
     choices: Choices | None,
     evidence: Evidence,
 ) -> tuple[SizeRow, ...]:
-    """All sizes, the smallest first. name, size: of the bundle itself."""
+    """Return all sizes, the smallest first. name, size: of the bundle itself."""
     scored = sum(x.judged is not None for x in tasks)
     label = f"{name}, scored on {scored} of {len(tasks)} tasks" if scored else name
-    rows = [SizeRow("chosen", label, size, _chosen(tasks)), *evidence.others]
-    if choices is not None and len(choices.points) > 1:
-        rows += _guessed(choices, fp16_bytes, math.log(size), _columns(tasks))
+    columns = _columns(tasks)
+    values = {key: value for key, column in columns.items() if (value := _mean_and_worst(column))}
+    rows = [SizeRow("chosen", label, size, values), *evidence.others]
+    for point in () if choices is None else choices.points:
+        share = f"{100 * point.size / fp16_bytes:.2f} % of fp16" if fp16_bytes else ""
+        rows.append(_estimated(share, point, columns))
     return tuple(sorted(rows, key=lambda row: row.size))
 
 
-def _chosen(tasks: Sequence[TaskView]) -> Values:
-    """What is known of the bundle itself, by measure."""
-    columns = _columns(tasks)
-    return {key: value for key, column in columns.items() if (value := _mean_and_worst(column))}
-
-
-def _columns(tasks: Sequence[TaskView]) -> Columns:
+def _columns(tasks: Sequence[TaskView]) -> dict[str, Column]:
+    """Return what is known of the bundle itself, by measure and task."""
     return {
         "error": {x.name: x.error for x in tasks},
         "changed": {x.name: x.harm for x in tasks},
@@ -57,7 +49,7 @@ def _columns(tasks: Sequence[TaskView]) -> Columns:
     }  # fmt: skip
 
 
-def _mean_and_worst(column: Mapping[str, float | None]) -> tuple[float, float, str] | None:
+def _mean_and_worst(column: Column) -> tuple[float, float, str] | None:
     known = {name: value for name, value in column.items() if value is not None}
     if not known:
         return None
@@ -65,65 +57,22 @@ def _mean_and_worst(column: Mapping[str, float | None]) -> tuple[float, float, s
     return sum(known.values()) / len(known), known[worst], worst
 
 
-def _guessed(choices: Choices, fp16_bytes: int, here: float, own: Columns) -> list[SizeRow]:
-    """Sizes at even steps of the logarithm, every task's numbers between its planned points.
+def _estimated(label: str, point: Choice, own: Mapping[str, Column]) -> SizeRow:
+    """Return the row of a size that was coded for the page.
 
-    They pass through what is known of the bundle: a task's guesses are all off by the factor that
-    the guess of its own size is off by; of shares the odds are. here: the logarithm of the bundle's
-    size. own: its numbers.
+    own: what is known of the bundle. A mean of harms is comparable with the bundle's own only over
+    the same tasks, so a measure is left out unless all of these have a harm at this size.
     """
-    logs = [math.log(point.size) for point in reversed(choices.points)]
-    here = min(here, logs[-1])
-    points = list(reversed(choices.points))
-    step = (logs[-1] - logs[0]) / (_GUESSES - 1)
-    rows = []
-    for i in range(_GUESSES):
-        at = logs[0] + i * step
-        columns: Columns = {}
-        for key, values in (
-            ("error", [point.errors for point in points]),
-            ("likely", [point.likely for point in points]),
-            ("kl", [point.kl for point in points]),
-        ):
-            columns[key] = {
-                name: (_share_held_to if key == "likely" else _held_to)(
-                    own[key].get(name),
-                    _between(here, logs, [row[t] for row in values]),
-                    _between(at, logs, [row[t] for row in values]),
-                )
-                for t, name in enumerate(choices.tasks)
-            }
-        made = {key: value for key, column in columns.items() if (value := _mean_and_worst(column))}
-        size = round(math.exp(at))
-        share = f"{100 * size / fp16_bytes:.2f} % of fp16" if fp16_bytes else ""
-        rows.append(SizeRow("guessed", share, size, made))
-    return rows
-
-
-def _held_to(own: float | None, guess: float | None, value: float | None) -> float | None:
-    """A guess, corrected as the guess of what is known would be."""
-    if value is None or not own or not guess:
-        return value
-    return value * own / guess
-
-
-def _share_held_to(own: float | None, guess: float | None, value: float | None) -> float | None:
-    """The same of shares, by their odds: none is above 1."""
-    if value is None or not own or not guess:
-        return value
-    if value >= 1 or own >= 1 or guess >= 1:
-        return min(1.0, value if value >= 1 else value * own / guess)
-    factor = own * (1 - guess) / (guess * (1 - own))
-    return value * factor / (1 - value + value * factor)
-
-
-def _between(at: float, logs: Sequence[float], values: Sequence[float | None]) -> float | None:
-    """A value between two points, its logarithm linear in that of the size."""
-    for i in range(len(logs) - 1):
-        left, right = values[i], values[i + 1]
-        if at <= logs[i + 1] + 1e-9 and left is not None and right is not None:
-            width = logs[i + 1] - logs[i]
-            share = min(max((at - logs[i]) / width, 0.0), 1.0) if width else 0.0
-            low, high = (math.log(max(x, 1e-9)) for x in (left, right))
-            return math.exp(low + share * (high - low))
-    return None
+    values: Values = {}
+    ranges: dict[str, tuple[float, float]] = {}
+    if error := _mean_and_worst(point.errors):
+        values["error"] = error
+    for key in ("likely", "kl"):
+        names = [name for name, value in own[key].items() if value is not None]
+        if not names or not all(name in point.harms for name in names):
+            continue
+        held = {name: getattr(point.harms[name], key) for name in names}
+        low, mean, high = (sum(x[i] for x in held.values()) / len(held) for i in range(3))
+        worst = max(held, key=lambda name: held[name][1])
+        values[key], ranges[key] = (mean, held[worst][1], worst), (low, high)
+    return SizeRow("guessed", label, point.size, values, ranges)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +16,7 @@ from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.harm.curves import LEAST_HARM, Line
 from hydraopt.merging.harm.judging import Judged
 
-__all__ = ["StoredCurves", "tells_later"]
+__all__ = ["HarmRange", "StoredCurves", "tells_later"]
 
 _ANSWERS: Final = 24
 """Behind a curve whose task no longer says on how many it was measured."""
@@ -42,7 +43,9 @@ class StoredCurves:
     """
 
     def __init__(self, manifest: Manifest) -> None:
-        self._curves = {x.name: _Curve.of(x) for x in manifest.tasks if len(x.curve) > 1}
+        tasks = [x for x in manifest.tasks if len(x.curve) > 1]
+        self._curves = {x.name: _Curve.of(x) for x in tasks}
+        self._points = {x.name: x.curve for x in tasks}
 
     def tasks(self) -> frozenset[str]:
         """The tasks that have a curve."""
@@ -59,10 +62,42 @@ class StoredCurves:
         likely to change. error: against what the bundle holds."""
         return self._curves[task].told(math.hypot(error, self._curves[task].start))
 
-    def of_original(self, task: str, error: float) -> Harm:
-        """What it says of the original coded anew. error: against it; of 1 and more as of 1, for a
-        manifest does not tell them apart."""
-        return self._curves[task].told(min(error, _LARGEST)).harm
+    def between(self, task: str, error: float) -> HarmRange | None:
+        """Return the harm at an error against the original, from the two points of the curve on
+        either side of it; None outside the errors at which harm was measured."""
+        points = self._points[task]
+        log, logs = _log(error), [_log(x.error) for x in points]
+        if not logs[0] - _ROUNDED <= log <= logs[-1] + _ROUNDED:
+            return None
+        right = min(max(bisect.bisect_left(logs, log), 1), len(logs) - 1)
+        share = (log - logs[right - 1]) / (logs[right] - logs[right - 1])
+        share = min(max(share, 0.0), 1.0)
+        sides = points[right - 1], points[right]
+        likely, kl = ([getattr(x, key) for x in sides] for key in ("likely", "kl"))
+        return HarmRange(_part_way(likely, share), _part_way(kl, share))
+
+
+@dataclass(frozen=True)
+class HarmRange:
+    """Harm that was not measured itself: (low, value, high) of the likely share of answers that
+    change, and of KL in nats an answer. Low and high were measured, at the next smaller and the
+    next larger error."""
+
+    likely: tuple[float, float, float]
+    kl: tuple[float, float, float]
+
+
+def _part_way(values: Sequence[float], share: float) -> tuple[float, float, float]:
+    """Return (low, value, high), the value ``share`` of the way between two.
+
+    Harm is a power of the error, but a power says nothing of what starts at zero.
+    """
+    low, high = sorted(values)
+    if low > 0:
+        value = math.exp((1 - share) * math.log(values[0]) + share * math.log(values[1]))
+    else:
+        value = (1 - share) * values[0] + share * values[1]
+    return low, min(max(value, low), high), high
 
 
 def tells_later(task: TaskEntry) -> bool:

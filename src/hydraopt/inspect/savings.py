@@ -1,0 +1,41 @@
+"""Bytes that shared forms save in each module, by the planner's estimates at one price of a bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from hydraopt.coding.forms import FORMS
+from hydraopt.compress.core import CoreStore
+from hydraopt.compress.measure import Measure
+from hydraopt.compress.plan import modes_of, plan_module
+from hydraopt.linalg.shapes import Array
+from hydraopt.progress import Progress
+
+__all__ = ["savings_at"]
+
+_PERMITTED: Final = (tuple(FORMS), ("private",))
+
+
+def savings_at(
+    store: CoreStore, weights: Array, price: float, measure: Measure, report: Progress
+) -> Iterator[dict[str, float]]:
+    """Yield what permitting shared forms saves in each module at a price.
+
+    weights: of a unit of squared error, (contents, items). saved_bytes is at equal harm, to first
+    order: bytes saved and harm saved, the latter divided by the price.
+    """
+    for index in range(len(store)):
+        core = store.core(index)
+        own = [float(weights[content, index]) for content in core.contents]
+        every, private = (
+            plan_module(core, own, price, measure, modes_of(forms)) for forms in _PERMITTED
+        )
+        saved = (private.cost - every.cost) / price
+        yield {
+            "bytes": every.bits / 8,
+            "private_bytes": private.bits / 8,
+            "saved_bytes": saved / 8,
+            "saved": saved / private.bits if private.bits else 0.0,
+        }
+        report("planning", index + 1, len(store))
