@@ -36,7 +36,7 @@ from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
 from benchmarks.quality.harness.building import inputs_of
 from benchmarks.quality.harness.bundlescores import is_as_merged, score
 from benchmarks.quality.harness.judging import ASKS_PROMPTS, add_prompts, judge_of, prompts_hash
-from benchmarks.quality.harness.looking import onlooker_of, seen_by
+from benchmarks.quality.harness.looking import seen_by
 from benchmarks.quality.harness.options import add_set
 from benchmarks.quality.sets import PLANS, Method, recipe_of, set_of
 from hydraopt.adapters import Adapter, read_adapters
@@ -149,12 +149,13 @@ def _options(
 ) -> dict[str, Any]:
     """Options of hydraopt.merge; those of a plan name what is looked up or made here.
 
-    tuned: fields of the default measure in other values. sensitivity: what it is seen on. temper:
-    the power of what was seen, that of merge --base if it is not given. gains: whether parts are
-    fitted to answers as well, with products of rounded numbers. judge: the split and the count of
-    the prompts that harm is measured on, and how much of an answer is. refit: whether coded parts
-    are trained on these as well, of all tasks or of those named; then judge says of how many
-    training rows besides. shared_out: whether a size is shared out by what was measured.
+    tuned: other values for fields of the default measure.
+    sensitivity: texts that module weights are measured on.
+    temper: power of these weights; default that of merge --base.
+    judge: split and count of the prompts that harm is measured on, and tokens of an answer.
+    refit: True, or the tasks, whose coded parts are trained on these prompts and on as many
+    training rows as judge says.
+    shared_out: whether a size is shared out by measured harm.
     """
     options = dict(method.options)
     asks = ASKS_PROMPTS & options.keys()
@@ -174,8 +175,6 @@ def _options(
             )
         if not options.pop("shared_out", True):
             del options["judge"]
-    if options.pop("gains", False):
-        options["rescaler"] = onlooker_of(base, tuple(adapters), tasks).gains
     if "tuned" in options:
         measure = measure_named(options.get("measure", DEFAULT_MEASURE))
         options["measure"] = replace(measure, **options.pop("tuned"))

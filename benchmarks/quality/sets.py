@@ -187,7 +187,6 @@ PLANS: dict[str, list[Method]] = {
     "sensitivity": [
         m for text in ("self", "prompts") for m in _sizes(f"see-{text}", "5% 2%", sensitivity=text)
     ],
-    "prompts": _sizes("prompts", "5%", sensitivity="prompts", gains=True),
     "weights": [*_trials(_WEIGHTS), *(_seen(*trial, {}) for trial in _SEEN)],
     "nearby": [*_trials(_NEARBY), _seen("f, self^0.5", "self", 0.5, _NEARBY["f"])],
     "nearest": [

@@ -22,7 +22,7 @@ from hydraopt.basemodel.refit import Schedule
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import PartsRecord
 from hydraopt.errors import UsageError
-from tests.basemodel.test_gains import PATHS, factors_of
+from tests.basemodel.cases import PATHS, factors_of
 from tests.basemodel.test_refit import coded_of
 from tests.marks import slow
 

@@ -10,7 +10,7 @@ from hydraopt.basemodel import lesson as lesson_module
 from hydraopt.basemodel.encoding import collate
 from hydraopt.basemodel.lesson import Lesson, learner_of
 from hydraopt.basemodel.model import attached, hidden_states, logits_of, place
-from tests.basemodel.test_gains import factors_of, texts_of
+from tests.basemodel.cases import factors_of, texts_of
 from tests.small_model import tiny_llama
 
 

@@ -20,7 +20,6 @@ from transformers import (
 from hydraopt import read_adapters
 from hydraopt.basemodel import refit as refit_module
 from hydraopt.basemodel.encoding import Encoded, collate
-from hydraopt.basemodel.gains import gains
 from hydraopt.basemodel.harm import drift_of, reference_of
 from hydraopt.basemodel.lesson import Lesson
 from hydraopt.basemodel.likelihood import likelihoods
@@ -36,7 +35,7 @@ from hydraopt.basemodel.onlooker import Onlooker
 from hydraopt.basemodel.sensitivity import looks, sensitivities
 from hydraopt.basemodel.writing import answered, generate
 from hydraopt.errors import UsageError
-from tests.basemodel.test_gains import divergence, factors_of, texts_of
+from tests.basemodel.cases import divergence, factors_of, texts_of
 from tests.basemodel.test_harm import asked_of
 from tests.basemodel.test_refit import SHORT, coded_of
 from tests.small_model import tiny_llama
@@ -95,14 +94,6 @@ def test_a_lesson_has_it_on_both_sides(trained) -> None:
     (F.kl_div(got, aim, log_target=True, reduction="sum") / len(texts)).backward()
     for path in factors_of(0):
         torch.testing.assert_close(mine[path][0].grad, wanted[path][0].grad, rtol=1e-3, atol=1e-4)
-
-
-def test_parts_of_the_output_layer_grow_back_as_well(trained) -> None:
-    model, tokenizer = trained
-    original, texts = with_head(factors_of(0)), texts_of(tokenizer)
-    short = {path: (0.85 * b, a) for path, (b, a) in original.items()}
-    found = gains(model, texts, original, short)
-    assert found[HEAD].mean() > 0
 
 
 def test_a_refit_leaves_it_as_it_is_coded(trained, make_adapter, tmp_path, monkeypatch) -> None:

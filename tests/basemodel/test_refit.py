@@ -20,7 +20,7 @@ from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import read_record
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import AlignmentError, NumericalError, UsageError
-from tests.basemodel.test_gains import PATHS, factors_of, texts_of
+from tests.basemodel.cases import PATHS, factors_of, texts_of
 from tests.marks import slow
 
 

@@ -13,7 +13,7 @@ from hydraopt.basemodel import judge as judge_module
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.memory import Memory, key_of
-from tests.basemodel.test_gains import factors_of
+from tests.basemodel.cases import factors_of
 
 
 def test_a_memory_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def test_a_size_below_the_manifest_is_refused(three, tmp_path) -> None:
         {"importance": {"a": 2}},
         {"forms": ["private"]},
         {"measure": "frobenius"},
-        {"rescaler": lambda name, coded: {}},
+        {"refitter": lambda name, modules: {}},
     ],
 )
 def test_lossless_takes_no_choices(three, tmp_path, option) -> None:

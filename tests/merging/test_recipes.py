@@ -13,7 +13,7 @@ from hydraopt.merging.recipe import (
     forms_in,
 )
 
-LOOKED, TRAINED = {"sensitivity": 3, "judged": 8}, {"rescaled": 2, "refit": 8}
+LOOKED, TRAINED = {"sensitivity": 3, "judged": 8}, {"refit": 8}
 MERGE = MergeRecipe(
     "bias-aware",
     "harm",

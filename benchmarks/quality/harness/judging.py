@@ -37,7 +37,7 @@ SPLITS = ("train", "validation")
 """
 JUDGED_ON = 64
 """Prompts of a task."""
-ASKS_PROMPTS = {"judge", "gains", "sensitivity"}
+ASKS_PROMPTS = {"judge", "sensitivity"}
 """Options of a method (benchmarks.quality.sets) for which somebody looks at prompts."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,29 +11,14 @@ from benchmarks.common import package_hash
 from benchmarks.quality.harness.building import inputs_of
 from benchmarks.quality.harness.judging import prompts_hash, prompts_of_rows
 from hydraopt.adapters import Adapter
-from hydraopt.basemodel.encoding import Encoded, prompt_text
+from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import load_model
-from hydraopt.basemodel.onlooker import PROMPTS, TEXTS, Onlooker
+from hydraopt.basemodel.onlooker import TEXTS
 from hydraopt.basemodel.products import products_of
 from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
 from hydraopt.basemodel.writing import answered
-from hydraopt.evaluate.taskfile import read_task_file, task_of
 
-__all__ = ["onlooker_of", "seen_by", "texts_of"]
-
-
-@functools.cache
-def onlooker_of(base: str, adapters: tuple[Adapter, ...], tasks: Path) -> Onlooker:
-    """What looks at the adapters' answers to the inputs of training rows; kept, with the answers,
-    for all bundles of a run."""
-    prompts = {}
-    for adapter in adapters:
-        task, language = task_of(adapter.name, adapter.source.parent, tasks)
-        file = read_task_file(tasks, task, language, "train")
-        prompts[adapter.name] = [
-            prompt_text(file.instruction, row.input) for row in file.rows[:PROMPTS]
-        ]
-    return Onlooker(base, adapters, prompts)
+__all__ = ["seen_by", "texts_of"]
 
 
 def texts_of(

@@ -1,8 +1,7 @@
 """What ``merge --base`` and ``--prompts`` do: look with the base model at what adapters say.
 
 Each adapter reads a few texts of its own: those that it writes unasked, or its answers to prompts
-of its task; no label is needed. They show which modules matter, and, of prompts, how long the coded
-parts should be for the answers to stay.
+of its task; no label is needed. They show which modules matter.
 """
 
 from __future__ import annotations
@@ -10,13 +9,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.beyond import beyond_linear, beyond_lora
 from hydraopt.basemodel.encoding import Encoded, encode_prompt
-from hydraopt.basemodel.gains import gains
 from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.model import TaskFactors, check_logits, load_model
 from hydraopt.basemodel.positions import check_prompt, reads_of
@@ -27,7 +22,6 @@ from hydraopt.bundle.harm import ANSWER_TOKENS, MOST_ANSWER_TOKENS
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import UsageError, explain
-from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.harm.judging import JUDGED
 from hydraopt.progress import Progress, silent
 from hydraopt.values import closest, listed
@@ -45,9 +39,9 @@ __all__ = [
 TEXTS = 8
 """Texts on which an adapter's modules are seen; more change little."""
 PROMPTS = 32
-"""Prompts of a task that gains are fitted to, at most; eight do most of it."""
+"""Maximum number of prompts of a task that an adapter answers to be looked at."""
 _TOKENS = 48
-"""Of an answer, at most, that modules are seen on and gains are fitted to."""
+"""Maximum number of tokens of an answer that modules are seen on."""
 JUDGED_IF_REFIT = 64
 """The same where the others are learned from: a share of the bytes needs no more (docs/log.md)."""
 LEARNED = MOST_PROMPTS
@@ -64,8 +58,7 @@ class Onlooker:
 
     ``unseen`` says of which adapters the base model does not tell which modules matter, and why:
     those that are more than changes of its linear modules. ``sensitivities`` is what hydraopt.merge
-    takes as ``sensitivity``; ``gains`` is its ``rescaler``, for the tasks that have prompts: on
-    text that an adapter writes unasked, gains do not carry over to what it is asked (docs/log.md).
+    takes as ``sensitivity``.
     """
 
     def __init__(
@@ -132,27 +125,6 @@ class Onlooker:
             tempered[name] = {path: value**POWER for path, value in seen.items()}
             self._progress("seeing what matters", number + 1, len(looked_at))
         return tempered
-
-    def gains(
-        self, name: str, coded: Callable[[], Mapping[str, Factors]]
-    ) -> dict[str, NDArray[np.int64]]:
-        """See :func:`hydraopt.basemodel.gains.gains`; empty for a task without prompts. Raises
-        UsageError beside refits: it learns from prompts that judge a refit."""
-        if self._refits:
-            raise UsageError(
-                explain(
-                    "lengths are fitted to prompts that a refit is judged by",
-                    expected="refits=False",
-                    do="Leave the rescaler out, for a refit fits lengths too",
-                )
-            )
-        if name not in self._prompts:
-            return {}
-        decoded = {path: (factors.B, factors.A) for path, factors in coded().items()}
-        shifts = gains(self._model, self._answers(name), self._factors(name), decoded)
-        self._mended.add(self._adapters[name].content_hash())
-        self._progress("fitting to answers", len(self._mended), len(self._contents))
-        return shifts
 
     @functools.cached_property
     def judge(self) -> Judge:

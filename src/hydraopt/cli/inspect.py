@@ -52,7 +52,6 @@ _RECIPE: Final = {
     "sensitivity": "tasks seen with the base model: {}",
     "judged": "tasks whose answers were judged: {}",
     "answer_tokens": "tokens of an answer that were judged, at most: {}",
-    "rescaled": "tasks whose lengths were fitted: {}",
     "refit": "tasks refitted: {}",
     "shrunk": "shrunk",
     "refreshed": "refreshed",

@@ -1,6 +1,6 @@
-"""Finish: what is done to a solved draft with the base model at hand: refit, rescale, measure.
+"""Finish a solved draft with the base model at hand: refit its coded parts and measure harm.
 
-Each is asked of somebody else, who has the model; nothing here knows of one.
+A refitter and a judge have the model; this module needs none.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.harm import ANSWER_TOKENS
@@ -21,7 +21,6 @@ from hydraopt.merging.harm.trials import measure_tasks
 from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.refit import Refitter, refitted
-from hydraopt.merging.rescale import Rescaler, rescaled
 from hydraopt.merging.rewrite import Rewritten
 from hydraopt.merging.search import Solution
 from hydraopt.progress import Progress, silent
@@ -36,11 +35,10 @@ _GIVE_PROMPTS: Final = (
 
 @dataclass(frozen=True)
 class Finishers:
-    """Who is asked, each None if nobody: to measure harm, to train parts, to fit their lengths."""
+    """Optional collaborators of a merge: a judge measures harm, a refitter trains coded parts."""
 
     judge: AnswerJudge | None = None
     refitter: Refitter | None = None
-    rescaler: Rescaler | None = None
 
     @property
     def judged(self) -> int:
@@ -53,20 +51,16 @@ class Finishers:
         return self.judge.answer_tokens if self.judge else ANSWER_TOKENS
 
     def check(self, limited: bool) -> None:
-        """Raise UsageError for a limit on harm that nobody measures, or that training would follow,
-        and for two who train."""
+        """Raise UsageError for a limit on harm without a judge, or together with a refitter."""
         if limited and self.judge is None:
             raise UsageError(explain("a limit on harm needs a judge", do=_GIVE_PROMPTS))
-        if limited and (self.refitter or self.rescaler):
+        if limited and self.refitter:
             raise UsageError(
                 explain(
-                    "what keeps a limit on harm is not trained any more",
-                    got="a refitter" if self.refitter else "a rescaler",
+                    "a refit cannot be combined with a limit on harm",
                     expected="a size or an error with it",
                 )
             )
-        if self.rescaler and self.refitter:
-            raise UsageError(explain("a refit fits lengths too", do="Leave the rescaler out"))
 
 
 def finished(
@@ -77,20 +71,15 @@ def finished(
     helpers: Finishers,
     progress: Progress | None = None,
 ) -> tuple[Job, Solution[Draft]]:
-    """The draft refitted or rescaled, which the recipe and notes say, and its harm measured.
+    """Refit the draft, record that in the recipe and notes, and measure its harm.
 
-    adapters: the originals. Raises what they raise who are asked.
+    adapters: the originals. Raises whatever the helpers raise.
     """
     originals, before = {adapter.name: adapter for adapter in adapters}, solution.draft
-    if not isinstance(budget, HarmLimit):  # helpers.check refuses training after one
-        known = job.pieces, originals
-        train = functools.partial(_trained, judged=helpers.judge.tasks() if helpers.judge else ())
-        if helpers.refitter:
-            refit = functools.partial(refitted, before, *known, helpers.refitter, budget)
-            job, solution = train(job, solution, budget, "refit", refit)
-        if helpers.rescaler:
-            rescale = functools.partial(rescaled, before, *known, helpers.rescaler, budget)
-            job, solution = train(job, solution, budget, "rescaled", rescale)
+    if helpers.refitter and not isinstance(budget, HarmLimit):  # helpers.check refuses both
+        refit = functools.partial(refitted, before, job.pieces, originals, helpers.refitter, budget)
+        with_harm = helpers.judge.tasks() if helpers.judge else ()
+        job, solution = _refitted(job, solution, budget, refit, with_harm)
     if helpers.judge is None:
         return job, solution
     everything, told = range(job.pieces.contents), progress or silent
@@ -104,18 +93,18 @@ def finished(
     return dataclasses.replace(job, measured=measured), solution
 
 
-def _trained(
+def _refitted(
     job: Job,
     solution: Solution[Draft],
     budget: Budget,
-    what: Literal["refit", "rescaled"],
-    train: Callable[[Callable[[Draft, int], float]], Rewritten],
+    refit: Callable[[Callable[[Draft, int], float]], Rewritten],
     judged: Collection[str],
 ) -> tuple[Job, Solution[Draft]]:
-    """With other records in some tasks, as many of them as keep the budget.
+    """Replace the records of as many tasks as keep the budget by refitted ones.
 
-    train: takes what says the value of the budget, of a draft in which so many tasks are changed.
-    judged: tasks whose harm is measured afterwards, which the manifest will say.
+    refit: takes a function that returns the budget's value for a draft and its number of refitted
+    tasks.
+    judged: tasks whose harm is measured afterwards, which takes bytes of the manifest.
     """
     nothing, stand_ins = Measured(None), Measured.unlike(sorted(judged), 0)
     counted = {
@@ -123,8 +112,8 @@ def _trained(
         for name, x in stand_ins.items()
     }
     as_written = dataclasses.replace(job, measured={**job.measured, **counted})
-    made = train(lambda draft, tasks: _with(as_written, what, tasks).value(budget, draft))
-    job = _noted(_with(job, what, made.tasks), made, what, budget)
+    made = refit(lambda draft, tasks: _with(as_written, tasks).value(budget, draft))
+    job = _noted(_with(job, made.tasks), made, budget)
     return job, dataclasses.replace(solution, draft=made.draft)
 
 
@@ -137,20 +126,17 @@ def _other_streams(job: Job, before: Draft, after: Draft) -> set[str]:
     }
 
 
-def _with(job: Job, what: Literal["refit", "rescaled"], tasks: int) -> Job:
-    """The job whose recipe counts tasks."""
+def _with(job: Job, tasks: int) -> Job:
+    """Return the job with the number of refitted tasks in its recipe."""
     recipe = job.recipe
     assert isinstance(recipe, MergeRecipe)
-    if what == "refit":
-        return dataclasses.replace(job, recipe=dataclasses.replace(recipe, refit=tasks))
-    return dataclasses.replace(job, recipe=dataclasses.replace(recipe, rescaled=tasks))
+    return dataclasses.replace(job, recipe=dataclasses.replace(recipe, refit=tasks))
 
 
-def _noted(job: Job, made: Rewritten, what: Literal["refit", "rescaled"], budget: Budget) -> Job:
-    """With notes: in how many tasks, and if the budget stood in the way."""
-    words = {"refit": "refitted", "rescaled": "rescaled"}
+def _noted(job: Job, made: Rewritten, budget: Budget) -> Job:
+    """Add notes on how many tasks were refitted and how many the budget left as they were."""
     tasks = counted(len(job.pieces.tasks), "task")
-    notes = [f"coded parts were {words[what]} in {made.tasks} of {tasks}"]
+    notes = [f"coded parts were refitted in {made.tasks} of {tasks}"]
     if made.back:
         notes.append(
             f"the parts of {counted(made.back, 'task')} stayed as the encoder made them: with "

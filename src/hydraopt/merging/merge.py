@@ -44,7 +44,6 @@ from hydraopt.merging.output import check_output, core_name, written
 from hydraopt.merging.portable import engine_of, workers_for
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.refit import Refitter
-from hydraopt.merging.rescale import Rescaler
 from hydraopt.merging.search import Solution
 from hydraopt.merging.solving import Options, check_forms, solve
 from hydraopt.merging.weights import Sensed, Sensitivity, importances, sensed
@@ -102,7 +101,6 @@ def merge(
     fair: bool = False,
     measure: str | Measure = DEFAULT_MEASURE,
     sensitivity: Sensed = None,
-    rescaler: Rescaler | None = None,
     harm: str | None = None,
     judge: AnswerJudge | None = None,
     refitter: Refitter | None = None,
@@ -123,8 +121,8 @@ def merge(
     each task's answers may change, or "0.01nats" of KL an answer; needs a judge), or lossless.
     importance: weight of a task's error, default 1. fair: tasks come as near to one error, or under
     a judge to one harm, as can be. measure, sensitivity: see compress.measure. judge: measures
-    harm, which the bundle keeps (that of hydraopt.basemodel.onlooker.Onlooker). refitter, rescaler:
-    train coded parts, see merging.refit and .rescale. forms: those permitted, default all.
+    harm, which the bundle keeps (that of hydraopt.basemodel.onlooker.Onlooker). refitter: trains
+    coded parts, see merging.refit. forms: those permitted, default all.
     same_base: take base models written differently as one. alpha: of files that state none. exact:
     patterns with * and ? of keys of tensors to keep bit by bit. base: its folder or tensors; what
     takes the place of one is coded as the difference, and readers need it too. workers: processes
@@ -134,7 +132,7 @@ def merge(
     """
     started, core, other = time.monotonic(), core_name(output), measure != DEFAULT_MEASURE
     limits = Limits(size, error, max_error, lossless, harm)
-    helpers = Finishers(judge, refitter, rescaler)
+    helpers = Finishers(judge, refitter)
     choices = {"importance": importance, "fair": fair, "forms": forms, "exact": exact}
     limits.check(helpers, {**choices, "sensitivity": sensitivity, "measure": other})
     chosen = measure_named(measure) if isinstance(measure, str) else measure

@@ -22,8 +22,8 @@ __all__ = [
 
 _LOOKED: Final = ("sensitivity", "judged")
 """What a recipe says of tasks that somebody looked at with the base model."""
-_TRAINED: Final = ("rescaled", "refit")
-"""What it says of tasks whose parts were trained there, as they are when they are coded again."""
+_TRAINED: Final = ("refit",)
+"""Keys that count tasks whose parts were trained; a refresh from coded tasks keeps them."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,11 @@ class MergeRecipe:
     """A merge by hydraopt's own coder.
 
     limit, value: the budget's name ("size", "error", "max-error", "harm", or "lossless") and its
-    limit.
-    sensitivity: tasks of which it was seen which modules matter. rescaled: tasks whose coded
-    parts have other lengths than the encoder gave them. judged: tasks whose harm was measured on
-    their own greedy answers, teacher-forced, and by which a size was shared out. refit: tasks whose
-    coded parts were trained to keep these. unit: of the value, where it has one. answer_tokens: of
-    an answer that were judged, at most; left out where it is what a judge takes by itself.
+    limit. unit: of the value, where it has one.
+    sensitivity: number of tasks whose modules were weighted by their effect on the base model.
+    judged: number of tasks whose harm was measured on their own greedy answers, teacher-forced.
+    refit: number of tasks whose coded parts were trained to keep these answers.
+    answer_tokens: maximum number of judged tokens per answer; written only if not the default.
     """
 
     measure: str
@@ -45,7 +44,6 @@ class MergeRecipe:
     forms: tuple[str, ...]
     fair: bool = False
     sensitivity: int = 0
-    rescaled: int = 0
     judged: int = 0
     refit: int = 0
     unit: str = ""
@@ -64,8 +62,6 @@ class MergeRecipe:
             recipe["unit"] = self.unit
         if self.sensitivity:
             recipe["sensitivity"] = self.sensitivity
-        if self.rescaled:
-            recipe["rescaled"] = self.rescaled
         if self.judged:
             recipe["judged"] = self.judged
         if self.refit:

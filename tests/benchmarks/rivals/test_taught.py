@@ -21,7 +21,7 @@ from benchmarks.rivals.taught import taught
 from hydraopt.basemodel import lesson
 from hydraopt.basemodel.harm import drift_of, held_out, reference_of
 from hydraopt.basemodel.refit import Schedule
-from tests.basemodel.test_gains import factors_of, texts_of
+from tests.basemodel.cases import factors_of, texts_of
 from tests.marks import slow
 
 SHORT = Schedule(steps=24, stops=(8, 16, 24), rate=0.02)

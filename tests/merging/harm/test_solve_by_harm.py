@@ -329,11 +329,10 @@ def test_the_order_in_which_a_judge_names_its_tasks_does_not_matter(adapters, tm
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-@pytest.mark.parametrize("who", ["refitter", "rescaler"])
-def test_what_keeps_a_limit_is_not_trained_any_more(adapters, tmp_path: Path, who) -> None:
-    judge, train = PowerJudge(adapters, SCALES), {who: lambda name, coded: {}}
-    with pytest.raises(UsageError, match=f"not trained any more; got a {who}"):
-        merge(adapters, tmp_path / "x", harm="1%", judge=judge, **train)
+def test_a_limit_cannot_be_combined_with_a_refit(adapters, tmp_path: Path) -> None:
+    judge = PowerJudge(adapters, SCALES)
+    with pytest.raises(UsageError):
+        merge(adapters, tmp_path / "x", harm="1%", judge=judge, refitter=lambda name, modules: {})
     assert not (tmp_path / "x").exists()
 
 
@@ -346,13 +345,16 @@ def test_what_something_was_fitted_to_is_judged_by_other_answers(adapters, tmp_p
 
     asked_apart: set[str] = set()
 
-    def grow(name, coded):
-        return (
-            {p: np.ones(len(x.A), np.int64) for p, x in coded().items()} if name == "easy" else {}
-        )
+    def grow(name, modules):
+        if name != "easy":
+            return {}
+        return {
+            path: dataclasses.replace(x.record, exponents=x.record.exponents + 1)
+            for path, x in modules().items()
+        }
 
     judge = Noting(adapters, SCALES)
-    merge(adapters, tmp_path / "x", size="30%", judge=judge, rescaler=grow)
+    merge(adapters, tmp_path / "x", size="30%", judge=judge, refitter=grow)
     assert asked_apart == {"easy"}
 
 
