@@ -10,7 +10,7 @@ from hydraopt.coding.records import write_basis, write_record
 from hydraopt.coding.stream import StreamWriter
 from hydraopt.compress.alike import coefficients
 from hydraopt.compress.curve import FIRST_CLASS, noise_of, part_curve, rate_of
-from hydraopt.compress.measure import MEASURES, displacement, measure_named
+from hydraopt.compress.measure import MEASURES, measure_named
 from hydraopt.compress.plan import modes_of, plan_module
 from hydraopt.compress.sides import side_table
 from hydraopt.errors import UsageError
@@ -237,19 +237,6 @@ def test_the_curve_is_a_hull(a, b) -> None:
 def test_an_unknown_measure_is_refused() -> None:
     with pytest.raises(UsageError, match=r"unknown measure; got 'fro', expected frobenius, bias-a"):
         measure_named("fro")
-
-
-def test_displacement_is_what_lies_outside_the_common_space() -> None:
-    cores = core_of(one_input_space())
-    thins = [cores.thin(i) for i in range(T)]
-    for vectors, weights in displacement(thins, R):
-        assert vectors.shape[1] == weights.size == 0  # all in one space: nothing left it
-    cores = core_of(independent())
-    thins = [cores.thin(i) for i in range(T)]
-    for vectors, weights in displacement(thins, R):
-        assert weights.sum() == pytest.approx(1)
-        assert np.allclose(vectors.T @ vectors, np.eye(weights.size), atol=1e-9)
-    assert displacement(thins[:1], R)[0][1].size == 0
 
 
 def test_the_unbiased_measure_keeps_the_inner_product() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from safetensors.numpy import load_file
 
 from hydraopt import open_bundle, read_adapters, verify_bundle
 from hydraopt.coding.forms import FORMS
-from hydraopt.compress.measure import MEASURES
+from hydraopt.compress.measure import MEASURES, Measure
 from hydraopt.errors import BudgetError, NumericalError, UsageError
 from hydraopt.merging import solving
 from hydraopt.merging.budget import parse_size
@@ -131,12 +132,15 @@ def test_absolute_errors_count_more_where_the_adapter_is_large(make_adapter, tmp
     large = {path: (8 * b, a) for path, (b, a) in other.items()}
     folders = [make_adapter(tmp_path / "small", small), make_adapter(tmp_path / "large", large)]
 
-    def errors(measure: str) -> dict[str, float]:
+    def errors(measure: str | Measure) -> dict[str, float]:
         merge(folders, tmp_path / "out", size="25%", measure=measure, workers=1)
         got, wanted = decoded(tmp_path / "out"), originals(folders)
         return {name: measured(got[name], wanted[name]) for name in wanted}
 
-    relative, absolute, between = map(errors, ("frobenius", "absolute", "bias-aware"))
+    absolute = dataclasses.replace(
+        MEASURES["bias-aware"], name="absolute", relative=0, farthest=math.inf
+    )
+    relative, absolute, between = map(errors, ("frobenius", absolute, "bias-aware"))
     assert relative["large"] == pytest.approx(relative["small"], rel=0.3)
     assert absolute["large"] < 0.5 * relative["large"]
     # The default favours the larger one, and yet gives up none.

@@ -75,7 +75,7 @@ __all__ = ["merge"]
     "--measure",
     default=DEFAULT_MEASURE,
     show_default=True,
-    help="What an error costs: frobenius, bias-aware, absolute or displacement.",
+    help="Cost of an error: bias-aware or frobenius.",
 )
 @click.option(
     "--form",

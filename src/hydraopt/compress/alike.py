@@ -26,21 +26,13 @@ from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Array
 from hydraopt.linalg.stack import inverses
 
-__all__ = ["Alike", "Moved", "coefficients", "encode_alike", "steps"]
+__all__ = ["Alike", "coefficients", "encode_alike", "steps"]
 
 _FARTHEST_FIT: Final = 8
 """A coefficient that the fit moves by more than this factor, or turns negative, belongs to a part
 that is all noise: it keeps the length of what it stands for."""
 _LEAST: Final = 1e-15
 """Of the largest singular value: what a smaller one has for a direction is rounding."""
-
-
-@dataclass(frozen=True)
-class Moved:
-    """What is added to the inner product on inputs: rows (T, c, n), and their weights (T, c)."""
-
-    rows: Array
-    weights: Array
 
 
 @dataclass(frozen=True)
@@ -58,7 +50,6 @@ class Alike:
     left: Classes
     right: Classes
     unbiased: float
-    moved: Moved | None = None
 
 
 def steps(classes: Classes, numbers: int) -> Array:
@@ -108,11 +99,6 @@ def encode_alike(
     R = _rows(rights, tasks.right.shape)
     VR, RR = tasks.v @ _t(R), R @ _t(R)
     VmR, RmR = tasks.unbiased * VR, RR + extra * (_t(VR) @ VR)
-    if tasks.moved is not None:
-        ZR = tasks.moved.rows @ _t(R)
-        weighted = tasks.moved.weights[:, :, None] * ZR
-        VmR = VmR + (tasks.v @ _t(tasks.moved.rows)) @ weighted
-        RmR = RmR + _t(ZR) @ weighted
     ideal = (s[:, :, None] * VmR) @ inverses(RmR)
     lengths = np.sqrt(np.einsum("trk,trk->tk", ideal, ideal))
     numbers = left.q if mode.left is Way.SHARED and left is not None else tasks.u.shape[2]

@@ -17,14 +17,14 @@ import numpy as np
 
 from hydraopt.coding.forms import Mode, Way
 from hydraopt.coding.records import BasisRecord, PartsRecord, quantise_basis
-from hydraopt.compress.alike import Alike, Moved, encode_alike, steps
+from hydraopt.compress.alike import Alike, encode_alike, steps
 from hydraopt.compress.blocks import AnyCore
 from hydraopt.compress.core import ModuleCore
-from hydraopt.compress.measure import Measure, displacement
+from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import ModulePlan, TaskPlan
 from hydraopt.compress.sides import BasisPlan
 from hydraopt.linalg.basis import Bases
-from hydraopt.linalg.shapes import Array, Factors, Thin
+from hydraopt.linalg.shapes import Factors, Thin
 from hydraopt.threads import in_threads
 
 __all__ = ["EncodedModule", "encode_bases", "encode_module", "squared_error"]
@@ -99,10 +99,9 @@ def encode_module(
     records: list[PartsRecord | None] = [None] * len(core.s)
     energies = [float(s @ s) for s in core.s]
     errors = energies.copy()
-    moved = _moved(core, measure)
 
     def encoded(group: tuple[list[int], int]) -> list[tuple[PartsRecord, float] | None]:
-        return encode_alike(_alike(core, plan, *group, measure, moved), *given)
+        return encode_alike(_alike(core, plan, *group, measure), *given)
 
     groups = list(_groups(core, plan, given, threads))
     for (tasks, _), some in zip(groups, in_threads(encoded, groups, threads), strict=True):
@@ -152,33 +151,14 @@ def _most(task: TaskPlan, given: Bases) -> int:
     return min([task.left.size, *rooms])
 
 
-def _moved(core: ModuleCore, measure: Measure) -> list[tuple[Array, Array]] | None:
-    """What a measure with displacement adds to each task's inner product on inputs: vectors (n, c)
-    and weights (c,)."""
-    if not measure.displacement:
-        return None
-    thins = [core.thin(i) for i in range(len(core.s))]
-    spans = displacement(thins, max((t.s.size for t in thins), default=0))
-    return [(vectors, shares * measure.displacement * core.n) for vectors, shares in spans]
-
-
 def _alike(
     core: ModuleCore,
     plan: ModulePlan,
     tasks: Sequence[int],
     k: int,
     measure: Measure,
-    moved: Sequence[tuple[Array, Array]] | None,
 ) -> Alike:
     """What encode_alike takes of these tasks, which :func:`_groups` put together, of k parts."""
-    more = None
-    if moved is not None:
-        most = max(moved[i][1].size for i in tasks)
-        rows, weights = np.zeros((len(tasks), most, core.n)), np.zeros((len(tasks), most))
-        for place, i in enumerate(tasks):
-            vectors, own = moved[i]
-            rows[place, : own.size], weights[place, : own.size] = vectors.T, own
-        more = Moved(rows, weights)
     return Alike(
         plan.tasks[tasks[0]].mode,
         core.rows("left", tasks),
@@ -187,7 +167,6 @@ def _alike(
         np.stack([plan.tasks[i].left[:k] for i in tasks]),
         np.stack([plan.tasks[i].right[:k] for i in tasks]),
         measure.unbiased,
-        more,
     )
 
 

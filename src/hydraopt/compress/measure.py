@@ -20,19 +20,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
-
 from hydraopt.errors import UsageError, explain
-from hydraopt.linalg.shapes import Array, Thin
+from hydraopt.linalg.shapes import Array
 
 __all__ = [
     "MEASURES",
     "OF_THE_WHOLE",
     "Measure",
-    "displacement",
     "left_noise",
     "measure_named",
     "part_harm",
@@ -66,8 +63,6 @@ class Measure:
         side are fitted to the rounded right side: the product is ``I + (unbiased - 1) P`` with P
         the projector on the adapter's own row (column) space. 1 is least squares, which shrinks.
     output: noise on the output side counts 1/output.
-    displacement: weight of the input directions in which a task left the start that all tasks
-        share: the trace that is added to the product, in units of n.
     relative: how far a task's error counts relative to the size of its dW: w_t = importance_t /
         |dW_t|^(2 relative). 1 makes relative errors count alike, 0 the errors themselves: what a
         base model's outputs are moved by is the error, whatever the size of what it is an error of.
@@ -82,7 +77,6 @@ class Measure:
     projected: float
     unbiased: float
     output: float
-    displacement: float = 0.0
     relative: float = 1.0
     farthest: float = math.inf
     kinds: Mapping[str, float] = field(default_factory=dict)
@@ -102,23 +96,22 @@ class Measure:
         return self.unbiased / (self.unbiased + noise)
 
 
-_AWARE = Measure(
-    "bias-aware",
-    lost=2,
-    projected=5,
-    unbiased=300,
-    output=2,
-    relative=0.5,
-    farthest=2,
-    kinds={"o_proj": 2.0},
-    grouped=("k_proj", "v_proj"),
-)
-
 MEASURES: dict[str, Measure] = {
-    "frobenius": Measure("frobenius", lost=1, projected=1, unbiased=1, output=1),
-    "bias-aware": _AWARE,
-    "absolute": replace(_AWARE, name="absolute", relative=0, farthest=math.inf),
-    "displacement": replace(_AWARE, name="displacement", unbiased=30, displacement=0.1),
+    measure.name: measure
+    for measure in (
+        Measure("frobenius", lost=1, projected=1, unbiased=1, output=1),
+        Measure(
+            "bias-aware",
+            lost=2,
+            projected=5,
+            unbiased=300,
+            output=2,
+            relative=0.5,
+            farthest=2,
+            kinds={"o_proj": 2.0},
+            grouped=("k_proj", "v_proj"),
+        ),
+    )
 }
 """By name. "bias-aware" is the default: it recovers most (docs/decisions.md)."""
 
@@ -131,26 +124,3 @@ def measure_named(name: str) -> Measure:
         raise UsageError(
             explain("unknown measure", got=repr(name), expected=", ".join(MEASURES))
         ) from None
-
-
-def displacement(thins: list[Thin], rank: int) -> list[tuple[Array, Array]]:
-    """For each task, where its row space left the one that the tasks share: (vectors, weights).
-
-    thins: T thin SVDs of one module, V (n, r_t). The shared space is spanned by the ``rank`` top
-    eigenvectors of ``sum_t V_t V_t^T``; what a task has outside it is ``(I - P) V_t = E diag(e)
-    W^T``. Returns E (n, c) and e^2 / sum e^2 (c,) for each task; nothing where a task has nothing
-    outside, or where there is no other task to compare with. Depends on the products dW_t alone.
-    """
-    if len(thins) < 2:
-        return [(np.zeros((t.V.shape[0], 0)), np.zeros(0)) for t in thins]
-    stacked = np.concatenate([t.V for t in thins], axis=1)
-    _, vectors = np.linalg.eigh(stacked.T @ stacked)
-    shared, _ = np.linalg.qr(stacked @ vectors[:, ::-1][:, :rank])
-    displaced = []
-    for t in thins:
-        outside = t.V - shared @ (shared.T @ t.V)
-        e, s, _ = np.linalg.svd(outside, full_matrices=False)
-        energy = s**2
-        keep = energy > 1e-12
-        displaced.append((e[:, keep], energy[keep] / max(energy[keep].sum(), 1e-300)))
-    return displaced
