@@ -8,7 +8,7 @@ from benchmarks.commands import dispatch
 
 COMMANDS = (
     "merge", "revisions", "scaling", "readers", "remote", "folders", "runtime", "serve_load",
-    "report", "fleet",
+    "report", "fleet", "use",
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.commands import parser_of
 from benchmarks.common import ROOT, SPEED, provenance, write_result
+from benchmarks.speed.footprint import forget
 from hydraopt import attach, merge, open_bundle
 from hydraopt.basemodel.model import load_model
-from hydraopt.runtime.footprint import forget
 from zoo.bases import base_folder
 
 SETS = {

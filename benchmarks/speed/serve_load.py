@@ -35,11 +35,11 @@ import torch
 
 from benchmarks.commands import parser_of
 from benchmarks.common import ROOT, provenance, write_result
+from benchmarks.speed.footprint import resident_bytes
 from benchmarks.speed.refusals import BAD, post, problem_of
 from hydraopt import attach, merge
 from hydraopt.basemodel.model import contiguous_head, load_model
 from hydraopt.basemodel.prompts import read_prompts
-from hydraopt.runtime.footprint import resident_bytes
 from zoo.bases import base_folder
 
 TIE = 0.01

@@ -126,7 +126,7 @@ def test_a_recipe_is_told_in_words(recipe, words: str) -> None:
 
 
 def test_every_key_of_a_recipe_has_words() -> None:
-    full = MergeRecipe("m", "size", 1.0, ("a",), True, 1, 2, 3, 4, "x", 9).to_json()
+    full = MergeRecipe("m", "size", 1.0, ("a",), True, 1, 2, 3, "x", 9).to_json()
     shrunk = ShrinkRecipe(full, "m", "size", 1.0).to_json()
     told = {*full, *shrunk, *RefreshRecipe(full, None, None, True).to_json()}
     assert told - {"limit", "value", "unit"} == {*_RECIPE}

@@ -10,7 +10,6 @@ import pytest
 from hydraopt import open_bundle
 from hydraopt.adapters import read_adapter
 from hydraopt.cli.inspect import _worst_module
-from hydraopt.runtime import separate
 from tests.cli.conftest import TASKS, Run
 from tests.export.targets import small_task
 from tests.marks import slow
@@ -199,30 +198,3 @@ def test_export_in_another_format(run: Run, tmp_path: Path) -> None:
         assert (result.exit_code, result.stdout) == (2, "")
         assert message in result.stderr
     assert not (out / "x").exists()
-
-
-@pytest.mark.slow
-def test_use(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hydraopt.runtime.separate._apart", separate._limited)
-    bundle = small_task(tmp_path).bundle.path
-    result = run("use", bundle, "--task", "numbers", "--repeats", 1)
-    assert result.exit_code == 0, result.output
-    for text in (
-        f"{bundle}: numbers, then no other task; no base, float32, 1 thread",
-        "decode the task",
-        "1 files",
-        "note: no",
-    ):
-        assert text in result.stdout
-    report = json.loads(run("use", bundle, "--repeats", 1, "--json").stdout)
-    assert report["schema"] == "hydraopt.use/1"
-    assert (report["task"], report["size"]) == ("numbers", bundle.stat().st_size)
-    assert report["base"] is None
-    for arguments, message in (
-        ((bundle, "--task", "nl"), "no such task"),
-        ((tmp_path / "no",), "no such file or folder"),
-        ((bundle, "--base", tmp_path / "no"), "there is no base model"),
-    ):
-        result = run("use", *arguments)
-        assert (result.exit_code, result.stdout) == (2, "")
-        assert message in result.stderr

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VERBS = (
     *("add", "card", "completion", "diff", "doctor", "eval", "explore", "export", "inspect"),
     *("join", "ls", "merge", "methods", "pull", "refresh", "remove", "rename", "replace"),
-    *("report", "serve", "shrink", "split", "use", "verify"),
+    *("report", "serve", "shrink", "split", "verify"),
 )
 SHARED = {
     "adding",

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from benchmarks.speed import footprint, separate, use
+from benchmarks.speed.use import measure_use
 from hydraopt import attach, merge, open_bundle
 from hydraopt.bundle.splitting import split
 from hydraopt.errors import HydraoptError, TaskNotFoundError, UsageError
-from hydraopt.runtime import footprint, separate, use
 from hydraopt.runtime.frame import frame_of
-from hydraopt.runtime.use import measure_use
 from tests.conftest import write_adapter
 from tests.runtime.conftest import TASKS, adapters, hooks_of
 

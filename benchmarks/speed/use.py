@@ -1,14 +1,22 @@
-"""What using a bundle takes, measured: seconds, bytes read and memory of each step.
+"""Time, bytes read and memory of each step of using a bundle: open, decode, attach, switch.
 
-A step is measured with the file in memory (warm) and after it was dropped from there (cold). Bytes
-are counted by the bundle's reader, and by the system where it says what it fetched from the disk.
+    python -m benchmarks.speed use phone.hydra.safetensors --task numbers-de --base BASE
+
+A step is measured with the file in memory (warm) and after the system was asked to drop it from
+its page cache (cold). Seconds are medians of --repeats. "bytes read" are counted by the bundle's
+reader, "fetched from disk" by the system, read-ahead included. "memory at its peak" is the growth
+of resident memory during the step. "held" counts decoded tensors. "first" includes loading compiled
+code. The second table compares 1, 10 and all tasks with as many fp16 files of the original sizes,
+each count in a fresh process.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -17,18 +25,31 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.commands import parser_of
+from benchmarks.speed.footprint import disk_bytes, forget, growth, limited, peak_bytes, start_peak
+from benchmarks.speed.separate import compare
+from hydraopt.basemodel.model import load_model
 from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.cli.common import say, show_table, size_text
 from hydraopt.errors import UsageError, explain
 from hydraopt.progress import Progress
 from hydraopt.runtime.attached import Attached, attach
 from hydraopt.runtime.bundles import obstacles
-from hydraopt.runtime.footprint import disk_bytes, forget, growth, limited, peak_bytes, start_peak
 from hydraopt.runtime.frame import frame_of
-from hydraopt.runtime.separate import compare
+from hydraopt.values import counted
 
 __all__ = ["SCHEMA", "measure_use"]
 
 SCHEMA = "hydraopt.use/1"
+_COSTS = (
+    "on disk",
+    "read to use all",
+    "read a switch",
+    "ms cold",
+    "ms warm",
+    "tensors held",
+    "memory at its peak",
+)
 COUNTS = (1, 10)
 """Numbers of tasks to compare at, besides all."""
 
@@ -62,7 +83,7 @@ def measure_use(
     the reader, disk_bytes that the system fetched, read-ahead included, and peak_bytes, the growth
     of the resident memory at its peak; None where the system does not tell), ``held`` (decoded
     tensors: shared core, task, other), ``first`` (the first use in this process, which loads
-    compiled code), ``comparison`` (of :func:`hydraopt.runtime.separate.compare`), and ``notes``.
+    compiled code), ``comparison`` (of :func:`benchmarks.speed.separate.compare`), and ``notes``.
 
     Raises TaskNotFoundError, UsageError for a task that cannot be attached or if none can,
     AlignmentError if the base does not fit, BundleFormatError for a damaged bundle.
@@ -244,3 +265,105 @@ def _notes(steps: list[dict[str, Any]], model: nn.Module | None, left_out: int) 
     elif steps[0]["disk_bytes"] is None:
         notes.append("whether the system did drop the file before cold steps, it does not tell")
     return notes
+
+
+def _show(report: dict[str, Any]) -> None:
+    on = f"attached to {report['base']}" if report["base"] else "no base"
+    say(
+        f"{report['path']}: {report['task']}, then {report['other'] or 'no other task'}; {on}, "
+        f"{report['dtype']}, {counted(report['threads'], 'thread')}"
+    )
+    show_table(
+        "What each step takes",
+        ["step", "file", "ms", "bytes read", "fetched from disk", "memory at its peak"],
+        [
+            [
+                x["what"],
+                x["file"],
+                _ms(x["seconds"]),
+                f"{x['bytes_read']:,}",
+                _size(x["disk_bytes"]),
+                _size(x["peak_bytes"]),
+            ]
+            for x in report["steps"]
+        ],
+    )
+    held, first = report["held"], report["first"]
+    say(
+        f"held    shared core {held['shared_bytes']:,}, {report['task']} {held['task_bytes']:,}, "
+        f"{report['other'] or 'no other task'} {held['other_bytes']:,} bytes"
+    )
+    say(
+        f"first   {_ms(first['seconds'])} ms to open, attach and decode the first time, which "
+        f"loads compiled code; memory {_size(first['peak_bytes'])} at its peak"
+    )
+    show_table(
+        "As many tasks in one bundle, and as fp16 adapters in files of their own",
+        ["tasks", "way", *_COSTS],
+        [_compared(x) for x in report["comparison"]],
+    )
+    for note in report["notes"]:
+        say(f"note: {note}")
+
+
+def _compared(row: dict[str, Any]) -> list[object]:
+    return [
+        row["tasks"],
+        "bundle" if row["way"] == "bundle" else f"{row['files']} files",
+        size_text(row["file_bytes"]),
+        size_text(row["read_bytes"]),
+        size_text(row["switch_bytes"]),
+        _ms(row["cold_seconds"]),
+        _ms(row["warm_seconds"]),
+        size_text(row["held_bytes"]),
+        _size(row["peak_bytes"]),
+    ]
+
+
+def _ms(seconds: float | None) -> str:
+    """Milliseconds, three digits; "-" if not measured."""
+    if seconds is None:
+        return "-"
+    return f"{1000 * seconds:,.0f}" if seconds >= 0.1 else f"{1000 * seconds:.3g}"
+
+
+def _size(count: int | None) -> str:
+    """Bytes for people; "-" where the system did not tell them."""
+    return "-" if count is None else size_text(count)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure one bundle and print the tables, or JSON."""
+    parser = parser_of(__name__, __doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--task", help="default: the first that can be attached")
+    parser.add_argument("--base", help="model folder to attach to")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="a phone has few fast cores")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args(arguments)
+    report = measure_use(
+        args.bundle,
+        args.task,
+        model=_model(args),
+        dtype=args.dtype,
+        repeats=args.repeats,
+        threads=args.threads,
+    )
+    report["base"] = Path(args.base).name if args.base else None
+    if args.json:
+        print(json.dumps(report, indent=1))
+    else:
+        _show(report)
+
+
+def _model(args: argparse.Namespace) -> nn.Module | None:
+    if args.base is None:
+        return None
+    model: nn.Module = load_model(args.base, args.dtype)[0]
+    return model
+
+
+if __name__ == "__main__":
+    main()

@@ -17,11 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from hydraopt.bundle.reader import open_bundle
-from hydraopt.bundle.task import TaskAdapter
-from hydraopt.progress import Progress
-from hydraopt.runtime.attached import attach
-from hydraopt.runtime.footprint import (
+from benchmarks.speed.footprint import (
     disk_bytes,
     forget,
     growth,
@@ -29,6 +25,10 @@ from hydraopt.runtime.footprint import (
     peak_bytes,
     start_peak,
 )
+from hydraopt.bundle.reader import open_bundle
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.progress import Progress
+from hydraopt.runtime.attached import attach
 from hydraopt.runtime.frame import frame_of
 
 __all__ = ["compare", "write_like"]
