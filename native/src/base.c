@@ -76,28 +76,37 @@ hydra_status hy_fail_in(hydra_error *error, hydra_status status, const char *for
     return status;
 }
 
-/* The caller's size, or 0 for one that is no size of a struct of hydra.h. */
-static size_t given_size(const void *given) {
-    size_t size;
-    memcpy(&size, given, sizeof size);
-    return size > sizeof size && size <= 4096 ? size : 0;
+/* The bytes of a caller's struct that both sides know; 0, with an error, if its size is wrong. */
+static size_t common_size(const void *given, size_t size, const char *name, hydra_error *error) {
+    size_t theirs;
+    memcpy(&theirs, given, sizeof theirs);
+    if (theirs > sizeof theirs && theirs <= 4096) return theirs < size ? theirs : size;
+    hy_fail_in(error, HYDRA_USAGE, "struct_size of %s is wrong. Set it to sizeof(%s)", name, name);
+    return 0;
 }
 
-int hy_read_sized(void *own, size_t size, const void *given) {
-    size_t theirs = given_size(given), i;
+hydra_status hy_read_sized(void *own, size_t size, const void *given, const char *name,
+                           hydra_error *error) {
+    size_t both = common_size(given, size, name, error), theirs, i;
+    if (!both) return HYDRA_USAGE;
+    memcpy(&theirs, given, sizeof theirs);
     for (i = size; i < theirs; i++)
-        if (((const char *)given)[i]) return 0;
+        if (((const char *)given)[i])
+            return hy_fail_in(error, HYDRA_USAGE,
+                              "a newer member of %s is set. Install a newer libhydra", name);
     memset(own, 0, size);
-    memcpy(own, given, theirs < size ? theirs : size);
-    return theirs > 0;
+    memcpy(own, given, both);
+    return HYDRA_OK;
 }
 
-int hy_write_sized(void *given, const void *own, size_t size) {
-    size_t theirs = given_size(given), head = sizeof(size_t);
-    if (!theirs) return 0;
+hydra_status hy_write_sized(void *given, const void *own, size_t size, const char *name,
+                            hydra_error *error) {
+    size_t both = common_size(given, size, name, error), theirs, head = sizeof theirs;
+    if (!both) return HYDRA_USAGE;
+    memcpy(&theirs, given, sizeof theirs);
     memset((char *)given + head, 0, theirs - head);
-    memcpy((char *)given + head, (const char *)own + head, (theirs < size ? theirs : size) - head);
-    return 1;
+    memcpy((char *)given + head, (const char *)own + head, both - head);
+    return HYDRA_OK;
 }
 
 void *hy_resize(hy_env *env, void *block, size_t old_size, uint64_t new_size) {

@@ -42,12 +42,12 @@ hydra_status hy_fail_in(hydra_error *error, hydra_status status, const char *for
     HY_PRINTF(3, 4);
 
 /* Structs that begin with their size, see "Versions" in hydra.h. hy_read_sized copies a caller's
- * struct, hy_write_sized fills one; 0 if its size cannot be right, or if it asks for something that
- * this library does not know. size: of the library's own struct. */
-HY_NOINLINE int hy_read_sized(void *own, size_t size, const void *given);
-HY_NOINLINE int hy_write_sized(void *given, const void *own, size_t size);
-#define HY_BAD_SIZE "struct_size of %s is wrong, or a member that this library does not know is " \
-                    "set. Set struct_size to the sizeof of the struct, and all other members"
+ * struct, hy_write_sized fills one; HYDRA_USAGE if its size cannot be right, or if it asks for
+ * something that this library does not know. size: of the library's own struct. */
+HY_NOINLINE hydra_status hy_read_sized(void *own, size_t size, const void *given, const char *name,
+                                       hydra_error *error);
+HY_NOINLINE hydra_status hy_write_sized(void *given, const void *own, size_t size,
+                                        const char *name, hydra_error *error);
 
 /* count * size bytes of zeros; NULL with an error beyond the limits. A count of 0 gives a block. */
 void *hy_alloc(hy_env *env, uint64_t count, size_t size);

@@ -43,8 +43,7 @@ hydra_status hydra_describe(const hydra_bundle *b, hydra_task task, hydra_task_i
         own.carried_bytes += b->files[blob->file].places[blob->tensor].size;
     }
     own.harm_likely = x->has_harm ? x->likely : -1;
-    if (hy_write_sized(info, &own, sizeof own)) return HYDRA_OK;
-    return hy_fail_in(error, HYDRA_USAGE, HY_BAD_SIZE, "hydra_task_info");
+    return hy_write_sized(info, &own, sizeof own, "hydra_task_info", error);
 }
 
 hydra_status hydra_find(const hydra_bundle *b, const char *name, hydra_task *task,
@@ -93,8 +92,7 @@ hydra_status hydra_describe_module(const hydra_bundle *b, hydra_task task, size_
         return hy_fail_in(error, HYDRA_USAGE, "'%s' has no module %llu; it has %u", x->name.data,
                           (unsigned long long)index, (unsigned)x->modules.count);
     hy_module_info(b, x, (uint32_t)index, &own);
-    if (hy_write_sized(info, &own, sizeof own)) return HYDRA_OK;
-    return hy_fail_in(error, HYDRA_USAGE, HY_BAD_SIZE, "hydra_module_info");
+    return hy_write_sized(info, &own, sizeof own, "hydra_module_info", error);
 }
 
 hydra_status hydra_config(hydra_bundle *b, hydra_task task, const char **json, hydra_error *error) {

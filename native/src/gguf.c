@@ -290,8 +290,7 @@ static hydra_status write_gguf(hydra_bundle *b, hydra_task index, const hydra_gg
     hydra_status status;
     uint64_t alpha = 1;
     int architecture;
-    if (!hy_read_sized(&own, sizeof own, given))
-        return hy_fail(&b->env, HYDRA_USAGE, HY_BAD_SIZE, "hydra_gguf_options");
+    HY_TRY(hy_read_sized(&own, sizeof own, given, "hydra_gguf_options", b->env.error));
     HY_TRY(hy_task_of(b, index, &task, b->env.error));
     architecture =
         options->architecture ? hy_one_of(hy_slice_of(options->architecture), ARCHITECTURES) : -1;
@@ -331,8 +330,7 @@ hydra_status hydra_gguf_base(const char *text, size_t size, const hydra_options 
     hy_json json;
     hydra_status status;
     HY_TRY(hy_env_open(&env, options, error));
-    if (!hy_read_sized(&own, sizeof own, gguf))
-        return hy_fail(&env, HYDRA_USAGE, HY_BAD_SIZE, "hydra_gguf_options");
+    HY_TRY(hy_read_sized(&own, sizeof own, gguf, "hydra_gguf_options", env.error));
     status = hy_json_copy(&json, &env, text, size, "the base model's config");
     if (!status) {
         uint32_t type = hy_get(&json, 0, "model_type"),
@@ -359,7 +357,7 @@ hydra_status hydra_gguf_base(const char *text, size_t size, const hydra_options 
             own.blocks = (uint32_t)l;
             own.heads = (uint32_t)h;
             own.kv_heads = (uint32_t)k;
-            hy_write_sized(gguf, &own, sizeof own);
+            status = hy_write_sized(gguf, &own, sizeof own, "hydra_gguf_options", env.error);
         }
     }
     hy_json_close(&json);

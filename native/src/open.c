@@ -38,8 +38,7 @@ hydra_status hy_env_open(hy_env *env, const hydra_options *options, hydra_error 
     clear(env->error);
     env->allocator.resize = plain_resize;
     if (!options) return HYDRA_OK;
-    if (!hy_read_sized(&own, sizeof own, options))
-        return hy_fail(env, HYDRA_USAGE, HY_BAD_SIZE, "hydra_options");
+    HY_TRY(hy_read_sized(&own, sizeof own, options, "hydra_options", env->error));
     if (own.allocator.resize) env->allocator = own.allocator;
     env->limits = own.limits;
     return HYDRA_OK;

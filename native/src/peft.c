@@ -222,8 +222,8 @@ static hydra_status write_peft(hydra_bundle *b, hydra_task index,
     hy_json config;
     hydra_status status;
     memset(&options, 0, sizeof options);
-    if (given && !hy_read_sized(&options, sizeof options, given))
-        return hy_fail(&b->env, HYDRA_USAGE, HY_BAD_SIZE, "hydra_peft_options");
+    if (given)
+        HY_TRY(hy_read_sized(&options, sizeof options, given, "hydra_peft_options", b->env.error));
     HY_TRY(hy_task_of(b, index, &task, b->env.error));
     text = b->configs + task->config;
     status = hy_json_copy(&config, &b->env, text->data, text->size - 1, "the config");
