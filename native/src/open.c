@@ -24,7 +24,8 @@ static void clear(hydra_error *error) {
 }
 
 /* Tells the caller what became of a call. */
-HY_NOINLINE static hydra_status report(hydra_error *error, hydra_status status, const hydra_error *problem) {
+HY_NOINLINE static hydra_status report(hydra_error *error, hydra_status status,
+                                       const hydra_error *problem) {
     if (error && status) *error = *problem;
     else if (error) clear(error);
     return status;
