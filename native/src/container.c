@@ -129,14 +129,11 @@ static hydra_status read_version(hy_env *env, hy_file *file) {
                        "written in a newer format; got format version %llu, expected %d. Install a "
                        "newer libhydra",
                        (unsigned long long)version, HYDRA_FORMAT_VERSION);
-    if (hy_about(file, "draft"))
-        return hy_fail(env, HYDRA_VERSION_ERROR,
-                       "written in a draft of format 2, made before the freeze. Merge the adapters "
-                       "again");
     if (version < HYDRA_FORMAT_VERSION)
         return hy_fail(env, HYDRA_VERSION_ERROR,
-                       "written in format version 1, which this library does not read. Write it "
-                       "anew with hydraopt: shrink it, or merge the adapters again");
+                       "written in an unreleased format; got format version %llu, expected %d. "
+                       "Merge the adapters again",
+                       (unsigned long long)version, HYDRA_FORMAT_VERSION);
     HY_CHECK(env, hy_is(text, "2"), "the format version makes no sense");
     return HYDRA_OK;
 }

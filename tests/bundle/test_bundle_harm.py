@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 
 from hydraopt.bundle import Harm, HarmPoint, Manifest, TaskEntry, open_bundle, write_bundle
 from hydraopt.bundle.harm import MAX_POINTS, pack_curve, thinned, unpack_curve
-from hydraopt.bundle.opening import rules_of
 from hydraopt.bundle.strictjson import error_of
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import Parts, tiny
-from tests.bundle.golden.make import CURVE, FIRST, HARM, SECOND
+from tests.bundle.golden.make import CURVE, HARM, SECOND
 
 NUMBERS = st.floats(0, 1e6)
 SHARES = st.floats(0, 1)
@@ -124,7 +123,6 @@ def test_the_golden_files() -> None:
     tasks = {task.name: task for task in open_bundle(SECOND).manifest.tasks}
     assert (tasks["fr"].harm, tasks["fr"].curve) == (HARM, CURVE)
     assert (tasks["de"].harm, tasks["de"].curve) == (None, ())
-    assert all(x.harm is None and not x.curve for x in open_bundle(FIRST).manifest.tasks)
 
 
 def test_through_a_file(tmp_path: Path) -> None:
@@ -226,14 +224,6 @@ def test_a_hostile_manifest_is_refused(name: str) -> None:
     value["tasks"][column][0] = cell
     with pytest.raises(BundleFormatError, match=words):
         Manifest.from_json(value)
-
-
-def test_version_1_knows_no_harm() -> None:
-    for parts, column in ((measured(HARM), "harm"), (measured(None, CURVE), "curve")):
-        value = parts.manifest.to_json()
-        rules_of(2).check(value)
-        with pytest.raises(BundleFormatError, match=f"harm in a file of version 1.*{column}"):
-            rules_of(1).check(value)
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

@@ -12,7 +12,6 @@ from hydraopt.bundle import open_bundle, write_bundle
 from hydraopt.bundle.bounds import count_entries
 from hydraopt.bundle.history import Added
 from hydraopt.bundle.spec import Manifest
-from hydraopt.bundle.version1 import RULES
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import tiny
 
@@ -63,11 +62,6 @@ def test_nonsense_is_refused(value: Any) -> None:
     manifest["tasks"]["added"][0] = value
     with pytest.raises(BundleFormatError, match=r"history|day|digest"):
         Manifest.from_json(manifest)
-
-
-def test_version_1_has_none() -> None:
-    with pytest.raises(BundleFormatError, match="history in a file of version 1"):
-        RULES.check({"tasks": {"name": ["a"], "added": {"=": None}}})
 
 
 def test_it_counts_as_two_entries() -> None:

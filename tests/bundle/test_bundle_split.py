@@ -11,7 +11,6 @@ from hydraopt import merge, open_bundle
 from hydraopt.coding.forms import FORMS, Mode
 from hydraopt.coding.records import quantise_basis, read_factors, read_split_record, write_record
 from hydraopt.coding.stream import StreamReader, StreamWriter
-from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import record
 from tests.conftest import write_adapter
@@ -30,7 +29,7 @@ def test_a_split_record_multiplies_out_to_the_same_bits(mode: Mode) -> None:
     for each in (written, None, written):
         write_record(writer, each, has_bases=True)
     data = writer.finish()
-    one, other = StreamReader(data, VERSION), StreamReader(data, VERSION)
+    one, other = StreamReader(data), StreamReader(data)
     for count in (k, 0, k):
         expected, found = read_factors(one, m, n, left, right)
         split = read_split_record(other, m, n, p, q)
@@ -55,7 +54,7 @@ def test_a_missing_basis_is_damage() -> None:
     pair = rng.standard_normal((12, 3)), rng.standard_normal((3, 9))
     write_record(writer, record(*pair, (mode.left, mode.right), (None, basis)), has_bases=True)
     with pytest.raises(BundleFormatError, match="a shared side in a module without such a basis"):
-        read_split_record(StreamReader(writer.finish(), VERSION), 12, 9, 4, 0)
+        read_split_record(StreamReader(writer.finish()), 12, 9, 4, 0)
 
 
 @pytest.mark.parametrize("lossless", [False, True])

@@ -21,7 +21,6 @@ from hydraopt.coding.chunks import (
 )
 from hydraopt.coding.model import MODEL_SIZE
 from hydraopt.coding.stream import Block, CodingRoom, StreamReader, StreamWriter, quantise_block
-from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError, NumericalError
 from hydraopt.files.aside import Aside
 
@@ -238,7 +237,7 @@ def test_the_largest_numbers_come_back(integers: list[list[int]]) -> None:
     block = block_of(integers)
     writer = StreamWriter()
     writer.block(block, KIND)
-    got = StreamReader(writer.finish(), VERSION).block(1, len(integers), KIND)
+    got = StreamReader(writer.finish()).block(1, len(integers), KIND)
     assert got.tolist() == [[column[0] for column in integers]]
 
 
@@ -251,9 +250,7 @@ def test_the_reader_refuses_what_leaves_32_bits(
     writer.block(block_of(integers), KIND)
     data = writer.finish()
     with pytest.raises(BundleFormatError, match="beyond what a block may hold"):
-        StreamReader(data, VERSION).block(1, len(integers), KIND)
-    # Version 1 had no such bounds.
-    StreamReader(data, 1).block(1, len(integers), KIND)
+        StreamReader(data).block(1, len(integers), KIND)
 
 
 def test_a_step_between_integers_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,8 +261,8 @@ def test_a_step_between_integers_has_a_bound(monkeypatch: pytest.MonkeyPatch) ->
     writer.integer(0, 1 << 30)
     data = writer.finish()
     far = 1 << 40
-    reader = StreamReader(data, VERSION)
+    reader = StreamReader(data)
     assert reader.run(0, 3, -far, far, "a row").tolist()[-1] == (1 << 30) - 1
-    reader = StreamReader(data, VERSION)
+    reader = StreamReader(data)
     with pytest.raises(BundleFormatError, match="a row"):
         reader.run(0, 4, -far, far, "a row")

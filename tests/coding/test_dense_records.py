@@ -21,7 +21,6 @@ from hydraopt.coding.dense import (
 from hydraopt.coding.forms import Way
 from hydraopt.coding.records import Kind, PartsRecord, quantise_side
 from hydraopt.coding.stream import StreamReader, StreamWriter
-from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError, NumericalError
 
 
@@ -33,7 +32,7 @@ def back(record: DenseRecord, shape: tuple[int, int], common: bool = False) -> D
     writer = StreamWriter()
     write_dense(writer, record)
     data = writer.finish()
-    reader = StreamReader(data, VERSION)
+    reader = StreamReader(data)
     again = read_dense(reader, shape, common)
     assert reader.position == len(data)
     return again
@@ -115,7 +114,7 @@ def stream(*integers: tuple[Kind, int]) -> StreamReader:
     writer = StreamWriter()
     for kind, value in integers:
         writer.integer(kind, value)
-    return StreamReader(writer.finish(), VERSION)
+    return StreamReader(writer.finish())
 
 
 @pytest.mark.parametrize(
@@ -155,11 +154,11 @@ def test_numbers_are_counted_before_they_are_made() -> None:
     writer = StreamWriter()
     write_dense(writer, DenseRecord(rest=quantise_rest(numbers((2, 3)), 0, np.array([4, 9]))))
     data = writer.finish()
-    read_dense(StreamReader(data, VERSION, told.append), (10, 3), False)
+    read_dense(StreamReader(data, told.append), (10, 3), False)
     assert told == [30]
     told.clear()
     # Of a file that the reader has: only what is coded.
-    read_dense(StreamReader(data, VERSION, told.append), (10, 3), False, bounded=True)
+    read_dense(StreamReader(data, told.append), (10, 3), False, bounded=True)
     assert told == [6]
 
 
@@ -177,7 +176,7 @@ def test_what_is_named_is_counted_before_it_is_made() -> None:
         for value in more:
             writer.integer(Kind.COUNT, value)
         told.clear()
-        reader = StreamReader(writer.finish(), VERSION, spend)
+        reader = StreamReader(writer.finish(), spend)
         with pytest.raises(MemoryError):
             read_dense(reader, (1 << 29, 5), False, bounded=True)
         return told
@@ -195,7 +194,7 @@ def test_what_is_written_counts_as_it_does_when_read() -> None:
     data = writer.finish()
     for bounded in (False, True):
         told.clear()
-        read_dense(StreamReader(data, VERSION, told.append), (10, 3), False, bounded=bounded)
+        read_dense(StreamReader(data, told.append), (10, 3), False, bounded=bounded)
         assert sum(told) == record.numbers(30, bounded)
 
 
@@ -210,7 +209,7 @@ def test_what_is_shared_is_whole() -> None:
     def shared(record: DenseRecord) -> DenseRecord | None:
         writer = StreamWriter()
         write_dense(writer, record)
-        return read_common(StreamReader(writer.finish(), VERSION), (9, 2))
+        return read_common(StreamReader(writer.finish()), (9, 2))
 
     assert shared(DenseRecord()) is None
     whole = DenseRecord(rest=quantise_rest(numbers((9, 2)), -99))

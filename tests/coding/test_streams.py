@@ -25,7 +25,6 @@ from hydraopt.coding.stream import (
     quantise_block,
 )
 from hydraopt.coding.trellis import reconstruct
-from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError, NumericalError
 
 KIND = 3
@@ -45,7 +44,7 @@ def round_trip(block: Block, kind: int = KIND) -> np.ndarray:
     writer = StreamWriter()
     writer.block(block, kind)
     data = writer.finish()
-    reader = StreamReader(data, VERSION)
+    reader = StreamReader(data)
     got = reader.block(block.levels.shape[1], len(block.spreads), kind)
     assert reader.position == len(data)
     return got
@@ -78,7 +77,7 @@ def test_side_integers_round_trip(values: list[tuple[int, int]]) -> None:
     writer = StreamWriter()
     for kind, value in values:
         writer.integer(kind, value)
-    reader = StreamReader(writer.finish(), VERSION)
+    reader = StreamReader(writer.finish())
     assert [reader.integer(kind, -(2**30), 2**30, "x") for kind, _ in values] == [
         value for _, value in values
     ]
@@ -111,7 +110,7 @@ def test_a_carry_runs_through_a_long_chain() -> None:
     values = [0] * 3000 + [1] * 5 + [0] * 3000 + [2**30 - 1] * 50
     for value in values:
         writer.integer(1, value)
-    reader = StreamReader(writer.finish(), VERSION)
+    reader = StreamReader(writer.finish())
     assert [reader.integer(1, 0, 2**30, "x") for _ in values] == values
 
 
@@ -150,7 +149,7 @@ def golden_stream() -> tuple[bytes, Block]:
 
 
 def read_golden(data: bytes) -> tuple[list[int], list[list[int]]]:
-    reader = StreamReader(data, VERSION)
+    reader = StreamReader(data)
     side = [reader.integer(kind, -(2**31), 2**31, "x") for kind, _ in GOLDEN_SIDE]
     return side, reader.block(8, 4, KIND).tolist()
 
@@ -210,7 +209,7 @@ def test_the_rate_table_is_the_formats() -> None:
 
 
 def read_all(data: bytes) -> None:
-    reader = StreamReader(data, VERSION)
+    reader = StreamReader(data)
     reader.integer(0, 0, 100, "a count")
     reader.block(50, 4, KIND)
     reader.integer(5, -6400, 6400, "an exponent")
@@ -219,7 +218,7 @@ def read_all(data: bytes) -> None:
 
 def drain(data: bytes, count: int, columns: int) -> None:
     """Read blocks and integers until the reader refuses."""
-    reader = StreamReader(data, VERSION)
+    reader = StreamReader(data)
     for _ in range(100_000):
         reader.integer(0, -(2**31), 2**31, "x")
         reader.block(count, columns, KIND)
@@ -259,7 +258,7 @@ def test_ones_without_end_do_not_hang(data: bytes) -> None:
 
 
 def test_a_huge_block_is_refused_before_it_is_allocated() -> None:
-    reader = StreamReader(whole_stream(), VERSION)
+    reader = StreamReader(whole_stream())
     tracemalloc.start()
     try:
         with pytest.raises(BundleFormatError, match="claims"):
@@ -274,7 +273,7 @@ def test_reading_on_past_the_end_is_refused() -> None:
     with pytest.raises(BundleFormatError, match="damaged stream"):
         drain(whole_stream(), 50, 4)
     # Past its end a stream reads as zeros, which decode to something; that has to end as well.
-    reader = StreamReader(b"", VERSION)
+    reader = StreamReader(b"")
     for _ in range(20):
         with pytest.raises(BundleFormatError, match="x is -"):
             reader.integer(0, 0, 1, "x")
@@ -286,7 +285,7 @@ def test_an_integer_outside_its_range_says_what_it_is() -> None:
     writer = StreamWriter()
     writer.integer(0, 41)
     with pytest.raises(BundleFormatError, match="the number of parts is 41, expected 0 to 40"):
-        StreamReader(writer.finish(), VERSION).integer(0, 0, 40, "the number of parts")
+        StreamReader(writer.finish()).integer(0, 0, 40, "the number of parts")
 
 
 def test_the_writer_refuses_what_no_reader_takes() -> None:

@@ -13,8 +13,7 @@ from hydraopt import merge, open_bundle, read_adapters, verify_bundle
 from hydraopt.bundle.harm import Harm
 from hydraopt.collection import encode
 from hydraopt.collection.encode import Limit
-from hydraopt.collection.refresh import refresh
-from hydraopt.collection.verbs import Onlooker, add, remove
+from hydraopt.collection.verbs import Onlooker, add
 from hydraopt.compress.core import CoreStore
 from hydraopt.compress.measure import MEASURES
 from hydraopt.compress.plan import modes_of, plan_module
@@ -148,22 +147,9 @@ def test_without_a_price_a_limit_is_needed(
     assert open_bundle(one_file)["e"].error <= 0.1
 
 
-def test_old_versions_and_methods_stay_as_they_are(
-    adapters: dict[str, Path], tmp_path: Path
-) -> None:
+def test_bundles_of_methods_stay_as_they_are(adapters: dict[str, Path], tmp_path: Path) -> None:
     from hydraopt.merging.combine import combine
-    from tests.bundle.golden.make import FIRST
 
-    old = tmp_path / "old"
-    old.write_bytes(FIRST.read_bytes())
-    with pytest.raises(UsageError, match="version 1"):
-        add(old, [adapters["e"]])
-    with pytest.raises(UsageError, match="version 1"):
-        remove(old, list(open_bundle(old))[:1])
-    assert old.read_bytes() == FIRST.read_bytes()
-    refresh(old, error=0.1)
-    assert open_bundle(old).version == 2
-    remove(old, list(open_bundle(old))[:1])
     method = tmp_path / "method"
     combine([adapters["a"]], method, "task-arithmetic")
     with pytest.raises(UsageError, match="what a method"):

@@ -10,7 +10,6 @@ import pytest
 from hydraopt.coding.dense import DenseRecord, read_dense, write_dense
 from hydraopt.coding.spread import spread_of
 from hydraopt.coding.stream import StreamReader, StreamWriter
-from hydraopt.coding.version import VERSION
 from hydraopt.compress import dense
 from hydraopt.compress.curve import LAST_CLASS, rate_of
 from hydraopt.compress.dense import (
@@ -68,7 +67,7 @@ def test_errors_are_the_measured_ones(shape: tuple[int, int], price: float) -> N
     ):
         writer = StreamWriter()
         write_dense(writer, record)
-        again = read_dense(StreamReader(writer.finish(), VERSION), shape, bool(encoded.common))
+        again = read_dense(StreamReader(writer.finish()), shape, bool(encoded.common))
         reference = np.zeros(shape)
         if again.common:
             assert encoded.common is not None

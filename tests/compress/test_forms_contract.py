@@ -19,7 +19,6 @@ from hydraopt.coding.records import (
     write_record,
 )
 from hydraopt.coding.stream import StreamReader, StreamWriter
-from hydraopt.coding.version import VERSION
 from hydraopt.compress.encode import EncodedModule
 from hydraopt.compress.measure import MEASURES, Measure
 from hydraopt.errors import BundleFormatError
@@ -67,12 +66,12 @@ def bytes_of(module: EncodedModule, tasks: int) -> tuple[bytes, list[bytes]]:
 def read_back(
     shared: bytes, streams: Sequence[bytes], m: int, n: int
 ) -> list[tuple[Factors, Mode]]:
-    reader = StreamReader(shared, VERSION)
+    reader = StreamReader(shared)
     left, right = read_basis(reader, m, m), read_basis(reader, n, n)
     assert reader.position == len(shared)
     found = []
     for stream in streams:
-        task = StreamReader(stream, VERSION)
+        task = StreamReader(stream)
         found.append(read_factors(task, m, n, left, right))
         assert task.position == len(stream)
     return found
@@ -236,10 +235,10 @@ def test_every_pair_of_ways_and_the_largest_exponents(left: Way, right: Way) -> 
 @pytest.mark.parametrize("mode", [Mode(Way.SHARED, Way.SHARED), Mode(Way.EXPLICIT, Way.PREDICTED)])
 def test_a_mode_without_its_basis_is_refused(mode: Mode) -> None:
     _, (shared, task) = record_of(mode)
-    reader = StreamReader(shared, VERSION)
+    reader = StreamReader(shared)
     left = read_basis(reader, M, M)
     with pytest.raises(BundleFormatError, match="without such a basis"):
-        read_factors(StreamReader(task, VERSION), M, N, left, None)
+        read_factors(StreamReader(task), M, N, left, None)
 
 
 def test_a_side_that_needs_a_basis_says_so() -> None:
@@ -254,14 +253,14 @@ def test_counts_that_cannot_be_are_refused(count: int, match: str) -> None:
     writer = StreamWriter()
     writer.integer(0, count)
     with pytest.raises(BundleFormatError, match=match):
-        read_factors(StreamReader(writer.finish(), VERSION), M, N, None, None)
+        read_factors(StreamReader(writer.finish()), M, N, None, None)
 
 
 def test_too_many_basis_vectors_are_refused() -> None:
     writer = StreamWriter()
     write_basis(writer, quantise_basis(np.eye(6) * 9))
     with pytest.raises(BundleFormatError, match="number of basis vectors is 6, expected 0 to 5"):
-        read_basis(StreamReader(writer.finish(), VERSION), 6, 5)
+        read_basis(StreamReader(writer.finish()), 6, 5)
 
 
 def test_the_core_is_in_order() -> None:

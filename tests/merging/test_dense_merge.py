@@ -12,7 +12,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from hydraopt import merge, open_bundle, read_adapter, read_adapters, shrink, verify_bundle
-from hydraopt.bundle.rules import CURRENT
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.compress.dense import encode_tensor
 from hydraopt.errors import BaseMismatchError, UsageError
@@ -281,7 +280,7 @@ def test_a_large_base_takes_no_numbers_beside_shared_bases(
 ) -> None:
     # As of an embedding of 10^8 numbers, of which a few rows changed.
     monkeypatch.setattr("hydraopt.coding.stream.MOST_NUMBERS_OF_FILE", (0, 12))
-    monkeypatch.setitem(vars(CURRENT), "numbers", (0, 12))
+    monkeypatch.setattr("hydraopt.bundle.bounds.MOST_NUMBERS_OF_FILE", (0, 12))
     folders = []
     for i in range(3):
         changed = load_file(base / "model.safetensors")["embed_tokens.weight"]

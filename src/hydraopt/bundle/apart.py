@@ -328,7 +328,7 @@ def _combined(core: CoreFile, parts: Sequence[OpenTask], where: AnyPath) -> Open
         metadata["library"] = file.metadata["library"]
     header = sum(x.header + x.sizes["manifest"] for x in files)
     size = sum(x.size for x in files)
-    about = where, metadata, file.version, file.rules
+    about = where, metadata, file.version
     return Opened(*about, made.manifest, places, size, header, core, mine)
 
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from hydraopt.bundle.items import CarriedBlob
-from hydraopt.bundle.rules import CURRENT, Limit, Rules, at_most
-from hydraopt.coding.stream import StreamReader
+from hydraopt.coding.chunks import ChunkReader
+from hydraopt.coding.stream import MOST_NUMBERS_OF_FILE, StreamReader
 from hydraopt.errors import BundleFormatError, explain
 from hydraopt.files.url import AnyPath
 
@@ -26,6 +26,7 @@ __all__ = [
     "check_text",
     "count_entries",
     "each_naming",
+    "most_text",
     "naming",
 ]
 
@@ -33,6 +34,10 @@ T = TypeVar("T")
 
 AGAIN: Final = "Fetch the bundle again or restore a copy"
 
+_Limit = tuple[int, int]
+"""Amount that is always allowed, and how much more per byte."""
+_TEXT: Final = 1 << 20, 64
+_CARRIED: Final = 1 << 24, 256
 _ENTRIES: Final = 1 << 17, 2
 _CONFIGS: Final = 1 << 24, 64
 _LEADS: Final = ("modules", "path"), ("tensors", "key")
@@ -41,12 +46,11 @@ _LEADS: Final = ("modules", "path"), ("tensors", "key")
 class Allowance:
     """How many numbers the streams of a bundle may still hold, each stream counted once.
 
-    size: bytes of all streams of the file.  rules: of its version.
+    size: bytes of all streams of the file.
     """
 
-    def __init__(self, size: int, rules: Rules = CURRENT) -> None:
-        self._rules = rules
-        self._most = at_most(rules.numbers, size)
+    def __init__(self, size: int) -> None:
+        self._most = _at_most(MOST_NUMBERS_OF_FILE, size)
         self._spent: dict[str, int] = {}
 
     def open(self, name: str, data: bytes, records: int) -> StreamReader:
@@ -66,7 +70,7 @@ class Allowance:
                     )
                 )
 
-        return self._rules.stream(data, records, spend)
+        return ChunkReader(data, records, spend)
 
 
 def count_entries(value: Any, core: Any = None) -> int:
@@ -107,15 +111,20 @@ def check_manifest(value: Any, size: int) -> None:
         _limit("bytes of configs", len(configs) * _weight(configs[0]), size, _CONFIGS)
 
 
+def most_text(packed: int) -> int:
+    """Return the largest size of a manifest's JSON for so many packed bytes."""
+    return _at_most(_TEXT, packed)
+
+
 def check_text(size: int, packed: int) -> None:
     """Refuse a manifest of ``size`` bytes that is far more than the ``packed`` that hold it."""
-    _limit("bytes of the manifest", size, packed, CURRENT.text)
+    _limit("bytes of the manifest", size, packed, _TEXT)
 
 
-def check_blobs(blobs: Sequence[CarriedBlob], packed: int, rules: Rules = CURRENT) -> None:
+def check_blobs(blobs: Sequence[CarriedBlob], packed: int) -> None:
     """Refuse carried tensors that are far more bytes than the ``packed`` that hold them."""
     whole = sum(item.nbytes for blob in blobs for item in blob.items)
-    _limit("bytes of carried tensors", whole, packed, rules.carried)
+    _limit("bytes of carried tensors", whole, packed, _CARRIED)
 
 
 @contextmanager
@@ -146,8 +155,12 @@ def each_naming(items: Iterator[T], file: AnyPath) -> Iterator[T]:
         yield item
 
 
-def _limit(what: str, count: int, size: int, limit: Limit) -> None:
-    most = at_most(limit, size)
+def _at_most(limit: _Limit, size: int) -> int:
+    return limit[0] + limit[1] * size
+
+
+def _limit(what: str, count: int, size: int, limit: _Limit) -> None:
+    most = _at_most(limit, size)
     if count > most:
         raise BundleFormatError(
             explain(f"too many {what} for the bytes there are", got=count, expected=most)

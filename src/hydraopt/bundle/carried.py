@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.container import MOST_CONTENT, deflate
+from hydraopt.bundle.container import MOST_CONTENT, deflate, inflate
 from hydraopt.bundle.items import MAX_RAW, CarriedBlob, CarriedItem
-from hydraopt.bundle.rules import CURRENT, Rules
 from hydraopt.files.aside import Aside, Laid, Place
 from hydraopt.files.url import AnyPath
 
@@ -107,14 +106,9 @@ def _split(tensors: Iterable[tuple[int, bytes]]) -> bytes:
     return planes
 
 
-def unpack_blob(
-    blob: CarriedBlob, data: bytes, path: AnyPath, rules: Rules = CURRENT
-) -> dict[str, RawTensor]:
-    """The tensors of a blob by key; raises BundleFormatError before it allocates too much.
-
-    rules: of the file's version.
-    """
-    planes = memoryview(rules.unpack(data, blob.raw_size, MAX_RAW, "a blob of carried tensors"))
+def unpack_blob(blob: CarriedBlob, data: bytes, path: AnyPath) -> dict[str, RawTensor]:
+    """Return the tensors of a blob by key; raise BundleFormatError before allocating too much."""
+    planes = memoryview(inflate(data, blob.raw_size, MAX_RAW, "a blob of carried tensors"))
     joined: dict[int, bytes] = {}
     position = 0
     for width in _WIDTHS:

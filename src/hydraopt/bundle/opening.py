@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from hydraopt.adapters.rawtensor import FileSpan, HeldSpan, TensorFile
 from hydraopt.adapters.safetensorsfile import can_be_safetensors, open_safetensors
 from hydraopt.bundle import strictjson
-from hydraopt.bundle.bounds import AGAIN, check_blobs, check_manifest, naming
-from hydraopt.bundle.container import FORMAT, tensor_names
-from hydraopt.bundle.rules import CURRENT, Rules, at_most
+from hydraopt.bundle.bounds import AGAIN, check_blobs, check_manifest, most_text, naming
+from hydraopt.bundle.container import FORMAT, inflate, tensor_names
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.tensors import checksum
 from hydraopt.bundle.writer import metadata_of
@@ -34,20 +33,7 @@ from hydraopt.files.ranges import RemoteFile, held_at
 from hydraopt.files.reading import Ranges
 from hydraopt.files.url import AnyPath, Url
 
-__all__ = ["Container", "CoreFile", "Opened", "open_source", "refuse_file", "rules_of"]
-
-_FIRST_APART: Final = 2
-"""The version from which on there are core and task files."""
-
-
-def rules_of(version: int) -> Rules:
-    """Those of a version that this library reads."""
-    if version == 1:
-        # Here, so that zstd is loaded for old files only.
-        from hydraopt.bundle import version1
-
-        return version1.RULES
-    return CURRENT
+__all__ = ["Container", "CoreFile", "Opened", "open_source", "refuse_file"]
 
 
 class Container:
@@ -94,11 +80,6 @@ class Container:
     def sizes(self) -> dict[str, int]:
         """Bytes of each tensor, in file order."""
         return {name: tensor.nbytes for name, tensor in self._file.items()}
-
-    @cached_property
-    def rules(self) -> Rules:
-        """Those of its version."""
-        return rules_of(self.version)
 
     def read(self, name: str) -> bytes:
         """The bytes of one tensor, held against its checksum.
@@ -158,14 +139,13 @@ class Container:
 
     def manifest(self, most: int | None = None) -> object:
         """The parsed JSON of its manifest, of which nothing but the size and the number of its
-        entries is checked. most: bytes that it may have, if they are fewer than by its rules."""
+        entries is checked. most: bytes that it may have, if they are fewer than its size allows."""
         packed = self.read("manifest")
         with naming(self.path):
-            allowed = at_most(self.rules.text, len(packed))
+            allowed = most_text(len(packed))
             most = allowed if most is None else min(most, allowed)
-            value = strictjson.loads(self.rules.unpack(packed, None, most, "the manifest"))
+            value = strictjson.loads(inflate(packed, None, most, "the manifest"))
             check_manifest(value, self.size)
-            self.rules.check(value)
         return value
 
     def check(self, names: list[str], about: Mapping[str, str]) -> None:
@@ -197,27 +177,17 @@ class Container:
         text = self.metadata.get("format_version", "")
         if not (text.isascii() and text.isdecimal()) or len(text) > 9 or int(text) < 1:
             refuse_file("format version makes no sense", self.path, repr(text)[:40], newest.VERSION)
-        if self.format != FORMAT and int(text) < _FIRST_APART:
-            refuse_file("format version knows no parts", self.path, text, _FIRST_APART)
-        if int(text) > newest.VERSION:
+        if int(text) != newest.VERSION:
+            newer = int(text) > newest.VERSION
             raise UnsupportedVersionError(
                 explain(
-                    "bundle was written in a newer format",
+                    f"bundle was written in {'a newer' if newer else 'an unreleased'} format",
                     file=self.path,
                     got=f"format version {text}",
-                    expected=f"at most {newest.VERSION}",
-                    do="Install a newer hydraopt: pip install --upgrade hydraopt",
-                )
-            )
-        draft = self.metadata.get("draft")
-        if draft is not None:
-            raise UnsupportedVersionError(
-                explain(
-                    "bundle was written in a draft of format 2, made before the freeze",
-                    file=self.path,
-                    got=f"draft {draft[:40]}",
-                    expected="format version 2, or 1",
-                    do="Merge the adapters again",
+                    expected=f"format version {newest.VERSION}",
+                    do="Install a newer hydraopt: pip install --upgrade hydraopt"
+                    if newer
+                    else "Merge the adapters again",
                 )
             )
         return int(text)
@@ -260,7 +230,6 @@ class Opened:
     path: AnyPath
     metadata: Mapping[str, str]
     version: int
-    rules: Rules
     manifest: Manifest
     places: Mapping[str, tuple[Container, str]]
     size: int
@@ -271,7 +240,7 @@ class Opened:
     def __post_init__(self) -> None:
         carried = sum(size for name, size in self.sizes.items() if name.startswith("carried/"))
         with naming(self.path):
-            check_blobs(self.manifest.blobs, carried, self.rules)
+            check_blobs(self.manifest.blobs, carried)
 
     @property
     def is_read(self) -> bool:
@@ -335,7 +304,7 @@ def open_source(file: Container) -> Opened:
         file.check(names, metadata_of(manifest, file.version))
     places = {name: (file, name) for name in names}
     header = file.header + file.sizes["manifest"]
-    about = path, file.metadata, file.version, file.rules
+    about = path, file.metadata, file.version
     return Opened(*about, manifest, places, file.size, header)
 
 

@@ -186,7 +186,7 @@ class Bundle(Mapping[str, TaskAdapter]):
         known = self._source.known
         if self._allowed is None or self._allowed[0] is not known:
             own = _sum_of(known.sizes, "task/")
-            self._allowed = known, Allowance(known.sizes["shared"] + own, known.rules)
+            self._allowed = known, Allowance(known.sizes["shared"] + own)
         return self._allowed[1]
 
     @property
@@ -309,7 +309,7 @@ class Bundle(Mapping[str, TaskAdapter]):
             return self._dense[index]
         blob, data = self.manifest.blobs[index], self.read(f"carried/{index}")
         with naming(self.path):
-            tensors = unpack_blob(blob, data, self.path, self._source.whole.rules)
+            tensors = unpack_blob(blob, data, self.path)
         if self._over is None and blob.raw_size > _DENSE * len(data):
             self._dense[index] = tensors
         return tensors

@@ -52,26 +52,17 @@ def split(
 ) -> list[SplitFile]:
     """Write what tasks share, and each task, to files of their own in ``folder``; the core first.
 
-    bundle: one of format version 2.  overwrite: the folder may hold core and task files, which are
+    overwrite: the folder may hold core and task files, which are
     replaced; other files in it stay.  another_core: even those of another core, which are another
     collection's, and tasks that the bundle does not have.  held: the caller holds the folder's
     lock. The folder appears, or changes, in one step. Raises BundleFormatError for a damaged
-    bundle, UsageError for one of version 1 and for a folder that is not empty, or whose files may
+    bundle, UsageError for a folder that is not empty, or whose files may
     not be replaced, LockedError for one that somebody is changing. In a store nothing changes in
     one step but an object: tasks of another core get names that are free, and the core, which is
     the switch, the name of the old.
     """
     opened, target = open_bundle(bundle), place_of(folder)
     destination(target)
-    if opened.version < 2:
-        raise UsageError(
-            explain(
-                "only bundles of format version 2 can be split",
-                file=place_of(bundle),
-                got=f"version {opened.version}",
-                do="Merge the adapters again",
-            )
-        )
     if not overwrite and is_folder(target):
         check_empty(target, "Empty it, or pass --overwrite")
     if isinstance(target, Path) and target.exists() and not target.is_dir():

@@ -16,7 +16,6 @@ from typing import Final, NoReturn
 import numpy as np
 
 from hydraopt.coding.stream import CodingRoom, StreamReader, StreamWriter
-from hydraopt.coding.version import VERSION
 from hydraopt.errors import NumericalError, explain
 from hydraopt.files.aside import Aside, Place
 
@@ -228,7 +227,7 @@ class ChunkReader(StreamReader):
         chunks, start = read_table(whole, records, self.damaged)
         if spend is not None:
             spend(sum(x.numbers for x in chunks))
-        super().__init__(b"", VERSION)
+        super().__init__(b"")
         self._begin(whole, chunks, start)
 
     def _begin(self, whole: memoryview, chunks: Sequence[Chunk], start: int) -> None:

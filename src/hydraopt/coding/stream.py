@@ -248,21 +248,18 @@ class StreamWriter:
 
 
 class StreamReader:
-    """Reads one stream without chunks, in the order in which it was written: all of a file of
-    version 1, or a chunk (see :class:`hydraopt.coding.chunks.ChunkReader`).
+    """Reads one chunk in the order in which it was written, see
+    :class:`hydraopt.coding.chunks.ChunkReader`.
 
-    version: of the format that the stream was written in, as the file's header says; what reads
-    records asks for it. spend: told how many numbers a record stands for before they are decoded;
+    spend: told how many numbers a record stands for before they are decoded;
     raises if they are too many.
     """
 
     def __init__(
         self,
         data: bytes | memoryview | NDArray[np.uint8],
-        version: int,
         spend: Callable[[int], None] | None = None,
     ) -> None:
-        self.version = version
         self._spend = spend
         self.restart(data)
 
@@ -318,7 +315,7 @@ class StreamReader:
         rows = np.zeros(count, np.int64)
         integers = np.empty((columns, count), np.int32)
         inside = decode_columns(self._state, self._data, self._model, integers, spreads, rows)
-        if not inside and self.version > 1:
+        if not inside:
             self.damaged("a number or the sum of a row is beyond what a block may hold")
         return spreads, integers
 

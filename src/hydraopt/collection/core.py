@@ -8,7 +8,6 @@ from typing import Any
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.bases import base_key
 from hydraopt.bundle.reader import Bundle
-from hydraopt.collection.piece import check_version
 from hydraopt.compress.measure import measure_named
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import AlignmentError, BaseMismatchError, UsageError, explain
@@ -31,7 +30,6 @@ __all__ = [
 def check_fits(core: Bundle, adapter: Adapter, same_base: bool) -> None:
     """Raise BaseMismatchError for an adapter of another base model than the core's, and UsageError
     for what has no core."""
-    check_version(core)
     check_has_core(core)
     ours = core.base_model
     names = [base_key(name) if name else None for name in (adapter.base_model, ours)]

@@ -16,7 +16,6 @@ from hydraopt.collection.piece import (
     Change,
     Done,
     check_current,
-    check_version,
     held_in,
     packed_parts,
 )
@@ -114,7 +113,6 @@ class _OneFile:
 
     def write(self, change: Change) -> Done:
         bundle = self.bundle()
-        check_version(bundle)
         pieces = [
             held_in(bundle, name).renamed(change.renamed.get(name, name))
             for name in bundle

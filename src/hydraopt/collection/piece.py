@@ -11,11 +11,11 @@ from hydraopt.bundle.items import CarriedBlob
 from hydraopt.bundle.opening import Container
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest, TaskEntry
-from hydraopt.errors import LockedError, UsageError, explain
+from hydraopt.errors import LockedError, explain
 from hydraopt.files.url import AnyPath
 
 __all__ = [
-    "Change", "Done", "TaskPiece", "check_current", "check_version", "held_in", "packed_parts",
+    "Change", "Done", "TaskPiece", "check_current", "held_in", "packed_parts",
 ]  # fmt: skip
 
 
@@ -73,18 +73,6 @@ def held_in(bundle: Bundle, name: str) -> TaskPiece:
         tuple(manifest.blobs[i] for i in entry.carried),
         tuple(bundle.read(f"carried/{i}") for i in entry.carried),
     )
-
-
-def check_version(bundle: Bundle) -> None:
-    """Raise UsageError for a bundle of version 1, whose streams are no streams of today's."""
-    if bundle.version == 1:
-        raise UsageError(
-            explain(
-                "a bundle of format version 1 stays as it is",
-                file=bundle.path,
-                do="Write it anew first: hydraopt refresh",
-            )
-        )
 
 
 def check_current(file: Container, path: AnyPath) -> None:

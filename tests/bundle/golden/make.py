@@ -3,8 +3,7 @@
     PYTHONPATH=src:. python -m tests.bundle.golden.make
 
 Everything in it follows from integers, so that no random generator has to stay as it is. Run again
-only when the format changes. tiny.hydra.safetensors was written so in version 1, without coded
-tensors and without harm; every later version has to read it.
+only when the format changes.
 """
 
 from __future__ import annotations
@@ -38,7 +37,6 @@ from hydraopt.coding.records import (
 from hydraopt.linalg.shapes import Array
 from tests.bundle.bundles import Parts, record
 
-FIRST = Path(__file__).with_name("tiny.hydra.safetensors")
 SECOND = Path(__file__).with_name("second.hydra.safetensors")
 TENSORS = (
     TensorEntry("head.weight", "F32", (3, 24), "saved"),
@@ -74,11 +72,8 @@ def dense_records() -> tuple[list[DenseRecord], list[DenseRecord]]:
     return commons, [head, offset, DenseRecord(rest=quantise_rest(table(3, 2, 8), 43, some))]
 
 
-def parts(dense: bool = True) -> Parts:
-    """The arguments of write_bundle and the factors that a reader must find.
-
-    dense: with coded tensors, and one task's harm, as from version 2 on.
-    """
+def parts() -> Parts:
+    """Return the arguments of write_bundle and the factors that a reader must find."""
     shared = ChunkWriter(CHUNK)
     bases = []
     for i, module in enumerate(MODULES):
@@ -88,7 +83,7 @@ def parts(dense: bool = True) -> Parts:
         shared.end_record(sum(basis.block.levels.size for basis in pair))
         bases.append((pair[0].basis, pair[1].basis))
     commons, own = dense_records()
-    for entry, common in zip(TENSORS, commons, strict=True) if dense else ():
+    for entry, common in zip(TENSORS, commons, strict=True):
         write_dense(shared, common)
         shared.end_record(common.numbers(entry.numbers, bounded=True))
     expected, streams = {}, []
@@ -100,26 +95,24 @@ def parts(dense: bool = True) -> Parts:
             write_record(writer, coded, True)
             writer.end_record(coded.numbers)
             expected[name][module.path] = coded.factors
-        for entry, tensor in zip(TENSORS, own, strict=True) if dense and name == "fr" else ():
+        for entry, tensor in zip(TENSORS, own, strict=True) if name == "fr" else ():
             write_dense(writer, tensor)
             writer.end_record(tensor.numbers(entry.numbers, bounded=False))
         streams.append(writer.finish())
-    last = "head.other" if dense else "head.weight"
     extras = {
         key: RawTensor.from_numpy(key, table(2, 3, 5).astype(code))
-        for key, code in (("head.bias", "<f4"), ("head.same", "<f4"), (last, "<f2"))
+        for key, code in (("head.bias", "<f4"), ("head.same", "<f4"), ("head.other", "<f2"))
     }
     carried = pack_carried({"fr": extras, "same": {}})
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q", "v", "conv"]}
     errors = (0.1, 0.2, 0.0)
     whole = TaskEntry("de", 0, 0, "peft", "org/tiny", 72, "BF16", False, (0, 1, 2), errors, 0.15)
     french = replace(whole, name="fr", content=1, config=1, carried=carried.tasks["fr"])
-    if dense:
-        french = replace(french, tensors=(0, 1, 2), tensor_errors=(0.1, 0.0, 0.25))
-        french = replace(french, harm=HARM, curve=CURVE)
+    french = replace(french, tensors=(0, 1, 2), tensor_errors=(0.1, 0.0, 0.25))
+    french = replace(french, harm=HARM, curve=CURVE)
     configs = (config, {**config, "lora_alpha": 8, "use_rslora": True})
     tasks = (whole, french, replace(whole, name="same"))
-    about = {"size": "5%"}, "org/tiny", TENSORS if dense else ()
+    about = {"size": "5%"}, "org/tiny", TENSORS
     manifest = Manifest(MODULES, tasks, tuple(carried.blobs), configs, *about)
     expected["same"] = expected["de"]
     return Parts(manifest, shared.finish(), streams, carried.data, expected)

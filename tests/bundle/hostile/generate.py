@@ -114,9 +114,8 @@ def _container(parts: Parts) -> Iterator[Case]:
     yield "extra tensor", extra, bad, "not those of the manifest"
     newer = pack(parts, format_version="3")
     yield "newer version", newer, UnsupportedVersionError, "newer format"
-    for number in ("1", "2"):
-        draft = pack(parts, draft=number)
-        yield f"draft {number}", draft, UnsupportedVersionError, "before the freeze.*Merge"
+    older = pack(parts, format_version="1")
+    yield "older version", older, UnsupportedVersionError, "unreleased"
     yield "no version", pack(parts, format_version=None), bad, "makes no sense"
     yield "version in words", pack(parts, format_version="one"), bad, "makes no sense"
     yield "other format", pack(parts, format="pt"), bad, "not a bundle"
