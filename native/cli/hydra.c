@@ -28,6 +28,7 @@ static const char HELP[] =
     "                  other tensor under its own name\n"
     "  --dtype TYPE    of the factors: same (as the original), f16, bf16, f32, f64\n"
     "  --base CONFIG   the base model's config.json, or its folder (gguf)\n"
+    "  --              what follows is no option: for names that begin with -\n"
     "\n"
     "Examples:\n"
     "  hydra list phone.hydra.safetensors\n"
@@ -295,16 +296,20 @@ static int parse(int count, char **words, Line *line) {
     const char **const places[] = {&line->output, &line->output, &line->to, &line->dtype,
                                    &line->base};
     const char **plain[3];
-    int i, at = 0;
+    int i, at = 0, plain_alone = 0; /* behind "--" nothing is an option */
     size_t j;
     plain[0] = &line->verb, plain[1] = &line->bundle, plain[2] = &line->task;
     for (i = 1; i < count; i++) {
-        for (j = 0; j < 5 && strcmp(words[i], names[j]);) j++;
+        if (!plain_alone && !strcmp(words[i], "--")) {
+            plain_alone = 1;
+            continue;
+        }
+        for (j = plain_alone ? 5 : 0; j < 5 && strcmp(words[i], names[j]);) j++;
         if (j < 5) {
             if (++i == count) return wrong("an option lacks its value", names[j]);
             line->option = names[j];
             *places[j] = words[i];
-        } else if (words[i][0] == '-' && words[i][1]) {
+        } else if (!plain_alone && words[i][0] == '-' && words[i][1]) {
             return wrong("an unknown option", words[i]);
         } else if (at == 3) {
             return wrong("too many arguments", words[i]);
@@ -351,7 +356,7 @@ static int run(int count, char **words) {
     hydra_bundle *bundle;
     hydra_error error;
     int i, code, bad = 0;
-    for (i = 1; i < count; i++) {
+    for (i = 1; i < count && strcmp(words[i], "--"); i++) {
         if (!strcmp(words[i], "--help") || !strcmp(words[i], "-h")) return fputs(HELP, stdout) < 0;
         if (!strcmp(words[i], "--version")) return puts("hydra " HYDRA_VERSION) < 0;
     }

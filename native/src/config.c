@@ -123,10 +123,12 @@ static hydra_status in_layers(hy_env *env, const hy_json *config, hy_slice path,
         HY_TRY(layer_by(env, none, path, &layer, &hit));
     }
     if (!hit) return HYDRA_OK;
-    for (i = 0; i < layer.size && i < 18; i++) {
+    for (i = 0; i < layer.size; i++) {
         if (layer.data[i] < '0' || layer.data[i] > '9') return HYDRA_OK;
-        number = number * 10 + (uint64_t)(layer.data[i] - '0');
+        if (number < (uint64_t)1 << 59) number = number * 10 + (uint64_t)(layer.data[i] - '0');
+        else return HYDRA_OK; /* larger than any layer that is named */
     }
+    if (!layer.size) return HYDRA_OK;
     if (hy_kind(config, wanted) == HY_INT)
         *yes = hy_natural(config, wanted, 0, (uint64_t)1 << 62, &one) && one == number;
     else if (hy_kind(config, wanted) == HY_LIST)

@@ -22,6 +22,8 @@ typedef struct {
     Step *code;
     uint32_t count;
     int depth, failed, tired;
+    int wanted;  /* what the first group matched */
+    int classes; /* \d and the like occur, of which only the ASCII part is known here */
     struct {
         int32_t low, high;
     } ranges[MOST_RANGES];
@@ -63,14 +65,15 @@ static void add_range(Program *p, int32_t low, int32_t high) {
     p->ranges[p->range_count++].high = high;
 }
 
-/* The ranges of \d, \w or \s; 0 for another letter. Characters beyond ASCII count as words. */
+/* The ranges of \d, \w or \s in ASCII; 0 for another letter. */
 static int add_class(Program *p, int32_t letter) {
     if (letter == 'd') add_range(p, '0', '9');
     else if (letter == 'w') {
         add_range(p, '0', '9'), add_range(p, 'A', 'Z'), add_range(p, 'a', 'z');
-        add_range(p, '_', '_'), add_range(p, 0x80, 0x10FFFF);
+        add_range(p, '_', '_');
     } else if (letter == 's') add_range(p, 9, 13), add_range(p, 28, 32);
     else return 0;
+    p->classes = 1;
     return 1;
 }
 
@@ -141,6 +144,7 @@ static void group(Program *p) {
 static void escape(Program *p) {
     int32_t c = next(p), upper = c >= 'A' && c <= 'Z' ? c + 32 : c;
     uint32_t first = p->range_count, step;
+    p->classes |= upper == 'b';
     if (c == 'b') emit(p, WORD, 0, 0);
     else if (c == 'B') emit(p, NO_WORD, 0, 0);
     else if (c == 'A') emit(p, START, 0, 0);
@@ -155,9 +159,12 @@ static void escape(Program *p) {
     }
 }
 
+static int quantifier(Program *p, uint32_t *least, uint32_t *most);
+
 /* One atom; 0 for one that cannot be repeated. */
 static int atom(Program *p) {
     int32_t c = next(p);
+    uint32_t least, most;
     switch (c) {
         case '(': group(p); return 1;
         case '[': set(p); return 1;
@@ -167,6 +174,12 @@ static int atom(Program *p) {
         case '*':
         case '+':
         case '?': p->failed = 1; return 0;
+        case '{': /* itself, unless it is a repeat of nothing */
+            p->at--;
+            if (quantifier(p, &least, &most)) return p->failed = 1, 0;
+            p->at++;
+            emit(p, CHAR, '{', 0);
+            return 1;
         case '\\':
             escape(p);
             return p->count && p->code[p->count - 1].op <= CLASS;
@@ -231,6 +244,8 @@ static void piece(Program *p) {
     if (lazy) p->at++;
     if (strchr("*+?", peek(p)) && peek(p)) p->failed = 1;
     end = p->at;
+    /* Python keeps what an empty last turn matched. */
+    if (p->wanted && p->group >= from && p->group < end) p->failed = 1;
     p->count = code;
     p->range_count = ranges;
     for (i = 0; i < least && !p->failed; i++) again(p, from);
@@ -287,8 +302,7 @@ static int word_at(hy_slice text, size_t at) {
     unsigned char c;
     if (at >= text.size) return 0;
     c = (unsigned char)text.data[at];
-    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_' ||
-           c >= 0x80;
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_';
 }
 
 /* Whether the step takes the character at *at, or holds there; moves behind it. */
@@ -377,12 +391,13 @@ static size_t first_group(hy_slice p) {
 hy_answer hy_match(hy_env *env, hy_slice pattern, hy_slice text, int whole, hy_slice *group_text) {
     Program *p = hy_alloc(env, 1, sizeof *p);
     hy_answer answer = HY_UNKNOWN;
-    size_t slots[2] = {0, 0};
+    size_t slots[2] = {0, 0}, i;
     if (!p) return HY_UNKNOWN;
     p->env = env;
     spend(p, pattern.size + 1);
     p->pattern = pattern;
     p->group = first_group(pattern);
+    p->wanted = group_text != NULL;
     p->code = hy_resize(env, NULL, 0, MOST_CODE * sizeof *p->code);
     if (p->code && pattern.size < 1 << 16 && text.size < MOST_TEXT) {
         alternatives(p);
@@ -391,6 +406,8 @@ hy_answer hy_match(hy_env *env, hy_slice pattern, hy_slice text, int whole, hy_s
     } else {
         p->failed = 1;
     }
+    for (i = 0; i < text.size && p->classes; i++)
+        if ((unsigned char)text.data[i] >= 0x80) p->failed = 1;
     if (!p->failed) spend(p, (uint64_t)p->count * (text.size + 1) / 64);
     if (!p->failed) {
         uint64_t bits = (uint64_t)p->count * (text.size + 1);

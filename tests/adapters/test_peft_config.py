@@ -141,3 +141,16 @@ def test_an_adalora_written_as_lora_keeps_none_of_its_own_settings():
     adalora = {"peft_type": "ADALORA", "init_r": 2, "rank_pattern": ranks, "target_modules": ["q"]}
     written = written_config(adalora, ["h.0.q"], None)
     assert written == {"peft_type": "LORA", "target_modules": ["q"]}
+
+
+@pytest.mark.parametrize("pattern", ["(0)?h", "(h|){2}", "(x)?h", "(h)", r"(\d*)h"])
+def test_a_group_in_layers_pattern_is_no_error(pattern: str) -> None:
+    """The first group is the layer's number, and may be empty, missing or no number."""
+    config = {"target_modules": ["q"], "layers_to_transform": [0], "layers_pattern": pattern}
+    assert not finds(config, "h.0.q")
+
+
+def test_a_layer_is_a_whole_number() -> None:
+    config = {"target_modules": ["q"], "layers_to_transform": [0.0, False]}
+    assert not finds(config, "h.0.q")
+    assert finds({**config, "layers_to_transform": [0.0, 0]}, "x.h.0.q")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from hydraopt.adapters import RawTensor
 from hydraopt.adapters.safetensorsfile import open_safetensors
@@ -21,6 +22,7 @@ from hydraopt.bundle import (
 )
 from hydraopt.bundle.restore.peft import export_peft
 from hydraopt.bundle.splitting import split
+from hydraopt.cli.main import cli
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.records import write_record
 from tests.bundle.bundles import remade
@@ -144,6 +146,23 @@ def test_raw_holds_what_the_task_is(run: Run, tmp_path: Path) -> None:
         assert abs(product - factors.B @ factors.A).max() <= 1e-12 * abs(product).max()
     for key, tensor in task.extras.items():
         assert tensors[key].raw() == tensor.raw()
+
+
+@pytest.mark.parametrize("name", ["--all", "-o", "--", "-", "--help"])
+def test_a_task_may_be_called_as_an_option_is(run: Run, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "b.hydra.safetensors"
+    pieces = Pieces.of((GOLDEN / "layouts" / "linear" / "bundle.hydra.safetensors").read_bytes())
+    whole = json.loads(pieces.text)
+    whole["tasks"]["name"] = [name]
+    pieces.text = json.dumps(whole, sort_keys=True).encode()
+    path.write_bytes(pieces.pack())
+    export_peft(open_bundle(path)[name], tmp_path / "ours")
+    done = run("extract", path, "-o", tmp_path / "theirs", "--", name)
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "theirs") == files(tmp_path / "ours")
+    python = CliRunner().invoke(cli, ["export", str(path), "-o", str(tmp_path / "x"), "--", name])
+    assert python.exit_code == 0, python.output
+    assert files(tmp_path / "x") == files(tmp_path / "ours")
 
 
 def test_what_is_there_stays(run: Run, tmp_path: Path) -> None:

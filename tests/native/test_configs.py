@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hydraopt.bundle import Manifest, ModuleEntry, TaskEntry, open_bundle, write_bundle
@@ -91,6 +91,10 @@ def test_powers_of_two_are_the_shortest_that_are_the_same(run: Run) -> None:
         {"target_modules": r"h\.\d+\..*"},
         {"target_modules": r"h\.[0-3]{1,2}\.(?:[^.]+\.)*?\w+$"},
         {"target_modules": r"nothing|at all"},
+        {"layers_to_transform": [0], "layers_pattern": r"(h)"},
+        {"layers_to_transform": [0], "layers_pattern": r"(\d*)h"},
+        {"layers_to_transform": [True, False, 0.0]},
+        {"layers_to_transform": [10**30, 0]},
         {"target_modules": ["q", "nothing"]},
         {"target_modules": []},
         {"target_modules": None},
@@ -126,6 +130,31 @@ def test_an_expression_that_is_not_known_is_refused_not_guessed(run: Run) -> Non
     _, theirs = both_configs(run, with_config(target_modules=r"(?=h)h.*"))
     assert isinstance(theirs, str)
     assert "not understood" in theirs
+
+
+_ATOMS = st.sampled_from(
+    ["h", "q", "0", r"\.", ".", r"\d", r"\w", r"\W", r"\s", r"\b", r"\B", "^", "$", "[hq]", "[^h]",
+     "[0-9.]", r"[\w.]", "[]h]", "\xe9", "\u2014", "|", "{", "}", "(?=h)", "-"]
+)  # fmt: skip
+_REPEATS = st.sampled_from(["", "", "", "*", "+", "?", "*?", "{2}", "{,2}", "{1,}", "{,}", "{x}"])
+_PIECES = st.lists(st.tuples(_ATOMS, _REPEATS).map("".join), min_size=1, max_size=4).map("".join)
+EXPRESSIONS = st.recursive(
+    _PIECES, lambda inner: st.tuples(st.just("("), inner, st.just(")"), _REPEATS).map("".join)
+) | st.tuples(_PIECES, st.just("|"), _PIECES).map("".join)
+
+
+@settings(max_examples=60)
+@example("|{2}h.*", "h.q")
+@given(EXPRESSIONS, st.sampled_from(["h.q", "h\xe9.q", "h.\u2014", "h.\u0663.q", "h-q"]))
+def test_an_expression_is_matched_as_python_does_or_refused(
+    run: Run, expression: str, path: str
+) -> None:
+    pieces = Pieces.of(with_config(target_modules=expression))
+    whole = json.loads(pieces.text)
+    whole["modules"]["path"] = [path, "h.0.q"]
+    pieces.text = json.dumps(whole, sort_keys=True).encode()
+    ours, theirs = both_configs(run, pieces.pack())
+    assert theirs == ours or (isinstance(theirs, str) and "expression" in theirs)
 
 
 def test_expressions_take_so_many_steps_together(run: Run, tmp_path: Path) -> None:

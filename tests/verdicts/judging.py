@@ -7,11 +7,13 @@ unsupported. Of a task the word says whether it can be written as a PEFT adapter
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydraopt.bundle import open_bundle, verify_bundle
 from hydraopt.bundle.restore.peft import export_peft
@@ -26,12 +28,13 @@ from hydraopt.errors import (
     UsageError,
 )
 
+UNABLE = "unsupported"
 _WORDS = {
     ChecksumError: "checksum",
     UnsupportedVersionError: "version",
     BundleFormatError: "damaged",
-    ExportError: "unsupported",
-    UsageError: "unsupported",  # what needs the base model, which C does not read
+    ExportError: UNABLE,
+    UsageError: UNABLE,  # what needs the base model, which C does not read
 }
 
 
@@ -107,14 +110,19 @@ def differences(path: Path, ours: Verdict, theirs: Verdict) -> list[str]:
         found.append(f"verify: {ours.whole} | {theirs.whole}")
     if ours.tasks and not theirs.tasks:
         return found
-    kinds = {"range": "unsupported"}
-    for i, task in enumerate(open_bundle(path).one_by_one() if ours.tasks else ()):
-        i = sorted(open_bundle(path)).index(task.name)
-        one, other = ours.tasks[i], kinds.get(theirs.tasks[i], theirs.tasks[i])
-        if task.entry.lossless and task.entry.format != "peft":
-            fine = other == "unsupported"
-        else:
-            fine = one == other and ours.hashes[i] == theirs.hashes[i]
-        if not fine:
-            found.append(f"{task.name!r}: {one} {ours.hashes[i]} | {other} {theirs.hashes[i]}")
+    bundle = open_bundle(path) if ours.tasks else {}
+    for i, name in enumerate(bundle):
+        task, one, other = bundle[name], ours.tasks[i], theirs.tasks[i].replace("range", UNABLE)
+        of_others = task.entry.lossless and task.entry.format != "peft"
+        if other == UNABLE and (of_others or _has_expression(task.config)):
+            continue
+        if one != other or ours.hashes[i] != theirs.hashes[i]:
+            found.append(f"{name!r}: {one} {ours.hashes[i]} | {other} {theirs.hashes[i]}")
     return found
+
+
+def _has_expression(config: Mapping[str, Any]) -> bool:
+    """Whether a setting of a config holds an expression that is more than a path."""
+    values = [config.get(key) for key in ("target_modules", "exclude_modules", "layers_pattern")]
+    texts = [x for value in values for x in (value if isinstance(value, list) else [value])]
+    return any(isinstance(x, str) and not re.fullmatch(r"[\w.-]*", x) for x in texts)

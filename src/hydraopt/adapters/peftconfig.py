@@ -111,7 +111,10 @@ def _in_layers(config: Mapping[str, Any], path: str, patience: Patience) -> bool
         heads = [r".*?\.[^.]*\.(\d+)\."]
     layer = next((hit for x in heads if (hit := _match(x, path, patience))), None)
     layers = wanted if isinstance(wanted, list) else [wanted]
-    return layer is not None and int(layer[1]) in layers
+    # A pattern may have a group of its own before the one of the number.
+    if layer is None or not (layer[1] or "").isdecimal():
+        return False
+    return any(type(x) is int and x == int(layer[1]) for x in layers)
 
 
 def _match(pattern: str, path: str, patience: Patience, whole: bool = False) -> Any:

@@ -25,7 +25,9 @@ from hydraopt.errors import HydraoptError
 from hydraopt.linalg.norms import distance, product_norm, ratio, relative_error
 from hydraopt.linalg.shapes import Factors
 
-__all__ = ["TaskReport", "VerifyReport", "distance_from", "relative_error", "verify_bundle"]
+__all__ = [
+    "TaskReport", "VerifyReport", "check_task", "distance_from", "relative_error", "verify_bundle",
+]  # fmt: skip
 
 # The task's error is stored with four digits; measuring again may differ in the order of sums.
 _ERROR_TOLERANCE: Final = 2e-3
@@ -161,16 +163,30 @@ def _held(task: TaskAdapter) -> object:
     return task.entry.content, task.entry.carried
 
 
+def check_task(task: TaskAdapter) -> None:
+    """Read all of a task, as :func:`verify_bundle` does, and raise what is wrong with it.
+
+    Raises BundleFormatError for damage, ChecksumError among it, and ExportError for a coded task
+    that came from PEFT and cannot be written as a PEFT adapter again.
+    """
+    _read(task)
+    check_peft(task)
+
+
+def _read(task: TaskAdapter) -> None:
+    if not task.entry.lossless:
+        task.factors()
+    for tensor in task.carried.values():
+        tensor.raw()
+    if not any(task.bundle.manifest.tensors[i].base for i in task.entry.tensors):
+        for tensor in task.coded_tensors().values():
+            tensor.raw()
+
+
 def _trouble(task: TaskAdapter) -> str | None:
     """What is wrong with a task's bytes, all of which are read; None if nothing is."""
     try:
-        if not task.entry.lossless:
-            task.factors()
-        for tensor in task.carried.values():
-            tensor.raw()
-        if not any(task.bundle.manifest.tensors[i].base for i in task.entry.tensors):
-            for tensor in task.coded_tensors().values():
-                tensor.raw()
+        _read(task)
     except HydraoptError as error:
         return str(error)
     return None
