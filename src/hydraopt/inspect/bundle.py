@@ -128,6 +128,7 @@ def _tensors(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows: dict[tuple[str, tuple[int, ...]], dict[str, Any]] = {}
     seen = set()
     for task in tasks:
+        first = min([task["name"], *task["shared_with"]])
         for x in task["tensor_details"]:
             about = {name: x[name] for name in ("key", "kind", "shape")}
             row = rows.setdefault(
@@ -136,7 +137,7 @@ def _tensors(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
             row["tasks"] += 1
             row["worst_error"] = max(row["worst_error"], x["error"])
             # Tasks of equal content share their bytes.
-            stream = min([task["name"], *task["shared_with"]]), x["key"]
+            stream = first, x["key"]
             row["bytes"] += 0 if stream in seen else x["bytes"]
             seen.add(stream)
     return sorted(rows.values(), key=lambda row: (-row["bytes"], row["key"]))
@@ -245,10 +246,19 @@ def _by_type(modules: list[dict[str, Any]]) -> list[dict[str, Any]]:
             },
             "mean_error": _mean([x["mean_error"] for x in rows if x["tasks"]]),
             "worst_error": max(x["worst_error"] for x in rows),
-            "forms": dict(sorted(sum((Counter(x["forms"]) for x in rows), Counter()).items())),
+            "forms": _all_forms(rows),
         }
         for (kind, m, n), rows in groups.items()
     ]
+
+
+def _all_forms(rows: list[dict[str, Any]]) -> dict[str, int]:
+    """Records by form over modules."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        for form, count in row["forms"].items():
+            counts[form] = counts.get(form, 0) + count
+    return dict(sorted(counts.items()))
 
 
 def _distinct_bytes(here: list[tuple[str, dict[str, Any]]], streams: dict[str, int | None]) -> int:

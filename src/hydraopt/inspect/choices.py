@@ -102,6 +102,8 @@ def choices(
     loaded = _originals(given, bundle, same_base, alpha) if given else None
     if loaded is not None and not any(x.name in names for x in loaded):
         return Choices((), np.zeros((0, 0)), (), True)
+    if not names:
+        return Choices((), np.zeros((0, 0)), (), False)
     tasks, cosines = _likeness(bundle, loaded, names, same_base, report)
     points: list[CodedSize] = []
     missing = _reason(bundle, loaded) if sizes else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
@@ -38,6 +39,10 @@ _MOST_LAYERS: Final = 40_000
 _MOST_COMPARED: Final = 100
 _MOST_EXAMPLES: Final = 400
 _MOST_HISTORY: Final = 500
+_MOST_TYPES: Final = 1000
+_MOST_PLANNED: Final = 2048, 64
+"""Modules that other sizes are planned for: so many, and one more for so many bytes of the file.
+Planning takes milliseconds a module."""
 
 
 @dataclass
@@ -123,10 +128,18 @@ def build(
 
 
 def _compared(known: Collected) -> set[str]:
-    """The most harmed of the tasks that are coded: those that are compared, if anybody is."""
+    """The most harmed coded tasks, which are compared with each other;
+    none where the modules are too many for the bytes of the file."""
+    if _has_too_many_modules(known.bundle):
+        return set()
     coded = {x.name for x in known.bundle.manifest.tasks if x.content is not None}
     names = [x.name for x in known.tasks if x.name in coded and not x.lossless]
     return set(names[:_MOST_COMPARED])
+
+
+def _has_too_many_modules(bundle: Bundle) -> bool:
+    free, each = _MOST_PLANNED
+    return len(bundle.core.modules) > free + bundle.size // each
 
 
 def _uncompared(made: Choices) -> Iterator[str]:
@@ -227,7 +240,7 @@ def _page(known: Collected, layers: dict[str, Layers], made: Choices | None) -> 
         layers={},
         modules=tuple(module.path for module in bundle.core.modules),
         sizes=sizes,
-        sizes_note=_sizes_note(made, tasks, sizes),
+        sizes_note=_sizes_note(made, tasks, sizes, _has_too_many_modules(bundle)),
         map=map_of(bundle, tasks, layers),
         alike=alike_of(made, len(tasks)) if made is not None else None,
         languages=group_rows(tasks, lambda x: language_name(x.language)),
@@ -264,10 +277,14 @@ def _left_out(evidence: Evidence) -> Iterator[str]:
             )
 
 
-def _sizes_note(made: Choices | None, tasks: Sequence[TaskView], sizes: Sequence[SizeRow]) -> str:
+def _sizes_note(
+    made: Choices | None, tasks: Sequence[TaskView], sizes: Sequence[SizeRow], too_many: bool
+) -> str:
     """Return what the other sizes are, or the reason for having none."""
     if made is None or not made.points:
         none = "No other size was coded for this page."
+        if too_many:
+            return f"{none} The bundle has too many modules for its bytes."
         if all(task.lossless for task in tasks):
             return f"{none} Nothing is coded."
         if len(tasks) > _MOST_COMPARED:
@@ -330,6 +347,7 @@ def _parts(bundle: Bundle) -> tuple[tuple[str, int], ...]:
 def _types(bundle: Bundle, tasks: Sequence[TaskView]) -> tuple[dict[str, Any], ...]:
     """Types of modules: how many, and the mean and worst error over modules and tasks."""
     types = [module_type(module.path) for module in bundle.core.modules]
+    counts = Counter(types)
     entries: Iterable[TaskEntry] = (
         bundle.manifest.tasks
         if bundle.is_whole
@@ -345,12 +363,12 @@ def _types(bundle: Bundle, tasks: Sequence[TaskView]) -> tuple[dict[str, Any], .
     return tuple(
         {
             "type": kind,
-            "modules": types.count(kind),
+            "modules": counts[kind],
             "mean": sum(errors) / len(errors),
             "worst": worst[kind][0],
             "task": worst[kind][1],
         }
-        for kind, errors in sorted(held.items())
+        for kind, errors in sorted(held.items())[:_MOST_TYPES]
     )
 
 
