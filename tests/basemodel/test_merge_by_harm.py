@@ -114,7 +114,7 @@ def test_how_much_is_judged_is_asked_with_prompts(place: Path) -> None:
     asked = ["merge", str(place / "adapters" / "en"), "--answer-tokens", "9", "-o", "x"]
     made = CliRunner().invoke(cli, asked)
     assert made.exit_code == 2
-    assert "--answer-tokens: give --base and --prompts as well" in made.stderr
+    assert "--answer-tokens needs --base and --prompts" in made.stderr
 
 
 def test_what_is_usual_is_not_in_the_recipe(place: Path) -> None:

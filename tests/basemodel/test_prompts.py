@@ -149,14 +149,14 @@ def test_the_command_line_sees(base, folders, tmp_path: Path, more: list[str]) -
     assert told.answers == (8 if recipe.get("refit") else 32)
     assert not more or "refit" not in recipe
     for wrong, what in (
-        (["--prompts", f"fr={prompts}"], "give the base model as well"),
+        (["--prompts", f"fr={prompts}"], "needs --base"),
         (["--base", str(base), "--prompts", "fr"], "no folder of prompts"),
         (["--base", str(base), "--prompts", "fr="], "not TASK=FILE"),
         (["--base", str(base), "--prompts", str(prompts)], "Name the task of a file: NAME=FILE"),
         (["--harm", "1%"], "--base and --prompts"),
         (["--refit"], "--base and --prompts"),
         (["--base", str(base), "--prompts", f"fr={tmp_path / 'no'}"], "cannot read the prompts"),
-        (["--base", str(base), *["--prompts", f"fr={prompts}"] * 2], "named twice"),
+        (["--base", str(base), *["--prompts", f"fr={prompts}"] * 2], "given twice"),
         (["--base", str(tmp_path / "no")], "base"),
     ):
         before = out.read_bytes()

@@ -63,7 +63,7 @@ def stating(place: Path, target: Path, harm: Harm | None) -> Path:
 
 def verify(place: Path, bundle: Path, *more: object) -> Result:
     given = [bundle, *sorted((place / "adapters").iterdir()), "--base", place / "base"]
-    asked = ["--prompts", place / "prompts", "-q", *more]
+    asked = ["--prompts", place / "prompts", *more]
     return CliRunner().invoke(cli, ["verify", *(str(x) for x in (*given, *asked))])
 
 
@@ -279,7 +279,7 @@ def test_prompts_need_the_base_and_the_originals(place: Path) -> None:
     for missing, more in given.items():
         result = CliRunner().invoke(cli, ["verify", str(place / "b"), "--prompts", folder, *more])
         assert result.exit_code == 2
-        assert f"give {missing} as well" in result.output
+        assert f"needs {missing}" in result.output
 
 
 def test_wrong_prompts_are_refused(place: Path, tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_prompts_of_one_task_may_be_a_file(place: Path, tmp_path: Path) -> None:
     (task,) = json.loads(result.stdout)["harm"]
     assert (task["name"], task["measured"]["answers"]) == ("fr", 3)
     twice = CliRunner().invoke(cli, [*given, *2 * ["--prompts", str(tmp_path)]])
-    assert (twice.exit_code, "give one folder" in twice.output) == (2, True)
+    assert (twice.exit_code, "one folder" in twice.output) == (2, True)
 
 
 def test_a_damaged_task_is_a_problem(

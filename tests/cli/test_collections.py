@@ -115,14 +115,14 @@ def test_they_refuse(run: Run, two: Path, folder: Path) -> None:
         (("add", two, folder / "a"), "has a task of that name"),
         (("add", two), "Missing argument"),
         (("add", two, folder / "c", "--size", "5%", "--error", "0.1"), "more than one limit"),
-        (("add", two, folder / "c", "--harm", "1%"), "give --base and --prompts as well"),
+        (("add", two, folder / "c", "--harm", "1%"), "--harm needs --base and --prompts"),
         (("add", two, folder / "c", "--size", "60"), "the size cannot be kept"),
         (("replace", two, folder / "c"), "no such task"),
         (("remove", two, "c"), "no such task"),
         (("rename", two, "a", "b"), "has a task of that name"),
         (("ls", folder / "a" / "adapter_config.json"), "not a bundle"),
-        (("refresh", two, "--apply", "-o", "x"), "not both"),
-        (("refresh", two, "--size", "5%"), "need -o or --apply"),
+        (("refresh", two, "--apply", "-o", "x"), "cannot be combined with"),
+        (("refresh", two, "--size", "5%"), "needs -o or --apply"),
         (("refresh", two, "-o", two), "the output is what is read"),
     ):
         result = run(*arguments)

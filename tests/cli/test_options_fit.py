@@ -23,12 +23,12 @@ from tests.conftest import write_adapter
         (("--method", "dare-ties", "--option", "seed=-1"), "at least 0"),
         (("--method", "task-arithmetic", "--option", "lam=nan"), "expected a finite number"),
         (("--method", "task-arithmetic", "--option", "lam=inf"), "expected a finite number"),
-        (("--method", "average", "--products", "bfloat16"), "give the base model"),
-        (("--method", "average", "--no-refit"), "--method has no"),
-        (("--products", "bfloat16"), "give the base model"),
+        (("--method", "average", "--products", "bfloat16"), "--base"),
+        (("--method", "average", "--no-refit"), "--method cannot be combined with --no-refit"),
+        (("--products", "bfloat16"), "--base"),
         (("--memory", "50%"), "nothing of which a share"),
-        (("--base", "b", "--prompts", "one", "--prompts", "two"), "give one folder"),
-        (("--base", "b", "--prompts", "de=x", "--prompts", "de=y"), "a task is named twice"),
+        (("--base", "b", "--prompts", "one", "--prompts", "two"), "one folder"),
+        (("--base", "b", "--prompts", "de=x", "--prompts", "de=y"), "given twice"),
         (("--base", "b", "--prompts", "one", "--harm", "1"), "cannot read the harm"),
         (
             ("--base", "b", "--prompts", "one", "--harm", "1%", "--size", "5%"),
@@ -47,7 +47,7 @@ def test_a_merge_refuses(run: Run, adapters: Path, tmp_path: Path, more, said: s
 def test_what_is_kept_bit_by_bit_needs_no_base(run: Run, bundle: Path, adapters: Path) -> None:
     done = run("add", bundle, f"x={adapters / 'de'}", "--lossless", "--base", "nowhere")
     assert done.exit_code == 2
-    assert "leaves nothing to weigh" in done.stderr
+    assert "--lossless" in done.stderr
 
 
 def test_a_wrong_base_is_no_problem_of_the_bundle(run: Run, bundle: Path) -> None:
@@ -59,8 +59,11 @@ def test_a_wrong_base_is_no_problem_of_the_bundle(run: Run, bundle: Path) -> Non
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--answers", "3", "--no-scores", "--probes", "x"), "--answers and --no-scores"),
-        (("--probes", "x", "--rows", "3"), "there are no rows without tasks"),
+        (
+            ("--answers", "3", "--no-scores", "--probes", "x"),
+            "--answers cannot be combined with --no-scores",
+        ),
+        (("--probes", "x", "--rows", "3"), "--rows needs --tasks"),
         (("--tasks", "x", "--seed", "-1"), "-1"),
     ],
 )

@@ -206,7 +206,7 @@ def test_adapters_with_heads_and_others_in_one_command(base, mood, tasks, tmp_pa
     adapters = [str(adapter(tmp_path / "mood-en")), str(writer)]
     merge(adapters, tmp_path / "b", error=0.3, workers=1)
     command = ["eval", *adapters, str(tmp_path / "b"), "--base", str(base), "--tasks", str(mood)]
-    shown = CliRunner().invoke(cli, [*command, "-q", "-o", str(tmp_path / "r.json")])
+    shown = CliRunner().invoke(cli, [*command, "-o", str(tmp_path / "r.json")])
     assert shown.exit_code == 0, shown.output
     assert "mood-en" in shown.output
     assert "macro-F1" in shown.output

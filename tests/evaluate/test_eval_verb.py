@@ -96,7 +96,7 @@ def test_answers_are_kept_those_that_change_first(adapter, base, tasks, tmp_path
         assert row["changed"] or one == two
     said = run(*command, "--answers", 7, "--no-generate")
     assert said.exit_code == 2
-    assert "no answers are written without generation" in said.output
+    assert "--no-generate" in said.output
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def both(tasks, tmp_path) -> list[str]:
 
 def test_the_others_are_written(both, base, tasks, tmp_path) -> None:
     out = tmp_path / "r.json"
-    said = run("eval", *both, "--base", base, "--tasks", tasks, "-o", out, "-q", "--answers", 2)
+    said = run("eval", *both, "--base", base, "--tasks", tasks, "-o", out, "--answers", 2)
     assert said.exit_code == 0, said.output
     result = json.loads(out.read_text())
     by = {x["adapter"]: x for x in result["tasks"]}

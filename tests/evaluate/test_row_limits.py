@@ -120,7 +120,7 @@ def test_rows_without_a_place_are_left_out_and_answers_end_with_the_context(tmp_
 
 def test_a_result_tells_of_rows_beyond_the_context(tmp_path) -> None:
     tasks = task(tmp_path / "t", [("x" * n, "yes") for n in (1, 9, 22, 60)])
-    command = ("eval", adapter(tmp_path / "mood-en", OPT_Q), "--tasks", tasks, "-q")
+    command = ("eval", adapter(tmp_path / "mood-en", OPT_Q), "--tasks", tasks)
     said = run(*command, "--base", saved(tmp_path / "base", opt()), "--json")
     assert said.exit_code == 0, said.output
     result = json.loads(said.output)

@@ -37,7 +37,7 @@ def test_a_lossless_bundle_with_its_originals_has_a_page(made: Made, tmp_path: P
         assert not any(note.startswith(NOT_COMPARED) for note in other.notes)
         assert other.sizes_note.endswith("Nothing is coded.")
     command = ["report", str(path), "--originals", *map(str, originals)]
-    said = CliRunner().invoke(cli, [*command, "-o", str(tmp_path / "x.html"), "-q"])
+    said = CliRunner().invoke(cli, [*command, "-o", str(tmp_path / "x.html")])
     assert said.exit_code == 0, said.output
 
 

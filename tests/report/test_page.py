@@ -310,7 +310,7 @@ def test_the_command_writes_a_page_and_no_other_file(made: Made, tmp_path: Path)
     assert run("report", made.bundle, "-o", page, "-q")[0] == 0  # one of ours is replaced
     other = tmp_path / "other.html"
     other.write_text("<title>mine</title>")
-    code, said = run("report", made.bundle, "-o", other, "-q")
+    code, said = run("report", made.bundle, "-o", other)
     assert (code, other.read_text()) == (2, "<title>mine</title>")
     assert "hydraopt did not make it" in said
     assert run("report", made.bundle, "-o", tmp_path / "no" / "x.html")[0] == 2

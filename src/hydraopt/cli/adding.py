@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hydraopt.cli.common import all_option, json_option, quiet_option, skip_option, workers_option
+from hydraopt.cli.common import (
+    all_option,
+    cannot_combine,
+    json_option,
+    needs,
+    quiet_option,
+    skip_option,
+    workers_option,
+)
 from hydraopt.cli.mergeoptions import (
     Prompts,
     base_tensors,
@@ -105,15 +113,16 @@ class Adding:
     def __post_init__(self) -> None:
         check_prompts(self.prompted)
         if self.harm is not None and not self.prompted:
-            raise click.BadParameter("give --base and --prompts as well", param_hint="--harm")
+            raise needs("--harm", "--base", "--prompts")
         if self.prompted and self.base is None:
-            raise click.BadParameter("give the base model as well: --base", param_hint="--prompts")
-        if self.prompted and self.lossless:
-            raise click.BadParameter("--lossless changes no answer", param_hint="--prompts")
-        if self.exact and self.lossless:
-            raise click.BadParameter("--lossless keeps all tensors", param_hint="--exact")
-        if self.base is not None and self.lossless:
-            raise click.BadParameter("--lossless leaves nothing to weigh", param_hint="--base")
+            raise needs("--prompts", "--base")
+        given = {
+            "--prompts": bool(self.prompted),
+            "--exact": bool(self.exact),
+            "--base": self.base is not None,
+        }
+        if self.lossless and (idle := [name for name, x in given.items() if x]):
+            raise cannot_combine("--lossless", idle, "every tensor is kept as it is")
 
 
 def run_adding(

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn, TextIO, TypeVar
@@ -23,12 +23,14 @@ from hydraopt.files.url import Url, is_url
 __all__ = [
     "HARM_COLUMNS",
     "all_option",
+    "cannot_combine",
     "check_local",
     "check_target",
     "emit_json",
     "harm_cells",
     "json_option",
     "mean_and_worst",
+    "needs",
     "open_streams",
     "percent",
     "printable",
@@ -69,6 +71,17 @@ workers_option = click.option(
     help="Processes at most; default one for each core, or one where the work is small. Does not "
     "change the result.",
 )
+
+
+def cannot_combine(option: str, others: Iterable[str], why: str = "") -> click.UsageError:
+    """Return the error for an option that was given with others that it excludes."""
+    reason = f": {why}" if why else ""
+    return click.UsageError(f"{option} cannot be combined with {', '.join(others)}{reason}")
+
+
+def needs(option: str, *needed: str) -> click.UsageError:
+    """Return the error for an option that was given without others that it needs."""
+    return click.UsageError(f"{option} needs {' and '.join(needed)}")
 
 
 def printable(text: str) -> str:

@@ -11,8 +11,10 @@ from typing import Any, Final
 import click
 
 from hydraopt.cli.common import (
+    cannot_combine,
     emit_json,
     json_option,
+    needs,
     quiet_option,
     say,
     show_table,
@@ -151,32 +153,22 @@ _OF_SCORES: Final = ("rows", "max_tokens", "no_generate")
 def _check(options: Mapping[str, Any], given: Collection[str]) -> None:
     """Raise UsageError for options that would do nothing. given: names of those that stand there,
     whose values may be the defaults."""
-    for other, without in (("no_generate", "generation"), ("no_scores", "scores")):
-        if "answers" in given and options[other]:
-            raise UsageError(
-                explain(
-                    f"no answers are written without {without}",
-                    got=f"--answers and {_spelt([other])}",
-                    do="Leave one of the two out",
-                )
-            )
+    excluded = [name for name in ("no_generate", "no_scores") if options[name]]
+    if "answers" in given and excluded:
+        raise cannot_combine("--answers", [_spelt(excluded)], "no answers are written")
     asked = options["probes"] or options["swaps"]
     if options["tasks"] is None and (options["swaps"] or not asked):
-        what = "--swaps needs the rows of tasks" if asked else "there is nothing to score"
-        raise UsageError(explain(what, got="no --tasks", do="Give --tasks FOLDER"))
+        raise needs("--swaps" if asked else "scoring", "--tasks")
     of_tasks = [name for name in _OF_TASKS if name in given]
     if options["tasks"] is None and of_tasks:
-        got = _spelt(of_tasks)
-        raise UsageError(explain("there are no rows without tasks", got=got, do="Give --tasks"))
+        raise needs(_spelt(of_tasks), "--tasks")
     if ("probe_items" in given or options["no_scores"]) and not asked:
-        got = "--no-scores" if options["no_scores"] else "--probe-items"
-        do = "Give --probes PATH or --swaps"
-        raise UsageError(explain("there are neither probes nor swaps", got=got, do=do))
+        option = "--no-scores" if options["no_scores"] else "--probe-items"
+        raise needs(option, "--probes or --swaps")
     of_scores = [name for name in _OF_SCORES if name in given]
     if options["no_scores"] and of_scores:
-        do = "Leave it out; --probe-items limits rows of --swaps"
-        got = f"--no-scores and {_spelt(of_scores)}"
-        raise UsageError(explain("no rows are scored", got=got, do=do))
+        why = "no rows are scored; --probe-items limits the rows of --swaps"
+        raise cannot_combine("--no-scores", [_spelt(of_scores)], why)
 
 
 def _spelt(names: Sequence[str]) -> str:

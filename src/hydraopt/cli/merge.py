@@ -12,8 +12,10 @@ import click
 
 from hydraopt.cli.common import (
     all_option,
+    cannot_combine,
     check_target,
     json_option,
+    needs,
     quiet_option,
     skip_option,
     workers_option,
@@ -201,10 +203,10 @@ def merge(
     """
     asked = Asked(**options)
     if plot and not plan_only:
-        raise click.UsageError("--plot draws what --plan-only measures: give both")
+        raise needs("--plot", "--plan-only")
     if plan_only:
         if output is not None:
-            raise click.UsageError("--plan-only writes no bundle: leave -o out")
+            raise cannot_combine("--plan-only", ["-o"], "it writes no bundle")
         with progress_bar(quiet or as_json) as progress:
             report = _planned(adapters, asked, plot, progress)
         show_plan(report, as_json, all_tasks)
@@ -301,10 +303,17 @@ def _planned(
 
         check_plot(plot)
     if asked.base is None or not asked.prompted or (asked.size is None) == (asked.harm is None):
-        raise click.UsageError("--plan-only needs --base, --prompts, and a --size or a --harm")
-    other = asked.error is not None or asked.max_error is not None or asked.lossless
-    if other or asked.forms or asked.exact or asked.method:
-        raise click.UsageError("--plan-only has no other limit, and no form, exact or method")
+        raise needs("--plan-only", "--base", "--prompts", "one of --size, --harm")
+    given = {
+        "--error": asked.error is not None,
+        "--max-error": asked.max_error is not None,
+        "--lossless": asked.lossless,
+        "--form": bool(asked.forms),
+        "--exact": bool(asked.exact),
+        "--method": asked.method is not None,
+    }
+    if idle := [name for name, x in given.items() if x]:
+        raise cannot_combine("--plan-only", idle)
     from hydraopt.basemodel.products import products_of
     from hydraopt.merging.harm.plan import plan
 

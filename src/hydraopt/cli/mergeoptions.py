@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from hydraopt.cli.common import warn
+from hydraopt.cli.common import cannot_combine, needs, warn
 from hydraopt.values import closest, listed
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def check_prompts(prompted: Sequence[tuple[str, str]]) -> None:
     """Raise click's error for two folders, or two files of one task."""
     if len(dict(prompted)) != len(prompted):
         folders = [where for task, where in prompted if not task]
-        said = "give one folder" if len(folders) > 1 else "a task is named twice"
+        said = "expected one folder" if len(folders) > 1 else "a task is given twice"
         raise click.BadParameter(said, param_hint="--prompts")
 
 
@@ -238,51 +238,62 @@ class Asked:
 
     def __post_init__(self) -> None:
         if len(self.importance) != len(self.weights):
-            raise click.BadParameter("a task is named twice", param_hint="--weight")
+            raise click.BadParameter("a task is given twice", param_hint="--weight")
         check_prompts(self.prompted)
         if self.harm is not None:
             self._check_harm(self.harm)
-        if self.prompts and self.base is None:
-            raise click.BadParameter("give the base model as well: --base", param_hint="--prompts")
-        if self.answer_tokens is not None and not self.prompted:
-            said = "give --base and --prompts as well"
-            raise click.BadParameter(said, param_hint="--answer-tokens")
-        if self.refit and not self.prompted:
-            raise click.BadParameter("give --base and --prompts as well", param_hint="--refit")
-        if self.refit and self.harm is not None:
-            raise click.BadParameter(
-                "nothing is trained after --harm: what keeps the limit stays as it was measured",
-                param_hint="--refit",
-            )
+        self._check_prompted()
         if self.base is None and self.products != "float32":
-            raise click.BadParameter("give the base model as well: --base", param_hint="--products")
+            raise needs("--products", "--base")
         if self.base is not None and self.lossless:
-            raise click.BadParameter("--lossless leaves nothing to weigh", param_hint="--base")
+            raise cannot_combine("--base", ["--lossless"], "every tensor is kept as it is")
+        self._check_method()
+
+    def _check_prompted(self) -> None:
+        """Raise click's error for options of a measurement without what they need."""
+        if self.prompts and self.base is None:
+            raise needs("--prompts", "--base")
+        if self.answer_tokens is not None and not self.prompted:
+            raise needs("--answer-tokens", "--base", "--prompts")
+        if self.refit and not self.prompted:
+            raise needs("--refit", "--base", "--prompts")
+        if self.refit and self.harm is not None:
+            why = "training would change the harm that was measured"
+            raise cannot_combine("--refit", ["--harm"], why)
+
+    def _check_method(self) -> None:
+        """Raise click's error for options that only a method takes, or that none takes."""
         numbers = (self.heads is not None) + (self.rank is not None)
         if len(self.method_options) != len(self.settings) + numbers:
-            raise click.BadParameter("an option is named twice", param_hint="--option")
-        if self.method is None and (self.method_options or self.solver):
-            raise click.UsageError("--heads, --rank, --solver and --option need --method")
-        limits = (
-            self.size
-            or self.lossless
-            or self.harm
-            or self.forms
-            or self.fair
-            or self.workers
-            or self.exact
-            or self.engine != "local"
-            or self.address
-            or self.work
-            or self.memory
-            or self.refit is not None
-        )
-        given = (self.error, self.max_error, self.base) != (None, None, None)
-        if self.method is not None and (limits or given or self.measure != DEFAULT_MEASURE):
-            raise click.UsageError(
-                "--method has no size, limit, form, measure, base, workers, engine or exact: what "
-                "it makes is stored"
-            )
+            raise click.BadParameter("an option is given twice", param_hint="--option")
+        given = {
+            "--heads": self.heads is not None,
+            "--rank": self.rank is not None,
+            "--solver": self.solver is not None,
+            "--option": bool(self.settings),
+        }
+        if self.method is None and (mine := [name for name, x in given.items() if x]):
+            raise needs(", ".join(mine), "--method")
+        given = {
+            "--size": self.size is not None,
+            "--error": self.error is not None,
+            "--max-error": self.max_error is not None,
+            "--lossless": self.lossless,
+            "--harm": self.harm is not None,
+            "--form": bool(self.forms),
+            "--fair": self.fair,
+            "--measure": self.measure != DEFAULT_MEASURE,
+            "--base": self.base is not None,
+            "--exact": bool(self.exact),
+            "--refit" if self.refit else "--no-refit": self.refit is not None,
+            "--workers": self.workers is not None,
+            "--engine": self.engine != "local",
+            "--address": self.address is not None,
+            "--work": self.work is not None,
+            "--memory": self.memory is not None,
+        }
+        if self.method is not None and (idle := [name for name, x in given.items() if x]):
+            raise cannot_combine("--method", idle)
 
     def _check_harm(self, harm: str) -> None:
         """Before a base model is loaded for it."""
@@ -290,7 +301,7 @@ class Asked:
         from hydraopt.merging.merge import Limits
 
         if not self.prompted:
-            raise click.BadParameter("give --base and --prompts as well", param_hint="--harm")
+            raise needs("--harm", "--base", "--prompts")
         limit = Limits(self.size, self.error, self.max_error, self.lossless, harm).budget(0)
         check_choices(limit, self.fair, self.importance)
 

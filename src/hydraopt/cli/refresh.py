@@ -8,10 +8,12 @@ import click
 
 from hydraopt.cli.common import (
     all_option,
+    cannot_combine,
     check_target,
     emit_json,
     json_option,
     mean_and_worst,
+    needs,
     percent,
     quiet_option,
     say,
@@ -66,9 +68,9 @@ def refresh(
     """
     limited = options["size"] is not None or options["error"] is not None
     if output is not None and in_place:
-        raise click.UsageError("give -o or --apply, not both")
+        raise cannot_combine("-o", ["--apply"])
     if limited and output is None and not in_place:
-        raise click.UsageError("--size and --error need -o or --apply")
+        raise needs("--size" if options["size"] is not None else "--error", "-o or --apply")
     if output is not None:
         _check(bundle, output, force)
     from hydraopt.collection.refresh import expected_saving

@@ -16,6 +16,7 @@ from hydraopt.cli.common import (
     harm_cells,
     json_option,
     mean_and_worst,
+    needs,
     percent,
     quiet_option,
     say,
@@ -31,7 +32,7 @@ from hydraopt.cli.mergeoptions import (
     warn_of_base,
 )
 from hydraopt.cli.progress import progress_bar
-from hydraopt.errors import UsageError, explain
+from hydraopt.errors import UsageError
 from hydraopt.values import counted, listed
 
 if TYPE_CHECKING:
@@ -135,15 +136,9 @@ def _check_given(
     """Raises an error for options that are of no use without others."""
     if prompted and not (base and adapters):
         missing = [x for x, given in (("ADAPTERS", adapters), ("--base", base)) if not given]
-        raise click.BadParameter(f"give {' and '.join(missing)} as well", param_hint="--prompts")
+        raise needs("--prompts", *missing)
     if not adapters and (same_base or alpha is not None):
-        raise UsageError(
-            explain(
-                "there are no originals to read",
-                got="--same-base" if same_base else "--alpha",
-                do="Give ADAPTERS as well, or leave it out",
-            )
-        )
+        raise needs("--same-base" if same_base else "--alpha", "ADAPTERS")
 
 
 def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[str]:
