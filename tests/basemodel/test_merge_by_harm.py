@@ -81,9 +81,12 @@ def test_no_other_number_of_tokens_is_judged(place: Path, tokens: str) -> None:
         (("--error", "-2", "-o", "x"), "-2"),
         (("--size", "40%", "--measure", "none", "-o", "x"), "none"),
         (("--size", "40%", "--measure", "none", "--plan-only"), "none"),
-        (("--harm", "5%", "--fair", "-o", "x"), "holds for each task already"),
-        (("--harm", "5%", "--weight", "en=2", "-o", "x"), "holds for each task already"),
-        (("--size", "40%", "--weight", "er=2", "-o", "x"), "a task that is not there"),
+        (("--harm", "5%", "--fair", "-o", "x"), "cannot be combined with weights or fair"),
+        (
+            ("--harm", "5%", "--weight", "en=2", "-o", "x"),
+            "cannot be combined with weights or fair",
+        ),
+        (("--size", "40%", "--weight", "er=2", "-o", "x"), "a task that was not found"),
         (("--size", "40%", "--form", "privat", "-o", "x"), "unknown form; got privat"),
     ],
 )
@@ -328,14 +331,20 @@ def test_an_addition_gets_the_notes_of_a_merge(place: Path) -> None:
         (["--size", "40%", "--harm", "1%", "-o", "x"], "more than one limit"),
         (["--harm", "nothing", "-o", "x"], "cannot read the harm"),
         (["--size", "40%"], "--output"),
-        (["--harm", "5%", "--plan-only", "--fair"], "holds for each task already"),
+        (["--harm", "5%", "--plan-only", "--fair"], "cannot be combined with weights or fair"),
         (["--size", "40%", "--plan-only", "--form", "private"], "no form, exact"),
         (["--size", "40%", "--plan-only", "--plot", "x.txt"], "unknown kind of picture"),
         (["--size", "40%", "--plan-only", "--plot", "none/x.png"], "no folder for the picture"),
-        (["--harm", "5%", "--plan-only", "--weight", "en=2"], "holds for each task already"),
-        (["--harm", "5%", "--weight", "en=2", "-o", "x"], "holds for each task already"),
-        (["--size", "40%", "--plan-only", "--weight", "er=2"], "a task that is not there"),
-        (["--size", "40%", "--weight", "er=2", "-o", "x"], "a task that is not there"),
+        (
+            ["--harm", "5%", "--plan-only", "--weight", "en=2"],
+            "cannot be combined with weights or fair",
+        ),
+        (
+            ["--harm", "5%", "--weight", "en=2", "-o", "x"],
+            "cannot be combined with weights or fair",
+        ),
+        (["--size", "40%", "--plan-only", "--weight", "er=2"], "a task that was not found"),
+        (["--size", "40%", "--weight", "er=2", "-o", "x"], "a task that was not found"),
         (["--size", "4o%", "-o", "x"], "cannot read the size"),
         (["--size", "40%", "--form", "privat", "-o", "x"], "unknown form; got privat"),
     ],
@@ -375,7 +384,7 @@ def test_prompts_of_the_merge_serve_what_is_added_to_it(place: Path) -> None:
     assert "prompts of no task here are not read: it" in warned.output
     next((place / "prompts").glob("fr.*")).unlink()
     refused = CliRunner().invoke(cli, again)
-    assert "prompts of a task that is not there" in refused.output
+    assert "prompts for a task that was not found" in refused.output
     assert "got it, expected fr" in refused.output
 
 

@@ -67,7 +67,7 @@ def test_what_was_seen_counts_by_its_root(base, folders) -> None:
 
 
 def test_prompts_of_an_unknown_task_are_refused(base, folders) -> None:
-    with pytest.raises(UsageError, match="prompts of a task that is not there; got de"):
+    with pytest.raises(UsageError, match="prompts for a task that was not found; got de"):
         Onlooker(str(base), read_adapters(folders), {"de": ["x"]})
 
 

@@ -288,7 +288,7 @@ def test_wrong_prompts_are_refused(place: Path, tmp_path: Path) -> None:
     asked = ["--base", str(place / "base"), "--prompts", str(tmp_path)]
     result = CliRunner().invoke(cli, ["verify", str(place / "b"), *adapters, *asked])
     assert result.exit_code == 2
-    assert "prompts of a task that is not there" in result.output
+    assert "prompts for a task that was not found" in result.output
     assert "got de, expected en, fr" in result.output
 
 

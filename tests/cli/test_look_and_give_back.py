@@ -72,7 +72,7 @@ def test_inspect_refuses(run: Run, bundle: Path, adapters: Path, tmp_path: Path)
     damaged = tmp_path / "damaged.hydra.safetensors"
     damaged.write_bytes(bundle.read_bytes()[:50])
     for arguments, message in (
-        ((bundle, adapters / "de"), "one bundle at a time"),
+        ((bundle, adapters / "de"), "inspect takes one bundle"),
         ((damaged,), "damaged"),
         ((tmp_path / "no",), "no such file"),
         ((adapters / "de", "--plot", tmp_path / "x.txt"), "unknown kind of picture"),

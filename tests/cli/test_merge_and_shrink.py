@@ -120,7 +120,7 @@ def test_options_reach_the_library(run: Run, adapters: Path, tmp_path: Path) -> 
         (["--error", "2"], "--error is a fraction"),
         (["--measure", "feeling"], "unknown measure"),
         (["--form", "round"], "unknown form"),
-        (["--weight", "xx=2"], "importance is given for a task that is not there"),
+        (["--weight", "xx=2"], "importance for a task that was not found"),
         (["--weight", "de=-1"], "an importance must be positive"),
         (["--weight", "de"], "has no '='"),
         (["--weight", "=2"], "has no '='"),
@@ -210,7 +210,7 @@ def test_shrink_refuses(run: Run, bundle: Path, adapters: Path, tmp_path: Path) 
     output = tmp_path / "small.hydra.safetensors"
     for arguments, message in (
         ((bundle, "-o", output), "shrink needs one limit"),
-        ((bundle, "-o", output, "--size", "90%"), "the bundle is not larger than that"),
+        ((bundle, "-o", output, "--size", "90%"), "the bundle already meets the limit"),
         ((bundle, "-o", bundle, "--size", "20%"), "the output is what is read"),
         ((adapters / "de", "-o", output, "--size", "20%"), "bundle"),
     ):

@@ -26,7 +26,7 @@ from tests.conftest import write_adapter
         (("--method", "average", "--products", "bfloat16"), "--base"),
         (("--method", "average", "--no-refit"), "--method cannot be combined with --no-refit"),
         (("--products", "bfloat16"), "--base"),
-        (("--memory", "50%"), "nothing of which a share"),
+        (("--memory", "50%"), "a share needs something"),
         (("--base", "b", "--prompts", "one", "--prompts", "two"), "one folder"),
         (("--base", "b", "--prompts", "de=x", "--prompts", "de=y"), "given twice"),
         (("--base", "b", "--prompts", "one", "--harm", "1"), "cannot read the harm"),
@@ -34,7 +34,7 @@ from tests.conftest import write_adapter
             ("--base", "b", "--prompts", "one", "--harm", "1%", "--size", "5%"),
             "more than one limit",
         ),
-        (("--base", "b", "--prompts", "fr=x", "--harm", "1%"), "a task that is not there"),
+        (("--base", "b", "--prompts", "fr=x", "--harm", "1%"), "a task that was not found"),
     ],
 )
 def test_a_merge_refuses(run: Run, adapters: Path, tmp_path: Path, more, said: str) -> None:

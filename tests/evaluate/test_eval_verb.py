@@ -103,7 +103,7 @@ def test_answers_are_kept_those_that_change_first(adapter, base, tasks, tmp_path
     ("more", "what"),
     [
         (["--task", "spell-en"], "cannot read --task"),
-        (["--task", "x=spell/en"], "an adapter that is not there; got x"),
+        (["--task", "x=spell/en"], "an adapter that was not found; got x"),
         (["--task", "spell-en=spell"], "cannot read the task"),
         (["--task", "spell-en=sing/en"], "sing is no task"),
         (["--split", "train"], "no train rows"),

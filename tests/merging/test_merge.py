@@ -167,7 +167,7 @@ def test_sensitivity_lowers_the_error_of_a_module(three, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("sensitivity", "what"),
     [
-        ({"z": {}}, "sensitivity of a task that is not there; got z"),
+        ({"z": {}}, "sensitivity for a task that was not found; got z"),
         ({"b": dict.fromkeys(PATHS[1:], 1.0)}, "h.0.q.*got nothing"),
         ({"b": dict.fromkeys(PATHS, -1.0)}, "must be a positive number.*got -1"),
         ({"b": dict.fromkeys(PATHS, float("nan"))}, "must be a positive number.*got nan"),

@@ -230,9 +230,9 @@ def test_a_port_in_use_is_said_at_once(host: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--seconds", "inf", "a limit makes no sense"),
-        ("--seconds", "nan", "a limit makes no sense"),
-        ("--rows", "0", "a limit makes no sense"),
+        ("--seconds", "inf", "limits must be positive"),
+        ("--seconds", "nan", "limits must be positive"),
+        ("--rows", "0", "limits must be positive"),
         ("--port", "99999", "is not in the range"),
         ("--host", "0.0.0.0", "needs an API key"),
     ],

@@ -85,7 +85,7 @@ class Onlooker:
         unknown = sorted(set(prompts) - {adapter.name for adapter in adapters})
         if unknown:
             expected = closest(unknown, [adapter.name for adapter in adapters])
-            what = "prompts of a task that is not there"
+            what = "prompts for a task that was not found"
             raise UsageError(explain(what, got=listed(unknown), expected=expected))
         self._adapters = {adapter.name: adapter for adapter in adapters}
         reasons = ((adapter.name, ", ".join(beyond_linear(adapter))) for adapter in adapters)

@@ -103,7 +103,7 @@ def read_prompt_folder(
     if (unknown and without) or not mine:
         raise UsageError(
             explain(
-                "prompts of a task that is not there" if unknown else "no prompts in the folder",
+                "prompts for a task that was not found" if unknown else "no prompts in the folder",
                 file=Path(path),
                 got=listed(unknown or sorted(files)) or "no .jsonl or .txt file",
                 expected=closest(unknown or sorted(files), without),

@@ -37,9 +37,7 @@ def card(
     """
     others, files = told_apart(more, (), results)
     if others:
-        raise UsageError(
-            explain("a card is made of results alone", got=others[0], expected="EVAL.json")
-        )
+        raise UsageError(explain("card expects result files", got=others[0], expected="EVAL.json"))
     if output is not None:
         check_page(output, force, lambda text: b"\nlibrary_name: hydraopt\n" in text)
     from hydraopt.report.build import collect

@@ -291,7 +291,7 @@ def _check_address(path: str, force: bool, folders: bool) -> None:
         return
     if url.is_web or not url.name or url.is_folder:
         do = "Give the name of an object in a store (s3://, gs://, hf://), or a local file"
-        raise UsageError(explain("nothing can be written to the output", file=url, do=do))
+        raise UsageError(explain("cannot write to the output", file=url, do=do))
     from hydraopt.bundle.kind import is_bundle
     from hydraopt.files.folders import files_in, is_there
 
@@ -314,7 +314,7 @@ def check_local(output: str) -> None:
     """Raise UsageError for an address where only this machine is written to."""
     if is_url(output):
         do = "Write to a local folder, and copy that with the store's own tool"
-        raise UsageError(explain("nothing is exported to an address", file=Url(output), do=do))
+        raise UsageError(explain("cannot export to an address", file=Url(output), do=do))
 
 
 def size_text(count: float) -> str:

@@ -44,7 +44,7 @@ def explore(
     others, files = told_apart(more, (), results)
     if others:
         raise UsageError(
-            explain("explore reads results alone", got=others[0], expected="EVAL.json")
+            explain("explore expects result files", got=others[0], expected="EVAL.json")
         )
     try:
         from hydraopt.serve.limits import is_loopback

@@ -102,7 +102,7 @@ def inspect(
     if bundles and len(paths) > 1:
         raise UsageError(
             explain(
-                "one bundle at a time, and no adapters with it",
+                "inspect takes one bundle, or adapters",
                 got=", ".join(paths[:8]),
                 do="Split",
             )

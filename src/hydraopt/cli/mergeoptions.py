@@ -117,7 +117,7 @@ def given_texts(
     the folder that are of no task.
 
     names: the tasks that are asked about. others: tasks that there are besides. Raises UsageError
-    for what cannot be read, and for prompts of a task that is not there.
+    for what cannot be read, and for prompts for a task that was not found.
     """
     from hydraopt.basemodel.prompts import prompt_files, read_prompt_folder, read_prompts
     from hydraopt.errors import UsageError, explain
@@ -125,7 +125,7 @@ def given_texts(
     files = dict(prompted)
     folder = files.pop("", None)
     if unknown := sorted(set(files) - set(names)):
-        what, expected = "prompts of a task that is not there", closest(unknown, sorted(names))
+        what, expected = "prompts for a task that was not found", closest(unknown, sorted(names))
         raise UsageError(explain(what, got=listed(unknown), expected=expected))
     texts = {}
     if folder is not None:

@@ -40,7 +40,7 @@ class _Asked:
     def __post_init__(self) -> None:
         counts = (self.rows, self.queue, self.connections, self.prompt_tokens, self.answer_tokens)
         if min(counts) < 1 or not 0 < self.seconds < math.inf:
-            raise UsageError(explain("a limit makes no sense", expected="numbers above 0"))
+            raise UsageError(explain("limits must be positive", expected="finite numbers above 0"))
 
     def address(self, port: int) -> str:
         """Where clients find the interface."""

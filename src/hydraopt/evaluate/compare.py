@@ -268,7 +268,7 @@ def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile | No
         if unknown:
             raise UsageError(
                 explain(
-                    f"{what} for an adapter that is not there",
+                    f"{what} for an adapter that was not found",
                     got=listed(unknown),
                     expected=closest(unknown, names),
                 )

@@ -96,7 +96,7 @@ def _modules(contents: Sequence[Adapter]) -> dict[str, ModuleEntry]:
             if first != entry:
                 raise AlignmentError(
                     explain(
-                        "adapters disagree about a module",
+                        "adapters have different modules under one path",
                         adapter=adapter.name,
                         module=path,
                         got=_describe(entry),

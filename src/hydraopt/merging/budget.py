@@ -58,7 +58,7 @@ def parse_size(text: str | int, fp16_bytes: int) -> int:
     if not fp16_bytes and "%" in written:
         raise UsageError(
             explain(
-                "there is nothing of which a share could be taken",
+                "a share needs something to be a share of",
                 got=shown(text),
                 expected="800KB, 3MB, 2MiB or bytes",
             )
@@ -157,7 +157,9 @@ class HarmLimit:
             wanted = (
                 "more than 0 % and less than 100 %" if self.shares else "a finite number above 0"
             )
-            raise UsageError(explain("no such limit on harm", got=self.text, expected=wanted))
+            raise UsageError(
+                explain("the limit on harm is out of range", got=self.text, expected=wanted)
+            )
 
     @property
     def unit(self) -> str:

@@ -158,7 +158,9 @@ def _weights(
     if unknown:
         raise UsageError(
             explain(
-                "a weight names no adapter", got=listed(unknown), expected=closest(unknown, names)
+                "weight for an adapter that was not found",
+                got=listed(unknown),
+                expected=closest(unknown, names),
             )
         )
     given = _relative(importance, names) * relative_weights(adapters)

@@ -306,7 +306,7 @@ def _refuse_idle(choices: Mapping[str, object]) -> None:
     if idle:
         raise UsageError(
             explain(
-                "lossless leaves nothing to weigh or to choose",
+                "lossless cannot be combined with these options",
                 got=", ".join(idle),
                 do="Leave these out, or give a size or an error instead",
             )

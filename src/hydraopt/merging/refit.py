@@ -56,7 +56,7 @@ def _check(task: str, modules: CodedModules, others: Mapping[str, PartsRecord]) 
         if _said(other) != wanted:
             raise UsageError(
                 explain(
-                    "cannot take another record of a module",
+                    "cannot replace a record of a module",
                     adapter=task,
                     module=path,
                     got=_said(other),

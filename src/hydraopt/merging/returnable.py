@@ -22,7 +22,7 @@ def check_returnable(adapter: Adapter, *, lossless: bool) -> None:
         if fused and not isinstance(adapter.config.get("enable_lora"), list):
             raise AdapterFormatError(
                 explain(
-                    "which slots of a fused projection the groups are is not stated",
+                    "the slots of a fused projection are not stated",
                     adapter=adapter.name,
                     file=adapter.source,
                     module=module.path,

@@ -191,7 +191,7 @@ def _check_smaller(bundle: Bundle, size: int) -> None:
         return
     raise BudgetError(
         explain(
-            "the bundle is not larger than that",
+            "the bundle already meets the limit",
             file=bundle.path,
             got=f"{bundle.size:,} bytes",
             expected=f"more than {size:,} bytes",

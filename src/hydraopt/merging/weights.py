@@ -207,7 +207,7 @@ def check_importance(names: Sequence[str], given: Mapping[str, float]) -> None:
     if unknown:
         raise UsageError(
             explain(
-                "importance is given for a task that is not there",
+                "importance for a task that was not found",
                 got=listed(unknown),
                 expected=closest(unknown, names),
             )
@@ -282,7 +282,9 @@ def module_weights(pieces: MergeSet, energies: Array, measure: Measure, seen: Se
     """
     unknown = sorted(set(seen) - {task.name for task in pieces.tasks})
     if unknown:
-        raise UsageError(explain("sensitivity of a task that is not there", got=", ".join(unknown)))
+        raise UsageError(
+            explain("sensitivity for a task that was not found", got=", ".join(unknown))
+        )
     weights = np.tile(_expected(pieces.modules, measure), (pieces.contents, 1))
     for task in pieces.tasks:
         mine = seen.get(task.name)

@@ -19,7 +19,7 @@ def check_choices(
     if isinstance(aim, HarmLimit) and (fair or importance):
         raise UsageError(
             explain(
-                "a limit on harm holds for each task already",
+                "a limit on harm cannot be combined with weights or fair",
                 do="Leave fair out" if fair else "Leave the weights out",
             )
         )
@@ -36,7 +36,7 @@ def check_prompted(names: Iterable[str], known: Collection[str]) -> None:
     if missing:
         raise UsageError(
             explain(
-                "a limit on harm needs prompts of every task",
+                "a limit on harm needs prompts for every task",
                 got=f"none of {listed(missing)}",
                 do="Add a file of prompts for each, give --size or --error instead, or merge those "
                 "that can have none apart",
@@ -49,7 +49,7 @@ def check_several(names: Sequence[str]) -> None:
     if names:
         raise UsageError(
             explain(
-                "a limit on harm needs several prompts of every task",
+                "a limit on harm needs several prompts for every task",
                 got=f"one prompt of {listed(names)}, which tells nothing of others",
                 do="Add different ones, 64 or more, or give --size or --error instead",
             )

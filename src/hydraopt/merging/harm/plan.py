@@ -117,12 +117,12 @@ def plan(
     loaded = load(adapters, same_base, alpha)
     pieces = align(loaded.adapters, loaded.base_model, lossless=False, base=open_base(base))
     if not pieces.contents:
-        raise UsageError(explain("there is nothing to share out", got="no coded tensors"))
+        raise UsageError(explain("there is nothing to plan", got="no coded tensors"))
     aim = parse_harm(harm) if harm is not None else Size(parse_size(size or 0, pieces.fp16_bytes))
     if lossless_job(loaded, pieces, aim) is not None:
         do = "Merge with it: the bundle has every bit"
         got = "a size with room for every bit"
-        raise UsageError(explain("there is nothing to share out", got=got, do=do))
+        raise UsageError(explain("there is nothing to plan", got=got, do=do))
     job = begun_job(pieces, aim)
     weighed = weigh(importance, sensitivity, pieces, aim, fair, judge)
     options = Options(weighing, tuple(FORMS), fair, workers, progress, *weighed)
