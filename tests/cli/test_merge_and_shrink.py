@@ -125,7 +125,7 @@ def test_options_reach_the_library(run: Run, adapters: Path, tmp_path: Path) -> 
         (["--weight", "de"], "has no '='"),
         (["--weight", "=2"], "has no '='"),
         (["--weight", "de=much"], "'much' in 'de=much' is not a number"),
-        (["--weight", "de=1", "--weight", "de=2"], "a task is named twice"),
+        (["--weight", "de=1", "--weight", "de=2"], "a task is given twice"),
         (["--workers", "0"], "0 is not in the range"),
     ],
 )

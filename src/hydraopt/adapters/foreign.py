@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from hydraopt.adapters.keys import spell
+from hydraopt.adapters.keys import joined_half, spell
 from hydraopt.adapters.lycoris import has_product, is_lycoris, read_lycoris
 from hydraopt.adapters.model import ExtraKind, Format, Kind, Layout, LowRankModule
 from hydraopt.adapters.peft import Parsed
@@ -24,7 +24,7 @@ from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
 from hydraopt.adapters.scale import ScaleRule, mlx_scale, ratio
 from hydraopt.files.url import AnyPath
 
-__all__ = ["joined_half", "read_image_lora", "read_loralib", "read_mlx"]
+__all__ = ["read_image_lora", "read_loralib", "read_mlx"]
 
 StoredPair = tuple[RawTensor, RawTensor]
 
@@ -41,14 +41,7 @@ _HALF: Final = re.compile(
     r"|:(?P<numbered>down|up))"
 )
 
-# As some trainers join kohya's names: "_" between the path and the rest. Such paths have no dots.
-_JOINED: Final = re.compile(r"(?P<path>[^.]+)_lora_(?P<half>down|up)\.weight")
 _JOINED_ALPHA: Final = re.compile(r"[^.]+_alpha")
-
-
-def joined_half(name: str) -> re.Match[str] | None:
-    """Match a half of a pair named PATH_lora_down.weight or PATH_lora_up.weight."""
-    return _JOINED.fullmatch(name)
 
 
 def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) -> Parsed:

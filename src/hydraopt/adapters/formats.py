@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hydraopt.adapters.keys import parse
+from hydraopt.adapters.keys import joined_half, parse
 from hydraopt.adapters.model import Format
 from hydraopt.adapters.peft import Parsed, read_peft
 from hydraopt.adapters.rawtensor import TensorFile, refuse
@@ -95,7 +95,6 @@ def _peft(name: str, opened: Opened) -> bool:
 
 
 def _kohya(name: str, opened: Opened) -> bool:
-    from hydraopt.adapters.foreign import joined_half
     from hydraopt.adapters.lycoris import has_product
 
     own = name.endswith((".lora_down.weight", ".lora_up.weight")) or joined_half(name) is not None

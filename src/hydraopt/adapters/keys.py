@@ -15,7 +15,16 @@ from typing import Final, Literal
 
 from hydraopt.adapters.model import ExtraKind
 
-__all__ = ["PREFIX", "PeftKey", "extra_kind", "names_adapter", "parse", "saved_names", "spell"]
+__all__ = [
+    "PREFIX",
+    "PeftKey",
+    "extra_kind",
+    "joined_half",
+    "names_adapter",
+    "parse",
+    "saved_names",
+    "spell",
+]
 
 PREFIX: Final = "base_model.model."
 
@@ -30,6 +39,7 @@ _EMBEDDING: Final = re.compile(r"(.+)\.lora_embedding_([AB])(?:\.([^.]+))?")
 _SAVED: Final = ".modules_to_save."
 _BEFORE: Final = ".original_module."
 _PARTS: Final = (".lora_", ".trainable_tokens_delta.")
+_JOINED: Final = re.compile(r"(?P<path>[^.]+)_lora_(?P<half>down|up)\.weight")
 _UNKNOWN: Final = re.compile(r"\.(?:lora_(?!magnitude_vector)\w+|vera_\w+|ranknum)\b")
 
 
@@ -61,6 +71,14 @@ class PeftKey:
     def settings_path(self) -> str:
         """The path that PEFT matches rank and alpha patterns with: the outermost wrapper's."""
         return self.inner.split(".base_layer")[0]
+
+
+def joined_half(key: str) -> re.Match[str] | None:
+    """Match half of a pair as some trainers write kohya's names, PATH_lora_down.weight.
+
+    The path, group ``path``, has no dots; group ``half`` is "down" or "up".
+    """
+    return _JOINED.fullmatch(key)
 
 
 def parse(key: str) -> PeftKey | None:

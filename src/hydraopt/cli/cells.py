@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+    from rich.measure import Measurement
+    from rich.text import Text
 
 __all__ = ["drawn"]
 
@@ -33,6 +31,11 @@ def drawn(
     words: bool,
 ) -> None:
     """Draw a table. width: of the page, None for the terminal's. words: no column is of numbers."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     console = Console(file=file, highlight=False, width=width)
     columns = [[_Cell(row[i]) for row in (headings, *rows)] for i in range(len(headings))]
     gap, widths = _fitted(columns, console.width)
@@ -77,20 +80,27 @@ class _Cell:
     """
 
     def __init__(self, text: str) -> None:
+        from rich.cells import cell_len
+
+        self._width = cell_len
         self._parts = _PART.findall(text)
         self.least = max((cell_len(part.rstrip()) for part in self._parts), default=0)
         self.most = cell_len(text)
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        from rich.measure import Measurement
+
         return Measurement(self.least, self.most)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        from rich.text import Text
+
         yield Text("\n".join(self._lines(options.max_width)), overflow="fold")
 
     def _lines(self, width: int) -> Iterator[str]:
         line = ""
         for part in self._parts:
-            if line and cell_len(line + part.rstrip()) > width:
+            if line and self._width(line + part.rstrip()) > width:
                 yield line.rstrip()
                 line = ""
             line += part if line else part.lstrip()
