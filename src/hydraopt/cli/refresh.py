@@ -107,8 +107,11 @@ def _show_expected(expected: Any, as_json: bool, every: bool) -> None:
         return
     share = f"{percent(abs(expected.saved))} {'less' if expected.saved >= 0 else 'more'}"
     say(f"tasks     {expected.tasks}, {expected.added} of them added after the merge")
-    say(f"coded     {expected.coded_bytes:,} bytes now")
-    say(f"expected  {expected.expected_bytes:,} bytes over a new core, {share}")
+    say(f"size      {expected.size:,} bytes now, {expected.coded_bytes:,} of them coded")
+    say(
+        f"expected  {expected.expected_size:,} bytes over a new core, {share}; "
+        f"{expected.expected_bytes:,} coded"
+    )
     if expected.decoded:
         taken = counted(expected.decoded, "task")
         say(f"decoded   {taken} as the bundle holds them; with originals errors do not add up")

@@ -22,7 +22,6 @@ from typing import Final
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.bundle.beside import parts_beside
-from hydraopt.bundle.carried import Carried
 from hydraopt.bundle.container import CORE_SUFFIX
 from hydraopt.bundle.kind import BUNDLE_SUFFIX
 from hydraopt.bundle.reader import Bundle
@@ -93,7 +92,7 @@ def expected_saving(
     workers: int | Engine | None = None,
     progress: Progress | None = None,
 ) -> Expected:
-    """What :func:`refresh` would save without a limit; arguments as there.
+    """Return what :func:`refresh` would save without a limit; arguments as there.
 
     All is coded as there, and nothing is written. Raises UsageError where the recipe does not say
     a price.
@@ -102,17 +101,19 @@ def expected_saving(
     tasks = _tasks(collection.bundle(), adapters, same_base, alpha, open_base(base))
     sizes, before = tasks.bundle.tensor_bytes, tasks.bundle.manifest
     now = sizes["shared"] + sum(x for name, x in sizes.items() if name.startswith("task/"))
-    # What is carried stays as it is: it need not be packed to be told about.
-    job = Job(tasks.pieces, Carried(), RefreshRecipe(tasks.bundle.recipe, None, None, False))
-    job, draft = _at_own_prices(tasks, job, options_in(tasks.bundle.recipe, workers, progress))
+    options = options_in(tasks.bundle.recipe, workers, progress)
+    job, draft = _solved(tasks, None, options, _core_file(collection.path))
+    manifest = job.manifest(draft)
     return Expected(
         collection.path,
+        collection.size(),
+        job.size(draft, manifest),
         now,
         draft.coded_bytes if draft else 0,
         len(before.tasks),
         sum(task.added is not None for task in before.tasks),
         len(tasks.decoded),
-        grown(before, _told(job.manifest(draft), tasks)),
+        grown(before, manifest),
     )
 
 

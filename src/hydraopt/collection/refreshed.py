@@ -27,11 +27,17 @@ class Grown:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a new core would come to. coded_bytes: of the core and all streams now. expected_bytes:
-    of those over a new core. added: tasks that came after the merge. decoded: tasks that are taken
-    as the collection holds them, since no original is given."""
+    """Size of a collection over a new core.
+
+    size (bytes): of the whole now. expected_size (bytes): of the whole over a new core; of a folder
+    at most. coded_bytes: of the core and all streams now. expected_bytes: of those over a new core.
+    added: tasks that came after the merge. decoded: tasks that are taken as the collection holds
+    them, since no original is given.
+    """
 
     path: AnyPath
+    size: int
+    expected_size: int
     coded_bytes: int
     expected_bytes: int
     tasks: int
@@ -41,8 +47,8 @@ class Expected:
 
     @property
     def saved(self) -> float:
-        """The share of the coded bytes that a new core would save; below 0 if it costs."""
-        return 1 - self.expected_bytes / self.coded_bytes if self.coded_bytes else 0.0
+        """Share of the whole that a new core would save; below 0 if it costs."""
+        return 1 - self.expected_size / self.size if self.size else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -145,7 +145,8 @@ def shrunk_sizes(
         return []
     if not curves.tasks():
         wanted = sizes_within_reach(largest, smallest, SIZES, pieces.numbers)
-        return list(coded_sizes(jobs(Size(wanted[0])), options, wanted)) if wanted else []
+        made = list(coded_sizes(jobs(Size(wanted[0])), options, wanted)) if wanted else []
+        return [x for x in made if x.size < before.size]
     made = []
     for limit in sizes_within_reach(largest, smallest, _SHARED_OUT, _PASSES * pieces.numbers):
         budget = Size(limit)

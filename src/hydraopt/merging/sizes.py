@@ -17,7 +17,6 @@ from hydraopt.linalg.shapes import Array
 from hydraopt.merging.budget import Size
 from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.outcome import Job
-from hydraopt.merging.search import coded_bits
 from hydraopt.merging.solving import Options, guide_of, passes_of, weights_for
 from hydraopt.merging.weights import Weights
 
@@ -118,11 +117,16 @@ class Sizes(Closing):
     def near(self, wanted: Sequence[int]) -> Iterator[CodedSize]:
         """Yield as :func:`coded_sizes` does."""
         guide, fixed = guide_of(self._passes, self._job, Size(wanted[0]), self.weights)
-        smallest = math.inf
-        for count, size in enumerate(wanted, 1):
-            price = guide.price(coded_bits(Size(size), fixed))
-            made = self.at(price, f"coding size {count} of {len(wanted)}")
-            if made is None or made.size > _FALLS * smallest:
+        smallest, ratio = math.inf, 1.0
+        # The first size is coded twice: small streams take more bytes than the planner expects, and
+        # its first pass tells how many.
+        for count, size in enumerate([wanted[0], *wanted]):
+            price = guide.price(8 * max(size - fixed, 1) / ratio)
+            made = self.at(price, f"coding size {max(count, 1)} of {len(wanted)}")
+            if made is None or made.size <= fixed or made.size > _FALLS * smallest:
                 return
-            yield made
-            smallest = made.size
+            if expected := guide.bits(price):
+                ratio = 8 * (made.size - fixed) / expected
+            if count:
+                yield made
+                smallest = made.size

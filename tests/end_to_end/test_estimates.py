@@ -1,0 +1,195 @@
+"""Contract of every estimate that a user is shown: within 15 % of what the command then makes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from hydraopt import merge, open_bundle, shrink
+from hydraopt.bundle.harm import Harm, HarmPoint
+from hydraopt.bundle.writer import write_bundle
+from hydraopt.collection.refresh import expected_saving, refresh
+from hydraopt.collection.verbs import add
+from hydraopt.inspect import inspect_adapters
+from hydraopt.report.build import build
+from hydraopt.report.model import Page, SizeRow
+from tests.end_to_end.estimates_sets import SETS
+
+NEAR = 0.15
+
+
+class Held(NamedTuple):
+    """A bundle, and the adapters that it was made of."""
+
+    bundle: Path
+    adapters: list[Path]
+
+
+@pytest.fixture(scope="module", params=SETS)
+def held(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Held:
+    folder = tmp_path_factory.mktemp(str(request.param))
+    adapters = SETS[request.param](folder)
+    bundle = folder / "x.hydra.safetensors"
+    merge(adapters, bundle, size="25%", workers=1)
+    return Held(bundle, adapters)
+
+
+def _estimates(page: Page) -> list[SizeRow]:
+    return [row for row in page.sizes if row.kind == "guessed"]
+
+
+def _errors(path: Path) -> tuple[float, float]:
+    """Mean and worst error that a bundle states."""
+    errors = [task.error for task in open_bundle(path).manifest.tasks]
+    return sum(errors) / len(errors), max(errors)
+
+
+def _check(row: SizeRow, made: tuple[float, float]) -> None:
+    mean, worst, _ = row.values["error"]
+    assert (mean, worst) == (pytest.approx(made[0], rel=NEAR), pytest.approx(made[1], rel=NEAR))
+
+
+def _between(rows: Iterable[SizeRow], size: float) -> float:
+    """Mean error at a size, on the line that a chart draws between the rows."""
+    logs, errors = zip(*((math.log(x.size), x.values["error"][0]) for x in rows), strict=True)
+    return float(np.interp(math.log(size), logs, errors))
+
+
+def test_the_curve_of_a_bundle_is_what_shrink_makes(held: Held, tmp_path: Path) -> None:
+    rows = _estimates(build(held.bundle))
+    assert len(rows) > 2
+    assert rows[0].size < 0.3 * held.bundle.stat().st_size
+    assert rows[-1].size > 0.8 * held.bundle.stat().st_size
+    out = tmp_path / "y"
+    for row in (rows[0], rows[len(rows) // 2], rows[-1]):
+        shrink(held.bundle, out, size=row.size, workers=1)
+        _check(row, _errors(out))
+    middle = round(math.sqrt(rows[1].size * rows[2].size))
+    shrink(held.bundle, out, size=middle, workers=1)
+    assert _between(rows, middle) == pytest.approx(_errors(out)[0], rel=NEAR)
+
+
+def test_the_curve_with_originals_is_what_a_merge_makes(held: Held, tmp_path: Path) -> None:
+    rows = _estimates(build(held.bundle, held.adapters))
+    assert len(rows) > 2
+    assert rows[0].size < held.bundle.stat().st_size < rows[-1].size
+    for row in (rows[0], rows[len(rows) // 2], rows[-1]):
+        merge(held.adapters, tmp_path / "y", size=row.size, workers=1)
+        _check(row, _errors(tmp_path / "y"))
+
+
+def test_sizes_that_inspect_gives_for_errors_are_those_of_a_merge(
+    held: Held, tmp_path: Path
+) -> None:
+    report = inspect_adapters(held.adapters)
+    known = [x for x in report["guesses"] if x["bytes"] is not None]
+    assert len(known) > 4
+    for guess in (known[0], known[len(known) // 2], known[-1]):
+        for key, forms in (("bytes", None), ("private_bytes", ["private"])):
+            if guess[key] is not None:
+                error, out = guess["error"], tmp_path / "y"
+                made = merge(held.adapters, out, error=error, forms=forms, workers=1)
+                assert guess[key] == pytest.approx(made.size, rel=NEAR)
+
+
+def test_the_saving_that_refresh_expects_is_what_it_saves(held: Held, tmp_path: Path) -> None:
+    first, *others = held.adapters
+    path, out = tmp_path / "x.hydra.safetensors", tmp_path / "y.hydra.safetensors"
+    merge([first], path, error=0.3, workers=1)
+    add(path, others)
+    for originals in ([], held.adapters):
+        expected = expected_saving(path, adapters=originals)
+        done = refresh(path, out, adapters=originals)
+        assert done.size_before == path.stat().st_size == expected.size
+        assert done.size == out.stat().st_size
+        saved = 1 - done.size / done.size_before
+        assert expected.expected_size == pytest.approx(done.size, rel=0.001)
+        assert expected.saved == pytest.approx(saved, rel=NEAR, abs=0.001)
+
+
+def _with_curves(held: Held, path: Path, refitted: bool) -> Path:
+    """The bundle as a merge with prompts leaves it: harm measured at errors around its own.
+
+    refitted: the harm is below all of the curve, as only a refit leaves it.
+    """
+    opened = open_bundle(held.bundle)
+    tasks = []
+    for i, task in enumerate(opened.manifest.tasks):
+        scale = 0.02 * 4**i
+        errors = [x * task.error for x in (0.4, 0.65, 1.0, 1.6, 2.6)]
+        points = tuple(HarmPoint(e, min(scale * e, 1.0), (scale * e) ** 2) for e in errors)
+        own = points[2]
+        harm = Harm(1, 64, own.likely, own.kl, True)
+        if refitted:
+            harm = Harm(0, 64, 0.0, 1e-6, True)
+        tasks.append(dataclasses.replace(task, harm=harm, curve=points))
+    manifest = dataclasses.replace(opened.manifest, tasks=tuple(tasks))
+    streams = [opened.read(f"task/{i}") for i in range(opened.manifest.streams)]
+    write_bundle(path, manifest, opened.read("shared"), streams, [])
+    return path
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Held:
+    folder = tmp_path_factory.mktemp("judged")
+    adapters = SETS["code"](folder)
+    merge(adapters, folder / "x", size="25%", workers=1)
+    return Held(folder / "x", adapters)
+
+
+def test_sizes_shared_out_by_harm_are_what_shrink_makes(judged: Held, tmp_path: Path) -> None:
+    """Where a bundle keeps curves of harm, shrink goes by them; so does the page."""
+    path = _with_curves(judged, tmp_path / "judged.hydra.safetensors", False)
+    rows = _estimates(build(path))
+    assert len(rows) > 2
+    for row in (rows[0], rows[-1]):
+        shrink(path, tmp_path / "y", size=row.size, workers=1)
+        _check(row, _errors(tmp_path / "y"))
+
+
+def test_harm_is_drawn_between_measured_errors_alone(judged: Held, tmp_path: Path) -> None:
+    path = _with_curves(judged, tmp_path / "judged.hydra.safetensors", False)
+    curves = {task.name: task.curve for task in open_bundle(path).manifest.tasks}
+    largest = sum(curve[-1].likely for curve in curves.values()) / len(curves)
+    for originals in ([], judged.adapters):
+        rows = _estimates(build(path, originals))
+        drawn = [row for row in rows if "likely" in row.values]
+        assert 0 < len(drawn) < len(rows)
+        for row in drawn:
+            low, high = row.ranges["likely"]
+            assert 0 < low <= row.values["likely"][0] <= high <= largest
+        coarsest = rows[0]  # its errors are beyond all trials
+        assert coarsest.values["error"][1] > max(c[-1].error for c in curves.values())
+        assert "likely" not in coarsest.values
+        assert "kl" not in coarsest.values
+
+
+def test_a_refitted_bundle_promises_no_harm_at_smaller_sizes(judged: Held, tmp_path: Path) -> None:
+    """Its share of 0 says nothing of tasks that are coded again."""
+    path = _with_curves(judged, tmp_path / "refitted.hydra.safetensors", True)
+    page = build(path)
+    assert all(task.likely == 0 for task in page.tasks)
+    rows = _estimates(page)
+    assert len(rows) > 2
+    assert not any({"likely", "kl"} & set(row.values) for row in rows)
+    assert page.sizes_note
+
+
+def test_a_lossless_bundle_has_no_other_size_and_a_reason(judged: Held, tmp_path: Path) -> None:
+    path = tmp_path / "exact.hydra.safetensors"
+    merge(judged.adapters, path, lossless=True)
+    page = build(path)
+    assert _estimates(page) == []
+    assert page.sizes_note
+
+
+def test_originals_of_some_tasks_give_no_size_of_the_whole(judged: Held) -> None:
+    page = build(judged.bundle, judged.adapters[:2])
+    assert _estimates(page) == []
+    assert judged.adapters[2].name in page.sizes_note
