@@ -38,6 +38,7 @@ ROW_KEYS = {
     "own_bytes",
     "carried_bytes",
     "fp16_bytes",
+    "original_bytes",
     "modules",
     "lossless",
     "format",

@@ -80,11 +80,11 @@ def test_each_task_of_a_mixed_bundle_counts_as_it_is_stored(tmp_path: Path) -> N
     bundle = tmp_path / "b.hydra.safetensors"
     run("merge", *(tmp_path / "adapters" / x for x in TASKS), "-o", bundle, "--size=30%")
     run("add", bundle, tmp_path / "adapters" / "dates-fr", "--lossless")
-    found = json.loads(run("inspect", bundle, "--json"))
+    report = json.loads(run("inspect", bundle, "--json"))
     one = read // 3
-    rows = {x["name"]: x["original_bytes"] for x in found["tasks"]}
+    rows = {x["name"]: x["original_bytes"] for x in report["tasks"]}
     assert rows == {"dates-de": one // 2, "dates-en": one // 2, "dates-fr": one}
-    assert found["original_bytes"] == 2 * one
+    assert report["original_bytes"] == 2 * one
 
 
 def test_a_bundle_larger_than_its_originals_is_not_called_smaller(tmp_path: Path) -> None:

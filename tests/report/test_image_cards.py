@@ -69,12 +69,12 @@ def calls(code: str) -> dict[str, Any]:
 @pytest.mark.parametrize("form", ["kohya", "diffusers", "peft"])
 def test_the_commands_of_a_card_give_what_its_python_loads(form: str, tmp_path: Path) -> None:
     bundle = image_bundle(tmp_path, form, base=BASE)
-    found = blocks(bundle_card(collect(bundle)))
+    code = blocks(bundle_card(collect(bundle)))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        done = CliRunner().invoke(cli, shlex.split(found["text"])[1:])
+        done = CliRunner().invoke(cli, shlex.split(code["text"])[1:])
     assert done.exit_code == 0, done.output
-    loaded = calls(found["python"])
+    loaded = calls(code["python"])
     assert loaded["from_pretrained"] == BASE
     made = tmp_path / loaded["load_lora_weights"]
     assert made.is_file() or (made / "pytorch_lora_weights.safetensors").is_file()

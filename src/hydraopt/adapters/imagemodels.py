@@ -57,5 +57,5 @@ def family_of(widths: Iterable[tuple[str, int]]) -> str | None:
 
     widths: path and number of inputs of each module.
     """
-    found = {width for path, width in widths if _CROSS_ATTENTION.search(path)}
-    return _FAMILIES.get(found.pop()) if len(found) == 1 else None
+    inputs = {width for path, width in widths if _CROSS_ATTENTION.search(path)}
+    return _FAMILIES.get(inputs.pop()) if len(inputs) == 1 else None

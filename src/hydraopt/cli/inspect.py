@@ -244,21 +244,7 @@ def _show_bundle(report: dict[str, Any], every: bool) -> None:
         ],
     )
     _show_harm(report["tasks"])
-    if report["tensors"]:
-        show_table(
-            "Coded tensors" if every else "Coded tensors of most bytes",
-            ["tensor", "shape", "tasks", "bytes", "worst error"],
-            [
-                [
-                    x["key"],
-                    " x ".join(map(str, x["shape"])) or "1",
-                    x["tasks"],
-                    f"{x['bytes']:,}",
-                    f"{x['worst_error']:.4f}",
-                ]
-                for x in report["tensors"][: None if every else _MOST_TENSORS]
-            ],
-        )
+    _show_tensors(report["tensors"], every)
     show_table(
         "Modules" if every else "Module types",
         ["module" if every else "module type", *_COSTS],
@@ -279,6 +265,24 @@ def _show_bundle(report: dict[str, Any], every: bool) -> None:
     say(f"bytes   {places}")
     say(f"base    {report['base_model'] or '(not named)'}")
     say(f"recipe  {_recipe(report['recipe']) or '-'}")
+
+
+def _show_tensors(tensors: Sequence[dict[str, Any]], every: bool) -> None:
+    if tensors:
+        show_table(
+            "Coded tensors" if every else "Coded tensors of most bytes",
+            ["tensor", "shape", "tasks", "bytes", "worst error"],
+            [
+                [
+                    x["key"],
+                    " x ".join(map(str, x["shape"])) or "1",
+                    x["tasks"],
+                    f"{x['bytes']:,}",
+                    f"{x['worst_error']:.4f}",
+                ]
+                for x in tensors[: None if every else _MOST_TENSORS]
+            ],
+        )
 
 
 def _recipe(recipe: Mapping[str, Any]) -> str:

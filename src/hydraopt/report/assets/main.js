@@ -103,7 +103,7 @@ H.map = (page) => {
     const cells = tasks.flatMap((y, i) => columns.map((x, j) => ({ x, y, value: values[i][j], title: `${y}\n${x}\n${text(values[i][j])}` })).filter((x) => !H.missing(x.value)));
     const top = d3.max(cells, (x) => x.value) || 1;
     const colour = key === "errors" ? H.errorColour(cells.map((x) => x.value)) : { type: "sqrt", scheme: "YlGnBu", domain: [0, top] };
-    const figure = H.figure(`Map of tasks and modules: ${key === "errors" ? "relative error" : "bytes"}`, `Down: tasks, the most harmed first. Across: ${columns.length} ${note.includes("type") ? "types of modules" : "modules"} in the order of the layers. ${note}`,
+    const figure = H.figure(`Map of tasks and modules: ${key === "errors" ? "relative error" : "bytes"}`, `Down: tasks, ${page.judged_by === "error" ? "the largest errors" : "the most harmed"} first. Across: ${columns.length} ${note.includes("type") ? "types of modules" : "modules"} in the order of the layers. ${note}`,
       (width) => H.heat(cells, columns, tasks, { colour, noTicks: true }, width), 320);
     holder.replaceChildren(H.legend(colour, key === "errors" ? "relative error" : "bytes"), figure);
     figure.draw();

@@ -128,7 +128,7 @@ H.groupPlot = (rows, key, width) => {
   return Plot.plot({
     width, height: 28 * known.length + 64, marginLeft: names, marginRight, marginBottom: 46,
     style: { background: "transparent", color: "var(--ink)", fontSize: "12px" },
-    x: { label: changed ? "answers that change, %" : "score, bundle less original, points", inset, ...H.harmAxis(shown, 1, width - names - marginRight - 2 * inset, 34) },
+    x: { label: changed ? "answers that change, %" : "score, bundle less original, points", labelOffset: 40, inset, ...H.harmAxis(shown, 1, width - names - marginRight - 2 * inset, 34) },
     y: { domain: known.map((row) => row.name), label: null, tickSize: 0, tickFormat: (t) => H.short(t, Math.floor(names / 7)) },
     marks: [
       Plot.ruleX([0], { stroke: "currentColor", strokeOpacity: 0.5 }),
