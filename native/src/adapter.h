@@ -106,8 +106,9 @@ int hy_kind_of(const hy_kinds *kinds, hy_slice key, double *scale);
 
 /* The tensors of a blob, under their own names. */
 hydra_status hy_blob_tensors(hydra_bundle *b, const hy_blob *blob, hy_outs *outs);
-/* Every carried and coded tensor, under its own name. */
-hydra_status hy_all_tensors(hydra_bundle *b, const hy_task *task, hy_outs *outs);
+/* Every carried and coded tensor, under its own name. copies: 0 leaves out coded copies of the
+ * base's weights below pairs, because the base has them exactly. */
+hydra_status hy_all_tensors(hydra_bundle *b, const hy_task *task, int copies, hy_outs *outs);
 /* The tensor of a coded record, as bytes of its dtype; size + 1 of room. */
 hydra_status hy_dense_bytes(hydra_bundle *b, const hy_entry *entry, const hy_dense *dense,
                             const hy_dense *common, uint8_t **data);

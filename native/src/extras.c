@@ -245,6 +245,7 @@ hydra_status hy_dense_bytes(hydra_bundle *b, const hy_entry *x, const hy_dense *
 typedef struct {
     hydra_bundle *b;
     hy_outs *outs;
+    int copies;
 } Adder;
 
 static hydra_status add_dense(void *user, uint32_t index, const hy_entry *x, const hy_dense *dense,
@@ -252,6 +253,9 @@ static hydra_status add_dense(void *user, uint32_t index, const hy_entry *x, con
     Adder *a = user;
     hy_out *out;
     (void)index;
+    if (!a->copies && x->kind == HY_SAVED && !x->base.data &&
+        hy_ends_with(x->key, ".base_layer.weight"))
+        return HYDRA_OK;
     HY_TRY(hy_outs_add(a->outs, &a->b->env, x->key, x->dtype, x->shape, x->axes, &out));
     HY_TRY(hy_dense_bytes(a->b, x, dense, common, &out->data));
     out->data_room = out->size + 1;
@@ -277,7 +281,7 @@ static hydra_status all_headers(hydra_bundle *b, const hy_task *task, hy_outs *o
     return HYDRA_OK;
 }
 
-hydra_status hy_all_tensors(hydra_bundle *b, const hy_task *task, hy_outs *outs) {
+hydra_status hy_all_tensors(hydra_bundle *b, const hy_task *task, int copies, hy_outs *outs) {
     hy_visitor visitor;
     Adder adder;
     uint32_t i;
@@ -287,6 +291,7 @@ hydra_status hy_all_tensors(hydra_bundle *b, const hy_task *task, hy_outs *outs)
     if (!task->tensors.count) return HYDRA_OK;
     adder.b = b;
     adder.outs = outs;
+    adder.copies = copies;
     visitor.module = NULL;
     visitor.tensor = add_dense;
     visitor.user = &adder;
@@ -401,7 +406,7 @@ hydra_status hy_exported_extras(hydra_bundle *b, const hy_task *task, int unfold
     int named;
     hy_kinds kinds;
     hydra_status status;
-    HY_TRY(hy_all_tensors(b, task, outs));
+    HY_TRY(hy_all_tensors(b, task, 0, outs));
     named = outs->count > i && hy_names_adapter(outs->rows + i, outs->count - i);
     status = hy_kinds_open(&kinds, b, task);
     for (; i < outs->count && !status; i++)

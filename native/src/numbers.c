@@ -80,7 +80,7 @@ static hydra_status give_tensors(hydra_bundle *b, hydra_task index,
     HY_TRY(hy_task_of(b, index, &task, b->env.error));
     memset(&outs, 0, sizeof outs);
     status = hy_kinds_open(&kinds, b, task);
-    if (!status) status = hy_all_tensors(b, task, &outs);
+    if (!status) status = hy_all_tensors(b, task, 1, &outs);
     for (i = 0; i < outs.count && !status; i++) {
         const hy_out *x = outs.rows + i;
         hydra_tensor tensor;

@@ -196,7 +196,7 @@ static hydra_status export_task(hydra_bundle *b, const hy_task *task, const hy_j
         else {
             const hy_text *own = b->configs + task->config;
             hy_put(&written, own->data, own->size - 1);
-            status = hy_all_tensors(b, task, &outs);
+            status = hy_all_tensors(b, task, 1, &outs);
         }
     } else if (task->format == HY_PEFT && !hy_is(hy_tuner(config), "LORA")) {
         hy_same_config(b, task, config, &written);

@@ -218,5 +218,5 @@ hydra_status hy_tuner_outs(hydra_bundle *b, const hy_task *task, const hy_json *
     if (!status && task->modules.count)
         status = parts ? each_header(&t) : hy_visit(b, task, &visitor);
     hy_free(&b->env, t.first.texts, task->modules.count, sizeof *t.first.texts);
-    return status ? status : hy_all_tensors(b, task, outs);
+    return status ? status : hy_all_tensors(b, task, 0, outs);
 }

@@ -18,6 +18,7 @@ from hydraopt.bundle.carried import unpack_blob
 from hydraopt.bundle.indexed import IndexedFolder
 from hydraopt.bundle.listed import ListedTask, listed_in
 from hydraopt.bundle.opening import Container, Opened
+from hydraopt.bundle.restore.below import rounded_copy, weights_at_hand
 from hydraopt.bundle.shared import Bases, Commons, each_bases, each_common, read_shared
 from hydraopt.bundle.source import source_at
 from hydraopt.bundle.spec import Manifest, TaskEntry
@@ -332,14 +333,15 @@ class Bundle(Mapping[str, TaskAdapter]):
         return self._commons[tensor] if self._commons else None
 
     def give_base(self, base: str | os.PathLike[str] | None) -> None:
-        """The base model's folder, if tasks hold differences from its tensors and none was given;
-        what is no folder is none.
+        """Take the base model's folder, unless one was given or no tensor depends on it.
 
-        Raises UsageError for a folder without weight files that is needed.
+        Raises UsageError for a folder without weight files that differences from it need.
         """
-        needed = self.base is None and any(entry.base for entry in self.core.tensors)
-        if needed and base and Path(base).is_dir():
-            self.base = open_base(base)
+        if self.base is None and base and Path(base).is_dir():
+            if any(entry.base for entry in self.core.tensors):
+                self.base = open_base(base)
+            elif any(map(rounded_copy, self.core.tensors)):
+                self.base = weights_at_hand(base) or None
 
     def base_tensor(self, tensor: int) -> RawTensor | None:
         """The base model's own tensor that a coded one is the difference from; None if it is not.

@@ -5,15 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from hydraopt.cli.common import check_local, emit_json, json_option, say
 from hydraopt.files.url import place_of
-
-if TYPE_CHECKING:
-    from hydraopt.bundle.reader import Bundle
 
 __all__ = ["FORMATS", "export"]
 
@@ -43,7 +39,7 @@ FORMATS = ("peft", "vllm", "gguf", "mlx", "onnx", "kohya", "diffusers", "merged"
     metavar="BASE",
     help="The base model: for merged its transformers folder, for gguf that or its .gguf file; if "
     "you like, for mlx and vllm its folder and for onnx the model with LoRA inputs; for all, where "
-    "tensors are kept as differences from it.",
+    "tensors are kept as differences from it or are copies of its weights.",
 )
 @click.option(
     "--dtype",
@@ -104,7 +100,7 @@ def export(
     places = [Path(output)] if single else _places(Path(output), names, row.suffix)
     for target in places:  # all of them, before one is written
         row.check(target, overwrite)
-    own = base if "base" in row.takes or not _has_differences(opened) else None
+    own = base if "base" in row.takes or opened.base is None else None
     how = functools.partial(export_task, format=file_format, dtype=dtype, base=own)
     how = functools.partial(how, uniform_rank=uniform_rank, overwrite=overwrite)
     for name, task, target in zip(names, chosen, places, strict=True):
@@ -123,8 +119,3 @@ def _places(folder: Path, names: Iterable[str], suffix: str) -> list[Path]:
     from hydraopt.files.outputs import name_inside
 
     return [name_inside(folder, f"{name}{suffix}") for name in names]
-
-
-def _has_differences(bundle: Bundle) -> bool:
-    """Whether it holds differences from the base, which it was given then whatever the format."""
-    return any(entry.base is not None for entry in bundle.core.tensors)

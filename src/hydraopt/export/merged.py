@@ -108,8 +108,8 @@ def _changed(tensor: RawTensor, change: Change) -> RawTensor:
 def _changes(task: TaskAdapter, model: Checkpoint) -> dict[str, Change]:
     """What happens to each tensor of the base that the task changes, by its name there."""
     pairs = pairs_of(task, task.factors())
-    extras = dict(exported_extras(task, unfolded=False))
-    kinds = dict(zip(extras, changing_extras(task).values(), strict=True))
+    extras = exported_extras(task, unfolded=False, base=model.tensors)
+    kinds = dict(zip(extras, changing_extras(task, model.tensors).values(), strict=True))
     name_in = _renaming(task, model, [pair.path for pair in pairs])
     changes: dict[str, Change] = {}
     for pair in pairs:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
+from hydraopt.bundle.restore.below import rounded_copy
 from hydraopt.bundle.spec import Manifest
 from hydraopt.merging.budget import Budget, HarmLimit
 from hydraopt.merging.harm.judging import JUDGED
@@ -25,6 +26,7 @@ def notes_of(
     """Sentences. budget: what it was made for, None if for every bit. coded: bytes of the bundle, 0
     where nothing is coded with a loss, or for a task alone. fp16_bytes: of the inputs."""
     yield from _left_out(manifest)
+    yield from _copies_of_the_base(manifest)
     yield from _little_kept(manifest)
     yield from _few_answers(manifest, budget)
     if coded > _NEARLY_ALL * fp16_bytes:
@@ -46,6 +48,18 @@ def _left_out(manifest: Manifest) -> Iterator[str]:
                 f"{task.name}: of {gone[0]}{more} nothing is kept, because it changes too little; "
                 "--exact keeps them bit by bit"
             )
+
+
+def _copies_of_the_base(manifest: Manifest) -> Iterator[str]:
+    """Name coded tensors that exports replace by the base's own."""
+    copies = {i: x.key for i, x in enumerate(manifest.tensors) if rounded_copy(x)}
+    if tasks := [task.name for task in manifest.tasks if copies.keys() & set(task.tensors)]:
+        yield (
+            f"{listed(tasks, _NAMED)}: {', '.join(sorted(set(copies.values())))} is taken for a "
+            "copy of the base's weight, which PEFT saves and does not train; it is coded with a "
+            "loss, so exports use the base's own. If it differs from the base, give export --base, "
+            "or keep it bit by bit with --exact"
+        )
 
 
 def _little_kept(manifest: Manifest) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""The weight of the layer below a pair, which PEFT saves whole for heads and embeddings.
+"""Weights of the layers below an adapter, which PEFT saves whole for heads and embeddings.
 
-It is never trained. So where it is the base's own it says nothing, and formats that have no place
-for it lose nothing.
+PEFT never trains them, so a copy of the base's own weight carries nothing: formats without a place
+for it lose nothing. A copy that was coded with a loss must not take the place of the base's own
+weight, which is exact; where embeddings are tied, PEFT would also change the input embedding.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from hydraopt.adapters.basefiles import open_base
 from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.restore.tensors import nearest
-from hydraopt.bundle.tensors import DENSE_DTYPES, HEADS
+from hydraopt.bundle.tensors import DENSE_DTYPES, HEADS, TensorEntry
 from hydraopt.errors import UsageError
 
 if TYPE_CHECKING:
     from hydraopt.bundle.task import TaskAdapter
 
-__all__ = ["Base", "is_of_base", "layer_below", "weights_at_hand"]
+__all__ = ["Base", "is_of_base", "layer_below", "left_to_base", "rounded_copy", "weights_at_hand"]
 
 Base = str | os.PathLike[str] | Mapping[str, RawTensor] | None
 
@@ -37,8 +38,30 @@ _GRID: Final = 1.05
 
 def layer_below(task: TaskAdapter, key: str) -> str | None:
     """The path of the task's module whose layer has this extra for its weight, if it is one."""
-    path = key.removeprefix(PREFIX).removesuffix(_END)
+    path = _path(key)
     return path if key.endswith(_END) and path in task.modules else None
+
+
+def rounded_copy(entry: TensorEntry) -> bool:
+    """Report whether a coded tensor is such a copy, with a loss and without a reference."""
+    return entry.kind == "saved" and entry.base is None and entry.key.endswith(_END)
+
+
+def left_to_base(task: TaskAdapter, base: Mapping[str, RawTensor] | None) -> frozenset[str]:
+    """Return the keys of coded copies for which exports leave the weight to the base.
+
+    base: tensors of the base model. A copy that differs from them by more than its error stays,
+        because the adapter was trained on another weight. Without them no copy stays.
+    """
+    entries = (task.bundle.manifest.tensors[i] for i in task.entry.tensors)
+    copies = [entry.key for entry in entries if rounded_copy(entry)]
+    if base:
+        copies = [key for key in copies if is_of_base(task, key, base, _path(key))]
+    return frozenset(copies)
+
+
+def _path(key: str) -> str:
+    return key.removeprefix(PREFIX).removesuffix(_END)
 
 
 def weights_at_hand(base: Base) -> Mapping[str, RawTensor]:

@@ -14,6 +14,7 @@ from hydraopt.adapters.keys import PREFIX, names_adapter
 from hydraopt.adapters.model import ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.adapters.tuners import changing
+from hydraopt.bundle.restore.below import left_to_base
 from hydraopt.bundle.restore.tensors import rounded
 from hydraopt.errors import ExportError, explain
 
@@ -35,21 +36,30 @@ _NAMED: Final = (
 _MAGNITUDE: Final = re.compile(r"(.+)\.(?:m|dora_scale|lora_magnitude_vector)")
 
 
-def changing_extras(task: TaskAdapter) -> dict[str, ExtraKind]:
-    """What each extra is that may change the base, by key."""
-    kinds = {key: task.extra_kinds.get(key, "saved") for key in task.extras}
+def changing_extras(
+    task: TaskAdapter, base: Mapping[str, RawTensor] | None = None
+) -> dict[str, ExtraKind]:
+    """Return the kind of each extra that may change the base, by key.
+
+    :func:`hydraopt.bundle.restore.below.left_to_base` says which weights of the base are none.
+    base: tensors of the base model; default those that the bundle was given.
+    """
+    left = left_to_base(task, task.bundle.base if base is None else base)
+    kinds = {key: task.extra_kinds.get(key, "saved") for key in task.extras if key not in left}
     return changing(kinds, task.config)
 
 
-def exported_extras(task: TaskAdapter, *, unfolded: bool) -> dict[str, RawTensor]:
-    """A task's extras by a LoRA's PEFT key, bytes as they were.
+def exported_extras(
+    task: TaskAdapter, *, unfolded: bool, base: Mapping[str, RawTensor] | None = None
+) -> dict[str, RawTensor]:
+    """Return a task's extras by a LoRA's PEFT key, bytes as they were.
 
-    Those of :func:`changing_extras`, in their order. unfolded: the scale stays in the config; else
-    biases of lora_B are multiplied by theirs.
+    Those of :func:`changing_extras`, which takes ``base``, in their order.
+    unfolded: the scale stays in the config; else biases of lora_B are multiplied by theirs.
     Raises ExportError for a tensor that PEFT has no place for.
     """
     scales, extras = _bias_scales(task), task.extras
-    kinds = changing_extras(task)
+    kinds = changing_extras(task, base)
     result: dict[str, RawTensor] = {}
     for key, new in _placed(task, kinds, extras, scales, unfolded).items():
         tensor = extras[key]

@@ -17,6 +17,7 @@ from hydraopt.adapters.keys import PREFIX, parse
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.adapters.tunerfiles import AdaLoraRule, factor_rule, factor_stems
 from hydraopt.adapters.tuners import tuner_named
+from hydraopt.bundle.restore.below import left_to_base
 from hydraopt.bundle.restore.layout import balanced, check_numbers, settings_used
 from hydraopt.bundle.restore.tensors import dtype_named, rounded
 from hydraopt.bundle.spec import ModuleEntry
@@ -57,14 +58,16 @@ def tuner_adapter(
         name = tuner_named(task.config)
         raise _cannot(task, f"one rank for all modules is for LoRA, and this is {name}")
     tensors: dict[str, RawTensor] = {}
-    for stored in _planned(task, task.extras):
+    left = left_to_base(task, task.bundle.base)
+    extras = {key: tensor for key, tensor in task.extras.items() if key not in left}
+    for stored in _planned(task, extras):
         parts = (*_padded(task, stored), np.ones((stored.rank, 1)))
         for key, values in zip(stored.names, parts, strict=False):
             tensors[key] = rounded(key, values, kind, task.name)
     config = {key: value for key, value in task.config.items() if key != "hydraopt"}
     if not config.get("base_model_name_or_path") and task.base_model:
         config["base_model_name_or_path"] = task.base_model
-    return config, {**tensors, **task.extras}
+    return config, {**tensors, **extras}
 
 
 def check_tuner(task: TaskAdapter) -> None:
