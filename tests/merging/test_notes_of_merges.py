@@ -14,9 +14,9 @@ def test_a_size_near_fp16_gets_a_note(three, tmp_path) -> None:
     assert merge(three, tmp_path / "out", lossless=True).notes == ()
 
 
-def test_a_note_names_tasks_of_which_little_is_kept(three, tmp_path, monkeypatch) -> None:
+def test_a_note_names_tasks_whose_error_is_one_or_more(three, tmp_path, monkeypatch) -> None:
     names = sorted(originals(three))
-    errors = dict(zip(names, (1.2, 0.9, 1.01), strict=True))
+    errors = dict(zip(names, (1.2, 0.9, 1.0), strict=True))
     monkeypatch.setattr(Job, "_errors", lambda job, draft, task: {"error": errors[task.name]})
     (note,) = merge(three, tmp_path / "out", size="25%", workers=1).notes
-    assert note.startswith(f"an error above 1: {names[0]}, {names[2]}, of 3 tasks")
+    assert f"{names[0]}, {names[2]}" in note

@@ -71,6 +71,13 @@ class TensorEntry:
         return math.prod(self.shape)
 
     @property
+    def needed(self) -> bool:
+        """Whether a task has nothing without it: zeros would take the place of the base's own
+        numbers. Zeros of a difference, or of what another tuner adds, change nothing instead."""
+        added = self.kind in ("tuner", "tuner_ones", "lora_bias")
+        return self.base is None and not added
+
+    @property
     def neutral(self) -> float:
         """The number that means no change."""
         return 1.0 if self.kind == "tuner_ones" else 0.0

@@ -46,24 +46,27 @@ class Given:
 
     common: what its tasks share already, a record of a stream or nothing; then no more is shared.
     free: nothing is shared yet, and something may be. back: see :data:`GivenBack`; without it
-    numbers are given back as they are decoded.
+    numbers are given back as they are decoded. needed: a task cannot do without the tensor, so
+    its largest number never rounds to zero, whatever the price.
     """
 
     common: DenseRecord | None = None
     free: bool = False
     back: GivenBack | None = None
+    needed: bool = False
 
 
 @dataclass(frozen=True)
 class SharedTensor:
     """What tasks of a tensor share. common: rounded; None for nothing, or where it is given.
-    values: (N, k), of what readers have. members: the tasks that are coded against it. back: as of
-    :class:`Given`."""
+    values: (N, k), of what readers have. members: the tasks that are coded against it. back,
+    needed: as of :class:`Given`."""
 
     common: Rest | None
     values: Array
     members: frozenset[int]
     back: GivenBack | None = None
+    needed: bool = False
 
 
 _NUMBERS: Final = 1 << 22
@@ -71,6 +74,11 @@ _NUMBERS: Final = 1 << 22
 _RECORD_BITS: Final = 24.0
 _FINEST: Final = 2.0**-18
 """A step is at least this share of the largest number: the finest spread class, and a margin."""
+_GONE: Final = 4.0
+"""Coarsest step in units of the largest number; all numbers round to zero."""
+_KEPT: Final = 0.5
+"""Coarsest step in the same units of a tensor that is needed: its largest numbers do not round to
+zero. The relative error of a small head is then 0.8 at most."""
 _SAMPLE: Final = 1 << 16, 1 << 24
 """Numbers of each and of all tensors that are looked at to see which are alike."""
 
@@ -90,10 +98,13 @@ class EncodedTensor:
     errors: tuple[float, ...]
 
 
-def step_exponent(price: float, weight: float, largest: float) -> int:
-    """The exponent of the step at which a bit is worth its price; ``largest``: |number|."""
+def step_exponent(price: float, weight: float, largest: float, coarsest: float = _GONE) -> int:
+    """Return the exponent of the step at which a bit is worth its price.
+
+    largest: |number|. coarsest: the largest step, in units of ``largest``.
+    """
     step = math.sqrt(price / (LAMBDA * weight)) if weight > 0 else math.inf
-    step = min(max(step, largest * _FINEST), 4 * largest if largest > 0 else 1.0)
+    step = min(max(step, largest * _FINEST), coarsest * largest if largest > 0 else 1.0)
     return round(STEP_GRID * math.log2(max(step, 1e-60)))
 
 
@@ -109,9 +120,11 @@ def _offsets(x: Array, step: float) -> NDArray[np.int64] | None:
     return offsets if saved > costs and most <= MOST_OFFSET else None
 
 
-def _encode(x: Array, price: float, weight: float, common: bool) -> DenseRecord:
+def _encode(
+    x: Array, price: float, weight: float, common: bool, coarsest: float = _GONE
+) -> DenseRecord:
     """One matrix, whole or as parts and a rest."""
-    exponent = step_exponent(price, weight, float(np.abs(x).max(initial=0)))
+    exponent = step_exponent(price, weight, float(np.abs(x).max(initial=0)), coarsest)
     parts = coded_parts(x, price, weight, step_of(exponent))
     if parts is not None:
         factors = parts.factors
@@ -220,12 +233,12 @@ def share_tensor(
     if known.free:
         common, members = _common(read, weights, price, shape)
         shared = DenseRecord(rest=common).values(nothing) if common is not None else nothing
-        return SharedTensor(common, shared, frozenset(members), known.back)
+        return SharedTensor(common, shared, frozenset(members), known.back, known.needed)
     if known.common is None:
-        return SharedTensor(None, nothing, frozenset(), known.back)
+        return SharedTensor(None, nothing, frozenset(), known.back, known.needed)
     shared = known.common.values(nothing)
     members = _closer(read, shared, weights, price)
-    return SharedTensor(None, shared, frozenset(members), known.back)
+    return SharedTensor(None, shared, frozenset(members), known.back, known.needed)
 
 
 def encode_tensor(
@@ -242,7 +255,9 @@ def encode_tensor(
     energies, errors = [], []
     for i in tasks:
         x, member = read(i), i in shared.members
-        own = _encode(x - shared.values if member else x, price, weights[i], member)
+        # A difference from what is shared may round to zero, because a reader has the rest.
+        coarsest = _KEPT if shared.needed and not member else _GONE
+        own = _encode(x - shared.values if member else x, price, weights[i], member, coarsest)
         reference = shared.values if own.common else nothing
         records.append(own)
         energies.append(float(np.sum(x**2)))
@@ -260,13 +275,17 @@ def estimate_tensor(
     given: Given | None = None,
 ) -> float:
     """About the bits of all tasks and of what they share; nothing is rounded."""
-    if given is not None and not given.free:
-        return _estimate_over(read, shape, weights, price, given)
+    known = given or Given(free=True)
+    if not known.free:
+        return _estimate_over(read, shape, weights, price, known)
     mean, members, total = _shared(read, weights, price, shape)
     bits = 0.0 if mean is None else _estimate(mean, price, total)
     for i, weight in enumerate(weights):
         x = read(i)
-        bits += _estimate(x - mean if mean is not None and i in members else x, price, weight)
+        if mean is not None and i in members:
+            bits += _estimate(x - mean, price, weight)
+        else:
+            bits += _estimate(x, price, weight, _KEPT if known.needed else _GONE)
     return bits
 
 
@@ -283,14 +302,14 @@ def _estimate_over(
     shared = None if given.common is None else given.common.values(nothing)
     for i, weight in enumerate(weights):
         x = read(i)
-        alone = _estimate(x, price, weight)
+        alone = _estimate(x, price, weight, _KEPT if given.needed else _GONE)
         bits += alone if shared is None else min(alone, _estimate(x - shared, price, weight))
     return bits
 
 
-def _estimate(x: Array, price: float, weight: float) -> float:
+def _estimate(x: Array, price: float, weight: float, coarsest: float = _GONE) -> float:
     """About the bits of one matrix."""
-    step = step_of(step_exponent(price, weight, float(np.abs(x).max(initial=0))))
+    step = step_of(step_exponent(price, weight, float(np.abs(x).max(initial=0)), coarsest))
     plan = plan_parts(x, price, weight, step)
     if plan is not None:
         s, _, k, classes = plan

@@ -16,6 +16,8 @@ __all__ = ["notes_of"]
 
 _NEARLY_ALL: Final = 0.9
 """Of the fp16 bytes: where a bundle gets a note that lossless is there too."""
+_LITTLE: Final = 0.5
+"""Relative error of a trained tensor from which on a note names it."""
 _NAMED: Final = 5
 """Tasks that a note names."""
 
@@ -38,16 +40,21 @@ def notes_of(
 
 
 def _left_out(manifest: Manifest) -> Iterator[str]:
-    """Of tensors of which nothing is left: too small to be worth their bytes."""
+    """Name tensors of which little or nothing is left, with their errors."""
+    lost: dict[bool, list[str]] = {True: [], False: []}
     for task in manifest.tasks:
-        errors = zip(task.tensors, task.tensor_errors, strict=True)
-        gone = [manifest.tensors[i].key for i, error in errors if error >= 1]
-        if gone:
-            more = f" and {len(gone) - 1} more tensors" if len(gone) > 1 else ""
-            yield (
-                f"{task.name}: of {gone[0]}{more} nothing is kept, because it changes too little; "
-                "--exact keeps them bit by bit"
-            )
+        for index, error in zip(task.tensors, task.tensor_errors, strict=True):
+            entry = manifest.tensors[index]
+            if error >= (_LITTLE if entry.needed else 1) and not rounded_copy(entry):
+                lost[entry.needed].append(f"{task.name}: {entry.key} (error {error:.2g})")
+    do = "--exact keeps them bit by bit"
+    if lost[True]:
+        yield f"little is kept of trained tensors: {listed(lost[True], _NAMED)}; {do}"
+    if lost[False]:
+        yield (
+            "nothing is kept of trained tensors that change less than their bytes are worth at "
+            f"this size: {listed(lost[False], _NAMED)}; {do}"
+        )
 
 
 def _copies_of_the_base(manifest: Manifest) -> Iterator[str]:
@@ -63,14 +70,14 @@ def _copies_of_the_base(manifest: Manifest) -> Iterator[str]:
 
 
 def _little_kept(manifest: Manifest) -> Iterator[str]:
-    """Of tasks that lost more than they have."""
-    if beyond := [task.name for task in manifest.tasks if task.error > 1]:
+    """Of tasks whose error is as large as all that they change, or larger."""
+    if beyond := [task.name for task in manifest.tasks if task.error >= 1]:
         count = len(manifest.tasks)
         if count == 1:
-            yield f"{beyond[0]}: an error above 1, so little is kept; see what it still does"
+            yield f"{beyond[0]}: an error of 1 or more, so little is kept; see what it still does"
             return
         yield (
-            f"an error above 1: {listed(beyond, _NAMED)}, of {count} tasks; little of each is "
+            f"an error of 1 or more: {listed(beyond, _NAMED)}, of {count} tasks; little of each is "
             "kept, at its full strength: see what they still do before you ship them"
         )
 

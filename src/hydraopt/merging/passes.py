@@ -96,7 +96,7 @@ class _Tally:
         return sum(self.sizes)
 
 
-_ANSWERS: Final = 5
+_ANSWERS: Final = 6
 """Changes whenever another code gives other answers to the same questions: kept ones are not asked
 again."""
 
@@ -325,7 +325,7 @@ class Passes(Closing):
         at = index - self._modules
         entry, matrices = pieces.tensors[at], pieces.matrices[at]
         common = None if core is None else core.commons[at]
-        known = Given(common, core is None, _GivenBack(entry, matrices.own))
+        known = Given(common, core is None, _GivenBack(entry, matrices.own), entry.needed)
         return TensorItem(matrices, names, known, self._digest(index, entry))
 
     def _digest(self, index: int, entry: ModuleEntry | TensorEntry) -> str | None:

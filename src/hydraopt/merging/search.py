@@ -91,7 +91,7 @@ def search_size(runner: Runner[D], guide: Guide, budget: Size, fixed: int = 0) -
     wanted = _SIZE_AIM * budget.limit
     nearest, secant = _Nearest[D](budget, _SIZE_MET), Secant(wanted, SIZE_SLOPE)
     price = guide.price(coded_bits(budget, fixed))
-    guided, before = True, None
+    guided, before, over = True, None, False
     for count in range(1, MOST_PASSES + 1):
         course = None
         if guided and count <= len(_STEERED):
@@ -99,7 +99,10 @@ def search_size(runner: Runner[D], guide: Guide, budget: Size, fixed: int = 0) -
         trial = _tried(runner, nearest, secant, price, count, course)
         if trial and nearest.takes(trial):
             return Solution(trial.draft, count)
-        if secant.closed or (before and trial and _is_saturated(before, trial, budget)):
+        # Where a price made too much, a higher one that buys more than nothing may still fit.
+        over |= trial is not None and trial.value > budget.limit
+        saturated = before and trial and not over and _is_saturated(before, trial, budget)
+        if secant.closed or saturated:
             return nearest.solution(count)
         before = trial
         guided &= trial is not None and trial.settled  # The guide knows the first weights alone.
