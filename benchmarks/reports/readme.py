@@ -1,4 +1,4 @@
-"""The evidence in four rows: each set at a tenth of its bytes, and against its best rival.
+"""The evidence in four rows: each set at a tenth of its bytes.
 
     python -m benchmarks.reports.readme
 
@@ -15,9 +15,8 @@ from benchmarks import pages
 from benchmarks.common import QUALITY
 from benchmarks.quality.sets import METHOD, SETS, pinned
 from benchmarks.reports.rivals import factors, scored_rivals
-from benchmarks.reports.scores import NO_DROP, headline
-from benchmarks.reports.tables import MISSING, table, wrapped
-from benchmarks.reports.verdict import smallest
+from benchmarks.reports.scores import headline
+from benchmarks.reports.tables import CHANGED, MISSING, changed, table, wrapped
 
 __all__ = ["SECTIONS", "in_short", "main"]
 
@@ -31,32 +30,34 @@ _HEAD = [
     "size of fp16",
     "mean drop of the score [95 %]",
     "worst task's drop",
-    "best rival's bytes at equal score",
-    "at equal KL",
+    CHANGED,
+    "KL, nats a token",
 ]
 
 
 def in_short(folder: Path = QUALITY) -> str:
-    """A row for each set of SETS that was scored at that size, and what the columns say."""
+    """Return a row for each set of SETS that was scored at that size, and the note below them.
+
+    All numbers of a row are from one sample of test rows.
+    """
     found = headline(folder)["sets"]
-    lines, others = [], []
+    lines = []
     for name in SETS:
         row = _row(found.get(name, {}).get("rows", ()))
         if row is None:
             continue
         low, high = row["mean_drop_interval"]
-        against, judged = _against(name, folder)
-        others += [judged] if judged not in (name, "") else []
         lines.append(
             [
                 f"`{name}` ({_scored(name, found[name]['n'])})",
                 f"{row['size_pct']:.0f} %",
                 f"{row['mean_drop_pct']:+.1f} % [{low:+.1f}, {high:+.1f}]",
                 f"{row['worst_drop_pct']:+.1f} % ({row['worst_task']})",
-                *against,
+                changed(row),
+                f"{row['kl']:.2g}",
             ]
         )
-    return f"{table(_HEAD, lines)}\n{_note(others)}" if lines else MISSING
+    return f"{table(_HEAD, lines)}\n{_note(folder)}" if lines else MISSING
 
 
 def _scored(name: str, count: int) -> str:
@@ -70,34 +71,26 @@ def _row(rows: Any) -> Row | None:
     return mine[0] if mine else None
 
 
-def _against(name: str, folder: Path) -> tuple[list[str], str]:
-    """The two factors of a set, and which set they are of: itself, or another training of it."""
-    scored = [(file, x) for file, x in scored_rivals(folder) if x["recipe"] == name]
-    # Its own adapters if their rivals were scored.
-    scored.sort(key=lambda pair: pair[1]["set"] != name)
-    if not scored:
-        return ["-", "-"], ""
-    file, result = scored[0]
-    ours, rival = smallest(result)
-    cells = ["-", "-"]
-    if ours and rival:
-        times = rival.size_pct / ours.size_pct
-        cells[0] = f"{times:.1f} x ({rival.title})"
-    nearest = next((x for x in factors(file, result) if x.size_pct <= _LARGEST), None)
-    if nearest:
-        cells[1] = f"{nearest.times:.1f} x ({nearest.rival})"
-    return cells, result["set"]
+def _times(folder: Path) -> list[float]:
+    """How many times hydraopt's bytes the best rival of each set takes at equal KL."""
+    best = []
+    for file, result in scored_rivals(folder):
+        small = [x.times for x in factors(file, result) if x.size_pct <= _LARGEST]
+        best += [min(small)] if small else []
+    return sorted(best)
 
 
-def _note(others: list[str]) -> str:
+def _note(folder: Path) -> str:
     text = (
-        "Drops are in percent of the originals' scores; negative is a gain. The last columns: the "
-        f"best rival's bytes over hydraopt's, where both lose at most {NO_DROP} %; and at equal "
-        f"KL, of rivals at {_LARGEST:.0f} % of fp16 or less."
+        "Drops are in percent of the originals' scores; negative is a gain. The numbers of a row "
+        "are from one sample; `-` was not measured."
     )
-    if others:
-        names = ", ".join(f"`{name}`" for name in others)
-        text += f" Scored beside its rivals: {names}."
+    if times := _times(folder):
+        text += (
+            f" At equal KL the best rival at {_LARGEST:.0f} % of fp16 or less takes "
+            f"{times[0]:.1f} to {times[-1]:.1f} times the bytes; none of these rivals codes its "
+            "numbers."
+        )
     return wrapped(text)
 
 

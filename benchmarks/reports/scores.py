@@ -42,6 +42,8 @@ NO_DROP = 0.5
 PROMPTED = "prompted"
 """The plan of ``methods`` whose rivals get prompts. Its files hold a few adapters of a set: their
 bytes stand beside those of no whole set."""
+RIVALS = "rivals"
+"""The plan in which every method is compared with every other."""
 SURE = 1.96
 """Standard deviations on either side that hold 95 %."""
 
@@ -71,9 +73,17 @@ def result_files(folder: Path = QUALITY, split: str = "test") -> Iterator[tuple[
     }
     looks = [(name, x) for name, x in found.items() if x.get("plan") == CLOSER]
     for name, result in found.items():
+        if result.get("plan") == RIVALS:
+            result = {**result, "tasks": _scored_by_all(result["tasks"])}
         if result.get("plan") != CLOSER:
             mine = (look for look in looks if look[1]["set"] == result["set"])
             yield name, {**result, "closer": _closer(result, mine)}
+
+
+def _scored_by_all(tasks: Sequence[Result]) -> list[Result]:
+    """Tasks that every method was scored on: means over others cannot be compared."""
+    labels = {label for task in tasks for label in task["results"]}
+    return [task for task in tasks if labels <= task["results"].keys()]
 
 
 def _closer(

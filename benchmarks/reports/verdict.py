@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 from benchmarks.common import QUALITY
 from benchmarks.quality.sets import METHOD
 from benchmarks.reports.rivals import scored_rivals
-from benchmarks.reports.scores import NO_DROP, SURE, drops, mean_drop, scored_tasks
+from benchmarks.reports.scores import SURE, drops, mean_drop, scored_tasks
 from benchmarks.reports.tables import MISSING, table, titled
 
-__all__ = ["SECTIONS", "Duel", "Kept", "duels", "smallest", "verdicts"]
+__all__ = ["SECTIONS", "Duel", "duels", "verdicts"]
 
 Result = Mapping[str, Any]
 _LARGEST = 60.0
@@ -76,38 +77,6 @@ def duels(result: Result) -> Iterator[Duel]:
         )
 
 
-@dataclass(frozen=True, order=True)
-class Kept:
-    """A row that loses no more than half a percent in the mean. title: "" for hydraopt's own."""
-
-    size_pct: float
-    title: str
-    drop: float
-
-    def __str__(self) -> str:
-        name = f"{self.title}, " if self.title else ""
-        return f"{name}{self.size_pct:.1f} % ({self.drop:+.1f} %)"
-
-
-def smallest(result: Result) -> tuple[Kept | None, Kept | None]:
-    """The smallest bundle of hydraopt's and the smallest rival that lose no more than half a
-    percent in the mean."""
-    kept: dict[bool, list[Kept]] = {True: [], False: []}
-    for label, note in result["methods"].items():
-        drop = mean_drop(lost)[0] if (lost := drops(result, label)) else math.inf
-        if drop <= NO_DROP:
-            mine = note["method"] == METHOD
-            kept[mine].append(Kept(note["size_pct"], "" if mine else titled(note), drop))
-    return min(kept[True], default=None), min(kept[False], default=None)
-
-
-def _smallest_line(result: Result) -> list[str]:
-    """A line of a table: both, and the factor between their bytes."""
-    ours, rival = smallest(result)
-    factor = f"{rival.size_pct / ours.size_pct:.1f}" if ours and rival else "-"
-    return [f"`{result['set']}`", *(str(x) if x else "none" for x in (ours, rival)), factor]
-
-
 def _kl(result: Result, label: str) -> float:
     found = [task["results"][label]["kl"] for task in scored_tasks(result, label)]
     return float(sum(found) / len(found))
@@ -123,13 +92,15 @@ def _counts(pairs: Sequence[tuple[float, float]]) -> list[str]:
 
 def verdicts(folder: Path = QUALITY) -> str:
     """Counts for every set whose rivals were scored, and the rows that are ahead of hydraopt."""
-    lines, exceptions, least = [], [], []
+    lines, exceptions, margins = [], [], []
     for _, result in scored_rivals(folder):
         found, name = list(duels(result)), f"`{result['set']}`"
-        least.append(_smallest_line(result))
         for what in ("mean", "worst task"):
             counts = _counts([duel.gaps[what] for duel in found])
             lines.append([name, what, str(len(found)), *counts])
+            if found:
+                half = SURE * statistics.median(duel.gaps[what][1] for duel in found)
+                margins.append([name, what, f"{half:.1f}"])
         nearer = sum(duel.kl >= 0 for duel in found)
         counts = ["-", str(nearer), str(len(found) - nearer), "-"]
         lines.append([name, "KL", str(len(found)), *counts])
@@ -149,8 +120,8 @@ def verdicts(folder: Path = QUALITY) -> str:
         text += "\nRivals that are ahead of hydraopt, and by how much:\n\n" + table(
             head, exceptions
         )
-    text += "\nSmallest with a mean drop of at most half a percent, on these rows:\n\n"
-    return text + table(["set", "hydraopt (drop)", "rival (drop)", "factor in bytes"], least)
+    text += "\nDifference that counts as sure, in percent of the score, median over the rivals:\n\n"
+    return text + table(["set", "score", "at least"], margins)
 
 
 SECTIONS = {"verdict": verdicts}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,41 @@ from benchmarks.quality.harness.building import Note
 from benchmarks.rivals.base import Compressor, Modules
 from hydraopt.adapters import Adapter
 
-__all__ = ["Result", "merged_scores", "scored", "stale", "with_aliases"]
+__all__ = [
+    "Result", "UnlikeRunsError", "check_originals", "merged_scores", "scored", "stale",
+    "with_aliases",
+]  # fmt: skip
 
 Result = dict[str, Any]
+_SHARED = frozenset({"base", "original"})
 _SAME = ("sha256", "rows", "left_out", "metric", "tokens")
 """What two runs over one task's rows have in common; sha256 is of the task's file."""
+
+
+_ROUNDING = 0.02
+"""Largest gap between a score and the original's plus the difference, all of them rounded."""
+_NEAR = 1e-3
+"""Largest relative gap between the losses of one model over the same rows in two runs."""
+
+
+class UnlikeRunsError(SystemExit):
+    """Results of two runs that cannot be joined, because something that they share differs."""
+
+
+def check_originals(task: Mapping[str, Any], where: str) -> None:
+    """Raise UnlikeRunsError for a row whose difference is from another original than the task's."""
+    original = task["results"].get("original", {}).get("scores", {})
+    for label, row in task["results"].items():
+        for metric, change in (row.get("difference") or {}).items():
+            if metric not in original or metric not in row["scores"]:
+                continue
+            theirs = row["scores"][metric] - change["difference"]
+            if abs(theirs - original[metric]) > _ROUNDING:
+                raise UnlikeRunsError(
+                    f"{where}, {task['adapter']}: {label} is compared with an original of "
+                    f"{metric} {theirs:.2f}, and the result has one of {original[metric]:.2f}; "
+                    "remove the row and score it again"
+                )
 
 
 def stale(
@@ -23,22 +54,36 @@ def stale(
     kept = {
         label: score
         for label, score in task["results"].items()
-        if label in ("base", "original")
+        if label in _SHARED
         or (label in methods and before.get(label, {}).get("sha256") == methods[label]["sha256"])
     }
     return {**task, "results": kept}
 
 
 def merged_scores(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> Result:
-    """One task's results of two runs over the same rows; SystemExit if they were not the same."""
+    """Join one task's results of two runs over the same rows.
+
+    Raises UnlikeRunsError if rows, base or original were others: differences from one original say
+    nothing about another one.
+    """
     if old is None:
         return dict(new)
+    before, now = old.get("results", {}), new["results"]
     changed = [key for key in _SAME if old.get(key) != new.get(key)]
+    changed += [key for key in sorted(_SHARED) if _unlike(before.get(key), now.get(key))]
     if changed:
-        raise SystemExit(
+        raise UnlikeRunsError(
             f"{new['adapter']} was scored by another {', '.join(changed)}; remove the result"
         )
-    return {**new, "results": {**old.get("results", {}), **new["results"]}}
+    return {**new, "results": {**now, **before, **{x: now[x] for x in now.keys() - _SHARED}}}
+
+
+def _unlike(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> bool:
+    """Whether a model did something else in two runs, as on another machine."""
+    if old is None or new is None:
+        return False
+    near = math.isclose(old.get("loss", 0.0), new.get("loss", 0.0), rel_tol=_NEAR)
+    return not near or old.get("scores") != new.get("scores")
 
 
 def with_aliases(task: Result, rows: Sequence[Compressor]) -> Result:

@@ -114,6 +114,12 @@ def _result(task: TaskView) -> list[str]:
     ]
 
 
+_ERROR_IS_NO_HARM: Final = (
+    "The relative error is no measure of harm: losing a part of a change does more harm than "
+    "noise of the same size."
+)
+
+
 def _table(tasks: Sequence[TaskView], image: bool) -> str:
     """The tasks, the most harmed first. image: harm has a column only where it was measured."""
     columns: dict[str, Callable[[TaskView], str]] = {
@@ -127,7 +133,7 @@ def _table(tasks: Sequence[TaskView], image: bool) -> str:
         columns["score, bundle"] = lambda x: _score_cell(x.judged, "bundle")
     rows = [[cell(x) for cell in columns.values()] for x in tasks[:_MOST_ROWS]]
     cells = [list(columns), ["---"] * len(columns), *rows]
-    lines = [f"| {' | '.join(row)} |" for row in cells]
+    lines = [_ERROR_IS_NO_HARM, "", *(f"| {' | '.join(row)} |" for row in cells)]
     left = len(tasks) - _MOST_ROWS
     text = "\n".join(lines) + "\n"
     return text + (f"\nAnd {left:,} tasks with less harm.\n" if left > 0 else "")

@@ -61,7 +61,8 @@ def summary_of(
     worst = max(tasks, key=lambda x: x.error)
     said.append(
         f"The relative error of the weights is {sum(errors) / len(errors):.3f} in the mean, and "
-        f"{worst.error:.3f} in the worst task, {worst.name}."
+        f"{worst.error:.3f} in the worst task, {worst.name}. It is no measure of harm: noise "
+        "of the same size does less harm than a lost part of the change."
     )
     return tuple(said)
 

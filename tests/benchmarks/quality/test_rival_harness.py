@@ -120,6 +120,39 @@ def test_scores_of_other_rows_are_not_joined() -> None:
             scoring.merged_scores(old, new | change)
 
 
+ORIGINAL = {"loss": 0.4, "scores": {"m": 62.1, "other": 10.0}}
+
+
+@pytest.mark.parametrize(
+    "original",
+    [
+        ORIGINAL | {"scores": {"m": 60.9, "other": 10.0}},
+        ORIGINAL | {"scores": {"m": 62.1, "other": 11.0}},
+        ORIGINAL | {"loss": 0.41},
+    ],
+)
+@pytest.mark.parametrize("who", ["base", "original"])
+def test_rows_against_another_original_are_not_joined(who: str, original: dict) -> None:
+    old = {"adapter": "a", "results": {who: ORIGINAL, "one": {}}}
+    new = {"adapter": "a", "results": {who: original, "two": {}}}
+    with pytest.raises(scoring.UnlikeRunsError):
+        scoring.merged_scores(old, new)
+    same = {"adapter": "a", "results": {who: ORIGINAL | {"loss": 0.40001}, "two": {}}}
+    joined = scoring.merged_scores(old, same)["results"]
+    assert set(joined) == {who, "one", "two"}
+    assert joined[who] == ORIGINAL
+
+
+def test_a_difference_from_another_original_is_found() -> None:
+    row = {"scores": {"m": 61.9}, "difference": {"m": {"difference": -0.2}}}
+    task = {"adapter": "a", "results": {"original": ORIGINAL, "one": row}}
+    scoring.check_originals(task, "file")
+    with pytest.raises(scoring.UnlikeRunsError):
+        scoring.check_originals(
+            {**task, "results": {**task["results"], "two": {**row, "scores": {"m": 60.7}}}}, "file"
+        )
+
+
 def test_scores_of_changed_files_are_dropped() -> None:
     task = {"adapter": "a", "results": {"base": 0, "original": 1, "x": 2, "y": 3, "z": 4}}
     before = {"x": {"sha256": "1"}, "y": {"sha256": "1"}, "z": {"sha256": "1"}}

@@ -8,9 +8,11 @@ import math
 import pytest
 
 from benchmarks.headline import lines
+from benchmarks.quality.harness.scoring import check_originals
 from benchmarks.quality.sets import pinned
-from benchmarks.reports.scores import headline
+from benchmarks.reports.scores import headline, result_files
 from benchmarks.reports.tables import CHANGED, changed, table
+from tests.benchmarks.reports.test_verdict import result as rivals_result
 
 SPEED = {"speed": {"rows": [], "absent": []}}
 LABEL = "hydraopt-5pct.hydra.safetensors"
@@ -146,3 +148,18 @@ def test_a_bundle_that_two_runs_scored_stands_once(folder) -> None:
     result["tasks"] = json.loads(path.read_text())["tasks"]
     (folder / "gemma3-5x8.rivals.json").write_text(json.dumps(result))
     assert len(headline(folder)["sets"]["gemma3-5x8"]["rows"]) == 2
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_differences_are_from_the_originals_of_their_own_result(split: str) -> None:
+    for name, result in result_files(split=split):
+        for task in result["tasks"]:
+            check_originals(task, name)
+
+
+def test_rivals_are_compared_over_tasks_that_all_of_them_have(tmp_path) -> None:
+    stored = rivals_result()
+    del stored["tasks"][0]["results"]["far behind"]
+    (tmp_path / "gemma3-5x8.rivals.json").write_text(json.dumps(stored))
+    ((_, found),) = result_files(tmp_path)
+    assert [task["adapter"] for task in found["tasks"]] == ["b"]
