@@ -207,7 +207,7 @@ def worst(
 
     All tasks if ``every`` or if they are few, in their order; else the worst, from the worst on.
     """
-    if every or len(tasks) <= _MOST_ROWS:
+    if every or len(tasks) <= _FEW:
         return tasks, None
     shown = sorted(tasks, key=badness, reverse=True)[:_WORST]
     return shown, f"tasks   the {_WORST} worst of {len(tasks):,} are shown; --all shows every task"
@@ -219,7 +219,7 @@ def mean_and_worst(errors: Sequence[float]) -> str:
 
 
 _Task = TypeVar("_Task")
-_MOST_ROWS: Final = 20
+_FEW: Final = 20
 _WORST: Final = 10
 
 
