@@ -152,7 +152,7 @@ def test_a_task_without_prompts_is_told(place: Path, monkeypatch) -> None:
     (place / "base").rename(place / "elsewhere")
     made = call(place, "--harm", "20%", "-o", str(place / "x"))
     # Before anything is loaded.
-    assert "prompts of every task; got none of fr" in " ".join(made.stderr.split())
+    assert "prompts for every task; got none of fr" in " ".join(made.stderr.split())
     (place / "elsewhere").rename(place / "base")
     made = call(place, "--size", "40%", "--no-refit", "-o", str(place / "x"))
     assert made.exit_code == 0, made.output
@@ -324,15 +324,15 @@ def test_an_addition_gets_the_notes_of_a_merge(place: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--size", "40%", "--plan-only", "-o", "x"], "--plan-only writes no bundle"),
-        (["--size", "40%", "--plot", "x.png"], "what --plan-only measures"),
-        (["--harm", "20%", "--refit", "-o", "x"], "nothing is trained after --harm"),
-        (["--plan-only"], "a --size or a --harm"),
+        (["--size", "40%", "--plan-only", "-o", "x"], "--plan-only cannot be combined with -o"),
+        (["--size", "40%", "--plot", "x.png"], "--plot needs --plan-only"),
+        (["--harm", "20%", "--refit", "-o", "x"], "--refit cannot be combined with --harm"),
+        (["--plan-only"], "--plan-only needs"),
         (["--size", "40%", "--harm", "1%", "-o", "x"], "more than one limit"),
         (["--harm", "nothing", "-o", "x"], "cannot read the harm"),
         (["--size", "40%"], "--output"),
         (["--harm", "5%", "--plan-only", "--fair"], "cannot be combined with weights or fair"),
-        (["--size", "40%", "--plan-only", "--form", "private"], "no form, exact"),
+        (["--size", "40%", "--plan-only", "--form", "private"], "--plan-only cannot be combined with --form"),
         (["--size", "40%", "--plan-only", "--plot", "x.txt"], "unknown kind of picture"),
         (["--size", "40%", "--plan-only", "--plot", "none/x.png"], "no folder for the picture"),
         (

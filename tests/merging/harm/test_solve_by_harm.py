@@ -180,7 +180,7 @@ def test_a_task_without_prompts_is_weighed_as_without_any(adapters, tmp_path: Pa
 
 def test_a_limit_needs_prompts_of_all(adapters, tmp_path: Path) -> None:
     judge = PowerJudge(adapters, {"easy": 1.0, "hard": 1.0})
-    with pytest.raises(UsageError, match=r"prompts of every task; got none of fair"):
+    with pytest.raises(UsageError, match=r"prompts for every task; got none of fair"):
         merge(adapters, tmp_path / "x", harm="1%", judge=judge)
     with pytest.raises(UsageError, match="a limit on harm needs a judge"):
         merge(adapters, tmp_path / "x", harm="1%")
