@@ -300,8 +300,9 @@ hydra_status hydra_write_gguf(hydra_bundle *bundle, hydra_task task,
 
 /* ---- checking ------------------------------------------------------------------------------- */
 
-/* Reads every byte: all checksums, and every stream to its end. The first thing that is wrong is
- * the error. */
+/* Reads every byte: all checksums, and every stream to its end. Coded tasks that came from PEFT must
+ * be writable as PEFT adapters, else HYDRA_UNSUPPORTED. The first thing that is wrong is the
+ * error. */
 hydra_status hydra_verify(hydra_bundle *bundle, hydra_error *error);
 
 /* ---- files of the system; left out of builds with HYDRA_NO_FILES ---------------------------- */
