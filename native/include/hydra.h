@@ -300,8 +300,8 @@ hydra_status hydra_write_gguf(hydra_bundle *bundle, hydra_task task,
 
 /* ---- checking ------------------------------------------------------------------------------- */
 
-/* Reads every byte: all checksums, and every stream to its end. Coded tasks that came from PEFT must
- * be writable as PEFT adapters, else HYDRA_UNSUPPORTED. The first thing that is wrong is the
+/* Reads every byte: all checksums, and every stream to its end. Coded tasks that came from PEFT
+ * must be writable as PEFT adapters, else HYDRA_UNSUPPORTED. The first thing that is wrong is the
  * error. */
 hydra_status hydra_verify(hydra_bundle *bundle, hydra_error *error);
 

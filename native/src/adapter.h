@@ -205,6 +205,8 @@ hydra_status hy_check_peft(hydra_bundle *b, const hy_task *task, const hy_json *
 /* returned.c: the same of all tasks. parts: of the modules of each stream, one stream after
  * another; first: where those of a stream begin. */
 hydra_status hy_check_returned(hydra_bundle *b, const uint32_t *parts, const uint32_t *first);
+/* Name, dtype and shape of every carried and coded tensor, by the manifest alone. */
+hydra_status hy_all_headers(hydra_bundle *b, const hy_task *task, hy_outs *outs);
 
 /* card.c: README.md. library: who loads the folder. */
 void hy_card(const hydra_bundle *b, const hy_task *task, const char *library, hy_text *out);

@@ -263,29 +263,11 @@ static hydra_status add_dense(void *user, uint32_t index, const hy_entry *x, con
     return HYDRA_OK;
 }
 
-/* Their names, dtypes and shapes, by the manifest alone. */
-static hydra_status all_headers(hydra_bundle *b, const hy_task *task, hy_outs *outs) {
-    uint32_t i, j;
-    hy_out *out;
-    for (i = 0; i < task->carried_count; i++) {
-        const hy_blob *blob = b->blobs + task->carried[i];
-        for (j = 0; j < blob->count; j++) {
-            const hy_item *x = blob->items + j;
-            HY_TRY(hy_outs_add(outs, &b->env, x->key, x->dtype, x->shape, x->axes, &out));
-        }
-    }
-    for (i = 0; i < task->tensors.count; i++) {
-        const hy_entry *x = b->entries + hy_nth(&task->tensors, i);
-        HY_TRY(hy_outs_add(outs, &b->env, x->key, x->dtype, x->shape, x->axes, &out));
-    }
-    return HYDRA_OK;
-}
-
 hydra_status hy_all_tensors(hydra_bundle *b, const hy_task *task, int copies, hy_outs *outs) {
     hy_visitor visitor;
     Adder adder;
     uint32_t i;
-    if (outs->headers) return all_headers(b, task, outs);
+    if (outs->headers) return hy_all_headers(b, task, outs);
     for (i = 0; i < task->carried_count; i++)
         HY_TRY(hy_blob_tensors(b, b->blobs + task->carried[i], outs));
     if (!task->tensors.count) return HYDRA_OK;

@@ -4,6 +4,23 @@
 
 #include "adapter.h"
 
+hydra_status hy_all_headers(hydra_bundle *b, const hy_task *task, hy_outs *outs) {
+    uint32_t i, j;
+    hy_out *out;
+    for (i = 0; i < task->carried_count; i++) {
+        const hy_blob *blob = b->blobs + task->carried[i];
+        for (j = 0; j < blob->count; j++) {
+            const hy_item *x = blob->items + j;
+            HY_TRY(hy_outs_add(outs, &b->env, x->key, x->dtype, x->shape, x->axes, &out));
+        }
+    }
+    for (i = 0; i < task->tensors.count; i++) {
+        const hy_entry *x = b->entries + hy_nth(&task->tensors, i);
+        HY_TRY(hy_outs_add(outs, &b->env, x->key, x->dtype, x->shape, x->axes, &out));
+    }
+    return HYDRA_OK;
+}
+
 static int by_config(const void *one, const void *other) {
     const hy_task *a = *(const hy_task *const *)one, *b = *(const hy_task *const *)other;
     if (a->config != b->config) return a->config < b->config ? -1 : 1;
