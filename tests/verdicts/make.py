@@ -325,7 +325,7 @@ def _files() -> Iterator[Case]:
     yield "flipped", forged("linear", header=lambda x: x[:-1] + bytes([x[-1] ^ 1])), flipped
     version = verdict("version", None)
     yield "of-version-3", forged("linear", about={"format_version": "3"}), version
-    yield "of-a-draft", forged("linear", about={"draft": "9"}), version
+    yield "of-version-1", forged("linear", about={"format_version": "1"}), version
     yield "of-version-0", forged("linear", about={"format_version": "0"}), DAMAGED
     yield "of-another-format", forged("linear", about={"format": "other"}), DAMAGED
     yield "with-more-metadata", forged("linear", about={"more": "x"}), DAMAGED
