@@ -332,7 +332,10 @@ def test_an_addition_gets_the_notes_of_a_merge(place: Path) -> None:
         (["--harm", "nothing", "-o", "x"], "cannot read the harm"),
         (["--size", "40%"], "--output"),
         (["--harm", "5%", "--plan-only", "--fair"], "cannot be combined with weights or fair"),
-        (["--size", "40%", "--plan-only", "--form", "private"], "--plan-only cannot be combined with --form"),
+        (
+            ["--size", "40%", "--plan-only", "--form", "private"],
+            "--plan-only cannot be combined with --form",
+        ),
         (["--size", "40%", "--plan-only", "--plot", "x.txt"], "unknown kind of picture"),
         (["--size", "40%", "--plan-only", "--plot", "none/x.png"], "no folder for the picture"),
         (
