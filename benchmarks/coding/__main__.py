@@ -6,7 +6,15 @@ import sys
 
 from benchmarks.commands import dispatch
 
-COMMANDS = ("apart", "chunk_sizes", "coders", "core_use", "gaussian_table", "living")
+COMMANDS = (
+    "apart",
+    "chunk_sizes",
+    "coders",
+    "core_use",
+    "estimates",
+    "gaussian_table",
+    "living",
+)
 
 if __name__ == "__main__":
     sys.exit(dispatch("benchmarks.coding", COMMANDS))

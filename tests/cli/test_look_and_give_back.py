@@ -18,7 +18,7 @@ from tests.marks import slow
 def test_inspect_adapters(run: Run, adapters: Path) -> None:
     result = run("inspect", f"{adapters}/*")
     assert result.exit_code == 0, result.output
-    for text in (*TASKS, "model.layers.*.self_attn.q_proj (3)", "cos A", "First guess"):
+    for text in (*TASKS, "model.layers.*.self_attn.q_proj (3)", "cos A", "relative error"):
         assert text in result.stdout
     assert "layers.2.self_attn.q_proj" in run("inspect", f"{adapters}/*", "--modules").stdout
 

@@ -11,15 +11,17 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from hydraopt import merge, open_bundle, shrink
+from hydraopt import merge, open_bundle, read_adapters, shrink
 from hydraopt.bundle.harm import Harm, HarmPoint
 from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection.refresh import expected_saving, refresh
 from hydraopt.collection.verbs import add
 from hydraopt.inspect import inspect_adapters
+from hydraopt.merging.harm.plan import plan
 from hydraopt.report.build import build
 from hydraopt.report.model import Page, SizeRow
 from tests.end_to_end.estimates_sets import SETS
+from tests.merging.harm.conftest import PowerJudge
 
 NEAR = 0.15
 
@@ -41,7 +43,7 @@ def held(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def _estimates(page: Page) -> list[SizeRow]:
-    return [row for row in page.sizes if row.kind == "guessed"]
+    return [row for row in page.sizes if row.kind == "coded"]
 
 
 def _errors(path: Path) -> tuple[float, float]:
@@ -179,6 +181,22 @@ def test_a_refitted_bundle_promises_no_harm_at_smaller_sizes(judged: Held, tmp_p
     assert len(rows) > 2
     assert not any({"likely", "kl"} & set(row.values) for row in rows)
     assert page.sizes_note
+
+
+@pytest.mark.parametrize("limit", [{"size": "20%"}, {"harm": "5%"}])
+def test_a_plan_is_what_the_merge_then_makes(
+    judged: Held, tmp_path: Path, limit: dict[str, str]
+) -> None:
+    adapters = read_adapters(judged.adapters)
+    scales = dict(zip((x.name for x in adapters), (0.01, 0.1, 0.6), strict=True))
+    planned = plan(judged.adapters, PowerJudge(adapters, scales), workers=1, **limit)
+    judge = PowerJudge(adapters, scales)
+    made = merge(judged.adapters, tmp_path / "y", judge=judge, workers=1, **limit)
+    assert planned.size == pytest.approx(made.size, rel=NEAR)
+    for task in planned.tasks:
+        assert task.error == pytest.approx(made.errors[task.name], rel=NEAR)
+        assert task.stated is not None
+        assert task.stated.likely == pytest.approx(made.harms[task.name].likely, rel=NEAR)
 
 
 def test_a_lossless_bundle_has_no_other_size_and_a_reason(judged: Held, tmp_path: Path) -> None:

@@ -23,15 +23,15 @@ from tests.report.conftest import NAMES, Made
 NOT_COMPARED = "The originals that were given are not compared with anything"
 
 
-def _guessed(page: Page) -> bool:
-    return any(row.kind == "guessed" for row in page.sizes)
+def _has_coded(page: Page) -> bool:
+    return any(row.kind == "coded" for row in page.sizes)
 
 
 def test_a_lossless_bundle_with_its_originals_has_a_page(made: Made, tmp_path: Path) -> None:
     path, originals = tmp_path / "exact.hydra.safetensors", sorted(made.adapters.iterdir())
     merge(made.adapters / "*", path, lossless=True)
     page = build(path, originals)
-    assert (page.count, page.alike, _guessed(page)) == (6, None, False)
+    assert (page.count, page.alike, _has_coded(page)) == (6, None, False)
     assert any(note.startswith(NOT_COMPARED) for note in page.notes)
     for other in (build(path), live_page(collect(path))):
         assert not any(note.startswith(NOT_COMPARED) for note in other.notes)
@@ -46,10 +46,10 @@ def test_originals_beside_those_that_are_compared_are_told_of(
 ) -> None:
     monkeypatch.setattr(build_module, "_MOST_COMPARED", 2)
     page = build(made.bundle, [made.adapters / NAMES[0]])
-    assert (page.alike, _guessed(page)) == (None, False)
+    assert (page.alike, _has_coded(page)) == (None, False)
     assert any(note.startswith(NOT_COMPARED) for note in page.notes)
     assert page.sizes_note.endswith("That is done for at most 2 tasks.")
-    # Beside others, whose likeness is shown, though no size is guessed.
+    # Beside others, whose likeness is shown, though no size is coded.
     page = build(made.bundle, [made.adapters / name for name in (NAMES[0], *NAMES[3:5])])
     assert page.alike is not None
     assert set(page.alike.tasks) == set(NAMES[3:5])
@@ -64,7 +64,7 @@ def test_what_is_kept_bit_by_bit_is_not_said_to_lack_originals(made: Made) -> No
 
 def test_the_page_says_how_many_tasks_had_no_originals(made: Made) -> None:
     page = build(made.bundle, [made.adapters / name for name in NAMES[:2]])
-    assert _guessed(page)
+    assert _has_coded(page)
     assert any("of the 2 tasks whose originals were given" in note for note in page.notes)
     assert any("4 have none" in note for note in page.notes)
 
@@ -73,11 +73,11 @@ def test_guesses_say_that_tasks_kept_bit_by_bit_are_not_counted(made: Made, tmp_
     path, names = tmp_path / "b.hydra.safetensors", NAMES[:3]
     merge([made.adapters / name for name in names[:2]], path, size="30%")
     page = build(path)
-    assert _guessed(page)
+    assert _has_coded(page)
     assert not any("bit by bit" in note for note in page.notes)
     add(path, [made.adapters / names[2]], limit=Limit(lossless=True))
     page = build(path)
-    assert _guessed(page)
+    assert _has_coded(page)
     assert any(f"1 kept bit by bit, {names[2]} among them" in note for note in page.notes)
 
 

@@ -83,9 +83,9 @@ def inspect(
     """Show what adapters have in common, or what each thing in a bundle costs.
 
     Of ADAPTERS: how alike the factors and the products are over tasks, how many parts hold the
-    energy, what sharing would save, and a first guess of size against error (estimated, nothing is
-    coded). Of a BUNDLE: bytes, error and forms of every task and module, and what was measured of a
-    task's answers.
+    energy, what sharing would save, and size against error: all are coded at several prices of a
+    bit, and no file is written. Of a BUNDLE: bytes, error and forms of every task and module, and
+    what was measured of a task's answers.
 
     \b
     Example:
@@ -174,7 +174,7 @@ def _show_adapters(report: dict[str, Any], every: bool) -> None:
             [[x["what"], x["path"], f"{x['value']:.2f}"] for x in report["extremes"]],
         )
     show_table(
-        "First guess of size against error (estimated; nothing was coded)",
+        "Size of a merge by its mean error",
         ["relative error", "size", "of fp16", "private form alone", "of fp16"],
         [
             [

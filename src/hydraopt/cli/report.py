@@ -45,9 +45,10 @@ def report(
     """Write one HTML page that shows what BUNDLE costs and what it does to its tasks.
 
     For whoever decides: size against harm, tasks by harm, where error and bytes are, what is shared
-    with whom, answers side by side. The page fetches nothing. With the original ADAPTERS it guesses
-    other sizes of a merge, without them those of shrinking. EVAL.json comes from hydraopt eval; its
-    --answers keeps the answers.
+    with whom, answers side by side. The page fetches nothing. Other sizes are coded for the page:
+    with all original ADAPTERS those of a merge, without any those of shrinking. That takes seconds,
+    or minutes where the tasks are many numbers. EVAL.json comes from hydraopt eval; its --answers
+    keeps the answers.
 
     \b
     Example:

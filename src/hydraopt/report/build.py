@@ -308,7 +308,7 @@ def _harm_note(tasks: Sequence[TaskView], sizes: Sequence[SizeRow]) -> Iterator[
     """Yield what the harm of other sizes is, and where there is none."""
     if all(task.likely is None for task in tasks):
         return
-    coded = [row for row in sizes if row.kind == "guessed"]
+    coded = [row for row in sizes if row.kind == "coded"]
     count = sum("likely" in row.values for row in coded)
     if count:
         yield (

@@ -203,7 +203,7 @@ def _savings(axis: Any, report: Report) -> None:
 
 
 def _sizes(axis: Any, report: Report) -> None:
-    axis.set_title("First guess of size against error (nothing coded)")
+    axis.set_title("Size of a merge by its mean error")
     points = report["curve"]
     if not points:
         _nothing(axis, "nothing to code")

@@ -103,11 +103,11 @@ class SizeRow:
     """A size that the bundle has or could have.
 
     kind: "chosen" is the bundle itself, "measured" another bundle of the same tasks in a result,
-    "guessed" one that was coded for the page. values: by measure, (mean, worst, name of the worst
+    "coded" one that was coded for the page. values: by measure, (mean, worst, name of the worst
     task). ranges: by measure that is an estimate, the bounds of the mean.
     """
 
-    kind: Literal["chosen", "measured", "guessed"]
+    kind: Literal["chosen", "measured", "coded"]
     label: str
     size: int
     values: Mapping[str, tuple[float, float, str]]

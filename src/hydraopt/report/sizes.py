@@ -75,4 +75,4 @@ def _estimated(label: str, point: Choice, own: Mapping[str, Column]) -> SizeRow:
         low, mean, high = (sum(x[i] for x in held.values()) / len(held) for i in range(3))
         worst = max(held, key=lambda name: held[name][1])
         values[key], ranges[key] = (mean, held[worst][1], worst), (low, high)
-    return SizeRow("guessed", label, point.size, values, ranges)
+    return SizeRow("coded", label, point.size, values, ranges)

@@ -4,14 +4,15 @@
 H.sizes = (page) => {
   const rows = page.sizes;
   const whole = page.originals;
-  const kinds = { chosen: "This bundle", measured: "Another bundle that was scored", guessed: "A guessed size" };
+  const kinds = { chosen: "This bundle", measured: "Another bundle that was scored", coded: "A size that was coded for this page" };
   const own = rows.find((row) => row.kind === "chosen");
   const share = (row) => (whole.bytes ? H.percent(row.size / whole.bytes, 2) : "-");
   const sized = (row) => `${H.bytes(row.size)}${whole.bytes ? `, ${share(row)} of ${whole.name}` : ""}`;
-  const facts = (row) => [H.el("p", {}, H.el("strong", {}, sized(row)), `. ${kinds[row.kind]}${row.kind === "guessed" ? "" : `: ${row.label}`}.`),
+  const facts = (row) => [H.el("p", {}, H.el("strong", {}, sized(row)), `. ${kinds[row.kind]}${row.kind === "coded" ? "" : `: ${row.label}`}.`),
     H.el("ul", {}, Object.entries(row.values).map(([name, [mean, worst, task]]) => {
       const { label, text } = H.measures[name];
-      return H.el("li", {}, `${label}: ${text(mean)} in the mean, ${text(worst)} in the worst task, ${task}`);
+      const range = row.ranges[name] ? ` (between ${text(row.ranges[name][0])} and ${text(row.ranges[name][1])})` : "";
+      return H.el("li", {}, `${label}: ${text(mean)} in the mean${range}, ${text(worst)} in the worst task, ${task}`);
     }))];
   const output = H.el("div", { class: "card", role: "status" }, facts(own));
   const section = (...parts) => H.section("sizes", "Size against harm", parts, H.el("p", { class: "quiet" }, page.sizes_note));
