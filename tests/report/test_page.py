@@ -94,14 +94,10 @@ def test_sizes_hold_the_bundle_the_scored_and_the_coded(page: Page, made: Made) 
     (other,) = (row for row in page.sizes if row.kind == "measured")
     assert other.values["changed"][0] == pytest.approx(0.5)
     coded = [row for row in page.sizes if row.kind == "coded"]
-    assert len(coded) > 3
+    assert len(coded) > 10
     errors = [row.values["error"][0] for row in coded]
     assert errors == sorted(errors, reverse=True)  # a larger file is nearer to the originals
     assert max(row.size for row in coded) > page.size
-    # A merge without prompts made the bundle, so it lies on the curve.
-    logs = [math.log(row.size) for row in coded]
-    at = np.interp(math.log(page.size), logs, np.log(errors))
-    assert math.exp(at) == pytest.approx(chosen.values["error"][0], rel=0.05)
     smaller = [row for row in build(made.bundle).sizes if row.kind == "coded"]
     assert max(row.size for row in smaller) <= page.size
     # One of the tasks has no curve: a mean without it is none of the bundle.
@@ -302,7 +298,6 @@ def test_the_command_writes_a_page_and_no_other_file(made: Made, tmp_path: Path)
 
 
 def test_originals_of_another_bundle_are_refused(made: Made, tmp_path: Path, make_adapter) -> None:
-    import numpy as np
 
     odd = make_adapter(tmp_path / "odd", {"h.0.q": (np.ones((4, 2)), np.ones((2, 4)))})
     code, said = run("report", made.bundle, odd, "-o", tmp_path / "x.html")

@@ -1,16 +1,19 @@
 """How alike the tasks of a bundle are, and what the bundle would be at other sizes.
 
 Likeness comes from the tasks' products, of the originals or as the bundle decodes. Every other size
-is coded as ``shrink`` or ``merge`` codes it, so its errors are those of that command. Its harm is
+is coded as ``shrink`` or ``merge`` codes it, so its errors are those of that command, or lies
+between two such sizes. Its harm is
 read from the curves of the bundle, between the errors at which a merge measured it.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -28,13 +31,14 @@ from hydraopt.inspect.products import of_products
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import align
 from hydraopt.merging.budget import Size
+from hydraopt.merging.harm.curves import Line
 from hydraopt.merging.harm.stored import HarmRange, StoredCurves, tells_later
 from hydraopt.merging.held import decoded_set
 from hydraopt.merging.merge import DEFAULT_MEASURE, PERHAPS_ALL
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.shrink import shrunk_sizes
-from hydraopt.merging.sizes import SIZES, CodedSize, coded_sizes, sizes_within_reach
+from hydraopt.merging.sizes import CodedSize, coded_sizes, steps
 from hydraopt.merging.solving import Options
 from hydraopt.progress import Progress, silent
 from hydraopt.values import counted, listed
@@ -43,6 +47,10 @@ __all__ = ["Choice", "Choices", "choices"]
 
 _LARGEST, _SMALLEST = 2.5, 0.15
 """Sizes of another merge to code, as multiples of the bundle's own."""
+_BETWEEN: Final = 3
+"""Sizes to interpolate between two that were coded."""
+_TINY: Final = 1e-9
+"""Smallest error that has a logarithm here."""
 _MOST_NAMED: Final = 8
 
 
@@ -115,7 +123,8 @@ def choices(
                 points = _merged_sizes(bundle, loaded, same_base, workers, progress)
         if len(points) < 2:
             points, missing = [], _UNREACHED
-    made = tuple(_choice(bundle, point, loaded is not None) for point in points)
+    drawn = _with_between([(point.size, point.errors) for point in points])
+    made = tuple(_choice(bundle, *point, loaded is not None) for point in drawn)
     return Choices(tasks, cosines, made, loaded is not None, missing)
 
 
@@ -213,15 +222,35 @@ def _merged_sizes(
     if not pieces.contents:
         return []
     largest = min(_LARGEST * bundle.size, PERHAPS_ALL * pieces.fp16_bytes)
-    wanted = sizes_within_reach(largest, _SMALLEST * bundle.size, SIZES, pieces.numbers)
-    if not wanted:
-        return []
     recipe = MergeRecipe(DEFAULT_MEASURE, Size.name, largest, tuple(FORMS))
     options = Options(measure_named(DEFAULT_MEASURE), workers=workers, progress=progress)
-    return list(coded_sizes(Job.of(pieces, recipe), options, wanted))
+    return list(coded_sizes(Job.of(pieces, recipe), options, largest, _SMALLEST * bundle.size))
 
 
-def _choice(bundle: Bundle, point: CodedSize, originals: bool) -> Choice:
+def _with_between(
+    points: Sequence[tuple[int, Mapping[str, float]]],
+) -> list[tuple[int, Mapping[str, float]]]:
+    """Return (size, errors) of the coded sizes, and of sizes between them at even steps.
+
+    Errors in between follow a monotone cubic through the logarithms of size and error.
+    """
+    if not points:
+        return []
+    logs = np.log([size for size, _ in reversed(points)])
+    lines = {
+        name: Line(logs, np.log([max(errors[name], _TINY) for _, errors in reversed(points)]))
+        for name in points[0][1]
+    }
+    made = [points[0]]
+    for (left, _), right in pairwise(points):
+        for size in steps(left, right[0], _BETWEEN + 2)[1:-1]:
+            at = np.log([size])
+            made.append((size, {name: math.exp(line(at)[0]) for name, line in lines.items()}))
+        made.append(right)
+    return made
+
+
+def _choice(bundle: Bundle, size: int, errors: Mapping[str, float], originals: bool) -> Choice:
     """Return a size with the harm that the stored curves tell of its errors.
 
     Without the originals a task that was refitted has none: nothing tells where on its curve it is
@@ -229,5 +258,5 @@ def _choice(bundle: Bundle, point: CodedSize, originals: bool) -> Choice:
     """
     curves = StoredCurves(bundle.manifest)
     told = [x.name for x in bundle.manifest.tasks if originals or tells_later(x)]
-    ranges = ((x, curves.between(x, point.errors[x])) for x in told if x in curves.tasks())
-    return Choice(point.size, point.errors, {x: found for x, found in ranges if found is not None})
+    ranges = ((x, curves.between(x, errors[x])) for x in told if x in curves.tasks())
+    return Choice(size, errors, {x: found for x, found in ranges if found is not None})

@@ -35,11 +35,11 @@ from hydraopt.merging.output import check_output, core_name
 from hydraopt.merging.recipe import ShrinkRecipe, forms_in
 from hydraopt.merging.search import Solution
 from hydraopt.merging.sizes import (
-    SIZES,
     CodedSize,
     coded_size,
     coded_sizes,
-    sizes_within_reach,
+    passes_within_reach,
+    steps,
 )
 from hydraopt.merging.solving import Options, solve
 from hydraopt.progress import Progress
@@ -144,16 +144,17 @@ def shrunk_sizes(
     if not pieces.contents:
         return []
     if not curves.tasks():
-        wanted = sizes_within_reach(largest, smallest, SIZES, pieces.numbers)
-        made = list(coded_sizes(jobs(Size(wanted[0])), options, wanted)) if wanted else []
+        job = jobs(Size(round(largest)))
+        made = coded_sizes(job, options, largest, smallest)
         return [x for x in made if x.size < before.size]
-    made = []
-    for limit in sizes_within_reach(largest, smallest, _SHARED_OUT, _PASSES * pieces.numbers):
+    shared = []
+    count = passes_within_reach(_PASSES * pieces.numbers, _SHARED_OUT)
+    for limit in steps(largest, smallest, count) if count > 1 else ():
         budget = Size(limit)
         job = jobs(budget)
         with suppress(BudgetError, UnreadableError):  # smaller sizes than can be had
-            made.append(coded_size(job, _solved(job, budget, options, before, curves).draft))
-    return made
+            shared.append(coded_size(job, _solved(job, budget, options, before, curves).draft))
+    return shared
 
 
 def _notes(before: Bundle, budget: Size | MeanError, curves: StoredCurves) -> Iterator[str]:

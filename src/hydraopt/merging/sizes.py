@@ -6,7 +6,7 @@ A merge that is asked for such a size makes the same parts, but for the last per
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,19 +21,20 @@ from hydraopt.merging.solving import Options, guide_of, passes_of, weights_for
 from hydraopt.merging.weights import Weights
 
 __all__ = [
-    "SIZES",
     "CodedSize",
     "Sizes",
     "coded_size",
     "coded_sizes",
     "passes_within_reach",
-    "sizes_within_reach",
+    "steps",
 ]
 
-SIZES: Final = 7
+_SIZES: Final = 7
 """Usual number of sizes of a curve."""
 _MOST_NUMBERS: Final = 1_000_000_000
 """Numbers to code for one curve of sizes, all its passes together: minutes on one core."""
+_LEAST_CODED: Final = 0.1
+"""Share of the coded bytes of the largest size that is left in the smallest one, at least."""
 _FALLS: Final = 0.98
 """A higher price that leaves more than this share of the bytes has reached the smallest size."""
 
@@ -67,26 +68,22 @@ def passes_within_reach(numbers: int, most: int) -> int:
     return min(_MOST_NUMBERS // max(numbers, 1), most)
 
 
-def sizes_within_reach(largest: float, smallest: float, most: int, numbers: int) -> list[int]:
-    """Return sizes in bytes at even steps of the logarithm, the largest first.
-
-    most: how many. numbers: to code for each of them. Fewer sizes where they are too many numbers,
-    none where even two sizes are.
-    """
-    count = passes_within_reach(numbers, most)
-    if count < 2:
-        return []
+def steps(largest: float, smallest: float, count: int) -> list[int]:
+    """Return ``count`` sizes in bytes at even steps of the logarithm, the largest first."""
     return [round(float(x)) for x in np.geomspace(largest, smallest, count)]
 
 
-def coded_sizes(job: Job, options: Options, wanted: Sequence[int]) -> Iterator[CodedSize]:
-    """Yield sizes near the ``wanted`` ones, which fall.
+def coded_sizes(job: Job, options: Options, largest: float, smallest: float) -> Iterator[CodedSize]:
+    """Yield sizes from about ``largest`` to about ``smallest`` bytes, by falling size.
 
-    Fewer where a higher price saves nothing or readers would refuse what it makes. Raises
-    BudgetError if nothing fits into the first one.
+    Fewer where they would take too many passes, none where even two would; the range ends where a
+    higher price saves nothing or readers would refuse what it makes. Raises BudgetError if nothing
+    coded fits into the first one.
     """
-    with Sizes(job, options) as sizes:
-        yield from sizes.near(wanted)
+    count = passes_within_reach(job.pieces.numbers, _SIZES)
+    if count > 1:
+        with Sizes(job, options) as sizes:
+            yield from sizes.between(largest, smallest, count)
 
 
 class Sizes(Closing):
@@ -114,19 +111,20 @@ class Sizes(Closing):
             return None
         return coded_size(self._job, draft)
 
-    def near(self, wanted: Sequence[int]) -> Iterator[CodedSize]:
-        """Yield as :func:`coded_sizes` does."""
-        guide, fixed = guide_of(self._passes, self._job, Size(wanted[0]), self.weights)
-        smallest, ratio = math.inf, 1.0
+    def between(self, largest: float, smallest: float, count: int) -> Iterator[CodedSize]:
+        """Yield at most ``count`` sizes as :func:`coded_sizes` does."""
+        guide, fixed = guide_of(self._passes, self._job, Size(round(largest)), self.weights)
+        smallest = max(smallest, fixed + _LEAST_CODED * (largest - fixed))
+        wanted, before, ratio = steps(largest, smallest, count), math.inf, 1.0
         # The first size is coded twice: small streams take more bytes than the planner expects, and
         # its first pass tells how many.
-        for count, size in enumerate([wanted[0], *wanted]):
-            price = guide.price(8 * max(size - fixed, 1) / ratio)
-            made = self.at(price, f"coding size {max(count, 1)} of {len(wanted)}")
-            if made is None or made.size <= fixed or made.size > _FALLS * smallest:
+        for i, size in enumerate([wanted[0], *wanted]):
+            price = guide.price(8 * (size - fixed) / ratio)
+            made = self.at(price, f"coding size {max(i, 1)} of {count}")
+            if made is None or made.size <= fixed or made.size > _FALLS * before:
                 return
             if expected := guide.bits(price):
                 ratio = 8 * (made.size - fixed) / expected
-            if count:
+            if i:
                 yield made
-                smallest = made.size
+                before = made.size
