@@ -153,7 +153,8 @@ def test_harm_is_drawn_between_measured_errors_alone(judged: Held, tmp_path: Pat
         assert 0 < len(drawn) < len(rows)
         for row in drawn:
             low, high = row.ranges["likely"]
-            assert 0 < low <= row.values["likely"][0] <= high <= largest
+            assert 0 <= low <= row.values["likely"][0] <= high <= 1
+            assert row.values["likely"][0] <= largest
         coarsest = rows[0]  # its errors are beyond all trials
         assert coarsest.values["error"][1] > max(c[-1].error for c in curves.values())
         assert "likely" not in coarsest.values

@@ -312,8 +312,8 @@ def _harm_note(tasks: Sequence[TaskView], sizes: Sequence[SizeRow]) -> Iterator[
     count = sum("likely" in row.values for row in coded)
     if count:
         yield (
-            "Their harm is read between errors at which a merge measured it, and lies in the range "
-            "that is stated if the answers change as they did there."
+            "Their harm is an estimate, read between two errors at which a merge measured it; the "
+            "range spans both, and a standard error of the measurement for answers that change."
         )
     if count < len(coded):
         where = f"At {len(coded) - count} of the other sizes" if count else "At the other sizes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from hydraopt.inspect.choices import Choice, Choices
@@ -73,6 +74,9 @@ def _estimated(label: str, point: Choice, own: Mapping[str, Column]) -> SizeRow:
             continue
         held = {name: getattr(point.harms[name], key) for name in names}
         low, mean, high = (sum(x[i] for x in held.values()) / len(held) for i in range(3))
+        if key == "likely":  # of other prompts another share of the answers would have changed
+            spread = math.hypot(*(point.harms[name].likely_error for name in names)) / len(names)
+            low, high = max(low - spread, 0.0), min(high + spread, 1.0)
         worst = max(held, key=lambda name: held[name][1])
         values[key], ranges[key] = (mean, held[worst][1], worst), (low, high)
     return SizeRow("coded", label, point.size, values, ranges)

@@ -74,17 +74,20 @@ class StoredCurves:
         share = min(max(share, 0.0), 1.0)
         sides = points[right - 1], points[right]
         likely, kl = ([getattr(x, key) for x in sides] for key in ("likely", "kl"))
-        return HarmRange(_part_way(likely, share), _part_way(kl, share))
+        expected = _part_way(likely, share)
+        deviation = math.sqrt(expected[1] * (1 - expected[1]) / self._curves[task].answers)
+        return HarmRange(expected, _part_way(kl, share), deviation)
 
 
 @dataclass(frozen=True)
 class HarmRange:
     """Harm that was not measured itself: (low, value, high) of the likely share of answers that
     change, and of KL in nats an answer. Low and high were measured, at the next smaller and the
-    next larger error."""
+    next larger error. likely_error: standard error of the share, from its number of answers."""
 
     likely: tuple[float, float, float]
     kl: tuple[float, float, float]
+    likely_error: float
 
 
 def _part_way(values: Sequence[float], share: float) -> tuple[float, float, float]:
