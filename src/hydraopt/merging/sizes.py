@@ -76,8 +76,9 @@ def steps(largest: float, smallest: float, count: int) -> list[int]:
 def coded_sizes(job: Job, options: Options, largest: float, smallest: float) -> Iterator[CodedSize]:
     """Yield sizes from about ``largest`` to about ``smallest`` bytes, by falling size.
 
-    Fewer where they would take too many passes, none where even two would; the range ends where a
-    higher price saves nothing or readers would refuse what it makes. Raises BudgetError if nothing
+    Fewer where they would take too many passes, none where even two would. The range ends where a
+    higher price saves nothing, where the mean error reaches 1, or where readers would refuse what
+    it makes. Raises BudgetError if nothing
     coded fits into the first one.
     """
     count = passes_within_reach(job.pieces.numbers, _SIZES)
@@ -123,6 +124,8 @@ class Sizes(Closing):
             made = self.at(price, f"coding size {max(i, 1)} of {count}")
             if made is None or made.size <= fixed or made.size > _FALLS * before:
                 return
+            if sum(made.errors.values()) >= len(made.errors):
+                return  # worse than nothing: errors no longer follow the size
             if expected := guide.bits(price):
                 ratio = 8 * (made.size - fixed) / expected
             if i:
