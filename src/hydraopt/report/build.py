@@ -21,10 +21,10 @@ from hydraopt.inspect.summary import module_type
 from hydraopt.progress import Progress, silent
 from hydraopt.report.evidence import Evidence, hash_of, read_evidence
 from hydraopt.report.groups import alike_of, forms_of, group_rows, map_of, map_tasks
-from hydraopt.report.model import Layers, Page, SizeRow, TaskView
+from hydraopt.report.model import Layers, Page, TaskView
 from hydraopt.report.naming import language_name, shown_name
 from hydraopt.report.people import CLEAR, MOST_PEOPLE
-from hydraopt.report.sizes import size_rows
+from hydraopt.report.sizes import size_rows, sizes_note
 from hydraopt.report.summary import summary_of
 from hydraopt.report.tasks import judged_by, task_views, values_of
 
@@ -240,7 +240,7 @@ def _page(known: Collected, layers: dict[str, Layers], made: Choices | None) -> 
         layers={},
         modules=tuple(module.path for module in bundle.core.modules),
         sizes=sizes,
-        sizes_note=_sizes_note(made, tasks, sizes, _has_too_many_modules(bundle)),
+        sizes_note=sizes_note(made, tasks, sizes, _MOST_COMPARED, _has_too_many_modules(bundle)),
         map=map_of(bundle, tasks, layers),
         alike=alike_of(made, len(tasks)) if made is not None else None,
         languages=group_rows(tasks, lambda x: language_name(x.language)),
@@ -275,52 +275,6 @@ def _left_out(evidence: Evidence) -> Iterator[str]:
                 f"Of {count:,} rows of {what} {MOST_PEOPLE:,} are shown, clear changes first. "
                 "The result file has all."
             )
-
-
-def _sizes_note(
-    made: Choices | None, tasks: Sequence[TaskView], sizes: Sequence[SizeRow], too_many: bool
-) -> str:
-    """Return what the other sizes are, or the reason for having none."""
-    if made is None or not made.points:
-        none = "No other size was coded for this page."
-        if too_many:
-            return f"{none} The bundle has too many modules for its bytes."
-        if all(task.lossless for task in tasks):
-            return f"{none} Nothing is coded."
-        if len(tasks) > _MOST_COMPARED:
-            return f"{none} That is done for at most {_MOST_COMPARED} tasks."
-        return none if made is None else made.missing or none
-    if made.originals:
-        note = (
-            "The other sizes were coded from the originals for this page: errors are those of "
-            "hydraopt merge --size, without prompts."
-        )
-    else:
-        note = (
-            "The other sizes were coded from the bundle for this page: errors are those that "
-            "hydraopt shrink states. Without --originals no larger size is known, and a merge from "
-            "the originals gives a better one of the same size."
-        )
-    return " ".join([note, *_harm_note(tasks, sizes)])
-
-
-def _harm_note(tasks: Sequence[TaskView], sizes: Sequence[SizeRow]) -> Iterator[str]:
-    """Yield what the harm of other sizes is, and where there is none."""
-    if all(task.likely is None for task in tasks):
-        return
-    coded = [row for row in sizes if row.kind == "coded"]
-    count = sum("likely" in row.values for row in coded)
-    if count:
-        yield (
-            "Their harm is an estimate, read between two errors at which a merge measured it; the "
-            "range spans both, and a standard error of the measurement for answers that change."
-        )
-    if count < len(coded):
-        where = f"At {len(coded) - count} of the other sizes" if count else "At the other sizes"
-        yield (
-            f"{where} no harm is stated: some task's error is not among those at which a merge "
-            "measured its answers, or a refit changed what its curve means."
-        )
 
 
 def _parts(bundle: Bundle) -> tuple[tuple[str, int], ...]:

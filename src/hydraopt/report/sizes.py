@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from hydraopt.inspect.choices import Choice, Choices
 from hydraopt.report.evidence import Evidence
 from hydraopt.report.model import SizeRow, TaskView
 
-__all__ = ["size_rows"]
+__all__ = ["size_rows", "sizes_note"]
 
 Values = dict[str, tuple[float, float, str]]
 Column = Mapping[str, float | None]
@@ -33,6 +33,59 @@ def size_rows(
         share = f"{100 * point.size / fp16_bytes:.2f} % of fp16" if fp16_bytes else ""
         rows.append(_estimated(share, point, columns))
     return tuple(sorted(rows, key=lambda row: row.size))
+
+
+def sizes_note(
+    made: Choices | None,
+    tasks: Sequence[TaskView],
+    sizes: Sequence[SizeRow],
+    most: int,
+    too_many: bool,
+) -> str:
+    """Return what the other sizes are, or the reason for having none.
+
+    most: tasks of a bundle whose other sizes are coded. too_many: whether it has too many modules.
+    """
+    if made is None or not made.points:
+        none = "No other size was coded for this page."
+        if too_many:
+            return f"{none} The bundle has too many modules for its bytes."
+        if all(task.lossless for task in tasks):
+            return f"{none} Nothing is coded."
+        if len(tasks) > most:
+            return f"{none} That is done for at most {most} tasks."
+        return none if made is None else made.missing or none
+    if made.originals:
+        note = (
+            "The other sizes were coded from the originals for this page: errors are those of "
+            "hydraopt merge --size, without prompts."
+        )
+    else:
+        note = (
+            "The other sizes were coded from the bundle for this page: errors are those that "
+            "hydraopt shrink states. Without --originals no larger size is known, and a merge from "
+            "the originals gives a better one of the same size."
+        )
+    return " ".join([note, *_harm_note(tasks, sizes)])
+
+
+def _harm_note(tasks: Sequence[TaskView], sizes: Sequence[SizeRow]) -> Iterator[str]:
+    """Yield what the harm of other sizes is, and where there is none."""
+    if all(task.likely is None for task in tasks):
+        return
+    coded = [row for row in sizes if row.kind == "coded"]
+    count = sum("likely" in row.values for row in coded)
+    if count:
+        yield (
+            "Their harm is an estimate, read between two errors at which a merge measured it; the "
+            "range spans both, and a standard error of the measurement for answers that change."
+        )
+    if count < len(coded):
+        where = f"At {len(coded) - count} of the other sizes" if count else "At the other sizes"
+        yield (
+            f"{where} no harm is stated: some task's error is not among those at which a merge "
+            "measured its answers, or a refit changed what its curve means."
+        )
 
 
 def _columns(tasks: Sequence[TaskView]) -> dict[str, Column]:
