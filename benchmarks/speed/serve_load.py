@@ -40,6 +40,7 @@ from benchmarks.speed.refusals import BAD, post, problem_of
 from hydraopt import attach, merge
 from hydraopt.basemodel.model import contiguous_head, load_model
 from hydraopt.basemodel.prompts import read_prompts
+from hydraopt.serve.server import base_name_of
 from zoo.bases import base_folder
 
 TIE = 0.01
@@ -332,7 +333,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
         say("answers of each task alone")
         model, tokenizer = load_model(str(base))
-        alone = answered_alone(model, tokenizer, bundle, Path(base).resolve().name, prompts)
+        alone = answered_alone(
+            model, tokenizer, bundle, base_name_of(str(base), [str(bundle)]), prompts
+        )
         del model
         say(f"{len(alone)} answers; the server starts")
         with (Path(place) / "stderr").open("w+") as errors:

@@ -86,7 +86,8 @@ class Running:
 def serve(wild: tuple[Any, Any], bundle_of: Callable[[str], Path]) -> Callable[..., Any]:
     """Start a server: serve(limits, api_key=...); a context manager of Running.
 
-    bundle: a file to serve, and to load again, instead of the usual tasks. Others as make_server's.
+    bundle: a file to serve, and to load again, instead of the usual tasks. tokenizer: instead of
+    the usual one. Others as make_server's.
     """
 
     @contextmanager
@@ -94,9 +95,11 @@ def serve(wild: tuple[Any, Any], bundle_of: Callable[[str], Path]) -> Callable[.
         limits: Limits | None = None,
         api_key: str | None = None,
         bundle: Path | None = None,
+        tokenizer: Any = None,
         **options: Any,
     ) -> Iterator[Running]:
-        model, tokenizer = wild
+        model, usual = wild
+        tokenizer = tokenizer or usual
         with attach(model, bundle or bundle_of("all"), cache_bytes=0) as attached:
             engine = Engine(model, tokenizer, attached, limits)
             if bundle is not None:

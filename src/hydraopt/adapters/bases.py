@@ -10,12 +10,25 @@ from hydraopt.adapters.model import Adapter
 from hydraopt.errors import BaseMismatchError, explain
 from hydraopt.values import listed
 
-__all__ = ["base_key", "check_same_base"]
+__all__ = ["base_key", "base_label", "check_same_base"]
 
 _MOST_NAMED: Final = 8
 
 _Shape = tuple[str, int, int, str]
 """Kind, m and n of a module, and the adapter that has it."""
+
+
+def base_label(name: str) -> str:
+    """The last name of the path to a base model; of a path into a hub cache, the model's.
+
+    >>> base_label("/cache/models--google--gemma-3-270m/snapshots/0f1e")
+    'gemma-3-270m'
+    """
+    parts = [part for part in re.split(r"[/\\]", name.strip()) if part]
+    cached = [part for part in parts if part.startswith("models--")]
+    if cached:
+        parts = cached[-1].split("--")
+    return parts[-1] if parts else ""
 
 
 def base_key(name: str) -> str:
@@ -27,11 +40,7 @@ def base_key(name: str) -> str:
     >>> base_key("google/gemma-3-270m") == base_key("C:\\\\models\\\\Gemma-3-270M\\\\")
     True
     """
-    parts = [part for part in re.split(r"[/\\]", name.strip()) if part]
-    cached = [part for part in parts if part.startswith("models--")]
-    if cached:
-        parts = cached[-1].split("--")
-    return parts[-1].casefold() if parts else ""
+    return base_label(name).casefold()
 
 
 def check_same_base(adapters: Sequence[Adapter], same_base: bool) -> str | None:

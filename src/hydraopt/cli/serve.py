@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +70,7 @@ class _Asked:
     metavar="NAME",
     help="Host that requests may name besides this machine's own, as of a proxy; repeat it.",
 )
-@click.option("--name", help="Of the base model in requests; default its folder's.")
+@click.option("--name", help="Of the base model in requests; default: as the bundles name it.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),
@@ -128,8 +128,20 @@ def serve(base: str, bundles: tuple[str, ...], as_json: bool, **options: Any) ->
             emit_json({"schema": "hydraopt.serve/1", "address": address, "models": models})
         else:
             say(f"{len(models) - 1} tasks on {models[0]} at {address}")
+        _log_to_stderr()
         with suppress(EndedError):  # SIGTERM: what was under way is done, and nothing failed
             server.run(sockets=[listening])
+
+
+def _log_to_stderr() -> None:
+    """Show the server's log, a line for each request and what fails, unless the caller's own
+    handlers do."""
+    log = logging.getLogger("hydraopt.serve")
+    if not log.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
 
 
 def _loaded(base: str, bundles: tuple[str, ...], asked: _Asked) -> tuple[Any, list[str]]:
@@ -139,7 +151,7 @@ def _loaded(base: str, bundles: tuple[str, ...], asked: _Asked) -> tuple[Any, li
     from hydraopt.serve.jobs import Limits
     from hydraopt.serve.limits import limited
     from hydraopt.serve.reload import Reload
-    from hydraopt.serve.server import load_engine, make_server
+    from hydraopt.serve.server import base_name_of, load_engine, make_server
 
     if asked.threads is not None:
         torch.set_num_threads(asked.threads)
@@ -150,7 +162,7 @@ def _loaded(base: str, bundles: tuple[str, ...], asked: _Asked) -> tuple[Any, li
     engine = load_engine(
         base, bundles, limits, dtype=asked.dtype, device=asked.device, cache_bytes=cache
     )
-    base_name = asked.name or os.path.basename(os.path.realpath(base))
+    base_name = asked.name or base_name_of(base, bundles)
     server = make_server(
         engine,
         base_name,

@@ -74,8 +74,8 @@ def map_of(bundle: Bundle, tasks: Sequence[TaskView], layers: Mapping[str, Layer
     )
     grouped = len(used) > _MOST_COLUMNS
     label = {i: module_type(paths[i]) if grouped else paths[i] for i in used}
-    labels = list(dict.fromkeys(label[i] for i in used))
-    columns = labels[:_MOST_COLUMNS]
+    types = list(dict.fromkeys(label[i] for i in used))
+    columns = types[:_MOST_COLUMNS]
     kept = set(columns)
     errors, sizes = [], []
     for name in shown:
@@ -96,7 +96,7 @@ def map_of(bundle: Bundle, tasks: Sequence[TaskView], layers: Mapping[str, Layer
     told = any(value is not None for row in sizes for value in row)
     said = [f"The {len(shown)} most harmed of {len(tasks):,} tasks."] * (len(shown) < len(tasks))
     said += ["Modules of one type are taken together: mean errors, summed bytes."] * grouped
-    left = len(labels) - len(columns)
+    left = len(types) - len(columns)
     said += [f"{left:,} more types of modules are not shown."] * (left > 0)
     return MapView(
         tuple(shown), tuple(columns), tuple(errors), tuple(sizes) if told else (), " ".join(said)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -21,6 +20,7 @@ from hydraopt.serve.engine import Engine
 from hydraopt.serve.failures import GONE, UNREADABLE
 from hydraopt.serve.jobs import Answer, ClosedError, Job, Limits, Piece, QueueFullError
 from hydraopt.serve.metrics import Metrics
+from hydraopt.serve.prompts import LongPromptError, PromptReader
 from hydraopt.serve.reload import ReloadError
 from hydraopt.serve.replies import ApiError, Reply, chunk, event, usage_of, whole
 from hydraopt.serve.schemas import ChatRequest, CompletionRequest, Request
@@ -156,7 +156,7 @@ class _Service:
     def __init__(self, engine: Engine, base_name: str, metrics: Metrics) -> None:
         self._engine, self._metrics, self._base = engine, metrics, base_name
         self._since = int(time.time())
-        self._tokenising = threading.Lock()
+        self._reader = PromptReader(engine.tokenizer, engine.limits.prompt_tokens)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -175,11 +175,11 @@ class _Service:
     def completion_prompt(self, asked: CompletionRequest) -> tuple[int, ...]:
         prompt = asked.prompt
         if isinstance(prompt, str):
-            return self._tokens(prompt, True)
+            return self._tokens(asked, prompt, True)
         if isinstance(prompt[0] if prompt else 0, str):
             if len(prompt) > 1:
                 raise ApiError(400, "one prompt at a time", "invalid_value", "prompt")
-            return self._tokens(str(prompt[0]), True)
+            return self._tokens(asked, str(prompt[0]), True)
         size = len(self._engine.tokenizer)
         ids = tuple(int(x) for x in prompt)
         if any(not 0 <= x < size for x in ids):
@@ -189,7 +189,10 @@ class _Service:
     def chat_prompt(self, asked: ChatRequest) -> tuple[int, ...]:
         tokenizer = self._engine.tokenizer
         if not tokenizer.chat_template:
-            text = "the base model has no chat template; use /v1/completions"
+            text = (
+                "the base model has no chat template; lay the messages out as one text, "
+                "and send it to /v1/completions"
+            )
             raise ApiError(400, text, "no_chat_template", "messages")
         messages = [{"role": x.role, "content": x.text} for x in asked.messages]
         try:
@@ -200,11 +203,16 @@ class _Service:
             raise ApiError(
                 400, f"the chat template refuses: {error}", "invalid_value", "messages"
             ) from error
-        return self._tokens(text, False)
+        return self._tokens(asked, text, False)
 
-    def _tokens(self, text: str, special: bool) -> tuple[int, ...]:
-        with self._tokenising:  # beside the loop, which long prompts would hold up
-            return tuple(self._engine.tokenizer(text, add_special_tokens=special)["input_ids"])
+    def _tokens(self, asked: Request, text: str, special: bool) -> tuple[int, ...]:
+        """Called beside the loop, which long prompts would hold up."""
+        try:
+            return self._reader.tokens(text, special)
+        except LongPromptError as error:
+            raise self._counted(
+                asked, ApiError(413, str(error), "context_length_exceeded")
+            ) from error
 
     async def answer(
         self, request: HttpRequest, asked: Request, prompt: tuple[int, ...], most: int

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 __all__ = ["ChatRequest", "CompletionRequest", "Request"]
 
@@ -79,6 +86,13 @@ class Request(_Strict):
             if field in data and not any(_same(data[field], x) for x in values):
                 raise ValueError(f"{field} is not supported by this server")
         return {key: x for key, x in data.items() if key not in _NEUTRAL and key not in _NOTES}
+
+    @field_validator("stream_options")
+    @classmethod
+    def _with_a_stream(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and not info.data.get("stream"):
+            raise ValueError("stream_options is only allowed when stream is true")
+        return value
 
     @field_validator("stop")
     @classmethod

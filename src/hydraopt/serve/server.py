@@ -13,9 +13,12 @@ from typing import Any
 
 import uvicorn
 
+from hydraopt.adapters.bases import base_label
 from hydraopt.basemodel.model import load_model
 from hydraopt.errors import HydraoptError, UsageError, explain
 from hydraopt.runtime.attached import attach
+from hydraopt.runtime.bundles import named_bundles
+from hydraopt.serve.accesslog import AccessLog
 from hydraopt.serve.api import make_app
 from hydraopt.serve.engine import Engine
 from hydraopt.serve.jobs import Limits
@@ -23,7 +26,15 @@ from hydraopt.serve.limits import IDLE_SECONDS, OwnHosts, is_loopback, limited
 from hydraopt.serve.listening import bind
 from hydraopt.serve.reload import Reload, check_names
 
-__all__ = ["Server", "bind", "check_key", "is_loopback", "load_engine", "make_server"]
+__all__ = [
+    "Server",
+    "base_name_of",
+    "bind",
+    "check_key",
+    "is_loopback",
+    "load_engine",
+    "make_server",
+]
 
 _DRAIN_SECONDS = 18.0
 """For answers under way, from the signal that ends the server."""
@@ -84,6 +95,17 @@ def load_engine(
     engine = Engine(model, tokenizer, attached, limits)
     engine.try_all()
     return engine
+
+
+def base_name_of(base: str, bundles: Sequence[str]) -> str:
+    """Name of the base model in requests: the one in the bundles, else that of its folder, which
+    may be a cache's."""
+    stated = (bundle.base_model for bundle in named_bundles(bundles).values())
+    for name in (*(x for x in stated if x), os.path.abspath(base)):
+        label = base_label(name)
+        if label.strip("."):
+            return label
+    return "base"
 
 
 class Server(uvicorn.Server):
@@ -149,6 +171,7 @@ def make_server(
     app: Any = make_app(engine, base_name, api_key, reload)
     if is_loopback(host):
         app = OwnHosts(app, (host, *hosts))
+    app = AccessLog(app)
     settings: dict[str, Any] = {
         "host": host,
         "port": port,
