@@ -127,6 +127,10 @@ typedef struct hy_rank {
 hy_slice hy_tuner(const hy_json *config);
 /* Whether PEFT's initialisation of it changes the base (PiSSA and its kin). */
 int hy_changes_base(const hy_json *config);
+/* Whether a setting is a rank, or an alpha; the error of one that is not. */
+int hy_is_rank(const hy_json *config, uint32_t node);
+int hy_is_alpha(const hy_json *config, uint32_t node);
+hydra_status hy_senseless(hy_env *env, const char *setting);
 /* Whether the settings that give ranks and scales make sense. alpha: the key of it. */
 hydra_status hy_check_rule(hy_env *env, const hy_json *config, const char *alpha);
 /* Rank and scale that a checked config's own patterns give a path. */

@@ -252,21 +252,19 @@ static hydra_status find_pattern(hy_env *env, const hy_json *config, const char 
     return HYDRA_OK;
 }
 
-static int is_rank(const hy_json *config, uint32_t node) {
+int hy_is_rank(const hy_json *config, uint32_t node) {
     uint64_t rank;
     return node && hy_natural(config, node, 1, ((uint64_t)1 << 31) - 1, &rank);
 }
 
-static int is_alpha(const hy_json *config, uint32_t node) {
+int hy_is_alpha(const hy_json *config, uint32_t node) {
     double strength;
     return node && hy_kind(config, node) >= HY_INT && hy_number(config, node, &strength) &&
            fabs(strength) < 1e300;
 }
 
-static hydra_status senseless(hy_env *env, const char *setting) {
-    return hy_fail(env, HYDRA_UNSUPPORTED,
-                   "setting %s of the adapter's config is missing or wrong. Export it with "
-                   "another config",
+hydra_status hy_senseless(hy_env *env, const char *setting) {
+    return hy_fail(env, HYDRA_UNSUPPORTED, "setting %s of the config is missing or wrong",
                    setting);
 }
 
@@ -274,10 +272,10 @@ static hydra_status check_patterns(hy_env *env, const hy_json *config, const cha
                                    int (*fine)(const hy_json *config, uint32_t node)) {
     uint32_t patterns = hy_get(config, 0, setting), i;
     if (!patterns || !hy_truth(config, patterns)) return HYDRA_OK;
-    if (hy_kind(config, patterns) != HY_OBJECT) return senseless(env, setting);
+    if (hy_kind(config, patterns) != HY_OBJECT) return hy_senseless(env, setting);
     for (i = hy_first(patterns); i < hy_end(config, patterns); i = hy_next(config, i)) {
         hy_slice pattern = hy_string(config, i), none = {"", 0};
-        if (!fine(config, i + 1)) return senseless(env, setting);
+        if (!fine(config, i + 1)) return hy_senseless(env, setting);
         /* A broken one is refused, whatever it would be matched with. */
         if (strcspn(pattern.data, SPECIAL) < pattern.size || hy_length(pattern) > MOST_PATTERN) {
             hy_answer answer = hy_match(env, pattern, none, 0, NULL);
@@ -288,10 +286,10 @@ static hydra_status check_patterns(hy_env *env, const hy_json *config, const cha
 }
 
 hydra_status hy_check_rule(hy_env *env, const hy_json *config, const char *alpha_key) {
-    if (!is_rank(config, hy_get(config, 0, "r"))) return senseless(env, "r");
-    if (!is_alpha(config, hy_get(config, 0, alpha_key))) return senseless(env, alpha_key);
-    HY_TRY(check_patterns(env, config, "rank_pattern", is_rank));
-    return check_patterns(env, config, "alpha_pattern", is_alpha);
+    if (!hy_is_rank(config, hy_get(config, 0, "r"))) return hy_senseless(env, "r");
+    if (!hy_is_alpha(config, hy_get(config, 0, alpha_key))) return hy_senseless(env, alpha_key);
+    HY_TRY(check_patterns(env, config, "rank_pattern", hy_is_rank));
+    return check_patterns(env, config, "alpha_pattern", hy_is_alpha);
 }
 
 hydra_status hy_rule(hy_env *env, const hy_json *config, const char *alpha_key, int rslora,
@@ -300,9 +298,9 @@ hydra_status hy_rule(hy_env *env, const hy_json *config, const char *alpha_key, 
     double strength;
     HY_TRY(find_pattern(env, config, "rank_pattern", path, &r));
     HY_TRY(find_pattern(env, config, "alpha_pattern", path, &alpha));
-    if (!is_rank(config, r) || !is_alpha(config, alpha) ||
+    if (!hy_is_rank(config, r) || !hy_is_alpha(config, alpha) ||
         !hy_natural(config, r, 1, UINT32_MAX, rank) || !hy_number(config, alpha, &strength))
-        return senseless(env, "rank_pattern or alpha_pattern");
+        return hy_senseless(env, "rank_pattern or alpha_pattern");
     rs = rslora ? hy_get(config, 0, "use_rslora") : 0;
     *scale = strength / (rs && hy_truth(config, rs) ? sqrt((double)*rank) : (double)*rank);
     return HYDRA_OK;

@@ -89,9 +89,9 @@ static hydra_status set_ranks(hydra_bundle *b, const hy_task *task, const hy_jso
     return hy_check_room(b, task, numbers);
 }
 
-/* Pairs and config of a LoRA. */
+/* Pairs and config of a LoRA. parts: of each module, if `outs` is to hold headers alone. */
 static hydra_status lora(hydra_bundle *b, const hy_task *task, const hy_json *config, int dtype,
-                         hy_pairs *pairs, hy_outs *outs, hy_text *written) {
+                         const uint32_t *parts, hy_pairs *pairs, hy_outs *outs, hy_text *written) {
     int kept = hy_changes_base(config);
     uint32_t count = 0, i;
     hy_rank *ranks;
@@ -104,33 +104,16 @@ static hydra_status lora(hydra_bundle *b, const hy_task *task, const hy_json *co
         HY_TRY(hy_rule(&b->env, config, "lora_alpha", 1, pairs->pairs[i].path, &rank,
                        &pairs->pairs[i].scale));
     }
-    HY_TRY(hy_pairs_decode(pairs, b, task));
+    for (i = 0; i < pairs->member_count && parts; i++) pairs->by_index[i]->factors.k = parts[i];
+    if (!parts) HY_TRY(hy_pairs_decode(pairs, b, task));
     ranks = hy_alloc(&b->env, pairs->count, sizeof *ranks);
     if (!ranks) return b->env.error->status;
     status = set_ranks(b, task, config, kept, pairs, ranks, &count);
-    if (!status) status = hy_written_config(b, task, config, ranks, count, kept, written);
+    if (!status && !parts) status = hy_written_config(b, task, config, ranks, count, kept, written);
     hy_free(&b->env, ranks, pairs->count, sizeof *ranks);
     if (!status) status = hy_pairs_outs(pairs, b, outs);
     if (!status) status = hy_exported_extras(b, task, kept, outs);
     return status;
-}
-
-/* The names of a LoRA's tensors, where its ranks fit. */
-static hydra_status lora_headers(hydra_bundle *b, const hy_task *task, const hy_json *config,
-                                 const uint32_t *parts, hy_pairs *pairs, hy_outs *outs) {
-    int kept = hy_changes_base(config);
-    uint32_t count = 0, i;
-    hy_rank *ranks;
-    hydra_status status = HYDRA_OK;
-    HY_TRY(hy_pairs_open(pairs, b, task, config));
-    for (i = 0; i < pairs->member_count; i++) pairs->by_index[i]->factors.k = parts[i];
-    ranks = hy_alloc(&b->env, pairs->count, sizeof *ranks);
-    if (!ranks) return b->env.error->status;
-    if (kept && pairs->count) status = hy_check_rule(&b->env, config, "lora_alpha");
-    if (!status) status = set_ranks(b, task, config, kept, pairs, ranks, &count);
-    hy_free(&b->env, ranks, pairs->count, sizeof *ranks);
-    if (!status) status = hy_pairs_outs(pairs, b, outs);
-    return status ? status : hy_exported_extras(b, task, kept, outs);
 }
 
 hydra_status hy_check_peft(hydra_bundle *b, const hy_task *task, const hy_json *config,
@@ -141,9 +124,8 @@ hydra_status hy_check_peft(hydra_bundle *b, const hy_task *task, const hy_json *
     memset(&pairs, 0, sizeof pairs);
     memset(&outs, 0, sizeof outs);
     outs.headers = 1;
-    pairs.dtype = task->dtype;
     status = hy_is(hy_tuner(config), "LORA")
-                 ? lora_headers(b, task, config, parts, &pairs, &outs)
+                 ? lora(b, task, config, task->dtype, parts, &pairs, &outs, NULL)
                  : hy_tuner_outs(b, task, config, task->dtype, parts, &outs);
     if (!status) status = hy_check_names(b, task, &outs);
     hy_outs_close(&outs, &b->env);
@@ -202,7 +184,7 @@ static hydra_status export_task(hydra_bundle *b, const hy_task *task, const hy_j
         hy_same_config(b, task, config, &written);
         status = hy_tuner_outs(b, task, config, dtype, NULL, &outs);
     } else {
-        status = lora(b, task, config, dtype, &pairs, &outs, &written);
+        status = lora(b, task, config, dtype, NULL, &pairs, &outs, &written);
     }
     if (!status && written.failed) status = b->env.error->status;
     if (!status) status = hy_write_safetensors(b, task, &outs, &pairs, sink);

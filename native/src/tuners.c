@@ -1,6 +1,5 @@
 /* A task of another tuner than LoRA, as PEFT holds it: the same settings, names and shapes. Ranks
  * and scales stay those of the config; a factor of less rank is padded with zeros. */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,26 +30,19 @@ typedef struct {
 
 static hydra_status check_adalora(Tuner *t) {
     const hy_json *config = t->config;
-    uint32_t r = hy_get(config, 0, "init_r"), alpha = hy_get(config, 0, "lora_alpha"), i, j;
-    uint32_t patterns = hy_get(config, 0, "rank_pattern");
-    double strength;
-    uint64_t rank;
-    int fine = r && alpha && hy_natural(config, r, 1, ((uint64_t)1 << 31) - 1, &rank) &&
-               hy_kind(config, alpha) >= HY_INT && hy_number(config, alpha, &strength) &&
-               fabs(strength) < 1e300;
-    if (patterns && !hy_truth(config, patterns)) patterns = 0;
-    fine = fine && (!patterns || hy_kind(config, patterns) == HY_OBJECT);
-    for (i = hy_first(patterns); fine && patterns && i < hy_end(config, patterns);
-         i = hy_next(config, i)) {
+    uint32_t r = hy_get(config, 0, "init_r"), patterns = hy_get(config, 0, "rank_pattern"), i, j;
+    uint64_t rank = 0;
+    int fine = hy_is_rank(config, r) && hy_is_alpha(config, hy_get(config, 0, "lora_alpha"));
+    if (!fine) return hy_senseless(&t->b->env, "init_r or lora_alpha");
+    hy_natural(config, r, 1, UINT32_MAX, &rank);
+    if (!patterns || !hy_truth(config, patterns)) return HYDRA_OK;
+    fine = hy_kind(config, patterns) == HY_OBJECT;
+    for (i = hy_first(patterns); fine && i < hy_end(config, patterns); i = hy_next(config, i)) {
         fine = hy_kind(config, i + 1) == HY_LIST && config->nodes[i + 1].size == rank;
         for (j = hy_first(i + 1); fine && j < hy_end(config, i + 1); j = config->nodes[j].next)
             fine = hy_kind(config, j) == HY_TRUE || hy_kind(config, j) == HY_FALSE;
     }
-    if (fine) return HYDRA_OK;
-    return hy_fail(&t->b->env, HYDRA_UNSUPPORTED,
-                   "init_r, lora_alpha or rank_pattern in the config of task '%s' is missing or "
-                   "wrong",
-                   t->task->name.data);
+    return fine ? HYDRA_OK : hy_senseless(&t->b->env, "rank_pattern");
 }
 
 /* How many of AdaLoRA's ranks are left of a module: rank_pattern has a truth for each, by lora_E.
@@ -61,7 +53,7 @@ static hydra_status adalora_rule(Tuner *t, hy_slice inner, uint64_t *rank, doubl
     uint32_t patterns = hy_get(config, 0, "rank_pattern");
     double strength;
     if (!hy_natural(config, r, 1, UINT32_MAX, rank) || !hy_number(config, alpha, &strength))
-        return cannot(t->b, t->task, "its config has no init_r and lora_alpha", inner);
+        return hy_senseless(&t->b->env, "init_r or lora_alpha");
     if (!(strength > 0)) strength = (double)*rank;
     *scale = strength / ((double)*rank + 1e-5);
     if (!patterns || hy_kind(config, patterns) != HY_OBJECT) return HYDRA_OK;
