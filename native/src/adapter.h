@@ -209,8 +209,11 @@ hydra_status hy_check_peft(hydra_bundle *b, const hy_task *task, const hy_json *
 /* returned.c: the same of all tasks. parts: of the modules of each stream, one stream after
  * another; first: where those of a stream begin. */
 hydra_status hy_check_returned(hydra_bundle *b, const uint32_t *parts, const uint32_t *first);
-/* Name, dtype and shape of every carried and coded tensor, by the manifest alone. */
-hydra_status hy_all_headers(hydra_bundle *b, const hy_task *task, hy_outs *outs);
+/* Name, dtype and shape of every carried and coded tensor, by the manifest alone. copies: as of
+ * hy_all_tensors. */
+hydra_status hy_all_headers(hydra_bundle *b, const hy_task *task, int copies, hy_outs *outs);
+/* Whether a coded tensor is a copy of the base's weight below a pair. */
+int hy_is_copy(const hy_entry *x);
 
 /* card.c: README.md. library: who loads the folder. */
 void hy_card(const hydra_bundle *b, const hy_task *task, const char *library, hy_text *out);

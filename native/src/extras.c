@@ -253,9 +253,7 @@ static hydra_status add_dense(void *user, uint32_t index, const hy_entry *x, con
     Adder *a = user;
     hy_out *out;
     (void)index;
-    if (!a->copies && x->kind == HY_SAVED && !x->base.data &&
-        hy_ends_with(x->key, ".base_layer.weight"))
-        return HYDRA_OK;
+    if (!a->copies && hy_is_copy(x)) return HYDRA_OK;
     HY_TRY(hy_outs_add(a->outs, &a->b->env, x->key, x->dtype, x->shape, x->axes, &out));
     HY_TRY(hy_dense_bytes(a->b, x, dense, common, &out->data));
     out->data_room = out->size + 1;
@@ -267,7 +265,7 @@ hydra_status hy_all_tensors(hydra_bundle *b, const hy_task *task, int copies, hy
     hy_visitor visitor;
     Adder adder;
     uint32_t i;
-    if (outs->headers) return hy_all_headers(b, task, outs);
+    if (outs->headers) return hy_all_headers(b, task, copies, outs);
     for (i = 0; i < task->carried_count; i++)
         HY_TRY(hy_blob_tensors(b, b->blobs + task->carried[i], outs));
     if (!task->tensors.count) return HYDRA_OK;

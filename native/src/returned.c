@@ -4,7 +4,11 @@
 
 #include "adapter.h"
 
-hydra_status hy_all_headers(hydra_bundle *b, const hy_task *task, hy_outs *outs) {
+int hy_is_copy(const hy_entry *x) {
+    return x->kind == HY_SAVED && !x->base.data && hy_ends_with(x->key, ".base_layer.weight");
+}
+
+hydra_status hy_all_headers(hydra_bundle *b, const hy_task *task, int copies, hy_outs *outs) {
     uint32_t i, j;
     hy_out *out;
     for (i = 0; i < task->carried_count; i++) {
@@ -16,6 +20,7 @@ hydra_status hy_all_headers(hydra_bundle *b, const hy_task *task, hy_outs *outs)
     }
     for (i = 0; i < task->tensors.count; i++) {
         const hy_entry *x = b->entries + hy_nth(&task->tensors, i);
+        if (!copies && hy_is_copy(x)) continue;
         HY_TRY(hy_outs_add(outs, &b->env, x->key, x->dtype, x->shape, x->axes, &out));
     }
     return HYDRA_OK;

@@ -76,7 +76,9 @@ def check_extras(task: TaskAdapter, *, unfolded: bool) -> list[str]:
 
     Raises ExportError as :func:`exported_extras`.
     """
-    kinds = changing(task.extra_kinds, task.config)
+    left = left_to_base(task, None)
+    kinds = {key: kind for key, kind in task.extra_kinds.items() if key not in left}
+    kinds = changing(kinds, task.config)
     return list(_placed(task, kinds, task.described, _bias_scales(task), unfolded).values())
 
 

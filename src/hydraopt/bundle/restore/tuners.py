@@ -73,7 +73,7 @@ def tuner_adapter(
 def check_tuner(task: TaskAdapter) -> None:
     """Raise ExportError as :func:`tuner_adapter` does, unless for numbers that do not fit a
     dtype."""
-    _planned(task, task.described)
+    _planned(task, task.described.keys() - left_to_base(task, None))
 
 
 def _planned(task: TaskAdapter, extras: Collection[str]) -> list[_Stored]:
