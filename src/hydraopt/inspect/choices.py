@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -25,7 +24,7 @@ from hydraopt.coding.forms import FORMS
 from hydraopt.compress.core import CoreStore
 from hydraopt.compress.measure import measure_named
 from hydraopt.engines.engine import Engine
-from hydraopt.errors import BudgetError, UsageError, explain
+from hydraopt.errors import UsageError, explain
 from hydraopt.inspect.likeness import likeness
 from hydraopt.inspect.products import of_products
 from hydraopt.linalg.shapes import Array
@@ -38,8 +37,16 @@ from hydraopt.merging.merge import DEFAULT_MEASURE, PERHAPS_ALL
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.shrink import shrunk_sizes
-from hydraopt.merging.sizes import CodedSize, coded_sizes, steps
-from hydraopt.merging.solving import Options
+from hydraopt.merging.sizes import (
+    PASSES,
+    SIZES,
+    CodedSize,
+    coded_size,
+    coded_sizes,
+    passes_within_reach,
+    steps,
+)
+from hydraopt.merging.solving import Options, solve
 from hydraopt.progress import Progress, silent
 from hydraopt.values import counted, listed
 
@@ -116,11 +123,10 @@ def choices(
     points: list[CodedSize] = []
     missing = _reason(bundle, loaded) if sizes else ""
     if sizes and not missing:
-        with suppress(BudgetError):
-            if loaded is None:
-                points = shrunk_sizes(bundle, workers=workers, progress=progress)
-            else:
-                points = _merged_sizes(bundle, loaded, same_base, workers, progress)
+        if loaded is None:
+            points = shrunk_sizes(bundle, workers=workers, progress=progress)
+        else:
+            points = _merged_sizes(bundle, loaded, same_base, workers, progress)
         if len(points) < 2:
             points, missing = [], _UNREACHED
     drawn = _with_between([(point.size, point.errors) for point in points])
@@ -222,9 +228,15 @@ def _merged_sizes(
     if not pieces.contents:
         return []
     largest = min(_LARGEST * bundle.size, PERHAPS_ALL * pieces.fp16_bytes)
-    recipe = MergeRecipe(DEFAULT_MEASURE, Size.name, largest, tuple(FORMS))
     options = Options(measure_named(DEFAULT_MEASURE), workers=workers, progress=progress)
-    return list(coded_sizes(Job.of(pieces, recipe), options, largest, _SMALLEST * bundle.size))
+
+    def make(budget: Size) -> CodedSize:
+        recipe = MergeRecipe(DEFAULT_MEASURE, Size.name, float(budget.limit), tuple(FORMS))
+        job = Job.of(pieces, recipe)
+        return coded_size(job, solve(job, budget, options).draft)
+
+    count = passes_within_reach(PASSES * pieces.numbers, SIZES)
+    return coded_sizes(make, largest, _SMALLEST * bundle.size, count)
 
 
 def _with_between(

@@ -13,7 +13,6 @@ import functools
 import os
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Final
 
 from hydraopt.adapters.basefiles import BaseTensors
@@ -24,7 +23,7 @@ from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import MeanError, Size, parse_size
-from hydraopt.merging.draft import Draft, UnreadableError
+from hydraopt.merging.draft import Draft
 from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.harm.stored import StoredCurves
 from hydraopt.merging.harm.trials import with_core
@@ -35,11 +34,12 @@ from hydraopt.merging.output import check_output, core_name
 from hydraopt.merging.recipe import ShrinkRecipe, forms_in
 from hydraopt.merging.search import Solution
 from hydraopt.merging.sizes import (
+    PASSES,
+    SIZES,
     CodedSize,
     coded_size,
     coded_sizes,
     passes_within_reach,
-    steps,
 )
 from hydraopt.merging.solving import Options, solve
 from hydraopt.progress import Progress
@@ -139,22 +139,16 @@ def shrunk_sizes(
     pieces, curves = _merge_set(before), StoredCurves(before.manifest)
     chosen, forms = measure_named(DEFAULT_MEASURE), forms_in(before.manifest.recipe)
     options = Options(chosen, forms, workers=workers, progress=progress)
-    largest, smallest = (share * before.size for share in _DRAWN)
-    jobs = functools.partial(_job, before, pieces, chosen)
     if not pieces.contents:
         return []
-    if not curves.tasks():
-        job = jobs(Size(round(largest)))
-        made = coded_sizes(job, options, largest, smallest)
-        return [x for x in made if x.size < before.size]
-    shared = []
-    count = passes_within_reach(_PASSES * pieces.numbers, _SHARED_OUT)
-    for limit in steps(largest, smallest, count) if count > 1 else ():
-        budget = Size(limit)
-        job = jobs(budget)
-        with suppress(BudgetError, UnreadableError):  # smaller sizes than can be had
-            shared.append(coded_size(job, _solved(job, budget, options, before, curves).draft))
-    return shared
+
+    def make(budget: Size) -> CodedSize:
+        job = _job(before, pieces, chosen, budget)
+        return coded_size(job, _solved(job, budget, options, before, curves).draft)
+
+    most, passes = (_SHARED_OUT, _PASSES) if curves.tasks() else (SIZES, PASSES)
+    largest, smallest = (share * before.size for share in _DRAWN)
+    return coded_sizes(make, largest, smallest, passes_within_reach(passes * pieces.numbers, most))
 
 
 def _notes(before: Bundle, budget: Size | MeanError, curves: StoredCurves) -> Iterator[str]:

@@ -1,26 +1,25 @@
-"""Sizes of a job at several prices of a bit: each is coded as a merge codes it; no file is written.
-
-A merge that is asked for such a size makes the same parts, but for the last percent of the price.
-"""
+"""Sizes of a job: each is coded as a merge codes it, and no file is written."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from hydraopt.engines.pool import Closing
+from hydraopt.errors import BudgetError
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.budget import Size
 from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.outcome import Job
-from hydraopt.merging.solving import Options, guide_of, passes_of, weights_for
+from hydraopt.merging.solving import Options, passes_of, weights_for
 from hydraopt.merging.weights import Weights
 
 __all__ = [
+    "PASSES",
+    "SIZES",
     "CodedSize",
     "Sizes",
     "coded_size",
@@ -29,14 +28,14 @@ __all__ = [
     "steps",
 ]
 
-_SIZES: Final = 7
+SIZES: Final = 7
 """Usual number of sizes of a curve."""
+PASSES: Final = 3
+"""Usual number of passes to meet one size."""
 _MOST_NUMBERS: Final = 1_000_000_000
 """Numbers to code for one curve of sizes, all its passes together: minutes on one core."""
-_LEAST_CODED: Final = 0.1
-"""Share of the coded bytes of the largest size that is left in the smallest one, at least."""
 _FALLS: Final = 0.98
-"""A higher price that leaves more than this share of the bytes has reached the smallest size."""
+"""A smaller limit that leaves more than this share of the bytes has reached the smallest size."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +72,24 @@ def steps(largest: float, smallest: float, count: int) -> list[int]:
     return [round(float(x)) for x in np.geomspace(largest, smallest, count)]
 
 
-def coded_sizes(job: Job, options: Options, largest: float, smallest: float) -> Iterator[CodedSize]:
-    """Yield sizes from about ``largest`` to about ``smallest`` bytes, by falling size.
+def coded_sizes(
+    make: Callable[[Size], CodedSize], largest: float, smallest: float, count: int
+) -> list[CodedSize]:
+    """Return what ``make`` makes of ``count`` sizes between two, by falling size.
 
-    Fewer where they would take too many passes, none where even two would. The range ends where a
-    higher price saves nothing, where the mean error reaches 1, or where readers would refuse what
-    it makes. Raises BudgetError if nothing
-    coded fits into the first one.
+    Fewer where ``make`` has no smaller one, or little is left of the tasks. count: none below 2.
     """
-    count = passes_within_reach(job.pieces.numbers, _SIZES)
-    if count > 1:
-        with Sizes(job, options) as sizes:
-            yield from sizes.between(largest, smallest, count)
+    made: list[CodedSize] = []
+    for limit in steps(largest, smallest, count) if count > 1 else ():
+        try:
+            one = make(Size(limit))
+        except (BudgetError, UnreadableError):
+            break
+        mean = sum(one.errors.values()) / len(one.errors)
+        if mean >= 1 or (made and one.size > _FALLS * made[-1].size):
+            break
+        made.append(one)
+    return made
 
 
 class Sizes(Closing):
@@ -111,23 +116,3 @@ class Sizes(Closing):
         except UnreadableError:
             return None
         return coded_size(self._job, draft)
-
-    def between(self, largest: float, smallest: float, count: int) -> Iterator[CodedSize]:
-        """Yield at most ``count`` sizes as :func:`coded_sizes` does."""
-        guide, fixed = guide_of(self._passes, self._job, Size(round(largest)), self.weights)
-        smallest = max(smallest, fixed + _LEAST_CODED * (largest - fixed))
-        wanted, before, ratio = steps(largest, smallest, count), math.inf, 1.0
-        # The first size is coded twice: small streams take more bytes than the planner expects, and
-        # its first pass tells how many.
-        for i, size in enumerate([wanted[0], *wanted]):
-            price = guide.price(8 * (size - fixed) / ratio)
-            made = self.at(price, f"coding size {max(i, 1)} of {count}")
-            if made is None or made.size <= fixed or made.size > _FALLS * before:
-                return
-            if sum(made.errors.values()) >= len(made.errors):
-                return  # worse than nothing: errors no longer follow the size
-            if expected := guide.bits(price):
-                ratio = 8 * (made.size - fixed) / expected
-            if i:
-                yield made
-                before = made.size

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +39,6 @@ __all__ = [
     "Kept",
     "Options",
     "check_forms",
-    "guide_of",
     "passes_of",
     "price_of",
     "search",
@@ -171,28 +169,16 @@ def search(
 ) -> Solution[Draft]:
     """The draft that meets the budget at these weights. start: a price near which it will be found,
     if one is known. Raises BudgetError for a budget that cannot be met."""
+    pieces = job.pieces
     runner = _Runner(passes, job, budget, weights, fair)
     if not isinstance(budget, Size):
         return search_error(runner, budget, price_of(budget, job, weights))
-    guide, fixed = guide_of(passes, job, budget, weights, start)
-    return search_size(runner, guide, budget, fixed)
-
-
-def guide_of(
-    passes: Passes, job: Job, budget: Size, weights: Weights, start: float | None = None
-) -> tuple[Guide, int]:
-    """Return the guide to the price of a size, and the bytes of a file in which nothing is coded.
-
-    start: a price near the one that meets the size, if one is known. Raises BudgetError for a size
-    with no room for anything coded.
-    """
-    pieces = job.pieces
     fixed = job.around_coded(budget, Draft.empty(weights.whole, weights.counting))
     # Of a Gaussian source's 2^(-2 bits/number) the slope would be this but for the 3.
     rate = coded_bits(budget, fixed) / max(pieces.numbers, 1)
     guess = pieces.contents * 2 * math.log(2) / max(pieces.numbers, 1) * 2 ** (-3 * rate)
-    estimate = functools.partial(passes.estimate, weights=weights.whole)
-    return Guide(estimate, start or max(guess, 1e-30)), fixed
+    guide = Guide(lambda price: passes.estimate(price, weights.whole), start or max(guess, 1e-30))
+    return search_size(runner, guide, budget, fixed)
 
 
 def price_of(budget: MeanError | WorstError, job: Job, weights: Weights) -> float:

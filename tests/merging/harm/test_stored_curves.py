@@ -56,7 +56,9 @@ def test_what_the_encoder_made_is_on_its_curve_where_its_error_is(manifest: Mani
             error = (task.error**2 + more**2) ** 0.5
             said = curves.measure(task.name, dict, more).harm
             told = curves.between(task.name, error)
-            assert told is not None
+            if told is None:
+                assert not 0.95 * task.curve[0].error < error < 1.05 * task.curve[-1].error
+                continue
             low, _, high = told.likely
             assert 0.95 * low <= said.likely <= 1.05 * high
 
