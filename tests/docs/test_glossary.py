@@ -1,4 +1,4 @@
-"""The glossary's classes and folders exist, and its things have no second names in the code."""
+"""The classes and folders that the glossary names exist."""
 
 from __future__ import annotations
 
@@ -7,37 +7,11 @@ import re
 from collections import Counter
 from functools import cache
 
-import pytest
-
 from tests.docs.pages import DOCS, ROOT, paragraphs
 from tests.trees import tree_of
 
 GLOSSARY = (DOCS / "reference" / "glossary.md").read_text(encoding="utf-8")
 SOURCE = ROOT / "src" / "hydraopt"
-
-BANNED = {
-    # A word that is no identifier, nor a piece of one: the glossary's word for the same thing.
-    "codec": "coder",
-    "damage": "harm",
-    "delta": "dW",
-    "distortion": "harm, or relative error",
-    "penalty": "price",
-    "quota": "budget",
-    "residual": "error",
-    "skeleton": "shared core",
-    "term": "part",
-    "terms": "parts",
-    "tenant": "task",
-    # Words that name nothing.
-    "found": "what it holds",
-    "misc": "what it is",
-    "stuff": "what it is",
-    "util": "what it does",
-    "utils": "what they do",
-}
-
-PUBLIC = {"TaskNotFoundError"}
-"""Names that callers know, and that keep a word which is banned elsewhere."""
 
 
 def entries() -> list[str]:
@@ -47,28 +21,6 @@ def entries() -> list[str]:
 @cache
 def trees() -> list[ast.Module]:
     return [tree_of(path) for path in SOURCE.rglob("*.py")]
-
-
-@cache
-def identifiers() -> frozenset[str]:
-    """Names that the code gives: of functions, classes, arguments, variables and fields."""
-    names = set()
-    for node in (node for tree in trees() for node in ast.walk(tree)):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.arg):
-            names.add(node.arg)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            names.add(node.attr)
-    return frozenset(names)
-
-
-def pieces(name: str) -> set[str]:
-    """``TaskPlan_of`` is task, plan, of; the whole name counts as well."""
-    words = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])", name)
-    return {name.lower().strip("_"), *(word.lower() for word in words)}
 
 
 def test_an_entry_is_a_sentence_with_a_place() -> None:
@@ -113,14 +65,3 @@ def test_its_folders_exist() -> None:
     named = set(re.findall(r"`([a-z/]+)/`", GLOSSARY))
     assert len(named) > 5
     assert [x for x in named if not ((SOURCE / x).is_dir() or (ROOT / x).is_dir())] == []
-
-
-@pytest.mark.parametrize("word", BANNED)
-def test_no_identifier_is_a_second_name(word: str) -> None:
-    used = sorted(name for name in identifiers() - PUBLIC if word in pieces(name))
-    assert not used, f"the glossary's word is: {BANNED[word]}"
-
-
-def test_pieces_of_names() -> None:
-    assert pieces("TaskPlan_of") == {"taskplan_of", "task", "plan", "of"}
-    assert pieces("_dW") == {"dw", "d", "w"} | {"dw"}
