@@ -49,7 +49,7 @@ def of_sizes(
 ) -> Iterator[dict[str, Any]]:
     """Every size that the report of a bundle has coded."""
     for size in build(bundle, originals).sizes:
-        if size.kind != "coded":
+        if size.kind != "estimated":
             continue
         if originals:
             merge(originals, out, size=size.size)
@@ -103,8 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for folder in args.sets:
         adapters = sorted(x for x in folder.iterdir() if x.is_dir())[: args.first]
         print(f"{folder.name}, {len(adapters)} adapters, {args.size}", flush=True)
-        for found in compared(adapters, args.size):
-            rows.append({"set": folder.name, "size": args.size, **found})
+        for one in compared(adapters, args.size):
+            rows.append({"set": folder.name, "size": args.size, **one})
             write_result(CODING, "estimates", head, rows)
     worst = max(rows, key=lambda x: abs(x["deviation"]))
     at = f"{worst['set']}, {worst['what']} at {worst['at']}"

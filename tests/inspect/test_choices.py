@@ -38,7 +38,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory, make_adapter: MakeAdapter
 @pytest.fixture(scope="module")
 def bundle(adapters: list[Path]) -> Bundle:
     path = adapters[0].parent / "x.hydra.safetensors"
-    merge(adapters, path, size="40%", workers=1)
+    merge(adapters, path, size="58%", workers=1)
     return open_bundle(path)
 
 

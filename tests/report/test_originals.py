@@ -24,7 +24,7 @@ NOT_COMPARED = "The originals that were given are not compared with anything"
 
 
 def _has_estimates(page: Page) -> bool:
-    return any(row.kind == "coded" for row in page.sizes)
+    return any(row.kind == "estimated" for row in page.sizes)
 
 
 def test_a_lossless_bundle_with_its_originals_has_a_page(made: Made, tmp_path: Path) -> None:

@@ -93,12 +93,12 @@ def test_sizes_hold_the_bundle_the_scored_and_the_coded(page: Page, made: Made) 
     assert chosen.values["drop"] == (pytest.approx(5.0), 10.0, HOSTILE)
     (other,) = (row for row in page.sizes if row.kind == "measured")
     assert other.values["changed"][0] == pytest.approx(0.5)
-    coded = [row for row in page.sizes if row.kind == "coded"]
+    coded = [row for row in page.sizes if row.kind == "estimated"]
     assert len(coded) > 10
     errors = [row.values["error"][0] for row in coded]
     assert errors == sorted(errors, reverse=True)  # a larger file is nearer to the originals
     assert max(row.size for row in coded) > page.size
-    smaller = [row for row in build(made.bundle).sizes if row.kind == "coded"]
+    smaller = [row for row in build(made.bundle).sizes if row.kind == "estimated"]
     assert max(row.size for row in smaller) <= page.size
     # One of the tasks has no curve: a mean without it is none of the bundle.
     assert not any("likely" in row.values for row in smaller)

@@ -1,7 +1,6 @@
 """One side of a module's parts: what it costs and what noise it leaves, in each way of writing it.
 
-The planner prices all spread classes with these tables; the estimate of errors looks up those that
-it chose.
+The planner prices all spread classes with these tables.
 """
 
 from __future__ import annotations
@@ -110,12 +109,6 @@ class SideTable:
     bits: Array
     noise: Array
     lost: Array
-
-    def at(self, parts: Classes, classes: Classes) -> tuple[Array, Array]:
-        """Noise and lost effect of some parts, (k,) indices, each at its spread class, (k,)."""
-        column = classes - FIRST_CLASS
-        noise, lost = (x[parts % len(x), column] for x in (self.noise, self.lost))
-        return noise, lost
 
 
 def side_table(way: Way, length: int, plan: BasisPlan | None, own: Array) -> SideTable:

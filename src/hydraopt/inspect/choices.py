@@ -1,9 +1,9 @@
 """How alike the tasks of a bundle are, and what the bundle would be at other sizes.
 
-Likeness comes from the tasks' products, of the originals or as the bundle decodes. Every other size
-is coded as ``shrink`` or ``merge`` codes it, so its errors are those of that command, or lies
-between two such sizes. Its harm is
-read from the curves of the bundle, between the errors at which a merge measured it.
+Likeness comes from the tasks' products, of the originals or as the bundle decodes. Several other
+sizes are coded as ``shrink`` or ``merge`` codes them, so their errors are those of that command;
+between them errors are interpolated. Harm is read from the curves of the bundle, between the errors
+at which a merge measured it.
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ def choices(
 
 
 _UNREACHED: Final = (
-    "No other size was coded for this page: the tasks are too many numbers to code several times, "
-    "or nothing can be smaller. hydraopt shrink and hydraopt merge make one."
+    "No other size is shown: the tasks are too many numbers to code several times, or a smaller "
+    "size would leave little of them. hydraopt shrink and hydraopt merge make one."
 )
 
 
@@ -145,7 +145,7 @@ def _reason(bundle: Bundle, loaded: Adapters | None) -> str:
     manifest = bundle.manifest
     if bundle.base is None and any(x.base is not None for x in manifest.tensors):
         return (
-            "No other size was coded for this page: tensors are differences from the base model, "
+            "No other size is shown: tensors are differences from the base model, "
             "which a page does not have."
         )
     if loaded is None:
@@ -153,7 +153,7 @@ def _reason(bundle: Bundle, loaded: Adapters | None) -> str:
         if not lossless:
             return ""
         return (
-            f"No other size was coded for this page: hydraopt shrink refuses a bundle with tasks "
+            f"No other size is shown: hydraopt shrink refuses a bundle with tasks "
             f"that are kept bit by bit, here {counted(len(lossless), 'task')}, {lossless[0]} among "
             "them."
         )
@@ -161,7 +161,7 @@ def _reason(bundle: Bundle, loaded: Adapters | None) -> str:
     if not missing:
         return ""
     return (
-        f"No other size was coded for this page: {counted(len(missing), 'task')} of "
+        f"No other size is shown: {counted(len(missing), 'task')} of "
         f"{len(bundle):,} had no original, {missing[0]} among them, and a merge of the rest is not "
         "this bundle."
     )
@@ -271,4 +271,4 @@ def _choice(bundle: Bundle, size: int, errors: Mapping[str, float], originals: b
     curves = StoredCurves(bundle.manifest)
     told = [x.name for x in bundle.manifest.tasks if originals or tells_later(x)]
     ranges = ((x, curves.between(x, errors[x])) for x in told if x in curves.tasks())
-    return Choice(size, errors, {x: found for x, found in ranges if found is not None})
+    return Choice(size, errors, {x: harm for x, harm in ranges if harm is not None})

@@ -103,11 +103,11 @@ class SizeRow:
     """A size that the bundle has or could have.
 
     kind: "chosen" is the bundle itself, "measured" another bundle of the same tasks in a result,
-    "coded" one that was coded for the page. values: by measure, (mean, worst, name of the worst
+    "estimated" one that was coded for the page or lies between two of these. values: by measure, (mean, worst, name of the worst
     task). ranges: by measure that is an estimate, the bounds of the mean.
     """
 
-    kind: Literal["chosen", "measured", "coded"]
+    kind: Literal["chosen", "measured", "estimated"]
     label: str
     size: int
     values: Mapping[str, tuple[float, float, str]]

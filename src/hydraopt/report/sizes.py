@@ -47,7 +47,7 @@ def sizes_note(
     most: tasks of a bundle whose other sizes are coded. too_many: whether it has too many modules.
     """
     if made is None or not made.points:
-        none = "No other size was coded for this page."
+        none = "No other size is shown."
         if too_many:
             return f"{none} The bundle has too many modules for its bytes."
         if all(task.lossless for task in tasks):
@@ -57,14 +57,15 @@ def sizes_note(
         return none if made is None else made.missing or none
     if made.originals:
         note = (
-            "The other sizes were coded from the originals for this page: errors are those of "
-            "hydraopt merge --size, without prompts."
+            "Several other sizes were coded from the originals for this page, with the errors of "
+            "hydraopt merge --size without prompts; sizes between them are interpolated."
         )
     else:
         note = (
-            "The other sizes were coded from the bundle for this page: errors are those that "
-            "hydraopt shrink states. Without --originals no larger size is known, and a merge from "
-            "the originals gives a better one of the same size."
+            "Several other sizes were coded from the bundle for this page, with the errors that "
+            "hydraopt shrink states; sizes between them are interpolated. Without --originals no "
+            "larger size is known, and a merge from the originals gives a better one of the same "
+            "size."
         )
     return " ".join([note, *_harm_note(tasks, sizes)])
 
@@ -73,7 +74,7 @@ def _harm_note(tasks: Sequence[TaskView], sizes: Sequence[SizeRow]) -> Iterator[
     """Yield what the harm of other sizes is, and where there is none."""
     if all(task.likely is None for task in tasks):
         return
-    coded = [row for row in sizes if row.kind == "coded"]
+    coded = [row for row in sizes if row.kind == "estimated"]
     count = sum("likely" in row.values for row in coded)
     if count:
         yield (
@@ -132,4 +133,4 @@ def _estimated(label: str, point: Choice, own: Mapping[str, Column]) -> SizeRow:
             low, high = max(low - spread, 0.0), min(high + spread, 1.0)
         worst = max(held, key=lambda name: held[name][1])
         values[key], ranges[key] = (mean, held[worst][1], worst), (low, high)
-    return SizeRow("coded", label, point.size, values, ranges)
+    return SizeRow("estimated", label, point.size, values, ranges)

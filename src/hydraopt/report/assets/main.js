@@ -4,11 +4,11 @@
 H.sizes = (page) => {
   const rows = page.sizes;
   const whole = page.originals;
-  const kinds = { chosen: "This bundle", measured: "Another bundle that was scored", coded: "A size that was coded for this page" };
+  const kinds = { chosen: "This bundle", measured: "Another bundle that was scored", estimated: "Another size, estimated for this page" };
   const own = rows.find((row) => row.kind === "chosen");
   const share = (row) => (whole.bytes ? H.percent(row.size / whole.bytes, 2) : "-");
   const sized = (row) => `${H.bytes(row.size)}${whole.bytes ? `, ${share(row)} of ${whole.name}` : ""}`;
-  const facts = (row) => [H.el("p", {}, H.el("strong", {}, sized(row)), `. ${kinds[row.kind]}${row.kind === "coded" ? "" : `: ${row.label}`}.`),
+  const facts = (row) => [H.el("p", {}, H.el("strong", {}, sized(row)), `. ${kinds[row.kind]}${row.kind === "estimated" ? "" : `: ${row.label}`}.`),
     H.el("ul", {}, Object.entries(row.values).map(([name, [mean, worst, task]]) => {
       const { label, text } = H.measures[name];
       const range = row.ranges[name] ? ` (between ${text(row.ranges[name][0])} and ${text(row.ranges[name][1])})` : "";
