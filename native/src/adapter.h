@@ -215,8 +215,6 @@ hydra_status hy_all_headers(hydra_bundle *b, const hy_task *task, int copies, hy
 /* Whether a coded tensor is a copy of the base's weight below a pair. */
 int hy_is_copy(const hy_entry *x);
 
-/* card.c: README.md. library: who loads the folder. */
-void hy_card(const hydra_bundle *b, const hy_task *task, const char *library, hy_text *out);
 
 /* safetensors.c: sorts the tensors by name, and refuses two of one name. */
 hydra_status hy_check_names(hydra_bundle *b, const hy_task *task, hy_outs *outs);

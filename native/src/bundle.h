@@ -131,9 +131,6 @@ struct hydra_bundle {
     int limits_numbers; /* most_numbers is the caller's */
     hy_slice base_model, library; /* data is NULL if there is none */
     uint64_t entry_sum;           /* entries of all manifests */
-    int by_method;                /* the recipe names a method */
-    int estimated;                /* the recipe says that errors are estimates */
-    uint64_t answer_tokens;       /* of an answer that were judged, at most */
     hy_core *core;                /* kept, or NULL */
     unsigned calls;               /* in progress: more than one inside callbacks */
     int drop_core, closed;        /* asked for inside a call, to be done at its end */

@@ -5,8 +5,6 @@
 
 #include "core.h"
 
-#define ANSWER_TOKENS 128 /* of an answer that are judged, at most, if a recipe says nothing */
-#define MOST_ANSWER_TOKENS 1024
 
 /* Steps of all expressions of a call: below a second. An ordinary match takes a few hundred. */
 enum { PATIENCE = 1 << 26 };
@@ -120,13 +118,6 @@ static hydra_status check_base_model(hydra_bundle *b, const hy_file *file) {
     node = hy_get(json, 0, "recipe");
     HY_CHECK(&b->env, !node || hy_kind(json, node) == HY_OBJECT,
              "manifest: the recipe is no object");
-    b->by_method = node && hy_get(json, node, "method");
-    b->answer_tokens = ANSWER_TOKENS;
-    if (!node) return HYDRA_OK;
-    told = hy_get(json, node, "errors");
-    b->estimated = hy_kind(json, told) == HY_STRING && hy_is(hy_string(json, told), "estimated");
-    told = hy_get(json, node, "answer_tokens"); /* what is none leaves the usual number */
-    hy_natural(json, told, 1, MOST_ANSWER_TOKENS, &b->answer_tokens);
     return HYDRA_OK;
 }
 

@@ -149,17 +149,6 @@ static hydra_status write_config(hydra_bundle *b, const hy_text *compact, const 
     return status;
 }
 
-static hydra_status write_card(hydra_bundle *b, const hy_task *task, const hydra_sink *sink) {
-    hy_text card;
-    hydra_status status;
-    hy_text_open(&card, &b->env);
-    hy_card(b, task, "peft", &card);
-    status = card.failed ? b->env.error->status
-                         : hy_sink_text(b, sink, "README.md", card.data, card.size);
-    hy_text_close(&card);
-    return status;
-}
-
 static hydra_status export_task(hydra_bundle *b, const hy_task *task, const hy_json *config,
                                 hydra_dtype asked, const hydra_sink *sink) {
     hy_pairs pairs;
@@ -189,7 +178,6 @@ static hydra_status export_task(hydra_bundle *b, const hy_task *task, const hy_j
     if (!status && written.failed) status = b->env.error->status;
     if (!status) status = hy_write_safetensors(b, task, &outs, &pairs, sink);
     if (!status) status = write_config(b, &written, sink);
-    if (!status) status = write_card(b, task, sink);
     hy_text_close(&written);
     hy_outs_close(&outs, &b->env);
     hy_pairs_close(&pairs, b);

@@ -21,7 +21,6 @@ from hydraopt.basemodel.recall import kept_records, recalled_records
 from hydraopt.basemodel.refit import Schedule
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import PartsRecord
-from hydraopt.errors import UsageError
 from tests.basemodel.cases import PATHS, factors_of
 from tests.basemodel.test_refit import coded_of
 from tests.marks import slow
@@ -186,17 +185,6 @@ def test_harm_apart_is_of_what_no_twin_learns_from(
     assert (told.answers, told.held_out) == (len(unlearned) or len(mine), bool(unlearned))
     assert [mine[i] for i in judge._unlearned("de")] == list(unlearned)
     assert judge.measured("de", factors_of(1, 0.02)).harm.held_out
-
-
-def test_lengths_are_not_fitted_to_what_judges_a_refit(
-    trained, make_adapter, tmp_path, monkeypatch
-) -> None:
-    for part in trained:
-        part.save_pretrained(tmp_path / "base")
-    adapters = read_adapters([make_adapter(tmp_path / "fr", factors_of(0, 0.02))])
-    onlooker = Onlooker(str(tmp_path / "base"), adapters, {"fr": ["Spell."]}, refits=True)
-    with pytest.raises(UsageError, match="a refit is judged by"):
-        onlooker.gains("fr", dict)
 
 
 def test_that_nothing_helped_is_remembered_too(

@@ -211,13 +211,12 @@ def test_tied_embeddings_are_stored_once(tmp_path) -> None:
     assert torch.equal(loaded.lm_head.weight, model.model.embed_tokens.weight)
 
 
-@pytest.mark.parametrize("command", ["serve", "use", "merge"])
+@pytest.mark.parametrize("command", ["serve", "merge"])
 def test_commands_refuse_it(command, whole, tmp_path, bundle_of) -> None:
     base = str(changed(whole, tmp_path, tensors(lambda x: x.pop(UP))))
     bundle = bundle_of("all")
     given = {
         "serve": ["serve", base, bundle, "--port", "0"],
-        "use": ["use", bundle, "--base", base],
         "merge": ["merge", *adapters(tmp_path / "adapters"), "--base", base, "-o", tmp_path / "o"],
     }[command]
     said = CliRunner().invoke(cli, [str(x) for x in given])

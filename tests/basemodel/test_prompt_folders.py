@@ -91,7 +91,7 @@ def test_a_line_that_is_no_prompt_is_refused_by_number(tmp_path: Path, line) -> 
 
 def test_a_file_of_no_adapter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "df.txt").write_text("eins\n")
-    with pytest.raises(UsageError, match=r"not there .*got df, expected de, fr, it"):
+    with pytest.raises(UsageError, match=r"got df, expected de, fr, it"):
         read_prompt_folder(tmp_path, NAMES)
 
 
@@ -175,7 +175,7 @@ def test_files_of_tasks_that_are_not_asked_about_are_not_read(tmp_path: Path) ->
     assert read_prompt_folder(tmp_path, ["de"], ["de", "pl"]) == {"de": ["eins"]}
     assert read_prompt_folder(tmp_path, ["de"], ["fr"]) == {"de": ["eins"]}
     # The file may be meant for the task without one.
-    with pytest.raises(UsageError, match=r"not there .*got pl, expected fr"):
+    with pytest.raises(UsageError, match=r"got pl, expected fr"):
         read_prompt_folder(tmp_path, ["de", "fr"])
     with pytest.raises(UsageError, match=r"no prompts in the folder .*got de, pl, expected it"):
         read_prompt_folder(tmp_path, ["it"], ["de", "pl"])

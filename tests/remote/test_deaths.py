@@ -259,10 +259,10 @@ def test_a_rename_that_cannot_be_read_is_finished_later(
     unlock(content, address)
     real = ObjectStore.start
 
-    def down(store: ObjectStore, url: Url, ahead: int) -> Start:
+    def down(store: ObjectStore, url: Url, ahead: int, *check: object) -> Start:
         if url.name.endswith(".json"):
             raise RemoteError("denied")
-        return real(store, url, ahead)
+        return real(store, url, ahead, *check)
 
     with monkeypatch.context() as patched:
         patched.setattr(ObjectStore, "start", down)

@@ -33,9 +33,9 @@ def asked(bucket: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     kind, names = type(store_of(Url(bucket))), []
     start, entries = kind.start, kind.entries
 
-    def started(self: object, url: Url, ahead: int) -> object:
+    def started(self: object, url: Url, ahead: int, *check: object) -> object:
         names.append(url.name)
-        return start(self, url, ahead)  # type: ignore[arg-type]
+        return start(self, url, ahead, *check)  # type: ignore[arg-type]
 
     def told(self: object, url: Url) -> object:
         names.append("listed")

@@ -266,9 +266,9 @@ def test_adding_there_costs_what_the_task_costs(
     opened = []
     start = kind.start
 
-    def counted(self: object, url: Url, ahead: int) -> object:
+    def counted(self: object, url: Url, ahead: int, *check: object) -> object:
         opened.append(url.name)
-        return start(self, url, ahead)  # type: ignore[arg-type]
+        return start(self, url, ahead, *check)  # type: ignore[arg-type]
 
     monkeypatch.setattr(kind, "start", counted)
     add(f"{bucket}/four", [adapters["e"]], day=DAY)

@@ -85,7 +85,7 @@ def test_cards_of_image_models_say_nothing_of_answers(lossless: bool, tmp_path: 
     bundle = image_bundle(tmp_path, "diffusers", lossless=lossless)
     export_task(open_bundle(bundle)["cat"], tmp_path / "out", format="diffusers")
     own = (tmp_path / "out" / "README.md").read_text()
-    assert calls(blocks(own)["python"])["load_lora_weights"] == "out"
+    assert calls(blocks(own)["python"])["load_lora_weights"] == "cat"
     for card in (own, bundle_card(collect(bundle))):
         assert "answer" not in card
         assert "prompt" not in card

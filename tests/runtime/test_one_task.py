@@ -119,7 +119,7 @@ def test_switching_disabling_and_leaving_change_nothing_else(model, bundle_of) -
     with pytest.raises(ZeroDivisionError), attached.task("de"):
         1 / 0
     assert attached.active == ("fr",)
-    with pytest.raises(TaskNotFoundError, match=r"no such task; got 'fx', expected fr"):
+    with pytest.raises(TaskNotFoundError, match="no such task; got 'fx'"):
         attached.set_task("fx")
     assert attached.active == ("fr",)
     attached.set_task(None)

@@ -82,7 +82,7 @@ def _exported(task: TaskAdapter) -> tuple[str, str | None]:
             assert not made.exists()
             return word_of(error), None
         found = 2166136261
-        for name in ("adapter_model.safetensors", "adapter_config.json", "README.md"):
+        for name in ("adapter_model.safetensors", "adapter_config.json"):
             for byte in name.encode() + b"\0" + (made / name).read_bytes():
                 found = ((found ^ byte) * 16777619) & 0xFFFFFFFF
         return "ok", f"{found:08x}"

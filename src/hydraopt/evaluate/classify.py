@@ -232,6 +232,7 @@ def _scores(
 
 
 def _log_chances(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted = logits - logits.max(1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # of infinite logits, which the caller refuses
+        shifted = logits - logits.max(1, keepdims=True)
     chances: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     return chances

@@ -103,8 +103,9 @@ class SizeRow:
     """A size that the bundle has or could have.
 
     kind: "chosen" is the bundle itself, "measured" another bundle of the same tasks in a result,
-    "estimated" one that was coded for the page or lies between two of these. values: by measure, (mean, worst, name of the worst
-    task). ranges: by measure that is an estimate, the bounds of the mean.
+    "estimated" one that was coded for the page or lies between two of these.
+    values: by measure, (mean, worst, name of the worst task). ranges: by measure that is an
+    estimate, the bounds of the mean.
     """
 
     kind: Literal["chosen", "measured", "estimated"]

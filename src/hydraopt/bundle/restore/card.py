@@ -33,7 +33,7 @@ def write_card(
     that is in either folder already, and that no export wrote, stays.
     """
     if not any(_is_anothers(folder / CARD) for folder in (made, target)):
-        text = card_of(task, library, as_it_was, target.name)
+        text = card_of(task, library, as_it_was)
         write_atomically(made / CARD, [text.encode()])
 
 
@@ -75,10 +75,10 @@ def load_lines(base_model: str | None, place: str, modules: Iterable[ModuleEntry
     ]
 
 
-def card_of(task: TaskAdapter, library: str, as_it_was: bool, folder: str) -> str:
+def card_of(task: TaskAdapter, library: str, as_it_was: bool) -> str:
     """The card: what hubs read first, then what the folder is, its error, and its harm.
 
-    as_it_was: as in :func:`write_card`.  folder: name of the folder that holds it.
+    as_it_was: as in :func:`write_card`.
     """
     base = task.base_model
     # A JSON string is one of YAML too.
@@ -101,7 +101,7 @@ def card_of(task: TaskAdapter, library: str, as_it_was: bool, folder: str) -> st
         parts.append(harm_text(entry.harm, answer_tokens_in(task.bundle.recipe)))
     elif not is_image_model(paths):
         parts.append("Harm: not measured.")
-    if library == "diffusers" and (lines := load_lines(base, folder, modules)):
+    if library == "diffusers" and (lines := load_lines(base, task.name, modules)):
         parts.append("\n".join(["```python", *lines, "```"]))
     return head + "".join(f"\n{part}\n" for part in parts)
 
