@@ -104,7 +104,7 @@ static hydra_status check_places(hy_env *env, const hy_file *file, uint32_t blob
 /* The base model's name, in the manifest and, if there is one, in the metadata. */
 static hydra_status check_base_model(hydra_bundle *b, const hy_file *file) {
     const hy_json *json = &file->manifest;
-    uint32_t node = hy_get(json, 0, "base_model"), about = hy_about(file, "base_model"), told;
+    uint32_t node = hy_get(json, 0, "base_model"), about = hy_about(file, "base_model");
     if (node && hy_kind(json, node) != HY_NULL) {
         HY_CHECK(&b->env, hy_is_text(json, node, 0), "manifest: the base model is no text");
         b->base_model = hy_string(json, node);
