@@ -26,7 +26,13 @@ from hydraopt.report.build import build
 
 __all__ = ["compared"]
 
-DEFAULTS = ("examples/adapters", "zoo/adapters/smollm2-cls4", "zoo/adapters/qwen25coder-code5")
+DEFAULTS = (
+    "examples/adapters",
+    *(
+        f"zoo/adapters/{x}"
+        for x in ("smollm2-cls4", "smollm2-tuners5", "qwen25coder-code5", "gemma3-5x8")
+    ),
+)
 FIRST_ERROR = 0.3
 """Of the adapter that a collection begins with."""
 
@@ -104,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         adapters = sorted(x for x in folder.iterdir() if x.is_dir())[: args.first]
         print(f"{folder.name}, {len(adapters)} adapters, {args.size}", flush=True)
         for one in compared(adapters, args.size):
-            rows.append({"set": folder.name, "size": args.size, **one})
+            rows.append({"set": "/".join(folder.parts[-2:]), "size": args.size, **one})
             write_result(CODING, "estimates", head, rows)
     worst = max(rows, key=lambda x: abs(x["deviation"]))
     at = f"{worst['set']}, {worst['what']} at {worst['at']}"
