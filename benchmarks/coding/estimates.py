@@ -21,6 +21,7 @@ from benchmarks.common import CODING, provenance, write_result
 from hydraopt import merge, open_bundle, shrink
 from hydraopt.collection.refresh import expected_saving, refresh
 from hydraopt.collection.verbs import add
+from hydraopt.errors import AlignmentError
 from hydraopt.inspect import inspect_adapters
 from hydraopt.report.build import build
 
@@ -78,7 +79,10 @@ def of_inspect(adapters: Sequence[Path], out: Path) -> Iterator[dict[str, Any]]:
 def of_refresh(adapters: Sequence[Path], out: Path) -> Iterator[dict[str, Any]]:
     """The size that refresh expects, with originals and without."""
     merge(adapters[:1], out, error=FIRST_ERROR)
-    add(out, adapters[1:])
+    try:
+        add(out, adapters[1:])
+    except AlignmentError:  # of other kinds, with other modules
+        return
     fresh = out.with_name("fresh.hydra.safetensors")
     given: Mapping[str, Sequence[Path]] = {"decoded": (), "originals": adapters}
     for name, originals in given.items():
