@@ -41,18 +41,3 @@ def paragraphs(text: str) -> list[str]:
         else:
             found[-1] += " " + bare
     return found
-
-
-def sentences(text: str) -> list[str]:
-    """Sentences of the prose. A code span is a word; a link is its text."""
-    found = []
-    for paragraph in paragraphs(text):
-        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"`[^`]*`", "code", paragraph))
-        # A full stop inside a number or a name is not followed by a space.
-        found += re.split(r"(?<=[.!?:;])[\"*)]*\s+(?=[A-Z\"*(\[])|(?<=[.!?])\s+", plain)
-    return [sentence for sentence in found if words(sentence)]
-
-
-def words(sentence: str) -> list[str]:
-    """Words and numbers."""
-    return re.findall(r"[A-Za-z0-9][\w'.,%/-]*", sentence)

@@ -1,4 +1,4 @@
-"""Adapter files in, whoever wrote them; scales resolved."""
+"""Read adapter files; the scale is multiplied into B."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A base model with factors on it; which modules matter to it."""
+"""Attach factors to a base model; measure what changes."""

@@ -1,4 +1,4 @@
-"""The file: manifest, writer, lazy reader, verify; a task given back."""
+"""The bundle file: manifest, writer, lazy reader, verification."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The command line: a file a command, no logic."""
+"""Command line: one file per command, without logic."""

@@ -1,1 +1,1 @@
-"""The bits: trellis, range coder, streams; the records of parts."""
+"""Entropy coding: trellis, range coder, streams, records."""

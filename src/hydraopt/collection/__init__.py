@@ -1,1 +1,1 @@
-"""Tasks come and go; no byte of any other changes."""
+"""Add, remove and refresh tasks; other bytes stay."""

@@ -1,1 +1,1 @@
-"""One module or tensor at one price: plan, encode, measure."""
+"""Plan, encode and measure one module or tensor at one price."""

@@ -1,1 +1,1 @@
-"""What is installed, and if it works."""
+"""Check what is installed and whether it works."""

@@ -1,1 +1,1 @@
-"""Workers: here, beside, on Ray."""
+"""Workers in this process, in others, or on Ray."""

@@ -1,4 +1,4 @@
-"""Tasks in the formats of other tools, or merged into the base."""
+"""Write tasks in the formats of other tools."""
 
 from __future__ import annotations
 

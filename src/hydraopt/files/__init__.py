@@ -1,1 +1,1 @@
-"""Files in and out, here and in stores; replaced in one step."""
+"""Read, write and replace files, on disk and in stores."""

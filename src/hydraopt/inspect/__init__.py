@@ -1,4 +1,4 @@
-"""What adapters share, where a bundle's bytes are."""
+"""Report what adapters share and where bytes are."""
 
 from hydraopt.bundle.kind import is_bundle
 from hydraopt.inspect.adapters import inspect_adapters

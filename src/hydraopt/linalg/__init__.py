@@ -1,1 +1,1 @@
-"""Thin SVD, range finder, norms, clusters."""
+"""Linear algebra: thin SVD, range finder, norms, clusters."""

@@ -1,1 +1,1 @@
-"""Many modules and a budget: align, search, merge, shrink, combine."""
+"""Merge many modules within a budget: align, search, write."""

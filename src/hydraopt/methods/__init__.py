@@ -1,4 +1,4 @@
-"""HydraOpt with M heads and the literature's merging methods.
+"""HydraOpt with M heads, and other published merging methods.
 
 Each is a pure function on the factors of one module; ``apply`` runs one over whole adapters.
 """

@@ -1,4 +1,4 @@
-"""Stereotypes, and people swapped.
+"""Probes for stereotypes; inputs with people swapped.
 
 Nothing here runs a model: files become items, and log-likelihoods become counts with intervals.
 :mod:`hydraopt.evaluate.probing` puts the two together.

@@ -1,1 +1,1 @@
-"""Pages, pictures and model cards."""
+"""HTML reports, pictures and model cards."""

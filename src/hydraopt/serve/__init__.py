@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server of a base model and its tasks.
+"""Serve a base model and its tasks over HTTP.
 
 ``hydraopt serve`` is the way in; docs/reference/serving.md says how to use it. engine answers
 prompts, api speaks HTTP, server opens the port.
