@@ -122,7 +122,7 @@ class AdapterFactors:
         return self.part(slice(None))
 
     def part(self, places: slice) -> Iterator[tuple[int, Factors]]:
-        """Those of some contents, by their places here; of the others nothing is read."""
+        """Yield the factors of the contents at these places; the other contents are not read."""
         for content, module in self.contents[places]:
             yield content, Factors.of(*module.factors())
 

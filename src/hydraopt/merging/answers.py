@@ -20,9 +20,14 @@ Energies = tuple[list[int], list[float], int]
 
 @dataclass(frozen=True)
 class Made:
-    """What came of an item, beside its records. bits: what the planner expected. errors, energies:
-    squared norms, in the order of ``contents``. forms: of records. shares: whether its shared
-    record holds anything. numbers: that all its records stand for."""
+    """Result of encoding an item, without its records.
+
+    bits: the planner's estimate.
+    errors, energies: squared norms, in the order of ``contents``.
+    forms: number of records by form.
+    shares: whether the item's shared record holds anything.
+    numbers: count of numbers that all its records stand for.
+    """
 
     bits: float
     contents: tuple[int, ...]
@@ -47,8 +52,10 @@ def read_bits(head: Any) -> float:
 
 
 def read_made(head: Any, scripts: bytes, known: Collection[int]) -> Made:
-    """What came of an item, of JSON; its scripts are looked through. known: contents that the item
-    has."""
+    """Read the result of an item from JSON and validate its scripts.
+
+    known: contents that the item has.
+    """
     if not isinstance(head, dict) or set(head) != {x.name for x in fields(Made)}:
         _refuse(head)
     contents, forms, shares = _contents(head["contents"], known), head["forms"], head["shares"]

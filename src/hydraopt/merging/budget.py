@@ -76,7 +76,7 @@ def parse_size(text: str | int, fp16_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class Change:
-    """What another stream does to one content: bytes that it grows by, and relative errors."""
+    """Effect of another stream on one content: growth in bytes, and relative errors."""
 
     bytes: int
     error_before: float
@@ -91,7 +91,7 @@ class Size:
     name: ClassVar[str] = "size"
 
     def strain(self, change: Change) -> float:
-        """How much of the blame is the change's, where the budget is not kept."""
+        """Return this change's share of the blame if the budget is not kept."""
         return float(change.bytes)
 
 
@@ -120,11 +120,11 @@ class MeanError(_ErrorBudget):
     name: ClassVar[str] = "error"
 
     def of(self, errors: Array) -> float:
-        """What is limited, of the relative errors of the tasks, (tasks,)."""
+        """Return the limited value from the relative errors of the tasks, (tasks,)."""
         return float(np.mean(errors))
 
     def strain(self, change: Change) -> float:
-        """How much of the blame is the change's, where the budget is not kept."""
+        """Return this change's share of the blame if the budget is not kept."""
         return change.error_after - change.error_before
 
 
@@ -135,11 +135,11 @@ class WorstError(_ErrorBudget):
     name: ClassVar[str] = "max-error"
 
     def of(self, errors: Array) -> float:
-        """What is limited, of the relative errors of the tasks, (tasks,)."""
+        """Return the limited value from the relative errors of the tasks, (tasks,)."""
         return float(np.max(errors))
 
     def strain(self, change: Change) -> float:
-        """How much of the blame is the change's, where the budget is not kept."""
+        """Return this change's share of the blame if the budget is not kept."""
         return change.error_after
 
 
@@ -163,12 +163,12 @@ class HarmLimit:
 
     @property
     def unit(self) -> str:
-        """What the limit counts."""
+        """Unit of the limit."""
         return "share of answers" if self.shares else "nats an answer"
 
     @property
     def text(self) -> str:
-        """As a user writes it."""
+        """The limit in the notation of the command line."""
         return f"{100 * self.limit:g}%" if self.shares else f"{self.limit:g}nats"
 
     def said(self, harm: float) -> str:

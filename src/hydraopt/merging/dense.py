@@ -55,7 +55,7 @@ class TensorMatrices:
         return difference
 
     def squared_norms(self) -> list[float]:
-        """Of the matrices of all contents, one in memory at a time."""
+        """Return the squared norm of each content's matrix, with one matrix in memory at a time."""
         return [float(np.sum(self.read(i) ** 2)) for i in range(len(self.contents))]
 
 
@@ -77,10 +77,10 @@ class CodedTensors:
 
 
 def tensors_of(adapter: Adapter, exact: Sequence[str], lossless: bool) -> TensorsApart:
-    """Which of an adapter's further tensors are coded.
+    """Choose which of an adapter's further tensors are coded with a loss.
 
-    Those of 16, 32 or 64 bit floats that are trained: not buffers, nor what ``exact`` names, nor a
-    tensor with NaN or infinity, which nothing but a copy can give back.
+    Coded: trained tensors of 16, 32 or 64 bit floats. Not coded: buffers, the names in ``exact``,
+    and tensors with NaN or infinity, which only a copy can restore.
     """
     if lossless:
         return TensorsApart(adapter.tensors, {})

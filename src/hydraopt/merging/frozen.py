@@ -1,7 +1,7 @@
-"""What a task that comes later is coded against: a core that is there already, and its price.
+"""An existing core against which later tasks are coded, and the price of a bit in it.
 
-A merge says in its recipe what a bit cost in the end. So a task that is added alone gets the bytes
-that it would have been worth there, whatever else was added before.
+A merge records in its recipe what a bit finally cost. A task that is added alone therefore gets
+the bytes that it would have been worth in that merge, whatever else was added before.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ _DIGITS: Final = 6
 
 @dataclass(frozen=True)
 class FrozenCore:
-    """What readers have before a task is coded, in step with the modules and tensors of a merge
-    set.
+    """Data that readers have before a task is coded, in step with the modules and tensors of a set.
 
-    bases: of each module. commons: what tasks share of each coded tensor, None for nothing. strict:
-    the bytes of a task must stand for all its numbers; else some are free, as in a file of its own.
+    bases: the bases of each module.
+    commons: the shared record of each coded tensor; None if its tasks share nothing.
+    strict: whether the bytes of a task must account for all its numbers. Otherwise some numbers are
+        free, as in a file of its own.
     """
 
     bases: tuple[Bases, ...]
@@ -35,19 +36,22 @@ class FrozenCore:
 
 @dataclass(frozen=True)
 class MiddlePrice:
-    """What a merge came to. price: harm that a bit may cost to a task of the middle size and of
-    importance 1. norm: that size, |dW| over all that is coded."""
+    """Final price of a merge.
+
+    price: harm that a bit may cost to a task of the middle size and of importance 1.
+    norm: the middle size, |dW| over everything that is coded.
+    """
 
     price: float
     norm: float
 
     def to_json(self) -> dict[str, float]:
-        """As a recipe holds it."""
+        """Return the values as stored in a recipe."""
         return {name: float(f"{value:.{_DIGITS}g}") for name, value in vars(self).items()}
 
     @classmethod
     def in_recipe(cls, recipe: Mapping[str, Any]) -> MiddlePrice | None:
-        """What a recipe says; None if it says nothing, or what makes no sense."""
+        """Read the values from a recipe; return None if they are missing or invalid."""
         values = [recipe.get(name) for name in ("price", "norm")]
         for value in values:
             right = isinstance(value, float | int) and not isinstance(value, bool)

@@ -22,11 +22,11 @@ _LEAST = -80.0
 
 
 class Guide:
-    """What the planner expects of a price, to find a price with; nothing is rounded or coded.
+    """Estimate of coded bits by price, used to choose prices; nothing is rounded or coded.
 
-    estimate: bits at a price. They fall smoothly and nearly as a power of it, so between two prices
-    that are near each other no third one has to be tried. What coding really takes is a nearly
-    constant multiple of the estimate, which the passes tell.
+    estimate: returns the bits at a price. They fall smoothly and nearly as a power of the price,
+    so no third price is tried between two that are near each other. Coding takes a nearly
+    constant multiple of the estimate; the passes show which.
     """
 
     def __init__(self, estimate: Callable[[float], Array], start: float) -> None:
@@ -36,7 +36,7 @@ class Guide:
         self._last = np.zeros(0)
 
     def price(self, bits: float) -> float:
-        """Where the estimate is ``bits``."""
+        """Return the price at which the estimate is ``bits``."""
         wanted = math.log(bits)
         for _ in range(_MOST_ESTIMATES):
             self._at, known = self._crossing(wanted)
@@ -60,7 +60,10 @@ class Guide:
         return math.exp(y0 + slope * (x - x0))
 
     def course(self, price: float, wanted: float) -> Course | None:
-        """How to steer a pass that starts at a price that :meth:`price` just gave."""
+        """Return the course of a pass that starts at the last price of :meth:`price`.
+
+        Returns None if the estimate is zero bits.
+        """
         expected = self.bits(price)
         if not expected:
             return None

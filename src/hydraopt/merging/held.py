@@ -1,4 +1,4 @@
-"""What a bundle holds as something to merge: its decoded tasks in the place of adapters."""
+"""A bundle as input of a merge: its decoded tasks take the place of adapters."""
 
 from __future__ import annotations
 

@@ -63,10 +63,11 @@ __all__ = [
 ]
 
 DEFAULT_MAX_ERROR: Final = 0.03
-"""Of the worst task, where nothing is limited; docs/evidence/index.md says why."""
+"""Default limit on the error of the worst task; docs/evidence/index.md says why."""
 DEFAULT_MEASURE: Final = "bias-aware"
 PERHAPS_ALL: Final = 0.6
-"""Of the fp16 bytes: where a size may hold every bit. Trained 16-bit numbers take more."""
+"""Share of the fp16 bytes above which a size may hold every bit.
+Trained 16-bit numbers take more."""
 _ALL_FITS: Final = "every bit fits into the size that was asked for: nothing is lost"
 _NO_CURVES: Final = (
     "the curves of harm are not kept: so small a bundle has no room for them, and a later shrink "
@@ -76,10 +77,13 @@ _NO_CURVES: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class MergeResult(Written):
-    """What a merge or a shrink made.
+    """Result of a merge or a shrink.
 
-    forms: records by form. measure: what errors cost. price: harm a bit was allowed to cost.
-    passes: coding passes it took. harms: measured, by task, of those that had prompts.
+    forms: number of records by form.
+    measure: name of the measure of errors.
+    price: harm that a bit was allowed to cost.
+    passes: number of coding passes.
+    harms: measured harm by task, for tasks that had prompts.
     """
 
     forms: Mapping[str, int]
@@ -166,7 +170,7 @@ def lossless_job(
 def _begun(
     loaded: Loaded, pieces: MergeSet, budget: Budget | HarmLimit, core_file: str | None
 ) -> tuple[bool, Job]:
-    """Whether a size has room for every bit, and the job of these, or that of :func:`begun_job`."""
+    """Return whether every bit fits into the size, and the lossless job or :func:`begun_job`'s."""
     every = lossless_job(loaded, pieces, budget, core_file)
     return every is not None, every or begun_job(pieces, budget, core_file)
 
@@ -214,7 +218,7 @@ def _started(loaded: Loaded, workers: int | Engine | None) -> Iterator[Engine]:
 def recipe_of(
     options: Options, budget: Budget | HarmLimit, lossless: bool, helpers: Finishers
 ) -> MergeRecipe:
-    """What a merge with these was asked for."""
+    """Return the recipe that records these options, limit and helpers."""
     limit = "lossless" if lossless else budget.name, budget.limit
     seen = len(options.sensitivity)
     return MergeRecipe(
@@ -265,7 +269,7 @@ def _aligned(
 
 @dataclass(frozen=True)
 class Limits:
-    """What the user limits, as :func:`merge` takes it. Raises UsageError for more than one."""
+    """Limits set by the user, as :func:`merge` takes them. Raises UsageError for more than one."""
 
     size: str | int | None
     error: float | None

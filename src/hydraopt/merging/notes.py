@@ -1,4 +1,4 @@
-"""What a user should know of a bundle that a merge made."""
+"""Notes for the user on a bundle that a merge produced."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hydraopt.values import listed
 __all__ = ["notes_of"]
 
 _NEARLY_ALL: Final = 0.9
-"""Of the fp16 bytes: where a bundle gets a note that lossless is there too."""
+"""Share of the fp16 bytes above which a note recommends lossless."""
 _LITTLE: Final = 0.5
 """Relative error of a trained tensor from which on a note names it."""
 _NAMED: Final = 5
@@ -70,7 +70,7 @@ def _copies_of_the_base(manifest: Manifest) -> Iterator[str]:
 
 
 def _little_kept(manifest: Manifest) -> Iterator[str]:
-    """Of tasks whose error is as large as all that they change, or larger."""
+    """Yield a note on tasks whose error is at least as large as everything that they change."""
     if beyond := [task.name for task in manifest.tasks if task.error >= 1]:
         count = len(manifest.tasks)
         if count == 1:
@@ -83,7 +83,7 @@ def _little_kept(manifest: Manifest) -> Iterator[str]:
 
 
 def _few_answers(manifest: Manifest, budget: Budget | HarmLimit | None) -> Iterator[str]:
-    """Of tasks with fewer answers than a limit on their share can tell."""
+    """Yield a note on tasks with too few answers to check a limit on their share."""
     if not isinstance(budget, HarmLimit) or not budget.shares:
         return
     counts = {task.name: task.harm.answers for task in manifest.tasks if task.harm}

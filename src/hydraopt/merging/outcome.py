@@ -79,8 +79,10 @@ def load(
 
 
 def inputs_of(adapters: Iterable[Adapter]) -> list[AnyPath]:
-    """What adapters were read from: folders where a config belongs to the weights, else files. Of a
-    copy, the address that it is a copy of."""
+    """Return the paths that the adapters were read from; for a copy, the address of the original.
+
+    The path is a folder where a config belongs to the weights, otherwise a file.
+    """
     folders = {"peft", "mlx"}
     inputs: list[AnyPath] = []
     for adapter in adapters:
@@ -93,7 +95,7 @@ def inputs_of(adapters: Iterable[Adapter]) -> list[AnyPath]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of a task's answers; see :class:`hydraopt.bundle.spec.TaskEntry`."""
+    """Measured harm of a task's answers; see :class:`hydraopt.bundle.spec.TaskEntry`."""
 
     harm: Harm | None
     curve: tuple[HarmPoint, ...] = ()
@@ -114,12 +116,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Job:
-    """What is put together: pieces, those of them that are carried, and the manifest's recipe.
+    """Input of a bundle: pieces, the carried ones among them, and the manifest's recipe.
 
-    measured: by task, what the manifest is to say of its answers. around: bytes of a file without
-    the tasks, where these are to be counted alone. core_file: the name of the core file, where it
-    is written as one with task files, which take more bytes than one file; else None. told: makes
-    of the manifest what is written, where its errors are not those of the draft.
+    measured: measured harm by task, for the manifest.
+    around: bytes of a file without the tasks, if only the tasks' bytes are to be counted.
+    core_file: name of the core file if core and tasks go to separate files, which take more bytes
+        than a single file; otherwise None.
+    told: turns the manifest into the one that is written, if its errors are not those of the draft.
     """
 
     pieces: MergeSet
@@ -195,7 +198,7 @@ class Job:
         return size_apart(self.core_file, told, *_payload(draft), self.carried.data)
 
     def value(self, budget: Budget, draft: Draft) -> float:
-        """What ``budget`` limits, of a draft: bytes of all files, or an error of the tasks."""
+        """Return a draft's value under ``budget``: bytes of all files, or an error of the tasks."""
         if isinstance(budget, Size):
             return float(self.size(draft) - self.around)
         return budget.of(self.task_errors(draft))

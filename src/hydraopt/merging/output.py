@@ -1,4 +1,4 @@
-"""Where a bundle is written: to one file, or a folder of core and tasks; here or in a store."""
+"""Output paths of a bundle: one file, or a folder of core and task files; local or in a store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["as_folder", "check_output", "check_parent", "core_name", "written"]
 
 
 def as_folder(output: StrPath) -> bool:
-    """Whether a core file and task files are asked for."""
+    """Return whether the output is a folder with a core file and task files."""
     target = place_of(output)
     if os.fspath(output).endswith(("/", os.sep)):
         return True

@@ -1,4 +1,4 @@
-"""Which workers a job gets, and what of it has to be written down so that they can read it.
+"""Choice of the workers of a job, and of the inputs written to disk so that workers can read them.
 
 A worker reads ranges of the adapters' files itself. A tensor that is in memory, or in a file that
 cannot be read by ranges (a pickle), is written to a temporary folder once. What a bundle decodes
@@ -99,7 +99,7 @@ def pool_for(pieces: MergeSet, engine: Engine) -> tuple[Pool, MergeSet]:
 
 
 def portable(pieces: MergeSet, spool: Spool) -> MergeSet:
-    """The same pieces, all of which can be sent to another process."""
+    """Return a copy of the pieces in which every piece can be sent to another process."""
     return dataclasses.replace(
         pieces,
         readers=tuple(_portable_reader(read, spool) for read in pieces.readers),

@@ -25,9 +25,9 @@ __all__ = ["products_of"]
 
 
 def products_of(pieces: MergeSet, energies: Array) -> list[list[Product[int]]]:
-    """Of each content, its products by items, modules first.
+    """Return the products of each content, as lists of items with modules first.
 
-    energies: (contents, items), squared norms.
+    energies (contents, items): squared norms.
     """
     of_tensors = {
         i: part
@@ -56,7 +56,7 @@ def _scale(
 def _held(
     pieces: MergeSet, task: TaskEntry, energies: Array, of_tensors: Mapping[int, tuple[str, str]]
 ) -> Iterator[Held[int]]:
-    """What of products is coded."""
+    """Yield the coded factors of products."""
     for i in task.modules:
         module = pieces.modules[i]
         if module.layout == "factor":
@@ -71,7 +71,7 @@ def _held(
 
 
 def _kept(carried: Mapping[str, RawTensor]) -> Iterator[Held[int]]:
-    """What of products is kept bit by bit."""
+    """Yield the factors of products that are stored bit by bit."""
     for key, tensor in carried.items():
         if (part := part_of_product(key)) is not None:
             energy = float(np.sum(tensor.float64() ** 2))

@@ -21,7 +21,7 @@ __all__ = [
 
 
 _LOOKED: Final = ("sensitivity", "judged")
-"""What a recipe says of tasks that somebody looked at with the base model."""
+"""Recipe keys that count tasks measured with the base model."""
 _TRAINED: Final = ("refit",)
 """Keys that count tasks whose parts were trained; a refresh from coded tasks keeps them."""
 
@@ -50,7 +50,7 @@ class MergeRecipe:
     answer_tokens: int = ANSWER_TOKENS
 
     def to_json(self) -> dict[str, Any]:
-        """As the manifest holds it; what was not done is left out."""
+        """Return the recipe as stored in the manifest, without keys for steps that did not run."""
         recipe: dict[str, Any] = {
             "measure": self.measure,
             "fair": self.fair,
@@ -81,7 +81,7 @@ class ShrinkRecipe:
     value: float
 
     def to_json(self) -> dict[str, Any]:
-        """As the manifest holds it."""
+        """Return the recipe as stored in the manifest."""
         changes = {"measure": self.measure, "limit": self.limit, "value": self.value}
         before = _unfair(_without(self.before, ("unit", *_LOOKED)))
         return {**before, **changes, "shrunk": True, "errors": "estimated"}
@@ -110,7 +110,7 @@ class RefreshRecipe:
     decoded: bool
 
     def to_json(self) -> dict[str, Any]:
-        """As the manifest holds it."""
+        """Return the recipe as stored in the manifest."""
         # Every task is coded again, by errors alone: nobody looks at answers.
         recipe = {**_unfair(_without(self.before, _LOOKED)), "refreshed": True}
         if self.limit is not None:
@@ -132,7 +132,7 @@ class MethodRecipe:
     dtype: str
 
     def to_json(self) -> dict[str, Any]:
-        """As the manifest holds it."""
+        """Return the recipe as stored in the manifest."""
         return {
             "method": self.method,
             "options": dict(self.options),

@@ -1,4 +1,4 @@
-"""What is merged must come back: adapters that no export could give back are refused before."""
+"""Checks before a merge that every adapter can be exported again; refuses the others."""
 
 from __future__ import annotations
 

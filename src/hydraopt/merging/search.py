@@ -40,7 +40,7 @@ _GUIDED = 3
 _STEERED = (0.997, 0.995)
 """The shares of a size that the first passes are steered to."""
 _CODED = 0.96
-"""What coding takes of the planner's estimate, about: parts are livelier than Gaussian ones."""
+"""Ratio of coded bits to the planner's estimate, about: parts are livelier than Gaussian ones."""
 ERROR_SLOPE = 0.45
 """Errors rise about as price^0.45: as its root where all is coded finely, less where parts are left
 out."""
@@ -51,11 +51,13 @@ _ERROR_AIM, _ERROR_MET = 0.985, 0.97
 
 @dataclass(frozen=True)
 class Trial(Generic[D]):
-    """What one pass made.
+    """Result of one coding pass.
 
-    price: the price of a bit that it was made at, on average. value: what the budget limits.
-    coded_bytes: bytes that follow the price. settled: whether the weights behind it are those that
-    the next pass will have; a draft that is not settled is no answer.
+    price: price of a bit in the pass, on average.
+    value: the quantity that the budget limits.
+    coded_bytes: bytes that depend on the price.
+    settled: whether the next pass will use the same weights; a draft that is not settled is no
+        final answer.
     """
 
     draft: D
@@ -158,14 +160,16 @@ def _tried(
 
 
 def _is_saturated(before: Trial[D], trial: Trial[D], budget: Size) -> bool:
-    """Whether a far lower price bought nothing that there was room for, so that no price does."""
+    """Return whether a far lower price used none of the room left, so that no price will."""
     fits = trial.value <= budget.limit
     return fits and trial.price * _FAR < before.price and _same_bytes(before, trial)
 
 
 def _is_idle(before: Trial[D], trial: Trial[D]) -> bool:
-    """Whether there is no error whatever the price, as of adapters that change nothing. Numbers of
-    few bits have none at a low price, and then take more bytes than they need."""
+    """Return whether the error is zero at every price, as for adapters that change nothing.
+
+    Numbers of few bits have no error at a low price, and then take more bytes than they need.
+    """
     return trial.value == before.value == 0 and _same_bytes(before, trial)
 
 
@@ -241,7 +245,7 @@ _LEAST_STEP, _STEP, _LONGEST = math.log(2), 6.0, 48.0
 """Steps of the logarithm of a price: at least and at most where values stand still, and the second
 where they do not."""
 _EVERYWHERE: Final = 72.0
-"""Where a value stands still over so much of the logarithm of a price, it does so everywhere."""
+"""Span of log price without a change after which a value counts as constant everywhere."""
 _CLOSED: Final = math.log(1.1)
 """Between a logarithm of a price and a ceiling so near nothing more is looked for."""
 _NARROW: Final = 0.02
@@ -269,7 +273,7 @@ class Secant:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing is left between a price that is too high and one that is too low."""
+        """Whether no price is left to try between one that is too high and one that is too low."""
         low, high = self._low, self._high
         if low and high and abs(high[0] - low[0]) < _NARROW:
             return True
@@ -277,7 +281,7 @@ class Secant:
 
     @property
     def stands_still(self) -> bool:
-        """Whether no price changes anything, though something was kept at all of them."""
+        """Whether no price changes the value, although every price tried keeps some parts."""
         kept = self._point is not None and self._point[1] < -_STILL[1]
         return kept and self._still > _EVERYWHERE
 

@@ -152,7 +152,7 @@ def shrunk_sizes(
 
 
 def _notes(before: Bundle, budget: Size | MeanError, curves: StoredCurves) -> Iterator[str]:
-    """What became of the harm that was measured before."""
+    """Yield notes on the use and the loss of the harm that was measured before."""
     count = len(curves.tasks())
     if isinstance(budget, Size) and count:
         tasks = counted(count, "task")

@@ -59,7 +59,7 @@ _ALIKE: Final = 1.05
 
 @dataclass(frozen=True)
 class Options:
-    """How to search for a draft: see :func:`hydraopt.merge` for what each one means."""
+    """Options of the search for a draft; :func:`hydraopt.merge` describes each one."""
 
     measure: Measure
     forms: Sequence[str] = tuple(FORMS)
