@@ -39,11 +39,13 @@ __all__ = ["Combined", "combine"]
 
 @dataclass(frozen=True, kw_only=True)
 class Combined(Written):
-    """What a method made.
+    """Result of a merging method.
 
-    errors: of the numbers as they are stored. method, options: what ran. objective: sum_t w_t |dW_t
-    - dW~_t|^2 / sum_t w_t |dW_t|^2 with w_t the task's importance (default 1) over |dW_t|^2: what
-    HydraOpt lowers, here also of methods that lower something else.
+    errors: errors of the numbers as stored.
+    method, options: the method that ran, and its options.
+    objective: sum_t w_t |dW_t - dW~_t|^2 / sum_t w_t |dW_t|^2 with w_t the task's importance
+        (default 1) over |dW_t|^2. HydraOpt minimises it; it is also reported for methods that
+        minimise something else.
     """
 
     method: str
@@ -141,7 +143,7 @@ def _check_importance(weights: Mapping[str, float]) -> None:
 
 
 def _relative(importance: Mapping[str, float], names: Iterable[str]) -> Array:
-    """How much each task's error counts, 1 where it is not named, over the largest: (tasks,)."""
+    """Return the importance of each task over the largest one, (tasks,); 1 if not given."""
     counts = np.array([importance.get(name, 1.0) for name in names], np.float64)
     relative: Array = counts / counts.max()
     return relative
@@ -150,7 +152,7 @@ def _relative(importance: Mapping[str, float], names: Iterable[str]) -> Array:
 def _weights(
     row: Method, adapters: Sequence[Adapter], importance: Mapping[str, float]
 ) -> Mapping[str, float] | None:
-    """What the method itself takes, by task; None for its own."""
+    """Return the weights that the method itself takes, by task; None for its defaults."""
     if not importance or not row.weighs_errors:
         return importance or None
     names = [adapter.name for adapter in adapters]

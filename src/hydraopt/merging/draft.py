@@ -1,4 +1,4 @@
-"""What a pass makes, and how it is steered to its end."""
+"""Result of a coding pass, and the course that steers a pass to its target."""
 
 from __future__ import annotations
 
@@ -25,15 +25,19 @@ _FAR = 0.5
 
 @dataclass(frozen=True)
 class Draft:
-    """What one pass made.
+    """Result of one coding pass.
 
-    shared, streams: coded bytes; those of a pass lie in a file. errors, energies: (contents,
-    items), squared norms of dW - dW~ and of dW, zero where a content lacks the item. forms: how
-    many records have each form. price, weights: what it was made at; the average price, if that was
-    mended on the way, and what a unit of squared error counted, (contents, items). counting: what
-    errors mean to a task.
-    middle: what the price comes to for a task of the middle size. numbers: that the streams stand
-    for. strict: each by its own bytes, and none by what a file has free.
+    shared, streams: coded bytes; those of a pass lie in a file.
+    errors, energies (contents, items): squared norms of dW - dW~ and of dW, zero if a content lacks
+        the item.
+    forms: number of records of each form.
+    price: price of a bit; the average one if it was corrected during the pass.
+    weights (contents, items): weight of a unit of squared error in the pass.
+    counting: conversion of errors into errors of tasks.
+    middle: the price for a task of the middle size.
+    numbers: count of numbers that the streams stand for.
+    strict: each stream must account for its numbers by its own bytes, without the free allowance of
+        a file.
     """
 
     shared: bytes
@@ -63,13 +67,15 @@ class Draft:
 
     @property
     def readable(self) -> bool:
-        """Whether readers take it: what stands for too many numbers of each byte is refused, as
-        meant to fill the memory."""
+        """Whether readers accept the draft.
+
+        Readers refuse too many numbers per byte, as an attempt to fill the memory.
+        """
         return self.numbers <= self.most_numbers
 
     @property
     def most_numbers(self) -> int:
-        """That its bytes may stand for."""
+        """Largest count of numbers that readers accept for this many bytes."""
         return most_numbers(self.coded_bytes) - (most_numbers(0) if self.strict else 0)
 
     def relative_errors(self) -> Array:
@@ -96,10 +102,11 @@ class UnreadableError(NumericalError):
 
 @dataclass(frozen=True)
 class Course:
-    """Where a pass should end, and how to steer there.
+    """Target of a pass, and the data to steer it there.
 
-    bits: what the planner expects of each module, (modules,), at the price that the pass starts
-    with. slope: of log bits over log price. wanted: bits that the pass should take in all.
+    bits (modules,): bits that the planner expects of each module at the price at the start.
+    slope: slope of log bits over log price.
+    wanted: total bits that the pass should take.
     """
 
     bits: Array

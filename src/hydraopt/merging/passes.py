@@ -50,7 +50,7 @@ _VECTORS: Final = 48 << 20
 _AHEAD: Final = 2
 """Items that a worker is asked for before what it made of the first is used."""
 _MANY_AHEAD: Final = 32
-"""The same where answers are small: nobody waits for a worker that has just started."""
+"""Items requested ahead if answers are small, so that no worker waits for one that just started."""
 _SHARED: Final = 0.3
 """Work on the shared stream, of that on all others; of forty adapters at 10 %."""
 _TRIES: Final = 3
@@ -59,8 +59,10 @@ _TRIES: Final = 3
 
 @dataclass(frozen=True)
 class _GivenBack:
-    """What readers make of a decoded matrix of an entry, in its dtype; see the type of that name.
-    own: the base model's, where the entry is a difference from it."""
+    """Reader's version of a decoded matrix of an entry, in its dtype; see the type of that name.
+
+    own: the base model's tensor, if the entry is a difference from it.
+    """
 
     entry: TensorEntry
     own: RawTensor | None
@@ -72,8 +74,11 @@ class _GivenBack:
 
 
 class _Tally:
-    """What is known of a pass while it runs. errors, energies: (contents, items), as a Draft's.
-    size: bytes of all streams so far, when nothing is being written."""
+    """Running totals of a pass.
+
+    errors, energies (contents, items): as in a Draft.
+    size: bytes of all streams so far; valid while nothing is being written.
+    """
 
     def __init__(self, contents: int, items: int, workers: int) -> None:
         self.errors = np.zeros((contents, items))
@@ -103,7 +108,7 @@ again."""
 
 @functools.cache
 def _versions() -> tuple[str, ...]:
-    """Of what answers come from."""
+    """Return the versions of hydraopt and of the libraries that answers depend on."""
     libraries = (metadata.version(name) for name in ("numpy", "scipy", "numba"))
     return (__version__, *libraries)
 
@@ -315,7 +320,7 @@ class Passes(Closing):
                 yield waiting.popleft()
 
     def _item(self, index: int) -> Item:
-        """What a worker has to know of an item."""
+        """Return the description of an item that is sent to a worker."""
         pieces, core = self._pieces, self._pieces.core
         names = {content: self._names[content] for content in self._holders[index]}
         if index < self._modules:
@@ -329,7 +334,7 @@ class Passes(Closing):
         return TensorItem(matrices, names, known, self._digest(index, entry))
 
     def _digest(self, index: int, entry: ModuleEntry | TensorEntry) -> str | None:
-        """Of what answers about an item follow from; None where that is not known."""
+        """Return the digest of everything that answers about an item depend on; None if unknown."""
         digests = self._pieces.digests
         if not digests or self._pieces.core is not None:
             return None
@@ -338,7 +343,7 @@ class Passes(Closing):
         return hashlib.sha256(repr((about, held)).encode()).hexdigest()
 
     def _steadily(self, make: Callable[[], T]) -> T:
-        """What ``make`` gives; from the start with new workers, where some were lost."""
+        """Return the result of ``make``; start it again with new workers if some were lost."""
         for left in range(_TRIES - 1, -1, -1):
             try:
                 return make()
@@ -352,8 +357,12 @@ class Passes(Closing):
 
 
 def _threads(begins: float, work: float, ends: Array) -> int:
-    """Of an item that a worker begins then, when workers have nothing left to do at ``ends``: those
-    of workers that wait from the middle of it on."""
+    """Return the number of threads for an item, from the workers idle from its middle on.
+
+    begins: time at which the item begins.
+    work: its duration, in the same unit.
+    ends: time at which each worker runs out of work.
+    """
     busy = int(np.count_nonzero(ends > begins + work / 2))
     return len(ends) // max(busy, 1)
 

@@ -1,8 +1,8 @@
-"""What a worker does in a pass: it reads, plans and encodes its items, and codes its streams.
+"""Worker side of a pass: read, plan and encode items, and code streams.
 
 Items are modules and coded tensors. An item stays with the worker that read it first, so that it is
 decomposed once. A stream stays with one worker as well: records of its content reach it, item by
-item, as scripts. All that is answered follows from the question and the adapters' files alone.
+item, as scripts. All answers depend only on the question and on the adapters' files.
 """
 
 from __future__ import annotations
@@ -75,10 +75,13 @@ Item = ModuleItem | TensorItem
 
 @dataclass(frozen=True)
 class Setup:
-    """What all workers know. modules: items below are modules. owners: the worker that codes each
-    content's stream, and that of the shared one under SHARED. frozen: what is shared is there
-    already, and is not written. spaces, vectors: bytes that a worker keeps, see CoreStore. shards:
-    where answers are kept, if they are."""
+    """Configuration that all workers share.
+
+    owners: the worker that codes each content's stream, and that of the shared one under SHARED.
+    frozen: whether shared data exists already, and is not written.
+    spaces, vectors: bytes that a worker keeps, see CoreStore.
+    shards: store for answers, or None.
+    """
 
     measure: Measure
     modes: tuple[Mode, ...]
@@ -91,7 +94,7 @@ class Setup:
 
 
 BasisRecords = tuple[BasisRecord | None, BasisRecord | None]
-"""Of a module, left and right."""
+"""Basis records of a module, left and right."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +156,11 @@ class Servant:
         return self._answer(index, ["energies"], make, lambda head, _: read_energies(head, known))
 
     def bits(self, index: int, price: float, weights: Sequence[float]) -> float:
-        """What the planner expects of an item; weights: what a unit of squared error counts in
-        each content that has it, rising."""
+        """Return the planner's estimate of the bits of an item.
+
+        weights: weight of a unit of squared error in each content that has the item, in rising
+            order of content.
+        """
 
         def make() -> tuple[Any, bytes]:
             item = self._items[index]
@@ -209,7 +215,7 @@ class Servant:
         make: Callable[[], tuple[Any, bytes]],
         read: Callable[[Any, bytes], T],
     ) -> T:
-        """As :meth:`Shards.answer`, where answers about the item can be kept."""
+        """Return :meth:`Shards.answer`, or compute the answer if it cannot be stored."""
         shards, digest = self._setup.shards, self._items[index].digest
         if shards is None or digest is None:
             return read(*make())

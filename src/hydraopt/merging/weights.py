@@ -1,19 +1,20 @@
-"""What a unit of squared error counts, by task and by module.
+"""Weights of squared error, by task and by module.
 
-An error E of content c in module i costs ``w_c s_ci |E|^2`` (times what the measure says of its
-kind). ``task_weights`` gives w, from what the user wants and the size of a task's dW;
-``module_weights`` gives s, from what was seen of the modules or is known of their kind. A pass
-takes their product, (contents, modules). Only ratios matter to the planner; s leaves a content's
-total weight, over its own dW, as it was.
+An error E of content c in module i costs ``w_c s_ci |E|^2`` (times the measure's factor for its
+kind). ``task_weights`` gives w, from the user's choice and the size of a task's dW;
+``module_weights`` gives s, from measured sensitivity or from defaults for the kind of module. A
+pass takes their product, (contents, modules). Only ratios matter to the planner; s leaves a
+content's total weight, over its own dW, as it was.
 
-Not every item (module or coded tensor) is a dW of its own. ``counting`` says what an error of each
-counts in units of one of dW:
+Not every item (module or coded tensor) is a dW of its own. ``counting`` converts an error of each
+item into units of an error of dW:
 - a factor of a product (LoHa, LoKr, Tucker's convolutions), low rank or whole: its relative error
   is one of the product;
 - a tensor of another tuner: the same, of all tensors of its name together;
-- what scales or shifts a module's outputs (a DoRA magnitude, a bias): squared errors add up;
-- what takes the place of the base model's own (a head, an embedding): its relative error counts
-  OF_THE_WHOLE times, unless the base model's own is at hand, and what changed is a dW.
+- a tensor that scales or shifts a module's outputs (a DoRA magnitude, a bias): squared errors add
+  up;
+- a tensor that replaces the base model's own (a head, an embedding): its relative error counts
+  OF_THE_WHOLE times, unless the base model's tensor is available and the change is a dW.
 """
 
 from __future__ import annotations
@@ -51,17 +52,19 @@ __all__ = [
 Sensitivity = Mapping[str, Mapping[str, float]]
 """By task and module path: what a unit of squared error of that module's dW does to the task."""
 Sensed = Sensitivity | Callable[[], Sensitivity] | None
-"""The same, or who looks at the adapters when it is asked for, which takes long; None if nobody."""
+"""A Sensitivity, or a callable that measures it on request (slow); None for no measurement."""
 
 
 @dataclass(frozen=True)
 class Counting:
-    """What errors count.  gains: (contents, items), of a unit of squared error, in units of dW's.
-    totals: (contents,), the squared norm that a content's error is relative to.
-    shares: (contents, modules): what of a module's squared norm is one of dW.
-    changes: (contents, items), what a relative error of 1 counts: of a module its squared norm, of
-    a factor that of its product, of what is not of dW nothing.
-    norms: (contents,), the squared norm of dW; 0 for a content that has none.
+    """Conversion of the errors of items into errors of contents.
+
+    gains (contents, items): weight of a unit of squared error, in units of dW's.
+    totals (contents,): squared norm that a content's error is relative to.
+    shares (contents, modules): share of a module's squared norm that is one of dW.
+    changes (contents, items): weight of a relative error of 1: for a module its squared norm, for a
+        factor that of its product, for anything that is not part of dW zero.
+    norms (contents,): squared norm of dW; 0 for a content that has none.
     """
 
     gains: Array
@@ -72,7 +75,7 @@ class Counting:
 
     @classmethod
     def even(cls, contents: int, modules: int, items: int) -> Counting:
-        """That of contents of which nothing is known yet."""
+        """Return the counting of contents whose tensors are not yet known: all ones."""
         ones, each = np.ones((contents, items)), np.ones(contents)
         return cls(ones, each, ones[:, :modules], ones, each)
 
@@ -137,7 +140,7 @@ def _count_products(
 
 
 def _name_of(key: str) -> str:
-    """What a tensor is called in every module: "ia3_l", "vera_lambda_b", "oft_R.weight"."""
+    """Return a tensor's name within any module: "ia3_l", "vera_lambda_b", "oft_R.weight"."""
     names = [name for name in key.split(".") if not name.isdecimal()]
     return ".".join(names[-2:] if names[-1] in ("weight", "bias") else names[-1:])
 
@@ -181,7 +184,7 @@ def weights_of(
 
 
 def sensed(sensitivity: Sensed) -> Sensitivity:
-    """What is seen, asked for now."""
+    """Return the sensitivity, measured now if it is a callable."""
     return (sensitivity() if callable(sensitivity) else sensitivity) or {}
 
 
@@ -257,10 +260,11 @@ def _by_size(norms: Array, middle: float, measure: Measure) -> Array:
 def middle_price(
     price: float, weights: Array, energies: Array, counted: Counting, measure: Measure
 ) -> MiddlePrice | None:
-    """What a price comes to for a task of the middle size; None where no task changes anything.
+    """Return the price for a task of the middle size; None if no task changes anything.
 
-    weights: (contents, items), what squared errors cost. energies: the same shape. Where tasks have
-    own prices, the middle one counts.
+    weights (contents, items): cost of squared errors.
+    energies (contents, items): squared norms.
+    If tasks have their own prices, the median one counts.
     """
     own = (counted.gains * energies).sum(axis=1)
     some = (own > 0) & (counted.totals > 0)
@@ -309,7 +313,7 @@ def module_weights(pieces: MergeSet, energies: Array, measure: Measure, seen: Se
 
 
 def _expected(modules: tuple[ModuleEntry, ...], measure: Measure) -> Array:
-    """What the measure expects of each module, (modules,), from its name and height alone.
+    """Return the measure's weight of each module, (modules,), from its name and height alone.
 
     Keys and values that several query heads share count as often: that is ``m_q / m_k``.
     """
