@@ -18,7 +18,7 @@ __all__ = ["Alone", "Answer", "Closing", "Pool", "WorkerLostError", "lost"]
 
 
 class Closing:
-    """What is closed at the end of a ``with`` block."""
+    """Base class of objects that a ``with`` block closes at its end."""
 
     def close(self) -> None:
         raise NotImplementedError
@@ -51,7 +51,7 @@ def lost(worker: int, how: object) -> WorkerLostError:
 
 
 class Answer(Protocol):
-    """What a call will give back."""
+    """Future result of a call."""
 
     def result(self) -> Any:
         """The method's result, or its first element where the call has parts; waits for it.
@@ -73,7 +73,7 @@ class Pool(Protocol):
 
     @property
     def near(self) -> bool:
-        """Whether all are on this machine, where one may use the cores of those that wait."""
+        """Whether all workers are on this machine, so that one can use the cores of idle ones."""
         ...
 
     def hire(self, make: Callable[..., Any], *arguments: Any) -> None:
@@ -149,7 +149,7 @@ class Alone(Closing):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is left to be done."""
+        """Whether no call is waiting."""
         return not self._waiting
 
     def step(self) -> None:

@@ -192,7 +192,7 @@ class Processes(Closing):
 
     @property
     def pids(self) -> list[int]:
-        """Of the other processes."""
+        """Process ids of the other processes."""
         return [process.pid for process in self._others]
 
     def hire(self, make: Callable[..., Any], *arguments: Any) -> None:

@@ -177,7 +177,7 @@ class RayPool(Closing):
 
     @property
     def pids(self) -> list[int]:
-        """Of the workers, each on its own node."""
+        """Process ids of the workers, each on its own node."""
         pids: list[int] = ray.get([actor.pid.remote() for actor in self._actors])
         return pids
 

@@ -40,7 +40,7 @@ class Basis:
 
     @cached_property
     def inverse(self) -> Array:
-        """Of the Gram matrix of the vectors, (q, q)."""
+        """Inverse of the Gram matrix of the vectors, (q, q)."""
         return symmetric_inverse(self.vectors.T @ self.vectors)
 
     def coordinates(self, x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Which singular values and eigenvalues are numbers, and which are rounding: one rule.
+"""One rule to separate significant singular values and eigenvalues from rounding.
 
 A value counts if it is above a share of the largest. The share says where the values come from.
 """
@@ -15,17 +15,18 @@ from hydraopt.linalg.shapes import Array
 __all__ = ["COINCIDENT", "GRAM", "STORED_IN_FLOAT32", "rank_of", "rounding", "significant"]
 
 GRAM: Final = 1e-12
-"""Of eigenvalues of a float64 Gram matrix: they are squares, each off by about its size times eps
-of the largest, which for the bases in use is below 1e-12."""
+"""Share for eigenvalues of a float64 Gram matrix.
+They are squares, each off by about its size times eps of the largest, which for the bases in use is
+below 1e-12."""
 
 STORED_IN_FLOAT32: Final = 1e-13
-"""Of squared singular values of a matrix that was held in float32: directions below 3e-7 of the
-strongest are its rounding."""
+"""Share for squared singular values of a matrix that was held in float32.
+Directions below 3e-7 of the strongest are rounding."""
 
 COINCIDENT: Final = 1e-9
-"""Of singular values of unit vectors side by side, which all get one weight afterwards: two tasks'
-vectors that differ by less are one, so this lies well above the rounding of the SVDs behind them
-and well below what training or fp16 tells apart."""
+"""Share for singular values of unit vectors side by side, which all get one weight afterwards.
+Two tasks' vectors that differ by less are one, so this lies well above the rounding of the SVDs
+behind them and well below what training or fp16 tells apart."""
 
 
 def rounding(*sizes: int, dtype: DTypeLike = np.float64) -> float:
@@ -46,5 +47,5 @@ def significant(values: Array, share: float, least: float = 0.0) -> NDArray[np.b
 
 
 def rank_of(values: Array, share: float) -> int:
-    """How many values are significant."""
+    """Return the number of significant values."""
     return int(np.count_nonzero(significant(values, share)))

@@ -1,4 +1,4 @@
-"""Where a large matrix is strongest, from products with it alone.
+"""Strongest directions of a large matrix, from products with it alone.
 
 Halko, Martinsson and Tropp, "Finding structure with randomness", SIAM Review 2011, arXiv
 0909.4061, algorithm 4.4: random columns, pulled towards the strongest directions by rounds of

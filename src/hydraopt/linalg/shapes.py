@@ -1,4 +1,4 @@
-"""What crosses the borders between stages.
+"""Data types passed between the stages.
 
 Letters: T tasks; a module has m outputs and n inputs; ``dW = B A`` with B (m, r), A (r, n) and the
 adapter's scale inside B. A *part* is one rank-one term of a task's dW in a module; k counts parts.

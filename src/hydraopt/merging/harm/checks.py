@@ -1,4 +1,4 @@
-"""What a merge by harm refuses before anything is looked at."""
+"""Checks of a merge by harm before anything is measured."""
 
 from __future__ import annotations
 

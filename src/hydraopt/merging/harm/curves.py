@@ -20,15 +20,16 @@ from hydraopt.linalg.shapes import Array
 __all__ = ["LEAST_HARM", "HarmCurve", "Line", "TrialPoint"]
 
 LEAST_HARM: Final = 1e-6
-"""What a measured zero counts: logarithms have to be taken."""
+"""Harm assumed for a measured zero, because logarithms are taken."""
 _REACH: Final = math.log(30)
-"""How far below its finest trial a curve is believed, in logarithms of prices; and above its
-coarsest, where bytes are of no use before."""
+"""Reach of a curve below its finest trial, in log price.
+Above its coarsest trial the same reach is searched for the price at which bytes are of use."""
 _MOST_MOVED: Final = 3.0
 _LOOKS: Final = 400
 """Prices at which it is looked whether bytes are of use."""
 _STEEPEST: Final = 1.0
-"""Of log harm over log price, beyond the trials: harm rises with the error, about as price^0.3."""
+"""Maximum slope of log harm over log price, beyond the trials.
+Harm rises with the error, about as price^0.3."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What merging asks of whoever has the base model: how much harm some factors do to a task."""
+"""Interface to a judge, which uses the base model to measure the harm of some factors to a task."""
 
 from __future__ import annotations
 

@@ -38,7 +38,12 @@ __all__ = ["WORDS", "Plan", "TaskPlanned", "plan", "plan_limit"]
 
 
 class Words(NamedTuple):
-    """How people are told a harm. factor: of the number; unit: after it; what: it is."""
+    """Format of a harm in messages.
+
+    factor: multiplier of the number.
+    unit: text after the number.
+    what: description of the quantity.
+    """
 
     factor: float
     unit: str
@@ -104,12 +109,12 @@ def plan(
     workers: int | Engine | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """What a merge with these options would make of each task, and the trials that led to it.
+    """Plan a merge with these options: the result for each task, and the trials that led to it.
 
-    Arguments as :func:`hydraopt.merge` has them; size or harm, exactly one. All is done that merge
-    does, but a refit, and nothing is written but the judge's own memory: a merge of the same to one
-    file, without a refit, measures nothing again, and its file is the one that was planned. Raises
-    what merge raises.
+    Arguments are those of :func:`hydraopt.merge`; give either size or harm. The plan does
+    everything that merge does except a refit, and writes nothing but the judge's cache. A merge of
+    the same adapters to one file, without a refit, repeats no measurement and writes the file that
+    was planned. Raises the same errors as merge.
     """
     if (size is None) == (harm is None):
         raise UsageError(explain("a plan needs one limit", expected="a size or a harm"))
@@ -156,7 +161,7 @@ def plan_limit(report: Mapping[str, Any]) -> str:
 
 
 def _planned(task: TaskEntry, made: HarmSolution) -> TaskPlanned:
-    """What is planned of one task. task: as the manifest will have it."""
+    """Return the plan of one task. task: its entry in the future manifest."""
     if task.content is None:
         return TaskPlanned(task.name, (), 0.0, task.error, None, None)
     seen = made.trials.seen.get(task.name, {})

@@ -38,34 +38,40 @@ _STEPS: Final = 400
 """Prices that are tried of each stream."""
 _HALVINGS: Final = 60
 _FARTHEST: Final = 80.0
-"""How far prices are moved together, in logarithms."""
+"""Largest shift, in log price, when all prices are moved together."""
 _NARROWEST: Final = 1e-9
-"""Of a curve's reach, where it has but one price."""
+"""Minimum width, in log price, of a curve's range, for a curve with a single price."""
 TRUSTED_HALF: Final = 24
 """Answers that are trusted half: of 24 of a task half the way harms fresh ones as little as all of
 it, and takes less from tasks whose harm they do not see (docs/log.md)."""
 _CERTAIN: Final = 0.98
-"""Of what can be lost; beyond it more is not told apart."""
+"""Largest share of the possible loss; higher shares count as this one."""
 _LEAST: Final = 0.01
-"""What an adapter is taken to give at least, of the answers. Dozens of prompts do not tell less,
-and who has next to nothing would lose all of it at once."""
+"""Minimum share of the answers that an adapter is assumed to improve.
+Dozens of prompts cannot resolve less, and a task with next to no gain would lose all of it."""
 
 
 @dataclass(frozen=True)
 class HarmCost:
-    """What the harm of each stream counts. importance: (streams,). most: (streams,), the share of
-    its answers that each loses without its adapter; None where harm is a KL, which counts as it is.
+    """Cost of the harm of each stream.
+
+    importance: (streams,).
+    most (streams,): share of its answers that each stream loses without its adapter; None if harm
+        is a KL, which counts as it is.
     """
 
     importance: Array
     most: Array | None
 
     def only(self, some: Sequence[int]) -> HarmCost:
-        """That of these streams alone."""
+        """Return the cost of these streams alone."""
         return HarmCost(self.importance[some], None if self.most is None else self.most[some])
 
     def of(self, harms: Array, fair: bool = False) -> Array:
-        """What harms, (streams, N), count. fair: by what each stream can lose."""
+        """Return the cost of ``harms``, (streams, N).
+
+        fair: relative to the most that each stream can lose.
+        """
         weights = self.importance[:, None]
         if self.most is None:
             counts: Array = weights * harms

@@ -65,7 +65,7 @@ _AIM, _MET = 0.85, 0.5
 _SURE: Final = 1.0
 """Standard errors that are added to what is limited: four of five other samples say less."""
 _SLACK: Final = 1.05
-"""Of the bytes that a task has a use for: a size is met with the prices of all tasks together."""
+"""Tolerance on the bytes that a task has a use for: a size is met by all tasks' prices together."""
 _BACK: Final = 1 / 2
 """A task that is beyond its limit gets at most so much of the price that it had."""
 
@@ -81,7 +81,7 @@ class HarmSolution:
 
     @property
     def passes(self) -> int:
-        """How many it took."""
+        """Number of coding passes."""
         return self.trials.count
 
     @property
@@ -170,7 +170,7 @@ def _as_told(job: Job, aim: Size | HarmLimit, judge: HarmJudge, empty: Draft) ->
 
 
 def _counted(aim: Size | HarmLimit) -> Counted:
-    """What is minimised at a size, or limited."""
+    """Return the kind of harm that is minimised at a size, or limited."""
     if isinstance(aim, Size):
         return Counted("lost")
     return Counted("answers" if aim.shares else "nats", _SURE)
@@ -365,8 +365,10 @@ def _solve_limit(begun: _Begun, aim: HarmLimit, options: Options) -> HarmSolutio
 def _smallest_within(
     trials: Trials, tried: Mapping[int, Draft], aim: HarmLimit
 ) -> HarmSolution | None:
-    """Of the drafts that were tried, by look, the smallest that keeps the limit by all that was
-    seen; None if none does."""
+    """Return the smallest of the tried drafts, by look, that keeps the limit in all measurements.
+
+    Returns None if no draft keeps it.
+    """
     within = [
         HarmSolution(draft, look, trials)
         for look, draft in tried.items()

@@ -21,11 +21,11 @@ __all__ = ["HarmRange", "StoredCurves", "tells_later"]
 _ANSWERS: Final = 24
 """Behind a curve whose task no longer says on how many it was measured."""
 _ROUNDED: Final = 0.05
-"""Of the logarithm of an error, which a manifest keeps in steps of 4.4 %, and of a KL, in steps
-of 9 %: half of one."""
+"""Tolerance in log error and log KL: half a step of the manifest's rounding.
+Steps are 4.4 % of an error and 9 % of a KL."""
 _NEAR: Final = 2 * _ROUNDED
-"""Of the same: a task is where its error is if its harm is that of an error so near. A curve keeps
-one of several points within a step."""
+"""Tolerance in log error between a task's error and the one at which the curve has its harm.
+A curve keeps one of several points within a step."""
 _LARGEST: Final = 1.0
 """Error of a point; a manifest keeps larger ones as this."""
 _LOOKS: Final = 400
@@ -58,8 +58,11 @@ class StoredCurves:
         error: float,
         apart: bool = False,
     ) -> Judged:
-        """What the curve says; beyond its largest error, where nobody has looked, everything is
-        likely to change. error: against what the bundle holds."""
+        """Return the harm that the curve predicts.
+
+        error: error against what the bundle holds. Beyond the curve's largest error, where nothing
+            was measured, every answer is assumed to change.
+        """
         return self._curves[task].told(math.hypot(error, self._curves[task].start))
 
     def between(self, task: str, error: float) -> HarmRange | None:
@@ -104,8 +107,10 @@ def _part_way(values: Sequence[float], share: float) -> tuple[float, float, floa
 
 
 def tells_later(task: TaskEntry) -> bool:
-    """Whether a task's curve goes on to hold where its harm is no longer known: not where it was
-    refitted, for then the harm alone says where on the curve it is."""
+    """Return whether a task's curve remains valid once its harm is no longer known.
+
+    It does not for a refitted task, whose position on the curve is known from its harm alone.
+    """
     return len(task.curve) < 2 or not _Curve.of(task).moved
 
 
@@ -149,7 +154,7 @@ class _Curve:
 
 
 def _is_of_curve(task: TaskEntry, harm: Harm) -> bool:
-    """Whether a task is one of its trials, as manifests round them: no refit moved it."""
+    """Return whether a task is one of its trials, as rounded in manifests: no refit moved it."""
     error, kl = _log(min(task.error, _LARGEST)), _log(harm.kl)
     return any(
         abs(_log(x.error) - error) <= _ROUNDED and abs(_log(x.kl) - kl) <= _ROUNDED

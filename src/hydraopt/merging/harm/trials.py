@@ -27,27 +27,30 @@ from hydraopt.progress import Progress
 __all__ = ["Counted", "Seen", "Trials", "measure_tasks", "with_core"]
 
 _LEAST_SHARE: Final = 0.05
-"""Of answers that change, over the root of KL: that of dates in words (docs/log.md)."""
+"""Minimum ratio of the share of changed answers to the root of KL.
+It is the ratio of dates in words (docs/log.md)."""
 _HALF: Final = 0.5
 """Share of answers that change up to which a trial tells a task's rate."""
 _NEARLY: Final = 0.98
-"""What a larger share counts: its logarithm has to be taken."""
+"""Upper bound on a share, because its logarithm is taken."""
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What is counted of a measured harm: "answers" that change, "lost" ones, those that change
-    counted by how sure the original is of them, or "nats", KL an answer. errors: so many standard
-    errors are added, for what other prompts might say.
+    """Kind of harm that counts.
 
-    A limit is on answers or nats; a size is shared out by what is lost, for an answer that the
+    what: "answers" counts answers that change; "lost" weights each of them by how sure the original
+        is of it; "nats" is KL per answer.
+    errors: number of standard errors added, as a margin for other prompts.
+
+    A limit is on answers or nats; a size is shared out by lost answers, because an answer that the
     original may as well have given otherwise is no loss (docs/log.md).
 
     Answers change about as the root of KL, and all of them at most: a share 1 - exp(-c sqrt(KL)),
-    with a c of each task's own. What KL foretells so counts where it is more: of a few answers none
-    may be near to changing, and before a cliff KL rises first (docs/log.md). For a limit c is that
-    of the task's trials, whose coarse ones change many answers, with its own standard error, as KL
-    has; otherwise the least that was seen of any task.
+    with a separate c for each task. The share predicted from KL counts if it is larger: of a few
+    answers none may be near to changing, and before a cliff KL rises first (docs/log.md). For a
+    limit, c is measured on the task's trials, whose coarse ones change many answers, and has its
+    own standard error, as KL has; otherwise c is the lowest value measured on any task.
     """
 
     what: Literal["answers", "lost", "nats"]
@@ -55,7 +58,7 @@ class Counted:
 
     @property
     def shares(self) -> bool:
-        """Whether it is a share of the answers."""
+        """Whether the harm is a share of the answers."""
         return self.what != "nats"
 
     def of(self, judged: Judged, others: Sequence[Harm] = ()) -> float:
@@ -115,10 +118,15 @@ def with_core(own: Sequence[int], shared: int) -> Array:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a trial showed of one task. size: bytes, its share of the shared core among them. error:
-    relative Frobenius. likely: share of answers that change. kl: nats an answer. lost: share of
-    answers that change, each counted by how sure the original is of it. harm: what is counted of
-    these, as of a :class:`Counted`."""
+    """Result of a trial for one task.
+
+    size: bytes, including the task's share of the shared core.
+    error: relative Frobenius error.
+    likely: share of answers that change.
+    kl: nats an answer.
+    lost: share of answers that change, each counted by how sure the original is of it.
+    harm: the harm that counts, by a :class:`Counted`.
+    """
 
     size: float
     error: float
@@ -199,13 +207,13 @@ class Trials:
         return sorted(open_to_half) if limit < _HALF else []
 
     def worst_task(self, content: int) -> str:
-        """Of the tasks of a content, the one that the last look showed the most harm to."""
+        """Return the task of a content to which the last look showed the most harm."""
         names = [name for name, mine in self._asked() if mine == content]
         return max(names, key=lambda name: self.seen[name][self.looks - 1].harm)
 
     @property
     def most(self) -> Array | None:
-        """What each content can lose, (contents,); None where harm is no share of answers."""
+        """Maximum loss of each content, (contents,); None if harm is not a share of answers."""
         if not self.counted.shares:
             return None
         return np.array([self.bare.get(i, 1.0) for i in range(self.contents)])
@@ -250,7 +258,7 @@ class Trials:
         return self.points_of(self.looks - 1)
 
     def points_of(self, look: int) -> list[TrialPoint]:
-        """What a look showed, (contents,), counted by all that was seen since."""
+        """Return the points of one look, (contents,), recounted with all later measurements."""
         return [self.points[content][look] for content in range(self.contents)]
 
     def _recount(self, content: int, names: Sequence[str]) -> None:
