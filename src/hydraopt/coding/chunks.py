@@ -167,7 +167,9 @@ class ChunkWriter(StreamWriter):
         self._model = _NO_MODEL
 
     def end_record(self, numbers: int) -> None:
-        """What was written since the last call is one record, and stands for so many numbers.
+        """End a record, which is everything written since the last call.
+
+        numbers: count of numbers that the record stands for.
 
         Raises NumericalError for more numbers than the table can state.
         """
@@ -238,7 +240,7 @@ class ChunkReader(StreamReader):
 
     @property
     def numbers(self) -> int:
-        """That the records stand for which are not read yet, and those of the same chunk."""
+        """Count of numbers in the unread records, and in the other records of the current chunk."""
         return sum(x.numbers for x in self._chunks)
 
     def apart(self) -> Iterator[tuple[int, ChunkReader]]:
@@ -271,7 +273,10 @@ class ChunkReader(StreamReader):
             self.damaged(f"a chunk holds more than the {stated} numbers that its table states")
 
     def end_record(self) -> None:
-        """Where the record ends that was read; with the last one of a chunk the chunk has to."""
+        """Mark the end of a record; the chunk must end with its last record.
+
+        Raises BundleFormatError if it does not.
+        """
         if not self._chunks:
             self.damaged("it has fewer records than are read")
         self._left -= 1

@@ -141,7 +141,10 @@ def _stream(
 
 
 def _pointer(array: NDArray[Any], dtype: str) -> int:
-    """Where the array's numbers lie; C code believes that they lie in a row and are of dtype."""
+    """Return the address of an array's data.
+
+    The C code assumes a contiguous array of ``dtype``. Raises ValueError for any other.
+    """
     if array.dtype != dtype or not array.flags.c_contiguous:
         raise ValueError(f"an array of {array.dtype}, expected {dtype} in one piece")
     return array.ctypes.data

@@ -49,7 +49,7 @@ _CHUNK: Final = 1 << 20
 MOST_OFFSET: Final = 1 << 24
 """Steps, in either direction; part of the format."""
 _REST, _PARTS, _COMMON, _ROWS, _OFFSETS = 1, 2, 4, 8, 16
-"""What a record has, added up; part of the format."""
+"""Flags for the contents of a record, added up; part of the format."""
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:

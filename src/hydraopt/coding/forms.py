@@ -22,7 +22,7 @@ __all__ = ["FORMS", "MODES", "PRIVATE", "Mode", "Way"]
 
 
 class Way(IntEnum):
-    """How one side of a task's parts is written."""
+    """Encoding of one side of a task's parts."""
 
     EXPLICIT = 0
     SHARED = 1
@@ -41,7 +41,7 @@ class Mode:
         return 3 * self.left + self.right
 
     def needs_no_more_than(self, left: object, right: object) -> bool:
-        """Whether the mode can be used with these bases; None stands for no such basis."""
+        """Return whether the mode can be used with these bases; None stands for a missing basis."""
         return (self.left is Way.EXPLICIT or left is not None) and (
             self.right is Way.EXPLICIT or right is not None
         )

@@ -1,4 +1,4 @@
-"""What each level costs on a Gaussian source; it steers the trellis search and no decoder."""
+"""Cost in bits of each level on a Gaussian source; used by the trellis search, not by decoders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def level_bits(spread: float) -> NDArray[np.float64]:
 
 
 def _below(x: float) -> float:
-    """What a standard normal has below x >= 0. scipy.special has it too, and takes longer to load
-    than small merges take."""
+    """Return the standard normal distribution function at x >= 0.
+
+    scipy.special has it too, but takes longer to load than small merges take.
+    """
     z = x * math.sqrt(0.5)
     return 0.5 + 0.5 * math.erf(z) if z < math.sqrt(0.5) else 1 - 0.5 * math.erfc(z)

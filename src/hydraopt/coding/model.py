@@ -72,7 +72,7 @@ def new_model() -> NDArray[np.int32]:
 
 @njit(cache=True, nogil=True, inline="always")
 def moved(known: int, bit: int) -> int:
-    """What a context knows after one more decision."""
+    """Return the state of a context after one more decision."""
     p, count = known >> 8, known & 255
     # Unsigned, so that no check for a negative index is compiled.
     rate = int(RATE[np.uint64(count)])
@@ -85,7 +85,7 @@ def moved(known: int, bit: int) -> int:
 
 @njit(cache=True, nogil=True, **INLINED)
 def bounds(total: int, count: int) -> tuple[int, int]:
-    """Where rows begin to be usual, and lively: 0.7 and 1.3 times the mean, rounded up.
+    """Return the thresholds of usual and of lively rows: 0.7 and 1.3 times the mean, rounded up.
 
     total: sum of |integer| over all ``count`` rows in the columns coded so far.
     """

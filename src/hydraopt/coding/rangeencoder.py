@@ -41,8 +41,8 @@ __all__ = [
 # State, one int64 vector: low, range, cached byte, pending bytes, position.
 _LOW, _RANGE, _CACHE, _PENDING, _POS = 0, 1, 2, 3, 4
 POSITION = _POS
-"""Where the state says how many bytes are written for good; they may be taken away, and it set to
-0."""
+"""Index of the state's count of final bytes.
+The bytes may be taken away, and the count set to 0."""
 
 
 def new_encoder() -> NDArray[np.int64]:

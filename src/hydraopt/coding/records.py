@@ -222,7 +222,7 @@ def write_record(writer: StreamWriter, record: PartsRecord | None, has_bases: bo
 
 
 Numbers = NDArray[np.int32] | Array
-"""As a stream holds them, or as they were given."""
+"""Integers from a stream, or values as given."""
 
 
 @dataclass(frozen=True)
@@ -243,12 +243,16 @@ class SplitSide:
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """What a task stores in a module, with what is shared and what is its own apart.
+    """Record of a task in a module, with shared and private numbers kept separate.
 
-    ``dW = left diag(coefficients) right^T`` with ``left = W z + b`` and ``right = V y + a``: bases
-    W (m, p) and V (n, q), coordinates z (p, k) and y (q, k), own numbers b (m, k) and a (n, k),
-    each where ``mode`` has it. So dW x needs ``V^T x``, which all tasks have in common, and then
-    only what is the task's own. coefficients (k,).
+    ``dW = left diag(coefficients) right^T`` with ``left = W z + b`` and ``right = V y + a``.
+
+    W (m, p), V (n, q): shared bases.
+    z (p, k), y (q, k): coordinates over the bases, if ``mode`` has them.
+    b (m, k), a (n, k): private numbers, if ``mode`` has them.
+    coefficients (k,): coefficient of each part.
+
+    So dW x needs ``V^T x``, which is the same for all tasks, and the task's private numbers.
     """
 
     left: SplitSide
@@ -286,7 +290,7 @@ def read_split_record(reader: StreamReader, m: int, n: int, p: int, q: int) -> S
 
 
 def _read_count(reader: StreamReader, m: int, n: int, has_bases: bool) -> tuple[int, Mode]:
-    """How many parts the next record has, and how their sides are written."""
+    """Read the next record's number of parts, and the mode in which their sides are written."""
     count = reader.integer(Kind.COUNT, 0, 2 * min(m, n) + 1, "the number of parts")
     reader.spend(count * (m + n))
     if count == 0 or not has_bases:

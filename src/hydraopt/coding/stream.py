@@ -320,7 +320,7 @@ class StreamReader:
         return spreads, integers
 
     def end_record(self) -> None:
-        """Where a record ends; a stream without chunks does not need to know."""
+        """Mark the end of a record; a stream without chunks ignores it."""
 
     def close(self) -> None:
         """Raises BundleFormatError unless the stream ends here."""

@@ -7,4 +7,4 @@ from typing import Final
 __all__ = ["VERSION"]
 
 VERSION: Final = 2
-"""What is written. Readers take this and every version before it, and are told which it is."""
+"""Format version that is written. Readers accept it and all earlier ones, and get its number."""

@@ -32,7 +32,7 @@ _FARTHEST_FIT: Final = 8
 """A coefficient that the fit moves by more than this factor, or turns negative, belongs to a part
 that is all noise: it keeps the length of what it stands for."""
 _LEAST: Final = 1e-15
-"""Of the largest singular value: what a smaller one has for a direction is rounding."""
+"""Share of the largest singular value below which a value's direction is rounding."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from hydraopt.linalg.shapes import Array, Factors
 __all__ = ["AnyCore", "BlockStore", "WideCore", "WideSpace"]
 
 _NUMBERS: Final = 1 << 22
-"""Of the vectors of a block, about."""
+"""Approximate count of numbers in the vectors of a block."""
 _LEAST: Final = 1024
 """Vectors of a block in any case. A module of no more is a ModuleCore, whose spaces are found from
 the vectors' products with one another; with more, these would be larger than the scatter."""
@@ -70,7 +70,7 @@ def _cut(pairs: Pairs) -> Iterator[Pairs]:
 
 
 class AnyCore(Protocol):
-    """What the planner asks of a core, of one block or of many."""
+    """Interface of a core for the planner, with one block or several."""
 
     @property
     def index(self) -> int: ...
@@ -226,7 +226,7 @@ class _Strongest:
         self._small = np.zeros((shape[1], shape[1]))
 
     def take(self, stacked: Stacked, d: Array) -> None:
-        """As of _Scatter."""
+        """Add a block, as in _Scatter."""
         image = (stacked * d).T @ self._range
         if self._round + 1 < self.rounds:
             self._sum += (stacked * d) @ image
@@ -239,7 +239,7 @@ class _Strongest:
             self._range, self._sum = np.linalg.qr(self._sum)[0], np.zeros_like(self._sum)
 
     def space(self, unit: float) -> WideSpace:
-        """As of _Scatter, and the strongest alone."""
+        """Return the strongest directions only, as in _Scatter."""
         energy, turn = np.linalg.eigh(self._small)
         strong = slice(-MOST_DIRECTIONS, None)
         return _wide(energy[strong], self._range @ turn[:, strong], unit)
@@ -302,7 +302,10 @@ class BlockStore(CoreStore):
         return replace(core, keeps=self._takes("spaces", core.spaces_nbytes))
 
     def _kept(self, index: int, vectors: Vectors, tasks: slice) -> Callable[[], Vectors]:
-        """As of CoreStore, and from a file, where there is room in it."""
+        """Return a function that loads the vectors again, also from a file if that has room.
+
+        See CoreStore.
+        """
         size = sum(x.nbytes for x in vectors)
         if size > self._room["vectors"] and self._takes("aside", size):
             with suppress(OSError):  # a full disk is no room

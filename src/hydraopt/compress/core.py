@@ -49,7 +49,8 @@ _ENOUGH = 256
 _COARSE = 1e-4
 """Directions above this share of all energy are as good in single precision as they are needed."""
 _FAINT = 1e-6
-"""Of the largest weighted singular value: coordinates of fainter vectors are multiplied out."""
+"""Share of the largest weighted singular value.
+Coordinates of fainter vectors are multiplied out."""
 _TOGETHER = 1 << 20
 """Numbers of the tasks that are decomposed at once, about."""
 
@@ -174,7 +175,7 @@ class ModuleCore:
         return self, slice(None)
 
     def vectors_of(self, i: int) -> slice:
-        """Which of all singular vectors are those of the i-th task."""
+        """Return the slice of the i-th task's vectors among all singular vectors."""
         return slice(self._edges[i], self._edges[i + 1])
 
     def thin(self, i: int) -> Thin:
@@ -337,15 +338,17 @@ class CoreStore:
         return replace(core, _spaces=kept._spaces if keeps_spaces else {})
 
     def _kept(self, index: int, vectors: Vectors, tasks: slice) -> Callable[[], Vectors]:
-        """What gives the vectors of some tasks again: they themselves, where there is room, or else
-        the adapters."""
+        """Return a function that returns the vectors of some tasks again.
+
+        It keeps the vectors if there is room, and reads the adapters again otherwise.
+        """
         if self._takes("vectors", sum(x.nbytes for x in vectors)):
             return lambda: vectors
         read = self._readers[index]
         return lambda: decomposed(part_of(read, tasks))[2]
 
     def _takes(self, what: str, nbytes: int) -> bool:
-        """Whether there is room for so many bytes more, which then are taken."""
+        """Reserve room for ``nbytes`` more bytes; return whether there was room."""
         fits = nbytes <= self._room[what]
         self._room[what] -= nbytes if fits else 0
         return fits

@@ -36,18 +36,21 @@ the reader of a bundle has a reference, the difference from it."""
 
 
 GivenBack = Callable[[Array], Array]
-"""What a reader makes of a matrix (N, k) that was decoded: it adds its reference, if it has one,
-and rounds to the tensor's dtype. Less that reference again."""
+"""Reader's version of a decoded matrix (N, k), relative to its reference.
+A reader adds its reference, if it has one, and rounds to the tensor's dtype; then the reference
+is subtracted again."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """What is known of the readers of a tensor.
+    """Properties of the readers of a tensor.
 
-    common: what its tasks share already, a record of a stream or nothing; then no more is shared.
-    free: nothing is shared yet, and something may be. back: see :data:`GivenBack`; without it
-    numbers are given back as they are decoded. needed: a task cannot do without the tensor, so
-    its largest number never rounds to zero, whatever the price.
+    common: record that its tasks share already, from a stream; None for nothing. If not ``free``,
+        nothing more is shared.
+    free: whether nothing is shared yet, and something may be.
+    back: see :data:`GivenBack`; without it numbers are given back as they are decoded.
+    needed: whether a task cannot do without the tensor, so that its largest number never rounds to
+        zero, whatever the price.
     """
 
     common: DenseRecord | None = None
@@ -58,9 +61,13 @@ class Given:
 
 @dataclass(frozen=True)
 class SharedTensor:
-    """What tasks of a tensor share. common: rounded; None for nothing, or where it is given.
-    values: (N, k), of what readers have. members: the tasks that are coded against it. back,
-    needed: as of :class:`Given`."""
+    """Data shared by the tasks of a tensor.
+
+    common: rounded record; None for nothing, or if it is given.
+    values (N, k): the shared values that readers have.
+    members: tasks that are coded against it.
+    back, needed: as in :class:`Given`.
+    """
 
     common: Rest | None
     values: Array
@@ -70,7 +77,7 @@ class SharedTensor:
 
 
 _NUMBERS: Final = 1 << 22
-"""Of the tasks of a tensor that are encoded at a time, about; one in any case."""
+"""Approximate count of numbers of a tensor's tasks encoded at a time; at least one task."""
 _RECORD_BITS: Final = 24.0
 _FINEST: Final = 2.0**-18
 """A step is at least this share of the largest number: the finest spread class, and a margin."""
@@ -109,7 +116,7 @@ def step_exponent(price: float, weight: float, largest: float, coarsest: float =
 
 
 def _offsets(x: Array, step: float) -> NDArray[np.int64] | None:
-    """What is worth taking off the columns of numbers that lie on one side of zero, in steps."""
+    """Return offsets, in steps, of columns that lie on one side of zero; None if not worth it."""
     means = x.mean(axis=0)
     squares = np.einsum("nk,nk->k", x, x)
     without = np.maximum(squares - x.shape[0] * means**2, 0)
@@ -140,7 +147,7 @@ def _encode(
 
 
 def _alike(samples: Array, step: float) -> list[int]:
-    """Which tensors gain most from being told as differences from one of them; [] for none.
+    """Return the tensors that gain most from coding as differences from one of them; [] for none.
 
     samples: (tensors, numbers), the same numbers of each tensor.
     """
@@ -166,8 +173,10 @@ def _sample_bits(squares: Array, numbers: int, step: float) -> Array:
 def _shared(
     read: MatrixReader, weights: Sequence[float], price: float, shape: tuple[int, int]
 ) -> tuple[Array | None, list[int], float]:
-    """What is worth sharing between the tasks, which of them are coded against it, and the sum of
-    their weights; None for nothing."""
+    """Return the matrix worth sharing, the tasks coded against it, and the sum of their weights.
+
+    The matrix is None if sharing does not pay.
+    """
     nothing: tuple[None, list[int], float] = (None, [], 0.0)
     if len(weights) < 2:
         return nothing
@@ -192,7 +201,7 @@ def _shared(
 def _common(
     read: MatrixReader, weights: Sequence[float], price: float, shape: tuple[int, int]
 ) -> tuple[Rest | None, list[int]]:
-    """What the tasks share, rounded, and which of them are coded against it."""
+    """Return the shared part of the tasks, rounded, and the tasks coded against it."""
     mean, members, total = _shared(read, weights, price, shape)
     if mean is None:
         return None, []
@@ -202,7 +211,7 @@ def _common(
 
 
 def _closer(read: MatrixReader, shared: Array, weights: Sequence[float], price: float) -> list[int]:
-    """Which tensors take fewer bits as differences from ``shared``, by the estimate."""
+    """Return the tensors that take fewer bits as differences from ``shared``, by the estimate."""
     return [
         i
         for i, weight in enumerate(weights)
@@ -223,10 +232,15 @@ def share_tensor(
     price: float,
     given: Given | None = None,
 ) -> SharedTensor:
-    """What all tasks of a tensor share; deterministic. No more than a few matrices are in memory.
+    """Compute the data shared by all tasks of a tensor; deterministic.
 
-    read: see :data:`MatrixReader`. shape: (N, k). weights: what a unit of squared error counts, for
-    each task. price: harm that a bit may cost. given: what is known of readers; default nothing.
+    No more than a few matrices are in memory.
+
+    read: see :data:`MatrixReader`.
+    shape: (N, k).
+    weights: weight of a unit of squared error, for each task.
+    price: harm that a bit may cost.
+    given: properties of the readers; by default nothing is shared yet.
     """
     nothing = np.broadcast_to(np.zeros(1), shape)
     known = given or Given(free=True)

@@ -79,7 +79,7 @@ def _part_classes(
 def _parts_that_pay(
     s: Array, shape: tuple[int, int], price: float, weight: float, step: float
 ) -> int:
-    """How many of the parts with singular values ``s``, falling, cost less than they save."""
+    """Return how many parts, of falling singular values ``s``, cost less than they save."""
     rows, columns = shape
     left = np.append(np.cumsum((s**2)[::-1])[::-1], 0.0)
     most = int(math.log2(max(s.size // 4, 1)))

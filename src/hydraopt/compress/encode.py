@@ -32,7 +32,7 @@ __all__ = ["EncodedModule", "encode_bases", "encode_module", "squared_error"]
 _TOGETHER: Final = 1 << 20
 """Numbers of a side that are rounded at once, about."""
 _EXACT: Final = 1e-4
-"""Of |dW|^2: errors below are measured by what the stored factors really multiply to."""
+"""Share of |dW|^2. Smaller errors are measured by the exact product of the stored factors."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _alike(
     k: int,
     measure: Measure,
 ) -> Alike:
-    """What encode_alike takes of these tasks, which :func:`_groups` put together, of k parts."""
+    """Return the input of encode_alike for tasks of one group of :func:`_groups`, of k parts."""
     return Alike(
         plan.tasks[tasks[0]].mode,
         core.rows("left", tasks),

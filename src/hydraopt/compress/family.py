@@ -20,7 +20,7 @@ from hydraopt.linalg.shapes import Array
 __all__ = ["MOST_TASKS", "Family", "families_of"]
 
 Family = NDArray[np.int64]
-"""Which tasks of a module belong to it, rising."""
+"""Tasks of a module that belong to a family, in rising order."""
 
 MOST_TASKS: Final = 256
 """Tasks beyond which nobody looks: joining them step by step would take longer than planning."""

@@ -1,4 +1,4 @@
-"""What an error costs: the one place where harm is defined.
+"""Cost of an error: the one place where harm is defined.
 
 A part of a task's dW in a module, of squared norm E, is kept in the share ``kept`` and has noise of
 N E. Its harm is
@@ -37,8 +37,9 @@ __all__ = [
 
 
 OF_THE_WHOLE: Final = 50.0
-"""Where a tensor takes the place of the base model's own (a head, an embedding, a norm), a relative
-error e of all of it counts as much as one of 7 e of the low-rank change (docs/log.md)."""
+"""Weight of the error of a tensor that replaces the base model's (a head, an embedding, a norm).
+A relative error e of all of it counts as much as one of 7 e of the low-rank change
+(docs/log.md)."""
 
 
 def part_harm(energy: Any, kept: Any, noise: Any, lost: float, projected: float) -> Any:
@@ -47,7 +48,7 @@ def part_harm(energy: Any, kept: Any, noise: Any, lost: float, projected: float)
 
 
 def left_noise(noise: Any, output: float) -> Any:
-    """What noise of the left side counts beside that of the right one."""
+    """Return the noise of the left side, weighted relative to that of the right one."""
     return noise / output
 
 
@@ -92,7 +93,10 @@ class Measure:
         return self.lost * energy
 
     def coefficient(self, noise: Array) -> Array:
-        """What the encoder's fit multiplies a part by: ``min_g unbiased (1-g)^2 + noise g^2``."""
+        """Return the factor by which the encoder's fit multiplies a part.
+
+        It minimises ``unbiased (1-g)^2 + noise g^2`` over g.
+        """
         return self.unbiased / (self.unbiased + noise)
 
 

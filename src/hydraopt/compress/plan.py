@@ -31,8 +31,8 @@ __all__ = ["BasisPlan", "ModulePlan", "TaskPlan", "modes_of", "plan_module"]
 
 _RECORD_BITS = 6.0
 _WORTH = 0.03
-"""Of a module's cost, what a family's bases have to save at least. Where parts are coded coarsely
-they save less, and what they predict costs more than is foretold (docs/log.md)."""
+"""Minimum saving by a family's bases, as a share of a module's cost.
+Coarsely coded parts save less, and what they predict costs more than estimated (docs/log.md)."""
 _END_OF_BASES = 80
 """Directions are rounded to less than this class, 2^16 steps: no part that is coded over them needs
 a finer one."""
@@ -40,7 +40,7 @@ a finer one."""
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """What one task stores in one module: k parts at these spread classes, written in ``mode``."""
+    """Plan for one task in one module: k parts at these spread classes, written in ``mode``."""
 
     mode: Mode
     left: Classes
@@ -288,7 +288,7 @@ def _chosen(
     price: float,
     given: bool,
 ) -> tuple[BasisPlan | None, BasisPlan | None, list[int]]:
-    """Which bases are stored, and the mode of each task, by its number among the possible ones.
+    """Choose the bases to store and the mode of each task, by its number among the possible ones.
 
     costs: (modes, tasks). given: both bases are there in any case.
     """

@@ -52,13 +52,16 @@ class BasisPlan:
 
 @dataclass(frozen=True)
 class SideCost:
-    """What the costs of one side of all parts, written in one way, follow from.
+    """Inputs to the cost of one side of all parts, written in one way.
 
-    A part of a shared side is taken to keep its own direction, as far as the basis can express it:
-    exact where the basis can, which is where such a side pays.
-    length: of a vector. q: of the basis; wider: how many classes finer its coordinates are than a
-    part's spread class says. shares (2, P), or (2, 1) for all parts alike: what of a part's energy
-    the basis cannot express, and what noise its rounding leaves.
+    A part of a shared side is assumed to keep its own direction, as far as the basis can express
+    it. This is exact where the basis can, which is where such a side pays.
+
+    length: length of a vector.
+    q: size of the basis.
+    wider: how many classes finer its coordinates are than a part's spread class says.
+    shares (2, P), or (2, 1) for all parts alike: share of a part's energy that the basis cannot
+        express, and the noise that the basis's rounding leaves.
     """
 
     way: Way
@@ -69,7 +72,7 @@ class SideCost:
 
     @property
     def numbers(self) -> int:
-        """How many a part holds, about."""
+        """Approximate number of values in a part."""
         return self.q if self.way is Way.SHARED else self.length
 
     @property
@@ -98,11 +101,14 @@ def side_costs(
 
 @dataclass(frozen=True)
 class SideTable:
-    """What one side of every part would cost, written in one way.
+    """Cost of one side of every part, written in one way.
 
-    numbers: how many a part holds. bits, noise, lost: (P, C), or (1, C) for all parts alike, with C
-    spread classes: bits; noise, relative to the part's energy; and what of the part's energy is
-    lost effect that no coefficient brings back.
+    Arrays are (P, C), or (1, C) for all parts alike, with P parts and C spread classes.
+
+    numbers: number of values in a part.
+    bits: bits of the side.
+    noise: noise relative to the part's energy.
+    lost: share of the part's energy that is lost effect, which no coefficient restores.
     """
 
     numbers: int

@@ -52,9 +52,9 @@ def coarse(stacked: Stacked, d: Array) -> Stacked:
 
 
 def by_chance(gram: Stacked, d: Array, scales: Sequence[Array], length: int) -> bool:
-    """Whether tasks have no more in common than vectors that were drawn at random: then no basis
-    saves anything, since independent sources are best coded apart.
+    """Return whether tasks have no more in common than random vectors.
 
+    Then no basis saves anything, since independent sources are best coded apart.
     Of random vectors of this length the squared inner products sum up to the product of the tasks'
     energies over the length.
     """
@@ -89,8 +89,10 @@ def _scipy() -> tuple[Any, ThreadpoolController]:
 
 
 def by_scatter(stacked: Stacked, d: Array) -> tuple[Array, Array]:
-    """As :func:`_strongest`, all N eigenvalues of ``X X^T`` (N, N): for more vectors than they have
-    numbers. Those near 0 have no vectors of use."""
+    """Return all N eigenvalues of ``X X^T`` (N, N) and the vectors, as :func:`strongest` does.
+
+    For more vectors than they have numbers. Eigenvalues near 0 have no useful vectors.
+    """
     x = stacked * d
     energy, u = np.linalg.eigh(x @ x.T)
     return energy, (x.T @ u) / np.sqrt(np.maximum(energy, 1e-300))

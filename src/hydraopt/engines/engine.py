@@ -44,7 +44,7 @@ class Engine(Protocol):
 
     @property
     def remote(self) -> bool:
-        """Whether even a single worker runs elsewhere, so that small work goes there too."""
+        """True if even a single worker runs elsewhere, so that small work goes there too."""
         ...
 
 

@@ -73,7 +73,7 @@ class Pool(Protocol):
 
     @property
     def near(self) -> bool:
-        """Whether all workers are on this machine, so that one can use the cores of idle ones."""
+        """True if all workers are on this machine, so that one can use the cores of idle ones."""
         ...
 
     def hire(self, make: Callable[..., Any], *arguments: Any) -> None:
@@ -149,7 +149,7 @@ class Alone(Closing):
 
     @property
     def idle(self) -> bool:
-        """Whether no call is waiting."""
+        """True if no call is waiting."""
         return not self._waiting
 
     def step(self) -> None:

@@ -67,7 +67,7 @@ class Draft:
 
     @property
     def readable(self) -> bool:
-        """Whether readers accept the draft.
+        """True if readers accept the draft.
 
         Readers refuse too many numbers per byte, as an attempt to fill the memory.
         """

@@ -273,7 +273,7 @@ class Secant:
 
     @property
     def closed(self) -> bool:
-        """Whether no price is left to try between one that is too high and one that is too low."""
+        """True if no price is left to try between one that is too high and one that is too low."""
         low, high = self._low, self._high
         if low and high and abs(high[0] - low[0]) < _NARROW:
             return True
@@ -281,7 +281,7 @@ class Secant:
 
     @property
     def stands_still(self) -> bool:
-        """Whether no price changes the value, although every price tried keeps some parts."""
+        """True if no price changes the value, although every price tried keeps some parts."""
         kept = self._point is not None and self._point[1] < -_STILL[1]
         return kept and self._still > _EVERYWHERE
 

@@ -91,7 +91,7 @@ class HarmSolution:
 
     @property
     def room(self) -> bool:
-        """Whether the size has room for curves."""
+        """True if the size has room for curves."""
         return self.trials.keeps
 
 

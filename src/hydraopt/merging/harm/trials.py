@@ -58,7 +58,7 @@ class Counted:
 
     @property
     def shares(self) -> bool:
-        """Whether the harm is a share of the answers."""
+        """True if the harm is a share of the answers."""
         return self.what != "nats"
 
     def of(self, judged: Judged, others: Sequence[Harm] = ()) -> float:
