@@ -40,16 +40,18 @@ HALVES: tuple[Literal["A", "B"], ...] = ("A", "B")
 
 @dataclass(frozen=True)
 class MergeSet:
-    """Everything that a merge works on.
+    """Input of a merge: modules, tensors and tasks.
 
-    modules: all modules, sorted by path. readers: their factors on demand, parallel to ``modules``.
-    tensors, matrices: the same of the trained tensors that are coded, and are no low-rank products.
+    modules: all modules, sorted by path.
+    readers: the factors of each module on demand, parallel to ``modules``.
+    tensors, matrices: the same for trained tensors that are coded and are not low-rank products.
     tasks: entries without errors, sorted by name; ``content`` indexes the coded streams.
-    configs: distinct configs, by first use. carried: tensors to keep, one mapping per task.
-    numbers: numbers in all inputs, duplicates included; their fp16 size is twice that.
-    core: what the tasks are coded against, if it is there already; then nothing more is shared.
-    norm: the |dW| that the size of a task is relative to; None for the middle one of these.
-    digests: of all numbers of each content, (contents,); none where they are not known.
+    configs: distinct configs, in order of first use.
+    carried: tensors to keep, one mapping per task.
+    numbers: count of numbers in all inputs, duplicates included; their fp16 size is twice that.
+    core: existing core against which the tasks are coded; nothing more is then shared.
+    norm: the |dW| that the size of a task is relative to; None for the median of these tasks.
+    digests: digest of all numbers of each content, (contents,); empty if unknown.
     """
 
     modules: tuple[ModuleEntry, ...]
@@ -198,8 +200,10 @@ def _contents(
 
 
 def coded_of(adapters: Sequence[Adapter], exact: Sequence[str] = ()) -> list[str]:
-    """The names of those of which anything is coded, unless all is kept; exact: as of
-    :func:`align`."""
+    """Return the names of adapters with coded data, or none if everything is kept.
+
+    exact: as in :func:`align`.
+    """
     return [x.name for x in adapters if _is_coded(x, tensors_of(x, exact, False))]
 
 

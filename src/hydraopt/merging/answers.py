@@ -39,7 +39,7 @@ class Made:
 
 
 def read_energies(head: Any, known: Collection[int]) -> Energies:
-    """(contents, squared norms, blocks) of JSON. known: contents that the item has."""
+    """Read (contents, squared norms, blocks) from JSON. known: contents that the item has."""
     if not isinstance(head, list | tuple) or len(head) != 3:
         _refuse(head)
     contents = _contents(head[0], known)
@@ -47,7 +47,7 @@ def read_energies(head: Any, known: Collection[int]) -> Energies:
 
 
 def read_bits(head: Any) -> float:
-    """Expected bits, of JSON."""
+    """Read the expected bits from JSON."""
     return _float(head)
 
 

@@ -42,7 +42,7 @@ _UNITS = {
 
 
 def _written(limit: object) -> str:
-    """A limit as text that can be read."""
+    """Return a limit as text for parsing."""
     try:
         return str(limit).lower()
     except ValueError:
@@ -145,8 +145,12 @@ class WorstError(_ErrorBudget):
 
 @dataclass(frozen=True)
 class HarmLimit:
-    """At most ``limit`` harm to each task, measured on prompts. shares: the share of answers that
-    change, in (0, 1); else KL in nats an answer, above 0. Raises UsageError for other limits."""
+    """Limit on the harm to each task, measured on prompts.
+
+    limit: share of answers that change, in (0, 1), if ``shares``; else KL in nats an answer,
+        above 0.
+    Raises UsageError for other limits.
+    """
 
     limit: float
     shares: bool = True
@@ -172,7 +176,7 @@ class HarmLimit:
         return f"{100 * self.limit:g}%" if self.shares else f"{self.limit:g}nats"
 
     def said(self, harm: float) -> str:
-        """A measured harm, in words."""
+        """Return a measured harm in words."""
         if not self.shares:
             return f"{harm:.2g} nats an answer"
         share = 100 * harm
@@ -183,7 +187,7 @@ _HARMS = "a number with its unit: 1% of a task's answers, or 0.01nats of KL an a
 
 
 def parse_harm(text: str) -> HarmLimit:
-    """The limit of "1%" (answers that change) or "0.01nats" (KL an answer); raises UsageError."""
+    """Parse "1%" (answers that change) or "0.01nats" (KL an answer). Raises UsageError."""
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*(%|nats)\s*", _written(text))
     if not match:
         raise UsageError(explain("cannot read the harm", got=shown(text), expected=_HARMS))

@@ -25,7 +25,7 @@ __all__ = ["CodedTensors", "TensorMatrices", "TensorsApart", "collect", "tensors
 
 _BUFFERS: Final = ("running_mean", "running_var", "num_batches_tracked", "position_ids")
 _FEWEST: Final = 8
-"""Smaller tensors take no more bytes as they are."""
+"""Minimum size of a coded tensor; smaller ones take no more bytes uncoded."""
 _MOST: Final = 1e45
 """Steps of a stream are far from leaving their range here; only 64 bit numbers go beyond."""
 
@@ -61,7 +61,11 @@ class TensorMatrices:
 
 @dataclass(frozen=True)
 class TensorsApart:
-    """An adapter's tensors beside its modules. kept: bit by bit; coded: those with a loss."""
+    """Tensors of an adapter beside its modules.
+
+    kept: tensors stored bit by bit.
+    coded: tensors coded with a loss.
+    """
 
     kept: Mapping[str, RawTensor]
     coded: Mapping[str, RawTensor]
@@ -69,7 +73,11 @@ class TensorsApart:
 
 @dataclass(frozen=True)
 class CodedTensors:
-    """entries, matrices: in step, sorted. of_adapter: the entries of each adapter, rising."""
+    """Coded tensors of all adapters.
+
+    entries, matrices: parallel and sorted.
+    of_adapter: indices of each adapter's entries, rising.
+    """
 
     entries: tuple[TensorEntry, ...]
     matrices: tuple[TensorMatrices, ...]

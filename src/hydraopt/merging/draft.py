@@ -18,9 +18,9 @@ from hydraopt.merging.weights import Counting
 __all__ = ["Course", "Draft", "UnreadableError", "legs_of"]
 
 _LEG = 4
-"""A pass that has a course mends its price after each 1/_LEG of the modules that are left."""
+"""Parts into which a pass with a course splits the remaining modules to correct its price."""
 _FAR = 0.5
-"""The most that the logarithm of a price is mended."""
+"""Largest correction of the logarithm of a price."""
 
 
 @dataclass(frozen=True)

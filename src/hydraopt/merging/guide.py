@@ -15,10 +15,10 @@ __all__ = ["SIZE_SLOPE", "Guide"]
 SIZE_SLOPE = -0.6
 """Bits fall about as price^-0.6."""
 _NEAR = 0.03
-"""Logarithms of prices that are so near each other that the slope tells the bits between them."""
+"""Distance in log price within which the slope predicts the bits between two prices."""
 _MOST_ESTIMATES = 8
 _LEAST = -80.0
-"""The logarithm of a price at which everything pays."""
+"""Log price at which everything pays."""
 
 
 class Guide:
@@ -52,7 +52,7 @@ class Guide:
         return math.exp(self._at)
 
     def bits(self, price: float) -> float:
-        """The estimate near a price that :meth:`price` gave; 0 if nothing is known."""
+        """Return the estimate near a price from :meth:`price`; 0 if nothing is known."""
         if not self._points:
             return 0.0
         x = math.log(price)
@@ -75,7 +75,7 @@ class Guide:
         return float(self._last.sum())
 
     def _nearest(self, x: float) -> tuple[tuple[float, float], float]:
-        """The nearest point that is known, and the slope from there towards ``x``."""
+        """Return the nearest known point, and the slope from there towards ``x``."""
         near = min(self._points, key=lambda point: abs(point[0] - x))
         others = [p for p in self._points if (p[0] - near[0]) * (x - near[0]) > 0]
         others = others or [p for p in self._points if p[0] != near[0]]
@@ -86,7 +86,7 @@ class Guide:
         return near, float(np.clip(slope, -5, -0.1))
 
     def _crossing(self, wanted: float) -> tuple[float, bool]:
-        """The log price where the known points say ``wanted``, and whether one of them is near."""
+        """Return the log price at which known points give ``wanted``, and whether one is near."""
         if not self._points:
             return self._at, False
         more = max((p for p in self._points if p[1] >= wanted), default=None)

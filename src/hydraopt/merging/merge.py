@@ -157,7 +157,10 @@ def merge(
 def lossless_job(
     loaded: Loaded, pieces: MergeSet, budget: Budget | HarmLimit, core_file: str | None = None
 ) -> Job | None:
-    """The job of every bit, where a size has room for it. pieces: as they would be coded."""
+    """Return the job that keeps every bit, if the size has room for it; else None.
+
+    pieces: as they would be coded.
+    """
     if not isinstance(budget, Size) or budget.limit <= PERHAPS_ALL * pieces.fp16_bytes:
         return None
     every = align(loaded.adapters, loaded.base_model, lossless=True)

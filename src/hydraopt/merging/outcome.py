@@ -39,15 +39,16 @@ StrPath = str | os.PathLike[str]
 
 
 _PERCENT: Final = 100
-"""Bytes up to which a size was probably meant in percent."""
+"""Size in bytes up to which a percentage was probably meant."""
 
 
 @dataclass(frozen=True)
 class Loaded:
     """Adapters that belong together, and the base model that they state.
 
-    adapters: those that were read already, in their order, which some methods of the literature
-    depend on; then the others, sorted by name. notes: what a user should know of the reading.
+    adapters: first those that were already read, in their order, which some methods of the
+        literature depend on; then the others, sorted by name.
+    notes: messages for the user on the reading.
     """
 
     adapters: list[Adapter]
@@ -247,10 +248,12 @@ def _payload(draft: Draft | None) -> tuple[bytes, Sequence[bytes]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """A written bundle.
+    """Written bundle.
 
-    path, size: the file and its bytes, everything counted. fp16_bytes: two bytes for each number in
-    the inputs. errors: relative Frobenius error of each task. notes: what a user should know.
+    path, size: the file, and its bytes, everything counted.
+    fp16_bytes: two bytes for each number in the inputs.
+    errors: relative Frobenius error of each task.
+    notes: messages for the user.
     """
 
     path: AnyPath
@@ -266,6 +269,6 @@ class Written:
         return self.size / self.fp16_bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result in its JSON form."""
         values = dataclasses.asdict(self)
         return {**values, "path": str(self.path), "fraction": self.fraction}

@@ -15,7 +15,7 @@ __all__ = ["check_choices", "check_prompted", "check_several", "coded_names"]
 def check_choices(
     aim: Size | MeanError | WorstError | HarmLimit, fair: bool, importance: Mapping[str, float]
 ) -> None:
-    """Raise UsageError for choices that a limit on harm has no use for."""
+    """Raise UsageError for choices that do not apply to a limit on harm."""
     if isinstance(aim, HarmLimit) and (fair or importance):
         raise UsageError(
             explain(
@@ -26,12 +26,12 @@ def check_choices(
 
 
 def coded_names(pieces: MergeSet) -> Iterator[str]:
-    """The tasks of which anything is coded: others keep any limit."""
+    """Yield the names of tasks with coded data: other tasks keep any limit."""
     return (task.name for task in pieces.tasks if task.content is not None)
 
 
 def check_prompted(names: Iterable[str], known: Collection[str]) -> None:
-    """Raise UsageError for tasks without prompts. known: those that have some."""
+    """Raise UsageError for tasks without prompts. known: tasks that have prompts."""
     missing = [name for name in names if name not in known]
     if missing:
         raise UsageError(

@@ -26,7 +26,7 @@ _REACH: Final = math.log(30)
 Above its coarsest trial the same reach is searched for the price at which bytes are of use."""
 _MOST_MOVED: Final = 3.0
 _LOOKS: Final = 400
-"""Prices at which it is looked whether bytes are of use."""
+"""Number of prices at which a curve is checked for bytes of use."""
 _STEEPEST: Final = 1.0
 """Maximum slope of log harm over log price, beyond the trials.
 Harm rises with the error, about as price^0.3."""
@@ -34,8 +34,12 @@ Harm rises with the error, about as price^0.3."""
 
 @dataclass(frozen=True)
 class TrialPoint:
-    """A trial of one stream. price: its own. size: bytes, its share of the shared core among them.
-    error: relative Frobenius. harm: what is limited or minimised, None where it was not measured.
+    """Trial of one stream.
+
+    price: the stream's own price.
+    size: bytes, including the stream's share of the shared core.
+    error: relative Frobenius error.
+    harm: harm that is limited or minimised; None if not measured.
     """
 
     price: float

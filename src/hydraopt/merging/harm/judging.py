@@ -12,15 +12,15 @@ from hydraopt.linalg.shapes import Factors
 __all__ = ["JUDGED", "AnswerJudge", "HarmJudge", "Judged"]
 
 JUDGED: Final = 256
-"""Prompts of a task that harm is measured on, at most."""
+"""Maximum number of prompts per task used to measure harm."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A measured harm, and the standard errors of its numbers: what other prompts might say.
+    """Measured harm, with standard errors for the choice of prompts.
 
     lost: expected share of answers that change, each counted by the probability that the original
-    gives it: how many right answers are lost, if the original judges itself well.
+        gives it: the number of right answers that are lost, if the original judges itself well.
     """
 
     harm: Harm
@@ -30,10 +30,10 @@ class Judged:
 
 
 class HarmJudge(Protocol):
-    """Measures coded factors on the original's own answers."""
+    """Judge that measures coded factors on the original's own answers."""
 
     def tasks(self) -> frozenset[str]:
-        """The tasks that it has prompts for."""
+        """Tasks for which it has prompts."""
         ...
 
     def measure(
@@ -50,9 +50,9 @@ class HarmJudge(Protocol):
 
 
 class AnswerJudge(HarmJudge, Protocol):
-    """One that reads answers, and says how much of them."""
+    """Judge of answers, with a limit on their length."""
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens of an answer that are judged, at most."""
+        """Maximum number of tokens of an answer that are judged."""
         ...

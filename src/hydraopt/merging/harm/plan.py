@@ -55,14 +55,19 @@ WORDS: Mapping[str, Words] = {
     "lost": Words(100.0, "%", "answers lost (those that change, by how sure they were), or by KL"),
     "nats": Words(1.0, "nats", "KL an answer and a standard error"),
 }
-"""By what a plan counts."""
+"""Format of a harm, by the kind that a plan counts."""
 
 
 @dataclass(frozen=True)
 class TaskPlanned:
-    """One task. trials: what was measured, by falling size, later tries among them; none without
-    prompts. size: bytes, its share of the shared core among them. error: relative Frobenius.
-    harm: what is counted, and stated: what the bundle will say; None without prompts."""
+    """Planned result for one task.
+
+    trials: measurements, by falling size, with later tries among them; empty without prompts.
+    size: bytes, including the task's share of the shared core.
+    error: relative Frobenius error.
+    harm: the harm that counts; None without prompts.
+    stated: the harm that the bundle will state; None without prompts.
+    """
 
     name: str
     trials: tuple[Seen, ...]
@@ -74,10 +79,15 @@ class TaskPlanned:
 
 @dataclass(frozen=True)
 class Plan:
-    """limit: what was asked for, as "size" or "harm". counted: what harm is: "lost" answers of a
-    size, and a little for KL; "answers" that change or "nats" an answer of a limit, with a standard
-    error more; of answers what KL foretells if that is more. size: bytes of one file; a folder may
-    have others. fp16_bytes: of the inputs. notes: those of the merge.
+    """Planned result of a merge.
+
+    limit: the limit asked for, as "size" or "harm".
+    counted: kind of harm. For a size it is "lost" answers, and a little for KL; for a limit it is
+        "answers" that change or "nats" an answer, plus a standard error. For answers the
+        prediction from KL counts if it is higher.
+    size: bytes of one file; a folder may have others.
+    fp16_bytes: fp16 bytes of the inputs.
+    notes: notes of the merge.
     """
 
     limit: str
@@ -89,7 +99,7 @@ class Plan:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the plan in its JSON form."""
         return asdict(self)
 
 
@@ -148,7 +158,7 @@ def plan(
 
 
 def plan_limit(report: Mapping[str, Any]) -> str:
-    """The limit of a plan in words. report: a plan as JSON has it.
+    """Return the limit of a plan in words. report: a plan in its JSON form.
 
     For example "5,000 bytes" or "1 % of each task's answers may change".
     """

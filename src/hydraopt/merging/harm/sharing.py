@@ -35,15 +35,16 @@ __all__ = [
 ]
 
 _STEPS: Final = 400
-"""Prices that are tried of each stream."""
+"""Number of prices tried for each stream."""
 _HALVINGS: Final = 60
 _FARTHEST: Final = 80.0
 """Largest shift, in log price, when all prices are moved together."""
 _NARROWEST: Final = 1e-9
 """Minimum width, in log price, of a curve's range, for a curve with a single price."""
 TRUSTED_HALF: Final = 24
-"""Answers that are trusted half: of 24 of a task half the way harms fresh ones as little as all of
-it, and takes less from tasks whose harm they do not see (docs/log.md)."""
+"""Number of answers at which measured harm gets half the weight.
+With 24 answers of a task, going half the way harms fresh answers as little as going all of it,
+and takes less from tasks whose harm the answers miss (docs/log.md)."""
 _CERTAIN: Final = 0.98
 """Largest share of the possible loss; higher shares count as this one."""
 _LEAST: Final = 0.01

@@ -19,7 +19,7 @@ from hydraopt.merging.harm.judging import Judged
 __all__ = ["HarmRange", "StoredCurves", "tells_later"]
 
 _ANSWERS: Final = 24
-"""Behind a curve whose task no longer says on how many it was measured."""
+"""Number of answers assumed for a curve whose task no longer states it."""
 _ROUNDED: Final = 0.05
 """Tolerance in log error and log KL: half a step of the manifest's rounding.
 Steps are 4.4 % of an error and 9 % of a KL."""
@@ -27,9 +27,9 @@ _NEAR: Final = 2 * _ROUNDED
 """Tolerance in log error between a task's error and the one at which the curve has its harm.
 A curve keeps one of several points within a step."""
 _LARGEST: Final = 1.0
-"""Error of a point; a manifest keeps larger ones as this."""
+"""Largest error of a point; a manifest stores larger errors as this one."""
 _LOOKS: Final = 400
-"""Errors at which it is looked what harm a curve says."""
+"""Number of errors at which a curve is evaluated."""
 
 
 class StoredCurves:
@@ -48,7 +48,7 @@ class StoredCurves:
         self._points = {x.name: x.curve for x in tasks}
 
     def tasks(self) -> frozenset[str]:
-        """The tasks that have a curve."""
+        """Names of the tasks that have a curve."""
         return frozenset(self._curves)
 
     def measure(
@@ -84,9 +84,12 @@ class StoredCurves:
 
 @dataclass(frozen=True)
 class HarmRange:
-    """Harm that was not measured itself: (low, value, high) of the likely share of answers that
-    change, and of KL in nats an answer. Low and high were measured, at the next smaller and the
-    next larger error. likely_error: standard error of the share, from its number of answers."""
+    """Harm that was not itself measured, as (low, value, high).
+
+    The values are the likely share of answers that change, and KL in nats an answer. Low and high
+    were measured, at the next smaller and the next larger error.
+    likely_error: standard error of the share, from its number of answers.
+    """
 
     likely: tuple[float, float, float]
     kl: tuple[float, float, float]
@@ -116,9 +119,12 @@ def tells_later(task: TaskEntry) -> bool:
 
 @dataclass(frozen=True)
 class _Curve:
-    """Logarithms of the likely share and of KL over that of the error, to its last point. start:
-    the error at which the encoder does the harm that the task has. moved: whether that is another
-    one than its own, as a refit leaves it. answers: it was measured on."""
+    """Logarithms of the likely share and of KL over that of the error, to its last point.
+
+    start: error at which the encoder does the harm that the task has.
+    moved: whether that error differs from the task's own, as a refit leaves it.
+    answers: number of answers measured.
+    """
 
     likely: Line
     kl: Line

@@ -30,7 +30,7 @@ _LEAST_SHARE: Final = 0.05
 """Minimum ratio of the share of changed answers to the root of KL.
 It is the ratio of dates in words (docs/log.md)."""
 _HALF: Final = 0.5
-"""Share of answers that change up to which a trial tells a task's rate."""
+"""Largest share of changed answers from which a trial's rate is derived."""
 _NEARLY: Final = 0.98
 """Upper bound on a share, because its logarithm is taken."""
 
@@ -62,7 +62,7 @@ class Counted:
         return self.what != "nats"
 
     def of(self, judged: Judged, others: Sequence[Harm] = ()) -> float:
-        """The one number. others: what other trials of the same task showed."""
+        """Return the harm that counts. others: harm in other trials of the same task."""
         harm = judged.harm
         if self.what == "nats":
             return harm.kl + self.errors * judged.kl_error
@@ -72,8 +72,11 @@ class Counted:
         return min(max(told, -math.expm1(-self._rate(harm, others) * root)), 1.0)
 
     def _rate(self, harm: Harm, others: Sequence[Harm]) -> float:
-        """The c of a task. Where nearly all answers change KL goes on to rise: of its trials those
-        tell it in which half of them stay."""
+        """Return the rate c of a task.
+
+        KL continues to rise where nearly all answers change. The rate therefore uses the trials in
+        which half of the answers stay, or without any the trial with the fewest changes.
+        """
         if self.what == "lost":
             return _LEAST_SHARE
         seen = [(harm.likely, harm.kl), *((x.likely, x.kl) for x in others)]
@@ -110,7 +113,7 @@ def measure_tasks(
 
 
 def with_core(own: Sequence[int], shared: int) -> Array:
-    """Bytes of streams, (streams,), each with its share of the shared core, which goes by size."""
+    """Return the bytes of streams, (streams,), each with its share of the shared core by size."""
     sizes = np.array(own, np.float64)
     together: Array = sizes * (1 + shared / max(sizes.sum(), 1.0))
     return together
@@ -138,17 +141,21 @@ class Seen:
 
 @dataclass
 class Trials:
-    """Passes of a job and what they showed, by content.
+    """Passes of a job and their measurements, by content.
 
-    weights: at which an error counts the same, relative to its task, in all tasks: a content's own
-    price is the price at these. plain: own prices, (contents,), that stand for one price without
-    prompts, up to a factor. useful: by task, bytes beyond which more are of no use, its share of
-    the shared core among them; any are where it is left out. keeps: whether there is room for the
-    curves. rounds: the progress of all rounds. points: of
-    each round. seen: what was measured, by task and look. answers: on how many, (contents,). bare:
-    what is lost of each content with the base model alone, counted as that of the points. looks:
-    rounds so far. tries_from: the round from which on prices were chosen by those before; None
-    while all are trials.
+    weights: weights at which an error counts the same, relative to its task, in all tasks: a
+        content's own price is the price at these weights.
+    plain: own prices, (contents,), that stand for one price without prompts, up to a factor.
+    useful: by task, bytes beyond which more are of no use, including its share of the shared core.
+        A task that is left out has a use for any number.
+    keeps: whether there is room for the curves.
+    rounds: progress of all rounds.
+    points: points of each round.
+    seen: measurements, by task and look.
+    answers: number of answers measured, (contents,).
+    bare: loss of each content with the base model alone, counted as that of the points.
+    looks: number of rounds so far.
+    tries_from: first round whose prices were chosen from earlier ones; None while all are trials.
     """
 
     job: Job
@@ -178,7 +185,7 @@ class Trials:
         return self.job.pieces.contents
 
     def prompted(self) -> set[int]:
-        """The contents of tasks with prompts."""
+        """Contents of tasks with prompts."""
         return {content for _, content in self._asked()}
 
     def _asked(self) -> list[tuple[str, int]]:
@@ -196,8 +203,11 @@ class Trials:
             self.rounds.report("base model, task", done, len(asked))
 
     def of_one_answer(self, limit: float) -> list[str]:
-        """Tasks that were measured on one answer alone, which is likely to stay and tells so little
-        of others that half of them may change: they keep no ``limit`` below that."""
+        """Return the tasks measured on a single answer, if ``limit`` is below a half.
+
+        Only tasks whose single answer is likely to stay, but within one standard error of a half:
+        it predicts so little about other answers that half of them may change.
+        """
         rows = ((name, x) for name, known in self._judged.items() for x in known.values())
         open_to_half = {
             name
