@@ -60,8 +60,11 @@ def steps(classes: Classes, numbers: int) -> Array:
 
 @dataclass(frozen=True)
 class _Over:
-    """Vectors over a basis. products: of the basis' vectors with them, (T, q, r). coordinates: by
-    least squares, (T, q, r)."""
+    """Vectors over a basis.
+
+    products (T, q, r): inner products of the basis's vectors with them.
+    coordinates (T, q, r): least-squares coordinates.
+    """
 
     products: Array
     coordinates: Array
@@ -77,7 +80,7 @@ class _Over:
 
     @property
     def gram(self) -> Array:
-        """Inner products of what the basis has of the vectors, (T, r, r)."""
+        """Inner products of the vectors' projections on the basis, (T, r, r)."""
         gram: Array = self.products.transpose(0, 2, 1) @ self.coordinates
         return gram
 
@@ -153,7 +156,7 @@ def _target(tasks: Alike, left: _Over | None, right: _Over | None) -> Array:
 
 
 def _root(grams: Array) -> Array:
-    """The symmetric roots of symmetric positive matrices (T, r, r)."""
+    """Return the symmetric roots of symmetric positive matrices (T, r, r)."""
     values, vectors = np.linalg.eigh(grams)
     root: Array = (vectors * np.sqrt(np.maximum(values, 0.0))[:, None]) @ _t(vectors)
     return root

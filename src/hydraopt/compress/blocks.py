@@ -132,7 +132,7 @@ class WideCore:
 
     @property
     def count(self) -> int:
-        """Blocks."""
+        """Number of blocks."""
         return len(self.edges) - 1
 
     def block(self, number: int) -> tuple[ModuleCore, slice]:
@@ -169,7 +169,7 @@ class WideCore:
 
     @property
     def families(self) -> tuple[Family, ...]:
-        """None: they would take the products of each block with every other."""
+        """Return no families: they would need the products of each block with every other."""
         return ()
 
     def directions(self, space: SharedSpace, side: str, q: int) -> Array:
@@ -199,17 +199,17 @@ class _Scatter:
         self._done = False
 
     def take(self, stacked: Stacked, d: Array) -> None:
-        """A block's vectors (N, P) and their weighted values (P,)."""
+        """Add a block's vectors (N, P) and their weighted values (P,)."""
         if not self._done:
             x = stacked * d
             self._sum += x @ x.T
 
     def turn(self) -> None:
-        """All blocks were seen."""
+        """Note that all blocks were added."""
         self._done = True
 
     def space(self, unit: float) -> WideSpace:
-        """The directions, strongest first. unit: what the weighted values were divided by."""
+        """Return the directions, strongest first. unit: divisor of the weighted values."""
         return _wide(*np.linalg.eigh(self._sum), unit)
 
 
@@ -250,7 +250,7 @@ def _sought(length: int) -> _Scatter | _Strongest:
 
 
 def _wide(energy: Array, directions: Array, unit: float) -> WideSpace:
-    """From energies, rising, and their directions (N, q)."""
+    """Build a space from energies, rising, and their directions (N, q)."""
     sound = significant(energy, STORED_IN_FLOAT32, least=1e-300)
     keep = np.flatnonzero(sound)[::-1]
     values = np.sqrt(energy[keep]) * unit

@@ -43,19 +43,19 @@ __all__ = [
 ]
 
 _EXACT = 1024
-"""Up to so many stacked vectors, or vectors of this length, all directions are computed."""
+"""Number of stacked vectors, or their length, up to which all directions are computed."""
 _ENOUGH = 256
-"""From so many vectors on, what they have in common by chance is known well enough to compare."""
+"""Number of vectors from which chance overlap is known well enough for a comparison."""
 _COARSE = 1e-4
-"""Directions above this share of all energy are as good in single precision as they are needed."""
+"""Share of all energy above which single precision is enough for a direction."""
 _FAINT = 1e-6
 """Share of the largest weighted singular value.
 Coordinates of fainter vectors are multiplied out."""
 _TOGETHER = 1 << 20
-"""Numbers of the tasks that are decomposed at once, about."""
+"""Approximate count of numbers in the tasks that are decomposed at once."""
 
 ROOM = 256 << 20
-"""Bytes of shared spaces that a store keeps, unless told otherwise."""
+"""Default bytes of shared spaces that a store keeps."""
 
 Vectors = tuple[Stacked, Stacked]
 """(U, V) of a module's tasks, each side by side."""

@@ -87,7 +87,7 @@ _KEPT: Final = 0.5
 """Coarsest step in the same units of a tensor that is needed: its largest numbers do not round to
 zero. The relative error of a small head is then 0.8 at most."""
 _SAMPLE: Final = 1 << 16, 1 << 24
-"""Numbers of each and of all tensors that are looked at to see which are alike."""
+"""Count of numbers of each tensor, and of all, that are compared to find similar tensors."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _offsets(x: Array, step: float) -> NDArray[np.int64] | None:
 def _encode(
     x: Array, price: float, weight: float, common: bool, coarsest: float = _GONE
 ) -> DenseRecord:
-    """One matrix, whole or as parts and a rest."""
+    """Encode one matrix, whole or as parts and a rest."""
     exponent = step_exponent(price, weight, float(np.abs(x).max(initial=0)), coarsest)
     parts = coded_parts(x, price, weight, step_of(exponent))
     if parts is not None:
@@ -164,7 +164,7 @@ def _alike(samples: Array, step: float) -> list[int]:
 
 
 def _sample_bits(squares: Array, numbers: int, step: float) -> Array:
-    """About the bits of so many numbers with these sums of squares, (...)."""
+    """Estimate the bits of so many numbers with these sums of squares, (...)."""
     spreads, rates, _ = tables()
     at = np.log2(np.maximum(np.sqrt(squares / numbers) / step, 1e-9))
     return np.asarray(numbers * np.interp(at, spreads, rates))
@@ -288,7 +288,7 @@ def estimate_tensor(
     price: float,
     given: Given | None = None,
 ) -> float:
-    """About the bits of all tasks and of what they share; nothing is rounded."""
+    """Estimate the bits of all tasks and of the shared data; nothing is rounded."""
     known = given or Given(free=True)
     if not known.free:
         return _estimate_over(read, shape, weights, price, known)
@@ -310,7 +310,7 @@ def _estimate_over(
     price: float,
     given: Given,
 ) -> float:
-    """About the bits beside what is shared already."""
+    """Estimate the bits of all tasks without the shared data."""
     bits = 0.0
     nothing = np.broadcast_to(np.zeros(1), shape)
     shared = None if given.common is None else given.common.values(nothing)
@@ -322,7 +322,7 @@ def _estimate_over(
 
 
 def _estimate(x: Array, price: float, weight: float, coarsest: float = _GONE) -> float:
-    """About the bits of one matrix."""
+    """Estimate the bits of one matrix."""
     step = step_of(step_exponent(price, weight, float(np.abs(x).max(initial=0)), coarsest))
     plan = plan_parts(x, price, weight, step)
     if plan is not None:

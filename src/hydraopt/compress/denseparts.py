@@ -26,15 +26,15 @@ from hydraopt.linalg.shapes import Array
 __all__ = ["coded_parts", "plan_parts", "rows_of", "spent", "tables"]
 
 _UNSEEN: Final = 0.25
-"""Rows of numbers below this many steps round to zero, and are left out where they are many."""
+"""Steps below which all numbers of a row round to zero; such rows are left out if many."""
 _FEW: Final = 0.7
-"""Rows are named where no more than this share of them is not zero."""
+"""Largest share of non-zero rows at which rows are named."""
 _LEAST: Final = 4096, 16
-"""Numbers and columns of a matrix in which parts are looked for."""
+"""Minimum count of numbers, and of columns, of a matrix that is searched for parts."""
 _WIDEST: Final = 4096
-"""Columns of a matrix in which parts are looked for: what is decomposed is (columns, columns)."""
+"""Maximum count of columns of a matrix searched for parts: (columns, columns) is decomposed."""
 _SAVES: Final = 0.98
-"""Parts are coded where the cost is estimated below this share of that without."""
+"""Share of the cost without parts below which parts are coded, by the estimate."""
 
 
 @functools.cache

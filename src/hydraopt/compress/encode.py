@@ -30,7 +30,7 @@ from hydraopt.threads import in_threads
 __all__ = ["EncodedModule", "encode_bases", "encode_module", "squared_error"]
 
 _TOGETHER: Final = 1 << 20
-"""Numbers of a side that are rounded at once, about."""
+"""Approximate count of numbers of a side that are rounded at once."""
 _EXACT: Final = 1e-4
 """Share of |dW|^2. Smaller errors are measured by the exact product of the stored factors."""
 

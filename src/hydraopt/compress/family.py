@@ -23,9 +23,10 @@ Family = NDArray[np.int64]
 """Tasks of a module that belong to a family, in rising order."""
 
 MOST_TASKS: Final = 256
-"""Tasks beyond which nobody looks: joining them step by step would take longer than planning."""
+"""Number of tasks above which no families are sought.
+Joining more tasks step by step would take longer than planning."""
 _CLOSER: Final = 1.25
-"""Times as much as any two tasks that two of a family have in common at least, in the mean."""
+"""Minimum ratio of the mean overlap within a family to the mean one of any two tasks."""
 
 
 def families_of(sides: Sequence[Stacked], values: Sequence[Array]) -> tuple[Family, ...]:

@@ -43,7 +43,10 @@ A relative error e of all of it counts as much as one of 7 e of the low-rank cha
 
 
 def part_harm(energy: Any, kept: Any, noise: Any, lost: float, projected: float) -> Any:
-    """The formula above, of floats or arrays. lost, projected: those of a measure."""
+    """Return the harm of parts by the formula above, for floats or arrays.
+
+    lost, projected: those of a measure.
+    """
     return energy * (kept * lost * noise / (lost + noise) + projected * (1 - kept))
 
 
@@ -117,11 +120,11 @@ MEASURES: dict[str, Measure] = {
         ),
     )
 }
-"""By name. "bias-aware" is the default: it recovers most (docs/decisions.md)."""
+"""Measures by name. "bias-aware" is the default: it recovers most (docs/decisions.md)."""
 
 
 def measure_named(name: str) -> Measure:
-    """The measure of that name; raises UsageError."""
+    """Return the measure of that name. Raises UsageError."""
     try:
         return MEASURES[name]
     except KeyError:

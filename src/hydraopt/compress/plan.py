@@ -244,7 +244,7 @@ class _Offer:
     priced: Sequence[_Priced]
 
     def costs(self, price: float) -> Array:
-        """(modes, tasks)."""
+        """Return the costs, (modes, tasks)."""
         return np.array([x.harm + price * x.bits for x in self.priced])
 
     def tasks(self, modes: Sequence[Mode], chosen: Iterator[int]) -> Iterator[TaskPlan]:

@@ -20,9 +20,13 @@ ENGINES: Final = ("local", "ray")
 
 
 class Engine(Protocol):
-    """Makes pools. work: a folder for what is done, so that a job that was ended goes on; all
-    workers see it. memory: bytes that each worker may keep between passes. Neither changes a
-    result."""
+    """Source of worker pools.
+
+    work: folder for intermediate results, visible to all workers, from which an interrupted job
+        continues.
+    memory: bytes that each worker may keep between passes.
+    Neither changes a result.
+    """
 
     @property
     def work(self) -> Path | None: ...
@@ -31,15 +35,15 @@ class Engine(Protocol):
     def memory(self) -> int | None: ...
 
     def most(self) -> int:
-        """Workers that there is room for."""
+        """Maximum number of workers."""
         ...
 
     def pool(self, size: int, after: Callable[[], None]) -> Pool:
-        """A pool of that size; after: called when it is closed."""
+        """Return a pool of that size. after: called when the pool is closed."""
         ...
 
     def ahead(self, size: int) -> AbstractContextManager[Engine]:
-        """The engine whose next pool, of about that size, starts while others still work."""
+        """Return the engine with its next pool, of about that size, starting in the background."""
         ...
 
     @property
@@ -50,8 +54,11 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Local:
-    """This process, and others beside it. workers: at most; default one for each core. started:
-    processes that its pool takes."""
+    """Engine of this process and others on the same machine.
+
+    workers: maximum number; by default one for each core.
+    started: processes that its pool takes.
+    """
 
     workers: int | None = None
     work: Path | None = None
@@ -75,8 +82,11 @@ class Local:
 
 @dataclass(frozen=True)
 class OnRay:
-    """Actors of a Ray cluster. address: of a cluster that runs; default one on this machine, which
-    is started and stopped. workers: default one for each core of the cluster."""
+    """Engine of actors in a Ray cluster.
+
+    address: address of a running cluster; by default one is started on this machine, and stopped.
+    workers: number of workers; by default one for each core of the cluster.
+    """
 
     address: str | None = None
     workers: int | None = None
@@ -107,7 +117,10 @@ def engine_named(
     work: Path | None = None,
     memory: int | None = None,
 ) -> Engine:
-    """The engine of that name. Raises UsageError for an unknown one, and for an address of none."""
+    """Return the engine of that name.
+
+    Raises UsageError for an unknown name, and for an address that the engine does not take.
+    """
     if name not in ENGINES:
         raise UsageError(explain("unknown engine", got=name, expected=", ".join(ENGINES)))
     if name == "ray":

@@ -36,7 +36,7 @@ class Closing:
 
 
 class WorkerLostError(WorkerError):
-    """A worker ended in the middle; :meth:`Pool.revive` puts another in its place."""
+    """Loss of a worker during a call; :meth:`Pool.revive` replaces the worker."""
 
 
 def lost(worker: int, how: object) -> WorkerLostError:
@@ -85,9 +85,9 @@ class Pool(Protocol):
         ...
 
     def revive(self) -> list[int]:
-        """Put new workers, with new servants, in the place of those that were lost; which.
+        """Replace lost workers, with new servants; return the numbers of the replaced workers.
 
-        What the others were asked and have not answered may be forgotten.
+        The other workers may forget questions that they have not answered.
         """
         ...
 
@@ -104,7 +104,7 @@ class Pool(Protocol):
 
 
 class _Given:
-    """An answer that is worked out when it is asked for, or when a later one is."""
+    """Answer computed when it, or a later one, is requested."""
 
     def __init__(self, pool: Alone, method: str, arguments: tuple[Any, ...], parts: int) -> None:
         self._pool, self._method, self._arguments, self._parts = pool, method, arguments, parts
@@ -131,7 +131,7 @@ class _Given:
 
 
 class Alone(Closing):
-    """The one worker is this process. It works when somebody waits."""
+    """Pool whose one worker is this process. It works when a caller waits."""
 
     size, near = 1, True
 
@@ -153,7 +153,7 @@ class Alone(Closing):
         return not self._waiting
 
     def step(self) -> None:
-        """Do what was asked first."""
+        """Run the oldest waiting call."""
         self._waiting.pop(0).run(self._servant)
 
     def revive(self) -> list[int]:

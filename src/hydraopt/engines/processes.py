@@ -27,7 +27,7 @@ from hydraopt.engines.worker import ANSWER, CALL, HIRE
 __all__ = ["Processes", "Started"]
 
 _PATIENCE: Final = 5.0
-"""Seconds that a worker is given to end."""
+"""Seconds a worker has to end."""
 _ONE_THREAD: Final = (
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -109,7 +109,7 @@ class _Process:
             self._gone(f"an answer that cannot be read: {type(error).__name__}: {error}")
 
     def _gone(self, why: str) -> None:
-        """Tell whoever waits. why: if it is not how the process ended."""
+        """Fail all pending answers. why: reason, if not the process's exit status."""
         try:
             code = self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
@@ -139,7 +139,7 @@ def _end(process: subprocess.Popen[bytes], out: _Queue) -> None:
 
 
 class _Sent:
-    """An answer of another process."""
+    """Answer from another process."""
 
     def __init__(self, pool: Processes, future: Future[Any], parts: int) -> None:
         self._pool, self._future, self._parts = pool, future, parts
@@ -208,7 +208,7 @@ class Processes(Closing):
         return _Sent(self, future, parts)
 
     def work_until(self, future: Future[Any]) -> None:
-        """Do this process's own work while another's answer is not there."""
+        """Do this process's own work until another process's answer arrives."""
         while not future.done() and not self._own.idle:
             self._own.step()
 

@@ -27,13 +27,13 @@ except ImportError as error:
 __all__ = ["RayPool", "connect", "cpus"]
 
 _PATIENCE: Final = 60.0
-"""Seconds in which a worker that lives says so, once it has done what it was asked before."""
+"""Seconds in which a live worker must respond, once it has finished its earlier calls."""
 _START: Final = 120.0
-"""Seconds in which all workers of a pool start: what a cluster takes that has cores for them."""
+"""Seconds in which all workers of a pool must start on a cluster that has cores for them."""
 
 
 _PROBE: Final = 10.0
-"""Seconds in which something at an address takes a connection, its name looked up before."""
+"""Seconds in which an address must be resolved and accept a connection."""
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
@@ -137,7 +137,7 @@ class _Actor:
 
 
 class _Promised:
-    """An answer that an actor owes."""
+    """Answer from an actor."""
 
     def __init__(self, worker: int, references: list[Any]) -> None:
         self._worker, self._references = worker, references

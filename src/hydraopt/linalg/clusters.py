@@ -80,8 +80,9 @@ def k_means(points: Array, k: int, rng: np.random.Generator) -> NDArray[np.int64
 
 
 def _nearest(points: Array, lengths: Array, centres: Array) -> tuple[NDArray[np.int64], Array]:
-    """The nearest of centres (k, d) for each point, the first of equal ones, (N,), and the squared
-    distances (N,). lengths (N,): of the points, squared.
+    """Return the nearest of centres (k, d) for each point, (N,), and the squared distances (N,).
+
+    Of equal centres the first is taken. lengths (N,): squared lengths of the points.
 
     One product tells the distances to within rounding; where that leaves more than one centre,
     their distances are computed from the differences, and so is each that is handed back.

@@ -19,14 +19,14 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Factors:
-    """``dW = B A``: B (m, r), A (r, n), float64, scale inside B."""
+    """Factors ``dW = B A``: B (m, r), A (r, n), float64, scale inside B."""
 
     B: Array
     A: Array
 
     @classmethod
     def of(cls, b: NDArray[np.floating[Any]], a: NDArray[np.floating[Any]]) -> Factors:
-        """Factors of any float type, as ``LowRankModule.factors`` gives them, in float64."""
+        """Convert factors of any float type, as from ``LowRankModule.factors``, to float64."""
         return cls(b.astype(np.float64), a.astype(np.float64))
 
     def squared_norm(self) -> float:

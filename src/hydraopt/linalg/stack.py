@@ -19,8 +19,8 @@ from hydraopt.linalg.svd import thin
 __all__ = ["inverses", "thin_stack"]
 
 _SOUND: Final = 1e4
-"""Largest condition, columns scaled to one length, of a factor that its Gram matrix tells enough
-of: float64 then leaves directions that are right to 1e-8, and float32 holds 6e-8."""
+"""Largest condition of a factor, with columns scaled to one length, that its Gram matrix resolves.
+Float64 then leaves directions that are right to 1e-8, and float32 holds 6e-8."""
 
 _Rows = NDArray[np.float32]
 

@@ -104,7 +104,7 @@ def _moved(
 
 
 def _readers(sets: Sequence[MergeSet], firsts: Sequence[int]) -> dict[str, JoinedFactors]:
-    """By path."""
+    """Return the factor readers of all sets by module path."""
     readers: dict[str, list[tuple[int, FactorReader]]] = {}
     for pieces, first in zip(sets, firsts, strict=True):
         for module, read in zip(pieces.modules, pieces.readers, strict=True):

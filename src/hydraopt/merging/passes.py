@@ -44,17 +44,17 @@ __all__ = ["Passes"]
 T = TypeVar("T")
 
 _MOST_ROOM: Final = 1 << 30
-"""Bytes of shared spaces kept between passes are as many as the inputs have, up to this."""
+"""Maximum bytes of shared spaces kept between passes; below it, as many as the inputs have."""
 _VECTORS: Final = 48 << 20
 """Bytes of singular vectors kept between passes."""
 _AHEAD: Final = 2
-"""Items that a worker is asked for before what it made of the first is used."""
+"""Items requested from a worker before the result of the first one is used."""
 _MANY_AHEAD: Final = 32
 """Items requested ahead if answers are small, so that no worker waits for one that just started."""
 _SHARED: Final = 0.3
 """Work on the shared stream, of that on all others; of forty adapters at 10 %."""
 _TRIES: Final = 3
-"""Times that a pass is begun while workers are lost in it."""
+"""Maximum number of attempts at a pass in which workers are lost."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ class _Tally:
 
 
 _ANSWERS: Final = 6
-"""Changes whenever another code gives other answers to the same questions: kept ones are not asked
-again."""
+"""Version of the answers. Change it whenever the code gives other answers to the same questions.
+Stored answers of other versions are then not used."""
 
 
 @functools.cache

@@ -36,9 +36,9 @@ D = TypeVar("D")
 
 MOST_PASSES = 12
 _GUIDED = 3
-"""Passes after which the search for a size goes by what passes made alone."""
+"""Number of passes after which the search for a size relies on the passes alone."""
 _STEERED = (0.997, 0.995)
-"""The shares of a size that the first passes are steered to."""
+"""Shares of a size that the first passes aim at."""
 _CODED = 0.96
 """Ratio of coded bits to the planner's estimate, about: parts are livelier than Gaussian ones."""
 ERROR_SLOPE = 0.45
@@ -46,7 +46,7 @@ ERROR_SLOPE = 0.45
 out."""
 _SIZE_AIM, _SIZE_MET = 0.995, 0.99
 _ERROR_AIM, _ERROR_MET = 0.985, 0.97
-"""Shares of a limit: where to aim, and from where on it counts as met."""
+"""Shares of a limit: the target, and the least share that counts as met."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Trial(Generic[D]):
 
 
 class Runner(Protocol[D]):
-    """Makes trials."""
+    """Interface of an object that runs trials."""
 
     def run(self, price: float, count: int, course: Course | None = None) -> Trial[D]:
         """The ``count``-th pass, at ``price``, steered by ``course`` if there is one."""
@@ -77,7 +77,7 @@ class Runner(Protocol[D]):
 
 @dataclass(frozen=True)
 class Solution(Generic[D]):
-    """The draft that met the budget, and how many passes it took."""
+    """Draft that met the budget, and the number of passes."""
 
     draft: D
     passes: int
@@ -237,7 +237,7 @@ class _Nearest(Generic[D]):
 Point = tuple[float, float]
 _TINY: Final = 1e-300
 _FAR: Final = 4.0
-"""A price that is so many times as low buys something, if anything is left to be had."""
+"""Factor by which a lower price buys something, if anything is left to buy."""
 _STILL: Final = 0.05, 1e-3, 0.03
 """A value stands still if its logarithm changes by less than such a share of the price's, but in
 any case by less than the second, and never by more than the third."""
@@ -247,9 +247,9 @@ where they do not."""
 _EVERYWHERE: Final = 72.0
 """Span of log price without a change after which a value counts as constant everywhere."""
 _CLOSED: Final = math.log(1.1)
-"""Between a logarithm of a price and a ceiling so near nothing more is looked for."""
+"""Distance in log price from a ceiling within which the search ends."""
 _NARROW: Final = 0.02
-"""A bracket of prices so narrow holds a step, which no price in it divides."""
+"""Width in log price of a bracket that contains a step, which no price in it divides."""
 
 
 class Secant:
@@ -348,7 +348,7 @@ class Secant:
 
 
 def _moved_in_vain(before: Point | None, point: Point) -> float:
-    """By how much the logarithm of the price changed if the value stood still, else zero."""
+    """Return the change of the log price if the value stood still, else zero."""
     if before is None:
         return 0.0
     moved, share = abs(point[0] - before[0]), _STILL

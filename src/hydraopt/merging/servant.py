@@ -44,14 +44,17 @@ __all__ = ["Item", "ModuleItem", "Servant", "Setup", "TensorItem"]
 T = TypeVar("T")
 
 _TOGETHER: Final = 4 << 20
-"""Bytes of streams that are handed over at once, about."""
+"""Approximate number of bytes of streams handed over at once."""
 
 
 @dataclass(frozen=True)
 class ModuleItem:
-    """A module. names: of the contents that have it, for errors. given: the bases of a core that is
-    there already. digest: of all that answers about it follow from, beside the question, None where
-    that is not known."""
+    """Module as an item of a pass.
+
+    names: names of the contents that have it, for errors.
+    given: bases of an existing core.
+    digest: digest of all inputs of answers about the item, except the question; None if unknown.
+    """
 
     path: str
     read: FactorReader = field(repr=False)
@@ -62,7 +65,7 @@ class ModuleItem:
 
 @dataclass(frozen=True)
 class TensorItem:
-    """A coded tensor. names, given, digest: as a module's."""
+    """Coded tensor as an item of a pass. names, given, digest: as for a module."""
 
     matrices: TensorMatrices = field(repr=False)
     names: Mapping[int, str]
@@ -99,7 +102,7 @@ BasisRecords = tuple[BasisRecord | None, BasisRecord | None]
 
 @dataclass(frozen=True)
 class _Begun:
-    """A module of which some blocks are encoded. about: index, price and weights."""
+    """Module with some blocks encoded. about: index, price and weights."""
 
     about: tuple[int, float, tuple[float, ...]]
     core: ModuleCore | WideCore
@@ -115,7 +118,7 @@ class _Begun:
 
 @dataclass(frozen=True)
 class _BegunTensor:
-    """A tensor of which some blocks are encoded. about: as of _Begun."""
+    """Tensor with some blocks encoded. about: as in _Begun."""
 
     about: tuple[int, float, tuple[float, ...]]
     shared: SharedTensor

@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 Sensitivity = Mapping[str, Mapping[str, float]]
-"""By task and module path: what a unit of squared error of that module's dW does to the task."""
+"""Effect on a task of a unit of squared error of a module's dW, by task and module path."""
 Sensed = Sensitivity | Callable[[], Sensitivity] | None
 """A Sensitivity, or a callable that measures it on request (slow); None for no measurement."""
 
@@ -93,7 +93,10 @@ class Counting:
 
 
 def counting(pieces: MergeSet, energies: Array) -> Counting:
-    """See above. energies: (contents, items), squared norms, modules first."""
+    """Return the counting of a merge set, see above.
+
+    energies (contents, items): squared norms, modules first.
+    """
     modules = len(pieces.modules)
     gains, shares = np.ones_like(energies), np.ones((len(energies), modules))
     changes, norms = _count_products(pieces, energies, gains, shares)
@@ -164,7 +167,7 @@ class Weights:
 
     @property
     def whole(self) -> Array:
-        """(contents, items)."""
+        """Product of both weights, (contents, items)."""
         return self.by_task[:, None] * self.by_item
 
 
@@ -224,7 +227,7 @@ def check_importance(names: Sequence[str], given: Mapping[str, float]) -> None:
 
 
 def _positive(value: object) -> float | None:
-    """A number that something can be weighed by; None for what is none."""
+    """Return a weight as a float; None if it is not a positive number."""
     number = real(value)
     return number if number is not None and 0 < number < math.inf else None
 
