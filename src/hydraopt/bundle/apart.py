@@ -53,12 +53,12 @@ _Place = tuple[Container, str]
 
 
 def core_id(checksums: str) -> str:
-    """What task files call the core by: from the text of its checksums."""
+    """Return the id by which task files refer to a core, a hash of the text of its checksums."""
     return hashlib.sha256(checksums.encode()).hexdigest()[:_DIGITS]
 
 
 def _about_core(manifest: Manifest, version: int) -> dict[str, str]:
-    """What of a core file's metadata follows from its manifest."""
+    """Return the metadata of a core file that follow from its manifest and format version."""
     base = {} if manifest.base_model is None else {"base_model": manifest.base_model}
     return {"format": CORE, "format_version": str(version), **base}
 
@@ -333,5 +333,5 @@ def _combined(core: CoreFile, parts: Sequence[OpenTask], where: AnyPath) -> Open
 
 
 def _token(file: Container, name: str) -> bytes:
-    """What stands for a tensor's bytes: their checksum and their number."""
+    """Return a key for a tensor's bytes, made of their checksum and size."""
     return f"{file.checksums[name]} {file.sizes[name]}".encode()

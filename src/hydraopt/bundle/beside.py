@@ -1,4 +1,4 @@
-"""Which files a bundle in several files has: their names, and what lies beside a core file."""
+"""Files of a bundle in several files: their names, and finding them beside a core file."""
 
 from __future__ import annotations
 
@@ -109,12 +109,12 @@ def only_core(cores: Sequence[AnyPath], where: AnyPath) -> AnyPath:
 
 
 def is_task_name(name: str) -> bool:
-    """Whether a file of that name is a task's."""
+    """Return True if a file name has the suffix of task files."""
     return name.endswith(TASK_SUFFIX)
 
 
 def of_tasks(files: Iterable[str], tasks: Iterable[str]) -> list[str]:
-    """Those of the files, sorted, that may hold one of the tasks, by their names."""
+    """Return, sorted, the files that may contain one of the tasks, judging by their names."""
     wanted = {folded(task_stem(task)) for task in tasks}
     return [x for x in sorted(files) if _stems_of(x) & wanted]
 
@@ -153,7 +153,7 @@ def folded(name: str) -> str:
 
 
 def task_stem(task: str) -> str:
-    """What a task's file is called by, without the suffix, as long as no other has that name."""
+    """Return the stem of a task's file name, which is used unless another file has taken it."""
     name = task
     # A name that is no text is refused elsewhere, by its own words.
     while len(f"{name}{TASK_SUFFIX}".encode(errors="surrogatepass")) > _LONGEST - len(".tmp-") - 24:

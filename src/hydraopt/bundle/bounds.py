@@ -1,4 +1,4 @@
-"""What a bundle may ask of its reader, by the bytes that it has.
+"""Limits on what a bundle may make its reader allocate or decode, relative to its size in bytes.
 
 A file of a few bytes can name millions of things, and a stream of zeros stands for any number of
 them. Everything is counted before work begins. Real bundles are far below: the examples at 1 % of
@@ -44,9 +44,9 @@ _LEADS: Final = ("modules", "path"), ("tensors", "key")
 
 
 class Allowance:
-    """How many numbers the streams of a bundle may still hold, each stream counted once.
+    """Remaining count of numbers that a bundle's streams may decode to; each stream counts once.
 
-    size: bytes of all streams of the file.
+    size: total bytes of all streams in the file.
     """
 
     def __init__(self, size: int) -> None:
@@ -129,7 +129,7 @@ def check_blobs(blobs: Sequence[CarriedBlob], packed: int) -> None:
 
 @contextmanager
 def naming(file: AnyPath) -> Iterator[None]:
-    """What goes wrong with the bundle inside says which file it is, and what to do."""
+    """Add the file's name and a remedy to a BundleFormatError raised inside the context."""
     try:
         yield
     except BundleFormatError as error:

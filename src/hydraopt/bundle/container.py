@@ -30,7 +30,7 @@ FORMAT: Final = "hydraopt"
 CORE: Final = "hydraopt-core"
 TASK: Final = "hydraopt-task"
 INDEX: Final = "hydraopt-index"
-"""What ``format`` says in the header of a bundle, of its core, of a task's file, of an index."""
+"""Values of ``format`` in the header of a bundle, a core file, a task file and an index."""
 
 MOST_CONTENT: Final = (1 << 32) - 1
 """Bytes of content that 32 bits can state."""

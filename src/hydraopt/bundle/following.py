@@ -31,7 +31,7 @@ class Following:
 
     @property
     def last(self) -> Bundle | None:
-        """What it was when it was last asked."""
+        """The bundle as returned by the last call of :meth:`tasks`; None before the first."""
         return self._last
 
     def tasks(self, names: Iterable[str]) -> Bundle:

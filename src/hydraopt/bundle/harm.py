@@ -1,7 +1,7 @@
-"""What coding does to a task's answers, as it was measured, and how the manifest holds it.
+"""Measured effect of coding on a task's answers, and its representation in the manifest.
 
 A task's answers are the original adapter's own greedy ones; docs/reference/format.md is the
-normative text of what is kept.
+normative text for the stored values.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 ANSWER_TOKENS: Final = 128
 """Tokens of an answer that are judged, at most, unless a judge is told otherwise."""
 MOST_ANSWER_TOKENS: Final = 1024
-"""That can be judged."""
+"""Largest number of tokens per answer that can be judged."""
 MAX_POINTS: Final = 16
 MAX_ANSWERS: Final = 10**9
 _TOP: Final = 8
@@ -44,12 +44,16 @@ _ZERO: Final = 255
 
 @dataclass(frozen=True, slots=True)
 class Harm:
-    """What a task's coded weights do to the answers of its original adapter.
+    """Effect of a task's coded weights on the answers of its original adapter.
 
-    changed: answers of which some token is no longer the likeliest one.  answers: how many were
-    measured, at least 1.  likely: expected share of answers that change, 0 to 1; it is finer than
-    the count.  kl: KL(original || coded), nats an answer.  held_out: nothing was trained on any of
-    them; a refit may have chosen by them where to stop.  Raises BundleFormatError for other values.
+    changed: number of answers in which some token is no longer the most likely one.
+    answers: number of measured answers, at least 1.
+    likely: expected share of answers that change, 0 to 1; it is finer than the count.
+    kl: KL(original || coded), nats per answer.
+    held_out: True if nothing was trained on any of the answers. A refit may still have used them to
+    choose where to stop.
+
+    Raises BundleFormatError for other values.
     """
 
     changed: int
@@ -66,7 +70,7 @@ class Harm:
         check(type(self.held_out) is bool, "held_out of a harm", self.held_out, "true or false")
 
     def snapped(self) -> Harm:
-        """The same to the digits that a manifest keeps: three of ``likely`` and of ``kl``."""
+        """Return the harm at the manifest's precision: ``likely`` and ``kl`` to three digits."""
         likely, kl = (float(f"{x:.3g}") for x in (self.likely, self.kl))
         return Harm(self.changed, self.answers, likely, kl, self.held_out)
 
@@ -89,7 +93,7 @@ class HarmPoint:
         amount(self.kl, "KL of a point of harm")
 
     def snapped(self) -> HarmPoint:
-        """The same on the grid that a manifest keeps: steps of 4.4 %, of ``kl`` 9 %."""
+        """Return the point rounded to the manifest's grid: steps of 4.4 %, for ``kl`` 9 %."""
         return _point(*_codes(self))
 
 
@@ -135,7 +139,7 @@ def check_curve(curve: Any, where: str) -> tuple[HarmPoint, ...]:
 
 
 def harm_to_json(harm: Harm | None) -> list[Any] | None:
-    """As JSON values; :func:`harm_from_json` is the inverse."""
+    """Convert a harm to JSON values; :func:`harm_from_json` is the inverse."""
     if harm is None:
         return None
     return [harm.changed, harm.answers, harm.likely, harm.kl, harm.held_out]

@@ -1,4 +1,4 @@
-"""Where a task came from that a merge did not make: the day, and the file's hash."""
+"""Origin of a task that was added after the merge: the date, and the hash of its file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _is_day(value: Any) -> bool:
 
 
 def added_to_json(added: Added | None) -> list[str] | None:
-    """As JSON values; :func:`added_from_json` is the inverse."""
+    """Convert to JSON values; :func:`added_from_json` is the inverse."""
     return None if added is None else [added.day, added.digest]
 
 

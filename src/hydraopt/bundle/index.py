@@ -38,9 +38,9 @@ _FREE: Final = 1 << 20
 _EACH: Final = 2048
 """Bytes that an index has at most, and its JSON: so many, and so many for each task file."""
 _MOST_UNLISTED: Final = 64 << 20
-"""The same where nobody knows how many there are."""
+"""Maximum bytes of an index, and of its JSON, where the number of task files is unknown."""
 _LEVEL: Final = 6
-"""Of zlib: an index is written anew with every change."""
+"""Compression level of zlib; every change rewrites the index."""
 _SETTLED: Final = 20_000_000
 """Nanoseconds after which a file that is written has another time."""
 _LONGEST: Final = 200
@@ -75,7 +75,7 @@ class IndexedFile:
         return ListedTask.from_json(self.told)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Convert to JSON values."""
         row = self.told.to_json() if isinstance(self.told, ListedTask) else self.told
         name = None if self.file == f"{self.task}{TASK_SUFFIX}" else self.task
         own = {"file": self.file, "size": self.size, "mark": self.mark, "md5": self.md5}
@@ -84,9 +84,15 @@ class IndexedFile:
 
 @dataclass(frozen=True)
 class FolderIndex:
-    """What an index says. core: the name of the core file, and core_id: what its tasks call it by.
-    files: by their names. mark: of the index itself; None where no listing has said it. size,
-    fetched: its bytes, and those that came from a store."""
+    """Contents of an index file.
+
+    core: name of the core file.
+    core_id: id by which its task files refer to the core.
+    files: indexed files, by name.
+    mark: mark of the index itself; None if no listing has reported it.
+    size: bytes of the index.
+    fetched: bytes of the index that came from a store.
+    """
 
     core: str
     core_id: str
@@ -97,10 +103,10 @@ class FolderIndex:
 
 
 def as_indexed(told: IndexedFile, now: Entry, index: FolderIndex, here: bool) -> bool:
-    """Whether a task file is as the index says, by what a listing says of it now.
+    """Return True if the listing shows that a task file is unchanged since it was indexed.
 
-    here: it lies on this machine, where a time is the mark. One as late as the index proves
-    nothing: the file may have changed once more in the same moment.
+    here: True for a file on this machine, where the mark is a time. A file as recent as the index
+    proves nothing: it may have changed once more in the same moment.
     """
     if now.size != told.size or now.mark is None:
         return False
@@ -176,7 +182,7 @@ def _read(file: Container, most: int) -> tuple[str, dict[str, IndexedFile]]:
 
 
 def _check_columns(rows: Sequence[Mapping[str, Any]]) -> None:
-    """What is needed of every file before its row is."""
+    """Check the columns that every file needs before its row is read."""
     for row in rows:
         file, size, mark, name = row["file"], row["size"], row["mark"], row["name"]
         right = type(file) is str and file.endswith(TASK_SUFFIX) and _is_plain(file)
@@ -252,10 +258,10 @@ def md5_of(pieces: Iterable[bytes]) -> str:
 
 
 def _as_text(name: str) -> str:
-    """What JSON can hold of a file's name."""
+    """Return a file name with characters that JSON cannot encode replaced."""
     return name.encode(errors="replace").decode()
 
 
 def _is_plain(name: str) -> bool:
-    """Whether it is a name and no path."""
+    """Return True if ``name`` is a plain file name, not a path."""
     return not any(x in name for x in "/\\\0")

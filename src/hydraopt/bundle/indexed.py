@@ -49,7 +49,7 @@ class IndexedFolder:
 
     @property
     def is_read(self) -> bool:
-        """Whether all files were read. From then on they count, and the index no more."""
+        """True if all files were read; from then on the files are used instead of the index."""
         return "whole" in self.__dict__
 
     @property
@@ -67,7 +67,7 @@ class IndexedFolder:
 
     @property
     def rows(self) -> list[ListedTask] | None:
-        """Of all tasks; None if they are not the files' own, or one makes no sense."""
+        """Rows of all tasks; None if they are not the files' own, or if one is invalid."""
         if self.is_read or not self._told.proven:
             return None
         try:
@@ -85,7 +85,7 @@ class IndexedFolder:
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """As the whole has it."""
+        """Metadata, the same as those of the whole bundle."""
         if self.is_read:
             return self.whole.metadata
         return {**self._core.metadata, "tasks": strictjson.dumps(list(self._files))}

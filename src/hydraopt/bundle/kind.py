@@ -30,11 +30,11 @@ _MOST_HEADER = 100 << 20
 
 
 def is_bundle(path: str | os.PathLike[str], whole: bool = False) -> bool:
-    """Whether the file says that it is a bundle, or a part of one; nothing else is checked.
+    """Return True if the file declares itself a bundle or a part of one; nothing else is checked.
 
-    A file whose header cannot be read counts as one if it has a bundle's name, so that whoever
-    opens it next can say what is wrong with it. A folder is one if a core file is in it. False for
-    what does not exist, and, for ``whole``, for parts of a bundle.
+    A file whose header cannot be read counts as one if it has a bundle's name, so that opening it
+    can report what is wrong. A folder counts if it contains a core file. False if the path does not
+    exist, and, with ``whole``, for parts of a bundle.
     """
     file = place_of(path)
     if isinstance(file, Url):
@@ -65,7 +65,7 @@ def _is_remote_bundle(url: Url, whole: bool) -> bool:
 
 
 def _says_so(header: bytes, name: str, whole: bool) -> bool:
-    """Whether a header says that the file is a bundle, or its name where the header cannot."""
+    """Return True if the header declares a bundle; if it is unreadable, decide by the file name."""
     try:
         parsed = json.loads(header)
     except (ValueError, RecursionError):

@@ -58,7 +58,7 @@ class ListedTask:
         check(right and all(map(_is_kept, self.config.values())), f"config in {where}", self.config)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values; :meth:`from_json` is the inverse."""
+        """Convert to JSON values; :meth:`from_json` is the inverse."""
         row = {x.name: getattr(self, x.name) for x in fields(self)}
         return {**row, "harm": harm_to_json(self.harm), "added": added_to_json(self.added)}
 
@@ -73,7 +73,7 @@ ROW_DEFAULTS: Final[Mapping[str, Any]] = {
     "error": 0.0, "lossless": False, "numbers": 0, "own_bytes": 0, "carried_bytes": 0,
     "modules": 0, "tensors": 0, "harm": None, "added": None, "config": {},
 }  # fmt: skip
-"""What a column holds when it is left out."""
+"""Default values of columns that are omitted."""
 
 
 def listed_task(task: TaskEntry, config: Mapping[str, Any], own: int, carried: int) -> ListedTask:

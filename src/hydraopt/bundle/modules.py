@@ -77,7 +77,7 @@ class ModuleEntry:
 
     @property
     def entrywise(self) -> bool:
-        """Whether it is a factor of a product entry by entry (LoHa), not of Kronecker's (LoKr)."""
+        """True for a factor of an entrywise product (LoHa), not of a Kronecker product (LoKr)."""
         return self.layout == "factor" and is_entrywise(self.path)
 
 

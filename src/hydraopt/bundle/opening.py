@@ -73,7 +73,7 @@ class Container:
 
     @property
     def format(self) -> str | None:
-        """What it says that it is."""
+        """Value of ``format`` in the header; None if there is none."""
         return self.metadata.get("format")
 
     @cached_property
@@ -127,7 +127,10 @@ class Container:
         return self._held.fetched if isinstance(self._held, RemoteFile) else 0
 
     def is_current(self) -> bool:
-        """Whether the same file is still there. Of one that is not kept open nobody can tell."""
+        """Return True if the same file is still there; False if it is unknown.
+
+        It is unknown for a file that is not kept open.
+        """
         return self._held is not None and self._held.is_current()
 
     def content(self) -> Iterator[bytes]:
@@ -218,13 +221,16 @@ class CoreFile:
 
 @dataclass(frozen=True)
 class Opened:
-    """What a bundle holds, and where.
+    """Contents of an open bundle, and where they are stored.
 
-    path: the file, or the folder, or an address of either.  version: of its format.  manifest:
-    canonical.  places: of each of the bundle's tensors, in order, the file that it is in and its
-    name there.  size: bytes of all files.  header: those that were read to know all this.  core:
-    of a bundle in several files.  parts: its task files, by the task that each is of; what one
-    holds may be in another as well.
+    path: the file or the folder, or an address of either.
+    version: format version.
+    manifest: the manifest, in canonical form.
+    places: for each tensor of the bundle, in order, the file that contains it and its name there.
+    size: total bytes of all files.
+    header: bytes that were read to learn all this.
+    core: the core file of a bundle in several files.
+    parts: its task files by task; the contents of one file may be in another as well.
     """
 
     path: AnyPath
@@ -244,7 +250,7 @@ class Opened:
 
     @property
     def is_read(self) -> bool:
-        """Whether all that is in it was read."""
+        """True if all of the bundle was read."""
         return True
 
     @property
@@ -259,11 +265,11 @@ class Opened:
 
     @cached_property
     def names(self) -> Collection[str]:
-        """Of all tasks, sorted; that one is among them is known without a search."""
+        """Names of all tasks, sorted; membership tests take constant time."""
         return dict.fromkeys(task.name for task in self.manifest.tasks).keys()
 
     def part(self, task: str) -> Opened:
-        """What holds a task that there is: itself."""
+        """Return the bundle that contains an existing task: this one."""
         return self
 
     @cached_property
@@ -283,7 +289,7 @@ class Opened:
         return sum(file.fetched for file in self.files)
 
     def checksum(self, name: str) -> str:
-        """Of the bytes of one tensor, as its file says it."""
+        """Return the checksum of a tensor's bytes, as its file states it."""
         file, own = self.places[name]
         return file.checksums[own]
 

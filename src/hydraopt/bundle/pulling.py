@@ -30,9 +30,14 @@ _Part = tuple[str | None, str, Iterable[bytes]]
 
 @dataclass(frozen=True)
 class Pulled:
-    """What was pulled. tasks: names. size: bytes of it. fetched: bytes that came from the store;
-    the others were in the cache. files: what was written; none if it went into the cache. warnings:
-    what went wrong and costs nobody a task."""
+    """Result of a pull.
+
+    tasks: names of the tasks.
+    size: total bytes of what was pulled.
+    fetched: bytes that came from the store; the others were in the cache.
+    files: files that were written; empty if everything went into the cache.
+    warnings: problems that affect no task.
+    """
 
     tasks: tuple[str, ...]
     size: int
@@ -140,7 +145,10 @@ def _parts(bundle: Bundle, wanted: list[str] | None) -> tuple[str, list[_Part]]:
 
 
 def _fitting(parts: list[_Part], mark: str, folder: Path) -> list[_Part]:
-    """What is to be written: the core, which may be there already, last. mark: its checksums."""
+    """Return the parts to write, with the core last unless the folder already contains it.
+
+    mark: checksums of the core.
+    """
     before = _core_in(folder)
     if before is None:
         return parts

@@ -74,7 +74,7 @@ def no_such_task(name: str, there: Iterable[str], path: AnyPath) -> TaskNotFound
 
 @dataclass
 class _DecodedCore:
-    """What was decoded of what tasks share; the same object for all bundles over one core."""
+    """Decoded data that tasks share; one object for all bundles over the same core."""
 
     bases: list[Bases] | None = None
     commons: Commons | None = None
@@ -117,23 +117,23 @@ class Bundle(Mapping[str, TaskAdapter]):
 
     @property
     def manifest(self) -> Manifest:
-        """What it holds."""
+        """Manifest of the bundle."""
         return self._source.whole.manifest
 
     @property
     def core(self) -> Manifest:
-        """What it holds, maybe without its tasks, which are not read to know it."""
+        """Manifest of the bundle, maybe without its tasks, so that their files need not be read."""
         return self._source.known.manifest
 
     @property
     def rows(self) -> list[ListedTask]:
-        """What is known of each task before its file is read."""
+        """Row of each task, available before its file is read."""
         indexed = self._source.rows if isinstance(self._source, IndexedFolder) else None
         return indexed if indexed is not None else listed_in(self._source.whole)
 
     @property
     def is_whole(self) -> bool:
-        """Whether its whole manifest is known, or would have to be read to give :attr:`rows`."""
+        """True if the whole manifest is loaded, or :attr:`rows` would have to load it."""
         return not isinstance(self._source, IndexedFolder) or self._source.rows is None
 
     @property
@@ -143,17 +143,17 @@ class Bundle(Mapping[str, TaskAdapter]):
 
     @property
     def version(self) -> int:
-        """Of its format."""
+        """Format version."""
         return self._source.known.version
 
     @property
     def base_model(self) -> str | None:
-        """What all tasks belong to."""
+        """Base model of all tasks."""
         return self.core.base_model
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """How the bundle was made."""
+        """Recipe by which the bundle was made."""
         return self.core.recipe
 
     @property
@@ -183,7 +183,7 @@ class Bundle(Mapping[str, TaskAdapter]):
 
     @property
     def allowance(self) -> Allowance:
-        """What its streams may hold."""
+        """Limit on the numbers that the bundle's streams may decode to."""
         known = self._source.known
         if self._allowed is None or self._allowed[0] is not known:
             own = _sum_of(known.sizes, "task/")
@@ -192,7 +192,7 @@ class Bundle(Mapping[str, TaskAdapter]):
 
     @property
     def source(self) -> Opened | IndexedFolder:
-        """Where its tensors are."""
+        """Source of the bundle's tensors."""
         return self._source
 
     def decode_core(self) -> None:
@@ -294,7 +294,7 @@ class Bundle(Mapping[str, TaskAdapter]):
         return data
 
     def _of(self, name: str) -> Opened:
-        """What has the tensor; what tasks share is in the core."""
+        """Return the source that contains the tensor; shared data are in the core."""
         return self._source.known if name == "shared" else self._source.whole
 
     def sha256(self) -> str:
@@ -329,7 +329,7 @@ class Bundle(Mapping[str, TaskAdapter]):
             yield from self._read_bases(reader)
 
     def common(self, tensor: int) -> DenseRecord | None:
-        """What tasks share of the coded tensor of that index, if anything."""
+        """Return the shared record of the coded tensor with that index, if there is one."""
         return self._commons[tensor] if self._commons else None
 
     def give_base(self, base: str | os.PathLike[str] | None) -> None:

@@ -1,4 +1,4 @@
-"""What readers ask the recipe of a bundle; hydraopt.merging.recipe says what is in one."""
+"""Queries about a bundle's recipe; hydraopt.merging.recipe defines its contents."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def answer_tokens_in(recipe: Mapping[str, Any]) -> int:
 
 
 def states_estimates(recipe: Mapping[str, Any]) -> bool:
-    """Whether the errors beside it are estimates, as after shrink."""
+    """Return True if the errors in the manifest are estimates, as after shrink."""
     return bool(recipe.get("errors") == "estimated")

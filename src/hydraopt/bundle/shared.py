@@ -1,7 +1,7 @@
-"""What a bundle's tasks share, decoded: the bases of modules, and the mean of coded tensors.
+"""Decoded data that a bundle's tasks share: bases of modules, and the mean of coded tensors.
 
-A reader of one task waits longest for this. The chunks of a stream stand alone, so threads decode
-several at the same time; the loops that do it hold no lock of Python's.
+A reader of one task waits longest for this. The chunks of a stream are independent, so threads
+decode several at the same time; the loops that do it release Python's lock.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Bases", "Commons", "at_once", "each_bases", "each_common", "read_sha
 Bases = tuple[Basis | None, Basis | None]
 """Left (m, q) and right (n, q) of one module."""
 Commons = list[DenseRecord | None]
-"""What tasks share of each coded tensor."""
+"""Shared record of each coded tensor; None where tasks share nothing."""
 Result = TypeVar("Result")
 
 _MOST_VECTORS: Final = 1 << 16
@@ -50,7 +50,10 @@ def each_bases(reader: StreamReader, modules: Sequence[ModuleEntry]) -> Iterator
 def each_common(
     reader: StreamReader, tensors: Sequence[TensorEntry]
 ) -> Iterator[DenseRecord | None]:
-    """What tasks share of these tensors, whose records come next. Raises BundleFormatError."""
+    """Yield the shared records of these tensors, which come next in the stream.
+
+    Raises BundleFormatError.
+    """
     for tensor in tensors:
         common = read_common(reader, matrix_shape(tensor.shape))
         reader.end_record()
@@ -94,9 +97,11 @@ def read_shared(
 
 
 def at_once(jobs: Sequence[Callable[[], Result]], threads: int) -> list[Result]:
-    """What each job returns, in order; so many threads, this one among them, work at them.
+    """Run the jobs and return their results in order.
 
-    Raises what the first job raised that failed, first in their order; later ones may be left out.
+    threads: number of threads that work on them, the calling one included.
+
+    Raises the exception of the first job that failed, in job order; later jobs may be skipped.
     """
     waiting = deque(enumerate(jobs))
     results: dict[int, Result] = {}

@@ -1,4 +1,4 @@
-"""What a bundle in several files will take, before any of them is written."""
+"""Size of a bundle in several files, computed before any of them is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies at a path or an address, opened: a bundle in one file, or in several."""
+"""Opening the bundle at a path or an address, in one file or in several."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ class TaskEntry:
         text_map(self.metadata, f"metadata of {where}", str)
 
     def alone(self) -> TaskEntry:
-        """The same where nothing else is: streams, configs and its blobs are counted from 0."""
+        """Return the entry for a file of this task alone: stream, config and blobs count from 0."""
         return replace(
             self,
             content=None if self.content is None else 0,
@@ -233,7 +233,7 @@ class Manifest:
             check(order == list(range(count)), f"{what} are not numbered by first use", order)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values; :meth:`from_json` is the inverse."""
+        """Convert to JSON values; :meth:`from_json` is the inverse."""
         index = {module.path: i for i, module in enumerate(self.modules)}
         tasks = []
         for task in self.tasks:

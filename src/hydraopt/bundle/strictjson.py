@@ -69,7 +69,7 @@ def dumps(value: Any) -> str:
 
 
 def in_order(value: Any) -> Any:
-    """The same value with the keys of every object sorted, as :func:`dumps` writes them."""
+    """Return the value with the keys of every object sorted, as :func:`dumps` writes them."""
     if isinstance(value, dict):
         return {key: in_order(value[key]) for key in sorted(value)}
     return [in_order(x) for x in value] if isinstance(value, list) else value

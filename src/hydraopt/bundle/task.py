@@ -209,8 +209,10 @@ class TaskAdapter:
 
     @cached_property
     def extra_kinds(self) -> Mapping[str, ExtraKind]:
-        """What each extra is; see hydraopt.adapters.model.ExtraKind. No tensor is read, unless the
-        task is lossless."""
+        """Kind of each extra, by key; see hydraopt.adapters.model.ExtraKind.
+
+        No tensor is read, unless the task is lossless.
+        """
         if self.entry.lossless:
             return self._original.extra_kinds
         blobs = self.bundle.manifest.blobs

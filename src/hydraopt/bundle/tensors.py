@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 DENSE_DTYPES: Final = ("F16", "BF16", "F32", "F64")
-"""Of tensors that are coded: floats that are rounded to when a task is read."""
+"""Dtypes of coded tensors: floats, to which values are rounded when a task is read."""
 _MOST: Final = 1 << 37
 _MOST_ROWS: Final = 1 << 29
 
@@ -72,8 +72,10 @@ class TensorEntry:
 
     @property
     def needed(self) -> bool:
-        """Whether a task has nothing without it: zeros would take the place of the base's own
-        numbers. Zeros of a difference, or of what another tuner adds, change nothing instead."""
+        """True if the task needs the tensor, because zeros would replace the base's own numbers.
+
+        Zeros of a difference, or of a tensor that another tuner adds, change nothing instead.
+        """
         added = self.kind in ("tuner", "tuner_ones", "lora_bias")
         return self.base is None and not added
 
@@ -85,7 +87,7 @@ class TensorEntry:
 
 _TIED: Final = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 HEADS: Final = frozenset({"lm_head", "embed_out"})
-"""What models call their output embeddings; the second is GPT-NeoX's."""
+"""Names that models give their output embeddings; the second is GPT-NeoX's."""
 _OUTPUT: Final = tuple(f"{head}.weight" for head in sorted(HEADS, reverse=True))
 
 

@@ -59,10 +59,11 @@ class TaskReport:
 
 @dataclass
 class VerifyReport:
-    """What verification found; a sound bundle has no problems.
+    """Result of verification; a sound bundle has no problems.
 
-    bytes: size of the file.  estimated: the manifest's errors are estimates, as after shrink, and
-    need only be near.  problems: one sentence each.
+    bytes: size of the file.
+    estimated: True if the manifest's errors are estimates, as after shrink, and need only be near.
+    problems: one sentence each.
     """
 
     path: str
@@ -159,7 +160,7 @@ def distance_from(task: TaskAdapter, original: Adapter) -> float:
 
 
 def _held(task: TaskAdapter) -> object:
-    """What a task's bytes are read by: two of equal tasks are read once."""
+    """Return a key for a task's stored bytes, so that equal tasks are read only once."""
     return task.entry.content, task.entry.carried
 
 
@@ -184,7 +185,7 @@ def _read(task: TaskAdapter) -> None:
 
 
 def _trouble(task: TaskAdapter) -> str | None:
-    """What is wrong with a task's bytes, all of which are read; None if nothing is."""
+    """Read all of a task's bytes and return a description of what is wrong; None if nothing is."""
     try:
         _read(task)
     except HydraoptError as error:
@@ -269,7 +270,7 @@ def _not_as_stated(task: TaskAdapter, what: str, error: float, stated: float) ->
 
 @dataclass(frozen=True)
 class _Modules:
-    """What was measured of the modules, by path: relative errors, and the norms of the original."""
+    """Measurements of the modules, by path: relative errors, and the norms of the original."""
 
     errors: dict[str, float] = field(default_factory=dict)
     norms: dict[str, float] = field(default_factory=dict)

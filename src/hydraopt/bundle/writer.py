@@ -48,11 +48,12 @@ class Canonical(NamedTuple):
 
 
 def canonical(manifest: Manifest, streams: Sequence[bytes], blobs: Sequence[bytes]) -> Canonical:
-    """The same bundle with tasks sorted by name and all else numbered by first use.
+    """Return the bundle with tasks sorted by name and everything else numbered by first use.
 
     Equal configs, and equal streams over equal modules, become one; keys that are the default are
-    left out. Modules and tensors keep their order, in which the streams are coded. Raises
-    BundleFormatError if a stream or blob is missing or belongs to no task.
+    left out. Modules and tensors keep their order, in which the streams are coded.
+
+    Raises BundleFormatError if a stream or blob is missing or belongs to no task.
     """
     check(len(streams) == manifest.streams, "streams", len(streams), manifest.streams)
     check(len(blobs) == len(manifest.blobs), "blobs", len(blobs), len(manifest.blobs))
@@ -151,7 +152,7 @@ class PackedBundle:
 
     @cached_property
     def checksums(self) -> list[str]:
-        """Of each tensor, as the header says them."""
+        """Return the checksum of each tensor, as the header states them."""
         return [checksum(data) for data in self.payload]
 
     def _head(self, library: str, digests: Sequence[str]) -> bytes:
@@ -207,7 +208,7 @@ def write_bundle(
 
 
 def metadata_of(manifest: Manifest, version: int) -> dict[str, str]:
-    """What of a file's metadata follows from its manifest and its format version."""
+    """Return the metadata of a file that follow from its manifest and its format version."""
     about = {"format": FORMAT, "format_version": str(version)}
     if manifest.base_model is not None:
         about["base_model"] = manifest.base_model

@@ -1,4 +1,4 @@
-"""What a collection's core says of how tasks are coded over it."""
+"""Rules of a collection's core for coding tasks: fit, options and the price of a bit."""
 
 from __future__ import annotations
 

@@ -59,11 +59,14 @@ _DIGITS: Final = 16
 
 @dataclass(frozen=True)
 class Limit:
-    """What is limited of each adapter that is added; nothing: the collection's own price counts.
+    """Limit for each adapter that is added. If empty, the collection's own price applies.
 
-    size: "5%" of its fp16 bytes, "30KB" or bytes, of all that it adds. error: its relative error.
-    harm: "1%" of its answers, or "0.01nats" an answer. lossless: it is kept bit by bit. Raises
-    UsageError for more than one.
+    size: "5%" of the adapter's fp16 bytes, "30KB" or a number of bytes, for all that it adds.
+    error: relative error.
+    harm: "1%" of the adapter's answers, or "0.01nats" per answer.
+    lossless: keep the adapter bit by bit.
+
+    Raises UsageError for more than one limit.
     """
 
     size: str | int | None = None
@@ -80,7 +83,7 @@ class Limit:
             )
 
     def keeps_all(self, core: Bundle) -> bool:
-        """Whether adapters are kept bit by bit over this core."""
+        """Return True if adapters are kept bit by bit over this core."""
         free = all(x is None for x in (self.size, self.error, self.harm))
         return self.lossless or (free and core.recipe.get("limit") == "lossless")
 
@@ -108,13 +111,13 @@ class Encoded:
 
     @property
     def harm(self) -> Harm | None:
-        """As measured, if it was."""
+        """Measured harm; None if it was not measured."""
         return self.piece.entry.harm
 
 
 @dataclass(frozen=True)
 class _Planned:
-    """What is coded, of which modules and tensors of the core, and what a user should know."""
+    """Selection to be coded, its modules and tensors of the core, and notes for the user."""
 
     pieces: MergeSet
     modules: tuple[int, ...]
@@ -169,7 +172,7 @@ class Coder:
         return self._encoded(adapter, planned, (job, draft), day)
 
     def _planned(self, adapter: Adapter) -> _Planned:
-        """What is coded of an adapter over this core."""
+        """Select what is coded of an adapter over this core."""
         known = {entry: i for i, entry in enumerate(self.bundle.manifest.tensors)}
         model, exact = self.bundle.base_model, list(self.exact)
         pieces = align([adapter], model, lossless=False, exact=exact, base=self.base)
@@ -230,11 +233,13 @@ class Coder:
         return _Planned(pieces, modules if len(modules) == len(listed) else (), ())
 
     def _readable(self, job: Job, adapter: Adapter) -> tuple[Job, Draft]:
-        """As :meth:`_solved`, what readers take.
+        """Solve as :meth:`_solved` does, with a result that readers accept.
 
-        A file has some numbers free; but whatever tasks it comes to hold, all must be read. Coarser
-        codings may be readable where finer ones are not, so none is left out at first. Raises
-        UnreadableError.
+        A file has some numbers free; but all its tasks must be readable, whatever tasks it will
+        hold. Coarser
+        codings may be readable where finer ones are not, so none is left out at first.
+
+        Raises UnreadableError.
         """
         try:
             solved = self._solved(job, adapter)
@@ -311,7 +316,7 @@ class Coder:
 
 
 def _strictly(job: Job) -> Job:
-    """The same, where the bytes of the task must stand for all its numbers."""
+    """Return the job with the requirement that the task's own bytes warrant all its numbers."""
     core = job.pieces.core
     assert core is not None
     strict = dataclasses.replace(core, strict=True)

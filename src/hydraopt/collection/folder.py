@@ -52,7 +52,7 @@ from hydraopt.files.writing import clean, write_atomically
 __all__ = ["FolderCollection", "folder_of"]
 
 _JOURNAL: Final = ".renaming.json"
-"""What a rename is about to do, so that the next change can finish it."""
+"""Name of the journal of a rename, which lets the next change finish it."""
 
 
 class FolderCollection:
@@ -144,7 +144,7 @@ class FolderCollection:
 
     @property
     def _has_index(self) -> bool:
-        """Whether the folder is this collection's alone."""
+        """True if the folder has one core file, so that the index is this collection's alone."""
         return sum(x.name.endswith(CORE_SUFFIX) for x in self._entries or ()) == 1
 
     def _check_holds(self, name: str) -> None:
@@ -162,7 +162,7 @@ class FolderCollection:
                 )
 
     def _files_of(self, name: str) -> list[str]:
-        """Those of a task: one, unless somebody has copied it."""
+        """Return the files of a task: one, unless somebody has copied it."""
         return [file for file, x in self._files.files.items() if x.task == name]
 
     def _remove(self, name: str, but: str | None = None) -> None:
@@ -212,7 +212,7 @@ class FolderCollection:
         self._note(IndexedFile(target.name, packed.size, row.name, row, md5=md5))
 
     def _note(self, file: IndexedFile) -> None:
-        """What a file that was written is known by from now on."""
+        """Record the current mark of a file that was written."""
         now = entry_of(self._folder / file.file)
         self._files.files[file.file] = dataclasses.replace(file, mark=now.mark)
 
@@ -238,10 +238,11 @@ class FolderCollection:
         self._note(dataclasses.replace(written, file=target.name))
 
     def _finish_renaming(self) -> None:
-        """What a rename had still to do when it was killed; nothing if it had not begun.
+        """Finish a rename that was killed; do nothing if it had not begun.
 
-        A journal may be old or forged. So no task goes by its word: a file gets another name, or
-        goes where its task is there under the new one, with the same bytes.
+        A journal may be old or forged, so no task is removed because of it alone. A file gets
+        another
+        name, or is removed if its task exists under the new name with the same bytes.
         """
         journal = self._folder / _JOURNAL
         if isinstance(journal, Path) and journal.is_symlink():
@@ -276,7 +277,7 @@ class FolderCollection:
 
 
 def _content(file: AnyPath) -> bytes:
-    """Of a small file. Raises FileNotFoundError, OSError."""
+    """Return the content of a small file. Raises FileNotFoundError, OSError."""
     if isinstance(file, Path):
         return read_regular(file, MOST_CONFIG)
     held = held_at(file)

@@ -29,7 +29,7 @@ StrPath = str | os.PathLike[str]
 
 
 class Collection(Protocol):
-    """Where a collection lies."""
+    """Storage of a collection."""
 
     path: AnyPath
 
@@ -38,11 +38,11 @@ class Collection(Protocol):
         ...
 
     def core(self, base: BaseTensors | None = None) -> Bundle:
-        """What tasks are coded against: a bundle, maybe without its tasks."""
+        """Return the bundle against which tasks are coded, maybe without its tasks."""
         ...
 
     def has(self, name: str) -> bool:
-        """Whether there is a task of that name."""
+        """Return True if there is a task of that name."""
         ...
 
     def names(self) -> set[str]:
@@ -50,8 +50,10 @@ class Collection(Protocol):
         ...
 
     def taken(self, names: Iterable[str]) -> set[str]:
-        """Those of the names that tasks have. Raises BundleFormatError where a file that may have
-        one of them cannot be read."""
+        """Return the names that are already in use by tasks.
+
+        Raises BundleFormatError where a file that may have one of them cannot be read.
+        """
         ...
 
     def bundle(self) -> Bundle:

@@ -1,4 +1,4 @@
-"""What a collection holds, and how two of them differ; from manifests and checksums alone."""
+"""Listing of a collection and comparison of two, from manifests and checksums alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hydraopt.merging.frozen import MiddlePrice
 __all__ = ["difference", "listing"]
 
 _NUMBERED: Final = {"name", "content", "config", "carried", "modules", "tensors", "added"}
-"""Of a row: what only counts in its own collection, or is compared by itself."""
+"""Columns of a row that are valid only in its own collection, or are compared separately."""
 
 
 def listing(path: StrPath) -> dict[str, Any]:
@@ -53,12 +53,15 @@ def _row(task: ListedTask) -> dict[str, Any]:
 
 
 def difference(one: StrPath, other: StrPath) -> dict[str, Any]:
-    """What is in ``other`` and not in ``one``, ready for JSON; schema hydraopt.diff/1.
+    """Compare ``other`` with ``one``; the result is ready for JSON, schema hydraopt.diff/1.
 
-    core: "same" or "other" (then streams cannot be told to be the same). added, removed: names.
-    renamed: new names by old ones, of tasks with the same bytes. changed: tasks of the same name,
-    with what of them is another: "stream", "carried", "config", or a column of their rows. same:
-    names. size: bytes of both.
+    core: "same" or "other"; with "other" streams cannot be recognised as equal.
+    added, removed: names.
+    renamed: new names by old names, for tasks with the same bytes.
+    changed: tasks with the same name, each with what differs: "stream", "carried", "config", or a
+    column of the row.
+    same: names.
+    size: bytes of both.
     """
     a, b = (open_bundle(path) for path in (one, other))
     mine, theirs = (_marks(bundle) for bundle in (a, b))
@@ -105,7 +108,7 @@ def _core_mark(bundle: Bundle) -> Any:
 
 
 def _marks(bundle: Bundle) -> dict[str, dict[str, Any]]:
-    """What a task is known by, by name."""
+    """Return the marks by which tasks are compared, by task name."""
     return {task.name: _mark(bundle, task) for task in bundle.manifest.tasks}
 
 

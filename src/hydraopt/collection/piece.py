@@ -35,15 +35,17 @@ class TaskPiece:
     carried: tuple[bytes, ...]
 
     def renamed(self, name: str) -> TaskPiece:
-        """The same task under another name."""
+        """Return the task under another name."""
         return dataclasses.replace(self, entry=dataclasses.replace(self.entry, name=name))
 
 
 @dataclass(frozen=True)
 class Change:
-    """What goes, what comes and what is called otherwise, all at once.
+    """Removals, additions and renames of tasks, applied together.
 
-    gone: names. come: tasks by themselves; they may have names that go. renamed: new names by old.
+    gone: names of tasks to remove.
+    come: tasks to add, each by itself; they may use names of removed tasks.
+    renamed: new names by old names.
     """
 
     gone: Collection[str] = ()

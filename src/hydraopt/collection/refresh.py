@@ -314,11 +314,12 @@ def _at_own_prices(tasks: _Tasks, job: Job, options: Options) -> tuple[Job, Draf
 
 
 def _kept(tasks: _Tasks) -> dict[str, Kept]:
-    """What tells a task that had a limit of its own: the common price gives another error than it
-    states. Then it keeps that.
+    """Return the error to keep for tasks that had a limit of their own, by name.
 
-    The new coding of what the collection holds adds to its error. At the price that it had it adds
-    about half of that; at one of its own, as much as makes a tenth more in all.
+    Such a task is recognised by the common price giving another error than the one it states.
+
+    Coding again what the collection holds adds to its error: about half of that error at the price
+    that it had; at a price of its own, an amount that makes the total a tenth larger.
     """
     kept = {}
     for task in tasks.bundle.manifest.tasks:

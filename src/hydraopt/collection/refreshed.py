@@ -1,4 +1,4 @@
-"""What a refresh tells: what a new core comes to, and which tasks lose by it."""
+"""Report of a refresh: the size and error over a new core, and the tasks whose errors grow."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What is done to a collection: add, remove, replace, rename.
+"""Changes to a collection: add, remove, replace, rename.
 
 Each holds the collection's lock from the first byte that it reads to the last that it writes, and
 checks everything before it writes. When its process is killed, a bundle in one file is the old one
-or the new one. In a folder that holds for each task: of several, some may be changed and the others
-not. Each task is readable, and the same command for the others goes on.
+or the new one. In a folder this holds for each task: of several tasks, some may be changed and the
+others not. Each task is readable, and the same command for the others continues the work.
 """
 
 from __future__ import annotations
@@ -47,13 +47,15 @@ __all__ = [
 
 
 _Check = Callable[[Collection, Sequence[str]], Sequence[str]]
-"""Of a collection and the names of adapters, the names of the tasks that go; raises where they do
-not fit."""
+"""Function of a collection and the names of adapters that returns the names of the tasks to remove.
+
+It raises where they do not fit.
+"""
 
 
 @dataclass(frozen=True)
 class Onlooker:
-    """Who looks at the adapters with the base model; see hydraopt.merge."""
+    """Sensitivity and harm judge, which run adapters on the base model; see hydraopt.merge."""
 
     sensitivity: Sensed = None
     judge: HarmJudge | None = None
@@ -74,8 +76,12 @@ class AddedTask:
 
 @dataclass(frozen=True)
 class Changed:
-    """What was done. size_before, size: bytes of the whole collection. removed, renamed: names.
-    warnings: what went wrong, though every task is as it should be."""
+    """Result of a change.
+
+    size_before, size: bytes of the whole collection.
+    removed, renamed: names.
+    warnings: problems that left every task as it should be.
+    """
 
     path: AnyPath
     size_before: int
@@ -92,11 +98,12 @@ class Changed:
 
 
 class How(TypedDict, total=False):
-    """How adapters are coded, each by itself against the core.
+    """Options for coding adapters, each by itself against the core.
 
-    exact, same_base, alpha, base, workers, progress: as in :func:`hydraopt.merge`. limit: of each
-    adapter; without one the price of a bit counts that the merge came to. onlooker: who has looked
-    at them with the base model. day: for the history, ISO; default today, in UTC.
+    exact, same_base, alpha, base, workers, progress: as in :func:`hydraopt.merge`.
+    limit: limit for each adapter. Default: the price of a bit that the merge arrived at.
+    onlooker: sensitivity and harm judge, from the base model.
+    day: date for the history, ISO. Default: today, in UTC.
     """
 
     limit: Limit | None

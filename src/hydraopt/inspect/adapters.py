@@ -1,4 +1,4 @@
-"""What the adapters of one base model have in common, and what a bundle of them would cost.
+"""Shared structure of one base model's adapters, and the size and error of a bundle of them.
 
 The factors are read and compared; then all adapters are coded at several prices of a bit, as a
 merge codes them. No file is written.

@@ -1,4 +1,4 @@
-"""What each thing in a bundle costs, and the errors that its manifest states."""
+"""Size of each item in a bundle, and the errors that its manifest states."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def _detailed_tasks(bundle: Bundle, progress: Progress) -> list[dict[str, Any]]:
 
 
 def _modules(bundle: Bundle, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same seen from the modules, with the vectors and bytes of their shared bases."""
+    """Group the details of all tasks by module, with the vectors and bytes of the shared bases."""
     streams = {task.name: task.content for task in bundle.manifest.tasks}
     details: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for row in tasks:
@@ -217,7 +217,7 @@ def _mean(errors: Sequence[float]) -> float:
 
 
 def _bytes_by_place(bundle: Bundle) -> dict[str, int]:
-    """Where the bytes of the file are."""
+    """Return the bytes of the file by what they store."""
     sizes = bundle.tensor_bytes
     return {
         "header": bundle.size - sum(sizes.values()),

@@ -1,4 +1,4 @@
-"""How alike the tasks of a bundle are, and what the bundle would be at other sizes.
+"""Likeness of a bundle's tasks, and its size and error at other sizes.
 
 Likeness comes from the tasks' products, of the originals or as the bundle decodes. Several other
 sizes are coded as ``shrink`` or ``merge`` codes them, so their errors are those of that command;
@@ -77,13 +77,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Choices:
-    """What other sizes cost, and likeness.
+    """Costs of other sizes, and likeness of tasks.
 
-    tasks: names of the tasks that are compared, sorted. cosines: of their dW's over all modules,
-    (tasks, tasks); NaN where a dW is zero, or one of products. points: other sizes of the whole
-    bundle, by falling size. originals: whether the originals were read: then sizes are those of a
-    merge of them without prompts, else those of shrinking the bundle. missing: reason for having no
-    points, as a sentence; empty where there are some, or none were asked for.
+    tasks: names of the tasks that are compared, sorted.
+    cosines (tasks, tasks): cosines between their dW's over all modules; NaN where a dW is zero or a
+    dW of products.
+    points: other sizes of the whole bundle, by falling size.
+    originals: True if the originals were read. Sizes are then those of a merge of them without
+    prompts, else those of shrinking the bundle.
+    missing: reason for having no points, as a sentence; empty if there are some, or none were asked
+    for.
     """
 
     tasks: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""How alike the tasks are in one module: the factors as given, their spaces, and the products.
+"""Likeness of tasks in one module: of the factors as given, their spaces, and the products.
 
 Letters as in linalg.shapes. T' contents have the module; all results are (T', T') or (T',).
 """

@@ -22,7 +22,7 @@ NOTE: Final = (
 
 
 def of_products(pieces: MergeSet) -> NDArray[np.bool_]:
-    """Which contents have factors of products, (contents,)."""
+    """Mark the contents that have factors of products; shape (contents,)."""
     marked = np.zeros(pieces.contents, np.bool_)
     for task in pieces.tasks:
         if task.content is not None:

@@ -77,11 +77,14 @@ def weights_at_hand(base: Base) -> Mapping[str, RawTensor]:
 def is_of_base(
     task: TaskAdapter, key: str, base: Mapping[str, RawTensor], path: str | None = None
 ) -> bool:
-    """Whether an extra is the base's weight of the layer, as far as the bundle holds it.
+    """Return True if an extra equals the base's weight of the layer, as far as the bundle holds it.
 
-    key: an extra of :func:`layer_below`.  base: by names of the base's files, in which the path may
-    lack its first part.  path: of the module there, if it is another.
-    Either may be rounded to the type of the other, as the model was loaded for training.
+    key: an extra of :func:`layer_below`.
+    base: tensors by their names in the base's files, in which the path may lack its first part.
+    path: path of the module there, if it differs.
+
+    Either tensor may be rounded to the dtype of the other, because the model may have been loaded
+    so for training.
     """
     name = f"{path or layer_below(task, key)}.weight"
     heads = sorted(f"{head}.weight" for head in HEADS)

@@ -107,7 +107,10 @@ def card_of(task: TaskAdapter, library: str, as_it_was: bool) -> str:
 
 
 def harm_text(harm: Harm, tokens: int) -> str:
-    """What was measured, in three sentences. tokens: of an answer that were judged, at most."""
+    """Describe the measured harm in three sentences.
+
+    tokens: maximum number of tokens per answer that were judged.
+    """
     seen = "that no part was trained on" if harm.held_out else "that parts of it were trained on"
     prompts = "prompt" if harm.answers == 1 else "prompts"
     change = "changes" if harm.changed == 1 else "change"
@@ -119,7 +122,7 @@ def harm_text(harm: Harm, tokens: int) -> str:
 
 
 def _is_anothers(file: Path) -> bool:
-    """Whether a card is there that no export of a task wrote."""
+    """Return True if there is a card that was not written by an export of a task."""
     if not file.exists() and not file.is_symlink():
         return False
     try:

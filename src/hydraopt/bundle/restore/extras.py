@@ -1,4 +1,4 @@
-"""What is no low-rank factor, under the names and in the shape that PEFT gives it."""
+"""Tensors that are not low-rank factors, under the names and in the shapes that PEFT uses."""
 
 from __future__ import annotations
 
@@ -110,7 +110,10 @@ def _placed(
 
 
 def folded_extras(task: TaskAdapter) -> dict[str, RawTensor]:
-    """The same extras under their own keys; biases of lora_B times the scale of their module."""
+    """Return the extras of :func:`changing_extras` under their own keys.
+
+    Biases of lora_B are multiplied by the scale of their module.
+    """
     scales, tensors = _bias_scales(task), task.extras
     result = {}
     for key, kind in changing_extras(task).items():

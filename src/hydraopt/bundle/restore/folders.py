@@ -1,4 +1,4 @@
-"""Where exports go: what may not be written over, and whether what was written is whole."""
+"""Target folders of exports: refuse to overwrite, and check that written adapters are complete."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ def check_file(target: Path, overwrite: bool) -> None:
 
 
 def read_back(path: Path) -> Adapter:
-    """What was written, as our own reader sees it: headers, config, shapes and ranks agree.
+    """Read a written adapter back with our own reader.
 
+    The reader checks that headers, config, shapes and ranks agree.
     Raises ExportError if it is not a whole adapter.
     """
     try:

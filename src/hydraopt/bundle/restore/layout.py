@@ -50,7 +50,7 @@ class Pair:
 
     @property
     def multiple(self) -> int:
-        """What the rank must be a multiple of: PEFT divides it among a convolution's groups."""
+        """Divisor that the rank must have, because PEFT divides it among a convolution's groups."""
         grouped = self.module.layout == "rows" and self.module.kind == "conv"
         return self.module.groups if grouped else 1
 
@@ -113,7 +113,7 @@ def check_room(task: TaskAdapter, ranks: Iterable[tuple[Pair, int]]) -> None:
 
 
 def check_numbers(task: TaskAdapter, numbers: int) -> None:
-    """As :func:`check_room`, of the numbers themselves."""
+    """Check the number of values in an adapter as :func:`check_room` does."""
     most = _FREE_NUMBERS + _NUMBERS_PER_BYTE * task.bundle.size
     if numbers > most:
         raise ExportError(
@@ -129,7 +129,7 @@ def check_numbers(task: TaskAdapter, numbers: int) -> None:
 
 
 def balanced(factors: Factors, scale: float = 1.0) -> Factors:
-    """The same product over ``scale``, with the norms of B's columns and A's rows alike.
+    """Divide the product by ``scale``, and balance the norms of B's columns with those of A's rows.
 
     Parts are scaled by powers of two, which is exact, so norms agree to a factor of 2. It keeps
     both sides in the middle of a narrow range: fp16 holds neither 10^5 nor 10^-8.
@@ -206,7 +206,7 @@ def settings_used(task: TaskAdapter) -> Iterator[None]:
 
 
 def _slots(task: TaskAdapter, module: ModuleEntry, last: int) -> int:
-    """How many slots the fused projection has, the untouched ones included."""
+    """Return the number of slots of the fused projection, including the untouched ones."""
     enabled: Any = task.config.get("enable_lora")
     if isinstance(enabled, list) and len(enabled) > last:
         return len(enabled)

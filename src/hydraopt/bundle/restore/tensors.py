@@ -80,7 +80,7 @@ def nearest(values: Array, dtype: str) -> bytes:
 
 
 def holds(values: Array, dtype: str) -> bool:
-    """Whether each of the values is a number of that dtype."""
+    """Return True if the dtype can represent each of the values exactly."""
     return bool(np.array_equal(_cast(values, dtype)[1], values))
 
 

@@ -32,9 +32,10 @@ __all__ = ["check_tuner", "tuner_adapter"]
 
 @dataclass(frozen=True)
 class _Stored:
-    """How the pair of a module is stored.
+    """Storage plan for the pair of one module.
 
-    names: of B, of A, and of what else the tuner has.  rank, scale: those of the config.
+    names: names of B, of A and of the tuner's other tensors.
+    rank, scale: values in the config.
     """
 
     module: ModuleEntry
@@ -77,7 +78,10 @@ def check_tuner(task: TaskAdapter) -> None:
 
 
 def _planned(task: TaskAdapter, extras: Collection[str]) -> list[_Stored]:
-    """How each module of a task is stored. extras: names of its other tensors."""
+    """Plan how each module of a task is stored.
+
+    extras: names of the task's other tensors.
+    """
     tuner = tuner_named(task.config)
     with settings_used(task):
         if tuner == "ADALORA":
