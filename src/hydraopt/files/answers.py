@@ -1,4 +1,4 @@
-"""What stores answer, and how they refuse; see hydraopt.files.stores."""
+"""Replies and refusals of stores; see hydraopt.files.stores."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from hydraopt.files.url import Url
 __all__ = ["Check", "Entry", "Mark", "PassingError", "Start", "check_room", "gone", "refuse"]
 
 Check = Callable[[bytes | bytearray, int], bool]
-"""Whether the first bytes of an object of that size are enough to know that it can be what its
-reader expects. Raises an error of the reader's own kind where it cannot."""
+"""Function of an object's first bytes and its size that checks if its reader can use it.
+
+It returns True if the bytes are enough to know that the object can be what the reader expects, and
+raises an error of the reader's own kind if it cannot.
+"""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What tells an object from another at the same address. size: bytes. tag: the store's; None
-    if it has none."""
+    """Mark that distinguishes an object from another at the same address.
+
+    size: bytes.
+    tag: tag given by the store; None if it has none.
+    """
 
     size: int
     tag: str | None
@@ -51,7 +57,10 @@ class Entry:
 
 
 class PassingError(Exception):
-    """What may be gone at the next try. wait: seconds that the server asks for."""
+    """Failure that may not occur at the next try.
+
+    wait: seconds that the server asks to wait.
+    """
 
     def __init__(self, message: str, wait: float = 0.0) -> None:
         super().__init__(message)

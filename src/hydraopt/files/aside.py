@@ -18,7 +18,7 @@ _MOST: Final = 8 << 20
 
 
 class Place(NamedTuple):
-    """Where bytes lie, and how many they are."""
+    """Position and size of a run of bytes."""
 
     start: int
     size: int
@@ -77,7 +77,7 @@ class Aside:
         return file
 
     def _named(self, error: OSError) -> OSError:
-        """The same error, which says in what folder."""
+        """Return the error with the folder's name added."""
         folder = self._folder or tempfile.gettempdir()
         return OSError(error.errno, error.strerror or str(error), folder)
 

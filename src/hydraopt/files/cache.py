@@ -30,7 +30,7 @@ _DIGITS: Final = 20
 
 
 def cache_root(environment: Mapping[str, str] | None = None) -> Path:
-    """Where everything lies that hydraopt keeps; not created here."""
+    """Return the root folder of everything that hydraopt caches; the folder is not created here."""
     named = os.environ if environment is None else environment
     if root := named.get("HYDRAOPT_CACHE"):
         return Path(root)
@@ -63,7 +63,7 @@ class Cache:
         self.most = most
 
     def get(self, checksum: str, size: int) -> bytes | None:
-        """What was put under the key, if it has that size; None if nothing is there."""
+        """Return the data stored under the key if they have that size; None if nothing is there."""
         file = self._file(checksum, size)
         if file is None:
             return None

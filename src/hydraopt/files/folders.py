@@ -1,4 +1,4 @@
-"""What lies in a folder, on this machine or in a store."""
+"""Contents of folders on this machine or in a store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 ALL_FILES: Final = "tasks"
-"""What the lock of a folder's files is named after: of several cores in it, all have this one."""
+"""Name for the lock of all files in a folder; several cores in one folder share this lock."""
 
 
 def lock_name(name: str) -> str:
@@ -32,8 +32,11 @@ def lock_name(name: str) -> str:
 
 
 def is_folder(place: AnyPath) -> bool:
-    """Whether a folder is meant: one that is there, or of an address one that ends in a slash or
-    is no object. Over HTTP only the slash tells."""
+    """Return True if the place is a folder.
+
+    A path is one if the folder exists. An address is one if it ends in a slash or is not an object;
+    over HTTP only the slash counts.
+    """
     if isinstance(place, Path):
         return place.is_dir()
     if place.is_folder or not place.name:
@@ -42,7 +45,10 @@ def is_folder(place: AnyPath) -> bool:
 
 
 def is_there(place: AnyPath) -> bool:
-    """Whether a file or an object of that name is there. Raises RemoteError if nobody can tell."""
+    """Return True if a file or object of that name exists.
+
+    Raises RemoteError if that cannot be determined.
+    """
     if isinstance(place, Path):
         return place.is_file()
     try:
@@ -77,8 +83,10 @@ def check_empty(folder: AnyPath, do: str) -> None:
 
 
 def _listed(at: os.DirEntry[str]) -> Entry | None:
-    """What lies in a folder here; None if it is gone. Locks and what is being written come and go
-    while others read."""
+    """Return the entry of an item in a local folder; None if it is gone.
+
+    Locks and unfinished files come and go while others read.
+    """
     if at.is_dir():
         return Entry(at.name, True)
     try:
@@ -88,7 +96,7 @@ def _listed(at: os.DirEntry[str]) -> Entry | None:
 
 
 def entry_of(place: AnyPath) -> Entry:
-    """What a listing would say of one file. Raises OSError, RemoteError."""
+    """Return the entry of one file, as a listing would state it. Raises OSError, RemoteError."""
     if isinstance(place, Path):
         return _entry(place.name, place.stat())
     mark = patiently(lambda: store_of(place).mark(place), place)

@@ -56,7 +56,7 @@ def locked_folder(folder: AnyPath) -> Iterator[None]:
 
 @contextmanager
 def locked_if_there(path: str | os.PathLike[str]) -> Iterator[None]:
-    """As :func:`locked`, of a file that is written over; where none is, nothing can be lost."""
+    """Lock a file before it is overwritten, as :func:`locked`; do nothing if there is no file."""
     if not is_there(place_of(path)):
         yield
         return
@@ -146,7 +146,7 @@ def _refused(lock: Path) -> UsageError:
 
 
 def _is_at(descriptor: int, lock: Path) -> bool:
-    """Whether the name still stands for the file that is open."""
+    """Return True if the name still refers to the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(lock, follow_symlinks=False))
     except FileNotFoundError:

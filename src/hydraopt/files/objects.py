@@ -113,7 +113,7 @@ class ObjectStore:
 
 
 def _tag_of(about: Mapping[str, Any]) -> str | None:
-    """What tells an object from another of its length, as its store says it."""
+    """Return the store's tag, which distinguishes objects of equal length; None if it has none."""
     tags = (about[key] for key in _TAGS if about.get(key) is not None)
     tag = next(tags, None)
     # A list may say a time otherwise than who is asked for one object.
@@ -153,7 +153,7 @@ def _missing(library: str, url: Url) -> RemoteError:
 
 @contextmanager
 def _naming(url: Url) -> Iterator[None]:
-    """What a store's library raises becomes an error of ours that names the address."""
+    """Convert exceptions of a store's library to errors of ours that name the address."""
     try:
         yield
     except (RemoteError, PassingError, FileExistsError):

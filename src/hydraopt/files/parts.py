@@ -13,5 +13,5 @@ INDEX_NAME: Final = "tasks.index.safetensors"
 
 
 def is_part(name: str) -> bool:
-    """Whether a file of that name is a part of a bundle in several files, its index included."""
+    """Return True if the name is that of a core file, a task file or an index."""
     return name.endswith((CORE_SUFFIX, TASK_SUFFIX)) or name == INDEX_NAME

@@ -61,15 +61,22 @@ class RemoteFile:
         return known + data
 
     def is_current(self) -> bool:
-        """Whether the same object is still there. Without a tag one of its length counts as it."""
+        """Return True if the same object is still there.
+
+        Without a tag, an object of equal length counts as the same.
+        """
         url = self.path
         now: Mark = patiently(lambda: store_of(url).mark(url), url)
         return now == self._mark
 
 
 def held_at(place: AnyPath, check: Check | None = None) -> Ranges:
-    """What lies there, open. check: of an address, see RemoteFile. Raises OSError; RemoteError for
-    an address."""
+    """Open the file or object at the place.
+
+    check: check of an object's first bytes, used for an address only; see RemoteFile.
+
+    Raises OSError; RemoteError for an address.
+    """
     return RemoteFile(place, check) if isinstance(place, Url) else HeldFile(place)
 
 

@@ -109,7 +109,7 @@ class Ranges(Protocol):
         ...
 
     def is_current(self) -> bool:
-        """Whether the same is still there under its name, unchanged."""
+        """Return True if the same content is still there under its name, unchanged."""
         ...
 
 
@@ -134,7 +134,7 @@ class HeldFile:
         return os.fstat(self._descriptor).st_size
 
     def is_current(self) -> bool:
-        """Whether its name stands for it, and nobody has written into it."""
+        """Return True if the name still refers to this file and nobody has written into it."""
         try:
             return _mark_of(os.stat(self.path)) == self._was
         except OSError:

@@ -39,7 +39,7 @@ collection."""
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether a writer is replacing the files of a folder, or was killed while it did."""
+    """Return True if a writer is replacing the folder's files, or was killed while doing so."""
     return os.path.lexists(folder / _REPLACING)
 
 

@@ -41,11 +41,11 @@ class Store(Protocol):
         ...
 
     def mark(self, url: Url) -> Mark:
-        """Of what is there now; no byte of it is read."""
+        """Return the mark of the object that is there now; no byte of it is read."""
         ...
 
     def entries(self, url: Url) -> list[Entry] | None:
-        """What lies in a folder, unsorted; [] for none, and None where it cannot be told."""
+        """Return the entries of a folder, unsorted; [] for none, None if they are unknown."""
         ...
 
     def matches(self, url: Url) -> list[Url]:
@@ -77,7 +77,7 @@ def store_of(url: Url) -> Store:
 
 
 def patiently(act: Callable[[], T], url: Url) -> T:
-    """What ``act`` gives, tried again while it raises PassingError; then RemoteError."""
+    """Return the result of ``act``, with retries after PassingError; at last raise RemoteError."""
     for wait in WAITS:
         try:
             return act()

@@ -19,7 +19,7 @@ _WEB: Final = ("http", "https")
 _SECRET: Final = re.compile(r"[^/]*@")
 """Name and password, at the start of what follows the scheme; a password may hold an @."""
 _NO_HOST: Final = ("hf",)
-"""Where no password can be: an @ there starts a revision."""
+"""Schemes whose addresses hold no password: an @ there starts a revision."""
 
 
 class Url(os.PathLike[str]):
@@ -39,7 +39,7 @@ class Url(os.PathLike[str]):
 
     @property
     def is_web(self) -> bool:
-        """Whether it is read over HTTP itself, and can only be read."""
+        """True if the address is read over HTTP directly; such an address is read-only."""
         return self.scheme in _WEB
 
     @property
@@ -55,7 +55,7 @@ class Url(os.PathLike[str]):
 
     @property
     def suffix(self) -> str:
-        """As of a Path."""
+        """Suffix of the name, as for a Path."""
         return Path(self.name).suffix
 
     @property
@@ -70,7 +70,7 @@ class Url(os.PathLike[str]):
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is written as a folder."""
+        """True if the address is written as a folder, with a slash at the end."""
         return self._path.endswith("/")
 
     def __truediv__(self, name: str) -> Url:
@@ -82,11 +82,11 @@ class Url(os.PathLike[str]):
         return self.parent / name
 
     def as_folder(self) -> Url:
-        """The same, written as a folder."""
+        """Return the address written as a folder, with a slash at the end."""
         return self._with(f"{self._inner}/")
 
     def under(self, other: Url) -> bool:
-        """Whether it is ``other``, or lies in it."""
+        """Return True if the address is ``other`` or lies in it."""
         mine, theirs = f"{self._inner}/", f"{other._inner}/"
         return self.scheme == other.scheme and mine.startswith(theirs)
 
@@ -119,11 +119,11 @@ class Url(os.PathLike[str]):
 
 
 AnyPath = Path | Url
-"""Where something lies: on this machine, or in a store."""
+"""Location of a file or folder: on this machine, or in a store."""
 
 
 def is_url(given: str | os.PathLike[str]) -> bool:
-    """Whether it is an address of a store; "file:///a" is a path."""
+    """Return True for an address of a store; "file:///a" is a path."""
     if isinstance(given, Url):
         return True
     if isinstance(given, Path):
@@ -133,7 +133,7 @@ def is_url(given: str | os.PathLike[str]) -> bool:
 
 
 def place_of(given: str | os.PathLike[str]) -> AnyPath:
-    """What a user gave, as a Path or a Url."""
+    """Convert a user's path or address to a Path or a Url."""
     if isinstance(given, Path | Url):
         return given
     text = os.fspath(given)

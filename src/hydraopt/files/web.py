@@ -39,7 +39,7 @@ _MOST_PAGE: Final = 16 << 20
 _MOST_LINKS: Final = 1 << 17
 _LONGEST_LINK: Final = 4096
 _DIGITS: Final = 15
-"""Of a number of bytes."""
+"""Maximum number of digits in a number of bytes."""
 _RANGE: Final = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})", re.ASCII)
 _LINK: Final = re.compile(r"""<a\s[^<>]*?href\s*=\s*["']([^"'<>]+)["']""", re.IGNORECASE)
 _SLASH: Final = "Check the address: that of a folder ends in a slash"
@@ -210,7 +210,7 @@ def _stated(reply: Reply, url: Url) -> int:
 
 
 def _whole(reply: Reply, url: Url, check: Check | None) -> Start:
-    """Of a server without ranges: all of the file, as a local copy."""
+    """Download the whole file from a server without ranges, as a local copy."""
     size = _stated(reply, url)
     folder = tempfile.gettempdir()
     check_room(url, size, folder)

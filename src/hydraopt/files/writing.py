@@ -41,7 +41,7 @@ _HERE: Final = -100
 _SCRATCH: Final = re.compile(r"\..+\.tmp-[0-9a-f]{16}", re.DOTALL)
 """Names of what is being made."""
 _MOST_SCRATCHES: Final = 8
-"""That another writer may take for a dead one's, before there is something else to it."""
+"""Number of scratch names that may be lost to another writer before the next is used unchecked."""
 
 
 def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> int:
@@ -152,7 +152,7 @@ def scratch_folder(target: Path) -> Iterator[Path]:
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
-    """Where the bytes go: in place of a file, a link or nothing."""
+    """Return the path to write to: that of a file, a link or nothing."""
     target = Path(path)
     if target.name in ("", ".."):
         target = Path(os.path.realpath(target))
@@ -249,8 +249,10 @@ def _new_file(path: Path) -> int:
 
 
 def _lock(descriptor: int) -> bool:
-    """Whether it is ours; also where nothing can be locked, as on some network file systems, where
-    leftovers stay."""
+    """Lock the open file; return False if another process holds it.
+
+    Where nothing can be locked, as on some network file systems, return True; leftovers stay there.
+    """
     if fcntl is not None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -298,7 +300,7 @@ def _remove_if_dead(path: Path) -> None:
 
 
 def _is_mounted(target: Path) -> bool:
-    """Whether something is mounted at a folder, maybe another part of the same file system."""
+    """Return True if something is mounted at a folder, maybe a part of the same file system."""
     if not target.is_dir():
         return False
     if os.path.ismount(target):
@@ -312,8 +314,10 @@ def _is_mounted(target: Path) -> bool:
 
 
 def is_working_directory(target: Path) -> bool:
-    """Whether this process works in a folder, as then does the shell that it was called from: in a
-    folder that is exchanged it would be left with nothing."""
+    """Return True if this process works in a folder, as does then the shell that started it.
+
+    If the folder is exchanged, that shell is left with nothing.
+    """
     try:
         here = Path.cwd()
     except OSError:
@@ -322,7 +326,7 @@ def is_working_directory(target: Path) -> bool:
 
 
 def _holds_mounts(target: Path) -> bool:
-    """Whether a folder in it is on another device: all there would go with the old one."""
+    """Return True if a folder inside is on another device, and would go with the old folder."""
     if not target.is_dir():
         return False
     device = target.stat().st_dev

@@ -47,7 +47,10 @@ Planning takes milliseconds a module."""
 
 @dataclass
 class Collected:
-    """What is known before anything is decoded. tasks: all, the most harmed first."""
+    """Data available before anything is decoded.
+
+    tasks: all tasks, the most harmed first.
+    """
 
     bundle: Bundle
     evidence: Evidence
@@ -65,7 +68,7 @@ class Collected:
 
     @property
     def image(self) -> bool:
-        """Whether the adapters are of an image model, which writes no answers."""
+        """True if the adapters are for an image model, which writes no answers."""
         return is_image_model(module.path for module in self.bundle.core.modules)
 
 
@@ -205,7 +208,7 @@ def _tensors(task: TaskAdapter, entry: TaskEntry) -> Iterable[dict[str, Any]]:
 
 
 def _layers(bundle: Bundle, tasks: Sequence[TaskView], report: Progress) -> dict[str, Layers]:
-    """Of the most harmed tasks, as many as a page has room for."""
+    """Return the layers of the most harmed tasks, up to the number that a page has room for."""
     chosen, room = set(), _MOST_LAYERS
     for task in tasks:
         room -= task.modules
@@ -259,7 +262,10 @@ def _page(known: Collected, layers: dict[str, Layers], made: Choices | None) -> 
 
 
 def _first(by_task: Mapping[str, Sequence[T]], matters: Callable[[T], bool]) -> tuple[T, ...]:
-    """Those of all tasks, as many as a page has room for: what matters, where it has not."""
+    """Return the rows of all tasks, up to the limit of a page.
+
+    If there are more, the rows that matter come first.
+    """
     rows = [row for held in by_task.values() for row in held]
     if len(rows) > MOST_PEOPLE:
         rows.sort(key=lambda row: not matters(row))
@@ -278,7 +284,7 @@ def _left_out(evidence: Evidence) -> Iterator[str]:
 
 
 def _parts(bundle: Bundle) -> tuple[tuple[str, int], ...]:
-    """Where the bytes of the file are."""
+    """Return the bytes of the file by what they store."""
     if bundle.is_whole:
         sizes = bundle.tensor_bytes
         own, carried = (
@@ -342,7 +348,7 @@ def cut(text: str, most: int) -> str:
 
 
 def _made(bundle: Bundle) -> list[tuple[str, str]]:
-    """How the bundle was made, as its own file says it."""
+    """Describe how the bundle was made, as its own file states it."""
     rows = [("file", f"{shown_name(bundle.path.name)}, {bundle.size:,} bytes")]
     digest = hash_of(bundle)
     if digest is not None:

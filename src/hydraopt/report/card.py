@@ -30,7 +30,7 @@ _METRICS: Final = {
     "macro-F1": "f1",
     "ROUGE-L": "rouge",
 }
-"""What hubs call what hydraopt eval measures."""
+"""Names that hubs use for the metrics of hydraopt eval."""
 
 
 def bundle_card(known: Collected) -> str:

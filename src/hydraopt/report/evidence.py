@@ -27,17 +27,21 @@ __all__ = ["Evidence", "hash_of", "read_evidence"]
 _SCHEMA: Final = "hydraopt.eval/1"
 _MOST_BYTES: Final = 256 << 20
 _MOST_EXAMPLES: Final = 40
-"""Of one task."""
+"""Maximum number of examples per task."""
 _MOST_TEXT: Final = 2000
 """Characters of a text that are shown."""
 
 
 @dataclass
 class Evidence:
-    """What results say. judged, where: by task. examples: by task, those that change first.
+    """Evidence from result files.
 
-    others: sizes of other bundles of the same tasks. people, swapped: by task. origin: (what, text)
-    lines on how they were measured. notes: what does not fit.
+    judged, where: by task.
+    examples: by task, those that change first.
+    others: sizes of other bundles of the same tasks.
+    people, swapped: by task.
+    origin: (what, text) lines that describe how they were measured.
+    notes: parts of the results that do not fit.
     """
 
     judged: dict[str, Judged] = field(default_factory=dict)
@@ -57,7 +61,7 @@ def hash_of(bundle: Bundle) -> str | None:
 
 
 def read_evidence(bundle: Bundle, results: Iterable[str | os.PathLike[str]]) -> Evidence:
-    """What the files say of ``bundle``, which they name by its hash; later files win.
+    """Read from the files the results of ``bundle``, named there by its hash; later files win.
 
     Raises UsageError for a file that is no result, and for one without any task of the bundle.
     """
@@ -224,7 +228,7 @@ def measured(tasks: Iterable[Mapping[str, Any]], label: str) -> dict[str, tuple[
 
 
 def _origin(result: Mapping[str, Any], tasks: list[Mapping[str, Any]]) -> str:
-    """How the result was made, in a line."""
+    """Describe in one line how the result was measured."""
     base, limits = _of(result, "base"), _of(result, "limits")
     rows = sum(_count(task.get("rows")) for task in tasks)
     said = [f"{rows:,} rows of {len(tasks)} tasks, split {result.get('split')}"]

@@ -26,7 +26,7 @@ _COLOURS = (
     "#1f5fa8", "#d9762b", "#3c9a5f", "#8a5bb0", "#7a7a7a", "#b5403a", "#1c1c1c", "#62c4de",
 )  # fmt: skip
 _MARKERS = "os^DvPX*"
-"""Of the colours, which not everybody can tell apart."""
+"""Marker of each colour, for readers who cannot distinguish the colours."""
 _MOST_TASKS, _MOST_ROWS, _MOST_TYPES = 60, 200, 12
 
 Report = Mapping[str, Any]

@@ -34,7 +34,7 @@ _HEADERS: Final = {
 
 
 class Explorer:
-    """What the page asks for, as JSON values."""
+    """Answers to the page's requests, as JSON values."""
 
     def __init__(self, known: Collected) -> None:
         self._known = known

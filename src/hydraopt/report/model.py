@@ -28,17 +28,19 @@ __all__ = [
 SCHEMA: Final = "hydraopt.report/1"
 
 JudgedBy = Literal["results", "manifest", "error"]
-"""What says how much a task is harmed: rows that were scored, what the bundle remembers, or the
-error of the weights alone."""
+"""Source of a task's harm: scored rows, the manifest, or the error of the weights alone."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What rows of a task said of it, from a result of ``hydraopt eval``.
+    """Measurements on rows of a task, from a result of ``hydraopt eval``.
 
-    rows: how many were scored. scores: in percent, of base, original and bundle; None where one was
-    not scored. difference, low, high, deviation: bundle less original in points, its 95 % interval
-    and the bootstrap's standard deviation. changed: answers that change; kl: nats an answer.
+    rows: number of scored rows.
+    scores: of base, original and bundle, in percent; None where one was not scored.
+    difference, low, high, deviation: bundle minus original in points, its 95 % interval and the
+    bootstrap's standard deviation.
+    changed: number of answers that change.
+    kl: nats per answer.
     """
 
     rows: int

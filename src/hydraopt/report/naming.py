@@ -1,4 +1,4 @@
-"""What a task is about, from its name where nothing else says: its group and its language."""
+"""Group and language of a task, taken from its name where no other source states them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def parts_of(
 
 
 def kind_of(config: Mapping[str, Any], lossless: bool, extras: bool) -> str:
-    """How a task was trained, in words: "LoRA", "DoRA, with more tensors"."""
+    """Describe in words how a task was trained: "LoRA", "DoRA, with more tensors"."""
     tuner = str(config.get("peft_type") or "LORA")
     name = {"LORA": "LoRA", "LOHA": "LoHa", "LOKR": "LoKr"}.get(tuner, tuner)
     if config.get("use_dora") is True:

@@ -36,7 +36,7 @@ def render(page: Page) -> str:
 
 
 def render_live(name: str) -> str:
-    """The same page without data: it asks its own server for them."""
+    """Render the page without data; it requests them from its own server."""
     return _assembled(name, "null", "connect-src 'self'")
 
 
@@ -75,7 +75,7 @@ def data_text(page: Page) -> str:
 
 
 def compact(value: Any) -> Any:
-    """The same with floats of four digits: a page is no place for more."""
+    """Return the value with floats rounded to four digits, which keeps the page small."""
     if isinstance(value, float):
         return float(f"{value:.4g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):

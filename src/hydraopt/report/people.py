@@ -1,6 +1,6 @@
-"""What a result says that a bundle does to people: probes and swapped identities, as rows.
+"""Effect of a bundle on people, from a result: probes and swapped identities, as rows.
 
-A result is somebody's file: a row of which a number is none is left out.
+A result is a file from anybody, so a row is left out if it contains an invalid number.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _WRONG: Final = (KeyError, TypeError, ValueError, AttributeError)
 def people_rows(
     result: Mapping[str, Any], task: Mapping[str, Any], mine: str
 ) -> Iterator[PeopleRow]:
-    """Of one task of a result: each probe as a whole, then its groups. mine: the bundle's label."""
+    """Yield the rows of one task of a result: each probe as a whole, then its groups.
+
+    mine: label of the bundle in the result.
+    """
     for probe, by_set in _items(task.get("probes")):
         own = by_set.get(mine) if isinstance(by_set, dict) else None
         for group, said in sorted(_items(own), key=lambda x: (x[0] != _ALL, x[0])):
@@ -60,7 +63,7 @@ def _people_row(
 
 
 def swapped_rows(task: Mapping[str, Any], mine: str) -> Iterator[SwappedRow]:
-    """Of one task of a result: each kind of swap."""
+    """Yield a row for each kind of swap of one task of a result."""
     for kind, held in _items(task.get("swaps")):
         with suppress(*_WRONG):
             own, change = held["results"][mine], held["results"][mine]["change"]

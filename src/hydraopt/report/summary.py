@@ -1,4 +1,4 @@
-"""What a page says first, in sentences."""
+"""Summary sentences at the top of a page."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SORTS: Final = {
     "size": lambda x: x.own_bytes + x.carried_bytes,
     "drop": lambda x: -(x.judged.difference or 0.0) if x.judged else 0.0,
 }
-"""What a list is sorted by, largest first; "name" is the other way."""
+"""Sort keys of the list, largest first; only "name" sorts ascending."""
 
 
 def task_views(bundle: Bundle, evidence: Evidence) -> list[TaskView]:
@@ -88,7 +88,7 @@ def _harm_key(task: TaskView) -> tuple[float, ...]:
 
 
 def judged_by(tasks: Sequence[TaskView]) -> JudgedBy:
-    """What the order of the list rests on: the best that any task has."""
+    """Return the source of harm that orders the list: the best one that any task has."""
     if any(x.judged is not None and x.judged.changed is not None for x in tasks):
         return "results"
     return "manifest" if any(x.harm is not None for x in tasks) else "error"

@@ -78,7 +78,7 @@ def make_app(
 
 
 def _guard(api_key: str | None) -> Callable[[HttpRequest], None]:
-    """What refuses requests without the key, if there is one."""
+    """Return a function that refuses requests without the API key, if there is a key."""
 
     def guard(request: HttpRequest) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")

@@ -68,7 +68,7 @@ class Engine:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """What may be asked for, besides None for the base."""
+        """Names of tasks that may be requested, besides None for the base."""
         return self._attached.tasks
 
     def start(self) -> None:
@@ -151,7 +151,7 @@ class Engine:
         return self._thread.is_alive()
 
     def load(self) -> dict[str, int]:
-        """How much there is to do, and what the bundles take, as of the last step."""
+        """Return the counts of requests and the bytes of the bundles, as of the last step."""
         memory = self._memory
         return {
             "waiting": len(self._waiting),
@@ -239,7 +239,7 @@ class Engine:
         return None
 
     def _next(self) -> list[Answer]:
-        """Those whose turn it is, after those have left whose time is over."""
+        """Drop waiting requests whose time is over, and return those whose turn it is."""
         chosen: list[Answer] = []
         longest = 0
         with self._changed:
@@ -338,7 +338,7 @@ class Engine:
                 attached.set_tasks(names)
 
     def _select_rows(self) -> None:
-        """The same of all rows; those whose tasks cannot be had any more end."""
+        """Select the tasks of all rows; end the rows whose tasks can no longer be read."""
         if not self._rows:
             return
         try:

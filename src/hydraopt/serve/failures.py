@@ -1,4 +1,4 @@
-"""How an answer ends that cannot be given: what its reader is told, and what the log."""
+"""Failures of answers: the message that a client receives, and the line in the log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNREADABLE = (
 )
 GONE = "the task is no longer in its bundle"
 UNREAD = (BundleFormatError, RemoteError, TaskNotFoundError)
-"""What reading a task raises whose files have changed."""
+"""Exceptions of reading a task whose files have changed."""
 
 log = logging.getLogger(__name__)
 

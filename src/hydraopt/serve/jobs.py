@@ -1,4 +1,4 @@
-"""What the engine is asked, what it answers, and what it refuses."""
+"""Requests to the engine, its answers, and its refusals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Reason = Literal["stop", "length", "time", "closing", "error", "cancelled"]
 
 
 class QueueFullError(HydraoptError):
-    """As many requests wait as may."""
+    """Refusal because the queue of waiting requests is full."""
 
 
 class ClosedError(HydraoptError):
@@ -24,11 +24,13 @@ class ClosedError(HydraoptError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one server takes on.
+    """Limits of one server.
 
-    rows: answers written at a time.  queue: requests that wait for that, at most.
-    prompt_tokens, answer_tokens: of one request.  seconds: from its arrival to its end.
-    body_bytes: of its HTTP body.
+    rows: maximum number of answers generated at a time.
+    queue: maximum number of requests that wait for a row.
+    prompt_tokens, answer_tokens: maximum per request.
+    seconds: maximum time from a request's arrival to its end.
+    body_bytes: maximum size of its HTTP body.
     """
 
     rows: int = 16

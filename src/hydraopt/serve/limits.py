@@ -1,6 +1,6 @@
-"""What one connection may take, and which hosts it may ask for.
+"""Limits per connection, and the host names that a connection may ask for.
 
-uvicorn limits the time between two requests alone. Here a head, a body and a reader that does not
+uvicorn limits only the time between two requests. Here a head, a body and a reader that does not
 read have limits too, whatever path is asked for, and so has the number of connections.
 """
 

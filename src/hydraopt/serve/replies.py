@@ -1,4 +1,4 @@
-"""What replies look like."""
+"""Format of replies."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What requests look like; whatever OpenAI's API has beyond this is refused by name.
+"""Format of requests; any other field of OpenAI's API is refused by name.
 
-A field that is not supported may be there with the value that asks for nothing.
+A field that is not supported may be present with the value that asks for nothing.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ class _Message(_Strict):
 
 
 class Request(_Strict):
-    """What both kinds of requests share. model: a task's name or the base's."""
+    """Fields that both kinds of requests share.
+
+    model: name of a task or of the base.
+    """
 
     model: str
     stream: bool = False

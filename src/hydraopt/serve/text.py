@@ -29,7 +29,7 @@ class Decoder:
         return self._new(False)
 
     def end(self) -> str:
-        """What was held back."""
+        """Return the text that was held back."""
         return self._new(True)
 
     def _new(self, last: bool) -> str:
@@ -56,7 +56,7 @@ class StopWatch:
         self.stopped = False
 
     def add(self, text: str) -> str:
-        """What may be shown now."""
+        """Add text, and return what can be shown now."""
         text, self._held = self._held + text, ""
         places = [at for stop in self._stop if (at := text.find(stop)) >= 0]
         if places:
@@ -68,7 +68,7 @@ class StopWatch:
         return text
 
     def end(self) -> str:
-        """What was held back, which is no stop text after all."""
+        """Return the text that was held back, which turned out not to be a stop text."""
         text, self._held = self._held, ""
         return text
 
