@@ -64,7 +64,7 @@ def _about_core(manifest: Manifest, version: int) -> dict[str, str]:
 
 
 def _task_tensors(streams: int, blobs: int) -> list[str]:
-    """Names of a task file's tensors, in file order."""
+    """Return the names of a task file's tensors, in file order."""
     return [name for name in tensor_names(streams, blobs) if name != "shared"]
 
 
@@ -72,7 +72,7 @@ def _task_tensors(streams: int, blobs: int) -> list[str]:
 
 
 def packed_core(manifest: Manifest, shared: bytes) -> PackedBundle:
-    """The core file of a bundle."""
+    """Build the core file of a bundle."""
     value = manifest.to_json()
     kept = {key: x for key, x in value.items() if key in _CORE_KEYS}
     if manifest.configs:
@@ -84,7 +84,12 @@ def packed_core(manifest: Manifest, shared: bytes) -> PackedBundle:
 def packed_task(
     manifest: Manifest, index: int, stream: bytes | None, blobs: Sequence[bytes], core: str
 ) -> PackedBundle:
-    """The file of the task of that index. stream, blobs: its own bytes. core: see core_id."""
+    """Build the file of one task.
+
+    index: index of the task in the manifest.
+    stream, blobs: the task's own bytes.
+    core: id of the core; see core_id.
+    """
     task = manifest.tasks[index]
     alone = dataclasses.replace(
         manifest,
@@ -131,7 +136,7 @@ class OpenTask:
 
 
 def core_of(file: Container) -> CoreFile:
-    """A core file, read. Raises BundleFormatError for one that is none or is damaged."""
+    """Read a core file. Raises BundleFormatError if it is not one or is damaged."""
     value = file.manifest()
     return CoreFile(file, core_id(file.metadata["checksums"]), _core_manifest(file, value), value)
 
@@ -139,8 +144,11 @@ def core_of(file: Container) -> CoreFile:
 def open_parts(
     core: CoreFile, tasks: Sequence[AnyPath]
 ) -> Iterator[OpenTask | BundleFormatError | None]:
-    """The task files, each by itself, in their order; in the place of one that is damaged or no
-    task file, what is wrong with it, and None for one of another core."""
+    """Yield the task files in order, each opened by itself.
+
+    A file that is damaged or no task file yields its error instead, and a file of another core
+    yields None.
+    """
     for file in _files_of(tasks):
         if isinstance(file, BundleFormatError):
             yield file
@@ -155,8 +163,10 @@ def open_parts(
 
 
 def _files_of(tasks: Sequence[AnyPath]) -> Iterator[Container | BundleFormatError]:
-    """The task files, in their order, or why they are none. Those at addresses are opened several
-    at a time: each waits for an answer."""
+    """Yield the task files in order, or the error of a file that cannot be opened.
+
+    Files at addresses are opened several at a time, because each waits for an answer.
+    """
 
     def opened(path: AnyPath) -> Container | BundleFormatError:
         try:
@@ -177,7 +187,10 @@ def _files_of(tasks: Sequence[AnyPath]) -> Iterator[Container | BundleFormatErro
 def _task_part(
     file: Container, core: CoreFile, entries: int, size: int, where: AnyPath
 ) -> tuple[OpenTask, int]:
-    """A task file, and the entries with those that were counted before; all files have ``size``."""
+    """Return an open task file, and ``entries`` plus the entries of its manifest.
+
+    size: total bytes of all files.
+    """
     value = file.manifest()
     # Together: a task of a few bytes may have all modules of the core.
     entries += count_entries(value, core.value)
@@ -187,7 +200,7 @@ def _task_part(
 
 
 def another_core(file: Container, core: CoreFile) -> BundleFormatError:
-    """The error about a task file that belongs to another core."""
+    """Return the error for a task file that belongs to another core."""
     return BundleFormatError(
         explain(
             "a task file belongs to another core",
@@ -206,11 +219,14 @@ def open_apart(
     strict: bool = True,
     only: Collection[str] | None = None,
 ) -> Opened:
-    """The bundle of a core file and task files.
+    """Open a bundle of a core file and task files.
 
-    where: what errors call all of them. strict: tasks of another core are refused, else they are
-    left out. only: names of tasks; others are left out. Raises BundleFormatError, naming the files,
-    for tasks of one name, for what is damaged and for what is no core or task.
+    where: name for all of them in errors.
+    strict: refuse tasks of another core; otherwise leave them out.
+    only: names of the tasks to open; None for all.
+
+    Raises BundleFormatError, naming the files, for two tasks of one name, for damage, and for a
+    file that is neither core nor task.
     """
     files = []
     for one in _files_of(list(tasks)):
@@ -234,7 +250,7 @@ def open_apart(
 
 
 def two_of_one_name(name: str, one: AnyPath, other: AnyPath) -> BundleFormatError:
-    """The error about two files that hold one task."""
+    """Return the error for two files that hold one task."""
     return BundleFormatError(
         explain(
             f"two files hold the task {name!r}",
@@ -281,9 +297,9 @@ def _task_manifest(file: Container, value: Any, core: Manifest) -> Manifest:
 
 
 def _combined(core: CoreFile, parts: Sequence[OpenTask], where: AnyPath) -> Opened:
-    """The canonical bundle, in which equal streams, blobs and configs of several files are one.
+    """Combine core and tasks into the canonical bundle; equal streams, blobs and configs merge.
 
-    Bytes are told apart by size and checksum, without being read.
+    Bytes are compared by size and checksum, without being read.
     """
     tasks: list[TaskEntry] = []
     configs: list[Mapping[str, Any]] = []

@@ -31,10 +31,12 @@ _MOST_ALIKE: Final = 64
 def parts_beside(
     path: AnyPath, tasks: Iterable[str] | None = None
 ) -> tuple[AnyPath, list[AnyPath]]:
-    """The core file and the task files of a folder, or those beside a core file.
+    """Return the core file and the task files of a folder, or those beside a core file.
 
-    tasks: those wanted; only files that may hold them, by their names, are given. Raises
-    BundleFormatError for a folder that has no core file, or several; UsageError if no tasks are
+    tasks: tasks to look for; only files whose names fit one of them are returned. None for all.
+
+    Raises BundleFormatError for a folder that has no core file, or several; UsageError if no tasks
+    are
     named and the folder is one over HTTP that lists nothing.
     """
     whole = is_folder(path)
@@ -53,8 +55,9 @@ def parts_beside(
 
 
 def entries_beside(path: AnyPath) -> tuple[AnyPath | None, list[Entry] | None]:
-    """The core file of a folder, or the one that was given, and all that lies in the folder; over
-    HTTP the latter is None where nothing is listed, and then so is the core of a folder.
+    """Return the core file of a folder, or the one given, and all entries of the folder.
+
+    The entries are None over HTTP where nothing is listed; then the core of a folder is None too.
 
     Raises BundleFormatError as :func:`parts_beside`.
     """
@@ -84,7 +87,7 @@ def refuse_unlisted(path: AnyPath) -> NoReturn:
 
 
 def only_core(cores: Sequence[AnyPath], where: AnyPath) -> AnyPath:
-    """The one core file; raises BundleFormatError, which says where, for none and several."""
+    """Return the only core file; raise BundleFormatError, naming ``where``, for none or several."""
     if not cores and isinstance(where, Path) and is_unfinished(where):
         raise BundleFormatError(
             explain(
@@ -120,14 +123,14 @@ def of_tasks(files: Iterable[str], tasks: Iterable[str]) -> list[str]:
 
 
 def _stems_of(file: str) -> set[str]:
-    """The folded stems of tasks that a file may hold."""
+    """Return the folded stems of tasks that a file may hold."""
     stem = stem_of(file)
     head, tilde, number = stem.rpartition("~")
     return {stem, head} if tilde and number.isdecimal() else {stem}
 
 
 def _alike(folder: Url, task: str) -> Iterator[Url]:
-    """The addresses that are there of those that a task's file may have."""
+    """Yield the addresses, among those a file of the task may have, at which there is a file."""
     stem, gaps = task_stem(task), 0
     for number in range(1, _MOST_ALIKE):
         name = stem if number == 1 else f"{stem}~{number}"
@@ -143,12 +146,12 @@ def _alike(folder: Url, task: str) -> Iterator[Url]:
 
 
 def stem_of(file: str) -> str:
-    """The stem of a task file's name, folded."""
+    """Return the stem of a task file's name, folded."""
     return folded(file.removesuffix(TASK_SUFFIX))
 
 
 def folded(name: str) -> str:
-    """Equal for names that some file system takes for one: case, and how accents are written."""
+    """Fold case and accents, so that names which some file system takes for one become equal."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
@@ -162,7 +165,9 @@ def task_stem(task: str) -> str:
 
 
 def task_file_name(task: str, taken: set[str]) -> str:
-    """A name that no file system takes for another or for too long; the manifest has the task's.
+    """Return a file name that is not too long and that no file system confuses with another.
+
+    The manifest has the task's own name.
 
     taken: stems in use, as :func:`folded` gives them; the new one is added.
     """

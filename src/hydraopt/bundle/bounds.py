@@ -54,8 +54,10 @@ class Allowance:
         self._spent: dict[str, int] = {}
 
     def open(self, name: str, data: bytes, records: int) -> StreamReader:
-        """A reader of the stream ``name``, of so many records, that refuses to go beyond what is
-        left."""
+        """Return a reader of the stream ``name``, limited to the numbers that remain.
+
+        records: number of records in the stream.
+        """
         self._spent[name] = 0
 
         def spend(numbers: int) -> None:
@@ -74,9 +76,10 @@ class Allowance:
 
 
 def count_entries(value: Any, core: Any = None) -> int:
-    """Entries of a manifest, of which only the lengths of lists and texts are believed.
+    """Count the entries of a manifest, relying only on the lengths of its lists and texts.
 
-    value: the parsed JSON.  core: of a task file, the core's.
+    value: the parsed JSON.
+    core: parsed JSON of the core, for a task file.
     """
     if not isinstance(value, dict):
         return 0
@@ -173,14 +176,14 @@ def _column(table: Any, lead: str) -> list[Any]:
 
 
 def _cells(column: Any) -> list[Any]:
-    """The values of a column; of one that stands for all rows, that one."""
+    """Return the values of a column, or the single value if it stands for all rows."""
     if isinstance(column, Mapping):
         return list(column.values())
     return column if isinstance(column, list) else []
 
 
 def _length(name: str, value: Any, all_of: int, items: Sequence[int]) -> int:
-    """Entries that a cell of the column ``name`` of the table of tasks stands for."""
+    """Return the number of entries that a cell of column ``name`` of the task table stands for."""
     if name in ("modules", "tensors"):
         if not isinstance(value, list) or not all(type(x) is int for x in value):
             return all_of
@@ -197,7 +200,7 @@ def _length(name: str, value: Any, all_of: int, items: Sequence[int]) -> int:
 
 
 def _weight(value: Any) -> int:
-    """About the bytes of a JSON value."""
+    """Return the approximate number of bytes of a JSON value."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Mapping):

@@ -36,10 +36,10 @@ class Carried:
 
 
 def pack_carried(tensors: Mapping[str, Mapping[str, RawTensor]]) -> Carried:
-    """Blobs for the carried tensors of each task, by task name and key.
+    """Pack the carried tensors of each task, given by task name and key, into blobs.
 
     The result depends on what tasks hold, not on the order in which they name it. Tensors are read
-    twice, one at a time; memory is one blob. Raises OSError for a temporary folder that is full.
+    twice, one at a time; memory is one blob. Raises OSError if the temporary folder is full.
     """
     holders: dict[tuple[str, str, tuple[int, ...], bytes], list[tuple[str, RawTensor]]] = {}
     for task in sorted(tensors):
@@ -69,7 +69,7 @@ _Member = tuple[CarriedItem, bytes, RawTensor]
 
 
 def _parted(members: list[_Member]) -> Iterator[list[_Member]]:
-    """The members of one blob, or of several where 32 bits cannot state the size of one."""
+    """Yield the members of one blob, or of several where 32 bits cannot state the size of one."""
     some: list[_Member] = []
     size = 0
     for member in members:
@@ -82,7 +82,7 @@ def _parted(members: list[_Member]) -> Iterator[list[_Member]]:
 
 
 def _packed(members: list[_Member]) -> tuple[CarriedBlob, bytes]:
-    """A blob of these, each distinct content once."""
+    """Pack the members into a blob that stores each distinct content once."""
     items: list[CarriedItem] = []
     first: dict[tuple[bytes, int], int] = {}
     own: list[tuple[int, bytes]] = []
@@ -97,7 +97,7 @@ def _packed(members: list[_Member]) -> tuple[CarriedBlob, bytes]:
 
 
 def _split(tensors: Iterable[tuple[int, bytes]]) -> bytes:
-    """Byte planes of (element size, bytes), wide elements first, in their order within a size."""
+    """Split (element size, bytes) into byte planes, wide elements first, in order within a size."""
     tensors = list(tensors)
     planes = b""
     for width in _WIDTHS:

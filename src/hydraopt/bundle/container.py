@@ -39,9 +39,9 @@ _SIZE_BYTES: Final = 4
 
 
 def deflate(data: bytes, level: int = _LEVEL) -> bytes:
-    """The size in 32 bits and one zlib stream; the same bytes for the same zlib.
+    """Compress to the size in 32 bits and one zlib stream; the same zlib gives the same bytes.
 
-    Raises BundleFormatError for content whose size they cannot state.
+    Raises BundleFormatError for content whose size does not fit 32 bits.
     """
     if len(data) > MOST_CONTENT:
         raise BundleFormatError(
@@ -56,9 +56,11 @@ def deflate(data: bytes, level: int = _LEVEL) -> bytes:
 
 
 def inflate(data: bytes, size: int | None, most: int, what: str) -> bytes:
-    """The inverse of :func:`deflate`; nothing is allocated before the stated size was checked.
+    """Decompress the output of :func:`deflate`; check the stated size before allocating anything.
 
-    size: the size it must have, or None if only the data says; most: the largest size allowed.
+    size: the size it must have, or None if only the data says.
+    most: the largest size allowed.
+
     Raises BundleFormatError.
     """
     if len(data) < _SIZE_BYTES:
@@ -91,7 +93,7 @@ def refuse(what: str, got: str, expected: str) -> NoReturn:
 
 
 def tensor_names(streams: int, blobs: int) -> list[str]:
-    """Names of a bundle's tensors, in file order."""
+    """Return the names of a bundle's tensors, in file order."""
     tasks = [f"task/{i}" for i in range(streams)]
     return ["manifest", "shared", *tasks, *(f"carried/{i}" for i in range(blobs))]
 
@@ -99,7 +101,7 @@ def tensor_names(streams: int, blobs: int) -> list[str]:
 def header_of(
     tensors: Iterable[tuple[str, str, Sequence[int], int]], metadata: Mapping[str, str]
 ) -> bytes:
-    """The head of a safetensors file: length and JSON header of (name, dtype, shape, bytes).
+    """Return the head of a safetensors file: length and JSON header of (name, dtype, shape, bytes).
 
     The header is not padded: U8 data needs no alignment, and a bundle has no other.
     """

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 ANSWER_TOKENS: Final = 128
-"""Tokens of an answer that are judged, at most, unless a judge is told otherwise."""
+"""Default maximum number of tokens per answer that are judged."""
 MOST_ANSWER_TOKENS: Final = 1024
 """Largest number of tokens per answer that can be judged."""
 MAX_POINTS: Final = 16
@@ -98,10 +98,12 @@ class HarmPoint:
 
 
 def thinned(points: Iterable[HarmPoint]) -> tuple[HarmPoint, ...]:
-    """Points as ``TaskEntry.curve`` takes them: snapped, by rising error, at most MAX_POINTS.
+    """Return points for ``TaskEntry.curve``: snapped, by rising error, at most MAX_POINTS.
 
-    Of points whose errors snap to one value the first is kept.  Of too many those are kept that
-    divide the list evenly, both ends and the first of the ``points`` among them.
+    If the errors of several points snap to one value, the first is kept. If there are too many
+    points,
+    those that divide the list evenly are kept, both ends and the first of the ``points`` among
+    them.
     """
     by_error: dict[float, HarmPoint] = {}
     for point in points:
@@ -118,13 +120,13 @@ def thinned(points: Iterable[HarmPoint]) -> tuple[HarmPoint, ...]:
 
 
 def check_harm(harm: Any, where: str) -> Harm | None:
-    """A task's harm, snapped; raises BundleFormatError unless it is one or None."""
+    """Return a task's harm, snapped; raise BundleFormatError unless it is a Harm or None."""
     check(harm is None or isinstance(harm, Harm), f"harm of {where}", harm, "a Harm or None")
     return None if harm is None else harm.snapped()
 
 
 def check_curve(curve: Any, where: str) -> tuple[HarmPoint, ...]:
-    """A task's curve, snapped; raises BundleFormatError for too many points or falling errors."""
+    """Return a task's curve, snapped; BundleFormatError for too many points or falling errors."""
     right = isinstance(curve, tuple) and all(isinstance(x, HarmPoint) for x in curve)
     check(right, f"curve of {where}", curve, "a tuple of HarmPoint")
     check(len(curve) <= MAX_POINTS, f"points of {where}", len(curve), f"at most {MAX_POINTS}")
@@ -146,7 +148,7 @@ def harm_to_json(harm: Harm | None) -> list[Any] | None:
 
 
 def harm_from_json(value: Any) -> Harm | None:
-    """Inverse of :func:`harm_to_json`; raises BundleFormatError for anything else."""
+    """Convert JSON values to a harm; raise BundleFormatError for anything else."""
     if value is None:
         return None
     shape = "[changed, answers, likely, kl, held_out]"
@@ -155,13 +157,13 @@ def harm_from_json(value: Any) -> Harm | None:
 
 
 def pack_curve(curve: tuple[HarmPoint, ...]) -> str:
-    """Points as base64 (without =) of three code bytes each."""
+    """Encode points as base64 (without =) of three code bytes each."""
     codes = bytes(code for point in curve for code in _codes(point))
     return base64.b64encode(codes).decode()
 
 
 def unpack_curve(text: Any) -> tuple[HarmPoint, ...]:
-    """Inverse of :func:`pack_curve`; raises BundleFormatError."""
+    """Decode the output of :func:`pack_curve`; raise BundleFormatError for anything else."""
     most = f"base64 text of at most {MAX_POINTS} points"
     check(isinstance(text, str) and len(text) <= 4 * MAX_POINTS, "curve", text, most)
     try:
@@ -181,7 +183,7 @@ def _point(error: int, likely: int, kl: int) -> HarmPoint:
 
 
 def _kl_code(kl: float) -> int:
-    """round(8 (8 - log2 kl)) in [0, 254]: from 256 nats to 7e-8; 255 is exactly zero."""
+    """Return round(8 (8 - log2 kl)) in [0, 254], from 256 nats to 7e-8; 255 is exactly zero."""
     if kl == 0:
         return _ZERO
     return min(max(round(_STEPS * (_TOP - math.log2(kl))), 0), _ZERO - 1)

@@ -51,7 +51,7 @@ def added_to_json(added: Added | None) -> list[str] | None:
 
 
 def added_from_json(value: Any) -> Added | None:
-    """Inverse of :func:`added_to_json`; raises BundleFormatError for anything else."""
+    """Convert JSON values back to Added; raise BundleFormatError for anything else."""
     if value is None:
         return None
     check(isinstance(value, list) and len(value) == 2, "history of a task", value, "[day, digest]")

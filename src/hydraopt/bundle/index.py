@@ -36,7 +36,7 @@ __all__ = [
 
 _FREE: Final = 1 << 20
 _EACH: Final = 2048
-"""Bytes that an index has at most, and its JSON: so many, and so many for each task file."""
+"""Maximum bytes of an index, and of its JSON: a fixed number, and a number for each task file."""
 _MOST_UNLISTED: Final = 64 << 20
 """Maximum bytes of an index, and of its JSON, where the number of task files is unknown."""
 _LEVEL: Final = 6
@@ -122,10 +122,12 @@ def _later(one: str, other: str) -> bool:
 def read_index(
     folder: AnyPath, entries: Sequence[Entry] | None, core: str | None = None
 ) -> FolderIndex | None:
-    """The index of a folder; None if it has none that can be used.
+    """Read the index of a folder; return None if it has no usable one.
 
-    entries: what a listing says; None if there is no listing. core: the id of the core file that
-    it must be of; None for any. Raises RemoteError for a store that does not answer.
+    entries: listing of the folder; None if there is none.
+    core: required id of the core file; None for any.
+
+    Raises RemoteError for a store that does not answer.
     """
     size, mark = None, None
     if entries is not None:
@@ -205,8 +207,10 @@ def write_index(folder: AnyPath, core: tuple[str, str], files: Iterable[IndexedF
 
 
 def packed_index(core: tuple[str, str], files: Iterable[IndexedFile]) -> PackedBundle:
-    """An index; core: as of :func:`write_index`. A file that somebody gave a name which is no text
-    is left out, and is read instead."""
+    """Build an index, without files whose names are no valid text; those are read instead.
+
+    core: as for :func:`write_index`.
+    """
     kept = (one for one in files if _as_text(one.file) == one.file)
     rows = [one.to_json() for one in sorted(kept, key=lambda x: x.file)]
     value = {
@@ -250,7 +254,7 @@ def _settle(files: Iterable[IndexedFile]) -> None:
 
 
 def md5_of(pieces: Iterable[bytes]) -> str:
-    """In hex, of some bytes, one after another."""
+    """Return the MD5 of the concatenated pieces, in hex."""
     digest = hashlib.md5(usedforsecurity=False)
     for piece in pieces:
         digest.update(piece)

@@ -101,8 +101,10 @@ class IndexedFolder:
         return self.known.fetched + self._fetched + self._told.index_fetched
 
     def part(self, task: str) -> Opened | None:
-        """The bundle of one task, as its file is now; None if the index is wrong about it. It is
-        opened anew: who wants it again keeps it."""
+        """Open the bundle of one task, as its file is now; None if the index is wrong about it.
+
+        Every call opens it anew, so a caller that needs it again should keep it.
+        """
         if self.is_read:
             return self.whole
         assert self._core.core is not None
@@ -122,8 +124,9 @@ class IndexedFolder:
 
 
 def open_folder(path: AnyPath, opened: Container | None = None) -> Opened | IndexedFolder:
-    """A folder, or the core file of one, with all its tasks. Without an index that can be used they
-    are all read.
+    """Open a folder, or the core file of one, with all its tasks.
+
+    Without a usable index all files are read.
 
     opened: the core file, if it is open already. On this machine tasks of another core are refused
     in a folder; in a store, where a new core comes beside the old tasks, they are left out. Raises
@@ -144,8 +147,10 @@ def open_folder(path: AnyPath, opened: Container | None = None) -> Opened | Inde
 
 
 def parts_named(path: AnyPath, tasks: Iterable[str]) -> tuple[AnyPath, list[AnyPath]]:
-    """The core file of a folder and the files that may hold these tasks; see :func:`parts_beside`.
-    One over HTTP that lists nothing is known by its index."""
+    """Return the core file of a folder and the files that may hold these tasks.
+
+    See :func:`parts_beside`. For a folder over HTTP that lists nothing, the index is used.
+    """
     names = list(tasks)
     try:
         return parts_beside(path, names)
@@ -154,7 +159,7 @@ def parts_named(path: AnyPath, tasks: Iterable[str]) -> tuple[AnyPath, list[AnyP
 
 
 def _only_index(path: AnyPath) -> FolderIndex:
-    """The index of a folder over HTTP that lists nothing; without one nobody knows its core."""
+    """Read the index of a folder over HTTP that lists nothing: only the index names its core."""
     index = read_index(path, None)
     if index is None:
         refuse_unlisted(path)
@@ -166,7 +171,7 @@ def _is_strict(path: AnyPath) -> bool:
 
 
 def _by_task(made: TaskFiles, core: CoreFile, path: AnyPath) -> dict[str, IndexedFile]:
-    """The files by the names of their tasks; raises what opening all of them would raise."""
+    """Return the files by the names of their tasks; raise what opening all of them would raise."""
     folder = core.file.path.parent
     for error in made.broken.values():
         raise error

@@ -64,7 +64,7 @@ class ListedTask:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> ListedTask:
-        """The row of JSON values; raises BundleFormatError."""
+        """Convert JSON values to a row; raise BundleFormatError for anything else."""
         harm, added = harm_from_json(row["harm"]), added_from_json(row["added"])
         return cls(**{**row, "harm": harm, "added": added})
 
@@ -77,7 +77,10 @@ ROW_DEFAULTS: Final[Mapping[str, Any]] = {
 
 
 def listed_task(task: TaskEntry, config: Mapping[str, Any], own: int, carried: int) -> ListedTask:
-    """The row of a task. own, carried: bytes of its stream, and of its blobs."""
+    """Build the row of a task.
+
+    own, carried: bytes of its stream, and of its blobs.
+    """
     return ListedTask(
         task.name,
         task.error,
@@ -94,13 +97,16 @@ def listed_task(task: TaskEntry, config: Mapping[str, Any], own: int, carried: i
 
 
 def listed_file(task: TaskEntry, config: Mapping[str, Any], sizes: Mapping[str, int]) -> ListedTask:
-    """The row of a task in a file of its own. sizes: bytes of the file's tensors, by name."""
+    """Build the row of a task in a file of its own.
+
+    sizes: bytes of the file's tensors, by name.
+    """
     carried = sum(size for name, size in sizes.items() if name.startswith("carried/"))
     return listed_task(task, config, sizes.get("task/0", 0), carried)
 
 
 def listed_in(opened: Opened) -> list[ListedTask]:
-    """The rows of all tasks of a bundle, in their order."""
+    """Return the rows of all tasks of a bundle, in order."""
     sizes, manifest = opened.sizes, opened.manifest
     return [
         listed_task(

@@ -19,7 +19,7 @@ __all__ = ["adapter_of"]
 def adapter_of(
     entry: TaskEntry, config: Mapping[str, Any], tensors: Mapping[str, RawTensor], path: AnyPath
 ) -> Adapter:
-    """The adapter of a lossless task, parsed by its format's own reader.
+    """Parse the adapter of a lossless task with the reader of its format.
 
     Raises AdapterFormatError where that reader does.
     """
@@ -48,7 +48,7 @@ def adapter_of(
 
 
 def _rescaled(modules: Iterable[LowRankModule], rule: ScaleRule) -> list[LowRankModule]:
-    """The modules with the rule's scales; that of a product is the scale of its first factor."""
+    """Return the modules with the rule's scales; a product gets the scale of its first factor."""
     result, products = [], set()
     for x in sorted(modules, key=lambda x: x.group):
         stem = x.path.partition("::")[0]

@@ -64,7 +64,7 @@ class ModuleEntry:
 
     @classmethod
     def of(cls, module: LowRankModule) -> ModuleEntry:
-        """The entry of an adapter's module; MLX's transposed storage counts as plain."""
+        """Return the entry of an adapter's module; MLX's transposed storage counts as plain."""
         x = module
         tail = x.a.shape[2:] if x.kind == "conv" else ()
         layout: Layout = "plain" if x.layout == "transposed" else x.layout
@@ -82,5 +82,5 @@ class ModuleEntry:
 
 
 def default_key(module: ModuleEntry, half: Half) -> str:
-    """The PEFT key of A or B of a module, unless the task's ``keys`` say otherwise."""
+    """Return the default PEFT key of A or B of a module; a task's ``keys`` may replace it."""
     return spell(module.stem, half, module.kind == "embedding")

@@ -82,10 +82,12 @@ class Container:
         return {name: tensor.nbytes for name, tensor in self._file.items()}
 
     def read(self, name: str) -> bytes:
-        """The bytes of one tensor, held against its checksum.
+        """Read the bytes of one tensor and check them against its checksum.
 
-        Raises ChecksumError; BundleFormatError if the file changed since it was opened. What is
-        read from an address is kept by its checksum, and taken from there the next time.
+        Bytes read from an address are cached by their checksum and taken from the cache the next
+        time.
+
+        Raises ChecksumError; BundleFormatError if the file changed since it was opened.
         """
         expected = self.checksums[name]
         kept = self._kept(name)
@@ -111,7 +113,7 @@ class Container:
         return data
 
     def _kept(self, name: str) -> bytes | None:
-        """The bytes of a tensor, if the cache has them unharmed."""
+        """Return the bytes of a tensor if the cache has them undamaged."""
         if self._cache is None:
             return None
         size, expected = self.sizes[name], self.checksums[name]
@@ -134,15 +136,17 @@ class Container:
         return self._held is not None and self._held.is_current()
 
     def content(self) -> Iterator[bytes]:
-        """The bytes of the whole file in pieces, each but the header held against its checksum."""
+        """Yield the file's bytes in pieces, each but the header checked against its checksum."""
         held = self._held if self._held is not None else held_at(self.path)
         yield held.read(0, self.header)
         for name in self._file:
             yield self.read(name)
 
     def manifest(self, most: int | None = None) -> object:
-        """The parsed JSON of its manifest, of which nothing but the size and the number of its
-        entries is checked. most: bytes that it may have, if they are fewer than its size allows."""
+        """Parse the JSON of the manifest; check only its size and its number of entries.
+
+        most: maximum bytes of the JSON, if lower than the limit for its size.
+        """
         packed = self.read("manifest")
         with naming(self.path):
             allowed = most_text(len(packed))
@@ -176,7 +180,7 @@ class Container:
             refuse_file("metadata has unknown keys", self.path, ", ".join(unknown)[:80])
 
     def _format_version(self) -> int:
-        """The version that the header states; raises unless it can be read."""
+        """Return the format version that the header states; raise if it cannot be read."""
         text = self.metadata.get("format_version", "")
         if not (text.isascii() and text.isdecimal()) or len(text) > 9 or int(text) < 1:
             refuse_file("format version makes no sense", self.path, repr(text)[:40], newest.VERSION)
@@ -294,13 +298,13 @@ class Opened:
         return file.checksums[own]
 
     def read(self, name: str) -> bytes:
-        """The bytes of one tensor; see :meth:`Container.read`."""
+        """Read the bytes of one tensor; see :meth:`Container.read`."""
         file, own = self.places[name]
         return file.read(own)
 
 
 def open_source(file: Container) -> Opened:
-    """A bundle in one file."""
+    """Open a bundle in one file."""
     path = file.path
     value = file.manifest()
     with naming(path):

@@ -124,7 +124,7 @@ def _write_whole(bundle: Bundle, folder: Path) -> tuple[Path, int]:
 
 
 def _parts(bundle: Bundle, wanted: list[str] | None) -> tuple[str, list[_Part]]:
-    """The checksums of the core, and the files of tasks, with the core last."""
+    """Return the checksums of the core, and the files of the tasks with the core last."""
     named: list[_Part]
     core = bundle.files[0]
     if core.format == CORE:
@@ -158,9 +158,11 @@ def _fitting(parts: list[_Part], mark: str, folder: Path) -> list[_Part]:
 
 
 def _called_as_there(named: Sequence[_Part], folder: Path, core: Container) -> Iterator[_Part]:
-    """The task files by the names that theirs have in the folder of that core: a second file of a
-    task would make the folder one that nobody reads. Others get names that no file has, but that of
-    one that cannot be read."""
+    """Yield the task files under the names that their tasks have in the folder of that core.
+
+    A second file of a task would make the folder unreadable. Other tasks get names that no file
+    has, except perhaps a file that cannot be read.
+    """
     _, entries = entries_beside(folder)
     there = task_files(folder, entries, core_of(core))
     for name in there.foreign:
@@ -191,7 +193,7 @@ def _of_another_core(file: AnyPath, got: str, expected: str) -> UsageError:
 
 
 def _core_in(folder: Path) -> Container | None:
-    """The core file of a folder, if there is one."""
+    """Return the core file of a folder, if there is one."""
     if not folder.is_dir():
         return None
     cores = sorted(folder.glob(f"*{CORE_SUFFIX}"))

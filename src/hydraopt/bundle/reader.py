@@ -66,7 +66,7 @@ def open_bundle(
 
 
 def no_such_task(name: str, there: Iterable[str], path: AnyPath) -> TaskNotFoundError:
-    """The error about a name that no task has, which names those that have similar ones."""
+    """Return the error for a name that no task has; it suggests similar names."""
     # Of several files only those of wanted tasks are open: what else is there is not known.
     expected = closest(name, sorted(there)) or "one that hydraopt ls lists, if any"
     return TaskNotFoundError(explain("no such task", file=path, got=repr(name), expected=expected))
@@ -213,7 +213,7 @@ class Bundle(Mapping[str, TaskAdapter]):
         return dict(self._source.whole.sizes)
 
     def __getitem__(self, name: str) -> TaskAdapter:
-        """The task of that name, a fresh object: what it decodes is freed with it.
+        """Return the task of that name as a fresh object; what it decodes is freed with it.
 
         Raises TaskNotFoundError, naming similar ones.
         """
@@ -233,7 +233,7 @@ class Bundle(Mapping[str, TaskAdapter]):
         return self._kept(name, Bundle(self.path, self.base, part))._only
 
     def _kept(self, name: str, part: Bundle) -> Bundle:
-        """The bundle of one task, over the same core. It is kept as the one that was used last."""
+        """Return the bundle of one task over the same core; it is kept as the last one used."""
         part.base, part._decoded, part._over = self.base, self._decoded, self._by_parts
         self._parts.pop(name, None)
         self._parts[name] = part
@@ -251,7 +251,7 @@ class Bundle(Mapping[str, TaskAdapter]):
         return {entry.name: entry for entry in self.manifest.tasks}
 
     def one_by_one(self) -> Iterator[TaskAdapter]:
-        """All tasks, those of one stream after one another, so that each is decoded once."""
+        """Yield all tasks; tasks of one stream follow one another, so that it is decoded once."""
         before: TaskAdapter | None = None
         order = sorted(self._tasks.values(), key=lambda x: -1 if x.content is None else x.content)
         for entry in order:
@@ -274,11 +274,11 @@ class Bundle(Mapping[str, TaskAdapter]):
         return f"Bundle({str(self.path)!r}, {len(self)} tasks, {len(self.core.modules)} modules)"
 
     def checksum(self, name: str) -> str:
-        """The checksum that a tensor's bytes must have, as a file says; they are not read."""
+        """Return the checksum that a file states for a tensor's bytes; the bytes are not read."""
         return self._of(name).checksum(name)
 
     def read(self, name: str) -> bytes:
-        """The bytes of one tensor of the file, held against its checksum.
+        """Read the bytes of one tensor of the file and check them against its checksum.
 
         Raises ChecksumError; BundleFormatError if the file changed since it was opened.
         """
@@ -298,14 +298,14 @@ class Bundle(Mapping[str, TaskAdapter]):
         return self._source.known if name == "shared" else self._source.whole
 
     def sha256(self) -> str:
-        """In hex, of the bytes of the file; of several files, one after another."""
+        """Return the SHA-256 of the file in hex; several files are hashed one after another."""
         digest = hashlib.sha256()
         for piece in (piece for file in self.files for piece in file.content()):
             digest.update(piece)
         return digest.hexdigest()
 
     def read_blob(self, index: int) -> dict[str, RawTensor]:
-        """The carried tensors of one blob, by key."""
+        """Return the carried tensors of one blob, by key."""
         if index in self._dense:
             return self._dense[index]
         blob, data = self.manifest.blobs[index], self.read(f"carried/{index}")
@@ -316,13 +316,14 @@ class Bundle(Mapping[str, TaskAdapter]):
         return tensors
 
     def bases(self, module: int) -> Bases:
-        """The shared bases, left (m, q) and right (n, q), of the module of that index."""
+        """Return the shared bases, left (m, q) and right (n, q), of the module of that index."""
         return self._bases[module] if self._bases else (None, None)
 
     def read_bases(self) -> Iterator[Bases]:
-        """The bases of all modules in their order, decoded anew and not kept by the bundle.
+        """Yield the bases of all modules in order, decoded anew and not kept by the bundle.
 
-        Nothing if nothing is shared. For who keeps them in another type than :meth:`bases`.
+        Yields nothing if nothing is shared. For callers that keep them in another type than
+        :meth:`bases`.
         """
         reader = self._open_shared()
         if reader is not None:
@@ -344,7 +345,7 @@ class Bundle(Mapping[str, TaskAdapter]):
                 self.base = weights_at_hand(base) or None
 
     def base_tensor(self, tensor: int) -> RawTensor | None:
-        """The base model's own tensor that a coded one is the difference from; None if it is not.
+        """Return the base model's tensor that a coded one is the difference from, or None.
 
         Raises UsageError without the base model, BaseMismatchError for another one.
         """
@@ -354,7 +355,7 @@ class Bundle(Mapping[str, TaskAdapter]):
         return base_tensor(self.base, entry, self.path)
 
     def open_stream(self, name: str, records: int) -> StreamReader:
-        """A reader of ``shared`` or a ``task/i``, which is to have so many records.
+        """Return a reader of ``shared`` or a ``task/i``, which must have that number of records.
 
         Raises ChecksumError or BundleFormatError, also for more numbers than the file may hold.
         """

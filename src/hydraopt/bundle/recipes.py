@@ -11,7 +11,7 @@ __all__ = ["answer_tokens_in", "states_estimates"]
 
 
 def answer_tokens_in(recipe: Mapping[str, Any]) -> int:
-    """Tokens of an answer that were judged, at most, as a recipe says, or the usual number."""
+    """Return the recipe's maximum number of judged tokens per answer, or the usual number."""
     said = recipe.get("answer_tokens")
     return said if type(said) is int and 0 < said <= MOST_ANSWER_TOKENS else ANSWER_TOKENS
 

@@ -39,7 +39,7 @@ _WORTH: Final = 1 << 19
 
 
 def each_bases(reader: StreamReader, modules: Sequence[ModuleEntry]) -> Iterator[Bases]:
-    """The bases of these modules, whose records come next. Raises BundleFormatError."""
+    """Yield the bases of these modules, which come next in the stream. Raises BundleFormatError."""
     for module in modules:
         left = read_basis(reader, module.m, min(module.m, _MOST_VECTORS))
         right = read_basis(reader, module.n, min(module.n, _MOST_VECTORS))
@@ -63,9 +63,10 @@ def each_common(
 def read_shared(
     reader: StreamReader, manifest: Manifest, path: AnyPath
 ) -> tuple[list[Bases], Commons]:
-    """All records of the stream, by several threads if it is long and there are processors.
+    """Decode all records of the stream, with several threads if it is long and processors allow.
 
-    path: named in what is raised, which is the same however many threads there are.
+    path: named in errors, which are the same for any number of threads.
+
     Raises BundleFormatError.
     """
     count = len(manifest.modules)

@@ -32,13 +32,17 @@ _SPARE: Final = 64, 64
 def size_apart(
     core: str, manifest: Manifest, shared: bytes, streams: Sequence[bytes], blobs: Sequence[bytes]
 ) -> int:
-    """Bytes of the core file, the task files and the index of a bundle, at most.
+    """Return an upper bound on the total bytes of core file, task files and index.
 
-    core: the name of the core file. Others: as of :func:`hydraopt.bundle.writer.pack_bundle`. Core
-    and tasks are counted exactly. An index holds times and hashes that nobody knows yet: it is
-    packed with random ones in their places, which take as much, and gets some bytes to spare. Its
-    name of the core counts as the longest one, so that the same content has the same size, and a
-    merge within a limit gives the same bytes, wherever the folder is.
+    core: the name of the core file.
+    Others: as for :func:`hydraopt.bundle.writer.pack_bundle`.
+
+    Core and tasks are counted exactly. An index holds times and hashes that are not known yet, so
+    it is
+    packed with random ones, which take the same space, plus some spare bytes. The name of the core
+    in it counts as the longest one, so that the same content has the same size, and a merge within
+    a
+    limit gives the same bytes, wherever the folder is.
     """
     manifest, streams, blobs = canonical(manifest, streams, blobs)
     size, stems, files = packed_core(manifest, shared).size, set[str](), list[IndexedFile]()

@@ -19,9 +19,10 @@ __all__ = ["source_at"]
 
 
 def source_at(path: AnyPath, wanted: Sequence[str] | None = None) -> Opened | IndexedFolder:
-    """A bundle in one file; or a folder, or a core file, with the task files in it or beside it.
+    """Open a bundle in one file, or a folder or core file with its task files.
 
-    wanted: tasks; of several files no others are opened. In a store, where a new core comes
+    wanted: tasks; of a bundle in several files only these are opened. In a store, where a new core
+    comes
     beside the old tasks, those of another core are left out. Raises as
     :func:`hydraopt.bundle.open_bundle`.
     """
@@ -42,8 +43,11 @@ def source_at(path: AnyPath, wanted: Sequence[str] | None = None) -> Opened | In
 
 
 def _some(path: AnyPath, core: CoreFile, named: Sequence[AnyPath], wanted: Sequence[str]) -> Opened:
-    """Some tasks out of the files that are called by them; here also out of the others, if one is
-    missing: somebody may have renamed its file."""
+    """Open some tasks from the files named after them.
+
+    If a task is missing, the other files on this machine are tried, because its file may have been
+    renamed.
+    """
     opened = open_apart(core, named, path, False, wanted)
     missing = set(wanted) - {task.name for task in opened.manifest.tasks}
     if missing and isinstance(path, Path):

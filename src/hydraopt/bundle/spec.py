@@ -263,7 +263,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: Any) -> Manifest:
-        """The manifest of a parsed JSON value; raises BundleFormatError, unknown keys included."""
+        """Convert parsed JSON to a manifest; raise BundleFormatError, also for unknown keys."""
         _check_keys(value, [x.name for x in fields(cls)])
         table = value.get("modules")
         rows = strictjson.unpack_columns(table, "path", _MODULE_DEFAULTS, "modules", MAX_MODULES)
@@ -285,7 +285,7 @@ class Manifest:
 
     @classmethod
     def of_task(cls, value: Any, core: Manifest, config: Mapping[str, Any]) -> Manifest:
-        """The manifest of what a task file says of tasks and blobs, beside its core's.
+        """Return the manifest of a task file's tasks and blobs, with the tables of its core.
 
         Raises as :meth:`from_json`.
         """
@@ -340,7 +340,7 @@ def _rows(items: tuple[Any, ...], lead: str, defaults: Mapping[str, Any]) -> dic
 
 
 def _ranges_or_none(indices: tuple[int, ...], count: int) -> str | list[int]:
-    """Most tasks have no coded tensors, and say nothing of them."""
+    """Pack the ranges; return [] for no indices, as most tasks have no coded tensors."""
     return strictjson.pack_ranges(indices, count) if indices else []
 
 

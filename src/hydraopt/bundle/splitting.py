@@ -109,10 +109,11 @@ def _split_here(
 
 
 def _split_to_store(target: Url, bundle: Bundle, core: PackedBundle, name: str) -> list[SplitFile]:
-    """Task files first, then the core, then the index, then what was there before goes.
+    """Write task files first, then the core, then the index; then remove what was there before.
 
-    No task of another core is written over, so whoever reads in between, or after a writer that
-    died, has the old core with all its tasks or the new one with all its own.
+    No task of another core is overwritten. A reader that comes in between, or after a writer that
+    was
+    killed, therefore gets the old core with all its tasks or the new one with all its own.
     """
     mine, library = core_id(core.checksums_text), bundle.metadata.get("library")
     there = {
@@ -144,7 +145,7 @@ def _split_to_store(target: Url, bundle: Bundle, core: PackedBundle, name: str) 
 def _indexed(
     bundle: Bundle, task: str, place: AnyPath, packed: PackedBundle, library: str | None
 ) -> IndexedFile:
-    """A task file that was written, for the index."""
+    """Return the index entry of a task file that was written."""
     bundle = bundle[task].bundle
     entry = bundle[task].entry
     sizes = dict(zip(packed.names, sizes_of(packed.payload), strict=True))
@@ -160,7 +161,7 @@ def _remove_all(folder: Url, names: Iterable[str]) -> None:
 
 
 def _core_of(path: AnyPath) -> str | None:
-    """The id of the core that a core or task file belongs to; None for what cannot be read."""
+    """Return the id of the core that a core or task file belongs to; None if it is unreadable."""
     try:
         file = Container(path, (CORE, TASK), hold=False)
     except BundleFormatError:
@@ -254,8 +255,12 @@ def _source_of(paths: Sequence[AnyPath]) -> Opened:
 def files_of(
     bundle: Bundle, wanted: Collection[str] | None = None, taken: Iterable[str] = ()
 ) -> Iterator[_Part]:
-    """(task, name of the file, its content): the core, then each task, or those wanted. Of the
-    others nothing is read. taken: names of task files that get no others."""
+    """Yield (task, file name, content) of the core, then of each task, or of those wanted.
+
+    Nothing of other tasks is read.
+
+    taken: names of task files that must not be reused.
+    """
     core = packed_core(bundle.manifest, bundle.read("shared"))
     path = bundle.path
     name = os.path.basename(os.path.realpath(path)) if isinstance(path, Path) else path.name

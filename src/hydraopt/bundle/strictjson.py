@@ -56,7 +56,7 @@ _ON_GRID: Final = frozenset(_GRID)
 
 
 def dumps(value: Any) -> str:
-    """Canonical JSON: sorted keys, no spaces, UTF-8 as it is.
+    """Encode as canonical JSON: sorted keys, no spaces, UTF-8 as it is.
 
     Raises BundleFormatError for NaN, infinity, and what JSON cannot hold.
     """
@@ -76,7 +76,7 @@ def in_order(value: Any) -> Any:
 
 
 def loads(data: bytes) -> Any:
-    """The value of a JSON text; repeated keys, NaN and infinity are refused."""
+    """Parse a JSON text; refuse repeated keys, NaN and infinity."""
     try:
         return strict_json(data)
     except ValueError as error:
@@ -89,8 +89,11 @@ def loads(data: bytes) -> Any:
 def pack_columns(
     rows: Sequence[Mapping[str, Any]], lead: str, defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Rows of equal keys as columns: ``lead`` is a list; another column is left out where all
-    values are its default, ``{"=": value}`` where all are equal, and a list otherwise."""
+    """Convert rows of equal keys to columns.
+
+    The column ``lead`` is a list. Another column is left out where all values are its default,
+    ``{"=": value}`` where all are equal, and a list otherwise.
+    """
     columns: dict[str, Any] = {lead: [row[lead] for row in rows]}
     for name, default in defaults.items():
         values = [row[name] for row in rows]
@@ -106,7 +109,7 @@ def pack_columns(
 def unpack_columns(
     columns: Any, lead: str, defaults: Mapping[str, Any], what: str, most: int
 ) -> list[dict[str, Any]]:
-    """Inverse of :func:`pack_columns`; at most ``most`` rows, and no column but the known ones."""
+    """Convert :func:`pack_columns` back to at most ``most`` rows, with known columns only."""
     check(isinstance(columns, dict), f"{what} are not a table", columns, "an object of columns")
     unknown = sorted(set(columns) - {lead, *defaults})
     check(not unknown, f"{what} have unknown columns", unknown, sorted({lead, *defaults}))
@@ -127,7 +130,7 @@ def unpack_columns(
 
 
 def pack_ranges(indices: Sequence[int], count: int) -> str | list[int]:
-    """Rising indices below ``count``: "all", or [start, stop, start, stop, ...]."""
+    """Encode rising indices below ``count``: "all", or [start, stop, start, stop, ...]."""
     if len(indices) == count:
         return "all"
     flat: list[int] = []
@@ -140,7 +143,7 @@ def pack_ranges(indices: Sequence[int], count: int) -> str | list[int]:
 
 
 def unpack_ranges(value: Any, count: int) -> tuple[int, ...]:
-    """Inverse of :func:`pack_ranges`; ranges must rise and be apart, so a set has one spelling."""
+    """Decode :func:`pack_ranges`; ranges must rise and be apart, so a set has one spelling."""
     if value == "all":
         return tuple(range(count))
     check(isinstance(value, list) and len(value) % 2 == 0, "ranges", value, '"all" or pairs')
@@ -155,7 +158,7 @@ def unpack_ranges(value: Any, count: int) -> tuple[int, ...]:
 
 
 def code_of(error: float) -> int:
-    """Grid code of a relative error: round(-16 log2 error) in [0, 254]; 255 is exactly zero.
+    """Return a relative error's grid code, round(-16 log2 error) in [0, 254]; 255 is exactly 0.
 
     A step is 4.4 %; errors of 1 and more become 1, those below 2^(-254/16) = 1.7e-5 become that.
     """
@@ -165,28 +168,28 @@ def code_of(error: float) -> int:
 
 
 def error_of(code: int) -> float:
-    """The relative error that a code stands for."""
+    """Return the relative error that a code stands for."""
     return _GRID[code]
 
 
 def off_grid(errors: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The errors, or nothing if each is what some code stands for, as of all that were unpacked."""
+    """Return the errors, or nothing if each is on the grid, as unpacked errors are."""
     known = set(map(type, errors)) <= {float} and _ON_GRID.issuperset(errors)
     return () if known else errors
 
 
 def snapped(error: float) -> float:
-    """The relative error that is written for this one; for most, which were read, the same."""
+    """Return the grid value written for a relative error; most were read, and stay the same."""
     return float(error) if error in _ON_GRID else error_of(code_of(error))
 
 
 def pack_errors(errors: Iterable[float]) -> str:
-    """Errors as base64 of one code byte each."""
+    """Encode errors as base64 of one code byte each."""
     return base64.b64encode(bytes(map(code_of, errors))).decode().rstrip("=")
 
 
 def unpack_errors(text: Any) -> tuple[float, ...]:
-    """Inverse of :func:`pack_errors`."""
+    """Decode the output of :func:`pack_errors`."""
     check(isinstance(text, str), "errors", text, "base64 text")
     try:
         codes = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
@@ -199,14 +202,14 @@ def unpack_errors(text: Any) -> tuple[float, ...]:
 
 
 def config_difference(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """``other`` as settings that differ from those of ``first``, and settings that it lacks."""
+    """Return settings of ``other`` that differ from ``first``, and settings that it lacks."""
     changed = {k: v for k, v in other.items() if k not in first or dumps(v) != dumps(first[k])}
     missing = sorted(set(first) - set(other))
     return {**({"set": changed} if changed else {}), **({"drop": missing} if missing else {})}
 
 
 def config_from_difference(first: Mapping[str, Any], difference: Any) -> dict[str, Any]:
-    """Inverse of :func:`config_difference`."""
+    """Rebuild a config from the output of :func:`config_difference`."""
     shape = '{"set": {...}, "drop": [...]}'
     check(isinstance(difference, dict), "config", difference, shape)
     check(difference.keys() <= {"set", "drop"}, "config", difference, shape)
@@ -234,13 +237,13 @@ def check(fine: object, what: str, got: object = None, expected: object = None) 
 
 
 def as_tuple(value: Any) -> tuple[Any, ...]:
-    """A JSON list as a tuple."""
+    """Convert a JSON list to a tuple."""
     check(isinstance(value, list), "a value is not a list", value)
     return tuple(value)
 
 
 def text(value: Any, what: str, empty: bool = False) -> None:
-    """A text of reasonable length; printable and not empty, unless ``empty``."""
+    """Check for a text of reasonable length; printable and not empty, unless ``empty``."""
     fine = isinstance(value, str) and (empty or value) and len(value) <= MAX_TEXT
     check(fine, what, value, f"text of at most {MAX_TEXT} characters")
     # Control characters hide in terminals; a lone surrogate cannot be written as UTF-8.
@@ -248,24 +251,24 @@ def text(value: Any, what: str, empty: bool = False) -> None:
 
 
 def natural(value: Any, what: str, low: int, high: int) -> None:
-    """A whole number in [low, high]."""
+    """Check for a whole number in [low, high]."""
     # bool is an int in Python but not in JSON.
     check(type(value) is int and low <= value <= high, what, value, f"{low} to {high}")
 
 
 def amount(value: Any, what: str) -> None:
-    """A number >= 0 that a double can hold; a whole number of JSON may be any."""
+    """Check for a number >= 0 that a double can hold; JSON may write it as a whole number."""
     fine = isinstance(value, float | int) and type(value) is not bool and 0 <= value <= _LARGEST
     check(fine, what, value, "a finite number >= 0")
 
 
 def one_of(value: Any, known: Any, what: str) -> None:
-    """One of the known texts."""
+    """Check for one of the known texts."""
     check(isinstance(value, str) and value in known, what, value, ", ".join(known))
 
 
 def rising(values: tuple[Any, ...], what: str) -> None:
-    """Whole numbers >= 0, each greater than the one before."""
+    """Check for whole numbers >= 0, each greater than the one before."""
     # No loop of ours: a collection has as many of these as it has tasks times modules.
     whole = set(map(type, values)) <= {int} and min(values, default=0) >= 0
     check(whole, what, values, "whole numbers")
@@ -273,13 +276,13 @@ def rising(values: tuple[Any, ...], what: str) -> None:
 
 
 def text_map(value: Any, what: str, kinds: type | tuple[type, ...]) -> None:
-    """A map from text to values of the given types."""
+    """Check for a map from text to values of the given types."""
     right = isinstance(value, Mapping) and all(isinstance(x, str) for x in value)
     check(right and all(isinstance(x, kinds) for x in value.values()), what, value)
 
 
 def unique(values: list[str], what: str) -> None:
-    """No text twice."""
+    """Check that no text occurs twice."""
     seen: set[str] = set()
     for value in values:
         check(value not in seen, f"{what} occur twice", value)

@@ -99,13 +99,13 @@ class TaskAdapter:
         return {x.path: x for x in entries}
 
     def key(self, path: str, side: Literal["A", "B"]) -> str:
-        """The PEFT key of A or B of a module."""
+        """Return the PEFT key of A or B of a module."""
         if self.entry.lossless:
             return self._original.peft_key(path, side)
         return self.entry.keys.get((path, side)) or default_key(self.modules[path], side)
 
     def factors(self) -> dict[str, Factors]:
-        """B (m, k) and A (k, n), float64, scale inside B, for each module; k may be 0.
+        """Return B (m, k) and A (k, n), float64, scale inside B, for each module; k may be 0.
 
         The arrays are shared between calls: copy them before changing them. Raises ChecksumError
         or BundleFormatError for a damaged bundle.
@@ -119,7 +119,7 @@ class TaskAdapter:
         return {path: Factors.of(*each) for path, each in stored.items()}
 
     def split(self, widths: Sequence[tuple[int, int]]) -> Iterator[tuple[str, SplitRecord]]:
-        """(module path, record) with what is shared and what is the task's own apart.
+        """Yield (module path, record), with shared parts separate from the task's own.
 
         widths: (p, q) of the left and right basis of each module of the bundle, 0 where there is
         none; the bases themselves are not needed. Records are decoded one by one and not kept.
@@ -136,18 +136,18 @@ class TaskAdapter:
             yield module.path, record
 
     def forms(self) -> dict[str, str]:
-        """The form in which each module is coded; "lossless" for a lossless task."""
+        """Return the form in which each module is coded; "lossless" for a lossless task."""
         if self.entry.lossless:
             return dict.fromkeys(self.modules, "lossless")
         return {path: mode.form for path, mode in self._decoded.modes.items()}
 
     def tensor_bytes(self) -> dict[str, int]:
-        """Bytes of the task's stream that each coded tensor takes, to within a few, by key."""
+        """Return the bytes of the task's stream for each coded tensor, to within a few, by key."""
         entries = self.bundle.manifest.tensors
         return {entries[i].key: size for i, size in self._decoded.tensor_bytes.items()}
 
     def coded_bytes(self) -> dict[str, int]:
-        """Bytes of the task's stream that each module takes, to within a few; nothing if lossless.
+        """Return the bytes of the task's stream for each module, to within a few; {} if lossless.
 
         Tasks of equal content share a stream, and each reports it.
         """
@@ -188,9 +188,12 @@ class TaskAdapter:
         return {x.key: error for x, error in zip(entries, self.entry.tensor_errors, strict=True)}
 
     def dense_matrices(self) -> Iterator[tuple[TensorEntry, Array, Array]]:
-        """(entry, matrix, reference) of each coded tensor: what a record gives, before
-        :func:`hydraopt.bundle.tensors.rounded_matrix`, and what its error is relative to the
-        difference from."""
+        """Yield (entry, matrix, reference) of each coded tensor.
+
+        matrix: decoded values, before :func:`hydraopt.bundle.tensors.rounded_matrix`.
+        reference: matrix from which the tensor is a difference; its error is relative to that
+        difference.
+        """
         for i, record in self._decoded.tensors.items():
             entry, common = self.bundle.manifest.tensors[i], self.bundle.common(i)
             own = self.bundle.base_tensor(i)
@@ -199,7 +202,7 @@ class TaskAdapter:
             yield entry, record.values(start), reference
 
     def coded_tensors(self) -> dict[str, RawTensor]:
-        """The coded tensors that are no low-rank products, by key, in their own dtypes."""
+        """Return the coded tensors that are not low-rank products, by key, in their own dtypes."""
         result = {}
         for i, record in self._decoded.tensors.items():
             entry, common = self.bundle.manifest.tensors[i], self.bundle.common(i)
@@ -233,7 +236,7 @@ class TaskAdapter:
         return self._original if self.entry.lossless else None
 
     def state_dict(self, dtype: Any = None) -> dict[str, Any]:
-        """Torch tensors by PEFT key, scale inside B, extras included.
+        """Return torch tensors by PEFT key, scale inside B, extras included.
 
         dtype: of the factors; a torch dtype or "float16", "bfloat16", "float32"; None is that of
         the original. Use it with a config of :meth:`save_pretrained`, whose scale is 1.
@@ -289,7 +292,7 @@ class TaskAdapter:
         return result
 
     def _stream(self, into: _Decoded | None = None) -> Iterator[tuple[int, StreamReader]]:
-        """The index of each module, with the reader at its record, which the caller has to read.
+        """Yield the index of each module, with the reader at its record; the caller must read it.
 
         into: takes the records of the coded tensors, which follow the modules'.
         """

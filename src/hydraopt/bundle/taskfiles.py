@@ -1,5 +1,4 @@
-"""The task files of a folder, each with its row: the index's word for those that are as they were,
-the file's own for the others."""
+"""Task files of a folder, each with its row: from the index if unchanged, else from the file."""
 
 from __future__ import annotations
 
@@ -28,9 +27,13 @@ __all__ = ["TaskFiles", "renew_index", "task_files"]
 
 @dataclass
 class TaskFiles:
-    """files: by their names. broken: those that cannot be read, and why. foreign: those of another
-    core. proven: whether each row was held against its file or what a listing says of it; over
-    HTTP none is. index_size, index_fetched: bytes of the index, and those that came from a store.
+    """Task files of a folder.
+
+    files: indexed files, by their names.
+    broken: files that cannot be read, and why.
+    foreign: files of another core.
+    proven: True if each row was checked against its file or its listing; over HTTP none is.
+    index_size, index_fetched: bytes of the index, and of those the ones that came from a store.
     """
 
     files: dict[str, IndexedFile] = field(default_factory=dict)
@@ -41,7 +44,7 @@ class TaskFiles:
     index_fetched: int = 0
 
     def of(self, task: str) -> IndexedFile | None:
-        """The file of a task; of several, one that is called like it."""
+        """Return the file of a task; of several, the one that is named after it."""
         mine = [name for name, x in self.files.items() if x.task == task]
         return self.files[(of_tasks(mine, [task]) or sorted(mine))[0]] if mine else None
 
@@ -53,11 +56,13 @@ def task_files(
     lone: bool = False,
     index: FolderIndex | None = None,
 ) -> TaskFiles:
-    """The task files of a core, here or in a store. Those are read that the index does not tell of.
+    """Return the task files of a core, on this machine or in a store; read those not in the index.
 
-    entries: what a listing of the folder says; None if it cannot be listed, where the index alone
-    counts. lone: who asks can do without, and gets nothing where most would have to be read. index:
-    the folder's, if it was read to find the core. Raises RemoteError.
+    entries: listing of the folder; None if it cannot be listed, and the index alone counts.
+    lone: True if the caller can do without the result, which is empty if most files had to be read.
+    index: index of the folder, if it was read to find the core.
+
+    Raises RemoteError.
     """
     if index is None:
         cores = sum(x.name.endswith(CORE_SUFFIX) for x in entries or ())

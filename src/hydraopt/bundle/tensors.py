@@ -92,12 +92,12 @@ _OUTPUT: Final = tuple(f"{head}.weight" for head in sorted(HEADS, reverse=True))
 
 
 def checksum(data: bytes) -> str:
-    """First 16 hex digits of the sha256."""
+    """Return the first 16 hex digits of the sha256."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
 def matching_tensor(base: BaseTensors, key: str, shape: tuple[int, ...]) -> RawTensor | None:
-    """The base model's own tensor that a tensor of an adapter takes the place of, if any.
+    """Return the base model's tensor that a tensor of an adapter replaces, if any.
 
     Names may differ by leading parts ("model.", "transformer."); an output layer that the files
     lack is the input embedding, which it is tied to.
@@ -120,7 +120,7 @@ def matching_tensor(base: BaseTensors, key: str, shape: tuple[int, ...]) -> RawT
 
 
 def base_tensor(base: BaseTensors | None, entry: TensorEntry, file: AnyPath) -> RawTensor:
-    """The base model's own tensor of an entry that has one.
+    """Return the base model's own tensor of an entry that has one.
 
     Raises UsageError without a base model, BaseMismatchError for another one.
     """
@@ -143,7 +143,11 @@ def base_tensor(base: BaseTensors | None, entry: TensorEntry, file: AnyPath) -> 
 
 
 def reference_of(entry: TensorEntry, common: DenseRecord | None, own: RawTensor | None) -> Array:
-    """The matrix that a record is the difference from. common: what it shares; own: the base's."""
+    """Return the matrix that a record is the difference from.
+
+    common: shared record of the tensor.
+    own: the base model's tensor.
+    """
     shape = matrix_shape(entry.shape)
     if own is not None:
         reference: Array = as_matrix(own.float64().reshape(entry.shape))
@@ -153,7 +157,7 @@ def reference_of(entry: TensorEntry, common: DenseRecord | None, own: RawTensor 
 
 
 def rounded_matrix(entry: TensorEntry, matrix: Array) -> Array:
-    """The matrix (N, k) of a whole tensor, reference and all, as its dtype holds it."""
+    """Return the matrix (N, k) of a whole tensor, reference included, rounded to its dtype."""
     data = nearest(from_matrix(matrix, entry.shape), entry.dtype)
     held = RawTensor(entry.key, entry.dtype, entry.shape, Path("memory"), HeldBytes(data))
     return as_matrix(held.float64())
@@ -162,7 +166,7 @@ def rounded_matrix(entry: TensorEntry, matrix: Array) -> Array:
 def tensor_of(
     entry: TensorEntry, record: DenseRecord, common: DenseRecord | None, own: RawTensor | None
 ) -> RawTensor:
-    """The tensor as a task gives it back, in its dtype; computed each time it is read."""
+    """Return the tensor of a task, in its dtype; it is computed each time it is read."""
 
     def read() -> bytes:
         reference = reference_of(entry, common if record.common else None, own)

@@ -77,7 +77,7 @@ class VerifyReport:
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Convert to JSON values."""
         return {**asdict(self), "ok": self.ok}
 
 
@@ -140,10 +140,12 @@ def verify_bundle(
 
 
 def distance_from(task: TaskAdapter, original: Adapter) -> float:
-    """The relative error of a task's modules together against an adapter, Frobenius, or that of a
-    coded tensor if it is larger, whether the task was made of it or not; infinite where it has
-    other modules or tensors, or other shapes. Of a lossless task 0 if all bytes are the same, else
-    1."""
+    """Return the relative error (Frobenius) of a task against an adapter, made of it or not.
+
+    It is that of all modules together, or that of a coded tensor if it is larger. It is infinite
+    where the adapter has other modules, tensors or shapes. For a lossless task it is 0 if all bytes
+    are the same, else 1.
+    """
     if task.entry.lossless:
         problems: list[str] = []
         _compare_bytes(task.name, task.tensors, original.tensors, problems)
@@ -233,8 +235,11 @@ def _worst(errors: Mapping[str, float]) -> tuple[str, float] | None:
 def _measure_tensors(
     task: TaskAdapter, original: Adapter, problems: list[str]
 ) -> tuple[dict[str, float], float, float]:
-    """Relative errors of the coded tensors by key, and of all of them together; the last is that
-    before numbers are rounded to their dtype, which manifests of early versions state."""
+    """Return relative errors of the coded tensors by key, and two errors of all of them together.
+
+    The last error is that before numbers are rounded to their dtype, which manifests of early
+    versions state.
+    """
     stated, errors = task.tensor_errors, {}
     wrong = early = whole = 0.0
     for entry, decoded, reference in task.dense_matrices():
@@ -276,13 +281,17 @@ class _Modules:
     norms: dict[str, float] = field(default_factory=dict)
 
     def together(self) -> float:
-        """The relative error of all modules as they are stored."""
+        """Return the relative error of all modules as they are stored."""
         wrong = (self.errors[path] * norm for path, norm in self.norms.items())
         return ratio(math.hypot(*wrong), math.hypot(*self.norms.values()))
 
     def of_changes(self, original: Adapter, tensors: Mapping[str, float]) -> float | None:
-        """The relative error of dW, in which a factor's error is its product's; None where there is
-        none. tensors: relative errors of those that are coded, by key."""
+        """Return the relative error of dW; None if there is none.
+
+        The error of a factor counts as that of its product.
+
+        tensors: relative errors of the coded tensors, by key.
+        """
         coded = {**self.errors, **tensors}
         wrong, whole, inside = 0.0, 0.0, set[str]()
         for product in products_of_adapter(original, self.norms):
@@ -323,7 +332,7 @@ def _compare_bytes(
     true: Mapping[str, RawTensor],
     problems: list[str],
 ) -> int:
-    """The number of tensors that are the same, bit by bit; the others become problems."""
+    """Return the number of tensors that are the same, bit by bit; report the others as problems."""
     for key in sorted(set(carried) ^ set(true)):
         where = "the bundle" if key in true else "the original"
         problems.append(f"task {name!r}: tensor {key!r} is missing in {where}")

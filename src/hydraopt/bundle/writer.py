@@ -141,7 +141,7 @@ class PackedBundle:
         return size
 
     def pieces(self, library: str | None = None) -> Iterator[bytes]:
-        """The bytes of the file: its header, and each tensor."""
+        """Yield the bytes of the file: its header, and each tensor."""
         yield self._head(library or _library(), self.checksums)
         yield from self.payload
 
@@ -169,10 +169,12 @@ class PackedBundle:
 def pack_bundle(
     manifest: Manifest, shared: bytes, streams: Sequence[bytes], blobs: Sequence[bytes]
 ) -> PackedBundle:
-    """Everything of a bundle, in its one order.
+    """Prepare a bundle for writing, in canonical order.
 
-    shared: the coded bases, b"" for none.  streams, blobs: what ``TaskEntry.content`` and
-    ``TaskEntry.carried`` index. The order of tasks, streams, blobs and configs does not matter (see
+    shared: the coded bases, b"" for none.
+    streams, blobs: bytes indexed by ``TaskEntry.content`` and ``TaskEntry.carried``.
+
+    The order of tasks, streams, blobs and configs does not matter (see
     :func:`canonical`): equal content gives equal bytes, under one version of zlib. Raises
     BundleFormatError for a manifest that does not fit its payload.
     """

@@ -56,8 +56,10 @@ def check_modules(core: Bundle, adapter: Adapter) -> None:
 def no_such_module(
     core: Bundle, adapter: Adapter, path: str, got: str | None = None, expected: str | None = None
 ) -> AlignmentError:
-    """The error of a module that the core does not have, or not so. got, expected: its kind and
-    shape."""
+    """Return the error for a module that the core lacks, or has with another kind or shape.
+
+    got, expected: kind and shape.
+    """
     return AlignmentError(
         explain(
             "the core has no such module",
@@ -85,8 +87,10 @@ def check_has_core(bundle: Bundle) -> None:
 
 
 def price_of(bundle: Bundle, do: str) -> MiddlePrice:
-    """The price that the bundle's merge came to. Raises UsageError, with what to do, where its
-    recipe says none."""
+    """Return the price that the bundle's merge arrived at.
+
+    Raises UsageError, with ``do`` as advice, if its recipe states none.
+    """
     price = MiddlePrice.in_recipe(bundle.recipe)
     if price is None:
         raise UsageError(

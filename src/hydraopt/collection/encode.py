@@ -88,7 +88,7 @@ class Limit:
         return self.lossless or (free and core.recipe.get("limit") == "lossless")
 
     def budget(self, fp16_bytes: int) -> Size | MeanError | HarmLimit | None:
-        """The budget of an adapter of these bytes. Raises UsageError for what cannot be read."""
+        """Return the budget of an adapter of that size. Raises UsageError for an invalid limit."""
         if self.size is not None:
             return Size(parse_size(self.size, fp16_bytes))
         if self.error is not None:
@@ -153,7 +153,9 @@ class Coder:
             raise UsageError(explain("all tensors are kept bit by bit already", got=got))
 
     def encode(self, adapter: Adapter, day: str) -> Encoded:
-        """The adapter as a task. day: of its history.
+        """Encode the adapter as a task.
+
+        day: date for its history.
 
         Raises UsageError where neither a price nor a limit is known, BaseMismatchError for another
         base model, AlignmentError for a module that the core lacks, BudgetError for a limit that
@@ -210,7 +212,7 @@ class Coder:
         return self.bundle.common(tensor)
 
     def _index_of(self, adapter: Adapter, entry: ModuleEntry) -> int:
-        """The core's module that this one is. Raises AlignmentError."""
+        """Return the index of the core's module that equals the entry. Raises AlignmentError."""
         known = {module.path: i for i, module in enumerate(self.bundle.manifest.modules)}
         at = known.get(entry.path)
         if at is not None and self.bundle.manifest.modules[at] == entry:
@@ -225,7 +227,7 @@ class Coder:
         )
 
     def _whole(self, adapter: Adapter) -> _Planned:
-        """An adapter that is kept bit by bit. Of modules that the core lacks nothing is said."""
+        """Select an adapter to be kept bit by bit. Modules that the core lacks cause no note."""
         pieces = align([adapter], self.bundle.base_model, lossless=True)
         known = {module: i for i, module in enumerate(self.bundle.manifest.modules)}
         listed = [known.get(entry) for entry in pieces.modules]
@@ -250,8 +252,10 @@ class Coder:
             raise UnreadableError(error.draft, adapter.name) from None
 
     def _solved(self, job: Job, adapter: Adapter) -> tuple[Job, Draft]:
-        """The draft that meets the limit, or the one at the collection's own price; and the job
-        with what was measured."""
+        """Return the draft that meets the limit, or the one at the collection's own price.
+
+        Returns also the job with its measurements.
+        """
         options = options_in(self.bundle.recipe, self.workers, self.progress)
         seen = {k: x for k, x in self.sensitivity.items() if k == adapter.name}
         options = dataclasses.replace(options, sensitivity=seen)
@@ -281,7 +285,7 @@ class Coder:
         return job, draft
 
     def _at_price(self, job: Job, options: Options) -> Draft:
-        """One pass at the price that the collection's merge came to."""
+        """Encode once at the price that the collection's merge arrived at."""
         errors = [task.error for task in self.bundle.manifest.tasks if not task.lossless]
         mean = f"; its tasks have {sum(errors) / len(errors):.3g} in the mean" if errors else ""
         do = f"Give --size, --error or --harm of each adapter{mean}"
@@ -324,12 +328,15 @@ def _strictly(job: Job) -> Job:
 
 
 def digest_of(adapter: Adapter) -> str:
-    """First 16 hex digits of the sha256 of its tensor file; of its content, if it has none."""
+    """Return 16 hex digits of the sha256 of the adapter's tensor file, or of its content.
+
+    The content is used if the adapter has no file.
+    """
     if isinstance(adapter.source, Path) and adapter.source.is_file():
         return file_hash(adapter.source)[:_DIGITS]
     return adapter.content_hash()[:_DIGITS]
 
 
 def today() -> str:
-    """The day, ISO, in UTC."""
+    """Return today's date, ISO, in UTC."""
     return datetime.now(UTC).date().isoformat()

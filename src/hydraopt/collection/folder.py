@@ -87,7 +87,7 @@ class FolderCollection:
         return Bundle(self.path, base, open_apart(self._core, [], self.path))
 
     def size(self) -> int:
-        """Bytes of the core and of all task files in the folder; the index does not count."""
+        """Return the bytes of the core and of all task files; the index does not count."""
         files = self._files.files.values()
         others = {*self._files.broken, *self._files.foreign}
         sizes = [x.size or 0 for x in self._entries or () if x.name in others]
@@ -101,7 +101,7 @@ class FolderCollection:
         return {x.task for x in self._files.files.values()}
 
     def taken(self, names: Iterable[str]) -> set[str]:
-        """Also by a file of another name, as somebody may have given it."""
+        """Return the names that are in use, also in a file under another name."""
         self._check_read()
         return {name for name in names if self._files.of(name) is not None}
 
@@ -166,7 +166,7 @@ class FolderCollection:
         return [file for file, x in self._files.files.items() if x.task == name]
 
     def _remove(self, name: str, but: str | None = None) -> None:
-        """Every file of a task goes, but that one."""
+        """Remove every file of a task except ``but``."""
         for file in self._files_of(name):
             if file != but:
                 del self._files.files[file]
@@ -188,11 +188,11 @@ class FolderCollection:
         return {x.removesuffix(TASK_SUFFIX) for x in files}
 
     def _opened(self, file: AnyPath) -> Bundle:
-        """The bundle of one task file; of no task if it belongs to another core."""
+        """Open the bundle of one task file; it has no task if the file belongs to another core."""
         return Bundle(file, None, open_apart(self._core, [file], self.path, strict=False))
 
     def _packed(self, piece: TaskPiece) -> tuple[PackedBundle, ListedTask]:
-        """The file of a task, and its row."""
+        """Return the file of a task, and its row."""
         manifest, streams, blobs = packed_parts(self._core.manifest, [piece])
         # The core's config first: that of the task is stored as the difference.
         manifest = dataclasses.replace(
@@ -217,10 +217,11 @@ class FolderCollection:
         self._files.files[file.file] = dataclasses.replace(file, mark=now.mark)
 
     def _rename(self, old: str, new: str) -> None:
-        """Two steps, of which the first one counts: the file gets the new row, then its name.
+        """Rename a task in two steps: give the file the new row, which decides, then the new name.
 
-        A store gives no object another name. There the task comes under its new name, and then goes
-        under the old one; in between it is there twice.
+        A store cannot rename an object. There the task is written under its new name and then
+        removed
+        under the old one; in between both exist.
         """
         known = self._files.of(old)
         assert known is not None
@@ -264,7 +265,7 @@ class FolderCollection:
             remove_file(journal)
 
     def _finish(self, file: AnyPath, target: AnyPath, old: str, task: str) -> None:
-        """The second step of a rename. Raises BundleFormatError for a file that cannot be read."""
+        """Do a rename's second step. Raises BundleFormatError for a file that cannot be read."""
         if isinstance(file, Path) and isinstance(target, Path):
             if file.is_file() and not target.exists() and task in self._opened(file):
                 os.rename(file, target)
@@ -285,9 +286,12 @@ def _content(file: AnyPath) -> bytes:
 
 
 def folder_of(path: AnyPath) -> AnyPath | None:
-    """The folder of a collection of several files, by itself or by its core file; None if what is
-    there is one file. What a writer had still to do in it when it was killed is done first. Raises
-    BundleFormatError for what is no bundle, LockedError for a folder whose files are replaced."""
+    """Return the folder of a collection in several files, given it or its core; None for one file.
+
+    What a writer had still to do in it when it was killed is done first. Raises
+    BundleFormatError for what is no bundle, LockedError for a folder whose files are being
+    replaced.
+    """
     if isinstance(path, Path):
         folder = path if path.is_dir() else path.parent
         if is_unfinished(folder):

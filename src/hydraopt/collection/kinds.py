@@ -34,7 +34,7 @@ class Collection(Protocol):
     path: AnyPath
 
     def held(self) -> AbstractContextManager[None]:
-        """A context in which nobody else writes. Raises LockedError."""
+        """Return a context in which nobody else writes. Raises LockedError."""
         ...
 
     def core(self, base: BaseTensors | None = None) -> Bundle:
@@ -46,7 +46,7 @@ class Collection(Protocol):
         ...
 
     def names(self) -> set[str]:
-        """The tasks that there are."""
+        """Return the names of all tasks."""
         ...
 
     def taken(self, names: Iterable[str]) -> set[str]:
@@ -57,11 +57,11 @@ class Collection(Protocol):
         ...
 
     def bundle(self) -> Bundle:
-        """All of it, open."""
+        """Return the whole collection as an open bundle."""
         ...
 
     def size(self) -> int:
-        """Bytes of the whole."""
+        """Return the bytes of the whole collection."""
         ...
 
     def write(self, change: Change) -> Done:
@@ -70,7 +70,7 @@ class Collection(Protocol):
 
 
 def collection_at(path: StrPath) -> Collection:
-    """The collection that lies there. Raises BundleFormatError for what is none."""
+    """Return the collection at a path. Raises BundleFormatError if there is none."""
     place = place_of(path)
     if folder_of(place) is None:
         return _OneFile(place)

@@ -20,11 +20,15 @@ _NUMBERED: Final = {"name", "content", "config", "carried", "modules", "tensors"
 
 
 def listing(path: StrPath) -> dict[str, Any]:
-    """The tasks of a collection, ready for JSON; schema hydraopt.ls/1.
+    """List the tasks of a collection, ready for JSON; schema hydraopt.ls/1.
 
-    size: bytes of all of it; core_bytes: of the shared stream. price, norm: see MiddlePrice; null
-    where the recipe does not say. tasks: name, error, own_bytes (stream), carried_bytes,
-    fp16_bytes, lossless, added (day and digest, or null). Nothing is decoded.
+    size: bytes of the whole collection.
+    core_bytes: bytes of the shared stream.
+    price, norm: see MiddlePrice; null where the recipe does not state them.
+    tasks: name, error, own_bytes (stream), carried_bytes, fp16_bytes, lossless, added (day and
+    digest, or null).
+
+    Nothing is decoded.
     """
     bundle = open_bundle(path)
     price = MiddlePrice.in_recipe(bundle.recipe)

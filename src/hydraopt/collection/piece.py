@@ -63,7 +63,7 @@ class Done:
 
 
 def held_in(bundle: Bundle, name: str) -> TaskPiece:
-    """A task as a bundle holds it, no byte decoded. Raises TaskNotFoundError, ChecksumError."""
+    """Return a task as a bundle holds it, not decoded. Raises TaskNotFoundError, ChecksumError."""
     task = bundle[name]
     entry, bundle = task.entry, task.bundle
     manifest = bundle.manifest
@@ -93,7 +93,7 @@ def check_current(file: Container, path: AnyPath) -> None:
 def packed_parts(
     core: Manifest, pieces: Sequence[TaskPiece]
 ) -> tuple[Manifest, list[bytes], list[bytes]]:
-    """A manifest, streams and blobs of these tasks over the tables of a core.
+    """Return a manifest, streams and blobs of these tasks over the tables of a core.
 
     Equal blobs become one; equal streams and configs do so when the bundle is packed. core: its
     tasks, blobs and configs do not count.

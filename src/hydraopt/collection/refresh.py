@@ -216,7 +216,7 @@ def _tasks(
 
 
 def _exact(bundle: Bundle, names: Sequence[str]) -> list[str]:
-    """Keys that are carried bit by bit now, which they stay."""
+    """Return the keys of tensors that are carried bit by bit now, which does not change."""
     blobs = bundle.manifest.blobs
     held = (i for name in names for i in bundle[name].entry.carried)
     return sorted({glob.escape(item.key) for i in held for item in blobs[i].items})
@@ -287,14 +287,14 @@ def _check_output(path: AnyPath, output: StrPath | None) -> None:
 
 
 def _core_file(path: AnyPath) -> str | None:
-    """The name of the core file of a folder, which it keeps; None of a file."""
+    """Return the name of a folder's core file, which it keeps; None for a single file."""
     return parts_beside(path, ())[0].name if is_folder(path) else None
 
 
 def _solved(
     tasks: _Tasks, budget: Size | MeanError | None, options: Options, core_file: str | None
 ) -> tuple[Job, Draft | None]:
-    """All tasks over a new core: within the budget, or at the price that there was."""
+    """Solve all tasks over a new core, within the budget or at the previous price."""
     name, value = (budget.name, float(budget.limit)) if budget else (None, None)
     recipe = RefreshRecipe(tasks.bundle.recipe, name, value, bool(tasks.decoded))
     told = functools.partial(_told, tasks=tasks)
@@ -305,7 +305,7 @@ def _solved(
 
 
 def _at_own_prices(tasks: _Tasks, job: Job, options: Options) -> tuple[Job, Draft | None]:
-    """All tasks at the price that there was, but for those that it does not fit."""
+    """Solve all tasks at the previous price, except those that it does not fit."""
     if not tasks.pieces.contents:
         return job, None
     price = price_of(tasks.bundle, _GIVE_LIMIT)
@@ -333,8 +333,10 @@ def _kept(tasks: _Tasks) -> dict[str, Kept]:
 
 
 def _told(made: Manifest, tasks: _Tasks) -> Manifest:
-    """The manifest with what is known of the tasks from before: errors of those that were coded
-    again, curves, and history."""
+    """Return the manifest with what is known of the tasks from before: curves, history, errors.
+
+    Errors are adjusted for tasks that were coded again.
+    """
     old = {task.name: task for task in tasks.bundle.manifest.tasks}
     rows = tuple(
         dataclasses.replace(task, added=old[task.name].added, curve=old[task.name].curve)

@@ -13,7 +13,7 @@ from hydraopt.files.url import AnyPath
 __all__ = ["MORE", "Expected", "Grown", "Refreshed", "grown"]
 
 MORE: Final = 1.1
-"""An error is told to grow if it becomes more than so many times what it was."""
+"""Factor above which an error counts as grown."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Refreshed:
 
 
 def grown(before: Manifest, after: Manifest) -> tuple[Grown, ...]:
-    """The tasks of both whose errors grow by more than a tenth."""
+    """Return the tasks in both manifests whose errors grow by more than a tenth."""
     old = {task.name: task.error for task in before.tasks}
     return tuple(
         Grown(task.name, old[task.name], task.error)

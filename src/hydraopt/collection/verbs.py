@@ -93,7 +93,7 @@ class Changed:
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Convert to JSON values."""
         return {**dataclasses.asdict(self), "path": str(self.path)}
 
 
@@ -166,7 +166,7 @@ def _checked(
     same_base: bool,
     prompted: bool,
 ) -> Sequence[str]:
-    """The tasks that go; raises what can be told before anything that is long."""
+    """Return the tasks to remove; raise every error that can be found before long work."""
     gone = check(collection, [x.name for x in adapters])
     lossless = limit.keeps_all(core)
     for adapter in adapters:
@@ -180,7 +180,7 @@ def _checked(
 
 
 def _vacant(collection: Collection, names: Sequence[str]) -> Sequence[str]:
-    """No task goes. Raises UsageError for names that are there."""
+    """Return no tasks. Raises UsageError for names that exist already."""
     taken = collection.taken(names)
     there = [name for name in names if name in taken]
     if there:
@@ -196,13 +196,13 @@ def _vacant(collection: Collection, names: Sequence[str]) -> Sequence[str]:
 
 
 def _present(collection: Collection, names: Sequence[str]) -> Sequence[str]:
-    """All of them go. Raises TaskNotFoundError."""
+    """Return all names. Raises TaskNotFoundError for a name that does not exist."""
     _check_there(collection, names)
     return names
 
 
 def _changes_nothing(path: AnyPath, limit: Limit) -> UsageError:
-    """The error of prompts over a lossless core."""
+    """Return the error for prompts over a lossless core."""
     more = "" if limit.lossless else ", or give a limit: --size, --error or --harm"
     return UsageError(
         explain(
@@ -262,7 +262,7 @@ def _put(
     check: _Check,
     how: How,
 ) -> Changed:
-    """Code the adapters and write them, in the place of tasks of the same names, if there are."""
+    """Encode the adapters and write them in place of any tasks of the same names."""
     same_base, day = how.get("same_base", False), how.get("day") or today()
     loaded = load(adapters, same_base, how.get("alpha"))
     if not loaded.adapters:

@@ -46,9 +46,13 @@ class Start:
 
 @dataclass(frozen=True)
 class Entry:
-    """A name in a folder. is_folder: of a folder. Of what is none, if they are known: size, in
-    bytes; and mark, which is another after a change: nanoseconds of the last one on this machine,
-    in a store the object's tag."""
+    """Entry of a folder.
+
+    is_folder: True for a folder.
+    size: bytes of a file, if known.
+    mark: mark that changes with the content, if known: on this machine the time of the last change
+    in nanoseconds, in a store the object's tag.
+    """
 
     name: str
     is_folder: bool
@@ -80,7 +84,7 @@ def gone(
     got: str | None = None,
     do: str = "Check the address; a store may also answer so to who may not read it",
 ) -> NotThereError:
-    """Nothing is there."""
+    """Return the error for an address at which nothing is found."""
     return NotThereError(explain("nothing is at the address", file=url, got=got, do=do))
 
 

@@ -53,7 +53,7 @@ class Aside:
             raise self._named(error) from error
 
     def read(self, place: Place) -> bytes:
-        """The bytes that lie there."""
+        """Return the bytes at that place."""
         try:
             self._file.seek(place.start)
             data = self._file.read(place.size)
@@ -67,8 +67,10 @@ class Aside:
         return data
 
     def _outgrown(self, held: io.BytesIO) -> io.FileIO:
-        """A file of what was held in memory. No buffer: what the disk does not take is refused to
-        who puts it, and not to who reads something else."""
+        """Return an unbuffered file with the contents that were held in memory.
+
+        Without a buffer, a full disk fails the writer, not a later reader of something else.
+        """
         with ExitStack() as closing:
             file = closing.enter_context(tempfile.TemporaryFile(buffering=0, dir=self._folder))
             with held.getbuffer() as data:
@@ -126,7 +128,10 @@ class Chosen(_Read):
     """Byte strings out of others, in another order."""
 
     def __init__(self, *some: tuple[Sequence[bytes], Sequence[int]]) -> None:
-        """some: byte strings, and the numbers of those that follow one another here."""
+        """Concatenate selections of byte strings.
+
+        some: byte strings, and the indices of those that follow one another here.
+        """
         self._chosen = [(source, number) for source, numbers in some for number in numbers]
         self.sizes = [
             sizes[number]
@@ -141,12 +146,15 @@ class Chosen(_Read):
 
 
 class Replaced(_Read):
-    """Byte strings of which some have others in their places."""
+    """Sequence of byte strings in which some are replaced by others."""
 
     def __init__(
         self, source: Sequence[bytes], others: Sequence[bytes], numbers: Mapping[int, int]
     ) -> None:
-        """numbers: of those among ``others``, by the places that they take."""
+        """Replace some byte strings.
+
+        numbers: by position, the index in ``others`` of the byte string to use there.
+        """
         self._source, self._others, self._numbers = source, others, dict(numbers)
         own, theirs = sizes_of(source), sizes_of(others)
         self.sizes = [theirs[numbers[i]] if i in numbers else x for i, x in enumerate(own)]
@@ -157,5 +165,5 @@ class Replaced(_Read):
 
 
 def sizes_of(some: Sequence[bytes]) -> Sequence[int]:
-    """Bytes of each; those that lie in a file are not read for it."""
+    """Return the size of each; byte strings in a file are not read for it."""
     return some.sizes if isinstance(some, _Read) else [len(data) for data in some]

@@ -39,7 +39,7 @@ def cache_root(environment: Mapping[str, str] | None = None) -> Path:
 
 
 def bytes_of(text: str, name: str) -> int:
-    """The bytes that a setting states: "500MB", "4GB", "0". Raises UsageError, naming it."""
+    """Convert a size such as "500MB", "4GB", "0" to bytes. Raises UsageError, naming ``name``."""
     match = _SIZE.fullmatch(text.strip())
     unit = (match[2] or "").upper() if match else ""
     if match is None or (unit and unit not in _UNITS):
@@ -50,7 +50,7 @@ def bytes_of(text: str, name: str) -> int:
 
 
 def remote_cache() -> Cache:
-    """The cache of this machine, as the environment sets it."""
+    """Return this machine's cache, as the environment configures it."""
     most = bytes_of(os.environ.get("HYDRAOPT_CACHE_SIZE") or _DEFAULT, "HYDRAOPT_CACHE_SIZE")
     return Cache(cache_root() / "remote", most)
 
@@ -104,7 +104,7 @@ class Cache:
                 file.unlink()
 
     def size(self) -> int:
-        """Bytes of all that is kept."""
+        """Return the bytes of everything in the cache."""
         return sum(size for _, size, _ in self._files())
 
     def _file(self, checksum: str, size: int) -> Path | None:
@@ -112,7 +112,7 @@ class Cache:
         return self.folder / key if _KEY.fullmatch(key) and self.most else None
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """(time of last use, bytes, file) of all, also of those that were never finished."""
+        """Return (time of last use, bytes, file) of all files, including those never finished."""
         files = []
         with suppress(OSError), os.scandir(self.folder) as entries:
             for entry in entries:

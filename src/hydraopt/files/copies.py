@@ -29,7 +29,7 @@ _origins: dict[Path, Url] = {}
 
 
 def new_folder(origin: Url) -> Path:
-    """An empty folder for copies of what lies at an address."""
+    """Create an empty folder for copies from an address."""
     process = os.getpid()
     with _one:
         if process not in _folders:
@@ -43,8 +43,10 @@ def new_folder(origin: Url) -> Path:
 
 
 def _root() -> Path:
-    """The cache's folder, or the system's own for what is temporary where there can be none, as on
-    read-only disks: copies go with the process."""
+    """Return the cache's folder, or the system's temporary one where no cache can be created.
+
+    That is the case on read-only disks; copies go with the process.
+    """
     root = cache_root()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -56,7 +58,7 @@ def _root() -> Path:
 
 
 def origin_of(path: Path) -> Url | None:
-    """The address that a copy, or the folder of it, is from; None for any other path."""
+    """Return the address of origin of a copy or its folder; None for any other path."""
     for folder in (path, *path.parents[:1]):
         if folder in _origins:
             return _origins[folder] if folder == path else _origins[folder] / path.name
@@ -64,8 +66,10 @@ def origin_of(path: Path) -> Url | None:
 
 
 def copied(url: Url, folder: Path, check: Check | None = None) -> Path:
-    """The object as a file of its name in ``folder``. Raises RemoteError, and what ``check``
-    raises."""
+    """Copy the object to a file of its name in ``folder``.
+
+    Raises RemoteError, and what ``check`` raises.
+    """
     name = Path(url.name).name or "object"
     target = folder / name
     copy_to(url, target, check)

@@ -27,7 +27,7 @@ ALL_FILES: Final = "tasks"
 
 
 def lock_name(name: str) -> str:
-    """The name of the lock beside a file or folder of that name, see hydraopt.files.lock."""
+    """Return the name of the lock beside a file or folder, see hydraopt.files.lock."""
     return f".{name}.lock"
 
 
@@ -59,9 +59,10 @@ def is_there(place: AnyPath) -> bool:
 
 
 def files_in(folder: AnyPath) -> list[Entry] | None:
-    """The files and folders in it, by name; None for a folder over HTTP that lists nothing.
+    """Return the files and folders in it, by name; None for a folder over HTTP that lists nothing.
 
-    What goes while it is listed is left out; a link to nothing has neither size nor mark. Raises
+    Files that vanish during the listing are left out; a link to nothing has neither size nor mark.
+    Raises
     OSError.
     """
     if isinstance(folder, Url):

@@ -88,7 +88,7 @@ def _held(place: AnyPath, path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _taken(lock: Path, path: str | os.PathLike[str]) -> int:
-    """A descriptor that holds the lock on the file of that name."""
+    """Return a descriptor that holds the lock on the file of that name."""
     while True:
         descriptor = _opened(lock)
         try:
@@ -120,8 +120,10 @@ def _taken(lock: Path, path: str | os.PathLike[str]) -> int:
 
 
 def _opened(lock: Path) -> int:
-    """The lock file, made where there is none; one of another user is opened to be read. Raises
-    UsageError for a link or anything else that is no regular file."""
+    """Open the lock file, creating it if missing; one of another user is opened for reading.
+
+    Raises UsageError for a link or anything else that is not a regular file.
+    """
     flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | os.O_NONBLOCK
     try:
         descriptor = os.open(lock, flags | os.O_RDWR | os.O_CREAT, 0o666)

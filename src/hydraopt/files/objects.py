@@ -122,7 +122,7 @@ def _tag_of(about: Mapping[str, Any]) -> str | None:
 
 
 def _system(url: Url) -> Any:
-    """The file system of an address, which remembers nothing of what it has listed."""
+    """Return the file system of an address, which does not cache listings."""
     try:
         import fsspec
     except ImportError as error:
@@ -175,5 +175,5 @@ def _naming(url: Url) -> Iterator[None]:
 
 
 def _full(path: str, pattern: Url) -> str:
-    """The address of a path that a system gave, in the scheme that was asked."""
+    """Return the address of a path from a file system, in the scheme of ``pattern``."""
     return path if "://" in path else f"{pattern.scheme}://{path.lstrip('/')}"

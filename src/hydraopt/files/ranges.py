@@ -45,7 +45,7 @@ class RemoteFile:
         return self._mark.size
 
     def read(self, start: int, size: int) -> bytes:
-        """``size`` bytes from ``start`` on, fewer only at the end of the object."""
+        """Read ``size`` bytes from ``start`` on, fewer only at the end of the object."""
         if self._copy is not None:
             return self._copy.read(start, size)
         stop = min(start + size, self.size)

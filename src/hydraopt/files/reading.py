@@ -45,8 +45,10 @@ def _refused(code: int, what: str, path: str | os.PathLike[str]) -> OSError:
 
 
 def _opened(path: str | os.PathLike[str], most: int | None = None) -> tuple[int, os.stat_result]:
-    """An open descriptor of a regular file of at most ``most`` bytes, and its status; raises
-    OSError."""
+    """Open a regular file of at most ``most`` bytes; return its descriptor and status.
+
+    Raises OSError.
+    """
     # Without O_NONBLOCK opening a FIFO waits for who writes into it.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
@@ -65,15 +67,15 @@ def _opened(path: str | os.PathLike[str], most: int | None = None) -> tuple[int,
 
 
 def open_regular(path: str | os.PathLike[str], most: int | None = None) -> BinaryIO:
-    """A regular file, open for reading bytes.
+    """Open a regular file for reading bytes.
 
-    most: bytes that it may have. Raises OSError for anything else, without waiting.
+    most: maximum size in bytes. Raises OSError for anything else, without waiting.
     """
     return os.fdopen(_opened(path, most)[0], "rb")
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
-    """The content of a regular file of at most ``most`` bytes; raises OSError."""
+    """Return the content of a regular file of at most ``most`` bytes; raises OSError."""
     with open_regular(path, most) as stream:
         data = stream.read(most + 1)
     if len(data) > most:  # It grew meanwhile.
@@ -82,8 +84,10 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
 
 
 def read_part(path: str | os.PathLike[str], start: int, size: int) -> tuple[bytes, os.stat_result]:
-    """``size`` bytes of a regular file from ``start`` on, fewer only at its end, and its status
-    before they were read; raises OSError."""
+    """Read ``size`` bytes of a regular file from ``start`` on, fewer only at its end.
+
+    Returns the bytes, and the file's status before they were read. Raises OSError.
+    """
     descriptor, status = _opened(path)
     try:
         os.lseek(descriptor, start, os.SEEK_SET)
@@ -105,7 +109,7 @@ class Ranges(Protocol):
         ...
 
     def read(self, start: int, size: int) -> bytes:
-        """``size`` bytes from ``start`` on, fewer only at the end."""
+        """Read ``size`` bytes from ``start`` on, fewer only at the end."""
         ...
 
     def is_current(self) -> bool:
@@ -141,7 +145,7 @@ class HeldFile:
             return False
 
     def read(self, start: int, size: int) -> bytes:
-        """``size`` bytes from ``start`` on, fewer only at the end of the file."""
+        """Read ``size`` bytes from ``start`` on, fewer only at the end of the file."""
         pieces = []
         while size > 0:
             piece = os.pread(self._descriptor, min(size, _AT_ONCE), start)
@@ -157,6 +161,6 @@ def _mark_of(status: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file, in hex. Raises OSError."""
+    """Return the sha256 of a file, in hex. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

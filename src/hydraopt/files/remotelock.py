@@ -29,8 +29,12 @@ _MOST = 4096
 
 @contextmanager
 def locked_in_store(url: Url, path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold the lock of an object. path: what people know it by. Raises LockedError, naming who has
-    it; RemoteError."""
+    """Hold the lock of an object.
+
+    path: name of the object in errors.
+
+    Raises LockedError, which names the holder; RemoteError.
+    """
     lock = url.with_name(lock_name(url.name))
     mine = {
         "host": platform.node(),

@@ -118,7 +118,10 @@ def _roll_forward(folder: Path) -> None:
 
 
 def _names_in(file: Path) -> list[str]:
-    """The names that a list has. Raises UsageError for what is none, FileNotFoundError, OSError."""
+    """Return the names in a list.
+
+    Raises UsageError for an invalid list, FileNotFoundError, OSError.
+    """
     names = [os.fsdecode(x) for x in read_regular(file, _MOST_GONE).split(b"\0") if x]
     if any(x in (".", "..") or os.path.basename(x) != x for x in names):
         raise _refused(file.parent)

@@ -54,7 +54,7 @@ class _Budget:
         self._most = self._taken + size + size // 2 + _HEADERS
 
     def seconds(self) -> float:
-        """Time left. Raises TimeoutError."""
+        """Return the seconds left. Raises TimeoutError."""
         allowed = SECONDS + self._taken / BYTES_PER_SECOND
         left = self._begun + allowed - time.monotonic()
         if left <= 0:
@@ -180,7 +180,7 @@ class Reply:
         return None if value is None else str(value)
 
     def pieces(self, most: int) -> Iterator[bytes]:
-        """The body in pieces: at most ``most`` bytes, and one piece more for a longer body."""
+        """Yield the body in pieces: at most ``most`` bytes, and one more piece if it is longer."""
         self._budget.expect(most + _PIECE)
         taken = 0
         content = self._reply.iter_content(_PIECE)
@@ -234,12 +234,15 @@ class Reply:
 
 
 def _location(reply: requests.Response) -> str:
-    """Header fields arrive as latin-1, and are UTF-8. Raises ValueError."""
+    """Return the address of a redirect, decoded: header fields arrive as latin-1, and are UTF-8.
+
+    Raises ValueError.
+    """
     return str(reply.headers["location"]).encode("latin-1").decode()
 
 
 def _session() -> requests.Session:
-    """One for each thread of each process, so that connections stay open."""
+    """Return the session of this thread and process, so that connections stay open."""
     if getattr(_kept, "process", None) != os.getpid():
         session = _Session()
         for scheme in ("http://", "https://"):

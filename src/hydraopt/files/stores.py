@@ -22,7 +22,7 @@ __all__ = ["WAITS", "Store", "copy_to", "patiently", "store_of"]
 T = TypeVar("T")
 
 WAITS: Final = [0.2, 0.5, 1.0, 2.0, 4.0]
-"""Seconds before each new try, of which a random half is left out. Tests shorten them."""
+"""Seconds to wait before each retry, less a random part of up to half. Tests shorten them."""
 _CHUNK: Final = 16 << 20
 
 
@@ -37,7 +37,7 @@ class Store(Protocol):
         ...
 
     def read(self, url: Url, start: int, size: int, mark: Mark) -> bytes:
-        """Exactly ``size`` bytes of the object of that mark, all of which it has."""
+        """Return exactly ``size`` bytes of the object with that mark, which must have them all."""
         ...
 
     def mark(self, url: Url) -> Mark:
@@ -49,7 +49,7 @@ class Store(Protocol):
         ...
 
     def matches(self, url: Url) -> list[Url]:
-        """Addresses that fit a pattern with ``*``, ``?`` and ``[]``."""
+        """Return the addresses that fit a pattern with ``*``, ``?`` and ``[]``."""
         ...
 
     def put(self, url: Url, data: bytes) -> None:
@@ -66,7 +66,7 @@ class Store(Protocol):
 
 
 def store_of(url: Url) -> Store:
-    """The store of an address. Raises RemoteError if its library is missing."""
+    """Return the store of an address. Raises RemoteError if its library is missing."""
     if url.is_web:
         from hydraopt.files.web import WebStore
 

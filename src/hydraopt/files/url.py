@@ -78,7 +78,7 @@ class Url(os.PathLike[str]):
         return self._with(f"{self._inner}/{added}")
 
     def with_name(self, name: str) -> Url:
-        """The address of that name in the same folder."""
+        """Return the address of that name in the same folder."""
         return self.parent / name
 
     def as_folder(self) -> Url:

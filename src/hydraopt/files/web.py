@@ -122,7 +122,7 @@ class WebStore:
 
 
 def _asked(url: Url, headers: Mapping[str, str]) -> Reply:
-    """The answer to a GET, a context, its body not yet read."""
+    """Send a GET and return the reply, a context manager whose body is not yet read."""
     try:
         from hydraopt.files.requesting import Reply
     except ImportError as error:
@@ -169,7 +169,7 @@ def _range_header(reply: Reply) -> str:
 
 
 def _range_of(reply: Reply, url: Url) -> tuple[int, int, int]:
-    """(first, last, length of the file) as the answer says it."""
+    """Return (first, last, length of the file) as the reply states them."""
     match = _RANGE.fullmatch(_range_header(reply))
     if match is None:
         _not_asked(reply, url, "bytes FIRST-LAST/LENGTH")
@@ -192,7 +192,7 @@ def _changed(url: Url, got: object, mark: Mark) -> NoReturn:
 
 
 def _body(reply: Reply, url: Url, size: int) -> bytes:
-    """Exactly ``size`` bytes; what comes short may pass."""
+    """Return exactly ``size`` bytes; a body that is too short raises PassingError."""
     data = b"".join(reply.pieces(size))
     if len(data) < size:
         raise PassingError(f"a range that came short: {len(data)} bytes of {size}")
@@ -202,7 +202,7 @@ def _body(reply: Reply, url: Url, size: int) -> bytes:
 
 
 def _stated(reply: Reply, url: Url) -> int:
-    """The length of a whole file. Without one nobody knows whether it came short."""
+    """Return the stated length of a whole file; without it a short body could not be detected."""
     stated = reply.header("Content-Length") or ""
     if not (stated.isascii() and stated.isdecimal() and len(stated) <= _DIGITS):
         refuse("server has no ranges, and states no length", url, stated[:40], "Content-Length")
@@ -236,7 +236,7 @@ def _whole(reply: Reply, url: Url, check: Check | None) -> Start:
 
 
 def _entries(page: str, at: str, folder: Url) -> list[Entry]:
-    """Links of a page to what lies right in the folder that it is about; others are left out."""
+    """Return the entries that a page links directly in its folder; other links are left out."""
     here = at.partition("?")[0]
     names: dict[str, Entry] = {}
     for count, link in enumerate(_LINK.finditer(page)):

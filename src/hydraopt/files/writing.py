@@ -1,9 +1,4 @@
-"""Replacing a file or a folder in one step: whoever is killed leaves the old one or the new one.
-
-What is being made lies beside its target as ".NAME.tmp-RANDOM", created new and never through a
-link, and locked as long as its maker lives. So what a killed process left is known by its lock, and
-goes with the next write to the same target.
-"""
+"""Replacing a file or folder in one step, so that a killed writer leaves the old or the new one."""
 
 from __future__ import annotations
 
@@ -141,7 +136,7 @@ def replaced_folder(
 
 @contextmanager
 def scratch_folder(target: Path) -> Iterator[Path]:
-    """A new, locked folder beside the target; removed in the end with what is left in it."""
+    """Create a locked folder beside the target; remove it in the end with what is left in it."""
     _clean(target)
     scratch, lock = _locked(target, _new_folder)
     try:
@@ -167,7 +162,7 @@ def _target(path: str | os.PathLike[str]) -> Path:
 
 
 def _named(error: OSError, path: str | os.PathLike[str]) -> OSError:
-    """The error about the file that the caller knows, in place of the scratch file or none."""
+    """Return the error with the file that the caller knows in place of the scratch file."""
     return type(error)(error.errno, error.strerror or str(error), os.fspath(path))
 
 
@@ -177,7 +172,7 @@ def _scratch_name(target: Path) -> str:
 
 @contextmanager
 def _scratch_file(target: Path) -> Iterator[tuple[Path, int]]:
-    """A new, locked file beside the target; removed unless it has got another name."""
+    """Create a locked file beside the target; remove it unless it has got another name."""
     scratch, descriptor = _locked(target, _new_file)
     try:
         yield scratch, descriptor
@@ -368,7 +363,7 @@ def _leave(new: Path) -> None:
 
 
 def _bring_along(old: Path, new: Path) -> None:
-    """Another name for a file that stays, or a folder of such names."""
+    """Link a file that stays under another name, or a folder of such files."""
     if old.is_dir() and not old.is_symlink():
         shutil.copytree(old, new, symlinks=True, copy_function=_link)
     elif old.is_symlink():

@@ -139,8 +139,10 @@ class _Matrices:
 def _compare(
     pieces: MergeSet, watched: Sequence[Watched], store: CoreStore, report: Progress
 ) -> tuple[list[dict[str, Any]], _Matrices, Array]:
-    """Rows of modules, likeness of the whole adapters, and squared norms of what the modules hold,
-    (contents, modules)."""
+    """Return rows of modules, likeness of the whole adapters, and squared norms.
+
+    The norms are those of the contents in the modules, (contents, modules).
+    """
     size = (pieces.contents, pieces.contents)
     total = _Matrices(*(np.zeros(size) for _ in range(5)))
     energies = np.zeros((pieces.contents, len(store)))
@@ -189,14 +191,17 @@ def _compare(
 
 
 def _rank_for(share: float, energy: Array) -> int:
-    """Smallest k whose k largest parts hold ``share`` of the energy; 0 for nothing."""
+    """Return the smallest k whose k largest parts hold ``share`` of the energy; 0 for nothing."""
     if energy.size == 0:
         return 0
     return int(np.searchsorted(np.cumsum(energy), share * energy.sum() * (1 - 1e-12))) + 1
 
 
 def _mean_cumulated(spectra: Sequence[Array]) -> list[float]:
-    """Share of the energy in the k largest parts, k = 1..max r, mean over tasks that have any."""
+    """Return the share of the energy in the k largest parts, k = 1..max r.
+
+    It is a mean over tasks that have any.
+    """
     real = [x for x in spectra if x.size]
     length = max((x.size for x in real), default=0)
     total = np.zeros(length)
@@ -207,7 +212,7 @@ def _mean_cumulated(spectra: Sequence[Array]) -> list[float]:
 
 
 def _energy_curve(modules: Sequence[dict[str, Any]]) -> list[float]:
-    """Share of the energy in the k largest parts of each module, mean over modules."""
+    """Return the share of the energy in the k largest parts of each module, mean over modules."""
     spectra = [row["spectrum"] for row in modules if row["spectrum"]]
     length = max(map(len, spectra), default=0)
     full = [x + [1.0] * (length - len(x)) for x in spectra]
@@ -215,7 +220,7 @@ def _energy_curve(modules: Sequence[dict[str, Any]]) -> list[float]:
 
 
 def _names(pieces: MergeSet) -> list[list[str]]:
-    """Task names of each content."""
+    """Return the task names of each content."""
     names: list[list[str]] = [[] for _ in range(pieces.contents)]
     for task in pieces.tasks:
         if task.content is not None:
@@ -245,7 +250,7 @@ def _tasks(pieces: MergeSet, loaded: Sequence[Adapter], squares: Array) -> list[
 
 
 def _matrices(pieces: MergeSet, total: _Matrices) -> dict[str, Any]:
-    """Cosines between whole adapters; null where they are not defined."""
+    """Return cosines between whole adapters; null where they are not defined."""
     coded = [task for task in pieces.tasks if task.content is not None]
     order = np.array([task.content for task in coded], np.int64)
     norms = np.sqrt(np.diag(total.inner).clip(0))

@@ -22,14 +22,17 @@ MOST_NAMED = 100
 
 
 def task_rows(bundle: Bundle) -> list[dict[str, Any]]:
-    """One row for each task, from the manifest alone; nothing is decoded.
+    """Return one row for each task, from the manifest alone; nothing is decoded.
 
-    own_bytes: its coded stream. carried_bytes: tensors kept bit by bit. shared_with: tasks of equal
-    content, which use the same stream, at most a hundred. fp16_bytes: two bytes for each number of
-    the original. original_bytes: as :func:`hydraopt.bundle.originals.original_bytes` counts them.
-    tensors, tensor_error: coded tensors beside the modules, and the largest relative
-    error among them. harm: answers that change and the like, as in hydraopt.bundle.Harm; None where
-    nobody measured. curve: its trial encodings, as in hydraopt.bundle.HarmPoint.
+    own_bytes: bytes of its coded stream.
+    carried_bytes: bytes of tensors kept bit by bit.
+    shared_with: tasks of equal content, which use the same stream, at most a hundred.
+    fp16_bytes: two bytes for each number of the original.
+    original_bytes: as :func:`hydraopt.bundle.originals.original_bytes` counts them.
+    tensors, tensor_error: coded tensors beside the modules, and the largest relative error among
+    them.
+    harm: answers that change and the like, as in hydraopt.bundle.Harm; None if not measured.
+    curve: its trial encodings, as in hydraopt.bundle.HarmPoint.
     """
     sizes, shared, originals = bundle.tensor_bytes, sharers(bundle), original_bytes(bundle)
     return [
@@ -55,7 +58,7 @@ def task_rows(bundle: Bundle) -> list[dict[str, Any]]:
 
 
 def sharers(bundle: Bundle) -> dict[str, list[str]]:
-    """By task, the others of equal content, at most a hundred."""
+    """Return, by task, the other tasks of equal content, at most a hundred."""
     owners: dict[int | None, list[str]] = {}
     for task in bundle.manifest.tasks:
         owners.setdefault(task.content, []).append(task.name)
@@ -67,7 +70,7 @@ def sharers(bundle: Bundle) -> dict[str, list[str]]:
 
 
 def _basis_costs(bundle: Bundle) -> list[tuple[dict[str, int], dict[str, int]]]:
-    """For each module, vectors and bytes of its bases, by side."""
+    """Return, for each module, vectors and bytes of its bases, by side."""
     modules = bundle.manifest.modules
     if not bundle.tensor_bytes["shared"] or not modules:
         return [({"left": 0, "right": 0}, {"left": 0, "right": 0}) for _ in modules]
@@ -89,14 +92,15 @@ def _basis_costs(bundle: Bundle) -> list[tuple[dict[str, int], dict[str, int]]]:
 def inspect_bundle(
     path: str | os.PathLike[str], progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Bytes, forms and stated errors of every task and module of a bundle, ready for JSON.
+    """Return bytes, forms and stated errors of every task and module of a bundle, ready for JSON.
 
     original_bytes, originals: fields of :class:`hydraopt.bundle.originals.Originals`.
-
     tasks: :func:`task_rows` plus ``forms`` (records by form), ``worst_module``, ``details``: bytes,
-    error and form of each module, and ``tensor_details``: the same of each coded tensor. modules:
-    the same seen from the modules, with the vectors and bytes of their shared bases. tensors: coded
-    tensors by key, over all tasks. parts: where the bytes of the file are; they add up to size.
+    error and form of each module, and ``tensor_details``: the same of each coded tensor.
+    modules: the details grouped by module, with the vectors and bytes of the shared bases.
+    tensors: coded tensors by key, over all tasks.
+    parts: bytes of the file by what they store; they add up to size.
+
     Every task is decoded once. Raises BundleFormatError for a damaged bundle.
     """
     bundle = open_bundle(path)
@@ -124,7 +128,7 @@ def inspect_bundle(
 
 
 def _tensors(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Coded tensors by key and shape, those of most bytes first."""
+    """Return the coded tensors by key and shape, largest number of bytes first."""
     rows: dict[tuple[str, tuple[int, ...]], dict[str, Any]] = {}
     seen = set()
     for task in tasks:
@@ -144,7 +148,7 @@ def _tensors(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _detailed_tasks(bundle: Bundle, progress: Progress) -> list[dict[str, Any]]:
-    """The tasks with what each of their modules takes; every one is decoded."""
+    """Return the tasks with the bytes of each of their modules; every task is decoded."""
     tasks = task_rows(bundle)
     rows = {row["name"]: row for row in tasks}
     for done, task in enumerate(bundle.one_by_one(), 1):
@@ -229,8 +233,10 @@ def _bytes_by_place(bundle: Bundle) -> dict[str, int]:
 
 
 def _by_type(modules: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Modules of one type and shape together: bytes added up, errors averaged over those that tasks
-    have."""
+    """Combine modules of one type and shape.
+
+    Bytes are summed; errors are averaged over the tasks that have them.
+    """
     groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for row in modules:
         groups.setdefault((row["type"], row["m"], row["n"]), []).append(row)
@@ -253,7 +259,7 @@ def _by_type(modules: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _all_forms(rows: list[dict[str, Any]]) -> dict[str, int]:
-    """Records by form over modules."""
+    """Count the records by form over modules."""
     counts: dict[str, int] = {}
     for row in rows:
         for form, count in row["forms"].items():
@@ -262,7 +268,7 @@ def _all_forms(rows: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def _distinct_bytes(here: list[tuple[str, dict[str, Any]]], streams: dict[str, int | None]) -> int:
-    """Bytes of a module over its tasks, a stream that several tasks use counted once.
+    """Return the bytes of a module over its tasks, counting a stream of several tasks once.
 
     A task without a stream has no coded bytes.
     """

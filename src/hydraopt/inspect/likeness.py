@@ -52,7 +52,7 @@ def _cosines(matrices: Sequence[Array]) -> Array:
 
 
 def _normalised(gram: Array) -> Array:
-    """Cosines from inner products; NaN for zero vectors."""
+    """Return cosines computed from inner products; NaN for zero vectors."""
     norms = np.sqrt(np.diag(gram).clip(0))
     scale = np.outer(norms, norms)
     result: Array = np.divide(gram, scale, out=np.full(gram.shape, np.nan), where=scale > 0)
@@ -78,8 +78,10 @@ class Likeness:
 
 
 def likeness(core: ModuleCore) -> Likeness:
-    """All of it from the small core, some tasks against all at a time; nothing of size m x n, nor
-    of the square of all ranks' sum, is formed."""
+    """Compute all measures from the small core, for some tasks against all at a time.
+
+    Nothing of size m x n, nor of the square of the sum of all ranks, is formed.
+    """
     ranks = np.array([s.size for s in core.s])
     edges = np.cumsum([0, *ranks])
     s = np.concatenate(core.s)
@@ -108,7 +110,7 @@ def likeness(core: ModuleCore) -> Likeness:
 
 
 def _blocks(ranks: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Consecutive tasks (first, last + 1) of no more than _BLOCK vectors, or a single one."""
+    """Yield ranges of tasks (first, last + 1) with at most _BLOCK vectors, or a single task."""
     first = total = 0
     for i, rank in enumerate(ranks):
         if total + rank > _BLOCK and i > first:
@@ -120,7 +122,10 @@ def _blocks(ranks: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
 
 
 def _sums(x: Array, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Array:
-    """Sums over the blocks of ``x`` with so many rows and columns, (blocks down, blocks across)."""
+    """Sum the blocks of ``x``, (blocks down, blocks across).
+
+    rows, columns: number of rows and of columns of each block.
+    """
     result = np.zeros((rows.size, columns.size))
     down, across = np.flatnonzero(rows), np.flatnonzero(columns)
     if down.size and across.size:
@@ -132,7 +137,7 @@ def _sums(x: Array, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Arra
 
 
 def mean_between(matrix: Array) -> float | None:
-    """Mean over every two different tasks where it is defined; None if there is none."""
+    """Return the mean over all pairs of tasks where it is defined; None if there is none."""
     values = matrix[np.triu_indices(matrix.shape[0], 1)]
     values = values[np.isfinite(values)]
     return float(values.mean()) if values.size else None

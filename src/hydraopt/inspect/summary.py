@@ -29,9 +29,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def by_type(modules: Sequence[ReportRow]) -> list[ReportRow]:
-    """One row for each type of module (one shape), in order of appearance: means over its modules.
+    """Return one row of means for each type of module (one shape), in order of appearance.
 
-    rank, rank90, rank99: means over modules and tasks. sharing: sums; ``saved`` is their ratio.
+    rank, rank90, rank99: means over modules and tasks.
+    sharing: sums; ``saved`` is their ratio.
     """
     groups: dict[tuple[str, int, int], list[ReportRow]] = {}
     for row in modules:
@@ -57,7 +58,7 @@ def by_type(modules: Sequence[ReportRow]) -> list[ReportRow]:
 
 
 def extremes(modules: Sequence[ReportRow]) -> list[ReportRow]:
-    """The modules that stand out: ``{"what", "path", "value"}`` each."""
+    """Return the modules that stand out: ``{"what", "path", "value"}`` each."""
     entries: list[ReportRow] = []
 
     def add(what: str, values: list[tuple[float, str]], largest: bool) -> None:

@@ -41,8 +41,10 @@ _MOST_EXAMPLES: Final = 400
 _MOST_HISTORY: Final = 500
 _MOST_TYPES: Final = 1000
 _MOST_PLANNED: Final = 2048, 64
-"""Modules that other sizes are planned for: so many, and one more for so many bytes of the file.
-Planning takes milliseconds a module."""
+"""Limit on the modules for which other sizes are planned: a number, and file bytes per further one.
+
+Planning takes milliseconds per module.
+"""
 
 
 @dataclass
@@ -95,11 +97,14 @@ def build(
     alpha: float | None = None,
     progress: Progress | None = None,
 ) -> Page:
-    """The page of a bundle as data; every task that it shows is decoded once.
+    """Build the page of a bundle as data; every task that it shows is decoded once.
 
-    originals: the adapters of its tasks; with all of them other sizes are those of another merge,
-    without any those of shrinking. results: files of ``hydraopt eval -o``. same_base, alpha: as of
-    merge. Raises HydraoptError, also where no task of the bundle is among the originals.
+    originals: the adapters of its tasks. With all of them other sizes are those of another merge,
+    without any those of shrinking.
+    results: files of ``hydraopt eval -o``.
+    same_base, alpha: as for merge.
+
+    Raises HydraoptError, also where no task of the bundle is among the originals.
     """
     known, report, given = collect(path, results), progress or silent, list(originals)
     tasks = known.tasks[:MOST_TASKS]
@@ -131,8 +136,10 @@ def build(
 
 
 def _compared(known: Collected) -> set[str]:
-    """The most harmed coded tasks, which are compared with each other;
-    none where the modules are too many for the bytes of the file."""
+    """Return the most harmed coded tasks, which are compared with each other.
+
+    Returns none where the modules are too many for the bytes of the file.
+    """
     if _has_too_many_modules(known.bundle):
         return set()
     coded = {x.name for x in known.bundle.manifest.tasks if x.content is not None}
@@ -157,7 +164,7 @@ def _uncompared(made: Choices) -> Iterator[str]:
 def _no_room(
     tasks: Sequence[TaskView], shown: Sequence[TaskView], rows: int, layers: Mapping[str, Layers]
 ) -> Iterator[str]:
-    """Notes on tasks, kept answers and layers for which the page has no room."""
+    """Yield notes on tasks, kept answers and layers for which the page has no room."""
     if len(shown) < len(tasks):
         yield (
             f"The list has the {len(shown):,} most harmed of {len(tasks):,} tasks. "
@@ -171,8 +178,10 @@ def _no_room(
 
 
 def live_page(known: Collected) -> Page:
-    """The page of a server: what the manifest or the index, and the results say. Nothing is
-    decoded; tasks, layers and examples are asked for one by one."""
+    """Build the page of a server from the manifest or the index, and the results.
+
+    Nothing is decoded; tasks, layers and examples are requested one by one.
+    """
     page = replace(_page(known, {}, None), live=True)
     if known.bundle.is_whole:
         return page
@@ -185,7 +194,7 @@ def live_page(known: Collected) -> Page:
 
 
 def layers_of(task: TaskAdapter) -> Layers:
-    """A task's modules with bytes and forms; it is decoded, unless nothing of it is coded."""
+    """Return a task's modules with bytes and forms; decode it unless nothing of it is coded."""
     entry, bundle = task.entry, task.bundle
     paths = [bundle.manifest.modules[i].path for i in entry.modules]
     forms, sizes = task.forms(), task.coded_bytes()
@@ -273,7 +282,7 @@ def _first(by_task: Mapping[str, Sequence[T]], matters: Callable[[T], bool]) -> 
 
 
 def _left_out(evidence: Evidence) -> Iterator[str]:
-    """Notes on rows about people for which a page has no room."""
+    """Yield notes on rows about people for which a page has no room."""
     for what, by_task in (("probes", evidence.people), ("swaps", evidence.swapped)):
         count = sum(map(len, by_task.values()))
         if count > MOST_PEOPLE:
@@ -305,7 +314,7 @@ def _parts(bundle: Bundle) -> tuple[tuple[str, int], ...]:
 
 
 def _types(bundle: Bundle, tasks: Sequence[TaskView]) -> tuple[dict[str, Any], ...]:
-    """Types of modules: how many, and the mean and worst error over modules and tasks."""
+    """Return the types of modules: count, and mean and worst error over modules and tasks."""
     types = [module_type(module.path) for module in bundle.core.modules]
     counts = Counter(types)
     entries: Iterable[TaskEntry] = (
@@ -333,7 +342,7 @@ def _types(bundle: Bundle, tasks: Sequence[TaskView]) -> tuple[dict[str, Any], .
 
 
 def _history(bundle: Bundle) -> tuple[tuple[str, str, str], ...]:
-    """(task, day, file) of what was added after the merge, the latest first."""
+    """Return (task, day, file) of the tasks added after the merge, the latest first."""
     rows = [(x.name, x.added.day, x.added.digest) for x in bundle.rows if x.added]
     latest = sorted(rows, key=lambda row: row[1], reverse=True)
     if len(latest) > _MOST_HISTORY:
@@ -343,7 +352,7 @@ def _history(bundle: Bundle) -> tuple[tuple[str, str, str], ...]:
 
 
 def cut(text: str, most: int) -> str:
-    """The text, and a word where it is not all of it."""
+    """Return the text, cut to ``most`` characters with a note if it is longer."""
     return text if len(text) <= most else f"{text[:most]} [cut]"
 
 

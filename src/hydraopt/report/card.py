@@ -34,7 +34,7 @@ _METRICS: Final = {
 
 
 def bundle_card(known: Collected) -> str:
-    """The card as text. What was not measured is said to be so; names cannot become markup."""
+    """Return the card as text. It marks what was not measured; names cannot become markup."""
     bundle, tasks = known.bundle, known.tasks
     summary = summary_of(bundle, tasks, known.originals, known.image)
     said = "\n".join(f"- {_plain(line)}" for line in summary)
@@ -54,7 +54,7 @@ def bundle_card(known: Collected) -> str:
 
 
 def _use(known: Collected) -> str:
-    """The command that exports a task, and for image models the lines that load it."""
+    """Return the command that exports a task, and for image models the lines that load it."""
     bundle, name = known.bundle, _code(known.tasks[0].name)
     where, first = shlex.quote(_code(known.name)), shlex.quote(name)
     if not known.image:
@@ -70,7 +70,7 @@ def _use(known: Collected) -> str:
 
 
 def _header(known: Collected) -> list[str]:
-    """The YAML lines. A JSON string is one of YAML too."""
+    """Return the YAML lines. A JSON string is also a YAML string."""
     bundle, tasks = known.bundle, known.tasks
     lines = []
     if bundle.base_model:
@@ -121,7 +121,10 @@ _ERROR_IS_NO_HARM: Final = (
 
 
 def _table(tasks: Sequence[TaskView], image: bool) -> str:
-    """The tasks, the most harmed first. image: harm has a column only where it was measured."""
+    """Return a table of the tasks, the most harmed first.
+
+    image: True for an image model, for which harm has a column only if it was measured.
+    """
     columns: dict[str, Callable[[TaskView], str]] = {
         "task": lambda x: _plain(x.name),
         "relative error": lambda x: "lossless" if x.lossless else f"{x.error:.3f}",
@@ -174,11 +177,11 @@ def _string(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Escape a text so that Markdown shows it as it is."""
     flat = " ".join(text.split())
     return re.sub(r"([\\`*_\[\]{}<>|#~!&])", r"\\\1", flat)
 
 
 def _code(value: Any) -> str:
-    """Text between backticks: it has none, and no line end."""
+    """Return the value as text that can stand between backticks: no backticks, no line ends."""
     return " ".join(str(value).split()).replace("`", "'")

@@ -55,7 +55,7 @@ class Evidence:
 
 
 def hash_of(bundle: Bundle) -> str | None:
-    """The SHA-256 of a bundle in one file of this machine, by which results name it; else None."""
+    """Return the SHA-256 by which results name a bundle, if it is one file of this machine."""
     path = bundle.path
     return file_hash(path) if isinstance(path, Path) and path.is_file() else None
 
@@ -115,7 +115,7 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 
 def _label(result: Mapping[str, Any], digest: str | None) -> str | None:
-    """The bundle's name in the result, by its hash."""
+    """Return the bundle's label in the result, found by its hash."""
     for name, said in _items(result.get("bundles")):
         if digest is not None and isinstance(said, dict) and said.get("sha256") == digest:
             return name
@@ -123,7 +123,7 @@ def _label(result: Mapping[str, Any], digest: str | None) -> str | None:
 
 
 def _take(evidence: Evidence, task: Mapping[str, Any], mine: str | None) -> None:
-    """The task's language, and what was scored and written of this bundle."""
+    """Add to the evidence a task's language, and the scores and answers of this bundle."""
     name = str(task["adapter"])
     said = task.get("task"), task.get("language")
     if all(isinstance(x, str) for x in said):
@@ -194,7 +194,7 @@ def _example(task: str, row: Mapping[str, Any], mine: str) -> Example:
 def _sizes(
     result: Mapping[str, Any], tasks: list[Mapping[str, Any]], mine: str | None
 ) -> Iterator[SizeRow]:
-    """The other bundles of a result, with means over its tasks and the worst of them."""
+    """Yield the other bundles of a result, with means over its tasks and the worst of them."""
     for label, said in _items(result.get("bundles")):
         size = _count(said.get("bytes")) if isinstance(said, dict) else 0
         if label == mine or not size:
@@ -206,7 +206,7 @@ def _sizes(
 
 
 def measured(tasks: Iterable[Mapping[str, Any]], label: str) -> dict[str, tuple[float, float, str]]:
-    """By measure (mean, worst, worst task) of what was scored of one bundle."""
+    """Return, by measure, (mean, worst, worst task) of the scores of one bundle."""
     numbers: dict[str, dict[str, float]] = {"changed": {}, "kl": {}, "drop": {}}
     for task in tasks:
         own = _of(_of(task, "results"), label)

@@ -81,19 +81,22 @@ def _figure(rows: int, columns: int, height: float, title: str) -> tuple[Any, An
 
 
 def _plain(text: str, most: int = 40) -> str:
-    """A name as a label: matplotlib takes "$" for mathematics; long ones lose their middle."""
+    """Return a name as a label: matplotlib's "$" escaped, the middle of long names cut."""
     if len(text) > most:
         text = f"{text[: most // 2 - 1]}..{text[-most // 2 + 1 :]}"
     return text.replace("$", r"\$")
 
 
 def _short(kind: str) -> str:
-    """The last two names of a module type."""
+    """Return the last two names of a module type."""
     return _plain(".".join([name for name in kind.split(".") if name != "*"][-2:]), 32)
 
 
 def _title(axis: Any, text: str, shown: int, count: int, what: str) -> None:
-    """The title, and how many of them are drawn where not all are. what: "first {} of {} tasks"."""
+    """Set the title, with the number of drawn items if not all are drawn.
+
+    what: text such as "first {} of {} tasks".
+    """
     axis.set_title(text if shown == count else f"{text}\n{what.format(shown, count)}")
 
 
@@ -319,7 +322,7 @@ def _type_bytes(axis: Any, report: Report) -> None:
 
 
 def _draw_plan(report: Report) -> Any:
-    """A line for each task, and where the plan puts it."""
+    """Draw a line for each task, and a mark where the plan puts it."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     from hydraopt.merging.harm.plan import WORDS, plan_limit

@@ -32,9 +32,9 @@ FORM_TEXTS: Final[Mapping[str, str]] = {
 
 
 def group_rows(tasks: Sequence[TaskView], key: Callable[[TaskView], str]) -> tuple[GroupRow, ...]:
-    """Means over the tasks of each group; none if all are in one. Most harmed first.
+    """Return means over the tasks of each group, the most harmed first; none for one group.
 
-    The interval is of the rows alone: tasks are taken as they are, and their bootstrap variances
+    The interval covers the rows alone: tasks are taken as they are, and their bootstrap variances
     add.
     """
     members: dict[str, list[TaskView]] = {}
@@ -65,7 +65,7 @@ def _group(name: str, tasks: Sequence[TaskView]) -> GroupRow:
 
 
 def map_of(bundle: Bundle, tasks: Sequence[TaskView], layers: Mapping[str, Layers]) -> MapView:
-    """The map of the first tasks; by types of modules where modules are many."""
+    """Return the map of the first tasks; by types of modules where modules are many."""
     shown = map_tasks(tasks)
     entries = {name: bundle[name].entry for name in shown}
     paths = [module.path for module in bundle.core.modules]
@@ -104,20 +104,20 @@ def map_of(bundle: Bundle, tasks: Sequence[TaskView], layers: Mapping[str, Layer
 
 
 def map_tasks(tasks: Sequence[TaskView]) -> list[str]:
-    """The names of the tasks that the map shows."""
+    """Return the names of the tasks that the map shows."""
     return [x.name for x in tasks if not x.lossless and x.modules][:_MOST_ROWS]
 
 
 def _key(path: str) -> list[tuple[int, int, str]]:
-    """Numbers in a path count as numbers."""
+    """Return a sort key for a path in which numbers count as numbers."""
     pieces = re.split(r"(\d+)", path)
     return [(0, int(x), "") if x.isdecimal() and len(x) < 10 else (1, 0, x) for x in pieces]
 
 
 def alike_of(choices: Choices, count: int) -> Alike | None:
-    """The likeness of the tasks, such that alike ones stand together; None for fewer than two.
+    """Return the likeness of the tasks, with alike ones side by side; None for fewer than two.
 
-    Tasks that have no cosine are left out: nothing is known of them.
+    Tasks without a cosine are left out, because nothing is known of them.
     """
     some = np.flatnonzero(np.isfinite(np.diag(choices.cosines)))
     if some.size < 2:
@@ -142,7 +142,7 @@ def alike_of(choices: Choices, count: int) -> Alike | None:
 
 
 def _order(cosines: Any) -> list[int]:
-    """Leaves of an average-linkage tree over 1 - cosine, neighbours as near as they can be."""
+    """Return the leaves of an average-linkage tree over 1 - cosine, near ones side by side."""
     from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
     from scipy.spatial.distance import squareform
 
@@ -156,6 +156,6 @@ def _order(cosines: Any) -> list[int]:
 
 
 def forms_of(layers: Mapping[str, Layers]) -> tuple[tuple[str, int, str], ...]:
-    """(form, how many records have it, what it means), the commonest first."""
+    """Return (form, number of records, meaning), the most common form first."""
     counts = Counter(form for held in layers.values() for form in held.forms if form is not None)
     return tuple((form, count, FORM_TEXTS.get(form, "")) for form, count in counts.most_common())

@@ -46,7 +46,7 @@ class Explorer:
         self.page = _text(asdict(live_page(known)))
 
     def tasks(self, asked: Mapping[str, str]) -> Any:
-        """A page of the list. Raises ValueError for a question that makes no sense."""
+        """Return a page of the list. Raises ValueError for an invalid query."""
         sort, start = asked.get("sort", "harm"), _natural(asked.get("from", "0"))
         if sort != "name" and sort not in SORTS:
             raise ValueError(f"no order is called {sort!r}")
@@ -55,7 +55,7 @@ class Explorer:
         return {"total": len(left), "tasks": [asdict(x) for x in left[start : start + PER_PAGE]]}
 
     def task(self, name: str) -> Any:
-        """A task with its layers, which are decoded for it; None if there is none."""
+        """Return a task with its layers, which are decoded for it; None for an unknown name."""
         if name not in self._tasks:
             return None
         view = self._tasks[name]
@@ -72,7 +72,7 @@ class Explorer:
         }
 
     def examples(self, asked: Mapping[str, str]) -> Any:
-        """Some rows of all tasks, those that change first."""
+        """Return some rows of all tasks, those that change first."""
         start = _natural(asked.get("from", "0"))
         count = min(_natural(asked.get("count", "6")), _MOST_EXAMPLES)
         rows = self._examples[start : start + count]
@@ -80,7 +80,7 @@ class Explorer:
 
 
 def make_app(known: Collected) -> Any:
-    """The application: the page, and four questions under /api/."""
+    """Build the application: the page, and four queries under /api/."""
     from starlette.applications import Starlette
     from starlette.responses import Response
     from starlette.routing import Route
@@ -117,8 +117,10 @@ def make_app(known: Collected) -> Any:
 
 
 def make_server(known: Collected, host: str) -> Any:
-    """A uvicorn server of the page, to ``run(sockets=[...])``; it answers for this machine's own
-    names alone."""
+    """Create a uvicorn server of the page, to ``run(sockets=[...])``.
+
+    It answers for this machine's own names alone.
+    """
     import uvicorn
 
     from hydraopt.serve.limits import IDLE_SECONDS, OwnHosts, limited

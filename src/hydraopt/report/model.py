@@ -203,9 +203,13 @@ class PeopleRow:
 
 @dataclass(frozen=True)
 class SwappedRow:
-    """Rows of one task with other people in them. before, now: the share whose label depends on
-    who it is, of the original and of the bundle. new: rows that did not depend before; gone: that
-    do not any more. p: as of a PeopleRow."""
+    """Rows of one task with the identities of people swapped.
+
+    before, now: share of rows whose label depends on the person, for the original and the bundle.
+    new: rows that did not depend on it before.
+    gone: rows that no longer depend on it.
+    p: as for a PeopleRow.
+    """
 
     task: str
     language: str

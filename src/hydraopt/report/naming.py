@@ -25,22 +25,22 @@ _LANGUAGES: Final = {
 
 
 def language_name(code: str) -> str:
-    """A code with its name, "German (de)"; one that is not known as it is."""
+    """Return a code with its name, "German (de)"; an unknown code as it is."""
     name = _LANGUAGES.get(code)
     return f"{name} ({code})" if name else code
 
 
 def shown_name(name: str) -> str:
-    """A file's name as text: "?" for what no text can hold, which a system may permit there."""
+    """Return a file's name as text, with "?" for characters that text cannot hold."""
     return name.encode(errors="replace").decode()
 
 
 def parts_of(
     names: Iterable[str], said: Mapping[str, tuple[str, str]]
 ) -> dict[str, tuple[str, str]]:
-    """(group, language) of each task: what ``said`` has, else two parts of a name GROUP-LANGUAGE.
+    """Return (group, language) of each task, from ``said`` or else from a name GROUP-LANGUAGE.
 
-    An ending counts as a language if it is a known code, so that "-v2" or "-bot" is none.
+    An ending counts as a language only if it is a known code, so "-v2" or "-bot" does not.
     """
     made = {}
     for name in names:

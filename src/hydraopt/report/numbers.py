@@ -12,7 +12,7 @@ _MOST: Final = 1 << 53
 
 
 def finite(value: Any) -> float | None:
-    """The number as a float; None for what is none, or too large for one."""
+    """Return the number as a float; None if it is not a number, or too large for a float."""
     if isinstance(value, bool) or not isinstance(value, float | int):
         return None
     try:
@@ -23,5 +23,5 @@ def finite(value: Any) -> float | None:
 
 
 def counted(value: Any) -> int | None:
-    """The count; None for what is none."""
+    """Return the count; None if it is not a count."""
     return value if type(value) is int and 0 <= value < _MOST else None

@@ -31,7 +31,7 @@ SCRIPTS: Final = (
 
 
 def render(page: Page) -> str:
-    """The whole file as text."""
+    """Return the whole file as text."""
     return _assembled(page.name, data_text(page), "connect-src 'none'")
 
 
@@ -56,7 +56,7 @@ def _assembled(name: str, data: str, connections: str) -> str:
 
 
 def policy_of(scripts: list[str], connections: str) -> str:
-    """The content security policy: these scripts, inline styles, and no other source."""
+    """Return the content security policy: these scripts, inline styles, and no other source."""
     hashes = [base64.b64encode(hashlib.sha256(x.encode()).digest()).decode() for x in scripts]
     allowed = " ".join(f"'sha256-{x}'" for x in hashes)
     return (
@@ -66,7 +66,7 @@ def policy_of(scripts: list[str], connections: str) -> str:
 
 
 def data_text(page: Page) -> str:
-    """The page's data as JSON that cannot end the element it stands in."""
+    """Return the page's data as JSON that cannot end the element around it."""
     text = json.dumps(
         compact(asdict(page)), ensure_ascii=False, allow_nan=False, separators=(",", ":")
     )

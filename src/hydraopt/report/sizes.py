@@ -71,7 +71,7 @@ def sizes_note(
 
 
 def _harm_note(tasks: Sequence[TaskView], sizes: Sequence[SizeRow]) -> Iterator[str]:
-    """Yield what the harm of other sizes is, and where there is none."""
+    """Yield sentences on the harm of other sizes, and on sizes without one."""
     if all(task.likely is None for task in tasks):
         return
     coded = [row for row in sizes if row.kind == "estimated"]

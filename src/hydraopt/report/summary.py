@@ -15,7 +15,7 @@ __all__ = ["bytes_text", "summary_of"]
 
 
 def bytes_text(count: float) -> str:
-    """Bytes for people: "912 bytes", "46.8 kB", "3.10 MB" (powers of ten)."""
+    """Format bytes for people: "912 bytes", "46.8 kB", "3.10 MB" (powers of ten)."""
     for unit, power in (("GB", 9), ("MB", 6), ("kB", 3)):
         if count >= 10**power:
             return f"{count / 10**power:.{2 if count < 10 ** (power + 1) else 1}f} {unit}"
@@ -32,7 +32,10 @@ _WHOLE: Final = {
 def summary_of(
     bundle: Bundle, tasks: Sequence[TaskView], originals: Originals, image: bool
 ) -> tuple[str, ...]:
-    """Size, harm and scores, one sentence each. image: the adapters write no answers."""
+    """Return size, harm and scores, one sentence each.
+
+    image: True if the adapters are for an image model, which writes no answers.
+    """
     count = counted(len(tasks), "task")
     size = f"{count} of {base_words(bundle.base_model, bundle.core.modules)} take "
     size += bytes_text(bundle.size)

@@ -1,4 +1,4 @@
-"""The list of tasks: one view each, those first that are harmed most, and what a filter leaves."""
+"""The list of tasks: one view each, the most harmed first, and selection by a filter."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ SORTS: Final = {
 
 
 def task_views(bundle: Bundle, evidence: Evidence) -> list[TaskView]:
-    """All tasks, the most harmed first. Nothing is decoded. Of a bundle that knows no more than
-    rows, base models, equal tasks and notes are left out; see :func:`with_notes`."""
+    """Return a view of all tasks, the most harmed first. Nothing is decoded.
+
+    If the bundle has only rows, base models, equal tasks and notes are left out; see
+    :func:`with_notes`.
+    """
     parts = parts_of(list(bundle), evidence.where)
     originals = original_bytes(bundle)
     views = [_view(row, parts[row.name], evidence, originals[row.name]) for row in bundle.rows]
@@ -39,7 +42,7 @@ def task_views(bundle: Bundle, evidence: Evidence) -> list[TaskView]:
 
 
 def with_notes(view: TaskView, entry: TaskEntry, shared_with: Sequence[str] = ()) -> TaskView:
-    """The view with what a row does not say."""
+    """Return the view with the facts that a row does not hold."""
     return replace(
         view, base_model=entry.base_model, shared_with=tuple(shared_with), notes=entry.notes
     )
@@ -95,7 +98,7 @@ def judged_by(tasks: Sequence[TaskView]) -> JudgedBy:
 
 
 def values_of(tasks: Sequence[TaskView]) -> dict[str, tuple[str, ...]]:
-    """The values of each filter that divide the tasks at all."""
+    """Return the values of each filter that separates the tasks."""
     made = {}
     for key in ("language", "group", "kind"):
         values = sorted({str(getattr(x, key)) for x in tasks})
@@ -116,7 +119,7 @@ class Wanted:
 
 
 def selected(tasks: Sequence[TaskView], wanted: Wanted) -> list[TaskView]:
-    """The tasks that a filter leaves, in its order; ``tasks`` are in that of harm."""
+    """Return the tasks that pass a filter, in its order; ``tasks`` are in order of harm."""
     query = wanted.query.casefold()
     left = [
         x

@@ -42,10 +42,11 @@ def make_app(
     api_key: str | None = None,
     reload: Callable[[], Sequence[str]] | None = None,
 ) -> FastAPI:
-    """The application; it starts the engine, and stops it when it ends itself.
+    """Build the application, which starts the engine, and stops it when the application ends.
 
-    base_name: what the base model is asked for by. api_key: needed for all but /health if given.
-    reload: for POST /reload; blocks, and returns the tasks that are served then.
+    base_name: name by which requests ask for the base model.
+    api_key: key required for everything but /health, if given.
+    reload: function for POST /reload; it blocks and returns the tasks that are served then.
     """
     metrics = Metrics(engine.load)
     service = _Service(engine, base_name, metrics)
@@ -167,7 +168,7 @@ class _Service:
         return about if name == self._base else {**about, "parent": self._base}
 
     def task(self, name: str) -> str | None:
-        """The engine's name of a model; None is the base."""
+        """Return the engine's name of a model; None is the base."""
         if name not in self.names:
             raise _no_model(name)
         return None if name == self._base else name
@@ -206,7 +207,7 @@ class _Service:
         return self._tokens(asked, text, False)
 
     def _tokens(self, asked: Request, text: str, special: bool) -> tuple[int, ...]:
-        """Called beside the loop, which long prompts would hold up."""
+        """Tokenize a text; called outside the event loop, which long prompts would block."""
         try:
             return self._reader.tokens(text, special)
         except LongPromptError as error:
@@ -269,7 +270,7 @@ class _Service:
                 yield event(error.body)
 
     async def _pieces(self, answer: Answer, pieces: asyncio.Queue[Piece]) -> AsyncIterator[Piece]:
-        """The pieces up to the last. Raises ApiError if it says that the answer failed."""
+        """Yield the pieces up to the last. Raises ApiError if it says that the answer failed."""
         while True:
             piece = await pieces.get()
             if piece.reason == "time":
@@ -330,7 +331,7 @@ class _Counter:
 
 
 async def _read(request: HttpRequest, schema: type[R], most: int) -> R:
-    """The body as a request, of at most so many bytes."""
+    """Read the body, of at most ``most`` bytes, as a request."""
     _check_kind(request)
     body = bytearray()
     try:

@@ -151,7 +151,7 @@ class Engine:
         return self._thread.is_alive()
 
     def load(self) -> dict[str, int]:
-        """Return the counts of requests and the bytes of the bundles, as of the last step."""
+        """Return request and step counts and the bytes of the bundles, as of the last step."""
         memory = self._memory
         return {
             "waiting": len(self._waiting),
@@ -256,7 +256,7 @@ class Engine:
         return chosen
 
     def _step(self) -> None:
-        """One token for each row."""
+        """Generate one token for each row."""
         for row in self._rows:
             row.reason = row.reason or self._over(row.answer)
             if row.reason is not None:
@@ -300,9 +300,9 @@ class Engine:
             old.detach()
 
     def try_all(self) -> None:
-        """A prompt and a token for each task; UsageError for one that cannot be answered with.
+        """Run a prompt and a token with each task; raise UsageError for a task that cannot answer.
 
-        Before :meth:`start`.
+        Call it before :meth:`start`.
         """
         self._try(self._attached)
 
@@ -331,7 +331,7 @@ class Engine:
         attached.set_task(None)
 
     def _select(self, answers: Sequence[Answer]) -> None:
-        """Each answer's task for its row; what was attached before adds nothing to other rows."""
+        """Select each answer's task for its row; earlier attachments add nothing to other rows."""
         for attached in (self._attached, *self._retired):
             names = tuple(x.job.task if x.attached is attached else None for x in answers)
             if attached.active != names and (any(names) or any(attached.active)):

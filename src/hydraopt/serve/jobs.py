@@ -83,7 +83,7 @@ class Answer:
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:
-        """Nobody reads it any more; it ends at the next step."""
+        """Cancel the answer, which no one reads any more; it ends at the next step."""
         self._cancelled.set()
 
     @property

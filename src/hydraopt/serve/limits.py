@@ -42,7 +42,7 @@ CONNECTIONS: Final = 512
 def limited(
     connections: int = CONNECTIONS, head: float = HEAD_SECONDS, body: float = BODY_SECONDS
 ) -> type[asyncio.Protocol]:
-    """uvicorn's protocol with limits: of connections, and of seconds as above."""
+    """Return uvicorn's protocol with limits: of connections, and of seconds as above."""
 
     class Limited(_Limited):
         most, head_seconds, body_seconds = connections, head, body
@@ -141,7 +141,7 @@ class _Limited(H11Protocol):
 
 
 def is_loopback(host: str) -> bool:
-    """Can nobody but this machine reach it?"""
+    """Return True if only this machine can reach the host."""
     if host == "localhost":
         return True
     try:

@@ -10,7 +10,7 @@ __all__ = ["bind"]
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at that address, not yet listening; UsageError if there is none or it is taken."""
+    """Bind a socket to that address, not yet listening; UsageError if it is invalid or taken."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

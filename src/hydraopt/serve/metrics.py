@@ -50,5 +50,5 @@ class Metrics:
         )
 
     def text(self) -> bytes:
-        """The exposition format."""
+        """Return the metrics in the exposition format."""
         return generate_latest(self._registry)

@@ -34,8 +34,12 @@ class PromptReader:
         self._count("a")
 
     def tokens(self, text: str, special: bool) -> tuple[int, ...]:
-        """The tokens of a text, of which there may still be too many. special: with those that a
-        tokenizer adds. Raises LongPromptError for a text that was not tokenised to its end."""
+        """Return the tokens of a text, which may still be too many.
+
+        special: True to include the tokens that a tokenizer adds.
+
+        Raises LongPromptError for a text that was not tokenised to its end.
+        """
         if len(text) > self._most * self._longest:
             raise self._too_long(f"{len(text)} characters")
         size = self._most * _USUAL

@@ -21,7 +21,7 @@ class ReloadError(HydraoptError):
 
 
 def check_names(base_name: str, tasks: Sequence[str]) -> None:
-    """Raises UsageError if a task has the base's name."""
+    """Raise UsageError if a task has the base's name."""
     if base_name in tasks:
         raise UsageError(
             explain(
@@ -46,7 +46,10 @@ class Reload:
         self._one = threading.Lock()
 
     def __call__(self) -> tuple[str, ...]:
-        """The tasks that are served now. Raises ReloadError; ClosedError at the server's end."""
+        """Reload, and return the tasks served now.
+
+        Raises ReloadError; ClosedError at the server's end.
+        """
         with self._one:
             try:
                 opened = named_bundles(list(self._bundles))
@@ -73,7 +76,7 @@ class Reload:
         return fresh
 
     def _without_folders(self, text: str) -> str:
-        """The text without where on this machine the files lie, which is no client's business."""
+        """Return the text without local folders, which clients must not learn."""
         for path in map(Path, self._bundles):
             for name in (str(path), str(path.absolute()), os.path.realpath(path)):
                 text = text.replace(name, path.name)

@@ -57,7 +57,7 @@ class Reply:
 
 
 def usage_of(job: Job, last: Piece) -> dict[str, int]:
-    """Tokens read and written."""
+    """Return the numbers of tokens read and written."""
     read, written = len(job.prompt), last.tokens
     return {
         "prompt_tokens": read,
@@ -67,7 +67,7 @@ def usage_of(job: Job, last: Piece) -> dict[str, int]:
 
 
 def whole(reply: Reply, text: str, reason: str | None, usage: dict[str, int]) -> dict[str, Any]:
-    """A reply in one piece."""
+    """Return a reply in one piece."""
     choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
     if reply.kind == "chat":
         choice["message"] = {"role": "assistant", "content": text}
@@ -77,7 +77,7 @@ def whole(reply: Reply, text: str, reason: str | None, usage: dict[str, int]) ->
 
 
 def chunk(reply: Reply, text: str | None, reason: str | None) -> dict[str, Any]:
-    """A piece of a reply; text None is its beginning."""
+    """Return a piece of a reply; a text of None marks its beginning."""
     choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
     if reply.kind == "completion":
         choice["text"] = text or ""
@@ -89,6 +89,6 @@ def chunk(reply: Reply, text: str | None, reason: str | None) -> dict[str, Any]:
 
 
 def event(data: dict[str, Any] | str) -> str:
-    """A server-sent event."""
+    """Format a server-sent event."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
     return f"data: {text}\n\n"

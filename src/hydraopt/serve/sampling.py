@@ -23,7 +23,9 @@ class Sampler:
             self._generator.manual_seed(job.seed)
 
     def __call__(self, logits: Tensor) -> int:
-        """A token of the logits (vocabulary,); the first of the largest if the temperature is 0.
+        """Sample a token from logits (vocabulary,).
+
+        At a temperature of 0 the first of the largest logits is chosen.
 
         Raises NumericalError if the model did not give numbers.
         """

@@ -123,5 +123,5 @@ class ChatRequest(Request):
 
 
 def _same(value: Any, neutral: Any) -> bool:
-    """Equal, where JSON's true is no number."""
+    """Return True if the values are equal; JSON's true does not equal a number."""
     return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)

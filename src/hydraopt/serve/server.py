@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 def check_key(host: str, api_key: str | None) -> None:
-    """Raises UsageError for an address that others can reach without a key."""
+    """Raise UsageError for an address that others can reach without a key."""
     if api_key is not None and (not api_key or not api_key.isascii() or not api_key.isprintable()):
         raise UsageError(explain("the API key is empty or has odd characters"))
     if api_key is None and not is_loopback(host):
@@ -69,10 +69,13 @@ def load_engine(
     device: str = "cpu",
     cache_bytes: int | None = None,
 ) -> Engine:
-    """The engine of a base model with all tasks of the bundles, not yet started.
+    """Return the engine of a base model with all tasks of the bundles, not yet started.
 
-    cache_bytes: as of :func:`hydraopt.attach`. Each task writes a token, so that what cannot be
-    served is found now. Raises UsageError, AlignmentError or BundleFormatError.
+    cache_bytes: as for :func:`hydraopt.attach`.
+
+    Each task generates a token, so that a task that cannot be served is found now. Raises
+    UsageError,
+    AlignmentError or BundleFormatError.
     """
     model, tokenizer = load_model(base, dtype)
     try:
@@ -159,10 +162,12 @@ def make_server(
     hosts: Sequence[str] = (),
     protocol: type[asyncio.Protocol] | None = None,
 ) -> Server:
-    """A server to ``run()``.
+    """Create a server to ``run()``.
 
-    reload: loads the bundles again.  hosts: that may be asked for besides this machine's own, where
-    only that is listened to.  protocol: of :func:`hydraopt.serve.limits.limited`.
+    reload: function that loads the bundles again.
+    hosts: further host names that requests may use besides this machine's own, where only this
+    machine is listened to.
+    protocol: protocol of :func:`hydraopt.serve.limits.limited`.
 
     Raises UsageError as :func:`check_key`, and if a task has the base's name.
     """

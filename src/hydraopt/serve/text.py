@@ -24,7 +24,7 @@ class Decoder:
         self._start = self._shown = 0
 
     def add(self, token: int) -> str:
-        """The text that this token completes."""
+        """Return the text that this token completes."""
         self._ids.append(token)
         return self._new(False)
 
@@ -74,6 +74,6 @@ class StopWatch:
 
     @staticmethod
     def _overlap(text: str, stop: str) -> int:
-        """Length of the longest end of the text with which the stop text begins."""
+        """Return the length of the longest end of the text with which the stop text begins."""
         longest = min(len(text), len(stop) - 1)
         return next((k for k in range(longest, 0, -1) if text.endswith(stop[:k])), 0)

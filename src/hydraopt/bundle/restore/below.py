@@ -37,7 +37,7 @@ _GRID: Final = 1.05
 
 
 def layer_below(task: TaskAdapter, key: str) -> str | None:
-    """The path of the task's module whose layer has this extra for its weight, if it is one."""
+    """Return the path of the module whose layer has this extra as its weight, if there is one."""
     path = _path(key)
     return path if key.endswith(_END) and path in task.modules else None
 
@@ -65,7 +65,7 @@ def _path(key: str) -> str:
 
 
 def weights_at_hand(base: Base) -> Mapping[str, RawTensor]:
-    """The tensors of a base model's folder, or those given; none where none can be read."""
+    """Return the tensors of a base model's folder, or those given; none if none can be read."""
     if isinstance(base, Mapping):
         return base
     if base is not None and Path(base).is_dir():

@@ -76,7 +76,7 @@ def load_lines(base_model: str | None, place: str, modules: Iterable[ModuleEntry
 
 
 def card_of(task: TaskAdapter, library: str, as_it_was: bool) -> str:
-    """The card: what hubs read first, then what the folder is, its error, and its harm.
+    """Return the card: the metadata of hubs, then the folder's contents, its error, and its harm.
 
     as_it_was: as in :func:`write_card`.
     """

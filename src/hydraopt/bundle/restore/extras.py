@@ -89,7 +89,7 @@ def _placed(
     scales: Mapping[str, float],
     unfolded: bool,
 ) -> dict[str, str]:
-    """PEFT's name of each extra by its own; arguments as in :func:`exported_extras`."""
+    """Return PEFT's name of each extra by its own; arguments as in :func:`exported_extras`."""
     named, taken, result = names_adapter(extras.keys()), set[str](), {}
     for key, kind in kinds.items():
         if kind == "lora_bias" and not unfolded:
@@ -134,7 +134,7 @@ def _check_scaled(
 
 
 def _bias_scales(task: TaskAdapter) -> dict[str, float]:
-    """The scale of each lora_bias, by its key."""
+    """Return the scale of each lora_bias, by its key."""
     if task.original is None:
         return dict(task.entry.bias_scales)
     scales = {x.b.name: x.scale for x in task.original.modules.values()}
@@ -143,8 +143,10 @@ def _bias_scales(task: TaskAdapter) -> dict[str, float]:
 
 
 def _scaled(task: TaskAdapter, tensor: RawTensor, scale: float) -> RawTensor:
-    """The tensor times a scale, in its own dtype, or a wider one where numbers would not fit;
-    untouched where the scale is 1."""
+    """Return the tensor times a scale, in its own dtype or a wider one where numbers would not fit.
+
+    With a scale of 1 the tensor is returned untouched.
+    """
     if scale == 1:
         return tensor
     flat = replace(tensor, shape=(math.prod(tensor.shape),))
@@ -161,8 +163,10 @@ def _scaled(task: TaskAdapter, tensor: RawTensor, scale: float) -> RawTensor:
 
 
 def _magnitude_name(task: TaskAdapter, key: str, tensor: Described) -> str:
-    """The name of a DoRA magnitude that PEFT can hold as that of a linear layer: one number for
-    each output."""
+    """Return the name of a DoRA magnitude that PEFT accepts for a linear layer.
+
+    PEFT requires one number per output.
+    """
     match = _MAGNITUDE.fullmatch(key)
     module = task.modules.get(match[1]) if match else None
     outputs = math.prod(tensor.shape)
@@ -175,7 +179,10 @@ def _magnitude_name(task: TaskAdapter, key: str, tensor: Described) -> str:
 
 
 def _peft_name(key: str, named: bool) -> str:
-    """named: whether the word behind "modules_to_save" is an adapter's name."""
+    """Return PEFT's name of an extra.
+
+    named: True if the word after "modules_to_save" is an adapter's name.
+    """
     plain = _WRAPPERS.sub("", key)
     if not plain.startswith("base_model."):
         plain = PREFIX + plain

@@ -63,7 +63,7 @@ class Pair:
         return max(*ranks, 1) * self.multiple
 
     def tensors(self, rank: int, scale: float) -> tuple[Array, Array]:
-        """(A, B), float64, as PEFT stores them for that rank and that scale; padded with zeros.
+        """Return (A, B), float64, as PEFT stores them for that rank and scale; padded with zeros.
 
         ``scale * B A`` is the task's dW. A fused projection becomes one block-structured LoRA.
         """
@@ -145,7 +145,7 @@ def balanced(factors: Factors, scale: float = 1.0) -> Factors:
 
 
 def pairs_of(task: TaskAdapter, factors: Mapping[str, Factors]) -> list[Pair]:
-    """The pairs of a task, in order of their keys; raises ExportError for what PEFT cannot hold."""
+    """Return a task's pairs, in order of their keys; ExportError for what PEFT cannot hold."""
     grouped: dict[str, list[tuple[int, ModuleEntry, Factors]]] = {}
     for path, module in task.modules.items():
         position = module.group

@@ -81,7 +81,7 @@ def export_peft(
 def peft_adapter(
     task: TaskAdapter, dtype: object = "same", uniform_rank: bool = False
 ) -> tuple[dict[str, Any], dict[str, RawTensor]]:
-    """Config and tensors of the task as PEFT takes them; see :func:`export_peft`."""
+    """Return config and tensors of the task as PEFT takes them; see :func:`export_peft`."""
     if task.entry.format == "peft" and tuner_named(task.config) != "LORA":
         from hydraopt.bundle.restore.tuners import tuner_adapter
 
@@ -129,7 +129,7 @@ def check_peft(task: TaskAdapter) -> None:
 
 
 def torch_state_dict(task: TaskAdapter, dtype: object = None) -> dict[str, Any]:
-    """The tensors of :func:`peft_adapter` as torch tensors."""
+    """Return the tensors of :func:`peft_adapter` as torch tensors."""
     import torch
 
     state = {}
@@ -160,7 +160,10 @@ class _Planned:
 
 
 def _planned(task: TaskAdapter, uniform_rank: bool) -> _Planned:
-    """Raises ExportError for what PEFT cannot hold, and for settings that make no sense."""
+    """Plan the layout of an export.
+
+    Raises ExportError for what PEFT cannot hold, and for settings that make no sense.
+    """
     pairs = pairs_of(task, task.factors())
     with settings_used(task):
         kept = _kept_rule(task) if pairs else None
@@ -182,7 +185,7 @@ def _check_distinct(task: TaskAdapter, pairs: Sequence[Pair], extras: Iterable[s
 
 
 def _kept_rule(task: TaskAdapter) -> ScaleRule | None:
-    """The config's own ranks and scales, where the base model depends on them."""
+    """Return the config's own ranks and scales, where the base model depends on them."""
     if changed_base(task.config) is None:
         return None
     return ScaleRule.from_config(task.config, task.bundle.path)
@@ -191,7 +194,7 @@ def _kept_rule(task: TaskAdapter) -> ScaleRule | None:
 def _ranks(
     task: TaskAdapter, pairs: Sequence[Pair], uniform: bool, kept: ScaleRule | None
 ) -> dict[str, int]:
-    """The rank of each settings path; pairs on one wrapped layer share it."""
+    """Return the rank of each settings path; pairs on one wrapped layer share it."""
     ranks: dict[str, int] = {}
     for pair in pairs:
         ranks[pair.path] = max(ranks.get(pair.path, 1), pair.rank)

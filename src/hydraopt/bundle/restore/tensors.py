@@ -35,9 +35,9 @@ _ORDER: Final = (
 
 
 def dtype_named(name: object, original: str) -> str:
-    """The safetensors dtype for "same", "float16", "bfloat16", "float32", or a torch dtype.
+    """Return the safetensors dtype for "same", "float16", "bfloat16", "float32", or a torch dtype.
 
-    original: what "same" and None stand for; 8-bit floats, which no PEFT reads, become BF16.
+    original: dtype for "same" and None; 8-bit floats, which no PEFT reads, become BF16.
     """
     if name is None or name == "same":
         return original if original in _NAMED.values() else "BF16"
@@ -55,10 +55,11 @@ def rounded(
     do: str = 'Choose dtype="bfloat16" or "float32"',
     finite: NDArray[np.bool_] | bool = True,
 ) -> RawTensor:
-    """The tensor of those values, rounded to nearest, ties to even.
+    """Return a tensor of the values, rounded to nearest, ties to even.
 
-    finite: which of them have to be finite then. Raises ExportError, which says what to ``do``, if
-    a number is too large for the dtype.
+    finite: mask of values that must be finite after rounding.
+
+    Raises ExportError, which recommends ``do``, if a number is too large for the dtype.
     """
     data, back = _cast(values, dtype)
     if not (np.isfinite(back) | ~np.asarray(finite)).all():
@@ -74,7 +75,7 @@ def rounded(
 
 
 def nearest(values: Array, dtype: str) -> bytes:
-    """The values rounded to a float dtype; what is just beyond its largest number becomes that."""
+    """Round to a float dtype; values just beyond its largest number become that number."""
     most = float(_LARGEST[dtype])
     return _cast(np.clip(values, -most, most), dtype)[0].tobytes()
 
@@ -85,7 +86,7 @@ def holds(values: Array, dtype: str) -> bool:
 
 
 def _cast(values: Array, dtype: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(what is stored, its values), rounded to nearest; too large becomes infinity."""
+    """Return (what is stored, its values), rounded to nearest; too large becomes infinity."""
     with np.errstate(over="ignore"):
         if dtype == "BF16":
             # The upper half of a float32; adding half a unit, and the last bit for ties, rounds.
@@ -102,7 +103,7 @@ def _cast(values: Array, dtype: str) -> tuple[NDArray[Any], NDArray[Any]]:
 def file_chunks(
     tensors: Mapping[str, RawTensor], metadata: Mapping[str, str] | None = None
 ) -> Iterator[bytes]:
-    """A safetensors file, piece by piece: the bytes that the safetensors package itself writes."""
+    """Yield a safetensors file in pieces: the bytes that the safetensors package itself writes."""
     order = sorted(tensors.items(), key=lambda x: (-_ORDER.index(x[1].dtype), x[0].encode()))
     entries = [(key, x.dtype, x.shape, x.nbytes) for key, x in order]
     assert all(x.dtype in DTYPE_BYTES for x in tensors.values())

@@ -47,7 +47,7 @@ class _Stored:
 def tuner_adapter(
     task: TaskAdapter, dtype: object, uniform_rank: bool
 ) -> tuple[dict[str, Any], dict[str, RawTensor]]:
-    """Config and tensors of a task whose config is of another tuner than LoRA.
+    """Return config and tensors of a task whose config is of another tuner than LoRA.
 
     dtype, uniform_rank: as in :func:`hydraopt.bundle.restore.peft.export_peft`; one rank for all
     modules is refused, as it would be another config.
@@ -133,7 +133,7 @@ def _factors(task: TaskAdapter) -> Iterator[_Stored]:
 
 
 def _inner(task: TaskAdapter, path: str) -> str:
-    """The path inside the tensors' names, "base_layer" of nested wrappers included."""
+    """Return the path used in the tensors' names, with "base_layer" of nested wrappers."""
     key = parse(task.key(path, "A"))
     if key is None:
         raise _cannot(task, "the name of a tensor is none of PEFT's", path)
@@ -141,7 +141,7 @@ def _inner(task: TaskAdapter, path: str) -> str:
 
 
 def _padded(task: TaskAdapter, stored: _Stored) -> tuple[Array, Array]:
-    """(B, A) over the scale, (m, rank) and (rank, n), zeros beyond the module's own parts."""
+    """Return (B, A) over the scale, (m, rank) and (rank, n), padded with zeros."""
     factors, module = task.factors()[stored.module.path], stored.module
     b, a = np.zeros((module.m, stored.rank)), np.zeros((stored.rank, module.n))
     own, k = balanced(factors, stored.scale), factors.A.shape[0]
