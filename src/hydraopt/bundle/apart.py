@@ -47,7 +47,7 @@ _CORE_KEYS: Final = {"modules", "tensors", "configs", "recipe", "base_model"}
 _TASK_KEYS: Final = {"tasks", "blobs", "configs"}
 _DIGITS: Final = 16
 _AT_ONCE: Final = 8
-"""Task files that are opened in a store at the same time."""
+"""Number of task files opened in a store at the same time."""
 
 _Place = tuple[Container, str]
 
@@ -125,7 +125,10 @@ def _deflated(value: Mapping[str, Any]) -> bytes:
 
 @dataclass(frozen=True)
 class OpenTask:
-    """A task file. manifest: the core's, with this one task, its blobs and its config."""
+    """Open task file.
+
+    manifest: the core's, with this one task, its blobs and its config.
+    """
 
     file: Container
     manifest: Manifest

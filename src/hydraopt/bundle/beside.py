@@ -21,11 +21,11 @@ __all__ = [
 ]  # fmt: skip
 
 _LONGEST: Final = 255
-"""Bytes of a file's name."""
+"""Maximum bytes of a file name."""
 _MOST_GAPS: Final = 3
-"""Names without a file, after which no more are looked for."""
+"""Number of names without a file after which the search stops."""
 _MOST_ALIKE: Final = 64
-"""Task files that are looked for by one task's name, where no folder can be listed."""
+"""Maximum number of task files to look for by one task's name, where no folder can be listed."""
 
 
 def parts_beside(

@@ -35,7 +35,7 @@ T = TypeVar("T")
 AGAIN: Final = "Fetch the bundle again or restore a copy"
 
 _Limit = tuple[int, int]
-"""Amount that is always allowed, and how much more per byte."""
+"""Amount that is always allowed, and the additional amount per byte."""
 _TEXT: Final = 1 << 20, 64
 _CARRIED: Final = 1 << 24, 256
 _ENTRIES: Final = 1 << 17, 2

@@ -27,8 +27,12 @@ _WIDTHS = (8, 4, 2, 1)
 
 @dataclass
 class Carried:
-    """blobs, and in step their bytes, which lie in a file where they are many; tasks: the blobs of
-    each task, by name."""
+    """Carried tensors packed into blobs.
+
+    blobs, data: the blobs, and in the same order their bytes, which lie in a file where there are
+    many.
+    tasks: indices of the blobs of each task, by name.
+    """
 
     blobs: list[CarriedBlob] = field(default_factory=list)
     data: Sequence[bytes] = ()
@@ -133,7 +137,7 @@ def unpack_blob(blob: CarriedBlob, data: bytes, path: AnyPath) -> dict[str, RawT
 
 @dataclass(frozen=True)
 class _Slice:
-    """Some bytes of a decoded blob; sharing the blob, copies cost nothing until they are read."""
+    """Slice of a decoded blob, which slices share, so copies cost nothing until they are read."""
 
     data: bytes = field(repr=False)
     start: int

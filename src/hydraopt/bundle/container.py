@@ -33,7 +33,7 @@ INDEX: Final = "hydraopt-index"
 """Values of ``format`` in the header of a bundle, a core file, a task file and an index."""
 
 MOST_CONTENT: Final = (1 << 32) - 1
-"""Bytes of content that 32 bits can state."""
+"""Maximum bytes of content whose size fits 32 bits."""
 _LEVEL: Final = 9
 _SIZE_BYTES: Final = 4
 

@@ -1,4 +1,4 @@
-"""A bundle that is asked for one task at a time, as its files are at that moment."""
+"""Reading one task at a time from a bundle that may change in between."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Following"]
 
 
 class Following:
-    """A bundle that goes on being read while it changes.
+    """Bundle that can be read while it changes.
 
-    A core that did not change is read and decoded once, and its folder's index is read once; so
-    each further task costs its own bytes. What the index does not know, or is wrong about, is
-    looked for by the names of files.
+    A core that did not change is read and decoded once, and its folder's index is read once, so
+    each further task costs its own bytes. Tasks that the index lacks, or states wrongly, are
+    searched by the names of files.
     """
 
     def __init__(self, path: AnyPath) -> None:

@@ -77,7 +77,7 @@ class Harm:
 
 @dataclass(frozen=True, slots=True)
 class HarmPoint:
-    """A trial encoding of a task: its relative Frobenius error, and its harm as in :class:`Harm`.
+    """Trial encoding of a task: its relative Frobenius error, and its harm as in :class:`Harm`.
 
     Raises BundleFormatError for an error or a KL that is negative or not finite, and for a share
     outside 0 to 1.

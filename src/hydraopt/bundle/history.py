@@ -16,9 +16,11 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
 @dataclass(frozen=True)
 class Added:
-    """day: ISO, in UTC. digest: first 16 hex digits of the sha256 of the adapter's tensor file.
+    """Origin of a task that was added after the merge.
 
-    A day and no more, so that what was added on one day does not depend on the order.
+    day: date, ISO, in UTC. It has no time of day, so that the result of several additions on one
+    day does not depend on their order.
+    digest: first 16 hex digits of the sha256 of the adapter's tensor file.
     """
 
     day: str

@@ -42,9 +42,9 @@ _MOST_UNLISTED: Final = 64 << 20
 _LEVEL: Final = 6
 """Compression level of zlib; every change rewrites the index."""
 _SETTLED: Final = 20_000_000
-"""Nanoseconds after which a file that is written has another time."""
+"""Nanoseconds after which a file that is written again gets another time."""
 _LONGEST: Final = 200
-"""Characters of a mark or a name."""
+"""Maximum characters of a mark or a name."""
 _MOST_SIZE: Final = 1 << 50
 _FILE_DEFAULTS: Final[Mapping[str, Any]] = {
     "size": 0, "mark": None, "md5": "", "name": None, **ROW_DEFAULTS,
@@ -53,11 +53,15 @@ _FILE_DEFAULTS: Final[Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class IndexedFile:
-    """A task file, as it was when the index was written.
+    """Task file, as it was when the index was written.
 
-    file: its name. size: its bytes. task: the name of its task. mark: see
-    hydraopt.files.answers.Entry. md5: of its bytes, in hex, which is the tag of a small object in
-    S3; "" if nobody has read them all. told: the task's row, or its JSON values, unchecked.
+    file: its name.
+    size: its bytes.
+    task: the name of its task.
+    mark: see hydraopt.files.answers.Entry.
+    md5: MD5 of its bytes, in hex, which is the tag of a small object in S3; "" if the whole file
+    was never read.
+    told: the task's row, or its JSON values, unchecked.
     """
 
     file: str
@@ -69,7 +73,7 @@ class IndexedFile:
 
     @cached_property
     def row(self) -> ListedTask:
-        """The task's row. Raises BundleFormatError for one that makes no sense."""
+        """The task's row. Raises BundleFormatError if it is invalid."""
         if isinstance(self.told, ListedTask):
             return self.told
         return ListedTask.from_json(self.told)

@@ -22,10 +22,12 @@ __all__ = ["IndexedFolder", "open_folder", "parts_named"]
 
 
 class IndexedFolder:
-    """A folder as an index tells of it; the same questions as to an Opened.
+    """Folder opened by its index, with the same interface as Opened.
 
-    path: the folder, or its core file. core: the bundle without tasks. files: those of the tasks,
-    by their names, sorted. proven: see :class:`hydraopt.bundle.taskfiles.TaskFiles`.
+    path: the folder, or its core file.
+    core: the bundle without tasks.
+    files: task files by their names, sorted.
+    proven: see :class:`hydraopt.bundle.taskfiles.TaskFiles`.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class IndexedFolder:
 
     @property
     def known(self) -> Opened:
-        """All of it if it was read, else the core."""
+        """The whole bundle if it was read, else the core."""
         return self.whole if self.is_read else self._core
 
     @property
@@ -92,12 +94,12 @@ class IndexedFolder:
 
     @property
     def header(self) -> int:
-        """Bytes that were read so far to know all this, the index's among them."""
+        """Bytes read so far to learn all this, the index's included."""
         return self.known.header + self._heads + self._told.index_size
 
     @property
     def fetched(self) -> int:
-        """Bytes that came from a store so far, those that opened a part among them."""
+        """Bytes that came from a store so far, including those read to open a part."""
         return self.known.fetched + self._fetched + self._told.index_fetched
 
     def part(self, task: str) -> Opened | None:

@@ -1,4 +1,4 @@
-"""A task's row in a list: what is known of it without its file."""
+"""Row of a task in a listing: facts about it that need no access to its file."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ __all__ = ["ROW_DEFAULTS", "ListedTask", "listed_file", "listed_in", "listed_tas
 
 _SETTINGS: Final = ("peft_type", "task_type", "use_dora")
 _LONGEST: Final = 64
-"""Characters of a setting that is kept."""
+"""Maximum characters of a setting that is kept."""
 _MOST: Final = 1 << 50
 
 
 @dataclass(frozen=True)
 class ListedTask:
-    """One task of a collection.
+    """Row of one task of a collection.
 
-    error, lossless, numbers, harm, added: as of :class:`hydraopt.bundle.spec.TaskEntry`. own_bytes:
-    of its stream. carried_bytes: of what it has kept bit by bit. modules, tensors: how many it has.
-    config: of its config, the settings that say how it was trained.
+    error, lossless, numbers, harm, added: as for :class:`hydraopt.bundle.spec.TaskEntry`.
+    own_bytes: bytes of its stream.
+    carried_bytes: bytes of its tensors kept bit by bit.
+    modules, tensors: number of modules and of coded tensors.
+    config: the settings of its config that describe how it was trained.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""An Adapter out of tensors in memory: how a lossless task gets its modules back."""
+"""Building an Adapter from tensors in memory, which gives a lossless task its modules back."""
 
 from __future__ import annotations
 

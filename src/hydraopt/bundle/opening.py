@@ -212,9 +212,11 @@ class Container:
 
 @dataclass(frozen=True)
 class CoreFile:
-    """A core file, read once for all the task files that belong to it.
+    """Core file, read once for all the task files that belong to it.
 
-    id: what these call it by. manifest: without tasks. value: its parsed JSON.
+    id: id by which task files refer to it.
+    manifest: manifest without tasks.
+    value: its parsed JSON.
     """
 
     file: Container
@@ -283,7 +285,7 @@ class Opened:
 
     @cached_property
     def files(self) -> list[Container]:
-        """All of them, the core first."""
+        """All files, the core first."""
         placed = (file for file, _ in self.places.values())
         return list(dict.fromkeys((*placed, *self.parts.values())))
 

@@ -1,4 +1,4 @@
-"""Pulling a bundle, or some of its tasks, to this machine: no more bytes than these take."""
+"""Download of a bundle, or some of its tasks, without more bytes than these take."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class _DecodedCore:
 
 @dataclass
 class _Taken:
-    """Bytes that were read of files of single tasks, and those of them that came from a store."""
+    """Bytes read from the files of single tasks, and how many of them came from a store."""
 
     read: int = 0
     fetched: int = 0
@@ -138,7 +138,7 @@ class Bundle(Mapping[str, TaskAdapter]):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """The header's, for people."""
+        """Metadata of the header, for information."""
         return self._source.metadata
 
     @property
@@ -163,7 +163,7 @@ class Bundle(Mapping[str, TaskAdapter]):
 
     @property
     def core_bytes(self) -> int:
-        """Bytes of what tasks share."""
+        """Bytes of the data that tasks share."""
         return self._source.known.sizes["shared"]
 
     @property
@@ -173,7 +173,7 @@ class Bundle(Mapping[str, TaskAdapter]):
 
     @property
     def files(self) -> list[Container]:
-        """All of them, the core first."""
+        """All files, the core first."""
         return self._source.whole.files
 
     @property

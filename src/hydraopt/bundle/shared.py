@@ -27,7 +27,7 @@ from hydraopt.threads import cores
 __all__ = ["Bases", "Commons", "at_once", "each_bases", "each_common", "read_shared"]
 
 Bases = tuple[Basis | None, Basis | None]
-"""Left (m, q) and right (n, q) of one module."""
+"""Left (m, q) and right (n, q) basis of one module."""
 Commons = list[DenseRecord | None]
 """Shared record of each coded tensor; None where tasks share nothing."""
 Result = TypeVar("Result")
@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 _MOST_VECTORS: Final = 1 << 16
 _MOST_THREADS: Final = 4
 _WORTH: Final = 1 << 19
-"""Numbers of a stream from which on threads are worth their memory; 10 ms of work."""
+"""Smallest number of values in a stream for which threads are worth their memory; 10 ms of work."""
 
 
 def each_bases(reader: StreamReader, modules: Sequence[ModuleEntry]) -> Iterator[Bases]:

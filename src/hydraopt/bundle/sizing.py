@@ -26,7 +26,7 @@ _MARK: Final = 160
 _NAME: Final = 255
 """Bytes of the longest name that a file has here."""
 _SPARE: Final = 64, 64
-"""Bytes by which an index may be larger than expected, and one in so many of its own."""
+"""Spare bytes for an index: a number, and one more for this many of its own bytes."""
 
 
 def size_apart(

@@ -36,7 +36,10 @@ _Part = tuple[str | None, str, PackedBundle]
 
 @dataclass(frozen=True)
 class SplitFile:
-    """A file of a bundle that was split. task: None for the core."""
+    """File of a bundle that was split.
+
+    task: name of its task; None for the core.
+    """
 
     task: str | None
     path: AnyPath

@@ -38,7 +38,7 @@ class Described(Protocol):
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A task's stream, read to its end."""
+    """Decoded contents of a task's stream."""
 
     factors: dict[str, Factors]
     modes: dict[str, Mode]
@@ -163,10 +163,10 @@ class TaskAdapter:
 
     @property
     def extras(self) -> Mapping[str, RawTensor]:
-        """The tensors that are not low-rank factors: those that are kept bit by bit, and those that
-        are coded, which come back with an error.
+        """Tensors that are not low-rank factors, by key: those kept bit by bit, and coded ones.
 
-        Raises UsageError or BaseMismatchError where a coded one needs the base model.
+        Coded ones come back with an error. Raises UsageError or BaseMismatchError where a coded one
+        needs the base model.
         """
         if self.entry.lossless:
             return self._original.extras

@@ -41,10 +41,11 @@ _MOST_ROWS: Final = 1 << 29
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A trained tensor that is coded, and is no low-rank product.
+    """Trained tensor that is coded, and is not a low-rank product.
 
-    key, dtype, shape: as in the original.  kind: see :data:`hydraopt.adapters.model.ExtraKind`.
-    base: the checksum of the base model's own tensor that it is the difference from, or None.
+    key, dtype, shape: as in the original.
+    kind: see :data:`hydraopt.adapters.model.ExtraKind`.
+    base: checksum of the base model's own tensor from which it is the difference, or None.
     """
 
     key: str
@@ -81,7 +82,7 @@ class TensorEntry:
 
     @property
     def neutral(self) -> float:
-        """The number that means no change."""
+        """Number that means no change."""
         return 1.0 if self.kind == "tuner_ones" else 0.0
 
 

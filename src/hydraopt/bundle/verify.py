@@ -43,10 +43,12 @@ _FINEST: Final = 2.0 ** (-254 / 16)
 
 @dataclass(frozen=True)
 class TaskReport:
-    """error: measured against the original, or what the manifest says if there was none.
+    """Result for one task.
 
-    worst: the module of the largest error, and that error.  exact: tensors compared bit by bit.
-    worst_tensor: the same of the coded tensors that are no low-rank products.
+    error: error measured against the original, or the manifest's if there was none.
+    worst: module with the largest error, and that error.
+    exact: number of tensors compared bit by bit.
+    worst_tensor: coded tensor with the largest error, and that error.
     """
 
     name: str

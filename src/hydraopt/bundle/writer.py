@@ -147,7 +147,7 @@ class PackedBundle:
 
     @property
     def checksums_text(self) -> str:
-        """All of them, as the header has them."""
+        """All checksums, as the text in the header."""
         return strictjson.dumps(self.checksums)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""An adapter coded against a core that is there already: nothing of the core changes.
+"""Encoding of an adapter against an existing core, which does not change.
 
 The result depends on the core, the price (or the limit) and the adapter alone, so it is the same
 whatever was added before. What the core's tables do not name cannot be coded over it: modules are

@@ -1,4 +1,4 @@
-"""A core with task files: a change writes or removes task files, and the core is not touched.
+"""Collection as a core with task files: a change writes or removes task files, never the core.
 
 What it costs does not depend on how many tasks there are, but for the folder's listing and its
 index. The index comes last: until then it is wrong about the files that changed, and whoever reads
@@ -178,7 +178,7 @@ class FolderCollection:
 
     @cached_property
     def _core_config(self) -> Mapping[str, Any]:
-        """The config that those of the tasks are stored as differences from."""
+        """The config from which the tasks' configs are stored as differences."""
         configs = self._core.manifest.configs
         return configs[0] if configs else {}
 

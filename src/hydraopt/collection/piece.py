@@ -55,8 +55,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Done:
-    """A change that was made. size: bytes of the collection after it. warnings: what went wrong and
-    costs nobody a task."""
+    """Result of a change.
+
+    size: bytes of the collection after it.
+    warnings: problems that affect no task.
+    """
 
     size: int
     warnings: tuple[str, ...] = ()

@@ -57,18 +57,21 @@ from hydraopt.progress import Progress
 __all__ = ["Expected", "Refreshed", "expected_saving", "refresh"]
 
 _UNLIKE: Final = 2.0, 0.1
-"""A task is that of an original if it is no further from it than so many times the error that it
-states, which may be an estimate, and so much."""
+"""Largest distance from an original at which a task is taken to be made of it.
+
+The first number is a factor on the error that the task states, which may be an estimate; the second
+is added.
+"""
 _COARSE: Final = 1.5
-"""A task that was added with so many times the error of the common price had a limit of its own."""
+"""Factor on the error of the common price from which an added task is taken to have had a limit."""
 _LEAST_ERROR: Final = 1e-5
-"""No task is coded more finely than this to keep its error."""
+"""Smallest error for which a task is coded to keep its error."""
 _GIVE_LIMIT: Final = "Give --size or --error, and -o or --apply"
 
 
 @dataclass(frozen=True)
 class _Tasks:
-    """All tasks as something to merge, and which of them are the originals."""
+    """Tasks to merge, and their originals where these are given."""
 
     bundle: Bundle
     pieces: MergeSet
@@ -77,7 +80,7 @@ class _Tasks:
 
     @property
     def decoded(self) -> set[str]:
-        """The tasks that are coded again from what the collection holds."""
+        """Tasks that are coded again from what the collection holds."""
         tasks = self.bundle.manifest.tasks
         return {x.name for x in tasks if not x.lossless and x.name not in self.originals}
 

@@ -57,8 +57,12 @@ class Expected:
 
 @dataclass(frozen=True)
 class Refreshed:
-    """A collection with a new core. size_before, size: bytes of the whole. errors: of each task.
-    from_originals: the tasks that were coded from their originals."""
+    """Collection with a new core.
+
+    size_before, size: bytes of the whole.
+    errors: error of each task.
+    from_originals: tasks that were coded from their originals.
+    """
 
     path: AnyPath
     size_before: int

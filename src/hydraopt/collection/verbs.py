@@ -63,8 +63,12 @@ class Onlooker:
 
 @dataclass(frozen=True)
 class AddedTask:
-    """A task that was added. error: relative, Frobenius. own_bytes: of its stream and of what it
-    carries. fp16_bytes: of the adapter."""
+    """Task that was added.
+
+    error: relative Frobenius error.
+    own_bytes: bytes of its stream and of its carried tensors.
+    fp16_bytes: fp16 bytes of the adapter.
+    """
 
     name: str
     error: float

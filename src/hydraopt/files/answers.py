@@ -36,8 +36,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Start:
-    """An object that was opened. head: its first bytes. whole: a copy of all of it, where the
-    server sends no ranges."""
+    """Opened object.
+
+    mark: see Mark.
+    head: its first bytes.
+    whole: a copy of all of it, where the server sends no ranges.
+    """
 
     mark: Mark
     head: bytes

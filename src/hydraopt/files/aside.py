@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, overload
 __all__ = ["Aside", "Chosen", "Laid", "Place", "Replaced", "sizes_of"]
 
 _MOST: Final = 8 << 20
-"""Bytes that stay in memory."""
+"""Maximum bytes that stay in memory."""
 
 
 class Place(NamedTuple):
@@ -93,7 +93,7 @@ def _fill(file: io.BytesIO | io.FileIO, start: int, data: bytes | memoryview) ->
 
 
 class _Read(Sequence[bytes]):
-    """Byte strings that are read when they are asked for, and whose sizes are known without."""
+    """Byte strings that are read on access; their sizes are known without reading."""
 
     sizes: Sequence[int]
 
@@ -125,7 +125,7 @@ class Laid(_Read):
 
 
 class Chosen(_Read):
-    """Byte strings out of others, in another order."""
+    """Byte strings selected from others, in another order."""
 
     def __init__(self, *some: tuple[Sequence[bytes], Sequence[int]]) -> None:
         """Concatenate selections of byte strings.

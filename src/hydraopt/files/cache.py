@@ -56,7 +56,10 @@ def remote_cache() -> Cache:
 
 
 class Cache:
-    """Bytes by key, which is their checksum and their number. most: bytes that all may take."""
+    """Cache of bytes by key, which is their checksum and size.
+
+    most: maximum total bytes.
+    """
 
     def __init__(self, folder: Path, most: int) -> None:
         self.folder = folder

@@ -35,7 +35,7 @@ _NO_WRITE: Final = (NotImplementedError, TypeError)
 
 
 class ObjectStore:
-    """See hydraopt.files.stores.Store."""
+    """Store of objects; see hydraopt.files.stores.Store."""
 
     def start(self, url: Url, ahead: int, check: Check | None = None) -> Start:
         mark = self.mark(url)

@@ -18,7 +18,7 @@ from hydraopt.files.url import AnyPath, Url, place_of
 __all__ = ["destination", "name_inside"]
 
 _MOST_LINKS: Final = 40
-"""Links in one path, as Linux has it."""
+"""Maximum number of links in one path, as on Linux."""
 
 
 @overload

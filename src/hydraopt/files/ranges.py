@@ -17,14 +17,16 @@ from hydraopt.files.url import AnyPath, Url
 __all__ = ["AHEAD", "RemoteFile", "held_at"]
 
 AHEAD: Final = 8 << 10
-"""Bytes that the first request takes: the header of most bundles. All of them are needed anyway."""
+"""Bytes of the first request: the header of most bundles. All of them are needed anyway."""
 
 
 class RemoteFile:
-    """Safe to read from several threads, and in forks. Raises RemoteError.
+    """Object in a store, safe to read from several threads, and in forks.
 
-    check: asked on the way where the whole object has to be read.  fetched: bytes that were read
-    from the store so far.
+    check: called on the way where the whole object has to be read.
+    fetched: bytes that were read from the store so far.
+
+    Raises RemoteError.
     """
 
     def __init__(self, path: Url, check: Check | None = None) -> None:

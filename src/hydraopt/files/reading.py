@@ -26,10 +26,10 @@ __all__ = [
 ]
 
 MOST_CONFIG: Final = 16 << 20
-"""Bytes that a config may have."""
+"""Maximum bytes of a config."""
 
 _AT_ONCE: Final = 1 << 30
-"""Bytes that every system gives at once."""
+"""Maximum bytes of one read that every system supports."""
 
 _KINDS: Final = {
     stat.S_IFIFO: "a FIFO",
@@ -105,7 +105,7 @@ class Ranges(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes of it."""
+        """Size in bytes."""
         ...
 
     def read(self, start: int, size: int) -> bytes:

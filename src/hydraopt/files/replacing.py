@@ -27,12 +27,12 @@ from hydraopt.files.reading import read_regular
 __all__ = ["NEW", "finish_replacing", "is_unfinished", "replace_one_by_one", "sync_folder"]
 
 NEW: Final = "new"
-"""The folder of the new files, in what is being made."""
+"""Name of the folder for new files inside the scratch folder."""
 _REPLACING: Final = ".replacing.tmp"
 _GONE: Final = "gone"
 """The file beside the new ones that lists those to be removed; without it all is in its place."""
 _MOST_GONE: Final = 1 << 30
-"""Bytes that the list may have."""
+"""Maximum bytes of the list."""
 _STOPS: Final = (".json", CORE_SUFFIX)
 """Endings of the files without which no loader takes a folder for an adapter, a model or a
 collection."""

@@ -27,7 +27,7 @@ _CHUNK: Final = 16 << 20
 
 
 class Store(Protocol):
-    """Errors of all: RemoteError; NotThereError where nothing is; PassingError."""
+    """Interface of a store. Raises RemoteError; NotThereError if nothing is there; PassingError."""
 
     def start(self, url: Url, ahead: int, check: Check | None = None) -> Start:
         """Open an object and read up to ``ahead`` of its first bytes.

@@ -23,7 +23,7 @@ _NO_HOST: Final = ("hf",)
 
 
 class Url(os.PathLike[str]):
-    """One address. Two are equal if their texts are."""
+    """Address in a store. Two are equal if their texts are."""
 
     __slots__ = ("_path", "_query", "scheme")
 
@@ -44,7 +44,7 @@ class Url(os.PathLike[str]):
 
     @property
     def text(self) -> str:
-        """All of it, as a store takes it; not for messages."""
+        """Whole address, as a store takes it; not for messages."""
         return f"{self.scheme}://{self._path}{self._query}"
 
     @property
@@ -65,7 +65,7 @@ class Url(os.PathLike[str]):
 
     @property
     def parent(self) -> Url:
-        """The folder that it lies in, with the same query."""
+        """Parent folder, with the same query."""
         return self._with(self._inner.rpartition("/")[0])
 
     @property

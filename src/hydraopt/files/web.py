@@ -47,7 +47,7 @@ _CHANGED: Final = "Run again; whoever writes there should put whole files in pla
 
 
 class WebStore:
-    """See hydraopt.files.stores.Store. Nothing can be written."""
+    """Read-only store over HTTP; see hydraopt.files.stores.Store."""
 
     def start(self, url: Url, ahead: int, check: Check | None = None) -> Start:
         with _asked(url, {"Range": f"bytes=0-{ahead - 1}"}) as reply:

@@ -34,7 +34,7 @@ _EXCHANGE: Final = 2
 _HERE: Final = -100
 """AT_FDCWD."""
 _SCRATCH: Final = re.compile(r"\..+\.tmp-[0-9a-f]{16}", re.DOTALL)
-"""Names of what is being made."""
+"""Names of unfinished files and folders."""
 _MOST_SCRATCHES: Final = 8
 """Number of scratch names that may be lost to another writer before the next is used unchecked."""
 
@@ -83,11 +83,13 @@ def _sent(url: Url, data: bytes) -> int:
 
 @contextmanager
 def replaced_file(path: str | os.PathLike[str], suffix: str) -> Iterator[Path]:
-    """A name to write a file to, which becomes ``path`` when the block ends well, else vanishes.
+    """Yield a name to write a file to; it becomes ``path`` if the block succeeds, else vanishes.
 
-    suffix: of that name, since some libraries go by it. For what is written by other libraries, and
-    read back before it appears; as :func:`write_atomically` otherwise, but for a link, which is
-    followed as by :func:`hydraopt.files.outputs.destination`. A folder that is missing is made.
+    suffix: suffix of that name, since some libraries go by it.
+
+    For files that other libraries write, and that are read back before they appear. Otherwise as
+    :func:`write_atomically`, except that a link is followed as by
+    :func:`hydraopt.files.outputs.destination`. A missing folder is created.
     """
     target = _target(destination(Path(path)))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -105,15 +107,20 @@ def replaced_file(path: str | os.PathLike[str], suffix: str) -> Iterator[Path]:
 def replaced_folder(
     path: str | os.PathLike[str], stale: Callable[[str], bool] = lambda name: False
 ) -> Iterator[Path]:
-    """A folder to write into that becomes ``path`` when the block ends well, else vanishes.
+    """Yield a folder to write into; it becomes ``path`` if the block succeeds, else vanishes.
 
     The target appears, or is exchanged for the new folder, in one step. Files of the target that
-    the new folder has no match for are in the new one as well, unless they are ``stale`` by name. A
-    link to it is followed as by :func:`hydraopt.files.outputs.destination`; in it nothing is. Modes
-    stay, and groups and owners where the system lets us. Where the system
-    cannot exchange two folders, something is mounted at the target or in it, or somebody's working
-    directory would go with it, its files are replaced one by one; what a killed writer had still to
-    do there is done first, see :mod:`hydraopt.files.replacing`.
+    have no counterpart in the new folder are kept in the new one, unless they are ``stale`` by
+    name. A
+    link to the target is followed as by :func:`hydraopt.files.outputs.destination`; links in it are
+    not.
+    Modes stay, and groups and owners where the system permits.
+
+    The files are replaced one by one where the system cannot exchange two folders, something is
+    mounted
+    at the target or in it, or somebody's working directory would go with it. What a killed writer
+    had
+    still to do there is done first, see :mod:`hydraopt.files.replacing`.
     """
     target = destination(Path(path))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +143,7 @@ def replaced_folder(
 
 @contextmanager
 def scratch_folder(target: Path) -> Iterator[Path]:
-    """Create a locked folder beside the target; remove it in the end with what is left in it."""
+    """Yield a new, locked folder beside the target; it is removed with its contents in the end."""
     _clean(target)
     scratch, lock = _locked(target, _new_folder)
     try:
@@ -172,7 +179,7 @@ def _scratch_name(target: Path) -> str:
 
 @contextmanager
 def _scratch_file(target: Path) -> Iterator[tuple[Path, int]]:
-    """Create a locked file beside the target; remove it unless it has got another name."""
+    """Yield a new, locked file beside the target; remove it unless it has got another name."""
     scratch, descriptor = _locked(target, _new_file)
     try:
         yield scratch, descriptor
@@ -213,9 +220,11 @@ def _take_after(made: Path, target: Path) -> None:
 
 
 def _locked(target: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
-    """A new scratch beside the target, and its descriptor, locked. Before it is, another writer may
-    take it for a dead one's and remove it: then there is another. Where neither locks nor links are
-    what they should be, the last one is taken."""
+    """Create a locked scratch beside the target; return it and its descriptor.
+
+    Before it is locked, another writer may take it for abandoned and remove it; then another is
+    created. Where neither locks nor links work as they should, the last one is taken.
+    """
     for left in range(_MOST_SCRATCHES, -1, -1):
         scratch = target.with_name(_scratch_name(target))
         try:

@@ -15,7 +15,7 @@ _SIMPLE_MEANS = ("input_chance", "output_chance")
 
 
 def module_type(path: str) -> str:
-    """The path with numbers as stars: modules of one kind in all layers have one type.
+    """Return the path with numbers as stars: modules of one kind in all layers have one type.
 
     >>> module_type("model.layers.12.self_attn.q_proj")
     'model.layers.*.self_attn.q_proj'

@@ -15,12 +15,14 @@ _PIECE: Final = re.compile(
     re.DOTALL,
 )
 _MOST: Final = 600
-"""Pieces that are compared; the rest of a longer answer counts as another."""
+"""Maximum number of pieces that are compared; the rest of a longer answer counts as different."""
 
 
 def marked(original: str, bundle: str) -> tuple[tuple[str, str], ...]:
-    """The answers as pieces (kind, text): "same", "removed" (the original's), "added" (the
-    bundle's). All but the added joined are the original, all but the removed the bundle's.
+    """Split the answers into pieces (kind, text).
+
+    Kinds are "same", "removed" (only in the original) and "added" (only in the bundle). All pieces
+    but the added ones, joined, are the original; all but the removed ones are the bundle's.
 
     >>> marked("1 May 2011", "1 June 2011")
     (('same', '1 '), ('removed', 'May'), ('added', 'June'), ('same', ' 2011'))

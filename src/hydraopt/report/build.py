@@ -34,7 +34,7 @@ T = TypeVar("T")
 StrPath = str | os.PathLike[str]
 
 MOST_TASKS: Final = 2000
-"""In the list of one file; a server has no such limit."""
+"""Maximum number of tasks listed in a file; a server has no such limit."""
 _MOST_LAYERS: Final = 40_000
 _MOST_COMPARED: Final = 100
 _MOST_EXAMPLES: Final = 400
@@ -60,7 +60,7 @@ class Collected:
 
     @property
     def name(self) -> str:
-        """The bundle's, as text."""
+        """Name of the bundle, as text."""
         return shown_name(self.bundle.path.name)
 
     @property

@@ -29,7 +29,7 @@ _MOST_BYTES: Final = 256 << 20
 _MOST_EXAMPLES: Final = 40
 """Maximum number of examples per task."""
 _MOST_TEXT: Final = 2000
-"""Characters of a text that are shown."""
+"""Maximum characters of a text that are shown."""
 
 
 @dataclass

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["PER_PAGE", "make_app", "make_server"]
 
 PER_PAGE: Final = 50
-"""Tasks of one answer; the page's script has the same number."""
+"""Number of tasks per answer; the page's script has the same number."""
 _MOST_EXAMPLES: Final = 50
 _HEADERS: Final = {
     "cache-control": "no-store",

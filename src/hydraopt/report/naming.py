@@ -11,7 +11,7 @@ __all__ = ["NONE", "kind_of", "language_name", "parts_of", "shown_name"]
 
 _LANGUAGE: Final = re.compile(r"(?P<group>.+)[-_.](?P<language>[a-z]{2,3}(?:-[A-Za-z]{2,4})?)$")
 NONE: Final = "(none)"
-"""A task without a language or a group."""
+"""Value for a task without a language or a group."""
 
 _LANGUAGES: Final = {
     "ar": "Arabic", "bn": "Bengali", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek",

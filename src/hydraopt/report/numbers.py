@@ -8,7 +8,7 @@ from typing import Any, Final
 __all__ = ["counted", "finite"]
 
 _MOST: Final = 1 << 53
-"""Whole numbers from here on are none to the page's script."""
+"""Whole numbers from here on are not exact in the page's script."""
 
 
 def finite(value: Any) -> float | None:

@@ -27,7 +27,7 @@ SCRIPTS: Final = (
     *VENDOR,
     *(f"{name}.js" for name in ("text", "dom", "source", "plots", "tasks", "task", "main")),
 )
-"""In the order in which they run."""
+"""Scripts, in the order in which they run."""
 
 
 def render(page: Page) -> str:

@@ -15,9 +15,9 @@ from hydraopt.report.numbers import counted, finite
 __all__ = ["CLEAR", "MOST_PEOPLE", "people_rows", "swapped_rows"]
 
 MOST_PEOPLE: Final = 2000
-"""Rows of either kind on a page."""
+"""Maximum number of rows of either kind on a page."""
 CLEAR: Final = 0.05
-"""Below it a corrected p says that a change has a direction."""
+"""Corrected p below which a change has a direction."""
 _ALL: Final = "all"
 _WRONG: Final = (KeyError, TypeError, ValueError, AttributeError)
 

@@ -31,7 +31,7 @@ _COMPLETION_TOKENS = 16
 """OpenAI's default for completions; chats go on to the limit."""
 
 _STOP_SECONDS = 2.0
-"""For the engine's last step, when all answers have ended."""
+"""Seconds to wait for the engine's last step, when all answers have ended."""
 
 R = TypeVar("R", bound=Request)
 

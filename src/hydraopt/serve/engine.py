@@ -30,7 +30,7 @@ from hydraopt.serve.text import Decoder, StopWatch
 __all__ = ["Engine"]
 
 Make = Callable[[Any], Attached]
-"""The model to what is attached to it."""
+"""Function from the model to its attached tasks."""
 
 # Prompts are read between two steps; more padded tokens than this at a time would make the answers
 # under way wait noticeably. A longer prompt goes alone.
@@ -147,7 +147,7 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Is the thread running?"""
+        """True while the thread is running."""
         return self._thread.is_alive()
 
     def load(self) -> dict[str, int]:

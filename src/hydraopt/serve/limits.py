@@ -28,15 +28,19 @@ __all__ = [
 ]
 
 HEAD_SECONDS: Final = 10.0
-"""From the connection, or the end of an answer, to the end of the next request's headers."""
+"""Seconds from the connection, or an answer's end, to the end of the next request's headers."""
 BODY_SECONDS: Final = 20.0
-"""From the end of the headers to that of the body; and what a reader may take for what is full."""
+"""Seconds from the end of the headers to that of the body, and for a client to read a full buffer.
+"""
 IDLE_SECONDS: Final = 5
-"""Between two requests, if nothing comes."""
+"""Seconds between two requests, if nothing comes."""
 CLOSING_SECONDS: Final = 3.0
-"""For what was begun to arrive, once the server is ending."""
+"""Seconds to finish receiving a request that had begun, once the server is ending."""
 CONNECTIONS: Final = 512
-"""At a time. One more is answered 503, and closed unread beyond twice as many."""
+"""Maximum connections at a time.
+
+One more is answered 503, and closed unread beyond twice as many.
+"""
 
 
 def limited(

@@ -9,12 +9,12 @@ from hydraopt.errors import HydraoptError, explain
 __all__ = ["LongPromptError", "PromptReader"]
 
 _USUAL: Final = 8
-"""Characters a token that hardly any text has more of."""
+"""Average characters per token that hardly any text exceeds."""
 _STEP: Final = 4
 
 
 class LongPromptError(HydraoptError):
-    """A prompt has more tokens than are taken."""
+    """Error for a prompt with more tokens than allowed."""
 
 
 class PromptReader:

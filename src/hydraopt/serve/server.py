@@ -37,11 +37,11 @@ __all__ = [
 ]
 
 _DRAIN_SECONDS = 18.0
-"""For answers under way, from the signal that ends the server."""
+"""Seconds for answers under way, from the signal that ends the server."""
 _CLOSE_SECONDS = 20
-"""For connections to close, from then."""
+"""Seconds for connections to close, from then."""
 _END_SECONDS = 24.0
-"""For the process to end, from then, whatever hangs."""
+"""Seconds for the process to end, from then, whatever hangs."""
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +112,11 @@ def base_name_of(base: str, bundles: Sequence[str]) -> str:
 
 
 class Server(uvicorn.Server):
-    """``run()`` it. SIGTERM and SIGINT let it finish what it has, and take no more, for 18 s; the
-    process ends within 25 s. SIGHUP loads the bundles again."""
+    """Server to ``run()``.
+
+    SIGTERM and SIGINT let it finish its answers, and take no more, for 18 s; the process ends
+    within 25 s. SIGHUP loads the bundles again.
+    """
 
     def __init__(self, config: uvicorn.Config, engine: Engine, reload: Reload | None) -> None:
         super().__init__(config)

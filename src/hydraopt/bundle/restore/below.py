@@ -33,7 +33,7 @@ _END: Final = ".base_layer.weight"
 # What rounding a coded tensor to its own type adds to its error.
 _ROUNDING: Final = {"F16": 2.0**-11, "BF16": 2.0**-8}
 _GRID: Final = 1.05
-"""Errors are stated on a grid of 4.4 %."""
+"""Factor between an error and the one that the manifest may state, on its grid of 4.4 %."""
 
 
 def layer_below(task: TaskAdapter, key: str) -> str | None:
@@ -43,7 +43,7 @@ def layer_below(task: TaskAdapter, key: str) -> str | None:
 
 
 def rounded_copy(entry: TensorEntry) -> bool:
-    """Report whether a coded tensor is such a copy, with a loss and without a reference."""
+    """Return True if a coded tensor is such a copy, with a loss and without a reference."""
     return entry.kind == "saved" and entry.base is None and entry.key.endswith(_END)
 
 

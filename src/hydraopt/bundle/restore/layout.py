@@ -56,7 +56,7 @@ class Pair:
 
     @property
     def rank(self) -> int:
-        """The least rank that PEFT can be told for this pair; at least 1."""
+        """Smallest rank that PEFT accepts for this pair; at least 1."""
         ranks = [int(factors.A.shape[0]) for _, _, factors in self.members]
         if self.slots is not None:
             return max(sum(ranks), 1)

@@ -1,4 +1,4 @@
-"""Numbers into bytes, and tensors into the file that the safetensors package would write."""
+"""Rounding of numbers to bytes, and writing tensors to a file as the safetensors package does."""
 
 from __future__ import annotations
 
