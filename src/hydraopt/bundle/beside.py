@@ -36,8 +36,7 @@ def parts_beside(
     tasks: tasks to look for; only files whose names fit one of them are returned. None for all.
 
     Raises BundleFormatError for a folder that has no core file, or several; UsageError if no tasks
-    are
-    named and the folder is one over HTTP that lists nothing.
+    are named and the folder is one over HTTP that lists nothing.
     """
     whole = is_folder(path)
     folder = path if whole else path.parent

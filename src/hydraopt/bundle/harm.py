@@ -101,9 +101,8 @@ def thinned(points: Iterable[HarmPoint]) -> tuple[HarmPoint, ...]:
     """Return points for ``TaskEntry.curve``: snapped, by rising error, at most MAX_POINTS.
 
     If the errors of several points snap to one value, the first is kept. If there are too many
-    points,
-    those that divide the list evenly are kept, both ends and the first of the ``points`` among
-    them.
+    points, those that divide the list evenly are kept, both ends and the first of the ``points``
+    among them.
     """
     by_error: dict[float, HarmPoint] = {}
     for point in points:

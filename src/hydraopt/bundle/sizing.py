@@ -38,11 +38,9 @@ def size_apart(
     Others: as for :func:`hydraopt.bundle.writer.pack_bundle`.
 
     Core and tasks are counted exactly. An index holds times and hashes that are not known yet, so
-    it is
-    packed with random ones, which take the same space, plus some spare bytes. The name of the core
-    in it counts as the longest one, so that the same content has the same size, and a merge within
-    a
-    limit gives the same bytes, wherever the folder is.
+    it is packed with random ones, which take the same space, plus some spare bytes. The name of the
+    core in it counts as the longest one, so that the same content has the same size, and a merge
+    within a limit gives the same bytes, wherever the folder is.
     """
     manifest, streams, blobs = canonical(manifest, streams, blobs)
     size, stems, files = packed_core(manifest, shared).size, set[str](), list[IndexedFile]()

@@ -22,8 +22,7 @@ def source_at(path: AnyPath, wanted: Sequence[str] | None = None) -> Opened | In
     """Open a bundle in one file, or a folder or core file with its task files.
 
     wanted: tasks; of a bundle in several files only these are opened. In a store, where a new core
-    comes
-    beside the old tasks, those of another core are left out. Raises as
+    comes beside the old tasks, those of another core are left out. Raises as
     :func:`hydraopt.bundle.open_bundle`.
     """
     if is_folder(path):

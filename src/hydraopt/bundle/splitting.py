@@ -115,8 +115,7 @@ def _split_to_store(target: Url, bundle: Bundle, core: PackedBundle, name: str) 
     """Write task files first, then the core, then the index; then remove what was there before.
 
     No task of another core is overwritten. A reader that comes in between, or after a writer that
-    was
-    killed, therefore gets the old core with all its tasks or the new one with all its own.
+    was killed, therefore gets the old core with all its tasks or the new one with all its own.
     """
     mine, library = core_id(core.checksums_text), bundle.metadata.get("library")
     there = {

@@ -107,8 +107,8 @@ class TaskAdapter:
     def factors(self) -> dict[str, Factors]:
         """Return B (m, k) and A (k, n), float64, scale inside B, for each module; k may be 0.
 
-        The arrays are shared between calls: copy them before changing them. Raises ChecksumError
-        or BundleFormatError for a damaged bundle.
+        The arrays are shared between calls: copy them before changing them. Raises ChecksumError or
+        BundleFormatError for a damaged bundle.
         """
         if not self.entry.lossless:
             return self._decoded.factors

@@ -174,9 +174,9 @@ def pack_bundle(
     shared: the coded bases, b"" for none.
     streams, blobs: bytes indexed by ``TaskEntry.content`` and ``TaskEntry.carried``.
 
-    The order of tasks, streams, blobs and configs does not matter (see
-    :func:`canonical`): equal content gives equal bytes, under one version of zlib. Raises
-    BundleFormatError for a manifest that does not fit its payload.
+    The order of tasks, streams, blobs and configs does not matter (see :func:`canonical`): equal
+    content gives equal bytes, under one version of zlib. Raises BundleFormatError for a manifest
+    that does not fit its payload.
     """
     manifest, streams, blobs = canonical(manifest, streams, blobs)
     manifest.check_canonical()

@@ -238,8 +238,8 @@ class Coder:
         """Solve as :meth:`_solved` does, with a result that readers accept.
 
         A file has some numbers free; but all its tasks must be readable, whatever tasks it will
-        hold. Coarser
-        codings may be readable where finer ones are not, so none is left out at first.
+        hold. Coarser codings may be readable where finer ones are not, so none is left out at
+        first.
 
         Raises UnreadableError.
         """

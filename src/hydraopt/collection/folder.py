@@ -220,8 +220,7 @@ class FolderCollection:
         """Rename a task in two steps: give the file the new row, which decides, then the new name.
 
         A store cannot rename an object. There the task is written under its new name and then
-        removed
-        under the old one; in between both exist.
+        removed under the old one; in between both exist.
         """
         known = self._files.of(old)
         assert known is not None
@@ -242,8 +241,7 @@ class FolderCollection:
         """Finish a rename that was killed; do nothing if it had not begun.
 
         A journal may be old or forged, so no task is removed because of it alone. A file gets
-        another
-        name, or is removed if its task exists under the new name with the same bytes.
+        another name, or is removed if its task exists under the new name with the same bytes.
         """
         journal = self._folder / _JOURNAL
         if isinstance(journal, Path) and journal.is_symlink():
@@ -288,9 +286,8 @@ def _content(file: AnyPath) -> bytes:
 def folder_of(path: AnyPath) -> AnyPath | None:
     """Return the folder of a collection in several files, given it or its core; None for one file.
 
-    What a writer had still to do in it when it was killed is done first. Raises
-    BundleFormatError for what is no bundle, LockedError for a folder whose files are being
-    replaced.
+    What a writer had still to do in it when it was killed is done first. Raises BundleFormatError
+    for what is no bundle, LockedError for a folder whose files are being replaced.
     """
     if isinstance(path, Path):
         folder = path if path.is_dir() else path.parent

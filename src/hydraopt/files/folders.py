@@ -62,8 +62,7 @@ def files_in(folder: AnyPath) -> list[Entry] | None:
     """Return the files and folders in it, by name; None for a folder over HTTP that lists nothing.
 
     Files that vanish during the listing are left out; a link to nothing has neither size nor mark.
-    Raises
-    OSError.
+    Raises OSError.
     """
     if isinstance(folder, Url):
         url = folder

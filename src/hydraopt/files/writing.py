@@ -111,16 +111,12 @@ def replaced_folder(
 
     The target appears, or is exchanged for the new folder, in one step. Files of the target that
     have no counterpart in the new folder are kept in the new one, unless they are ``stale`` by
-    name. A
-    link to the target is followed as by :func:`hydraopt.files.outputs.destination`; links in it are
-    not.
-    Modes stay, and groups and owners where the system permits.
+    name. A link to the target is followed as by :func:`hydraopt.files.outputs.destination`; links
+    in it are not. Modes stay, and groups and owners where the system permits.
 
     The files are replaced one by one where the system cannot exchange two folders, something is
-    mounted
-    at the target or in it, or somebody's working directory would go with it. What a killed writer
-    had
-    still to do there is done first, see :mod:`hydraopt.files.replacing`.
+    mounted at the target or in it, or somebody's working directory would go with it. What a killed
+    writer had still to do there is done first, see :mod:`hydraopt.files.replacing`.
     """
     target = destination(Path(path))
     target.parent.mkdir(parents=True, exist_ok=True)

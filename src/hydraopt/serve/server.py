@@ -74,8 +74,7 @@ def load_engine(
     cache_bytes: as for :func:`hydraopt.attach`.
 
     Each task generates a token, so that a task that cannot be served is found now. Raises
-    UsageError,
-    AlignmentError or BundleFormatError.
+    UsageError, AlignmentError or BundleFormatError.
     """
     model, tokenizer = load_model(base, dtype)
     try:
