@@ -1,6 +1,6 @@
-"""A bundle in several files: what its tasks share, the core, and each task in a file of its own.
+"""Bundle in several files: a core with the data that tasks share, and a file for each task.
 
-Who has the core needs one small file for each task that is wanted. No stream is coded again: core
+A user with the core needs only one small file for each wanted task. No stream is coded again: core
 and tasks together are the bundle, byte for byte. docs/reference/format.md is the normative text.
 """
 

@@ -1,8 +1,8 @@
-"""The index of a folder of core and tasks: the rows of all tasks in one small file.
+"""Index of a folder of core and tasks: the rows of all tasks in one small file.
 
-All that it says follows from the task files, and it is believed of those alone that are as they
-were: a listing of the folder tells. So a folder whose index is old, damaged or gone is the same
-bundle; to open it takes longer. docs/reference/format.md is the normative text.
+Everything in it follows from the task files. It is used only for files that are unchanged according
+to a listing of the folder. So a folder whose index is old, damaged or gone is the same bundle, and
+only takes longer to open. docs/reference/format.md is the normative text.
 """
 
 from __future__ import annotations

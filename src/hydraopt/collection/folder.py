@@ -1,8 +1,8 @@
 """Collection as a core with task files: a change writes or removes task files, never the core.
 
-What it costs does not depend on how many tasks there are, but for the folder's listing and its
-index. The index comes last: until then it is wrong about the files that changed, and whoever reads
-them sees that.
+The cost of a change does not depend on the number of tasks, except for the folder's listing and its
+index. The index is written last. Until then it is wrong about the changed files, and readers detect
+that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The kinds of collections: what a change reads, and how it is written in one step."""
+"""Kinds of collections: the data that a change reads, and writing it in one step."""
 
 from __future__ import annotations
 

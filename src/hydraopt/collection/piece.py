@@ -1,4 +1,4 @@
-"""A task by itself: what goes into a collection, or comes out of one, in one piece."""
+"""Single task on its way into a collection or out of one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A new core for a collection: what it would save, and the collection made anew over it.
+"""New core for a collection: the expected saving, and the collection rebuilt over it.
 
-Tasks come from their originals where these are given, else as the collection holds them; then what
-the new coding adds to their errors is an estimate, as after a shrink.
+Tasks come from their originals where these are given, else as the collection holds them; then the
+error that the new coding adds is an estimate, as after a shrink.
 """
 
 from __future__ import annotations

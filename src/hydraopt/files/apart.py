@@ -1,4 +1,4 @@
-"""Outputs apart from inputs: what is written must not be, hold or lie in what is read."""
+"""Separation of outputs from inputs: an output must not be, contain or lie in an input."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Bytes that were fetched, kept on this machine by their checksum, and no more than a bound.
+"""Cache of fetched bytes on this machine, by checksum and with a maximum size.
 
 They lie under ``$HYDRAOPT_CACHE/remote`` (default ``~/.cache/hydraopt/remote``), a file for each.
-``$HYDRAOPT_CACHE_SIZE`` is the most that all of them take (default 4GB; 0 keeps nothing); what was
-not used for longest goes first. Whoever reads them checks them again. Nothing depends on the
-folder: where it cannot be written, nothing is kept.
+``$HYDRAOPT_CACHE_SIZE`` is their maximum total size (default 4GB; 0 keeps nothing); the least
+recently used go first. Readers check the bytes again. Nothing depends on the folder: where it
+cannot be written, nothing is kept.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Local copies of what is read whole from a store: an adapter's weights and its config.
+"""Local copies of objects that are read whole from a store: an adapter's weights and config.
 
-They lie in ``$HYDRAOPT_CACHE/.copies.tmp-*``, a folder of this process, which is removed when it
-ends; that of one that was killed, with the next.
+They lie in ``$HYDRAOPT_CACHE/.copies.tmp-*``, a folder of this process, which is removed when the
+process ends. The folder of a killed process is removed by the next one.
 """
 
 from __future__ import annotations

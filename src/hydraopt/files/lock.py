@@ -1,7 +1,7 @@
-"""One writer at a time: a lock beside what is written, refused at once if somebody holds it.
+"""Lock for one writer at a time, beside the file to write; refused at once if it is held.
 
-The lock is the system's, on a file ".NAME.lock"; so it goes with its holder, however that ends, and
-a file that is left over holds nobody up. The file says who holds it, for the message alone.
+The lock is the system's, on a file ".NAME.lock", so it ends with its holder in every case, and a
+leftover file blocks nobody. The file names the holder, for the message alone.
 """
 
 from __future__ import annotations

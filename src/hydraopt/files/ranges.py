@@ -1,4 +1,4 @@
-"""An object at an address, open: bytes from any position, as of a file that is held.
+"""Open object at an address: bytes from any position, as from an open file.
 
 Its length and tag are those of the first answer, and any later one that differs is an error.
 """

@@ -1,8 +1,8 @@
-"""Opening what a user names: a regular file, and no larger than its kind ever is.
+"""Opening a user's file, which must be regular and no larger than its kind ever is.
 
-A FIFO would wait for ever for its other end, a device has no end at all, and what a folder says
-when it is read differs between systems. All are refused with an OSError, which those who read files
-turn into an error of their own kind.
+A FIFO would wait for ever for its other end, a device has no end at all, and reading a folder
+differs between systems. All are refused with an OSError, which callers turn into an error of their
+own kind.
 """
 
 from __future__ import annotations

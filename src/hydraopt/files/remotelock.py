@@ -1,8 +1,8 @@
-"""One writer at a time in a store: an object ".NAME.lock", created only if it is not there.
+"""Lock for one writer at a time in a store: an object ".NAME.lock", created only if missing.
 
-Stores that create so in one step protect a collection from two writers (S3 and what speaks like it,
-Google's, memory). Unlike a lock of the system it does not go with its holder: after a crash it
-stays, says who made it, and is deleted by hand.
+Stores that create objects so in one step protect a collection from two writers (S3 and compatible
+stores, Google's, memory). Unlike a lock of the system it does not end with its holder: after a
+crash it stays, names its creator, and is deleted by hand.
 """
 
 from __future__ import annotations

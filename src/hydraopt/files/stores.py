@@ -1,7 +1,7 @@
-"""Stores of objects behind one small interface, with patience: what may pass is tried again.
+"""Stores of objects behind one small interface, with retries after temporary failures.
 
-HTTP is read by hydraopt.files.web, which checks each answer; all else goes through fsspec, in
-hydraopt.files.objects. Both load when an address is first used.
+HTTP is read by hydraopt.files.web, which checks each answer; everything else goes through fsspec,
+in hydraopt.files.objects. Both load when an address is first used.
 """
 
 from __future__ import annotations

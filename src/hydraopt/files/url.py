@@ -1,7 +1,7 @@
-"""An address of an object in a store: s3://, gs://, hf://, memory://, http:// or https://.
+"""Address of an object in a store: s3://, gs://, hf://, memory://, http:// or https://.
 
-It stands where a Path does for what is on this machine. Its text in a message has no password and
-no query, since a signed address is a key.
+It is used like a Path for files on this machine. Its text in a message has no password and no
+query, because a signed address is a key.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Objects over HTTP: ranges, each of which is checked to be what was asked for.
+"""Objects over HTTP, read by ranges that are each checked against the request.
 
-A server may lie, or have several minds: every answer says which bytes it holds and of which file
-(length and ETag), and one that says something else is refused. No more is taken than was asked.
+A server may lie or be inconsistent, so every answer must state its bytes and its file (length and
+ETag), and an answer that states something else is refused. No more is read than was requested.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""LoHa and LoKr, whose modules are factors of a product: what is not said of them.
+"""LoHa and LoKr, whose modules are factors of a product: measures that do not apply to them.
 
-The cosine of two dW's is no number of their factors' cosines, nor are spaces and parts of a factor
-those of its dW.
+The cosine of two dW's does not follow from their factors' cosines, and the spaces and parts of a
+factor are not those of its dW.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Results of ``hydraopt eval``, read for one bundle: what was scored of it, and of other sizes.
+"""Results of ``hydraopt eval`` for one bundle: its scores, and those of other sizes.
 
-A result is somebody's file: what it says is checked where it is used, and a number that is none is
-left out rather than believed.
+A result may come from anybody: each value is checked where it is used, and an invalid number is
+left out.
 """
 
 from __future__ import annotations

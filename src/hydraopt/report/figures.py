@@ -1,4 +1,4 @@
-"""Pictures of what ``hydraopt inspect`` says, and of a plan. Reads the dict (or JSON) alone.
+"""Pictures of ``hydraopt inspect`` output, and of a plan, from the dict (or JSON) alone.
 
 matplotlib is an optional dependency and loads in here only.
 """

@@ -1,6 +1,7 @@
-"""The page of a large collection, served to the browser of this machine: it asks for what it shows.
+"""Page of a large collection, served to this machine's browser, which requests data as needed.
 
-Only what is looked at is decoded. Nothing is written, and nothing is sent to anybody else.
+Only the tasks that are looked at are decoded. Nothing is written, and nothing is sent to anybody
+else.
 """
 
 from __future__ import annotations

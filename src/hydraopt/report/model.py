@@ -1,7 +1,7 @@
-"""The page as data: what a report says, before it is a page; dataclasses.asdict makes it JSON.
+"""Data of a report's page, as dataclasses that dataclasses.asdict converts to JSON values.
 
-Errors are relative Frobenius errors, shares are of one, sizes are bytes. A harm of a task is the
-share of its original's answers that change, as somebody measured it.
+Errors are relative Frobenius errors, shares are fractions of one, sizes are bytes. The harm of a
+task is the measured share of its original's answers that change.
 """
 
 from __future__ import annotations

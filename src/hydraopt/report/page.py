@@ -1,7 +1,7 @@
-"""One HTML file of a page: its data, styles and scripts inside, and nothing that it fetches.
+"""HTML file of a page: it contains its data, styles and scripts, and fetches nothing.
 
-The page's own policy forbids any connection and any script but these, by their hashes: what a name
-or an answer holds is text, and would stay text even if it were not escaped.
+The page's own policy forbids any connection and any script but these, by their hashes. Names and
+answers are text, and would stay text even if they were not escaped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Size against harm: the bundle as it is, the sizes coded for the page, and what was scored."""
+"""Size against harm: of the bundle as it is, the sizes coded for the page, and scored bundles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model card of an export: README.md, which says what the adapter is and what coding did."""
+"""Model card of an export: README.md, which describes the adapter and the effect of coding."""
 
 from __future__ import annotations
 

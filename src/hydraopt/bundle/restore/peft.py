@@ -1,8 +1,9 @@
-"""A task as a PEFT adapter: adapter_config.json and adapter_model.safetensors.
+"""Export of a task as a PEFT adapter: adapter_config.json and adapter_model.safetensors.
 
 The scale is folded into B and the config says alpha = rank for every module, so that no reader can
-get rsLoRA or patterns wrong. The exception are adapters whose initialisation changes the base model
-(PiSSA and its kin): how, depends on rank and scale, so these keep those of their config.
+get rsLoRA or patterns wrong. The exception is adapters whose initialisation changes the base model
+(PiSSA and its kin): that change depends on rank and scale, so these adapters keep the rank and
+scale of their config.
 """
 
 from __future__ import annotations
