@@ -55,7 +55,7 @@ class Evidence:
 
 
 def hash_of(bundle: Bundle) -> str | None:
-    """Return the SHA-256 by which results name a bundle, if it is one file of this machine."""
+    """Return the SHA-256 by which results name a bundle; None unless it is one local file."""
     path = bundle.path
     return file_hash(path) if isinstance(path, Path) and path.is_file() else None
 
