@@ -14,7 +14,7 @@ from hydraopt.basemodel.trie import Trie, batch_of, lines_of
 __all__ = ["batch_of_each", "batches_of"]
 
 _LEAST_SAVED: Final = 0.1
-"""Of the tokens: below it, masks cost what sharing saves."""
+"""Smallest share of tokens that sharing must save; below it, masks cost what sharing saves."""
 
 
 def batches_of(model: Any, texts: Sequence[Encoded]) -> list[tuple[list[int], Batch]]:

@@ -74,18 +74,22 @@ _NEAR: Final = 3.0
 """Margins up to about so many times what margins move are those that matter."""
 _SURELY: Final = 1 - 1e-9
 _ANEW: Final = 0.5
-"""Of the square of the noise, what another draft has not in common with this one."""
+"""Share of the noise's variance that is not common to two drafts."""
 _STEEPEST: Final = 2.0
-"""Of what margins move over what they are; without the adapter it is about one."""
+"""Largest slope of margin changes over margins; without the adapter the slope is about one."""
 _TINY: Final = 1e-300
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the original thinks at N tokens. tokens, logs: (N, K) the likeliest next ones, falling,
-    and their log probabilities. rest: (N,) the probability of all others together. margin: (N,) how
-    far the first is ahead of the second, in logits. open, hidden: at which tokens the rest matters,
-    (n,), and what the output layer sees there, (n, width)."""
+    """The original's next-token distribution at N tokens.
+
+    tokens, logs (N, K): the likeliest next tokens in falling order, and their log probabilities.
+    rest (N,): probability of all other tokens together.
+    margin (N,): logit of the first token less that of the second.
+    open, hidden: indices of the tokens where the rest matters, (n,), and the inputs of the output
+        layer there, (n, width).
+    """
 
     tokens: Tensor
     logs: Tensor
@@ -97,9 +101,13 @@ class _Seen:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the original says, batch by batch. order: which answers a batch has. sure: (answers,)
-    the probability that it gives each of its answers; of an empty one, which cannot change, 1.
-    head: its factors on the output layer."""
+    """The original's answers, batch by batch.
+
+    order: indices of the answers in each batch.
+    sure (answers,): probability that the original gives each answer; 1 for an empty answer, which
+        cannot change.
+    head: the original's factors on the output layer.
+    """
 
     batches: tuple[Batch, ...]
     order: tuple[tuple[int, ...], ...]
@@ -116,20 +124,25 @@ class Reference:
 
     @property
     def is_finite(self) -> bool:
-        """Whether all that the original thinks are numbers; else nothing can be held against it."""
+        """Return whether all log probabilities and margins are finite; otherwise nothing can be
+        compared."""
         kept = (x for pieces in self.seen for x in pieces)
         return all(bool(torch.isfinite(y).all()) for x in kept for y in (x.logs, x.margin))
 
 
 class Summary(NamedTuple):
-    """What drift comes to. changed, of so many answers. likely: expected share of answers that
-    change; likely_error: its standard error. kl: nats an answer; kl_error likewise. lost: expected
-    share of answers that change, each counted by its probability.
+    """Summary of a drift.
 
-    One answer has no spread to tell an error by, and it is not zero. Of a share the error then is
-    what Wilson's interval (1927) of one answer reaches above it at one standard deviation: a half
-    where the answer stays, nothing where it changes. Of KL it is the KL itself, the deviation of an
-    exponential distribution: KL is positive, and few answers have most of it.
+    changed, answers: numbers of changed answers and of all answers.
+    likely, likely_error: expected share of answers that change, and its standard error.
+    kl, kl_error: nats per answer, and its standard error.
+    lost: expected share of answers that change, each weighted by its probability.
+
+    A single answer has no spread to estimate an error from, but the error is not zero. For a share,
+    the error is then the distance from the share to the upper end of Wilson's interval (1927) of
+    one answer at one standard deviation: a half where the answer stays, and zero where it changes.
+    For KL, it is the KL itself, the standard deviation of an exponential distribution, because KL
+    is positive and concentrated in few answers.
     """
 
     changed: int
@@ -143,11 +156,13 @@ class Summary(NamedTuple):
 
 @dataclass(frozen=True)
 class Drift:
-    """What other factors make of the original's answers, token by token, (N,).
+    """Change of the original's answers under other factors, token by token, (N,).
 
-    row: the answer of each. kl: KL(original || other), nats. margin, moved: how far the original's
-    first choice is ahead of all others, in logits, and how much less far it is now; negative is
-    more. A token changes where ``moved > margin``. sure: (answers,), as a Reference's.
+    row: index of each token's answer.
+    kl: KL(original || other), nats.
+    margin, moved: lead of the original's first choice in logits, and how far the lead falls;
+        negative if it grows. A token changes where ``moved > margin``.
+    sure (answers,): as in a Reference.
     """
 
     row: NDArray[np.int64]
@@ -158,11 +173,11 @@ class Drift:
 
     @property
     def answers(self) -> int:
-        """How many there are."""
+        """Number of answers."""
         return len(self.sure)
 
     def only(self, some: Sequence[int]) -> Drift:
-        """That of these answers alone."""
+        """Return the drift of these answers alone."""
         place = np.full(self.answers, -1)
         place[list(some)] = np.arange(len(some))
         kept = place[self.row] >= 0
@@ -171,7 +186,7 @@ class Drift:
 
     @property
     def is_finite(self) -> bool:
-        """Whether all of it are numbers."""
+        """Return whether all values are finite."""
         return all(bool(np.isfinite(x).all()) for x in (self.kl, self.margin, self.moved))
 
     @property
@@ -196,7 +211,8 @@ def _error(values: Numbers) -> float:
 
 
 def _error_of_one(share: float) -> float:
-    """How far Wilson's interval of one answer, at one standard deviation, ends above its share."""
+    """Return the upper end of Wilson's interval of one answer, at one standard deviation, less its
+    share."""
     return (0.5 - share + math.sqrt(share * (1 - share) + 0.25)) / 2
 
 
@@ -226,23 +242,31 @@ def likely_changes(drift: Drift) -> Numbers:
 
 
 def surely_changes_more(before: Drift, after: Drift) -> bool:
-    """Whether answers are likelier to change by more than a standard error of the difference in
-    the mean: of dozens of answers the share moves by chance, and KL hardly."""
+    """Return whether the mean chance of a changed answer rises by more than its standard error.
+
+    The standard error is that of the mean difference. Among dozens of answers the share of changed
+    ones varies by chance, and KL hardly does.
+    """
     more = likely_changes(after) - likely_changes(before)
     return bool(more.mean() > more.std() / math.sqrt(len(more)))
 
 
 def surely_drifts_more(before: Drift, after: Drift) -> bool:
-    """Whether KL an answer is larger by more than a standard error of the difference in the mean:
-    one answer of two dozen can be most of it."""
+    """Return whether KL per answer rises by more than a standard error of the mean difference.
+
+    One answer of two dozen can contribute most of the difference.
+    """
     kl = (np.bincount(x.row, x.kl, x.answers) for x in (after, before))
     more = np.subtract(*kl)
     return bool(more.mean() > more.std() / math.sqrt(len(more)))
 
 
 def _in_step(margin: Numbers, moved: Numbers, weights: Numbers) -> tuple[Numbers, float]:
-    """What margins move by in step, (N,), a line over them; and the size of the rest, infinite
-    where too few have weight to tell."""
+    """Fit a line to the changes of margins over the margins.
+
+    Returns the line's values, (N,), and the size of the residual, which is infinite where too few
+    tokens have weight for an estimate.
+    """
     total = max(float(weights.sum()), _TINY)
     m, d = (float(weights @ x) / total for x in (margin, moved))
     spread = float(weights @ np.square(margin - m))
@@ -270,8 +294,11 @@ def held_out(answers: Sequence[Encoded], more: int = 0) -> tuple[list[int], list
 
 
 def held_out_of_more(held: int, spoken: int, more: int) -> list[int]:
-    """Which of the ``more`` others judge as well, where ``held`` of ``spoken`` answers are less
-    than one in HELD_OUT of all; up to MOST_JUDGES with them. They are spread evenly."""
+    """Return the indices of additional answers that judge, spread evenly over ``more``.
+
+    More are needed where ``held`` of ``spoken`` answers are less than one in HELD_OUT of all. With
+    them there are at most MOST_JUDGES judges.
+    """
     wanted = min((spoken + more) // HELD_OUT, MOST_JUDGES) - held
     return [(2 * k + 1) * more // (2 * wanted) for k in range(wanted)]
 
@@ -299,7 +326,7 @@ def _probabilities(
     seen: Sequence[Sequence[_Seen]],
     answers: int,
 ) -> Numbers:
-    """Of each greedy answer, the product of its tokens' probabilities, (answers,)."""
+    """Return the probability of each greedy answer, the product over its tokens, (answers,)."""
     logs = np.zeros(answers)
     for batch, chunk, pieces in zip(batches, chunks, seen, strict=True):
         rows = np.array(chunk)[batch.row.cpu().numpy()]
@@ -310,7 +337,8 @@ def _probabilities(
 
 @torch.inference_mode()
 def drift_of(model: Any, reference: Reference, factors: TaskFactors) -> Drift:
-    """What ``factors`` make of the reference; they are as the original's, of any rank."""
+    """Return the drift of the reference under ``factors``, given as the original's are, of any
+    rank."""
     placed = place(model, {path: x for path, x in factors.items() if x[1].shape[0]})
     columns: list[tuple[Numbers, ...]] = []
     for batch, chunk, seen in zip(reference.batches, reference.order, reference.seen, strict=True):
@@ -328,7 +356,7 @@ def drift_of(model: Any, reference: Reference, factors: TaskFactors) -> Drift:
 
 
 def _pieces(model: Any, batch: Batch, placed: Placed) -> Iterator[Tensor]:
-    """What the output layer sees at a few target tokens of a batch at a time, (n, width)."""
+    """Yield the inputs of the output layer at a few target tokens at a time, (n, width)."""
     with attached(model, placed):
         hidden = hidden_states(model, batch)
     for start in range(0, len(hidden), _TOKENS):

@@ -180,11 +180,13 @@ class Judge:
         return self.measured(task, factors, apart)
 
     def measured(self, task: str, factors: TaskFactors, apart: bool = False) -> Judged:
-        """The same of factors at hand: B (m, k) with the scale inside, A (k, n), by path. Those
-        without parts, k = 0, count as if they were left out.
+        """Measure the harm of given factors on a task's prompts.
+
+        factors: B (m, k) with the scale inside, A (k, n), by path; modules with k = 0 count as left
+            out.
 
         Raises NumericalError where the model's logits are not finite, with the original or with
-        these; then nothing is remembered.
+        these factors; then nothing is cached.
         """
         factors = {path: (b, a) for path, (b, a) in factors.items() if len(a)}
         asked = self._prompts[task]
@@ -236,7 +238,7 @@ class Judge:
         return records
 
     def _learned(self, task: str) -> list[Encoded]:
-        """What a refit of a task learns from; nothing where too few answers would judge it."""
+        """Return the answers that a refit learns from; none if too few are left to judge."""
         answers = self.answers(task) if task in self._prompts else []
         # Lessons take minutes to answer: not where even all of them would leave too few judges.
         if len(held_out(answers, len(self._lessons.get(task, ())))[1]) < _JUDGES:
@@ -282,7 +284,7 @@ class Judge:
 
 
 def _is_summary(value: Any, answers: int) -> bool:
-    """Whether a remembered value is what ``Drift.summary`` gives of so many answers."""
+    """Return whether a cached value is a valid ``Drift.summary`` of this number of answers."""
     if not (isinstance(value, list) and len(value) == len(Summary._fields)):
         return False
     fine = all(type(x) in (int, float) and 0 <= x < math.inf for x in value)

@@ -1,4 +1,4 @@
-"""What factors learn from: the original's answers, and what it thinks at each of their tokens."""
+"""Training data of a refit: the original's answers, and its hidden states at each token."""
 
 from __future__ import annotations
 
@@ -39,8 +39,10 @@ _KEPT: Final = 1 << 30
 
 
 def learner_of(model: Any) -> Any:
-    """What learns in the model's place: a copy in the type that :func:`learns_in` tells, or the
-    model itself. What is learned is judged on the model."""
+    """Return the model to train: a copy in the type of :func:`learns_in`, or the model itself.
+
+    The result is always judged on the model.
+    """
     dtype = learns_in(model)
     if dtype is next(model.parameters()).dtype:
         return model
@@ -61,10 +63,17 @@ def learns_in(model: Any) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is learned from. batches: of answers of similar length. aims: (N, width) of each, what
-    the original's output layer sees; None where it is made again when it is asked for. original:
-    its factors on the model. head: those of them on the output layer. tokens: those that matter;
-    weight, bias: the output layer, of them alone: of a large vocabulary it is most of the work."""
+    """Training data of a refit.
+
+    batches: answers of similar length.
+    aims (N, width): for each batch, the inputs of the original's output layer; None where they are
+        recomputed on demand.
+    original: the original's factors on the model.
+    head: those factors on the output layer.
+    tokens: the tokens that matter.
+    weight, bias: the output layer's rows of these tokens only, because a large vocabulary takes
+        most of the time.
+    """
 
     batches: list[Batch]
     aims: list[Tensor | None]
@@ -134,7 +143,7 @@ def _split(texts: Sequence[Encoded]) -> Iterator[list[Encoded]]:
 
 @torch.no_grad()
 def _aim(model: Any, batch: Batch, original: Placed) -> Tensor:
-    """What the original's output layer sees of a batch, (N, width)."""
+    """Return the inputs of the original's output layer for a batch, (N, width)."""
     with attached(model, original):
         return hidden_states(model, batch)
 

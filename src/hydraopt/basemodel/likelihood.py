@@ -1,4 +1,4 @@
-"""How likely a model finds texts, many of which begin alike: what is common is computed once.
+"""Log-likelihoods of texts under a model; tokens that texts share at the start are computed once.
 
 The texts of a group are laid out as one trie (:mod:`hydraopt.basemodel.trie`). So the three answers
 to a question cost the question once, and twenty versions of a row the row once.
@@ -37,8 +37,8 @@ _MOST_NODES: Final = 1024
 """Tokens of one trie; a larger group is laid out as several."""
 _ALIKE: Final = 1e-3
 _ROUNDINGS: Final = 8
-"""How far states of a text in a trie may be from those of the text alone, relative to the largest;
-in numbers of less precision, so many of the steps between them."""
+"""Largest difference between states of a text in a trie and of the text alone, relative to the
+largest state; at lower precision, this number of floating-point steps."""
 _WINDOWS: Final = ("sliding_window", "attention_chunk_size", "attention_window_size")
 
 
@@ -50,12 +50,15 @@ def likelihoods(
     progress: Callable[[int, int], None] | None = None,
     shared: bool = True,
 ) -> list[Numbers]:
-    """Of each text of each group, log P(target | prompt) in nats, the sum over its tokens.
+    """Return log P(target | prompt) of each text of each group, in nats, summed over tokens.
 
-    groups: texts that likely begin alike; a prompt has one token at least. placed: the factors on
-    the model. shared: whether what is common is computed once, see :func:`shares_beginnings`.
-    progress: called with groups done and all. The same groups give the same numbers for the same
-    factors, whatever was computed before. Raises UsageError for a text without a prompt.
+    groups: texts that likely have a common beginning; a prompt has at least one token.
+    placed: the factors on the model.
+    shared: whether common tokens are computed once, see :func:`shares_beginnings`.
+    progress: called with the numbers of groups done and of all groups.
+
+    The same groups give the same numbers for the same factors, whatever was computed before.
+    Raises UsageError for a text without a prompt.
     """
     made = [np.zeros(len(group)) for group in groups]
     parts = [part for i, group in enumerate(groups) for part in _parts(i, group, model, shared)]
@@ -113,7 +116,7 @@ def _sums(
 
 
 def _within_window(model: Any, texts: Sequence[Encoded]) -> bool:
-    """Whether no text is longer than what the model sees at once, which a mask of ours ignores."""
+    """Return whether all texts fit the model's attention window, which a custom mask ignores."""
     return max(map(len, texts), default=0) <= window_of(model)
 
 
@@ -126,10 +129,11 @@ def window_of(model: Any) -> float:
 
 @torch.inference_mode()
 def shares_beginnings(model: Any, groups: Iterable[Sequence[Encoded]]) -> bool | None:
-    """Whether the model reads a trie as it reads the texts alone, tried on the first group that
-    shows it; None if none does, as where one text begins the other, or no text fits the window.
+    """Return whether the model computes a trie as it computes its texts alone.
 
-    Models that place or mask tokens in a way of their own do not; they take each text alone.
+    It is tried on the first group that can show it. None if no group can, for example where one
+    text is the beginning of the other, or no text fits the window. Models with their own positions
+    or masks do not support tries, and take each text alone.
     """
     for group in groups:
         if _within_window(model, group) and not (trie := trie_of(group)).is_one_text:
@@ -139,7 +143,7 @@ def shares_beginnings(model: Any, groups: Iterable[Sequence[Encoded]]) -> bool |
 
 
 def _reads_alike(model: Any, group: Sequence[Encoded], trie: Trie) -> bool:
-    """Whether each text of the group has the same states in the trie as alone, but for rounding."""
+    """Return whether each text has the same states in the trie as alone, up to rounding."""
     try:
         together = states_of(model, *laid_out([trie]))[0]
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):

@@ -87,8 +87,10 @@ def load_whole(base: str | Path, dtype: str, labels: int | None = None) -> tuple
 
 
 def files_of(base: str | Path) -> Path | None:
-    """Where the files of a base model lie: its folder, or for a hub's name the snapshot that
-    transformers has put aside; None where there is none."""
+    """Return the folder of a base model's files; None where there is none.
+
+    For a name on the hub this is the snapshot in the cache of transformers.
+    """
     if Path(base).exists():
         return Path(base)
     from transformers.utils.hub import cached_file
@@ -100,7 +102,7 @@ def files_of(base: str | Path) -> Path | None:
 
 
 def base_hash(base: str | Path) -> str | None:
-    """Of the weight files and the config of a base model; None where :func:`files_of` has none."""
+    """Hash a base model's weight files and config; None where :func:`files_of` returns None."""
     folder = files_of(base)
     if folder is None or not folder.is_dir():
         return None
@@ -157,7 +159,7 @@ def _check_size(folder: Path, file: Path, config: Mapping[str, Any]) -> None:
 
 
 def _tensors_of(file: Path) -> int:
-    """How many tensors a weight file has; at most, if it is no safetensors file."""
+    """Return the number of tensors in a weight file; an upper bound if not safetensors."""
     if file.suffix != ".safetensors":
         return file.stat().st_size // _LEAST_ENTRY
     try:
@@ -202,7 +204,7 @@ def _check_whole(base: str | Path, model: Any, info: Mapping[str, Any]) -> None:
 
 
 def _of_body(model: Any, info: Mapping[str, Any]) -> dict[str, Any]:
-    """The same without what is outside the body: another head in the files, none for the labels."""
+    """Return the loading info for the body only, because files may have another head or none."""
     body = f"{model.base_model_prefix}."
     keys = {key: [x for x in info.get(key, ()) if x.startswith(body)] for key in _KEYS}
     placed = [x for x in info.get("mismatched_keys", ()) if str(x[0]).startswith(body)]

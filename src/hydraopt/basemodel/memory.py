@@ -1,9 +1,9 @@
-"""What was measured with a base model, kept on disk: it takes minutes, and is asked for again.
+"""Cache on disk of measurements with a base model, which take minutes and are needed repeatedly.
 
 Entries are JSON files named by the SHA-256 of everything that they depend on, in a folder under
-``$HYDRAOPT_CACHE`` (default ``~/.cache/hydraopt``). A run that was stopped finds there what it had
-measured. Nothing depends on the folder: where it cannot be written, nothing is kept. What nobody
-asked for in a quarter of a year goes.
+``$HYDRAOPT_CACHE`` (default ``~/.cache/hydraopt``). A run that was interrupted continues from them.
+The cache is optional: where the folder cannot be written, nothing is stored. An entry that is not
+used for 90 days is deleted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DAYS: Final = 90
 
 
 def cache_folder() -> Path:
-    """Where measurements of harm are kept; not created here."""
+    """Return the folder of cached harm measurements; it is not created here."""
     return cache_root() / "harm"
 
 
@@ -50,7 +50,7 @@ def key_of(parts: Iterable[bytes | str]) -> str:
 
 
 def are_answers(value: Any, count: int) -> bool:
-    """Whether a remembered value is so many answers in tokens; files may be broken or forged."""
+    """Return whether a cached value is ``count`` tokenized answers; files may be broken or forged."""
     if not (isinstance(value, list) and len(value) == count):
         return False
     tokens = (x for answer in value for x in (answer if isinstance(answer, list) else ["none"]))
@@ -58,7 +58,7 @@ def are_answers(value: Any, count: int) -> bool:
 
 
 def versions() -> str:
-    """Those of the libraries that compute: others may round, mask or end an answer otherwise."""
+    """Return the versions of the libraries, which affect rounding, masks and ends of answers."""
     import torch
     import transformers
 
@@ -75,7 +75,7 @@ class Memory:
         self._tidy = False
 
     def get(self, key: str) -> Any:
-        """What was put under the key; None if nothing was, or what is there cannot be read."""
+        """Return the value of the key; None if there is none or it cannot be read."""
         if key in self._known:
             return self._known[key]
         if self._folder is None:

@@ -44,7 +44,7 @@ T = TypeVar("T")
 _TRIED: Final = 4
 """Tokens on which a model's logits are looked at."""
 _ALIKE: Final = 0.01
-"""How far logits may be apart that are computed in another order, relative to the largest."""
+"""Largest difference between logits computed in another order, relative to the largest."""
 
 BATCH_TOKENS = 1024
 """Padded tokens of a batch: large enough that matrix products run at full speed on a CPU."""
@@ -66,10 +66,10 @@ def load_model(base: str | Path, dtype: str = "float32") -> tuple[Any, Any]:
 
 
 def load_classifier(base: str | Path, labels: int, dtype: str = "float32") -> tuple[Any, Any]:
-    """The same as a classifier of sequences with so many labels, whose head is random.
+    """Load a base model as a sequence classifier with this number of labels and a random head.
 
-    Its ``pad_token_id`` is the tokenizer's, or EOS where that has none: by it transformers finds
-    the last token of a row.
+    Its ``pad_token_id`` is the tokenizer's, or EOS if the tokenizer has none, because transformers
+    finds the last token of a row by it.
     """
     model, tokenizer = _load(base, dtype, labels)
     pad = tokenizer.pad_token_id
@@ -178,11 +178,12 @@ def attached(model: nn.Module, placed: Placed) -> Iterator[None]:
 def attached_in_blocks(
     model: nn.Module, blocks: Sequence[tuple[Placed, int | None]]
 ) -> Iterator[None]:
-    """The same with other factors for each block of consecutive rows of the batch.
+    """Attach other factors to each block of consecutive rows of the batch.
 
-    blocks: (factors, rows); None for all rows that are left.
-    Raises AlignmentError where a module of several blocks sees other tokens than all of the batch,
-    row by row: then nobody knows which row a token is of.
+    blocks: (factors, rows); rows is None for all remaining rows.
+
+    Raises AlignmentError where a module of several blocks does not receive all tokens of the batch
+    row by row, because tokens then cannot be assigned to rows.
     """
     by_path: dict[str, list[tuple[slice, Tensor, Tensor]]] = {}
     start = 0
@@ -252,8 +253,11 @@ def _row_adder(
 def _entries_of_a_row(
     model: nn.Module, path: str, shape: tuple[int, ...], ids: Sequence[int]
 ) -> int:
-    """How many entries of a module's input, along its first dimension, are of one row of the batch:
-    one; or all tokens, where the model gives rows and tokens as one dimension."""
+    """Return the number of entries per row of the batch along the first dimension of a module's
+    input.
+
+    This is one, or the number of tokens where the model passes rows and tokens as one dimension.
+    """
     rows, length = ids
     if len(shape) > 2 and shape[0] == rows:
         return 1
@@ -269,15 +273,17 @@ def _entries_of_a_row(
 
 
 def hidden_states(model: Any, batch: Batch) -> Tensor:
-    """What the output layer sees at the target positions, (N, width)."""
+    """Return the inputs of the output layer at the target positions, (N, width)."""
     return states_of(model, batch.ids, batch.parents).flatten(0, 1)[batch.where]
 
 
 def states_of(model: Any, ids: Tensor, parents: Tensor | None) -> Tensor:
-    """The same at all positions, (rows, length, width). ids, parents: as of a Batch.
+    """Return the inputs of the output layer at all positions, (rows, length, width).
 
-    Rows that are texts need no mask: with causal attention, padding on the right cannot reach a
-    real token.
+    ids, parents: as in a Batch.
+
+    Rows of plain text need no mask: with causal attention, padding on the right cannot reach a real
+        token.
     """
     more = {}
     if parents is not None:
@@ -306,7 +312,8 @@ def _hidden_from(parents: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def of_head(model: Any, by_path: Mapping[str, T]) -> dict[str, T]:
-    """What belongs to the output layer alone, by module path: hidden states do not show it."""
+    """Select the entries of the output layer by module path; hidden states do not include their
+    effect."""
     head = model.get_output_embeddings()
     known = dict(model.named_modules()) if by_path else {}
     return {path: x for path, x in by_path.items() if known.get(path) is head}
@@ -325,8 +332,10 @@ def logits_of(model: Any, hidden: Tensor, placed: Placed) -> Tensor:
 
 
 def as_the_model_does(model: Any, logits: Tensor) -> Tensor:
-    """What some architectures make of logits, given what their output layer gives: Granite divides
-    them, Cohere multiplies them, Gemma 2 caps them."""
+    """Apply the architecture's own scaling of logits to the outputs of its output layer.
+
+    Granite divides them, Cohere multiplies them, Gemma 2 caps them.
+    """
     config = model.config.get_text_config()
     factor = getattr(config, "logit_scale", None) or 1.0
     factor /= getattr(config, "logits_scaling", None) or 1.0

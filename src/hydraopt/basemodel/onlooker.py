@@ -1,7 +1,7 @@
-"""What ``merge --base`` and ``--prompts`` do: look with the base model at what adapters say.
+"""Base model of ``merge --base`` and ``--prompts``: measures the sensitivity of adapters' answers.
 
-Each adapter reads a few texts of its own: those that it writes unasked, or its answers to prompts
-of its task; no label is needed. They show which modules matter.
+Each adapter reads a few texts of its own, either texts that it generates without a prompt or its
+answers to prompts of its task; no label is needed. They show which modules matter.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ PROMPTS = 32
 _TOKENS = 48
 """Maximum number of tokens of an answer that modules are seen on."""
 JUDGED_IF_REFIT = 64
-"""The same where the others are learned from: a share of the bytes needs no more (docs/log.md)."""
+"""Maximum number of prompts per task used to measure harm if the other prompts train a refit; a
+share of the bytes needs no more (docs/log.md)."""
 LEARNED = MOST_PROMPTS
 """Prompts of a task that a refit takes, those that judge among them, at most."""
 _DIGITS = 12
-"""Of an adapter's hash, from which the seed of what it writes is made: 48 bits."""
+"""Hexadecimal digits of an adapter's hash used as the seed of its generated texts: 48 bits."""
 POWER = 0.5
-"""What was seen counts to this power: it is seen at the adapter itself, and errors are not small
-enough for that to hold all the way (docs/log.md)."""
+"""Exponent of measured sensitivities. It is below 1 because they are measured at the adapter
+itself, and errors are not small enough for them to hold that far (docs/log.md)."""
 
 
 class Onlooker:
@@ -104,13 +105,15 @@ class Onlooker:
         self._steps = 0
 
     def sensitivities(self) -> dict[str, dict[str, float]]:
-        """Of every adapter by module path, tempered (:data:`POWER`), but for those that are
-        ``unseen``; a task without prompts is seen on what it writes on its own. What is drawn for
-        that depends on the adapter alone, not on those beside it.
+        """Return each adapter's sensitivities by module path, tempered by :data:`POWER`.
 
-        Raises AlignmentError for modules that the base does not have as linear ones, or does not
-        give every token; UsageError for prompts that it does not read, and for a task without
-        prompts where it has no token to begin with.
+        Adapters in ``unseen`` are left out. A task without prompts is measured on texts that the
+        adapter generates; their random numbers depend on the adapter alone, not on the other
+        adapters.
+
+        Raises AlignmentError for modules that are not linear in the base or do not receive every
+        token; UsageError for prompts that the base cannot read, and for a task without prompts if
+        there is no token to begin with.
         """
         tempered = {}
         looked_at = [name for name in self._adapters if name not in self.unseen]

@@ -1,7 +1,7 @@
-"""What texts a base model reads: of tokens that it embeds, and of so many as it has positions for.
+"""Limits of the texts that a base model reads: its token ids and its number of positions.
 
-Some learn positions or keep a table, and a text ends there. A tokenizer may know more tokens than
-the model embeds, where tokens of a chat were added to it alone.
+Some models learn positions or keep a table, which limits the length of a text. A tokenizer may have
+more tokens than the model embeds, where chat tokens were added to the tokenizer only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hydraopt.errors import UsageError, explain
 __all__ = ["Reads", "check_prompt", "limits_within", "positions_of", "reads_of", "stated_by"]
 
 _NAMES: Final = ("pos", "wpe")
-"""Of the names that tables of positions have."""
+"""Parts of the names of position tables."""
 
 
 def positions_of(model: Any) -> int | None:
@@ -70,14 +70,18 @@ def limits_within(model: Any, items: Sequence[Encoded], limits: Sequence[int]) -
 
 @dataclass(frozen=True)
 class Reads:
-    """Of a text: how many tokens (positions), and which (below ``tokens``); None for no limit."""
+    """Limits of a text; None where there is no limit.
+
+    positions: maximum number of tokens.
+    tokens: number of token ids; each id is below it.
+    """
 
     positions: int | None
     tokens: int | None
 
 
 def reads_of(model: Any) -> Reads:
-    """What a model reads; of its tokens nothing is said where its embeddings are no plain table."""
+    """Return the limits of a model; no limit on tokens unless its embeddings are a plain table."""
     return Reads(positions_of(model), getattr(model.get_input_embeddings(), "num_embeddings", None))
 
 

@@ -1,4 +1,4 @@
-"""How exact the base model's matrix products are."""
+"""Precision of the base model's matrix products."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["has_bfloat16", "products_of"]
 
 
 def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 numbers by itself."""
+    """Return whether the processor has native bfloat16 matrix products."""
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 

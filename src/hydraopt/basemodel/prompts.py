@@ -126,7 +126,7 @@ def _not_a_list(file: Path) -> UsageError:
 
 
 def _instruction(file: Path) -> str:
-    """What META.json beside the file says is asked of each input."""
+    """Return the instruction that META.json beside the file states for each input."""
     for meta in (file.with_name(f"{file.stem}.META.json"), file.with_name("META.json")):
         if meta.is_file():
             try:

@@ -1,6 +1,6 @@
-"""What a refit learned, as a memory keeps it: training takes minutes, and is asked for again.
+"""Encoding of refit results for the cache, because training takes minutes and may be repeated.
 
-The records of a task's modules stand in one stream, as in a bundle.
+The records of a task's modules form one stream, as in a bundle.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ from hydraopt.linalg.svd import halved, thin
 __all__ = ["NOT_TRAINED", "Course", "Refit", "Schedule", "parted", "refit"]
 
 NOT_TRAINED: Final = "what is coded cannot be trained on the adapter's answers"
-"""What an error says of logits that are not finite."""
+"""Error message for logits that are not finite."""
 
 _WARM: Final = 5
 """Steps in which the rate rises to its full value."""
@@ -65,16 +65,17 @@ _WARM: Final = 5
 
 @dataclass(frozen=True)
 class Schedule:
-    """How to train. The defaults are first guesses; docs/log.md says what was measured.
+    """Settings of the training. The defaults are first guesses; docs/log.md has the measurements.
 
-    steps: of Adam. stops: after which of them what was learned is coded and judged. rate: of the
-    first step, relative to the root mean square of a side, falling to zero in a straight line.
-    coded_rate: the same where training starts from what is coded, whose small steps rounding takes
-    back; None for no such start. texts: answers of a step. again: steps after which rounding is
-    looked at anew. rounding: "seen", what it does to the parts as they are, or "drawn", random
-    numbers of that size, or "none". stages: groups of modules, in the order of the layers, the
-    first of which are held from a while before the end. temperature: of the KL that is learned by.
-    seed: of the order of the answers, and of random numbers.
+    steps: steps of Adam.
+    stops: steps after which the result is coded and judged.
+    rate: first rate, relative to the root mean square of a side; falls linearly to zero.
+    coded_rate: first rate from the coded parts (rounding undoes small steps); None for no such
+        start.
+    texts, again: answers per step; steps after which rounding is measured again.
+    rounding: "seen" (of the current parts), "drawn" (random numbers of that size) or "none".
+    stages: groups of modules in layer order; the first are frozen some time before the end.
+    temperature, seed: of the KL that is minimised; of the order of answers and random numbers.
     """
 
     steps: int = 160
@@ -114,8 +115,11 @@ class Course:
 
 @dataclass(frozen=True)
 class Refit:
-    """What a refit gives: records by module path, none if nothing tried does better than before;
-    the harm on the answers held out, before and after; after how many steps training stopped."""
+    """Result of a refit.
+
+    records: records by module path; empty if no trial is better than before.
+    before, after, steps: harm on held-out answers before and after; steps until training stopped.
+    """
 
     records: Mapping[str, PartsRecord]
     before: Harm
@@ -187,15 +191,17 @@ def refit(
 def _later(
     told: Callable[[int, int], None] | None, before: int, steps: int
 ) -> Callable[[int], None]:
-    """What takes the steps of one start. before: steps of those before it. steps: its own."""
+    """Return a callback for this start's steps, or None; before: steps of earlier starts."""
     return lambda step: told(before + step, before + steps) if told else None
 
 
 def parted(
     answers: Sequence[Encoded], more: Sequence[Encoded]
 ) -> tuple[list[Encoded], list[Encoded], list[Encoded]]:
-    """What is learned from; which of ``answers`` judge, and which of ``more``. What is there twice
-    and judges is not learned from, so that nothing may be left."""
+    """Split answers into the training set, the judges in ``answers`` and the judges in ``more``.
+
+    Copies of a judge are removed from the training set, which may become empty.
+    """
     others = [x for x in more if x.target]
     learned_from, judged_by = held_out(answers, len(others))
     spoken = len(learned_from) + len(judged_by)
@@ -221,8 +227,7 @@ def _harm(drift: Drift) -> Harm:
 
 @dataclass(frozen=True)
 class _Training:
-    """What all courses of a refit have in common. model: what learns. fixed: factors on it that do
-    not."""
+    """Parameters shared by a refit's courses. fixed: factors on the model that stay as they are."""
 
     model: Any
     lesson: Lesson
@@ -271,7 +276,7 @@ class _Training:
 def _starts(
     coded: Mapping[str, CodedModule], original: TaskFactors, how: Schedule
 ) -> Iterator[tuple[dict[str, _Sides], float]]:
-    """What to train, by module path, and the rate, one start after the other."""
+    """Yield the sides to train by module path, and the rate, for each start."""
     yield {p: _Sides(x, _strongest(x, original[p])) for p, x in coded.items()}, how.rate
     if how.coded_rate is not None:
         yield {p: _Sides(x, _as_coded(x)) for p, x in coded.items()}, how.coded_rate

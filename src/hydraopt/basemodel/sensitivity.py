@@ -1,10 +1,10 @@
-"""Which modules of an adapter matter more: what noise in each does to the adapter's own answers.
+"""Sensitivity of an adapter's own answers to noise in each of its modules.
 
 The adapted model reads a few texts; for every module the inputs x and the gradients g of the
-answers' log-probability in its outputs are kept. An error E of the module's dW moves a token's
-log-probability by g^T E x to first order, and the mean of the square is what E does to the KL
+answers' log-probability in its outputs are stored. An error E of the module's dW changes a token's
+log-probability by g^T E x to first order, and the mean of the square is the effect of E on the KL
 divergence (the diagonal of the Fisher information). For noise of unit size on one side of dW its
-expectation is known without drawing any: see :func:`sensitivities`.
+expectation has a closed form: see :func:`sensitivities`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,12 @@ __all__ = ["Seen", "look", "looks", "self_written", "sensitivities"]
 
 @dataclass(frozen=True)
 class Seen:
-    """What each module saw on some text. x: (N, n) inputs; g: (N, m) gradients of the answer's
-    log-probability in the module's outputs; text: (N,) which text a token belongs to. The output
-    layer sees the answer's tokens alone."""
+    """Inputs and gradients of each module on some texts.
+
+    x (N, n): inputs.
+    g (N, m): gradients of the answer's log-probability in the module's outputs.
+    text (N,): index of each token's text. The output layer has tokens of answers only.
+    """
 
     x: Mapping[str, Tensor]
     g: Mapping[str, Tensor]
@@ -68,8 +71,11 @@ def _watched(model: nn.Module, paths: Sequence[str]) -> Iterator[tuple[dict[str,
 
 
 def looks(model: nn.Module, texts: Sequence[Encoded], factors: TaskFactors) -> Iterator[Seen]:
-    """What modules see on texts, a few at a time: BATCH_TOKENS padded tokens, or one longer text,
-    for all that the model computes of them is in memory at once."""
+    """Yield the inputs and gradients of modules, for a few texts at a time.
+
+    A batch has BATCH_TOKENS padded tokens, or one longer text, because all activations of the model
+    are in memory at once.
+    """
     for chunk in batches_by_tokens([len(text) for text in texts], BATCH_TOKENS):
         yield look(model, [texts[i] for i in chunk], factors)
 
@@ -107,7 +113,7 @@ def look(model: nn.Module, texts: Sequence[Encoded], factors: TaskFactors) -> Se
 
 
 def _gradient(output: Tensor) -> Tensor:
-    """That of an output, zero where no answer depends on it."""
+    """Return the gradient of an output; zero where no answer depends on it."""
     return torch.zeros_like(output) if output.grad is None else output.grad
 
 

@@ -42,7 +42,7 @@ class Trie:
 
     @property
     def is_one_text(self) -> bool:
-        """Whether no mask is needed: each token sees all before it."""
+        """Return whether no mask is needed, because each token attends to all tokens before it."""
         return self.depths == list(range(len(self.depths)))
 
 
@@ -106,7 +106,7 @@ def _cut(
 
 
 def _common(one: Sequence[int], two: Sequence[int]) -> int:
-    """How many tokens they begin with alike."""
+    """Return the number of tokens that both sequences have in common at the start."""
     for k, (x, y) in enumerate(zip(one, two, strict=False)):
         if x != y:
             return k

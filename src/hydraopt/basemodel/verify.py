@@ -46,7 +46,7 @@ class TaskHarm:
 
     @property
     def ok(self) -> bool:
-        """Whether no more answers are likely to change than what is stated explains."""
+        """Return whether the likely changes are within the bound that the stated harm implies."""
         return self.most is None or self.measured.likely <= self.most
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def most_likely(stated: Harm, answers: int) -> float:
 
 
 def _worse(task: TaskHarm) -> str | None:
-    """What is wrong with a task's statement; None if nothing is."""
+    """Return an error message about a task's stated harm; None if there is no error."""
     if task.ok or task.stated is None or task.most is None:
         return None
     return (

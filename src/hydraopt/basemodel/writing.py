@@ -1,4 +1,4 @@
-"""What a base model with factors on it writes, greedily."""
+"""Greedy generation by a base model with factors on it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ _REFILL: Final = 3 / 4
 _NO_ROWS: Final = (
     AttributeError, IndexError, RuntimeError, TypeError, UsageError, ValueError
 )  # fmt: skip
-"""What a model raises that keeps something else than keys and values, or places tokens itself."""
+"""Exceptions of a model that caches other states than keys and values, or assigns its own
+positions."""
 
 
 def ends_of(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -111,7 +112,7 @@ class _Writer:
 
     @property
     def under_way(self) -> bool:
-        """Whether an answer has not ended."""
+        """Return whether an answer has not ended."""
         return bool(self._rows or self._waiting)
 
     def go_on(self) -> None:
@@ -201,7 +202,7 @@ def _in_turn(
     batch_tokens: int,
     ends: Collection[int],
 ) -> list[tuple[int, ...]]:
-    """The same in batches, one after another, by transformers' own loop."""
+    """Generate in batches, one after another, with transformers' own loop."""
     said: list[tuple[int, ...]] = [()] * len(items)
     sizes = [len(item.prompt) + limit for item, limit in zip(items, limits, strict=True)]
     for chunk in _chunks(items, sizes, limits, batch_tokens, positions_of(model)):
@@ -248,8 +249,10 @@ def _by_transformers(
     most: int,
     ends: Collection[int],
 ) -> list[tuple[int, ...]]:
-    """The same by transformers' own loop, prompts padded on the left. Nothing that the model's own
-    settings say of writing counts."""
+    """Generate with transformers' own loop, with prompts padded on the left.
+
+    The model's own generation settings are ignored.
+    """
     from transformers import GenerationConfig, LogitsProcessorList
 
     # Padding is seen by no token, so any will do.
