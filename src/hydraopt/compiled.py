@@ -1,9 +1,9 @@
-"""How the inner loops are compiled: numba's njit, with a cache wherever there is room for one.
+"""Compilation of the inner loops: numba's njit, with a cache wherever a folder can hold one.
 
-numba refuses a function it is to cache if neither the package's folder nor the home folder can be
+numba refuses to cache a function if neither the package's folder nor the home folder can be
 written, as in a read-only container. Here such a function is cached in a private temporary folder,
-and where there is none, compiled anew in each process. Cached code is pickled, so whoever can write
-a cache can run code: a folder is used only if it is ours alone.
+and where there is none, each process compiles it again. Cached code is pickled, so anyone who can
+write to a cache can run code: a folder is used only if it belongs to this user alone.
 """
 
 from __future__ import annotations
@@ -109,10 +109,10 @@ def _keep(made: Any) -> None:
 
 
 def own_place() -> bool:
-    """Whether numba may look for a folder itself.
+    """Return whether numba may choose a folder itself.
 
-    Without a home folder, numba takes "~" for the name of a folder in the current one, which may be
-    anybody's.
+    Without a home folder, numba takes "~" as the name of a folder in the current one, which may
+    belong to another user.
     """
     named = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     return bool(named) or os.path.isabs(os.path.expanduser("~"))
@@ -150,7 +150,7 @@ def private_folder() -> Path | None:
 
 
 def _safe_parent(parent: Path) -> bool:
-    """Whether nobody but us and root can put another folder in the place of one of ours."""
+    """Return whether only this user and root can replace one of our folders in ``parent``."""
     status = parent.stat()
     open_to_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     return status.st_uid in (0, os.geteuid()) and bool(
@@ -159,7 +159,7 @@ def _safe_parent(parent: Path) -> bool:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether the folder, made if it was not there, is a folder of this user and of nobody else."""
+    """Return whether the folder, created if missing, is accessible to this user only."""
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     status = folder.lstat()

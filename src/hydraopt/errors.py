@@ -107,7 +107,7 @@ class LockedError(HydraoptError, BlockingIOError):
 
 
 class RemoteError(HydraoptError, OSError):
-    """What an address stands for cannot be read or written."""
+    """The data at an address cannot be read or written."""
 
 
 class NotThereError(RemoteError, FileNotFoundError):

@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 def cores() -> int:
-    """How many this process may use; of the machine where the system does not say (macOS)."""
+    """Return the number of cores of this process; of the machine where unreported (macOS)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Whether adapters belong to one base model, as far as names and shapes can tell."""
+"""Checks that adapters belong to one base model, as far as names and shapes show it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def base_label(name: str) -> str:
 
 
 def base_key(name: str) -> str:
-    """What two spellings of one base model have in common.
+    """Return a key that all spellings of one base model have in common.
 
     The last name of the path in lower case: "google/gemma-3-270m", "/models/Gemma-3-270m/" and
     "gemma-3-270m" agree. A path into a hub cache counts as the model it holds.

@@ -1,5 +1,7 @@
-"""What tasks have besides low-rank changes of linear modules, W + B A: whoever puts such changes
-alone on a model has to leave the others out."""
+"""Detection of changes in tasks other than low-rank changes of linear modules, W + B A.
+
+Code that can apply only such changes to a model has to leave the others out.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ class Changing(Protocol):
 
 
 def not_linear(module: Sited) -> str | None:
-    """What a module is, where it is no whole linear one."""
+    """Describe a module that is not a whole linear one; None for a whole linear one."""
     if module.kind != "linear":
         return f"{module.kind} factors"
     if module.layout == "factor":
@@ -61,14 +63,17 @@ def changed_base(config: Mapping[str, Any]) -> str | None:
 
 
 def beyond_linear(task: Changing) -> Iterator[str]:
-    """Why B A of its modules on the base's linear ones is not at all what a task does: other
-    modules, or another base. Tensors that are kept beside, as a head, are another question."""
+    """Yield the reasons why B A on the base's linear modules is not the whole task.
+
+    The reasons are modules of other kinds, or another base. Tensors that are stored separately,
+    such as a head, are not considered here.
+    """
     yield from sorted({odd for x in task.modules.values() if (odd := not_linear(x)) is not None})
     yield from _other_settings(task.config)
 
 
 def beyond_lora(task: Changing) -> Iterator[str]:
-    """The same of a task that may be of another tuner."""
+    """Yield the same reasons for a task that may belong to another tuner than LoRA."""
     tuner = other_tuner(task.config)
     if tuner is not None:
         yield f"the tuner {tuner}"

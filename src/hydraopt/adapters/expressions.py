@@ -76,7 +76,7 @@ def path_parts(pattern: str) -> tuple[str, ...] | None:
 
 
 def ends_with(path: str, pattern: str) -> bool | None:
-    """Whether ``(.*\\.)?(PATTERN)$`` matches the path; None where :func:`path_parts` are none.
+    """Return whether ``(.*\\.)?(PATTERN)$`` matches the path; None if :func:`path_parts` is.
 
     The dots of a pattern match any character, as those of expressions do.
     """

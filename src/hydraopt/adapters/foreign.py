@@ -103,7 +103,11 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
 
 
 def _image_notes(stems: Iterable[str], idle: Sequence[str], names: Iterable[str]) -> Iterator[str]:
-    """What one should know of a file. idle: keys of alphas of no module. names: of all tensors."""
+    """Yield notes for the user about a file of an image model.
+
+    idle: keys of alphas that belong to no module.
+    names: names of all tensors.
+    """
     if any(":" in stem for stem in stems):
         yield "modules are numbered, not named; they align with files of one model only"
     if idle:

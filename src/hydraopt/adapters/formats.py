@@ -26,7 +26,10 @@ __all__ = ["FORMATS", "FileFormat", "Opened", "format_of", "read_again", "read_o
 
 @dataclass(frozen=True)
 class Opened:
-    """What is known of an adapter before its format is.  alpha: the caller's, for files without."""
+    """Opened files of an adapter whose format is not yet determined.
+
+    alpha: given by the caller, for files without one.
+    """
 
     file: TensorFile
     config: Mapping[str, Any] | None
@@ -107,7 +110,7 @@ def _diffusers(name: str, opened: Opened) -> bool:
 
 
 def _other_method(opened: Opened) -> bool:
-    """Whether the config is of another tuner than LoRA; its tensors' names may be kohya's too."""
+    """Return whether the tuner is not LoRA; its tensors may still have names like kohya's."""
     return tuner_named(opened.config) != "LORA"
 
 
@@ -216,7 +219,7 @@ def format_of(opened: Opened) -> FileFormat:
 
 
 def read_opened(opened: Opened) -> Parsed:
-    """What a file holds, by its format's reader; raises AdapterFormatError as that does."""
+    """Read a file with its format's reader; raise AdapterFormatError as the reader does."""
     if not opened.file:
         refuse("file holds no tensors", opened.file.path, do="Save the adapter again")
     parsed = format_of(opened).read(opened)
@@ -237,10 +240,12 @@ def read_opened(opened: Opened) -> Parsed:
 
 
 def read_again(file_format: Format, file: TensorFile, config: Mapping[str, Any]) -> Parsed:
-    """What tensors hold that were read before as ``file_format``, and have ``config`` since.
+    """Parse tensors again that were read before as ``file_format`` and now have ``config``.
 
-    config: as the first reading left it: PEFT's own, or the one made for another format with the
-    original's settings under "hydraopt". Raises AdapterFormatError as the format's reader does.
+    config: as returned by the first reading, either PEFT's own or one made for another format with
+        the original's settings under "hydraopt".
+
+    Raises AdapterFormatError as the format's reader does.
     """
     (known,) = (known for known in FORMATS if known.name == file_format)
     return known.again(file, config, _map(config.get("hydraopt")))

@@ -22,7 +22,7 @@ depends on the version of Unicode; part of the format."""
 
 
 def shown(text: str) -> bool:
-    """Whether a text has no hidden characters: controls, marks of direction, spaces but the one."""
+    """Return whether a text has no controls, direction marks or spaces other than U+0020."""
     return _HIDDEN.search(text) is None
 
 

@@ -100,11 +100,12 @@ def spell(inner: str, half: Half, embedding: bool = False) -> str:
 
 
 def names_adapter(keys: Collection[str]) -> bool:
-    """Whether the word behind PEFT's wrapper of a module to save is an adapter's name.
+    """Return whether the word after PEFT's wrapper of a module to save is an adapter's name.
 
-    Else it is a part of the module. It is a name where all of these keys have the same one there,
-    with more behind it, and no other tensor that is kept whole has it inside; and where nothing of
-    the module before is there, beside which ``bias="all"`` saves copies under their own names.
+    Otherwise it is a part of the module. It is a name if all of these keys have the same word there
+    with more after it, no other tensor that is kept whole contains it, and no tensor of the
+    original module is present (``bias="all"`` saves copies beside the original under their own
+    names).
     """
     words = _words(keys)
     if len(words) != 1 or words == {""}:
@@ -140,7 +141,7 @@ def saved_names(keys: Collection[str]) -> dict[str, str]:
 
 
 def extra_kind(key: str, bias: str, saved_modules: Collection[str]) -> ExtraKind | None:
-    """What a tensor outside the pairs is; None if it takes part in a variant not understood here.
+    """Classify a tensor outside the pairs; None if it belongs to a variant that is not supported.
 
     bias: the setting "bias".  saved_modules: the setting "modules_to_save".
     """

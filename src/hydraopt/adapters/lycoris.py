@@ -1,4 +1,4 @@
-"""What LyCORIS trains besides plain pairs, as kohya files hold it: products, cores, differences.
+"""LyCORIS modules besides plain pairs, as kohya files store them: products, cores, differences.
 
 dW (m, n), scale = alpha / r (1 where alpha is missing or 0); a convolution's n is in * kh * kw:
 
@@ -70,18 +70,18 @@ class LycorisContent:
 
 
 def has_product(name: str) -> bool:
-    """Whether a tensor's name is one of LoHa or LoKr; PEFT's own are read by their config."""
+    """Return whether a tensor is of LoHa or LoKr; PEFT's own are read by their config."""
     return _PRODUCT.fullmatch(name) is not None and not name.startswith("base_model.")
 
 
 def has_other_kind(name: str) -> bool:
-    """Whether a tensor's name is of another kind of LyCORIS, in a file without plain pairs."""
+    """Return whether a tensor is of another kind of LyCORIS, in a file without plain pairs."""
     known = _OTHERS.fullmatch(name) or _MID.fullmatch(name)
     return known is not None and not name.startswith("base_model.")
 
 
 def is_lycoris(name: str) -> bool:
-    """Whether :func:`read_lycoris` takes the tensor, or refuses it."""
+    """Return whether :func:`read_lycoris` reads or refuses the tensor."""
     return has_product(name) or has_other_kind(name) or _UNKNOWN.search(name) is not None
 
 

@@ -1,4 +1,4 @@
-"""What the rest of hydraopt sees of an adapter: its low-rank modules, and everything else it holds.
+"""Representation of an adapter in hydraopt: its low-rank modules and all other tensors.
 
 Shapes: ``m`` outputs, ``n`` inputs, ``r`` rank; a module changes the base by ``dW = scale * B @ A``
 with ``B`` (m, r) and ``A`` (r, n), whatever the orientation in the file.
@@ -26,7 +26,7 @@ Kind = Literal["linear", "embedding", "conv"]
 Format = Literal["peft", "kohya", "diffusers", "loralib", "mlx"]
 
 Layout = Literal["plain", "transposed", "rows", "experts", "factor"]
-"""How a module's factors lie in the two stored tensors.
+"""Layout of a module's factors in the two stored tensors.
 
 plain        A (r, n), B (m, r); a convolution adds kernel axes, A (r, in, kh, kw), B (m, r, 1, 1).
 transposed   MLX: A (n, r), B (r, m).
@@ -43,7 +43,7 @@ factor       A (r, n), B (m, r) of one of two matrices whose product, of whateve
 ExtraKind = Literal[
     "dora_magnitude", "lora_bias", "bias", "token_rows", "saved", "tuner", "tuner_ones", "exact"
 ]
-"""What a tensor outside the low-rank modules is.
+"""Kind of a tensor outside the low-rank modules.
 
 dora_magnitude   the column norms of DoRA, belonging to the module of the same path.
 lora_bias        bias of lora_B; the model adds ``scale * bias``, so whoever folds the scale into B
@@ -86,7 +86,7 @@ def factor_path(path: str, group: int, size: tuple[int, int] | None) -> str:
 
 
 def is_entrywise(path: str) -> bool:
-    """Whether a factor of that path is of a product entry by entry (LoHa), not Kronecker's."""
+    """Return whether the path is a factor of an entrywise product (LoHa), not a Kronecker one."""
     return "." not in path.rpartition("::")[2]
 
 

@@ -18,7 +18,7 @@ __all__ = ["Parsed", "check_types", "pair_up", "read_peft"]
 
 @dataclass
 class Parsed:
-    """What a format's reader hands over; the reader module makes an Adapter of it."""
+    """Result of a format's reader, from which the reader module makes an Adapter."""
 
     format: Format
     config: Mapping[str, Any]
@@ -189,14 +189,14 @@ def _modules_of(
 
 
 def _is_expert_pair(key: PeftKey, config: Mapping[str, Any]) -> bool:
-    """Whether the pair may wrap a parameter that stacks experts (``target_parameters``)."""
+    """Return whether the pair may wrap a parameter that stacks experts (``target_parameters``)."""
     targets = config.get("target_parameters") or ()
     owners = (str(target).rpartition(".")[0] for target in targets)
     return any(f".{key.settings_path}".endswith(f".{owner}") for owner in owners)
 
 
 def _enabled(config: Mapping[str, Any], groups: int, path: str, file: AnyPath) -> list[int]:
-    """Which slots of a fused projection the groups are, by ``enable_lora``."""
+    """Return the slots of a fused projection that the groups use, by ``enable_lora``."""
     enable = config.get("enable_lora")
     if not isinstance(enable, list) or sum(map(bool, enable)) != groups:
         refuse(

@@ -1,8 +1,9 @@
-"""What adapter_config.json has to say so that PEFT gives each module its rank and its scale.
+"""Settings of adapter_config.json by which PEFT gives each module its rank and its scale.
 
 PEFT finds the modules to wrap by ``target_modules``, ``exclude_modules`` and
 ``layers_to_transform`` (``check_target_module_exists``), and takes rank and alpha from the first
-pattern that matches a module's path (``get_pattern_key``). Whoever writes a config goes by these.
+pattern that matches a module's path (``get_pattern_key``). Code that writes a config follows the
+same rules.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _ADALORA: Final = (
     "beta1", "beta2", "deltaT", "init_r", "orth_reg_weight", "rank_pattern", "target_r", "tfinal",
     "tinit", "total_step",
 )  # fmt: skip
-"""What an AdaLoRA says that a LoRA does not, or says otherwise."""
+"""Settings of AdaLoRA that LoRA does not have or that differ from LoRA's."""
 
 _MOST_COMPARED: Final = 1000
 """Paths up to which each is compared with all others, to find the plainest pattern."""
@@ -71,11 +72,10 @@ def ranks_and_alphas(settings: Mapping[str, tuple[int, float]], r: int) -> dict[
 
 
 def finds(config: Mapping[str, Any], path: str, patience: Patience | None = None) -> bool:
-    """Whether PEFT wraps the module at ``path`` by the config's own settings.
+    """Return whether PEFT wraps the module at ``path`` according to the config's own settings.
 
-    Settings of a kind that PEFT would not take find nothing, nor do expressions that take longer
-    than ``patience``. "all-linear" depends on the model, and
-    is believed.
+    Settings of types that PEFT does not accept match nothing, and neither do expressions that take
+    longer than ``patience``. "all-linear" depends on the model and counts as a match.
     """
     patience = patience or Patience()
     targets = config.get("target_modules")
@@ -90,7 +90,7 @@ def finds(config: Mapping[str, Any], path: str, patience: Patience | None = None
 
 
 def _named(names: Any, path: str, patience: Patience) -> bool:
-    """Whether a regular expression matches the path, or a list holds it or its end."""
+    """Return whether a regular expression matches the path, or a list has it or its last names."""
     if isinstance(names, str):
         return _match(names, path, patience, whole=True) is not None
     if not isinstance(names, list | tuple | set | frozenset):
@@ -99,7 +99,7 @@ def _named(names: Any, path: str, patience: Patience) -> bool:
 
 
 def _in_layers(config: Mapping[str, Any], path: str, patience: Patience) -> bool:
-    """Whether the path's first number is among ``layers_to_transform``, if any are named."""
+    """Return whether ``layers_to_transform`` has the path's first number, or is not set."""
     wanted, patterns = config.get("layers_to_transform"), config.get("layers_pattern")
     if wanted is None or wanted == []:
         return True

@@ -50,11 +50,15 @@ _CORES: Final[Mapping[str, tuple[str, str]]] = {
 
 @dataclass(frozen=True)
 class Held(Generic[K]):
-    """What an adapter has of a product.
+    """One factor or tensor of an adapter's product.
 
-    item: the caller's name of it; None for what is kept bit by bit. stem: the module's path. part:
-    "hada_w1" for a low-rank factor, else the tensor's name, such as "lokr_w1" or "lora_mid". shape:
-    of the factor or tensor. energy: its squared norm. values: reads a tensor's numbers.
+    item: the caller's name of it; None for a tensor that is kept bit by bit.
+    stem: path of the module.
+    part: "hada_w1" for a low-rank factor, otherwise the tensor's name, such as "lokr_w1" or
+        "lora_mid".
+    shape: shape of the factor or tensor.
+    energy: its squared norm.
+    values: function that reads a tensor's numbers.
     """
 
     item: K | None
@@ -184,7 +188,7 @@ def _tucker(parts: Mapping[str, Held[Any]], name: str) -> float | None:
 
 
 def _numbers(parts: Mapping[str, Held[Any]]) -> int:
-    """How many numbers a LoHa's dW has."""
+    """Return the number of entries of a LoHa's dW."""
     if "hada_w1" in parts:
         return prod(parts["hada_w1"].shape)
     core, a, b = (parts[x].shape for x in ("hada_t1", *_CORES["hada_t1"]))

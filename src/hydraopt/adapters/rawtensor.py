@@ -68,7 +68,7 @@ _FLOAT8: Final[Mapping[str, Callable[[], NDArray[np.float32]]]] = {
 
 
 _MOST_AXES: Final = 32
-"""What every version of numpy holds."""
+"""Largest number of axes that every version of numpy supports."""
 MOST_NUMBERS: Final = 1 << 40
 """The largest shape that a bundle's manifest takes; one with a 0 counts without it."""
 
@@ -123,7 +123,7 @@ class RawTensor:
 
     @property
     def is_float(self) -> bool:
-        """Whether the numbers are floating point."""
+        """Return whether the numbers are floating point."""
         return "F" in self.dtype
 
     def raw(self) -> bytes:
@@ -207,7 +207,7 @@ class FileSpan:
     """
 
     portable: ClassVar[bool] = True
-    """Whether another process can read it as well; what does not say so cannot."""
+    """True if another process can read it as well; the default for readers without it is False."""
     path: Path
     start: int
     size: int
@@ -236,7 +236,7 @@ class HeldSpan:
 
 
 def stamp_of(status: os.stat_result) -> tuple[int, int]:
-    """What tells a file from another under the same name: size and time of change."""
+    """Return size and time of change, which distinguish a file from another under the same name."""
     return status.st_size, status.st_mtime_ns
 
 

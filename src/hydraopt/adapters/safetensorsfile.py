@@ -103,7 +103,7 @@ class _Head:
 
 
 def _spans_of(path: AnyPath, held: Ranges | None) -> Callable[[int, int], FileSpan | HeldSpan]:
-    """What makes a reader of a start and a length."""
+    """Return a function that makes a reader from a start and a length."""
     if held is not None:
         return functools.partial(HeldSpan, held)
     if not isinstance(path, Path):
@@ -175,5 +175,5 @@ def _check_entry(path: AnyPath, name: str, entry: Any) -> tuple[str, tuple[int, 
 
 
 def _naturals(value: Any) -> bool:
-    """Whether value is a list of integers in [0, 2^63); bool is an int in Python, not in JSON."""
+    """Return whether value is a list of integers in [0, 2^63); a bool is not an integer in JSON."""
     return isinstance(value, list) and all(type(x) is int and 0 <= x < 1 << 63 for x in value)

@@ -1,4 +1,4 @@
-"""Where an adapter's files are: from what a user typed to one weight file, one config, one name."""
+"""Resolution of user input to an adapter's files: one weight file, one config, one name."""
 
 from __future__ import annotations
 
@@ -64,14 +64,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a user's paths and patterns stand for.  left_out: files among them that hold none."""
+    """Adapters found at a user's paths and patterns.
+
+    left_out: files found there that hold no adapter.
+    """
 
     requests: tuple[Request, ...]
     left_out: tuple[AnyPath, ...]
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of it."""
+        """Return notes for the user about the selection."""
         if not self.left_out:
             return ()
         return (f"left out, no adapter: {listed(self.left_out, _MOST_LISTED)}",)
@@ -250,7 +253,7 @@ def expand(items: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
 
 
 def _matches(pattern: AnyPath) -> list[AnyPath]:
-    """What fits a pattern, sorted."""
+    """Return the paths that match a pattern, sorted."""
     if isinstance(pattern, Path):
         return [Path(match) for match in sorted(glob.glob(str(pattern), recursive=True))]
     return list(patiently(lambda: store_of(pattern).matches(pattern), pattern))
@@ -270,7 +273,7 @@ def _named(item: str | os.PathLike[str]) -> tuple[str | None, str]:
 
 
 def _lies_in(path: Path, folders: Collection[Path]) -> bool:
-    """Whether it is a file in one of the folders that names neither weights nor a config."""
+    """Return whether the path is a file in one of the folders, but neither weights nor a config."""
     other = path.suffix.lower() not in WEIGHT_SUFFIXES and path.name != _CONFIG
     return other and path.is_file() and Path(os.path.realpath(path.parent)) in folders
 

@@ -103,9 +103,9 @@ def _tensor(name: object, value: Any, path: Path) -> RawTensor:
 
 
 def _check_archive(path: Path, size: int) -> bool:
-    """Whether the file is a zip, as torch has written since 1.6; every member of it is checked.
+    """Return whether the file is a zip, which torch writes since 1.6, and check every member.
 
-    torch stores members as they are, so together they are no larger than the file.
+    torch stores members uncompressed, so together they are no larger than the file.
     """
     try:
         if not zipfile.is_zipfile(path):

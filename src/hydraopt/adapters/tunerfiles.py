@@ -30,12 +30,12 @@ _FACTORS: Final = {
     "LOKR": (("w1", "lokr_w1_a", "lokr_w1_b"), ("w2", "lokr_w2_a", "lokr_w2_b")),
 }
 _EPSILON: Final = 1e-5
-"""What PEFT adds to AdaLoRA's rank before it divides by it."""
+"""Constant that PEFT adds to AdaLoRA's rank before dividing by it."""
 
 
 @dataclass
 class _Stem:
-    """What one module has of its tuner: tensors by part; several of a part are of a list."""
+    """Tensors of one module's tuner, by part; a part with several tensors is a list."""
 
     parts: dict[str, list[RawTensor]] = field(default_factory=dict)
 

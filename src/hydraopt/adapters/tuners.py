@@ -326,9 +326,9 @@ def refuse_method(name: str, file: AnyPath) -> NoReturn:
 
 
 def changing(kinds: Mapping[str, ExtraKind], config: Mapping[str, Any]) -> dict[str, ExtraKind]:
-    """Of extras by key, those that may change the base.
+    """Return the extras, by key, that may change the base.
 
-    Not so the empty tensors of AdaLoRA's modules that have no rank left, which are for PEFT alone.
+    The empty tensors of AdaLoRA's modules without any rank left are excluded; only PEFT needs them.
     """
     if tuner_named(config) != "ADALORA":
         return dict(kinds)

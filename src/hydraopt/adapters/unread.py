@@ -1,4 +1,4 @@
-"""What a file that is of no format seems to be; it is refused by that."""
+"""Error messages for files of no known format, which name the format that they seem to have."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def refuse_file(file: TensorFile, has_lora_config: bool) -> NoReturn:
 
 
 def _seeming(names: Collection[str], has_lora_config: bool) -> tuple[str, str]:
-    """What is wrong and what to do."""
+    """Return the problem with the file and the advice to the user."""
     if all(map(_WORDS.fullmatch, names)):
         return f"{_NONE}, it seems to be a textual inversion", "Leave it out"
     if has_lora_config or all(map(_IDLE.fullmatch, names)):

@@ -50,7 +50,7 @@ def key_of(parts: Iterable[bytes | str]) -> str:
 
 
 def are_answers(value: Any, count: int) -> bool:
-    """Return whether a cached value is ``count`` tokenized answers; files may be broken or forged."""
+    """Check that a cached value is ``count`` answers in tokens. Files may be broken or forged."""
     if not (isinstance(value, list) and len(value) == count):
         return False
     tokens = (x for answer in value for x in (answer if isinstance(answer, list) else ["none"]))

@@ -79,7 +79,7 @@ def _requirements(extra: str | None) -> list[str]:
 
 
 def _unmet(requirement: str) -> str | None:
-    """What is wrong with one requirement; None where it is met."""
+    """Return the problem with one requirement; None if it is met."""
     from packaging.requirements import Requirement
 
     wanted = Requirement(requirement)
@@ -209,7 +209,7 @@ def _merge() -> Symptom:
 
 
 def _machine_code() -> Symptom:
-    """Where compiled loops are kept, once a merge has compiled them."""
+    """Report the folder of the compiled loops, after a merge has compiled them."""
     from hydraopt.coding.rangeencoder import _encode_magnitude_rest
 
     do = "Set NUMBA_CACHE_DIR to a folder of yours that can be written"

@@ -57,16 +57,16 @@ class Classifier:
 
 
 def is_classifier(config: Mapping[str, Any]) -> bool:
-    """Whether an adapter's config says that it classifies sequences."""
+    """Return whether an adapter's config is for sequence classification."""
     return config.get("task_type") == "SEQ_CLS"
 
 
 def saved_tensors(
     name: str, extras: Mapping[str, RawTensor], kinds: Mapping[str, ExtraKind]
 ) -> dict[str, NDArray[np.float32]]:
-    """What an adapter keeps whole, by its path in the model.
+    """Return the tensors that an adapter stores whole, by their path in the model.
 
-    Raises UsageError for tensors that stand for no parameter of the model, such as DoRA's.
+    Raises UsageError for tensors that are not parameters of the model, such as DoRA's.
     """
     for key in extras:
         if kinds.get(key, "saved") != "saved":
@@ -82,7 +82,7 @@ def saved_tensors(
 
 
 def labels_in(name: str, saved: Saved) -> int:
-    """How many labels the head has. Raises UsageError if there is no head that is known."""
+    """Return the number of labels of the head. Raises UsageError if there is no known head."""
     for path in _HEADS:
         if path in saved:
             return int(saved[path].shape[0])

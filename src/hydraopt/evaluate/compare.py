@@ -46,16 +46,23 @@ _PACKAGES = ("hydraopt", "numpy", "torch", "transformers", "sacrebleu", "nltk", 
 
 @dataclass(frozen=True)
 class Request:
-    """How to evaluate. tasks: the folder of task folders. task_of: adapter name to "TASK/LANGUAGE",
-    where its name or score.json does not tell. rows, tokens: limits, None for all. write: generate
-    answers for metrics that need them; write_base: those of the base too. with_base: whether the
-    base is scored at all, beside adapters that are no classifiers. products: "float32", or
-    "bfloat16": matrix products of numbers rounded to bfloat16, all else in float32, which is faster
-    where the processor has such products. seed: of the bootstrap. only: adapters to score, all if
-    empty. answers: of how many rows of a task the result keeps what was written, if of any.
-    probes: files and folders of probes that every adapter is asked. swaps: whether identities are
-    swapped in the rows of classifications. people: items of each probe, and rows of each kind of
-    swap, at most. score: whether tasks are scored at all; without tasks none is."""
+    """Settings of an evaluation.
+
+    tasks, task_of: folder of task folders; adapter name to "TASK/LANGUAGE", where its name or
+        score.json does not give it.
+    rows, tokens: limits, None for no limit.
+    write, write_base: whether answers are generated for metrics that need them, and for the base
+        too.
+    with_base: whether the base is scored beside adapters that are not classifiers.
+    products: "float32", or "bfloat16" to round the inputs of matrix products, which is faster where
+        the processor supports it; all else is in float32.
+    seed, only: seed of the bootstrap; adapters to score, all if empty.
+    answers: rows per task whose generated answers the result stores.
+    probes, swaps: files and folders of probes; whether identities are swapped in classification
+        rows.
+    people: maximum number of items per probe, and of rows per kind of swap.
+    score: whether tasks are scored at all; always false without tasks.
+    """
 
     base: str
     tasks: Path | None
@@ -132,8 +139,7 @@ def evaluate(
 def _unfinished(
     head: Mapping[str, Any], request: Request, probes: ProbeSet | None
 ) -> Unfinished | None:
-    """What an earlier call with the same request measured before it was stopped. None if nobody
-    knows what the base model is."""
+    """Return the store of this request's interrupted evaluation; None without the base's hash."""
     if head["base"]["sha256"] is None:
         return None
     asked = {key: str(value) for key, value in asdict(request).items()}
@@ -303,7 +309,7 @@ def _rows_of(adapter: str, task: TaskName, request: Request) -> TaskFile:
 
 
 def _head(compared: Compared, request: Request) -> dict[str, Any]:
-    """What the result says besides the tasks."""
+    """Return the fields of the result other than the tasks."""
     folder = files_of(request.base)
     weights = weights_hash(folder) if folder else None
     return {
@@ -373,7 +379,7 @@ def task_result(
 
 
 def _lengths(rows: TaskRows) -> dict[str, Any]:
-    """Why rows were left out, and how many are longer than the base states; nothing for none."""
+    """Return why rows were skipped, and how many are overlong; empty if there are none."""
     said: dict[str, Any] = {}
     if rows.reasons:
         said["left_out_why"] = dict(rows.reasons)
@@ -383,7 +389,7 @@ def _lengths(rows: TaskRows) -> dict[str, Any]:
 
 
 def _changes(score: Scores) -> dict[str, Any]:
-    """How many of the original's answers change, and KL an answer; nothing if not measured."""
+    """Return changes of the original's answers and KL per answer; empty if not measured."""
     if score.changed is None or score.answer_divergence is None:
         return {}
     return {

@@ -1,4 +1,4 @@
-"""What is compared: adapters as they are, bundles, and what other methods made of them."""
+"""Sources to compare: adapters as they are, bundles, and the results of other methods."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ ORIGINAL: Final = "original"
 
 @dataclass(frozen=True)
 class Compared:
-    """What is compared: adapters as they are, and bundles, by the name of their file.
+    """Sources to compare: adapters as they are, and bundles by the name of their file.
 
-    folders: what adapters were read from, which may name their tasks. others: what other methods
-    made of the adapters, by label and adapter. notes: of the reading.
+    folders: folders of the adapters, whose names may give their tasks.
+    others: results of other methods, by label and adapter.
+    notes: notes from reading the files.
     """
 
     adapters: Mapping[str, Adapter]
@@ -61,7 +62,7 @@ class Compared:
                 raise _more_than_factors(name, keys)
 
     def classifies(self, name: str) -> bool:
-        """Whether the adapter of that name classifies sequences, with a head of its own."""
+        """Return whether the adapter of that name classifies sequences, with a head of its own."""
         configs = [self.adapters[name].config] if name in self.adapters else []
         configs += [bundle[name].config for bundle in self.bundles.values() if name in bundle]
         return any(map(is_classifier, configs))

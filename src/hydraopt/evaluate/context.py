@@ -1,4 +1,4 @@
-"""How long a text may be: what was asked for, and what the base model has places for."""
+"""Limits on the length of texts: the requested one, and that of the base model's positions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Context:
 
     @property
     def words(self) -> str:
-        """Why a text is left out."""
+        """Reason for leaving out a text."""
         return f"longer than the base's context of {self.most} tokens"
 
 
@@ -36,8 +36,12 @@ def context_of(model: Any) -> Context:
 
 @dataclass(frozen=True)
 class Sifted:
-    """Which rows are scored. kept: their numbers. reasons: why others are left out, and how many of
-    them. beyond: rows among those kept that are longer than the context that the base states."""
+    """Rows to score.
+
+    kept: indices of the rows.
+    reasons: number of skipped rows by reason.
+    beyond: number of kept rows that are longer than the context that the base states.
+    """
 
     kept: list[int]
     reasons: dict[str, int] = field(default_factory=dict)
@@ -71,7 +75,7 @@ def sifted(where: str, lengths: Sequence[int], most: int | None, context: Contex
 
 
 def _reason(length: int, most: int | None, context: Context) -> str:
-    """Why a row of so many tokens is left out; empty if it is not."""
+    """Return the reason to skip a row with this number of tokens; empty if it is kept."""
     if not length:
         return "without a token"
     if most is not None and length > most:

@@ -35,11 +35,11 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Forced:
-    """What one set makes of the targets, row by row, (rows,) each.
+    """Teacher-forced results of one set, row by row, (rows,) each.
 
-    loss, tokens, divergence, agreement: as of :class:`hydraopt.evaluate.run.Scores`. written: the
-    target's tokens up to the first that greedy decoding would not write, which stands there as
-    what it would write instead; the whole target where it would write it.
+    loss, tokens, divergence, agreement: as in :class:`hydraopt.evaluate.run.Scores`.
+    written: the target's tokens up to the first that greedy decoding would not write, which is
+        replaced by the token that it would write; the whole target if there is no such token.
     """
 
     loss: Numbers
@@ -56,7 +56,7 @@ class Forced:
 
     @classmethod
     def from_json(cls, value: Any, rows: int) -> Forced | None:
-        """What :meth:`to_json` made of so many rows; None for anything else."""
+        """Read the output of :meth:`to_json` for this number of rows; None for anything else."""
         if not isinstance(value, dict) or not are_answers(value.get("written"), rows):
             return None
         sums = {key: value.get(key) for key in _SUMS}
@@ -66,7 +66,7 @@ class Forced:
         return cls(**{key: np.array(x, np.float64) for key, x in sums.items()}, written=written)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the results as JSON values."""
         sums = {key: getattr(self, key).tolist() for key in _SUMS}
         return {**sums, "written": [list(x) for x in self.written]}
 
@@ -88,7 +88,7 @@ class Forced:
             self.written[i] = tokens
 
     def updated(self, where: Sequence[int], other: Forced) -> Forced:
-        """The same with the rows ``where`` those of ``other``, in its order."""
+        """Return a copy whose rows ``where`` are replaced by those of ``other``, in its order."""
         sums = {key: getattr(self, key).copy() for key in _SUMS}
         made = Forced(**sums, written=list(self.written))
         made.fill(where, other)
@@ -109,9 +109,10 @@ def forced(
     progress: Callable[[int, int], None] | None = None,
     known: Kept | None = None,
 ) -> dict[str, Forced]:
-    """What every set makes of the items' targets; the reference, if any, is the first of them.
+    """Return every set's results on the items' targets; the reference, if any, is the first set.
 
-    progress: called with batches done and their number. known: where each batch is kept.
+    progress: called with the number of batches done and of all batches.
+    known: cache of each batch.
     """
     made = {name: Forced.empty(len(items)) for name in sets}
     batches = batches_of(model, items)
@@ -137,7 +138,7 @@ def _named(sets: Mapping[str, Placed]) -> str:
 def _recalled(
     known: Kept | None, items: Sequence[Encoded], sets: Mapping[str, Placed]
 ) -> dict[str, Forced] | None:
-    """What is known of a batch; None unless it is known of all sets."""
+    """Return the cached results of a batch; None unless they exist for all sets."""
     value = known.get(_named(sets), items) if known else None
     if not isinstance(value, dict):
         return None
@@ -153,7 +154,7 @@ def _of_batch(
     sets: Mapping[str, Placed],
     reference: str | None,
 ) -> dict[str, Forced]:
-    """The same of one batch, whose rows are these items."""
+    """Return the results of one batch, whose rows are these items."""
     made = {}
     seen: _Seen | None = None
     for name, placed in sets.items():

@@ -1,4 +1,4 @@
-"""What a result says of people: probes of every adapter, and identities swapped in its rows."""
+"""Results about people: probes of every adapter, and identities swapped in its rows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _Ways = tuple[Any, Callable[[str], int], Callable[[Sequence[SwapRow]], Labels]]
 
 
 def is_classification(task: TaskFile) -> bool:
-    """Whether rows are answered by labels: at most a quarter as many as rows, and at most 100."""
+    """Return whether rows are answered by labels, at most a quarter of the rows and at most 100."""
     outputs = {row.output for row in task.rows}
     right = outputs <= set(task.labels) and 4 * len(outputs) <= len(task.rows)
     return right and 2 <= len(task.labels) <= _MOST_LABELS
@@ -65,10 +65,10 @@ class People:
         self._known: tuple[Any, Asker, Prober | None] | None = None
 
     def head(self, names: Sequence[str], progress: Progress | None = None) -> dict[str, Any]:
-        """What is said once: where the probes are from, and what the base prefers.
+        """Return the result's shared part: the sources of the probes, and the base's preferences.
 
-        names: the adapters of the result. If none can be asked, the base is neither: it is not
-        loaded as a language model, and "skipped" says why.
+        names: adapters of the result. If none of them can be probed, the base is not probed or
+            loaded as a language model either, and "skipped" gives the reason.
         """
         if self._probes is None:
             return {}
@@ -86,8 +86,11 @@ class People:
     def of_task(
         self, name: str, task: TaskFile | None, progress: Progress | None = None
     ) -> dict[str, Any]:
-        """What is added to the adapter's entry. Its results of probes and swaps are by probe or
-        kind, then by set; or it says why there are none, "skipped"."""
+        """Return the probe and swap results for an adapter's entry.
+
+        Results are by probe or kind of swap, then by set; or "skipped" gives the reason why there
+        are none.
+        """
         made: dict[str, Any] = {}
         if self._probes is not None:
             made["probes"] = self._probed(name, progress)
@@ -96,7 +99,7 @@ class People:
         return made
 
     def _asked(self) -> tuple[Asker, Prober | None]:
-        """Of the language model; made again where the model had to go meanwhile."""
+        """Return the language model's asker and prober, made again if the model was unloaded."""
         model, tokenizer = self._models(None)
         if self._known is None or self._known[0] is not model:
             asker = Asker(model, tokenizer, self._base, self._products)

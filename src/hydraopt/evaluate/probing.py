@@ -33,11 +33,11 @@ from hydraopt.progress import Progress
 __all__ = ["Asker", "Prober", "prompter", "swap_labels"]
 
 _VERSION: Final = "probes-1"
-"""Of what is remembered: raised where the same items get other numbers."""
+"""Version of the cache; increased when the same items get other numbers."""
 BLOCK: Final = 32
 """Items that are asked together. A larger sample begins with the blocks of a smaller one."""
 _BLOCK_ROWS: Final = 4
-"""The same of rows with their variants, which are many texts each."""
+"""Rows that are scored together with their variants, which are many texts each."""
 
 Numbers = NDArray[np.float64]
 Groups = Sequence[Sequence[Encoded]]
@@ -94,7 +94,7 @@ def _check_lengths(groups: Groups, most: int | None) -> None:
 
 
 def _read(said: Any, groups: Groups) -> list[Numbers] | None:
-    """What was remembered, if it fits the groups."""
+    """Return the cached scores if they fit the groups, otherwise None."""
     if not isinstance(said, list) or len(said) != len(groups):
         return None
     rows = []
@@ -119,7 +119,7 @@ class Prober:
         }
 
     def base(self, progress: Progress | None = None) -> dict[str, Any]:
-        """What the base itself prefers, by probe and group."""
+        """Return the base's own preferences, by probe and group."""
         return self.of_sets("base", {"base": {}}, None, progress)["base"]
 
     def of_sets(

@@ -1,4 +1,4 @@
-"""Which versions and files made a result; light, so that benchmarks can use it too."""
+"""Versions and files behind a result; imports little, so that benchmarks can use it too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["versions", "weights_hash"]
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Of Python and of the packages, by name; "not installed" where one is missing."""
+    """Return the versions of Python and the packages, by name, or "not installed"."""
     numbers = {"python": platform.python_version()}
     for name in packages:
         try:
@@ -25,7 +25,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def weights_hash(base: Path) -> str | None:
-    """Of the weight files' hashes in order of name; None if the base is no local folder."""
+    """Hash the weight files' hashes in order of name; None if the base is not a local folder."""
     files = sorted(base.glob("*.safetensors")) if base.is_dir() else []
     together = hashlib.sha256("".join(map(file_hash, files)).encode())
     return together.hexdigest() if files else None

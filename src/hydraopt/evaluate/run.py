@@ -69,7 +69,7 @@ class TaskRows:
         most_tokens: int | None,
         context: Context | None,
     ) -> TaskRows:
-        """Those of the first rows that are short enough. Raises UsageError if none is left."""
+        """Keep the rows that are within the token limits. Raises UsageError if none is left."""
         where, lengths = f"{task.name}/{task.language}", [len(item) for item in items]
         held = sifted(where, lengths, most_tokens, context or Context())
         return cls(
@@ -83,7 +83,7 @@ class TaskRows:
         )
 
     def several(self) -> NDArray[np.bool_]:
-        """Where more than one answer is right, (rows,): forcing tells of the first alone."""
+        """Return where several answers are correct, (rows,); forcing covers the first alone."""
         return np.array([len(row.references) > 1 for row in self.rows])
 
 
@@ -106,15 +106,19 @@ def encode_task(
 
 @dataclass(frozen=True)
 class Scores:
-    """What one set of factors did, row by row, (rows,) each.
+    """Scores of one set of factors, row by row, (rows,) each.
 
-    loss: sum over target tokens, in nats. tokens: target tokens, EOS included. exact: 1 where the
-    greedy answer is the expected one. divergence, agreement: sums over target tokens of
-    KL(reference || this), in nats, and of equal argmaxes; zeros and all tokens for the reference
-    itself. numbers: by metric, (rows, numbers); answers: what was generated, if anything was.
-    changed: 1 where the reference's greedy answer changes in any token, EOS included;
-    answer_divergence: KL(reference || this) in nats, the sum over the tokens of that answer. Both
-    None where they were not asked for. An answer that was cut counts as far as it was written.
+    loss: sum over target tokens, in nats.
+    tokens: number of target tokens, EOS included.
+    exact: 1 where the greedy answer is the expected one.
+    divergence, agreement: sums over target tokens of KL(reference || this), in nats, and of equal
+        argmaxes; for the reference itself zero and the number of tokens.
+    numbers: by metric, (rows, numbers).
+    answers: generated answers, if any.
+    changed: 1 where the reference's greedy answer changes in any token, EOS included.
+    answer_divergence: KL(reference || this) in nats, summed over the tokens of that answer.
+
+    The last two are None if not requested. A truncated answer counts up to its last token.
     """
 
     loss: Numbers
@@ -286,10 +290,12 @@ def _answers(
     begun: Mapping[str, Sequence[tuple[int, ...]]],
     known: Kept | None,
 ) -> dict[str, list[tuple[int, ...]]]:
-    """What greedy decoding writes for every row, as tokens, for the sets that ``begun`` names.
+    """Return the greedily decoded tokens of every row, for the sets in ``begun``.
 
-    begun: by set, what is known of each answer: its first tokens, or all of them. Rows of several
-    sets go on together in one batch. known: where what is written is kept.
+    begun: by set, the known tokens of each answer, either its first ones or all.
+    known: cache of generated tokens.
+
+    Rows of several sets are continued together in one batch.
     """
     most, positions, ends = _most(items), positions_of(model), ends_of(model, tokenizer)
     # An answer that has filled the context goes on no further. Its last token is not read.

@@ -1,4 +1,4 @@
-"""What is told of an adapter that cannot be scored, in place of its numbers."""
+"""Messages for adapters that cannot be scored, reported in place of their numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class NoNumbersError(NumericalError):
 
 
 def no_numbers(adapter: str | None, labels: Sequence[str]) -> str:
-    """Why an adapter has no result whose factors from these sources give no numbers.
+    """Return the message for an adapter whose factors from these sources give non-finite logits.
 
     labels: the base, the original, or bundles.
     """
@@ -53,10 +53,10 @@ def check_losses(losses: Mapping[str, Numbers]) -> None:
 
 
 def of_scores(adapter: str, scores: Mapping[str, Scores]) -> str | None:
-    """Why the adapter has no result; None where all sources gave numbers.
+    """Return the reason why an adapter has no result; None where all sources gave finite numbers.
 
-    A source is named whose own loss is none; if all have one, those whose distance from the
-    original is none.
+    It names the sources whose own loss is not finite; if all losses are finite, the sources whose
+    distance from the original is not.
     """
     try:
         check_losses({label: one.loss for label, one in scores.items()})

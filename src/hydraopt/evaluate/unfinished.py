@@ -1,8 +1,8 @@
-"""What an evaluation has measured so far: one that was stopped goes on from there.
+"""Store of an evaluation's measurements, from which an interrupted evaluation continues.
 
-It lies under ``$HYDRAOPT_CACHE/eval`` by all that was asked for, and goes when the evaluation is
-done. So nothing is ever taken from an evaluation that came to its end. What nobody asks for again
-goes after some days, when another evaluation begins.
+It is in ``$HYDRAOPT_CACHE/eval`` under a hash of the whole request, and is deleted when the
+evaluation is done. So no result is ever reused from a complete evaluation. Entries that are not
+used again are deleted after 14 days, when another evaluation begins.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Kept:
         self._memory = Memory(folder, in_process=False)
 
     def get(self, what: str, items: Sequence[Encoded] = ()) -> Any:
-        """What is known of some rows, or of all of them; None if nothing is."""
+        """Return the stored value for some rows, or for all of them; None if there is none."""
         return self._memory.get(_key(what, items))
 
     def put(self, what: str, value: Any, items: Sequence[Encoded] = ()) -> None:
@@ -70,8 +70,10 @@ class Unfinished:
         self._done = Memory(self._folder / "done", in_process=False)
 
     def task(self, about: Sequence[str]) -> Kept:
-        """What is known of a task that is not done. about: its name, and all else that it depends
-        on alone."""
+        """Return the stored values of a task that is not done.
+
+        about: its name and everything else that only this task depends on.
+        """
         return Kept(self._folder / key_of(about))
 
     def entry(self, about: Sequence[str]) -> dict[str, Any] | None:

@@ -52,7 +52,7 @@ class Checkpoint:
 
     @property
     def tied(self) -> bool:
-        """Whether input and output embeddings are one tensor."""
+        """Return whether input and output embeddings are one tensor."""
         text = self.config.get("text_config")
         inner = text if isinstance(text, Mapping) else {}
         stated = self.config.get("tie_word_embeddings", inner.get("tie_word_embeddings"))
@@ -161,7 +161,7 @@ def _open(file: Path) -> TensorFile:
 
 
 def weight_files(folder: Path) -> Iterator[Path]:
-    """What transformers may take for the weights of the model in this folder."""
+    """Yield the files that transformers may load as the weights of the model in this folder."""
     for pattern in _LOADED:
         yield from sorted(folder.glob(pattern))
 

@@ -140,7 +140,10 @@ def _permuted(task: TaskAdapter, pair: Pair, b: Array, heads: int) -> Array:
 
 @dataclass(frozen=True)
 class _Head:
-    """What the file says of the adapter.  invocation: an aLoRA's tokens, else none."""
+    """Header of the file about the adapter.
+
+    invocation: tokens of an aLoRA, otherwise empty.
+    """
 
     architecture: str
     name: str

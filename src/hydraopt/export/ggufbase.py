@@ -1,4 +1,4 @@
-"""What a LoRA GGUF has to know of its base: architecture, layers, heads, and the shapes."""
+"""Properties of the base that a LoRA GGUF needs: architecture, layers, heads, and the shapes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class GgufBase:
 
     @property
     def permuted(self) -> bool:
-        """Whether llama.cpp keeps the rows of q_proj and k_proj in the order of its own rope."""
+        """Return whether llama.cpp stores the rows of q_proj and k_proj in its own RoPE order."""
         return self.architecture == "llama"
 
 

@@ -178,8 +178,11 @@ def _diffusers(
 def _numbered(
     task: TaskAdapter, modules: list[Stored], uniform_rank: bool
 ) -> tuple[set[str], Mapping[str, RawTensor], Mapping[str, str]]:
-    """The same, as the first LoRA files for image models were: "unet:0:up", ranks in the metadata
-    (the lora package that they come from reads these, and newer tools do not)."""
+    """Return names, tensors and metadata in the style of the first LoRA files for image models.
+
+    Modules are named "unet:0:up" and ranks are in the metadata. The lora package, which introduced
+    these files, reads them; newer tools do not.
+    """
     most = max(x.rank for x in modules)
     if uniform_rank:
         check_padded(task, modules, most)
@@ -320,7 +323,7 @@ def _with_extras(task: TaskAdapter, tensors: dict[str, RawTensor]) -> dict[str, 
 
 
 def _kept_metadata(task: TaskAdapter, engine: str) -> dict[str, str]:
-    """What an original of the same format said of itself, less hashes of its bytes."""
+    """Return the metadata of an original of the same format, without hashes of its bytes."""
     origin = task.config.get("hydraopt") if task.entry.format == engine else None
     metadata = origin.get("metadata") if isinstance(origin, dict) else None
     items = metadata.items() if isinstance(metadata, dict) else ()
@@ -328,7 +331,7 @@ def _kept_metadata(task: TaskAdapter, engine: str) -> dict[str, str]:
 
 
 def _common(values: Iterable[float]) -> str:
-    """As kohya's own tools state ranks and alphas: one number, or that there are several."""
+    """Format ranks or alphas as kohya's own tools do: one number, or "Dynamic" for several."""
     distinct = set(values)
     return str(distinct.pop()) if len(distinct) == 1 else "Dynamic"
 

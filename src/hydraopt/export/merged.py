@@ -106,7 +106,7 @@ def _changed(tensor: RawTensor, change: Change) -> RawTensor:
 
 
 def _changes(task: TaskAdapter, model: Checkpoint) -> dict[str, Change]:
-    """What happens to each tensor of the base that the task changes, by its name there."""
+    """Return the change of each tensor of the base that the task changes, by its name there."""
     pairs = pairs_of(task, task.factors())
     extras = exported_extras(task, unfolded=False, base=model.tensors)
     kinds = dict(zip(extras, changing_extras(task, model.tensors).values(), strict=True))
@@ -147,8 +147,10 @@ def _changes(task: TaskAdapter, model: Checkpoint) -> dict[str, Change]:
 
 
 def _is_tied_bias(key: str, value: RawTensor, extras: Mapping[str, RawTensor]) -> bool:
-    """Whether another trained bias is the same one: BERT's decoder has that of the module around
-    it, and files hold one of the two."""
+    """Return whether another trained bias is the same tensor.
+
+    BERT's decoder shares the bias of the module around it, and files store one of the two.
+    """
     around = extras.get(f"{key.removesuffix('.bias').rpartition('.')[0]}.bias")
     same = around is not None and (around.dtype, around.shape) == (value.dtype, value.shape)
     return same and around is not None and around.raw() == value.raw()

@@ -156,7 +156,7 @@ def _module(path: str) -> str:
 
 
 def _dtype(task: TaskAdapter, dtype: str, inputs: Inputs | None) -> str:
-    """What is written, as safetensors names it."""
+    """Return the dtype to write, as safetensors names it."""
     wanted = {x.dtype for x in inputs.values()} if inputs is not None else set()
     if len(wanted) > 1 or None in wanted:
         raise refused(task, _ENGINE, "inputs that are not all float32, float16 or bfloat16")

@@ -148,7 +148,7 @@ def refused(task: TaskAdapter, engine: str, what: str, module: str | None = None
 def _problem(
     module: ModuleEntry, kinds: Collection[Kind], layouts: Collection[Layout]
 ) -> str | None:
-    """Why a module is not a plain layer of one of these kinds; None if it is."""
+    """Return why a module is not a plain layer of one of these kinds; None if it is."""
     if module.kind not in kinds:
         return f"a low-rank change of {'an' if module.kind[0] == 'e' else 'a'} {module.kind}"
     if module.layout == "factor" and "factor" not in layouts:

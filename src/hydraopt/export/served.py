@@ -70,7 +70,7 @@ class ServedBundle:
 
 
 def content_key(task: TaskAdapter) -> str:
-    """What a task's folder is called by: it changes with anything that the folder follows from."""
+    """Return the folder name of a task, which depends on everything that affects the content."""
     bundle, entry = task.bundle, task.entry
     manifest = bundle.manifest
     streams = [] if entry.content is None else [f"task/{entry.content}"]
@@ -146,14 +146,14 @@ class FolderCache:
                     kept -= size
 
     def _is_handed_out(self, home: Path, border: float) -> bool:
-        """Whether it was asked for since the times of all were looked up."""
+        """Return whether the folder was requested after its time was read."""
         with suppress(OSError):
             return home.stat().st_mtime > border
         return False
 
 
 def _is_own(home: Path) -> bool:
-    """Whether the cache made this folder: somebody may name one that has other content.
+    """Return whether the cache created this folder; a user may name a folder with other content.
 
     Beside the tasks' folders there may be hidden ones, of exports that were killed.
     """

@@ -42,7 +42,7 @@ class Stored:
         return int(self.a.shape[0])
 
     def folded(self) -> Stored:
-        """The same with the scale inside b, which is rounded to float32 as readers round it.
+        """Return a copy with the scale inside b, rounded to float32 as readers round it.
 
         A product that b's dtype cannot hold exactly is stored as F32, so nothing is lost.
         """
@@ -54,7 +54,7 @@ class Stored:
         return replace(self, b=b, scale=1.0, dtypes=(self.dtypes[0], dtype))
 
     def padded(self, rank: int) -> Stored:
-        """The same with zeros up to ``rank``, which change no product."""
+        """Return a copy padded with zeros up to ``rank``, which change no product."""
         more = rank - self.rank
         a, b = np.pad(self.a, ((0, more), (0, 0))), np.pad(self.b, ((0, 0), (0, more)))
         return replace(self, a=a, b=b)

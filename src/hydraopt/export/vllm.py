@@ -25,7 +25,7 @@ from hydraopt.files.apart import check_apart
 __all__ = ["RANKS", "export_vllm", "vllm_adapter"]
 
 RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What all versions of vLLM permit for ``--max-lora-rank`` (newer ones also 1)."""
+"""Values of ``--max-lora-rank`` that all versions of vLLM permit (newer ones also 1)."""
 
 _ENGINE: Final = "vLLM"
 
@@ -102,6 +102,6 @@ def vllm_adapter(
 
 
 def _only_targets(names: list[str], paths: list[str], task: TaskAdapter) -> bool:
-    """Whether the last names of paths tell the task's modules from all others of the bundle."""
+    """Return whether the last names of paths separate the task's modules from all others."""
     others = (x.path for x in task.bundle.manifest.modules)
     return {x for x in others if x.rpartition(".")[2] in names} <= set(paths)

@@ -37,8 +37,11 @@ def spans(m: int, n: int, block: int = BLOCK) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Cut:
-    """Which entries belong to the k largest by magnitude: those above ``value``, and of those that
-    equal it the ones whose flat index, row by row, is below ``until``."""
+    """Selection of the k entries of largest magnitude.
+
+    It has the entries above ``value``, and of the entries equal to it those whose flat index, row
+    by row, is below ``until``.
+    """
 
     value: float
     until: int

@@ -52,7 +52,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _beyond(arguments: Mapping[str, Any]) -> NumericalError:
-    """What a method that left float64 was given: factors that did already, or such options."""
+    """Return the error for a result outside float64, naming the factors or options to blame."""
     factors, *options = arguments.items()
     for t, f in enumerate(factors[1]):
         if not (np.isfinite(f.B).all() and np.isfinite(f.A).all()):

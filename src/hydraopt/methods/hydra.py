@@ -296,7 +296,7 @@ class _Problem:
         return float(self.w @ lost) / self.total if self.total > 0 else 0.0
 
     def _normalised(self, labels: Labels, g: Array, H: Array) -> tuple[Labels, Array, Array]:
-        """The same products with scales of weighted mean square 1 over the tasks of each head."""
+        """Rescale each head to a weighted mean square scale of 1 over its tasks; products stay."""
         if not self.scales:
             return labels, g, H
         g, H = g.copy(), H.copy()

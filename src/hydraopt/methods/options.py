@@ -1,7 +1,7 @@
-"""What the options of methods may be: one table, by the option's name, for all methods.
+"""Limits of the methods' options: one table, by the option's name, for all methods.
 
-An option means the same wherever it stands, so its limits stand here once. What depends on other
-options or on the tasks is checked where these are known.
+An option has the same meaning in every method, so its limits are stated once. Limits that depend on
+other options or on the tasks are checked where these are available.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ __all__ = ["OPTIONS", "Limits", "check_option"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What one option may be.
+    """Limits of one option.
 
-    kind: "int", "float" or "bool"; a bool is no number. least, most: the range, both ends in it
-    unless ``above``, which leaves ``least`` out. label: its name in messages, if not its own.
+    kind: "int", "float" or "bool"; a bool is not a number.
+    least, most: the range, both ends included unless ``above``, which excludes ``least``.
+    label: its name in messages, if another one.
     """
 
     kind: str
@@ -58,7 +59,7 @@ class Limits:
         return real(value)
 
     def hold(self, number: float) -> bool:
-        """Whether a number that :meth:`read` gave lies in the range."""
+        """Return whether a number from :meth:`read` lies in the range."""
         if self.kind == "float" and not math.isfinite(number):
             return False
         return (self.least < number if self.above else self.least <= number) and number <= self.most

@@ -51,7 +51,7 @@ class Method:
 
     @property
     def weighs_errors(self) -> bool:
-        """Whether weights say how much a task's error counts, not how much of a task is summed."""
+        """Return whether weights set the importance of a task's error, not its share of the sum."""
         return self.name.startswith("hydraopt")
 
     @property

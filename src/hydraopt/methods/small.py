@@ -1,4 +1,4 @@
-"""What all methods share: the small core of one module, and what a method hands back.
+"""Types that all methods share: the small core of one module, and the result of a method.
 
 Letters as in linalg.shapes: T tasks, a module with m outputs and n inputs, ranks r_t. Here
 p <= min(m, sum r) and q <= min(n, sum r) are the widths of the small core.
@@ -33,12 +33,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Merged:
-    """What a method makes of one module: for task t, ``dW_t ~ scales[t] * factors[t].B @ .A``.
+    """Result of a method for one module: for task t, ``dW_t ~ scales[t] * factors[t].B @ .A``.
 
-    factors: one for each task; the same object where one adapter serves several tasks, and factors
-    that share an A hold the same array. scales: what stays of each task beside it. added: relative
-    Frobenius error that the last step added, the refit of the method's own result to the rank
-    asked for; 0 where that result has this rank anyway.
+    factors: one per task; one adapter that serves several tasks is the same object, and factors
+        that share an A hold the same array.
+    scales: scale of each task, kept separately.
+    added: relative Frobenius error of the last step, the refit of the method's own result to the
+        requested rank; 0 where that result has this rank anyway.
     """
 
     factors: tuple[Factors, ...]
@@ -47,7 +48,7 @@ class Merged:
 
     @property
     def finite(self) -> bool:
-        """Whether float64 holds every number of it and every sum that its products are made of."""
+        """Return whether all its numbers, and all sums in its products, are finite in float64."""
         numbers = [*self.scales, self.added]
         with np.errstate(over="ignore", invalid="ignore"):
             for f in {id(f): f for f in self.factors}.values():

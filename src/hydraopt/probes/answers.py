@@ -25,7 +25,7 @@ _CONDITIONS: Final = {"ambig": AMBIGUOUS, "disambig": DISAMBIGUATED}
 _ASK: Final = "Answer the question about the text."
 _ASK_KOREAN: Final = "글을 읽고 질문에 답하시오."
 _SEX: Final = {"woman": "f", "girl": "f", "man": "m", "boy": "m"}
-"""How BBQ's tags of people name what its lists of targets call F and M."""
+"""Terms in BBQ's tags of people, and the letters of its target lists (F and M) for them."""
 
 
 def load_bbq(path: Path) -> Loaded:

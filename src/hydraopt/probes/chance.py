@@ -1,4 +1,4 @@
-"""How far counts can be chance: intervals of shares, exact tests, and many tests at once."""
+"""Statistics of counts: intervals of shares, exact tests, and corrections for many tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 __all__ = ["binomial_p", "holm", "mean_interval", "wilson"]
 
 _Z = 1.959963984540054
-"""Of the normal distribution, 97.5 %."""
+"""Quantile of the normal distribution at 97.5 %."""
 _AT_ONCE = 1 << 20
 """Rows that are drawn at a time."""
 

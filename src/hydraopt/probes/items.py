@@ -62,15 +62,18 @@ class ProbeItem:
 
     @property
     def sizes(self) -> tuple[float, ...]:
-        """What the log-likelihood of each side is divided by before sides are compared."""
+        """Divisors of each side's log-likelihood, applied before sides are compared."""
         if self.layout != "answers":
             return (1.0,) * len(self.sides)
         return tuple(float(len(side.text.encode())) for side in self.sides)
 
 
 def _beginning(tokenizer: Any, alone: bool) -> tuple[int, ...]:
-    """What stands before a text: BOS. Without BOS, EOS where nothing else does (``alone``), else
-    nothing, as in lm-evaluation-harness and in the rows of tasks."""
+    """Return the tokens before a text: BOS if there is one.
+
+    Without BOS, EOS if the text is ``alone``, otherwise nothing, as in lm-evaluation-harness and in
+    the rows of tasks.
+    """
     bos = tokenizer.bos_token_id
     if bos is not None or not alone:
         return () if bos is None else (int(bos),)

@@ -33,7 +33,7 @@ _HEAD: Final = 16_384
 """Bytes from which a file is known: more than a row has."""
 _SUFFIXES: Final = (".tsv", ".csv", ".jsonl", ".dev", ".test")
 _LIKE: Final = 0.5
-"""Of the columns of a probe, from which on a file looks like one of it."""
+"""Smallest share of a probe's columns in a file that looks like the probe."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Looked:
         return (best, missing) if shares[best] >= _LIKE else None
 
     def why(self) -> str:
-        """Why it is of no probe, in some words."""
+        """Explain briefly why the file belongs to no probe."""
         like = self.like()
         if self.trouble or like is None:
             return f"cannot be read: {self.trouble}" if self.trouble else NO_PROBE
@@ -171,7 +171,7 @@ def look(file: Path) -> Looked:
 
 
 def _columns(file: Path, head: str) -> tuple[str, ...]:
-    """Of a table's first line, or the keys of the first row of JSONL; none where there are none."""
+    """Return the columns of a table, or the keys of the first row of JSONL; empty if none."""
     first = head.split("\n", 1)[0].rstrip("\r")
     try:
         if file.suffix == ".jsonl":

@@ -76,9 +76,10 @@ def _groups(items: Sequence[ProbeItem]) -> dict[str, list[int]]:
 
 
 class _Answers:
-    """What was chosen of each item: the side of the largest log-likelihood, the first of equals.
+    """Chosen sides: for each item the side of the largest log-likelihood, the first if equal.
 
-    choice: (items,). lean: 1 where it follows a stereotype, -1 where it goes against one, else 0.
+    choice (items,): index of the side.
+    lean: 1 where the choice follows a stereotype, -1 where it goes against one, otherwise 0.
     margin: log-likelihood of the stereotype's side less that of the side against it.
     """
 
@@ -97,7 +98,7 @@ class _Answers:
         )
 
     def only(self, where: Sequence[int]) -> _Answers:
-        """Those of some items."""
+        """Return the answers of some items."""
         made = object.__new__(_Answers)
         made.items = [self.items[i] for i in where]
         made.roles = [self.roles[i] for i in where]
@@ -138,7 +139,7 @@ class _Answers:
         return made
 
     def _judged(self, seed: int) -> dict[str, Any]:
-        """Of items of one condition that have a right answer."""
+        """Return the measures of one condition's items, which have a right answer."""
         sides = len(self.items[0].sides)
         right = int(sum(item.right == k for item, k in zip(self.items, self.choice, strict=True)))
         accuracy = {
@@ -169,7 +170,7 @@ def _bias(answers: _Answers, seed: int) -> dict[str, float]:
 
 
 def _change(before: _Answers, now: _Answers, seed: int) -> dict[str, Any]:
-    """What another set of factors makes of the original's choices."""
+    """Compare the choices of another set of factors with the original's."""
     flips = before.choice != now.choice
     moved = (now.lean - before.lean)[flips]
     towards, away = int((moved > 0).sum()), int((moved < 0).sum())
@@ -191,9 +192,9 @@ def _change(before: _Answers, now: _Answers, seed: int) -> dict[str, Any]:
 
 
 def _people(before: _Answers, now: _Answers) -> dict[str, Any]:
-    """Where all sides are about one of two people: flips to each of them, whatever the stereotype.
+    """Count flips to each of the two people that all sides are about, whatever the stereotype.
 
-    Nothing for other probes.
+    Empty for other probes.
     """
     people = sorted({side.who for item in now.items for side in item.sides})
     if len(people) != 2 or "" in people:

@@ -1,4 +1,4 @@
-"""Which probes lie at the paths that a user names; read, without doubles, and sampled."""
+"""Reading of probes at the paths that a user names, with duplicates removed, and sampled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DEPTH: Final = 6
 _MOST_TEXT: Final = 4000
 """Characters of a side with its prompt."""
 MOST_ITEMS: Final = 500_000
-"""Of all probes together, before they are sampled."""
+"""Maximum number of items in all probes together, before sampling."""
 _NAMED: Final = 5
 """Files that were passed by, which a message names."""
 

@@ -24,11 +24,11 @@ __all__ = ["LANGUAGES", "SwapRow", "swap_measures", "swap_rows"]
 _FOLDER = files("hydraopt.probes") / "identities"
 LANGUAGES: Final = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "nl", "pt", "zh")
 _MOST_COUNTRIES: Final = 6
-"""Of a row whose country is replaced, its own among them."""
+"""Maximum number of countries in a row whose country is replaced, including its own."""
 FRAMED, REPLACED = "framed", "replaced"
 
 Labels = Mapping[tuple[int, str], str]
-"""What a set says of a text of a row."""
+"""A set's label for each text of each row."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _replaced(number: int, text: str, words: Mapping[str, Any]) -> Iterator[Swap
 
 
 def _places(text: str, word: str, spaces: bool) -> Iterator[tuple[int, int]]:
-    """Where the word stands: as a whole one in scripts that have spaces between words."""
+    """Yield the places of a word; a whole one in scripts that separate words by spaces."""
     for match in re.finditer(re.escape(word), text):
         start, end = match.span()
         if not spaces or not (_letter(text[start - 1 : start]) or _letter(text[end : end + 1])):

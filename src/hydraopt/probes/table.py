@@ -28,7 +28,7 @@ MOST_BYTES: Final = 128 << 20
 """Bytes of a file of items."""
 _MOST_COLUMNS: Final = 20
 _MOST_LETTERS: Final = 40
-"""Of what a message shows of a file's columns."""
+"""Maximum number of characters of a column name in a message."""
 
 
 @dataclass

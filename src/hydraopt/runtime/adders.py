@@ -1,7 +1,7 @@
-"""What a module adds to its output: one task for all rows, or each row of a batch its own.
+"""Additions to a module's output: one task for all rows, or one task for each row of a batch.
 
-In a mixed batch, tasks that have equally many rows go through the module together: their own
-factors stand side by side, and a few batched products serve all of them.
+Tasks with equal numbers of rows in a mixed batch go through the module together: their own factors
+are stacked, and a few batched products serve all of them.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class _Stack:
         return nbytes_of(self.y, self.a, self.z, self.b)
 
     def __call__(self, x: Tensor, seen: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """What its rows change at the outputs (R, S, m), and at the left basis (R, S, p).
+        """Return the change at the outputs (R, S, m), and at the left basis (R, S, p).
 
         x (R, S, n) and its V^T x, seen (R, S, q), in the order of the heads.
         """
@@ -169,10 +169,11 @@ def _joined(rows: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the rows of a batch go. None in place of an order that changes nothing.
+    """Order of the rows of a batch. None in place of an order that changes nothing.
 
-    orders: for each site, its rows in the order of its heads.  places: (N,) where each row is when
-    those of all sites, and then ``idle`` rows of zeros, are one after another.
+    orders: for each site, its rows in the order of its heads.
+    places (N,): position of each row when the rows of all sites, followed by ``idle`` rows of
+        zeros, are concatenated.
     """
 
     orders: tuple[Tensor | None, ...]
@@ -256,7 +257,7 @@ class MixedReplaced:
 
 
 def _rows_each(x: Tensor, tasks: int, name: str) -> int:
-    """How many rows of the batch each of the tasks has. Raises UsageError for a batch of others."""
+    """Return the number of rows per task. Raises UsageError if the batch has another form."""
     count = x.shape[0] if x.dim() else 0
     tokens = x.dim() == 2 and not x.is_floating_point()  # an embedding's input, (rows, tokens)
     # Experts of a mixture see tokens of all rows in one list, as two dimensions.

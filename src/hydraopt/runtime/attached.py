@@ -42,10 +42,12 @@ class Memory:
 
 @dataclass(frozen=True)
 class Stats:
-    """What switching has cost.
+    """Cost of switching between tasks.
 
-    decodes: heads decoded so far.  hits: heads that were still there.  switch_seconds: of the last
-    change of tasks, decoding included.  bytes_read: from the bundles' files, opening included.
+    decodes: heads decoded so far.
+    hits: heads found in the cache.
+    switch_seconds: time of the last change of tasks, decoding included.
+    bytes_read: bytes read from the bundles' files, opening included.
     """
 
     decodes: int
@@ -64,7 +66,7 @@ class _Chosen:
 
     @property
     def several(self) -> bool:
-        """Whether it matters which row is which."""
+        """Return whether the rows belong to different tasks."""
         return any(name != self.names[0] for name in self.names)
 
 
@@ -72,11 +74,12 @@ _NONE = _Chosen((None,), {}, {})
 
 
 def default_cache_bytes(adapters_bytes: int, core_bytes: int) -> int:
-    """What heads may take while not in use: with the core, a quarter of what the adapters would.
+    """Return the bytes for heads not in use: with the core, a quarter of the adapters' bytes.
 
-    At least 4 and at most 256 MiB. So many attached tasks stay below a third of as many adapters,
-    with room for those in use; the core counts because it may be a seventh of forty small ones.
-    4 MiB are little beside any base model, and a task that is not kept is back in milliseconds.
+    At least 4 and at most 256 MiB. With this limit, attached tasks take less than a third of the
+    same number of adapters, including the tasks in use; the core counts because it may be a seventh
+    of forty small adapters. 4 MiB are small beside any base model, and a task that is not kept is
+    loaded again in milliseconds.
     """
     return min(MOST_CACHE_BYTES, max(LEAST_CACHE_BYTES, adapters_bytes // 4 - core_bytes))
 
@@ -332,7 +335,7 @@ class Attached:
         self._chosen = self._own.chosen = _Chosen(names, adders, heads)
 
     def _current(self) -> _Chosen:
-        """What is selected. Raises UsageError if this thread has selected something else."""
+        """Return the selection. Raises UsageError if this thread has selected something else."""
         chosen = self._chosen
         own = getattr(self._own, "chosen", chosen)
         if own is not chosen and own.names != chosen.names:
@@ -369,7 +372,7 @@ class Attached:
 
 
 def _mixed(own: Sequence[ModuleHead | Replaced | None], module: str) -> Adder:
-    """What a module adds for rows of several tasks, some of which may replace it."""
+    """Return a module's adder for rows of several tasks, some of which may replace the module."""
     changes = [x if isinstance(x, ModuleHead) else None for x in own]
     mixed = Mixed(changes, module) if any(changes) else None
     replaced = [x if isinstance(x, Replaced) else None for x in own]

@@ -1,4 +1,4 @@
-"""How many rows the model was given, so that a module whose rows lie elsewhere is known.
+"""Number of rows that the model received, to detect modules with another order of dimensions.
 
 Some models turn their inputs around and have tokens in the first dimension (XLNet, torch's
 transformer layers). There a batch of mixed tasks would give tasks to tokens instead of rows.

@@ -105,8 +105,10 @@ class PlacedBundle:
         self._renewed[name] = fresh
 
     def key(self, task: TaskAdapter) -> Hashable:
-        """What a head is kept under: tasks of equal content have one, unless they have tensors
-        besides it."""
+        """Return the cache key of a head.
+
+        Tasks of equal content share one, unless they have tensors besides the head.
+        """
         entry = task.entry
         if entry.content is None or task.extra_kinds:
             return (self.label, task.name)
@@ -163,7 +165,7 @@ class PlacedBundle:
         return replacements(self._model, extras, self._places.renaming, changed)
 
     def _is_own(self, task: TaskAdapter, key: str) -> bool:
-        """Whether an extra is the model's own weight, of a layer that the task changes."""
+        """Return whether an extra is the model's own weight, in a layer that the task changes."""
         below = layer_below(task, key)
         if below is None:
             return False

@@ -56,9 +56,9 @@ class Site:
 
 @dataclass(frozen=True, eq=False)
 class ModuleHead:
-    """What a task has of its own in one module: dW x = (left z + b) (y (right x) + a x).
+    """Parts of a task in one module: dW x = (left z + b) (y (right x) + a x).
 
-    y (k, q), a (k, n); z (p, k), b (m, k); one or both of y and a, and of z and b.
+    y (k, q), a (k, n); z (p, k), b (m, k); at least one of y and a, and at least one of z and b.
     """
 
     site: Site
@@ -91,7 +91,7 @@ class ModuleHead:
         return change
 
     def multiplied_out(self) -> ModuleHead:
-        """The same change with the bases inside: a (k, n) and b (m, k) alone, as an adapter's."""
+        """Return the same change with the bases multiplied in: a (k, n) and b (m, k) alone."""
         a, b = self.a, self.b
         # Kept for later calls, whatever mode this one is in.
         plain = torch.autocast(self.site.place.device.type, enabled=False)
@@ -120,7 +120,7 @@ class Replaced:
         return nbytes_of(*self.own.values())
 
     def __call__(self, x: Tensor, output: Tensor) -> Tensor:
-        """What the module gives for x with the task's tensors, in the output's type."""
+        """Return the module's output for x with the task's tensors, in the output's type."""
         twin = copy.copy(self.module)
         twin._parameters = {**self.module._parameters, **self._parameters}
         # Not the copy's own forward, which other libraries bind to the module that they hooked.
@@ -133,8 +133,7 @@ class Replaced:
 
 
 Head = Mapping[str, ModuleHead | Replaced]
-"""What a task has of its own, by the model's names of modules; those that it leaves alone are not
-in it."""
+"""Parts of a task, by module name in the model, without modules that the task does not change."""
 
 
 def site_of(place: Place, left: Array | None, right: Array | None) -> Site:

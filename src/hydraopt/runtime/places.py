@@ -1,4 +1,4 @@
-"""Where a bundle's modules are in a model: names, shapes, and how a module computes."""
+"""Places of a bundle's modules in a model: names, shapes, and how a module computes."""
 
 from __future__ import annotations
 
@@ -166,9 +166,10 @@ class Places:
 
 
 def _most_cut(path: str) -> int:
-    """How many first names of a path may be others in the model: a wrapper, never a layer's number.
+    """Return the maximum number of leading names of a path that may differ in the model.
 
-    Two names are always kept, and a number keeps the one before it.
+    They belong to a wrapper and are never a layer's number. Two names are always kept, and a number
+    keeps the one before it.
     """
     names = path.split(".")
     numbers = [i for i, name in enumerate(names) if name.isdecimal()]
@@ -181,7 +182,7 @@ def _head(path: str, cut: int) -> tuple[str, ...]:
 
 
 def _float_types(tensors: Iterable[torch.Tensor]) -> Iterator[torch.dtype]:
-    """Of tensors that are computed with as they are: 8-bit floats are storage."""
+    """Yield the dtypes of tensors used in computation; 8-bit floats are storage only."""
     for tensor in tensors:
         if tensor.is_floating_point() and tensor.element_size() > 1:
             yield tensor.dtype

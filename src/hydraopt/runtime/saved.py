@@ -1,4 +1,4 @@
-"""Which modules of the model a task replaces: tensors that ``modules_to_save`` kept whole."""
+"""Modules of the model that a task replaces: tensors stored whole by ``modules_to_save``."""
 
 from __future__ import annotations
 
