@@ -37,7 +37,8 @@ def _limits(own: Path, groups: Path) -> Iterator[int]:
 
 
 def _along(root: Path, path: str, name: str) -> Iterator[int]:
-    """The limits of a group and of those around it. A container may see its own as the root."""
+    """Yield the limits of a group and of those around it. A container may see its own as the
+    root."""
     group = Path(path.lstrip("/"))
     for place in (group, *group.parents):
         with suppress(OSError, ValueError):  # no such group here, or no limit ("max")

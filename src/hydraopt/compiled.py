@@ -134,7 +134,8 @@ def _placed(folder: Path) -> Iterator[None]:
 
 @cache
 def private_folder() -> Path | None:
-    """A folder for temporary files that only this user can write, said once; None, said once."""
+    """Return a folder for temporary files that only this user can write, said once; None, said
+    once."""
     remedy = "Set NUMBA_CACHE_DIR to a folder of yours that can be written."
     try:
         folder = Path(tempfile.gettempdir()) / f"hydraopt-{os.geteuid()}"

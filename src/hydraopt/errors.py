@@ -140,7 +140,7 @@ def explain(
     expected: object = None,
     do: str | None = None,
 ) -> str:
-    """One message in the house style; pieces that are None are left out.
+    """Format a message in the house style; pieces that are None are left out.
 
     >>> print(explain("rank differs", adapter="fr", module="h.0.q", got=8, expected=4, do="Fix r."))
     rank differs [adapter fr, module h.0.q]; got 8, expected 4. Fix r.

@@ -10,7 +10,7 @@ __all__ = ["load"]
 
 
 def load(package: str, homes: Mapping[str, str], name: str) -> Any:
-    """The object ``name`` from the module that ``homes`` says.
+    """Import the object ``name`` from the module given in ``homes``.
 
     For a package's ``__getattr__``: who imports one module of a package then loads that one, not
     all of them. Raises AttributeError for other names, as Python wants it.

@@ -79,7 +79,8 @@ def _key(sources: Sequence[Path], host: bytes) -> bytes | None:
 
 
 def _compiled(llvm: Any, cpu: tuple[str, str], functions: Mapping[str, Any]) -> bytes | None:
-    """The object code of cfuncs, under their names and without numba's; None if it needs numba."""
+    """Return the object code of cfuncs, under their names and without numba's; None if it needs
+    numba."""
     module = llvm.parse_assembly("")
     for name, function in functions.items():
         one = llvm.parse_assembly(function.inspect_llvm())
@@ -128,7 +129,7 @@ def _places() -> Iterator[Path]:
 
 
 def _kept(file: str, key: bytes) -> bytes | None:
-    """The object of that key, if one is kept and whole."""
+    """Return the object of that key, if one is kept and whole."""
     for folder in _places():
         with suppress(OSError):
             content = (folder / file).read_bytes()

@@ -15,7 +15,8 @@ _ALIKE: Final = 3
 
 
 def real(value: object) -> float | None:
-    """A real number as float, infinite where float64 does not hold it; None for other things."""
+    """Return a real number as float, infinite where float64 does not hold it; None for other
+    things."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
     try:
@@ -34,19 +35,19 @@ def shown(value: object) -> str:
 
 
 def counted(count: int, name: str) -> str:
-    """A number of things: "1 task", "2,000 tasks"."""
+    """Return a number of things: "1 task", "2,000 tasks"."""
     return f"{count:,} {name}{'s' * (count != 1)}"
 
 
 def listed(names: Sequence[object], most: int = 3) -> str:
-    """The first few of them, and how many more there are: "a, b, c and 4 more"."""
+    """Return the first few of them, and how many more there are: "a, b, c and 4 more"."""
     more = len(names) - most
     first = ", ".join(str(name) for name in names[:most])
     return first + (f" and {more:,} more" if more > 0 else "")
 
 
 def one_line(text: str) -> str:
-    """The text with line ends and other characters that do not print written out."""
+    """Return the text with line ends and other characters that do not print written out."""
     if text.isprintable():
         return text
     return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)

@@ -20,8 +20,8 @@ _WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
 
 
 def open_base(base: str | os.PathLike[str] | BaseTensors | None) -> BaseTensors | None:
-    """The tensors of a transformers folder, or of one weight file; of the files only headers are
-    read. Tensors that are given already, and None, are handed back.
+    """Return the tensors of a transformers folder, or of one weight file; of the files only headers
+    are read. Tensors that are given already, and None, are handed back.
 
     Raises UsageError for a folder without weight files and for files that cannot be read.
     """

@@ -19,7 +19,7 @@ _Shape = tuple[str, int, int, str]
 
 
 def base_label(name: str) -> str:
-    """The last name of the path to a base model; of a path into a hub cache, the model's.
+    """Return the last name of the path to a base model; of a path into a hub cache, the model's.
 
     >>> base_label("/cache/models--google--gemma-3-270m/snapshots/0f1e")
     'gemma-3-270m'
@@ -44,7 +44,8 @@ def base_key(name: str) -> str:
 
 
 def check_same_base(adapters: Sequence[Adapter], same_base: bool) -> str | None:
-    """The base model that all adapters share, as the first that names one writes it, or None.
+    """Return the base model that all adapters share, as the first that names one writes it, or
+    None.
 
     same_base: skip the comparison of names. Shapes are compared in any case: a module that two
     adapters have must have the same kind and the same (m, n).

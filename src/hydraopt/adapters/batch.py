@@ -94,7 +94,7 @@ def _by_reason(errors: Iterable[HydraoptError]) -> Iterator[Sequence[HydraoptErr
 
 
 def _where(error: HydraoptError) -> str:
-    """The file and what was found in it."""
+    """Return the file and the problem found in it."""
     detail = "" if error.got is None else one_line(f" (got {error.got})")
     return one_line(str(error.place)) + (
         detail if len(detail) <= _LONGEST else f"{detail[:_LONGEST]}...)"

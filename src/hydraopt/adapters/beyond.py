@@ -57,7 +57,7 @@ def _other_settings(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def changed_base(config: Mapping[str, Any]) -> str | None:
-    """The initialisation, where it also changes the base when PEFT attaches the adapter."""
+    """Return the initialisation, where it also changes the base when PEFT attaches the adapter."""
     how = config.get("init_lora_weights")
     return how if isinstance(how, str) and CHANGES_BASE.search(how) else None
 

@@ -34,7 +34,7 @@ class Patience:
 
 @functools.lru_cache(maxsize=1 << 14)
 def compiled(pattern: str) -> Any:
-    """The expression, compiled. Raises ValueError for a broken one, for one of 64 k and more
+    """Return the expression, compiled. Raises ValueError for a broken one, for one of 64 k and more
     characters, and for one that stands for a million and more."""
     import regex  # most configs have nothing to match
 
@@ -51,7 +51,7 @@ def compiled(pattern: str) -> Any:
 
 
 def match(pattern: str, path: str, patience: Patience, whole: bool = False) -> Any:
-    """A match from the start, of the ``whole`` path if so wished, or None.
+    """Return a match from the start, of the ``whole`` path if so wished, or None.
 
     Raises ValueError for a broken expression, TimeoutError when the patience is at its end.
     """
@@ -68,8 +68,8 @@ def match(pattern: str, path: str, patience: Patience, whole: bool = False) -> A
 
 @functools.lru_cache(maxsize=1 << 14)
 def path_parts(pattern: str) -> tuple[str, ...] | None:
-    """The parts of an expression that is a path of word characters, and needs no compiling; None
-    for any other."""
+    """Return the parts of an expression that is a path of word characters, and needs no compiling;
+    None for any other."""
     if len(pattern) > _LONGEST or not _PLAIN.fullmatch(pattern):
         return None
     return tuple(pattern.split("."))

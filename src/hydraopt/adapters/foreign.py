@@ -122,7 +122,7 @@ def _image_notes(stems: Iterable[str], idle: Sequence[str], names: Iterable[str]
 def _halves(
     file: TensorFile,
 ) -> tuple[dict[str, dict[str, RawTensor]], dict[str, RawTensor]]:
-    """The two halves "A" and "B" of each path, and the alphas by key."""
+    """Return the two halves "A" and "B" of each path, and the alphas by key."""
     halves: dict[str, dict[str, RawTensor]] = {}
     alphas: dict[str, RawTensor] = {}
     for name, tensor in file.items():
@@ -380,7 +380,7 @@ def _peft_like(modules: Iterable[LowRankModule], origin: Mapping[str, Any]) -> d
 
 
 def _common(values: Mapping[str, Any], cast: Callable[[Any], Any]) -> tuple[Any, dict[str, Any]]:
-    """The most frequent value, and the modules (as exact patterns) that have another."""
+    """Return the most frequent value, and the modules (as exact patterns) that have another."""
     if not values:
         return 0, {}
     usual = Counter(values.values()).most_common(1)[0][0]

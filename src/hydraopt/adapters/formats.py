@@ -43,7 +43,8 @@ class Opened:
         )
 
     def need_config(self, settings: str) -> Mapping[str, Any]:
-        """The config; raises AdapterFormatError if there is none. settings: what it must hold."""
+        """Return the config; raises AdapterFormatError if there is none. settings: what it must
+        hold."""
         if self.config is None:
             given = f"alpha {self.alpha}, which counts for kohya, diffusers and loralib alone"
             refuse(
@@ -147,7 +148,8 @@ def _map(value: Any) -> Mapping[str, Any]:
 
 
 def _texts(value: Any) -> dict[str, str]:
-    """The texts of what may be a map of texts; a bundle's author may have written anything."""
+    """Return the texts of what may be a map of texts; a bundle's author may have written
+    anything."""
     items = value.items() if isinstance(value, Mapping) else ()
     return {key: x for key, x in items if isinstance(x, str)}
 
@@ -201,7 +203,7 @@ FORMATS: Final = (
 
 
 def format_of(opened: Opened) -> FileFormat:
-    """The file's format; raises AdapterFormatError for a file of none."""
+    """Return the file's format; raises AdapterFormatError for a file of none."""
     for known in FORMATS:
         if known.says is not None and known.says(opened):
             return known

@@ -27,7 +27,7 @@ def shown(text: str) -> bool:
 
 
 def strict_json(text: bytes, *, unique: bool = True) -> Any:
-    """The value of a JSON text in UTF-8.
+    """Return the value of a JSON text in UTF-8.
 
     unique: whether a key that occurs twice in an object is refused; else the last one counts.
     Raises ValueError for what is no JSON, NaN and infinity, also as a number that is too large for

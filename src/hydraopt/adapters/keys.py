@@ -95,7 +95,7 @@ def parse(key: str) -> PeftKey | None:
 
 
 def spell(inner: str, half: Half, embedding: bool = False) -> str:
-    """The name PEFT gives (and loads) half of a pair; inverse of :func:`parse`."""
+    """Return the name PEFT gives (and loads) half of a pair; inverse of :func:`parse`."""
     return f"{PREFIX}{inner}." + (f"lora_embedding_{half}" if embedding else f"lora_{half}.weight")
 
 
@@ -116,7 +116,8 @@ def names_adapter(keys: Collection[str]) -> bool:
 
 
 def _words(keys: Collection[str]) -> set[str]:
-    """The words behind the wrapper's name, of keys that have it; "" where no more stands there."""
+    """Return the words behind the wrapper's name, of keys that have it; "" where no more stands
+    there."""
     behind = [key.partition(_SAVED)[2].partition(".") for key in keys if _SAVED in key]
     return {word if dot else "" for word, dot, _ in behind}
 

@@ -158,7 +158,7 @@ class _Product:
         )
 
     def pair(self, a: str, b: str) -> tuple[RawTensor, RawTensor]:
-        """(B, A) of a low-rank factor, stored as (m, r) and (r, n)."""
+        """Return (B, A) of a low-rank factor, stored as (m, r) and (r, n)."""
         left, right = self.need(a, b)
         fits = len(left.shape) == len(right.shape) == 2 and left.shape[1] == right.shape[0]
         if not fits or 0 in left.shape + right.shape:
@@ -166,7 +166,7 @@ class _Product:
         return left, right
 
     def core(self, t: str, a: str, b: str) -> tuple[int, ...]:
-        """(m, n, *kernel) of a Tucker factor: a (r, m), b (s, n), a core t (r, s, ...)."""
+        """Return (m, n, *kernel) of a Tucker factor: a (r, m), b (s, n), a core t (r, s, ...)."""
         core, left, right = self.need(t, a, b)
         fits = len(core.shape) > 2 and len(left.shape) == len(right.shape) == 2
         fits = fits and core.shape[:2] == (left.shape[0], right.shape[0])

@@ -76,7 +76,7 @@ _IDLE_SETTINGS = frozenset(
 
 
 def factor_path(path: str, group: int, size: tuple[int, int] | None) -> str:
-    """The path of a factor of the module at ``path``; see :data:`Layout`.
+    """Return the path of a factor of the module at ``path``; see :data:`Layout`.
 
     size: (m, n) of a factor of a Kronecker product: how it splits the module is each adapter's own
     choice. None for products entry by entry, whose factors are of the module's size.
@@ -96,12 +96,13 @@ beside them."""
 
 
 def _stored(tensor: RawTensor) -> NDArray[Any]:
-    """The numbers in the narrowest dtype that holds them."""
+    """Return the numbers in the narrowest dtype that holds them."""
     return tensor.float64() if tensor.dtype == "F64" else tensor.numpy()
 
 
 def _shift(b: NDArray[Any], a: NDArray[Any]) -> int:
-    """The power of two that B gives to A, so that float32 holds the small numbers of both."""
+    """Return the power of two that B gives to A, so that float32 holds the small numbers of
+    both."""
     largest = [float(np.abs(x).max(initial=0)) for x in (b, a)]
     if not all(0 < x < math.inf for x in largest):
         return 0
@@ -156,7 +157,8 @@ class LowRankModule:
         return self.r * (self.m + self.n)
 
     def factors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(B, A) with ``dW = B @ A``: B (m, r) float32 with the scale inside, A (r, n) float32.
+        """Return (B, A) with ``dW = B @ A``: B (m, r) float32 with the scale inside, A (r, n)
+        float32.
 
         Both are fresh, contiguous, writable arrays; the file is read on every call, so hold on to
         the result rather than calling twice. Values are the stored ones, B multiplied by the scale
@@ -258,7 +260,7 @@ class Adapter:
         return value if isinstance(value, str) and value else None
 
     def peft_key(self, module_path: str, side: Literal["A", "B"]) -> str:
-        """The key under which PEFT loads A or B of a module.
+        """Return the key under which PEFT loads A or B of a module.
 
         For files that PEFT wrote this is the original key, less an adapter name that very old
         versions left inside; other formats get "base_model.model.{path}.lora_A.weight". Groups of

@@ -92,7 +92,7 @@ def read_peft(file: TensorFile, config: Mapping[str, Any], config_file: AnyPath)
 
 
 def pair_up(file: TensorFile) -> dict[PeftKey, tuple[RawTensor, RawTensor]]:
-    """The (A, B) pairs of a file with PEFT's tensor names, by the parsed name of A.
+    """Return the (A, B) pairs of a file with PEFT's tensor names, by the parsed name of A.
 
     Raises AdapterFormatError for half a pair or two adapters in one file.
     """
@@ -135,7 +135,8 @@ def _modules_of(
     config: Mapping[str, Any],
     file: AnyPath,
 ) -> list[LowRankModule]:
-    """The modules stored in one pair: one, or one for each group of a fused or grouped layer."""
+    """Return the modules stored in one pair: one, or one for each group of a fused or grouped
+    layer."""
     path, rank = key.path, rule.rank(key.settings_path)
     rows, inner = a.shape[0] if a.shape else 0, b.shape[1] if len(b.shape) > 1 else 0
     fused = len(a.shape) == 2 and len(b.shape) == 3 and b.shape[2] == 1

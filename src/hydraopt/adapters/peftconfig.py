@@ -56,7 +56,8 @@ def written_config(
 
 
 def ranks_and_alphas(settings: Mapping[str, tuple[int, float]], r: int) -> dict[str, Any]:
-    """The settings that give each path its (rank, alpha), scale alpha / rank; patterns in order.
+    """Return the settings that give each path its (rank, alpha), scale alpha / rank; patterns in
+    order.
 
     r: rank and alpha of the paths that need no pattern.
     """
@@ -118,8 +119,8 @@ def _in_layers(config: Mapping[str, Any], path: str, patience: Patience) -> bool
 
 
 def _match(pattern: str, path: str, patience: Patience, whole: bool = False) -> Any:
-    """A match from the start, of the ``whole`` path if so wished; None for a broken pattern too,
-    and for one that takes too long."""
+    """Return a match from the start, of the ``whole`` path if so wished; None for a broken pattern
+    too, and for one that takes too long."""
     try:
         return match(pattern, path, patience, whole)
     except (ValueError, TimeoutError):
@@ -127,7 +128,7 @@ def _match(pattern: str, path: str, patience: Patience, whole: bool = False) -> 
 
 
 def pattern_of(path: str, paths: Collection[str]) -> str:
-    """A pattern that PEFT matches with ``path`` and with no other of ``paths``.
+    """Return a pattern that PEFT matches with ``path`` and with no other of ``paths``.
 
     PEFT tries ``(.*\\.)?(PATTERN)$``. The path itself is what people expect to read, and what
     versions before 0.14 need, which put a dot before it; it is anchored only where it matches
@@ -151,5 +152,5 @@ def pattern_of(path: str, paths: Collection[str]) -> str:
 
 
 def exact_pattern(path: str) -> str:
-    """A pattern that PEFT matches with this path alone, whatever other paths there are."""
+    """Return a pattern that PEFT matches with this path alone, whatever other paths there are."""
     return "^" + re.escape(path)

@@ -79,12 +79,12 @@ class Product(Generic[K]):
 
 
 def factor_part(path: str, group: int) -> str:
-    """The part that a module of layout "factor" is, by its path and group."""
+    """Return the part that a module of layout "factor" is, by its path and group."""
     return f"{'hada' if is_entrywise(path) else 'lokr'}_w{group + 1}"
 
 
 def part_of_product(key: str) -> tuple[str, str] | None:
-    """(stem, part) of an extra that is a factor of a product, or a tensor of one."""
+    """Return (stem, part) of an extra that is a factor of a product, or a tensor of one."""
     match = _PART.fullmatch(key)
     return (module_path(match["stem"]), match["part"]) if match else None
 
@@ -92,7 +92,7 @@ def part_of_product(key: str) -> tuple[str, str] | None:
 def products(
     held: Iterable[Held[K]], scale_of: Callable[[str, int | None], float]
 ) -> list[Product[K]]:
-    """The products of one adapter, whose factors are all among ``held``.
+    """Return the products of one adapter, whose factors are all among ``held``.
 
     scale_of: (module's path, rank of its core, None for none) to the scale of a product without a
     low-rank factor; that of others is in the first of these. Tensors that are no whole product, as
@@ -115,7 +115,7 @@ def products(
 
 
 def products_of_adapter(adapter: Adapter, norms: Mapping[str, float]) -> list[Product[str]]:
-    """The products of an adapter; items are paths of modules and keys of tensors.
+    """Return the products of an adapter; items are paths of modules and keys of tensors.
 
     norms: Frobenius norms of the modules' own products, by path, the scale inside; 0 if not given.
     """
@@ -144,8 +144,10 @@ def products_of_adapter(adapter: Adapter, norms: Mapping[str, float]) -> list[Pr
 def kept_scale(
     config: Mapping[str, Any], stem: str, rank: int | None, alpha: RawTensor | None
 ) -> float:
-    """The scale of a product of tensors alone. alpha: what a LyCORIS file says of it; that of two
-    whole factors says nothing. PEFT's stands in the config."""
+    """Return the scale of a product without low-rank factors.
+
+    alpha: from a LyCORIS file; without meaning for two whole factors. PEFT's is in the config.
+    """
     if config.get("peft_type") in ("LOHA", "LOKR"):
         return factor_rule(config, Path("adapter_config.json")).scale(stem)
     if alpha is None or rank is None:
@@ -166,7 +168,7 @@ def _energy(parts: Mapping[str, Held[Any]]) -> float | None:
 
 
 def _factor(parts: Mapping[str, Held[Any]], name: str) -> float | None:
-    """The squared norm of a factor: a pair or a whole tensor, or Tucker's of three."""
+    """Return the squared norm of a factor: a pair or a whole tensor, or Tucker's of three."""
     if name in parts:
         return parts[name].energy
     return _tucker(parts, name.replace("_w", "_t"))

@@ -46,7 +46,8 @@ NUMPY_CODES: Final[Mapping[str, str]] = {
 
 @functools.cache
 def _e4m3() -> NDArray[np.float32]:
-    """The 256 numbers of F8_E4M3: bias 7, no infinities, NaN where all bits but the sign are 1."""
+    """Return the 256 numbers of F8_E4M3: bias 7, no infinities, NaN where all bits but the sign are
+    1."""
     bits = np.arange(256)
     sign = np.where(bits & 0x80, -1.0, 1.0)
     exponent, fraction = (bits >> 3) & 15, bits & 7
@@ -58,7 +59,7 @@ def _e4m3() -> NDArray[np.float32]:
 
 @functools.cache
 def _e5m2() -> NDArray[np.float32]:
-    """The 256 numbers of F8_E5M2, which is the upper byte of an F16."""
+    """Return the 256 numbers of F8_E5M2, which is the upper byte of an F16."""
     return (np.arange(256, dtype=np.uint16) << 8).view(np.float16).astype(np.float32)
 
 
@@ -108,7 +109,8 @@ class RawTensor:
 
     @classmethod
     def from_numpy(cls, name: str, array: NDArray[Any], source: str | Path = "memory") -> RawTensor:
-        """A tensor held in memory; the dtype is the array's own (bool, integers, f2, f4, f8)."""
+        """Return a tensor held in memory; the dtype is the array's own (bool, integers, f2, f4,
+        f8)."""
         codes = {np.dtype(code): key for key, code in NUMPY_CODES.items() if key != "BF16"}
         little = array.dtype.newbyteorder("<")
         if little not in codes:
@@ -127,7 +129,7 @@ class RawTensor:
         return "F" in self.dtype
 
     def raw(self) -> bytes:
-        """The exact bytes, row-major and little-endian; read anew on each call."""
+        """Return the exact bytes, row-major and little-endian; read anew on each call."""
         data = self.read()
         if len(data) != self.nbytes:
             refuse(
@@ -140,7 +142,7 @@ class RawTensor:
         return data
 
     def numpy(self) -> NDArray[Any]:
-        """The numbers as a fresh array: float32 for every float dtype, others as stored.
+        """Return the numbers as a fresh array: float32 for every float dtype, others as stored.
 
         Exact for 8-bit floats, BF16, F16 and F32; F64 is rounded to nearest (overflow gives
         infinity).
@@ -157,7 +159,7 @@ class RawTensor:
             return stored.astype(np.float32 if self.is_float else stored.dtype.newbyteorder("="))
 
     def float64(self) -> NDArray[np.float64]:
-        """The numbers of a float tensor, exactly, as a fresh array."""
+        """Return the numbers of a float tensor, exactly, as a fresh array."""
         if self.dtype == "F64":
             self.check_shape()
             return np.frombuffer(self.raw(), "<f8").reshape(self.shape).astype(np.float64)

@@ -136,7 +136,7 @@ def _problems_of(request: Request, problems: Problems) -> Iterator[None]:
 
 
 def _named(requests: Sequence[Request], problems: Problems) -> list[tuple[Request, Source, str]]:
-    """The files and the task name of each adapter that has files."""
+    """Return the files and the task name of each adapter that has files."""
     there: list[tuple[Request, Source]] = []
     for request, located in zip(requests, _located(requests), strict=True):
         with _problems_of(request, problems):

@@ -31,7 +31,7 @@ _MAX_HEADER: Final = 100_000_000  # the limit of the safetensors specification
 
 
 def open_safetensors(path: AnyPath, size: int, held: Ranges | None = None) -> TensorFile:
-    """The tensors of a safetensors file of ``size`` bytes; only its header is read.
+    """Return the tensors of a safetensors file of ``size`` bytes; only its header is read.
 
     held: the file itself, if it stays open, as one at an address has to; else it is opened anew for
     each tensor. Raises AdapterFormatError.
@@ -113,7 +113,7 @@ def _spans_of(path: AnyPath, held: Ranges | None) -> Callable[[int, int], FileSp
 
 
 def _read_header(path: AnyPath, size: int, held: Ranges | None) -> tuple[dict[str, Any], int]:
-    """The parsed header and the position where the tensor data starts."""
+    """Return the parsed header and the position where the tensor data starts."""
     file = held if held is not None else held_at(path)
     length = int.from_bytes(file.read(0, 8), "little")
     if size < 8 or length > min(size - 8, _MAX_HEADER):
@@ -136,7 +136,7 @@ def _read_header(path: AnyPath, size: int, held: Ranges | None) -> tuple[dict[st
 
 
 def _check_entry(path: AnyPath, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
-    """(dtype, shape, begin, end) of one header entry, consistent with each other."""
+    """Return (dtype, shape, begin, end) of one header entry, consistent with each other."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         refuse(
             f"header entry of tensor {name!r} is malformed",

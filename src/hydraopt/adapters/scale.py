@@ -113,7 +113,8 @@ class _Patterns:
                 self._others.append((i, end, pattern, value))
 
     def find(self, path: str, default: Any, patience: Patience) -> Any:
-        """The value of the first pattern that matches; TimeoutError when the patience ends."""
+        """Return the value of the first pattern that matches; TimeoutError when the patience
+        ends."""
         place, value = self._exact.get(path, (len(self._exact) + len(self._others), default))
         for i, end, pattern, other in self._others:
             if i > place:
@@ -140,7 +141,7 @@ def ratio(alpha: float | None, r: int, *, module: str, file: AnyPath) -> float:
 
 
 def mlx_scale(config: Mapping[str, Any], file: AnyPath) -> tuple[float, int | None]:
-    """(scale, rank) of an MLX config: ``y += scale * (x @ lora_a) @ lora_b``.
+    """Return (scale, rank) of an MLX config: ``y += scale * (x @ lora_a) @ lora_b``.
 
     mlx-lm has multiplied by ``scale`` alone since June 2024; an ``alpha`` beside it, which it kept
     writing until April 2025, has no effect.

@@ -81,7 +81,7 @@ class Selection:
 
 
 def locate(path: str | os.PathLike[str]) -> Source:
-    """The weight file and config that a folder or a file name stand for.
+    """Return the weight file and config that a folder or a file name stand for.
 
     A folder's usual file names are tried in order, safetensors first; a folder with exactly one
     weight file of another name means that one.
@@ -118,7 +118,7 @@ def _weights_in(folder: Path, notes: list[str]) -> Path:
 
 
 def _usual_of(files: Iterable[str], folder: AnyPath, notes: list[str]) -> str | None:
-    """The weight file that a folder of these stands for; None if there is none."""
+    """Return the weight file that a folder of these stands for; None if there is none."""
     files = sorted(files)
     usual = [name for name in _USUAL if name in files]
     if usual:
@@ -163,7 +163,7 @@ def _check_config(url: Url, head: bytes | bytearray, size: int) -> bool:
 
 
 def _remote_weights(folder: Url, notes: list[str]) -> str:
-    """The name of the weight file in a folder of a store."""
+    """Return the name of the weight file in a folder of a store."""
     entries = files_in(folder)
     if entries is None:
         # A plain web server lists nothing: the usual names are tried.
@@ -260,7 +260,8 @@ def _matches(pattern: AnyPath) -> list[AnyPath]:
 
 
 def _named(item: str | os.PathLike[str]) -> tuple[str | None, str]:
-    """The name and the path that NAME=PATH gives; a path that exists is a path, whatever it holds.
+    """Return the name and the path that NAME=PATH gives; a path that exists is a path, whatever it
+    holds.
 
     Raises UsageError for an unusable name.
     """
@@ -290,7 +291,7 @@ def _may_be(path: AnyPath) -> bool:
 
 
 def check_name(name: str, path: AnyPath | None = None) -> str:
-    """The name itself if it can name a task and, later, a folder; else UsageError.
+    """Return the name itself if it can name a task and, later, a folder; else UsageError.
 
     path: where the name is from, if nobody chose it.
     """
@@ -310,7 +311,7 @@ def check_name(name: str, path: AnyPath | None = None) -> str:
 
 
 def name_apart(candidates: list[tuple[str, ...]]) -> list[str]:
-    """A name for each, the shortest that is unique: "fr", or "run1-fr" and "run2-fr".
+    """Return a name for each, the shortest that is unique: "fr", or "run1-fr" and "run2-fr".
 
     candidates: names in the path, last first. Two adapters with all equal keep equal names.
     """

@@ -25,10 +25,11 @@ def _by_name() -> dict[str, torch.dtype]:
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The dtype of a safetensors name that :data:`hydraopt.adapters.rawtensor.DTYPE_BYTES` has."""
+    """Return the dtype of a safetensors name that :data:`hydraopt.adapters.rawtensor.DTYPE_BYTES`
+    has."""
     return _by_name()[name]
 
 
 def dtype_name(dtype: torch.dtype) -> str | None:
-    """The safetensors name of a dtype; None for one that we do not read."""
+    """Return the safetensors name of a dtype; None for an unsupported one."""
     return next((name for name, mine in _by_name().items() if mine is dtype), None)

@@ -46,7 +46,7 @@ _SAFETY: Final = (
 
 
 def open_torch(path: Path, size: int) -> TensorFile:
-    """The tensors of a torch file, mapped into memory where its container allows it.
+    """Return the tensors of a torch file, mapped into memory where its container allows it.
 
     size: bytes of the file. Raises AdapterFormatError for what is not plain weights, and for a
     file that claims more numbers than it has bytes.

@@ -79,7 +79,8 @@ def _note(tuner: Tuner) -> str:
 def _sorted_out(
     file: TensorFile, config: Mapping[str, Any], tuner: Tuner, parsed: Parsed
 ) -> dict[str, _Stem]:
-    """The tuner's own tensors by module; all are listed as extras, until a module takes them."""
+    """Return the tuner's own tensors by module; all are listed as extras, until a module takes
+    them."""
     saved = config.get("modules_to_save") or ()
     saved = [saved] if isinstance(saved, str) else saved
     stems: dict[str, _Stem] = {}
@@ -121,12 +122,13 @@ def _missing(file: AnyPath, stem: str, there: Iterable[str], absent: Iterable[st
 
 
 def _inner(stem: str) -> str:
-    """The module's path, which may pass through "base_layer", of a tensor name's first parts."""
+    """Return the module's path, which may pass through "base_layer", of a tensor name's first
+    parts."""
     return _WRAPPERS.sub("", stem).removeprefix(PREFIX)
 
 
 def module_path(stem: str) -> str:
-    """The path of the base model's module that a tensor name's first parts mean."""
+    """Return the path of the base model's module that a tensor name's first parts mean."""
     return _inner(stem).replace(".base_layer.", ".")
 
 
@@ -140,7 +142,7 @@ def _take(parsed: Parsed, module: LowRankModule, inner: str) -> None:
 
 
 def _alone(stem: str, held: _Stem, file: AnyPath) -> dict[str, RawTensor]:
-    """The tensors of a module by part, if there is one of each."""
+    """Return the tensors of a module by part, if there is one of each."""
     for part, tensors in held.parts.items():
         if len(tensors) > 1:
             refuse(
@@ -231,7 +233,7 @@ def factor_rule(config: Mapping[str, Any], file: AnyPath) -> ScaleRule:
 
 
 def factor_stems(config: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """The names of B and A of each factor, by its own, of a LoHa or LoKr config."""
+    """Return the names of B and A of each factor, by its own, of a LoHa or LoKr config."""
     return {name: (b, a) for name, b, a in _FACTORS[str(config.get("peft_type"))]}
 
 

@@ -52,7 +52,7 @@ class Tuner:
 
 
 def _tensors(name: str, together: str = "", **kinds: str) -> Tuner:
-    """A tuner of tensors; the kinds as texts of names apart by spaces."""
+    """Return a tuner of tensors; kinds are texts of names separated by spaces."""
     parts: dict[str, ExtraKind] = {}
     known: tuple[ExtraKind, ...] = ("tuner", "tuner_ones", "exact", "saved", "token_rows")
     for kind in known:
@@ -253,8 +253,8 @@ _VARIANTS: Final = {
 
 
 def tuner_named(config: Mapping[str, Any] | None) -> str:
-    """The ``peft_type`` of a config as text; LORA where it says nothing, and "LORA, KaSA" for a
-    variant with a row of its own."""
+    """Return the ``peft_type`` of a config as text; LORA where it says nothing, and "LORA, KaSA"
+    for a variant with a row of its own."""
     settings = config or {}
     value = settings.get("peft_type")
     if value is not None and value != "LORA":
@@ -264,7 +264,7 @@ def tuner_named(config: Mapping[str, Any] | None) -> str:
 
 
 def tuner_of(config: Mapping[str, Any], file: AnyPath) -> Tuner:
-    """The tuner of a config. Raises AdapterFormatError, naming it, if unknown or refused."""
+    """Return the tuner of a config. Raises AdapterFormatError, naming it, if unknown or refused."""
     name = tuner_named(config)
     tuner = TUNERS.get(name)
     if tuner is None:
@@ -281,13 +281,14 @@ def tuner_of(config: Mapping[str, Any], file: AnyPath) -> Tuner:
 
 
 def other_tuner(config: Mapping[str, Any]) -> str | None:
-    """The tuner's name, if what it does is not W + B A of its modules; else None."""
+    """Return the tuner's name, if what it does is not W + B A of its modules; else None."""
     name = tuner_named(config)
     return None if name in ("LORA", "ADALORA") else name
 
 
 def part_of(name: str, tuner: Tuner) -> tuple[str, str] | None:
-    """(stem, part) of a tensor's name: the module it belongs to, and the tuner's own name in it."""
+    """Return (stem, part) of a tensor's name: the module it belongs to, and the tuner's own name in
+    it."""
     parts = name.split(".")
     for i, part in enumerate(parts):
         longer = ".".join(parts[i : i + 2])
@@ -298,7 +299,7 @@ def part_of(name: str, tuner: Tuner) -> tuple[str, str] | None:
 
 
 def owner_of(name: str) -> str | None:
-    """The first tuner but LoRA that has a part of this tensor's name."""
+    """Return the first tuner but LoRA that has a part of this tensor's name."""
     for part in name.split("."):
         if part in _OWNERS:
             return _OWNERS[part]

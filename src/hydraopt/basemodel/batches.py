@@ -18,7 +18,8 @@ _LEAST_SAVED: Final = 0.1
 
 
 def batches_of(model: Any, texts: Sequence[Encoded]) -> list[tuple[list[int], Batch]]:
-    """All texts as (which, their batch): about BATCH_TOKENS padded tokens each, or one longer line.
+    """Return all texts as (which, their batch): about BATCH_TOKENS padded tokens each, or one
+    longer line.
 
     Each has one token before its target. The layout depends on the texts and the model alone, so
     whatever is on the model sees the same batches.
@@ -41,8 +42,10 @@ def batches_of(model: Any, texts: Sequence[Encoded]) -> list[tuple[list[int], Ba
 
 
 def batch_of_each(model: Any, groups: Sequence[Sequence[Encoded]]) -> list[Batch]:
-    """Each group as one batch, of any length; its targets may stand in another order. Whether
-    beginnings are shared is decided once for all."""
+    """Return each group as one batch, of any length; targets may be in another order.
+
+    Whether to share beginnings is decided once for all groups.
+    """
     every = [text for group in groups for text in group]
     fine = max(map(len, every), default=0) <= window_of(model)
     if not fine or _shared_lines(model, every) is None:

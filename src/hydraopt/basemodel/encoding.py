@@ -50,13 +50,13 @@ class RowPrompt(str):
 
 
 def prompt_text(instruction: str, text: str) -> RowPrompt:
-    """The prompt of one input."""
+    """Return the prompt of one input."""
     return RowPrompt(f"{instruction}\n{text}\n=>")
 
 
 def encode_prompt(tokenizer: Any, text: str) -> Encoded:
-    """A prompt as token ids: of a row after BOS, if there is one; any other text after what the
-    tokenizer begins one with by itself, which is how adapters are trained and served elsewhere.
+    """Encode a prompt as token ids: of a row after BOS, if there is one; any other text after what
+    the tokenizer begins one with by itself, which is how adapters are trained and served elsewhere.
 
     A text of a chat template may begin with BOS already; there is none before it then.
     """
@@ -75,7 +75,7 @@ def encode_prompt(tokenizer: Any, text: str) -> Encoded:
 def encode_row(
     tokenizer: Any, instruction: str, text: str, output: str, end: bool = True
 ) -> Encoded:
-    """One row as token ids. end: whether EOS ends the target.
+    """Encode one row as token ids. end: whether EOS ends the target.
 
     Prompt and target are tokenised apart: at inference the model sees the prompt's tokens alone, so
     a token that spans the border would never occur there. A tokenizer without BOS (Qwen's) starts
@@ -118,7 +118,7 @@ class Batch:
 
 
 def collate(items: Sequence[Encoded]) -> Batch:
-    """One batch of the items; padding is id 0, which no target position ever sees."""
+    """Return one batch of the items; padding is id 0, which no target position ever sees."""
     length = max(len(item) for item in items) - 1  # nothing is predicted from the last token
     ids = torch.zeros(len(items), length, dtype=torch.long)
     where: list[int] = []
@@ -135,8 +135,8 @@ def collate(items: Sequence[Encoded]) -> Batch:
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
-    """(ids, mask), (rows, length) each: prompts padded on the left, so that answers start alike;
-    the mask is 1 where a token is."""
+    """Return (ids, mask), (rows, length) each: prompts padded on the left, so that answers start
+    alike; the mask is 1 where a token is."""
     longest = max(map(len, prompts))
     ids = torch.full((len(prompts), longest), pad)
     mask = torch.zeros_like(ids)

@@ -195,7 +195,7 @@ class Drift:
         return len(set(self.row[self.moved > self.margin].tolist()))
 
     def summary(self) -> Summary:
-        """All that is told of it."""
+        """Return the summary of the drift."""
         likely = likely_changes(self)
         kl = np.bincount(self.row, self.kl, self.answers).astype(np.float64)
         told, nats = float(likely.mean()), float(kl.mean())
@@ -206,7 +206,7 @@ class Drift:
 
 
 def _error(values: Numbers) -> float:
-    """The standard error of the mean of two numbers or more."""
+    """Return the standard error of the mean of two numbers or more."""
     return float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
@@ -217,7 +217,7 @@ def _error_of_one(share: float) -> float:
 
 
 def likely_changes(drift: Drift) -> Numbers:
-    """The chance that each answer changes, (answers,), were half of the noise drawn anew.
+    """Estimate the chance that each answer changes, (answers,), if half the noise is redrawn.
 
     Coding does two things to margins g. It weakens the adapter, and favours some answers: that
     moves them in step, by a + b g. And it adds noise of one size s, the rest of what they moved.
@@ -305,7 +305,7 @@ def held_out_of_more(held: int, spoken: int, more: int) -> list[int]:
 
 @torch.inference_mode()
 def reference_of(model: Any, answers: Sequence[Encoded], original: TaskFactors) -> Reference:
-    """The reference of ``answers``, which the original gave: prompts with their answers as targets.
+    """Return the reference of ``answers``, the original's: prompts with answers as targets.
 
     original: B (m, r) with the scale inside, A (r, n), by module path. Raises AlignmentError for
     modules that the model does not have as linear ones.
@@ -374,8 +374,8 @@ def _seen(model: Any, hidden: Tensor, placed: Placed) -> _Seen:
 def _compared(
     model: Any, hidden: Tensor, placed: Placed, before: _Seen, head: Placed
 ) -> tuple[Numbers, Numbers]:
-    """(kl, moved) of some tokens: see :class:`Drift`. head: the original's factors on the output
-    layer.
+    """Return (kl, moved) of some tokens: see :class:`Drift`. head: the original's factors on the
+    output layer.
 
     Where few others are likely, KL is that over the likeliest tokens and all others as one: the
     original's output layer need not be computed again.

@@ -95,11 +95,12 @@ class Judge:
         self._contents: dict[str, str] = {}
 
     def tasks(self) -> frozenset[str]:
-        """The tasks that have prompts."""
+        """Return the tasks that have prompts."""
         return frozenset(self._prompts)
 
     def answers(self, task: str) -> list[Encoded]:
-        """The prompts of a task with the original's greedy answers, ``answer_tokens`` at most each.
+        """Return the prompts of a task with the original's greedy answers, ``answer_tokens`` at
+        most each.
 
         Raises NumericalError, here and wherever answers are needed, for an adapter with which the
         model's logits are not finite, and UsageError for prompts that the model does not read.
@@ -117,8 +118,8 @@ class Judge:
         return counts
 
     def cut_by_tokens(self, tasks: Iterable[str] | None = None) -> frozenset[str]:
-        """The tasks of which an answer that does not end was left off for ``answer_tokens``; others
-        have filled the positions of the model. tasks: as of :meth:`cut`."""
+        """Return the tasks of which an answer that does not end was left off for ``answer_tokens``;
+        others have filled the positions of the model. tasks: as of :meth:`cut`."""
         names = self._prompts if tasks is None else tasks
         most, ends = self.answer_tokens, self._ends
         return frozenset(
@@ -128,7 +129,7 @@ class Judge:
         )
 
     def lessons(self, task: str) -> list[Encoded]:
-        """The further prompts of a task with the original's answers, those that have any."""
+        """Return the further prompts of a task with the original's answers, those that have any."""
         said = self._answered(task, self._lessons.get(task, ()), "more answers")
         return [answer for answer in said if answer.target]
 
@@ -171,7 +172,7 @@ class Judge:
         error: float = 0.0,
         apart: bool = False,
     ) -> Judged:
-        """The harm of a task's decoded factors, whatever their error; see
+        """Return the harm of a task's decoded factors, whatever their error; see
         hydraopt.merging.harm.judging.
 
         Raises AlignmentError for modules that the base does not have as linear ones.
@@ -247,8 +248,8 @@ class Judge:
         return seen if len(set(judging)) >= _JUDGES else []
 
     def _unlearned(self, task: str) -> list[int]:
-        """The prompts of a task that no refit learns from: neither its own, nor that of a task of
-        equal content, with which it shares what is coded."""
+        """Return the prompts of a task that no refit learns from: neither its own, nor that of a
+        task of equal content, with which it shares what is coded."""
         asked = self._prompts[task]
         mine = list(range(len(asked)))
         if self._learned(task):  # of too few nothing is

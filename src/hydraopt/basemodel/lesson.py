@@ -150,7 +150,7 @@ def _aim(model: Any, batch: Batch, original: Placed) -> Tensor:
 
 @torch.no_grad()
 def _likely_tokens(model: Any, aim: Tensor, original: Placed) -> Tensor:
-    """The tokens that the original holds likely at any place of a batch, no two alike."""
+    """Return the tokens that the original holds likely at any place of a batch, no two alike."""
     likely = []
     for start in range(0, len(aim), _TOKENS):
         logits = logits_of(model, aim[start : start + _TOKENS], original)

@@ -79,7 +79,8 @@ def likelihoods(
 def _parts(
     number: int, group: Sequence[Encoded], model: Any, shared: bool
 ) -> Iterator[tuple[int, list[int], Trie]]:
-    """(the group, its texts, their trie): one, or more where one is too large or windows cut it."""
+    """Yield (the group, its texts, their trie): one, or more where one is too large or windows cut
+    it."""
     if any(not item.prompt or not item.target for item in group):
         raise UsageError(explain("a text has nothing before it", expected="a token at least"))
     whole = shared and _within_window(model, group)
@@ -97,7 +98,7 @@ def _parts(
 def _sums(
     model: Any, trie: Trie, states: Tensor, texts: Sequence[Encoded], placed: Placed
 ) -> Numbers:
-    """The log-likelihood of each text, whose trie this is, (texts,)."""
+    """Return the log-likelihood of each text, whose trie this is, (texts,)."""
     asks: dict[int, list[tuple[int, int]]] = {}
     for text, nodes in enumerate(trie.asked):
         for node, token in zip(nodes, texts[text].target, strict=True):

@@ -45,7 +45,7 @@ _AGAIN: Final = "Fetch the base model again, or give the folder of a complete on
 
 
 def load_whole(base: str | Path, dtype: str, labels: int | None = None) -> tuple[Any, Any]:
-    """(model, tokenizer) as transformers loads them, on the CPU.
+    """Load (model, tokenizer) with transformers, on the CPU.
 
     labels: not a language model, but a classifier of sequences with so many labels; its head is
     random, for an adapter brings its own.
@@ -242,7 +242,8 @@ def _unloadable(base: str | Path, folder: Path | None, error: Exception) -> Usag
 
 
 def _line(error: object) -> str:
-    """The first line of what was said, with its kind where that is needed to make sense of it."""
+    """Return the first line of what was said, with its kind where that is needed to make sense of
+    it."""
     lines = str(error).strip().splitlines()
     # A first line that ends with a colon has said nothing yet.
     text = " ".join(x.strip() for x in lines[: 2 if lines and lines[0].endswith(":") else 1])

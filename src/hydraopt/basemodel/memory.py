@@ -40,7 +40,7 @@ def cache_folder() -> Path:
 
 
 def key_of(parts: Iterable[bytes | str]) -> str:
-    """One hash of many parts; their borders count."""
+    """Hash many parts, including their boundaries."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

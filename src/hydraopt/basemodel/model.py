@@ -57,7 +57,7 @@ TaskFactors = Mapping[str, AnyFactors]
 
 
 def load_model(base: str | Path, dtype: str = "float32") -> tuple[Any, Any]:
-    """(model, tokenizer) of a transformers folder or hub name, frozen, in eval mode.
+    """Load (model, tokenizer) from a transformers folder or hub name, frozen, in eval mode.
 
     Raises UsageError if transformers cannot load it, or if its weight files are not those of the
     whole model.
@@ -107,7 +107,7 @@ Placed = Mapping[str, tuple[Tensor, Tensor]]
 
 
 def factors_key(factors: TaskFactors) -> str:
-    """A hash of what is put on the model, in float32."""
+    """Hash the factors that are attached to the model, in float32."""
     parts: list[bytes | str] = []
     for path in sorted(factors):
         parts.append(path)
@@ -116,7 +116,7 @@ def factors_key(factors: TaskFactors) -> str:
 
 
 def place(model: nn.Module, factors: TaskFactors) -> Placed:
-    """The factors as tensors, checked against the model.
+    """Convert the factors to tensors, checked against the model.
 
     Raises AlignmentError if a module is missing or has another shape.
     """
@@ -138,7 +138,7 @@ def place(model: nn.Module, factors: TaskFactors) -> Placed:
 
 
 def _linear_shape(module: nn.Module) -> tuple[int, int] | None:
-    """(outputs, inputs) of a linear module; None of another one."""
+    """Return (outputs, inputs) of a linear module; None of another one."""
     from transformers.pytorch_utils import Conv1D
 
     if isinstance(module, nn.Linear):
@@ -154,7 +154,7 @@ def misfit(
     expected: object,
     do: str = "Give the base model that the adapters were trained on",
 ) -> AlignmentError:
-    """The error that says which base model does not fit, and what it has instead."""
+    """Return the error that says which base model does not fit, and what it has instead."""
     name = getattr(getattr(model, "config", None), "_name_or_path", None)
     return AlignmentError(
         explain(
@@ -208,7 +208,7 @@ def attached_in_blocks(
 
 
 def _shape_to(ids: list[int]) -> Any:
-    """A hook of the input embeddings that notes the (rows, length) of what they see."""
+    """Return a hook of the input embeddings that notes the (rows, length) of what they see."""
 
     def hook(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
         ids[:] = output.shape[:-1]
@@ -221,7 +221,7 @@ def _is_whole(changes: Sequence[tuple[slice, Tensor, Tensor]]) -> bool:
 
 
 def _adder(changes: Sequence[tuple[slice, Tensor, Tensor]]) -> Any:
-    """A hook that adds the one change to all that its module sees."""
+    """Return a hook that adds the one change to all that its module sees."""
     ((_, b, a),) = changes
 
     def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -236,7 +236,8 @@ def _row_adder(
     changes: Sequence[tuple[slice, Tensor, Tensor]],
     ids: Sequence[int],
 ) -> Any:
-    """A hook that adds each change to its rows. ids: (rows, length) of the batch, once known."""
+    """Return a hook that adds each change to its rows. ids: (rows, length) of the batch, once
+    known."""
 
     def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         each = _entries_of_a_row(model, path, tuple(args[0].shape), ids)
@@ -297,8 +298,8 @@ def states_of(model: Any, ids: Tensor, parents: Tensor | None) -> Tensor:
 
 
 def _hidden_from(parents: Tensor) -> tuple[Tensor, Tensor]:
-    """(whether the second token is hidden from the first, (rows, length, length); the position of
-    each in its own text, (rows, length)). A token sees itself and those on its way."""
+    """Return (whether the second token is hidden from the first, (rows, length, length); the
+    position of each in its own text, (rows, length)). A token sees itself and those on its way."""
     rows, length = parents.shape
     every = torch.arange(rows)
     seen = torch.eye(length, dtype=torch.bool).repeat(rows, 1, 1)

@@ -176,7 +176,7 @@ class Onlooker:
         return frozenset(self._adapters[name].content_hash() for name in self._prompts)
 
     def _different(self, name: str, most: int) -> list[Encoded]:
-        """The first prompts of a task as tokens, no two alike."""
+        """Return the first prompts of a task as tokens, no two alike."""
         kept: dict[Encoded, None] = {}
         for number, text in enumerate(self._prompts[name], 1):
             item = encode_prompt(self._tokenizer, text)
@@ -191,7 +191,8 @@ class Onlooker:
         return {path: module.factors() for path, module in modules.items()}
 
     def _answers(self, name: str) -> list[Encoded]:
-        """The first prompts with how the original's answers begin, which the judge remembers."""
+        """Return the first prompts with how the original's answers begin, which the judge
+        remembers."""
         said = self.judge.answers(name)[:PROMPTS]
         return [Encoded(answer.prompt, answer.target[:_TOKENS]) for answer in said]
 

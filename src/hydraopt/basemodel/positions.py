@@ -35,8 +35,8 @@ def stated_by(model: Any) -> int | None:
 
 
 def _tables(model: Any) -> Iterator[tuple[int, int]]:
-    """(rows, positions) of each table. OPT's first rows are none of the text's, and RoBERTa counts
-    from behind the place of padding."""
+    """Yield (rows, positions) of each table. OPT's first rows are none of the text's, and RoBERTa
+    counts from behind the place of padding."""
     for path, module in model.named_modules():
         if isinstance(module, nn.Embedding) and _is_named(path):
             rows = module.num_embeddings - int(getattr(module, "offset", 0))
@@ -52,7 +52,8 @@ def _is_named(path: str) -> bool:
 
 
 def limits_within(model: Any, items: Sequence[Encoded], limits: Sequence[int]) -> list[int]:
-    """The limits on the tokens of answers, or less where the model has no positions for so many.
+    """Return the limits on the tokens of answers, or less where the model has no positions for so
+    many.
 
     Raises UsageError as :func:`check_prompt`.
     """

@@ -63,9 +63,9 @@ def read_prompts(path: str | Path) -> list[str]:
 
 
 def prompt_files(path: str | Path) -> dict[str, Path]:
-    """A folder's files of prompts, by the task that each is called by: ``NAME.jsonl``, ``.ndjson``
-    or ``.txt``. Hidden files hold no prompts. Raises UsageError for a folder that is none, and for
-    two files of a task."""
+    """Return a folder's files of prompts, by the task that each is called by: ``NAME.jsonl``,
+    ``.ndjson`` or ``.txt``. Hidden files hold no prompts. Raises UsageError for a folder that is
+    none, and for two files of a task."""
     folder = Path(path)
     if not folder.is_dir():
         do = "Name the task of a file: NAME=FILE" if folder.is_file() else None

@@ -19,7 +19,7 @@ __all__ = ["depends_on", "kept_records", "recalled_records"]
 
 
 def depends_on(coded: Mapping[str, CodedModule]) -> list[bytes | str]:
-    """All of some modules that a refit of them depends on."""
+    """Return all of some modules that a refit of them depends on."""
     parts: list[bytes | str] = []
     for path, module in sorted(coded.items()):
         record = module.record
@@ -45,7 +45,8 @@ def kept_records(
 
 
 def recalled_records(value: Any, coded: Mapping[str, CodedModule]) -> dict[str, PartsRecord] | None:
-    """The records that such a value holds; None where it is no such value of these modules."""
+    """Return the records that such a value holds; None where it is no such value of these
+    modules."""
     try:
         paths, data = value["modules"], base64.b64decode(value["stream"], validate=True)
         if len(paths) > len(coded):

@@ -100,7 +100,7 @@ class Course:
         self._order, self._waiting = np.random.default_rng(how.seed), list[int]()
 
     def begin(self, step: int) -> int:
-        """The batch of a step, the first of which is 1; gradients are zero then."""
+        """Return the batch of a step, the first of which is 1; gradients are zero then."""
         self._waiting = self._waiting or self._order.permutation(self._batches).tolist()
         falling = 1 - (step - 1) / self._how.steps
         rate = self._how.rate * min(step / _WARM, 1.0) * falling
@@ -251,7 +251,7 @@ class _Training:
     def course(
         self, sides: Mapping[str, _Sides], rate: float, told: Callable[[int], None]
     ) -> Iterator[tuple[int, dict[str, PartsRecord]]]:
-        """(steps so far, what was learned, coded) at every stop. sides: by module path. told:
+        """Yield (steps so far, what was learned, coded) at every stop. sides: by module path. told:
         called with the steps so far, after each."""
         how = replace(self.how, rate=rate)
         learned = [x for side in sides.values() for x in (side.left, side.right)]
@@ -283,8 +283,8 @@ def _starts(
 
 
 def _strongest(coded: CodedModule, original: tuple[Any, Any]) -> Factors:
-    """The original's strongest parts, of shared sides what lies in their space; the coded parts
-    where the original has fewer."""
+    """Return the original's strongest parts, of shared sides what lies in their space; the coded
+    parts where the original has fewer."""
     whole = thin(*(np.asarray(x, np.float64) for x in original))
     u, v, record = whole.U * whole.s, whole.V, coded.record
     if record.left.way is Way.SHARED and coded.left is not None:
@@ -298,7 +298,7 @@ def _strongest(coded: CodedModule, original: tuple[Any, Any]) -> Factors:
 
 
 def _as_coded(coded: CodedModule) -> Factors:
-    """The coded parts, both sides of each of one length."""
+    """Return the coded parts, both sides of each of one length."""
     factors = coded.record.factors
     even = np.sqrt(
         np.linalg.norm(factors.A, axis=1) / np.maximum(np.linalg.norm(factors.B, axis=0), 1e-300)
@@ -388,7 +388,7 @@ class _Sides:
 
 
 def _span(way: Way, basis: Basis | None) -> Tensor | None:
-    """An orthonormal basis (N, q) of what a shared side can be; None for any other side."""
+    """Return an orthonormal basis (N, q) of what a shared side can be; None for any other side."""
     if way is not Way.SHARED or basis is None:
         return None
     return torch.tensor(basis.orthonormal, dtype=torch.float32)

@@ -17,7 +17,7 @@ __all__ = ["place_saved", "replaced"]
 
 
 def place_saved(model: nn.Module, saved: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-    """The tensors, by path, in the type and on the device of the parameters they stand for.
+    """Return the tensors, by path, in the type and on the device of the parameters they stand for.
 
     Raises AlignmentError if the model lacks one of them, or has it in another shape.
     """

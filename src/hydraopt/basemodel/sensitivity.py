@@ -118,8 +118,8 @@ def _gradient(output: Tensor) -> Tensor:
 
 
 def _real(model: nn.Module, path: str, values: Mapping[str, Tensor], real: Tensor) -> Tensor:
-    """A module's values at real tokens, (N, n). real: (rows, length); the model may give a module
-    rows and tokens as one dimension."""
+    """Return a module's values at real tokens, (N, n). real: (rows, length); the model may give a
+    module rows and tokens as one dimension."""
     seen = values.get(path)
     if seen is None or seen.shape[:-1] not in (real.shape, (real.numel(),)):
         raise misfit(

@@ -47,7 +47,7 @@ class Trie:
 
 
 def trie_of(texts: Sequence[Encoded], shared: bool = True) -> Trie:
-    """The trie of some texts, each with one token before its target at least.
+    """Return the trie of some texts, each with one token before its target at least.
 
     shared: whether beginnings are; without, the texts stand apart.
     """
@@ -69,8 +69,8 @@ def trie_of(texts: Sequence[Encoded], shared: bool = True) -> Trie:
 
 
 def lines_of(texts: Sequence[Encoded]) -> list[tuple[list[int], Trie]]:
-    """All texts as (which, their trie), in lines of about equal length; one that is longer than a
-    line of several may be has its own."""
+    """Return all texts as (which, their trie), in lines of about equal length; one that is longer
+    than a line of several may be has its own."""
     whole = [(text.prompt + text.target)[:-1] for text in texts]
     order = sorted(range(len(texts)), key=lambda i: whole[i])  # what begins alike is neighbours
     most = min(max(_LINE, 2 * max(map(len, whole), default=0)), _LONGEST_LINE)
@@ -88,8 +88,8 @@ def _cut(
     most: int,
     enough: tuple[int, ...],
 ) -> tuple[int, list[list[int]]]:
-    """(nodes, lines): texts in that order, in lines of ``most`` nodes, and what is asked, at most.
-    enough: of both, with which a line ends before."""
+    """Return (nodes, lines): texts in that order, in lines of ``most`` nodes, and what is asked, at
+    most. enough: of both, with which a line ends before."""
     lines: list[list[int]] = []
     total = nodes = targets = 0
     before: tuple[int, ...] = ()
@@ -114,7 +114,7 @@ def _common(one: Sequence[int], two: Sequence[int]) -> int:
 
 
 def laid_out(tries: Sequence[Trie]) -> tuple[Tensor, Tensor | None]:
-    """(ids, parents) of tries, a row each, padded on the right with id 0: as of a Batch."""
+    """Return (ids, parents) of tries, a row each, padded on the right with id 0: as of a Batch."""
     length = max(len(trie.tokens) for trie in tries)
     ids = torch.zeros(len(tries), length, dtype=torch.long)
     parents = torch.full_like(ids, -1)
@@ -127,7 +127,7 @@ def laid_out(tries: Sequence[Trie]) -> tuple[Tensor, Tensor | None]:
 def batch_of(
     lines: Sequence[tuple[Sequence[int], Trie]], texts: Sequence[Encoded]
 ) -> tuple[list[int], Batch]:
-    """(which texts, their batch), a row each line."""
+    """Return (which texts, their batch), a row each line."""
     ids, parents = laid_out([trie for _, trie in lines])
     where: list[int] = []
     labels: list[int] = []

@@ -132,7 +132,8 @@ def verify_harm(
 
 
 def most_likely(stated: Harm, answers: int) -> float:
-    """The upper end of Wilson's interval (1927) of the stated share of answers that change, 0 to 1.
+    """Return the upper end of Wilson's interval (1927) of the stated share of answers that change,
+    0 to 1.
 
     answers: that were measured now, at least 1.  Both shares vary, as those of n and m answers do,
     and their difference as one of 1 / (1/n + 1/m): so many are counted, at three standard

@@ -56,7 +56,7 @@ def generate(
     batch_tokens: int,
     ends: Collection[int] | None = None,
 ) -> list[tuple[int, ...]]:
-    """The greedy answer to each item.
+    """Generate the greedy answer to each item.
 
     factors: of each item; a batch may hold several. most: tokens of an answer at most, of each, or
     of all; fewer where the model has no positions for so many. batch_tokens: padded tokens of a
@@ -127,7 +127,7 @@ class _Writer:
         self._say(_likeliest(torch.cat(logits)).tolist())
 
     def _invited(self) -> list[int]:
-        """The items that there is room for, one at the least if the batch is empty."""
+        """Return the items that there is room for, one at the least if the batch is empty."""
         new: list[int] = []
         widest = max((self._sizes[i] for i in self._rows), default=0)
         while self._waiting:
@@ -162,8 +162,8 @@ class _Writer:
 
 
 def _likeliest(logits: Tensor) -> Tensor:
-    """The greedy tokens, (N,), of logits (N, vocabulary). Raises NumericalError where they are not
-    finite: the first token would be written, as if it were meant."""
+    """Return the greedy tokens, (N,), of logits (N, vocabulary). Raises NumericalError where they
+    are not finite: the first token would be written, as if it were meant."""
     tokens = logits.argmax(-1)  # of NaN, where there is one
     if not bool(torch.isfinite(logits.gather(-1, tokens[:, None])).all()):
         raise not_finite("what the model writes cannot be told")
@@ -175,7 +175,7 @@ class NotFiniteError(NumericalError):
 
 
 def not_finite(what: str, adapter: str | None = None) -> NotFiniteError:
-    """The error of logits that are not finite, and of whose they are. what: is not known so."""
+    """Return the error for non-finite logits, naming the adapter. what: the consequence."""
     return NotFiniteError(
         explain(
             what,
@@ -188,7 +188,7 @@ def not_finite(what: str, adapter: str | None = None) -> NotFiniteError:
 
 
 def _checked(_ids: Tensor, logits: Tensor) -> Tensor:
-    """The logits, as a processor of transformers; raises NumericalError."""
+    """Return the logits, as a processor of transformers; raises NumericalError."""
     _likeliest(logits)
     return logits
 
@@ -235,7 +235,7 @@ def _chunks(
 
 
 def _each(model: Any, factors: Sequence[Placed]) -> AbstractContextManager[None]:
-    """Each row of a batch with its own factors on the model."""
+    """Attach to the model each row's own factors for a batch."""
     runs = [list(run) for _, run in itertools.groupby(factors, key=id)]
     # Factors of all rows fit any module, whichever tokens it sees.
     sizes = [*map(len, runs[:-1]), None]
@@ -275,7 +275,7 @@ def _by_transformers(
 
 
 def _ended(answer: Sequence[int], ends: Collection[int]) -> tuple[int, ...]:
-    """The answer up to the first token that ends it, that one included."""
+    """Return the answer up to the first token that ends it, that one included."""
     stop = next((i for i, token in enumerate(answer, 1) if token in ends), len(answer))
     return tuple(answer[:stop])
 
@@ -283,7 +283,8 @@ def _ended(answer: Sequence[int], ends: Collection[int]) -> tuple[int, ...]:
 def answered(
     model: Any, tokenizer: Any, prompts: Sequence[Encoded], factors: TaskFactors, most: int = 48
 ) -> list[Encoded]:
-    """The prompts with what the adapted model answers, greedily: unlabelled inputs are enough.
+    """Return the prompts with what the adapted model answers, greedily: unlabelled inputs are
+    enough.
 
     An answer ends with any of :func:`ends_of`. Raises as :func:`generate`.
     """

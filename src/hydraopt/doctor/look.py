@@ -46,8 +46,10 @@ class Symptom:
 
 
 def look(base: str | None = None) -> Iterator[Symptom]:
-    """All symptoms, in the order in which trouble would spread. base: a base model's folder, looked
-    at without loading its weights."""
+    """Yield all symptoms, in the order in which trouble would spread.
+
+    base: a base model's folder, checked without loading its weights.
+    """
     yield Symptom("hydraopt", "ok", f"{metadata.version(PACKAGE)}, {Path(__file__).parents[1]}")
     yield _python()
     yield from _required()
@@ -68,7 +70,7 @@ def _python() -> Symptom:
 
 
 def _requirements(extra: str | None) -> list[str]:
-    """The requirements of an extra, or of the package itself, without markers."""
+    """Return the requirements of an extra, or of the package itself, without markers."""
     own = []
     for line in metadata.requires(PACKAGE) or ():
         requirement, _, marker = line.partition(";")
@@ -148,7 +150,7 @@ def _gpu() -> Symptom:
 
 
 def _folders() -> Iterator[Symptom]:
-    """The folders that hydraopt writes: whether it can, and how much room there is."""
+    """Yield the folders that hydraopt writes: whether it can, and how much room there is."""
     from hydraopt.basemodel.memory import cache_folder
 
     yield _writable("measured harm", cache_folder(), "Set HYDRAOPT_CACHE to a folder of yours")

@@ -115,8 +115,8 @@ def encode_texts(
     most_tokens: int | None = None,
     context: Context | None = None,
 ) -> TaskRows:
-    """The first rows of a task as tokens; those of more than ``most_tokens`` are left out, those
-    for which the base has no places, and those without a token.
+    """Encode the first rows of a task as tokens; those of more than ``most_tokens`` are left out,
+    those for which the base has no places, and those without a token.
 
     labels: rows of the head. context: of the base; None for no limit. Raises UsageError if the task
     has another number of labels, if a row expects none of them, or if no row is left.
@@ -189,7 +189,7 @@ def classify_texts(
 
 
 def _logits(model: Any, items: Sequence[Encoded]) -> NDArray[np.float64]:
-    """(rows, labels)."""
+    """Return the logits, (rows, labels)."""
     logits: list[Tensor] = [torch.empty(0)] * len(items)
     for chunk in batches_by_tokens([len(x) for x in items], BATCH_TOKENS):
         longest = max(len(items[i]) for i in chunk)

@@ -51,15 +51,13 @@ class Request:
     tasks, task_of: folder of task folders; adapter name to "TASK/LANGUAGE", where its name or
         score.json does not give it.
     rows, tokens: limits, None for no limit.
-    write, write_base: whether answers are generated for metrics that need them, and for the base
-        too.
+    write, write_base: whether to generate answers for metrics that need them, also the base's.
     with_base: whether the base is scored beside adapters that are not classifiers.
     products: "float32", or "bfloat16" to round the inputs of matrix products, which is faster where
         the processor supports it; all else is in float32.
     seed, only: seed of the bootstrap; adapters to score, all if empty.
     answers: rows per task whose generated answers the result stores.
-    probes, swaps: files and folders of probes; whether identities are swapped in classification
-        rows.
+    probes, swaps: files and folders of probes; whether to swap identities in classified rows.
     people: maximum number of items per probe, and of rows per kind of swap.
     score: whether tasks are scored at all; always false without tasks.
     """
@@ -150,8 +148,8 @@ def _unfinished(
 
 
 def _about(compared: Compared, name: str, task: TaskFile | None) -> list[str]:
-    """All that an entry depends on, beside the request: the adapter's name, its rows and how they
-    are asked, and what others made of it."""
+    """Return all that an entry depends on, beside the request: the adapter's name, its rows and how
+    they are asked, and what others made of it."""
     rows = [] if task is None else [str(replace(task, rows=())), str(len(task.rows))]
     others = [
         f"{label} {factors_key(made[name])}"
@@ -185,8 +183,10 @@ def _entry(
     progress: Progress | None,
     known: Kept | None,
 ) -> dict[str, Any]:
-    """The adapter's entry of ``tasks``; without scores it has no results. One whose logits are no
-    numbers has none either, and says so: "skipped"."""
+    """Return the adapter's entry of ``tasks``, without results if there are no scores.
+
+    If logits are not finite there are none either, and "skipped" gives the reason.
+    """
     if task is None:
         return {"adapter": name, "results": {}}
     bare = {"adapter": name, "task": task.name, "language": task.language, "results": {}}
@@ -216,7 +216,7 @@ class _Models:
         self._loaded: tuple[Any, Any] | None = None
 
     def get(self, labels: int | None) -> tuple[Any, Any]:
-        """(model, tokenizer); None is the language model."""
+        """Return (model, tokenizer); None is the language model."""
         if self._loaded is None or labels != self._labels:
             self._loaded = None  # before the next takes memory
             load = load_model if labels is None else lambda base: load_classifier(base, labels)
@@ -267,7 +267,7 @@ def _classified(
 
 
 def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile | None]:
-    """The rows of every adapter, by its name; None where no tasks were given."""
+    """Return the rows of every adapter, by its name; None where no tasks were given."""
     names = compared.names()
     for asked, what in ((request.task_of, "a task is named"), (request.only, "scores are wanted")):
         unknown = sorted(set(asked) - set(names))
@@ -297,7 +297,7 @@ def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile | No
 
 
 def _rows_of(adapter: str, task: TaskName, request: Request) -> TaskFile:
-    """The rows of an adapter's task; an error states where the task's name is from."""
+    """Return the rows of an adapter's task; an error states where the task's name is from."""
     assert request.tasks is not None
     try:
         return read_task_file(request.tasks, task.name, task.language, request.split)
@@ -334,8 +334,8 @@ def _head(compared: Compared, request: Request) -> dict[str, Any]:
 def task_result(
     rows: TaskRows, scores: Mapping[str, Scores], seed: int, labels: bool = False
 ) -> dict[str, Any]:
-    """The entry of ``tasks`` for these scores. labels: of a classification, which has none of the
-    base, which has no head, and says how many labels flip."""
+    """Return the entry of ``tasks`` for these scores. labels: of a classification, which has none
+    of the base, which has no head, and says how many labels flip."""
     base, original = scores.get(BASE), scores.get(ORIGINAL)
     gain = base.loss_per_token - original.loss_per_token if base and original else 0.0
     results: dict[str, Any] = {}

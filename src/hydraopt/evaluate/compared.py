@@ -39,7 +39,7 @@ class Compared:
     notes: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
-        """Every adapter's name, of the originals and of the bundles."""
+        """Return every adapter's name, of the originals and of the bundles."""
         names = dict.fromkeys(self.adapters)
         for bundle in self.bundles.values():
             names |= dict.fromkeys(bundle)
@@ -68,7 +68,8 @@ class Compared:
         return any(map(is_classifier, configs))
 
     def classifiers(self, name: str) -> dict[str, Classifier]:
-        """The classifiers called ``name``: the original's, each bundle's. The base has no head."""
+        """Return the classifiers called ``name``: the original's, each bundle's. The base has no
+        head."""
         sources: dict[str, Any] = {ORIGINAL: self.adapters[name]} if name in self.adapters else {}
         sources |= {label: x[name] for label, x in self.bundles.items() if name in x}
         factors = self.sets(name)
@@ -78,7 +79,7 @@ class Compared:
         }
 
     def sets(self, name: str) -> dict[str, TaskFactors]:
-        """The factors called ``name``: the base's (none), the original's, each bundle's."""
+        """Return the factors called ``name``: the base's (none), the original's, each bundle's."""
         by_label: dict[str, TaskFactors] = {BASE: {}}
         if name in self.adapters:
             modules = self.adapters[name].modules

@@ -29,7 +29,7 @@ class Context:
 
 
 def context_of(model: Any) -> Context:
-    """The context of a model of transformers."""
+    """Return the context of a model of transformers."""
     most = positions_of(model)
     return Context(stated=stated_by(model)) if most is None else Context(most)
 

@@ -117,7 +117,7 @@ def _token_f1(answer: str, row: TaskRow, language: str) -> Sequence[float]:
 
 @functools.cache
 def _label(text: str) -> float:
-    """A number for a label: equal labels, equal numbers."""
+    """Return a number for a label: equal labels, equal numbers."""
     import zlib
 
     return float(zlib.crc32(text.strip().encode()))
@@ -223,7 +223,7 @@ rows, BLEU is the corpus's; accuracy and exact match are one thing under two nam
 
 
 def metrics_of(said: str) -> list[Metric]:
-    """The metrics that META.json's wording names, in its order; the first one is the task's.
+    """Return the metrics that META.json's wording names, in its order; the first one is the task's.
 
     A name stands by itself: "chrF++", "top-accuracy" and "token-level accuracy" name other metrics.
     Raises UsageError when it names none.

@@ -177,7 +177,7 @@ class People:
 def _short(
     rows: Sequence[SwapRow], length: Callable[[str], int], most: int | None
 ) -> list[SwapRow]:
-    """The rows whose texts all have a place in the base. length: tokens of a text."""
+    """Return the rows whose texts all have a place in the base. length: tokens of a text."""
     if most is None:
         return list(rows)
     return [row for row in rows if max(map(length, row.texts())) <= most]

@@ -164,7 +164,7 @@ class Prober:
 def _bar(
     progress: Progress | None, name: str, number: int, sets: int
 ) -> Callable[[str, int, int], None]:
-    """One bar over all sets, in parts of a thousand."""
+    """Return a progress callback over all sets, in thousandths."""
 
     def move(what: str, done: int, total: int) -> None:
         if progress:

@@ -94,8 +94,8 @@ def encode_task(
     most_tokens: int | None = None,
     context: Context | None = None,
 ) -> TaskRows:
-    """The first rows of a task as tokens; those of more than ``most_tokens`` are left out, and
-    those for which the base has no places.
+    """Encode the first rows of a task as tokens; those of more than ``most_tokens`` are left out,
+    and those for which the base has no places.
 
     context: of the base; None for no limit. Raises UsageError if none is left.
     """
@@ -151,7 +151,8 @@ class Scores:
         return metric.total(self.numbers[metric.name])
 
     def against(self, old: Scores, metric: Metric, seed: int = 0) -> Interval:
-        """The difference to ``old`` with a paired bootstrap interval, in points of percent."""
+        """Return the difference to ``old`` with a paired bootstrap interval, in points of
+        percent."""
         return paired_difference(
             old.numbers[metric.name], self.numbers[metric.name], metric.total, seed=seed
         )
@@ -225,7 +226,7 @@ def _both(
     bars: tuple[Callable[[int, int], None], Callable[[int, int], None]],
     known: Kept | None,
 ) -> tuple[dict[str, Forced], dict[str, Forced]]:
-    """All sets teacher-forced on the items' own targets, and on what the reference writes.
+    """Teacher-force all sets on the items' own targets, and on the reference's answers.
 
     The reference takes one pass before, which tells how far it writes the targets. All sets read
     its answers, also one that nobody asks: behind the same prompts they cost little.

@@ -158,7 +158,7 @@ class TaskName:
 
 
 def task_of(adapter: str, folder: AnyPath | None, tasks: Path) -> tuple[str, str]:
-    """(task, language) of an adapter, as of :func:`named_task`."""
+    """Return (task, language) of an adapter, as of :func:`named_task`."""
     task = named_task(adapter, folder, tasks)
     return task.name, task.language
 

@@ -77,7 +77,7 @@ class Unfinished:
         return Kept(self._folder / key_of(about))
 
     def entry(self, about: Sequence[str]) -> dict[str, Any] | None:
-        """The entry of a task that is done; ``about`` begins with its name."""
+        """Return the entry of a task that is done; ``about`` begins with its name."""
         entry = self._done.get(key_of(about))
         whole = isinstance(entry, dict) and entry.get("adapter") == about[0]
         return entry if whole else None

@@ -95,7 +95,7 @@ def export_task(
 
 
 def find_format(name: str) -> ExportFormat:
-    """The row of a format; UsageError lists the known ones otherwise."""
+    """Return the row of a format; UsageError lists the known ones otherwise."""
     if name not in FORMATS:
         raise UsageError(explain("unknown format", got=repr(name), expected=", ".join(FORMATS)))
     return FORMATS[name]

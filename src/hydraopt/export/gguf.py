@@ -119,7 +119,8 @@ def _names(gguf: Any, task: TaskAdapter, pairs: list[Pair], about: GgufBase) -> 
 
 
 def _permuted(task: TaskAdapter, pair: Pair, b: Array, heads: int) -> Array:
-    """The rows of B (m, r) in the order in which llama.cpp keeps those of q and k of a Llama.
+    """Return the rows of B (m, r) in the order in which llama.cpp keeps those of q and k of a
+    Llama.
 
     transformers rotates the two halves of a head against each other, llama.cpp neighbours: within
     each head, row i of the first half is followed by row i of the second.
@@ -152,8 +153,8 @@ class _Head:
 
 
 def _invocation(task: TaskAdapter) -> list[int]:
-    """The tokens after which an aLoRA acts; none for other LoRAs. Raises ExportError for others
-    than whole numbers: the config is the author's."""
+    """Return the tokens after which an aLoRA acts; none for other LoRAs. Raises ExportError for
+    others than whole numbers: the config is the author's."""
     tokens = task.config.get(ALORA) or []
     if isinstance(tokens, list) and all(type(x) is int and 0 <= x < 1 << 31 for x in tokens):
         return tokens

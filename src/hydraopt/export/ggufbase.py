@@ -46,7 +46,7 @@ class GgufBase:
 
 
 def load_gguf() -> Any:
-    """The gguf package. Raises ExportError, saying how to install it."""
+    """Import the gguf package. Raises ExportError with advice on installation."""
     try:
         return importlib.import_module("gguf")
     except ImportError as error:
@@ -86,8 +86,8 @@ def read_gguf_base(base: Path) -> GgufBase:
 
 
 def gguf_head(file: Path) -> dict[str, RawTensor]:
-    """The output embeddings of a GGUF file that was read before, by their name in transformers;
-    none where they are quantised or tied."""
+    """Return the output embeddings of a GGUF file that was read before, by their name in
+    transformers; none where they are quantised or tied."""
     gguf = load_gguf()
     kinds = gguf.GGMLQuantizationType
     floats = {kinds.F32: "F32", kinds.F16: "F16", kinds.BF16: "BF16"}

@@ -282,7 +282,7 @@ def _check_names(task: TaskAdapter, made: Path, names: Iterable[str]) -> None:
 def _with_alphas(
     task: TaskAdapter, modules: list[Stored], dtype: str
 ) -> list[tuple[Stored, float]]:
-    """The modules and their alphas: one for all, because diffusers reads only one rightly.
+    """Return the modules and their alphas: one for all, because diffusers reads only one rightly.
 
     What was in a kohya file keeps its own, if all are float32 numbers other than 0.
     """
@@ -341,7 +341,7 @@ def _alphas(tensors: Mapping[str, RawTensor]) -> list[float]:
 
 
 def _inner(name: str) -> str:
-    """The path inside a component, as it ends in every version of transformers."""
+    """Return the path inside a component, as it ends in every version of transformers."""
     component, _, inner = name.partition(".")
     return inner.removeprefix("text_model.") if component.startswith("text_") else inner
 

@@ -101,7 +101,7 @@ def export_merged(
 
 
 def _changed(tensor: RawTensor, change: Change) -> RawTensor:
-    """The tensor whose bytes are computed when they are asked for."""
+    """Return the tensor whose bytes are computed when they are asked for."""
     return dataclasses.replace(tensor, read=lambda: change(tensor))
 
 
@@ -214,7 +214,7 @@ def _stretch(task: TaskAdapter, path: str, wanted: Array, norms: Array) -> Array
 
 
 def _replacement(task: TaskAdapter, value: RawTensor, added: bool) -> Change:
-    """The task's own tensor in the base's type, or the base's plus it."""
+    """Return the task's own tensor in the base's type, or the base's plus it."""
 
     def change(old: RawTensor) -> bytes:
         if not added and value.dtype == old.dtype:

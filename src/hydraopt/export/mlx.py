@@ -140,7 +140,8 @@ def mlx_adapter(
 
 
 def _keys(task: TaskAdapter) -> tuple[list[str], int]:
-    """(names inside a layer, or of the whole path for modules outside; layers that have to be)."""
+    """Return (names inside a layer, or of the whole path for modules outside; layers that have to
+    be)."""
     keys: set[str] = set()
     stacks: dict[str, str] = {}
     layers = 0
@@ -199,7 +200,7 @@ def _is_dora(task: TaskAdapter) -> bool:
 
 
 def _origin(task: TaskAdapter) -> dict[str, Any]:
-    """The config that an adapter from MLX came with; {} for any other."""
+    """Return the config that an adapter from MLX came with; {} for any other."""
     origin = task.config.get("hydraopt")
     settings = origin.get("config") if isinstance(origin, dict) else None
     return dict(settings) if isinstance(settings, dict) else {}

@@ -114,7 +114,7 @@ def _package(name: str) -> Any:
 
 
 def _inputs(base: Path) -> dict[tuple[str, str], LoraInput]:
-    """The LoRA inputs of a model; UsageError for a file that has none."""
+    """Return the LoRA inputs of a model; UsageError for a file that has none."""
     onnx = _package("onnx")
     file = base / "model.onnx" if base.is_dir() else base
     try:
@@ -138,7 +138,7 @@ def _inputs(base: Path) -> dict[tuple[str, str], LoraInput]:
 
 
 def _plain(name: str) -> tuple[str, str] | None:
-    """(module path, half) of a LoRA input, whoever named it; None for other inputs.
+    """Return (module path, half) of a LoRA input, whoever named it; None for other inputs.
 
     Olive's names from PEFT are MODULE.lora_A.weight; exporters of torch keep PEFT's prefix and the
     adapter's name; onnxruntime-genai's builder says attn for self_attn, and names its MatMul.
@@ -178,7 +178,7 @@ def _dtype(task: TaskAdapter, dtype: str, inputs: Inputs | None) -> str:
 
 
 def _rank(task: TaskAdapter, pairs: list[Pair], inputs: Inputs | None) -> int:
-    """One rank for all: the model's, if it is fixed, else the task's largest."""
+    """Return one rank for all: the model's, if it is fixed, else the task's largest."""
     most = max(pair.rank for pair in pairs)
     fixed = {x.shape[1 if half == "lora_A" else 0] for (_, half), x in (inputs or {}).items()} - {
         None
@@ -197,7 +197,7 @@ def _rank(task: TaskAdapter, pairs: list[Pair], inputs: Inputs | None) -> int:
 def _name(
     task: TaskAdapter, pair: Pair, half: str, shape: tuple[int, ...], inputs: Inputs | None
 ) -> str:
-    """The input for a half of a pair, checked against the model if there is one."""
+    """Return the input for a half of a pair, checked against the model if there is one."""
     if inputs is None:
         return f"{pair.path}.{half}.weight"
     own = inputs.get((_module(pair.path), half))

@@ -43,7 +43,7 @@ def plain_pairs(
     settings: Collection[str] = (),
     base: Base = None,
 ) -> list[Pair]:
-    """The task's pairs by module path: A (r, n) and B (m, r) of linear layers, scale inside.
+    """Return the task's pairs by module path: A (r, n) and B (m, r) of linear layers, scale inside.
 
     engine: who is to load them, for messages. Names are those of the paths, whatever the original
     file called them.  settings: such as change what pairs mean and have a place in the format.
@@ -131,7 +131,7 @@ def refuse_settings(task: TaskAdapter, engine: str, but: Collection[str] = ()) -
 
 
 def refused(task: TaskAdapter, engine: str, what: str, module: str | None = None) -> ExportError:
-    """The error for something an engine has no place for."""
+    """Return the error for something an engine has no place for."""
     kinds = {x.layout for x in task.modules.values()} | set(task.extra_kinds.values())
     # PEFT has no match for what LyCORIS adds to kohya files.
     lycoris = task.entry.format == "kohya" and bool(kinds & {"factor", "tuner", "tuner_ones"})

@@ -51,7 +51,7 @@ class ServedBundle:
         self._bundle = Following(path)
 
     def task(self, name: str) -> TaskAdapter | None:
-        """The task of that name; None if there is none. Raises as :func:`open_bundle`."""
+        """Return the task of that name; None if there is none. Raises as :func:`open_bundle`."""
         with self._one:
             try:
                 return self._bundle.tasks([name])[name]
@@ -99,7 +99,7 @@ class FolderCache:
         self.most = most
 
     def folder(self, task: TaskAdapter, write: Write) -> Path:
-        """The folder of a task, written first if it is not there yet.
+        """Return the folder of a task, written first if it is not there yet.
 
         Raises what ``write`` raises; OSError.
         """
@@ -124,7 +124,7 @@ class FolderCache:
         return sum(size for _, size, _ in self._homes())
 
     def _homes(self) -> list[tuple[float, int, Path]]:
-        """(time of last use, bytes, folder) of each."""
+        """Return (time of last use, bytes, folder) of each."""
         homes = []
         with suppress(OSError):
             for home in self.root.iterdir():

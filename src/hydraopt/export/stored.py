@@ -60,14 +60,15 @@ class Stored:
         return replace(self, a=a, b=b)
 
     def kernels(self) -> tuple[Array, Array]:
-        """(a, b) with the axes of a convolution: (r, in, kh, kw) and (m, r, 1, 1)."""
+        """Return (a, b) with the axes of a convolution: (r, in, kh, kw) and (m, r, 1, 1)."""
         tail = self.module.a_tail
         a = self.a.reshape(self.rank, self.module.n // math.prod(tail), *tail)
         return a, self.b.reshape(*self.b.shape, *(1 for _ in tail))
 
 
 def stored_modules(task: TaskAdapter, dtype: str) -> list[Stored]:
-    """The task's modules, by path; layers that are fused or stacked have to be ruled out before.
+    """Return the task's modules, by path; layers that are fused or stacked have to be ruled out
+    before.
 
     dtype: as in :func:`hydraopt.export.export_peft`. With "same", a lossless task has the numbers
     of the original in the original's types, and its scales; all else has scale 1. F64, in which
@@ -97,7 +98,7 @@ def check_padded(task: TaskAdapter, modules: Iterable[Stored], rank: int) -> Non
 def kept_file(
     task: TaskAdapter, file_format: Format, dtype: str
 ) -> tuple[Mapping[str, RawTensor], Mapping[str, str]] | None:
-    """(tensors, metadata) of a lossless task of that format, which is written as it was.
+    """Return (tensors, metadata) of a lossless task of that format, which is written as it was.
 
     None for any other, for another dtype than "same", and where the caller of the merge gave an
     alpha that the file does not hold.

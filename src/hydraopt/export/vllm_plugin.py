@@ -66,7 +66,8 @@ def register() -> None:
 
 
 def make_resolver(bundles: Sequence[AnyPath], cache: FolderCache, *, any_base: bool = False) -> Any:
-    """An instance of vLLM's LoRAResolver for the tasks of those bundles, the first that has one.
+    """Return an instance of vLLM's LoRAResolver for the tasks of those bundles, the first that has
+    one.
 
     For each request of an adapter that vLLM has not loaded it is asked whether the bundle's files
     are still the same, so that a replaced file is seen; what is exported stays in ``cache`` under
@@ -120,7 +121,7 @@ def _fits(task: TaskAdapter, base_model: str) -> bool:
 
 
 def _places(setting: str) -> list[AnyPath]:
-    """The bundles that the setting names."""
+    """Return the bundles that the setting names."""
     # An address has the mark that paths are separated by.
     texts = setting.split() if "://" in setting else setting.split(os.pathsep)
     return [place_of(text) for text in texts if text]

@@ -45,7 +45,8 @@ def apply(
     same_base: bool = False,
     **options: Any,
 ) -> list[Adapter]:
-    """The adapters that ``method`` makes of these, under the same names and in the same order.
+    """Return the adapters that ``method`` makes of these, under the same names and in the same
+    order.
 
     method: a name of :data:`hydraopt.methods.METHODS`; options: those of its function. Each module
     is merged over the adapters that have it, and an adapter keeps lacking what it lacks. weights:
@@ -141,7 +142,7 @@ def _weights(
     row: Method,
     weights: Sequence[float] | Mapping[str, float] | None,
 ) -> list[float] | None:
-    """One weight for each adapter, or None for the method's own."""
+    """Return one weight for each adapter, or None for the method's own."""
     if weights is None:
         if not row.weighs_errors:
             return None
@@ -167,7 +168,7 @@ def _weights(
 
 
 def _weight(name: str, weight: object, positive: bool) -> float:
-    """The weight of the adapter of that name; raises UsageError for what is none."""
+    """Return the weight of the adapter of that name; raises UsageError for what is none."""
     number = real(weight)
     if number is None or not math.isfinite(number) or (positive and number <= 0):
         raise UsageError(

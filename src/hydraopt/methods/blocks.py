@@ -29,7 +29,7 @@ MatrixRows = Callable[[int, int], Array]
 
 
 def spans(m: int, n: int, block: int = BLOCK) -> Iterator[tuple[int, int]]:
-    """The blocks of m rows of n entries, (start, stop)."""
+    """Yield the blocks of m rows of n entries, (start, stop)."""
     step = max(block // max(n, 1), 1)
     for start in range(0, m, step):
         yield start, min(start + step, m)
@@ -47,7 +47,7 @@ class Cut:
     until: int
 
     def of(self, start: int, rows: Array) -> NDArray[np.bool_]:
-        """The mask of these rows, the first of which is row ``start``."""
+        """Return the mask of these rows, the first of which is row ``start``."""
         size = np.abs(rows)
         mask: NDArray[np.bool_] = size > self.value
         equal = size == self.value
@@ -58,7 +58,8 @@ class Cut:
 
 
 def largest(factors: Factors, keep: int, block: int = BLOCK) -> Cut:
-    """The cut that leaves exactly ``keep`` entries of ``B A``; among equals the first ones win.
+    """Return the cut that leaves exactly ``keep`` entries of ``B A``; among equals the first ones
+    win.
 
     Radix selection: magnitudes as 64-bit integers keep their order, so counts of their upper 16
     bits, then the next 16, close in on the value until what is left fits one block.
@@ -126,7 +127,8 @@ def refit(
     seed: int = 0,
     block: int = BLOCK,
 ) -> tuple[Factors, float]:
-    """The best factors of that rank for an (m, n) given by its rows, and the relative error left.
+    """Return the best factors of that rank for an (m, n) given by its rows, and the relative error
+    left.
 
     Randomised SVD with ``passes`` subspace iterations (Halko, Martinsson and Tropp, arXiv
     0909.4061, algorithms 4.4 and 5.1); exact where rank + oversample reaches min(m, n) or the rank

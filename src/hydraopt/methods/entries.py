@@ -66,7 +66,7 @@ def elected(matrices: Iterable[Array], weights: Array) -> Array:
 
 
 def trimmed(values: Array, density: float) -> Array:
-    """An array with all but its int(density * size) largest magnitudes put to zero; of equal
+    """Return an array with all but its int(density * size) largest magnitudes put to zero; of equal
     magnitudes the first ones stay."""
     keep = int(density * values.size)
     if keep >= values.size:

@@ -91,7 +91,8 @@ def fit_gradient(
 
 
 def _loss(factors: Sequence[Factors], w: Array, total: float) -> Callable[[Any, Any, Any], Any]:
-    """The objective in torch: of A' (R, n), heads (M, m, R) and the mix of heads of each task."""
+    """Return the objective in torch: of A' (R, n), heads (M, m, R) and the mix of heads of each
+    task."""
     import torch
 
     tensors = [(torch.from_numpy(f.B.copy()), torch.from_numpy(f.A.copy())) for f in factors]
@@ -112,7 +113,7 @@ def _loss(factors: Sequence[Factors], w: Array, total: float) -> Callable[[Any, 
 
 
 def _of_nothing(m: int, n: int, rank: int, tasks: int) -> HydraFit:
-    """The fit of dW's that are all zero: one head of zeros."""
+    """Return the fit of dW's that are all zero: one head of zeros."""
     rows, zeros = np.linalg.qr(np.eye(n, rank))[0].T, (np.zeros((m, rank)),)
     return HydraFit(rows, zeros, np.zeros(tasks, np.int64), np.ones(tasks), (0.0,))
 

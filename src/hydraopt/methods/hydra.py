@@ -88,7 +88,7 @@ def fit_exact(
     seed: int = 0,
     scales: bool = True,
 ) -> HydraFit:
-    """The best of several descents by exact steps.
+    """Return the best of several descents by exact steps.
 
     heads: M, 1 to T. rank: R; a core narrower than R gives fewer rows, without loss. weights: w_t,
     positive, default 1. scales: whether each task has its own g_t, which costs one number; without
@@ -150,7 +150,7 @@ def check_counts(heads: int, rank: int, tasks: int) -> None:
 
 
 def _order(factors: Sequence[Factors], w: Array) -> list[int]:
-    """The tasks by what they are, so that starts do not depend on how they are listed."""
+    """Return the tasks by what they are, so that starts do not depend on how they are listed."""
     keys = []
     for f, weight in zip(factors, w, strict=True):
         towards = sum(u * f.inner(other) for other, u in zip(factors, w, strict=True))
@@ -161,7 +161,8 @@ def _order(factors: Sequence[Factors], w: Array) -> list[int]:
 def _problem(
     factors: Sequence[Factors], w: Array, rank: int, scales: bool
 ) -> tuple[_Problem, Array, Array]:
-    """The problem in the small core, and the bases that lead back: left (m, p), right (n, q)."""
+    """Return the problem in the small core, and the bases that lead back: left (m, p), right (n,
+    q)."""
     thins = [thin(f.B, f.A) for f in factors]
     left, right = stacked_bases(factors)
     r = max(max(own.s.size for own in thins), 1)
@@ -254,7 +255,8 @@ class _Problem:
         return V, np.tensordot(mix, self.B @ (self.A @ V), 1)
 
     def _gains(self, V: Array, H: Array) -> tuple[Array, Array, Array]:
-        """(gain, g) of each task with each head, (T, M), and |C_t V|^2, the most it could be."""
+        """Return (gain, g) of each task with each head, (T, M), and |C_t V|^2, the most it could
+        be."""
         tasks, heads = len(self.w), len(H)
         inside = self.B @ (self.A @ V)
         inner = inside.reshape(tasks, -1) @ H.reshape(heads, -1).T

@@ -170,7 +170,8 @@ def core_ties(
 
 
 def _reference(factors: Sequence[Factors]) -> SmallCore:
-    """The core in Core Space's own bases: singular vectors, the strongest first, without nulls."""
+    """Return the core in Core Space's own bases: singular vectors, the strongest first, without
+    nulls."""
     core = small_core(factors)
     bases = []
     for basis, stacked in (
@@ -217,7 +218,8 @@ def tsv_m(
 
 
 def _polar(columns: Array) -> Array:
-    """The nearest matrix with orthonormal columns, within the space that the columns span."""
+    """Return the nearest matrix with orthonormal columns, within the space that the columns
+    span."""
     u, s, vt = np.linalg.svd(in_range(columns), full_matrices=False)
     sound = significant(s, COINCIDENT)
     polar: Array = u[:, sound] @ vt[sound]

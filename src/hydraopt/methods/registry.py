@@ -81,7 +81,7 @@ class Method:
             check_option(name, options[name], defaults[name])
 
     def read(self, option: str, text: str) -> int | float | bool:
-        """The value of a setting written as text: "0.2", "4", "false". Raises UsageError for
+        """Return the value of a setting written as text: "0.2", "4", "false". Raises UsageError for
         options that the method does not have and for texts that are no such value."""
         kinds = self._kinds
         self._check_known({option}, set(kinds), ", ".join(kinds))
@@ -197,15 +197,15 @@ METHODS: Final[Mapping[str, Method]] = {row.name: row for row in _ROWS}
 
 
 def method_named(name: str) -> Method:
-    """The row of that name; raises UsageError that lists the names."""
+    """Return the row of that name; raises UsageError that lists the names."""
     if name not in METHODS:
         raise UsageError(explain("unknown method", got=name, expected=", ".join(METHODS)))
     return METHODS[name]
 
 
 def solver_of(name: str, solver: str) -> Method:
-    """The row of a method by one of its solvers, "exact" or "gradient"; raises UsageError where
-    there is no choice. HydraOpt alone has one."""
+    """Return the row of a method by one of its solvers, "exact" or "gradient"; raises UsageError
+    where there is no choice. HydraOpt alone has one."""
     row = method_named(name)
     if solver not in ("exact", "gradient"):
         raise UsageError(explain("unknown solver", got=solver, expected="exact or gradient"))

@@ -57,12 +57,13 @@ class Merged:
         return bool(np.isfinite(numbers).all())
 
     def task(self, t: int) -> Factors:
-        """The factors of task t with its scale inside B, as every other :class:`Factors` has it."""
+        """Return the factors of task t with its scale inside B, as every other :class:`Factors` has
+        it."""
         return Factors(self.factors[t].B * self.scales[t], self.factors[t].A)
 
 
 def one_for_all(factors: Factors, tasks: int, added: float = 0.0) -> Merged:
-    """One adapter that serves all tasks."""
+    """Return one adapter that serves all tasks."""
     return Merged((factors,) * tasks, (1.0,) * tasks, added)
 
 
@@ -84,7 +85,7 @@ class SmallCore:
         return self.sides[t].B @ self.sides[t].A
 
     def cores(self) -> Iterator[Array]:
-        """All C_t, (p, q), one at a time."""
+        """Yield all C_t, (p, q), one at a time."""
         return (side.B @ side.A for side in self.sides)
 
     def weighted(self, weights: Array) -> Array:
@@ -115,7 +116,8 @@ class SmallCore:
 
 
 def small_core(factors: Sequence[Factors]) -> SmallCore:
-    """The core of one module through a QR of the stacked factors; nothing of size m x n is formed.
+    """Return the core of one module through a QR of the stacked factors; nothing of size m x n is
+    formed.
 
     O((m + n) (sum r)^2). Any other factoring of the same dW's gives the same lifted results, to
     rounding. Raises UsageError for no factors, AlignmentError for dW's of different shapes.
@@ -134,7 +136,7 @@ def stacked_bases(factors: Sequence[Factors]) -> tuple[Array, Array]:
 
 
 def check_shapes(factors: Sequence[Factors]) -> tuple[int, int]:
-    """(m, n) of all the dW's; errors as in :func:`small_core`."""
+    """Return (m, n) of all the dW's; errors as in :func:`small_core`."""
     if not factors:
         raise UsageError(explain("nothing to merge", got="no factors", do="Give at least one"))
     shapes = [(f.B.shape[0], f.A.shape[1]) for f in factors]
@@ -157,7 +159,8 @@ def weights_for(
     positive: bool = False,
     what: str = "weights",
 ) -> Array:
-    """The tasks' weights (T,), ``default`` each if None; raises UsageError for unusable ones.
+    """Return the tasks' weights (T,), ``default`` each if None; raises UsageError for unusable
+    ones.
 
     what: they are, in the message.
     """

@@ -29,8 +29,10 @@ _SEX: Final = {"woman": "f", "girl": "f", "man": "m", "boy": "m"}
 
 
 def load_bbq(path: Path) -> Loaded:
-    """A JSONL file of BBQ. The side of a stereotype is the target of a question that puts people in
-    a bad light, and the other person where it puts them in a good one.
+    """Load a JSONL file of BBQ.
+
+    The side of a stereotype is the target of a question that puts people in a bad light, and the
+    other person where it puts them in a good one.
 
     Questions of which the tags do not tell one target are left out and counted. Raises UsageError.
     """
@@ -69,7 +71,8 @@ def load_bbq(path: Path) -> Loaded:
 
 
 def _targets(tags: list[tuple[str, ...]], wanted: Any, open_ones: list[int]) -> list[int]:
-    """The answers that name a stereotyped group: by the tag's second part, else by its first."""
+    """Return the answers that name a stereotyped group: by the tag's second part, else by its
+    first."""
     groups = {_plain(str(x)) for x in (wanted if isinstance(wanted, list) else [wanted])}
     groups |= {_SEX[x] for x in groups if x in _SEX}
     people = [i for i in range(len(tags)) if i not in open_ones]

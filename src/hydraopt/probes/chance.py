@@ -19,7 +19,7 @@ Numbers = NDArray[np.float64]
 
 
 def wilson(count: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share of one. Source: Wilson 1927, Probable Inference.
+    """Return the 95 % interval of a share of one. Source: Wilson 1927, Probable Inference.
 
     >>> low, high = wilson(5, 10)
     >>> print(f"{low:.4f} {high:.4f}")
@@ -35,7 +35,8 @@ def wilson(count: int, total: int) -> tuple[float, float]:
 
 
 def binomial_p(count: int, total: int, chance: float = 0.5) -> float:
-    """The exact two-sided p of so many hits in ``total`` tries of this chance; 1 without tries.
+    """Return the exact two-sided p of so many hits in ``total`` tries of this chance; 1 without
+    tries.
 
     All outcomes that are no likelier than the one seen are summed. With chance 1/2 and flips of
     one kind among flips of both it is the sign test, and McNemar's exact one.
@@ -67,7 +68,7 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def mean_interval(values: Numbers, draws: int = 1000, seed: int = 0) -> tuple[float, float, float]:
-    """(mean, low, high): the 95 % percentile interval over rows drawn with replacement.
+    """Return (mean, low, high): the 95 % percentile interval over rows drawn with replacement.
 
     values: (rows,), differences of paired rows among them.
     """

@@ -90,7 +90,7 @@ def _beginning(tokenizer: Any, alone: bool) -> tuple[int, ...]:
 
 
 def encoded(item: ProbeItem, tokenizer: Any) -> list[Encoded]:
-    """The sides as prompt and target, at least one token each.
+    """Return the sides as prompt and target, at least one token each.
 
     Sentences are compared from the first token on in which they differ. Raises UsageError for them
     if the tokenizer has neither BOS nor EOS.

@@ -119,7 +119,8 @@ class Looked:
         return None if beside is None else self.file.with_name(beside(self.file.name))
 
     def like(self) -> tuple[str, list[str]] | None:
-        """(a probe, those of its columns that are missing) where half of them or more are there."""
+        """Return (a probe, those of its columns that are missing) where half of them or more are
+        there."""
         shares = {
             name: len(set(self.columns).intersection(kind.columns)) / len(kind.columns)
             for name, kind in PROBES.items()
@@ -138,7 +139,7 @@ class Looked:
         return f"like {like[0]}, {how}"
 
     def refusal(self) -> UsageError:
-        """The error for a file that was named and is of no probe; raised by the caller."""
+        """Return the error for a file that was named and is of no probe; raised by the caller."""
         like = self.like()
         names = PROBES if like is None else (like[0],)
         expected = "; ".join(
@@ -157,7 +158,8 @@ class Looked:
 
 
 def look(file: Path) -> Looked:
-    """The probe that the file is of, if it is of any, and its columns. Reads its first bytes."""
+    """Return the probe that the file is of, if it is of any, and its columns. Reads its first
+    bytes."""
     if file.suffix not in _SUFFIXES:
         return Looked(file, None)
     try:

@@ -111,7 +111,7 @@ class _Answers:
         return made
 
     def of(self, condition: str) -> list[int]:
-        """The items of a condition."""
+        """Return the items of a condition."""
         return [i for i, item in enumerate(self.items) if item.condition == condition]
 
     def told(self, seed: int) -> dict[str, Any]:

@@ -89,7 +89,7 @@ _NUMBERED: Final = re.compile(r"^\d+\s+")
 
 
 def other_half(name: str) -> str:
-    """The name of the file of WinoBias beside the one called ``name``."""
+    """Return the name of the file of WinoBias beside the one called ``name``."""
     return name.replace("pro_", "anti_", 1)
 
 
@@ -159,7 +159,7 @@ _AGREED: Final = 2
 
 
 def load_seegull(path: Path) -> Loaded:
-    """A file of SeeGULL: people and an attribute that raters call a stereotype of them.
+    """Load a file of SeeGULL: people and an attribute that raters call a stereotype of them.
 
     The sides are the attribute said of these people and of others of the file, about whom the file
     does not say it, chosen by a hash; the attribute's likelihood after the one and the other is

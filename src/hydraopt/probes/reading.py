@@ -38,7 +38,7 @@ class ProbeSet:
 
 
 def read_probes(paths: Sequence[str | os.PathLike[str]], most: int | None = None) -> ProbeSet:
-    """The probes of files, and of folders with all that lies below them.
+    """Read the probes of files, and of folders with all that lies below them.
 
     most: items of each probe at most, see :func:`sampled`. A file of a folder that is none of the
     probes is passed by, and listed. Raises UsageError for a file that is named and is none, for a
@@ -80,7 +80,8 @@ def read_probes(paths: Sequence[str | os.PathLike[str]], most: int | None = None
 
 
 def _read_along(file: Path, probe: str) -> dict[str, Any]:
-    """The second file that the items are of, for the row of the first; nothing for most probes."""
+    """Return the second file that the items are of, for the row of the first; nothing for most
+    probes."""
     beside = PROBES[probe].beside
     if beside is None:
         return {}
@@ -89,7 +90,7 @@ def _read_along(file: Path, probe: str) -> dict[str, Any]:
 
 
 def _looked(path: Path) -> tuple[list[tuple[Path, str]], list[dict[str, str]]]:
-    """((file, probe) of a path, rows of the files that are passed by)."""
+    """Return ((file, probe) of a path, rows of the files that are passed by)."""
     if not path.is_dir():
         if not path.is_file():
             raise UsageError(explain("no such file or folder", file=path))
@@ -128,7 +129,7 @@ def _looked(path: Path) -> tuple[list[tuple[Path, str]], list[dict[str, str]]]:
 
 
 def _askable(loaded: Loaded) -> list[ProbeItem]:
-    """The items that a model can be asked; the others are counted as left out."""
+    """Return the items that a model can be asked; the others are counted as left out."""
     kept = []
     for item in loaded.items:
         texts = [(side.prompt, side.text) for side in item.sides]
@@ -144,7 +145,7 @@ def _askable(loaded: Loaded) -> list[ProbeItem]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
-    """(what lies below a folder, why it is not looked at, "" for files that are), by name.
+    """Yield (what lies below a folder, why it is not looked at, "" for files that are), by name.
 
     Hidden folders are none of it.
     """

@@ -44,12 +44,12 @@ class SwapRow:
     variants: tuple[tuple[str, str], ...]
 
     def texts(self) -> list[str]:
-        """All texts, each once."""
+        """Return all texts, each once."""
         return list(dict.fromkeys([self.plain, *(text for _, text in self.variants)]))
 
 
 def swap_rows(inputs: Sequence[str], language: str, most: int | None = None) -> list[SwapRow]:
-    """The variants of a task's rows; none for a language without a list of ours.
+    """Return the variants of a task's rows; none for a language without a list of ours.
 
     inputs: texts of the rows. most: rows of each kind, chosen by a hash of their text.
     """
@@ -133,7 +133,7 @@ def _letter(char: str) -> bool:
 
 
 def _first(text: str, words: Iterable[str], spaces: bool) -> str | None:
-    """The word that stands first in the text; the longest of those that begin there."""
+    """Return the word that stands first in the text; the longest of those that begin there."""
     ranked = [
         (next(_places(text, word, spaces))[0], -len(word), word)
         for word in words

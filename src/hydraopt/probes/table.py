@@ -44,14 +44,14 @@ class Loaded:
 
 
 def refuse(path: Path, what: str, got: object = None, expected: str | None = None) -> UsageError:
-    """An error that names the file; raised by the caller."""
+    """Return an error that names the file; raised by the caller."""
     return UsageError(
         explain(what, file=path, got=got, expected=expected, do="Get the file again, unchanged")
     )
 
 
 def text_of(path: Path) -> str:
-    """The whole file as text. Raises UsageError if it is none, or too large."""
+    """Read the whole file as text. Raises UsageError if it is not text, or too large."""
     try:
         return read_regular(path, MOST_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -72,7 +72,7 @@ def table_rows(path: Path, columns: tuple[str, ...], separator: str) -> Iterator
 
 
 def json_rows(path: Path, keys: tuple[str, ...]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(line, object) of a JSONL file of objects with these keys and perhaps more; raises
+    """Yield (line, object) of a JSONL file of objects with these keys and perhaps more; raises
     UsageError."""
     # Strings of JSON may hold other ends of lines, such as U+2028.
     for number, line in enumerate(text_of(path).split("\n"), 1):
@@ -98,7 +98,7 @@ def _check(path: Path, where: str, wanted: Sequence[str], got: Sequence[str]) ->
 
 
 def writable(text: str) -> str:
-    """A name as text that any file can hold: half a character becomes its escape."""
+    """Return a name as text that any file can hold: half a character becomes its escape."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -29,7 +29,7 @@ class Adder(Protocol):
         """Bytes it holds besides the heads themselves."""
 
     def __call__(self, x: Tensor, output: Tensor) -> Tensor:
-        """The output (..., m) with dW x added, in the output's type; x (..., n)."""
+        """Return the output (..., m) with dW x added, in the output's type; x (..., n)."""
 
 
 class Alone:
@@ -114,7 +114,8 @@ class _Shared:
         def stacked(
             of: Callable[[ModuleHead], Tensor | None], heads: Sequence[ModuleHead]
         ) -> Tensor | None:
-            """(T, K, length) of what heads have, (k, length) each; None if none of the site has."""
+            """Return (T, K, length) of what heads have, (k, length) each; None if none of the site
+            has."""
             some = next((x for x in map(of, rows) if x is not None), None)
             if some is None:
                 return None
@@ -288,7 +289,8 @@ def _rows(x: Tensor, at: Tensor | None) -> Tensor:
 
 
 def _typed(x: Tensor, site: Site) -> Tensor:
-    """The input in the type of the factors. Raises UsageError if the model has moved since."""
+    """Return the input in the type of the factors. Raises UsageError if the model has moved
+    since."""
     if x.device != site.place.device:
         raise UsageError(
             explain(

@@ -225,7 +225,7 @@ class Attached:
                     self._chosen = self._own.chosen = before
 
     def disable(self) -> None:
-        """The base model, until :meth:`enable`; what is selected stays selected."""
+        """Use the base model until :meth:`enable`; the selection is kept."""
         self._enabled = False
 
     def enable(self) -> None:
@@ -298,7 +298,7 @@ class Attached:
             raise UsageError(explain("the bundle was detached", do="Attach it again"))
 
     def _head(self, name: str, heads: dict[Hashable, Head]) -> Head:
-        """The task's head, decoded if it is nowhere; put into ``heads`` under its key."""
+        """Return the task's head, decoded if it is nowhere; put into ``heads`` under its key."""
         placed, own_name = self._find(name)
         task = placed.task(own_name)
         placed.check(task)

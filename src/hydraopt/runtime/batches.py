@@ -66,7 +66,8 @@ class Batches:
 
 
 def _rows_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> frozenset[int]:
-    """The first dimensions of the model's main inputs; of its first tensor where none is known."""
+    """Return the first dimensions of the model's main inputs; of its first tensor where none is
+    known."""
     named = [kwargs[name] for name in _NAMES if _is_batch(kwargs.get(name))]
     if args and _is_batch(args[0]):
         named.append(args[0])

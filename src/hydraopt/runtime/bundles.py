@@ -77,7 +77,7 @@ class PlacedBundle:
         return numbers * max(x.itemsize for x in types)
 
     def task(self, name: str) -> TaskAdapter:
-        """The task of that name. Raises TaskNotFoundError; BundleFormatError."""
+        """Return the task of that name. Raises TaskNotFoundError; BundleFormatError."""
         return self._renewed.get(name, self.bundle)[name]
 
     def look_again(self, name: str) -> None:
@@ -142,7 +142,7 @@ class PlacedBundle:
         self._sound.add(task.name)
 
     def head(self, task: TaskAdapter) -> Head:
-        """The task's head, decoded. Raises BundleFormatError for a damaged bundle."""
+        """Return the task's head, decoded. Raises BundleFormatError for a damaged bundle."""
         head: dict[str, ModuleHead | Replaced] = {}
         for path, record in task.split(self._widths):
             if record.count:
@@ -182,7 +182,8 @@ class PlacedBundle:
         return is_of_base(task, key, {name: own}, path)
 
     def _site(self, task: TaskAdapter, path: str) -> Site:
-        """The site of a module; what a lossless task has beyond the manifest shares nothing."""
+        """Return the site of a module; what a lossless task has beyond the manifest shares
+        nothing."""
         if path not in self.sites:
             self.sites[path] = site_of(self._places.find(task.modules[path]), None, None)
         return self.sites[path]
@@ -195,7 +196,7 @@ class PlacedBundle:
 
 
 def _like(own: Tensor, tensor: RawTensor) -> Tensor:
-    """The tensor in the type and on the device of the model's own."""
+    """Return the tensor in the type and on the device of the model's own."""
     return torch.from_numpy(np.array(tensor.numpy(), np.float32)).to(own.device, own.dtype)
 
 

@@ -20,7 +20,7 @@ class _Node(nn.Module):
 
 
 def frame_of(bundle: Bundle, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A model with the linear modules of all tasks of the bundle, that cannot be run.
+    """Return a model with the linear modules of all tasks of the bundle, that cannot be run.
 
     :func:`hydraopt.attach` decodes onto it what it would onto the base model, in ``dtype`` on the
     CPU. Modules of other kinds are left out.

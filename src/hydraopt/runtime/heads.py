@@ -137,13 +137,13 @@ Head = Mapping[str, ModuleHead | Replaced]
 
 
 def site_of(place: Place, left: Array | None, right: Array | None) -> Site:
-    """The site with its bases (m, p) and (n, q) as tensors."""
+    """Return the site with its bases (m, p) and (n, q) as tensors."""
     right = None if right is None else right.T
     return Site(place, _tensor(left, place), _tensor(right, place))
 
 
 def module_head(site: Site, record: SplitRecord) -> ModuleHead:
-    """A record as tensors, the coefficients inside z and b.
+    """Return a record as tensors, the coefficients inside z and b.
 
     In fp16, whose range integers in steps would leave, parts are scaled by powers of two, which is
     exact, so that both sides are about equally long.
@@ -163,7 +163,7 @@ def module_head(site: Site, record: SplitRecord) -> ModuleHead:
 
 
 def _energies(side: SplitSide) -> Array:
-    """(k,): squared lengths of the columns, as if basis and own numbers were orthonormal."""
+    """Return (k,): squared lengths of the columns, as if basis and own numbers were orthonormal."""
     blocks = [_squares(_columns(x)) for x in (side.coordinates, side.own) if x is not None]
     return blocks[0] if len(blocks) == 1 else blocks[0] + blocks[1]
 
@@ -179,7 +179,7 @@ def _scaled(x: Numbers | None, by: Array, place: Place, turned: bool) -> Tensor 
 
 
 def _columns(x: Numbers) -> Numbers:
-    """(k, N) in one piece, as a stream is decoded."""
+    """Return (k, N) in one piece, as a stream is decoded."""
     return cast(Numbers, np.ascontiguousarray(x.T))
 
 
@@ -188,7 +188,7 @@ def _columns(x: Numbers) -> Numbers:
 
 @njit(cache=True, nogil=True, fastmath={"reassoc"})  # sums in any order: several at a time
 def _squares(x: Numbers) -> Array:
-    """(k,): sums of squares of the rows of x (k, N)."""
+    """Return (k,): sums of squares of the rows of x (k, N)."""
     sums = np.zeros(x.shape[0])
     for j in range(x.shape[0]):
         total = 0.0
@@ -200,7 +200,8 @@ def _squares(x: Numbers) -> Array:
 
 @njit(cache=True, nogil=True)
 def _balance(left: Array, right: Array, coefficients: Array) -> Array:
-    """(k,): powers of two by which the right sides are multiplied, so that both are about as long.
+    """Return (k,): powers of two by which the right sides are multiplied, so that both are about as
+    long.
 
     left, right: squared lengths, the left without its coefficients.
     """
@@ -243,7 +244,7 @@ def _tensor(x: Array | None, place: Place) -> Tensor | None:
 
 
 def given(basis: Tensor | None) -> Tensor:
-    """The basis that coordinates are over."""
+    """Return the basis that coordinates are over."""
     assert basis is not None, "coordinates without a basis"
     return basis
 
@@ -263,7 +264,7 @@ class HeadCache:
         return key in self._heads
 
     def get(self, key: Hashable) -> Head | None:
-        """The head, which counts as a use; None if it is not here."""
+        """Return the head, which counts as a use; None if it is not here."""
         head = self._heads.get(key)
         if head is not None:
             self._heads.move_to_end(key)

@@ -43,7 +43,8 @@ class Place:
 
 
 def shape_of(module: nn.Module) -> tuple[int, int] | None:
-    """(m, n), outputs and inputs, of what computes like a linear layer; None for anything else.
+    """Return (m, n), outputs and inputs, of what computes like a linear layer; None for anything
+    else.
 
     nn.Linear and whatever names its sizes the same way (bitsandbytes' layers, PEFT's wrappers), and
     transformers' Conv1D, whose weight is (n, m).
@@ -73,7 +74,7 @@ class Places:
         self.renaming = self._renaming(needed)
 
     def find(self, entry: ModuleEntry) -> Place:
-        """The place of a module. Raises AlignmentError."""
+        """Return the place of a module. Raises AlignmentError."""
         name = self.renaming(entry.path)
         problem = self._problem(name, (entry.m, entry.n))
         if problem is not None:
@@ -94,7 +95,8 @@ class Places:
         return Place(name, module, device, self._dtype(module))
 
     def _dtype(self, module: nn.Module) -> torch.dtype:
-        """The float type a module computes in; of quantised ones, the one they convert to."""
+        """Return the float type a module computes in; of quantised ones, the one they convert
+        to."""
         named = getattr(module, "compute_dtype", None)
         weight = getattr(module, "weight", None)
         own = list(_float_types([weight] if isinstance(weight, torch.Tensor) else []))
