@@ -63,10 +63,12 @@ Again = Callable[[TensorFile, Mapping[str, Any], Mapping[str, Any]], Parsed]
 
 @dataclass(frozen=True)
 class FileFormat:
-    """One format.
+    """Format of adapter files.
 
-    typical: whether a tensor's name tells that the file is of it. read: the parser. again: see
-    :data:`Again`. says: whether config or metadata alone tell it, whatever the names.
+    typical: function that recognises the format by a tensor's name.
+    read: the parser.
+    again: see :data:`Again`.
+    says: function that recognises the format by config or metadata alone, whatever the names.
     """
 
     name: Format

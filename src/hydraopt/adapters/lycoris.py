@@ -62,7 +62,12 @@ _DO: Final = "The file is damaged or incomplete; save it again, or leave it out"
 
 @dataclass
 class LycorisContent:
-    """modules: of LoHa and LoKr.  kinds: of extras, by key.  used: keys that the modules hold."""
+    """Contents of a LyCORIS file.
+
+    modules: factors of LoHa and LoKr.
+    kinds: kinds of the extras, by key.
+    used: keys of the tensors in the modules.
+    """
 
     modules: list[LowRankModule] = field(default_factory=list)
     kinds: dict[str, ExtraKind] = field(default_factory=dict)

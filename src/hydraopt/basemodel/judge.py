@@ -76,10 +76,16 @@ class Judge:
         progress: Progress | None = None,
         answer_tokens: int = ANSWER_TOKENS,
     ) -> None:
-        """base: where the model comes from. prompts: by task, encoded, without answers. memory:
-        default that of this machine. lessons: further prompts, which a refit learns from, and
-        may be judged by; no harm is told of them. progress: told of answers that are new.
-        answer_tokens: of an answer that are judged, at most, from 1."""
+        """Initialise a judge.
+
+        base: folder or name of the model.
+        prompts: encoded prompts without answers, by task.
+        memory: cache; by default this machine's.
+        lessons: further prompts for a refit to learn from and to be judged by; their harm is not
+            reported.
+        progress: called for new answers.
+        answer_tokens: maximum number of tokens per answer that are judged, at least 1.
+        """
         self._model, self._tokenizer = model, tokenizer
         self._adapters, self._prompts, self._lessons = adapters, prompts, lessons or {}
         self.answer_tokens = answer_tokens

@@ -85,8 +85,12 @@ class Lesson:
 
     @classmethod
     def of(cls, model: Any, answers: Sequence[Encoded], original: Placed, texts: int) -> Lesson:
-        """original: its factors on the model. answers: prompts with what it answers. texts: of a
-        batch; fewer where they are long, for a gradient keeps what all modules see of them."""
+        """Prepare a lesson.
+
+        original: the original's factors on the model.
+        answers: prompts with the original's answers.
+        texts: texts per batch; fewer if they are long, because a gradient stores all activations.
+        """
         by_length = sorted(answers, key=len)
         groups = [by_length[i : i + texts] for i in range(0, len(by_length), texts)]
         batches = batch_of_each(model, [part for group in groups for part in _split(group)])

@@ -72,14 +72,17 @@ class Onlooker:
         refits: bool = False,
         answer_tokens: int = ANSWER_TOKENS,
     ) -> None:
-        """base: a folder or name that transformers loads. prompts: by task, at least one each; of
-        equal ones the first counts, for another says nothing more of the task. refits: whether
-        coded parts will be trained; then harm is measured on fewer prompts (JUDGED_IF_REFIT), and
-        the others are learned from (up to LEARNED). answer_tokens: of an answer that are judged,
-        and learned from, at most; from 1 to MOST_ANSWER_TOKENS.
+        """Load the base model and check the prompts.
 
-        Raises UsageError for other numbers of tokens, for prompts of an unknown task, or of an
-        adapter that is more than low-rank factors (its answers here would not be its own), for no
+        base: a folder or name that transformers loads.
+        prompts: by task, at least one each; duplicates are dropped because they add no information.
+        refits: whether coded parts will be trained. Harm is then measured on fewer prompts
+            (JUDGED_IF_REFIT), and the others are for training (up to LEARNED).
+        answer_tokens: maximum number of tokens per answer to judge and to learn from, 1 to
+            MOST_ANSWER_TOKENS.
+
+        Raises UsageError for other numbers of tokens, for prompts of an unknown task or of an
+        adapter with more than low-rank factors (its answers here would not be its own), for no
         prompts, and for a base that cannot be loaded.
         """
         _check_tokens(answer_tokens)

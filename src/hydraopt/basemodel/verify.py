@@ -34,9 +34,12 @@ measured here."""
 
 @dataclass(frozen=True)
 class TaskHarm:
-    """One task.  stated: by the manifest; None where nobody measured.  measured: now; its
-    ``held_out`` says nothing, for who knows what the prompts were used for before.  most: the
-    largest likely share that goes with what is stated, 0 to 1; None without a statement.
+    """Harm of one task.
+
+    stated: from the manifest; None if it was not measured.
+    measured: measured now; its ``held_out`` has no meaning, because earlier uses of the prompts are
+        unknown.
+    most: largest likely share that agrees with the stated one, 0 to 1; None without a stated one.
     """
 
     name: str
@@ -60,11 +63,15 @@ class TaskHarm:
 
 @dataclass(frozen=True)
 class HarmReport:
-    """tasks: those that were measured, by name.  problems: one sentence each.  learned: tasks that
-    were measured on prompts some of which a refit may have learned from, if they are the merge's.
-    cut: by task, how many answers go on beyond what is judged.  cut_by_tokens: the tasks of which
-    any goes on beyond ``answer_tokens``, and not where the model has no more positions.
-    answer_tokens: of an answer that were judged, at most, as the bundle's recipe says.
+    """Result of a verification.
+
+    tasks: measured tasks by name.
+    problems: one sentence each.
+    learned: tasks measured on prompts from which a refit may have learned, if they are the merge's.
+    cut: by task, number of answers longer than the judged part.
+    cut_by_tokens: tasks with an answer longer than ``answer_tokens``, rather than limited by the
+        model's positions.
+    answer_tokens: maximum number of tokens judged per answer, from the bundle's recipe.
     """
 
     tasks: tuple[TaskHarm, ...]

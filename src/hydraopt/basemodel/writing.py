@@ -58,10 +58,12 @@ def generate(
 ) -> list[tuple[int, ...]]:
     """Generate the greedy answer to each item.
 
-    factors: of each item; a batch may hold several. most: tokens of an answer at most, of each, or
-    of all; fewer where the model has no positions for so many. batch_tokens: padded tokens of a
-    batch, answers as long as they may be among them. ends: tokens with any of which an answer ends
-    unless it was cut, that one included; default the tokenizer's EOS.
+    factors: factors of each item; a batch may have several.
+    most: maximum number of tokens per answer, one for each or one for all; lower if the model has
+        fewer positions.
+    batch_tokens: maximum number of padded tokens per batch, with answers at their maximum length.
+    ends: tokens that end an answer and are part of it unless it was truncated; default the
+        tokenizer's EOS.
 
     Raises UsageError for a prompt without a token, or of more tokens than the model has positions,
     NumericalError for logits that are not finite, and AlignmentError as

@@ -36,8 +36,13 @@ _LITTLE: Final = 1 << 30
 
 @dataclass(frozen=True)
 class Symptom:
-    """One thing looked at. what: its name. state: see :data:`State`. said: what was seen. do: the
-    remedy, empty where none is needed."""
+    """Result of one check.
+
+    what: name of the check.
+    state: see :data:`State`.
+    said: the finding.
+    do: the remedy, empty if none is needed.
+    """
 
     what: str
     state: State

@@ -11,7 +11,8 @@ __all__ = ["answer_rows"]
 
 
 def answer_rows(rows: TaskRows, scores: Mapping[str, Scores], most: int) -> list[dict[str, Any]]:
-    """At most ``most`` rows of a task, those that change in most bundles first, then in file order.
+    """Return at most ``most`` rows of a task, those that change in most bundles first, then in file
+    order.
 
     row: its number in what was scored, from 0. input, expected: of the file. texts: the answers, by
     who wrote them. changed: those of them whose answer is another than the original's in some

@@ -27,12 +27,13 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Metric:
-    """One way to score answers.
+    """A way to score answers.
 
-    of_row: the numbers of one answer, given the answer, its row and the language. total: the score,
-    in percent, higher better, of the numbers of some rows, (rows, numbers). exact: whether the
-    score is the share of rows whose answer is a right one, letter by letter, which teacher forcing
-    tells as well where one is right.
+    of_row: returns the numbers of one answer, given the answer, its row and the language.
+    total: returns the score in percent, higher is better, of the numbers of some rows, (rows,
+        numbers).
+    exact: whether the score is the share of rows with an exactly correct answer; teacher forcing
+        can measure it if a row has one correct answer.
     """
 
     name: str

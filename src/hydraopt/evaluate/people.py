@@ -40,8 +40,13 @@ def is_classification(task: TaskFile) -> bool:
 
 
 class People:
-    """probes: what is asked of every adapter, None for nothing. swaps: whether rows are swapped;
-    most: rows of each kind. products, seed: as of a Request."""
+    """Prepare the measurements.
+
+    probes: probes for every adapter, None for none.
+    swaps: whether identities are swapped in rows.
+    most: maximum number of rows of each kind.
+    products, seed: as in a Request.
+    """
 
     def __init__(
         self,

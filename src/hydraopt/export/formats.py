@@ -18,9 +18,12 @@ __all__ = ["FORMATS", "ExportFormat", "export_task"]
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """home: module and name of what writes it.  suffix: of a file, else "".
+    """Format of exports.
 
-    takes: which of the options dtype, base and uniform_rank it has.  needs_base: not without one.
+    home: module and name of the function that writes it.
+    suffix: suffix of a file, otherwise "".
+    takes: options it supports, of dtype, base and uniform_rank.
+    needs_base: whether a base is required.
     """
 
     home: str

@@ -22,9 +22,10 @@ __all__ = ["Stored", "check_padded", "kept_file", "stored_modules"]
 
 @dataclass(frozen=True)
 class Stored:
-    """One module as a file is to hold it: ``dW = scale * b @ a``.
+    """One module in the form of a file: ``dW = scale * b @ a``.
 
-    a: (r, n).  b: (m, r).  Both float64, r at least 1.  dtypes: of a and b in the file.
+    a (r, n), b (m, r): float64, r at least 1.
+    dtypes: dtypes of a and b in the file.
     """
 
     module: ModuleEntry

@@ -45,19 +45,21 @@ def apply(
     same_base: bool = False,
     **options: Any,
 ) -> list[Adapter]:
-    """Return the adapters that ``method`` makes of these, under the same names and in the same
-    order.
+    """Merge the adapters by ``method``; names and order stay the same.
 
-    method: a name of :data:`hydraopt.methods.METHODS`; options: those of its function. Each module
-    is merged over the adapters that have it, and an adapter keeps lacking what it lacks. weights:
-    one for each adapter, or by name; default the method's own, and for the hydra methods
-    1 / |dW_t|^2 over the whole adapter, so that relative errors count alike. dtype: of the factors,
-    "float16" or "float32". same_base: take base models written differently as one.
+    method, options: a name of :data:`hydraopt.methods.METHODS`, and options of its function.
+    weights: one for each adapter, or by name; default the method's own, and for the hydra methods 1
+        / |dW_t|^2 over the whole adapter, so that relative errors count alike.
+    dtype: dtype of the factors, "float16" or "float32".
+    same_base: treat base models with different names as one.
+
+    Each module is merged over the adapters that have it; modules that an adapter lacks are not
+    added to it.
 
     Memory: the results, and one module of all adapters. Raises UsageError for unknown methods and
-    options, AdapterFormatError for adapters that hold more than plain low-rank products (extras,
-    groups in one pair, changed bases), AlignmentError and BaseMismatchError where adapters do not
-    fit together, NumericalError where a number does not fit the dtype.
+        options, AdapterFormatError for adapters that hold more than plain low-rank products
+        (extras, groups in one pair, changed bases), AlignmentError and BaseMismatchError where
+        adapters do not fit together, NumericalError where a number does not fit the dtype.
     """
     row = method_named(method)
     _check(adapters, row, dtype, options)

@@ -46,12 +46,15 @@ _MOST = 1000
 
 @dataclass(frozen=True)
 class HydraFit:
-    """``dW_t ~ scales[t] * heads[assignment[t]] @ A``.
+    """Fit ``dW_t ~ scales[t] * heads[assignment[t]] @ A``.
 
-    A: (R, n), orthonormal rows. heads: M of (m, R), numbered by the first task that uses each.
-    assignment: (T,). scales: (T,), of weighted mean square 1 over the tasks of a head, so a task
-    alone with its head has 1. history: the objective after each step over sum_t w_t |dW_t|^2; the
-    last one is that of this fit.
+    A (R, n): orthonormal rows.
+    heads: M of (m, R), numbered by the first task that uses each.
+    assignment (T,): head of each task.
+    scales (T,): of weighted mean square 1 over the tasks of a head, so a task alone with its head
+        has 1.
+    history: the objective over sum_t w_t |dW_t|^2 after each step; the last one is that of this
+        fit.
     """
 
     A: Array
@@ -90,13 +93,16 @@ def fit_exact(
 ) -> HydraFit:
     """Return the best of several descents by exact steps.
 
-    heads: M, 1 to T. rank: R; a core narrower than R gives fewer rows, without loss. weights: w_t,
-    positive, default 1. scales: whether each task has its own g_t, which costs one number; without
-    them all are 1. starts: descents, the first from the tasks that are farthest apart, the others
-    from tasks drawn by the seed as k-means++ draws them (Arthur and Vassilvitskii, SODA 2007).
+    heads: M, 1 to T.
+    rank: R; a core narrower than R gives fewer rows, without loss.
+    weights: w_t, positive, default 1.
+    scales: whether each task has its own g_t, which costs one number; otherwise all are 1.
+    starts: number of descents, the first from the tasks that are farthest apart, the others from
+        tasks drawn by the seed as in k-means++ (Arthur and Vassilvitskii, SODA 2007).
 
-    The same input gives the same fit; the order of the tasks does not matter, to rounding. A step
-    costs O((sum r)^2 q + q^3) with q <= min(n, sum r). Raises UsageError for counts out of range.
+    The same input gives the same fit; the order of the tasks does not matter, up to rounding. A
+    step costs O((sum r)^2 q + q^3) with q <= min(n, sum r). Raises UsageError for counts out of
+    range.
     """
     check_shapes(factors)
     check_counts(heads, rank, len(factors))

@@ -24,13 +24,16 @@ _READERS: Final[Mapping[str, Callable[[str], int | float | bool]]] = {
 
 @dataclass(frozen=True)
 class Method:
-    """A way to put the adapters of one module together.
+    """A way to merge the adapters of one module.
 
-    run: a pure function of the module's factors and keyword options. title: of the paper. paper:
-    its arXiv identifier, or where else the method is described. claim: what its authors say of it.
-    rotation_invariant: the result depends on the dW's alone, not on how they were factored (B R^-1,
-    R A with any invertible R). order_free: nor on the order of the tasks. neutral: options under
-    which a lone adapter comes back unchanged; None if there are none.
+    run: a pure function of the module's factors and keyword options.
+    title: title of the paper.
+    paper: its arXiv identifier, or another place where the method is described.
+    claim: claim of its authors.
+    rotation_invariant: whether the result depends on the dW's alone, not on their factors (B R^-1,
+        R A with any invertible R).
+    order_free: whether the result does not depend on the order of the tasks.
+    neutral: options under which a single adapter is returned unchanged; None if there are none.
     """
 
     name: str

@@ -31,9 +31,12 @@ DISAMBIGUATED: Final = "disambiguated"
 
 @dataclass(frozen=True)
 class ProbeSide:
-    """A text that may be chosen. role: what choosing it says: it follows a stereotype, goes against
-    it, leaves it open, or has nothing to do with one. prompt: what stands before it; a whole
-    sentence has none. who: the people that it is about, where items tell them alike."""
+    """A text that may be chosen.
+
+    role: relation to a stereotype: follows it, goes against it, leaves it open, or has none.
+    prompt: text before it; empty for a whole sentence.
+    who: people that it is about, where items identify them alike.
+    """
 
     text: str
     role: Role

@@ -38,9 +38,13 @@ _LIKE: Final = 0.5
 
 @dataclass(frozen=True)
 class Kind:
-    """fits: by a file's name, its first bytes and its columns. columns: that its table or its rows
-    must have; without, files are known by their names. beside: from the name of a file to that of
-    the one that is read along."""
+    """A kind of probe.
+
+    fits: recognises a file by its name, first bytes and columns.
+    columns: required columns of a table or keys of rows; without them, files are recognised by
+        name.
+    beside: maps the name of a file to that of the file that is read along.
+    """
 
     source: str
     licence: str
@@ -104,8 +108,12 @@ PROBES: Final = {
 
 @dataclass(frozen=True)
 class Looked:
-    """A file that was looked at. probe: the one that it is of, None for none. columns: of its first
-    row, as far as they can be read. trouble: why it cannot be read at all."""
+    """Result of inspecting a file.
+
+    probe: its probe, None for none.
+    columns: columns of its first row, as far as they can be read.
+    trouble: reason why it cannot be read at all.
+    """
 
     file: Path
     probe: str | None

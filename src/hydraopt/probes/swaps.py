@@ -33,9 +33,14 @@ Labels = Mapping[tuple[int, str], str]
 
 @dataclass(frozen=True)
 class SwapRow:
-    """A row with several people. number: of the row in its file, from 0. kind: what differs. how:
-    FRAMED or REPLACED. plain: the row with nobody in particular, or as it is. variants: (who,
-    text), two at least."""
+    """A row with several people.
+
+    number: of the row in its file, from 0.
+    kind: attribute that differs.
+    how: FRAMED or REPLACED.
+    plain: the row without particular people, or as it is.
+    variants: (who, text), at least two.
+    """
 
     number: int
     kind: str
