@@ -24,7 +24,7 @@ _FAMILIES: Final = {
     1024: "Stable Diffusion 2.x",
     2048: "Stable Diffusion XL",
 }
-"""By the width of the text that their cross-attention reads."""
+"""Models by the width of the text input of their cross-attention."""
 
 
 def component_of(paths: Iterable[str]) -> str | None:

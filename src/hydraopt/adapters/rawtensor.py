@@ -71,7 +71,7 @@ _FLOAT8: Final[Mapping[str, Callable[[], NDArray[np.float32]]]] = {
 _MOST_AXES: Final = 32
 """Largest number of axes that every version of numpy supports."""
 MOST_NUMBERS: Final = 1 << 40
-"""The largest shape that a bundle's manifest takes; one with a 0 counts without it."""
+"""Largest number of entries in a shape of a bundle's manifest; axes of length 0 are left out."""
 
 
 @dataclass(frozen=True)

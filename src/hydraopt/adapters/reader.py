@@ -40,9 +40,9 @@ __all__ = ["Adapters", "read_adapter", "read_adapters"]
 
 _LONGEST: Final = 4096
 _MOST_LISTED: Final = 8
-"""Names in a note."""
+"""Maximum number of names in a note."""
 _AT_ONCE: Final = 8
-"""Adapters that are fetched at the same time."""
+"""Number of adapters that are fetched at the same time."""
 
 
 class Adapters(list[Adapter]):

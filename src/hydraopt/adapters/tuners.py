@@ -39,9 +39,11 @@ refused    what would come back would not be what was trained.
 class Tuner:
     """A kind of adapter.
 
-    name: PEFT's ``peft_type``.  parts: the tuner's own names, and what a tensor of that name is;
-    "psoft_R.vector_a" goes before "psoft_R".
-    together: names of which a module has all or none.  why: it is refused.
+    name: PEFT's ``peft_type``.
+    parts: the tuner's own tensor names, and the kind of each; "psoft_R.vector_a" goes before
+        "psoft_R".
+    together: names of which a module has all or none.
+    why: reason why it is refused.
     """
 
     name: str

@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 HELD_OUT: Final = 4
-"""One answer in so many is not learned from by a refit, but judges what was learned."""
+"""One answer in this number is held out of a refit, to judge the result."""
 MOST_JUDGES: Final = 96
 """Answers up to which others judge as well: two dozen tell a gain from chance too badly
 (docs/log.md), and each is read at every stop."""
@@ -64,11 +64,11 @@ Numbers = NDArray[np.float64]
 _TOKENS: Final = 128
 """Tokens whose logits are in memory at once: with a large vocabulary they are most of it."""
 _LIKELIEST: Final = 256
-"""Next tokens that are told apart, of each token of an answer."""
+"""Number of most likely next tokens that are stored for each token of an answer."""
 _OPEN: Final = 1e-3
-"""Probability beyond these from which all next tokens are told apart."""
+"""Probability of the other next tokens from which all next tokens are compared."""
 _OPEN_TOKENS: Final = 32
-"""Tokens at which that is done at once, with twice as many logits in memory."""
+"""Tokens for which that is done at once, with twice the number of logits in memory."""
 _LEAST: Final = 1e-9
 _NEAR: Final = 3.0
 """Margins up to about so many times what margins move are those that matter."""

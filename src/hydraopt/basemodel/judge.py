@@ -43,18 +43,18 @@ from hydraopt.progress import Progress, silent
 __all__ = ["LEAST_TRAINED", "Judge"]
 
 _METHOD: Final = "10"
-"""Changes when the same factors would be given other numbers."""
+"""Version; changed when the same factors would get other numbers."""
 _TRAINING: Final = "7"
-"""Changes when a refit would learn otherwise from the same."""
+"""Version of the training; changed when a refit would learn something else from the same data."""
 _JUDGES: Final = 4
-"""Answers held out of a refit, at least: one alone may get better by chance."""
+"""Minimum number of answers held out of a refit, because a single answer may improve by chance."""
 LEAST_TRAINED: Final = HELD_OUT * _JUDGES
-"""Prompts of a task that is refitted, at least."""
+"""Minimum number of prompts of a task that is refitted."""
 _BLOCK: Final = 64
 """Prompts that are answered at once: who is stopped loses no more, and whoever asks the same first
 prompts and others after them is told what is known of these."""
 _ROOM: Final = 1 << 29
-"""Bytes of references that are in memory at once."""
+"""Maximum number of bytes of references in memory."""
 
 
 class Judge:

@@ -29,13 +29,13 @@ __all__ = ["Lesson", "learner_of", "learns_in"]
 _TOKENS: Final = 64
 """Tokens whose logits are in memory at once: with a large vocabulary they are most of it."""
 _BATCH: Final = 4096
-"""Padded tokens of a batch, at most, but for one longer text."""
+"""Maximum number of padded tokens per batch, except for a single longer text."""
 _LIKELY: Final = 16
-"""Tokens that the original holds likeliest at a place: those of all places are learned from."""
+"""Number of the original's most likely tokens at a place; the refit uses those of all places."""
 _ROOM: Final = 4
 """A copy of the model takes one part in so many of the memory that we may use, at most."""
 _KEPT: Final = 1 << 30
-"""Bytes of aims that are kept; the others are made again whenever they are learned from."""
+"""Maximum number of bytes of aims that are stored; the others are recomputed on each use."""
 
 
 def learner_of(model: Any) -> Any:

@@ -26,12 +26,12 @@ from hydraopt.files.reading import read_regular
 __all__ = ["Memory", "are_answers", "cache_folder", "key_of", "versions"]
 
 _MOST: Final = 256 << 20
-"""Bytes of an entry."""
+"""Maximum size of an entry, in bytes."""
 _SHORT: Final = 1 << 12
-"""Bytes of an entry that is in memory as well; answers of many tasks would fill it."""
+"""Maximum size of an entry that is kept in memory as well, in bytes; answers would fill it."""
 _OURS: Final = re.compile(r"[0-9a-f]{64}\.json|tmp\w+\.new")
 _DAYS: Final = 90
-"""After which an entry that was not asked for goes."""
+"""Days without use after which an entry is deleted."""
 
 
 def cache_folder() -> Path:

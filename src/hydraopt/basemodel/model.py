@@ -42,7 +42,7 @@ __all__ = [
 T = TypeVar("T")
 
 _TRIED: Final = 4
-"""Tokens on which a model's logits are looked at."""
+"""Number of tokens on which a model's logits are checked."""
 _ALIKE: Final = 0.01
 """Largest difference between logits computed in another order, relative to the largest."""
 

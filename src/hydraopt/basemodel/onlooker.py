@@ -37,16 +37,16 @@ __all__ = [
 ]
 
 TEXTS = 8
-"""Texts on which an adapter's modules are seen; more change little."""
+"""Number of texts for measuring sensitivities; more texts change little."""
 PROMPTS = 32
-"""Maximum number of prompts of a task that an adapter answers to be looked at."""
+"""Maximum number of prompts per task that an adapter answers to measure sensitivities."""
 _TOKENS = 48
-"""Maximum number of tokens of an answer that modules are seen on."""
+"""Maximum number of tokens of an answer used to measure sensitivities."""
 JUDGED_IF_REFIT = 64
 """Maximum number of prompts per task used to measure harm if the other prompts train a refit; a
 share of the bytes needs no more (docs/log.md)."""
 LEARNED = MOST_PROMPTS
-"""Prompts of a task that a refit takes, those that judge among them, at most."""
+"""Maximum number of prompts per task for a refit, including those that judge it."""
 _DIGITS = 12
 """Hexadecimal digits of an adapter's hash used as the seed of its generated texts: 48 bits."""
 POWER = 0.5

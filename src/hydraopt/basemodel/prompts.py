@@ -17,7 +17,7 @@ from hydraopt.values import closest, listed
 __all__ = ["MOST_PROMPTS", "prompt_files", "read_prompt_folder", "read_prompts"]
 
 MOST_PROMPTS: Final = 1024
-"""Different prompts of a task that are of use, at most: those of a refit."""
+"""Maximum number of distinct prompts per task that are of use, which a refit can use."""
 
 _MOST_BYTES: Final = 1 << 28
 _ENCODING: Final = "utf-8-sig"

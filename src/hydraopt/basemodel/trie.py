@@ -20,11 +20,12 @@ from hydraopt.basemodel.encoding import Batch, Encoded
 __all__ = ["Trie", "batch_of", "laid_out", "lines_of", "trie_of"]
 
 _LINE: Final = 256
-"""Tokens of a line: enough for a common beginning to be rare, few enough for cheap attention."""
+"""Usual number of tokens per line: repeated beginnings are rare, and attention is cheap."""
 _LONGEST_LINE: Final = 2048
-"""Tokens of a line of several texts: a mask has as many numbers as their square."""
+"""Maximum number of tokens in a line of several texts; a mask has the square of this number of
+entries."""
 _ASKED: Final = 2
-"""A target's token counts as so many of a line's: logits over a vocabulary take memory."""
+"""Weight of a target's token in a line's size, because logits over a vocabulary take memory."""
 
 
 @dataclass(frozen=True)

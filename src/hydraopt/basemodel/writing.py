@@ -29,7 +29,7 @@ __all__ = ["WRITE_TOKENS", "NotFiniteError", "answered", "ends_of", "generate", 
 WRITE_TOKENS = 16 * BATCH_TOKENS
 """Padded tokens of a batch for writing, where every step computes one token of each row."""
 _REFILL: Final = 3 / 4
-"""Others come in when so much of a full batch is left."""
+"""Share of a full batch that is left when new rows are added."""
 _NO_ROWS: Final = (
     AttributeError, IndexError, RuntimeError, TypeError, UsageError, ValueError
 )  # fmt: skip

@@ -11,12 +11,16 @@ __all__ = ["answer_rows"]
 
 
 def answer_rows(rows: TaskRows, scores: Mapping[str, Scores], most: int) -> list[dict[str, Any]]:
-    """Return at most ``most`` rows of a task, those that change in most bundles first, then in file
-    order.
+    """Return at most ``most`` rows of a task, first those that change in most bundles.
 
-    row: its number in what was scored, from 0. input, expected: of the file. texts: the answers, by
-    who wrote them. changed: those of them whose answer is another than the original's in some
-    token. Text that a tokenizer made of half a character keeps its replacement mark.
+    Other rows follow in file order. Fields of a row:
+
+    row: index among the scored rows, from 0.
+    input, expected: from the file.
+    texts: the answers, by source.
+    changed: sources whose answer differs from the original's in some token.
+
+    Text that a tokenizer made of half a character keeps its replacement mark.
     """
     changes = [
         [name for name, one in scores.items() if one.changed is not None and one.changed[i]]

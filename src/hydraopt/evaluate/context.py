@@ -15,9 +15,12 @@ __all__ = ["Context", "Sifted", "context_of", "sifted"]
 
 @dataclass(frozen=True)
 class Context:
-    """Tokens that a base model reads. most: at most, where it has a table of positions; a longer
-    text has none. stated: what the config says where positions are computed as they come; longer
-    texts are read, but the model was not trained on such. None for no limit."""
+    """Limits on the tokens of a text, None for no limit.
+
+    most: maximum number, where the base has a table of positions; a longer text has no positions.
+    stated: number in the config, where positions are computed on demand; longer texts are read, but
+        the model was not trained on them.
+    """
 
     most: int | None = None
     stated: int | None = None

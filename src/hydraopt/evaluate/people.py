@@ -26,7 +26,8 @@ _CORRECTION: Final = (
 )
 
 Models = Callable[[int | None], tuple[Any, Any]]
-"""The base as a language model (None), or as a classifier of so many labels, and its tokenizer."""
+"""Function that returns the base as a language model (None) or as a classifier with this number of
+labels, and its tokenizer."""
 Labels = Mapping[str, Mapping[tuple[int, str], str]]
 _Ways = tuple[Any, Callable[[str], int], Callable[[Sequence[SwapRow]], Labels]]
 """The model that is asked, the tokens of a text as it is asked, and by set the labels of rows."""

@@ -41,7 +41,7 @@ from hydraopt.progress import Progress
 __all__ = ["Scores", "TaskRows", "encode_task", "run_task"]
 
 _BLOCK: Final = 256
-"""Answers that are written together: who is stopped loses no more."""
+"""Answers that are generated together; an interrupted run loses no more."""
 
 
 @dataclass(frozen=True)
@@ -172,13 +172,15 @@ def run_task(
 ) -> dict[str, Scores]:
     """Score every set of factors (none: the base) on the rows of a task.
 
-    reference: the set that the others are compared with. write: whether, or for which sets, answers
-    are generated where a metric needs them, or wherever ``texts`` asks for them; without, only
-    metrics that teacher forcing tells are there, none if a row has several right answers. changes:
-    for which of these it is told which of the reference's greedy answers change, all of them if
-    None; the reference's are generated for that, whatever the metrics need. known: where what is
-    done is kept, for a run that is stopped. Raises NoNumbersError where nothing can be written, as
-    logits are no numbers.
+    reference: the set that the others are compared with.
+    write: whether, or for which sets, answers are generated where a metric needs them, or wherever
+        ``texts`` asks for them. Without answers there are only metrics that teacher forcing can
+        measure, and none if a row has several correct answers.
+    changes: sets for which changes of the reference's greedy answers are reported, all of them if
+        None; the reference's answers are generated for that, whatever the metrics need.
+    known: cache of results, for a run that is interrupted.
+
+    Raises NoNumbersError where no answer can be generated because logits are not finite.
     """
     placed = {
         name: place(model, sets[name]) for name in sorted(sets, key=lambda name: name != reference)
@@ -258,7 +260,12 @@ def _decoded(tokenizer: Any, answers: Sequence[tuple[int, ...]]) -> tuple[str, .
 def _scores(
     rows: TaskRows, own: Forced, along: Forced | None, answers: tuple[str, ...] | None
 ) -> Scores:
-    """own: on the targets. along: on the reference's answers. answers: as text."""
+    """Compute a set's scores.
+
+    own: teacher-forced results on the targets.
+    along: teacher-forced results on the reference's answers.
+    answers: generated answers as text.
+    """
     exact, several = own.exact(rows.items), rows.several()
     numbers: dict[str, Numbers] = {}
     for metric in rows.metrics:

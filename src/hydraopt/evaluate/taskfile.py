@@ -13,7 +13,7 @@ from hydraopt.files.reading import MOST_CONFIG, read_regular
 from hydraopt.files.url import AnyPath
 
 _MOST_ROWS = 1 << 30
-"""Bytes that a file of task rows may have."""
+"""Maximum size of a file of task rows, in bytes."""
 
 __all__ = ["TaskFile", "TaskName", "TaskRow", "named_task", "read_task_file", "task_of"]
 

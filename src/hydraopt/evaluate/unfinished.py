@@ -23,11 +23,12 @@ from hydraopt.files.reading import file_hash
 __all__ = ["Kept", "Unfinished", "base_files"]
 
 _METHOD: Final = "3"
-"""Changes when the same request would give other numbers."""
+"""Version; changed when the same request would give other numbers."""
 _DAYS: Final = 14
-"""After which what was not asked for again goes."""
+"""Days without use after which an entry is deleted."""
 _TEXTS: Final = frozenset({".json", ".txt", ".model", ".jinja"})
-"""Files beside the weights that say how a model computes, and how text becomes tokens."""
+"""Suffixes of files beside the weights that determine how a model computes and how text is
+tokenized."""
 
 
 def base_files(base: Path) -> list[str]:

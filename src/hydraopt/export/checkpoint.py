@@ -38,10 +38,13 @@ _WEIGHTS: Final = frozenset(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """config: config.json.  files: the weight files by name.  tensors: all of them, by name.
+    """Checkpoint of a base model.
 
-    others: what else lies in the folder (configs, tokenizer, the index of the shards), and has to
-        go along with the weights. Not so weights in other formats, and their indices.
+    config: content of config.json.
+    files: the weight files by name.
+    tensors: all tensors, by name.
+    others: other files of the folder (configs, tokenizer, the index of the shards) that have to be
+        copied with the weights, except weights in other formats and their indices.
     """
 
     folder: Path

@@ -33,7 +33,7 @@ __all__ = ["DTYPES", "export_gguf"]
 DTYPES: Final = {
     "same": "f16", "f16": "f16", "float16": "f16", "f32": "f32", "float32": "f32", "q8_0": "q8_0",
 }  # fmt: skip
-"""Names that ``dtype`` may have, and what each stands for."""
+"""Values of ``dtype``, and the type of each."""
 
 _ENGINE: Final = "llama.cpp"
 _BLOCK: Final = 32  # numbers of a row that Q8_0 rounds together

@@ -34,7 +34,7 @@ _KINDS: Final = {
 
 
 ALORA: Final = "alora_invocation_tokens"
-"""PEFT's setting that makes a LoRA one that acts only after these tokens."""
+"""PEFT's setting for a LoRA that acts only after these tokens."""
 
 
 def plain_pairs(

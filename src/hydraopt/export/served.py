@@ -31,7 +31,8 @@ from hydraopt.files.url import AnyPath
 __all__ = ["FolderCache", "ServedBundle", "content_key"]
 
 _JUST_NOW: Final = 60.0
-"""Seconds for which a folder stays that was handed out: its server may not have read it yet."""
+"""Seconds for which a folder is kept after it was handed out, because its server may not have read
+it."""
 _DIGITS: Final = 16
 _KEY: Final = re.compile(rf"[0-9a-f]{{{_DIGITS}}}")
 _LOCK: Final = ".lock"

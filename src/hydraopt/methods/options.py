@@ -89,7 +89,7 @@ OPTIONS: Final[Mapping[str, Limits]] = {
     "scales": Limits("bool"),
     "reweight": Limits("bool"),
 }
-"""The limits of each option but ``weights`` and ``inner_scales``, which are for tasks."""
+"""Limits of each option except ``weights`` and ``inner_scales``, which have values per task."""
 
 
 def check_option(name: str, value: Any, default: Any = inspect.Parameter.empty) -> Any:

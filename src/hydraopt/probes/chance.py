@@ -13,7 +13,7 @@ __all__ = ["binomial_p", "holm", "mean_interval", "wilson"]
 _Z = 1.959963984540054
 """Quantile of the normal distribution at 97.5 %."""
 _AT_ONCE = 1 << 20
-"""Rows that are drawn at a time."""
+"""Number of rows that are drawn at a time."""
 
 Numbers = NDArray[np.float64]
 

@@ -30,7 +30,7 @@ __all__ = ["NO_PROBE", "PROBES", "Kind", "Looked", "look"]
 NO_PROBE: Final = "no probe"
 
 _HEAD: Final = 16_384
-"""Bytes from which a file is known: more than a row has."""
+"""Number of bytes read to recognise a file, which is more than a row has."""
 _SUFFIXES: Final = (".tsv", ".csv", ".jsonl", ".dev", ".test")
 _LIKE: Final = 0.5
 """Smallest share of a probe's columns in a file that looks like the probe."""
@@ -103,7 +103,7 @@ PROBES: Final = {
         CROWS_COLUMNS,
     ),
 }
-"""By name."""
+"""Kinds of probes by name."""
 
 
 @dataclass(frozen=True)

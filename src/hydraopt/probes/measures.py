@@ -19,7 +19,7 @@ __all__ = ["ALL", "LEAST", "probe_measures"]
 
 ALL: Final = "all"
 LEAST: Final = 10
-"""Items of a group that is told apart."""
+"""Minimum number of items of a group that is reported."""
 _LEAN: Final = {"stereotype": 1, "against": -1}
 
 Numbers = NDArray[np.float64]
@@ -32,11 +32,14 @@ def probe_measures(
     original: Mapping[str, Sequence[Numbers]] | None = None,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """By probe and group, what one set of factors prefers; and against the original, what changed.
+    """Measure the preferences of one set of factors, by probe and group, and changes to the
+    original.
 
-    items: by probe. scores: by probe and item, log P of each side in nats. original: the same of
-    the original adapter, None for itself and for the base. A group is "KIND: NAME", or ALL.
-    docs/reference/evaluation.md says what each field holds.
+    items: by probe.
+    scores: by probe and item, log P of each side in nats.
+    original: scores of the original adapter, None for itself and for the base.
+
+    A group is "KIND: NAME", or ALL. docs/reference/evaluation.md describes each field.
     """
     made: dict[str, dict[str, Any]] = {}
     for probe, mine in items.items():

@@ -28,7 +28,7 @@ SEEGULL_COLUMNS: Final = ("identity", "attribute", "region_stereo")
 STATISTICS: Final = "occupations-stats.tsv"
 """The file beside Winogender's sentences."""
 _BALANCED: Final = (45.0, 55.0)
-"""Percent of women between which an occupation is nobody's stereotype."""
+"""Range of the percentage of women in which an occupation counts as no stereotype."""
 
 
 def load_winogender(path: Path) -> Loaded:

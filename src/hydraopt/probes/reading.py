@@ -19,11 +19,11 @@ __all__ = ["PROBES", "ProbeSet", "read_probes"]
 _MOST_FILES: Final = 5000
 _DEPTH: Final = 6
 _MOST_TEXT: Final = 4000
-"""Characters of a side with its prompt."""
+"""Maximum number of characters of a side with its prompt."""
 MOST_ITEMS: Final = 500_000
 """Maximum number of items in all probes together, before sampling."""
 _NAMED: Final = 5
-"""Files that were passed by, which a message names."""
+"""Maximum number of skipped files named in a message."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 MOST_BYTES: Final = 128 << 20
-"""Bytes of a file of items."""
+"""Maximum size of a file of items, in bytes."""
 _MOST_COLUMNS: Final = 20
 _MOST_LETTERS: Final = 40
 """Maximum number of characters of a column name in a message."""
