@@ -14,7 +14,8 @@ _OWN = Path("/proc/self/cgroup")
 
 
 def most_memory() -> int:
-    """Bytes that this process may take; 0 where the system does not say (Windows).
+    """Return the number of bytes that this process may take; 0 where the system does not say
+    (Windows).
 
     Linux sets limits by control groups, which lie in one another; the least of them counts.
     """

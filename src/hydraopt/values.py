@@ -70,8 +70,8 @@ def closest(wanted: str | Sequence[str], names: Collection[str]) -> str:
 
 
 def by_text(notes: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Notes of several things as lines, each text once: "fr: TEXT", or "30 adapters: TEXT (de, en,
-    fr and 27 more)".
+    """Yield the notes of several things as lines, each text once: "fr: TEXT", or "30 adapters: TEXT
+    (de, en, fr and 27 more)".
 
     notes: the name of an adapter, and a text about it.
     """

@@ -81,7 +81,7 @@ def check_same_base(adapters: Sequence[Adapter], same_base: bool) -> str | None:
 
 
 def _by_name(adapters: Sequence[Adapter], same_base: bool) -> list[tuple[str, list[Adapter]]]:
-    """Adapters by the base model that they name, and by its revision if several are stated."""
+    """Group adapters by the base model that they name, and by revision if several are stated."""
     if same_base:
         return [("one base", list(adapters))]
     bases: dict[str | None, list[Adapter]] = {}
@@ -103,8 +103,8 @@ def _by_name(adapters: Sequence[Adapter], same_base: bool) -> list[tuple[str, li
 
 
 def _by_shape(adapters: Sequence[Adapter], clashes: list[str]) -> list[list[Adapter]]:
-    """Groups whose modules have one shape each. For each group but the first, a difference to an
-    earlier group is added to ``clashes``."""
+    """Return groups whose modules have one shape each. For each group but the first, a difference
+    to an earlier group is added to ``clashes``."""
     groups: list[list[Adapter]] = []
     shapes: list[dict[str, _Shape]] = []
     for adapter in adapters:

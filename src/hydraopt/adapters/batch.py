@@ -78,7 +78,7 @@ class Problems:
         return error
 
     def notes(self) -> Iterator[str]:
-        """Notes that list what was left out, by reason."""
+        """Yield notes that list the skipped files by reason."""
         for alike in _by_reason(self._skipped):
             reason = alike[0].reason or str(alike[0]).partition(" [")[0]
             places = ", ".join(str(error.place) for error in alike)

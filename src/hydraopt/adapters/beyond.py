@@ -47,7 +47,7 @@ def not_linear(module: Sited) -> str | None:
 
 
 def _other_settings(config: Mapping[str, Any]) -> Iterator[str]:
-    """Settings by which PEFT computes something else than W + B A."""
+    """Yield the settings with which PEFT computes something other than W + B A."""
     for setting in ("alora_invocation_tokens", "layer_replication"):
         if config.get(setting):
             yield f"the setting {setting}"

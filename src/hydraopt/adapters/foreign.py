@@ -45,8 +45,8 @@ _JOINED_ALPHA: Final = re.compile(r"[^.]+_alpha")
 
 
 def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) -> Parsed:
-    """Modules of a kohya or diffusers file: lora_up @ lora_down, times alpha / r; and what
-    :mod:`hydraopt.adapters.lycoris` knows.
+    """Return the modules of a kohya or diffusers file: lora_up @ lora_down, times alpha / r; and
+    what :mod:`hydraopt.adapters.lycoris` knows.
 
     The scale comes from the module's ``.alpha``, else from the settings that newer diffusers puts
     in the metadata, else from ``alpha``, else it is 1, which is what both tools then do.
@@ -157,7 +157,8 @@ def _parts(name: str) -> tuple[str, str] | None:
 def read_loralib(
     file: TensorFile, alpha: float | None, config: Mapping[str, Any] | None = None
 ) -> Parsed:
-    """Modules of a loralib state dict (``PATH.lora_A``, ``PATH.lora_B``); alpha is not in the file.
+    """Return the modules of a loralib state dict (``PATH.lora_A``, ``PATH.lora_B``); alpha is not
+    in the file.
 
     Without ``alpha`` the scale is 1, and a note says so. A fused projection, whose A has g times
     the rows that B has columns, gives g modules "PATH::0" ...: which slots of the projection they
@@ -197,7 +198,7 @@ def read_loralib(
 
 
 def read_mlx(file: TensorFile, config: Mapping[str, Any], config_file: AnyPath) -> Parsed:
-    """Modules of an mlx-lm adapter: ``dW = scale * (lora_a @ lora_b)^T``.
+    """Return the modules of an mlx-lm adapter: ``dW = scale * (lora_a @ lora_b)^T``.
 
     Raises AdapterFormatError for expert layers (3-D lora_a), which mlx-lm stacks in one tensor.
     """
@@ -292,7 +293,8 @@ def _refuse_pair(path: str, a: RawTensor, b: RawTensor, file: AnyPath) -> None:
 
 
 def _diffusers_path(stem: str) -> str:
-    """Module path as diffusers spells it today, also from its older attention processors."""
+    """Return the module path as diffusers spells it today, also from its older attention
+    processors."""
     path = stem.replace(".processor.", ".")
     if path.endswith("_lora"):
         head, _, last = path.removesuffix("_lora").rpartition(".")
@@ -307,7 +309,8 @@ def _diffusers_path(stem: str) -> str:
 
 
 def _diffusers_settings(file: TensorFile) -> dict[str, ScaleRule]:
-    """LoRA settings of each component ("unet", ...) from the metadata of newer diffusers files."""
+    """Return the LoRA settings of each component ("unet", ...) from the metadata of newer diffusers
+    files."""
     text = file.metadata.get("lora_adapter_metadata")
     if text is None:
         return {}

@@ -79,7 +79,8 @@ class FileFormat:
 
 
 def _as_peft(name: str) -> bool:
-    """Half of a pair as PEFT spells it; diffusers' oldest names end like an adapter called "up"."""
+    """Return half of a pair as PEFT spells it; diffusers' oldest names end like an adapter called
+    "up"."""
     return parse(name) is not None and not name.endswith((".down.weight", ".up.weight"))
 
 

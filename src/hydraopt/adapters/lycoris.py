@@ -93,7 +93,7 @@ def is_lycoris(name: str) -> bool:
 def read_lycoris(
     file: TensorFile, halves: Halves, scale_of: Callable[[str, int], float]
 ) -> LycorisContent:
-    """Modules and kinds of what is no plain pair in a kohya file.
+    """Read modules and kinds of the tensors in a kohya file that are not plain pairs.
 
     halves: A and B of each path by "A", "B"; those around a Tucker core are taken out.
     scale_of: (path, rank) to the scale.

@@ -203,7 +203,7 @@ class LowRankModule:
         raise NumericalError(explain(what, **where, got=got, expected=expected, do=do))
 
     def _split(self, b: NDArray[Any], a: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """This module's own (m, r) and (r, n) out of the stored arrays."""
+        """Return this module's own (m, r) and (r, n) out of the stored arrays."""
         m, n, r, g = self.m, self.n, self.r, self.group
         if self.layout == "transposed":
             return b.T, a.T
@@ -301,7 +301,8 @@ class Adapter:
                 )
 
     def content_hash(self) -> str:
-        """sha256 (hex) of what the adapter computes: equal for equal content, whatever the names.
+        """Return the sha256 (hex) of what the adapter computes: equal for equal content, whatever
+        the names.
 
         Covers every tensor (key, dtype, shape, bytes), each module's path, kind, shape and resolved
         scale, and the settings that change the function. Task name, file name, key order, name of

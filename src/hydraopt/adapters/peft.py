@@ -49,7 +49,7 @@ _KNOWN: Final = frozenset(
 
 
 def read_peft(file: TensorFile, config: Mapping[str, Any], config_file: AnyPath) -> Parsed:
-    """Modules, extras and notes of a PEFT LoRA.
+    """Return the modules, extras and notes of a PEFT LoRA.
 
     The config is that of a LoRA; others are read by hydraopt.adapters.tunerfiles. Raises
     AdapterFormatError for variants that are not B @ A, and anything

@@ -162,7 +162,8 @@ def _named(requests: Sequence[Request], problems: Problems) -> list[tuple[Reques
 
 
 def _renamed(tasks: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Notes about adapters of one name. tasks: the name of each adapter, and that of its task."""
+    """Yield the notes about adapters of one name. tasks: the name of each adapter, and that of its
+    task."""
     alike: dict[str, list[str]] = {}
     for name, task in tasks:
         alike.setdefault(name, []).append(task)
@@ -177,7 +178,7 @@ def _renamed(tasks: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def _located(requests: Sequence[Request]) -> list[Callable[[], Source]]:
-    """Functions that return the files of each, in order, or raise what went wrong; files at
+    """Return functions that return the files of each, in order, or raise what went wrong; files at
     addresses are fetched several at a time."""
     paths = [request.path for request in requests]
     if not any(isinstance(path, Url) for path in paths):

@@ -61,7 +61,7 @@ class ScaleRule:
         return cls(int(r or 0), float(alpha or 0), rslora, ranks, alphas, file)
 
     def rank(self, path: str) -> int:
-        """Rank that the settings give the module at path (without wrapper prefixes).
+        """Return the rank that the settings give the module at path (without wrapper prefixes).
 
         This and :meth:`scale` raise AdapterFormatError for patterns that take too long.
         """
@@ -169,7 +169,7 @@ _MOST_ALPHA: Final = 1e300
 
 
 def _whole(pattern: str) -> str:
-    """PEFT's reading of a pattern: it must match a whole path, or its end after a dot."""
+    """Return PEFT's reading of a pattern: it must match a whole path, or its end after a dot."""
     return rf"(.*\.)?({pattern})$"
 
 

@@ -134,7 +134,7 @@ def _usual_of(files: Iterable[str], folder: AnyPath, notes: list[str]) -> str | 
 
 
 def _fetched(url: Url) -> Source:
-    """Copies of the files of an adapter at an address."""
+    """Return copies of the files of an adapter at an address."""
     if url.name == _CONFIG:
         url = url.parent
     notes: list[str] = []
@@ -209,7 +209,7 @@ def load_config(path: Path) -> dict[str, Any] | None:
 
 
 def expand(items: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Selection:
-    """Requests for paths, glob patterns, and NAME=PATH strings, in the order given.
+    """Return requests for paths, glob patterns, and NAME=PATH strings, in the order given.
 
     A pattern stands for the matches that can be an adapter: folders with a weight file or a
     config, and weight files; the others are left out. A shell writes out its patterns before it

@@ -41,7 +41,7 @@ class _Stem:
 
 
 def read_tuner(file: TensorFile, config: Mapping[str, Any], config_file: AnyPath) -> Parsed:
-    """Modules, extras and notes of an adapter of another tuner than LoRA.
+    """Return the modules, extras and notes of an adapter of another tuner than LoRA.
 
     Raises AdapterFormatError for tuners that are unknown or refused, tensors of another one than
     the config names, modules of which a tensor is missing, and shapes or ranks that do not fit.
@@ -228,7 +228,7 @@ def _adalora(stems: Mapping[str, _Stem], rule: AdaLoraRule, parsed: Parsed, file
 
 
 def factor_rule(config: Mapping[str, Any], file: AnyPath) -> ScaleRule:
-    """Ranks and scales of a LoHa or LoKr config; raises AdapterFormatError."""
+    """Return the ranks and scales of a LoHa or LoKr config; raises AdapterFormatError."""
     return ScaleRule.from_config({**config, "use_rslora": False}, file, "alpha")
 
 

@@ -54,7 +54,8 @@ def batch_of_each(model: Any, groups: Sequence[Sequence[Encoded]]) -> list[Batch
 
 
 def _shared_lines(model: Any, texts: Sequence[Encoded]) -> list[tuple[list[int], Trie]] | None:
-    """Lines of texts, or None where too little is common or the model reads them otherwise."""
+    """Return lines of texts, or None where too little is common or the model reads them
+    otherwise."""
     lines = lines_of(texts)
     nodes = sum(len(trie.tokens) for _, trie in lines)
     if nodes >= (1 - _LEAST_SAVED) * sum(len(text) - 1 for text in texts):

@@ -17,8 +17,8 @@ _LEAST: Final = 1e-9
 
 
 def told_apart(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log probabilities of these tokens, (N, K), the probability of all others together, (N,),
-    never quite nothing, and the logarithm of the sum of all exponentials, (N, 1).
+    """Return the log probabilities of these tokens, (N, K), the probability of all others together,
+    (N,), never quite nothing, and the logarithm of the sum of all exponentials, (N, 1).
 
     logits: (N, vocabulary). tokens: (N, K), all different. Sums are in float64, and what is left
     beside the tokens is a difference of sums of the very same numbers.
@@ -36,7 +36,7 @@ def told_apart(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def divergence(want: Tensor, got: Tensor) -> Tensor:
-    """KL, (n,), of log probabilities (n, tokens), in float64.
+    """Return KL, (n,), of log probabilities (n, tokens), in float64.
 
     Each token counts p log(p / q) - p + q. Over all of them that is KL, and no token counts less
     than 0: what rounding takes from a sum of probabilities counts by its square (the divergence of

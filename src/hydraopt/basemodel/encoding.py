@@ -38,7 +38,7 @@ class Encoded:
     target: tuple[int, ...]
 
     def __len__(self) -> int:
-        """Number of tokens, prompt and target."""
+        """Return the number of tokens in prompt and target."""
         return len(self.prompt) + len(self.target)
 
 
@@ -147,7 +147,7 @@ def left_padded(prompts: Sequence[Sequence[int]], pad: int = 0) -> tuple[Tensor,
 
 
 def batches_by_tokens(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Indices sorted by length, in batches of at most ``tokens`` padded tokens."""
+    """Yield the indices sorted by length, in batches of at most ``tokens`` padded tokens."""
     chunk: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         if chunk and (len(chunk) + 1) * lengths[index] > tokens:

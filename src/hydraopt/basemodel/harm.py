@@ -281,7 +281,7 @@ def _in_step(margin: Numbers, moved: Numbers, weights: Numbers) -> tuple[Numbers
 
 
 def held_out(answers: Sequence[Encoded], more: int = 0) -> tuple[list[int], list[int]]:
-    """Indices of the answers to learn from, and of those to judge by; empty ones are neither.
+    """Return indices of answers to learn from and to judge by, without empty answers.
 
     more: so many others are learned from as well. One in HELD_OUT of all is held out, from
     ``answers`` first: where there are enough others, all of them judge.

@@ -142,8 +142,8 @@ class Judge:
     def _answered(
         self, task: str, asked: Sequence[Encoded], stage: str = "answers"
     ) -> list[Encoded]:
-        """Answers to prompts of a task. stage: what progress calls them; those that are asked hours
-        later have another one, or the time left would count these hours."""
+        """Return the answers to prompts of a task. stage: what progress calls them; those that are
+        asked hours later have another one, or the time left would count these hours."""
         said: list[Encoded] = []
         for start in range(0, len(asked), _BLOCK):
             block = asked[start : start + _BLOCK]
@@ -156,8 +156,8 @@ class Judge:
     def _block(
         self, task: str, asked: Sequence[Encoded], done: Callable[[], None]
     ) -> list[Encoded]:
-        """Answers to a few prompts, which are remembered together. done: called where they were
-        not."""
+        """Return the answers to a few prompts, which are remembered together. done: called where
+        they were not."""
         key = self._key(task, asked)
         said = self._memory.get(key)
         if not are_answers(said, len(asked)):
@@ -222,10 +222,9 @@ class Judge:
         modules: Callable[[], Mapping[str, CodedModule]],
         told: Callable[[int, int], None] | None = None,
     ) -> Mapping[str, PartsRecord]:
-        """Other records of a task's modules, trained to keep its answers, as hydraopt.merge takes
-        them; none where that does not help, for a task without prompts, or of too few answers
-        to different prompts.
-        See :func:`hydraopt.basemodel.refit.refit`, ``told`` as well."""
+        """Return other records of a task's modules, trained to keep its answers, as hydraopt.merge
+        takes them; none where that does not help, for a task without prompts, or of too few answers
+        to different prompts. See :func:`hydraopt.basemodel.refit.refit`, ``told`` as well."""
         if not self._learned(task):
             return {}
         answers, more = self.answers(task), self.lessons(task)

@@ -140,7 +140,7 @@ class Lesson:
 
 
 def _split(texts: Sequence[Encoded]) -> Iterator[list[Encoded]]:
-    """Texts of similar length in parts of _BATCH padded tokens, or one longer text."""
+    """Yield the texts of similar length in parts of _BATCH padded tokens, or one longer text."""
     for chunk in batches_by_tokens([len(text) for text in texts], _BATCH):
         yield [texts[i] for i in chunk]
 

@@ -122,7 +122,8 @@ def _within_window(model: Any, texts: Sequence[Encoded]) -> bool:
 
 
 def window_of(model: Any) -> float:
-    """Tokens that the narrowest of the model's layers see at once; infinite if all see all."""
+    """Return the number of tokens that the narrowest of the model's layers see at once; infinite if
+    all see all."""
     config = model.config.get_text_config()
     known = (getattr(config, name, None) for name in _WINDOWS)
     return min((x for x in known if x), default=math.inf)

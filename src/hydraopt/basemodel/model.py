@@ -321,8 +321,8 @@ def of_head(model: Any, by_path: Mapping[str, T]) -> dict[str, T]:
 
 
 def logits_of(model: Any, hidden: Tensor, placed: Placed) -> Tensor:
-    """Float32 logits (N, vocabulary) of hidden states (N, width), with the factors of the output
-    layer among ``placed`` on it, unless they are there already.
+    """Return the float32 logits (N, vocabulary) of hidden states (N, width), with the factors of
+    the output layer among ``placed`` on it, unless they are there already.
 
     Only target positions go through the output layer; for small models with a large vocabulary it
     costs as much as all the rest.

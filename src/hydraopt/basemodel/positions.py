@@ -22,14 +22,16 @@ _NAMES: Final = ("pos", "wpe")
 
 
 def positions_of(model: Any) -> int | None:
-    """Tokens that a text may have, of a model with a table of positions, learned (GPT-2, OPT) or
-    computed (GPT-J); None where positions are computed as they come, or nothing is said of them."""
+    """Return the number of tokens that a text may have, of a model with a table of positions,
+    learned (GPT-2, OPT) or computed (GPT-J); None where positions are computed as they come, or
+    nothing is said of them."""
     stated = stated_by(model)
     return next((count for rows, count in _tables(model) if rows == stated), None)
 
 
 def stated_by(model: Any) -> int | None:
-    """Tokens of a text that the model's config speaks of; None where it says nothing of use."""
+    """Return the number of tokens of a text that the model's config speaks of; None where it says
+    nothing of use."""
     stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return stated if type(stated) is int and stated >= 1 else None
 

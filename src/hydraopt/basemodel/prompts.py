@@ -30,8 +30,8 @@ _FOLDER: Final = "a folder with a NAME.jsonl or NAME.txt for each adapter"
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """Prompts, one a line, exactly as the model gets them: the first MOST_PROMPTS, each once. All
-    lines are looked at.
+    """Return the prompts, one a line, exactly as the model gets them: the first MOST_PROMPTS, each
+    once. All lines are looked at.
 
     Plain text; or, in a ``.jsonl`` or ``.ndjson`` file, JSON strings, objects with a "prompt", or
     the rows of a task with an "input", which become prompts as the evaluation's do. Their
@@ -85,7 +85,7 @@ def prompt_files(path: str | Path) -> dict[str, Path]:
 def read_prompt_folder(
     path: str | Path, names: Collection[str], others: Collection[str] = ()
 ) -> dict[str, list[str]]:
-    """Prompts by task, from a folder of :func:`prompt_files`; see :func:`read_prompts`.
+    """Return the prompts by task, from a folder of :func:`prompt_files`; see :func:`read_prompts`.
 
     names: the tasks that are asked about; one without a file is left out. others: tasks that there
     are besides, whose files are not read. Nor are files of no task, where every task that is asked

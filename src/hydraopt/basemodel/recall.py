@@ -35,7 +35,7 @@ def depends_on(coded: Mapping[str, CodedModule]) -> list[bytes | str]:
 def kept_records(
     records: Mapping[str, PartsRecord], coded: Mapping[str, CodedModule]
 ) -> dict[str, Any]:
-    """Records of some of these modules as JSON values."""
+    """Return the records of some of these modules as JSON values."""
     writer = ChunkWriter()
     for path, record in sorted(records.items()):
         write_record(writer, record, _has_bases(coded[path]))

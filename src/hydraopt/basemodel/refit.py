@@ -137,7 +137,7 @@ def refit(
     more: Sequence[Encoded] = (),
     told: Callable[[int, int], None] | None = None,
 ) -> Refit:
-    """Other records of the modules in ``coded``, that keep more of the original's answers.
+    """Train the modules in ``coded`` and return records that keep more of the original's answers.
 
     answers: prompts with the original's answers as targets. original: B (m, r) with the scale
     inside, A (r, n), by module path. done: modules that stay as they are coded; the output layer

@@ -81,7 +81,8 @@ def looks(model: nn.Module, texts: Sequence[Encoded], factors: TaskFactors) -> I
 
 
 def look(model: nn.Module, texts: Sequence[Encoded], factors: TaskFactors) -> Seen:
-    """Inputs and gradients of every module of the adapted model on the texts, padding left out.
+    """Return the inputs and gradients of every module of the adapted model on the texts, padding
+    left out.
 
     Raises AlignmentError for a module that sees nothing, or only some of the tokens, as an expert
     that is asked about a few: a number for it would say nothing of other texts.
@@ -141,7 +142,8 @@ def self_written(
     seed: int,
     name: str | None = None,
 ) -> list[Encoded]:
-    """Text that the adapted model writes from its first token on, sampled, 32 tokens each.
+    """Return the text that the adapted model writes from its first token on, sampled, 32 tokens
+    each.
 
     name: of the adapter, for the error. Raises UsageError for a tokenizer without a token to begin
     with.

@@ -38,8 +38,10 @@ positions."""
 
 
 def ends_of(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end an answer: those of the model's generation settings, of which chat models
-    have several, and of the tokenizer."""
+    """Return the tokens that end an answer, of the model's generation settings and the tokenizer.
+
+    Chat models have several.
+    """
     settings = getattr(model, "generation_config", None)
     named = getattr(settings, "eos_token_id", None)
     each = named if isinstance(named, list) else [named]

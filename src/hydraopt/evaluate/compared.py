@@ -121,8 +121,10 @@ def read_compared(
     base: str | None = None,
     alpha: float | None = None,
 ) -> Compared:
-    """Adapters and bundles among ``paths``, told apart by content. alpha: for files that do not
-    state theirs. Raises HydraoptError."""
+    """Read the adapters and bundles among ``paths``, distinguished by content.
+
+    alpha: for files that do not state theirs. Raises HydraoptError.
+    """
     bundles = [path for path in paths if is_bundle(path)]
     others = [path for path in paths if path not in bundles]
     adapters = read_adapters(others, same_base=same_base, alpha=alpha) if others else Adapters()
@@ -152,8 +154,8 @@ def read_compared(
 
 
 def bundles_of(compared: Compared) -> dict[str, dict[str, Any]]:
-    """Bytes and sha256 of every bundle, as the result says them, and the stated errors of its
-    tasks: of their modules, and the largest of their coded tensors."""
+    """Return the bytes and sha256 of every bundle, as the result says them, and the stated errors
+    of its tasks: of their modules, and the largest of their coded tensors."""
     return {
         label: {
             "bytes": bundle.size,

@@ -220,7 +220,7 @@ class _Seen:
     best: Tensor
 
     def divergence(self, logits: Tensor, total: Tensor) -> Tensor:
-        """KL(reference || this) in nats, (N,), in float64; few tokens at a time."""
+        """Return KL(reference || this) in nats, (N,), in float64; few tokens at a time."""
         pieces = (slice(start, start + _TOKENS) for start in range(0, len(logits), _TOKENS))
         each = [divergence(self.logs[x], logits[x] - total[x, None]) for x in pieces]
         return torch.cat(each)

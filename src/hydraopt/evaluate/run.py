@@ -336,5 +336,5 @@ def _answers(
 
 
 def _most(items: Sequence[Encoded]) -> int:
-    """Tokens that an answer may have."""
+    """Return the number of tokens that an answer may have."""
     return max(len(item.target) for item in items) * 3 // 2 + 8

@@ -85,7 +85,7 @@ def export_kohya(
 def _kohya(
     task: TaskAdapter, dtype: str
 ) -> tuple[set[str], Mapping[str, RawTensor], Mapping[str, str]]:
-    """Names of the modules, tensors and metadata of a kohya file."""
+    """Return the names of the modules, the tensors and the metadata of a kohya file."""
     everything = _modules(task, "kohya", dtype)
     products = [x for x in everything if x.module.layout == "factor"]
     plain = [x for x in everything if x.module.layout != "factor"]
@@ -146,7 +146,7 @@ def export_diffusers(
 def _diffusers(
     task: TaskAdapter, dtype: str, uniform_rank: bool
 ) -> tuple[set[str], Mapping[str, RawTensor], Mapping[str, str]]:
-    """Names of the modules, tensors and metadata of a diffusers file."""
+    """Return the names of the modules, the tensors and the metadata of a diffusers file."""
     modules = [x.folded() for x in _modules(task, "diffusers", dtype)]
     if task.entry.format == "diffusers" and all(is_numbered(x.path) for x in modules):
         return _numbered(task, modules, uniform_rank)

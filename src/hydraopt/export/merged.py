@@ -254,8 +254,9 @@ def _base_tensor(task: TaskAdapter, model: Checkpoint, key: str, path: str) -> R
 
 
 def _renaming(task: TaskAdapter, model: Checkpoint, paths: list[str]) -> Callable[[str], str]:
-    """Adapters name modules as in the whole model, checkpoints may as in the model without head.
+    """Return a function from an adapter's module names to the checkpoint's.
 
+    Adapters name modules as in the whole model, checkpoints may as in the model without head.
     Versions of transformers have several names for one head, and files keep the first.
     """
     heads = [head for head in HEADS if f"{head}.weight" in model.tensors]

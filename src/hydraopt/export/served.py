@@ -121,7 +121,7 @@ class FolderCache:
         return folder
 
     def size(self) -> int:
-        """Bytes of all folders."""
+        """Return the number of bytes of all folders."""
         return sum(size for _, size, _ in self._homes())
 
     def _homes(self) -> list[tuple[float, int, Path]]:

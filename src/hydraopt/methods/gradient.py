@@ -126,7 +126,7 @@ def _finished(
     chosen: Any,
     history: list[float],
 ) -> HydraFit:
-    """Orthonormal rows, heads that are in use, and the objective from the residuals."""
+    """Return orthonormal rows, heads that are in use, and the objective from the residuals."""
     q, r = np.linalg.qr(shared.T)
     names = list(dict.fromkeys(chosen.tolist()))
     kept = tuple(heads[c] @ r.T for c in names)

@@ -69,7 +69,8 @@ class HydraFit:
         return self.history[-1]
 
     def merged(self) -> Merged:
-        """Factors of each task: all of them hold one A, and tasks of one head one object.
+        """Return the factors of each task: all of them hold one A, and tasks of one head one
+        object.
 
         A power of two goes from the heads to A, which is exact and keeps both in the range of fp16.
         """
@@ -239,7 +240,8 @@ class _Problem:
             history.append(history[-1] - gained)
 
     def _fit(self, heads: int, labels: Labels, g: Array) -> tuple[Array, Array]:
-        """Exact V (q, R) and heads (M, p, R) for given tasks of each head and given scales.
+        """Return the exact V (q, R) and heads (M, p, R) for given tasks of each head and given
+        scales.
 
         With s_c = sum w g^2 and M_c = sum w g C_t / s_c over the tasks of head c the objective is a
         constant plus sum_c s_c |M_c - H_c V^T|^2, least at the top eigenvectors V of
@@ -275,7 +277,8 @@ class _Problem:
         return gain, g, np.sum(inside**2, axis=(1, 2))
 
     def _assign(self, V: Array, H: Array) -> tuple[Labels, Array]:
-        """Exact labels and scales for given V and heads: the head that takes most error away."""
+        """Return the exact labels and scales for given V and heads: the head that takes most error
+        away."""
         gain, g, _ = self._gains(V, H)
         labels = gain.argmax(axis=1)
         return labels, g[np.arange(len(labels)), labels]
@@ -318,7 +321,8 @@ class _Problem:
         return labels, g, H
 
     def _start(self, heads: int, generator: np.random.Generator | None) -> tuple[Labels, Array]:
-        """Tasks to build the first heads from, as far apart as chance or, without it, reach."""
+        """Return the tasks to build the first heads from, as far apart as chance or, without it,
+        reach."""
         tasks, r, q = self.A.shape
         rows = self.A.reshape(tasks * r, q)
         gram = (self.overlap * (rows @ rows.T).reshape(self.overlap.shape)).sum(axis=(1, 3))

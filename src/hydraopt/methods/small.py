@@ -97,7 +97,8 @@ class SmallCore:
         return total
 
     def lift(self, core: Array, rank: int | None = None) -> tuple[Factors, float]:
-        """Factors of ``left core right^T``, and the relative error of cutting it to ``rank``.
+        """Return the factors of ``left core right^T``, and the relative error of cutting it to
+        ``rank``.
 
         rank: parts at most; None keeps all that are not zero. B (m, k) and A (k, n) carry the roots
         of the singular values alike, k >= 1. Raises UsageError for a rank below 1.
@@ -129,7 +130,7 @@ def small_core(factors: Sequence[Factors]) -> SmallCore:
 
 
 def stacked_bases(factors: Sequence[Factors]) -> tuple[Array, Array]:
-    """Orthonormal bases of what all columns of the dW's lie in, (m, p), and all rows, (n, q)."""
+    """Return orthonormal bases that span all columns of the dW's, (m, p), and all rows, (n, q)."""
     left, _ = np.linalg.qr(np.concatenate([f.B for f in factors], axis=1))
     right, _ = np.linalg.qr(np.concatenate([f.A for f in factors], axis=0).T)
     return left, right
@@ -185,9 +186,9 @@ def weights_for(
 
 
 def comparable(weights: Array) -> Array:
-    """Positive weights (T,) that are only compared with each other, as they stand if products of
-    them with squared norms stay in range, else scaled so; one below 1e-280 of the largest counts as
-    that."""
+    """Return the positive weights (T,) that are only compared with each other, as they stand if
+    products of them with squared norms stay in range, else scaled so; one below 1e-280 of the
+    largest counts as that."""
     if weights.min(initial=1.0) >= 1e-100 and weights.max(initial=1.0) <= 1e100:
         return weights
     scaled: Array = np.ldexp(weights, -int(np.frexp(weights.max())[1]))

@@ -68,7 +68,7 @@ def _correct(tests: Sequence[dict[str, Any]]) -> None:
 
 
 def _groups(items: Sequence[ProbeItem]) -> dict[str, list[int]]:
-    """Indices of the items of each group that is large enough, ALL first."""
+    """Return the indices of the items of each group that is large enough, ALL first."""
     made: dict[str, list[int]] = {ALL: list(range(len(items)))}
     for i, item in enumerate(items):
         for kind, name in item.groups:
@@ -118,7 +118,8 @@ class _Answers:
         return [i for i, item in enumerate(self.items) if item.condition == condition]
 
     def told(self, seed: int) -> dict[str, Any]:
-        """Counts, shares and intervals; "tests" are those that are corrected together."""
+        """Return the counts, shares and intervals; "tests" are those that are corrected
+        together."""
         follow, against = (int((self.lean == x).sum()) for x in (1, -1))
         preference: dict[str, Any] = {
             **_share(follow, follow + against),
@@ -159,7 +160,7 @@ class _Answers:
 
 
 def _bias(answers: _Answers, seed: int) -> dict[str, float]:
-    """BBQ's score in percent, from -100 to 100, with its bootstrap interval.
+    """Return BBQ's score in percent, from -100 to 100, with its bootstrap interval.
 
     (stereotype - against) over all items where the text does not tell the answer, and over the
     answers that name somebody where it does.

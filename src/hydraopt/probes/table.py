@@ -59,7 +59,8 @@ def text_of(path: Path) -> str:
 
 
 def table_rows(path: Path, columns: tuple[str, ...], separator: str) -> Iterator[dict[str, str]]:
-    """Rows of a CSV or TSV file with these columns and perhaps more; raises UsageError."""
+    """Yield the rows of a CSV or TSV file with these columns and perhaps more; raises
+    UsageError."""
     reader = csv.DictReader(io.StringIO(text_of(path)), delimiter=separator)
     try:
         _check(path, "", columns, reader.fieldnames or ())
@@ -103,7 +104,7 @@ def writable(text: str) -> str:
 
 
 def listed(columns: Sequence[str]) -> str:
-    """Names of columns in a line. They are somebody's: long ones are cut, and too many."""
+    """Return the names of columns in a line; long names and long lists are cut."""
     shown = [writable(x[:_MOST_LETTERS]) or "''" for x in columns[:_MOST_COLUMNS]]
     further = len(columns) - len(shown)
     return ", ".join(shown) + (f" and {further} further" if further else "")

@@ -267,7 +267,7 @@ class Attached:
     # --- what it costs ------------------------------------------------------------------------
 
     def memory(self) -> Memory:
-        """Bytes of tensors that are held now."""
+        """Return the number of bytes of tensors that are held now."""
         heads = self._chosen.heads
         loose = sum(head_bytes(head) for key, head in heads.items() if key not in self._cache)
         stacks = sum(adder.nbytes for adder in self._chosen.adders.values())

@@ -30,7 +30,7 @@ class Batches:
         self._own = threading.local()
 
     def watch(self, model: nn.Module) -> Iterator[Any]:
-        """Hooks, as handles that take them off again."""
+        """Register the hooks and yield the handles that remove them."""
 
         def before(_model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._own.rows = _rows_of(args, kwargs)

@@ -201,7 +201,7 @@ def _like(own: Tensor, tensor: RawTensor) -> Tensor:
 
 
 def named_bundles(bundles: Bundles) -> dict[str, Bundle]:
-    """Bundles by label: the caller's names, else the file's name up to its suffixes.
+    """Return the bundles by label: the caller's names, else the file's name up to its suffixes.
 
     Raises UsageError for none, and for two of one name.
     """
@@ -233,7 +233,7 @@ def _label(bundle: BundleLike) -> str:
 
 
 def obstacles(task: TaskAdapter, replacing: bool = False) -> Iterator[str]:
-    """Kinds of what a task has besides low-rank changes of linear modules.
+    """Yield the kinds of changes in a task other than low-rank changes of linear modules.
 
     replacing: tensors that were saved whole count as none; whether the model has a place for them
     is another question.

@@ -169,7 +169,7 @@ def _energies(side: SplitSide) -> Array:
 
 
 def _scaled(x: Numbers | None, by: Array, place: Place, turned: bool) -> Tensor | None:
-    """Columns of x (N, k) times ``by`` as a tensor (k, N), or turned, (N, k)."""
+    """Return the columns of x (N, k) times ``by`` as a tensor (k, N), or turned, (N, k)."""
     if x is None:
         return None
     wide = np.float64 if place.dtype is torch.float64 else np.float32
@@ -230,7 +230,7 @@ def _multiply_turned(x: Numbers, by: Array, out: NDArray[Any]) -> None:
 
 
 def nbytes_of(*tensors: Tensor | None) -> int:
-    """Bytes of the numbers of all tensors."""
+    """Return the number of bytes of the numbers of all tensors."""
     return sum(x.numel() * x.element_size() for x in tensors if x is not None)
 
 
@@ -287,5 +287,5 @@ class HeadCache:
 
 
 def head_bytes(head: Head) -> int:
-    """Bytes of a head's own numbers."""
+    """Return the number of bytes of a head's own numbers."""
     return sum(own.nbytes for own in head.values())

@@ -23,7 +23,7 @@ def replacements(
     renaming: Renaming,
     changed: Collection[str],
 ) -> dict[str, dict[str, RawTensor]]:
-    """Saved tensors by the model's name of their module, and by their name in it.
+    """Return the saved tensors by the model's name of their module, and by their name in it.
 
     saved: by key of the file.  changed: modules that the task changes as well.
     Raises UnfitError, which says why, for the first tensor that cannot be used.
