@@ -11,4 +11,4 @@ Progress = Callable[[str, int, int], None]
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """A Progress that tells nobody."""
+    """Ignore all progress reports."""

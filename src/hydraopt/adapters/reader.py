@@ -191,7 +191,7 @@ def _located(requests: Sequence[Request]) -> list[Callable[[], Source]]:
 
 
 def _check_alpha(alpha: float | None) -> None:
-    """UsageError for what is no alpha: in a file 0 stands for none, from a caller it is a slip."""
+    """Raise UsageError for an invalid alpha, also for 0, which means none in a file only."""
     if alpha is not None and not (math.isfinite(alpha) and alpha != 0):
         raise UsageError(explain("alpha is no number that scales", got=alpha, expected="8, say"))
 

@@ -272,7 +272,7 @@ def _products(
 
 
 def _check_whole(stem: str, tensors: Mapping[str, RawTensor], tuner: Tuner, file: AnyPath) -> None:
-    """Each of the two factors is there, whole or as a pair, and not both."""
+    """Check that each of the two factors is there, either whole or as a pair."""
     for _, left, right in _FACTORS[tuner.name]:
         whole = left.removesuffix("_a") in tensors
         pair = [part for part in (left, right) if part in tensors]

@@ -38,7 +38,7 @@ class Encoded:
     target: tuple[int, ...]
 
     def __len__(self) -> int:
-        """Return the number of tokens in prompt and target."""
+        """Return the number of tokens of prompt and target."""
         return len(self.prompt) + len(self.target)
 
 

@@ -38,7 +38,7 @@ _MOST_NODES: Final = 1024
 _ALIKE: Final = 1e-3
 _ROUNDINGS: Final = 8
 """Largest difference between states of a text in a trie and of the text alone, relative to the
-largest state; at lower precision, this number of floating-point steps."""
+largest state, is _ALIKE; at lower precision, this number of floating-point steps."""
 _WINDOWS: Final = ("sliding_window", "attention_chunk_size", "attention_window_size")
 
 

@@ -111,7 +111,7 @@ def base_hash(base: str | Path) -> str | None:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raises UsageError for what transformers would stumble over or go on without."""
+    """Raise UsageError for what transformers would stumble over or go on without."""
     if (folder / "adapter_config.json").exists():
         raise UsageError(
             explain(
@@ -135,7 +135,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_size(folder: Path, file: Path, config: Mapping[str, Any]) -> None:
-    """Raises UsageError for a model that the weight files cannot hold, before memory is taken for
+    """Raise UsageError for a model that the weight files cannot hold, before memory is taken for
     it: more layers than tensors, embeddings of more numbers than the files have bits."""
     files = [x for pattern in _WEIGHTS for x in folder.glob(pattern) if x.is_file()]
     tensors = sum(_tensors_of(x) for x in files)
@@ -176,7 +176,7 @@ def _names_in(file: Path) -> list[str]:
 
 
 def _check_whole(base: str | Path, model: Any, info: Mapping[str, Any]) -> None:
-    """Raises UsageError if transformers made up, left out or could not place a tensor."""
+    """Raise UsageError if transformers made up, left out or could not place a tensor."""
     unknown = [x for x in info.get("unexpected_keys", ()) if not _COMPUTED.search(x)]
     shapes = {
         str(key): f"{key} {tuple(there)} for {tuple(asked)}"
@@ -213,7 +213,7 @@ def _of_body(model: Any, info: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' own table of what is missing: it is in our error."""
+    """Silence transformers' own table of missing tensors, which our error reports."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()

@@ -118,7 +118,7 @@ class Memory:
             raise
 
     def _remove_old(self, folder: Path) -> None:
-        """Once: entries that were not asked for in _DAYS, and what a killed writer left."""
+        """Delete, once, entries unused for _DAYS and the files of killed writers."""
         if self._tidy:
             return
         self._tidy = True

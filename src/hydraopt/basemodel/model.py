@@ -169,7 +169,7 @@ def misfit(
 
 @contextmanager
 def attached(model: nn.Module, placed: Placed) -> Iterator[None]:
-    """Inside the block each named module adds ``B (A x)`` to its output, as PEFT does."""
+    """Add ``B (A x)`` to each named module's output inside the block, as PEFT does."""
     with attached_in_blocks(model, [(placed, None)]):
         yield
 

@@ -94,7 +94,7 @@ class Course:
     """The steps of a schedule: which batch each learns from, and Adam at its rate."""
 
     def __init__(self, how: Schedule, learned: Sequence[Tensor], batches: int) -> None:
-        """learned: leaves that want a gradient. batches: how many there are to learn from."""
+        """Start a course. learned: leaves that require a gradient. batches: number of batches."""
         self._how, self._batches = how, batches
         self._optimizer = torch.optim.Adam(learned, lr=how.rate, betas=(0.9, 0.98))
         self._order, self._waiting = np.random.default_rng(how.seed), list[int]()
@@ -139,14 +139,16 @@ def refit(
 ) -> Refit:
     """Train the modules in ``coded`` and return records that keep more of the original's answers.
 
-    answers: prompts with the original's answers as targets. original: B (m, r) with the scale
-    inside, A (r, n), by module path. done: modules that stay as they are coded; the output layer
-    does so anyway. more: others to learn from; the more there are, the more of ``answers`` judge,
-    and then of these as well (:func:`hydraopt.basemodel.harm.held_out`, ``held_out_of_more``).
-    told: called after every step with those that are done and how many there may be. The same
-    arguments give the same records. The model stays as it is.
-    Raises UsageError for fewer than four answers in all, AlignmentError for modules that the model
-    does not have as linear ones, and NumericalError where its logits with ``coded`` are not finite.
+    answers: prompts with the original's answers as targets.
+    original: B (m, r) with the scale inside, A (r, n), by module path.
+    done: modules that stay as they are coded, as the output layer always does.
+    more: others to learn from. The more there are, the more of ``answers`` judge, and then of these
+        as well (:func:`hydraopt.basemodel.harm.held_out`, ``held_out_of_more``).
+    told: called after every step with the number of steps done and the maximum.
+
+    The same arguments give the same records. The model is not changed. Raises UsageError for fewer
+    than four answers in all, AlignmentError for modules that are not linear in the model, and
+    NumericalError where its logits with ``coded`` are not finite.
     """
     how = schedule or Schedule()
     seen, judging, others = parted(answers, more)
@@ -191,7 +193,7 @@ def refit(
 def _later(
     told: Callable[[int, int], None] | None, before: int, steps: int
 ) -> Callable[[int], None]:
-    """Return a callback for this start's steps, or None; before: steps of earlier starts."""
+    """Return a callback that reports this start's steps. before: steps of earlier starts."""
     return lambda step: told(before + step, before + steps) if told else None
 
 
@@ -243,7 +245,7 @@ class _Training:
         held: Mapping[str, PartsRecord],
         how: Schedule,
     ) -> _Training:
-        """held: records of modules that stay as they are."""
+        """Prepare a training. held: records of modules that stay as they are."""
         lesson = Lesson.of(model, answers, place(model, original), how.texts)
         fixed = place(model, {p: (x.factors.B, x.factors.A) for p, x in held.items()})
         return cls(model, lesson, fixed, how)
@@ -319,7 +321,7 @@ def _holds(paths: Sequence[str], how: Schedule) -> dict[int, list[str]]:
 
 
 def _in_order(path: str) -> tuple[tuple[int, int | str], ...]:
-    """Layer 10 comes after layer 2."""
+    """Return a sort key by which layer 10 comes after layer 2."""
     return tuple((0, int(x)) if x.isdigit() else (1, x) for x in path.split("."))
 
 
@@ -331,7 +333,7 @@ class _Sides:
     """
 
     def __init__(self, coded: CodedModule, start: Factors) -> None:
-        """start: B (m, k), A (k, n), the parts that training starts from."""
+        """Start from B (m, k), A (k, n), the parts at the beginning of the training."""
         self._coded = coded
         b, a = (torch.tensor(x, dtype=torch.float32) for x in (start.B, start.A.T))
         record = coded.record
@@ -361,7 +363,7 @@ class _Sides:
         return made
 
     def hold(self) -> None:
-        """Stay at what is coded now."""
+        """Freeze the parts at their current coded values."""
         self._held = self.look()
 
     def factors(self, rounding: str, drawn: torch.Generator) -> tuple[Tensor, Tensor]:

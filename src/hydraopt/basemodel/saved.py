@@ -34,7 +34,7 @@ def place_saved(model: nn.Module, saved: Mapping[str, NDArray[Any]]) -> dict[str
 
 @contextmanager
 def replaced(model: nn.Module, placed: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside the block the model computes with these parameters. For one thread at a time."""
+    """Replace these parameters of the model inside the block. For one thread at a time."""
     before: list[tuple[nn.Module, str, nn.Parameter | None]] = []
     try:
         for path, tensor in placed.items():

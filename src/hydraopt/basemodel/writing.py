@@ -131,7 +131,7 @@ class _Writer:
         self._say(_likeliest(torch.cat(logits)).tolist())
 
     def _invited(self) -> list[int]:
-        """Return the items that there is room for, one at the least if the batch is empty."""
+        """Return the items that fit the batch, at least one if the batch is empty."""
         new: list[int] = []
         widest = max((self._sizes[i] for i in self._rows), default=0)
         while self._waiting:
@@ -287,8 +287,7 @@ def _ended(answer: Sequence[int], ends: Collection[int]) -> tuple[int, ...]:
 def answered(
     model: Any, tokenizer: Any, prompts: Sequence[Encoded], factors: TaskFactors, most: int = 48
 ) -> list[Encoded]:
-    """Return the prompts with what the adapted model answers, greedily: unlabelled inputs are
-    enough.
+    """Answer prompts greedily with the adapted model; unlabelled inputs are enough.
 
     An answer ends with any of :func:`ends_of`. Raises as :func:`generate`.
     """

@@ -52,7 +52,7 @@ class Kept:
         self._memory.put(_key(what, items), value)
 
     def forget(self) -> None:
-        """All of it."""
+        """Delete all values."""
         self._memory.forget()
 
 
@@ -84,17 +84,17 @@ class Unfinished:
         return entry if whole else None
 
     def finish(self, about: Sequence[str], entry: Mapping[str, Any]) -> None:
-        """A task is done: what is known of its rows goes."""
+        """Delete the values of a task's rows when the task is done."""
         self._done.put(key_of(about), entry)
         self.task(about).forget()
 
     def forget(self) -> None:
-        """The evaluation is done."""
+        """Delete the whole store when the evaluation is done."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _remove_old(root: Path) -> None:
-    """Evaluations in which nothing was kept for some days."""
+    """Delete evaluations in which nothing was stored for _DAYS."""
     before = time.time() - _DAYS * 86_400
     with suppress(OSError):
         for folder in root.iterdir():

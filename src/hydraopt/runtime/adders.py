@@ -105,7 +105,7 @@ class _Shared:
     """All heads of one site in a batch: what is shared is computed once, for all their rows."""
 
     def __init__(self, site: Site, rows: Mapping[ModuleHead, int]) -> None:
-        """rows: how many each head has."""
+        """Stack the heads. rows: number of rows of each head."""
         self.site = site
         groups: dict[int, list[ModuleHead]] = {}
         for head, count in rows.items():

@@ -211,7 +211,7 @@ class Attached:
 
     @contextmanager
     def task(self, name: str | Sequence[str | None] | None) -> Iterator[Attached]:
-        """Inside the block, one task, or a list of tasks as in :meth:`set_tasks`."""
+        """Select a task inside the block, or a list of tasks as in :meth:`set_tasks`."""
         before = self._chosen
         if name is None or isinstance(name, str):
             self.set_task(name)

@@ -118,7 +118,7 @@ class PlacedBundle:
         return (self.label, task.bundle.checksum(stream), size, entry.modules, entry.tensors)
 
     def check(self, task: TaskAdapter) -> None:
-        """Raises UsageError for a task that is more than low-rank changes of linear modules, and
+        """Raise UsageError for a task that is more than low-rank changes of linear modules, and
         modules of its own in place of the model's."""
         if task.name in self._sound:
             return
