@@ -32,7 +32,7 @@ NEEDED = 500 << 20
 
 
 def _say(message: str, *values: object) -> None:
-    """A warning, on stderr unless the program that uses us says else."""
+    """Issue a warning, on stderr unless the calling program redirects it."""
     import logging
 
     logging.getLogger("hydraopt").warning(message, *values)
@@ -172,7 +172,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _forgive(made: Any) -> None:
-    """A cache that cannot be read or written is done without: the disk may be full."""
+    """Continue without a cache that cannot be read or written: the disk may be full."""
     kept = getattr(made, "_cache", None)
     if kept is None:
         return
@@ -205,7 +205,7 @@ def say_unkept(reason: str) -> None:
 
 
 def check_memory(needed: int = NEEDED) -> None:
-    """Raises MemoryLimitError where the limit of the address space leaves less than needed bytes.
+    """Raise MemoryLimitError where the limit of the address space leaves less than needed bytes.
 
     Libraries in C end the process where they get no memory, so nothing can be said afterwards.
     """

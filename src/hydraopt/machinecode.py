@@ -68,7 +68,7 @@ def machine_code(
 
 
 def _key(sources: Sequence[Path], host: bytes) -> bytes | None:
-    """Changes with the sources, LLVM and the processor; None if the sources cannot be read."""
+    """Return a key of sources, LLVM and processor; None if the sources cannot be read."""
     digest = hashlib.sha256(host)
     try:
         for source in (Path(__file__), *sources):

@@ -254,7 +254,7 @@ def _keep(x: _Product, parts: ByName, content: LycorisContent, *, alpha: bool = 
 
 
 def _keep_alpha(file: TensorFile, path: str, content: LycorisContent) -> None:
-    """An alpha that no module's scale holds is needed as it is."""
+    """Keep an alpha as it is if no module's scale includes it."""
     if f"{path}.alpha" in file:
         content.kinds[f"{path}.alpha"] = "exact"
 

@@ -171,7 +171,7 @@ class AdaLoraRule:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], file: AnyPath) -> AdaLoraRule:
-        """Raises AdapterFormatError for settings that are missing or senseless."""
+        """Read the settings; raise AdapterFormatError for missing or invalid ones."""
         plain = {"r": config.get("init_r"), "lora_alpha": config.get("lora_alpha")}
         rule = ScaleRule.from_config(plain, file)
         patterns = config.get("rank_pattern") or {}

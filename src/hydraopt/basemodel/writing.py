@@ -144,7 +144,7 @@ class _Writer:
         return new
 
     def _joined(self, new: Sequence[int]) -> Tensor:
-        """These items come in; logits of their first tokens, (N, vocabulary)."""
+        """Add these items and return the logits of their first tokens, (N, vocabulary)."""
         started = RowCache(self._model)
         with _each(self._model, [self._factors[i] for i in new]):
             logits = started.start([self._prompts[i] for i in new])

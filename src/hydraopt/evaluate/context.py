@@ -52,7 +52,7 @@ class Sifted:
 
 
 def sifted(where: str, lengths: Sequence[int], most: int | None, context: Context) -> Sifted:
-    """The rows that are short enough, and have a token.
+    """Select the rows that are short enough and have a token.
 
     lengths: tokens of each row. most: what was asked for, None for no limit. Raises UsageError that
     names ``where`` if no row is left.

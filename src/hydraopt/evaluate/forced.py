@@ -71,7 +71,7 @@ class Forced:
         return {**sums, "written": [list(x) for x in self.written]}
 
     def rows(self, some: slice) -> Forced:
-        """These rows alone."""
+        """Return the results of these rows alone."""
         return Forced(
             self.loss[some],
             self.tokens[some],

@@ -123,7 +123,7 @@ def _check_index(folder: Path, files: Mapping[str, TensorFile]) -> None:
 def _check_layers(
     folder: Path, config: Mapping[str, Any], tensors: Mapping[str, RawTensor]
 ) -> None:
-    """Raises UsageError if a layer that the config counts is not there.
+    """Raise UsageError if a layer that the config counts is not there.
 
     Nothing here builds the model. So only numbers that are missing count: a layer may well have
     less than its like. The first of ModernBERT has no norm, the last of Swin no downsampling, and

@@ -80,7 +80,7 @@ def make_resolver(bundles: Sequence[AnyPath], cache: FolderCache, *, any_base: b
 
     class HydraoptResolver(LoRAResolver):  # type: ignore[misc]  # vLLM is not installed here
         async def resolve_lora(self, base_model_name: str, lora_name: str) -> Any:
-            """The request for a task, or None if no bundle has it for that base."""
+            """Return the request for a task, or None if no bundle has it for that base."""
             folder = await asyncio.to_thread(_find, base_model_name, lora_name)
             if folder is None:
                 return None

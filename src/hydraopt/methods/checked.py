@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """``function``, a method whose first parameter is the tasks' factors, behind checks.
+    """Wrap ``function``, a method whose first parameter is the tasks' factors, in checks.
 
     Options of :data:`hydraopt.methods.options.OPTIONS` arrive as Python's own numbers; others raise
     UsageError. Where a result is not finite, or none is found for that reason, NumericalError.

@@ -43,7 +43,7 @@ def fit_gradient(
     rate: float = 0.03,
     seed: int = 0,
 ) -> HydraFit:
-    """A' (R, n), M heads (m, R) and the tasks' heads by ``steps`` steps of Adam; see the module.
+    """Fit A' (R, n), M heads (m, R) and the tasks' heads in ``steps`` of Adam; see the module.
 
     The fit has scales of 1 and heads that no task chose are left out. history: the objective before
     each step, of the mixtures in the first half, which may rise, and last that of the fit itself. A

@@ -219,7 +219,7 @@ def _counts(labels: Iterable[str]) -> dict[str, int]:
 
 
 def _change(rows: Sequence[SwapRow], old: Labels, now: Labels) -> dict[str, Any]:
-    """new: rows whose label depends on who is in them now, and did not before; gone: the other way.
+    """Count new rows, whose label now depends on who is in them, and gone rows, the other way.
 
     groups: by who, rows that this person moves now and did not move before.
     """

@@ -317,7 +317,7 @@ class Attached:
 
     @contextmanager
     def _switching(self) -> Iterator[dict[Hashable, Head]]:
-        """A place to gather the heads of a new choice; inference mode is off, as in attach."""
+        """Gather the heads of a new selection; inference mode is off, as in attach."""
         with self._selecting, torch.inference_mode(False), torch.no_grad():
             self._check_attached()
             started = time.perf_counter()
