@@ -271,7 +271,7 @@ typedef struct hydra_peft_options {
     hydra_dtype dtype; /* of the factors; other tensors keep theirs */
 } hydra_peft_options;
 
-/* Writes a PEFT adapter: adapter_model.safetensors, adapter_config.json and README.md. The bytes
+/* Writes a PEFT adapter: adapter_model.safetensors and adapter_config.json. The bytes
  * are those of "hydraopt export". NULL options: the original's dtype. HYDRA_UNSUPPORTED for what
  * PEFT cannot hold. */
 hydra_status hydra_write_peft(hydra_bundle *bundle, hydra_task task,

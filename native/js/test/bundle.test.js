@@ -14,7 +14,8 @@ const bytes = await readFile(file);
 async function exported(task, kind) {
   const place = `${folder}/${task}/${kind}`;
   if ((await stat(place)).isFile()) return { [place]: await readFile(place) };
-  const names = (await readdir(place)).sort();
+  // Only Python writes a card.
+  const names = (await readdir(place)).filter((name) => name !== "README.md").sort();
   const files = await Promise.all(names.map((name) => readFile(`${place}/${name}`)));
   return Object.fromEntries(names.map((name, i) => [name, files[i]]));
 }
