@@ -330,7 +330,7 @@ def test_the_command_serves_and_a_signal_drains_it(wild, bundle_of, tmp_path) ->
             lines.append(process.stdout.readline())
             assert lines[-1], process.communicate()
         about = json.loads("".join(lines))
-        assert about["models"] == ["base", *TASKS]
+        assert about["models"] == ["tiny", *TASKS]
         client = openai.OpenAI(base_url=about["address"], api_key="none", max_retries=0)
         for _ in range(200):
             try:
