@@ -145,10 +145,8 @@ def refit(
     more: others to learn from. The more there are, the more of ``answers`` judge, and then of these
         as well (:func:`hydraopt.basemodel.harm.held_out`, ``held_out_of_more``).
     told: called after every step with the number of steps done and the maximum.
-
-    The same arguments give the same records. The model is not changed. Raises UsageError for fewer
-    than four answers in all, AlignmentError for modules that are not linear in the model, and
-    NumericalError where its logits with ``coded`` are not finite.
+    Deterministic; the model is not changed. Raises UsageError for fewer than four answers,
+    AlignmentError for modules that are not linear, NumericalError for logits that are not finite.
     """
     how = schedule or Schedule()
     seen, judging, others = parted(answers, more)
