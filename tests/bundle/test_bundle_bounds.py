@@ -217,7 +217,7 @@ def test_many_coded_tensors_take_no_longer_than_their_bytes(tmp_path: Path) -> N
     sound.write_bytes(pack(parts))
     value = json.loads(json.dumps(parts.manifest.to_json()))
     path.write_bytes(pack(parts, **coded(value, [1], 20_000, 0, numbers=1)))
-    # It is read, listed and restored to the end: there is no LoRA adapter without modules.
+    # Reading, listing and restoring it all end within the limits.
     assert "done" in run_limited(use, sound, path, MEGABYTES, SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""What ``add`` and ``replace`` share: their options, and the base model that looks on."""
+"""Options of ``add`` and ``replace``, and the base model that they measure with."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def run_adding(
 
 
 def _onlooker(asked: Adding, bundle: str, opened: Sequence[Any], progress: Progress | None) -> Any:
-    """Who looks at the adapters with the base model, if it is given."""
+    """Return the Onlooker of the adapters if a base model is given, else None."""
     if asked.base is None or asked.lossless:
         return None
     from hydraopt.bundle.recipes import answer_tokens_in

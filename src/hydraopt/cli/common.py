@@ -1,4 +1,4 @@
-"""What the verbs share: options, JSON and tables on stdout.
+"""Shared by the commands: options, JSON and tables on stdout.
 
 rich is imported inside the functions, so that ``hydraopt --help`` does not wait for it.
 """
@@ -247,7 +247,7 @@ def show_table(
 
 
 class _Page(io.StringIO):
-    """Where a table is drawn before it is printed: as stdout is, in encoding and colours."""
+    """Buffer for a table, with the encoding and colours of stdout."""
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -329,7 +329,7 @@ HARM_COLUMNS: Final = ("answers that change", "likely", "KL an answer", "held ou
 
 
 def harm_cells(harm: Mapping[str, Any] | None) -> list[str]:
-    """What was measured of a task's answers, in four cells under HARM_COLUMNS: "3 of 48", "4.71 %",
+    """Return the harm of a task as four cells under HARM_COLUMNS: "3 of 48", "4.71 %",
     "0.0123 nats", "yes".
 
     harm: the fields of hydraopt.bundle.Harm; None where nobody measured.

@@ -1,4 +1,4 @@
-"""What a command says when it fails, and with which exit code: one line on stderr.
+"""Errors of commands: one line on stderr, and the exit code.
 
 2 is a refusal: the reason and the remedy are the user's. 70 is what nobody foresaw. 1 is left to
 ``verify``. HYDRAOPT_TRACEBACK=1 shows where any of them came from.
@@ -128,7 +128,7 @@ def _several(value: object) -> Iterable[object]:
 
 
 class Refused(click.ClickException):
-    """What the user can mend."""
+    """Error that the user can correct."""
 
     exit_code = 2
 
@@ -137,7 +137,7 @@ class Refused(click.ClickException):
 
 
 class Unforeseen(Refused):
-    """What only hydraopt's own code can mend."""
+    """Error in hydraopt's own code."""
 
     exit_code = 70
 
@@ -149,7 +149,7 @@ class Interrupted(Refused):
 
 
 def failure_of(error: Exception, doing: Doing | None) -> click.ClickException:
-    """What becomes of an error that a command has raised."""
+    """Turn an error that a command raised into a message and an exit code."""
     if os.environ.get("HYDRAOPT_TRACEBACK", "0") not in ("", "0"):
         for line in "".join(traceback.format_exception(error)).splitlines():
             click.echo(printable(line), err=True)

@@ -1,4 +1,4 @@
-"""What report, explore and card share: their arguments told apart, and where they may write."""
+"""Shared by report, explore and card: parse their arguments and check their output."""
 
 from __future__ import annotations
 

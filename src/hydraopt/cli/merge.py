@@ -280,7 +280,7 @@ def _merged(
 
 
 def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) -> Any:
-    """Who looks at the adapters with the base model; warns of tasks with few prompts."""
+    """Return the Onlooker of the adapters; warn about tasks with few prompts."""
     from hydraopt.merging.align import coded_of
     from hydraopt.merging.harm.checks import check_prompted
 
@@ -375,7 +375,7 @@ def _merge(
 
 
 def _engine(asked: Asked) -> Engine:
-    """Where workers are, and what they may keep."""
+    """Options for workers: where they run and what they may keep."""
     from hydraopt.engines.engine import engine_named
     from hydraopt.merging.budget import parse_size
 

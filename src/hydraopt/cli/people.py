@@ -1,4 +1,4 @@
-"""What a result says beside its scores: tables of probes and swaps, notes on what is left out."""
+"""Tables of probes and swaps in a result, and notes on what is left out."""
 
 from __future__ import annotations
 

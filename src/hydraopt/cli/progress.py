@@ -1,4 +1,4 @@
-"""Where long work is, on stderr: a bar on a terminal, elsewhere a line now and then.
+"""Progress of long work on stderr: a bar on a terminal, elsewhere a line now and then.
 
 rich is imported inside the function, so that ``hydraopt --help`` does not wait for it.
 """

@@ -1,4 +1,4 @@
-"""What merge and shrink made, as a table or JSON."""
+"""Show results of merge, shrink and collection commands as a table or JSON."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def show_result(
     every: bool,
     estimated: bool = False,
 ) -> None:
-    """What merge or shrink made.
+    """Show the result of merge or shrink.
 
     tasks: rows of hydraopt.inspect.bundle.task_rows. every: show all of them, however many.
     estimated: the errors are estimates.
@@ -96,7 +96,7 @@ def _badness(row: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def show_changed(done: Any, as_json: bool, what: str = "added to", every: bool = False) -> None:
-    """What was done to a collection.
+    """Show a change of a collection.
 
     done: a hydraopt.collection.verbs.Changed. what: was done with the tasks that came. every: show
     all of them, however many.
@@ -146,7 +146,7 @@ def show_changed(done: Any, as_json: bool, what: str = "added to", every: bool =
 def show_combined(
     result: Any, options: Mapping[str, Any], paper: str, as_json: bool, every: bool
 ) -> None:
-    """What a method of the literature made.
+    """Show the result of a method from the literature.
 
     options: as they were given. paper: its source. every: show all tasks, however many.
     """

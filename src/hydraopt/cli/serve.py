@@ -43,7 +43,7 @@ class _Asked:
             raise UsageError(explain("limits must be positive", expected="finite numbers above 0"))
 
     def address(self, port: int) -> str:
-        """Where clients find the interface."""
+        """Return the address of the interface for clients."""
         named = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{named}:{port}/v1"
 

@@ -142,7 +142,7 @@ def _check_given(
 
 
 def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[str]:
-    """What was not measured, or was no more than an estimate."""
+    """Notes on what was not measured or only estimated."""
     measured = {task.name for task in harm.tasks} if harm is not None else set()
     compared = [task.name for task in report.tasks if task.measured]
     left = [name for name in compared if name not in measured]
