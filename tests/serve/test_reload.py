@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.conftest import write_adapter
 from tests.marks import slow
 from tests.runtime.conftest import pairs
 from tests.serve.conftest import BASE, TASKS, offline, plain, until
-from tests.serve.test_server import complete, slowly
+from tests.serve.test_server import complete, held
 
 
 @pytest.fixture
@@ -94,18 +95,19 @@ def test_requests_under_way_end_on_the_old_one(serve, wild, bundle_of, other, pl
     old = offline(wild, bundle_of("all"), "de", "go", 24)[0]
     new = offline(wild, other, "de", "go", 24)[0]
     assert old != new
-    with serve(bundle=place) as running:
-        slowly(running.engine, 0.02)
+    with serve(bundle=place) as running, ThreadPoolExecutor(1) as pool:
         client = running.client()
-        stream = complete(client, "de", "go", max_tokens=24, stream=True)
-        first = next(iter(stream))
-        exchange(other, place)
-        assert plain(f"{running.address}/reload", {}).status == 200
-        assert running.engine.load()["running"] == 1
-        # Both in one batch, each with its own task of that name.
-        late = complete(client, "de", "go", max_tokens=24).choices[0].text
+        with held(running.engine):
+            stream = complete(client, "de", "go", max_tokens=24, stream=True)
+            first = next(iter(stream))
+            exchange(other, place)
+            assert plain(f"{running.address}/reload", {}).status == 200
+            assert running.engine.load()["running"] == 1
+            # Both in one batch, each with its own task of that name.
+            late = pool.submit(complete, client, "de", "go", max_tokens=24)
+            until(lambda: running.engine.load()["running"] == 2)
         text = first.choices[0].text + "".join(x.choices[0].text for x in stream if x.choices)
-        assert (text, late) == (old, new)
+        assert (text, late.result().choices[0].text) == (old, new)
         until(lambda: not running.engine._retired)
 
 
