@@ -19,9 +19,13 @@ from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.bundle.splitting import split
 from hydraopt.cli.main import cli
 from tests.collection.living import all_bytes
+from tests.marks import slow
 
 RESERVED = (INDEX_NAME, ".tasks.lock", ".renaming.json", ".replacing.tmp", "four.core.safetensors")
 """Names that commands give to files of their own; the test sees which others a command uses."""
+LONG = {"report", "plot", "refresh another", "refresh a file", "export all", "shrink"}
+"""They take seconds each."""
+
 KINDS = ("file", "dangling", "folder", "moved")
 _SCRATCH = re.compile(r"\.tmp-[0-9a-f]{16}$")
 _CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink")
@@ -168,7 +172,7 @@ def tree(top: Path) -> dict[str, object]:
     return made
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [slow(x) if x in LONG else x for x in VERBS])
 def test_nothing_is_written_through_a_link(verb: str, given: Given, tmp_path: Path) -> None:
     act, folder, outside = VERBS[verb], tmp_path / "four", tmp_path / "outside"
     shutil.copytree(given.folder, folder)

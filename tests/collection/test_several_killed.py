@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.killing import swept
+from tests.marks import slow
 
 # A process of its own, because forking one that has threads is not safe.
 _SWEEP = """
@@ -64,8 +65,15 @@ assert set(met) == set(range(len(allowed)))
 """
 
 
-@pytest.mark.parametrize("verb", ["remove", "add", "replace"])
-@pytest.mark.parametrize("kind", ["folder", "file"])
+@pytest.mark.parametrize(
+    ("kind", "verb"),
+    [
+        ("folder", "remove"),
+        ("file", "add"),
+        *(slow(x, y) for x, y in [("folder", "add"), ("folder", "replace")]),
+        *(slow("file", y) for y in ["remove", "replace"]),
+    ],
+)
 def test_a_writer_of_several_tasks_is_killed(
     kind: str, verb: str, merged: Path, adapters: dict[str, Path], tmp_path: Path
 ) -> None:

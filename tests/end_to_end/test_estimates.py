@@ -18,6 +18,7 @@ from hydraopt.merging.harm.plan import plan
 from hydraopt.report.build import build
 from hydraopt.report.model import Page, SizeRow
 from tests.end_to_end.estimates_sets import SETS
+from tests.marks import slow
 from tests.merging.harm.conftest import PowerJudge
 
 NEAR = 0.15
@@ -30,7 +31,7 @@ class Held(NamedTuple):
     adapters: list[Path]
 
 
-@pytest.fixture(scope="module", params=SETS)
+@pytest.fixture(scope="module", params=[slow(x) if x == "examples" else x for x in SETS])
 def held(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Held:
     folder = tmp_path_factory.mktemp(str(request.param))
     adapters = SETS[request.param](folder)
@@ -133,6 +134,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Held:
     return Held(folder / "x", adapters)
 
 
+@pytest.mark.slow
 def test_sizes_shared_out_by_harm_are_what_shrink_makes(judged: Held, tmp_path: Path) -> None:
     """Where a bundle keeps curves of harm, shrink goes by them; so does the page."""
     path = _with_curves(judged, tmp_path / "judged.hydra.safetensors", False)

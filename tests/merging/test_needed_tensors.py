@@ -10,6 +10,7 @@ import pytest
 from hydraopt import merge, open_bundle
 from hydraopt.errors import BudgetError
 from tests.conftest import write_adapter
+from tests.marks import slow
 
 PREFIX = "base_model.model."
 Q = "model.layers.0.self_attn.q_proj"
@@ -43,8 +44,8 @@ def adapters(folder: Path, kind: str, rank: int, spread: str) -> list[Path]:
     return made
 
 
-@pytest.mark.parametrize("spread", ["normal", "heavy"])
-@pytest.mark.parametrize("kind", TENSORS)
+@pytest.mark.parametrize("spread", ["normal", slow("heavy")])
+@pytest.mark.parametrize("kind", [x if x in ("head", "bias") else slow(x) for x in TENSORS])
 def test_no_size_rounds_a_needed_tensor_away(kind: str, spread: str, tmp_path: Path) -> None:
     made = adapters(tmp_path, kind, 4, spread)
     kept, refused = 0, 0

@@ -232,6 +232,7 @@ def test_verbs_there_leave_what_they_leave_here(
     same()
 
 
+@pytest.mark.slow
 @STORES
 def test_a_merge_gives_the_same_bytes_wherever_it_is_written(
     bucket: str, adapters: dict[str, Path], tmp_path: Path
