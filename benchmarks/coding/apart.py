@@ -20,7 +20,7 @@ from benchmarks.commands import parser_of
 from benchmarks.common import CODING, provenance, write_result
 from hydraopt.bundle.container import CORE, FORMAT, TASK, inflate
 from hydraopt.bundle.opening import Container
-from hydraopt.bundle.splitting import split
+from hydraopt.collection.splitting import split
 from hydraopt.files.url import AnyPath
 
 _SETTINGS = list(product(range(1, 10), range(1, 10), range(5)))

@@ -21,7 +21,6 @@ from benchmarks.common import CODING, provenance, write_result
 from hydraopt.bundle import Bundle, open_bundle, strictjson
 from hydraopt.bundle.container import header_of, inflate, tensor_names
 from hydraopt.bundle.spec import Manifest
-from hydraopt.bundle.splitting import split
 from hydraopt.bundle.writer import metadata_of, pack_bundle
 from hydraopt.coding.chunks import Chunk, ChunkWriter, read_table
 from hydraopt.coding.dense import DenseRecord, matrix_shape, read_common, read_dense, write_dense
@@ -35,6 +34,7 @@ from hydraopt.coding.records import (
     write_record,
 )
 from hydraopt.coding.stream import StreamReader, StreamWriter
+from hydraopt.collection.splitting import split
 
 SIZES = {f"{kib} KiB": kib << 10 for kib in (8, 16, 32, 64, 128, 256)} | {"whole": 1 << 40}
 _MOST_VECTORS = 1 << 16

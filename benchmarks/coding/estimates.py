@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks.commands import parser_of
 from benchmarks.common import CODING, provenance, write_result
 from hydraopt import merge, open_bundle, shrink
-from hydraopt.collection.refresh import expected_saving, refresh
-from hydraopt.collection.verbs import add
+from hydraopt.editing.refresh import expected_saving, refresh
+from hydraopt.editing.verbs import add
 from hydraopt.errors import AlignmentError
 from hydraopt.inspect import inspect_adapters
 from hydraopt.report.build import build

@@ -21,8 +21,8 @@ from typing import Any
 from benchmarks.commands import parser_of
 from benchmarks.common import CODING, provenance, write_result
 from hydraopt import merge, open_bundle
-from hydraopt.collection.refresh import expected_saving, refresh
-from hydraopt.collection.verbs import add
+from hydraopt.editing.refresh import expected_saving, refresh
+from hydraopt.editing.verbs import add
 
 DAY = "2026-01-01"
 

@@ -33,9 +33,9 @@ from benchmarks.speed.remote import KEYS, Wire
 from benchmarks.speed.report import served_row, write_collection
 from hydraopt import Bundle, open_bundle
 from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.bundle.splitting import split
-from hydraopt.collection.listing import listing
-from hydraopt.collection.verbs import add
+from hydraopt.collection.splitting import split
+from hydraopt.editing.verbs import add
+from hydraopt.inspect.listing import listing
 from tests.remote.servers import s3_server, web_server
 from tests.report import browser
 

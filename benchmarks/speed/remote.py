@@ -28,7 +28,7 @@ import fsspec
 from benchmarks.commands import parser_of
 from benchmarks.common import SPEED, provenance, write_result
 from hydraopt.bundle import Bundle, open_bundle
-from hydraopt.bundle.splitting import split
+from hydraopt.collection.splitting import split
 from tests.remote.servers import s3_server, web_server
 
 _BUCKET = "bucket"

@@ -20,8 +20,8 @@ from hydraopt.bundle import (
     pack_carried,
     write_bundle,
 )
-from hydraopt.bundle.sizing import size_apart
 from hydraopt.bundle.strictjson import code_of, error_of, pack_ranges, unpack_ranges
+from hydraopt.collection.sizing import size_apart
 from hydraopt.errors import BundleFormatError, TaskNotFoundError
 from hydraopt.files.aside import Laid
 from tests.bundle.bundles import Parts, tiny

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hydraopt.bundle import write_bundle
-from hydraopt.bundle.splitting import split
+from hydraopt.collection.splitting import split
 from tests.bundle.bundles import tiny
 from tests.conftest import write_adapter
 

@@ -12,7 +12,7 @@ from click.testing import Result
 
 from hydraopt import merge, open_bundle
 from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.bundle.splitting import split
+from hydraopt.collection.splitting import split
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of
 

@@ -11,8 +11,8 @@ import pytest
 from hydraopt import merge, open_bundle, read_adapters, shrink
 from hydraopt.bundle.harm import Harm, HarmPoint
 from hydraopt.bundle.writer import write_bundle
-from hydraopt.collection.refresh import expected_saving, refresh
-from hydraopt.collection.verbs import add
+from hydraopt.editing.refresh import expected_saving, refresh
+from hydraopt.editing.verbs import add
 from hydraopt.inspect import inspect_adapters
 from hydraopt.merging.harm.plan import plan
 from hydraopt.report.build import build

@@ -22,9 +22,9 @@ import pytest
 from hydraopt.adapters import read_adapter
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.restore.peft import CONFIG, WEIGHTS
-from hydraopt.bundle.splitting import split
-from hydraopt.collection.encode import Limit
-from hydraopt.collection.verbs import remove, rename, replace
+from hydraopt.collection.splitting import split
+from hydraopt.editing.encode import Limit
+from hydraopt.editing.verbs import remove, rename, replace
 from hydraopt.errors import BundleFormatError, NotThereError, UsageError
 from hydraopt.export import vllm_plugin
 from hydraopt.export.served import FolderCache, ServedBundle

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hydraopt.bundle.reader import open_bundle
-from hydraopt.collection.verbs import remove
+from hydraopt.editing.verbs import remove
 from hydraopt.errors import AdapterFormatError, BundleFormatError, UsageError
 from hydraopt.inspect import inspect_adapters, inspect_bundle, is_bundle
 from hydraopt.merging.merge import merge

@@ -9,7 +9,7 @@ import pytest
 
 from hydraopt import merge, open_bundle, shrink
 from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.bundle.splitting import join, split
+from hydraopt.collection.splitting import join, split
 from hydraopt.errors import BudgetError, UsageError
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.plan import plan

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt import merge, open_bundle, shrink
-from hydraopt.collection.refresh import refresh
+from hydraopt.editing.refresh import refresh
 from hydraopt.errors import BudgetError
 from hydraopt.merging.outcome import Job
 

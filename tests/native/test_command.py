@@ -21,10 +21,10 @@ from hydraopt.bundle import (
     write_bundle,
 )
 from hydraopt.bundle.restore.peft import export_peft
-from hydraopt.bundle.splitting import split
 from hydraopt.cli.main import cli
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.records import write_record
+from hydraopt.collection.splitting import split
 from tests.marks import slow
 from tests.native.conftest import GOLDEN, LAYOUTS, Run
 from tests.native.mutants import Pieces

@@ -13,7 +13,7 @@ import pytest
 
 from hydraopt import merge
 from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.bundle.splitting import split
+from hydraopt.collection.splitting import split
 from hydraopt.files import stores
 from tests.conftest import write_adapter
 from tests.marks import slow

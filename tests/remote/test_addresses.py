@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hydraopt.cli.main import cli
-from tests.collection.living import state
+from tests.editing.living import state
 from tests.remote.servers import Web
 
 Upload = Callable[[Path, str], None]

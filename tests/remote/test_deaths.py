@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from hydraopt import merge, open_bundle, verify_bundle
-from hydraopt.bundle.splitting import join, split
-from hydraopt.collection.refresh import refresh
-from hydraopt.collection.verbs import add, remove, rename, replace
+from hydraopt.collection.splitting import join, split
+from hydraopt.editing.refresh import refresh
+from hydraopt.editing.verbs import add, remove, rename, replace
 from hydraopt.errors import (
     RemoteError,
 )
@@ -22,7 +22,7 @@ from hydraopt.files import stores
 from hydraopt.files.answers import Mark, Start
 from hydraopt.files.stores import copy_to, store_of
 from hydraopt.files.url import Url
-from tests.collection.living import all_bytes, state
+from tests.editing.living import all_bytes, state
 
 DAY = "2026-03-01"
 

@@ -10,15 +10,15 @@ import pytest
 
 from hydraopt import merge, open_bundle
 from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.bundle.pulling import pull
-from hydraopt.bundle.splitting import split
-from hydraopt.collection.listing import listing
-from hydraopt.collection.verbs import add, remove, rename, replace
+from hydraopt.collection.pulling import pull
+from hydraopt.collection.splitting import split
+from hydraopt.editing.verbs import add, remove, rename, replace
 from hydraopt.errors import TaskNotFoundError, UsageError
 from hydraopt.files.answers import PassingError
 from hydraopt.files.folders import files_in, is_there
 from hydraopt.files.stores import store_of
 from hydraopt.files.url import Url
+from hydraopt.inspect.listing import listing
 from hydraopt.merging.output import as_folder
 from tests.remote.conftest import NAMES, STORES
 from tests.remote.servers import Web, same_tasks

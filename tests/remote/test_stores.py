@@ -13,9 +13,9 @@ import pytest
 
 from hydraopt import merge, open_bundle, read_adapter, read_adapters, verify_bundle
 from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.bundle.pulling import pull
-from hydraopt.bundle.splitting import join, split
-from hydraopt.collection.verbs import add, remove, rename, replace
+from hydraopt.collection.pulling import pull
+from hydraopt.collection.splitting import join, split
+from hydraopt.editing.verbs import add, remove, rename, replace
 from hydraopt.errors import (
     AdapterFormatError,
     HydraoptError,
@@ -29,7 +29,7 @@ from hydraopt.files.copies import origin_of
 from hydraopt.files.folders import files_in
 from hydraopt.files.stores import store_of
 from hydraopt.files.url import Url
-from tests.collection.living import all_bytes, state
+from tests.editing.living import all_bytes, state
 from tests.marks import slow
 from tests.remote.conftest import STORES
 

@@ -11,8 +11,7 @@ import pytest
 import requests
 
 from hydraopt import open_bundle
-from hydraopt.collection.listing import difference, listing
-from hydraopt.collection.verbs import add
+from hydraopt.editing.verbs import add
 from hydraopt.errors import (
     ChecksumError,
     HydraoptError,
@@ -24,6 +23,7 @@ from hydraopt.files.ranges import AHEAD, RemoteFile
 from hydraopt.files.stores import store_of
 from hydraopt.files.url import Url
 from hydraopt.files.web import WebStore
+from hydraopt.inspect.listing import difference, listing
 from tests.remote.servers import Reply, Web, same_tasks
 
 NAME = "four.hydra.safetensors"

@@ -10,7 +10,7 @@ import pytest
 
 from hydraopt import open_bundle
 from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.collection.verbs import rename
+from hydraopt.editing.verbs import rename
 from hydraopt.errors import NotThereError, RemoteError, TaskNotFoundError, UsageError
 from tests.remote.servers import Reply, Web, same_tasks
 

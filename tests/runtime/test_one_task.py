@@ -13,9 +13,9 @@ from torch import nn
 
 import hydraopt
 from hydraopt import HydraoptError, attach, merge, open_bundle
-from hydraopt.bundle.splitting import split
 from hydraopt.coding.forms import Mode, Way
 from hydraopt.coding.records import SplitRecord, SplitSide
+from hydraopt.collection.splitting import split
 from hydraopt.errors import TaskNotFoundError, UsageError
 from hydraopt.runtime.heads import module_head, site_of
 from hydraopt.runtime.places import Place

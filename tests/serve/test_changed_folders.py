@@ -15,9 +15,9 @@ import openai
 import pytest
 
 from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.bundle.splitting import split
-from hydraopt.collection.refresh import refresh
-from hydraopt.collection.verbs import remove, rename, replace
+from hydraopt.collection.splitting import split
+from hydraopt.editing.refresh import refresh
+from hydraopt.editing.verbs import remove, rename, replace
 from hydraopt.errors import UsageError
 from hydraopt.files.url import Url
 from hydraopt.runtime.bundles import PlacedBundle

@@ -1,7 +1,7 @@
 """A file of a bundle, opened: its header is checked, and every tensor against its checksum.
 
-A bundle is one such file, or a core file and task files (see hydraopt.bundle.apart); a Opened says
-which tensor of the bundle is where.
+A bundle is one such file, or a core file and task files (see hydraopt.collection.apart); an Opened
+says which tensor of the bundle is where.
 """
 
 from __future__ import annotations

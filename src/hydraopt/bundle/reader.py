@@ -15,17 +15,17 @@ from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.bounds import Allowance, each_naming, naming
 from hydraopt.bundle.carried import unpack_blob
-from hydraopt.bundle.indexed import IndexedFolder
-from hydraopt.bundle.listed import ListedTask, listed_in
 from hydraopt.bundle.opening import Container, Opened
 from hydraopt.bundle.restore.below import rounded_copy, weights_at_hand
 from hydraopt.bundle.shared import Bases, Commons, each_bases, each_common, read_shared
-from hydraopt.bundle.source import source_at
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.tensors import base_tensor
 from hydraopt.coding.dense import DenseRecord
 from hydraopt.coding.stream import StreamReader
+from hydraopt.collection.indexed import IndexedFolder
+from hydraopt.collection.listed import ListedTask, listed_in
+from hydraopt.collection.source import source_at
 from hydraopt.errors import TaskNotFoundError, explain
 from hydraopt.files.url import AnyPath, place_of
 from hydraopt.values import closest

@@ -35,6 +35,6 @@ def add(
       hydraopt add phone.hydra.safetensors pl=run3/best --error 0.1
     """
     asked = Adding(**options)
-    from hydraopt.collection.verbs import add as add_to
+    from hydraopt.editing.verbs import add as add_to
 
     run_adding(add_to, bundle, adapters, asked, all_tasks, as_json, quiet)

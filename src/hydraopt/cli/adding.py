@@ -29,7 +29,7 @@ from hydraopt.cli.progress import progress_bar
 from hydraopt.cli.results import show_changed
 
 if TYPE_CHECKING:
-    from hydraopt.collection.verbs import Changed
+    from hydraopt.editing.verbs import Changed
     from hydraopt.progress import Progress
 
 __all__ = ["Adding", "adding_options", "run_adding"]
@@ -136,11 +136,11 @@ def run_adding(
 ) -> None:
     """Read the adapters, look at them with the base model if there is one, change, and say so.
 
-    verb: add or replace, of hydraopt.collection.verbs.
+    verb: add or replace, of hydraopt.editing.verbs.
     """
     from hydraopt.adapters import read_adapters
-    from hydraopt.collection.encode import Limit
-    from hydraopt.collection.verbs import check_before
+    from hydraopt.editing.encode import Limit
+    from hydraopt.editing.verbs import check_before
 
     limit = Limit(asked.size, asked.error, asked.harm, asked.lossless)
     with progress_bar(quiet or as_json) as progress:
@@ -176,8 +176,8 @@ def _onlooker(asked: Adding, bundle: str, opened: Sequence[Any], progress: Progr
     if asked.base is None or asked.lossless:
         return None
     from hydraopt.bundle.recipes import answer_tokens_in
-    from hydraopt.collection import verbs
     from hydraopt.collection.kinds import collection_at
+    from hydraopt.editing import verbs
     from hydraopt.merging.align import coded_of
     from hydraopt.merging.harm.checks import check_prompted
 

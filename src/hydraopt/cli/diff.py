@@ -24,7 +24,7 @@ def diff(one: str, other: str, as_json: bool) -> None:
     Example:
       hydraopt diff before.hydra.safetensors phone.hydra.safetensors
     """
-    from hydraopt.collection.listing import difference
+    from hydraopt.inspect.listing import difference
 
     said = difference(one, other)
     if as_json:

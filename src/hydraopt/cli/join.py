@@ -28,7 +28,7 @@ def join(parts: tuple[str, ...], output: str, force: bool, as_json: bool) -> Non
       hydraopt join phone/phone.core.safetensors phone/dates-*.task.safetensors -o dates.safetensors
     """
     check_target(output, force)
-    from hydraopt.bundle.splitting import join as join_bundle
+    from hydraopt.collection.splitting import join as join_bundle
 
     size, tasks = join_bundle(parts, output)
     if as_json:

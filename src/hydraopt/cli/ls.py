@@ -32,7 +32,7 @@ def ls(bundle: str, all_tasks: bool, as_json: bool) -> None:
     Example:
       hydraopt ls phone.hydra.safetensors
     """
-    from hydraopt.collection.listing import listing
+    from hydraopt.inspect.listing import listing
 
     said = listing(bundle)
     if as_json:

@@ -29,7 +29,7 @@ def pull(bundle: str, tasks: tuple[str, ...], output: str | None, as_json: bool)
     """
     if output is not None:
         check_local(output)
-    from hydraopt.bundle.pulling import pull as pull_bundle
+    from hydraopt.collection.pulling import pull as pull_bundle
 
     done = pull_bundle(bundle, output, tasks or None)
     for warning in done.warnings:

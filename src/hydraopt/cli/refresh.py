@@ -73,8 +73,8 @@ def refresh(
         raise needs("--size" if options["size"] is not None else "--error", "-o or --apply")
     if output is not None:
         _check(bundle, output, force)
-    from hydraopt.collection.refresh import expected_saving
-    from hydraopt.collection.refresh import refresh as refresh_at
+    from hydraopt.editing.refresh import expected_saving
+    from hydraopt.editing.refresh import refresh as refresh_at
 
     with progress_bar(quiet or as_json) as progress:
         if output is None and not in_place:

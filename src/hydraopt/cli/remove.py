@@ -24,6 +24,6 @@ def remove(bundle: str, tasks: tuple[str, ...], as_json: bool) -> None:
     Example:
       hydraopt remove phone.hydra.safetensors numbers-de
     """
-    from hydraopt.collection.verbs import remove as remove_from
+    from hydraopt.editing.verbs import remove as remove_from
 
     show_changed(remove_from(bundle, tasks), as_json)

@@ -22,6 +22,6 @@ def rename(bundle: str, old: str, new: str, as_json: bool) -> None:
     Example:
       hydraopt rename phone.hydra.safetensors numbers-de zahlen
     """
-    from hydraopt.collection.verbs import rename as rename_in
+    from hydraopt.editing.verbs import rename as rename_in
 
     show_changed(rename_in(bundle, old, new), as_json)

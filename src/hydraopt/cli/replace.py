@@ -32,6 +32,6 @@ def replace(
       hydraopt replace phone.hydra.safetensors numbers-de=run4/best
     """
     asked = Adding(**options)
-    from hydraopt.collection.verbs import replace as replace_in
+    from hydraopt.editing.verbs import replace as replace_in
 
     run_adding(replace_in, bundle, adapters, asked, all_tasks, as_json, quiet)

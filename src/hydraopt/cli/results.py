@@ -98,7 +98,7 @@ def _badness(row: Mapping[str, Any]) -> tuple[float, float]:
 def show_changed(done: Any, as_json: bool, what: str = "added to", every: bool = False) -> None:
     """Show a change of a collection.
 
-    done: a hydraopt.collection.verbs.Changed. what: was done with the tasks that came. every: show
+    done: a hydraopt.editing.verbs.Changed. what: was done with the tasks that came. every: show
     all of them, however many.
     """
     for warning in done.warnings:

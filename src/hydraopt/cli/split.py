@@ -31,7 +31,7 @@ def split(bundle: str, output: str, overwrite: bool, as_json: bool) -> None:
       hydraopt split phone.hydra.safetensors -o phone
       hydraopt export phone numbers-de -o numbers-de
     """
-    from hydraopt.bundle.splitting import split as split_bundle
+    from hydraopt.collection.splitting import split as split_bundle
 
     written = split_bundle(bundle, output, overwrite)
     total = sum(x.size for x in written)

@@ -17,21 +17,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters.basefiles import BaseTensors
-from hydraopt.bundle.apart import core_of, open_apart, packed_task
-from hydraopt.bundle.beside import (
+from hydraopt.bundle.container import CORE, CORE_SUFFIX, FORMAT, INDEX_NAME, TASK, TASK_SUFFIX
+from hydraopt.bundle.opening import Container, CoreFile
+from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.writer import PackedBundle
+from hydraopt.collection.apart import core_of, open_apart, packed_task
+from hydraopt.collection.beside import (
     entries_beside,
     folded,
     is_task_name,
     refuse_unlisted,
     task_file_name,
 )
-from hydraopt.bundle.container import CORE, CORE_SUFFIX, FORMAT, INDEX_NAME, TASK, TASK_SUFFIX
-from hydraopt.bundle.index import IndexedFile, md5_of, renewed_index
-from hydraopt.bundle.listed import ListedTask, listed_task
-from hydraopt.bundle.opening import Container, CoreFile
-from hydraopt.bundle.reader import Bundle, open_bundle
-from hydraopt.bundle.taskfiles import TaskFiles, task_files
-from hydraopt.bundle.writer import PackedBundle
+from hydraopt.collection.index import IndexedFile, md5_of, renewed_index
+from hydraopt.collection.listed import ListedTask, listed_task
 from hydraopt.collection.piece import (
     Change,
     Done,
@@ -40,6 +39,7 @@ from hydraopt.collection.piece import (
     held_in,
     packed_parts,
 )
+from hydraopt.collection.taskfiles import TaskFiles, task_files
 from hydraopt.errors import BundleFormatError, explain
 from hydraopt.files.folders import entry_of, is_folder, is_there, remove_file
 from hydraopt.files.lock import locked_folder

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Final
 
 from hydraopt.bundle import strictjson
-from hydraopt.bundle.following import Following
 from hydraopt.bundle.restore.peft import CONFIG, WEIGHTS
 from hydraopt.bundle.task import TaskAdapter
+from hydraopt.collection.following import Following
 from hydraopt.errors import TaskNotFoundError
 from hydraopt.files.alone import alone
 from hydraopt.files.url import AnyPath

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from hydraopt.bundle.container import CORE_SUFFIX, INDEX_NAME
 from hydraopt.bundle.kind import BUNDLE_SUFFIX
-from hydraopt.bundle.splitting import split
 from hydraopt.bundle.writer import PackedBundle
+from hydraopt.collection.splitting import split
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.folders import check_empty, entry_of, files_in, is_folder
 from hydraopt.files.lock import locked_if_there

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from hydraopt.bundle.listed import ListedTask
 from hydraopt.bundle.originals import original_bytes
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import TaskEntry
+from hydraopt.collection.listed import ListedTask
 from hydraopt.inspect.bundle import sharers
 from hydraopt.report.evidence import Evidence
 from hydraopt.report.model import JudgedBy, TaskView

@@ -16,11 +16,11 @@ from hydraopt.adapters.beyond import beyond_linear, not_linear
 from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
 from hydraopt.adapters.torchdtypes import dtype_name
 from hydraopt.adapters.tuners import changing, other_tuner
-from hydraopt.bundle.following import Following
 from hydraopt.bundle.reader import Bundle, no_such_task, open_bundle
 from hydraopt.bundle.restore.below import is_of_base, layer_below
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
+from hydraopt.collection.following import Following
 from hydraopt.errors import BundleFormatError, TaskNotFoundError, UsageError, explain
 from hydraopt.files.url import place_of
 from hydraopt.runtime.heads import Head, ModuleHead, Replaced, Site, module_head, site_of

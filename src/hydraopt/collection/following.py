@@ -1,0 +1,75 @@
+"""Reading one task at a time from a bundle that may change in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from hydraopt.bundle.opening import CoreFile
+from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.collection.apart import open_apart
+from hydraopt.collection.index import read_index
+from hydraopt.collection.indexed import parts_named
+from hydraopt.errors import BundleFormatError, NotThereError
+from hydraopt.files.folders import is_folder
+from hydraopt.files.url import AnyPath
+
+__all__ = ["Following"]
+
+
+class Following:
+    """Bundle that can be read while it changes.
+
+    A core that did not change is read and decoded once, and its folder's index is read once, so
+    each further task costs its own bytes. Tasks that the index lacks, or states wrongly, are
+    searched by the names of files.
+    """
+
+    def __init__(self, path: AnyPath) -> None:
+        self.path = path
+        self._last: Bundle | None = None
+        self._indexed: Mapping[str, str] | None = None
+
+    @property
+    def last(self) -> Bundle | None:
+        """The bundle as returned by the last call of :meth:`tasks`; None before the first."""
+        return self._last
+
+    def tasks(self, names: Iterable[str]) -> Bundle:
+        """Return the bundle as it is now, for these tasks. Raises as :func:`open_bundle`."""
+        wanted, before = list(dict.fromkeys(names)), self._last
+        if before is None or not before.source.known.files[0].is_current():
+            self._last, self._indexed = open_bundle(self.path, tasks=()), None
+        else:
+            self._last = before
+        core = self._last.source.core
+        fresh = self._last if core is None else self._opened(core, wanted)
+        for name in wanted:
+            fresh[name]
+        for known in (self._last, before):
+            if known is not None:
+                fresh.take_core(known)
+        self._last = fresh
+        return fresh
+
+    def _opened(self, core: CoreFile, wanted: Sequence[str]) -> Bundle:
+        if self._indexed is None:
+            index = read_index(core.file.path.parent, None, core.id)
+            self._indexed = {x.task: x.file for x in index.files.values()} if index else {}
+        names = [self._indexed[name] for name in wanted if name in self._indexed]
+        if len(names) == len(wanted):
+            made = self._by_index(core, names, wanted)
+            if made is not None:
+                return made
+        path = self.path if is_folder(self.path) else core.file.path
+        files = parts_named(path, wanted)[1]
+        return Bundle(self.path, None, open_apart(core, files, self.path, False, wanted))
+
+    def _by_index(
+        self, core: CoreFile, names: Sequence[str], wanted: Sequence[str]
+    ) -> Bundle | None:
+        files = [core.file.path.parent / name for name in names]
+        try:
+            opened = open_apart(core, files, self.path, False, wanted)
+        except (BundleFormatError, NotThereError):
+            return None
+        return Bundle(self.path, None, opened) if set(wanted) == {*opened.names} else None

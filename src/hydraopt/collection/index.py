@@ -1,0 +1,275 @@
+"""Index of a folder of core and tasks: the rows of all tasks in one small file.
+
+Everything in it follows from the task files. It is used only for files that are unchanged according
+to a listing of the folder. So a folder whose index is old, damaged or gone is the same bundle, and
+only takes longer to open. docs/reference/format.md is the normative text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from hydraopt.adapters.sources import check_name
+from hydraopt.bundle import strictjson
+from hydraopt.bundle.bounds import naming
+from hydraopt.bundle.container import CORE_SUFFIX, INDEX, INDEX_NAME, TASK_SUFFIX, deflate
+from hydraopt.bundle.opening import Container
+from hydraopt.bundle.spec import MAX_TASKS
+from hydraopt.bundle.strictjson import check
+from hydraopt.bundle.writer import PackedBundle
+from hydraopt.coding.version import VERSION
+from hydraopt.collection.listed import ROW_DEFAULTS, ListedTask
+from hydraopt.errors import BundleFormatError, NotThereError, RemoteError, UsageError, explain
+from hydraopt.files.answers import Entry
+from hydraopt.files.folders import remove_file
+from hydraopt.files.url import AnyPath, Url
+
+__all__ = [
+    "FolderIndex", "IndexedFile", "as_indexed", "md5_of", "packed_index", "read_index",
+    "renewed_index", "write_index",
+]  # fmt: skip
+
+_FREE: Final = 1 << 20
+_EACH: Final = 2048
+"""Maximum bytes of an index, and of its JSON: a fixed number, and a number for each task file."""
+_MOST_UNLISTED: Final = 64 << 20
+"""Maximum bytes of an index, and of its JSON, where the number of task files is unknown."""
+_LEVEL: Final = 6
+"""Compression level of zlib; every change rewrites the index."""
+_SETTLED: Final = 20_000_000
+"""Nanoseconds after which a file that is written again gets another time."""
+_LONGEST: Final = 200
+"""Maximum characters of a mark or a name."""
+_MOST_SIZE: Final = 1 << 50
+_FILE_DEFAULTS: Final[Mapping[str, Any]] = {
+    "size": 0, "mark": None, "md5": "", "name": None, **ROW_DEFAULTS,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class IndexedFile:
+    """Task file, as it was when the index was written.
+
+    file: its name.
+    size: its bytes.
+    task: the name of its task.
+    mark: see hydraopt.files.answers.Entry.
+    md5: MD5 of its bytes, in hex, which is the tag of a small object in S3; "" if the whole file
+    was never read.
+    told: the task's row, or its JSON values, unchecked.
+    """
+
+    file: str
+    size: int
+    task: str
+    told: ListedTask | Mapping[str, Any]
+    mark: str | None = None
+    md5: str = ""
+
+    @cached_property
+    def row(self) -> ListedTask:
+        """The task's row. Raises BundleFormatError if it is invalid."""
+        if isinstance(self.told, ListedTask):
+            return self.told
+        return ListedTask.from_json(self.told)
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to JSON values."""
+        row = self.told.to_json() if isinstance(self.told, ListedTask) else self.told
+        name = None if self.file == f"{self.task}{TASK_SUFFIX}" else self.task
+        own = {"file": self.file, "size": self.size, "mark": self.mark, "md5": self.md5}
+        return {**row, **own, "name": name}
+
+
+@dataclass(frozen=True)
+class FolderIndex:
+    """Contents of an index file.
+
+    core: name of the core file.
+    core_id: id by which its task files refer to the core.
+    files: indexed files, by name.
+    mark: mark of the index itself; None if no listing has reported it.
+    size: bytes of the index.
+    fetched: bytes of the index that came from a store.
+    """
+
+    core: str
+    core_id: str
+    files: Mapping[str, IndexedFile]
+    mark: str | None
+    size: int
+    fetched: int
+
+
+def as_indexed(told: IndexedFile, now: Entry, index: FolderIndex, here: bool) -> bool:
+    """Return True if the listing shows that a task file is unchanged since it was indexed.
+
+    here: True for a file on this machine, where the mark is a time. A file as recent as the index
+    proves nothing: it may have changed once more in the same moment.
+    """
+    if now.size != told.size or now.mark is None:
+        return False
+    if here:
+        return now.mark == told.mark and index.mark is not None and _later(index.mark, now.mark)
+    return now.mark == told.mark or (told.md5 != "" and now.mark.strip('"') == told.md5)
+
+
+def _later(one: str, other: str) -> bool:
+    return one.isdecimal() and other.isdecimal() and int(one) > int(other)
+
+
+def read_index(
+    folder: AnyPath, entries: Sequence[Entry] | None, core: str | None = None
+) -> FolderIndex | None:
+    """Read the index of a folder; return None if it has no usable one.
+
+    entries: listing of the folder; None if there is none.
+    core: required id of the core file; None for any.
+
+    Raises RemoteError for a store that does not answer.
+    """
+    size, mark = None, None
+    if entries is not None:
+        own = [x for x in entries if x.name == INDEX_NAME and not x.is_folder]
+        if not own:
+            return None
+        size, mark = own[0].size, own[0].mark
+    most = _MOST_UNLISTED if entries is None else _FREE + _EACH * len(entries)
+    if size is not None and size > most:
+        return None
+    try:
+        file = Container(folder / INDEX_NAME, (INDEX,))
+        if file.size > most or (core is not None and file.metadata.get("core") != core):
+            return None
+        name, files = _read(file, most)
+    except (BundleFormatError, NotThereError):
+        # Nothing is lost with it: the files say the same.
+        return None
+    except RemoteError:
+        if entries is None:  # Some servers deny what is not there.
+            return None
+        raise
+    return FolderIndex(name, file.metadata["core"], files, mark, file.size, file.fetched)
+
+
+def _read(file: Container, most: int) -> tuple[str, dict[str, IndexedFile]]:
+    value = file.manifest(most)
+    with naming(file.path):
+        check(isinstance(value, dict) and set(value) == {"core", "files"}, "keys of an index")
+        assert isinstance(value, dict)  # for mypy
+        about = {"format": INDEX, "format_version": str(file.version)}
+        file.check(["manifest"], {**about, "core": file.metadata.get("core", "")})
+        name = value["core"]
+        right = isinstance(name, str) and name.endswith(CORE_SUFFIX) and _is_plain(name)
+        check(right, "core of an index", name, f"NAME{CORE_SUFFIX}")
+        rows = strictjson.unpack_columns(
+            value["files"], "file", _FILE_DEFAULTS, "files of an index", MAX_TASKS
+        )
+        _check_columns(rows)
+        files = {}
+        for row in rows:
+            if row["name"] is None:
+                row["name"] = row["file"].removesuffix(TASK_SUFFIX)
+            own = (row.pop(key) for key in ("mark", "md5"))
+            named = row.pop("file")
+            files[named] = IndexedFile(named, row.pop("size"), row["name"], row, *own)
+        check(len(files) == len(rows), "a file is listed twice")
+        try:
+            for one in files.values():
+                check_name(one.task)
+        except UsageError as error:
+            strictjson.bad(f"task name: {error}")
+    return name, files
+
+
+def _check_columns(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Check the columns that every file needs before its row is read."""
+    for row in rows:
+        file, size, mark, name = row["file"], row["size"], row["mark"], row["name"]
+        right = type(file) is str and file.endswith(TASK_SUFFIX) and _is_plain(file)
+        check(right, "file of an index", file, f"NAME{TASK_SUFFIX}")
+        check(type(size) is int and 0 <= size <= _MOST_SIZE, "size in an index", size)
+        for text in (mark, row["md5"], name):
+            check(text is None or (type(text) is str and len(text) <= _LONGEST), "text", text)
+
+
+def write_index(folder: AnyPath, core: tuple[str, str], files: Iterable[IndexedFile]) -> int:
+    """Write the index of a folder; its bytes. Atomic. Raises OSError, RemoteError.
+
+    core: the name of the core file, and its id.
+    """
+    kept = list(files)
+    packed = packed_index(core, kept)
+    if not isinstance(folder, Url):
+        _settle(kept)
+    return packed.write(folder / INDEX_NAME)
+
+
+def packed_index(core: tuple[str, str], files: Iterable[IndexedFile]) -> PackedBundle:
+    """Build an index, without files whose names are no valid text; those are read instead.
+
+    core: as for :func:`write_index`.
+    """
+    kept = (one for one in files if _as_text(one.file) == one.file)
+    rows = [one.to_json() for one in sorted(kept, key=lambda x: x.file)]
+    value = {
+        "core": _as_text(core[0]),
+        "files": strictjson.pack_columns(rows, "file", _FILE_DEFAULTS),
+    }
+    about = {"format": INDEX, "format_version": str(VERSION), "core": core[1]}
+    data = deflate(strictjson.dumps(value).encode(), _LEVEL)
+    return PackedBundle(about, ["manifest"], [data], has_library=False)
+
+
+def renewed_index(
+    folder: AnyPath, core: tuple[str, str], files: Iterable[IndexedFile]
+) -> str | None:
+    """Write the index of a folder whose files changed, as :func:`write_index`. Where it cannot be
+    written, what is wrong, for people: nothing is lost with it. Then the old one goes, since who
+    reads a folder that lists nothing takes its word."""
+    try:
+        write_index(folder, core, files)
+    except OSError as error:
+        reason = str(error) if isinstance(error, RemoteError) else error.strerror or str(error)
+    else:
+        return None
+    do = "All tasks are there; until the next change writes it, opening reads every task file"
+    try:
+        remove_file(folder / INDEX_NAME)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        do = f"All tasks are there; delete {INDEX_NAME}, which is old or in the way"
+    what = "the index of the folder could not be written"
+    return explain(what, file=folder / INDEX_NAME, got=reason, do=do)
+
+
+def _settle(files: Iterable[IndexedFile]) -> None:
+    """Wait until a file that is written now is later than these; see :func:`as_indexed`."""
+    latest = max((int(x.mark) for x in files if x.mark and x.mark.isdecimal()), default=0)
+    wait = min(latest + _SETTLED - time.time_ns(), _SETTLED)
+    if wait > 0:
+        time.sleep(wait / 1e9)
+
+
+def md5_of(pieces: Iterable[bytes]) -> str:
+    """Return the MD5 of the concatenated pieces, in hex."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _as_text(name: str) -> str:
+    """Return a file name with characters that JSON cannot encode replaced."""
+    return name.encode(errors="replace").decode()
+
+
+def _is_plain(name: str) -> bool:
+    """Return True if ``name`` is a plain file name, not a path."""
+    return not any(x in name for x in "/\\\0")

@@ -1,0 +1,188 @@
+"""A folder of core and tasks, opened by its index: a task file is read when its task is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+
+from hydraopt.bundle import strictjson
+from hydraopt.bundle.container import CORE, TASK
+from hydraopt.bundle.opening import Container, CoreFile, Opened
+from hydraopt.collection.apart import another_core, core_of, open_apart, two_of_one_name
+from hydraopt.collection.beside import entries_beside, parts_beside, refuse_unlisted
+from hydraopt.collection.index import FolderIndex, IndexedFile, read_index
+from hydraopt.collection.listed import ListedTask
+from hydraopt.collection.taskfiles import TaskFiles, task_files
+from hydraopt.errors import BundleFormatError, NotThereError, UsageError
+from hydraopt.files.folders import is_folder
+from hydraopt.files.url import AnyPath
+
+__all__ = ["IndexedFolder", "open_folder", "parts_named"]
+
+
+class IndexedFolder:
+    """Folder opened by its index, with the same interface as Opened.
+
+    path: the folder, or its core file.
+    core: the bundle without tasks.
+    files: task files by their names, sorted.
+    proven: see :class:`hydraopt.collection.taskfiles.TaskFiles`.
+    """
+
+    def __init__(
+        self, path: AnyPath, core: Opened, files: Mapping[str, IndexedFile], known: TaskFiles
+    ) -> None:
+        self.path = path
+        self._core = core
+        self._files = files
+        self._told = known
+        self._heads, self._fetched = 0, 0
+
+    @cached_property
+    def whole(self) -> Opened:
+        """The bundle of all task files that are there now, read. Raises as :func:`open_apart`."""
+        assert self._core.core is not None
+        if entries_beside(self.path)[1] is None:
+            places = [self._place(x) for x in self._files.values()]
+        else:
+            places = parts_beside(self.path)[1]
+        return open_apart(self._core.core, places, self.path, _is_strict(self.path))
+
+    @property
+    def is_read(self) -> bool:
+        """True if all files were read; from then on the files are used instead of the index."""
+        return "whole" in self.__dict__
+
+    @property
+    def known(self) -> Opened:
+        """The whole bundle if it was read, else the core."""
+        return self.whole if self.is_read else self._core
+
+    @property
+    def core(self) -> CoreFile | None:
+        return self._core.core
+
+    @property
+    def names(self) -> Collection[str]:
+        return self.whole.names if self.is_read else self._files.keys()
+
+    @property
+    def rows(self) -> list[ListedTask] | None:
+        """Rows of all tasks; None if they are not the files' own, or if one is invalid."""
+        if self.is_read or not self._told.proven:
+            return None
+        try:
+            return [x.row for x in self._files.values()]
+        except BundleFormatError:
+            # Nothing is lost with them: the files say the same.
+            return None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the core and of all task files."""
+        if self.is_read:
+            return self.whole.size
+        return self._core.size + sum(x.size for x in self._files.values())
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Metadata, the same as those of the whole bundle."""
+        if self.is_read:
+            return self.whole.metadata
+        return {**self._core.metadata, "tasks": strictjson.dumps(list(self._files))}
+
+    @property
+    def header(self) -> int:
+        """Bytes read so far to learn all this, the index's included."""
+        return self.known.header + self._heads + self._told.index_size
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that came from a store so far, including those read to open a part."""
+        return self.known.fetched + self._fetched + self._told.index_fetched
+
+    def part(self, task: str) -> Opened | None:
+        """Open the bundle of one task, as its file is now; None if the index is wrong about it.
+
+        Every call opens it anew, so a caller that needs it again should keep it.
+        """
+        if self.is_read:
+            return self.whole
+        assert self._core.core is not None
+        try:
+            place = self._place(self._files[task])
+            opened = open_apart(self._core.core, [place], self.path, False, [task])
+        except (BundleFormatError, NotThereError):
+            return None
+        if not opened.names:
+            return None
+        self._heads += opened.header - self._core.header
+        self._fetched += sum(x.fetched for x in opened.files if x is not self._core.core.file)
+        return opened
+
+    def _place(self, file: IndexedFile) -> AnyPath:
+        return self._core.files[0].path.parent / file.file
+
+
+def open_folder(path: AnyPath, opened: Container | None = None) -> Opened | IndexedFolder:
+    """Open a folder, or the core file of one, with all its tasks.
+
+    Without a usable index all files are read.
+
+    opened: the core file, if it is open already. On this machine tasks of another core are refused
+    in a folder; in a store, where a new core comes beside the old tasks, they are left out. Raises
+    as :func:`open_apart`, and UsageError for a folder over HTTP with neither a list nor an index.
+    """
+    place, entries = entries_beside(path)
+    index = None
+    if place is None:
+        index = _only_index(path)
+        place = path / index.core
+    core = core_of(opened or Container(place, (CORE,)))
+    made = task_files(place.parent, entries, core, lone=True, index=index)
+    if not made.files:
+        places = parts_beside(path)[1]
+        return open_apart(core, places, path, _is_strict(path))
+    files = _by_task(made, core, path)
+    return IndexedFolder(path, open_apart(core, [], path), files, made)
+
+
+def parts_named(path: AnyPath, tasks: Iterable[str]) -> tuple[AnyPath, list[AnyPath]]:
+    """Return the core file of a folder and the files that may hold these tasks.
+
+    See :func:`parts_beside`. For a folder over HTTP that lists nothing, the index is used.
+    """
+    names = list(tasks)
+    try:
+        return parts_beside(path, names)
+    except UsageError:
+        return parts_beside(path / _only_index(path).core, names)
+
+
+def _only_index(path: AnyPath) -> FolderIndex:
+    """Read the index of a folder over HTTP that lists nothing: only the index names its core."""
+    index = read_index(path, None)
+    if index is None:
+        refuse_unlisted(path)
+    return index
+
+
+def _is_strict(path: AnyPath) -> bool:
+    return isinstance(path, Path) and is_folder(path)
+
+
+def _by_task(made: TaskFiles, core: CoreFile, path: AnyPath) -> dict[str, IndexedFile]:
+    """Return the files by the names of their tasks; raise what opening all of them would raise."""
+    folder = core.file.path.parent
+    for error in made.broken.values():
+        raise error
+    if made.foreign and _is_strict(path):
+        raise another_core(Container(folder / made.foreign[0], (TASK,), hold=False), core)
+    files: dict[str, IndexedFile] = {}
+    for name in sorted(made.files):
+        file = made.files[name]
+        before = files.setdefault(file.task, file)
+        if before is not file:
+            raise two_of_one_name(file.task, folder / before.file, folder / name)
+    return dict(sorted(files.items()))

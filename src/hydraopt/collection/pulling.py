@@ -1,0 +1,219 @@
+"""Download of a bundle, or some of its tasks, without more bytes than these take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydraopt.bundle.container import CORE, CORE_SUFFIX, TASK
+from hydraopt.bundle.kind import BUNDLE_SUFFIX
+from hydraopt.bundle.opening import Container
+from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.collection.apart import core_id, core_of
+from hydraopt.collection.beside import entries_beside, stem_of, task_file_name
+from hydraopt.collection.splitting import files_of
+from hydraopt.collection.taskfiles import renew_index, task_files
+from hydraopt.errors import UsageError, explain
+from hydraopt.files.cache import remote_cache
+from hydraopt.files.lock import locked_folder, locked_if_there
+from hydraopt.files.outputs import destination, name_inside
+from hydraopt.files.url import AnyPath
+from hydraopt.files.writing import write_atomically
+
+__all__ = ["Pulled", "pull"]
+
+_Part = tuple[str | None, str, Iterable[bytes]]
+"""A file: the task that it is of, None for the core; its name; its content."""
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """Result of a pull.
+
+    tasks: names of the tasks.
+    size: total bytes of what was pulled.
+    fetched: bytes that came from the store; the others were in the cache.
+    files: files that were written; empty if everything went into the cache.
+    warnings: problems that affect no task.
+    """
+
+    tasks: tuple[str, ...]
+    size: int
+    fetched: int
+    files: tuple[Path, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def pull(
+    bundle: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None = None,
+    tasks: Iterable[str] | None = None,
+) -> Pulled:
+    """Fetch a bundle, every byte held against its checksum.
+
+    tasks: those that are wanted; None for all. folder: None leaves their bytes in the cache, from
+    where whoever opens the bundle takes them. In a folder go the files of a bundle in several
+    files, as they are; of one in one file that file, or, for some of its tasks, a core and task
+    files. A later pull adds its tasks to them. Raises TaskNotFoundError; UsageError for a folder
+    with another core, or a bundle that the cache is too small for; LockedError for a folder, or a
+    file there, that somebody is changing.
+    """
+    wanted = None if tasks is None else list(dict.fromkeys(tasks))
+    opened = open_bundle(bundle, tasks=wanted)
+    # All files are read in any case, and say themselves what is in them.
+    names = tuple(x.name for x in opened.manifest.tasks) if wanted is None else tuple(wanted)
+    if folder is None:
+        size = _into_cache(opened, names)
+        return Pulled(names, size, opened.fetched)
+    target = Path(folder)
+    destination(target)
+    if target.name.endswith(".safetensors") and not target.is_dir():
+        raise UsageError(
+            explain("pull writes into a folder", got=target, do="Give the folder's name")
+        )
+    if wanted is None and opened.files[0].format != CORE:
+        file, size = _write_whole(opened, target)
+        return Pulled(names, size, opened.fetched, (file,))
+    written: list[Path] = []
+    size = 0
+    mark, parts = _parts(opened, wanted)
+    target.mkdir(parents=True, exist_ok=True)
+    with locked_folder(target):
+        for _, name, pieces in _fitting(parts, mark, target):
+            size += write_atomically(target / name, pieces)
+            written.append(target / name)
+        warning = renew_index(target)
+    return Pulled(names, size, opened.fetched, tuple(written), (warning,) if warning else ())
+
+
+def _into_cache(bundle: Bundle, names: Iterable[str]) -> int:
+    sizes, needed = bundle.tensor_bytes, ["manifest", "shared"]
+    for name in names:
+        entry = bundle[name].entry
+        needed += [] if entry.content is None else [f"task/{entry.content}"]
+        needed += [f"carried/{i}" for i in entry.carried]
+    needed = list(dict.fromkeys(needed))
+    size, most = sum(sizes[x] for x in needed), remote_cache().most
+    if size > most:
+        raise UsageError(
+            explain(
+                "the cache is too small for what is pulled",
+                file=bundle.path,
+                got=f"{size:,} bytes",
+                expected=f"at most {most:,}, which HYDRAOPT_CACHE_SIZE states",
+                do="State more, or pull into a folder with -o",
+            )
+        )
+    for x in needed:
+        bundle.read(x)
+    return size
+
+
+def _write_whole(bundle: Bundle, folder: Path) -> tuple[Path, int]:
+    """Write a bundle in one file to a folder; the file, and its size."""
+    if folder.is_dir() and any(folder.glob(f"*{CORE_SUFFIX}")):
+        do = "Give another folder"
+        raise UsageError(explain("the folder has another bundle", file=folder, do=do))
+    _check_name(bundle.path.name, bundle.path)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = name_inside(folder, bundle.path.name)
+    with locked_if_there(file):
+        return file, write_atomically(file, bundle.files[0].content())
+
+
+def _parts(bundle: Bundle, wanted: list[str] | None) -> tuple[str, list[_Part]]:
+    """Return the checksums of the core, and the files of the tasks with the core last."""
+    named: list[_Part]
+    core = bundle.files[0]
+    if core.format == CORE:
+        mark = core.metadata["checksums"]
+        named = [
+            (x, file.path.name, file.content()) for x, file in bundle.source.whole.parts.items()
+        ]
+        named.append((None, core.path.name, core.content()))
+    else:
+        _check_name(bundle.path.name, bundle.path)
+        first, *others = files_of(bundle, wanted)
+        library = bundle.metadata.get("library")
+        named = [(x, name, packed.pieces(library)) for x, name, packed in (*others, first)]
+        mark = first[2].checksums_text
+    for _, name, _ in named:
+        _check_name(name, bundle.path)
+    return mark, named
+
+
+def _fitting(parts: list[_Part], mark: str, folder: Path) -> list[_Part]:
+    """Return the parts to write, with the core last unless the folder already contains it.
+
+    mark: checksums of the core.
+    """
+    before = _core_in(folder)
+    if before is None:
+        return parts
+    if core_id(before.metadata["checksums"]) != core_id(mark):
+        raise _of_another_core(before.path, core_id(before.metadata["checksums"]), core_id(mark))
+    return [*_called_as_there(parts[:-1], folder, before)]
+
+
+def _called_as_there(named: Sequence[_Part], folder: Path, core: Container) -> Iterator[_Part]:
+    """Yield the task files under the names that their tasks have in the folder of that core.
+
+    A second file of a task would make the folder unreadable. Other tasks get names that no file
+    has, except perhaps a file that cannot be read.
+    """
+    _, entries = entries_beside(folder)
+    there = task_files(folder, entries, core_of(core))
+    for name in there.foreign:
+        own = Container(folder / name, (TASK,)).metadata.get("core", "none")
+        raise _of_another_core(folder / name, own, core_id(core.metadata["checksums"]))
+    taken = {stem_of(name) for name in there.files}
+    for task, name, pieces in named:
+        assert task is not None  # the core, which is of none, is there
+        known = there.of(task)
+        if known is not None:
+            name = known.file
+        elif stem_of(name) in taken:
+            name = task_file_name(task, taken)
+        taken.add(stem_of(name))
+        yield task, name, pieces
+
+
+def _of_another_core(file: AnyPath, got: str, expected: str) -> UsageError:
+    return UsageError(
+        explain(
+            "the folder has tasks of another core",
+            file=file,
+            got=f"core {got}",
+            expected=expected,
+            do="Give another folder, or empty this one: its tasks fit its own core alone",
+        )
+    )
+
+
+def _core_in(folder: Path) -> Container | None:
+    """Return the core file of a folder, if there is one."""
+    if not folder.is_dir():
+        return None
+    cores = sorted(folder.glob(f"*{CORE_SUFFIX}"))
+    whole = sorted(folder.glob(f"*{BUNDLE_SUFFIX}"))
+    if len(cores) > 1 or whole:
+        got = ", ".join(x.name for x in (*cores, *whole)[:4])
+        raise UsageError(
+            explain("the folder has other bundles", file=folder, got=got, do="Give another folder")
+        )
+    return Container(cores[0], (CORE,)) if cores else None
+
+
+def _check_name(name: str, bundle: AnyPath) -> None:
+    """Raise UsageError for a name by which a file would lie elsewhere: an address may hold any."""
+    if name in ("", ".", "..") or set(name) & set("/\\\0"):
+        raise UsageError(
+            explain(
+                "a file of the bundle has a name that is none for a file",
+                file=bundle,
+                got=repr(name),
+                do="Pull it from a folder or an address whose last part is a plain name",
+            )
+        )

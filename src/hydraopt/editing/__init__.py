@@ -1,0 +1,1 @@
+"""Change the tasks of an existing bundle: add, replace, remove, rename, refresh."""

@@ -1,0 +1,342 @@
+"""Encoding of an adapter against an existing core, which does not change.
+
+The result depends on the core, the price (or the limit) and the adapter alone, so it is the same
+whatever was added before. What the core's tables do not name cannot be coded over it: modules are
+refused, other tensors are carried bit by bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from hydraopt.adapters import Adapter
+from hydraopt.adapters.basefiles import BaseTensors
+from hydraopt.bundle.harm import Harm
+from hydraopt.bundle.history import Added
+from hydraopt.bundle.reader import Bundle
+from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
+from hydraopt.bundle.writer import pack_bundle
+from hydraopt.coding.dense import DenseRecord
+from hydraopt.collection.piece import TaskPiece
+from hydraopt.editing.core import check_fits, no_such_module, options_in, price_of
+from hydraopt.engines.engine import Engine
+from hydraopt.errors import (
+    UsageError,
+    explain,
+)
+from hydraopt.files.reading import file_hash
+from hydraopt.linalg.basis import Bases
+from hydraopt.merging.align import MergeSet, align
+from hydraopt.merging.budget import HarmLimit, MeanError, Size, parse_harm, parse_size
+from hydraopt.merging.draft import Draft, UnreadableError
+from hydraopt.merging.frozen import FrozenCore, MiddlePrice
+from hydraopt.merging.harm.judging import HarmJudge
+from hydraopt.merging.harm.solve import solve_by_harm
+from hydraopt.merging.harm.trials import measure_tasks
+from hydraopt.merging.notes import notes_of
+from hydraopt.merging.outcome import Job, Measured
+from hydraopt.merging.recipe import CoreRecipe
+from hydraopt.merging.solving import Options, solve, solve_at
+from hydraopt.merging.weights import Sensitivity
+from hydraopt.progress import Progress, silent
+
+__all__ = [
+    "Coder",
+    "Encoded",
+    "Limit",
+    "digest_of",
+    "today",
+]
+
+_DIGITS: Final = 16
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Limit for each adapter that is added. If empty, the collection's own price applies.
+
+    size: "5%" of the adapter's fp16 bytes, "30KB" or a number of bytes, for all that it adds.
+    error: relative error.
+    harm: "1%" of the adapter's answers, or "0.01nats" per answer.
+    lossless: keep the adapter bit by bit.
+
+    Raises UsageError for more than one limit.
+    """
+
+    size: str | int | None = None
+    error: float | None = None
+    harm: str | None = None
+    lossless: bool = False
+
+    def __post_init__(self) -> None:
+        limits = vars(self) | {"lossless": self.lossless or None}
+        given = [name for name, value in limits.items() if value is not None]
+        if len(given) > 1:
+            raise UsageError(
+                explain("more than one limit", got=", ".join(given), expected="one at most")
+            )
+
+    def keeps_all(self, core: Bundle) -> bool:
+        """Return True if adapters are kept bit by bit over this core."""
+        free = all(x is None for x in (self.size, self.error, self.harm))
+        return self.lossless or (free and core.recipe.get("limit") == "lossless")
+
+    def budget(self, fp16_bytes: int) -> Size | MeanError | HarmLimit | None:
+        """Return the budget of an adapter of that size. Raises UsageError for an invalid limit."""
+        if self.size is not None:
+            return Size(parse_size(self.size, fp16_bytes))
+        if self.error is not None:
+            return MeanError(self.error)
+        return None if self.harm is None else parse_harm(self.harm)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A coded adapter. forms: records by form. notes: what a user should know."""
+
+    piece: TaskPiece
+    forms: dict[str, int]
+    notes: tuple[str, ...]
+
+    @property
+    def own_bytes(self) -> int:
+        """Bytes of its stream and of what it carries."""
+        return len(self.piece.stream) + sum(map(len, self.piece.carried))
+
+    @property
+    def harm(self) -> Harm | None:
+        """Measured harm; None if it was not measured."""
+        return self.piece.entry.harm
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """Selection to be coded, its modules and tensors of the core, and notes for the user."""
+
+    pieces: MergeSet
+    modules: tuple[int, ...]
+    tensors: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Coder:
+    """Codes adapters, one by one, against the core of an open bundle.
+
+    sensitivity: by task and module path, which modules matter. judge: measures harm. exact:
+    patterns of keys of tensors to carry. same_base: take a base model that is named differently.
+    base: its own tensors, where the core has differences from them. Raises UsageError for a text
+    as patterns, and for patterns where all is kept.
+    """
+
+    bundle: Bundle
+    limit: Limit = field(default_factory=Limit)
+    sensitivity: Sensitivity = field(default_factory=dict)
+    judge: HarmJudge | None = None
+    exact: Sequence[str] = ()
+    same_base: bool = False
+    base: BaseTensors | None = None
+    workers: int | Engine | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.exact, str):  # its characters would be the patterns, and * is one
+            raise UsageError(explain("exact is a list of patterns", got=repr(self.exact)))
+        if self.exact and self.limit.keeps_all(self.bundle):
+            got = f"exact {', '.join(self.exact)}"
+            raise UsageError(explain("all tensors are kept bit by bit already", got=got))
+
+    def encode(self, adapter: Adapter, day: str) -> Encoded:
+        """Encode the adapter as a task.
+
+        day: date for its history.
+
+        Raises UsageError where neither a price nor a limit is known, BaseMismatchError for another
+        base model, AlignmentError for a module that the core lacks, BudgetError for a limit that
+        cannot be met, and what align raises.
+        """
+        check_fits(self.bundle, adapter, self.same_base)
+        if self.limit.keeps_all(self.bundle):
+            return self._encoded(adapter, self._whole(adapter), None, day)
+        planned = self._planned(adapter)
+        job = Job.of(planned.pieces, CoreRecipe())
+        around = Manifest(planned.pieces.modules, (), (), (), {}, None, planned.pieces.tensors)
+        job = dataclasses.replace(job, around=pack_bundle(around, b"", (), ()).size)
+        draft = None
+        if planned.pieces.contents:
+            job, draft = self._readable(job, adapter)
+        return self._encoded(adapter, planned, (job, draft), day)
+
+    def _planned(self, adapter: Adapter) -> _Planned:
+        """Select what is coded of an adapter over this core."""
+        known = {entry: i for i, entry in enumerate(self.bundle.manifest.tensors)}
+        model, exact = self.bundle.base_model, list(self.exact)
+        pieces = align([adapter], model, lossless=False, exact=exact, base=self.base)
+        foreign = [entry.key for entry in pieces.tensors if entry not in known]
+        notes: tuple[str, ...] = ()
+        if foreign:
+            exact += [glob.escape(key) for key in foreign]
+            pieces = align([adapter], model, lossless=False, exact=exact, base=self.base)
+            more = f" and {len(foreign) - 1} more tensors" if len(foreign) > 1 else ""
+            notes = (
+                f"{adapter.name}: {foreign[0]}{more} carried bit by bit, because the core has no "
+                "such coded tensor (or needs --base for it)",
+            )
+        modules = [self._index_of(adapter, entry) for entry in pieces.modules]
+        order = sorted(range(len(modules)), key=modules.__getitem__)
+        tensors = [known[entry] for entry in pieces.tensors]
+        turned = sorted(range(len(tensors)), key=tensors.__getitem__)
+        price = MiddlePrice.in_recipe(self.bundle.recipe)
+        where = tuple(sorted(modules)), tuple(sorted(tensors))
+        pieces = dataclasses.replace(
+            pieces,
+            modules=tuple(pieces.modules[i] for i in order),
+            readers=tuple(pieces.readers[i] for i in order),
+            tensors=tuple(pieces.tensors[i] for i in turned),
+            matrices=tuple(pieces.matrices[i] for i in turned),
+            core=FrozenCore(tuple(map(self._bases, where[0])), tuple(map(self._common, where[1]))),
+            norm=price.norm if price else None,
+        )
+        return _Planned(pieces, *where, notes)
+
+    def _bases(self, module: int) -> Bases:
+        return self.bundle.bases(module)
+
+    def _common(self, tensor: int) -> DenseRecord | None:
+        return self.bundle.common(tensor)
+
+    def _index_of(self, adapter: Adapter, entry: ModuleEntry) -> int:
+        """Return the index of the core's module that equals the entry. Raises AlignmentError."""
+        known = {module.path: i for i, module in enumerate(self.bundle.manifest.modules)}
+        at = known.get(entry.path)
+        if at is not None and self.bundle.manifest.modules[at] == entry:
+            return at
+        ours = self.bundle.manifest.modules[at] if at is not None else None
+        raise no_such_module(
+            self.bundle,
+            adapter,
+            entry.path,
+            f"{entry.kind} of {entry.m} x {entry.n} ({entry.layout})",
+            f"{ours.kind} of {ours.m} x {ours.n} ({ours.layout})" if ours else None,
+        )
+
+    def _whole(self, adapter: Adapter) -> _Planned:
+        """Select an adapter to be kept bit by bit. Modules that the core lacks cause no note."""
+        pieces = align([adapter], self.bundle.base_model, lossless=True)
+        known = {module: i for i, module in enumerate(self.bundle.manifest.modules)}
+        listed = [known.get(entry) for entry in pieces.modules]
+        modules = tuple(sorted(i for i in listed if i is not None))
+        return _Planned(pieces, modules if len(modules) == len(listed) else (), ())
+
+    def _readable(self, job: Job, adapter: Adapter) -> tuple[Job, Draft]:
+        """Solve as :meth:`_solved` does, with a result that readers accept.
+
+        A file has some numbers free; but all its tasks must be readable, whatever tasks it will
+        hold. Coarser codings may be readable where finer ones are not, so none is left out at
+        first.
+
+        Raises UnreadableError.
+        """
+        try:
+            solved = self._solved(job, adapter)
+            if dataclasses.replace(solved[1], strict=True).readable:
+                return solved
+            return self._solved(_strictly(job), adapter)
+        except UnreadableError as error:
+            raise UnreadableError(error.draft, adapter.name) from None
+
+    def _solved(self, job: Job, adapter: Adapter) -> tuple[Job, Draft]:
+        """Return the draft that meets the limit, or the one at the collection's own price.
+
+        Returns also the job with its measurements.
+        """
+        options = options_in(self.bundle.recipe, self.workers, self.progress)
+        seen = {k: x for k, x in self.sensitivity.items() if k == adapter.name}
+        options = dataclasses.replace(options, sensitivity=seen)
+        budget = self.limit.budget(job.pieces.fp16_bytes)
+        judged = self.judge is not None and adapter.name in self.judge.tasks()
+        measured = Measured(None)
+        if judged:  # a size counts what the manifest will say of it
+            job = dataclasses.replace(job, measured=Measured.unlike([adapter.name], 0))
+        if isinstance(budget, HarmLimit):
+            if self.judge is None:
+                raise UsageError(
+                    explain("a limit on harm needs a judge", do="Give --base and --prompts")
+                )
+            solution = solve_by_harm(job, budget, options, self.judge)
+            draft = solution.draft
+            measured = Measured(None, solution.curves[adapter.name])
+        elif budget is not None:
+            draft = solve(job, budget, options).draft
+        else:
+            draft = self._at_price(job, options)
+        if self.judge is not None and judged:
+            told = measure_tasks(draft, job, self.judge, {0}, self.progress or silent)
+            measured = dataclasses.replace(measured, harm=told[adapter.name].harm)
+        job = dataclasses.replace(job, measured={adapter.name: measured})
+        if isinstance(budget, Size) and job.value(budget, draft) > budget.limit:
+            raise job.too_small(budget, int(job.value(budget, draft)))
+        return job, draft
+
+    def _at_price(self, job: Job, options: Options) -> Draft:
+        """Encode once at the price that the collection's merge arrived at."""
+        errors = [task.error for task in self.bundle.manifest.tasks if not task.lossless]
+        mean = f"; its tasks have {sum(errors) / len(errors):.3g} in the mean" if errors else ""
+        do = f"Give --size, --error or --harm of each adapter{mean}"
+        return solve_at(job, price_of(self.bundle, do).price, options)
+
+    def _encoded(
+        self,
+        adapter: Adapter,
+        planned: _Planned,
+        coded: tuple[Job, Draft | None] | None,
+        day: str,
+    ) -> Encoded:
+        job, draft = coded or (Job.of(planned.pieces, CoreRecipe()), None)
+        manifest = job.manifest(draft)
+        entry: TaskEntry = dataclasses.replace(
+            manifest.tasks[0],
+            modules=planned.modules,
+            errors=manifest.tasks[0].errors if planned.modules else (),
+            tensors=planned.tensors,
+            added=Added(day, digest_of(adapter)),
+        )
+        piece = TaskPiece(
+            entry,
+            adapter.config,
+            draft.streams[0] if draft else b"",
+            manifest.blobs,
+            tuple(job.carried.data),
+        )
+        limit = self.limit.budget(2 * adapter.numbers) if coded else None
+        notes = (*planned.pieces.notes, *planned.notes, *notes_of(manifest, limit))
+        return Encoded(piece, dict(draft.forms) if draft else {}, notes)
+
+
+def _strictly(job: Job) -> Job:
+    """Return the job with the requirement that the task's own bytes warrant all its numbers."""
+    core = job.pieces.core
+    assert core is not None
+    strict = dataclasses.replace(core, strict=True)
+    return dataclasses.replace(job, pieces=dataclasses.replace(job.pieces, core=strict))
+
+
+def digest_of(adapter: Adapter) -> str:
+    """Return 16 hex digits of the sha256 of the adapter's tensor file, or of its content.
+
+    The content is used if the adapter has no file.
+    """
+    if isinstance(adapter.source, Path) and adapter.source.is_file():
+        return file_hash(adapter.source)[:_DIGITS]
+    return adapter.content_hash()[:_DIGITS]
+
+
+def today() -> str:
+    """Return today's date, ISO, in UTC."""
+    return datetime.now(UTC).date().isoformat()

@@ -1,0 +1,307 @@
+"""Changes to a collection: add, remove, replace, rename.
+
+Each holds the collection's lock from the first byte that it reads to the last that it writes, and
+checks everything before it writes. When its process is killed, a bundle in one file is the old one
+or the new one. In a folder this holds for each task: of several tasks, some may be changed and the
+others not. Each task is readable, and the same command for the others continues the work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack
+
+from hydraopt.adapters import Adapter
+from hydraopt.adapters.basefiles import BaseTensors, open_base
+from hydraopt.adapters.sources import check_name
+from hydraopt.bundle.harm import Harm
+from hydraopt.bundle.reader import Bundle, no_such_task
+from hydraopt.collection.kinds import Collection, StrPath, collection_at
+from hydraopt.collection.piece import Change
+from hydraopt.editing.core import check_fits, check_modules
+from hydraopt.editing.encode import Coder, Encoded, Limit, today
+from hydraopt.engines.engine import Engine
+from hydraopt.errors import UsageError, explain
+from hydraopt.files.apart import check_apart
+from hydraopt.files.url import AnyPath, place_of
+from hydraopt.merging.align import coded_of
+from hydraopt.merging.harm.checks import check_prompted
+from hydraopt.merging.harm.judging import HarmJudge
+from hydraopt.merging.outcome import inputs_of, load
+from hydraopt.merging.weights import Sensed, sensed
+from hydraopt.progress import Progress
+
+__all__ = [
+    "AddedTask",
+    "Changed",
+    "How",
+    "Onlooker",
+    "add",
+    "check_before",
+    "remove",
+    "rename",
+    "replace",
+]
+
+
+_Check = Callable[[Collection, Sequence[str]], Sequence[str]]
+"""Function of a collection and the names of adapters that returns the names of the tasks to remove.
+
+It raises where they do not fit.
+"""
+
+
+@dataclass(frozen=True)
+class Onlooker:
+    """Sensitivity and harm judge, which run adapters on the base model; see hydraopt.merge."""
+
+    sensitivity: Sensed = None
+    judge: HarmJudge | None = None
+
+
+@dataclass(frozen=True)
+class AddedTask:
+    """Task that was added.
+
+    error: relative Frobenius error.
+    own_bytes: bytes of its stream and of its carried tensors.
+    fp16_bytes: fp16 bytes of the adapter.
+    """
+
+    name: str
+    error: float
+    own_bytes: int
+    fp16_bytes: int
+    forms: Mapping[str, int]
+    harm: Harm | None
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Result of a change.
+
+    size_before, size: bytes of the whole collection.
+    removed, renamed: names.
+    warnings: problems that left every task as it should be.
+    """
+
+    path: AnyPath
+    size_before: int
+    size: int
+    added: tuple[AddedTask, ...] = ()
+    removed: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to JSON values."""
+        return {**dataclasses.asdict(self), "path": str(self.path)}
+
+
+class How(TypedDict, total=False):
+    """Options for coding adapters, each by itself against the core.
+
+    exact, same_base, alpha, base, workers, progress: as in :func:`hydraopt.merge`.
+    limit: limit for each adapter. Default: the price of a bit that the merge arrived at.
+    onlooker: sensitivity and harm judge, from the base model.
+    day: date for the history, ISO. Default: today, in UTC.
+    """
+
+    limit: Limit | None
+    onlooker: Onlooker | None
+    exact: Sequence[str]
+    same_base: bool
+    alpha: float | None
+    base: StrPath | BaseTensors | None
+    workers: int | Engine | None
+    progress: Progress | None
+    day: str | None
+
+
+def add(
+    path: StrPath, adapters: StrPath | Iterable[StrPath | Adapter], **how: Unpack[How]
+) -> Changed:
+    """Add adapters to the collection at ``path``.
+
+    adapters: as in :func:`hydraopt.merge`. how: see :class:`How`. The same core, adapter, limit and
+    day give the same bytes, in whatever order adapters are added. Raises UsageError for a name that
+    is there already, BundleFormatError for a task file that cannot be read, since it may have that
+    name, and a HydraoptError for anything else that is wrong, before anything is written.
+    """
+    return _put(path, adapters, _vacant, how)
+
+
+def replace(
+    path: StrPath, adapters: StrPath | Iterable[StrPath | Adapter], **how: Unpack[How]
+) -> Changed:
+    """Put other adapters in the place of tasks of the same names; otherwise as :func:`add`.
+
+    Raises TaskNotFoundError for a name that is not there.
+    """
+    return _put(path, adapters, _present, how)
+
+
+def check_before(
+    verb: Callable[..., Changed],
+    path: StrPath,
+    adapters: Sequence[Adapter],
+    limit: Limit,
+    *,
+    same_base: bool = False,
+    prompted: bool = False,
+) -> None:
+    """Raise what ``verb``, :func:`add` or :func:`replace`, raises of names, base models, modules,
+    limits and prompts: for who has to load a base model first. prompted: whether there are any."""
+    check_apart(path, inputs_of(adapters))
+    collection = collection_at(path)
+    check = {add: _vacant, replace: _present}[verb]
+    _checked(collection, collection.core(), adapters, check, limit, same_base, prompted)
+
+
+def _checked(
+    collection: Collection,
+    core: Bundle,
+    adapters: Sequence[Adapter],
+    check: _Check,
+    limit: Limit,
+    same_base: bool,
+    prompted: bool,
+) -> Sequence[str]:
+    """Return the tasks to remove; raise every error that can be found before long work."""
+    gone = check(collection, [x.name for x in adapters])
+    lossless = limit.keeps_all(core)
+    for adapter in adapters:
+        check_fits(core, adapter, same_base)
+        if not lossless:
+            check_modules(core, adapter)
+        limit.budget(2 * adapter.numbers)
+    if prompted and lossless:
+        raise _changes_nothing(collection.path, limit)
+    return gone
+
+
+def _vacant(collection: Collection, names: Sequence[str]) -> Sequence[str]:
+    """Return no tasks. Raises UsageError for names that exist already."""
+    taken = collection.taken(names)
+    there = [name for name in names if name in taken]
+    if there:
+        raise UsageError(
+            explain(
+                "the collection has a task of that name",
+                file=place_of(collection.path),
+                got=", ".join(there[:8]),
+                do="Use replace, or another name: NAME=PATH",
+            )
+        )
+    return ()
+
+
+def _present(collection: Collection, names: Sequence[str]) -> Sequence[str]:
+    """Return all names. Raises TaskNotFoundError for a name that does not exist."""
+    _check_there(collection, names)
+    return names
+
+
+def _changes_nothing(path: AnyPath, limit: Limit) -> UsageError:
+    """Return the error for prompts over a lossless core."""
+    more = "" if limit.lossless else ", or give a limit: --size, --error or --harm"
+    return UsageError(
+        explain(
+            "what is kept bit by bit changes no answer",
+            file=place_of(path),
+            got="prompts",
+            do=f"Leave them out{more}",
+        )
+    )
+
+
+def remove(path: StrPath, tasks: Iterable[str]) -> Changed:
+    """Remove tasks. No byte that was theirs alone is left; those of others stay as they are.
+
+    The core stays, too: it was made for all the tasks of the merge, and :func:`refresh` makes
+    another one. Raises TaskNotFoundError.
+    """
+    names = sorted(set(tasks))
+    collection = collection_at(path)
+    with collection.held():
+        _check_there(collection, names)
+        before = collection.size()
+        done = collection.write(Change(gone=names))
+    return Changed(place_of(path), before, done.size, removed=tuple(names), warnings=done.warnings)
+
+
+def rename(path: StrPath, old: str, new: str) -> Changed:
+    """Call a task otherwise. Raises TaskNotFoundError, and UsageError for a name that is taken or
+    cannot be one."""
+    check_name(new)
+    collection = collection_at(path)
+    with collection.held():
+        _check_there(collection, [old])
+        if new in collection.taken([new]):
+            raise UsageError(
+                explain(
+                    "the collection has a task of that name",
+                    file=place_of(path),
+                    got=new,
+                    do="Choose another name, or remove that task first",
+                )
+            )
+        before = collection.size()
+        done = collection.write(Change(renamed={old: new}))
+    return Changed(place_of(path), before, done.size, renamed={old: new}, warnings=done.warnings)
+
+
+def _check_there(collection: Collection, names: Iterable[str]) -> None:
+    for name in names:
+        if not collection.has(name):
+            raise no_such_task(name, collection.names(), collection.path)
+
+
+def _put(
+    path: StrPath,
+    adapters: StrPath | Iterable[StrPath | Adapter],
+    check: _Check,
+    how: How,
+) -> Changed:
+    """Encode the adapters and write them in place of any tasks of the same names."""
+    same_base, day = how.get("same_base", False), how.get("day") or today()
+    loaded = load(adapters, same_base, how.get("alpha"))
+    if not loaded.adapters:
+        raise UsageError(explain("nothing to add", got="no adapters", do="Name at least one"))
+    given = sorted(loaded.adapters, key=lambda x: x.name)
+    base, seen = open_base(how.get("base")), how.get("onlooker") or Onlooker()
+    collection = collection_at(path)
+    check_apart(path, inputs_of(given))
+    with collection.held():
+        core, limit = collection.core(base), how.get("limit") or Limit()
+        prompted = seen.judge is not None
+        gone = _checked(collection, core, given, check, limit, same_base, prompted)
+        if limit.harm is not None and seen.judge is not None:
+            check_prompted(coded_of(given, how.get("exact", ())), seen.judge.tasks())
+        coder = Coder(
+            core,
+            limit,
+            {} if limit.keeps_all(core) else sensed(seen.sensitivity),
+            seen.judge,
+            how.get("exact", ()),
+            same_base,
+            base,
+            how.get("workers"),
+            how.get("progress"),
+        )
+        before = collection.size()
+        made = [(adapter, coder.encode(adapter, day)) for adapter in given]
+        done = collection.write(Change(gone, [x.piece for _, x in made]))
+    notes = (*loaded.notes, *(note for _, x in made for note in x.notes))
+    rows = tuple(_row(adapter, x) for adapter, x in made)
+    return Changed(collection.path, before, done.size, rows, notes=notes, warnings=done.warnings)
+
+
+def _row(adapter: Adapter, coded: Encoded) -> AddedTask:
+    entry = coded.piece.entry
+    return AddedTask(
+        entry.name, entry.error, coded.own_bytes, 2 * adapter.numbers, coded.forms, entry.harm
+    )
