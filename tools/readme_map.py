@@ -17,6 +17,7 @@ SOURCE = ROOT / "src" / "hydraopt"
 
 ORDER = (
     *("linalg", "coding", "adapters", "compress", "bundle", "methods", "merging", "basemodel"),
+    "harm",
     *("export", "runtime", "inspect", "serve", "report", "probes", "evaluate", "cli"),
 )
 """The order of the table: a package imports only what stands above it. Others come last."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hydraopt.basemodel.sensitivity import Seen
+from hydraopt.harm.sensitivity import Seen
 from hydraopt.linalg.svd import thin
 
 __all__ = ["CANDIDATES", "FREE", "candidates"]

@@ -40,12 +40,12 @@ from benchmarks.quality.harness.looking import seen_by
 from benchmarks.quality.harness.options import add_set
 from benchmarks.quality.sets import PLANS, Method, recipe_of, set_of
 from hydraopt.adapters import Adapter, read_adapters
-from hydraopt.basemodel.onlooker import POWER
 from hydraopt.basemodel.products import products_of
 from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.compress.measure import measure_named
 from hydraopt.evaluate.compare import Request
 from hydraopt.files.reading import file_hash
+from hydraopt.harm.onlooker import POWER
 from hydraopt.inspect.adapters import inspect_adapters
 from hydraopt.merging.merge import DEFAULT_MEASURE, merge
 

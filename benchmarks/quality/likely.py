@@ -27,10 +27,10 @@ from benchmarks.quality.harness.options import add_set
 from benchmarks.quality.harness.resumed import files_of, gone_on
 from benchmarks.quality.sets import METHOD, Method
 from hydraopt.adapters import Adapter
-from hydraopt.basemodel.harm import Drift
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.products import products_of
 from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.harm.drift import Drift
 
 __all__ = ["SIZES", "main"]
 

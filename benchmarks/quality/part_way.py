@@ -27,8 +27,8 @@ from benchmarks.quality.evidence import merged, original_adapters, request_for, 
 from benchmarks.quality.harness.drifting import FreshRows, harms
 from benchmarks.quality.harness.options import add_study
 from benchmarks.quality.sets import CURVES, JUDGED, METHOD, Method
-from hydraopt.basemodel.harm import Summary
 from hydraopt.bundle.harm import Harm
+from hydraopt.harm.drift import Summary
 from hydraopt.merging.harm import sharing
 from hydraopt.merging.harm.judging import Judged
 from hydraopt.merging.harm.trials import Counted

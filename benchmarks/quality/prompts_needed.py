@@ -26,9 +26,9 @@ from benchmarks.quality.harness.judging import SPLITS
 from benchmarks.quality.harness.options import add_study
 from benchmarks.quality.sets import CURVES, JUDGED, METHOD, REFIT, SETS, Method
 from hydraopt.adapters import Adapter
-from hydraopt.basemodel.harm import Summary
 from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.evaluate.taskfile import read_task_file, task_of
+from hydraopt.harm.drift import Summary
 
 __all__ = ["COUNTS", "main", "methods_of", "row_of"]
 

@@ -4,7 +4,7 @@
         [--trials NAME ...] [--rows 48] [--threads 1]
 
 The set is merged once to the size. For each adapter and trial its parts in that bundle are trained
-(hydraopt.basemodel.refit) on the original's answers to prompts of the training or the validation
+(hydraopt.harm.refit) on the original's answers to prompts of the training or the validation
 split, coded again at their rate, and measured on test rows, which nothing is chosen by. The result
 is saved after every trial, and a second call goes on where the first stopped. It refuses a result
 of other adapters, task files or code, of another bundle of that size, or with a trial that is
@@ -30,16 +30,16 @@ from benchmarks.quality.harness.resumed import files_of, gone_on, refuse
 from benchmarks.quality.sets import SETS, Method
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.harm import Reference, drift_of, reference_of
-from hydraopt.basemodel.lesson import learns_in
 from hydraopt.basemodel.model import TaskFactors, load_model
 from hydraopt.basemodel.products import products_of
-from hydraopt.basemodel.refit import Schedule, refit
 from hydraopt.basemodel.writing import answered
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.records import PartsRecord, read_record, write_record
 from hydraopt.compress.recode import CodedModule
+from hydraopt.harm.drift import Reference, drift_of, reference_of
+from hydraopt.harm.lesson import learns_in
+from hydraopt.harm.refit import Schedule, refit
 
 __all__ = ["TRIALS", "Trial", "modules_of"]
 

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from benchmarks.rivals.base import Modules
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.harm import drift_of, reference_of, surely_changes_more
-from hydraopt.basemodel.lesson import Lesson, learner_of
 from hydraopt.basemodel.model import TaskFactors, place
-from hydraopt.basemodel.refit import Course, Schedule, parted
+from hydraopt.harm.drift import drift_of, reference_of, surely_changes_more
+from hydraopt.harm.lesson import Lesson, learner_of
+from hydraopt.harm.refit import Course, Schedule, parted
 
 __all__ = ["Round", "Teach", "taught"]
 

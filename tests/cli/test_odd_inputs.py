@@ -65,7 +65,7 @@ def test_a_base_with_deep_json_is_refused(
 
 
 def test_tasks_and_prompts_with_deep_json_are_refused(tmp_path: Path) -> None:
-    from hydraopt.basemodel.prompts import read_prompts
+    from hydraopt.harm.prompts import read_prompts
 
     (tmp_path / "META.json").write_bytes(DEEP)
     rows = tmp_path / "rows.jsonl"

@@ -12,13 +12,13 @@ from benchmarks.quality.harness.building import inputs_of
 from benchmarks.quality.harness.judging import prompts_of_rows
 from benchmarks.quality.harness.resumed import files_of, gone_on
 from hydraopt.adapters import Adapter
-from hydraopt.basemodel.harm import Drift, Summary, drift_of, reference_of
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.products import products_of
 from hydraopt.basemodel.writing import answered
 from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.files.reading import file_hash
+from hydraopt.harm.drift import Drift, Summary, drift_of, reference_of
 
 __all__ = ["FreshRows", "drifts", "harms"]
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded, encode_row
-from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.model import load_model
 from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.evaluate.taskfile import read_task_file, task_of
+from hydraopt.harm.judge import Judge
 
 __all__ = [
     "ASKS_PROMPTS",

@@ -13,10 +13,10 @@ from benchmarks.quality.harness.judging import prompts_hash, prompts_of_rows
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import load_model
-from hydraopt.basemodel.onlooker import TEXTS
 from hydraopt.basemodel.products import products_of
-from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
 from hydraopt.basemodel.writing import answered
+from hydraopt.harm.onlooker import TEXTS
+from hydraopt.harm.sensitivity import looks, self_written, sensitivities
 
 __all__ = ["seen_by", "texts_of"]
 

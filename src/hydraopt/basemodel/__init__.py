@@ -1,1 +1,1 @@
-"""Attach factors to a base model; measure what changes."""
+"""Run a base model with factors of adapters attached to its modules."""

@@ -15,8 +15,8 @@ from hydraopt.values import closest, listed
 if TYPE_CHECKING:
     from hydraopt.adapters import Adapter, Adapters
     from hydraopt.adapters.basefiles import BaseTensors
-    from hydraopt.basemodel.judge import Judge
-    from hydraopt.basemodel.onlooker import Onlooker
+    from hydraopt.harm.judge import Judge
+    from hydraopt.harm.onlooker import Onlooker
     from hydraopt.progress import Progress
 
 __all__ = [
@@ -119,8 +119,8 @@ def given_texts(
     names: the tasks that are asked about. others: tasks that there are besides. Raises UsageError
     for what cannot be read, and for prompts for a task that was not found.
     """
-    from hydraopt.basemodel.prompts import prompt_files, read_prompt_folder, read_prompts
     from hydraopt.errors import UsageError, explain
+    from hydraopt.harm.prompts import prompt_files, read_prompt_folder, read_prompts
 
     files = dict(prompted)
     folder = files.pop("", None)
@@ -147,8 +147,8 @@ def onlooker_of(
     """Who looks at the adapters with the base model; warns of those of which it tells nothing.
 
     answer_tokens: None for the default. Raises UsageError, as Onlooker does."""
-    from hydraopt.basemodel.onlooker import Onlooker
     from hydraopt.bundle.harm import ANSWER_TOKENS
+    from hydraopt.harm.onlooker import Onlooker
 
     most = ANSWER_TOKENS if answer_tokens is None else answer_tokens
     warn_of_base(base, adapters)

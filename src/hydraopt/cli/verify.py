@@ -37,8 +37,8 @@ from hydraopt.values import counted, listed
 
 if TYPE_CHECKING:
     from hydraopt.adapters import Adapter
-    from hydraopt.basemodel.verify import HarmReport, TaskHarm
     from hydraopt.bundle.verify import VerifyReport
+    from hydraopt.harm.verify import HarmReport, TaskHarm
     from hydraopt.progress import Progress
 
 __all__ = ["verify"]
@@ -188,7 +188,7 @@ def _measured(
     progress: Progress | None,
 ) -> HarmReport:
     """The harm of the tasks that could be read; its problems go to the report."""
-    from hydraopt.basemodel.verify import verify_harm
+    from hydraopt.harm.verify import verify_harm
 
     read = {task.name for task in report.tasks}
     prompts = {name: texts for name, texts in asked.items() if name in read}

@@ -1,7 +1,7 @@
 """Recode: other factors in the place of a record's, in its way of writing and at its rate.
 
 A record of a stream says how many parts there are, how each side is written and how lively its
-numbers are. Factors that take the place of those inside (hydraopt.basemodel.refit trains such) are
+numbers are. Factors that take the place of those inside (hydraopt.harm.refit trains such) are
 rounded to the same spread classes, so they take about the same bytes, and no other record changes.
 """
 

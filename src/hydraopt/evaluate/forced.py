@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hydraopt.basemodel.batches import batches_of
-from hydraopt.basemodel.divergence import divergence
 from hydraopt.basemodel.encoding import Batch, Encoded
 from hydraopt.basemodel.memory import are_answers
 from hydraopt.basemodel.model import Placed, attached, hidden_states, logits_of
 from hydraopt.evaluate.unfinished import Kept
+from hydraopt.harm.divergence import divergence
 
 __all__ = ["Forced", "Numbers", "forced"]
 

@@ -125,7 +125,7 @@ def merge(
     each task's answers may change, or "0.01nats" of KL an answer; needs a judge), or lossless.
     importance: weight of a task's error, default 1. fair: tasks come as near to one error, or under
     a judge to one harm, as can be. measure, sensitivity: see compress.measure. judge: measures
-    harm, which the bundle keeps (that of hydraopt.basemodel.onlooker.Onlooker). refitter: trains
+    harm, which the bundle keeps (that of hydraopt.harm.onlooker.Onlooker). refitter: trains
     coded parts, see merging.refit. forms: those permitted, default all.
     same_base: take base models written differently as one. alpha: of files that state none. exact:
     patterns with * and ? of keys of tensors to keep bit by bit. base: its folder or tensors; what

@@ -2,7 +2,7 @@
 
 The encoder rounds each module to be near its weights; who has the base model at hand can train all
 parts of a task together, so that one mends what rounding did to another (see
-hydraopt.basemodel.refit). A record keeps its parts' number, ways and spread classes, so it takes
+hydraopt.harm.refit). A record keeps its parts' number, ways and spread classes, so it takes
 about the same bytes, and neither the shared bases nor other tasks change.
 """
 

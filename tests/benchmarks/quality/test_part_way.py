@@ -15,8 +15,8 @@ from benchmarks.quality import evidence, part_way
 from benchmarks.quality.harness import drifting
 from hydraopt import merge
 from hydraopt.adapters import Adapter
-from hydraopt.basemodel.harm import Reference, Summary
 from hydraopt.evaluate.compare import Request
+from hydraopt.harm.drift import Reference, Summary
 from hydraopt.merging.harm import sharing
 
 Run = Callable[..., dict[str, Any]]

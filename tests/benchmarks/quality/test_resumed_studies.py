@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.quality import curve, likely, refits
 from hydraopt.adapters import Adapter, read_adapters
-from hydraopt.basemodel.refit import Schedule
+from hydraopt.harm.refit import Schedule
 from tests.small_model import ROWS
 
 SET = "gemma3-5x8"

@@ -18,9 +18,9 @@ from benchmarks.rivals.stored import stored
 from benchmarks.rivals.svd import cut_by_energy
 from benchmarks.rivals.svd_group import rounded_svd
 from benchmarks.rivals.taught import taught
-from hydraopt.basemodel import lesson
-from hydraopt.basemodel.harm import drift_of, held_out, reference_of
-from hydraopt.basemodel.refit import Schedule
+from hydraopt.harm import lesson
+from hydraopt.harm.drift import drift_of, held_out, reference_of
+from hydraopt.harm.refit import Schedule
 from tests.basemodel.cases import factors_of, texts_of
 from tests.marks import slow
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from hydraopt import read_adapters
-from hydraopt.basemodel import judge as judge_module
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.memory import Memory, key_of
+from hydraopt.harm import judge as judge_module
+from hydraopt.harm.judge import Judge
 from tests.basemodel.cases import factors_of
 
 

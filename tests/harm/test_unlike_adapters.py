@@ -16,10 +16,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from hydraopt.adapters import read_adapters
 from hydraopt.basemodel.model import attached, place
-from hydraopt.basemodel.onlooker import Onlooker
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.cli.main import cli
 from hydraopt.errors import UsageError
+from hydraopt.harm.onlooker import Onlooker
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 VOCABULARY = 259

@@ -31,7 +31,14 @@ import torch
 from torch import Tensor
 
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.harm import (
+from hydraopt.basemodel.model import Placed, TaskFactors, of_head, place
+from hydraopt.basemodel.writing import not_finite
+from hydraopt.bundle.harm import Harm
+from hydraopt.coding.forms import Way
+from hydraopt.coding.records import PartsRecord
+from hydraopt.compress.recode import CodedModule, Recoded, recode
+from hydraopt.errors import UsageError, explain
+from hydraopt.harm.drift import (
     HELD_OUT,
     Drift,
     Reference,
@@ -42,14 +49,7 @@ from hydraopt.basemodel.harm import (
     surely_changes_more,
     surely_drifts_more,
 )
-from hydraopt.basemodel.lesson import Lesson, learner_of
-from hydraopt.basemodel.model import Placed, TaskFactors, of_head, place
-from hydraopt.basemodel.writing import not_finite
-from hydraopt.bundle.harm import Harm
-from hydraopt.coding.forms import Way
-from hydraopt.coding.records import PartsRecord
-from hydraopt.compress.recode import CodedModule, Recoded, recode
-from hydraopt.errors import UsageError, explain
+from hydraopt.harm.lesson import Lesson, learner_of
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.linalg.svd import halved, thin
@@ -143,7 +143,7 @@ def refit(
     original: B (m, r) with the scale inside, A (r, n), by module path.
     done: modules that stay as they are coded, as the output layer always does.
     more: others to learn from. The more there are, the more of ``answers`` judge, and then of these
-        as well (:func:`hydraopt.basemodel.harm.held_out`, ``held_out_of_more``).
+        as well (:func:`hydraopt.harm.drift.held_out`, ``held_out_of_more``).
     told: called after every step with the number of steps done and the maximum.
     Deterministic; the model is not changed. Raises UsageError for fewer than four answers,
     AlignmentError for modules that are not linear, NumericalError for logits that are not finite.

@@ -12,15 +12,15 @@ from click.testing import CliRunner
 from tokenizers.processors import TemplateProcessing
 
 from hydraopt import open_bundle, read_adapters
-from hydraopt.basemodel import judge as judge_module
-from hydraopt.basemodel import prompts as prompts_module
 from hydraopt.basemodel.encoding import RowPrompt, encode_prompt, encode_row, prompt_text
 from hydraopt.basemodel.model import load_model
-from hydraopt.basemodel.onlooker import TEXTS, Onlooker
-from hydraopt.basemodel.prompts import read_prompts
-from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
 from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, UsageError
+from hydraopt.harm import judge as judge_module
+from hydraopt.harm import prompts as prompts_module
+from hydraopt.harm.onlooker import TEXTS, Onlooker
+from hydraopt.harm.prompts import read_prompts
+from hydraopt.harm.sensitivity import looks, self_written, sensitivities
 from tests.marks import slow
 from tests.small_model import make_tokenizer
 

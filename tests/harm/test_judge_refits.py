@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 
 from hydraopt import read_adapters
-from hydraopt.basemodel import judge as judge_module
-from hydraopt.basemodel import onlooker as onlooker_module
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.memory import Memory
-from hydraopt.basemodel.onlooker import Onlooker
-from hydraopt.basemodel.recall import kept_records, recalled_records
-from hydraopt.basemodel.refit import Schedule
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import PartsRecord
+from hydraopt.harm import judge as judge_module
+from hydraopt.harm import onlooker as onlooker_module
+from hydraopt.harm.judge import Judge
+from hydraopt.harm.onlooker import Onlooker
+from hydraopt.harm.recall import kept_records, recalled_records
+from hydraopt.harm.refit import Schedule
 from tests.basemodel.cases import PATHS, factors_of
-from tests.basemodel.test_refit import coded_of
+from tests.harm.test_refit import coded_of
 from tests.marks import slow
 
 

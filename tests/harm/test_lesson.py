@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hydraopt.basemodel import lesson as lesson_module
 from hydraopt.basemodel.encoding import collate
-from hydraopt.basemodel.lesson import Lesson, learner_of
 from hydraopt.basemodel.model import attached, hidden_states, logits_of, place
+from hydraopt.harm import lesson as lesson_module
+from hydraopt.harm.lesson import Lesson, learner_of
 from tests.basemodel.cases import factors_of, texts_of
 from tests.small_model import tiny_llama
 

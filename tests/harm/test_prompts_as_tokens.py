@@ -10,12 +10,12 @@ import torch
 from transformers import OPTConfig, OPTForCausalLM
 
 from hydraopt import read_adapters
-from hydraopt.basemodel import onlooker as module
 from hydraopt.basemodel.encoding import prompt_text
-from hydraopt.basemodel.onlooker import Onlooker
 from hydraopt.errors import UsageError
-from tests.basemodel.test_harm import PATHS, factors_of
+from hydraopt.harm import onlooker as module
+from hydraopt.harm.onlooker import Onlooker
 from tests.conftest import write_adapter
+from tests.harm.test_harm import PATHS, factors_of
 from tests.small_model import make_tokenizer
 
 

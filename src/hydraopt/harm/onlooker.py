@@ -12,16 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.beyond import beyond_linear, beyond_lora
 from hydraopt.basemodel.encoding import Encoded, encode_prompt
-from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.model import TaskFactors, check_logits, load_model
 from hydraopt.basemodel.positions import check_prompt, reads_of
-from hydraopt.basemodel.prompts import MOST_PROMPTS
-from hydraopt.basemodel.refit import Schedule
-from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
 from hydraopt.bundle.harm import ANSWER_TOKENS, MOST_ANSWER_TOKENS
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import UsageError, explain
+from hydraopt.harm.judge import Judge
+from hydraopt.harm.prompts import MOST_PROMPTS
+from hydraopt.harm.refit import Schedule
+from hydraopt.harm.sensitivity import looks, self_written, sensitivities
 from hydraopt.merging.harm.judging import JUDGED
 from hydraopt.progress import Progress, silent
 from hydraopt.values import closest, listed
@@ -155,7 +155,7 @@ class Onlooker:
     def refit(
         self, name: str, modules: Callable[[], Mapping[str, CodedModule]]
     ) -> Mapping[str, PartsRecord]:
-        """See :meth:`hydraopt.basemodel.judge.Judge.refit`. Progress counts steps: those of one
+        """See :meth:`hydraopt.harm.judge.Judge.refit`. Progress counts steps: those of one
         start for each task that is to come, and of a task that takes a second start those too."""
         if name in self._prompts:
             # Of a content another task is asked where one has learned nothing.

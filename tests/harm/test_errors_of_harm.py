@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from hydraopt.basemodel import harm
-from hydraopt.basemodel.harm import Drift
 from hydraopt.bundle import Harm
+from hydraopt.harm import drift as drift_module
+from hydraopt.harm.drift import Drift
 from hydraopt.merging.harm.judging import Judged
 from hydraopt.merging.harm.trials import Counted
 
@@ -21,7 +21,7 @@ def drift_with(kl) -> Drift:
 
 
 def told_of(monkeypatch, likely, kl):
-    monkeypatch.setattr(harm, "likely_changes", lambda drift: np.array(likely, float))
+    monkeypatch.setattr(drift_module, "likely_changes", lambda drift: np.array(likely, float))
     return drift_with(kl).summary()
 
 

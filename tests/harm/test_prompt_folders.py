@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from hydraopt.basemodel.encoding import prompt_text
-from hydraopt.basemodel.prompts import read_prompt_folder, read_prompts
 from hydraopt.cli.mergeoptions import given_texts
 from hydraopt.errors import UsageError
+from hydraopt.harm.prompts import read_prompt_folder, read_prompts
 
 NAMES = ("de", "fr", "it")
 

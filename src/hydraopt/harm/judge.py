@@ -12,15 +12,6 @@ import torch
 
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.harm import (
-    HELD_OUT,
-    Reference,
-    Summary,
-    drift_of,
-    held_out,
-    reference_of,
-)
-from hydraopt.basemodel.lesson import learns_in
 from hydraopt.basemodel.loading import base_hash
 from hydraopt.basemodel.memory import (
     Memory,
@@ -30,12 +21,21 @@ from hydraopt.basemodel.memory import (
     versions,
 )
 from hydraopt.basemodel.model import TaskFactors
-from hydraopt.basemodel.recall import depends_on, kept_records, recalled_records
-from hydraopt.basemodel.refit import NOT_TRAINED, Schedule, parted, refit
 from hydraopt.basemodel.writing import NotFiniteError, answered, ends_of, not_finite
 from hydraopt.bundle.harm import ANSWER_TOKENS, Harm
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
+from hydraopt.harm.drift import (
+    HELD_OUT,
+    Reference,
+    Summary,
+    drift_of,
+    held_out,
+    reference_of,
+)
+from hydraopt.harm.lesson import learns_in
+from hydraopt.harm.recall import depends_on, kept_records, recalled_records
+from hydraopt.harm.refit import NOT_TRAINED, Schedule, parted, refit
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.harm.judging import Judged
 from hydraopt.progress import Progress, silent
@@ -224,7 +224,7 @@ class Judge:
     ) -> Mapping[str, PartsRecord]:
         """Return other records of a task's modules, trained to keep its answers, as hydraopt.merge
         takes them; none where that does not help, for a task without prompts, or of too few answers
-        to different prompts. See :func:`hydraopt.basemodel.refit.refit`, ``told`` as well."""
+        to different prompts. See :func:`hydraopt.harm.refit.refit`, ``told`` as well."""
         if not self._learned(task):
             return {}
         answers, more = self.answers(task), self.lessons(task)

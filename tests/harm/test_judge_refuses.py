@@ -10,15 +10,15 @@ import torch
 import transformers
 
 from hydraopt import read_adapters
-from hydraopt.basemodel import judge as module
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.memory import Memory
-from hydraopt.basemodel.refit import NOT_TRAINED
 from hydraopt.basemodel.writing import not_finite
 from hydraopt.cli.mergeoptions import said_of_cut
 from hydraopt.errors import NumericalError
-from tests.basemodel.test_harm import asked_of, factors_of
+from hydraopt.harm import judge as module
+from hydraopt.harm.judge import Judge
+from hydraopt.harm.refit import NOT_TRAINED
+from tests.harm.test_harm import asked_of, factors_of
 
 
 @pytest.fixture

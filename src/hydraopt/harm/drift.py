@@ -26,7 +26,6 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from hydraopt.basemodel.batches import batches_of
-from hydraopt.basemodel.divergence import divergence, told_apart
 from hydraopt.basemodel.encoding import Batch, Encoded
 from hydraopt.basemodel.model import (
     Placed,
@@ -37,6 +36,7 @@ from hydraopt.basemodel.model import (
     of_head,
     place,
 )
+from hydraopt.harm.divergence import divergence, told_apart
 
 __all__ = [
     "HELD_OUT",

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from hydraopt import merge, open_bundle, read_adapters
-from hydraopt.basemodel import lesson
-from hydraopt.basemodel import refit as module
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.harm import Drift, drift_of, reference_of
-from hydraopt.basemodel.refit import HELD_OUT, Schedule, refit
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import read_record
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import AlignmentError, NumericalError, UsageError
+from hydraopt.harm import lesson
+from hydraopt.harm import refit as module
+from hydraopt.harm.drift import Drift, drift_of, reference_of
+from hydraopt.harm.refit import HELD_OUT, Schedule, refit
 from tests.basemodel.cases import PATHS, factors_of, texts_of
 from tests.marks import slow
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hydraopt.basemodel.divergence import divergence, told_apart
+from hydraopt.harm.divergence import divergence, told_apart
 
 
 def test_each_token_counts_no_less_than_nothing() -> None:

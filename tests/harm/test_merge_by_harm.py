@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from hydraopt import open_bundle
-from hydraopt.basemodel import judge, onlooker
 from hydraopt.cli.main import cli
 from hydraopt.errors import UsageError
+from hydraopt.harm import judge, onlooker
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 
@@ -106,7 +106,7 @@ def test_a_full_folder_is_told_before_the_base_is_loaded(place: Path, monkeypatc
 
 
 def test_a_size_in_bytes_is_refused_before_anything_is_asked(place: Path, monkeypatch) -> None:
-    monkeypatch.setattr("hydraopt.basemodel.judge.answered", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr("hydraopt.harm.judge.answered", lambda *_: pytest.fail("asked"))
     for asked in (["-o", str(place / "x")], ["--plan-only"]):
         made = call(place, "--size", "5", *asked)
         assert made.exit_code == 2
@@ -178,7 +178,7 @@ def test_only_before_a_refit_some_prompts_are_for_learning(
         told.append(refits)
         raise UsageError("seen")
 
-    monkeypatch.setattr("hydraopt.basemodel.onlooker.Onlooker", onlooker)
+    monkeypatch.setattr("hydraopt.harm.onlooker.Onlooker", onlooker)
     assert "seen" in call(place, *options, "-o", str(place / "x")).stderr
     assert told == [refits]
 
@@ -356,8 +356,8 @@ def test_what_does_not_fit_together_is_refused_at_once(
     place: Path, monkeypatch, more, said
 ) -> None:
     looked = []
-    monkeypatch.setattr("hydraopt.basemodel.onlooker.looks", lambda *given: looked.append(given))
-    monkeypatch.setattr("hydraopt.basemodel.judge.answered", lambda *given: looked.append(given))
+    monkeypatch.setattr("hydraopt.harm.onlooker.looks", lambda *given: looked.append(given))
+    monkeypatch.setattr("hydraopt.harm.judge.answered", lambda *given: looked.append(given))
     refused = call(place, *more)
     assert refused.exit_code == 2, refused.output
     assert said in refused.output

@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydraopt import merge, open_bundle, read_adapters
-from hydraopt.basemodel import verify as module
-from hydraopt.basemodel.onlooker import Onlooker
-from hydraopt.basemodel.verify import TaskHarm, most_likely, verify_harm
 from hydraopt.bundle import Bundle, Harm
 from hydraopt.bundle.history import Added
 from hydraopt.cli.main import cli
 from hydraopt.cli.mergeoptions import warn_of_base
 from hydraopt.cli.verify import _tensors
 from hydraopt.errors import BundleFormatError, UsageError
+from hydraopt.harm import verify as module
+from hydraopt.harm.onlooker import Onlooker
+from hydraopt.harm.verify import TaskHarm, most_likely, verify_harm
 from tests.bundle.bundles import remade
 from tests.conftest import write_adapter
 

@@ -1,0 +1,8 @@
+"""The small trained model and its task, for the tests of this folder."""
+
+from __future__ import annotations
+
+from tests.basemodel.conftest import base
+from tests.small_model import sharp, tasks, trained
+
+__all__ = ["base", "sharp", "tasks", "trained"]
