@@ -71,7 +71,6 @@ MISTAKES = (
     Mistake("a base that is not there", "merge adapters/* --base nowhere -o x", "OWNER/NAME"),
     Mistake("an unknown form", "merge adapters/* --form shard -o x", "expected private"),
     Mistake("an unknown measure", "merge adapters/* --measure l2 -o x", "expected frobenius"),
-    Mistake("an unknown method", "merge adapters/* --method tie -o x", "ties"),
     Mistake("a weight of no task", "merge adapters/* --weight fr=2 -o x", "expected one, two"),
     Mistake("a weight without a number", "merge adapters/* --weight one -o x", "'='"),
     Mistake("an output that is a file of ours", "merge adapters/* -o notes.txt", "--force"),

@@ -1,4 +1,4 @@
-"""The registry's methods as compressors: one bundle of hydraopt's own, as merge --method writes."""
+"""The registry's methods as compressors: what each makes, in one bundle."""
 
 from __future__ import annotations
 

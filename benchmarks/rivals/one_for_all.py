@@ -1,4 +1,4 @@
-"""The literature's merging methods that make one adapter of all, as ``merge --method`` has them."""
+"""The literature's merging methods that make one adapter of all."""
 
 from __future__ import annotations
 

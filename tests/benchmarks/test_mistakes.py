@@ -1,4 +1,4 @@
-"""Fifty-six mistakes at the command line: each refusal says what to do, and no file changes."""
+"""Mistakes at the command line: each refusal says what to do, and no file changes."""
 
 from __future__ import annotations
 

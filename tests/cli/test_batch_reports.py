@@ -62,7 +62,7 @@ def test_names_that_were_given_stay_in_the_commands(run: Run, batch: Path, tmp_p
     assert {one[1], other[1]} == set(given)
 
 
-@pytest.mark.parametrize("verb", ["merge", "method", "inspect", "add"])
+@pytest.mark.parametrize("verb", ["merge", "inspect", "add"])
 def test_unreadable_files_are_left_out_with_a_list(
     run: Run, batch: Path, tmp_path: Path, verb: str
 ) -> None:
@@ -70,7 +70,6 @@ def test_unreadable_files_are_left_out_with_a_list(
     assert run("merge", batch / "fr", "--error", "0.3", "-o", bundle).exit_code == 0
     words = {
         "merge": ["merge", "--error", "0.3", "-o", tmp_path / "out"],
-        "method": ["merge", "--method", "average", "-o", tmp_path / "out"],
         "inspect": ["inspect"],
         "add": ["add", bundle],
     }[verb]

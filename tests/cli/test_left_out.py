@@ -29,7 +29,6 @@ def matches(make_adapter: MakeAdapter, tmp_path: Path) -> list[Path]:
 VERBS = {
     "merge": ["merge", "--error", "0.3", "-o", "OUT"],
     "lossless": ["merge", "--lossless", "-o", "OUT"],
-    "method": ["merge", "--method", "average", "-o", "OUT"],
     "inspect": ["inspect"],
     "verify": ["verify", "BUNDLE"],
 }

@@ -20,11 +20,6 @@ from tests.conftest import write_adapter
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--method", "dare-ties", "--option", "seed=-1"), "at least 0"),
-        (("--method", "task-arithmetic", "--option", "lam=nan"), "expected a finite number"),
-        (("--method", "task-arithmetic", "--option", "lam=inf"), "expected a finite number"),
-        (("--method", "average", "--products", "bfloat16"), "--base"),
-        (("--method", "average", "--no-refit"), "--method cannot be combined with --no-refit"),
         (("--products", "bfloat16"), "--base"),
         (("--memory", "50%"), "a share needs something"),
         (("--base", "b", "--prompts", "one", "--prompts", "two"), "one folder"),
@@ -144,7 +139,7 @@ def test_a_base_that_no_one_needs_is_refused(run: Run, bundle: Path, tmp_path: P
 def test_a_size_is_refitted_and_other_limits_where_that_is_asked(limit, given, trains) -> None:
     """The default limits the worst error, which training would break after minutes a task."""
     left_out: dict[str, object] = dict.fromkeys(x.name for x in dataclasses.fields(Asked))
-    lists = ("weights", "forms", "settings", "exact")
+    lists = ("weights", "forms", "exact")
     options = {**left_out, **dict.fromkeys(lists, ()), "engine": "processes"}
     options |= {"base": "base", "prompted": (("", "prompts"),), "products": "float32"}
     assert Asked(**{**options, **limit, "refit": given}).refits is trains

@@ -18,7 +18,7 @@ from hydraopt.cli.main import cli
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = (
     *("add", "card", "completion", "diff", "doctor", "eval", "explore", "export", "inspect"),
-    *("join", "ls", "merge", "methods", "pull", "refresh", "remove", "rename", "replace"),
+    *("join", "ls", "merge", "pull", "refresh", "remove", "rename", "replace"),
     *("report", "serve", "shrink", "split", "verify"),
 )
 SHARED = {

@@ -69,10 +69,6 @@ BESIDE: dict[str, Verb] = {
         *("merge", x.adapters["e"], x.adapters["f"], "--error", "0.3", "--workers", "1"),
         *("--force", "-o", f"{at}/two/"),
     ],
-    "method": lambda at, x: [
-        *("merge", x.adapters["a"], f"z={x.adapters['a']}", "--method", "average", "--force"),
-        *("-o", at / "two.hydra.safetensors"),
-    ],
     "shrink": lambda at, x: [
         *("shrink", x.file, "--error", "0.5", "--force", "-o", at / "small.hydra.safetensors")
     ],

@@ -29,8 +29,8 @@ LOADED = 700 << 20
 PER_THREAD = 80 << 20
 """Bytes that the two linear algebra libraries set aside for each thread after the second."""
 _MADE = (
-    "merge", "inspect", "verify", "export", "shrink", "split", "join", "eval", "methods", "serve",
-    "pull", "report", "explore", "card", "doctor", "completion",
+    "merge", "inspect", "verify", "export", "shrink", "split", "join", "eval", "serve", "pull",
+    "report", "explore", "card", "doctor", "completion",
 )  # fmt: skip
 _CHANGED = ("ls", "add", "remove", "replace", "rename", "diff", "refresh")
 _YOUNG = 100_000

@@ -25,14 +25,13 @@ from hydraopt.cli.mergeoptions import (
     Asked,
     Importance,
     Prompts,
-    Setting,
     base_tensors,
     onlooker_of,
     read_texts,
     warn_of_cut,
 )
 from hydraopt.cli.progress import progress_bar
-from hydraopt.cli.results import show_combined, show_plan, show_result
+from hydraopt.cli.results import show_plan, show_result
 
 if TYPE_CHECKING:
     from hydraopt.engines.engine import Engine
@@ -65,8 +64,7 @@ __all__ = ["merge"]
     "weights",
     type=Importance(),
     multiple=True,
-    help="How much a task's error counts, default 1; repeat for more tasks. With --method: the "
-    "method's own weights.",
+    help="How much a task's error counts, default 1; repeat for more tasks.",
 )
 @click.option(
     "--fair",
@@ -131,16 +129,6 @@ __all__ = ["merge"]
 )
 @click.option("--plot", metavar="FILE", help="Draw the plan: .png, .svg or .pdf.")
 @click.option(
-    "--method",
-    help="Run a method of the literature instead of hydraopt's own coder; see hydraopt methods.",
-)
-@click.option("--heads", type=int, help="M of --method hydraopt: 1 (one adapter) to T, default T.")
-@click.option("--rank", type=int, help="Rank of what the method makes.")
-@click.option("--solver", help="Of --method hydraopt: exact (default) or gradient.")
-@click.option(
-    "--option", "settings", type=Setting(), multiple=True, help="An option of the method; repeat."
-)
-@click.option(
     "--exact",
     multiple=True,
     metavar="PATTERN",
@@ -188,9 +176,6 @@ def merge(
     larger than --size. A bundle at OUT is replaced in one step, once the new one is complete; any
     other file there is kept unless --force is given. A folder OUT/ has to be empty.
 
-    With --method the bundle holds what that method makes, in fp16, what tasks share once: one
-    adapter for all, or for hydraopt one A' and the heads of each module.
-
     \b
     Example:
       hydraopt merge adapters/* --size 5% -o phone.hydra.safetensors
@@ -198,8 +183,6 @@ def merge(
       hydraopt merge adapters/* --base BASE --prompts DIR --harm 1% -o kept.hydra.safetensors
       hydraopt merge adapters/* --base BASE --prompts DIR --size 5% --plan-only --plot plan.png
       hydraopt merge 'adapters/*' --engine ray --work work -o collection/
-      hydraopt merge adapters/* --method hydraopt --heads 4 --rank 16 -o heads.hydra.safetensors
-      hydraopt merge adapters/* --method ties --option density=0.3 -o one.hydra.safetensors
     """
     asked = Asked(**options)
     if plot and not plan_only:
@@ -217,10 +200,7 @@ def merge(
         return
     if output is None:
         raise click.UsageError("Missing option '-o' / '--output'.")
-    check_target(output, force, folders=asked.method is None)
-    if asked.method is not None:
-        _combine(adapters, output, asked.method, asked, as_json, all_tasks)
-        return
+    check_target(output, force, folders=True)
     started = time.monotonic()
     with progress_bar(quiet or as_json) as progress:
         result = _merged(adapters, output, asked, progress)
@@ -232,39 +212,10 @@ def merge(
     show_result("hydraopt.merge/1", result, task_rows(open_bundle(output)), as_json, all_tasks)
 
 
-def _combine(
-    adapters: tuple[str, ...],
-    output: str,
-    method: str,
-    asked: Asked,
-    as_json: bool,
-    every: bool,
-) -> None:
-    """``merge --method``: run it and say what it made."""
-    from hydraopt.merging.combine import combine
-    from hydraopt.methods.registry import method_named, solver_of
-
-    row = method_named(method) if asked.solver is None else solver_of(method, asked.solver)
-    options: dict[str, Any] = {
-        name: row.read(name, text) for name, text in asked.method_options.items()
-    }
-    result = combine(
-        asked.read(adapters),
-        output,
-        method,
-        solver=asked.solver,
-        weights=asked.importance,
-        same_base=asked.same_base,
-        alpha=asked.alpha,
-        **options,
-    )
-    show_combined(result, options, row.paper, as_json, every)
-
-
 def _merged(
     adapters: tuple[str, ...], output: str, asked: Asked, progress: Progress | None
 ) -> MergeResult:
-    """``merge`` without a method."""
+    """Merge the adapters into the bundle ``output``."""
     from hydraopt.basemodel.products import products_of
     from hydraopt.files.apart import check_apart
     from hydraopt.merging.outcome import inputs_of
@@ -310,7 +261,6 @@ def _planned(
         "--lossless": asked.lossless,
         "--form": bool(asked.forms),
         "--exact": bool(asked.exact),
-        "--method": asked.method is not None,
     }
     if idle := [name for name, x in given.items() if x]:
         raise cannot_combine("--plan-only", idle)

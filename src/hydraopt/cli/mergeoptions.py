@@ -24,7 +24,6 @@ __all__ = [
     "Asked",
     "Importance",
     "Prompts",
-    "Setting",
     "base_tensors",
     "check_prompts",
     "given_texts",
@@ -35,20 +34,6 @@ __all__ = [
 ]
 
 DEFAULT_MEASURE = "bias-aware"
-
-
-class Setting(click.ParamType[tuple[str, str]]):
-    """KEY=VALUE."""
-
-    name = "KEY=VALUE"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        key, equals, text = str(value).partition("=")
-        if not (key and equals and text):
-            self.fail(f"{value!r} is not KEY=VALUE, as in density=0.3", param, ctx)
-        return key, text
 
 
 class Importance(click.ParamType[tuple[str, float]]):
@@ -221,11 +206,6 @@ class Asked:
     answer_tokens: int | None
     products: str
     refit: bool | None
-    method: str | None
-    heads: int | None
-    rank: int | None
-    solver: str | None
-    settings: tuple[tuple[str, str], ...]
     exact: tuple[str, ...]
     same_base: bool
     alpha: float | None
@@ -247,7 +227,6 @@ class Asked:
             raise needs("--products", "--base")
         if self.base is not None and self.lossless:
             raise cannot_combine("--base", ["--lossless"], "every tensor is kept as it is")
-        self._check_method()
 
     def _check_prompted(self) -> None:
         """Raise click's error for options of a measurement without what they need."""
@@ -260,40 +239,6 @@ class Asked:
         if self.refit and self.harm is not None:
             why = "training would change the harm that was measured"
             raise cannot_combine("--refit", ["--harm"], why)
-
-    def _check_method(self) -> None:
-        """Raise click's error for options that only a method takes, or that none takes."""
-        numbers = (self.heads is not None) + (self.rank is not None)
-        if len(self.method_options) != len(self.settings) + numbers:
-            raise click.BadParameter("an option is given twice", param_hint="--option")
-        given = {
-            "--heads": self.heads is not None,
-            "--rank": self.rank is not None,
-            "--solver": self.solver is not None,
-            "--option": bool(self.settings),
-        }
-        if self.method is None and (mine := [name for name, x in given.items() if x]):
-            raise needs(", ".join(mine), "--method")
-        given = {
-            "--size": self.size is not None,
-            "--error": self.error is not None,
-            "--max-error": self.max_error is not None,
-            "--lossless": self.lossless,
-            "--harm": self.harm is not None,
-            "--form": bool(self.forms),
-            "--fair": self.fair,
-            "--measure": self.measure != DEFAULT_MEASURE,
-            "--base": self.base is not None,
-            "--exact": bool(self.exact),
-            "--refit" if self.refit else "--no-refit": self.refit is not None,
-            "--workers": self.workers is not None,
-            "--engine": self.engine != "local",
-            "--address": self.address is not None,
-            "--work": self.work is not None,
-            "--memory": self.memory is not None,
-        }
-        if self.method is not None and (idle := [name for name, x in given.items() if x]):
-            raise cannot_combine("--method", idle)
 
     def _check_harm(self, harm: str) -> None:
         """Before a base model is loaded for it."""
@@ -339,17 +284,10 @@ class Asked:
 
     @property
     def importance(self) -> dict[str, float]:
-        """By task; for a method, its weights."""
+        """Weights of errors, by task."""
         return dict(self.weights)
 
     @property
     def prompts(self) -> dict[str, str]:
         """Files of prompts by task; a folder of them by an empty name."""
         return dict(self.prompted)
-
-    @property
-    def method_options(self) -> dict[str, str]:
-        """Options of the method, as text."""
-        numbers = {"heads": self.heads, "rank": self.rank}
-        own = {name: str(value) for name, value in numbers.items() if value is not None}
-        return {**dict(self.settings), **own}

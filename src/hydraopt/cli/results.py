@@ -21,7 +21,7 @@ from hydraopt.cli.common import (
 )
 from hydraopt.values import counted
 
-__all__ = ["show_changed", "show_combined", "show_plan", "show_result"]
+__all__ = ["show_changed", "show_plan", "show_result"]
 
 _LEAST_TOLD: Final = {"%": 1e-3, "nats": 1e-6}
 """A smaller harm of a plan is told as less than that."""
@@ -141,42 +141,6 @@ def show_changed(done: Any, as_json: bool, what: str = "added to", every: bool =
     for note in done.notes:
         say(f"note: {note}")
     say(f"size    {done.size_before:,} -> {done.size:,} bytes")
-
-
-def show_combined(
-    result: Any, options: Mapping[str, Any], paper: str, as_json: bool, every: bool
-) -> None:
-    """Show the result of a method from the literature.
-
-    options: as they were given. paper: its source. every: show all tasks, however many.
-    """
-    from hydraopt.bundle.originals import compared, originals_of
-    from hydraopt.bundle.reader import open_bundle
-    from hydraopt.inspect.bundle import task_rows
-
-    bundle = open_bundle(result.path)
-    tasks, originals = task_rows(bundle), originals_of(bundle)
-    if as_json:
-        emit_json({"schema": "hydraopt.merge.method/1", **result.to_dict(), "tasks": tasks})
-        return
-    shown, left = worst(tasks, _badness, every)
-    show_table(
-        f"{counted(len(tasks), 'task')} in {result.path}",
-        ["task", "error", "fp16 bytes"],
-        [[task["name"], f"{task['error']:.4f}", f"{task['fp16_bytes']:,}"] for task in shown],
-    )
-    if left is not None:
-        say(left)
-    for note in result.notes:
-        say(f"note: {note}")
-    said = ", ".join(f"{name}={value}" for name, value in options.items()) or "defaults"
-    say(f"method  {result.method} ({said}), {paper}")
-    say(f"errors  {mean_and_worst(list(result.errors.values()))} (relative)")
-    say(f"objective {result.objective:.6g} (weighted squared error over that of nothing)")
-    say(
-        f"size    {result.size:,} bytes ({size_text(result.size)}), "
-        f"{compared(result.size, originals)}; {result.seconds:.1f} s"
-    )
 
 
 def _some(trials: Sequence[Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""From what the adapters hold to a written bundle: the frame of merge, shrink and ``--method``.
+"""From what the adapters hold to a written bundle: the frame of merge, shrink and methods.
 
 A Job is what is put together; with the draft that the search found it becomes a manifest and a
 payload, whose size is known before they are written; and Written is what a user is told.
