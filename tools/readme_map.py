@@ -16,7 +16,7 @@ README = ROOT / "README.md"
 SOURCE = ROOT / "src" / "hydraopt"
 
 ORDER = (
-    *("linalg", "coding", "adapters", "compress", "bundle", "methods", "merging", "basemodel"),
+    *("linalg", "coding", "adapters", "compress", "bundle", "merging", "methods", "basemodel"),
     "harm",
     *("export", "runtime", "inspect", "serve", "report", "probes", "evaluate", "cli"),
 )

@@ -14,7 +14,7 @@ from hydraopt import open_bundle
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.model import LowRankModule
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile
-from hydraopt.merging.combine import combine
+from hydraopt.methods import combine
 
 __all__ = ["BUNDLE", "adapter_of", "combined", "read_bundle"]
 

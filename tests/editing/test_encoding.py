@@ -148,7 +148,7 @@ def test_without_a_price_a_limit_is_needed(
 
 
 def test_bundles_of_methods_stay_as_they_are(adapters: dict[str, Path], tmp_path: Path) -> None:
-    from hydraopt.merging.combine import combine
+    from hydraopt.methods import combine
 
     method = tmp_path / "method"
     combine([adapters["a"]], method, "task-arithmetic")

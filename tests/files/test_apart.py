@@ -12,7 +12,7 @@ from hydraopt import merge, open_bundle, shrink
 from hydraopt.errors import UsageError
 from hydraopt.export import FORMATS, export_task
 from hydraopt.files.apart import check_apart
-from hydraopt.merging.combine import combine
+from hydraopt.methods import combine
 from tests.merging.merge_cases import modules_of
 
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hydraopt import open_bundle, read_adapter
 from hydraopt.cli.main import cli
 from hydraopt.errors import HydraoptError, UsageError
-from hydraopt.merging.combine import combine
+from hydraopt.methods import combine
 from tests.conftest import MakeAdapter
 
 M, N, R, PATHS = 64, 96, 4, [f"l.{i}.q" for i in range(6)]

@@ -4,6 +4,7 @@ Each is a pure function on the factors of one module; ``apply`` runs one over wh
 """
 
 from hydraopt.methods.apply import apply
+from hydraopt.methods.combine import Combined, combine
 from hydraopt.methods.registry import METHODS, Method
 
-__all__ = ["METHODS", "Method", "apply"]
+__all__ = ["METHODS", "Combined", "Method", "apply", "combine"]

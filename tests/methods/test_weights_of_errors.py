@@ -6,10 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from method_cases import unrelated
 
 from hydraopt import open_bundle
 from hydraopt.errors import UsageError
-from hydraopt.merging.combine import combine
+from hydraopt.methods import combine
+from tests.conftest import MakeAdapter
+
+
+@pytest.fixture
+def three(make_adapter: MakeAdapter, tmp_path: Path) -> list[Path]:
+    return [
+        make_adapter(tmp_path / name, {"h.0.q": (f.B, f.A)})
+        for name, f in zip("abc", unrelated(1), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("weight", [None, "x", 0, -1.0, float("nan"), float("inf"), 10**400, True])
