@@ -9,7 +9,7 @@ import pytest
 
 import hydraopt
 from tests.docs.pages import DOCS, FRONT, PAGES, ROOT, SITE, name_of, paragraphs, written
-from tools import cli_reference, readme_map
+from tools import cli_reference, layout
 from tools.pages import between
 from tools.site import kept_together, listed, without_roles
 
@@ -31,15 +31,15 @@ def test_the_python_page_has_every_public_name() -> None:
     assert shown == set(hydraopt.__all__)
 
 
-@pytest.mark.parametrize("package", readme_map.packages())
-def test_readme_says_what_a_package_says(package: str) -> None:
-    row = f"| `{package}/` | {readme_map.first_line(package)} |"
-    assert row in text_of(README), "run python -m tools.readme_map"
+@pytest.mark.parametrize("package", layout.packages())
+def test_the_layout_says_what_a_package_says(package: str) -> None:
+    row = f"| `{package}/` | {layout.first_line(package)} |"
+    assert row in text_of(layout.PAGE), "run python -m tools.layout"
 
 
-def test_readme_has_these_packages_in_order_and_no_others() -> None:
-    page = text_of(README)
-    assert between(page, "packages", readme_map.table()) == page, "run python -m tools.readme_map"
+def test_the_layout_has_these_packages_in_order_and_no_others() -> None:
+    page = text_of(layout.PAGE)
+    assert between(page, "packages", layout.table()) == page, "run python -m tools.layout"
 
 
 def test_a_block_is_put_between_its_marks() -> None:

@@ -1,6 +1,6 @@
-"""README's table of packages, from the first lines of their docstrings.
+"""Write the table of packages in CONTRIBUTING.md from the first lines of their docstrings.
 
-python -m tools.readme_map [--check]
+python -m tools.layout [--check]
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import ast
 
 from tools.pages import ROOT, between, settle
 
-__all__ = ["ORDER", "README", "first_line", "packages", "table"]
+__all__ = ["ORDER", "PAGE", "first_line", "packages", "table"]
 
-README = ROOT / "README.md"
+PAGE = ROOT / "CONTRIBUTING.md"
 SOURCE = ROOT / "src" / "hydraopt"
 
 ORDER = (
-    *("linalg", "coding", "adapters", "compress", "bundle", "merging", "methods", "basemodel"),
-    "harm",
+    *("linalg", "coding", "adapters", "compress", "bundle", "collection", "merging"),
+    *("methods", "editing", "basemodel", "harm"),
     *("export", "runtime", "inspect", "serve", "report", "probes", "evaluate", "cli"),
 )
 """The order of the table: a package imports only what stands above it. Others come last."""
@@ -49,9 +49,9 @@ def main() -> None:
     """Write the table, or check it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, fail if it differs")
-    page = README.read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     text = between(page, "packages", table())
-    settle(README, text, "python -m tools.readme_map", parser.parse_args().check)
+    settle(PAGE, text, "python -m tools.layout", parser.parse_args().check)
 
 
 if __name__ == "__main__":
