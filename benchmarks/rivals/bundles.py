@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rivals.base import Compressor, Modules, Tasks
+from benchmarks.rivals.merging import METHODS
 from hydraopt import open_bundle
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.model import LowRankModule
@@ -69,7 +70,7 @@ def combined(
         if shuffled:
             random.Random(0).shuffle(adapters)
         weights = None if weight is None else dict.fromkeys(tasks, weight)
-        combine(adapters, folder / BUNDLE, method, weights=weights, **given)
+        combine(adapters, folder / BUNDLE, METHODS[method], weights=weights, **given)
 
     return Compressor(name or method, setting, write, read_bundle, tuned=tuned or {})
 

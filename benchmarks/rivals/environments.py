@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.rivals.registry import requirements
 
-__all__ = ["python_of", "run_lines", "run_module", "versions_of"]
+__all__ = ["folder_of", "python_of", "run_lines", "run_module", "versions_of"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,13 +29,18 @@ def _cache() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "hydraopt-benchmarks"
 
 
+def folder_of(name: str) -> Path:
+    """The environment that holds a rival's package."""
+    return _cache() / requirements(name)[0].replace("==", "-")
+
+
 def python_of(name: str) -> Path:
     """The interpreter of the environment that holds a rival's package; made if it is not there.
 
     Raises RuntimeError, with what pip said, if the package cannot be installed.
     """
     wanted = requirements(name)
-    folder = _cache() / wanted[0].replace("==", "-")
+    folder = folder_of(name)
     python = folder / "bin" / "python"
     ready = folder / "ready"
     if ready.is_file():

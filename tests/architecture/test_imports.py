@@ -56,7 +56,6 @@ HEAVY = {
         "basemodel",
         "evaluate",
         "harm",
-        "methods.gradient",
         "runtime",
         "serve",
         "cli.serve",

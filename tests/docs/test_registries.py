@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.rivals.merging import METHODS
 from benchmarks.rivals.registry import RIVALS
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import MEASURES
 from hydraopt.export.formats import FORMATS
-from hydraopt.methods import METHODS
 from tests.docs.pages import DOCS
 
 

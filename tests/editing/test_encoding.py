@@ -151,7 +151,7 @@ def test_bundles_of_methods_stay_as_they_are(adapters: dict[str, Path], tmp_path
     from hydraopt.methods import combine
 
     method = tmp_path / "method"
-    combine([adapters["a"]], method, "task-arithmetic")
+    combine([adapters["a"]], method)
     with pytest.raises(UsageError, match="what a method"):
         add(method, [adapters["e"]])
 

@@ -61,7 +61,7 @@ def test_merge_shrink_and_methods_write_elsewhere(folders: list[Path], tmp_path:
         with pytest.raises(UsageError, match="what is read"):
             merge(folders, output, size="30%")
         with pytest.raises(UsageError, match="what is read"):
-            combine(folders, output, "ties")
+            combine(folders, output, heads=1)
     assert {path: path.read_bytes() for folder in folders for path in folder.iterdir()} == before
     bundle = tmp_path / "bundle"
     merge(folders, bundle, size="40%")

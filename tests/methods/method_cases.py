@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.methods.small import Merged
+from hydraopt.methods import Merged, Method
 
 
 def unrelated(seed: int = 0, tasks: int = 3, m: int = 12, n: int = 10, r: int = 3) -> list[Factors]:
@@ -53,3 +53,18 @@ def made(merged: Merged, t: int = 0) -> Array:
 def apart(got: Array, wanted: Array) -> float:
     """Relative Frobenius distance."""
     return float(np.linalg.norm(got - wanted) / max(float(np.linalg.norm(wanted)), 1e-300))
+
+
+def average(
+    factors: Sequence[Factors],
+    weights: Sequence[float] | None = None,
+    inner_scales: Sequence[float] | None = None,
+) -> Merged:
+    """The weighted mean of the dW's, exactly: what another package may register as a method."""
+    w = weights or [1 / len(factors)] * len(factors)
+    a = np.concatenate([x * f.A for x, f in zip(w, factors, strict=True)])
+    one = Factors(np.concatenate([f.B for f in factors], axis=1), a)
+    return Merged((one,) * len(factors), (1.0,) * len(factors))
+
+
+AVERAGE = Method("average", average)

@@ -1,21 +1,19 @@
-"""HydraOpt's objective: exact steps against dense truths, and gradient steps beside them."""
+"""HydraOpt's objective: exact steps against dense truths."""
 
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_cases import apart, clustered, dense, made, refactored, unrelated
 
 from hydraopt.errors import AlignmentError, UsageError
 from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.methods.gradient import fit_gradient
 from hydraopt.methods.hydra import HydraFit, fit_exact, hydra
+from tests.methods.method_cases import apart, clustered, dense, made, refactored, unrelated
 
 
 def objective(fit: HydraFit, factors: Sequence[Factors], w: Sequence[float] | None = None) -> float:
@@ -27,13 +25,6 @@ def objective(fit: HydraFit, factors: Sequence[Factors], w: Sequence[float] | No
         left += w[t] * float(np.sum((dense(f) - own) ** 2))
         total += w[t] * float(np.sum(dense(f) ** 2))
     return left / total
-
-
-def timed(fit: Callable[[], HydraFit]) -> tuple[HydraFit, float]:
-    """A fit, and the seconds that it took."""
-    started = time.perf_counter()
-    made = fit()
-    return made, time.perf_counter() - started
 
 
 def with_best_heads(factors: Sequence[Factors], a: Array) -> float:
@@ -209,43 +200,12 @@ def test_named_cases() -> None:
     assert set(same.assignment.tolist()) == {0, 1, 2}
 
 
-@pytest.mark.parametrize("fit", [fit_exact, fit_gradient])
-def test_counts_out_of_range_are_refused(fit: object) -> None:
+def test_counts_out_of_range_are_refused() -> None:
     factors = unrelated(0)
-    with pytest.raises(UsageError, match=r"number of heads.*got 4, expected 1 to 3"):
-        fit(factors, 4, 2)  # type: ignore[operator]
-    with pytest.raises(UsageError, match="rank is out of range"):
-        fit(factors, 2, 0)  # type: ignore[operator]
-    with pytest.raises(UsageError, match="3 finite positive numbers"):
-        fit(factors, 2, 2, [1.0, 0.0, 1.0])  # type: ignore[operator]
-    with pytest.raises(UsageError, match="nothing to merge"):
-        fit([], 1, 2)  # type: ignore[operator]
-    with pytest.raises(AlignmentError, match="12 x 10, 5 x 10"):
-        fit([factors[0], Factors(factors[0].B[:5], factors[0].A)], 1, 2)  # type: ignore[operator]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("heads", [1, 2, 6])
-def test_gradient_steps_come_near_and_exact_ones_are_quicker(heads: int) -> None:
-    factors = clustered(13, own=0.5)
-    fit_gradient(factors, heads, 4, steps=2)  # loads torch
-    slow, slow_seconds = timed(lambda: fit_gradient(factors, heads, 4, steps=400))
-    # Milliseconds: beside other work on the machine a single time says little.
-    timings = [timed(lambda: fit_exact(factors, heads, 4, scales=False)) for _ in range(5)]
-    quick, quick_seconds = min(timings, key=lambda x: x[1])
-    assert slow.objective == pytest.approx(objective(slow, factors), abs=1e-12)
-    assert np.allclose(slow.A @ slow.A.T, np.eye(4), atol=1e-10)
-    assert quick.objective <= slow.objective + 1e-9
-    assert slow.objective < 0.4 * slow.history[0] + 0.6 * quick.objective
-    assert quick_seconds < slow_seconds / 5
-    once, again = (fit_gradient(factors, heads, 4, steps=20) for _ in range(2))
-    assert once.history == again.history
-
-
-@pytest.mark.slow
-def test_gradient_steps_with_one_head_reach_the_exact_minimum() -> None:
-    factors = clustered(14, (0, 1, 2), own=0.5)
-    exact = fit_exact(factors, 1, 3, scales=False).objective
-    assert fit_gradient(factors, 1, 3, steps=1500).objective == pytest.approx(exact, rel=1e-3)
-    zero = Factors(np.zeros((5, 2)), np.ones((2, 4)))
-    assert fit_gradient([zero, zero], 2, 2).objective == 0
+    for arguments in ((4, 2), (2, 0), (2, 2, [1.0, 0.0, 1.0])):
+        with pytest.raises(UsageError):
+            fit_exact(factors, *arguments)  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        fit_exact([], 1, 2)
+    with pytest.raises(AlignmentError):
+        fit_exact([factors[0], Factors(factors[0].B[:5], factors[0].A)], 1, 2)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from method_cases import unrelated
 
 from hydraopt import open_bundle
 from hydraopt.errors import UsageError
 from hydraopt.methods import combine
 from tests.conftest import MakeAdapter
+from tests.methods.method_cases import unrelated
 
 
 @pytest.fixture

@@ -72,8 +72,8 @@ GRIDS: Mapping[str, Grid] = {
     "iso-c": Grid("lam", (*_SUMS, 1.5, 2.0)),
     "peft-linear": Grid("weight", _SUMS),
     "peft-ties": Grid("weight", _MEANS, {"density": _DENSE}),
-    "peft-magnitude": Grid("weight", _SUMS, {"density": _DENSE}),
     "peft-svd": Grid("weight", _SUMS),
+    "peft-magnitude": Grid("weight", _SUMS, {"density": _DENSE}),
 }
 """By method. The defaults are among the values, and those that the documents name of the papers;
 the rest is around them, and little of it for methods that look at every entry, whose merges take

@@ -1,10 +1,8 @@
-"""HydraOpt with M heads, and other published merging methods.
-
-Each is a pure function on the factors of one module; ``apply`` runs one over whole adapters.
-"""
+"""HydraOpt as published: one A for all tasks and M heads B."""
 
 from hydraopt.methods.apply import apply
 from hydraopt.methods.combine import Combined, combine
 from hydraopt.methods.registry import METHODS, Method
+from hydraopt.methods.small import Merged
 
-__all__ = ["METHODS", "Combined", "Method", "apply", "combine"]
+__all__ = ["METHODS", "Combined", "Merged", "Method", "apply", "combine"]

@@ -38,7 +38,7 @@ _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
 
 def apply(
     adapters: Sequence[Adapter],
-    method: str,
+    method: str | Method,
     *,
     dtype: str = "float16",
     weights: Sequence[float] | Mapping[str, float] | None = None,
@@ -47,9 +47,9 @@ def apply(
 ) -> list[Adapter]:
     """Merge the adapters by ``method``; names and order stay the same.
 
-    method, options: a name of :data:`hydraopt.methods.METHODS`, and options of its function.
-    weights: one for each adapter, or by name; default the method's own, and for the hydra methods 1
-        / |dW_t|^2 over the whole adapter, so that relative errors count alike.
+    method, options: a Method or the name of one, and options of its function.
+    weights: one for each adapter, or by name; default the method's own, and for methods that
+        weigh errors 1 / |dW_t|^2 over the whole adapter, so that relative errors count alike.
     dtype: dtype of the factors, "float16" or "float32".
     same_base: treat base models with different names as one.
 
@@ -66,7 +66,6 @@ def apply(
     check_same_base(adapters, same_base)
     given = _weights(adapters, row, weights)
     made: list[dict[str, tuple[LowRankModule, float]]] = [{} for _ in adapters]
-    added = 0.0
     for path in sorted({path for adapter in adapters for path in adapter.modules}):
         owners = [i for i, adapter in enumerate(adapters) if path in adapter.modules]
         factors = [Factors.of(*adapters[i].modules[path].factors()) for i in owners]
@@ -76,12 +75,11 @@ def apply(
         if "inner_scales" in row.defaults and "inner_scales" not in own:
             own["inner_scales"] = [adapters[i].modules[path].scale for i in owners]
         merged = _merged(row, path, factors, own)
-        added = max(added, merged.added)
         stored = _Stored(_DTYPES[dtype], path)
         for t, i in enumerate(owners):
             made[i][path] = stored.module(adapters[i], merged, t)
     return [
-        _adapter(adapter, modules, f"made by {method}" + (_cost(added) if added > 1e-9 else ""))
+        _adapter(adapter, modules, f"made by {row.name}")
         for adapter, modules in zip(adapters, made, strict=True)
     ]
 
@@ -89,14 +87,24 @@ def apply(
 def _merged(
     row: Method, path: str, factors: Sequence[Factors], options: Mapping[str, Any]
 ) -> Merged:
+    """Run the method on one module; raises NumericalError unless the result is finite."""
     try:
-        return row.run(factors, **options)
-    except NumericalError as error:
-        raise NumericalError(f"module {path}: {error}") from None
-
-
-def _cost(added: float) -> str:
-    return f"; refitting to the rank asked for left a relative error of {added:.3g} at most"
+        # What leaves the range is an error in words, not a warning of numpy's.
+        with np.errstate(over="ignore", invalid="ignore"):
+            merged = row.run(factors, **options)
+    except np.linalg.LinAlgError:
+        merged = None
+    if merged is None or not merged.finite:
+        raise NumericalError(
+            explain(
+                "merging leaves the range of float64",
+                module=path,
+                got=", ".join(f"{name} {shown(x)}" for name, x in options.items()) or None,
+                expected="finite numbers at every step",
+                do="Choose weights and options nearer to 1, or scale the adapters",
+            )
+        )
+    return merged
 
 
 def _check(

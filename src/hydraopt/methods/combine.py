@@ -1,5 +1,4 @@
-"""A method of the literature in place of hydraopt's coder: adapters in, a bundle with what the
-method makes of them out.
+"""HydraOpt as published, or another method: adapters in, a bundle with what it makes of them out.
 
 The bundle is lossless in what the method made: its tensors in fp16 (or fp32), those that tasks
 share once, each task's scales in its config, and the errors against the original adapters in the
@@ -31,7 +30,7 @@ from hydraopt.merging.output import check_parent
 from hydraopt.merging.recipe import MethodRecipe
 from hydraopt.methods.apply import apply, relative_weights
 from hydraopt.methods.hydra import check_counts
-from hydraopt.methods.registry import Method, method_named, solver_of
+from hydraopt.methods.registry import Method, method_named
 from hydraopt.values import closest, listed, real, shown
 
 __all__ = ["Combined", "combine"]
@@ -56,26 +55,26 @@ class Combined(Written):
 def combine(
     adapters: StrPath | Iterable[StrPath | Adapter],
     output: StrPath,
-    method: str,
+    method: str | Method = "hydraopt",
     *,
-    solver: str | None = None,
     weights: Mapping[str, float] | None = None,
     dtype: str = "float16",
     same_base: bool = False,
     alpha: float | None = None,
     **options: Any,
 ) -> Combined:
-    """Run a method of :data:`hydraopt.methods.METHODS` and write what it makes as one bundle.
+    """Run a method and write what it makes as one bundle.
 
-    adapters, same_base, alpha: as in :func:`hydraopt.merge`. solver: "exact" or "gradient", where a
-    method has both. weights: by task; for HydraOpt how much a task's relative error counts, 1 where
-    it is not named; for other methods the weights of their sums, one for every task. dtype:
-    "float16" or "float32". options: those of the method, no others.
+    adapters, same_base, alpha: as in :func:`hydraopt.merge`. method: a name, or a Method. weights:
+    by task; for HydraOpt how much a task's relative error counts, 1 where it is not named; for
+    other methods the weights of their sums, one for every task. dtype: "float16" or "float32".
+    options: those of the method; for HydraOpt the number of ``heads`` and their ``rank``
+    (:func:`hydraopt.methods.hydra.hydra`).
 
     Raises a HydraoptError for anything wrong with the input, before ``output`` is touched.
     """
     started = time.monotonic()
-    row = method_named(method) if solver is None else solver_of(method, solver)
+    row = method_named(method)
     group = load(adapters, same_base, alpha)
     loaded = group.adapters
     check_apart(output, inputs_of(loaded))
@@ -87,7 +86,7 @@ def combine(
     if row.weighs_errors:
         _check_importance(importance)
     given = _weights(row, loaded, importance)
-    made = apply(loaded, row.name, dtype=dtype, weights=given, same_base=same_base, **options)
+    made = apply(loaded, row, dtype=dtype, weights=given, same_base=same_base, **options)
     errors, by_module = _errors(loaded, made)
     pieces = align(made, group.base_model, lossless=True)
     numbers = {adapter.name: adapter.numbers for adapter in loaded}

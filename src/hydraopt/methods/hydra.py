@@ -6,8 +6,8 @@ EMNLP 2025, arXiv 2507.17706. The objective is the paper's idea as a sum of squa
     minimise  sum_t w_t |dW_t - g_t B'_c(t) A'|^2   over A' (R, n), M heads B' (m, R), c and g,
 
 with M between 1 (a single merged adapter) and T (one head for each task). The paper lowers it by
-gradient steps (:mod:`hydraopt.methods.gradient`); here every step is the exact minimum over one
-half of the unknowns, so the objective falls until the tasks no longer change heads. That is a local
+gradient steps; here every step is the exact minimum over one half of the unknowns, so the
+objective falls until the tasks no longer change heads. That is a local
 minimum, as with k-means, hence the starts. With M = T it is the global one and takes no iteration.
 """
 
@@ -25,8 +25,6 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.clusters import far_apart
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.linalg.svd import in_range, thin
-from hydraopt.methods.checked import checked
-from hydraopt.methods.options import check_option
 from hydraopt.methods.small import (
     Merged,
     check_shapes,
@@ -34,7 +32,9 @@ from hydraopt.methods.small import (
     rank_for,
     stacked_bases,
     weights_for,
+    whole,
 )
+from hydraopt.values import shown
 
 __all__ = ["HydraFit", "check_counts", "fit_exact", "hydra"]
 
@@ -82,7 +82,6 @@ class HydraFit:
         return Merged(tuple(own[c] for c in self.assignment), tuple(map(float, self.scales)))
 
 
-@checked
 def fit_exact(
     factors: Sequence[Factors],
     heads: int,
@@ -107,6 +106,10 @@ def fit_exact(
     """
     check_shapes(factors)
     check_counts(heads, rank, len(factors))
+    rank, starts = int(rank), whole("starts", starts, 1, 10**6)
+    seed = whole("seed", seed, 0, 2**64 - 1)
+    if not isinstance(scales, bool | np.bool_):
+        raise UsageError(explain("scales is not true or false", got=shown(scales)))
     w = comparable(weights_for(weights, len(factors), 1.0, positive=True))
     order = _order(factors, w)
     problem, left, right = _problem([factors[t] for t in order], w[order], rank, scales)
@@ -128,7 +131,6 @@ def fit_exact(
     )
 
 
-@checked
 def hydra(
     factors: Sequence[Factors],
     heads: int | None = None,
@@ -140,20 +142,15 @@ def hydra(
 ) -> Merged:
     """:func:`fit_exact` as a method: M at most T (default T), R by default the largest rank."""
     check_shapes(factors)
-    heads = len(factors) if heads is None else min(heads, len(factors))
+    heads = len(factors) if heads is None else min(whole("heads", heads), len(factors))
     rank = rank_for(rank, factors)
     return fit_exact(factors, heads, rank, weights, starts, seed, scales).merged()
 
 
 def check_counts(heads: int, rank: int, tasks: int) -> None:
     """Raise UsageError unless 1 <= heads <= tasks and rank >= 1."""
-    if check_option("heads", heads) > tasks:
-        raise UsageError(
-            explain(
-                "number of heads is out of range", got=heads, expected=f"1 to {tasks}, the tasks"
-            )
-        )
-    rank_for(rank, ())
+    whole("number of heads", heads, 1, tasks)
+    whole("rank", rank)
 
 
 def _order(factors: Sequence[Factors], w: Array) -> list[int]:

@@ -1,33 +1,28 @@
-"""Types that all methods share: the small core of one module, and the result of a method.
+"""What methods share: the result for one module, and checks of factors and weights.
 
-Letters as in linalg.shapes: T tasks, a module with m outputs and n inputs, ranks r_t. Here
-p <= min(m, sum r) and q <= min(n, sum r) are the widths of the small core.
+Letters as in linalg.shapes: T tasks, a module with m outputs and n inputs, ranks r_t.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
 from hydraopt.errors import AlignmentError, UsageError, explain
-from hydraopt.linalg.cutoff import rank_of, rounding
 from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.linalg.svd import halved, in_range
-from hydraopt.methods.options import check_option
 from hydraopt.values import real, shown
 
 __all__ = [
     "Merged",
-    "SmallCore",
     "check_shapes",
     "comparable",
-    "one_for_all",
     "rank_for",
-    "small_core",
     "stacked_bases",
     "weights_for",
+    "whole",
 ]
 
 
@@ -38,18 +33,20 @@ class Merged:
     factors: one per task; one adapter that serves several tasks is the same object, and factors
         that share an A hold the same array.
     scales: scale of each task, kept separately.
-    added: relative Frobenius error of the last step, the refit of the method's own result to the
-        requested rank; 0 where that result has this rank anyway.
     """
 
     factors: tuple[Factors, ...]
     scales: tuple[float, ...]
-    added: float = 0.0
+
+    @classmethod
+    def one_for_all(cls, factors: Factors, tasks: int) -> Merged:
+        """Return one adapter that serves all tasks."""
+        return cls((factors,) * tasks, (1.0,) * tasks)
 
     @property
     def finite(self) -> bool:
         """Return whether all its numbers, and all sums in its products, are finite in float64."""
-        numbers = [*self.scales, self.added]
+        numbers = [*self.scales]
         with np.errstate(over="ignore", invalid="ignore"):
             for f in {id(f): f for f in self.factors}.values():
                 largest = np.abs(f.B).max(initial=0.0) * np.abs(f.A).max(initial=0.0)
@@ -62,73 +59,6 @@ class Merged:
         return Factors(self.factors[t].B * self.scales[t], self.factors[t].A)
 
 
-def one_for_all(factors: Factors, tasks: int, added: float = 0.0) -> Merged:
-    """Return one adapter that serves all tasks."""
-    return Merged((factors,) * tasks, (1.0,) * tasks, added)
-
-
-@dataclass(frozen=True)
-class SmallCore:
-    """``dW_t = left C_t right^T``, exactly: left (m, p), right (n, q) with orthonormal columns.
-
-    sides: ``C_t = B A`` for each task, B (p, r_t) and A (r_t, q). Inner products, norms and
-    singular values of the dW's are those of the C_t. These take p q numbers each, T times what the
-    sides do, so they are formed one by one and again each time.
-    """
-
-    left: Array
-    right: Array
-    sides: tuple[Factors, ...]
-
-    def core(self, t: int) -> Array:
-        """C_t, (p, q)."""
-        return self.sides[t].B @ self.sides[t].A
-
-    def cores(self) -> Iterator[Array]:
-        """Yield all C_t, (p, q), one at a time."""
-        return (side.B @ side.A for side in self.sides)
-
-    def weighted(self, weights: Array) -> Array:
-        """sum_t w_t C_t, (p, q); weights (T,)."""
-        total: Array = np.zeros((self.left.shape[1], self.right.shape[1]))
-        # A sum of products, not a product of stacks: opposite tasks leave exact zeros.
-        for weight, core in zip(weights, self.cores(), strict=True):
-            total += weight * core
-        return total
-
-    def lift(self, core: Array, rank: int | None = None) -> tuple[Factors, float]:
-        """Return the factors of ``left core right^T``, and the relative error of cutting it to
-        ``rank``.
-
-        rank: parts at most; None keeps all that are not zero. B (m, k) and A (k, n) carry the roots
-        of the singular values alike, k >= 1. Raises UsageError for a rank below 1.
-        """
-        limit = core.size if rank is None else rank_for(rank, ())
-        u, s, vt = np.linalg.svd(in_range(core), full_matrices=False)
-        size = max(self.left.shape[0], self.right.shape[0])
-        sound = rank_of(s, rounding(size))
-        keep = max(min(sound, limit), 1)
-        # Near 1, by a power of two: squares of the values themselves may leave the range.
-        near = np.ldexp(s, -int(np.frexp(s.max(initial=0.0))[1]))
-        total = float(np.linalg.norm(near))
-        added = float(np.linalg.norm(near[keep:sound])) / total if total > 0 else 0.0
-        small = halved(u, s, vt, keep)
-        return Factors(self.left @ small.B, small.A @ self.right.T), added
-
-
-def small_core(factors: Sequence[Factors]) -> SmallCore:
-    """Return the core of one module through a QR of the stacked factors; nothing of size m x n is
-    formed.
-
-    O((m + n) (sum r)^2). Any other factoring of the same dW's gives the same lifted results, to
-    rounding. Raises UsageError for no factors, AlignmentError for dW's of different shapes.
-    """
-    check_shapes(factors)
-    left, right = stacked_bases(factors)
-    sides = tuple(Factors(left.T @ f.B, f.A @ right) for f in factors)
-    return SmallCore(left, right, sides)
-
-
 def stacked_bases(factors: Sequence[Factors]) -> tuple[Array, Array]:
     """Return orthonormal bases that span all columns of the dW's, (m, p), and all rows, (n, q)."""
     left, _ = np.linalg.qr(np.concatenate([f.B for f in factors], axis=1))
@@ -137,7 +67,8 @@ def stacked_bases(factors: Sequence[Factors]) -> tuple[Array, Array]:
 
 
 def check_shapes(factors: Sequence[Factors]) -> tuple[int, int]:
-    """Return (m, n) of all the dW's; errors as in :func:`small_core`."""
+    """Return (m, n) of all the dW's; raises UsageError for no factors and AlignmentError for
+    different shapes."""
     if not factors:
         raise UsageError(explain("nothing to merge", got="no factors", do="Give at least one"))
     shapes = [(f.B.shape[0], f.A.shape[1]) for f in factors]
@@ -199,4 +130,16 @@ def rank_for(rank: int | None, factors: Sequence[Factors]) -> int:
     """``rank``, or the largest of the tasks if None; raises UsageError for less than 1."""
     if rank is None:
         return max((f.A.shape[0] for f in factors), default=1)
-    return int(check_option("rank", rank))
+    return whole("rank", rank)
+
+
+def whole(name: str, value: object, least: int = 1, most: int = 10**9) -> int:
+    """Return a whole number as Python's own; raises UsageError for others and those out of range.
+
+    No module is larger than the default of ``most``, and every reader of a manifest can take it.
+    """
+    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+    if number is None or not least <= number <= most:
+        expected = f"a whole number, {least} to {most}"
+        raise UsageError(explain(f"{name} is out of range", got=shown(value), expected=expected))
+    return number

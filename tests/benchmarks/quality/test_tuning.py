@@ -11,12 +11,12 @@ import pytest
 from benchmarks.quality.harness import building, tuning
 from benchmarks.quality.harness.tuning import GRIDS, best, chosen, scaled, tuned_options
 from benchmarks.rivals.base import pack, tasks_of
+from benchmarks.rivals.merging import METHODS
 from benchmarks.rivals.one_for_all import one_for_all
 from benchmarks.rivals.registry import Scene, rows_of
 from hydraopt.adapters import read_adapters
 from hydraopt.evaluate.run import encode_task
 from hydraopt.evaluate.taskfile import read_task_file
-from hydraopt.methods import METHODS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

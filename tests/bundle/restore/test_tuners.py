@@ -132,7 +132,7 @@ def test_others_refuse_by_the_tuners_name(name: str, tmp_path: Path) -> None:
             export_task(task, tmp_path / format, format=format, base=base)
     assert any(tuner in x for x in obstacles(task))
     with pytest.raises(HydraoptError, match=tuner):
-        apply([read_adapter(tmp_path / "t0")], "ties")
+        apply([read_adapter(tmp_path / "t0")], "hydraopt")
     with pytest.raises(ExportError, match="one rank"):
         task.save_pretrained(tmp_path / "uniform", uniform_rank=True)
 

@@ -1,107 +1,35 @@
-"""Merging methods whose result is of low rank as it stands: all in the small core, without dW.
+"""Merging methods that no library has and that align tasks by a decomposition of them all.
 
-Each returns one adapter for all tasks. rank: where the result shall be cut, None for not at all; a
-sum of T adapters has up to ``sum r`` parts. ``Merged.added`` is what the cut cost.
+Each returns one adapter for all tasks, without a matrix of the size of dW but for KnOTS' TIES.
+rank: where the result shall be cut, None for not at all; a sum of T adapters has up to ``sum r``
+parts.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from hydraopt.errors import UsageError, explain
+from benchmarks.rivals.merging.by_peft import elected
+from benchmarks.rivals.merging.core import SmallCore, small_core
 from hydraopt.linalg.cutoff import COINCIDENT, rank_of, rounding, significant
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.linalg.svd import in_range, thin
-from hydraopt.methods.checked import checked
-from hydraopt.methods.entries import elected, trimmed
-from hydraopt.methods.small import (
-    Merged,
-    SmallCore,
-    check_shapes,
-    one_for_all,
-    rank_for,
-    small_core,
-    weights_for,
-)
+from hydraopt.methods.small import Merged, check_shapes, rank_for, weights_for
 
 __all__ = [
-    "average",
-    "core_arithmetic",
     "core_ties",
     "iso_c",
     "knots_ties",
-    "slerp",
-    "task_arithmetic",
     "tsv_m",
 ]
 
 
 def _lifted(core: SmallCore, merged: Array, rank: int | None) -> Merged:
-    factors, added = core.lift(merged, rank)
-    return one_for_all(factors, len(core.sides), added)
+    return Merged.one_for_all(core.lift(merged, rank), len(core.sides))
 
 
-def _sum(factors: Sequence[Factors], weights: Array, lam: float, rank: int | None) -> Merged:
-    core = small_core(factors)
-    return _lifted(core, lam * core.weighted(weights), rank)
-
-
-@checked
-def average(
-    factors: Sequence[Factors], weights: Sequence[float] | None = None, rank: int | None = None
-) -> Merged:
-    """sum_t w_t dW_t, default 1/T each: the dW's are averaged, not A and B apart.
-
-    Wortsman et al., "Model soups", ICML 2022, arXiv 2203.05482.
-    """
-    w = weights_for(weights, len(factors), 1 / max(len(factors), 1))
-    return _sum(factors, w, 1.0, rank)
-
-
-@checked
-def task_arithmetic(
-    factors: Sequence[Factors],
-    weights: Sequence[float] | None = None,
-    lam: float = 0.4,
-    rank: int | None = None,
-) -> Merged:
-    """lam * sum_t w_t dW_t with weights 1 by default.
-
-    Ilharco et al., ICLR 2023, arXiv 2212.04089. The paper picks lam on validation data; 0.4 is what
-    arXiv 2306.01708 uses where there is none.
-    """
-    return _sum(factors, weights_for(weights, len(factors), 1.0), lam, rank)
-
-
-@checked
-def slerp(factors: Sequence[Factors], t: float = 0.5, rank: int | None = None) -> Merged:
-    """Spherical interpolation of two dW's as vectors, t = 0 the first, 1 the other.
-
-    Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985. The angle is that between
-    the vectors, their lengths are kept; within 1.8 degrees of parallel it is linear, both as in
-    mergekit. A lone adapter stays. Raises UsageError for more than two tasks.
-    """
-    if len(factors) > 2:
-        raise UsageError(
-            explain("slerp is defined for two adapters", got=len(factors), expected="1 or 2")
-        )
-    core = small_core(factors)
-    if len(factors) == 1:
-        return _lifted(core, core.core(0), rank)
-    first, second = core.cores()
-    lengths = float(np.linalg.norm(first) * np.linalg.norm(second))
-    cosine = float(np.sum(first * second)) / lengths if lengths > 0 else 1.0
-    if abs(cosine) > 0.9995:
-        return _lifted(core, (1 - t) * first + t * second, rank)
-    angle = math.acos(cosine)
-    mixed = math.sin((1 - t) * angle) * first + math.sin(t * angle) * second
-    return _lifted(core, mixed / math.sin(angle), rank)
-
-
-@checked
 def knots_ties(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,
@@ -129,28 +57,13 @@ def knots_ties(
     k = max(rank_of(s, rounding(m, n)), 1)
     ends = np.cumsum([q.shape[1] for q in rights])[:-1]
     own = zip(np.split(s[:k, None] * vt[:k], ends, axis=1), rights, strict=True)
-    merged = lam * elected((trimmed(block @ q.T, density) for block, q in own), w)
+    merged = lam * elected([block @ q.T for block, q in own], w, density)
     # Rows of the merged matrix are coordinates over U; their QR gives balanced factors.
     right, triangle = np.linalg.qr(merged.T)
-    common, added = SmallCore(left @ u[:, :k], right, ()).lift(triangle.T, rank)
-    return one_for_all(common, len(factors), added)
+    common = SmallCore(left @ u[:, :k], right, ()).lift(triangle.T, rank)
+    return Merged.one_for_all(common, len(factors))
 
 
-@checked
-def core_arithmetic(
-    factors: Sequence[Factors],
-    weights: Sequence[float] | None = None,
-    lam: float = 0.4,
-    rank: int | None = None,
-) -> Merged:
-    """Core Space with task arithmetic, which is linear: the same as task arithmetic on the dW's.
-
-    Panariello et al., NeurIPS 2025, arXiv 2509.17786.
-    """
-    return _sum(factors, weights_for(weights, len(factors), 1.0), lam, rank)
-
-
-@checked
 def core_ties(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,
@@ -166,7 +79,7 @@ def core_ties(
     """
     core = _reference(factors)
     w = weights_for(weights, len(factors), 1.0)
-    return _lifted(core, lam * elected((trimmed(c, density) for c in core.cores()), w), rank)
+    return _lifted(core, lam * elected(list(core.cores()), w, density), rank)
 
 
 def _reference(factors: Sequence[Factors]) -> SmallCore:
@@ -187,7 +100,6 @@ def _reference(factors: Sequence[Factors]) -> SmallCore:
     return SmallCore(core.left @ left, core.right @ right, sides)
 
 
-@checked
 def tsv_m(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,
@@ -226,7 +138,6 @@ def _polar(columns: Array) -> Array:
     return polar
 
 
-@checked
 def iso_c(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,
@@ -248,6 +159,4 @@ def iso_c(
     # Equal values have no order of their own; a cut keeps the parts that were the strongest.
     keep = np.flatnonzero(sound)[: s.size if rank is None else rank_for(rank, factors)]
     flat = lam * level * (u[:, keep] @ vt[keep])
-    count = int(sound.sum())
-    added = math.sqrt(1 - keep.size / count) if count else 0.0
-    return one_for_all(core.lift(flat)[0], len(factors), added)
+    return Merged.one_for_all(core.lift(flat), len(factors))
