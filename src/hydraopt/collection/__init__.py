@@ -1,1 +1,1 @@
-"""Add, remove and refresh tasks; other bytes stay."""
+"""Read, write, split and pull bundles in several files."""

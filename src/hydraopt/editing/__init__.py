@@ -1,1 +1,1 @@
-"""Change the tasks of an existing bundle: add, replace, remove, rename, refresh."""
+"""Add, replace, remove and refresh tasks of a bundle."""
