@@ -1,4 +1,4 @@
-"""Read adapter files; the scale is multiplied into B."""
+"""Read adapter files of every supported format."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Run a base model with factors of adapters attached to its modules."""
+"""Run a base model with factors attached to its modules."""

@@ -1,4 +1,4 @@
-"""The bundle file: manifest, writer, lazy reader, verification."""
+"""Read, write and verify a bundle in one file."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Command line: one file per command, without logic."""
+"""Parse the options of commands and print the results."""

@@ -1,1 +1,1 @@
-"""Entropy coding: trellis, range coder, streams, records."""
+"""Code quantised matrices as bits, and decode them."""

@@ -1,1 +1,1 @@
-"""Plan, encode and measure one module or tensor at one price."""
+"""Encode one module or one tensor at a given price."""

@@ -1,1 +1,1 @@
-"""Workers in this process, in others, or on Ray."""
+"""Run work in this process, in others, or on Ray."""

@@ -1,1 +1,1 @@
-"""Measure on prompts which answers a coded adapter changes, and train its parts to keep them."""
+"""Measure which answers a merge changes, and reduce them."""

@@ -1,1 +1,1 @@
-"""Linear algebra: thin SVD, range finder, norms, clusters."""
+"""Decompose, compare and cluster matrices."""

@@ -1,1 +1,1 @@
-"""Merge many modules within a budget: align, search, write."""
+"""Merge adapters into a bundle within a budget."""

@@ -1,4 +1,4 @@
-"""HydraOpt as published: one A for all tasks and M heads B."""
+"""Merge as HydraOpt was published, with one A for all tasks and M heads B, to compare with."""
 
 from hydraopt.methods.apply import apply
 from hydraopt.methods.combine import Combined, combine

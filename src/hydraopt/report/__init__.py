@@ -1,1 +1,1 @@
-"""HTML reports, pictures and model cards."""
+"""Draw HTML reports, charts and model cards."""
