@@ -69,11 +69,12 @@ def of_sizes(
 
 def of_inspect(adapters: Sequence[Path], out: Path) -> Iterator[dict[str, Any]]:
     """Every size that inspect estimates for an error."""
-    for guess in inspect_adapters(adapters)["guesses"]:
-        for key, forms in (("bytes", None), ("private_bytes", ["private"])):
-            if guess[key] is not None:
-                made = merge(adapters, out, error=guess["error"], forms=forms)
-                yield row(f"inspect, {key}", str(guess["error"]), guess[key], made.size)
+    for guess in inspect_adapters(adapters).guesses:
+        sizes = {"bytes": guess.bytes, "private_bytes": guess.private_bytes}
+        for (key, size), forms in zip(sizes.items(), (None, ["private"]), strict=True):
+            if size is not None:
+                made = merge(adapters, out, error=guess.error, forms=forms)
+                yield row(f"inspect, {key}", str(guess.error), size, made.size)
 
 
 def of_refresh(adapters: Sequence[Path], out: Path) -> Iterator[dict[str, Any]]:

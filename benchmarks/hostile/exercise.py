@@ -161,8 +161,9 @@ def _inspect(path: Path) -> None:
     import json
 
     from hydraopt.inspect.bundle import inspect_bundle
+    from hydraopt.tojson import to_json
 
-    json.dumps(inspect_bundle(path))
+    json.dumps(to_json(inspect_bundle(path)))
 
 
 def _export(path: Path, scratch: Path, base: Path, rng: random.Random) -> None:

@@ -196,8 +196,8 @@ def guessed(set_name: str, adapters: Sequence[Adapter]) -> list[dict[str, float]
     name = f"guess-{package_hash()}-{inputs_of(adapters)}.json"
     note = ROOT / "build" / "evidence" / set_name / name
     if not note.is_file():
-        points = inspect_adapters([str(adapter.source.parent) for adapter in adapters])["curve"]
-        rows = [{"fraction": x["fraction"], "error": x["error"]} for x in points]
+        points = inspect_adapters([str(adapter.source.parent) for adapter in adapters]).curve
+        rows = [{"fraction": x.fraction, "error": x.error} for x in points]
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps([{k: round(v, 6) for k, v in row.items()} for row in rows]))
     found: list[dict[str, float]] = json.loads(note.read_text())

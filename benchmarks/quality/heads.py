@@ -222,7 +222,7 @@ def ways(scored: Scored, size: str, folder: Path) -> Iterator[tuple[dict[str, An
             task = bundle[name]
             saved = saved_tensors(name, task.extras, task.extra_kinds)
             sets[name] = Classifier(factors_of(path, name), saved)
-        parts = inspect_bundle(path)["parts"]
+        parts = dict(inspect_bundle(path).parts)
         coded = sum(sum(bundle[name].tensor_bytes().values()) for name in scored.adapters)
         row = {"way": way, "size": size, "bytes": path.stat().st_size}
         yield {**row, "head_bytes": coded + parts["carried"], "parts": parts}, sets

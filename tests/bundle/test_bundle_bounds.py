@@ -245,7 +245,7 @@ def test_tasks_of_one_stream_are_decoded_once(
 
     monkeypatch.setattr(Allowance, "open", spied)
     assert verify_bundle(tmp_path / "b").ok
-    assert len(inspect_bundle(tmp_path / "b")["tasks"]) == 15
+    assert len(inspect_bundle(tmp_path / "b").tasks) == 15
     streams = parts.manifest.streams
     assert opened.count("task/0") == 2  # one for each command
     assert len([x for x in opened if x.startswith("task/")]) == 2 * streams

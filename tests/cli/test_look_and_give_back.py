@@ -9,7 +9,8 @@ import pytest
 
 from hydraopt import open_bundle
 from hydraopt.adapters import read_adapter
-from hydraopt.cli.inspect import _worst_module
+from hydraopt.cli.inspect import worst_module
+from hydraopt.inspect.bundle import CodedModule
 from tests.cli.conftest import TASKS, Run
 from tests.export.targets import small_task
 from tests.marks import slow
@@ -36,9 +37,8 @@ def test_inspect_adapters_json(run: Run, adapters: Path) -> None:
 )
 def test_of_modules_with_the_largest_stated_error_none_is_named(errors, said: str) -> None:
     """A manifest states no more than 1 of a module: which of these is worst nobody knows."""
-    details = [{"path": path, "error": x} for path, x in zip("ab", errors, strict=False)]
-    worst = max(details, key=lambda x: x["error"], default={"path": None})["path"]
-    assert _worst_module({"details": details, "worst_module": worst}) == said
+    details = [CodedModule(path, 1, x, "private") for path, x in zip("ab", errors, strict=False)]
+    assert worst_module(details) == said
 
 
 def test_inspect_bundle(run: Run, bundle: Path) -> None:

@@ -18,6 +18,7 @@ from hydraopt.coding.records import write_record
 from hydraopt.inspect import inspect_bundle
 from hydraopt.report.build import build
 from hydraopt.report.page import render
+from hydraopt.tojson import to_json
 from tests.bundle.bundles import tiny
 from tests.limited import run_limited
 
@@ -80,9 +81,10 @@ def look(path: Path) -> None:
     """As the commands do, which take no limit as low as this one."""
     report = inspect_bundle(path)
     with redirect_stdout(io.StringIO()):
-        emit_json(report)
-        rows = [list(x.values()) for x in report["modules"]]
-        show_table("modules", list(report["modules"][0]), rows)
+        document = to_json(report)
+        emit_json(document)
+        rows = [list(x.values()) for x in document["modules"]]
+        show_table("modules", list(document["modules"][0]), rows)
     assert verify_bundle(path).ok
     render(build(path))
 

@@ -135,7 +135,7 @@ def test_a_folder_is_read_as_a_bundle(by_core: bool, apart: Path) -> None:
         same(opened[name], whole[name])
     assert verify_bundle(apart).ok
     told = inspect_bundle(apart)
-    assert sum(told["parts"].values()) == told["size"]
+    assert sum(told.parts.values()) == told.size
     assert is_bundle(apart)
     assert all(is_bundle(x) and not is_bundle(x, whole=True) for x in apart.iterdir())
 

@@ -143,7 +143,7 @@ def test_what_no_task_has_any_more_goes(
     assert len(bundle.manifest.modules) == 5
     assert len(bundle.manifest.tensors) == 1
     assert verify_bundle(path, read_adapters([adapters["a"]])).ok
-    assert [x["tasks"] for x in inspect_bundle(path)["modules"]] == [1, 1, 1, 1, 0]
+    assert [x.tasks for x in inspect_bundle(path).modules] == [1, 1, 1, 1, 0]
     shrink(path, tmp_path / "small", error=0.3)
     assert len(open_bundle(tmp_path / "small").manifest.modules) == 4
     refresh(path, adapters=[adapters["a"]])

@@ -79,14 +79,14 @@ def test_sizes_that_inspect_gives_for_errors_are_those_of_a_merge(
     held: Held, tmp_path: Path
 ) -> None:
     report = inspect_adapters(held.adapters)
-    known = [x for x in report["guesses"] if x["bytes"] is not None]
+    known = [x for x in report.guesses if x.bytes is not None]
     assert len(known) > 4
     for guess in (known[0], known[len(known) // 2], known[-1]):
-        for key, forms in (("bytes", None), ("private_bytes", ["private"])):
-            if guess[key] is not None:
-                error, out = guess["error"], tmp_path / "y"
+        for size, forms in ((guess.bytes, None), (guess.private_bytes, ["private"])):
+            if size is not None:
+                error, out = guess.error, tmp_path / "y"
                 made = merge(held.adapters, out, error=error, forms=forms, workers=1)
-                assert guess[key] == pytest.approx(made.size, rel=NEAR)
+                assert size == pytest.approx(made.size, rel=NEAR)
 
 
 def test_the_saving_that_refresh_expects_is_what_it_saves(held: Held, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ import hydraopt.inspect.likeness as likeness_module
 from hydraopt.compress.core import CoreStore
 from hydraopt.inspect.adapters import _mean_cumulated, _rank_for
 from hydraopt.inspect.likeness import Likeness, Watched, likeness, mean_between
-from hydraopt.inspect.summary import by_type, extremes, module_type
+from hydraopt.inspect.summary import ModuleComparison, Saving, by_type, extremes, module_type
 from hydraopt.linalg.shapes import Array, Factors
 
 M, N = 9, 7
@@ -99,8 +101,8 @@ def test_parts_for_a_share_of_the_energy() -> None:
     energy = np.array([90.0, 9.0, 1.0])
     assert [_rank_for(x, energy) for x in (0.5, 0.9, 0.95, 0.99, 1.0)] == [1, 1, 2, 2, 3]
     assert _rank_for(0.9, np.zeros(0)) == 0
-    assert _mean_cumulated([energy, np.array([5.0]), np.zeros(0)]) == [0.95, 0.995, 1.0]
-    assert _mean_cumulated([]) == []
+    assert _mean_cumulated([energy, np.array([5.0]), np.zeros(0)]) == (0.95, 0.995, 1.0)
+    assert _mean_cumulated([]) == ()
 
 
 @pytest.mark.parametrize(
@@ -117,40 +119,44 @@ def test_types_have_stars_for_numbers(path: str, kind: str) -> None:
     assert module_type(path) == kind
 
 
-def _row(
-    path: str, m: int = 4, saved: float = 1.0, cosine: float | None = 0.5
-) -> dict[str, object]:
-    alike = ("a_cosine", "b_cosine", "product_cosine", "input_overlap", "output_overlap")
-    return {
-        **dict.fromkeys(alike, cosine),
-        "path": path,
-        "type": module_type(path),
-        "m": m,
-        "n": 5,
-        "input_chance": 0.1,
-        "output_chance": 0.1,
-        "ranks": [2, 4],
-        "rank90": [1, 2],
-        "rank99": [2, 4],
-        "sharing": {"bytes": 9.0, "private_bytes": 10.0, "saved_bytes": saved},
-    }
+def _row(path: str, m: int = 4, saved: float = 1.0, cosine: float | None = 0.5) -> ModuleComparison:
+    return ModuleComparison(
+        path=path,
+        type=module_type(path),
+        kind="linear",
+        m=m,
+        n=5,
+        tasks=("de", "en"),
+        a_cosine=cosine,
+        b_cosine=cosine,
+        product_cosine=cosine,
+        input_overlap=cosine,
+        input_chance=0.1,
+        output_overlap=cosine,
+        output_chance=0.1,
+        norm=1.0,
+        ranks=(2, 4),
+        rank90=(1, 2),
+        rank99=(2, 4),
+        spectrum=(),
+        sharing=Saving(9.0, 10.0, saved, saved / 10.0),
+    )
 
 
 def test_types_add_up() -> None:
     rows = [_row("h.0.q"), _row("h.1.q", saved=3.0, cosine=None), _row("h.2.q", m=8)]
     small, large = by_type(rows)
-    assert (small["type"], small["modules"], large["modules"]) == ("h.*.q", 2, 1)
-    assert small["sharing"]["private_bytes"] == 20
-    assert small["sharing"]["saved"] == pytest.approx(0.2)
-    assert small["a_cosine"] == 0.5
-    assert (small["rank"], small["rank90"]) == (3.0, 1.5)
+    assert (small.type, small.modules, large.modules) == ("h.*.q", 2, 1)
+    assert small.sharing is not None
+    assert small.sharing.private_bytes == 20
+    assert small.sharing.saved == pytest.approx(0.2)
+    assert small.a_cosine == 0.5
+    assert (small.rank, small.rank90) == (3.0, 1.5)
 
 
 def test_extremes_name_modules() -> None:
     rows = [_row("h.0.q", cosine=0.1), _row("h.1.q", cosine=0.9), _row("h.2.q", cosine=None)]
-    for row in rows:
-        row["sharing"] = None
-    found = {x["what"]: x["path"] for x in extremes(rows)}
+    found = {x.what: x.path for x in extremes([replace(x, sharing=None) for x in rows])}
     assert found["highest cosine of the A's"] == "h.1.q"
     assert found["lowest cosine of the products"] == "h.0.q"
     assert "largest share saved by sharing" not in found

@@ -89,9 +89,9 @@ def test_the_norm_is_the_products(kind: str, tmp_path: Path) -> None:
     report = inspect_adapters(tmp_path / "x")
     # What is said of products entry by entry is an estimate, of Kronecker's the number itself.
     near = 0.1 if kind == "LOHA" else 1e-5
-    assert report["tasks"][0]["norm"] == pytest.approx(_norm(products), rel=near)
-    rows = math.sqrt(sum(row["norm"] ** 2 for row in report["modules"]))
-    assert rows == pytest.approx(report["tasks"][0]["norm"])
+    assert report.tasks[0].norm == pytest.approx(_norm(products), rel=near)
+    rows = math.sqrt(sum(row.norm**2 for row in report.modules))
+    assert rows == pytest.approx(report.tasks[0].norm)
 
 
 def _error(bundle: Path, kind: str, products: list[NDArray[np.float32]]) -> float:
@@ -106,11 +106,11 @@ def _error(bundle: Path, kind: str, products: list[NDArray[np.float32]]) -> floa
 @pytest.mark.parametrize("kind", ["LOHA", slow("LOKR, both decomposed")])
 def test_the_guess_is_of_the_products_error(kind: str, tmp_path: Path) -> None:
     products = _write(tmp_path / "x", kind)
-    points = inspect_adapters(tmp_path / "x")["curve"]
+    points = inspect_adapters(tmp_path / "x").curve
     made = merge([tmp_path / "x"], tmp_path / "made", max_error=0.2, workers=1)
     reached = _error(tmp_path / "made", kind, products)
     assert reached == pytest.approx(0.2, rel=0.1)
-    logs = [(math.log(point["error"]), math.log(point["bytes"])) for point in points]
+    logs = [(math.log(point.error), math.log(point.bytes)) for point in points]
     guess = math.exp(np.interp(math.log(reached), *zip(*logs, strict=True)))
     assert guess == pytest.approx(made.size, rel=0.1)
 
@@ -125,16 +125,16 @@ def test_no_cosine_of_factors_is_told_as_one_of_products(
         make_adapter(tmp_path / f"y{i}", {"l.0.v": (_random(rng, 60, 4), _random(rng, 4, 50))})
     folders = sorted(tmp_path.iterdir())
     report = inspect_adapters(folders)
-    for row in report["modules"]:
-        told = {row[x] for x in ("product_cosine", "input_overlap", "output_overlap")}
-        assert None not in told if row["path"] == "l.0.v" else told == {None}
-        assert row["a_cosine"] is not None  # of what is in the files
-    at = {name: i for i, name in enumerate(report["likeness"]["tasks"])}
-    cosines = report["likeness"]["products"]
+    for row in report.modules:
+        told = {row.product_cosine, row.input_overlap, row.output_overlap}
+        assert None not in told if row.path == "l.0.v" else told == {None}
+        assert row.a_cosine is not None  # of what is in the files
+    at = {name: i for i, name in enumerate(report.likeness.tasks)}
+    cosines = report.likeness.products
     assert cosines[at["x0"]][at["x1"]] is None
     assert cosines[at["x0"]][at["y0"]] is None
     assert cosines[at["y0"]][at["y1"]] is not None
-    assert any("factors of a product" in note for note in report["notes"])
+    assert any("factors of a product" in note for note in report.notes)
     bundle = tmp_path / "all.hydra.safetensors"
     merge(folders, bundle, size="60%", workers=1)
     for given in ((), folders):
@@ -162,11 +162,11 @@ def test_what_has_no_factors_counts_as_it_does_in_a_merge(
 ) -> None:
     folder = _mixed(tmp_path, make_adapter)
     mixed = [folder / "lora", folder / "vectors"]
-    known = [x for x in inspect_adapters(mixed)["guesses"] if x["bytes"]]
+    known = [x for x in inspect_adapters(mixed).guesses if x.bytes]
     assert len(known) > 3
     for guess in (known[0], known[-1]):
-        made = merge(mixed, tmp_path / "made", error=guess["error"], workers=1)
-        assert guess["bytes"] == pytest.approx(made.size, rel=0.15)
+        made = merge(mixed, tmp_path / "made", error=guess.error, workers=1)
+        assert guess.bytes == pytest.approx(made.size, rel=0.15)
 
 
 def test_an_adapter_of_zeros_counts_as_it_does_in_a_merge(
@@ -175,8 +175,8 @@ def test_an_adapter_of_zeros_counts_as_it_does_in_a_merge(
     folder = _mixed(tmp_path, make_adapter)
     make_adapter(tmp_path / "zeros", {"l.0.k": (np.zeros((60, 4)), np.ones((4, 50)))})
     report = inspect_adapters([folder / "lora", tmp_path / "zeros"])
-    for point in report["curve"]:
-        assert point["error"] == pytest.approx(point["worst_error"] / 2)
+    for point in report.curve:
+        assert point.error == pytest.approx(point.worst_error / 2)
     made = merge([folder / "lora", tmp_path / "zeros"], tmp_path / "made", error=0.1, workers=1)
     assert made.errors["zeros"] == 0
     assert made.errors["lora"] > 0.1  # the mean of the two is what was limited

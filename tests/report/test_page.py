@@ -64,17 +64,17 @@ def test_names_tell_group_and_language() -> None:
 
 
 def test_tasks_come_by_harm_and_are_what_inspect_says(page: Page, made: Made) -> None:
-    said = {row["name"]: row for row in inspect_bundle(made.bundle)["tasks"]}
+    said = {row.name: row for row in inspect_bundle(made.bundle).tasks}
     assert [x.name for x in page.tasks] == list(reversed(NAMES))
     assert page.judged_by == "results"
     for task in page.tasks:
         row, layers = said[task.name], page.layers[task.name]
-        assert (task.error, task.own_bytes) == (row["error"], row["own_bytes"])
-        details = {x["path"]: x for x in row["details"]}
+        assert (task.error, task.own_bytes) == (row.error, row.own_bytes)
+        details = {x.path: x for x in row.details}
         for i, module in enumerate(layers.modules):
             one = details[page.modules[module]]
-            assert (layers.errors[i], layers.bytes[i]) == (one["error"], one["bytes"])
-            assert layers.forms[i] == one["form"]
+            assert (layers.errors[i], layers.bytes[i]) == (one.error, one.bytes)
+            assert layers.forms[i] == one.form
     assert sum(size for _, size in page.parts) == page.size == made.bundle.stat().st_size
     assert sum(count for _, count, _ in page.forms) == 36
 

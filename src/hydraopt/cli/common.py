@@ -10,15 +10,18 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NoReturn, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO, TypeVar
 
 import click
 
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.url import Url, is_url
+
+if TYPE_CHECKING:
+    from hydraopt.bundle.harm import Harm
 
 __all__ = [
     "HARM_COLUMNS",
@@ -328,19 +331,17 @@ def size_text(count: float) -> str:
 HARM_COLUMNS: Final = ("answers that change", "likely", "KL an answer", "held out")
 
 
-def harm_cells(harm: Mapping[str, Any] | None) -> list[str]:
+def harm_cells(harm: Harm | None) -> list[str]:
     """Return the harm of a task as four cells under HARM_COLUMNS: "3 of 48", "4.71 %",
-    "0.0123 nats", "yes".
-
-    harm: the fields of hydraopt.bundle.Harm; None where nobody measured.
+    "0.0123 nats", "yes". harm: None where nobody measured.
     """
     if harm is None:
         return ["-"] * len(HARM_COLUMNS)
     return [
-        f"{harm['changed']:,} of {harm['answers']:,}",
-        percent(harm["likely"]),
-        f"{harm['kl']:.3g} nats",
-        "yes" if harm["held_out"] else "no",
+        f"{harm.changed:,} of {harm.answers:,}",
+        percent(harm.likely),
+        f"{harm.kl:.3g} nats",
+        "yes" if harm.held_out else "no",
     ]
 
 

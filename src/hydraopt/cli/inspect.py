@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -22,9 +22,22 @@ from hydraopt.cli.common import (
 )
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
+from hydraopt.tojson import to_json
 from hydraopt.values import counted
 
-__all__ = ["inspect"]
+if TYPE_CHECKING:
+    from hydraopt.inspect.adapters import AdaptersReport
+    from hydraopt.inspect.bundle import (
+        BundleReport,
+        CodedModule,
+        ModuleCost,
+        TaskDetails,
+        TensorCost,
+        TypeCost,
+    )
+    from hydraopt.inspect.summary import ModuleComparison, TypeComparison
+
+__all__ = ["inspect", "worst_module"]
 
 _LIKENESS = (
     "m x n",
@@ -97,6 +110,7 @@ def inspect(
 
         check_plot(plot)
     from hydraopt.inspect import inspect_adapters, inspect_bundle, is_bundle
+    from hydraopt.inspect.bundle import BundleReport
 
     bundles = [path for path in paths if is_bundle(path)]
     if bundles and len(paths) > 1:
@@ -107,6 +121,7 @@ def inspect(
                 do="Split",
             )
         )
+    report: AdaptersReport | BundleReport
     with progress_bar(quiet or as_json) as progress:
         if bundles:
             report = inspect_bundle(bundles[0], progress)
@@ -123,8 +138,8 @@ def inspect(
 
         draw(report, plot)
     if as_json:
-        emit_json(report)
-    elif bundles:
+        emit_json(to_json(report))
+    elif isinstance(report, BundleReport):
         _show_bundle(report, every)
     else:
         _show_adapters(report, every)
@@ -138,147 +153,149 @@ def _list(values: Sequence[int]) -> str:
     return ", ".join(map(str, values)) or "-"
 
 
-def _show_adapters(report: dict[str, Any], every: bool) -> None:
-    adapters = counted(len(report["tasks"]), "adapter")
+def _show_adapters(report: AdaptersReport, every: bool) -> None:
+    adapters = counted(len(report.tasks), "adapter")
     show_table(
-        f"{adapters} of {report['base_model'] or 'an unnamed base'}",
+        f"{adapters} of {report.base_model or 'an unnamed base'}",
         ["task", "format", "ranks", "modules", "carried tensors", "fp16 bytes", "|dW|", "same as"],
         [
             [
-                x["name"],
-                x["format"],
-                _list(x["ranks"]),
-                x["modules"],
-                x["carried_tensors"],
-                f"{x['fp16_bytes']:,}",
-                f"{x['norm']:.3g}",
-                ", ".join(x["same_as"]) or "-",
+                x.name,
+                x.format,
+                _list(x.ranks),
+                x.modules,
+                x.carried_tensors,
+                f"{x.fp16_bytes:,}",
+                f"{x.norm:.3g}",
+                ", ".join(x.same_as) or "-",
             ]
-            for x in report["tasks"]
+            for x in report.tasks
         ],
     )
-    rows = report["modules"] if every else report["types"]
+    rows: Sequence[ModuleComparison | TypeComparison] = report.modules if every else report.types
     show_table(
         "How alike the tasks are, and how many parts hold the energy",
         ["module" if every else "module type", *_LIKENESS],
-        [_module_row(row, every) for row in rows],
+        [_module_row(row) for row in rows],
     )
-    reference = report["reference"]
-    near = f"near {percent(reference['fraction'])} of fp16" if reference else "if any"
+    reference = report.reference
+    near = f"near {percent(reference.fraction)} of fp16" if reference else "if any"
     for line in _LEGEND.format(near).split("\n"):
         say(line)
     if not every:
         show_table(
             "Modules that stand out",
             ["what", "module", "value"],
-            [[x["what"], x["path"], f"{x['value']:.2f}"] for x in report["extremes"]],
+            [[x.what, x.path, f"{x.value:.2f}"] for x in report.extremes],
         )
     show_table(
         "Size of a merge by its mean error",
         ["relative error", "size", "of fp16", "private form alone", "of fp16"],
         [
             [
-                f"{x['error']:.2f}",
-                size_text(x["bytes"]) if x["bytes"] else "-",
-                percent(x["fraction"]) if x["fraction"] else "-",
-                size_text(x["private_bytes"]) if x["private_bytes"] else "-",
-                percent(x["private_fraction"]) if x["private_fraction"] else "-",
+                f"{x.error:.2f}",
+                size_text(x.bytes) if x.bytes else "-",
+                percent(x.fraction) if x.fraction else "-",
+                size_text(x.private_bytes) if x.private_bytes else "-",
+                percent(x.private_fraction) if x.private_fraction else "-",
             ]
-            for x in report["guesses"]
+            for x in report.guesses
         ],
     )
-    for note in report["notes"]:
+    for note in report.notes:
         say(f"note: {note}")
 
 
-def _module_row(row: dict[str, Any], every: bool) -> list[object]:
+def _module_row(row: ModuleComparison | TypeComparison) -> list[object]:
     """A module, or a type of modules, as a row: means over tasks where there is one for each."""
 
-    def mean(key: str) -> str:
-        value = row[key]
-        return f"{sum(value) / len(value) if isinstance(value, list) else value:.1f}"
+    def mean(values: Sequence[int] | float) -> str:
+        return f"{values if isinstance(values, float) else sum(values) / len(values):.1f}"
 
-    def space(key: str) -> str:
-        overlap, chance = row[f"{key}_overlap"], row[f"{key}_chance"]
-        return "-" if overlap is None else f"{overlap:.2f} ({chance:.2f})"
+    def space(overlap: float | None, chance: float | None) -> str:
+        return "-" if overlap is None or chance is None else f"{overlap:.2f} ({chance:.2f})"
+
+    from hydraopt.inspect.summary import TypeComparison
 
     return [
-        row["path"] if every else f"{row['type']} ({row['modules']})",
-        f"{row['m']} x {row['n']}",
-        _number(row["a_cosine"]),
-        _number(row["b_cosine"]),
-        _number(row["product_cosine"]),
-        space("input"),
-        space("output"),
-        mean("ranks" if every else "rank"),
-        mean("rank90"),
-        mean("rank99"),
-        "-" if row["sharing"] is None else f"{100 * row['sharing']['saved']:.1f} %",
+        f"{row.type} ({row.modules})" if isinstance(row, TypeComparison) else row.path,
+        f"{row.m} x {row.n}",
+        _number(row.a_cosine),
+        _number(row.b_cosine),
+        _number(row.product_cosine),
+        space(row.input_overlap, row.input_chance),
+        space(row.output_overlap, row.output_chance),
+        mean(row.rank if isinstance(row, TypeComparison) else row.ranks),
+        mean(row.rank90),
+        mean(row.rank99),
+        "-" if row.sharing is None else f"{100 * row.sharing.saved:.1f} %",
     ]
 
 
-def _show_bundle(report: dict[str, Any], every: bool) -> None:
+def _show_bundle(report: BundleReport, every: bool) -> None:
     from hydraopt.bundle.originals import Originals, compared
     from hydraopt.bundle.recipes import states_estimates
+    from hydraopt.inspect.bundle import ModuleCost
 
-    def forms(row: dict[str, Any]) -> str:
-        return ", ".join(f"{name} {count}" for name, count in row["forms"].items()) or "-"
+    def forms(row: TaskDetails | ModuleCost | TypeCost) -> str:
+        return ", ".join(f"{name} {count}" for name, count in row.forms.items()) or "-"
 
-    error = "error, estimated" if states_estimates(report["recipe"]) else "error"
-    originals = Originals(report["original_bytes"], report["originals"])
+    error = "error, estimated" if states_estimates(report.recipe) else "error"
+    originals = Originals(report.original_bytes, report.originals)
     own = "of fp16" if originals.stored == "fp16" else "of original"
     show_table(
-        f"{report['path']}: {report['size']:,} bytes, {compared(report['size'], originals)}",
+        f"{report.path}: {report.size:,} bytes, {compared(report.size, originals)}",
         ["task", error, "own bytes", "carried bytes", own, "worst module", "forms"],
         [
             [
-                x["name"],
-                f"{x['error']:.4f}",
-                f"{x['own_bytes']:,}",
-                f"{x['carried_bytes']:,}",
-                percent((x["own_bytes"] + x["carried_bytes"]) / max(x["original_bytes"], 1)),
-                _worst_module(x),
+                x.name,
+                f"{x.error:.4f}",
+                f"{x.own_bytes:,}",
+                f"{x.carried_bytes:,}",
+                percent((x.own_bytes + x.carried_bytes) / max(x.original_bytes, 1)),
+                worst_module(x.details),
                 forms(x),
             ]
-            for x in report["tasks"]
+            for x in report.tasks
         ],
     )
-    _show_harm(report["tasks"])
-    _show_tensors(report["tensors"], every)
+    _show_harm(report.tasks)
+    _show_tensors(report.tensors, every)
+    rows: Sequence[ModuleCost | TypeCost] = report.modules if every else report.types
     show_table(
         "Modules" if every else "Module types",
         ["module" if every else "module type", *_COSTS],
         [
             [
-                x["path"] if every else f"{x['type']} ({x['modules']})",
-                f"{x['m']} x {x['n']}",
-                f"{x['bytes']:,}",
-                f"{sum(x['basis_bytes'].values()):,}",
-                f"{x['mean_error']:.4f}",
-                _worst(x["worst_error"]),
+                x.path if isinstance(x, ModuleCost) else f"{x.type} ({x.modules})",
+                f"{x.m} x {x.n}",
+                f"{x.bytes:,}",
+                f"{sum(x.basis_bytes.values()):,}",
+                f"{x.mean_error:.4f}",
+                _worst(x.worst_error),
                 forms(x),
             ]
-            for x in report["modules" if every else "types"]
+            for x in rows
         ],
     )
-    places = ", ".join(f"{name} {count:,}" for name, count in report["parts"].items())
+    places = ", ".join(f"{name} {count:,}" for name, count in report.parts.items())
     say(f"bytes   {places}")
-    say(f"base    {report['base_model'] or '(not named)'}")
-    say(f"recipe  {_recipe(report['recipe']) or '-'}")
+    say(f"base    {report.base_model or '(not named)'}")
+    say(f"recipe  {_recipe(report.recipe) or '-'}")
 
 
-def _show_tensors(tensors: Sequence[dict[str, Any]], every: bool) -> None:
+def _show_tensors(tensors: Sequence[TensorCost], every: bool) -> None:
     if tensors:
         show_table(
             "Coded tensors" if every else "Coded tensors of most bytes",
             ["tensor", "shape", "tasks", "bytes", "worst error"],
             [
                 [
-                    x["key"],
-                    " x ".join(map(str, x["shape"])) or "1",
-                    x["tasks"],
-                    f"{x['bytes']:,}",
-                    f"{x['worst_error']:.4f}",
+                    x.key,
+                    " x ".join(map(str, x.shape)) or "1",
+                    x.tasks,
+                    f"{x.bytes:,}",
+                    f"{x.worst_error:.4f}",
                 ]
                 for x in tensors[: None if every else _MOST_TENSORS]
             ],
@@ -306,10 +323,11 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
     return "; ".join(filter(None, parts))
 
 
-def _worst_module(row: Mapping[str, Any]) -> str:
-    """The module of a task with the largest error, as far as a manifest tells it."""
-    beyond = sum(x["error"] >= 1 for x in row["details"])
-    return f"{beyond} modules of 1 or more" if beyond > 1 else row["worst_module"] or "-"
+def worst_module(details: Sequence[CodedModule]) -> str:
+    """Return the module of a task with the largest error; a manifest states no more than 1."""
+    beyond = sum(x.error >= 1 for x in details)
+    worst = max(details, key=lambda x: x.error, default=None)
+    return f"{beyond} modules of 1 or more" if beyond > 1 else worst.path if worst else "-"
 
 
 def _worst(error: float) -> str:
@@ -317,11 +335,11 @@ def _worst(error: float) -> str:
     return f"{error:.4f}" if error < 1 else "1 or more"
 
 
-def _show_harm(tasks: Sequence[dict[str, Any]]) -> None:
+def _show_harm(tasks: Sequence[TaskDetails]) -> None:
     """A table of what was measured of the answers, if any task's were."""
-    if any(x["harm"] for x in tasks):
+    if any(x.harm for x in tasks):
         show_table(
             "Answers against the original adapters' own",
             ["task", *HARM_COLUMNS],
-            [[x["name"], *harm_cells(x["harm"])] for x in tasks],
+            [[x.name, *harm_cells(x.harm)] for x in tasks],
         )

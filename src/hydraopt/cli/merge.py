@@ -194,9 +194,9 @@ def merge(
             report = _planned(adapters, asked, plot, progress)
         show_plan(report, as_json, all_tasks)
         if plot is not None:
-            from hydraopt.report.figures import draw
+            from hydraopt.report.figures import draw_plan
 
-            draw(report, plot)
+            draw_plan(report, plot)
         return
     if output is None:
         raise click.UsageError("Missing option '-o' / '--output'.")

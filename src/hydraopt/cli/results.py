@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hydraopt.cli.common import (
     HARM_COLUMNS,
@@ -19,7 +18,11 @@ from hydraopt.cli.common import (
     warn,
     worst,
 )
+from hydraopt.tojson import to_json
 from hydraopt.values import counted
+
+if TYPE_CHECKING:
+    from hydraopt.inspect.bundle import TaskCost
 
 __all__ = ["show_changed", "show_plan", "show_result"]
 
@@ -32,7 +35,7 @@ _MOST_TRIALS: Final = 4
 def show_result(
     schema: str,
     result: Any,
-    tasks: list[dict[str, Any]],
+    tasks: Sequence[TaskCost],
     as_json: bool,
     every: bool,
     estimated: bool = False,
@@ -43,14 +46,16 @@ def show_result(
     estimated: the errors are estimates.
     """
     if as_json:
-        emit_json({"schema": schema, **result.to_dict(), "estimated": estimated, "tasks": tasks})
+        emit_json(
+            {"schema": schema, **result.to_dict(), "estimated": estimated, "tasks": to_json(tasks)}
+        )
         return
     from hydraopt.bundle.originals import compared, originals_of
     from hydraopt.bundle.reader import open_bundle
 
     originals = originals_of(open_bundle(result.path))
-    heads = any(row["tensors"] for row in tasks)
-    judged = any(row.get("harm") for row in tasks)
+    heads = any(row.tensors for row in tasks)
+    judged = any(row.harm for row in tasks)
     shown, left = worst(tasks, _badness, every)
     show_table(
         f"{counted(len(tasks), 'task')} in {result.path}",
@@ -65,13 +70,13 @@ def show_result(
         ],
         [
             [
-                row["name"],
-                f"{row['error']:.4f}",
-                *["-" if row["tensor_error"] is None else f"{row['tensor_error']:.4f}"] * heads,
-                *harm_cells(row["harm"])[: 4 * judged],
-                f"{row['own_bytes']:,}",
-                f"{row['carried_bytes']:,}",
-                f"{row['original_bytes']:,}",
+                row.name,
+                f"{row.error:.4f}",
+                *["-" if row.tensor_error is None else f"{row.tensor_error:.4f}"] * heads,
+                *harm_cells(row.harm)[: 4 * judged],
+                f"{row.own_bytes:,}",
+                f"{row.carried_bytes:,}",
+                f"{row.original_bytes:,}",
             ]
             for row in shown
         ],
@@ -81,7 +86,7 @@ def show_result(
     for note in result.notes:
         say(f"note: {note}")
     forms = ", ".join(f"{name} {count}" for name, count in result.forms.items()) or "none"
-    say(f"errors  {mean_and_worst([row['error'] for row in tasks])} (relative, Frobenius)")
+    say(f"errors  {mean_and_worst([row.error for row in tasks])} (relative, Frobenius)")
     say(f"forms   {forms}; measure {result.measure}")
     say(f"look    hydraopt report {shlex.quote(str(result.path))} -o report.html")
     say(
@@ -90,9 +95,9 @@ def show_result(
     )
 
 
-def _badness(row: Mapping[str, Any]) -> tuple[float, float]:
+def _badness(row: TaskCost) -> tuple[float, float]:
     """Sort key of a task: the share of its answers that change, where measured, and its error."""
-    return row["harm"]["likely"] if row.get("harm") else -1.0, row["error"]
+    return row.harm.likely if row.harm else -1.0, row.error
 
 
 def show_changed(done: Any, as_json: bool, what: str = "added to", every: bool = False) -> None:
@@ -125,7 +130,7 @@ def show_changed(done: Any, as_json: bool, what: str = "added to", every: bool =
                     f"{task.error:.4f}",
                     f"{task.own_bytes:,}",
                     f"{task.fp16_bytes:,}",
-                    *harm_cells(asdict(task.harm) if task.harm else None)[: 4 * judged],
+                    *harm_cells(task.harm)[: 4 * judged],
                     ", ".join(f"{name} {count}" for name, count in task.forms.items()) or "-",
                 ]
                 for task in shown
@@ -156,6 +161,7 @@ def show_plan(report: Mapping[str, Any], as_json: bool, every: bool = False) -> 
     if as_json:
         emit_json(dict(report))
         return
+    from hydraopt.bundle.harm import Harm
     from hydraopt.merging.harm.plan import WORDS, plan_limit
 
     scale, unit, what = WORDS[report["counted"]]
@@ -175,7 +181,7 @@ def show_plan(report: Mapping[str, Any], as_json: bool, every: bool = False) -> 
                 task["name"],
                 size_text(task["size"]),
                 told(task["harm"]),
-                *harm_cells(task["stated"])[:3],
+                *harm_cells(Harm(**task["stated"]) if task["stated"] else None)[:3],
             ]
             for task in tasks
         ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -227,8 +226,8 @@ def _show(report: VerifyReport, harm: Sequence[TaskHarm] = (), every: bool = Fal
             [
                 [
                     task.name,
-                    *harm_cells(None if task.stated is None else asdict(task.stated)),
-                    *harm_cells(asdict(task.measured))[:3],
+                    *harm_cells(task.stated),
+                    *harm_cells(task.measured)[:3],
                     "-" if task.most is None else percent(task.most),
                 ]
                 for task in judged

@@ -9,6 +9,7 @@ from hydraopt.coding.forms import FORMS
 from hydraopt.compress.core import CoreStore
 from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import modes_of, plan_module
+from hydraopt.inspect.summary import Saving
 from hydraopt.linalg.shapes import Array
 from hydraopt.progress import Progress
 
@@ -19,7 +20,7 @@ _PERMITTED: Final = (tuple(FORMS), ("private",))
 
 def savings_at(
     store: CoreStore, weights: Array, price: float, measure: Measure, report: Progress
-) -> Iterator[dict[str, float]]:
+) -> Iterator[Saving]:
     """Yield what permitting shared forms saves in each module at a price.
 
     weights: of a unit of squared error, (contents, items). saved_bytes is at equal harm, to first
@@ -32,10 +33,10 @@ def savings_at(
             plan_module(core, own, price, measure, modes_of(forms)) for forms in _PERMITTED
         )
         saved = (private.cost - every.cost) / price
-        yield {
-            "bytes": every.bits / 8,
-            "private_bytes": private.bits / 8,
-            "saved_bytes": saved / 8,
-            "saved": saved / private.bits if private.bits else 0.0,
-        }
+        yield Saving(
+            every.bits / 8,
+            private.bits / 8,
+            saved / 8,
+            saved / private.bits if private.bits else 0.0,
+        )
         report("planning", index + 1, len(store))

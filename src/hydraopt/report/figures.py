@@ -1,4 +1,4 @@
-"""Pictures of ``hydraopt inspect`` output, and of a plan, from the dict (or JSON) alone.
+"""Draw what ``hydraopt inspect`` reports, and plans.
 
 matplotlib is an optional dependency and loads in here only.
 """
@@ -14,9 +14,12 @@ from typing import Any
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.outputs import destination
 from hydraopt.files.writing import replaced_file
+from hydraopt.inspect.adapters import AdaptersReport
+from hydraopt.inspect.bundle import BundleReport
+from hydraopt.inspect.summary import ModuleComparison
 from hydraopt.values import counted
 
-__all__ = ["check_plot", "draw"]
+__all__ = ["check_plot", "draw", "draw_plan"]
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 _MOST_LABELS = 40
@@ -47,23 +50,24 @@ def check_plot(path: str | os.PathLike[str]) -> None:
         raise UsageError(explain("no folder for the picture", file=path, got=f"no {folder.name}/"))
 
 
-def draw(report: Report, path: str | os.PathLike[str]) -> None:
-    """Write the picture of an inspect report or of a plan; the suffix of ``path`` says the format.
+def draw(report: AdaptersReport | BundleReport, path: str | os.PathLike[str]) -> None:
+    """Write the picture of what inspect reports; the suffix of ``path`` says the format.
 
-    Raises UsageError for a report of an unknown schema, an unknown suffix, or without matplotlib.
+    Raises UsageError for an unknown suffix, or without matplotlib.
     """
     check_plot(path)
-    drawers = {
-        "hydraopt.inspect.adapters/1": _draw_adapters,
-        "hydraopt.inspect.bundle/1": _draw_bundle,
-        "hydraopt.merge.plan/1": _draw_plan,
-    }
-    schema = report.get("schema")
-    if schema not in drawers:
-        raise UsageError(
-            explain("nothing to draw", got=f"schema {schema!r}", expected=", ".join(drawers))
-        )
-    figure = drawers[schema](report)
+    _write(
+        _draw_bundle(report) if isinstance(report, BundleReport) else _draw_adapters(report), path
+    )
+
+
+def draw_plan(plan: Report, path: str | os.PathLike[str]) -> None:
+    """Write the picture of a plan, in its JSON form. Raises UsageError as :func:`draw`."""
+    check_plot(path)
+    _write(_draw_plan(plan), path)
+
+
+def _write(figure: Any, path: str | os.PathLike[str]) -> None:
     with replaced_file(path, Path(path).suffix) as made:
         figure.savefig(made, dpi=130)
 
@@ -105,15 +109,15 @@ def _nothing(axis: Any, text: str) -> None:
     axis.set_axis_off()
 
 
-def _draw_adapters(report: Report) -> Any:
-    count = len(report["tasks"])
-    base = report["base_model"] or "an unnamed base"
+def _draw_adapters(report: AdaptersReport) -> Any:
+    count = len(report.tasks)
+    base = report.base_model or "an unnamed base"
     figure, axes = _figure(2, 3, 9.0, f"{counted(count, 'adapter')} of {_plain(base, 60)}")
-    names = report["likeness"]["tasks"]
-    _heat(axes[0, 0], report["likeness"]["a"], names, "Cosine of the A's as given")
-    _heat(axes[0, 1], report["likeness"]["products"], names, "Cosine of the products dW")
+    names = report.likeness.tasks
+    _heat(axes[0, 0], report.likeness.a, names, "Cosine of the A's as given")
+    _heat(axes[0, 1], report.likeness.products, names, "Cosine of the products dW")
     _energy(axes[0, 2], report)
-    _profile(axes[1, 0], report["modules"])
+    _profile(axes[1, 0], report.modules)
     _savings(axes[1, 1], report)
     _sizes(axes[1, 2], report)
     return figure
@@ -139,11 +143,11 @@ def _heat(axis: Any, matrix: Sequence[Sequence[float | None]], names: Any, title
                 axis.text(j, i, text, ha="center", va="center", fontsize=7, color=colour)
 
 
-def _energy(axis: Any, report: Report) -> None:
-    by_type: dict[str, list[list[float]]] = {}
-    for row in report["modules"]:
-        if row["spectrum"]:
-            by_type.setdefault(row["type"], []).append(row["spectrum"])
+def _energy(axis: Any, report: AdaptersReport) -> None:
+    by_type: dict[str, list[Sequence[float]]] = {}
+    for row in report.modules:
+        if row.spectrum:
+            by_type.setdefault(row.type, []).append(row.spectrum)
     shown = list(by_type.items())[: len(_COLOURS)]
     text = "Energy in the k largest parts of a module"
     _title(axis, text, len(shown), len(by_type), "first {} of {} types")
@@ -164,11 +168,15 @@ def _energy(axis: Any, report: Report) -> None:
         axis.legend(frameon=False, fontsize=8, loc="lower right")
 
 
-def _profile(axis: Any, modules: Sequence[Report]) -> None:
+def _profile(axis: Any, modules: Sequence[ModuleComparison]) -> None:
     axis.set_title("Likeness by module, in order of the file")
-    kinds = (("a_cosine", "A"), ("b_cosine", "B"), ("product_cosine", "dW"))
-    for i, (key, label) in enumerate(kinds):
-        points = [(x, row[key]) for x, row in enumerate(modules) if row[key] is not None]
+    kinds = {
+        "A": [row.a_cosine for row in modules],
+        "B": [row.b_cosine for row in modules],
+        "dW": [row.product_cosine for row in modules],
+    }
+    for i, (label, cosines) in enumerate(kinds.items()):
+        points = [(x, cosine) for x, cosine in enumerate(cosines) if cosine is not None]
         if points:
             axis.plot(*zip(*points, strict=True), ".", color=_COLOURS[i], label=f"cos {label}")
     axis.axhline(0, color="0.7", linewidth=0.8)
@@ -179,45 +187,40 @@ def _profile(axis: Any, modules: Sequence[Report]) -> None:
         axis.legend(frameon=False, fontsize=8)
 
 
-def _savings(axis: Any, report: Report) -> None:
-    point = report["reference"]
+def _savings(axis: Any, report: AdaptersReport) -> None:
+    point = report.reference
     if point is None:
         _nothing(axis, "nothing to code")
         return
-    every = [row for row in report["types"] if row["sharing"]]
-    rows = sorted(every, key=lambda row: row["sharing"]["private_bytes"])[-_MOST_TYPES:]
-    text = f"Bytes by type of module at {100 * point['fraction']:.1f} % of fp16"
+    every = [(row, row.sharing) for row in report.types if row.sharing]
+    rows = sorted(every, key=lambda pair: pair[1].private_bytes)[-_MOST_TYPES:]
+    text = f"Bytes by type of module at {100 * point.fraction:.1f} % of fp16"
     _title(axis, text, len(rows), len(every), "largest {} of {} types")
     places = range(len(rows))
-    alone = [row["sharing"]["private_bytes"] / 1000 for row in rows]
-    saved = [row["sharing"]["saved_bytes"] / 1000 for row in rows]
+    alone = [sharing.private_bytes / 1000 for _, sharing in rows]
+    saved = [sharing.saved_bytes / 1000 for _, sharing in rows]
     rest = [a - s for a, s in zip(alone, saved, strict=True)]
     axis.barh(places, rest, color=_COLOURS[0], label="with shared forms, at equal harm")
     axis.barh(places, saved, left=rest, color=_COLOURS[1], label="saved by sharing")
-    for place, row in zip(places, rows, strict=True):
-        text = f" {100 * row['sharing']['saved']:.1f} %"
+    for place, (_, sharing) in zip(places, rows, strict=True):
+        text = f" {100 * sharing.saved:.1f} %"
         axis.text(alone[place], place, text, va="center", fontsize=8)
-    axis.set_yticks(
-        places, [f"{_short(row['type'])} ({row['modules']})" for row in rows], fontsize=8
-    )
+    axis.set_yticks(places, [f"{_short(row.type)} ({row.modules})" for row, _ in rows], fontsize=8)
     axis.set_xlim(0, 1.15 * max(alone, default=1.0))
     axis.set_xlabel("estimated kB; the whole bar is the private form alone")
     axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
 
 
-def _sizes(axis: Any, report: Report) -> None:
+def _sizes(axis: Any, report: AdaptersReport) -> None:
     axis.set_title("Size of a merge by its mean error")
-    points = report["curve"]
+    points = report.curve
     if not points:
         _nothing(axis, "nothing to code")
         return
-    for keys, style, label in (
-        (("private_fraction", "private_error"), "s--", "private form alone"),
-        (("fraction", "error"), "o-", "all forms"),
-    ):
-        x, y = ([100 * p[keys[0]] for p in points], [p[keys[1]] for p in points])
-        colour = _COLOURS[0] if style == "o-" else _COLOURS[1]
-        axis.plot(x, y, style, color=colour, label=label, markersize=4)
+    x, y = [100 * p.private_fraction for p in points], [p.private_error for p in points]
+    axis.plot(x, y, "s--", color=_COLOURS[1], label="private form alone", markersize=4)
+    x, y = [100 * p.fraction for p in points], [p.error for p in points]
+    axis.plot(x, y, "o-", color=_COLOURS[0], label="all forms", markersize=4)
     axis.set_xscale("log")
     axis.set_xlabel("size of the bundle, % of the fp16 bytes")
     axis.set_ylabel("relative Frobenius error, mean over tasks")
@@ -230,14 +233,14 @@ def _sizes(axis: Any, report: Report) -> None:
     axis.legend(frameon=False, fontsize=8)
 
 
-def _draw_bundle(report: Report) -> Any:
+def _draw_bundle(report: BundleReport) -> Any:
     from hydraopt.bundle.originals import Originals, compared
 
-    tasks = report["tasks"]
+    tasks = report.tasks
     height = 4.5 + 0.18 * min(len(tasks), _MOST_TASKS)
-    title = f"{Path(report['path']).name}: {report['size']:,} bytes"
-    originals = Originals(report["original_bytes"], report["originals"])
-    whole = compared(report["size"], originals)
+    title = f"{Path(report.path).name}: {report.size:,} bytes"
+    originals = Originals(report.original_bytes, report.originals)
+    whole = compared(report.size, originals)
     figure, axes = _figure(1, 3, height, f"{_plain(title, 80)}, {whole}")
     _task_bytes(axes[0, 0], report)
     _error_map(axes[0, 1], report)
@@ -245,21 +248,21 @@ def _draw_bundle(report: Report) -> Any:
     return figure
 
 
-def _task_bytes(axis: Any, report: Report) -> None:
-    every = report["tasks"]
-    tasks = sorted(every, key=lambda x: x["own_bytes"] + x["carried_bytes"])[-_MOST_TASKS:]
+def _task_bytes(axis: Any, report: BundleReport) -> None:
+    every = report.tasks
+    tasks = sorted(every, key=lambda x: x.own_bytes + x.carried_bytes)[-_MOST_TASKS:]
     text = "Bytes of each task, and its error"
     _title(axis, text, len(tasks), len(every), "largest {} of {} tasks")
     places = range(len(tasks))
-    own = [x["own_bytes"] / 1000 for x in tasks]
-    carried = [x["carried_bytes"] / 1000 for x in tasks]
+    own = [x.own_bytes / 1000 for x in tasks]
+    carried = [x.carried_bytes / 1000 for x in tasks]
     axis.barh(places, own, color=_COLOURS[0], label="own stream")
     if any(carried):
         axis.barh(places, carried, left=own, color=_COLOURS[1], label="carried bit by bit")
     for place, task in zip(places, tasks, strict=True):
         total = own[place] + carried[place]
-        axis.text(total, place, f" {task['error']:.3f}", va="center", fontsize=8)
-    axis.set_yticks(places, [_plain(x["name"], 28) for x in tasks], fontsize=8)
+        axis.text(total, place, f" {task.error:.3f}", va="center", fontsize=8)
+    axis.set_yticks(places, [_plain(x.name, 28) for x in tasks], fontsize=8)
     most = max((a + b for a, b in zip(own, carried, strict=True)), default=1.0)
     axis.set_xlim(0, 1.18 * most or 1.0)
     axis.set_xlabel("kB; the number is the relative error")
@@ -267,33 +270,31 @@ def _task_bytes(axis: Any, report: Report) -> None:
         axis.legend(frameon=False, fontsize=8, loc="lower right")
 
 
-def _error_map(axis: Any, report: Report) -> None:
-    tasks, text = report["tasks"][:_MOST_ROWS], "Relative error of each task in each module"
-    _title(axis, text, len(tasks), len(report["tasks"]), "first {} of {} tasks")
-    place = {row["path"]: i for i, row in enumerate(report["modules"])}
+def _error_map(axis: Any, report: BundleReport) -> None:
+    tasks, text = report.tasks[:_MOST_ROWS], "Relative error of each task in each module"
+    _title(axis, text, len(tasks), len(report.tasks), "first {} of {} tasks")
+    place = {row.path: i for i, row in enumerate(report.modules)}
     if not place or not tasks:
         _nothing(axis, "nothing is coded")
         return
     values = [[float("nan")] * len(place) for _ in tasks]
     for i, task in enumerate(tasks):
-        for detail in task["details"]:
-            if detail["path"] in place:
-                values[i][place[detail["path"]]] = detail["error"]
+        for detail in task.details:
+            if detail.path in place:
+                values[i][place[detail.path]] = detail.error
     image = axis.imshow(values, aspect="auto", cmap="viridis", interpolation="nearest", vmin=0)
     axis.figure.colorbar(image, ax=axis, shrink=0.8)
     if len(tasks) <= _MOST_LABELS:
-        axis.set_yticks(range(len(tasks)), [_plain(x["name"], 28) for x in tasks], fontsize=8)
+        axis.set_yticks(range(len(tasks)), [_plain(x.name, 28) for x in tasks], fontsize=8)
     axis.set_xlabel("module, in order of the file")
 
 
-def _type_bytes(axis: Any, report: Report) -> None:
-    rows = [
-        (_short(x["type"]), x["bytes"], sum(x["basis_bytes"].values())) for x in report["types"]
-    ]
+def _type_bytes(axis: Any, report: BundleReport) -> None:
+    rows = [(_short(x.type), x.bytes, sum(x.basis_bytes.values())) for x in report.types]
     count, rows = len(rows), sorted(rows, key=lambda x: x[1])[-_MOST_TYPES:]
     text = "Where the bytes of the file are"
     _title(axis, text, len(rows), count, "largest {} of {} types of modules")
-    by_place = report["parts"]
+    by_place = report.parts
     rows += [
         (f"({name})", by_place[name], 0)
         for name in ("carried", "manifest", "header")
@@ -314,7 +315,7 @@ def _type_bytes(axis: Any, report: Report) -> None:
         axis.legend(frameon=False, fontsize=8, loc="lower right")
     for place, (_, total, _) in zip(places, rows, strict=True):
         axis.text(
-            total / 1000, place, f" {100 * total / report['size']:.1f} %", va="center", fontsize=8
+            total / 1000, place, f" {100 * total / report.size:.1f} %", va="center", fontsize=8
         )
     axis.set_yticks(places, [name for name, *_ in rows], fontsize=8)
     axis.set_xlim(0, 1.2 * max((total for _, total, _ in rows), default=1) / 1000 or 1.0)
