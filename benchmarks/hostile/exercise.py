@@ -161,7 +161,7 @@ def _inspect(path: Path) -> None:
     import json
 
     from hydraopt.inspect.bundle import inspect_bundle
-    from hydraopt.tojson import to_json
+    from hydraopt.jsonvalues import to_json
 
     json.dumps(to_json(inspect_bundle(path)))
 

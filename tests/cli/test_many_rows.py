@@ -16,9 +16,9 @@ from hydraopt.cli.main import cli
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.records import write_record
 from hydraopt.inspect import inspect_bundle
+from hydraopt.jsonvalues import to_json
 from hydraopt.report.build import build
 from hydraopt.report.page import render
-from hydraopt.tojson import to_json
 from tests.bundle.bundles import tiny
 from tests.limited import run_limited
 

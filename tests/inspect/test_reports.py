@@ -19,6 +19,7 @@ from hydraopt.errors import AdapterFormatError, BundleFormatError, UsageError
 from hydraopt.inspect import inspect_adapters, inspect_bundle, is_bundle
 from hydraopt.inspect.adapters import AdaptersReport
 from hydraopt.inspect.bundle import BundleReport
+from hydraopt.jsonvalues import to_json
 from hydraopt.merging.merge import merge
 from hydraopt.report.figures import (
     _draw_adapters,
@@ -27,7 +28,6 @@ from hydraopt.report.figures import (
     check_plot,
     draw,
 )
-from hydraopt.tojson import to_json
 from tests.conftest import MakeAdapter
 from tests.marks import slow
 

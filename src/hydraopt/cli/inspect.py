@@ -22,7 +22,7 @@ from hydraopt.cli.common import (
 )
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
-from hydraopt.tojson import to_json
+from hydraopt.jsonvalues import to_json
 from hydraopt.values import counted
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from hydraopt.cli.common import (
     warn,
     worst,
 )
-from hydraopt.tojson import to_json
+from hydraopt.jsonvalues import to_json
 from hydraopt.values import counted
 
 if TYPE_CHECKING:
