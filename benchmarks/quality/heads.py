@@ -35,10 +35,12 @@ from hydraopt.evaluate.classify import (
     run_classification,
     saved_tensors,
 )
-from hydraopt.evaluate.compare import ORIGINAL, task_result
+from hydraopt.evaluate.compared import ORIGINAL
+from hydraopt.evaluate.results import task_result
 from hydraopt.evaluate.run import Scores, TaskRows
 from hydraopt.evaluate.taskfile import read_task_file
 from hydraopt.inspect import inspect_bundle
+from hydraopt.jsonvalues import to_json
 
 __all__ = ["heads_rounded", "main", "matched", "without_head"]
 
@@ -108,7 +110,9 @@ class Scored:
         """What `hydraopt eval` says of the adapter and these sets."""
         model, rows = self.rows(name)
         everything = {ORIGINAL: self.original(name), **sets}
-        return task_result(rows, run_classification(model, rows, everything, ORIGINAL), 0, True)
+        scores = run_classification(model, rows, everything, ORIGINAL)
+        result: dict[str, Any] = to_json(task_result(name, rows, scores, 0, True))
+        return result
 
 
 def factors_of(path: Path, name: str) -> dict[str, Any]:

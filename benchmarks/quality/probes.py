@@ -29,6 +29,8 @@ from benchmarks.rivals.heads import heads
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.evaluate.compare import Compared, bundles_of, evaluate
+from hydraopt.evaluate.results import Evaluation
+from hydraopt.jsonvalues import to_json
 from hydraopt.progress import Progress
 
 __all__ = ["main"]
@@ -127,8 +129,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     before = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     _refuse_others(out.name, before, compared, extra, args.products)
 
-    def keep(result: Mapping[str, Any]) -> None:
+    def keep(evaluation: Evaluation) -> None:
         nonlocal before
+        result = to_json(evaluation)
         whole = _joined(before, result, names) | extra
         before = {**whole, "tasks": [_counted(task) for task in whole["tasks"]]}
         save_json(out, before, "tasks")
@@ -178,7 +181,7 @@ def _refuse_others(
         return
     now = {
         "adapters": {x: adapter.content_hash() for x, adapter in compared.adapters.items()},
-        "bundles": bundles_of(compared),
+        "bundles": to_json(bundles_of(compared)),
         "limits": extra["limits"],
         "products": products,
     }

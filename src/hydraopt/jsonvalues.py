@@ -6,34 +6,27 @@ import functools
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, field, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import PurePath
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["absent_if_none", "from_json", "to_json"]
+__all__ = ["from_json", "to_json"]
 
 T = TypeVar("T")
-
-_ABSENT_IF_NONE: Final = "absent_if_none"
-
-
-def absent_if_none() -> Any:
-    """Declare a dataclass field whose default is None, and which JSON lacks while it is None."""
-    return field(default=None, metadata={_ABSENT_IF_NONE: True})
 
 
 def to_json(value: Any) -> Any:
     """Return a dataclass as a dict by field name, and everything in it likewise.
 
-    A class attribute ``SCHEMA`` of a dataclass becomes the key ``schema``, before its fields.
-    Mappings become dicts, tuples and lists become lists, paths become text. Other values stay as
-    they are.
+    A field whose default is None is left out while it is None. A class attribute ``SCHEMA`` becomes
+    the key ``schema``, before the fields. Mappings become dicts, tuples and lists become lists,
+    paths become text. Other values stay as they are.
     """
     if is_dataclass(value) and not isinstance(value, type):
         result = {"schema": value.SCHEMA} if hasattr(value, "SCHEMA") else {}
         for one in fields(value):
             content = getattr(value, one.name)
-            if content is not None or _ABSENT_IF_NONE not in one.metadata:
+            if content is not None or one.default is not None:
                 result[one.name] = to_json(content)
         return result
     if isinstance(value, Mapping):

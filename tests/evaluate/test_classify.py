@@ -75,8 +75,8 @@ def test_scores_are_those_of_peft_and_scikit_learn(base, mood, tmp_path) -> None
     merge([adapter(tmp_path / "mood-en")], tmp_path / "b", error=0.3, workers=1)
     open_bundle(tmp_path / "b")["mood-en"].save_pretrained(tmp_path / "out", dtype="float32")
     compared = read_compared([str(tmp_path / "mood-en"), str(tmp_path / "b")])
-    (task,) = evaluate(compared, Request(str(base), mood))["tasks"]
-    assert (task["metric"], task["rows"], set(task["results"])) == (
+    (task,) = evaluate(compared, Request(str(base), mood)).tasks
+    assert (task.metric, task.rows, set(task.results)) == (
         "macro-F1",
         24,
         {"original", "b"},
@@ -84,24 +84,24 @@ def test_scores_are_those_of_peft_and_scikit_learn(base, mood, tmp_path) -> None
     old, new = (peft_logits(base, tmp_path / x) for x in ("mood-en", "out"))
     wanted = np.arange(24) % 3
     for name, logits in (("original", old), ("b", new)):
-        found, best = task["results"][name], logits.argmax(1).numpy()
+        found, best = task.results[name], logits.argmax(1).numpy()
         f1 = f1_score(wanted, best, average="macro", labels=[0, 1, 2])
         accuracy = 100 * accuracy_score(wanted, best)
-        assert found["scores"]["accuracy"] == pytest.approx(accuracy, abs=1e-3)
-        assert found["scores"]["macro-F1"] == pytest.approx(100 * f1, abs=1e-3)
+        assert found.scores["accuracy"] == pytest.approx(accuracy, abs=1e-3)
+        assert found.scores["macro-F1"] == pytest.approx(100 * f1, abs=1e-3)
         loss = F.cross_entropy(logits, torch.tensor(wanted)).item()
-        assert found["loss"] == pytest.approx(loss, abs=2e-5)
-        assert "recovery" not in found
+        assert found.loss == pytest.approx(loss, abs=2e-5)
+        assert found.recovery is None
     flips = int((old.argmax(1) != new.argmax(1)).sum())
     kl = F.kl_div(new.log_softmax(1), old.log_softmax(1), log_target=True, reduction="batchmean")
-    assert task["results"]["b"]["flips"] == task["results"]["b"]["changed"] == flips
-    assert task["results"]["b"]["changed_pct"] == pytest.approx(100 * flips / 24, abs=1e-3)
-    assert task["results"]["b"]["kl_answer"] == task["results"]["b"]["kl"]
-    assert task["results"]["b"]["agreement"] == pytest.approx(100 - 100 * flips / 24, abs=1e-3)
-    assert task["results"]["b"]["kl"] == pytest.approx(kl.item(), abs=1e-5)
+    assert task.results["b"].flips == task.results["b"].changed == flips
+    assert task.results["b"].changed_pct == pytest.approx(100 * flips / 24, abs=1e-3)
+    assert task.results["b"].kl_answer == task.results["b"].kl
+    assert task.results["b"].agreement == pytest.approx(100 - 100 * flips / 24, abs=1e-3)
+    assert task.results["b"].kl == pytest.approx(kl.item(), abs=1e-5)
     assert kl > 1e-4
-    change = task["results"]["b"]["difference"]["accuracy"]
-    assert change["low"] <= change["difference"] <= change["high"]
+    change = task.results["b"].difference["accuracy"]
+    assert change.low <= change.difference <= change.high
 
 
 def test_the_order_of_labels(base, mood, tmp_path) -> None:
@@ -144,8 +144,8 @@ def test_noise_on_the_head_flips_labels_and_the_model_stays(base, mood) -> None:
 def test_long_rows_are_left_out(base, mood, tmp_path) -> None:
     compared = read_compared([str(adapter(tmp_path / "mood-en"))])
     lengths = [len(x) for x in TEXTS]
-    (task,) = evaluate(compared, Request(str(base), mood, tokens=max(lengths) - 1))["tasks"]
-    assert (task["rows"], task["left_out"]) == (
+    (task,) = evaluate(compared, Request(str(base), mood, tokens=max(lengths) - 1)).tasks
+    assert (task.rows, task.left_out) == (
         sum(x < max(lengths) for x in lengths),
         lengths.count(max(lengths)),
     )

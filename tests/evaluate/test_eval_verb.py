@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -210,8 +211,8 @@ def test_the_base_may_be_left_out(adapter, base, tasks, tmp_path) -> None:
     results = {}
     for with_base in (True, False):
         request = Request(str(base), tasks, with_base=with_base)
-        (task,) = evaluate(compared, request)["tasks"]
-        results[with_base] = task["results"]
+        (task,) = evaluate(compared, request).tasks
+        results[with_base] = task.results
     assert set(results[True]) - set(results[False]) == {"base"}
     whole, alone = (results[x][bundle.name] for x in (True, False))
-    assert alone == {key: value for key, value in whole.items() if key != "recovery"}
+    assert alone == replace(whole, recovery=None)

@@ -11,6 +11,8 @@ import pytest
 
 from hydraopt.evaluate import probing
 from hydraopt.evaluate.compare import Request, evaluate, read_compared
+from hydraopt.evaluate.results import Skipped
+from hydraopt.jsonvalues import to_json
 from tests.conftest import write_adapter
 from tests.evaluate.test_classify import BOTH, adapter, mood
 from tests.evaluate.test_eval_verb import base, run
@@ -56,8 +58,8 @@ def test_the_source_of_no_numbers_is_named(both, base, tasks) -> None:
     b, a = factors(0.1)[PATH]
     others = {"x": {"spell-en": {PATH: (b * HUGE, a * HUGE)}}, "y": {"spell-en": {PATH: (b, a)}}}
     compared = replace(read_compared([both[1]]), others=others)
-    (entry,) = evaluate(compared, Request(str(base), tasks))["tasks"]
-    assert "got NaN or infinity of x." in entry["skipped"]
+    (entry,) = evaluate(compared, Request(str(base), tasks)).tasks
+    assert "got NaN or infinity of x." in str(entry.skipped)
 
 
 def test_heads_whose_logits_are_none(base, mood, tmp_path) -> None:
@@ -67,11 +69,11 @@ def test_heads_whose_logits_are_none(base, mood, tmp_path) -> None:
     more = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
     write_adapter(folder, pairs, extras=head, **more)
     request = Request(str(base), mood, swaps=True, people=2)
-    (entry,) = evaluate(read_compared([str(folder)]), request)["tasks"]
+    (entry,) = evaluate(read_compared([str(folder)]), request).tasks
     why = "logits are no numbers [adapter mood-en]; got NaN or infinity of original"
-    assert entry["skipped"].startswith(why)
-    assert entry["swaps"]["skipped"].startswith(why)
-    json.dumps(entry, allow_nan=False)
+    assert str(entry.skipped).startswith(why)
+    assert entry.swaps.skipped.startswith(why)
+    json.dumps(to_json(entry), allow_nan=False)
 
 
 def test_probes_and_swaps_of_the_others_are_asked(both, base, tmp_path, cache) -> None:
@@ -87,12 +89,13 @@ def test_probes_and_swaps_of_the_others_are_asked(both, base, tmp_path, cache) -
         str(base), folder.parent, names, probes=probes, swaps=True, people=2, score=False
     )
     result = evaluate(read_compared(both), request)
-    json.dumps(result, allow_nan=False)
-    by = {x["adapter"]: x for x in result["tasks"]}
-    for what in ("probes", "swaps"):
-        assert by["spell-fr"][what].keys() == {"skipped"}
-        assert "got NaN or infinity of original" in by["spell-fr"][what]["skipped"]
-        assert "skipped" not in by["spell-en"][what]
+    json.dumps(to_json(result), allow_nan=False)
+    by = {x.adapter: x for x in result.tasks}
+    for one in (by["spell-fr"].probes, by["spell-fr"].swaps):
+        assert isinstance(one, Skipped)
+        assert "got NaN or infinity of original" in one.skipped
+    assert {*by["spell-en"].probes} == {"winobias"}
+    assert "gender" in by["spell-en"].swaps
     assert all("NaN" not in x.read_text() for x in (cache / "probes").iterdir())
 
 

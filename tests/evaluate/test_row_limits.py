@@ -158,10 +158,10 @@ def test_texts_of_a_classifier_have_a_place_and_a_token(tmp_path) -> None:
         modules_to_save=["classifier"],
     )  # fmt: skip
     base = saved(tmp_path / "base", bert())
-    (entry,) = evaluate(read_compared([str(folder)]), Request(str(base), tasks))["tasks"]
+    (entry,) = evaluate(read_compared([str(folder)]), Request(str(base), tasks)).tasks
     why = f"longer than the base's context of {PLACES} tokens"
-    assert (entry["rows"], entry["left_out"]) == (4, 2)
-    assert entry["left_out_why"] == {why: 1, "without a token": 1}
+    assert (entry.rows, entry.left_out) == (4, 2)
+    assert entry.left_out_why == {why: 1, "without a token": 1}
 
 
 def test_a_task_of_empty_texts_says_so(tmp_path) -> None:

@@ -78,7 +78,7 @@ def work(monkeypatch) -> dict[str, list[int]]:
 
 
 def plain(result):
-    return {**json.loads(json.dumps(result)), "seconds": 0}
+    return replace(result, seconds=0)
 
 
 def begin(work, most: int) -> None:
@@ -209,7 +209,7 @@ def test_a_result_that_cannot_be_written_is_not_lost(asked, work, cache) -> None
     begin(work, 0)
     saved = []
     evaluate(*asked, save=saved.append)
-    assert [task["adapter"] for task in saved[0]["tasks"]] == ["spell-en", "spell-fr"]
+    assert [task.adapter for task in saved[0].tasks] == ["spell-en", "spell-fr"]
     assert not list(cache.iterdir())
 
 

@@ -98,18 +98,19 @@ def test_labels_that_follow_a_person_are_counted_by_who() -> None:
         | {(i, texts[i]["male"]): "bad" for i in (3, 4)}
     )
     made = swap_measures(rows, {"original": old, "bundle": new}, "original")["gender"]
-    assert (made["how"], made["rows"]) == (FRAMED, 5)
-    assert made["results"]["original"]["depends"]["count"] == 3
-    assert len(made["numbers"]) == made["rows"]
-    assert made["results"]["original"]["by_row"].count("d") == 3
-    mine = made["results"]["bundle"]
+    assert (made.how, made.rows) == (FRAMED, 5)
+    assert made.results["original"].depends.count == 3
+    assert len(made.numbers) == made.rows
+    assert made.results["original"].by_row.count("d") == 3
+    mine = made.results["bundle"]
     # Row 3 is moved by both alike: its label does not depend on who it is.
-    assert mine["depends"]["count"] == 3
-    assert mine["groups"]["female"]["moved"]["count"] == 3
-    assert mine["groups"]["female"]["labels"] == {"bad": 3, "good": 2}
-    change = mine["change"]
-    assert (change["new"]["count"], change["new"]["of"], change["gone"]) == (2, 2, 2)
-    assert change["groups"]["female"]["count"] == 3
-    assert change["groups"]["male"]["count"] == 0
-    assert change["p"] == 1.0
-    assert "change" not in made["results"]["original"]
+    assert mine.depends.count == 3
+    assert mine.groups["female"].moved.count == 3
+    assert mine.groups["female"].labels == {"bad": 3, "good": 2}
+    change = mine.change
+    assert change is not None
+    assert (change.new.count, change.new.of, change.gone) == (2, 2, 2)
+    assert change.groups["female"].count == 3
+    assert change.groups["male"].count == 0
+    assert change.p == 1.0
+    assert made.results["original"].change is None

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from hydraopt.errors import UsageError
+from hydraopt.jsonvalues import to_json
 from hydraopt.probes.answers import BBQ_KEYS
 from hydraopt.probes.items import AMBIGUOUS, DISAMBIGUATED, ProbeItem, ProbeSide, sampled
-from hydraopt.probes.reading import PROBES, read_probes
+from hydraopt.probes.reading import PROBES, PassedBy, read_probes
 
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "probes"
 
@@ -39,8 +40,8 @@ def altered(file: str, old: str, new: str, folder: Path) -> Path:
 def test_a_folder_has_all_that_lies_below_it() -> None:
     probes = read_probes([SAMPLES])
     assert probes.items.keys() == PROBES.keys()
-    assert {x["probe"] for x in probes.sources} == PROBES.keys()
-    assert all(re.fullmatch("[0-9a-f]{64}", x["sha256"]) for x in probes.sources)
+    assert {x.probe for x in probes.sources} == PROBES.keys()
+    assert all(re.fullmatch("[0-9a-f]{64}", x.sha256) for x in probes.sources)
     for held in probes.items.values():
         for item in held:
             assert {"stereotype", "against"} <= {side.role for side in item.sides}
@@ -55,7 +56,7 @@ def test_winogender_takes_the_majority_for_the_stereotype() -> None:
     assert roofer["The roofer asked the neighbour whether she had a ladder."] == "against"
     assert ("pronoun of", "somebody else") in mine["roofer.neighbour.1"].groups
     (source,) = read_probes([SAMPLES / "winogender"]).sources
-    assert source["left_out"] == {"occupations without a majority of one sex": 2}
+    assert source.left_out == {"occupations without a majority of one sex": 2}
 
 
 def test_winobias_pairs_lines_and_counts_what_does_not_fit() -> None:
@@ -71,7 +72,7 @@ def test_winobias_pairs_lines_and_counts_what_does_not_fit() -> None:
         "job": "midwife",
     }
     (source,) = read_probes([SAMPLES / "winobias"]).sources
-    assert source["left_out"] == {"pairs that differ in more than pronouns": 1}
+    assert source.left_out == {"pairs that differ in more than pronouns": 1}
 
 
 def test_bbq_turns_the_stereotype_with_the_question() -> None:
@@ -110,9 +111,7 @@ def test_a_question_without_one_target_is_left_out(tmp_path) -> None:
     (tmp_path / "x.jsonl").write_text("\n".join([one.replace('"nonOld"', '"old"'), *rest]))
     probes = read_probes([tmp_path])
     assert len(probes.items["bbq"]) == len(rest)
-    assert probes.sources[0]["left_out"] == {
-        "questions of which the tags do not tell one target": 1
-    }
+    assert probes.sources[0].left_out == {"questions of which the tags do not tell one target": 1}
 
 
 def test_kobbq_says_which_answer_follows_the_stereotype() -> None:
@@ -146,7 +145,7 @@ def test_the_same_items_twice_are_asked_once(tmp_path) -> None:
     shutil.copytree(SAMPLES / "bbq", tmp_path / "b")
     probes = read_probes([tmp_path])
     assert len(probes.items["bbq"]) == 8
-    assert probes.sources[1]["left_out"] == {"items that another file has": 8}
+    assert probes.sources[1].left_out == {"items that another file has": 8}
 
 
 def test_an_item_of_boundless_length_is_left_out(tmp_path) -> None:
@@ -155,7 +154,7 @@ def test_an_item_of_boundless_length_is_left_out(tmp_path) -> None:
     path.write_text(text.replace("The old man", "The old man" + " and he" * 600))
     probes = read_probes([path])
     assert len(probes.items["crows-pairs"]) == 2
-    assert probes.sources[0]["left_out"] == {"over 4,000 characters": 1}
+    assert probes.sources[0].left_out == {"over 4,000 characters": 1}
 
 
 @pytest.mark.parametrize(
@@ -175,8 +174,8 @@ def test_an_item_of_boundless_length_is_left_out(tmp_path) -> None:
 def test_what_cannot_be_asked_is_left_out(file, old, new, why, tmp_path) -> None:
     path = altered(file, old, new, tmp_path / "probes")
     (whole,), (source,) = read_probes([SAMPLES / file]).sources, read_probes([path.parent]).sources
-    assert source["left_out"][why] == 1
-    assert source["items"] == whole["items"] - 1
+    assert source.left_out[why] == 1
+    assert source.items == whole.items - 1
 
 
 def test_a_string_of_json_may_hold_another_end_of_lines(tmp_path) -> None:
@@ -308,13 +307,13 @@ def test_a_file_of_other_columns_is_refused_where_it_is_named(
         read_probes([path])
     assert path.name in str(caught.value)
     whole = read_probes([folder])
-    assert {"file": file, "why": why} in whole.passed_by
+    assert PassedBy(file, why) in whole.passed_by
     with pytest.raises(UsageError, match=rf"no probe lies there.*{path.name} \({why}\)"):
         read_probes([path.parent])
 
 
 def test_what_is_passed_by_is_listed_and_what_is_read_along_is_not(tmp_path) -> None:
-    assert read_probes([SAMPLES]).passed_by == [{"file": "README.md", "why": "no probe"}]
+    assert read_probes([SAMPLES]).passed_by == (PassedBy("README.md", "no probe"),)
     shutil.copytree(SAMPLES / "winogender", tmp_path / "winogender")
     shutil.copytree(SAMPLES / "winobias", tmp_path / "winobias")
     (tmp_path / "winobias" / "x.csv").write_text("a,b\n1,2\n")
@@ -325,7 +324,7 @@ def test_what_is_passed_by_is_listed_and_what_is_read_along_is_not(tmp_path) -> 
     (tmp_path / ".git" / "x.csv").write_text("a,b\n")
     probes = read_probes([tmp_path])
     assert probes.items.keys() == {"winogender", "winobias"}
-    assert {x["file"]: x["why"] for x in probes.passed_by} == {
+    assert {x.file: x.why for x in probes.passed_by} == {
         "winobias/x.csv": "no probe",
         "linked": "a link",
         "z.jsonl": "a link",
@@ -339,11 +338,11 @@ def test_names_that_no_file_can_hold_are_escaped(tmp_path) -> None:
     keys = [x for x in BBQ_KEYS if x != "question_polarity"]
     (tmp_path / "x.jsonl").write_text(json.dumps({**dict.fromkeys(keys, 1), "\ud800": 1}))
     passed = read_probes([tmp_path]).passed_by
-    assert {x["file"]: x["why"] for x in passed} == {
+    assert {x.file: x.why for x in passed} == {
         "\\udcff.csv": "no probe",
         "x.jsonl": "like bbq, without question_polarity",
     }
-    assert json.dumps(passed, ensure_ascii=False).encode()
+    assert json.dumps(to_json(passed), ensure_ascii=False).encode()
     with pytest.raises(UsageError) as caught:
         read_probes([tmp_path / "x.jsonl"])
     assert str(caught.value).encode()
@@ -353,8 +352,8 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path) -> None:
     shutil.copytree(SAMPLES / "bbq", tmp_path / "bbq")
     os.mkfifo(tmp_path / "x.csv")
     (row,) = read_probes([tmp_path]).passed_by
-    assert row["file"] == "x.csv"
-    assert row["why"].startswith("cannot be read: ")
+    assert row.file == "x.csv"
+    assert row.why.startswith("cannot be read: ")
 
 
 def test_a_folder_that_cannot_be_read_says_so(tmp_path, monkeypatch) -> None:
@@ -368,8 +367,8 @@ def test_a_folder_that_cannot_be_read_says_so(tmp_path, monkeypatch) -> None:
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    row = {"file": "closed", "why": "cannot be read: Permission denied"}
-    assert read_probes([tmp_path]).passed_by == [row]
+    row = PassedBy("closed", "cannot be read: Permission denied")
+    assert read_probes([tmp_path]).passed_by == (row,)
     with pytest.raises(UsageError, match=r"no probe lies there.*\(cannot be read: Permission"):
         read_probes([tmp_path / "closed"])
 
@@ -378,7 +377,7 @@ def test_a_probe_in_another_layout_is_no_probe(tmp_path) -> None:
     shutil.copytree(SAMPLES / "bbq", tmp_path / "bbq")
     (tmp_path / "x.csv").write_text(",".join(BBQ_KEYS) + "\n")
     why = "like bbq, in another layout"
-    assert read_probes([tmp_path]).passed_by == [{"file": "x.csv", "why": why}]
+    assert read_probes([tmp_path]).passed_by == (PassedBy("x.csv", why),)
     with pytest.raises(UsageError, match=why):
         read_probes([tmp_path / "x.csv"])
 

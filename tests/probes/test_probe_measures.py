@@ -78,22 +78,23 @@ def test_flips_have_a_direction_and_groups() -> None:
     after = [x != (i in (0, 2, 20, 21, 23, 25, 27, 29, 31)) for i, x in enumerate(before)]
     made = probe_measures({"x": items}, {"x": _scores(after)}, {"x": _scores(before)})["x"]
     whole = made[ALL]
-    assert (whole["items"], whole["stereotype"], whole["against"]) == (40, 25, 15)
-    assert whole["preference"]["pct"] == 62.5
-    assert whole["choices"] == "".join("s" if x else "a" for x in after)
-    assert made["about: odd"]["choices"] == whole["choices"][1::2]
-    assert whole["preference"]["p"] == pytest.approx(binomtest(25, 40).pvalue, abs=1e-6)
-    change = whole["change"]
-    assert (change["flips"], change["towards"], change["away"]) == (9, 7, 2)
-    assert change["p"] == pytest.approx(binomtest(7, 9).pvalue, abs=1e-6)
-    assert change["lean"]["value"] == pytest.approx(100 * 2 * (7 - 2) / 40)
-    assert change["margin"]["value"] == pytest.approx(2 * (7 - 2) / 40)
-    odd = made["about: odd"]["change"]
-    assert (odd["flips"], odd["towards"], odd["away"]) == (6, 6, 0)
+    assert (whole.items, whole.stereotype, whole.against) == (40, 25, 15)
+    assert whole.preference.pct == 62.5
+    assert whole.choices == "".join("s" if x else "a" for x in after)
+    assert made["about: odd"].choices == whole.choices[1::2]
+    assert whole.preference.p == pytest.approx(binomtest(25, 40).pvalue, abs=1e-6)
+    change = whole.change
+    assert change is not None
+    assert (change.flips, change.towards, change.away) == (9, 7, 2)
+    assert change.p == pytest.approx(binomtest(7, 9).pvalue, abs=1e-6)
+    assert change.lean.value == pytest.approx(100 * 2 * (7 - 2) / 40)
+    assert change.margin.value == pytest.approx(2 * (7 - 2) / 40)
+    odd = made["about: odd"].change
+    assert (odd.flips, odd.towards, odd.away) == (6, 6, 0)
     # Three tests of changes: the smallest counts three times, the largest once.
-    ps = {name: said["change"] for name, said in made.items()}
-    assert odd["p_holm"] == pytest.approx(3 * odd["p"], abs=1e-5)
-    assert max(x["p_holm"] for x in ps.values()) == max(x["p"] for x in ps.values())
+    ps = {name: said.change for name, said in made.items()}
+    assert odd.p_holm == pytest.approx(3 * odd.p, abs=1e-5)
+    assert max(x.p_holm for x in ps.values()) == max(x.p for x in ps.values())
 
 
 def test_the_original_itself_has_no_change_and_small_groups_are_not_told_apart() -> None:
@@ -101,8 +102,8 @@ def test_the_original_itself_has_no_change_and_small_groups_are_not_told_apart()
     same = _scores([True] * len(items))
     made = probe_measures({"x": items}, {"x": same}, {"x": same})["x"]
     assert made.keys() == {ALL, "about: even"}
-    change = made[ALL]["change"]
-    assert (change["flips"], change["p"], change["margin"]["high"]) == (0, 1.0, 0.0)
+    change = made[ALL].change
+    assert (change.flips, change.p, change.margin.high) == (0, 1.0, 0.0)
 
 
 def test_flips_may_all_go_to_one_sex_and_to_no_stereotype() -> None:
@@ -113,18 +114,15 @@ def test_flips_may_all_go_to_one_sex_and_to_no_stereotype() -> None:
         items.append(ProbeItem("x", str(i), "en", (she, he), ()))
     before = [np.array([0.0, -1.0])] * 20
     after = [np.array([0.0, -1.0 if i < 12 else 1.0]) for i in range(20)]
-    change = probe_measures({"x": items}, {"x": after}, {"x": before})["x"][ALL]["change"]
-    assert (change["towards"], change["away"], change["p"]) == (4, 4, 1.0)
-    assert change["people"]["to"] == {"he": 8, "she": 0}
-    assert change["people"]["items"] == 12 * "." + 8 * "h"
-    assert change["people"]["p"] == pytest.approx(binomtest(8, 8).pvalue, abs=1e-6)
-    assert change["people"]["p_holm"] == pytest.approx(2 * change["people"]["p"], abs=1e-5)
-    assert (
-        "people"
-        not in probe_measures(
-            {"x": _pairs(20)}, {"x": _scores([True] * 20)}, {"x": _scores([False] * 20)}
-        )["x"][ALL]["change"]
-    )
+    change = probe_measures({"x": items}, {"x": after}, {"x": before})["x"][ALL].change
+    assert (change.towards, change.away, change.p) == (4, 4, 1.0)
+    assert change.people.to == {"he": 8, "she": 0}
+    assert change.people.items == 12 * "." + 8 * "h"
+    assert change.people.p == pytest.approx(binomtest(8, 8).pvalue, abs=1e-6)
+    assert change.people.p_holm == pytest.approx(2 * change.people.p, abs=1e-5)
+    pairs = {"x": _pairs(20)}
+    same, other = {"x": _scores([True] * 20)}, {"x": _scores([False] * 20)}
+    assert probe_measures(pairs, same, other)["x"][ALL].change.people is None
 
 
 def _question(i: int, condition: str, right: int) -> ProbeItem:
@@ -139,22 +137,21 @@ def test_answers_are_compared_by_nats_a_byte_and_judged() -> None:
     stereotype = np.array([-1.0, -8.0, -32.0])
     scores = [*[unknown] * 8, *[stereotype] * 4, *[stereotype] * 10, *[unknown] * 2]
     said = probe_measures({"q": items}, {"q": scores})["q"][ALL]
-    assert said["unknown"] == 10
-    open_ones, told = said[AMBIGUOUS], said[DISAMBIGUATED]
-    assert open_ones["accuracy"]["right"] == 8
-    assert open_ones["accuracy"]["p"] == pytest.approx(binomtest(8, 12, 1 / 3).pvalue, abs=1e-6)
-    assert open_ones["unknown_pct"] == pytest.approx(100 * 8 / 12, abs=1e-3)
-    assert open_ones["bias"]["value"] == pytest.approx(100 * 4 / 12, abs=1e-3)
-    assert told["accuracy"]["right"] == 5
-    assert told["bias"]["value"] == 100.0
+    assert said.unknown == 10
+    open_ones, told = said.ambiguous, said.disambiguated
+    assert open_ones.accuracy.right == 8
+    assert open_ones.accuracy.p == pytest.approx(binomtest(8, 12, 1 / 3).pvalue, abs=1e-6)
+    assert open_ones.unknown_pct == pytest.approx(100 * 8 / 12, abs=1e-3)
+    assert open_ones.bias.value == pytest.approx(100 * 4 / 12, abs=1e-3)
+    assert told.accuracy.right == 5
+    assert told.bias.value == 100.0
 
 
 def test_leaving_it_open_is_a_step_and_not_a_direction_of_its_own() -> None:
     items = [_question(i, AMBIGUOUS, 2) for i in range(10)]
     follow, leave = np.array([-1.0, -9.0, -90.0]), np.array([-9.0, -90.0, -1.0])
-    change = probe_measures({"q": items}, {"q": [follow] * 10}, {"q": [leave] * 10})["q"][ALL][
-        "change"
-    ]
-    assert (change["towards"], change["away"], change["unknown"]) == (10, 0, -10)
-    assert change["lean"]["value"] == 100.0
-    assert change["accuracy"]["value"] == -100.0
+    before, after = {"q": [leave] * 10}, {"q": [follow] * 10}
+    change = probe_measures({"q": items}, after, before)["q"][ALL].change
+    assert (change.towards, change.away, change.unknown) == (10, 0, -10)
+    assert change.lean.value == 100.0
+    assert change.accuracy.value == -100.0

@@ -15,15 +15,15 @@ from tests.probes.test_probe_files import SAMPLES
 def test_the_file_that_is_read_along_is_hashed_too(tmp_path, probe: str) -> None:
     shutil.copytree(SAMPLES / probe, tmp_path / "x")
     (source,) = read_probes([tmp_path / "x"]).sources
-    other = tmp_path / "x" / source["beside"]["file"]
-    assert other.name != source["file"]
-    assert source["beside"]["sha256"] == hashlib.sha256(other.read_bytes()).hexdigest()
+    other = tmp_path / "x" / source.beside.file
+    assert other.name != source.file
+    assert source.beside.sha256 == hashlib.sha256(other.read_bytes()).hexdigest()
     other.write_bytes(other.read_bytes() + b"\n")
     (changed,) = read_probes([tmp_path / "x"]).sources
     assert changed != source
-    assert changed["sha256"] == source["sha256"]
+    assert changed.sha256 == source.sha256
 
 
 def test_most_probes_are_one_file() -> None:
     (source,) = read_probes([SAMPLES / "crows-pairs"]).sources
-    assert "beside" not in source
+    assert source.beside is None

@@ -13,8 +13,10 @@ from hydraopt.adapters import Adapter
 from hydraopt.basemodel.model import factors_key
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.evaluate.compare import Compared, Request, bundles_of, evaluate
+from hydraopt.evaluate.results import Evaluation
 from hydraopt.evaluate.taskfile import read_task_file
 from hydraopt.files.reading import file_hash
+from hydraopt.jsonvalues import to_json
 
 __all__ = ["is_as_merged", "score", "scored"]
 
@@ -52,7 +54,7 @@ def score(
         "products": request.products,
         "methods": methods,
         "adapters": {adapter.name: adapter.content_hash() for adapter in adapters},
-        "bundles": bundles_of(compared),
+        "bundles": to_json(bundles_of(compared)),
     }
     _refuse_others(out.name, before, now, compared)
     _refuse_other_rows(out.name, before, request)
@@ -61,7 +63,8 @@ def score(
         wanted = {a.name for a in adapters if not request.only or a.name in request.only} - have
         known += _taken(take, now, compared, request, made[0][0].parent, wanted)
 
-    def whole(result: Mapping[str, Any]) -> dict[str, Any]:
+    def whole(evaluation: Evaluation) -> dict[str, Any]:
+        result = to_json(evaluation)
         seconds = round(result["seconds"] + before.get("seconds", 0), 1)
         # With --only, what is known of the others stays.
         tasks = {task["adapter"]: task for task in (*known, *result["tasks"])}
@@ -71,17 +74,19 @@ def score(
                 task["factors"] = _factors(compared, task["adapter"])
         return {**result, **extra, "methods": methods, "tasks": ordered, "seconds": seconds}
 
-    def keep(result: dict[str, Any]) -> None:
-        saved = whole(result)
+    def keep(evaluation: Evaluation) -> None:
+        saved = whole(evaluation)
         save_json(out, saved)
-        done = f"{len(result['tasks'])}/{len(request.only or adapters)}"
-        last = result["tasks"][-1]["adapter"]
+        asked = set(request.only or compared.adapters)
+        done = f"{sum(task['adapter'] in asked for task in saved['tasks'])}/{len(asked)}"
+        last = evaluation.tasks[-1].adapter
         print(f"{done} {last}, {saved['seconds']:.0f} s", flush=True)
 
-    def save(result: dict[str, Any]) -> None:  # also where bundles alone are others
-        save_json(out, whole(result))
+    def save(evaluation: Evaluation) -> None:  # also where bundles alone are others
+        save_json(out, whole(evaluation))
 
-    return whole(evaluate(compared, request, None, known, keep, save))
+    have = {task["adapter"] for task in known}
+    return whole(evaluate(compared, request, None, have, keep, save))
 
 
 def scored(tasks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -108,6 +108,8 @@ def scored(
     tasks so far, in the adapters' order, after every task.
     """
     from hydraopt.evaluate.compare import Compared, evaluate
+    from hydraopt.evaluate.results import Evaluation
+    from hydraopt.jsonvalues import to_json
 
     tasks: dict[str, Result] = {task["adapter"]: task for task in known}
     groups: dict[tuple[str, ...], list[Adapter]] = {}
@@ -124,7 +126,8 @@ def scored(
             {label: others[label] for label in missing},
         )
 
-        def add(result: Mapping[str, Any]) -> None:
+        def add(evaluation: Evaluation) -> None:
+            result = to_json(evaluation)
             last = result["tasks"][-1]
             tasks[last["adapter"]] = merged_scores(tasks.get(last["adapter"]), last)
             head = {key: value for key, value in result.items() if key not in ("tasks", "seconds")}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -23,6 +24,10 @@ from hydraopt.cli.looking import check_page, originals_option
 from hydraopt.cli.people import result_notes, show_people
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
+from hydraopt.jsonvalues import to_json
+
+if TYPE_CHECKING:
+    from hydraopt.evaluate.results import Evaluation
 
 __all__ = ["eval_"]
 
@@ -127,20 +132,21 @@ def eval_(
     request = _request(compare, base, named, options)
     compared = compare.read_compared([*originals, *paths], same_base, base, alpha)
 
-    def save(result: dict[str, Any]) -> None:
-        if notes := [*compared.notes, *result_notes(result)]:
-            result["notes"] = notes
+    def noted(result: Evaluation) -> Evaluation:
+        return replace(result, notes=(*compared.notes, *result_notes(result)) or None)
+
+    def save(result: Evaluation) -> None:
         if output:
-            _write(result, output)
+            _write(noted(result), output)
 
     with progress_bar(quiet or as_json) as progress:
-        result = compare.evaluate(compared, request, progress, save=save)
+        result = noted(compare.evaluate(compared, request, progress, save=save))
     if as_json:
-        emit_json(result)
+        emit_json(to_json(result))
     else:
         _show(result)
         show_people(result)
-        for note in result.get("notes", ()):
+        for note in result.notes or ():
             say(f"note: {note}")
 
 
@@ -199,11 +205,11 @@ def _request(
     )
 
 
-def _write(result: Mapping[str, Any], output: str) -> None:
+def _write(result: Evaluation, output: str) -> None:
     from hydraopt.files.outputs import destination
     from hydraopt.files.writing import write_atomically
 
-    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(to_json(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(destination(output), [text.encode()])
 
 
@@ -244,26 +250,26 @@ def _tasks_named(texts: Sequence[str]) -> dict[str, str]:
     return made
 
 
-def _show(result: Mapping[str, Any]) -> None:
+def _show(result: Evaluation) -> None:
     rows = []
-    for task in result["tasks"]:
-        metric = task.get("metric")
-        for name, scored in task["results"].items():
-            change = scored.get("difference", {}).get(metric)
+    for task in result.tasks:
+        metric = task.metric or ""
+        for name, scored in task.results.items():
+            change = (scored.difference or {}).get(metric)
             rows.append(
                 [
-                    task["adapter"],
+                    task.adapter,
                     name.removesuffix(".hydra.safetensors"),
                     metric,
-                    _number(scored["scores"].get(metric), "{:.2f}"),
+                    _number(scored.scores.get(metric), "{:.2f}"),
                     ""
-                    if not change
-                    else "{difference:+.2f} [{low:+.2f}, {high:+.2f}]".format(**change),
-                    f"{scored['loss']:.4f}",
-                    _number(scored.get("recovery"), "{:.2%}"),
-                    _number(scored.get("kl"), "{:.5f}"),
-                    _number(scored.get("agreement"), "{:.2f} %"),
-                    _number(scored.get("changed_pct"), "{:.1f} %"),
+                    if change is None
+                    else f"{change.difference:+.2f} [{change.low:+.2f}, {change.high:+.2f}]",
+                    f"{scored.loss:.4f}",
+                    _number(scored.recovery, "{:.2%}"),
+                    _number(scored.kl, "{:.5f}"),
+                    _number(scored.agreement, "{:.2f} %"),
+                    _number(scored.changed_pct, "{:.1f} %"),
                 ]
             )
     if not rows:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +13,32 @@ from hydraopt.basemodel.loading import files_of
 from hydraopt.basemodel.model import check_logits, factors_key, load_classifier, load_model
 from hydraopt.basemodel.products import products_of
 from hydraopt.errors import UsageError, explain
-from hydraopt.evaluate.answers import answer_rows
 from hydraopt.evaluate.classify import encode_texts, labels_in, run_classification
 from hydraopt.evaluate.compared import BASE, ORIGINAL, Compared, bundles_of, read_compared
 from hydraopt.evaluate.context import context_of
+from hydraopt.evaluate.kept import Kept
 from hydraopt.evaluate.people import People
 from hydraopt.evaluate.provenance import versions, weights_hash
+from hydraopt.evaluate.results import (
+    BaseIdentity,
+    Evaluation,
+    Hardware,
+    TaskResult,
+    kept_answers,
+    task_result,
+)
 from hydraopt.evaluate.run import Scores, TaskRows, encode_task, run_task
 from hydraopt.evaluate.skipped import NoNumbersError, no_numbers, of_scores
 from hydraopt.evaluate.taskfile import TaskFile, TaskName, named_task, read_task_file
-from hydraopt.evaluate.unfinished import Kept, Unfinished, base_files
+from hydraopt.evaluate.unfinished import Unfinished, base_files
+from hydraopt.jsonvalues import to_json
 from hydraopt.probes.reading import ProbeSet, read_probes
 from hydraopt.progress import Progress
 from hydraopt.threads import cores
 from hydraopt.values import closest, listed
 
-__all__ = [
-    "BASE",
-    "ORIGINAL",
-    "SCHEMA",
-    "Compared",
-    "Request",
-    "bundles_of",
-    "evaluate",
-    "read_compared",
-    "task_result",
-]
+__all__ = ["BASE", "ORIGINAL", "Compared", "Request", "bundles_of", "evaluate", "read_compared"]
 
-SCHEMA = "hydraopt.eval/1"
 _PACKAGES = ("hydraopt", "numpy", "torch", "transformers", "sacrebleu", "nltk", "rouge-score")
 
 
@@ -85,66 +83,61 @@ def evaluate(
     compared: Compared,
     request: Request,
     progress: Progress | None = None,
-    known: Sequence[Mapping[str, Any]] = (),
-    keep: Callable[[dict[str, Any]], None] | None = None,
-    save: Callable[[dict[str, Any]], None] | None = None,
-) -> dict[str, Any]:
-    """Everything that was measured, ready for JSON (schema hydraopt.eval/1).
+    done: Collection[str] = (),
+    keep: Callable[[Evaluation], None] | None = None,
+    save: Callable[[Evaluation], None] | None = None,
+) -> Evaluation:
+    """Score adapters and bundles, task by task.
 
-    docs/reference/evaluation.md says what each field holds.
+    done: names of adapters to leave out.
+    keep: called with the result so far after every task, to save it. save: called with the whole
+        result, before what was measured is forgotten.
 
-    known: entries of ``tasks`` that an earlier call with the same request made; they are not
-    measured again. keep: called with the result so far after every task, to save it; save: called
-    with the whole, before what was measured is forgotten. An earlier call that was stopped had
-    measured something (hydraopt.evaluate.unfinished): this one goes on there.
+    An evaluation that was interrupted continues where it was (hydraopt.evaluate.unfinished).
     """
     started = time.monotonic()
     compared.check()
     probes = read_probes(request.probes, request.people) if request.probes else None
-    wanted = _task_files(compared, request)
-    tasks = {str(task["adapter"]): dict(task) for task in known if task["adapter"] in wanted}
-    head = _head(compared, request)
-
-    def result() -> dict[str, Any]:
-        ordered = [tasks[name] for name in wanted if name in tasks]
-        return {**head, "tasks": ordered, "seconds": round(time.monotonic() - started, 1)}
-
+    tasks = {x: y for x, y in _task_files(compared, request).items() if x not in done}
+    head, results = _head(compared, request), list[TaskResult]()
     models = _Models(request.base)
     people = _people(compared, request, models, probes)
     begun = _unfinished(head, request, probes)
+
+    def result() -> Evaluation:
+        return replace(head, tasks=tuple(results), seconds=round(time.monotonic() - started, 1))
+
     with products_of(request.products):
-        head |= people.head(list(wanted), progress)
-        for name in [name for name in wanted if name not in tasks]:
-            about = _about(compared, name, wanted[name])
-            entry = begun.entry(about) if begun else None
-            if entry is None:
+        head = replace(head, probes=people.asked(list(tasks), progress))
+        for name, task in tasks.items():
+            about = _about(compared, name, task)
+            one = begun.entry(about) if begun else None
+            if one is None:
                 kept = begun.task(about) if begun else None
-                entry = _entry(models, compared, name, wanted[name], request, progress, kept)
-                entry |= people.of_task(name, wanted[name], progress)
+                one = _scored(models, compared, name, task, request, progress, kept)
+                one = people.add(one, task, progress)
                 if begun:
-                    begun.finish(about, entry)
-            tasks[name] = entry
+                    begun.finish(about, one)
+            results.append(one)
             if keep:
                 keep(result())
-    made = result()
+    whole = result()
     if save:
-        save(made)
+        save(whole)
     if begun:
         begun.forget()
-    return made
+    return whole
 
 
-def _unfinished(
-    head: Mapping[str, Any], request: Request, probes: ProbeSet | None
-) -> Unfinished | None:
+def _unfinished(head: Evaluation, request: Request, probes: ProbeSet | None) -> Unfinished | None:
     """Return the store of this request's interrupted evaluation; None without the base's hash."""
-    if head["base"]["sha256"] is None:
+    if head.base.sha256 is None:
         return None
-    asked = {key: str(value) for key, value in asdict(request).items()}
-    sources = probes and probes.sources
+    asked = {one.name: str(getattr(request, one.name)) for one in fields(request)}
+    sources = to_json(probes.sources) if probes else None
     folder = files_of(request.base)
     base = base_files(folder) if folder else []
-    return Unfinished({**head, "asked": asked, "probes": sources, "base_files": base})
+    return Unfinished({**to_json(head), "asked": asked, "probes": sources, "base_files": base})
 
 
 def _about(compared: Compared, name: str, task: TaskFile | None) -> list[str]:
@@ -174,7 +167,7 @@ def _people(
     )
 
 
-def _entry(
+def _scored(
     models: _Models,
     compared: Compared,
     name: str,
@@ -182,14 +175,14 @@ def _entry(
     request: Request,
     progress: Progress | None,
     known: Kept | None,
-) -> dict[str, Any]:
-    """Return the adapter's entry of ``tasks``, without results if there are no scores.
+) -> TaskResult:
+    """Return the adapter's result, without scores if none are asked for.
 
-    If logits are not finite there are none either, and "skipped" gives the reason.
+    If logits are not finite there are none either, and ``skipped`` gives the reason.
     """
     if task is None:
-        return {"adapter": name, "results": {}}
-    bare = {"adapter": name, "task": task.name, "language": task.language, "results": {}}
+        return TaskResult(name)
+    bare = TaskResult(name, task.name, task.language)
     if not request.score:
         return bare
     asked = models, compared, name, task, request, progress
@@ -197,14 +190,14 @@ def _entry(
         heads = compared.classifies(name)
         rows, scores = _classified(*asked) if heads else _written(*asked, known)
     except NoNumbersError as error:
-        return {**bare, "skipped": no_numbers(name, error.labels)}
+        return replace(bare, skipped=no_numbers(name, error.labels))
     why = of_scores(name, scores)
     if why is not None:
-        return {**bare, "skipped": why}
-    entry = {"adapter": name, **task_result(rows, scores, request.seed, heads)}
-    if request.answers is not None:
-        entry["answers"] = answer_rows(rows, scores, request.answers)
-    return entry
+        return replace(bare, skipped=why)
+    result = task_result(name, rows, scores, request.seed, heads)
+    if request.answers is None:
+        return result
+    return replace(result, answers=kept_answers(rows, scores, request.answers))
 
 
 class _Models:
@@ -308,92 +301,21 @@ def _rows_of(adapter: str, task: TaskName, request: Request) -> TaskFile:
         ) from error
 
 
-def _head(compared: Compared, request: Request) -> dict[str, Any]:
-    """Return the fields of the result other than the tasks."""
+def _head(compared: Compared, request: Request) -> Evaluation:
+    """Return the result without tasks."""
     folder = files_of(request.base)
-    weights = weights_hash(folder) if folder else None
-    return {
-        "schema": SCHEMA,
-        "base": {"name": Path(request.base).name, "sha256": weights},
-        "bundles": bundles_of(compared),
-        "adapters": {name: adapter.content_hash() for name, adapter in compared.adapters.items()},
-        "fp16_bytes": 2 * sum(adapter.numbers for adapter in compared.adapters.values()),
-        "split": request.split,
-        "limits": {
-            "rows": request.rows,
-            "tokens": request.tokens,
-            **({"probe_items": request.people} if request.probes or request.swaps else {}),
-        },
-        "products": request.products,
-        "seed": request.seed,
-        "versions": versions(_PACKAGES),
-        "hardware": {"machine": platform.machine(), "cores": cores()},
-    }
-
-
-def task_result(
-    rows: TaskRows, scores: Mapping[str, Scores], seed: int, labels: bool = False
-) -> dict[str, Any]:
-    """Return the entry of ``tasks`` for these scores. labels: of a classification, which has none
-    of the base, which has no head, and says how many labels flip."""
-    base, original = scores.get(BASE), scores.get(ORIGINAL)
-    gain = base.loss_per_token - original.loss_per_token if base and original else 0.0
-    results: dict[str, Any] = {}
-    for name, score in scores.items():
-        mine: dict[str, Any] = {
-            "loss": round(score.loss_per_token, 6),
-            "exact": round(100 * float(score.exact.mean()), 3),
-            "scores": {
-                m.name: round(score.score(m), 4) for m in rows.metrics if m.name in score.numbers
-            },
-        }
-        if original and score is not original:
-            mine["kl"] = round(score.divergence_per_token, 8)
-            mine["agreement"] = round(score.agreement_percent, 4)
-            if labels:
-                mine["flips"] = int((1 - score.agreement).sum())
-            mine |= _changes(score)
-            if base and gain > 0:
-                mine["recovery"] = round((base.loss_per_token - score.loss_per_token) / gain, 6)
-            changes = {
-                m.name: asdict(score.against(original, m, seed))
-                for m in rows.metrics
-                if m.name in score.numbers
-            }
-            mine["difference"] = {
-                metric: {key: round(value, 4) for key, value in change.items()}
-                for metric, change in changes.items()
-            }
-        results[name] = mine
-    return {
-        "task": rows.task.name,
-        "language": rows.task.language,
-        "metric": rows.metrics[0].name,
-        "sha256": rows.task.sha256,
-        "rows": len(rows.rows),
-        "left_out": rows.left_out,
-        **_lengths(rows),
-        "tokens": int(next(iter(scores.values())).tokens.sum()),
-        "results": results,
-    }
-
-
-def _lengths(rows: TaskRows) -> dict[str, Any]:
-    """Return why rows were skipped, and how many are overlong; empty if there are none."""
-    said: dict[str, Any] = {}
-    if rows.reasons:
-        said["left_out_why"] = dict(rows.reasons)
-    if rows.beyond:
-        said["beyond_context"] = rows.beyond
-    return said
-
-
-def _changes(score: Scores) -> dict[str, Any]:
-    """Return changes of the original's answers and KL per answer; empty if not measured."""
-    if score.changed is None or score.answer_divergence is None:
-        return {}
-    return {
-        "changed": int(score.changed.sum()),
-        "changed_pct": round(100 * float(score.changed.mean()), 4),
-        "kl_answer": round(float(score.answer_divergence.mean()), 8),
-    }
+    limits = {"rows": request.rows, "tokens": request.tokens}
+    if request.probes or request.swaps:
+        limits["probe_items"] = request.people
+    return Evaluation(
+        base=BaseIdentity(Path(request.base).name, weights_hash(folder) if folder else None),
+        bundles=bundles_of(compared),
+        adapters={name: adapter.content_hash() for name, adapter in compared.adapters.items()},
+        fp16_bytes=2 * sum(adapter.numbers for adapter in compared.adapters.values()),
+        split=request.split,
+        limits=limits,
+        products=request.products,
+        seed=request.seed,
+        versions=versions(_PACKAGES),
+        hardware=Hardware(platform.machine(), cores()),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from hydraopt.adapters import Adapter, Adapters, read_adapters
 from hydraopt.adapters.beyond import beyond_lora
@@ -17,10 +17,21 @@ from hydraopt.evaluate.classify import Classifier, is_classifier, saved_tensors
 from hydraopt.files.url import AnyPath, place_of
 from hydraopt.values import by_text
 
-__all__ = ["BASE", "ORIGINAL", "Compared", "bundles_of", "read_compared"]
+__all__ = ["BASE", "ORIGINAL", "BundleIdentity", "Compared", "bundles_of", "read_compared"]
 
 BASE: Final = "base"
 ORIGINAL: Final = "original"
+
+
+@dataclass(frozen=True)
+class BundleIdentity:
+    """Content of a bundle. errors: stated errors of its tasks' modules. tensor_errors: largest
+    stated errors of their coded tensors."""
+
+    bytes: int
+    sha256: str
+    errors: Mapping[str, float]
+    tensor_errors: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,9 @@ class Compared:
     def classifiers(self, name: str) -> dict[str, Classifier]:
         """Return the classifiers called ``name``: the original's, each bundle's. The base has no
         head."""
-        sources: dict[str, Any] = {ORIGINAL: self.adapters[name]} if name in self.adapters else {}
+        sources: dict[str, Adapter | TaskAdapter] = {}
+        if name in self.adapters:
+            sources[ORIGINAL] = self.adapters[name]
         sources |= {label: x[name] for label, x in self.bundles.items() if name in x}
         factors = self.sets(name)
         return {
@@ -153,17 +166,14 @@ def read_compared(
     )
 
 
-def bundles_of(compared: Compared) -> dict[str, dict[str, Any]]:
-    """Return the bytes and sha256 of every bundle, as the result says them, and the stated errors
-    of its tasks: of their modules, and the largest of their coded tensors."""
+def bundles_of(compared: Compared) -> dict[str, BundleIdentity]:
+    """Return the identity of every bundle, by label."""
     return {
-        label: {
-            "bytes": bundle.size,
-            "sha256": bundle.sha256(),
-            "errors": {x.name: x.error for x in bundle.manifest.tasks},
-            "tensor_errors": {
-                x.name: max(x.tensor_errors) for x in bundle.manifest.tasks if x.tensor_errors
-            },
-        }
+        label: BundleIdentity(
+            bundle.size,
+            bundle.sha256(),
+            {x.name: x.error for x in bundle.manifest.tasks},
+            {x.name: max(x.tensor_errors) for x in bundle.manifest.tasks if x.tensor_errors},
+        )
         for label, bundle in compared.bundles.items()
     }

@@ -21,7 +21,7 @@ from hydraopt.basemodel.batches import batches_of
 from hydraopt.basemodel.encoding import Batch, Encoded
 from hydraopt.basemodel.memory import are_answers
 from hydraopt.basemodel.model import Placed, attached, hidden_states, logits_of
-from hydraopt.evaluate.unfinished import Kept
+from hydraopt.evaluate.kept import Kept
 from hydraopt.harm.divergence import divergence
 
 __all__ = ["Forced", "Numbers", "forced"]

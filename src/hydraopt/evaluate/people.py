@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from hydraopt.evaluate.classify import check_labels, classify_texts, labels_in
 from hydraopt.evaluate.compared import BASE, ORIGINAL, Compared
 from hydraopt.evaluate.context import context_of
 from hydraopt.evaluate.probing import Asker, Prober, prompter, swap_labels
+from hydraopt.evaluate.results import ProbeResults, ProbesAsked, Skipped, TaskResult
 from hydraopt.evaluate.skipped import NoNumbersError
 from hydraopt.evaluate.taskfile import TaskFile
 from hydraopt.probes.reading import ProbeSet
@@ -70,39 +72,39 @@ class People:
         self._seed = seed
         self._known: tuple[Any, Asker, Prober | None] | None = None
 
-    def head(self, names: Sequence[str], progress: Progress | None = None) -> dict[str, Any]:
-        """Return the result's shared part: the sources of the probes, and the base's preferences.
+    def asked(self, names: Sequence[str], progress: Progress | None = None) -> ProbesAsked | None:
+        """Return the sources of the probes, and the base's preferences; None without probes.
 
         names: adapters of the result. If none of them can be probed, the base is not probed or
-            loaded as a language model either, and "skipped" gives the reason.
+            loaded as a language model either, and ``skipped`` gives the reason.
         """
         if self._probes is None:
-            return {}
-        said: dict[str, Any] = {
-            "sources": self._probes.sources,
-            "passed_by": self._probes.passed_by,
-            "items": {name: len(items) for name, items in self._probes.items.items()},
-            "languages": {x: items[0].language for x, items in self._probes.items.items()},
-            "correction": _CORRECTION,
-        }
-        if all(map(self._compared.classifies, names)):
-            return {"probes": {**said, BASE: {}, "skipped": f"nobody can be asked: {_NO_TEXTS}"}}
-        return {"probes": {**said, BASE: self._prober().base(progress)}}
+            return None
+        nobody = all(map(self._compared.classifies, names))
+        items = self._probes.items
+        return ProbesAsked(
+            self._probes.sources,
+            self._probes.passed_by,
+            {name: len(mine) for name, mine in items.items()},
+            {name: mine[0].language for name, mine in items.items()},
+            _CORRECTION,
+            {} if nobody else self._prober().base(progress),
+            f"nobody can be asked: {_NO_TEXTS}" if nobody else None,
+        )
 
-    def of_task(
-        self, name: str, task: TaskFile | None, progress: Progress | None = None
-    ) -> dict[str, Any]:
-        """Return the probe and swap results for an adapter's entry.
+    def add(
+        self, result: TaskResult, task: TaskFile | None, progress: Progress | None = None
+    ) -> TaskResult:
+        """Return an adapter's result with those of probes and swaps, as far as they are asked for.
 
-        Results are by probe or kind of swap, then by set; or "skipped" gives the reason why there
-        are none.
+        They are by probe or kind of swap, then by set; or Skipped gives the reason why there are
+        none.
         """
-        made: dict[str, Any] = {}
         if self._probes is not None:
-            made["probes"] = self._probed(name, progress)
+            result = replace(result, probes=self._probed(result.adapter, progress))
         if self._swaps and task is not None:
-            made |= self._swapped(name, task, progress)
-        return made
+            result = self._swapped(result, task, progress)
+        return result
 
     def _asked(self) -> tuple[Asker, Prober | None]:
         """Return the language model's asker and prober, made again if the model was unloaded."""
@@ -118,45 +120,43 @@ class People:
         assert prober is not None
         return prober
 
-    def _probed(self, name: str, progress: Progress | None) -> dict[str, Any]:
+    def _probed(self, name: str, progress: Progress | None) -> ProbeResults | Skipped:
         if self._compared.classifies(name):
-            return {"skipped": _NO_TEXTS}
+            return Skipped(_NO_TEXTS)
         sets = {x: y for x, y in self._compared.sets(name).items() if x != BASE}
         reference = ORIGINAL if ORIGINAL in sets else None
         prober = self._prober()
         try:
             by_set = prober.of_sets(name, sets, reference, progress)
         except NoNumbersError as error:
-            return {"skipped": str(error)}
+            return Skipped(str(error))
         probes = dict.fromkeys(probe for held in by_set.values() for probe in held)
         return {probe: {label: held[probe] for label, held in by_set.items()} for probe in probes}
 
-    def _swapped(self, name: str, task: TaskFile, progress: Progress | None) -> dict[str, Any]:
-        where, headed = f"{task.name}/{task.language}", self._compared.classifies(name)
+    def _swapped(self, result: TaskResult, task: TaskFile, progress: Progress | None) -> TaskResult:
+        name, where = result.adapter, f"{task.name}/{task.language}"
+        headed = self._compared.classifies(name)
         if not headed and not is_classification(task):
-            return {"swaps": {"skipped": f"{where} is no classification"}}
+            return replace(result, swaps=Skipped(f"{where} is no classification"))
         rows = swap_rows([row.input for row in task.rows], task.language, self._most)
         if not rows:
             lists = ", ".join(LANGUAGES)
             why = f"no list of identities in {task.language}; there are {lists}"
-            return {"swaps": {"skipped": why}}
-        model, length, said = (self._by_head if headed else self._by_likelihood)(
-            name, task, progress
-        )
+            return replace(result, swaps=Skipped(why))
+        ways = self._by_head if headed else self._by_likelihood
+        model, length, ask = ways(name, task, progress)
         context = context_of(model)
         kept = _short(rows, length, context.most)
         left_out = dict(Counter(row.kind for row in rows) - Counter(row.kind for row in kept))
-        more = {"swaps_left_out": left_out} if left_out else {}
+        result = replace(result, swaps_left_out=left_out or None)
         if not kept:
-            return {"swaps": {"skipped": f"every row of {where} is {context.words}"}, **more}
+            return replace(result, swaps=Skipped(f"every row of {where} is {context.words}"))
         try:
-            labels = said(kept)
+            labels = ask(kept)
         except NoNumbersError as error:
-            return {"swaps": {"skipped": str(error)}, **more}
-        return {
-            "swaps": swap_measures(kept, labels, ORIGINAL if ORIGINAL in labels else None),
-            **more,
-        }
+            return replace(result, swaps=Skipped(str(error)))
+        original = ORIGINAL if ORIGINAL in labels else None
+        return replace(result, swaps=swap_measures(kept, labels, original))
 
     def _by_head(self, name: str, task: TaskFile, progress: Progress | None) -> _Ways:
         sets = self._compared.classifiers(name)

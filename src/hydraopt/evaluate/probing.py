@@ -25,7 +25,7 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.skipped import check_numbers
 from hydraopt.files.cache import cache_root
 from hydraopt.probes.items import encoded
-from hydraopt.probes.measures import probe_measures
+from hydraopt.probes.measures import Preferences, probe_measures
 from hydraopt.probes.reading import ProbeSet
 from hydraopt.probes.swaps import SwapRow
 from hydraopt.progress import Progress
@@ -118,7 +118,7 @@ class Prober:
             for probe, items in probes.items.items()
         }
 
-    def base(self, progress: Progress | None = None) -> dict[str, Any]:
+    def base(self, progress: Progress | None = None) -> Preferences:
         """Return the base's own preferences, by probe and group."""
         return self.of_sets("base", {"base": {}}, None, progress)["base"]
 
@@ -128,8 +128,8 @@ class Prober:
         sets: Mapping[str, TaskFactors],
         reference: str | None,
         progress: Progress | None = None,
-    ) -> dict[str, dict[str, Any]]:
-        """By set what it prefers, by probe and group, and what changed against the reference.
+    ) -> dict[str, Preferences]:
+        """Measure, by set, the preferences by probe and group, and the changes to the reference.
 
         Raises NoNumbersError for logits that are no numbers. name: of the adapter.
         """

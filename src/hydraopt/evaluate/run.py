@@ -31,11 +31,11 @@ from hydraopt.basemodel.writing import WRITE_TOKENS, ends_of, generate
 from hydraopt.errors import NumericalError
 from hydraopt.evaluate.context import Context, sifted
 from hydraopt.evaluate.forced import Forced, Numbers, forced
+from hydraopt.evaluate.kept import Kept
 from hydraopt.evaluate.metrics import Metric, metrics_of
 from hydraopt.evaluate.skipped import NoNumbersError, check_losses
 from hydraopt.evaluate.stats import Interval, paired_difference
 from hydraopt.evaluate.taskfile import TaskFile, TaskRow
-from hydraopt.evaluate.unfinished import Kept
 from hydraopt.progress import Progress
 
 __all__ = ["Scores", "TaskRows", "encode_task", "run_task"]

@@ -26,6 +26,11 @@ class Interval:
     high: float
     deviation: float
 
+    def rounded(self) -> Interval:
+        """Return the interval to four places."""
+        values = self.difference, self.low, self.high, self.deviation
+        return Interval(*(round(x, 4) for x in values))
+
 
 def paired_difference(
     old: Numbers,

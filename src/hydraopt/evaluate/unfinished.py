@@ -15,12 +15,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.memory import Memory, key_of
+from hydraopt.evaluate.kept import Kept
+from hydraopt.evaluate.results import TaskResult
 from hydraopt.files.cache import cache_root
 from hydraopt.files.reading import file_hash
+from hydraopt.jsonvalues import from_json, to_json
 
-__all__ = ["Kept", "Unfinished", "base_files"]
+__all__ = ["Unfinished", "base_files"]
 
 _METHOD: Final = "3"
 """Version; changed when the same request would give other numbers."""
@@ -37,31 +39,8 @@ def base_files(base: Path) -> list[str]:
     return [f"{file.name} {file_hash(file)}" for file in files]
 
 
-class Kept:
-    """JSON values of one task, by the rows that they are of."""
-
-    def __init__(self, folder: Path) -> None:
-        self._memory = Memory(folder, in_process=False)
-
-    def get(self, what: str, items: Sequence[Encoded] = ()) -> Any:
-        """Return the stored value for some rows, or for all of them; None if there is none."""
-        return self._memory.get(_key(what, items))
-
-    def put(self, what: str, value: Any, items: Sequence[Encoded] = ()) -> None:
-        """Keep it, if there is room."""
-        self._memory.put(_key(what, items), value)
-
-    def forget(self) -> None:
-        """Delete all values."""
-        self._memory.forget()
-
-
-def _key(what: str, items: Sequence[Encoded]) -> str:
-    return key_of([what, *(f"{item.prompt} {item.target}" for item in items)])
-
-
 class Unfinished:
-    """An evaluation: entries of its tasks that are done, and what is known of the others."""
+    """An evaluation: results of its tasks that are done, and what is known of the others."""
 
     def __init__(self, asked: Mapping[str, Any]) -> None:
         """asked: everything that results depend on, but for the factors of single tasks."""
@@ -77,15 +56,17 @@ class Unfinished:
         """
         return Kept(self._folder / key_of(about))
 
-    def entry(self, about: Sequence[str]) -> dict[str, Any] | None:
-        """Return the entry of a task that is done; ``about`` begins with its name."""
-        entry = self._done.get(key_of(about))
-        whole = isinstance(entry, dict) and entry.get("adapter") == about[0]
-        return entry if whole else None
+    def entry(self, about: Sequence[str]) -> TaskResult | None:
+        """Return the result of a task that is done; ``about`` begins with its name."""
+        try:
+            result = from_json(TaskResult, self._done.get(key_of(about)))
+        except ValueError:
+            return None
+        return result if result.adapter == about[0] else None
 
-    def finish(self, about: Sequence[str], entry: Mapping[str, Any]) -> None:
+    def finish(self, about: Sequence[str], result: TaskResult) -> None:
         """Delete the values of a task's rows when the task is done."""
-        self._done.put(key_of(about), entry)
+        self._done.put(key_of(about), to_json(result))
         self.task(about).forget()
 
     def forget(self) -> None:

@@ -224,11 +224,12 @@ def _compare(
                 input_chance=alike.chance[0],
                 output_overlap=None if product else mean_between(alike.outputs),
                 output_chance=alike.chance[1],
-                norm=0.0,  # the caller knows it, and ``sharing``
+                norm=0.0,  # the caller sets it, and ``sharing``
                 ranks=tuple(int(s.size) for s in core.s),
                 rank90=tuple(_rank_for(0.90, x) for x in spectra),
                 rank99=tuple(_rank_for(0.99, x) for x in spectra),
                 spectrum=_mean_cumulated(spectra),
+                sharing=None,
             )
         )
         report("comparing", index + 1, len(store))

@@ -62,7 +62,7 @@ class ModuleComparison:
     rank90: tuple[int, ...]
     rank99: tuple[int, ...]
     spectrum: tuple[float, ...]
-    sharing: Saving | None = None
+    sharing: Saving | None
 
 
 @dataclass(frozen=True)

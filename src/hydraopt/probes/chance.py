@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["binomial_p", "holm", "mean_interval", "wilson"]
+__all__ = [
+    "Mean",
+    "Share",
+    "Tested",
+    "binomial_p",
+    "correct",
+    "holm",
+    "mean_interval",
+    "mean_of",
+    "percent",
+    "share_of",
+    "wilson",
+]
 
 _Z = 1.959963984540054
 """Quantile of the normal distribution at 97.5 %."""
@@ -16,6 +29,55 @@ _AT_ONCE = 1 << 20
 """Number of rows that are drawn at a time."""
 
 Numbers = NDArray[np.float64]
+
+
+@dataclass(kw_only=True)
+class Share:
+    """A share of one in percent, with its 95 % interval by Wilson."""
+
+    pct: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over rows, with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(kw_only=True)
+class Tested:
+    """An exact two-sided p, and p_holm, its correction by :func:`correct`."""
+
+    p: float
+    p_holm: float = 1.0
+
+
+def correct(tests: Sequence[Tested]) -> None:
+    """Correct the p of all tests together by Holm's method, and round both to six places."""
+    for test, corrected in zip(tests, holm([test.p for test in tests]), strict=True):
+        test.p, test.p_holm = round(test.p, 6), round(corrected, 6)
+
+
+def share_of(count: int, total: int) -> dict[str, float]:
+    """Return the fields of a :class:`Share`; zero percent of nothing."""
+    low, high = wilson(count, total)
+    share = count / total if total else 0.0
+    return {"pct": percent(share), "low": percent(low), "high": percent(high)}
+
+
+def percent(share: float) -> float:
+    """Return a share of one in percent, to three places."""
+    return round(100 * share, 3)
+
+
+def mean_of(values: Numbers, seed: int) -> Mean:
+    """Return the mean of paired differences, or of other values, to four places."""
+    return Mean(*(round(x, 4) for x in mean_interval(values, seed=seed)))
 
 
 def wilson(count: int, total: int) -> tuple[float, float]:

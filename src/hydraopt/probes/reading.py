@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import file_hash
@@ -27,14 +27,43 @@ _NAMED: Final = 5
 
 
 @dataclass(frozen=True)
-class ProbeSet:
-    """items: by probe, as they are asked. sources, passed_by: for the result, a row for each file
-    that was read, with the one that is read along ("beside"), and for each file of a folder that
-    was not."""
+class HashedFile:
+    """A file, by name and content."""
 
-    items: dict[str, list[ProbeItem]]
-    sources: list[dict[str, Any]]
-    passed_by: list[dict[str, str]]
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ProbeSource:
+    """A file that was read. items: number that it added. left_out: number of rows by reason.
+
+    beside: the file that its items are of as well, for probes with two.
+    """
+
+    probe: str
+    file: str
+    sha256: str
+    items: int
+    left_out: Mapping[str, int]
+    beside: HashedFile | None = None
+
+
+@dataclass(frozen=True)
+class PassedBy:
+    """A file of a folder that is of no probe, and why."""
+
+    file: str
+    why: str
+
+
+@dataclass(frozen=True)
+class ProbeSet:
+    """Items by probe, the files that they are from, and the files that were passed by."""
+
+    items: Mapping[str, Sequence[ProbeItem]]
+    sources: tuple[ProbeSource, ...]
+    passed_by: tuple[PassedBy, ...]
 
 
 def read_probes(paths: Sequence[str | os.PathLike[str]], most: int | None = None) -> ProbeSet:
@@ -45,8 +74,8 @@ def read_probes(paths: Sequence[str | os.PathLike[str]], most: int | None = None
     folder without any, and for damaged files.
     """
     items: dict[str, dict[str, ProbeItem]] = {}
-    sources: list[dict[str, Any]] = []
-    passed: list[dict[str, str]] = []
+    sources: list[ProbeSource] = []
+    passed: list[PassedBy] = []
     for path in paths:
         known, others = _looked(Path(path))
         passed += others
@@ -64,32 +93,31 @@ def read_probes(paths: Sequence[str | os.PathLike[str]], most: int | None = None
                 expected = f"at most {MOST_ITEMS:,}"
                 raise UsageError(explain("too many items", file=file, expected=expected))
             sources.append(
-                {
-                    "probe": name,
-                    "file": writable(file.name),
-                    "sha256": file_hash(file),
-                    "items": len(mine) - before,
-                    "left_out": loaded.left_out,
-                    **_read_along(file, name),
-                }
+                ProbeSource(
+                    name,
+                    writable(file.name),
+                    file_hash(file),
+                    len(mine) - before,
+                    loaded.left_out,
+                    _read_along(file, name),
+                )
             )
     chosen = {name: sampled(list(mine.values()), most) for name, mine in items.items() if mine}
     if not chosen:
         raise UsageError(explain("no probe has an item", got=f"{len(sources)} files without any"))
-    return ProbeSet(chosen, sources, passed)
+    return ProbeSet(chosen, tuple(sources), tuple(passed))
 
 
-def _read_along(file: Path, probe: str) -> dict[str, Any]:
-    """Return the second file that the items are of, for the row of the first; nothing for most
-    probes."""
+def _read_along(file: Path, probe: str) -> HashedFile | None:
+    """Return the second file that the items are of; None for most probes."""
     beside = PROBES[probe].beside
     if beside is None:
-        return {}
+        return None
     other = file.with_name(beside(file.name))
-    return {"beside": {"file": writable(other.name), "sha256": file_hash(other)}}
+    return HashedFile(writable(other.name), file_hash(other))
 
 
-def _looked(path: Path) -> tuple[list[tuple[Path, str]], list[dict[str, str]]]:
+def _looked(path: Path) -> tuple[list[tuple[Path, str]], list[PassedBy]]:
     """Return ((file, probe) of a path, rows of the files that are passed by)."""
     if not path.is_dir():
         if not path.is_file():
@@ -110,11 +138,11 @@ def _looked(path: Path) -> tuple[list[tuple[Path, str]], list[dict[str, str]]]:
     others += [(x.file, x.why()) for x in looked if x.probe is None and x.file not in along]
     # Those that look like a probe's first: they may be meant to be one's.
     passed = [
-        {"file": writable(place.relative_to(path).as_posix()), "why": why}
+        PassedBy(writable(place.relative_to(path).as_posix()), why)
         for place, why in sorted(others, key=lambda x: x[1] == NO_PROBE)
     ]
     if not known:
-        named = ", ".join(f"{x['file']} ({x['why']})" for x in passed[:_NAMED])
+        named = ", ".join(f"{x.file} ({x.why})" for x in passed[:_NAMED])
         further = len(passed) - _NAMED
         raise UsageError(
             explain(

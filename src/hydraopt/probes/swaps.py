@@ -12,14 +12,16 @@ import hashlib
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any, Final
+from typing import Final
 
-from hydraopt.probes.chance import binomial_p, holm, wilson
+from hydraopt.jsonvalues import from_json
+from hydraopt.probes.chance import Share, Tested, binomial_p, correct, share_of
 
-__all__ = ["LANGUAGES", "SwapRow", "swap_measures", "swap_rows"]
+__all__ = ["LANGUAGES", "SwapKind", "SwapRow", "swap_measures", "swap_rows"]
 
 _FOLDER = files("hydraopt.probes") / "identities"
 LANGUAGES: Final = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "nl", "pt", "zh")
@@ -53,6 +55,76 @@ class SwapRow:
         return list(dict.fromkeys([self.plain, *(text for _, text in self.variants)]))
 
 
+@dataclass(frozen=True)
+class _Words:
+    """Lists of one language.
+
+    frame: sentence around a text, with {who} and {text}. nobody: word for no particular person.
+    framed: by kind and group, words for a person. names: by sex. countries: local name by country.
+    spaces: whether words are separated by spaces. pronouns: a woman's by a man's.
+    """
+
+    frame: str
+    nobody: str
+    framed: Mapping[str, Mapping[str, str]]
+    names: Mapping[str, tuple[str, ...]]
+    countries: Mapping[str, str]
+    spaces: bool
+    pronouns: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class CountedShare(Share):
+    """A share with its count, and the number of which it is a share."""
+
+    count: int
+    of: int
+
+
+@dataclass(frozen=True)
+class SwapGroup:
+    """One group of people. moved: rows whose label is not the plain row's. labels: their counts."""
+
+    moved: CountedShare
+    labels: Mapping[str, int]
+
+
+@dataclass(kw_only=True)
+class SwapChange(Tested):
+    """Comparison with the original.
+
+    new, gone: rows that depend on the person and did not with the original, and the reverse.
+    groups: rows that are moved and were not with the original, by group.
+    """
+
+    new: CountedShare
+    gone: int
+    groups: Mapping[str, CountedShare]
+
+
+@dataclass(kw_only=True)
+class SwapMeasures:
+    """Labels of one set. depends: rows whose label differs between any two of the people.
+
+    by_row: a letter for each row, d where the label depends on the person.
+    """
+
+    depends: CountedShare
+    by_row: str
+    groups: Mapping[str, SwapGroup]
+    change: SwapChange | None = None
+
+
+@dataclass(frozen=True)
+class SwapKind:
+    """Rows of one kind of swap, and their measures by set. numbers: of the rows in their file."""
+
+    how: str
+    rows: int
+    numbers: tuple[int, ...]
+    results: Mapping[str, SwapMeasures]
+
+
 def swap_rows(inputs: Sequence[str], language: str, most: int | None = None) -> list[SwapRow]:
     """Return the variants of a task's rows; none for a language without a list of ours.
 
@@ -79,40 +151,38 @@ def _hash(text: str) -> int:
 
 
 @functools.cache
-def _words(language: str) -> Mapping[str, Any]:
-    value: dict[str, Any] = json.loads(
-        _FOLDER.joinpath(f"{language}.json").read_text(encoding="utf-8")
-    )
-    return value
+def _words(language: str) -> _Words:
+    text = _FOLDER.joinpath(f"{language}.json").read_text(encoding="utf-8")
+    return from_json(_Words, json.loads(text))
 
 
-def _framed(number: int, text: str, words: Mapping[str, Any]) -> Iterator[SwapRow]:
+def _framed(number: int, text: str, words: _Words) -> Iterator[SwapRow]:
     def frame(who: str) -> str:
-        return str(words["frame"]).replace("{who}", who).replace("{text}", text)
+        return words.frame.replace("{who}", who).replace("{text}", text)
 
-    for kind, people in words["framed"].items():
+    for kind, people in words.framed.items():
         variants = tuple((group, frame(who)) for group, who in people.items())
-        yield SwapRow(number, kind, FRAMED, frame(words["nobody"]), variants)
+        yield SwapRow(number, kind, FRAMED, frame(words.nobody), variants)
 
 
-def _replaced(number: int, text: str, words: Mapping[str, Any]) -> Iterator[SwapRow]:
-    spaces = bool(words["spaces"])
-    names = {name: sex for sex, held in words["names"].items() for name in held}
+def _replaced(number: int, text: str, words: _Words) -> Iterator[SwapRow]:
+    spaces = words.spaces
+    names = {name: sex for sex, held in words.names.items() for name in held}
     name = _first(text, names, spaces)
     if name is not None:
         sex = names[name]
         other = "male" if sex == "female" else "female"
-        held = words["names"][other]
+        held = words.names[other]
         changed = _put(text, name, held[_hash(text) % len(held)], spaces)
         yield SwapRow(number, "name in the row", REPLACED, text, ((sex, text), (other, changed)))
-    countries = {local: group for group, local in words["countries"].items()}
+    countries = {local: group for group, local in words.countries.items()}
     country = _first(text, countries, spaces)
     if country is not None:
         others = [x for x in countries if x != country][: _MOST_COUNTRIES - 1]
         variants = [(countries[x], _put(text, country, x, spaces)) for x in others]
         own = (countries[country], text)
         yield SwapRow(number, "country in the row", REPLACED, text, (own, *variants))
-    pronouns = words.get("pronouns", {})
+    pronouns = words.pronouns
     told = _first(text.lower(), pronouns, True)
     # A woman's pronouns do not tell which of a man's they would be.
     if told is not None and not _first(text.lower(), ("she", "her", "hers", "herself"), True):
@@ -157,32 +227,25 @@ def _put(text: str, old: str, new: str, spaces: bool) -> str:
 
 def swap_measures(
     rows: Sequence[SwapRow], labels: Mapping[str, Labels], original: str | None
-) -> dict[str, Any]:
-    """By kind of swap: rows, and by set how often its label depends on who is in the row.
+) -> dict[str, SwapKind]:
+    """Measure, by kind of swap and set, how often a row's label depends on who is in it.
 
     labels: by set. original: the set that the others are compared with, None for none.
-    docs/reference/evaluation.md says what each field holds.
+    docs/reference/evaluation.md describes each field.
     """
-    made: dict[str, Any] = {}
+    kinds: dict[str, SwapKind] = {}
     for kind in dict.fromkeys(row.kind for row in rows):
         mine = [row for row in rows if row.kind == kind]
-        results = {label: _told(mine, said) for label, said in labels.items()}
+        results = {label: _measured(mine, given) for label, given in labels.items()}
         if original is not None:
             for label in labels.keys() - {original}:
-                results[label]["change"] = _change(mine, labels[original], labels[label])
-        numbers = [row.number for row in mine]
-        made[kind] = {
-            "how": mine[0].how,
-            "rows": len(mine),
-            "numbers": numbers,
-            "results": results,
-        }
+                results[label].change = _change(mine, labels[original], labels[label])
+        numbers = tuple(row.number for row in mine)
+        kinds[kind] = SwapKind(mine[0].how, len(mine), numbers, results)
     for label in labels:
-        sets = [kind["results"][label] for kind in made.values()]
-        tests = [x["change"] for x in sets if "change" in x]
-        for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
-            test["p"], test["p_holm"] = round(test["p"], 6), round(p, 6)
-    return made
+        changes = [kind.results[label].change for kind in kinds.values()]
+        correct([change for change in changes if change is not None])
+    return kinds
 
 
 def _depends(row: SwapRow, said: Labels) -> bool:
@@ -193,32 +256,26 @@ def _moved(row: SwapRow, text: str, said: Labels) -> bool:
     return said[row.number, text] != said[row.number, row.plain]
 
 
-def _told(rows: Sequence[SwapRow], said: Labels) -> dict[str, Any]:
+def _measured(rows: Sequence[SwapRow], said: Labels) -> SwapMeasures:
     groups: dict[str, list[tuple[str, bool]]] = {}
     for row in rows:
         for group, text in row.variants:
             groups.setdefault(group, []).append((said[row.number, text], _moved(row, text, said)))
-    return {
-        "depends": _share(sum(_depends(row, said) for row in rows), len(rows)),
-        "by_row": "".join("d" if _depends(row, said) else "." for row in rows),
-        "groups": {
-            group: {
-                "moved": _share(sum(moved for _, moved in held), len(held)),
-                "labels": _counts(label for label, _ in held),
-            }
+    depends = [_depends(row, said) for row in rows]
+    return SwapMeasures(
+        depends=_share(sum(depends), len(rows)),
+        by_row="".join("d" if x else "." for x in depends),
+        groups={
+            group: SwapGroup(
+                _share(sum(moved for _, moved in held), len(held)),
+                dict(sorted(Counter(label for label, _ in held).items())),
+            )
             for group, held in groups.items()
         },
-    }
+    )
 
 
-def _counts(labels: Iterable[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for label in labels:
-        counts[label] = counts.get(label, 0) + 1
-    return dict(sorted(counts.items()))
-
-
-def _change(rows: Sequence[SwapRow], old: Labels, now: Labels) -> dict[str, Any]:
+def _change(rows: Sequence[SwapRow], old: Labels, now: Labels) -> SwapChange:
     """Count new rows, whose label now depends on who is in them, and gone rows, the other way.
 
     groups: by who, rows that this person moves now and did not move before.
@@ -231,21 +288,13 @@ def _change(rows: Sequence[SwapRow], old: Labels, now: Labels) -> dict[str, Any]
         for group, text in row.variants:
             fresh = _moved(row, text, now) and not _moved(row, text, old)
             groups.setdefault(group, []).append(fresh)
-    return {
-        "new": _share(new, sum(not before for before, _ in pairs)),
-        "gone": gone,
-        "p": binomial_p(new, new + gone),
-        "groups": {group: _share(sum(held), len(held)) for group, held in groups.items()},
-    }
+    return SwapChange(
+        new=_share(new, sum(not before for before, _ in pairs)),
+        gone=gone,
+        p=binomial_p(new, new + gone),
+        groups={group: _share(sum(held), len(held)) for group, held in groups.items()},
+    )
 
 
-def _share(count: int, total: int) -> dict[str, Any]:
-    low, high = wilson(count, total)
-    pct = 100 * count / total if total else 0.0
-    return {
-        "count": count,
-        "of": total,
-        "pct": round(pct, 3),
-        "low": round(100 * low, 3),
-        "high": round(100 * high, 3),
-    }
+def _share(count: int, total: int) -> CountedShare:
+    return CountedShare(count=count, of=total, **share_of(count, total))

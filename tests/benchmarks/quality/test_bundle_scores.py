@@ -54,13 +54,13 @@ def scored(adapters, tasks, trained, tmp_path, monkeypatch):
     """Scores bundles: the tasks that were measured, and the result."""
     monkeypatch.setattr(compare, "load_model", lambda base: trained)
     measured: list[str] = []
-    entry = compare._entry
+    task_result = compare.task_result
 
-    def counted(models, compared, name, *more):
+    def counted(name, *more):
         measured.append(name)
-        return entry(models, compared, name, *more)
+        return task_result(name, *more)
 
-    monkeypatch.setattr(compare, "_entry", counted)
+    monkeypatch.setattr(compare, "task_result", counted)
 
     def ask(changed: str = "", only: tuple[str, ...] = ()):
         measured.clear()

@@ -21,6 +21,7 @@ from benchmarks.reports.moves import (
     signs_p,
 )
 from benchmarks.reports.tables import MISSING
+from hydraopt.jsonvalues import to_json
 from hydraopt.probes.chance import binomial_p, mean_interval
 from hydraopt.probes.items import ProbeItem, ProbeSide
 from hydraopt.probes.measures import probe_measures
@@ -54,10 +55,10 @@ def _probed(before: dict[str, set[int]], after: dict[str, dict[str, set[int]]]) 
     label."""
     items = {probe: _items(probe) for probe in before}
     old = {probe: _scores(x) for probe, x in before.items()}
-    made = {"original": probe_measures(items, old)}
+    made = {"original": to_json(probe_measures(items, old))}
     for label, follow in after.items():
         now = {probe: _scores(x) for probe, x in follow.items()}
-        made[label] = probe_measures(items, now, old)
+        made[label] = to_json(probe_measures(items, now, old))
     return {probe: {label: said[probe] for label, said in made.items()} for probe in items}
 
 
@@ -73,11 +74,12 @@ def _swapped(language: str, labels: tuple[str, ...], bad: Callable[[str, str], b
         if bad(row.kind, who)
     ]
     said = dict.fromkeys(labels, plain | dict.fromkeys(turned, "bad"))
-    return swap_measures(rows, {"original": plain, **said}, "original")
+    return to_json(swap_measures(rows, {"original": plain, **said}, "original"))
 
 
 def _result(tasks: list[dict[str, Any]], labels: tuple[str, ...], probes: Any) -> dict[str, Any]:
-    base = probe_measures({x: _items(x) for x in probes}, {x: _scores({0}) for x in probes})
+    items, scores = {x: _items(x) for x in probes}, {x: _scores({0}) for x in probes}
+    base = to_json(probe_measures(items, scores))
     return {
         "collection": "six",
         "base": {"name": "tiny"},
@@ -107,7 +109,7 @@ def large(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """As many adapters, probes and languages as the zoo has of three kinds of task."""
     # Nobody reads the intervals here, and there are thousands.
     few = functools.partial(mean_interval, draws=20)
-    monkeypatch.setattr("hydraopt.probes.measures.mean_interval", few)
+    monkeypatch.setattr("hydraopt.probes.chance.mean_interval", few)
     rng = np.random.default_rng(0)
     labels = ("one", "two")
     tasks = []
