@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from hydraopt import __version__
 from hydraopt.adapters.imagemodels import is_image_model
@@ -21,7 +21,7 @@ from hydraopt.inspect.summary import module_type
 from hydraopt.progress import Progress, silent
 from hydraopt.report.evidence import Evidence, hash_of, read_evidence
 from hydraopt.report.groups import alike_of, forms_of, group_rows, map_of, map_tasks
-from hydraopt.report.model import Layers, Page, TaskView
+from hydraopt.report.model import Layers, OriginalsRow, Page, TaskView, TensorRow, TypeRow
 from hydraopt.report.naming import language_name, shown_name
 from hydraopt.report.people import CLEAR, MOST_PEOPLE
 from hydraopt.report.sizes import size_rows, sizes_note
@@ -208,12 +208,12 @@ def layers_of(task: TaskAdapter) -> Layers:
     )
 
 
-def _tensors(task: TaskAdapter, entry: TaskEntry) -> Iterable[dict[str, Any]]:
+def _tensors(task: TaskAdapter, entry: TaskEntry) -> Iterable[TensorRow]:
     errors, sizes = task.tensor_errors, task.tensor_bytes()
     for i in entry.tensors:
         held = task.bundle.manifest.tensors[i]
         shape = " x ".join(map(str, held.shape)) or "1"
-        yield {"key": held.key, "shape": shape, "bytes": sizes[held.key], "error": errors[held.key]}
+        yield TensorRow(held.key, shape, sizes[held.key], errors[held.key])
 
 
 def _layers(bundle: Bundle, tasks: Sequence[TaskView], report: Progress) -> dict[str, Layers]:
@@ -244,7 +244,7 @@ def _page(known: Collected, layers: dict[str, Layers], made: Choices | None) -> 
         base_model=bundle.base_model,
         count=len(tasks),
         size=bundle.size,
-        originals={"bytes": whole.size, "name": whole.name, "stored": whole.stored},
+        originals=OriginalsRow(whole.size, whole.name, whole.stored),
         image=known.image,
         judged_by=judged_by(tasks),
         summary=summary_of(bundle, tasks, whole, known.image),
@@ -313,7 +313,7 @@ def _parts(bundle: Bundle) -> tuple[tuple[str, int], ...]:
     return tuple((what, size) for what, size in sums.items() if size)
 
 
-def _types(bundle: Bundle, tasks: Sequence[TaskView]) -> tuple[dict[str, Any], ...]:
+def _types(bundle: Bundle, tasks: Sequence[TaskView]) -> tuple[TypeRow, ...]:
     """Return the types of modules: count, and mean and worst error over modules and tasks."""
     types = [module_type(module.path) for module in bundle.core.modules]
     counts = Counter(types)
@@ -330,13 +330,7 @@ def _types(bundle: Bundle, tasks: Sequence[TaskView]) -> tuple[dict[str, Any], .
             if types[i] not in worst or error > worst[types[i]][0]:
                 worst[types[i]] = error, entry.name
     return tuple(
-        {
-            "type": kind,
-            "modules": counts[kind],
-            "mean": sum(errors) / len(errors),
-            "worst": worst[kind][0],
-            "task": worst[kind][1],
-        }
+        TypeRow(kind, counts[kind], sum(errors) / len(errors), *worst[kind])
         for kind, errors in sorted(held.items())[:_MOST_TYPES]
     )
 

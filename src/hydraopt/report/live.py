@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from hydraopt.errors import HydraoptError
+from hydraopt.jsonvalues import to_json
 from hydraopt.report.build import Collected, layers_of, live_page
 from hydraopt.report.page import compact, render_live
 from hydraopt.report.tasks import SORTS, Wanted, selected, with_notes
@@ -44,7 +44,7 @@ class Explorer:
         rows = [row for task in known.tasks for row in examples.get(task.name, ())]
         self._examples = sorted(rows, key=lambda row: not row.changed)
         self._decoding = threading.Lock()  # a bundle is read by one at a time
-        self.page = _text(asdict(live_page(known)))
+        self.page = _text(to_json(live_page(known)))
 
     def tasks(self, asked: Mapping[str, str]) -> Any:
         """Return a page of the list. Raises ValueError for an invalid query."""
@@ -53,7 +53,7 @@ class Explorer:
             raise ValueError(f"no order is called {sort!r}")
         words = {key: asked.get(key, "") for key in ("query", "language", "group", "kind")}
         left = selected(self._known.tasks, Wanted(**words, sort=sort, up=asked.get("up") == "true"))
-        return {"total": len(left), "tasks": [asdict(x) for x in left[start : start + PER_PAGE]]}
+        return {"total": len(left), "tasks": to_json(left[start : start + PER_PAGE])}
 
     def task(self, name: str) -> Any:
         """Return a task with its layers, which are decoded for it; None for an unknown name."""
@@ -67,9 +67,9 @@ class Explorer:
             view = with_notes(view, task.entry)
         examples = self._known.evidence.examples.get(name, ())
         return {
-            "task": asdict(view),
-            "layers": asdict(layers),
-            "examples": [asdict(row) for row in examples],
+            "task": to_json(view),
+            "layers": to_json(layers),
+            "examples": to_json(examples),
         }
 
     def examples(self, asked: Mapping[str, str]) -> Any:
@@ -77,7 +77,7 @@ class Explorer:
         start = _natural(asked.get("from", "0"))
         count = min(_natural(asked.get("count", "6")), _MOST_EXAMPLES)
         rows = self._examples[start : start + count]
-        return {"total": len(self._examples), "examples": [asdict(row) for row in rows]}
+        return {"total": len(self._examples), "examples": to_json(rows)}
 
 
 def make_app(known: Collected) -> Any:

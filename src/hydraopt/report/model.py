@@ -1,4 +1,4 @@
-"""Data of a report's page, as dataclasses that dataclasses.asdict converts to JSON values.
+"""Data of a report's page, as dataclasses that hydraopt.jsonvalues.to_json converts to JSON values.
 
 Errors are relative Frobenius errors, shares are fractions of one, sizes are bytes. The harm of a
 task is the measured share of its original's answers that change.
@@ -8,24 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import ClassVar, Literal
 
 __all__ = [
-    "SCHEMA",
     "Alike",
     "Example",
     "GroupRow",
     "Judged",
     "Layers",
     "MapView",
+    "OriginalsRow",
     "Page",
     "PeopleRow",
     "SizeRow",
     "SwappedRow",
     "TaskView",
+    "TensorRow",
+    "TypeRow",
 ]
-
-SCHEMA: Final = "hydraopt.report/1"
 
 JudgedBy = Literal["results", "manifest", "error"]
 """Source of a task's harm: scored rows, the manifest, or the error of the weights alone."""
@@ -89,15 +89,25 @@ class TaskView:
 
 
 @dataclass(frozen=True)
+class TensorRow:
+    """A coded tensor of one task."""
+
+    key: str
+    shape: str
+    bytes: int
+    error: float
+
+
+@dataclass(frozen=True)
 class Layers:
     """A task's modules, parallel. modules: indices into the page's. bytes, forms: None where the
-    task was not decoded. tensors: coded tensors beside the modules, as inspect says them."""
+    task was not decoded. tensors: coded tensors beside the modules."""
 
     modules: tuple[int, ...]
     errors: tuple[float, ...]
     bytes: tuple[int | None, ...]
     forms: tuple[str | None, ...]
-    tensors: tuple[Mapping[str, Any], ...] = ()
+    tensors: tuple[TensorRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -224,18 +234,38 @@ class SwappedRow:
 
 
 @dataclass(frozen=True)
+class TypeRow:
+    """A type of modules: their number, mean and worst error, and the task with the worst."""
+
+    type: str
+    modules: int
+    mean: float
+    worst: float
+    task: str
+
+
+@dataclass(frozen=True)
+class OriginalsRow:
+    """Bytes that sizes are shares of, the name after "% of", and their precision."""
+
+    bytes: int
+    name: str
+    stored: str
+
+
+@dataclass(frozen=True)
 class Page:
     """All of a report. tasks, layers, examples are left to a server where these are many.
 
-    originals: bytes that sizes are shares of, and the name after "% of". image: the adapters are of
-    an image model, which writes no answers.
+    image: the adapters are of an image model, which writes no answers.
     """
 
+    SCHEMA: ClassVar[str] = "hydraopt.report/1"
     name: str
     base_model: str | None
     count: int
     size: int
-    originals: Mapping[str, Any]
+    originals: OriginalsRow
     image: bool
     judged_by: JudgedBy
     summary: tuple[str, ...]
@@ -251,7 +281,7 @@ class Page:
     filters: Mapping[str, tuple[str, ...]]
     forms: tuple[tuple[str, int, str], ...]
     parts: tuple[tuple[str, int], ...]
-    types: tuple[Mapping[str, Any], ...]
+    types: tuple[TypeRow, ...]
     examples: tuple[Example, ...]
     made: tuple[tuple[str, str], ...]
     history: tuple[tuple[str, str, str], ...] = ()
@@ -259,4 +289,3 @@ class Page:
     people: tuple[PeopleRow, ...] = ()
     swapped: tuple[SwappedRow, ...] = ()
     live: bool = False
-    schema: str = field(default=SCHEMA)

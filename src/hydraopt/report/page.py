@@ -11,11 +11,11 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from html import escape
 from importlib.resources import files
 from typing import Any, Final
 
+from hydraopt.jsonvalues import to_json
 from hydraopt.report.model import Page
 
 __all__ = ["SCRIPTS", "compact", "data_text", "policy_of", "render", "render_live"]
@@ -68,7 +68,7 @@ def policy_of(scripts: list[str], connections: str) -> str:
 def data_text(page: Page) -> str:
     """Return the page's data as JSON that cannot end the element around it."""
     text = json.dumps(
-        compact(asdict(page)), ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        compact(to_json(page)), ensure_ascii=False, allow_nan=False, separators=(",", ":")
     )
     # Inside an object these three stand in strings alone, where the escapes mean the same.
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -16,13 +16,24 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from hydraopt.errors import TaskNotFoundError
+from hydraopt.jsonvalues import to_json
 from hydraopt.serve.engine import Engine
 from hydraopt.serve.failures import GONE, UNREADABLE
 from hydraopt.serve.jobs import Answer, ClosedError, Job, Limits, Piece, QueueFullError
 from hydraopt.serve.metrics import Metrics
 from hydraopt.serve.prompts import LongPromptError, PromptReader
 from hydraopt.serve.reload import ReloadError
-from hydraopt.serve.replies import ApiError, Reply, chunk, event, usage_of, whole
+from hydraopt.serve.replies import (
+    ApiError,
+    Model,
+    ModelList,
+    Reply,
+    ReplyBody,
+    chunk,
+    event,
+    usage_of,
+    whole,
+)
 from hydraopt.serve.schemas import ChatRequest, CompletionRequest, Request
 
 __all__ = ["make_app"]
@@ -98,7 +109,7 @@ def _add_reload(
     keyed: Sequence[Any],
 ) -> None:
     @app.post("/reload", dependencies=keyed)
-    async def reloaded(request: HttpRequest) -> dict[str, Any]:
+    async def reloaded(request: HttpRequest) -> Response:
         _check_kind(request)
         if reload is None:
             raise ApiError(409, "this server has no files to load again", "reload_refused")
@@ -108,21 +119,18 @@ def _add_reload(
             raise ApiError(409, str(error), "reload_refused") from error
         except ClosedError as error:
             raise ApiError(503, str(error), "shutting_down") from error
-        return {
-            "object": "list",
-            "data": [service.about(name) for name in (service.names[0], *tasks)],
-        }
+        return _json(ModelList([service.about(name) for name in (service.names[0], *tasks)]))
 
 
 def _add_answers(app: FastAPI, service: _Service, limits: Limits, keyed: Sequence[Any]) -> None:
     @app.get("/v1/models", dependencies=keyed)
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [service.about(name) for name in service.names]}
+    async def models() -> Response:
+        return _json(ModelList([service.about(name) for name in service.names]))
 
     @app.get("/v1/models/{name:path}", dependencies=keyed)
-    async def model(name: str) -> dict[str, Any]:
+    async def model(name: str) -> Response:
         service.task(name)
-        return service.about(name)
+        return _json(service.about(name))
 
     @app.post("/v1/completions", dependencies=keyed)
     async def completions(request: HttpRequest) -> Response:
@@ -163,9 +171,9 @@ class _Service:
     def names(self) -> tuple[str, ...]:
         return (self._base, *self._engine.tasks)
 
-    def about(self, name: str) -> dict[str, Any]:
-        about = {"id": name, "object": "model", "created": self._since, "owned_by": "hydraopt"}
-        return about if name == self._base else {**about, "parent": self._base}
+    def about(self, name: str) -> Model:
+        """Return the description of a model."""
+        return Model(name, self._since, None if name == self._base else self._base)
 
     def task(self, name: str) -> str | None:
         """Return the engine's name of a model; None is the base."""
@@ -246,7 +254,7 @@ class _Service:
             async for piece in self._pieces(answer, pieces):
                 text += piece.text
         usage = usage_of(job, piece)
-        return JSONResponse(whole(reply, text, piece.reason, usage))
+        return _json(whole(reply, text, piece.reason, usage))
 
     async def _events(
         self,
@@ -263,8 +271,7 @@ class _Service:
                 async for piece in self._pieces(answer, pieces):
                     yield event(chunk(reply, piece.text, piece.reason))
                 if with_usage:
-                    usage = usage_of(answer.job, piece)
-                    yield event({**chunk(reply, "", None), "choices": [], "usage": usage})
+                    yield event(reply.body(True, usage=usage_of(answer.job, piece)))
                 yield event("[DONE]")
             except ApiError as error:
                 yield event(error.body)
@@ -381,4 +388,8 @@ def _cancelling(request: HttpRequest, answer: Answer) -> Iterator[None]:
 
 
 def _refused(error: ApiError) -> Response:
-    return JSONResponse(error.body, error.status, error.headers)
+    return JSONResponse(to_json(error.body), error.status, error.headers)
+
+
+def _json(body: Model | ModelList | ReplyBody) -> Response:
+    return JSONResponse(to_json(body))

@@ -1,16 +1,47 @@
-"""Format of replies."""
+"""Format of replies, which hydraopt.jsonvalues.to_json converts to OpenAI's JSON."""
 
 from __future__ import annotations
 
 import json
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from hydraopt.jsonvalues import to_json
 from hydraopt.serve.jobs import Job, Piece
 
-__all__ = ["ApiError", "Reply", "chunk", "event", "usage_of", "whole"]
+__all__ = [
+    "ApiError",
+    "Message",
+    "Model",
+    "ModelList",
+    "Reply",
+    "ReplyBody",
+    "Usage",
+    "chunk",
+    "event",
+    "usage_of",
+    "whole",
+]
+
+
+@dataclass(frozen=True)
+class ErrorDetails:
+    """Description of a refusal."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+@dataclass(frozen=True)
+class ErrorBody:
+    """Body of a refusal."""
+
+    error: ErrorDetails
 
 
 class ApiError(Exception):
@@ -21,19 +52,80 @@ class ApiError(Exception):
         self.status, self.code, self.param = status, code, param
 
     @property
-    def body(self) -> dict[str, Any]:
+    def body(self) -> ErrorBody:
+        """Body of the response."""
         kind = {401: "authentication_error", 429: "rate_limit_error"}.get(
             self.status, "server_error" if self.status >= 500 else "invalid_request_error"
         )
-        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
-        return {"error": error}
+        return ErrorBody(ErrorDetails(str(self), kind, self.param, self.code))
 
     @property
     def headers(self) -> dict[str, str]:
+        """Headers of the response."""
         if self.status == 401:
             return {"WWW-Authenticate": "Bearer"}
         # Whoever waits has an answer of many steps before him, or bundles to be loaded.
         return {"Retry-After": "1"} if self.code in ("queue_full", "bundle_unreadable") else {}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is served. parent: the base model, of which a task is an adapter."""
+
+    id: str
+    created: int
+    parent: str | None = None
+    object: str = "model"
+    owned_by: str = "hydraopt"
+
+
+@dataclass(frozen=True)
+class ModelList:
+    """Models that are served."""
+
+    data: Sequence[Model]
+    object: str = "list"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Numbers of tokens read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of a chat, or a piece of one."""
+
+    role: str | None = None
+    content: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An answer, or a piece of one: text of a completion, message or delta of a chat."""
+
+    index: int
+    finish_reason: str | None
+    logprobs: None
+    text: str | None = None
+    message: Message | None = None
+    delta: Message | None = None
+
+
+@dataclass(frozen=True)
+class ReplyBody:
+    """Body of a reply, or of a chunk of one."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: tuple[Choice, ...]
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True)
@@ -45,50 +137,47 @@ class Reply:
     created: int = field(default_factory=lambda: int(time.time()))
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def envelope(self, streamed: bool) -> dict[str, Any]:
+    def body(self, streamed: bool, *choices: Choice, usage: Usage | None = None) -> ReplyBody:
+        """Return the body with these choices. streamed: whether it is a chunk."""
         chat = self.kind == "chat"
         name = "chat.completion" if chat else "text_completion"
-        return {
-            "id": f"{'chatcmpl' if chat else 'cmpl'}-{self.id}",
-            "object": f"{name}.chunk" if chat and streamed else name,
-            "created": self.created,
-            "model": self.model,
-        }
+        return ReplyBody(
+            f"{'chatcmpl' if chat else 'cmpl'}-{self.id}",
+            f"{name}.chunk" if chat and streamed else name,
+            self.created,
+            self.model,
+            choices,
+            usage,
+        )
 
 
-def usage_of(job: Job, last: Piece) -> dict[str, int]:
+def usage_of(job: Job, last: Piece) -> Usage:
     """Return the numbers of tokens read and written."""
     read, written = len(job.prompt), last.tokens
-    return {
-        "prompt_tokens": read,
-        "completion_tokens": written,
-        "total_tokens": read + written,
-    }
+    return Usage(read, written, read + written)
 
 
-def whole(reply: Reply, text: str, reason: str | None, usage: dict[str, int]) -> dict[str, Any]:
+def whole(reply: Reply, text: str, reason: str | None, usage: Usage) -> ReplyBody:
     """Return a reply in one piece."""
-    choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
     if reply.kind == "chat":
-        choice["message"] = {"role": "assistant", "content": text}
+        choice = Choice(0, reason, None, message=Message("assistant", text))
     else:
-        choice["text"] = text
-    return {**reply.envelope(False), "choices": [choice], "usage": usage}
+        choice = Choice(0, reason, None, text)
+    return reply.body(False, choice, usage=usage)
 
 
-def chunk(reply: Reply, text: str | None, reason: str | None) -> dict[str, Any]:
+def chunk(reply: Reply, text: str | None, reason: str | None) -> ReplyBody:
     """Return a piece of a reply; a text of None marks its beginning."""
-    choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
     if reply.kind == "completion":
-        choice["text"] = text or ""
+        choice = Choice(0, reason, None, text or "")
     elif text is None:
-        choice["delta"] = {"role": "assistant", "content": ""}
+        choice = Choice(0, reason, None, delta=Message("assistant", ""))
     else:
-        choice["delta"] = {"content": text} if text else {}
-    return {**reply.envelope(True), "choices": [choice]}
+        choice = Choice(0, reason, None, delta=Message(content=text or None))
+    return reply.body(True, choice)
 
 
-def event(data: dict[str, Any] | str) -> str:
+def event(data: ReplyBody | ErrorBody | str) -> str:
     """Format a server-sent event."""
-    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    text = data if isinstance(data, str) else json.dumps(to_json(data), ensure_ascii=False)
     return f"data: {text}\n\n"

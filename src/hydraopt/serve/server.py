@@ -179,14 +179,15 @@ def make_server(
     if is_loopback(host):
         app = OwnHosts(app, (host, *hosts))
     app = AccessLog(app)
-    settings: dict[str, Any] = {
-        "host": host,
-        "port": port,
-        "log_level": logging.WARNING,
-        "http": protocol or limited(),
-        "ws": "none",
-        "timeout_keep_alive": IDLE_SECONDS,
-        "timeout_graceful_shutdown": _CLOSE_SECONDS,
-        "server_header": False,
-    }
-    return Server(uvicorn.Config(app, **settings), engine, reload)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level=logging.WARNING,
+        http=protocol or limited(),
+        ws="none",
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=_CLOSE_SECONDS,
+        server_header=False,
+    )
+    return Server(config, engine, reload)
