@@ -30,8 +30,8 @@ from benchmarks.quality.sets import CURVES, JUDGED, METHOD, Method
 from hydraopt.bundle.harm import Harm
 from hydraopt.harm.drift import Summary
 from hydraopt.merging.harm import sharing
-from hydraopt.merging.harm.judging import Judged
 from hydraopt.merging.harm.trials import Counted
+from hydraopt.merging.look import MeasuredHarm
 
 __all__ = ["WAYS", "main", "row_of"]
 
@@ -100,7 +100,7 @@ def _error(values: NDArray[np.float64]) -> float:
 def _lost(harm: Summary) -> float:
     """What a size is shared out by."""
     stated = Harm(harm.changed, harm.answers, harm.likely, harm.kl, True)
-    judged = Judged(stated, harm.likely_error, harm.kl_error, harm.lost)
+    judged = MeasuredHarm(stated, harm.likely_error, harm.kl_error, harm.lost)
     return Counted("lost").of(judged)
 
 

@@ -15,12 +15,13 @@ from hydraopt.compress.core import CoreStore
 from hydraopt.compress.measure import MEASURES
 from hydraopt.compress.plan import modes_of, plan_module
 from hydraopt.editing import encode
-from hydraopt.editing.encode import Limit
-from hydraopt.editing.verbs import Onlooker, add
+from hydraopt.editing.verbs import add
 from hydraopt.errors import AlignmentError, BaseMismatchError, BudgetError, UsageError
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.harm.judging import Judged
+from hydraopt.merging.budget import Limit
+from hydraopt.merging.harm.judging import HarmJudge
+from hydraopt.merging.look import Look, MeasuredHarm
 from hydraopt.merging.outcome import Measured
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of, near
@@ -156,19 +157,19 @@ def test_bundles_of_methods_stay_as_they_are(adapters: dict[str, Path], tmp_path
         add(method, [adapters["e"]])
 
 
-class Judge:
+class Judge(HarmJudge):
     """Says that harm is the error itself."""
 
     def tasks(self) -> frozenset[str]:
         return frozenset("e")
 
-    def measure(self, task: str, coded: object, error: float, apart: bool = False) -> Judged:
-        return Judged(Harm(round(100 * error), 100, error, error**2, True), 0.0, 0.0, error)
+    def measure(self, task: str, coded: object, error: float, apart: bool = False) -> MeasuredHarm:
+        return MeasuredHarm(Harm(round(100 * error), 100, error, error**2, True), 0.0, 0.0, error)
 
 
 def test_a_limit_on_harm_is_kept_and_told(one_file: Path, adapters: dict[str, Path]) -> None:
-    look = Onlooker(judge=Judge())
-    done = add(one_file, [adapters["e"]], limit=Limit(harm="5%"), onlooker=look, day=DAY)
+    look = Look(judge=Judge())
+    done = add(one_file, [adapters["e"]], limit=Limit(harm="5%"), look=look, day=DAY)
     entry = open_bundle(one_file)["e"].entry
     assert entry.harm is not None
     assert entry.harm.likely <= 0.05
@@ -181,13 +182,13 @@ def test_a_limit_on_harm_is_kept_and_told(one_file: Path, adapters: dict[str, Pa
 def test_a_limit_on_harm_has_prompts_of_all_before_anything_is_looked_at(
     one_file: Path, adapters: dict[str, Path]
 ) -> None:
-    look = Onlooker(lambda: pytest.fail("modules were looked at"), Judge())
+    look = Look(Judge(), lambda: pytest.fail("modules were looked at"))
     with pytest.raises(UsageError, match="none of x"):
-        add(one_file, [adapters["e"], f"x={adapters['e']}"], limit=Limit(harm="5%"), onlooker=look)
+        add(one_file, [adapters["e"], f"x={adapters['e']}"], limit=Limit(harm="5%"), look=look)
 
 
 def test_harm_is_measured_without_a_limit_too(one_file: Path, adapters: dict[str, Path]) -> None:
-    add(one_file, [adapters["e"]], onlooker=Onlooker(judge=Judge()), day=DAY)
+    add(one_file, [adapters["e"]], look=Look(judge=Judge()), day=DAY)
     entry = open_bundle(one_file)["e"].entry
     assert entry.harm is not None
     assert entry.harm.likely == pytest.approx(entry.error, rel=0.01)
@@ -202,8 +203,8 @@ def test_a_size_counts_what_is_told_of_harm(one_file, adapters, monkeypatch) -> 
         return solution
 
     monkeypatch.setattr(encode, "solve", solve)
-    limit, look = Limit("3000"), Onlooker(judge=Judge())
-    add(one_file, [adapters["e"]], limit=limit, onlooker=look, day=DAY)
+    limit, look = Limit("3000"), Look(judge=Judge())
+    add(one_file, [adapters["e"]], limit=limit, look=look, day=DAY)
     harm = open_bundle(one_file)["e"].entry.harm
     assert harm is not None
     ((job, budget, draft),) = seen
@@ -220,16 +221,16 @@ def test_nobody_looks_before_all_is_checked(one_file: Path, adapters: dict[str, 
 
     for limit, name in ((Limit("3O%"), "e"), (Limit("3000"), "a")):
         with pytest.raises(UsageError):
-            add(one_file, [adapters[name]], limit=limit, onlooker=Onlooker(look))
+            add(one_file, [adapters[name]], limit=limit, look=Look(sensitivity=look))
     assert not looked
-    add(one_file, [adapters["e"]], limit=Limit("3000"), onlooker=Onlooker(look), day=DAY)
+    add(one_file, [adapters["e"]], limit=Limit("3000"), look=Look(sensitivity=look), day=DAY)
     assert looked == [0]
 
 
 def test_sensitivity_moves_bytes_between_modules(one_file: Path, adapters: dict[str, Path]) -> None:
     seen = {"x": {path: (50.0 if path == "h.0.q" else 1.0) for path in modules_of(0)}}
     add(one_file, [f"plain={adapters['e']}"], day=DAY)
-    add(one_file, [f"x={adapters['e']}"], onlooker=Onlooker(sensitivity=seen), day=DAY)
+    add(one_file, [f"x={adapters['e']}"], look=Look(sensitivity=seen), day=DAY)
     bundle = open_bundle(one_file)
     assert bundle["x"].module_errors["h.0.q"] < 0.7 * bundle["plain"].module_errors["h.0.q"]
 

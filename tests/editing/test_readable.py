@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle, read_adapters, verify_bundle
-from hydraopt.editing.encode import Coder, Limit
+from hydraopt.editing.encode import Coder
 from hydraopt.editing.verbs import add
 from hydraopt.errors import NumericalError
+from hydraopt.merging.budget import Limit
 from tests.conftest import write_adapter
 
 PATHS = [f"model.layers.{i}.self_attn.{x}_proj" for i in range(2) for x in "qv"]

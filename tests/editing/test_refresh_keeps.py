@@ -8,9 +8,9 @@ import pytest
 
 from hydraopt import merge, open_bundle, read_adapter, read_adapters, verify_bundle
 from hydraopt.bundle.verify import distance_from
-from hydraopt.editing.encode import Limit
 from hydraopt.editing.refresh import expected_saving, refresh
 from hydraopt.editing.verbs import add, replace
+from hydraopt.merging.budget import Limit
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of
 

@@ -14,12 +14,13 @@ from hydraopt.bundle.writer import write_bundle
 from hydraopt.editing.refresh import expected_saving, refresh
 from hydraopt.editing.verbs import add
 from hydraopt.inspect import inspect_adapters
-from hydraopt.merging.harm.plan import plan
+from hydraopt.merging.look import Look
 from hydraopt.report.build import build
 from hydraopt.report.model import Page, SizeRow
 from tests.end_to_end.estimates_sets import SETS
 from tests.marks import slow
 from tests.merging.harm.conftest import PowerJudge
+from tests.merging.harm.conftest import planned as plan_of
 
 NEAR = 0.15
 
@@ -180,9 +181,9 @@ def test_a_plan_is_what_the_merge_then_makes(
 ) -> None:
     adapters = read_adapters(judged.adapters)
     scales = dict(zip((x.name for x in adapters), (0.01, 0.1, 0.6), strict=True))
-    planned = plan(judged.adapters, PowerJudge(adapters, scales), workers=1, **limit)
+    planned = plan_of(judged.adapters, PowerJudge(adapters, scales), **limit)
     judge = PowerJudge(adapters, scales)
-    made = merge(judged.adapters, tmp_path / "y", judge=judge, workers=1, **limit)
+    made = merge(judged.adapters, tmp_path / "y", look=Look(judge=judge), workers=1, **limit)
     assert planned.size == pytest.approx(made.size, rel=NEAR)
     for task in planned.tasks:
         assert task.error == pytest.approx(made.errors[task.name], rel=NEAR)

@@ -23,12 +23,12 @@ from hydraopt.adapters import read_adapter
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.restore.peft import CONFIG, WEIGHTS
 from hydraopt.collection.splitting import split
-from hydraopt.editing.encode import Limit
 from hydraopt.editing.verbs import remove, rename, replace
 from hydraopt.errors import BundleFormatError, NotThereError, UsageError
 from hydraopt.export import vllm_plugin
 from hydraopt.export.served import FolderCache, ServedBundle
 from hydraopt.files.url import Url
+from hydraopt.merging.budget import Limit
 from tests.conftest import write_adapter
 from tests.export.targets import bundled, pairs
 from tests.remote.servers import Web, web_server

@@ -10,8 +10,8 @@ import pytest
 from hydraopt.bundle import Harm
 from hydraopt.harm import drift as drift_module
 from hydraopt.harm.drift import Drift
-from hydraopt.merging.harm.judging import Judged
 from hydraopt.merging.harm.trials import Counted
+from hydraopt.merging.look import MeasuredHarm
 
 
 def drift_with(kl) -> Drift:
@@ -51,7 +51,7 @@ def test_one_answer_is_not_told_as_sure(monkeypatch, likely: float) -> None:
 
 def test_one_answer_does_not_keep_a_limit_of_a_few_percent(monkeypatch) -> None:
     told = told_of(monkeypatch, [0.0], [1e-6])
-    judged = Judged(
+    judged = MeasuredHarm(
         Harm(told.changed, told.answers, told.likely, told.kl, True),
         told.likely_error,
         told.kl_error,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from re import fullmatch
-from typing import cast
 
 import pytest
 
@@ -11,8 +10,10 @@ from hydraopt import merge, open_bundle, shrink
 from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.collection.splitting import join, split
 from hydraopt.errors import BudgetError, UsageError
-from hydraopt.merging.harm.judging import HarmJudge
-from hydraopt.merging.harm.plan import plan
+from hydraopt.merging.budget import Limit
+from hydraopt.merging.look import Look
+from hydraopt.merging.options import MergeOptions
+from hydraopt.merging.plan import plan
 
 
 def test_a_folder_holds_what_a_split_of_the_file_holds(three, tmp_path) -> None:
@@ -122,10 +123,10 @@ def test_a_size_that_holds_every_bit_gives_it(three, tmp_path) -> None:
         tmp_path / "unseen",
         size="400%",
         workers=1,
-        sensitivity=lambda: looks.append("") or {},
+        look=Look(sensitivity=lambda: looks.append("") or {}),
     )
     with pytest.raises(UsageError, match="a size with room for every bit"):
-        plan(three, cast(HarmJudge, None), size="400%", workers=1)
+        plan(three, MergeOptions(limit=Limit("400%"), workers=1))
     assert not looks
     less = merge(three, tmp_path / "less", size=whole.size - 1, workers=1)
     assert less.size < whole.size

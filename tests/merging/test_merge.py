@@ -16,6 +16,7 @@ from hydraopt.compress.measure import MEASURES, Measure
 from hydraopt.errors import BudgetError, NumericalError, UsageError
 from hydraopt.merging import solving
 from hydraopt.merging.budget import parse_size
+from hydraopt.merging.look import Look
 from hydraopt.merging.merge import DEFAULT_MAX_ERROR, merge
 from hydraopt.merging.search import Solution
 from tests.marks import slow
@@ -149,7 +150,7 @@ def test_absolute_errors_count_more_where_the_adapter_is_large(make_adapter, tmp
 
 def test_sensitivity_lowers_the_error_of_a_module(three, tmp_path) -> None:
     def errors(sensitivity) -> dict[str, float]:
-        merge(three, tmp_path / "out", size="25%", sensitivity=sensitivity, workers=1)
+        merge(three, tmp_path / "out", size="25%", look=Look(sensitivity=sensitivity), workers=1)
         wanted = originals(three)["b"]
         return {
             path: measured({path: got}, {path: wanted[path]})
@@ -175,7 +176,7 @@ def test_sensitivity_lowers_the_error_of_a_module(three, tmp_path) -> None:
 )
 def test_wrong_sensitivity_is_refused(three, tmp_path, sensitivity, what) -> None:
     with pytest.raises(UsageError, match=what):
-        merge(three, tmp_path / "out", size="25%", sensitivity=sensitivity)
+        merge(three, tmp_path / "out", size="25%", look=Look(sensitivity=sensitivity))
     assert not (tmp_path / "out").exists()
 
 

@@ -18,6 +18,7 @@ from hydraopt.files.aside import Laid
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging import decoded as reading
 from hydraopt.merging import finish
+from hydraopt.merging.look import Look
 from hydraopt.merging.rewrite import CodedModules
 from hydraopt.values import counted
 from tests.marks import slow
@@ -79,8 +80,8 @@ def test_a_stream_read_and_written_again_is_the_same(three, tmp_path, form) -> N
 def test_parts_grow_by_what_is_asked_and_errors_are_measured(three, tmp_path, form) -> None:
     forms = form and [form]
     plain, grown = tmp_path / "plain.hydra.safetensors", tmp_path / "grown.hydra.safetensors"
-    merge(three, plain, size="60%", forms=forms, refitter=grow_all(0))
-    made = merge(three, grown, size="60%", forms=forms, refitter=grow_all(8, "ac"))
+    merge(three, plain, size="60%", forms=forms, look=Look(refit=grow_all(0)))
+    made = merge(three, grown, size="60%", forms=forms, look=Look(refit=grow_all(8, "ac")))
     before, after = decoded(plain), decoded(grown)
     for name, factor in (("a", 2 ** (8 / EXPONENT_GRID)), ("b", 1.0), ("c", 2 ** (8 / 32))):
         for path, factors in before[name].items():
@@ -109,14 +110,16 @@ def test_no_stream_is_read_but_those_that_change(three, tmp_path, monkeypatch) -
 
     monkeypatch.setattr(Laid, "_read", counted)
     monkeypatch.setattr(finish, "refitted", watched)
-    made = merge(three, tmp_path / "x.hydra.safetensors", error=0.2, refitter=grow_all(1, "b"))
+    made = merge(
+        three, tmp_path / "x.hydra.safetensors", error=0.2, look=Look(refit=grow_all(1, "b"))
+    )
     assert "coded parts were refitted in 1 of 3 tasks" in made.notes
     assert verify_bundle(tmp_path / "x.hydra.safetensors").ok
 
 
 def test_no_answer_changes_nothing(three, tmp_path) -> None:
     for name, ask in (("none", grow_all(3, "")), ("zero", grow_all(0)), ("no", None)):
-        merge(three, tmp_path / name, error=0.2, refitter=ask)
+        merge(three, tmp_path / name, error=0.2, look=Look(refit=ask))
     assert (tmp_path / "none").read_bytes() == (tmp_path / "zero").read_bytes()
     none, without = (open_bundle(tmp_path / name) for name in ("none", "no"))
     for i in range(3):
@@ -129,8 +132,8 @@ def test_a_part_that_is_left_out_stays(three, tmp_path) -> None:
         return {"h.0.q": np.arange(coded()["h.0.q"].A.shape[0])}
 
     plain, grown = tmp_path / "plain.hydra.safetensors", tmp_path / "grown.hydra.safetensors"
-    merge(three, plain, size="40%", refitter=grow_all(0))
-    merge(three, grown, size="40%", refitter=shifting(ask))
+    merge(three, plain, size="40%", look=Look(refit=grow_all(0)))
+    merge(three, grown, size="40%", look=Look(refit=shifting(ask)))
     before, after = decoded(plain)["b"], decoded(grown)["b"]
     wanted = 2.0 ** (np.arange(before["h.0.q"].A.shape[0]) / EXPONENT_GRID)
     assert pytest.approx(before["h.0.q"].B * wanted, rel=1e-8) == after["h.0.q"].B
@@ -160,7 +163,7 @@ def changed(plain: Path, other: Path) -> set[str]:
 def test_an_error_limit_is_kept_and_only_offenders_go_back(three, tmp_path, limit) -> None:
     plain, out = tmp_path / "plain.hydra.safetensors", tmp_path / "x.hydra.safetensors"
     merge(three, plain, **{limit: 0.2})
-    made = merge(three, out, **{limit: 0.2}, refitter=rough("b", 12))
+    made = merge(three, out, **{limit: 0.2}, look=Look(refit=rough("b", 12)))
     errors = list(made.errors.values())
     assert (np.mean(errors) if limit == "error" else max(errors)) <= 0.2
     assert "b" not in changed(plain, out)
@@ -176,7 +179,7 @@ def test_for_a_mean_error_goes_back_what_grew_most_not_what_is_largest(three, tm
     limits = {"error": 0.2, "importance": {"a": 0.02}}
     before = merge(three, plain, **limits).errors
     assert before["a"] > 1.5 * before["b"]
-    merge(three, out, **limits, refitter=rough("b", 12))
+    merge(three, out, **limits, look=Look(refit=rough("b", 12)))
     assert "b" not in changed(plain, out)
     assert "a" in changed(plain, out)
 
@@ -184,7 +187,7 @@ def test_for_a_mean_error_goes_back_what_grew_most_not_what_is_largest(three, tm
 def test_if_nothing_is_kept_the_bundle_is_as_without(three, tmp_path) -> None:
     plain, out = tmp_path / "plain.hydra.safetensors", tmp_path / "x.hydra.safetensors"
     merge(three, plain, error=0.2)
-    made = merge(three, out, error=0.2, refitter=rough("abc", 20))
+    made = merge(three, out, error=0.2, look=Look(refit=rough("abc", 20)))
     assert plain.read_bytes() == out.read_bytes()
     assert "the parts of 3 tasks stayed" in made.notes[-1]
     assert made.notes[-2] == "coded parts were refitted in 0 of 3 tasks"
@@ -203,7 +206,7 @@ def test_a_size_is_kept_and_what_grew_most_goes_back(three, tmp_path) -> None:
     # Not a byte to spare beyond what the first merge took.
     limit = size + 12
     merge(three, plain, size=limit)
-    made = merge(three, out, size=limit, refitter=shifting(ask))
+    made = merge(three, out, size=limit, look=Look(refit=shifting(ask)))
     assert out.stat().st_size == made.size <= limit
     assert changed(plain, out) == {"a", "c"}
 
@@ -212,7 +215,7 @@ def test_what_nobody_asks_for_is_not_decoded(three, tmp_path, monkeypatch) -> No
     read = []
     original = reading.read_record
     monkeypatch.setattr(reading, "read_record", lambda *args: read.append(args) or original(*args))
-    merge(three, tmp_path / "out", size="30%", refitter=grow_all(1, "b"))
+    merge(three, tmp_path / "out", size="30%", look=Look(refit=grow_all(1, "b")))
     assert len(read) == 4  # one task's modules, once
 
 
@@ -225,7 +228,7 @@ def test_equal_adapters_are_asked_once(make_adapter, tmp_path) -> None:
         return {path: np.ones(f.A.shape[0], int) for path, f in coded().items()}
 
     out = tmp_path / "out.hydra.safetensors"
-    merge(folders, out, size="100%", refitter=shifting(ask))
+    merge(folders, out, size="100%", look=Look(refit=shifting(ask)))
     assert asked == ["x"]
     assert open_bundle(out).recipe["refit"] == 2
     both = decoded(out)
@@ -236,7 +239,7 @@ def test_of_equal_adapters_the_one_with_an_answer_decides(make_adapter, tmp_path
     folders = [make_adapter(tmp_path / name, modules_of(0)) for name in ("x", "y")]
     plain, out = tmp_path / "plain.hydra.safetensors", tmp_path / "out.hydra.safetensors"
     merge(folders, plain, size="100%")
-    merge(folders, out, size="100%", refitter=grow_all(2, "y"))
+    merge(folders, out, size="100%", look=Look(refit=grow_all(2, "y")))
     assert (
         pytest.approx(decoded(plain)["x"]["h.0.q"].B * 2 ** (2 / EXPONENT_GRID), rel=1e-8)
         == decoded(out)["x"]["h.0.q"].B

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 import hydraopt.report.build as build_module
 from hydraopt.cli.main import cli
-from hydraopt.editing.encode import Limit
 from hydraopt.editing.verbs import add
 from hydraopt.errors import UsageError
+from hydraopt.merging.budget import Limit
 from hydraopt.merging.merge import merge
 from hydraopt.report.build import _compared, build, collect, live_page
 from hydraopt.report.model import Page

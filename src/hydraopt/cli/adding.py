@@ -139,8 +139,8 @@ def run_adding(
     verb: add or replace, of hydraopt.editing.verbs.
     """
     from hydraopt.adapters import read_adapters
-    from hydraopt.editing.encode import Limit
     from hydraopt.editing.verbs import check_before
+    from hydraopt.merging.budget import Limit
 
     limit = Limit(asked.size, asked.error, asked.harm, asked.lossless)
     with progress_bar(quiet or as_json) as progress:
@@ -153,33 +153,33 @@ def run_adding(
         if asked.base is not None:
             named = {"same_base": asked.same_base, "prompted": bool(asked.prompted)}
             check_before(verb, bundle, opened, limit, **named)
-        onlooker = _onlooker(asked, bundle, opened, progress)
+        look = _look(asked, bundle, opened, progress)
         done = verb(
             bundle,
             opened,
             limit=limit,
-            onlooker=onlooker,
+            look=look,
             exact=asked.exact,
             same_base=asked.same_base,
             base=base_tensors(asked.base, opened),
             workers=asked.workers,
             progress=progress,
         )
-        if onlooker is not None and onlooker.judge is not None:
-            warn_of_cut(onlooker.judge)
+        if look is not None and look.judge is not None:
+            warn_of_cut(look.judge)
     what = "replaced in" if verb.__name__ == "replace" else "added to"
     show_changed(done, as_json, what, every)
 
 
-def _onlooker(asked: Adding, bundle: str, opened: Sequence[Any], progress: Progress | None) -> Any:
-    """Return the Onlooker of the adapters if a base model is given, else None."""
+def _look(asked: Adding, bundle: str, opened: Sequence[Any], progress: Progress | None) -> Any:
+    """Return what to ask of the base model if one is given, else None."""
     if asked.base is None or asked.lossless:
         return None
     from hydraopt.bundle.recipes import answer_tokens_in
     from hydraopt.collection.kinds import collection_at
-    from hydraopt.editing import verbs
     from hydraopt.merging.align import coded_of
-    from hydraopt.merging.harm.checks import check_prompted
+    from hydraopt.merging.look import Look
+    from hydraopt.merging.options import check_prompted
 
     names = [adapter.name for adapter in opened]
     there = collection_at(bundle)
@@ -189,4 +189,4 @@ def _onlooker(asked: Adding, bundle: str, opened: Sequence[Any], progress: Progr
         check_prompted(coded_of(opened, asked.exact), texts)
     most = answer_tokens_in(there.core().recipe)  # as the others were measured
     seen = onlooker_of(asked.base, opened, texts, progress, answer_tokens=most)
-    return verbs.Onlooker(seen.sensitivities, seen.judge if texts else None)
+    return Look(seen.judge if texts else None, seen.sensitivities)

@@ -35,6 +35,7 @@ from hydraopt.cli.results import show_plan, show_result
 
 if TYPE_CHECKING:
     from hydraopt.engines.engine import Engine
+    from hydraopt.merging.look import Look
     from hydraopt.merging.merge import MergeResult
     from hydraopt.progress import Progress
 
@@ -233,7 +234,7 @@ def _merged(
 def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) -> Any:
     """Return the Onlooker of the adapters; warn about tasks with few prompts."""
     from hydraopt.merging.align import coded_of
-    from hydraopt.merging.harm.checks import check_prompted
+    from hydraopt.merging.options import check_prompted
 
     assert asked.base is not None
     asked.check_limits(opened)
@@ -265,25 +266,26 @@ def _planned(
     if idle := [name for name, x in given.items() if x]:
         raise cannot_combine("--plan-only", idle)
     from hydraopt.basemodel.products import products_of
-    from hydraopt.merging.harm.plan import plan
+    from hydraopt.merging.budget import Limit
+    from hydraopt.merging.look import Look
+    from hydraopt.merging.options import MergeOptions
+    from hydraopt.merging.plan import plan
 
     opened = asked.read(adapters)
     with products_of(asked.products):
         onlooker = _onlooker(asked, opened, progress)
-        made = plan(
-            opened,
-            onlooker.judge,
-            size=asked.size,
-            harm=asked.harm,
+        options = MergeOptions(
+            limit=Limit(asked.size, harm=asked.harm),
             importance=asked.importance,
             fair=asked.fair,
             measure=asked.measure,
-            sensitivity=onlooker.sensitivities,
+            look=Look(onlooker.judge, onlooker.sensitivities),
             same_base=asked.same_base,
             base=base_tensors(asked.base, opened),
             workers=_engine(asked),
             progress=progress,
         )
+        made = plan(opened, options)
         warn_of_cut(onlooker.judge)
     return {"schema": "hydraopt.merge.plan/1", **made.to_dict(), "refit": asked.refits}
 
@@ -307,10 +309,8 @@ def _merge(
         importance=asked.importance,
         fair=asked.fair,
         measure=asked.measure,
-        sensitivity=onlooker.sensitivities if onlooker else None,
-        refitter=onlooker.refit if onlooker and asked.refits else None,
         harm=asked.harm,
-        judge=onlooker.judge if onlooker and asked.prompts else None,
+        look=_look(asked, onlooker),
         forms=asked.forms or None,
         same_base=asked.same_base,
         alpha=asked.alpha,
@@ -322,6 +322,16 @@ def _merge(
     if onlooker and result.harms:
         warn_of_cut(onlooker.judge)
     return result
+
+
+def _look(asked: Asked, onlooker: Any) -> Look | None:
+    """Return what the merge asks of the base model; None without one."""
+    from hydraopt.merging.look import Look
+
+    if onlooker is None:
+        return None
+    judge = onlooker.judge if asked.prompts else None
+    return Look(judge, onlooker.sensitivities, onlooker.refit if asked.refits else None)
 
 
 def _engine(asked: Asked) -> Engine:

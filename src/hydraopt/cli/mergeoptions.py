@@ -242,13 +242,13 @@ class Asked:
 
     def _check_harm(self, harm: str) -> None:
         """Before a base model is loaded for it."""
-        from hydraopt.merging.harm.checks import check_choices
-        from hydraopt.merging.merge import Limits
+        from hydraopt.merging.budget import Limit
+        from hydraopt.merging.options import check_harm_limit
 
         if not self.prompted:
             raise needs("--harm", "--base", "--prompts")
-        limit = Limits(self.size, self.error, self.max_error, self.lossless, harm).budget(0)
-        check_choices(limit, self.fair, self.importance)
+        limit = Limit(self.size, self.error, harm, self.lossless, self.max_error).budget(0)
+        check_harm_limit(limit, self.fair, self.importance)
 
     def read(self, paths: Sequence[str]) -> Adapters:
         """Read the adapters. Raises a HydraoptError."""
@@ -265,12 +265,12 @@ class Asked:
         """Read limit, measure, forms and weights before a base model is loaded. Raises
         UsageError."""
         from hydraopt.compress.measure import measure_named
-        from hydraopt.merging.merge import Limits
+        from hydraopt.merging.budget import Limit
         from hydraopt.merging.solving import check_forms
         from hydraopt.merging.weights import check_importance
 
-        limits = Limits(self.size, self.error, self.max_error, self.lossless, self.harm)
-        limits.budget(2 * sum(adapter.numbers for adapter in adapters))
+        limit = Limit(self.size, self.error, self.harm, self.lossless, self.max_error)
+        limit.budget(2 * sum(adapter.numbers for adapter in adapters))
         measure_named(self.measure)
         check_forms(self.forms)
         check_importance([adapter.name for adapter in adapters], self.importance)

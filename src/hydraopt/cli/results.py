@@ -162,7 +162,7 @@ def show_plan(report: Mapping[str, Any], as_json: bool, every: bool = False) -> 
         emit_json(dict(report))
         return
     from hydraopt.bundle.harm import Harm
-    from hydraopt.merging.harm.plan import WORDS, plan_limit
+    from hydraopt.merging.plan import WORDS, plan_limit
 
     scale, unit, what = WORDS[report["counted"]]
     least = _LEAST_TOLD[unit]

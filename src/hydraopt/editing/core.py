@@ -11,8 +11,9 @@ from hydraopt.bundle.reader import Bundle
 from hydraopt.compress.measure import measure_named
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import AlignmentError, BaseMismatchError, UsageError, explain
+from hydraopt.merging.budget import Limit
 from hydraopt.merging.frozen import MiddlePrice
-from hydraopt.merging.merge import DEFAULT_MEASURE
+from hydraopt.merging.options import DEFAULT_MEASURE
 from hydraopt.merging.recipe import forms_in
 from hydraopt.merging.solving import Options
 from hydraopt.progress import Progress
@@ -21,6 +22,7 @@ __all__ = [
     "check_fits",
     "check_has_core",
     "check_modules",
+    "keeps_all",
     "no_such_module",
     "options_in",
     "price_of",
@@ -84,6 +86,12 @@ def check_has_core(bundle: Bundle) -> None:
                 do="Run the method on all adapters anew",
             )
         )
+
+
+def keeps_all(limit: Limit, core: Bundle) -> bool:
+    """Return whether adapters are kept bit by bit over this core: on request, or as its own are."""
+    free = limit.name is None
+    return limit.lossless or (free and core.recipe.get("limit") == "lossless")
 
 
 def price_of(bundle: Bundle, do: str) -> MiddlePrice:

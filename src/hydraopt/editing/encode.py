@@ -24,7 +24,7 @@ from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.dense import DenseRecord
 from hydraopt.collection.piece import TaskPiece
-from hydraopt.editing.core import check_fits, no_such_module, options_in, price_of
+from hydraopt.editing.core import check_fits, keeps_all, no_such_module, options_in, price_of
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import (
     UsageError,
@@ -33,12 +33,11 @@ from hydraopt.errors import (
 from hydraopt.files.reading import file_hash
 from hydraopt.linalg.basis import Bases
 from hydraopt.merging.align import MergeSet, align
-from hydraopt.merging.budget import HarmLimit, MeanError, Size, parse_harm, parse_size
+from hydraopt.merging.budget import HarmLimit, Limit, Size
 from hydraopt.merging.draft import Draft, UnreadableError
+from hydraopt.merging.finish import measure_tasks
 from hydraopt.merging.frozen import FrozenCore, MiddlePrice
-from hydraopt.merging.harm.judging import HarmJudge
-from hydraopt.merging.harm.solve import solve_by_harm
-from hydraopt.merging.harm.trials import measure_tasks
+from hydraopt.merging.look import Judge
 from hydraopt.merging.notes import notes_of
 from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.recipe import CoreRecipe
@@ -49,51 +48,11 @@ from hydraopt.progress import Progress, silent
 __all__ = [
     "Coder",
     "Encoded",
-    "Limit",
     "digest_of",
     "today",
 ]
 
 _DIGITS: Final = 16
-
-
-@dataclass(frozen=True)
-class Limit:
-    """Limit for each adapter that is added. If empty, the collection's own price applies.
-
-    size: "5%" of the adapter's fp16 bytes, "30KB" or a number of bytes, for all that it adds.
-    error: relative error.
-    harm: "1%" of the adapter's answers, or "0.01nats" per answer.
-    lossless: keep the adapter bit by bit.
-
-    Raises UsageError for more than one limit.
-    """
-
-    size: str | int | None = None
-    error: float | None = None
-    harm: str | None = None
-    lossless: bool = False
-
-    def __post_init__(self) -> None:
-        limits = vars(self) | {"lossless": self.lossless or None}
-        given = [name for name, value in limits.items() if value is not None]
-        if len(given) > 1:
-            raise UsageError(
-                explain("more than one limit", got=", ".join(given), expected="one at most")
-            )
-
-    def keeps_all(self, core: Bundle) -> bool:
-        """Return True if adapters are kept bit by bit over this core."""
-        free = all(x is None for x in (self.size, self.error, self.harm))
-        return self.lossless or (free and core.recipe.get("limit") == "lossless")
-
-    def budget(self, fp16_bytes: int) -> Size | MeanError | HarmLimit | None:
-        """Return the budget of an adapter of that size. Raises UsageError for an invalid limit."""
-        if self.size is not None:
-            return Size(parse_size(self.size, fp16_bytes))
-        if self.error is not None:
-            return MeanError(self.error)
-        return None if self.harm is None else parse_harm(self.harm)
 
 
 @dataclass(frozen=True)
@@ -138,7 +97,7 @@ class Coder:
     bundle: Bundle
     limit: Limit = field(default_factory=Limit)
     sensitivity: Sensitivity = field(default_factory=dict)
-    judge: HarmJudge | None = None
+    judge: Judge | None = None
     exact: Sequence[str] = ()
     same_base: bool = False
     base: BaseTensors | None = None
@@ -148,7 +107,7 @@ class Coder:
     def __post_init__(self) -> None:
         if isinstance(self.exact, str):  # its characters would be the patterns, and * is one
             raise UsageError(explain("exact is a list of patterns", got=repr(self.exact)))
-        if self.exact and self.limit.keeps_all(self.bundle):
+        if self.exact and keeps_all(self.limit, self.bundle):
             got = f"exact {', '.join(self.exact)}"
             raise UsageError(explain("all tensors are kept bit by bit already", got=got))
 
@@ -162,7 +121,7 @@ class Coder:
         cannot be met, and what align raises.
         """
         check_fits(self.bundle, adapter, self.same_base)
-        if self.limit.keeps_all(self.bundle):
+        if keeps_all(self.limit, self.bundle):
             return self._encoded(adapter, self._whole(adapter), None, day)
         planned = self._planned(adapter)
         job = Job.of(planned.pieces, CoreRecipe())
@@ -269,7 +228,7 @@ class Coder:
                 raise UsageError(
                     explain("a limit on harm needs a judge", do="Give --base and --prompts")
                 )
-            solution = solve_by_harm(job, budget, options, self.judge)
+            solution = self.judge.solve(job, budget, options)
             draft = solution.draft
             measured = Measured(None, solution.curves[adapter.name])
         elif budget is not None:

@@ -44,7 +44,7 @@ from hydraopt.files.lock import locked_if_there
 from hydraopt.files.outputs import destination
 from hydraopt.files.url import AnyPath, place_of
 from hydraopt.merging.align import MergeSet, align
-from hydraopt.merging.budget import MeanError, Size, parse_size
+from hydraopt.merging.budget import Budget, HarmLimit, Limit, Size
 from hydraopt.merging.draft import Draft
 from hydraopt.merging.held import against_originals, decoded_set, lost_harm
 from hydraopt.merging.joined import joined
@@ -146,8 +146,7 @@ def refresh(
     known, and what :func:`hydraopt.merge` raises, before anything is written.
     """
     started = time.monotonic()
-    if size is not None and error is not None:
-        raise UsageError(explain("more than one limit", got="size, error", expected="one at most"))
+    limit = Limit(size, error)
     # The folder and not its core file: every task in it gets another core.
     collection = collection_at(folder_of(place_of(path)) or path)
     _check_output(collection.path, output)
@@ -156,11 +155,8 @@ def refresh(
         tasks = _tasks(collection.bundle(), adapters, same_base, alpha, open_base(base))
         if output is not None:
             check_apart(output, inputs_of(tasks.originals.values()))
-        budget: Size | MeanError | None = None
-        if size is not None:
-            budget = Size(parse_size(size, tasks.pieces.fp16_bytes))
-        elif error is not None:
-            budget = MeanError(error)
+        budget = limit.budget(tasks.pieces.fp16_bytes)
+        assert not isinstance(budget, HarmLimit)
         options = options_in(tasks.bundle.recipe, workers, progress)
         job, draft = _solved(tasks, budget, options, _core_file(collection.path))
         manifest = job.manifest(draft)
@@ -295,7 +291,7 @@ def _core_file(path: AnyPath) -> str | None:
 
 
 def _solved(
-    tasks: _Tasks, budget: Size | MeanError | None, options: Options, core_file: str | None
+    tasks: _Tasks, budget: Budget | None, options: Options, core_file: str | None
 ) -> tuple[Job, Draft | None]:
     """Solve all tasks over a new core, within the budget or at the previous price."""
     name, value = (budget.name, float(budget.limit)) if budget else (None, None)

@@ -20,24 +20,24 @@ from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.reader import Bundle, no_such_task
 from hydraopt.collection.kinds import Collection, StrPath, collection_at
 from hydraopt.collection.piece import Change
-from hydraopt.editing.core import check_fits, check_modules
-from hydraopt.editing.encode import Coder, Encoded, Limit, today
+from hydraopt.editing.core import check_fits, check_modules, keeps_all
+from hydraopt.editing.encode import Coder, Encoded, today
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.url import AnyPath, place_of
 from hydraopt.merging.align import coded_of
-from hydraopt.merging.harm.checks import check_prompted
-from hydraopt.merging.harm.judging import HarmJudge
+from hydraopt.merging.budget import Limit
+from hydraopt.merging.look import Look
+from hydraopt.merging.options import check_prompted
 from hydraopt.merging.outcome import inputs_of, load
-from hydraopt.merging.weights import Sensed, sensed
+from hydraopt.merging.weights import sensed
 from hydraopt.progress import Progress
 
 __all__ = [
     "AddedTask",
     "Changed",
     "How",
-    "Onlooker",
     "add",
     "check_before",
     "remove",
@@ -51,14 +51,6 @@ _Check = Callable[[Collection, Sequence[str]], Sequence[str]]
 
 It raises where they do not fit.
 """
-
-
-@dataclass(frozen=True)
-class Onlooker:
-    """Sensitivity and harm judge, which run adapters on the base model; see hydraopt.merge."""
-
-    sensitivity: Sensed = None
-    judge: HarmJudge | None = None
 
 
 @dataclass(frozen=True)
@@ -106,12 +98,12 @@ class How(TypedDict, total=False):
 
     exact, same_base, alpha, base, workers, progress: as in :func:`hydraopt.merge`.
     limit: limit for each adapter. Default: the price of a bit that the merge arrived at.
-    onlooker: sensitivity and harm judge, from the base model.
+    look: base model, as in hydraopt.merge; nothing is trained.
     day: date for the history, ISO. Default: today, in UTC.
     """
 
     limit: Limit | None
-    onlooker: Onlooker | None
+    look: Look | None
     exact: Sequence[str]
     same_base: bool
     alpha: float | None
@@ -172,7 +164,7 @@ def _checked(
 ) -> Sequence[str]:
     """Return the tasks to remove; raise every error that can be found before long work."""
     gone = check(collection, [x.name for x in adapters])
-    lossless = limit.keeps_all(core)
+    lossless = keeps_all(limit, core)
     for adapter in adapters:
         check_fits(core, adapter, same_base)
         if not lossless:
@@ -272,7 +264,7 @@ def _put(
     if not loaded.adapters:
         raise UsageError(explain("nothing to add", got="no adapters", do="Name at least one"))
     given = sorted(loaded.adapters, key=lambda x: x.name)
-    base, seen = open_base(how.get("base")), how.get("onlooker") or Onlooker()
+    base, seen = open_base(how.get("base")), how.get("look") or Look()
     collection = collection_at(path)
     check_apart(path, inputs_of(given))
     with collection.held():
@@ -284,7 +276,7 @@ def _put(
         coder = Coder(
             core,
             limit,
-            {} if limit.keeps_all(core) else sensed(seen.sensitivity),
+            {} if keeps_all(limit, core) else sensed(seen.sensitivity),
             seen.judge,
             how.get("exact", ()),
             same_base,

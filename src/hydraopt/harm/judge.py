@@ -37,7 +37,8 @@ from hydraopt.harm.lesson import learns_in
 from hydraopt.harm.recall import depends_on, kept_records, recalled_records
 from hydraopt.harm.refit import NOT_TRAINED, Schedule, parted, refit
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.harm.judging import Judged
+from hydraopt.merging.harm.judging import HarmJudge
+from hydraopt.merging.look import MeasuredHarm
 from hydraopt.progress import Progress, silent
 
 __all__ = ["LEAST_TRAINED", "Judge"]
@@ -57,7 +58,7 @@ _ROOM: Final = 1 << 29
 """Maximum number of bytes of references in memory."""
 
 
-class Judge:
+class Judge(HarmJudge):
     """Measures harm on the original adapters' own greedy answers to prompts.
 
     Answers, harms and what refits learned are kept on disk (hydraopt.basemodel.memory), so asking
@@ -177,16 +178,16 @@ class Judge:
         coded: Callable[[], Mapping[str, Factors]],
         error: float = 0.0,
         apart: bool = False,
-    ) -> Judged:
+    ) -> MeasuredHarm:
         """Return the harm of a task's decoded factors, whatever their error; see
-        hydraopt.merging.harm.judging.
+        hydraopt.merging.look.
 
         Raises AlignmentError for modules that the base does not have as linear ones.
         """
         factors = {path: (x.B, x.A) for path, x in sorted(coded().items())}
         return self.measured(task, factors, apart)
 
-    def measured(self, task: str, factors: TaskFactors, apart: bool = False) -> Judged:
+    def measured(self, task: str, factors: TaskFactors, apart: bool = False) -> MeasuredHarm:
         """Measure the harm of given factors on a task's prompts.
 
         factors: B (m, k) with the scale inside, A (k, n), by path; modules with k = 0 count as left
@@ -214,7 +215,7 @@ class Judge:
             self._memory.put(key, known)
         told = Summary(*known)
         harm = Harm(told.changed, told.answers, told.likely, told.kl, bool(held))
-        return Judged(harm, told.likely_error, told.kl_error, told.lost)
+        return MeasuredHarm(harm, told.likely_error, told.kl_error, told.lost)
 
     def refit(
         self,

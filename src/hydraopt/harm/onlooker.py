@@ -22,7 +22,7 @@ from hydraopt.harm.judge import Judge
 from hydraopt.harm.prompts import MOST_PROMPTS
 from hydraopt.harm.refit import Schedule
 from hydraopt.harm.sensitivity import looks, self_written, sensitivities
-from hydraopt.merging.harm.judging import JUDGED
+from hydraopt.merging.look import JUDGED
 from hydraopt.progress import Progress, silent
 from hydraopt.values import closest, listed
 

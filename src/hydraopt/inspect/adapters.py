@@ -40,7 +40,7 @@ from hydraopt.inspect.summary import (
 )
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet, align
-from hydraopt.merging.merge import DEFAULT_MEASURE
+from hydraopt.merging.options import DEFAULT_MEASURE
 from hydraopt.merging.solving import Options
 from hydraopt.progress import Progress, silent
 

@@ -33,7 +33,8 @@ from hydraopt.merging.budget import Size
 from hydraopt.merging.harm.curves import Line
 from hydraopt.merging.harm.stored import HarmRange, StoredCurves, tells_later
 from hydraopt.merging.held import decoded_set
-from hydraopt.merging.merge import DEFAULT_MEASURE, PERHAPS_ALL
+from hydraopt.merging.merge import PERHAPS_ALL
+from hydraopt.merging.options import DEFAULT_MEASURE
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.shrink import shrunk_sizes

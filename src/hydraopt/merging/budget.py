@@ -21,6 +21,7 @@ __all__ = [
     "Budget",
     "Change",
     "HarmLimit",
+    "Limit",
     "MeanError",
     "Size",
     "WorstError",
@@ -196,3 +197,53 @@ def parse_harm(text: str) -> HarmLimit:
 
 
 Budget = Size | MeanError | WorstError
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Limit as a user gives it: one at most. Without any, the caller's default applies.
+
+    size: "5%" of the inputs' fp16 bytes, "3MB" or a number of bytes, for all that is written.
+    error: mean relative error of the tasks.
+    harm: "1%" of each task's answers, or "0.01nats" an answer.
+    lossless: whether to keep every bit.
+    max_error: relative error of the worst task.
+
+    Raises UsageError for more than one.
+    """
+
+    size: str | int | None = None
+    error: float | None = None
+    harm: str | None = None
+    lossless: bool = False
+    max_error: float | None = None
+
+    def __post_init__(self) -> None:
+        if len(self._given) > 1:
+            raise UsageError(
+                explain("more than one limit", got=", ".join(self._given), expected="one at most")
+            )
+
+    @property
+    def _given(self) -> list[str]:
+        limits = {"size": self.size, "error": self.error, "max-error": self.max_error}
+        limits |= {"lossless": self.lossless or None, "harm": self.harm}
+        return [name for name, value in limits.items() if value is not None]
+
+    @property
+    def name(self) -> str | None:
+        """Name of the limit that was given: size, error, max-error, lossless or harm."""
+        return next(iter(self._given), None)
+
+    def budget(self, fp16_bytes: int) -> Budget | HarmLimit | None:
+        """Return the budget for inputs of this size; None for lossless and without a limit.
+
+        Raises UsageError for an invalid limit.
+        """
+        if self.size is not None:
+            return Size(parse_size(self.size, fp16_bytes))
+        if self.error is not None:
+            return MeanError(self.error)
+        if self.max_error is not None:
+            return WorstError(self.max_error)
+        return None if self.harm is None else parse_harm(self.harm)

@@ -1,66 +1,25 @@
-"""Finish a solved draft with the base model at hand: refit its coded parts and measure harm.
-
-A refitter and a judge have the model; this module needs none.
-"""
+"""Finish a solved draft: refit its coded parts and measure its harm."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Final
 
 from hydraopt.adapters import Adapter
-from hydraopt.bundle.harm import ANSWER_TOKENS
-from hydraopt.errors import UsageError, explain
 from hydraopt.merging.budget import Budget, HarmLimit
+from hydraopt.merging.decoded import DecodedDraft
 from hydraopt.merging.draft import Draft
-from hydraopt.merging.harm.judging import AnswerJudge
-from hydraopt.merging.harm.trials import measure_tasks
+from hydraopt.merging.look import Judge, Look, MeasuredHarm
 from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.recipe import MergeRecipe
-from hydraopt.merging.refit import Refitter, refitted
+from hydraopt.merging.refit import refitted
 from hydraopt.merging.rewrite import Rewritten
 from hydraopt.merging.search import Solution
 from hydraopt.progress import Progress, silent
 from hydraopt.values import counted
 
-__all__ = ["Finishers", "finished"]
-
-_GIVE_PROMPTS: Final = (
-    "Give a base model and prompts: --base BASE --prompts DIR, or an Onlooker's judge"
-)
-
-
-@dataclass(frozen=True)
-class Finishers:
-    """Optional collaborators of a merge: a judge measures harm, a refitter trains coded parts."""
-
-    judge: AnswerJudge | None = None
-    refitter: Refitter | None = None
-
-    @property
-    def judged(self) -> int:
-        """Tasks whose harm is measured."""
-        return len(self.judge.tasks()) if self.judge else 0
-
-    @property
-    def answer_tokens(self) -> int:
-        """Tokens of an answer that are judged, at most."""
-        return self.judge.answer_tokens if self.judge else ANSWER_TOKENS
-
-    def check(self, limited: bool) -> None:
-        """Raise UsageError for a limit on harm without a judge, or together with a refitter."""
-        if limited and self.judge is None:
-            raise UsageError(explain("a limit on harm needs a judge", do=_GIVE_PROMPTS))
-        if limited and self.refitter:
-            raise UsageError(
-                explain(
-                    "a refit cannot be combined with a limit on harm",
-                    expected="a size or an error with it",
-                )
-            )
+__all__ = ["finished", "measure_tasks"]
 
 
 def finished(
@@ -68,29 +27,52 @@ def finished(
     solution: Solution[Draft],
     budget: Budget | HarmLimit,
     adapters: Sequence[Adapter],
-    helpers: Finishers,
+    look: Look,
     progress: Progress | None = None,
 ) -> tuple[Job, Solution[Draft]]:
     """Refit the draft, record that in the recipe and notes, and measure its harm.
 
-    adapters: the originals. Raises whatever the helpers raise.
+    adapters: the originals. Raises whatever the look raises.
     """
     originals, before = {adapter.name: adapter for adapter in adapters}, solution.draft
-    if helpers.refitter and not isinstance(budget, HarmLimit):  # helpers.check refuses both
-        refit = functools.partial(refitted, before, job.pieces, originals, helpers.refitter, budget)
-        with_harm = helpers.judge.tasks() if helpers.judge else ()
-        job, solution = _refitted(job, solution, budget, refit, with_harm)
-    if helpers.judge is None:
+    if look.refit and not isinstance(budget, HarmLimit):  # options refuse both
+        refit = functools.partial(refitted, before, job.pieces, originals, look.refit, budget)
+        job, solution = _refitted(job, solution, budget, refit, look.tasks)
+    if look.judge is None:
         return job, solution
     everything, told = range(job.pieces.contents), progress or silent
     changed = _other_streams(job, before, solution.draft)
-    judged = measure_tasks(solution.draft, job, helpers.judge, everything, told, changed)
+    judged = measure_tasks(solution.draft, job, look.judge, everything, told, changed)
     nothing = Measured(None)
     measured = {
         name: dataclasses.replace(job.measured.get(name, nothing), harm=x.harm)
         for name, x in judged.items()
     }
     return dataclasses.replace(job, measured=measured), solution
+
+
+def measure_tasks(
+    draft: Draft,
+    job: Job,
+    judge: Judge,
+    contents: Collection[int],
+    progress: Progress,
+    refitted: Collection[str] = (),
+    stage: str = "measuring harm",
+) -> dict[str, MeasuredHarm]:
+    """Measure the harm of a draft to the tasks of these contents that have prompts.
+
+    refitted: tasks to measure only on the prompts that no refit learned from.
+    """
+    decoded, errors, judged = DecodedDraft(draft, job.pieces), draft.relative_errors(), {}
+    asked = [x for x in job.pieces.tasks if x.name in judge.tasks() and x.content in contents]
+    for done, task in enumerate(asked, 1):
+        assert task.content is not None
+        factors = functools.partial(decoded.factors, task)
+        error, apart = float(errors[task.content]), task.name in refitted
+        judged[task.name] = judge.measure(task.name, factors, error, apart)
+        progress(stage, done, len(asked))
+    return judged
 
 
 def _refitted(

@@ -1,8 +1,11 @@
 """Merge: many adapters in, one bundle out. The table of contents of the library.
 
-    read -> align -> (plan -> encode -> write streams) until the budget is met -> write the bundle
+    prepare: read the adapters and check the options
+    solve:   align -> (plan -> encode -> streams) until the budget is met -> refit, measure harm
+    write:   write the bundle
 
-``merge`` starts from adapters, ``shrink`` from a bundle; both hand a Job to ``solve``.
+A plan is the first two steps. ``merge`` starts from adapters, ``shrink`` from a bundle; both hand a
+Job to ``solving.solve``.
 """
 
 from __future__ import annotations
@@ -12,59 +15,61 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.bundle.harm import Harm
+from hydraopt.bundle.spec import Manifest
 from hydraopt.coding.forms import FORMS
-from hydraopt.compress.measure import Measure, measure_named
+from hydraopt.compress.measure import Measure
 from hydraopt.engines.engine import Engine
-from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.url import place_of
 from hydraopt.merging.align import MergeSet, align
-from hydraopt.merging.budget import (
-    Budget,
-    HarmLimit,
-    MeanError,
-    Size,
-    WorstError,
-    parse_harm,
-    parse_size,
-)
+from hydraopt.merging.budget import Budget, HarmLimit, Limit, MeanError, Size, WorstError
 from hydraopt.merging.draft import Draft
-from hydraopt.merging.finish import Finishers, finished
-from hydraopt.merging.harm.checks import check_choices, check_prompted, coded_names
-from hydraopt.merging.harm.judging import AnswerJudge, HarmJudge
-from hydraopt.merging.harm.solve import HarmSolution, solve_by_harm
+from hydraopt.merging.finish import finished
+from hydraopt.merging.look import HarmSolution, Look
 from hydraopt.merging.notes import notes_of
-from hydraopt.merging.outcome import Job, Loaded, Measured, StrPath, Written, inputs_of, load
+from hydraopt.merging.options import (
+    DEFAULT_MAX_ERROR,
+    DEFAULT_MEASURE,
+    MergeOptions,
+    check_prompted,
+    coded_names,
+)
+from hydraopt.merging.outcome import (
+    Job,
+    LoadedAdapters,
+    Measured,
+    StrPath,
+    Written,
+    inputs_of,
+    load,
+)
 from hydraopt.merging.output import check_output, core_name, written
 from hydraopt.merging.portable import engine_of, workers_for
 from hydraopt.merging.recipe import MergeRecipe
-from hydraopt.merging.refit import Refitter
 from hydraopt.merging.search import Solution
-from hydraopt.merging.solving import Options, check_forms, solve
-from hydraopt.merging.weights import Sensed, Sensitivity, importances, sensed
+from hydraopt.merging.solving import Options
+from hydraopt.merging.solving import solve as solve_budget
+from hydraopt.merging.weights import check_importance, sensed
 from hydraopt.progress import Progress
 
 __all__ = [
-    "DEFAULT_MAX_ERROR",
-    "DEFAULT_MEASURE",
-    "Limits",
+    "PERHAPS_ALL",
     "MergeResult",
-    "begun_job",
+    "Prepared",
+    "Solved",
+    "checked_manifest",
     "merge",
-    "recipe_of",
-    "weigh",
-    "with_curves",
+    "notes_on",
+    "prepare",
+    "solve",
     "write",
 ]
 
-DEFAULT_MAX_ERROR: Final = 0.03
-"""Default limit on the error of the worst task; docs/evidence/index.md says why."""
-DEFAULT_MEASURE: Final = "bias-aware"
 PERHAPS_ALL: Final = 0.6
 """Share of the fp16 bytes above which a size may hold every bit.
 Trained 16-bit numbers take more."""
@@ -93,6 +98,34 @@ class MergeResult(Written):
     harms: Mapping[str, Harm] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Adapters that were read, and options that fit them.
+
+    core_file: name of the core file if core and tasks go to separate files; otherwise None.
+    """
+
+    loaded: LoadedAdapters
+    options: MergeOptions
+    core_file: str | None
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Content of a bundle that is ready to be written.
+
+    budget: the limit that it keeps; None for a lossless merge.
+    solution: draft of the coded parts; None if nothing is coded.
+    by_harm: how a search by harm found the draft; None for any other search.
+    """
+
+    job: Job
+    measure: Measure
+    budget: Budget | HarmLimit | None
+    solution: Solution[Draft] | None
+    by_harm: HarmSolution | None = None
+
+
 def merge(
     adapters: StrPath | Iterable[StrPath | Adapter],
     output: StrPath,
@@ -101,13 +134,11 @@ def merge(
     error: float | None = None,
     max_error: float | None = None,
     lossless: bool = False,
+    harm: str | None = None,
     importance: Mapping[str, float] | None = None,
     fair: bool = False,
     measure: str | Measure = DEFAULT_MEASURE,
-    sensitivity: Sensed = None,
-    harm: str | None = None,
-    judge: AnswerJudge | None = None,
-    refitter: Refitter | None = None,
+    look: Look | None = None,
     forms: Sequence[str] | None = None,
     same_base: bool = False,
     alpha: float | None = None,
@@ -116,98 +147,129 @@ def merge(
     workers: int | Engine | None = None,
     progress: Progress | None = None,
 ) -> MergeResult:
-    """Merge adapters of one base model into one bundle at ``output``; where that ends in a slash or
-    is a folder, into a core file and task files.
+    """Merge adapters of one base model into one bundle.
 
-    adapters: paths, globs, NAME=PATH strings or Adapters. One limit at most: size ("5%" of the
-    inputs' fp16 bytes, "3MB", or bytes; never exceeded, and lossless where that fits), error (mean
-    relative Frobenius error over tasks), max_error (of the worst task; default 0.03), harm ("1%" of
-    each task's answers may change, or "0.01nats" of KL an answer; needs a judge), or lossless.
-    importance: weight of a task's error, default 1. fair: tasks come as near to one error, or under
-    a judge to one harm, as can be. measure, sensitivity: see compress.measure. judge: measures
-    harm, which the bundle keeps (that of hydraopt.harm.onlooker.Onlooker). refitter: trains
-    coded parts, see merging.refit. forms: those permitted, default all.
-    same_base: take base models written differently as one. alpha: of files that state none. exact:
-    patterns with * and ? of keys of tensors to keep bit by bit. base: its folder or tensors; what
-    takes the place of one is coded as the difference, and readers need it too. workers: processes
-    at most, or an Engine. progress: called with (stage, done, total).
+    The same content gives the same bytes. Give one limit at most: size, error, max_error, lossless
+    or harm.
 
-    The same content gives the same bytes. Raises a HydraoptError before ``output`` is touched.
+    adapters: paths, globs, NAME=PATH strings or Adapters.
+    output: file to write. If it ends in a slash or is a folder, a core file and task files.
+    size: "5%" of the inputs' fp16 bytes, "3MB", or bytes. Never exceeded, and lossless where that
+        fits.
+    error: mean relative Frobenius error over the tasks.
+    max_error (0 to 1): relative Frobenius error of the worst task. Default 0.03.
+    lossless: whether every tensor comes back bit for bit.
+    harm: "1%" of each task's answers may change, or "0.01nats" of KL an answer. Needs a judge.
+    importance: weight of each task's error. Default 1.
+    fair: whether to bring all tasks as near to one error as possible, or with a judge to one harm.
+    measure: measure of errors, see hydraopt.compress.measure.
+    look: base model, which measures harm and sensitivities and trains coded parts; see
+        hydraopt.harm.onlooker. Default none.
+    forms: permitted forms. Default all.
+    same_base: whether base models that are named differently are the same one.
+    alpha: lora_alpha of files that do not state it.
+    exact: patterns, with * and ?, of keys of tensors to keep bit by bit.
+    base: the base model's folder or tensors. Tensors that replace one of its own are coded as the
+        difference, and readers need it too.
+    workers: maximum number of processes, or an Engine.
+    progress: called with (stage, done, total).
+
+    Raises a HydraoptError before ``output`` is touched.
     """
-    started, core, other = time.monotonic(), core_name(output), measure != DEFAULT_MEASURE
-    limits = Limits(size, error, max_error, lossless, harm)
-    helpers = Finishers(judge, refitter)
-    choices = {"importance": importance, "fair": fair, "forms": forms, "exact": exact}
-    limits.check(helpers, {**choices, "sensitivity": sensitivity, "measure": other})
-    chosen = measure_named(measure) if isinstance(measure, str) else measure
-    loaded = _loaded(adapters, output, same_base, alpha)
-    with _started(loaded, 1 if lossless else workers) as engine:
-        pieces = _aligned(loaded, lossless, exact, open_base(base))
-        budget = limits.budget(pieces.fp16_bytes)
-        every, job = _begun(loaded, pieces, budget, core)
-        weighed = weigh(importance, None if every else sensitivity, pieces, budget, fair, judge)
-        options = Options(chosen, tuple(forms or FORMS), fair, engine, progress, *weighed)
-        recipe = job.recipe if every else recipe_of(options, budget, lossless, helpers)
-        job, solution = _solved(dataclasses.replace(job, recipe=recipe), budget, options, judge)
-    if solution:
-        job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)
-    return write(output, job, solution, chosen, None if lossless else budget, started)
+    started = time.monotonic()
+    options = MergeOptions(
+        limit=Limit(size, error, harm, lossless, max_error),
+        importance=importance or {},
+        fair=fair,
+        measure=measure,
+        look=look or Look(),
+        forms=forms or (),
+        exact=exact,
+        same_base=same_base,
+        alpha=alpha,
+        base=base,
+        workers=workers,
+        progress=progress,
+    )
+    return write(output, solve(prepare(adapters, options, output)), started)
 
 
-def lossless_job(
-    loaded: Loaded, pieces: MergeSet, budget: Budget | HarmLimit, core_file: str | None = None
-) -> Job | None:
+def prepare(
+    adapters: StrPath | Iterable[StrPath | Adapter],
+    options: MergeOptions,
+    output: StrPath | None = None,
+) -> Prepared:
+    """Read the adapters, and check the options against them.
+
+    Raises a HydraoptError, among others for an output that is an input or cannot be written.
+    """
+    if output is not None:
+        check_output(output)
+    loaded = load(adapters, options.same_base, options.alpha)
+    if output is not None:
+        check_apart(output, inputs_of(loaded.adapters))
+    options.budget(2 * sum(adapter.numbers for adapter in loaded.adapters))
+    check_importance([adapter.name for adapter in loaded.adapters], options.importance)
+    return Prepared(loaded, options, None if output is None else core_name(output))
+
+
+def solve(prepared: Prepared) -> Solved:
+    """Find the draft that meets the limit, refit its coded parts and measure its harm.
+
+    Raises BudgetError for a limit that cannot be met, and whatever the look raises.
+    """
+    loaded, options = prepared.loaded, prepared.options
+    lossless = options.limit.lossless
+    with _started(loaded, 1 if lossless else options.workers) as engine:
+        pieces = _aligned(loaded, options)
+        budget = options.budget(pieces.fp16_bytes)
+        every = _lossless_job(prepared, pieces, budget)
+        if every is not None:
+            return Solved(every, options.weighing, budget, None)
+        job = _first_job(prepared, pieces, budget)
+        if isinstance(budget, HarmLimit):
+            check_prompted(coded_names(pieces), options.look.tasks)
+        sensitivity = sensed(options.look.sensitivity)
+        job = dataclasses.replace(job, recipe=options.recipe(budget, sensitivity))
+        if not pieces.contents:
+            return Solved(job, options.weighing, None if lossless else budget, None)
+        solved = _searched(job, budget, options.search(sensitivity, engine), options.look)
+    assert solved.solution is not None
+    job, solution = finished(
+        solved.job, solved.solution, budget, loaded.adapters, options.look, options.progress
+    )
+    return dataclasses.replace(solved, job=job, solution=solution)
+
+
+def _lossless_job(prepared: Prepared, pieces: MergeSet, budget: Budget | HarmLimit) -> Job | None:
     """Return the job that keeps every bit, if the size has room for it; else None.
 
     pieces: as they would be coded.
     """
     if not isinstance(budget, Size) or budget.limit <= PERHAPS_ALL * pieces.fp16_bytes:
         return None
+    loaded = prepared.loaded
     every = align(loaded.adapters, loaded.base_model, lossless=True)
     every = dataclasses.replace(every, notes=(*loaded.notes, *every.notes, _ALL_FITS))
     recipe = MergeRecipe(DEFAULT_MEASURE, "lossless", DEFAULT_MAX_ERROR, tuple(FORMS))
-    whole = Job.of(every, recipe, core_file)
+    whole = Job.of(every, recipe, prepared.core_file)
     return whole if whole.size(None) <= budget.limit else None
 
 
-def _begun(
-    loaded: Loaded, pieces: MergeSet, budget: Budget | HarmLimit, core_file: str | None
-) -> tuple[bool, Job]:
-    """Return whether every bit fits into the size, and the lossless job or :func:`begun_job`'s."""
-    every = lossless_job(loaded, pieces, budget, core_file)
-    return every is not None, every or begun_job(pieces, budget, core_file)
+def _first_job(prepared: Prepared, pieces: MergeSet, budget: Budget | HarmLimit) -> Job:
+    """Return the job with the shortest recipe that its budget can have.
 
-
-def begun_job(pieces: MergeSet, budget: Budget | HarmLimit, core_file: str | None = None) -> Job:
-    """The job, with the shortest recipe that its budget can have. Raises BudgetError for a size
-    that has no room for anything."""
+    Raises BudgetError for a size that has no room for anything.
+    """
     shortest = MergeRecipe("", budget.name, float(budget.limit), ())
-    job = Job.of(pieces, shortest, core_file)
+    job = Job.of(pieces, shortest, prepared.core_file)
     job.check_room(budget)
     return job
 
 
-def weigh(
-    importance: Mapping[str, float] | None,
-    sensitivity: Sensed,
-    pieces: MergeSet,
-    budget: Budget | HarmLimit,
-    fair: bool,
-    judge: HarmJudge | None,
-) -> tuple[Mapping[str, float], Sensitivity]:
-    """The importance, and what is seen; UsageError before it is, where the importance does not fit
-    the tasks and the budget, or a limit on harm has no prompts of a task."""
-    counts = importance or {}
-    check_choices(budget, fair, counts)
-    importances(pieces, counts)
-    if isinstance(budget, HarmLimit):
-        check_prompted(coded_names(pieces), judge.tasks() if judge else ())
-    return counts, sensed(sensitivity)
-
-
 @contextmanager
-def _started(loaded: Loaded, workers: int | Engine | None) -> Iterator[Engine]:
-    """The engine, whose workers start while the adapters are still looked at."""
+def _started(loaded: LoadedAdapters, workers: int | Engine | None) -> Iterator[Engine]:
+    """Yield the engine, whose workers start while the adapters are aligned."""
     engine, adapters = engine_of(workers), loaded.adapters
     if engine.remote:
         yield engine
@@ -218,149 +280,64 @@ def _started(loaded: Loaded, workers: int | Engine | None) -> Iterator[Engine]:
         yield begun
 
 
-def recipe_of(
-    options: Options, budget: Budget | HarmLimit, lossless: bool, helpers: Finishers
-) -> MergeRecipe:
-    """Return the recipe that records these options, limit and helpers."""
-    limit = "lossless" if lossless else budget.name, budget.limit
-    seen = len(options.sensitivity)
-    return MergeRecipe(
-        options.measure.name,
-        *limit,
-        tuple(options.forms),
-        options.fair,
-        seen,
-        judged=helpers.judged,
-        unit=budget.unit if isinstance(budget, HarmLimit) else "",
-        answer_tokens=helpers.answer_tokens,
-    )
-
-
-def _solved(
-    job: Job, budget: Budget | HarmLimit, options: Options, judge: HarmJudge | None
-) -> tuple[Job, Solution[Draft] | None]:
-    """The draft that meets the budget, by harm where there is a judge and it is free to share out,
-    None where nothing is coded; and the job with the curves of its trials."""
-    if not job.pieces.contents:
-        return job, None
-    if judge is None:
+def _searched(job: Job, budget: Budget | HarmLimit, options: Options, look: Look) -> Solved:
+    """Search the draft that meets the budget, by harm if a judge can share the bytes out."""
+    if look.judge is None or isinstance(budget, MeanError | WorstError):
         assert not isinstance(budget, HarmLimit)
-        return job, solve(job, budget, options)
-    if isinstance(budget, MeanError | WorstError):
-        return job, solve(job, budget, options)
-    return with_curves(job, solve_by_harm(job, budget, options, judge))
-
-
-def with_curves(job: Job, made: HarmSolution) -> tuple[Job, Solution[Draft]]:
-    """The job with the curves that a search by harm found, and what it chose."""
+        return Solved(job, options.measure, budget, solve_budget(job, budget, options))
+    made = look.judge.solve(job, budget, options)
     curves = {name: Measured(None, curve) for name, curve in made.curves.items()}
     if not made.room:
         pieces = dataclasses.replace(job.pieces, notes=(*job.pieces.notes, _NO_CURVES))
         job = dataclasses.replace(job, pieces=pieces)
-    return dataclasses.replace(job, measured=curves), Solution(made.draft, made.passes)
+    job = dataclasses.replace(job, measured=curves)
+    return Solved(job, options.measure, budget, Solution(made.draft, made.passes), made)
 
 
-def _aligned(
-    loaded: Loaded, lossless: bool, exact: Sequence[str], base: BaseTensors | None
-) -> MergeSet:
-    """The merge set, with what was noted when the adapters were read."""
-    if isinstance(exact, str):  # its characters would be the patterns, and * is one
-        raise UsageError(explain("exact is a list of patterns", got=repr(exact)))
-    pieces = align(loaded.adapters, loaded.base_model, lossless=lossless, exact=exact, base=base)
+def _aligned(loaded: LoadedAdapters, options: MergeOptions) -> MergeSet:
+    """Return the merge set, with the notes on the reading of the adapters."""
+    lossless, base = options.limit.lossless, open_base(options.base)
+    model, exact = loaded.base_model, options.exact
+    pieces = align(loaded.adapters, model, lossless=lossless, exact=exact, base=base)
     return dataclasses.replace(pieces, notes=(*loaded.notes, *pieces.notes))
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Limits set by the user, as :func:`merge` takes them. Raises UsageError for more than one."""
-
-    size: str | int | None
-    error: float | None
-    max_error: float | None
-    lossless: bool
-    harm: str | None
-
-    def __post_init__(self) -> None:
-        limits = {"size": self.size, "error": self.error, "max-error": self.max_error}
-        limits |= {"lossless": self.lossless or None, "harm": self.harm}
-        given = [name for name, value in limits.items() if value is not None]
-        if len(given) > 1:
-            got = ", ".join(given)
-            raise UsageError(explain("more than one limit", got=got, expected="one"))
-
-    def check(self, helpers: Finishers, choices: Mapping[str, object]) -> None:
-        """Raise UsageError for helpers that do not fit the limit, or each other, and for choices
-        that a lossless merge has no use for."""
-        helpers.check(self.harm is not None)
-        check_forms(cast("Sequence[str]", choices["forms"] or ()))
-        if self.lossless:
-            _refuse_idle({**choices, **vars(helpers)})
-
-    def budget(self, fp16_bytes: int) -> Budget | HarmLimit:
-        """The budget of adapters of these bytes; that of a lossless merge binds nothing."""
-        if self.harm is not None:
-            return parse_harm(self.harm)
-        if self.size is not None:
-            return Size(parse_size(self.size, fp16_bytes))
-        if self.error is not None:
-            return MeanError(self.error)
-        return WorstError(DEFAULT_MAX_ERROR if self.max_error is None else self.max_error)
-
-
-def _refuse_idle(choices: Mapping[str, object]) -> None:
-    """Raise UsageError for choices that a lossless merge has no use for."""
-    idle = [name for name, value in choices.items() if value]
-    if idle:
-        raise UsageError(
-            explain(
-                "lossless cannot be combined with these options",
-                got=", ".join(idle),
-                do="Leave these out, or give a size or an error instead",
-            )
-        )
-
-
-def _loaded(
-    adapters: StrPath | Iterable[StrPath | Adapter],
-    output: StrPath,
-    same_base: bool,
-    alpha: float | None,
-) -> Loaded:
-    """The adapters. Raises UsageError for an output that is read or cannot be written."""
-    check_output(output)
-    loaded = load(adapters, same_base, alpha)
-    check_apart(output, inputs_of(loaded.adapters))
-    return loaded
-
-
-def write(
-    output: StrPath,
-    job: Job,
-    solution: Solution[Draft] | None,
-    measure: Measure,
-    budget: Budget | HarmLimit | None,
-    started: float,
-) -> MergeResult:
-    """Write the bundle, unless it would be larger than the budget, and say what was made.
-
-    solution: None where nothing is coded. started: by time.monotonic.
-    """
-    draft = solution.draft if solution else None
+def checked_manifest(solved: Solved) -> Manifest:
+    """Return the manifest. Raises BudgetError if the bundle would exceed its size."""
+    job, draft = solved.job, solved.solution.draft if solved.solution else None
     manifest = job.manifest(draft)
+    if (
+        isinstance(solved.budget, Size)
+        and (size := job.size(draft, manifest)) > solved.budget.limit
+    ):
+        raise job.too_small(solved.budget, size)
+    return manifest
+
+
+def notes_on(solved: Solved, manifest: Manifest, size: int) -> tuple[str, ...]:
+    """Return the notes for the user. size: bytes of the bundle."""
+    pieces, coded = solved.job.pieces, size if solved.solution else 0
+    return *pieces.notes, *notes_of(manifest, solved.budget, coded, pieces.fp16_bytes)
+
+
+def write(output: StrPath, solved: Solved, started: float) -> MergeResult:
+    """Write the bundle, unless it would exceed its size, and return what was made.
+
+    started: by time.monotonic.
+    """
+    job, solution = solved.job, solved.solution
+    draft = solution.draft if solution else None
+    manifest = checked_manifest(solved)
     packed = job.packed(draft, manifest)
-    if isinstance(budget, Size) and (least := job.size(draft, manifest)) > budget.limit:
-        raise job.too_small(budget, least)
-    fp16 = job.pieces.fp16_bytes
-    notes = *job.pieces.notes, *notes_of(manifest, budget, packed.size if draft else 0, fp16)
     return MergeResult(
         path=place_of(output),
         size=written(packed, output),
-        fp16_bytes=fp16,
+        fp16_bytes=job.pieces.fp16_bytes,
         errors={task.name: task.error for task in manifest.tasks},
         seconds=time.monotonic() - started,
-        notes=notes,
+        notes=notes_on(solved, manifest, packed.size),
         forms=draft.forms if draft else {},
-        measure=measure.name,
+        measure=solved.measure.name,
         price=draft.price if draft else 0.0,
         passes=solution.passes if solution else 0,
         harms={task.name: task.harm for task in manifest.tasks if task.harm},

@@ -9,7 +9,7 @@ from typing import Final
 from hydraopt.bundle.restore.below import rounded_copy
 from hydraopt.bundle.spec import Manifest
 from hydraopt.merging.budget import Budget, HarmLimit
-from hydraopt.merging.harm.judging import JUDGED
+from hydraopt.merging.look import JUDGED
 from hydraopt.values import listed
 
 __all__ = ["notes_of"]

@@ -33,7 +33,7 @@ from hydraopt.merging.draft import Draft
 from hydraopt.merging.recipe import Recipe
 from hydraopt.merging.weights import Counting
 
-__all__ = ["Job", "Loaded", "Measured", "StrPath", "Written", "inputs_of", "load"]
+__all__ = ["Job", "LoadedAdapters", "Measured", "StrPath", "Written", "inputs_of", "load"]
 
 StrPath = str | os.PathLike[str]
 
@@ -43,7 +43,7 @@ _PERCENT: Final = 100
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedAdapters:
     """Adapters that belong together, and the base model that they state.
 
     adapters: first those that were already read, in their order, which some methods of the
@@ -58,7 +58,7 @@ class Loaded:
 
 def load(
     adapters: StrPath | Iterable[StrPath | Adapter], same_base: bool, alpha: float | None
-) -> Loaded:
+) -> LoadedAdapters:
     """Adapters from paths, globs and NAME=PATH strings, beside those that are read already.
 
     Raises UsageError for two of one name, and what :func:`hydraopt.read_adapters` raises.
@@ -76,7 +76,7 @@ def load(
     if len(set(names)) != len(names):
         raise UsageError(explain("two adapters have one name", got=names, do="Rename one"))
     by_name = sorted(ready, key=lambda adapter: adapter.name)
-    return Loaded(ready, check_same_base(by_name, same_base), notes)
+    return LoadedAdapters(ready, check_same_base(by_name, same_base), notes)
 
 
 def inputs_of(adapters: Iterable[Adapter]) -> list[AnyPath]:

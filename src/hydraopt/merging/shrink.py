@@ -22,13 +22,14 @@ from hydraopt.engines.engine import Engine
 from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.merging.align import MergeSet
-from hydraopt.merging.budget import MeanError, Size, parse_size
+from hydraopt.merging.budget import Limit, MeanError, Size
 from hydraopt.merging.draft import Draft
 from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.harm.stored import StoredCurves
 from hydraopt.merging.harm.trials import with_core
 from hydraopt.merging.held import against_originals, decoded_set, lost_harm
-from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, write
+from hydraopt.merging.merge import MergeResult, Solved, write
+from hydraopt.merging.options import DEFAULT_MEASURE
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.output import check_output, core_name
 from hydraopt.merging.recipe import ShrinkRecipe, forms_in
@@ -89,18 +90,17 @@ def shrink(
     for anything wrong, before ``output`` is touched.
     """
     started = time.monotonic()
-    if (size is None) == (error is None):
+    limit = Limit(size, error)
+    if limit.name is None:
         raise UsageError(explain("shrink needs one limit", expected="either a size or an error"))
     chosen = measure_named(measure) if isinstance(measure, str) else measure
     check_output(output)
     before = open_bundle(bundle, base)
     check_apart(output, [bundle])
     pieces = _merge_set(before)
-    budget: Size | MeanError
-    if error is not None:
-        budget = MeanError(error)
-    else:
-        budget = Size(parse_size(size or 0, pieces.fp16_bytes))
+    budget = limit.budget(pieces.fp16_bytes)
+    assert isinstance(budget, Size | MeanError)
+    if isinstance(budget, Size):
         _check_smaller(before, budget.limit)
     job = _job(before, pieces, chosen, budget, core_name(output))
     solution, curves = None, StoredCurves(before.manifest)
@@ -110,7 +110,7 @@ def shrink(
         solution = _solved(job, budget, options, before, curves)
     if error is not None:
         _check_smaller(before, job.size(solution.draft if solution else None))
-    result = write(output, job, solution, chosen, budget, started)
+    result = write(output, Solved(job, chosen, budget, solution), started)
     return dataclasses.replace(result, notes=(*result.notes, *_notes(before, budget, curves)))
 
 

@@ -326,7 +326,7 @@ def _draw_plan(report: Report) -> Any:
     """Draw a line for each task, and a mark where the plan puts it."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    from hydraopt.merging.harm.plan import WORDS, plan_limit
+    from hydraopt.merging.plan import WORDS, plan_limit
 
     factor, unit, what = WORDS[report["counted"]]
     limit = plan_limit(report)

@@ -16,6 +16,7 @@ from hydraopt.compress.recode import recode
 from hydraopt.evaluate import compare
 from hydraopt.evaluate.compare import Request
 from hydraopt.linalg.shapes import Factors
+from hydraopt.merging.look import Look
 from tests.marks import slow
 
 PATH = "model.layers.0.self_attn.q_proj"
@@ -45,7 +46,7 @@ def bundle(adapters, path: Path, changed: str = "") -> tuple[Path, dict[str, str
 
     path.parent.mkdir(parents=True, exist_ok=True)
     most = merge(adapters, path, lossless=True).size - 1
-    merge(adapters, path, size=most, refitter=other)
+    merge(adapters, path, size=most, look=Look(refit=other))
     return path, {"method": changed}
 
 

@@ -11,7 +11,11 @@ import pytest
 from hydraopt import read_adapters
 from hydraopt.bundle.harm import Harm
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.harm.judging import Judged
+from hydraopt.merging.budget import Limit
+from hydraopt.merging.harm.judging import HarmJudge
+from hydraopt.merging.look import Look, MeasuredHarm
+from hydraopt.merging.options import MergeOptions
+from hydraopt.merging.plan import Plan, plan
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(3) for name in "qv"]
 FALLING = 0.8 ** np.arange(4)[:, None]
@@ -20,10 +24,8 @@ ANSWERS = 6_400
 """So many that a share of a few percent is told to a tenth of it."""
 
 
-class PowerJudge:
+class PowerJudge(HarmJudge):
     """Harm is scale * (relative error)^1.2; counts how often it is asked."""
-
-    answer_tokens = 128
 
     def __init__(self, adapters, scales: Mapping[str, float], answers: int = ANSWERS) -> None:
         self.originals = {
@@ -37,7 +39,7 @@ class PowerJudge:
 
     def measure(
         self, task: str, coded: Callable[[], Mapping[str, Factors]], error, apart=False
-    ) -> Judged:
+    ) -> MeasuredHarm:
         self.asked += 1
         decoded, mine = coded(), self.originals[task]
         lost = whole = 0.0
@@ -46,7 +48,13 @@ class PowerJudge:
             lost, whole = lost + float(np.square(dw - got).sum()), whole + float((dw**2).sum())
         likely = min(self.scales[task] * (lost / whole) ** 0.6, 1.0)
         harm = Harm(round(self.answers * likely), self.answers, likely, likely**2, True)
-        return Judged(harm, 0.1 * likely, 0.0, likely)
+        return MeasuredHarm(harm, 0.1 * likely, 0.0, likely)
+
+
+def planned(adapters, judge, sensitivity=None, measure="bias-aware", **limit) -> Plan:
+    """The plan of a merge with this judge and limit."""
+    look, limited = Look(judge, sensitivity), Limit(**limit)
+    return plan(adapters, MergeOptions(limit=limited, look=look, measure=measure, workers=1))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from hydraopt import merge
 from hydraopt.errors import HydraoptError
 from hydraopt.merging import finish
+from hydraopt.merging.look import Look
 from tests.merging.harm.conftest import SCALES, PowerJudge
 
 
@@ -28,9 +29,9 @@ def test_what_is_wrong_is_told_before_anything_is_measured(adapters, tmp_path: P
         {"size": "30%", "base": tmp_path / "nothing"},
     ):
         with pytest.raises(HydraoptError):
-            merge(adapters, tmp_path / "x", judge=judge, sensitivity=look, **wrong)
+            merge(adapters, tmp_path / "x", look=Look(judge=judge, sensitivity=look), **wrong)
     assert (judge.asked, looked) == (0, [])
-    merge(adapters, tmp_path / "x", size="30%", sensitivity=look)
+    merge(adapters, tmp_path / "x", size="30%", look=Look(sensitivity=look))
     assert looked == [0]
 
 
@@ -45,5 +46,5 @@ def test_a_refit_leaves_room_for_what_is_told_of_harm(adapters, tmp_path, monkey
     monkeypatch.setattr(finish, "refitted", refitted)
     judge = PowerJudge(adapters, SCALES)
     same = lambda name, modules: {p: x.record for p, x in modules().items()}  # noqa: E731
-    made = merge(adapters, tmp_path / "x", size="30%", judge=judge, refitter=same)
+    made = merge(adapters, tmp_path / "x", size="30%", look=Look(judge=judge, refit=same))
     assert counted == [pytest.approx(made.size, abs=12)]  # three tasks; 46 without

@@ -13,8 +13,8 @@ from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.bundle.harm import Harm
 from hydraopt.errors import BudgetError
 from hydraopt.merging.align import align, coded_of
-from hydraopt.merging.harm.checks import coded_names
-from hydraopt.merging.harm.judging import Judged
+from hydraopt.merging.look import Look, MeasuredHarm
+from hydraopt.merging.options import coded_names
 from hydraopt.merging.weights import importances
 from tests.merging.harm.conftest import PATHS, SCALES, PowerJudge
 
@@ -24,12 +24,12 @@ def test_one_content_is_not_shared_out(adapters, tmp_path: Path) -> None:
     alone = [adapter for adapter in adapters if adapter.name == "hard"]
     judge, told = PowerJudge(alone, {"hard": 0.6}), []
     said = lambda stage, done, total: told.append((done, total))  # noqa: E731
-    merge(alone, tmp_path / "x", size="30%", judge=judge, workers=1)
+    merge(alone, tmp_path / "x", size="30%", look=Look(judge=judge), workers=1)
     assert judge.asked == 7
     bundle = open_bundle(tmp_path / "x")
     assert bundle.size <= 0.3 * sum(2 * x.numbers for x in alone)
     assert 3 < len(bundle["hard"].entry.curve) <= 5
-    merge(alone, tmp_path / "x", size="30%", judge=judge, workers=1, progress=said)
+    merge(alone, tmp_path / "x", size="30%", look=Look(judge=judge), workers=1, progress=said)
     measured = [x for x in told if x[1] == 5]
     assert measured[-1] == (5, 5)
 
@@ -41,12 +41,12 @@ class Twins(PowerJudge):
         super().__init__(adapters, dict.fromkeys(counts, 0.3) | {"hard": 0.6})
         self.counts = counts
 
-    def measure(self, task, coded, error, apart=False) -> Judged:
+    def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
         told = super().measure(task, coded, error)
         count = self.counts.get(task, self.answers)
         likely = told.harm.likely
         harm = Harm(round(count * likely), count, likely, told.harm.kl, True)
-        return Judged(harm, told.likely_error, 0.0, likely)
+        return MeasuredHarm(harm, told.likely_error, 0.0, likely)
 
 
 @pytest.mark.parametrize("counts", [(8, 256), (256, 8)])
@@ -64,7 +64,7 @@ def test_the_fewest_answers_of_equal_contents_count(
         lambda curves, chosen, plain, answers, coded: seen.extend(answers) or chosen,
     )
     judge = Twins(every, dict(zip("ab", counts, strict=True)))
-    merge(every, tmp_path / "x", size="30%", judge=judge, workers=1)
+    merge(every, tmp_path / "x", size="30%", look=Look(judge=judge), workers=1)
     assert set(seen) == {8, PowerJudge(every, SCALES).answers}
 
 
@@ -76,14 +76,14 @@ def test_the_task_that_breaks_a_limit_is_named_among_equal_contents(
     every = read_adapters([make_adapter(tmp_path / "in" / name, modules) for name in "abc"])
 
     class Stubborn(Twins):
-        def measure(self, task, coded, error, apart=False) -> Judged:
+        def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
             likely = {"a": 0.001, "b": 0.05, "c": 0.02}[task]
-            return Judged(Harm(0, 64, likely, likely**2, True), 0.0, 0.0, likely)
+            return MeasuredHarm(Harm(0, 64, likely, likely**2, True), 0.0, 0.0, likely)
 
     judge = Stubborn(every, dict.fromkeys("abc", 64))
     judge.scales.pop("hard")
     with pytest.raises(BudgetError, match=r"\[adapter b\]"):
-        merge(every, tmp_path / "x", harm="1%", judge=judge, workers=1)
+        merge(every, tmp_path / "x", harm="1%", look=Look(judge=judge), workers=1)
 
 
 def test_equal_contents_lose_no_other_share_if_fair(adapters, make_adapter, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_equal_contents_lose_no_other_share_if_fair(adapters, make_adapter, tmp_
     others = [x.source.parent for x in adapters if x.name == "hard"]
     every = read_adapters([*folders, *others])
     judge = PowerJudge(every, dict.fromkeys(("a", "b", "c", "hard"), 0.4))
-    made = merge(every, tmp_path / "x", size="15%", judge=judge, fair=True, workers=1)
+    made = merge(every, tmp_path / "x", size="15%", look=Look(judge=judge), fair=True, workers=1)
     assert made.harms["a"].likely == pytest.approx(made.harms["hard"].likely, rel=0.2)
 
 

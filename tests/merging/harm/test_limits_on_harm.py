@@ -13,11 +13,10 @@ from hydraopt import merge, read_adapters
 from hydraopt.bundle.harm import Harm
 from hydraopt.errors import UsageError
 from hydraopt.merging.budget import HarmLimit
-from hydraopt.merging.harm.judging import Judged
-from hydraopt.merging.harm.plan import plan
 from hydraopt.merging.harm.solve import TRIALS
 from hydraopt.merging.harm.trials import Trials
-from tests.merging.harm.conftest import PATHS, SCALES, PowerJudge
+from hydraopt.merging.look import Look, MeasuredHarm
+from tests.merging.harm.conftest import PATHS, SCALES, PowerJudge, planned
 
 
 @pytest.fixture
@@ -36,8 +35,8 @@ def prices(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, ...]]:
 def test_a_limit_takes_no_more_bytes_than_a_size_that_keeps_it(adapters, tmp_path: Path) -> None:
     scales = {"easy": 0.001, "fair": 0.01, "hard": 0.05}
     judge = PowerJudge(adapters, scales)
-    limited = merge(adapters, tmp_path / "limited", harm="5.5%", judge=judge, workers=1)
-    sized = merge(adapters, tmp_path / "sized", size="12%", judge=judge, workers=1)
+    limited = merge(adapters, tmp_path / "limited", harm="5.5%", look=Look(judge=judge), workers=1)
+    sized = merge(adapters, tmp_path / "sized", size="12%", look=Look(judge=judge), workers=1)
     assert max(x.likely for x in sized.harms.values()) < 0.05
     assert max(x.likely for x in limited.harms.values()) < 0.055
     assert limited.size <= sized.size
@@ -47,7 +46,7 @@ def test_tasks_without_harm_are_left_with_little_and_no_pass_is_made_twice(
     adapters, tmp_path: Path, prices
 ) -> None:
     judge = PowerJudge(adapters, dict.fromkeys(("easy", "fair", "hard"), 1e-9))
-    made = merge(adapters, tmp_path / "x", harm="5%", judge=judge, workers=1)
+    made = merge(adapters, tmp_path / "x", harm="5%", look=Look(judge=judge), workers=1)
     assert made.fraction < 0.1
     assert len(set(prices)) == len(prices)
 
@@ -55,14 +54,16 @@ def test_tasks_without_harm_are_left_with_little_and_no_pass_is_made_twice(
 def test_a_limit_below_one_answer_gets_a_note(adapters, tmp_path: Path) -> None:
     for answers, told in ((49, True), (50, False)):
         judge = PowerJudge(adapters, SCALES, answers)
-        notes = merge(adapters, tmp_path / "x", harm="2%", judge=judge, workers=1).notes
+        notes = merge(adapters, tmp_path / "x", harm="2%", look=Look(judge=judge), workers=1).notes
         said = "2% is less than one answer of easy, fair, hard: "
         assert any(note.startswith(said) and "give 50 prompts" in note for note in notes) == told
     judge = PowerJudge(adapters, SCALES, 256)
-    notes = merge(adapters, tmp_path / "x", harm="0.3%", judge=judge, workers=1).notes
+    notes = merge(adapters, tmp_path / "x", harm="0.3%", look=Look(judge=judge), workers=1).notes
     assert any("measured on 256 at most, so give a larger limit" in note for note in notes)
     judge = PowerJudge(adapters, SCALES, 10)
-    notes = merge(adapters, tmp_path / "x", harm="0.02nats", judge=judge, workers=1).notes
+    notes = merge(
+        adapters, tmp_path / "x", harm="0.02nats", look=Look(judge=judge), workers=1
+    ).notes
     assert not any("less than one answer" in note for note in notes)
 
 
@@ -72,7 +73,7 @@ def test_progress_is_of_all_rounds(adapters, tmp_path: Path) -> None:
     def said_of(**limit: str) -> list[tuple[str, int, int]]:
         said: list[tuple[str, int, int]] = []
         judge, told = PowerJudge(adapters, SCALES), lambda *told: said.append(told)
-        merge(adapters, tmp_path / "x", judge=judge, workers=1, progress=told, **limit)
+        merge(adapters, tmp_path / "x", look=Look(judge=judge), workers=1, progress=told, **limit)
         return said
 
     for limit in ({"size": "15%"}, {"harm": "5%"}):
@@ -89,30 +90,29 @@ def test_progress_is_of_all_rounds(adapters, tmp_path: Path) -> None:
         assert len(parts) > 2
 
 
-@pytest.mark.parametrize("make", [merge, plan])
+@pytest.mark.parametrize("make", [merge, planned])
 def test_what_cannot_be_is_told_before_modules_are_looked_at(adapters, tmp_path, make) -> None:
     def look() -> None:
         pytest.fail("modules were looked at")
 
     judge, out = PowerJudge(adapters, {"easy": 0.1}), [tmp_path / "x"] if make is merge else []
-    judged = [] if make is merge else [judge]
-    more = {"judge": judge, "workers": 1} if make is merge else {}
+    more = {"look": Look(judge, look)} if make is merge else {"judge": judge, "sensitivity": look}
     for told, asked in (("none of fair, hard", {}), ("measure", {"measure": "none"})):
         with pytest.raises(UsageError, match=told):
-            make(adapters, *out, *judged, harm="5%", sensitivity=look, **asked, **more)
+            make(adapters, *out, harm="5%", **asked, **more)
 
 
 def test_all_trials_of_a_task_are_counted_by_what_all_of_them_show(adapters) -> None:
     """Of few answers none changes in the first trial; a coarser one shows how fast they do."""
 
     class Cliff(PowerJudge):
-        def measure(self, task, coded, error, apart=False) -> Judged:
+        def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
             told = super().measure(task, coded, error)
             likely = told.harm.likely if told.harm.likely > 0.03 else 0.0
             harm = Harm(round(24 * likely), 24, likely, told.harm.kl, True)
-            return Judged(harm, 0.0, 0.0, likely)
+            return MeasuredHarm(harm, 0.0, 0.0, likely)
 
-    made = plan(adapters, Cliff(adapters, {"easy": 0.05, "fair": 0.1, "hard": 0.2}), harm="8%")
+    made = planned(adapters, Cliff(adapters, {"easy": 0.05, "fair": 0.1, "hard": 0.2}), harm="8%")
     several = []
     for task in made.tasks:
         quiet = [trial for trial in task.trials if trial.likely == 0]
@@ -126,16 +126,16 @@ def test_what_is_chosen_keeps_the_limit_by_all_that_was_seen(adapters) -> None:
     """Harm that goes up and down with the error tells other rates in each trial."""
 
     class Noisy(PowerJudge):
-        def measure(self, task, coded, error, apart=False) -> Judged:
+        def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
             told = super().measure(task, coded, error)
             random = np.random.default_rng(round(1e6 * error) + self.answers)
             likely = min(told.harm.likely * float(np.exp(random.standard_normal())), 1.0)
             kl = told.harm.kl * float(np.exp(random.standard_normal()))
             harm = Harm(round(48 * likely), 48, likely, kl, True)
-            return Judged(harm, 0.1 * likely, 0.1 * kl, likely)
+            return MeasuredHarm(harm, 0.1 * likely, 0.1 * kl, likely)
 
     for seed in range(7, 13):
-        made = plan(
+        made = planned(
             adapters, Noisy(adapters, {"easy": 0.05, "fair": 0.2, "hard": 0.5}, seed), harm="10%"
         )
         for task in made.tasks:
@@ -148,7 +148,7 @@ def test_tasks_of_equal_content_are_told_their_own_harm(make_adapter, tmp_path: 
     rng = np.random.default_rng(0)
     modules = {p: (rng.standard_normal((48, 4)), rng.standard_normal((4, 40))) for p in PATHS}
     one = read_adapters([make_adapter(tmp_path / name, modules) for name in ("de", "en")])
-    made = plan(one, PowerJudge(one, {"de": 0.01, "en": 0.3}), harm="5%")
+    made = planned(one, PowerJudge(one, {"de": 0.01, "en": 0.3}), harm="5%")
     for task in made.tasks:
         assert task.harm in [trial.harm for trial in task.trials]
     assert made.tasks[0].harm < 0.5 * made.tasks[1].harm
@@ -159,17 +159,17 @@ def test_one_answer_is_too_few_for_a_share(adapters, tmp_path: Path, prices) -> 
     known of one."""
 
     class OfOne(PowerJudge):
-        def measure(self, task, coded, error, apart=False) -> Judged:
+        def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
             return replace(super().measure(task, coded, error), likely_error=0.5)
 
     judge = OfOne(adapters, SCALES, 1)
     with pytest.raises(UsageError, match="got one prompt of easy, fair, hard, which tells nothing"):
-        merge(adapters, tmp_path / "x", harm="1%", judge=judge, workers=1)
+        merge(adapters, tmp_path / "x", harm="1%", look=Look(judge=judge), workers=1)
     assert len(prices) == 1
     assert not (tmp_path / "x").exists()
-    assert merge(adapters, tmp_path / "x", harm="60%", judge=judge, workers=1).size > 0
+    assert merge(adapters, tmp_path / "x", harm="60%", look=Look(judge=judge), workers=1).size > 0
     surer = PowerJudge(adapters, SCALES, 1)
-    assert merge(adapters, tmp_path / "x", harm="1%", judge=surer, workers=1).size > 0
+    assert merge(adapters, tmp_path / "x", harm="1%", look=Look(judge=surer), workers=1).size > 0
 
 
 def test_all_of_the_answers_are_told_in_words() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hydraopt import merge, open_bundle, shrink
 from hydraopt.errors import BudgetError
 from hydraopt.merging.harm import solve
+from hydraopt.merging.look import Look
 from tests.marks import slow
 from tests.merging.harm.conftest import SCALES, PowerJudge
 
@@ -23,10 +24,10 @@ def least(adapters, path: Path, **options: object) -> int:
 def test_a_size_without_room_for_curves_is_kept(adapters, tmp_path: Path) -> None:
     judge = PowerJudge(adapters, SCALES)
     alone = least(adapters, tmp_path / "x")
-    judged = least(adapters, tmp_path / "x", judge=judge)
+    judged = least(adapters, tmp_path / "x", look=Look(judge))
     harms = 40 * len(SCALES)  # told of each task in any case
     assert judged <= alone + harms
-    made = merge(adapters, tmp_path / "x", size=judged + 300, judge=judge, workers=1)
+    made = merge(adapters, tmp_path / "x", size=judged + 300, look=Look(judge=judge), workers=1)
     assert made.size <= judged + 300
     assert any("curves of harm are not kept" in note for note in made.notes)
     tasks = open_bundle(tmp_path / "x").manifest.tasks
@@ -34,7 +35,9 @@ def test_a_size_without_room_for_curves_is_kept(adapters, tmp_path: Path) -> Non
 
 
 def test_curves_are_kept_where_there_is_room(adapters, tmp_path: Path) -> None:
-    made = merge(adapters, tmp_path / "x", size="30%", judge=PowerJudge(adapters, SCALES))
+    made = merge(
+        adapters, tmp_path / "x", size="30%", look=Look(judge=PowerJudge(adapters, SCALES))
+    )
     assert not any("curves of harm" in note for note in made.notes)
     assert all(task.curve for task in open_bundle(tmp_path / "x").manifest.tasks)
 
@@ -51,7 +54,9 @@ def test_a_round_that_misses_the_size_leaves_what_was_measured(
         return real(*given, **more)
 
     monkeypatch.setattr(solve, "search", missing)
-    made = merge(adapters, tmp_path / "x", size="30%", judge=PowerJudge(adapters, SCALES))
+    made = merge(
+        adapters, tmp_path / "x", size="30%", look=Look(judge=PowerJudge(adapters, SCALES))
+    )
     assert made.size <= 0.3 * made.fp16_bytes
     assert len(calls) == 2
 
@@ -59,6 +64,12 @@ def test_a_round_that_misses_the_size_leaves_what_was_measured(
 @pytest.mark.parametrize("size", [1120, slow(1180), slow(1300)])
 def test_a_shrink_counts_the_curves_that_stay(adapters, tmp_path: Path, size: int) -> None:
     """The bundle's own are in what it makes, whatever room there is."""
-    merge(adapters, tmp_path / "big", size="40%", judge=PowerJudge(adapters, SCALES), workers=1)
+    merge(
+        adapters,
+        tmp_path / "big",
+        size="40%",
+        look=Look(judge=PowerJudge(adapters, SCALES)),
+        workers=1,
+    )
     assert shrink(tmp_path / "big", tmp_path / "small", size=size, workers=1).size <= size
     assert all(task.curve for task in open_bundle(tmp_path / "small").manifest.tasks)

@@ -16,9 +16,9 @@ from hydraopt.bundle.harm import Harm
 from hydraopt.errors import BudgetError, UsageError
 from hydraopt.merging.align import align
 from hydraopt.merging.harm import solve
-from hydraopt.merging.harm.judging import Judged
 from hydraopt.merging.harm.rounds import Rounds
 from hydraopt.merging.harm.trials import Counted, Trials
+from hydraopt.merging.look import Look, MeasuredHarm
 from hydraopt.merging.outcome import Job
 from hydraopt.progress import silent
 from tests.marks import slow
@@ -33,7 +33,7 @@ def test_a_size_is_shared_out_by_harm(adapters, tmp_path: Path) -> None:
     judge = PowerJudge(adapters, SCALES)
     plain = merge(adapters, tmp_path / "plain", size="30%", max_error=None)
     before = {name: SCALES[name] * error**1.2 for name, error in plain.errors.items()}
-    made = merge(adapters, tmp_path / "shared", size="30%", judge=judge)
+    made = merge(adapters, tmp_path / "shared", size="30%", look=Look(judge=judge))
     after = harms_of(tmp_path / "shared")
     assert made.size <= 0.3 * made.fp16_bytes
     assert made.size > 0.9 * 0.3 * made.fp16_bytes
@@ -46,22 +46,28 @@ def test_bytes_go_where_the_originals_are_sure(adapters, tmp_path: Path) -> None
     """Two tasks whose answers change alike: the one that is unsure of its own gets less."""
 
     class Unsure(PowerJudge):
-        def measure(self, task, coded, error, apart=False) -> Judged:
+        def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
             judged = super().measure(task, coded, error)
             share = 0.1 if task == "easy" else 1.0
             return dataclasses.replace(judged, lost=share * judged.lost)
 
     made = merge(
-        adapters, tmp_path / "x", size="30%", judge=Unsure(adapters, dict.fromkeys(SCALES, 0.1))
+        adapters,
+        tmp_path / "x",
+        size="30%",
+        look=Look(judge=Unsure(adapters, dict.fromkeys(SCALES, 0.1))),
     )
     assert made.errors["easy"] > 1.5 * max(made.errors["fair"], made.errors["hard"])
     limit = merge(
-        adapters, tmp_path / "y", harm="2%", judge=Unsure(adapters, dict.fromkeys(SCALES, 0.1))
+        adapters,
+        tmp_path / "y",
+        harm="2%",
+        look=Look(judge=Unsure(adapters, dict.fromkeys(SCALES, 0.1))),
     )
     assert limit.errors["easy"] < 1.2 * limit.errors["fair"]
 
 
-FEW = Judged(Harm(0, 24, 0.0, 1e-4, True), 0.0, 0.0, 0.0)
+FEW = MeasuredHarm(Harm(0, 24, 0.0, 1e-4, True), 0.0, 0.0, 0.0)
 """No answer of 24 is near to changing."""
 COARSE = Harm(5, 25, 0.2, 0.04, True)
 """A trial in which a fifth of the answers changes, with a root of KL of 0.2."""
@@ -81,13 +87,13 @@ def test_trials_in_which_most_answers_change_say_nothing_of_small_shares() -> No
     counted, far = Counted("answers", 1.0), Harm(24, 25, 0.95, 9.0, True)
     assert counted.of(FEW, [COARSE, far]) == counted.of(FEW, [COARSE])
     # But where there is no other, it tells more than the least.
-    assert counted.of(Judged(Harm(24, 24, 0.95, 4.0, True), 0.0, 0.0, 0.9), [far]) > 0.95
+    assert counted.of(MeasuredHarm(Harm(24, 24, 0.95, 4.0, True), 0.0, 0.0, 0.9), [far]) > 0.95
 
 
 @pytest.mark.parametrize("answers", [4, 24, 96])
 def test_a_limit_adds_standard_errors_of_the_rate_and_of_kl(answers: int) -> None:
     """The fewer answers change in the coarsest trial, the less is known."""
-    judged = Judged(Harm(0, answers, 0.0, 1e-4, True), 0.0, 3e-4, 0.0)
+    judged = MeasuredHarm(Harm(0, answers, 0.0, 1e-4, True), 0.0, 3e-4, 0.0)
     rate = RATE * (1 + 1 / math.sqrt(max(0.2 * answers, 1)))
     told = Counted("answers", 1.0).of(judged, [COARSE])
     assert told == pytest.approx(1 - math.exp(-rate * 0.02))
@@ -97,14 +103,14 @@ def test_a_task_whose_prompts_have_no_near_tie_keeps_its_limit(adapters, tmp_pat
     """At small errors none of its answers is likely to change; those of other prompts would."""
 
     class Sure(PowerJudge):
-        def measure(self, task, coded, error, apart=False) -> Judged:
+        def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
             judged = super().measure(task, coded, error)
             harm = judged.harm
             if task == "hard" and harm.likely < 0.05:
                 harm = dataclasses.replace(harm, changed=0, likely=0.0)
             return dataclasses.replace(judged, harm=harm, likely_error=0.0)
 
-    made = merge(adapters, tmp_path / "x", harm="2%", judge=Sure(adapters, SCALES))
+    made = merge(adapters, tmp_path / "x", harm="2%", look=Look(judge=Sure(adapters, SCALES)))
     assert SCALES["hard"] * made.errors["hard"] ** 1.2 < 0.03
 
 
@@ -113,7 +119,7 @@ def test_few_answers_move_a_size_part_of_the_way(adapters, tmp_path: Path) -> No
     merge(adapters, tmp_path / "none", size="40%")
     for count in (24, ANSWERS):
         judge = PowerJudge(adapters, SCALES, count)
-        merge(adapters, tmp_path / str(count), size="40%", judge=judge)
+        merge(adapters, tmp_path / str(count), size="40%", look=Look(judge=judge))
     none, some, many = (
         {task.name: np.log(task.error) for task in open_bundle(tmp_path / x).manifest.tasks}
         for x in ("none", "24", str(ANSWERS))
@@ -123,7 +129,7 @@ def test_few_answers_move_a_size_part_of_the_way(adapters, tmp_path: Path) -> No
 
 
 def test_the_bundle_keeps_curves_and_says_that_it_was_judged(adapters, tmp_path: Path) -> None:
-    merge(adapters, tmp_path / "x", size="30%", judge=PowerJudge(adapters, SCALES))
+    merge(adapters, tmp_path / "x", size="30%", look=Look(judge=PowerJudge(adapters, SCALES)))
     manifest = open_bundle(tmp_path / "x").manifest
     assert manifest.recipe["judged"] == 3
     for task in manifest.tasks:
@@ -137,7 +143,7 @@ def test_the_bundle_keeps_curves_and_says_that_it_was_judged(adapters, tmp_path:
 @pytest.mark.parametrize("limit", [0.02, slow(0.005)])
 def test_a_limit_is_kept_by_every_task_and_not_overdone(adapters, tmp_path, limit) -> None:
     judge = PowerJudge(adapters, SCALES)
-    merge(adapters, tmp_path / "x", harm=f"{100 * limit}%", judge=judge)
+    merge(adapters, tmp_path / "x", harm=f"{100 * limit}%", look=Look(judge=judge))
     after = harms_of(tmp_path / "x")
     assert all(harm <= limit for harm in after.values())
     assert after["hard"] > 0.3 * limit
@@ -147,7 +153,7 @@ def test_a_limit_is_kept_by_every_task_and_not_overdone(adapters, tmp_path, limi
 
 
 def test_a_limit_on_kl(adapters, tmp_path: Path) -> None:
-    merge(adapters, tmp_path / "x", harm="0.002nats", judge=PowerJudge(adapters, SCALES))
+    merge(adapters, tmp_path / "x", harm="0.002nats", look=Look(judge=PowerJudge(adapters, SCALES)))
     tasks = open_bundle(tmp_path / "x").manifest.tasks
     assert all(task.harm.kl <= 0.002 for task in tasks)
 
@@ -155,7 +161,7 @@ def test_a_limit_on_kl(adapters, tmp_path: Path) -> None:
 @pytest.mark.slow  # three merges; one keeps its limit above
 def test_a_smaller_limit_takes_more_bytes(adapters, tmp_path: Path) -> None:
     sizes = [
-        merge(adapters, tmp_path / x, harm=x, judge=PowerJudge(adapters, SCALES)).size
+        merge(adapters, tmp_path / x, harm=x, look=Look(judge=PowerJudge(adapters, SCALES))).size
         for x in ("5%", "1%", "0.2%")
     ]
     assert sizes == sorted(sizes)
@@ -163,7 +169,7 @@ def test_a_smaller_limit_takes_more_bytes(adapters, tmp_path: Path) -> None:
 
 def test_a_task_without_prompts_is_between_others(adapters, tmp_path: Path) -> None:
     some = {name: SCALES[name] for name in ("easy", "hard")}
-    made = merge(adapters, tmp_path / "x", size="30%", judge=PowerJudge(adapters, some))
+    made = merge(adapters, tmp_path / "x", size="30%", look=Look(judge=PowerJudge(adapters, some)))
     assert set(made.harms) == {"easy", "hard"}
     assert made.errors["hard"] < made.errors["fair"] < made.errors["easy"]
 
@@ -173,7 +179,7 @@ def test_a_task_without_prompts_is_weighed_as_without_any(adapters, tmp_path: Pa
     errors = {}
     for weight in (1.0, 8.0):
         out, given = tmp_path / str(weight), {"fair": weight}
-        made = merge(adapters, out, size="30%", judge=judge, importance=given)
+        made = merge(adapters, out, size="30%", look=Look(judge=judge), importance=given)
         errors[weight] = made.errors["fair"]
     assert errors[8.0] < 0.8 * errors[1.0]
 
@@ -181,7 +187,7 @@ def test_a_task_without_prompts_is_weighed_as_without_any(adapters, tmp_path: Pa
 def test_a_limit_needs_prompts_of_all(adapters, tmp_path: Path) -> None:
     judge = PowerJudge(adapters, {"easy": 1.0, "hard": 1.0})
     with pytest.raises(UsageError, match=r"prompts for every task; got none of fair"):
-        merge(adapters, tmp_path / "x", harm="1%", judge=judge)
+        merge(adapters, tmp_path / "x", harm="1%", look=Look(judge=judge))
     with pytest.raises(UsageError, match="a limit on harm needs a judge"):
         merge(adapters, tmp_path / "x", harm="1%")
     assert not (tmp_path / "x").exists()
@@ -195,15 +201,15 @@ def test_a_limit_that_nothing_keeps_names_the_task(
     monkeypatch.setattr("hydraopt.merging.harm.solve.JUDGED", count)
 
     class Stubborn(PowerJudge):
-        def measure(self, task, coded, error, apart=False) -> Judged:
+        def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
             judged = super().measure(task, coded, error)
             if task != "fair":
                 return judged
-            return Judged(Harm(3, 64, 0.05, 0.1, True), 0.0, 0.0, 0.05)
+            return MeasuredHarm(Harm(3, 64, 0.05, 0.1, True), 0.0, 0.0, 0.05)
 
     said = r"cannot be kept: 1% \[adapter fair\]; got 7\.7 % of the answers, standard errors added"
     with pytest.raises(BudgetError, match=said) as refused:
-        merge(adapters, tmp_path / "x", harm="1%", judge=Stubborn(adapters, SCALES))
+        merge(adapters, tmp_path / "x", harm="1%", look=Look(judge=Stubborn(adapters, SCALES)))
     assert ("Give more prompts of this task, a larger limit" in str(refused.value)) == more
     assert "a larger limit, or --lossless" in str(refused.value)
     assert not (tmp_path / "x").exists()
@@ -212,19 +218,19 @@ def test_a_limit_that_nothing_keeps_names_the_task(
 @pytest.mark.parametrize("text", ["1", "%", "0%", "100%", "-1%", "0nats", "1e999nats", "x"])
 def test_limits_that_are_none_are_refused(adapters, tmp_path, text) -> None:
     with pytest.raises(UsageError, match=r"cannot read the harm|the limit on harm is out of range"):
-        merge(adapters, tmp_path / "x", harm=text, judge=PowerJudge(adapters, SCALES))
+        merge(adapters, tmp_path / "x", harm=text, look=Look(judge=PowerJudge(adapters, SCALES)))
 
 
 @pytest.mark.slow  # the order of tasks, below, shows it as well
 def test_the_same_input_gives_the_same_bytes(adapters, tmp_path: Path) -> None:
     for name in "ab":
-        merge(adapters, tmp_path / name, size="20%", judge=PowerJudge(adapters, SCALES))
+        merge(adapters, tmp_path / name, size="20%", look=Look(judge=PowerJudge(adapters, SCALES)))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_shrink_shares_out_by_the_curves_that_the_bundle_holds(adapters, tmp_path: Path) -> None:
     judge = PowerJudge(adapters, SCALES)
-    merge(adapters, tmp_path / "big", size="45%", judge=judge)
+    merge(adapters, tmp_path / "big", size="45%", look=Look(judge=judge))
     merge(adapters, tmp_path / "untold", size="45%", max_error=None)
     made = {
         name: shrink(tmp_path / name, tmp_path / f"{name}-small", size="40%")
@@ -258,7 +264,7 @@ def test_shrink_gives_no_measured_task_more_bytes_than_it_had(
 ) -> None:
     """What is coded again does not come nearer to the original, whatever it takes. Of hundreds of
     bytes some are the price of being coded at all."""
-    merge(adapters, tmp_path / "big", judge=PowerJudge(adapters, scales), **limit)
+    merge(adapters, tmp_path / "big", look=Look(judge=PowerJudge(adapters, scales)), **limit)
     made = shrink(tmp_path / "big", tmp_path / "small", size=size)
     before, after = (
         {name: len(bundle.read(f"task/{bundle[name].entry.content}")) for name in SCALES}
@@ -273,7 +279,7 @@ def test_fair_harms_the_worst_task_least(adapters, tmp_path: Path) -> None:
     """The sum takes bytes from a task that they hardly help; fair does not."""
 
     class Flat(PowerJudge):
-        def measure(self, task, coded, error, apart=False) -> Judged:
+        def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
             judged = super().measure(task, coded, error)
             if task != "hard":
                 return judged
@@ -281,8 +287,8 @@ def test_fair_harms_the_worst_task_least(adapters, tmp_path: Path) -> None:
             return dataclasses.replace(judged, lost=share, harm=Harm(3, 64, share, share, True))
 
     judge = Flat(adapters, {"easy": 0.1, "fair": 0.1, "hard": 0.1})
-    merge(adapters, tmp_path / "x", size="30%", judge=judge)
-    made = merge(adapters, tmp_path / "y", size="30%", judge=judge, fair=True)
+    merge(adapters, tmp_path / "x", size="30%", look=Look(judge=judge))
+    made = merge(adapters, tmp_path / "y", size="30%", look=Look(judge=judge), fair=True)
     before, after = harms_of(tmp_path / "x"), harms_of(tmp_path / "y")
     assert made.size <= 0.3 * made.fp16_bytes
     assert max(after.values()) < 0.97 * max(before.values())
@@ -293,23 +299,27 @@ def test_fair_leaves_a_task_alone_that_has_nothing_to_lose(adapters, tmp_path: P
     """Its answers stay with the base model alone: only the least that a drift counts is left."""
 
     class Idle(PowerJudge):
-        def measure(self, task, coded, error, apart=False) -> Judged:
+        def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
             judged = super().measure(task, coded, error)
             return dataclasses.replace(judged, lost=0.0) if task == "easy" else judged
 
-    made = merge(adapters, tmp_path / "x", size="30%", judge=Idle(adapters, SCALES), fair=True)
+    made = merge(
+        adapters, tmp_path / "x", size="30%", look=Look(judge=Idle(adapters, SCALES)), fair=True
+    )
     assert made.errors["easy"] > 1.5 * max(made.errors["fair"], made.errors["hard"])
 
 
 def test_a_limit_on_harm_is_fair_already(adapters, tmp_path: Path) -> None:
     judge = PowerJudge(adapters, SCALES)
     with pytest.raises(UsageError, match="cannot be combined with weights or fair"):
-        merge(adapters, tmp_path / "x", harm="5%", judge=judge, fair=True)
+        merge(adapters, tmp_path / "x", harm="5%", look=Look(judge=judge), fair=True)
     assert not (tmp_path / "x").exists()
 
 
 def test_an_error_is_kept_and_its_harm_told(adapters, tmp_path: Path) -> None:
-    made = merge(adapters, tmp_path / "x", max_error=0.2, judge=PowerJudge(adapters, SCALES))
+    made = merge(
+        adapters, tmp_path / "x", max_error=0.2, look=Look(judge=PowerJudge(adapters, SCALES))
+    )
     assert max(made.errors.values()) <= 0.2
     for name, harm in made.harms.items():
         assert harm.likely == pytest.approx(SCALES[name] * made.errors[name] ** 1.2, rel=0.02)
@@ -325,20 +335,25 @@ def test_the_order_in_which_a_judge_names_its_tasks_does_not_matter(adapters, tm
             return Reversed(self.scales)
 
     for name, judge in (("a", PowerJudge), ("b", Backwards)):
-        merge(adapters, tmp_path / name, size="20%", judge=judge(adapters, SCALES))
+        merge(adapters, tmp_path / name, size="20%", look=Look(judge=judge(adapters, SCALES)))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_a_limit_cannot_be_combined_with_a_refit(adapters, tmp_path: Path) -> None:
     judge = PowerJudge(adapters, SCALES)
     with pytest.raises(UsageError):
-        merge(adapters, tmp_path / "x", harm="1%", judge=judge, refitter=lambda name, modules: {})
+        merge(
+            adapters,
+            tmp_path / "x",
+            harm="1%",
+            look=Look(judge=judge, refit=lambda name, modules: {}),
+        )
     assert not (tmp_path / "x").exists()
 
 
 def test_what_something_was_fitted_to_is_judged_by_other_answers(adapters, tmp_path) -> None:
     class Noting(PowerJudge):
-        def measure(self, task, coded, error, apart=False) -> Judged:
+        def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
             if apart:
                 asked_apart.add(task)
             return super().measure(task, coded, error, apart)
@@ -354,7 +369,7 @@ def test_what_something_was_fitted_to_is_judged_by_other_answers(adapters, tmp_p
         }
 
     judge = Noting(adapters, SCALES)
-    merge(adapters, tmp_path / "x", size="30%", judge=judge, refitter=grow)
+    merge(adapters, tmp_path / "x", size="30%", look=Look(judge=judge, refit=grow))
     assert asked_apart == {"easy"}
 
 
@@ -362,8 +377,8 @@ def test_what_can_be_lost_counts_as_what_is_lost(adapters) -> None:
     """A drift that counts for more than the answers is not more than all that there is."""
 
     class Drifting(PowerJudge):
-        def measure(self, task, coded, error, apart=False) -> Judged:
-            return Judged(Harm(0, 64, 0.0, 4.0, True), 0.0, 0.0, 0.02)
+        def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
+            return MeasuredHarm(Harm(0, 64, 0.0, 4.0, True), 0.0, 0.0, 0.02)
 
     judge, counted = Drifting(adapters, SCALES), Counted("lost")
     job = SimpleNamespace(pieces=align(adapters, None, lossless=False))
@@ -393,7 +408,9 @@ def test_a_step_that_did_not_pay_is_followed_by_half_of_the_next(
 
     monkeypatch.setattr(Trials, "look", seen)
     monkeypatch.setattr(solve, "_prices", told)
-    made = merge(adapters, tmp_path / "x", size="30%", judge=PowerJudge(adapters, SCALES))
+    made = merge(
+        adapters, tmp_path / "x", size="30%", look=Look(judge=PowerJudge(adapters, SCALES))
+    )
     assert len(own) == solve.TRIALS
     assert np.ptp(own[first] - wanted[0]) < 1e-6
     assert np.ptp(own[first + 1] - (own[0] + wanted[1]) / 2) < 1e-6

@@ -12,12 +12,13 @@ from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.merging.harm.stored import StoredCurves
 from hydraopt.merging.held import against_originals, lost_harm
+from hydraopt.merging.look import Look
 from tests.merging.harm.conftest import SCALES, PowerJudge
 
 
 @pytest.fixture
 def manifest(adapters, tmp_path: Path) -> Manifest:
-    merge(adapters, tmp_path / "x", size="45%", judge=PowerJudge(adapters, SCALES))
+    merge(adapters, tmp_path / "x", size="45%", look=Look(judge=PowerJudge(adapters, SCALES)))
     return open_bundle(tmp_path / "x").manifest
 
 
@@ -129,7 +130,7 @@ def test_every_task_that_a_merge_coded_is_one_of_its_trials(adapters, tmp_path: 
     """Whatever other trial has nearly its error: without a refit all curves stay."""
     judge = PowerJudge(adapters, SCALES)
     for size in ("20%", "25%", "30%", "35%", "40%", "45%"):
-        merge(adapters, tmp_path / "x", size=size, judge=judge)
+        merge(adapters, tmp_path / "x", size=size, look=Look(judge=judge))
         made = open_bundle(tmp_path / "x").manifest
         names = [x.name for x in made.tasks]
         for task in made.tasks:

@@ -1,58 +1,40 @@
-"""Interface to a judge, which uses the base model to measure the harm of some factors to a task."""
+"""Base class of judges: a judge measures harm, and the search shares bytes out by it."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final, Protocol
 
-from hydraopt.bundle.harm import Harm
+from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.linalg.shapes import Factors
+from hydraopt.merging.budget import HarmLimit, Size
+from hydraopt.merging.harm.solve import solve_by_harm
+from hydraopt.merging.look import HarmSolution, MeasuredHarm
+from hydraopt.merging.outcome import Job
+from hydraopt.merging.solving import Options
 
-__all__ = ["JUDGED", "AnswerJudge", "HarmJudge", "Judged"]
-
-JUDGED: Final = 256
-"""Maximum number of prompts per task used to measure harm."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Measured harm, with standard errors for the choice of prompts.
-
-    lost: expected share of answers that change, each counted by the probability that the original
-        gives it: the number of right answers that are lost, if the original judges itself well.
-    """
-
-    harm: Harm
-    likely_error: float
-    kl_error: float
-    lost: float
+__all__ = ["HarmJudge"]
 
 
-class HarmJudge(Protocol):
-    """Judge that measures coded factors on the original's own answers."""
+class HarmJudge(ABC):
+    """Judge of a merge, see :class:`hydraopt.merging.look.Judge`."""
 
+    answer_tokens: int = ANSWER_TOKENS
+
+    @abstractmethod
     def tasks(self) -> frozenset[str]:
-        """Tasks for which it has prompts."""
-        ...
+        """Return the names of the tasks that have prompts."""
 
+    @abstractmethod
     def measure(
         self,
         task: str,
         coded: Callable[[], Mapping[str, Factors]],
         error: float,
         apart: bool = False,
-    ) -> Judged:
-        """The harm of a task's decoded factors, by module path, B (m, k) with the scale inside and
-        A (k, n); modules that are left out are those of the base model alone. error: their relative
-        error, Frobenius. apart: on those prompts alone that a refit does not learn from."""
-        ...
+    ) -> MeasuredHarm:
+        """Measure the harm of a task's decoded factors."""
 
-
-class AnswerJudge(HarmJudge, Protocol):
-    """Judge of answers, with a limit on their length."""
-
-    @property
-    def answer_tokens(self) -> int:
-        """Maximum number of tokens of an answer that are judged."""
-        ...
+    def solve(self, job: Job, aim: Size | HarmLimit, options: Options) -> HarmSolution:
+        """Search the draft of a size that does the least harm, or the smallest within a limit."""
+        return solve_by_harm(job, aim, options, self)

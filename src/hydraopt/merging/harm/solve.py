@@ -14,14 +14,11 @@ from typing import Final
 
 import numpy as np
 
-from hydraopt.bundle.harm import HarmPoint
-from hydraopt.errors import BudgetError, explain
+from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.budget import HarmLimit, MeanError, Size
 from hydraopt.merging.draft import Draft, UnreadableError
-from hydraopt.merging.harm.checks import check_choices, check_prompted, check_several, coded_names
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
-from hydraopt.merging.harm.judging import JUDGED, HarmJudge
 from hydraopt.merging.harm.rounds import Rounds
 from hydraopt.merging.harm.sharing import (
     HarmCost,
@@ -31,15 +28,17 @@ from hydraopt.merging.harm.sharing import (
     prices_if_fair,
 )
 from hydraopt.merging.harm.trials import Counted, Trials
+from hydraopt.merging.look import JUDGED, HarmSolution, Judge
+from hydraopt.merging.options import check_harm_limit, check_prompted, coded_names
 from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.passes import Passes
 from hydraopt.merging.solving import Options, passes_of, price_of, search
 from hydraopt.merging.weights import importances, weights_of
 from hydraopt.progress import Progress, silent
+from hydraopt.values import listed
 
 __all__ = [
     "TRIALS",
-    "HarmSolution",
     "solve_by_harm",
 ]
 
@@ -71,31 +70,6 @@ _BACK: Final = 1 / 2
 
 
 @dataclass(frozen=True)
-class HarmSolution:
-    """The draft that was chosen. look: which of the trials' looks it was. trials: all that was
-    tried."""
-
-    draft: Draft
-    look: int
-    trials: Trials
-
-    @property
-    def passes(self) -> int:
-        """Number of coding passes."""
-        return self.trials.count
-
-    @property
-    def curves(self) -> Mapping[str, tuple[HarmPoint, ...]]:
-        """By task, the points of its curve; none where the size has no room for them."""
-        return self.trials.kept_curves(self.look)
-
-    @property
-    def room(self) -> bool:
-        """True if the size has room for curves."""
-        return self.trials.keeps
-
-
-@dataclass(frozen=True)
 class _Begun:
     """Trials of all tasks, and the own prices that follow, (contents,). alike: for a size, the
     draft that meets it with all tasks at the same weight."""
@@ -109,14 +83,14 @@ def _begun(
     job: Job,
     aim: Size | HarmLimit,
     options: Options,
-    judge: HarmJudge,
+    judge: Judge,
     passes: Passes,
     rounds: Rounds,
     useful: Mapping[str, float],
 ) -> _Begun:
     """Trials, curves, and the prices that they say meet the aim; nothing is chosen yet. Arguments
     and errors as of :func:`solve_by_harm`."""
-    check_choices(aim, options.fair, options.importance)
+    check_harm_limit(aim, options.fair, options.importance)
     weights = weights_of(
         job.pieces,
         passes.energies(),
@@ -155,7 +129,7 @@ def _rounds_of(job: Job, aim: Size | HarmLimit, progress: Progress) -> Rounds:
     return Rounds(progress, _MOST_TRIALS + _MOST_COARSER + _MOST_TRIES, known=False)
 
 
-def _as_told(job: Job, aim: Size | HarmLimit, judge: HarmJudge, empty: Draft) -> tuple[Job, bool]:
+def _as_told(job: Job, aim: Size | HarmLimit, judge: Judge, empty: Draft) -> tuple[Job, bool]:
     """The job with stand-ins for what the manifest will say of each task, which is known at the
     end, for sizes count it; and whether curves are kept: they are no reason to refuse a size. What
     a task says already, as those of a bundle do, stays."""
@@ -180,7 +154,7 @@ def solve_by_harm(
     job: Job,
     aim: Size | HarmLimit,
     options: Options,
-    judge: HarmJudge,
+    judge: Judge,
     useful: Mapping[str, float] | None = None,
 ) -> HarmSolution:
     """The draft of a size that does the least harm, or the smallest found that keeps the limit.
@@ -223,7 +197,7 @@ def _try_for_limit(trials: Trials, aim: HarmLimit) -> None:
     for count in range(_MOST_TRIALS):
         trials.run(np.full(trials.contents, price), left)
         if aim.shares:
-            check_several(trials.of_one_answer(aim.limit))
+            _check_several(trials.of_one_answer(aim.limit))
         within = {i for i in left if (trials.points[i][-1].harm or 0.0) <= aim.limit}
         left -= within if count else set()  # a curve needs two points
         if not left:
@@ -325,7 +299,7 @@ def _solve_size(begun: _Begun, aim: Size, options: Options) -> HarmSolution:
             # It went too far, for what prompts tell of single tasks is noisy: half the way.
             at = np.array([point.price for point in trials.points_of(look)])
             prices = np.sqrt(at * prices)
-    return HarmSolution(best, look, trials)
+    return trials.solution(best, look)
 
 
 def _solve_limit(begun: _Begun, aim: HarmLimit, options: Options) -> HarmSolution:
@@ -370,11 +344,14 @@ def _smallest_within(
     Returns None if no draft keeps it.
     """
     within = [
-        HarmSolution(draft, look, trials)
+        (draft.coded_bytes, look)
         for look, draft in tried.items()
         if all((point.harm or 0.0) <= aim.limit for point in trials.points_of(look))
     ]
-    return min(within, key=lambda x: x.draft.coded_bytes, default=None)
+    if not within:
+        return None
+    look = min(within)[1]
+    return trials.solution(tried[look], look)
 
 
 def _unmet(trials: Trials, points: Sequence[TrialPoint], aim: HarmLimit) -> BudgetError:
@@ -392,3 +369,15 @@ def _unmet(trials: Trials, points: Sequence[TrialPoint], aim: HarmLimit) -> Budg
             do=f"Give {do}",
         )
     )
+
+
+def _check_several(names: Sequence[str]) -> None:
+    """Raise UsageError for tasks, if any, whose share of changed answers rests on one answer."""
+    if names:
+        raise UsageError(
+            explain(
+                "a limit on harm needs several prompts for every task",
+                got=f"one prompt of {listed(names)}, which tells nothing of others",
+                do="Add different ones, 64 or more, or give --size or --error instead",
+            )
+        )

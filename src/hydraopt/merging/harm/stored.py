@@ -14,7 +14,8 @@ from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.harm.curves import LEAST_HARM, Line
-from hydraopt.merging.harm.judging import Judged
+from hydraopt.merging.harm.judging import HarmJudge
+from hydraopt.merging.look import MeasuredHarm
 
 __all__ = ["HarmRange", "StoredCurves", "tells_later"]
 
@@ -32,7 +33,7 @@ _LOOKS: Final = 400
 """Number of errors at which a curve is evaluated."""
 
 
-class StoredCurves:
+class StoredCurves(HarmJudge):
     """Harm by the relative error against the original, from the curves in a manifest.
 
     A task's errors against what the bundle holds add to those that the bundle has: they are
@@ -57,7 +58,7 @@ class StoredCurves:
         coded: Callable[[], Mapping[str, Factors]],
         error: float,
         apart: bool = False,
-    ) -> Judged:
+    ) -> MeasuredHarm:
         """Return the harm that the curve predicts.
 
         error: error against what the bundle holds. Beyond the curve's largest error, where nothing
@@ -151,12 +152,12 @@ class _Curve:
         answers = task.harm.answers if task.harm else _ANSWERS
         return cls(likely, kl, float(errors[-1]), start, moved, answers)
 
-    def told(self, error: float) -> Judged:
+    def told(self, error: float) -> MeasuredHarm:
         log = _log(error)
         share, nats = (math.exp(float(x(np.array([log]))[0])) for x in (self.likely, self.kl))
         share = min(share, 1.0) if log <= self.last + _ROUNDED else 1.0
         harm = Harm(round(share * self.answers), self.answers, share, nats, True)
-        return Judged(harm, 0.0, 0.0, share)
+        return MeasuredHarm(harm, 0.0, 0.0, share)
 
 
 def _is_of_curve(task: TaskEntry, harm: Harm) -> bool:

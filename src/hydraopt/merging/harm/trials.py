@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,17 +13,16 @@ import numpy as np
 from hydraopt.bundle.harm import Harm, HarmPoint, thinned
 from hydraopt.files.aside import sizes_of
 from hydraopt.linalg.shapes import Array
-from hydraopt.merging.decoded import DecodedDraft
 from hydraopt.merging.draft import Draft, UnreadableError
+from hydraopt.merging.finish import measure_tasks
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
-from hydraopt.merging.harm.judging import HarmJudge, Judged
 from hydraopt.merging.harm.rounds import Rounds
+from hydraopt.merging.look import HarmSolution, Judge, MeasuredHarm, TaskTrial
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Passes
 from hydraopt.merging.weights import Weights
-from hydraopt.progress import Progress
 
-__all__ = ["Counted", "Seen", "Trials", "measure_tasks", "with_core"]
+__all__ = ["Counted", "Trials", "with_core"]
 
 _LEAST_SHARE: Final = 0.05
 """Minimum ratio of the share of changed answers to the root of KL.
@@ -61,7 +59,7 @@ class Counted:
         """True if the harm is a share of the answers."""
         return self.what != "nats"
 
-    def of(self, judged: Judged, others: Sequence[Harm] = ()) -> float:
+    def of(self, judged: MeasuredHarm, others: Sequence[Harm] = ()) -> float:
         """Return the harm that counts. others: harm in other trials of the same task."""
         harm = judged.harm
         if self.what == "nats":
@@ -90,53 +88,11 @@ class Counted:
         return max(rate * (1 + self.errors / math.sqrt(max(changes, 1.0))), _LEAST_SHARE)
 
 
-def measure_tasks(
-    draft: Draft,
-    job: Job,
-    judge: HarmJudge,
-    contents: Collection[int],
-    progress: Progress,
-    refitted: Collection[str] = (),
-    stage: str = "measuring harm",
-) -> dict[str, Judged]:
-    """The harm of a draft to the tasks of these contents that the judge has prompts for; to those
-    that were refitted, on the prompts that were not learned from."""
-    decoded, errors, judged = DecodedDraft(draft, job.pieces), draft.relative_errors(), {}
-    asked = [x for x in job.pieces.tasks if x.name in judge.tasks() and x.content in contents]
-    for done, task in enumerate(asked, 1):
-        assert task.content is not None
-        factors = functools.partial(decoded.factors, task)
-        error, apart = float(errors[task.content]), task.name in refitted
-        judged[task.name] = judge.measure(task.name, factors, error, apart)
-        progress(stage, done, len(asked))
-    return judged
-
-
 def with_core(own: Sequence[int], shared: int) -> Array:
     """Return the bytes of streams, (streams,), each with its share of the shared core by size."""
     sizes = np.array(own, np.float64)
     together: Array = sizes * (1 + shared / max(sizes.sum(), 1.0))
     return together
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Result of a trial for one task.
-
-    size: bytes, including the task's share of the shared core.
-    error: relative Frobenius error.
-    likely: share of answers that change.
-    kl: nats an answer.
-    lost: share of answers that change, each counted by how sure the original is of it.
-    harm: the harm that counts, by a :class:`Counted`.
-    """
-
-    size: float
-    error: float
-    likely: float
-    kl: float
-    lost: float
-    harm: float
 
 
 @dataclass
@@ -162,19 +118,19 @@ class Trials:
     passes: Passes
     weights: Weights
     plain: Array
-    judge: HarmJudge
+    judge: Judge
     counted: Counted
     rounds: Rounds
     useful: Mapping[str, float] = field(default_factory=dict)
     keeps: bool = True
     points: dict[int, list[TrialPoint]] = field(default_factory=dict)
-    seen: dict[str, dict[int, Seen]] = field(default_factory=dict)
+    seen: dict[str, dict[int, TaskTrial]] = field(default_factory=dict)
     answers: Array = field(init=False)
     bare: dict[int, float] = field(default_factory=dict)
     count: int = 0
     looks: int = 0
     tries_from: int | None = None
-    _judged: dict[str, dict[int, Judged]] = field(default_factory=dict, init=False)
+    _judged: dict[str, dict[int, MeasuredHarm]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.answers = np.zeros(self.contents)
@@ -276,13 +232,13 @@ class Trials:
         their rates. The worst of its tasks counts."""
         points, harms = self.points[content], dict[int, float]()
         for name in names:
-            known, seen = self._judged[name], dict[int, Seen]()
+            known, seen = self._judged[name], dict[int, TaskTrial]()
             for look, judged in known.items():
                 others = [x.harm for other, x in known.items() if other != look]
                 count = self.counted.of(judged, others)
                 harms[look] = max(count, harms.get(look, 0.0))
                 size, error, harm = points[look].size, points[look].error, judged.harm
-                seen[look] = Seen(size, error, harm.likely, harm.kl, judged.lost, count)
+                seen[look] = TaskTrial(size, error, harm.likely, harm.kl, judged.lost, count)
             self.seen[name] = seen
         self.points[content] = [
             dataclasses.replace(point, harm=harms.get(look)) for look, point in enumerate(points)
@@ -321,3 +277,19 @@ class Trials:
             rows = (seen[look] for look in looks)
             curves[name] = thinned(HarmPoint(x.error, x.likely, x.kl) for x in rows)
         return curves
+
+    def solution(self, draft: Draft, chosen: int) -> HarmSolution:
+        """Return the solution. draft: as chosen. chosen: the round that it was measured in."""
+        return HarmSolution(
+            draft,
+            self.count,
+            self.counted.what,
+            self.kept_curves(chosen),
+            self.keeps,
+            {
+                name: tuple(sorted(seen.values(), key=lambda trial: -trial.size))
+                for name, seen in self.seen.items()
+            },
+            {content: points[chosen].size for content, points in self.points.items()},
+            {name: seen[chosen].harm for name, seen in self.seen.items() if chosen in seen},
+        )

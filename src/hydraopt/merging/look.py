@@ -1,0 +1,165 @@
+"""Collaborator of a merge that runs the base model: sensitivities, harm on prompts, refits.
+
+``hydraopt.harm`` implements it; a merge knows only what is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from hydraopt.bundle.harm import ANSWER_TOKENS, Harm, HarmPoint
+from hydraopt.errors import UsageError, explain
+from hydraopt.linalg.shapes import Factors
+from hydraopt.merging.budget import HarmLimit, Size
+from hydraopt.merging.refit import Refitter
+from hydraopt.merging.weights import Sensed
+
+if TYPE_CHECKING:
+    from hydraopt.merging.draft import Draft
+    from hydraopt.merging.outcome import Job
+    from hydraopt.merging.solving import Options
+
+__all__ = ["JUDGED", "HarmSolution", "Judge", "Look", "MeasuredHarm", "TaskTrial"]
+
+JUDGED: Final = 256
+"""Maximum number of prompts per task used to measure harm."""
+_GIVE_PROMPTS: Final = (
+    "Give a base model and prompts: --base BASE --prompts DIR, or a Look with a judge"
+)
+
+
+@dataclass(frozen=True)
+class MeasuredHarm:
+    """Measured harm, with standard errors for the choice of prompts.
+
+    lost: expected share of answers that change, each counted by the probability that the original
+        gives it: the number of right answers that are lost, if the original judges itself well.
+    """
+
+    harm: Harm
+    likely_error: float
+    kl_error: float
+    lost: float
+
+
+@dataclass(frozen=True)
+class TaskTrial:
+    """Result of a trial for one task.
+
+    size: bytes, including the task's share of the shared core.
+    error: relative Frobenius error.
+    likely: share of answers that change.
+    kl: nats an answer.
+    lost: share of answers that change, each counted by how sure the original is of it.
+    harm: harm as the search counts it.
+    """
+
+    size: float
+    error: float
+    likely: float
+    kl: float
+    lost: float
+    harm: float
+
+
+@dataclass(frozen=True)
+class HarmSolution:
+    """Draft that a search by harm chose.
+
+    passes: number of coding passes.
+    counted: kind of harm that was limited or minimised.
+    curves: points to keep in the manifest, by task; empty if the size has no room for them.
+    room: whether the size has room for curves.
+    trials: all trials of each task, by falling size.
+    sizes: bytes of each content in the chosen trial, including its share of the shared core.
+    harms: harm of each task in the chosen trial, as the search counts it.
+    """
+
+    draft: Draft
+    passes: int
+    counted: str
+    curves: Mapping[str, tuple[HarmPoint, ...]]
+    room: bool
+    trials: Mapping[str, tuple[TaskTrial, ...]]
+    sizes: Mapping[int, float]
+    harms: Mapping[str, float]
+
+
+class Judge(Protocol):
+    """Measure harm on each task's own answers to prompts, and share bytes out by it."""
+
+    @property
+    def answer_tokens(self) -> int:
+        """Maximum number of tokens of an answer that are judged."""
+        ...
+
+    def tasks(self) -> frozenset[str]:
+        """Return the names of the tasks that have prompts."""
+        ...
+
+    def measure(
+        self,
+        task: str,
+        coded: Callable[[], Mapping[str, Factors]],
+        error: float,
+        apart: bool = False,
+    ) -> MeasuredHarm:
+        """Measure the harm of a task's decoded factors.
+
+        coded: returns, by module path, B (m, k) with the scale inside and A (k, n). Modules that
+            are left out are those of the base model alone.
+        error: their relative Frobenius error.
+        apart: whether to use only the prompts that a refit does not learn from.
+        """
+        ...
+
+    def solve(self, job: Job, aim: Size | HarmLimit, options: Options) -> HarmSolution:
+        """Search the draft of a size that does the least harm, or the smallest one within a limit.
+
+        Raises UsageError for a limit on harm where a task has no prompts, and BudgetError for an
+        aim that cannot be met.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Look:
+    """Base model of a merge. Every part is optional.
+
+    judge: measures harm, which the bundle then states.
+    sensitivity: effect of each module's error, by task and module path, or a function that
+        measures it. The function is called once, after all cheap checks.
+    refit: trains the coded parts of a task. None for no training.
+    """
+
+    judge: Judge | None = None
+    sensitivity: Sensed = None
+    refit: Refitter | None = None
+
+    @property
+    def tasks(self) -> frozenset[str]:
+        """Names of the tasks whose harm is measured."""
+        return self.judge.tasks() if self.judge else frozenset()
+
+    @property
+    def answer_tokens(self) -> int:
+        """Maximum number of tokens of an answer that are judged."""
+        return self.judge.answer_tokens if self.judge else ANSWER_TOKENS
+
+    def check_harm(self) -> Judge:
+        """Return the judge that a limit on harm needs.
+
+        Raises UsageError without a judge, or together with a refit.
+        """
+        if self.judge is None:
+            raise UsageError(explain("a limit on harm needs a judge", do=_GIVE_PROMPTS))
+        if self.refit:
+            raise UsageError(
+                explain(
+                    "a refit cannot be combined with a limit on harm",
+                    expected="a size or an error with it",
+                )
+            )
+        return self.judge

@@ -1,0 +1,158 @@
+"""Options of a merge, validated once, before anything slow is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from hydraopt.adapters.basefiles import BaseTensors
+from hydraopt.coding.forms import FORMS
+from hydraopt.compress.measure import Measure, measure_named
+from hydraopt.engines.engine import Engine
+from hydraopt.errors import UsageError, explain
+from hydraopt.merging.align import MergeSet
+from hydraopt.merging.budget import Budget, HarmLimit, Limit, WorstError
+from hydraopt.merging.look import Look
+from hydraopt.merging.outcome import StrPath
+from hydraopt.merging.recipe import MergeRecipe
+from hydraopt.merging.solving import Options, check_forms
+from hydraopt.merging.weights import Sensitivity
+from hydraopt.progress import Progress
+from hydraopt.values import listed
+
+__all__ = [
+    "DEFAULT_MAX_ERROR",
+    "DEFAULT_MEASURE",
+    "MergeOptions",
+    "check_harm_limit",
+    "check_prompted",
+    "coded_names",
+]
+
+DEFAULT_MAX_ERROR: Final = 0.03
+"""Default limit on the error of the worst task; docs/evidence/index.md says why."""
+DEFAULT_MEASURE: Final = "bias-aware"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions:
+    """Options of a merge; :func:`hydraopt.merge` describes each one.
+
+    Raises UsageError for options that are invalid or cannot be combined.
+    """
+
+    limit: Limit = field(default_factory=Limit)
+    importance: Mapping[str, float] = field(default_factory=dict)
+    fair: bool = False
+    measure: str | Measure = DEFAULT_MEASURE
+    look: Look = field(default_factory=Look)
+    forms: Sequence[str] = ()
+    exact: Sequence[str] = ()
+    same_base: bool = False
+    alpha: float | None = None
+    base: StrPath | BaseTensors | None = None
+    workers: int | Engine | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.exact, str):  # its characters would be the patterns, and * is one
+            raise UsageError(explain("exact is a list of patterns", got=repr(self.exact)))
+        if isinstance(self.measure, str):
+            measure_named(self.measure)
+        check_forms(self.forms)
+        if self.limit.harm is not None:
+            self.look.check_harm()
+        check_harm_limit(self.limit.budget(1 << 60), self.fair, self.importance)
+        if self.limit.lossless:
+            self._check_lossless()
+
+    def _check_lossless(self) -> None:
+        """Raise UsageError for options that have no effect on a lossless merge."""
+        choices = {
+            "importance": self.importance,
+            "fair": self.fair,
+            "measure": self.measure != DEFAULT_MEASURE,
+            "sensitivity": self.look.sensitivity,
+            "judge": self.look.judge,
+            "refit": self.look.refit,
+            "forms": self.forms,
+            "exact": self.exact,
+        }
+        if idle := [name for name, value in choices.items() if value]:
+            raise UsageError(
+                explain(
+                    "lossless cannot be combined with these options",
+                    got=", ".join(idle),
+                    do="Leave these out, or give a size or an error instead",
+                )
+            )
+
+    @property
+    def weighing(self) -> Measure:
+        """Measure of errors."""
+        return measure_named(self.measure) if isinstance(self.measure, str) else self.measure
+
+    def budget(self, fp16_bytes: int) -> Budget | HarmLimit:
+        """Return the budget for adapters of this size; the budget of a lossless merge binds
+        nothing."""
+        return self.limit.budget(fp16_bytes) or WorstError(DEFAULT_MAX_ERROR)
+
+    def search(self, sensitivity: Sensitivity, engine: Engine) -> Options:
+        """Return the options of the search. sensitivity: as measured."""
+        permitted = tuple(self.forms or FORMS)
+        return Options(
+            self.weighing,
+            permitted,
+            self.fair,
+            engine,
+            self.progress,
+            self.importance,
+            sensitivity,
+        )
+
+    def recipe(self, budget: Budget | HarmLimit, sensitivity: Sensitivity) -> MergeRecipe:
+        """Return the recipe that records these options."""
+        return MergeRecipe(
+            self.weighing.name,
+            "lossless" if self.limit.lossless else budget.name,
+            budget.limit,
+            tuple(self.forms or FORMS),
+            self.fair,
+            len(sensitivity),
+            judged=len(self.look.tasks),
+            unit=budget.unit if isinstance(budget, HarmLimit) else "",
+            answer_tokens=self.look.answer_tokens,
+        )
+
+
+def check_harm_limit(
+    budget: Budget | HarmLimit | None, fair: bool, importance: Mapping[str, float]
+) -> None:
+    """Raise UsageError for options that cannot be combined with a limit on harm."""
+    if isinstance(budget, HarmLimit) and (fair or importance):
+        raise UsageError(
+            explain(
+                "a limit on harm cannot be combined with weights or fair",
+                do="Leave fair out" if fair else "Leave the weights out",
+            )
+        )
+
+
+def coded_names(pieces: MergeSet) -> Iterator[str]:
+    """Yield the names of tasks with coded data: other tasks keep any limit."""
+    return (task.name for task in pieces.tasks if task.content is not None)
+
+
+def check_prompted(names: Iterable[str], known: Collection[str]) -> None:
+    """Raise UsageError for tasks without prompts. known: tasks that have prompts."""
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise UsageError(
+            explain(
+                "a limit on harm needs prompts for every task",
+                got=f"none of {listed(missing)}",
+                do="Add a file of prompts for each, give --size or --error instead, or merge those "
+                "that can have none apart",
+            )
+        )

@@ -1,0 +1,142 @@
+"""Plan of a merge by harm: all of the merge but a refit and its file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+from hydraopt.adapters import Adapter
+from hydraopt.bundle.harm import Harm
+from hydraopt.bundle.spec import TaskEntry
+from hydraopt.errors import UsageError, explain
+from hydraopt.merging.look import HarmSolution, TaskTrial
+from hydraopt.merging.merge import checked_manifest, notes_on, prepare, solve
+from hydraopt.merging.options import MergeOptions
+from hydraopt.merging.outcome import StrPath
+
+__all__ = ["WORDS", "Plan", "PlannedTask", "plan", "plan_limit"]
+
+
+class Words(NamedTuple):
+    """Format of a harm in messages.
+
+    factor: multiplier of the number.
+    unit: text after the number.
+    what: description of the quantity.
+    """
+
+    factor: float
+    unit: str
+    what: str
+
+
+WORDS: Mapping[str, Words] = {
+    "answers": Words(100.0, "%", "answers that change and a standard error, or by KL"),
+    "lost": Words(100.0, "%", "answers lost (those that change, by how sure they were), or by KL"),
+    "nats": Words(1.0, "nats", "KL an answer and a standard error"),
+}
+"""Format of a harm, by the kind that a plan counts."""
+
+
+@dataclass(frozen=True)
+class PlannedTask:
+    """Planned result for one task.
+
+    trials: measurements, by falling size, with later tries among them; empty without prompts.
+    size: bytes, including the task's share of the shared core.
+    error: relative Frobenius error.
+    harm: harm as the search counts it; None without prompts.
+    stated: harm that the bundle will state; None without prompts.
+    """
+
+    name: str
+    trials: tuple[TaskTrial, ...]
+    size: float
+    error: float
+    harm: float | None
+    stated: Harm | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Planned result of a merge.
+
+    limit: the limit asked for, as "size" or "harm".
+    counted: kind of harm. For a size it is "lost" answers, and a little for KL; for a limit it is
+        "answers" that change or "nats" an answer, plus a standard error. For answers the
+        prediction from KL counts if it is higher.
+    size: bytes of one file; a folder may have others.
+    fp16_bytes: fp16 bytes of the inputs.
+    notes: notes of the merge.
+    """
+
+    limit: str
+    value: float
+    counted: str
+    tasks: tuple[PlannedTask, ...]
+    size: int
+    fp16_bytes: int
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan in its JSON form."""
+        return asdict(self)
+
+
+def plan(adapters: StrPath | Iterable[StrPath | Adapter], options: MergeOptions) -> Plan:
+    """Plan a merge with these options: the result for each task, and the trials that led to it.
+
+    The plan does everything that a merge does except a refit, and writes nothing but the judge's
+    cache. A merge of the same adapters to one file, without a refit, repeats no measurement and
+    writes the file that was planned.
+
+    options: with a judge and either a size or a limit on harm.
+
+    Raises the same errors as a merge, and UsageError for other options and if there is nothing to
+    plan.
+    """
+    if options.limit.name not in ("size", "harm"):
+        raise UsageError(explain("a plan needs one limit", expected="a size or a harm"))
+    options = replace(options, look=replace(options.look, refit=None))
+    solved = solve(prepare(adapters, options))
+    if solved.by_harm is None:
+        lossless = solved.job.recipe.to_json().get("limit") == "lossless"
+        got = "a size with room for every bit" if lossless else "no coded tensors, or no judge"
+        do = "Merge with it: the bundle has every bit" if lossless else None
+        raise UsageError(explain("there is nothing to plan", got=got, do=do))
+    assert solved.solution is not None
+    assert solved.budget is not None
+    manifest, pieces = checked_manifest(solved), solved.job.pieces
+    tasks = tuple(_planned(task, solved.by_harm) for task in manifest.tasks)
+    whole = solved.job.size(solved.solution.draft, manifest)
+    return Plan(
+        solved.budget.name,
+        float(solved.budget.limit),
+        solved.by_harm.counted,
+        tasks,
+        whole,
+        pieces.fp16_bytes,
+        notes_on(solved, manifest, whole),
+    )
+
+
+def plan_limit(report: Mapping[str, Any]) -> str:
+    """Return the limit of a plan in words. report: a plan in its JSON form.
+
+    For example "5,000 bytes" or "1 % of each task's answers may change".
+    """
+    value = report["value"]
+    if report["limit"] == "size":
+        return f"{value:,.0f} bytes"
+    if report["counted"] == "nats":
+        return f"{value:g} nats of KL an answer"
+    return f"{100 * value:g} % of each task's answers may change"
+
+
+def _planned(task: TaskEntry, made: HarmSolution) -> PlannedTask:
+    """Return the plan of one task. task: its entry in the future manifest."""
+    if task.content is None:
+        return PlannedTask(task.name, (), 0.0, task.error, None, None)
+    trials, harm = made.trials.get(task.name, ()), made.harms.get(task.name)
+    return PlannedTask(task.name, trials, made.sizes[task.content], task.error, harm, task.harm)
