@@ -204,10 +204,10 @@ class Limit:
     """Limit as a user gives it: one at most. Without any, the caller's default applies.
 
     size: "5%" of the inputs' fp16 bytes, "3MB" or a number of bytes, for all that is written.
-    error: mean relative error of the tasks.
-    harm: "1%" of each task's answers, or "0.01nats" an answer.
-    lossless: whether to keep every bit.
-    max_error: relative error of the worst task.
+    error (0 to 1): mean relative Frobenius error of the tasks.
+    harm: "1%" of each task's answers may change, or "0.01nats" of KL an answer. Needs a judge.
+    lossless: whether every tensor comes back bit for bit.
+    max_error (0 to 1): relative Frobenius error of the worst task.
 
     Raises UsageError for more than one.
     """

@@ -150,29 +150,12 @@ def merge(
     """Merge adapters of one base model into one bundle.
 
     The same content gives the same bytes. Give one limit at most: size, error, max_error, lossless
-    or harm.
+    or harm; the default is a max_error of 0.03. The other options are described by
+    :class:`hydraopt.merging.options.MergeOptions`.
 
     adapters: paths, globs, NAME=PATH strings or Adapters.
     output: file to write. If it ends in a slash or is a folder, a core file and task files.
-    size: "5%" of the inputs' fp16 bytes, "3MB", or bytes. Never exceeded, and lossless where that
-        fits.
-    error: mean relative Frobenius error over the tasks.
-    max_error (0 to 1): relative Frobenius error of the worst task. Default 0.03.
-    lossless: whether every tensor comes back bit for bit.
-    harm: "1%" of each task's answers may change, or "0.01nats" of KL an answer. Needs a judge.
-    importance: weight of each task's error. Default 1.
-    fair: whether to bring all tasks as near to one error as possible, or with a judge to one harm.
-    measure: measure of errors, see hydraopt.compress.measure.
-    look: base model, which measures harm and sensitivities and trains coded parts; see
-        hydraopt.harm.onlooker. Default none.
-    forms: permitted forms. Default all.
-    same_base: whether base models that are named differently are the same one.
-    alpha: lora_alpha of files that do not state it.
-    exact: patterns, with * and ?, of keys of tensors to keep bit by bit.
-    base: the base model's folder or tensors. Tensors that replace one of its own are coded as the
-        difference, and readers need it too.
-    workers: maximum number of processes, or an Engine.
-    progress: called with (stage, done, total).
+    look: base model, which measures harm and sensitivities and trains coded parts. Default none.
 
     Raises a HydraoptError before ``output`` is touched.
     """

@@ -37,7 +37,22 @@ DEFAULT_MEASURE: Final = "bias-aware"
 
 @dataclass(frozen=True, kw_only=True)
 class MergeOptions:
-    """Options of a merge; :func:`hydraopt.merge` describes each one.
+    """Options of a merge.
+
+    limit: what the merge keeps; see :class:`hydraopt.merging.budget.Limit`. Default: no task's
+        error is above DEFAULT_MAX_ERROR. A size holds every bit where it has room for that.
+    importance: weight of each task's error. Default 1.
+    fair: whether to bring all tasks as near to one error as possible, or with a judge to one harm.
+    measure: measure of errors, or the name of one; see hydraopt.compress.measure.
+    look: base model, which measures harm and sensitivities and trains coded parts.
+    forms: permitted forms. Default all.
+    exact: patterns, with * and ?, of keys of tensors to keep bit by bit.
+    same_base: whether base models that are named differently are the same one.
+    alpha: lora_alpha of files that do not state it.
+    base: the base model's folder or tensors. Tensors that replace one of its own are coded as the
+        difference, and readers need it too.
+    workers: maximum number of processes, or an Engine.
+    progress: called with (stage, done, total).
 
     Raises UsageError for options that are invalid or cannot be combined.
     """
