@@ -28,9 +28,9 @@ from benchmarks.quality.harness.drifting import FreshRows, harms
 from benchmarks.quality.harness.options import add_study
 from benchmarks.quality.sets import CURVES, JUDGED, METHOD, Method
 from hydraopt.bundle.harm import Harm
+from hydraopt.harm import sharing
 from hydraopt.harm.drift import Summary
-from hydraopt.merging.harm import sharing
-from hydraopt.merging.harm.trials import Counted
+from hydraopt.harm.trials import Counted
 from hydraopt.merging.look import MeasuredHarm
 
 __all__ = ["WAYS", "main", "row_of"]

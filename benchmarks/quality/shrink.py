@@ -17,9 +17,9 @@ from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, provenance, write_result
 from hydraopt.adapters import Adapter, read_adapters
 from hydraopt.bundle.reader import open_bundle
+from hydraopt.editing.shrink import shrink
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.merge import merge
-from hydraopt.merging.shrink import shrink
 
 
 def errors(path: Path, adapters: Sequence[Adapter]) -> dict[str, float]:

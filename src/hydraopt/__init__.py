@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from hydraopt.bundle.reader import Bundle, open_bundle
     from hydraopt.bundle.task import TaskAdapter
     from hydraopt.bundle.verify import verify_bundle
+    from hydraopt.editing.shrink import shrink
     from hydraopt.errors import HydraoptError
     from hydraopt.merging.merge import MergeResult, merge
-    from hydraopt.merging.shrink import shrink
     from hydraopt.runtime.attached import Attached, attach
 
 __version__ = "0.1.0"
@@ -38,7 +38,7 @@ _HOMES = {
     "open_bundle": "hydraopt.bundle.reader",
     "read_adapter": "hydraopt.adapters",
     "read_adapters": "hydraopt.adapters",
-    "shrink": "hydraopt.merging.shrink",
+    "shrink": "hydraopt.editing.shrink",
     "verify_bundle": "hydraopt.bundle.verify",
 }
 

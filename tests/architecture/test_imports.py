@@ -33,9 +33,9 @@ LAYERS: list[set[str]] = [
     {"collection"},
     {"merging"},
     {"methods"},
-    {"editing"},
     {"basemodel"},
     {"harm"},
+    {"editing"},
     {"export", "runtime"},
     {"inspect", "serve"},
     {"report"},
@@ -300,7 +300,7 @@ def test_importing_the_package_and_the_command_line_loads_nothing_heavy() -> Non
 def test_merging_loads_no_torch_and_no_scipy_of_its_own() -> None:
     # numba loads some; scipy.interpolate and scipy.special take longer than a small merge.
     script = (
-        "import sys, hydraopt.merging.merge, hydraopt.merging.shrink, hydraopt.bundle.verify\n"
+        "import sys, hydraopt.merging.merge, hydraopt.editing.shrink, hydraopt.bundle.verify\n"
         "from hydraopt.coding.stream import _bits\n_bits()\n"
         "print(sys.modules.keys() & {'torch', 'peft', 'scipy'})"
     )
@@ -322,7 +322,7 @@ TWICE = """
 import sys
 import hydraopt
 assert callable(hydraopt.merge) and callable(hydraopt.shrink)
-import hydraopt.merging.merge, hydraopt.merging.shrink
+import hydraopt.merging.merge, hydraopt.editing.shrink
 for name in sys.argv[1:]:
     value = getattr(hydraopt, name)
     assert type(value).__name__ != "module", name

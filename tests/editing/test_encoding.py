@@ -17,10 +17,10 @@ from hydraopt.compress.plan import modes_of, plan_module
 from hydraopt.editing import encode
 from hydraopt.editing.verbs import add
 from hydraopt.errors import AlignmentError, BaseMismatchError, BudgetError, UsageError
+from hydraopt.harm.judging import HarmJudge
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.budget import Limit
-from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.look import Look, MeasuredHarm
 from hydraopt.merging.outcome import Measured
 from tests.conftest import write_adapter

@@ -18,9 +18,9 @@ from hydraopt.merging.look import Look
 from hydraopt.report.build import build
 from hydraopt.report.model import Page, SizeRow
 from tests.end_to_end.estimates_sets import SETS
+from tests.harm.power_judge import PowerJudge
+from tests.harm.power_judge import planned as plan_of
 from tests.marks import slow
-from tests.merging.harm.conftest import PowerJudge
-from tests.merging.harm.conftest import planned as plan_of
 
 NEAR = 0.15
 

@@ -11,8 +11,8 @@ import pytest
 
 from hydraopt import open_bundle, read_adapters, verify_bundle
 from hydraopt.bundle.task import TaskAdapter
+from hydraopt.editing.shrink import shrink
 from hydraopt.merging.merge import merge
-from hydraopt.merging.shrink import shrink
 from tests.marks import slow
 
 pytestmark = [

@@ -10,7 +10,7 @@ import pytest
 from hydraopt.bundle import Harm
 from hydraopt.harm import drift as drift_module
 from hydraopt.harm.drift import Drift
-from hydraopt.merging.harm.trials import Counted
+from hydraopt.harm.trials import Counted
 from hydraopt.merging.look import MeasuredHarm
 
 

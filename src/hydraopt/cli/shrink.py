@@ -52,8 +52,8 @@ def shrink(
     """
     check_target(output, force, folders=True)
     from hydraopt.bundle.reader import open_bundle
+    from hydraopt.editing.shrink import shrink as shrink_bundle
     from hydraopt.inspect.bundle import task_rows
-    from hydraopt.merging.shrink import shrink as shrink_bundle
 
     with progress_bar(quiet or as_json) as progress:
         result = shrink_bundle(

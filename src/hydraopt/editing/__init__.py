@@ -1,1 +1,1 @@
-"""Add, replace, remove and refresh tasks of a bundle."""
+"""Add, replace, remove and refresh tasks of a bundle, or make it smaller."""

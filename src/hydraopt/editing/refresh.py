@@ -35,6 +35,7 @@ from hydraopt.collection.piece import check_current
 from hydraopt.collection.splitting import check_elsewhere, split
 from hydraopt.editing.core import check_has_core, options_in, price_of
 from hydraopt.editing.encode import digest_of
+from hydraopt.editing.held import against_originals, decoded_set, lost_harm
 from hydraopt.editing.refreshed import MORE, Expected, Refreshed, grown
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import TaskNotFoundError, UsageError, explain
@@ -46,7 +47,6 @@ from hydraopt.files.url import AnyPath, place_of
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import Budget, HarmLimit, Limit, Size
 from hydraopt.merging.draft import Draft
-from hydraopt.merging.held import against_originals, decoded_set, lost_harm
 from hydraopt.merging.joined import joined
 from hydraopt.merging.outcome import Job, inputs_of, load
 from hydraopt.merging.output import as_folder, check_parent

@@ -33,11 +33,11 @@ from hydraopt.harm.drift import (
     held_out,
     reference_of,
 )
+from hydraopt.harm.judging import HarmJudge
 from hydraopt.harm.lesson import learns_in
 from hydraopt.harm.recall import depends_on, kept_records, recalled_records
 from hydraopt.harm.refit import NOT_TRAINED, Schedule, parted, refit
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.look import MeasuredHarm
 from hydraopt.progress import Progress, silent
 

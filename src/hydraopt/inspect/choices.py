@@ -23,21 +23,21 @@ from hydraopt.bundle.reader import Bundle
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.core import CoreStore
 from hydraopt.compress.measure import measure_named
+from hydraopt.editing.held import decoded_set
+from hydraopt.editing.shrink import shrunk_sizes
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
+from hydraopt.harm.curves import Line
+from hydraopt.harm.stored import HarmRange, StoredCurves, tells_later
 from hydraopt.inspect.likeness import likeness
 from hydraopt.inspect.products import of_products
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import align
 from hydraopt.merging.budget import Size
-from hydraopt.merging.harm.curves import Line
-from hydraopt.merging.harm.stored import HarmRange, StoredCurves, tells_later
-from hydraopt.merging.held import decoded_set
 from hydraopt.merging.merge import PERHAPS_ALL
 from hydraopt.merging.options import DEFAULT_MEASURE
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.recipe import MergeRecipe
-from hydraopt.merging.shrink import shrunk_sizes
 from hydraopt.merging.sizes import (
     PASSES,
     SIZES,

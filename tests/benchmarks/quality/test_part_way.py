@@ -16,8 +16,8 @@ from benchmarks.quality.harness import drifting
 from hydraopt import merge
 from hydraopt.adapters import Adapter
 from hydraopt.evaluate.compare import Request
+from hydraopt.harm import sharing
 from hydraopt.harm.drift import Reference, Summary
-from hydraopt.merging.harm import sharing
 
 Run = Callable[..., dict[str, Any]]
 ERRORS = {math.inf: 0.3, 3: 0.2, 0: 0.5, 24: 0.4}

@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
 from hydraopt.bundle.harm import ANSWER_TOKENS
+from hydraopt.harm.solve import solve_by_harm
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.budget import HarmLimit, Size
-from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.look import HarmSolution, MeasuredHarm
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.solving import Options

@@ -10,9 +10,9 @@ import pytest
 
 from hydraopt import read_adapters
 from hydraopt.bundle.harm import Harm
+from hydraopt.harm.judging import HarmJudge
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.budget import Limit
-from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.look import Look, MeasuredHarm
 from hydraopt.merging.options import MergeOptions
 from hydraopt.merging.plan import Plan, plan

@@ -8,10 +8,10 @@ import pytest
 
 from hydraopt import merge, open_bundle, shrink
 from hydraopt.errors import BudgetError
-from hydraopt.merging.harm import solve
+from hydraopt.harm import solve
 from hydraopt.merging.look import Look
+from tests.harm.power_judge import SCALES, PowerJudge
 from tests.marks import slow
-from tests.merging.harm.conftest import SCALES, PowerJudge
 
 
 def least(adapters, path: Path, **options: object) -> int:

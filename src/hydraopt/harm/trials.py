@@ -12,11 +12,11 @@ import numpy as np
 
 from hydraopt.bundle.harm import Harm, HarmPoint, thinned
 from hydraopt.files.aside import sizes_of
+from hydraopt.harm.curves import HarmCurve, TrialPoint
+from hydraopt.harm.rounds import Rounds
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.finish import measure_tasks
-from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
-from hydraopt.merging.harm.rounds import Rounds
 from hydraopt.merging.look import HarmSolution, Judge, MeasuredHarm, TaskTrial
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Passes

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from hydraopt.merging.harm.curves import LEAST_HARM, HarmCurve, TrialPoint
+from hydraopt.harm.curves import LEAST_HARM, HarmCurve, TrialPoint
 
 PRICES = (1e-6, 1e-5, 1e-4, 1e-3)
 

@@ -15,19 +15,19 @@ from typing import Final
 import numpy as np
 
 from hydraopt.errors import BudgetError, UsageError, explain
-from hydraopt.linalg.shapes import Array
-from hydraopt.merging.budget import HarmLimit, MeanError, Size
-from hydraopt.merging.draft import Draft, UnreadableError
-from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
-from hydraopt.merging.harm.rounds import Rounds
-from hydraopt.merging.harm.sharing import (
+from hydraopt.harm.curves import HarmCurve, TrialPoint
+from hydraopt.harm.rounds import Rounds
+from hydraopt.harm.sharing import (
     HarmCost,
     part_of_the_way,
     prices_for_limit,
     prices_for_size,
     prices_if_fair,
 )
-from hydraopt.merging.harm.trials import Counted, Trials
+from hydraopt.harm.trials import Counted, Trials
+from hydraopt.linalg.shapes import Array
+from hydraopt.merging.budget import HarmLimit, MeanError, Size
+from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.look import JUDGED, HarmSolution, Judge
 from hydraopt.merging.options import check_harm_limit, check_prompted, coded_names
 from hydraopt.merging.outcome import Job, Measured

@@ -12,10 +12,10 @@ from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.task import TaskAdapter
+from hydraopt.harm.stored import tells_later
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.dense import TensorMatrices
-from hydraopt.merging.harm.stored import tells_later
 from hydraopt.values import listed
 
 __all__ = ["against_originals", "decoded_set", "lost_harm"]

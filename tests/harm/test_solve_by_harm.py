@@ -14,15 +14,15 @@ import pytest
 from hydraopt import merge, open_bundle, shrink
 from hydraopt.bundle.harm import Harm
 from hydraopt.errors import BudgetError, UsageError
+from hydraopt.harm import solve
+from hydraopt.harm.rounds import Rounds
+from hydraopt.harm.trials import Counted, Trials
 from hydraopt.merging.align import align
-from hydraopt.merging.harm import solve
-from hydraopt.merging.harm.rounds import Rounds
-from hydraopt.merging.harm.trials import Counted, Trials
 from hydraopt.merging.look import Look, MeasuredHarm
 from hydraopt.merging.outcome import Job
 from hydraopt.progress import silent
+from tests.harm.power_judge import ANSWERS, SCALES, PowerJudge
 from tests.marks import slow
-from tests.merging.harm.conftest import ANSWERS, SCALES, PowerJudge
 
 
 def harms_of(path: Path) -> dict[str, float]:
@@ -198,7 +198,7 @@ def test_a_limit_that_nothing_keeps_names_the_task(
     adapters, tmp_path: Path, monkeypatch, count: int, more: bool
 ) -> None:
     """And asks for more prompts where more would be judged."""
-    monkeypatch.setattr("hydraopt.merging.harm.solve.JUDGED", count)
+    monkeypatch.setattr("hydraopt.harm.solve.JUDGED", count)
 
     class Stubborn(PowerJudge):
         def measure(self, task, coded, error, apart=False) -> MeasuredHarm:

@@ -12,9 +12,9 @@ import numpy as np
 
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.spec import Manifest, TaskEntry
+from hydraopt.harm.curves import LEAST_HARM, Line
+from hydraopt.harm.judging import HarmJudge
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.harm.curves import LEAST_HARM, Line
-from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.look import MeasuredHarm
 
 __all__ = ["HarmRange", "StoredCurves", "tells_later"]

@@ -16,7 +16,7 @@ from hydraopt.merging.align import align, coded_of
 from hydraopt.merging.look import Look, MeasuredHarm
 from hydraopt.merging.options import coded_names
 from hydraopt.merging.weights import importances
-from tests.merging.harm.conftest import PATHS, SCALES, PowerJudge
+from tests.harm.power_judge import PATHS, SCALES, PowerJudge
 
 
 def test_one_content_is_not_shared_out(adapters, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_the_fewest_answers_of_equal_contents_count(
     every = read_adapters([*folders, *others])
     seen: list[int] = []
     monkeypatch.setattr(
-        "hydraopt.merging.harm.solve.part_of_the_way",
+        "hydraopt.harm.solve.part_of_the_way",
         lambda curves, chosen, plain, answers, coded: seen.extend(answers) or chosen,
     )
     judge = Twins(every, dict(zip("ab", counts, strict=True)))

@@ -22,8 +22,8 @@ from typing import Final
 
 import numpy as np
 
+from hydraopt.harm.curves import HarmCurve
 from hydraopt.linalg.shapes import Array
-from hydraopt.merging.harm.curves import HarmCurve
 
 __all__ = [
     "TRUSTED_HALF",

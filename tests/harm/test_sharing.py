@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
-from hydraopt.merging.harm.sharing import (
+from hydraopt.harm.curves import HarmCurve, TrialPoint
+from hydraopt.harm.sharing import (
     HarmCost,
     part_of_the_way,
     prices_for_limit,

@@ -10,10 +10,10 @@ import pytest
 from hydraopt import merge, open_bundle
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.spec import Manifest, TaskEntry
-from hydraopt.merging.harm.stored import StoredCurves
-from hydraopt.merging.held import against_originals, lost_harm
+from hydraopt.editing.held import against_originals, lost_harm
+from hydraopt.harm.stored import StoredCurves
 from hydraopt.merging.look import Look
-from tests.merging.harm.conftest import SCALES, PowerJudge
+from tests.harm.power_judge import SCALES, PowerJudge
 
 
 @pytest.fixture

@@ -18,16 +18,16 @@ from typing import Final
 from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.compress.measure import Measure, measure_named
+from hydraopt.editing.held import against_originals, decoded_set, lost_harm
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.files.apart import check_apart
+from hydraopt.harm.solve import solve_by_harm
+from hydraopt.harm.stored import StoredCurves
+from hydraopt.harm.trials import with_core
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import Limit, MeanError, Size
 from hydraopt.merging.draft import Draft
-from hydraopt.merging.harm.solve import solve_by_harm
-from hydraopt.merging.harm.stored import StoredCurves
-from hydraopt.merging.harm.trials import with_core
-from hydraopt.merging.held import against_originals, decoded_set, lost_harm
 from hydraopt.merging.merge import MergeResult, Solved, write
 from hydraopt.merging.options import DEFAULT_MEASURE
 from hydraopt.merging.outcome import Job

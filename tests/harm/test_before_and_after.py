@@ -10,7 +10,7 @@ from hydraopt import merge
 from hydraopt.errors import HydraoptError
 from hydraopt.merging import finish
 from hydraopt.merging.look import Look
-from tests.merging.harm.conftest import SCALES, PowerJudge
+from tests.harm.power_judge import SCALES, PowerJudge
 
 
 def test_what_is_wrong_is_told_before_anything_is_measured(adapters, tmp_path: Path) -> None:

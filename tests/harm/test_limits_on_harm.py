@@ -12,11 +12,11 @@ import pytest
 from hydraopt import merge, read_adapters
 from hydraopt.bundle.harm import Harm
 from hydraopt.errors import UsageError
+from hydraopt.harm.solve import TRIALS
+from hydraopt.harm.trials import Trials
 from hydraopt.merging.budget import HarmLimit
-from hydraopt.merging.harm.solve import TRIALS
-from hydraopt.merging.harm.trials import Trials
 from hydraopt.merging.look import Look, MeasuredHarm
-from tests.merging.harm.conftest import PATHS, SCALES, PowerJudge, planned
+from tests.harm.power_judge import PATHS, SCALES, PowerJudge, planned
 
 
 @pytest.fixture
