@@ -45,7 +45,7 @@ from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.compress.measure import measure_named
 from hydraopt.evaluate.compare import Request
 from hydraopt.files.reading import file_hash
-from hydraopt.harm.onlooker import POWER
+from hydraopt.harm.look import POWER
 from hydraopt.inspect.adapters import inspect_adapters
 from hydraopt.merging.merge import DEFAULT_MEASURE, merge
 

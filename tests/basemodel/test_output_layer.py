@@ -33,7 +33,7 @@ from hydraopt.errors import UsageError
 from hydraopt.harm import refit as refit_module
 from hydraopt.harm.drift import drift_of, reference_of
 from hydraopt.harm.lesson import Lesson
-from hydraopt.harm.onlooker import Onlooker
+from hydraopt.harm.look import Onlooker
 from hydraopt.harm.sensitivity import looks, sensitivities
 from tests.basemodel.cases import divergence, factors_of, texts_of
 from tests.harm.test_harm import asked_of

@@ -16,9 +16,9 @@ from hydraopt.basemodel.memory import Memory
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import PartsRecord
 from hydraopt.harm import judge as judge_module
-from hydraopt.harm import onlooker as onlooker_module
+from hydraopt.harm import look as onlooker_module
 from hydraopt.harm.judge import Judge
-from hydraopt.harm.onlooker import Onlooker
+from hydraopt.harm.look import Onlooker
 from hydraopt.harm.recall import kept_records, recalled_records
 from hydraopt.harm.refit import Schedule
 from tests.basemodel.cases import PATHS, factors_of

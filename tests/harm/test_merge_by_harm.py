@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from hydraopt import open_bundle
 from hydraopt.cli.main import cli
 from hydraopt.errors import UsageError
-from hydraopt.harm import judge, onlooker
+from hydraopt.harm import judge
+from hydraopt.harm import look as onlooker
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 
@@ -178,7 +179,7 @@ def test_only_before_a_refit_some_prompts_are_for_learning(
         told.append(refits)
         raise UsageError("seen")
 
-    monkeypatch.setattr("hydraopt.harm.onlooker.Onlooker", onlooker)
+    monkeypatch.setattr("hydraopt.harm.look.Onlooker", onlooker)
     assert "seen" in call(place, *options, "-o", str(place / "x")).stderr
     assert told == [refits]
 
@@ -356,7 +357,7 @@ def test_what_does_not_fit_together_is_refused_at_once(
     place: Path, monkeypatch, more, said
 ) -> None:
     looked = []
-    monkeypatch.setattr("hydraopt.harm.onlooker.looks", lambda *given: looked.append(given))
+    monkeypatch.setattr("hydraopt.harm.look.looks", lambda *given: looked.append(given))
     monkeypatch.setattr("hydraopt.harm.judge.answered", lambda *given: looked.append(given))
     refused = call(place, *more)
     assert refused.exit_code == 2, refused.output

@@ -18,7 +18,7 @@ from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, UsageError
 from hydraopt.harm import judge as judge_module
 from hydraopt.harm import prompts as prompts_module
-from hydraopt.harm.onlooker import TEXTS, Onlooker
+from hydraopt.harm.look import TEXTS, Onlooker
 from hydraopt.harm.prompts import read_prompts
 from hydraopt.harm.sensitivity import looks, self_written, sensitivities
 from tests.marks import slow

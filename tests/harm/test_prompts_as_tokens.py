@@ -12,8 +12,8 @@ from transformers import OPTConfig, OPTForCausalLM
 from hydraopt import read_adapters
 from hydraopt.basemodel.encoding import prompt_text
 from hydraopt.errors import UsageError
-from hydraopt.harm import onlooker as module
-from hydraopt.harm.onlooker import Onlooker
+from hydraopt.harm import look as module
+from hydraopt.harm.look import Onlooker
 from tests.conftest import write_adapter
 from tests.harm.test_harm import PATHS, factors_of
 from tests.small_model import make_tokenizer

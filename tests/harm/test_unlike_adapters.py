@@ -19,7 +19,7 @@ from hydraopt.basemodel.model import attached, place
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.cli.main import cli
 from hydraopt.errors import UsageError
-from hydraopt.harm.onlooker import Onlooker
+from hydraopt.harm.look import Onlooker
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 VOCABULARY = 259

@@ -21,7 +21,7 @@ from hydraopt.cli.mergeoptions import warn_of_base
 from hydraopt.cli.verify import _tensors
 from hydraopt.errors import BundleFormatError, UsageError
 from hydraopt.harm import verify as module
-from hydraopt.harm.onlooker import Onlooker
+from hydraopt.harm.look import Onlooker
 from hydraopt.harm.verify import TaskHarm, most_likely, verify_harm
 from tests.bundle.bundles import remade
 from tests.conftest import write_adapter

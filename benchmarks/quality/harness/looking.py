@@ -15,7 +15,7 @@ from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.products import products_of
 from hydraopt.basemodel.writing import answered
-from hydraopt.harm.onlooker import TEXTS
+from hydraopt.harm.look import TEXTS
 from hydraopt.harm.sensitivity import looks, self_written, sensitivities
 
 __all__ = ["seen_by", "texts_of"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hydraopt.adapters import Adapter, Adapters
     from hydraopt.adapters.basefiles import BaseTensors
     from hydraopt.harm.judge import Judge
-    from hydraopt.harm.onlooker import Onlooker
+    from hydraopt.harm.look import Onlooker
     from hydraopt.progress import Progress
 
 __all__ = [
@@ -133,7 +133,7 @@ def onlooker_of(
 
     answer_tokens: None for the default. Raises UsageError, as Onlooker does."""
     from hydraopt.bundle.harm import ANSWER_TOKENS
-    from hydraopt.harm.onlooker import Onlooker
+    from hydraopt.harm.look import Onlooker
 
     most = ANSWER_TOKENS if answer_tokens is None else answer_tokens
     warn_of_base(base, adapters)

@@ -19,7 +19,7 @@ from hydraopt.bundle.reader import open_bundle
 from hydraopt.bundle.recipes import answer_tokens_in
 from hydraopt.errors import BundleFormatError
 from hydraopt.harm.judge import LEAST_TRAINED
-from hydraopt.harm.onlooker import JUDGED_IF_REFIT, Onlooker
+from hydraopt.harm.look import JUDGED_IF_REFIT, Onlooker
 from hydraopt.progress import Progress, silent
 
 __all__ = ["HarmReport", "TaskHarm", "most_likely", "verify_harm"]
@@ -99,7 +99,7 @@ def verify_harm(
 
     A task that is worse than stated is a problem, and one that cannot be decoded; a task that is
     better is none.  Raises BundleFormatError for a file that is no bundle, UsageError as
-    :class:`hydraopt.harm.onlooker.Onlooker`, and AlignmentError for a base without the
+    :class:`hydraopt.harm.look.Onlooker`, and AlignmentError for a base without the
     modules.
     """
     progress = progress or silent
