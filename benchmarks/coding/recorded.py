@@ -18,7 +18,7 @@ from hydraopt.compress.measure import measure_named
 from hydraopt.compress.plan import modes_of
 from hydraopt.merging.align import align
 from hydraopt.merging.budget import Size, parse_size
-from hydraopt.merging.merge import DEFAULT_MEASURE
+from hydraopt.merging.options import DEFAULT_MEASURE
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Passes
 from hydraopt.merging.recipe import MergeRecipe

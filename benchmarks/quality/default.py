@@ -37,7 +37,8 @@ from benchmarks.reports.scores import SURE, drops, result_files, row_of
 from hydraopt.adapters import Adapter, read_adapter, read_adapters
 from hydraopt.bundle.verify import verify_bundle
 from hydraopt.errors import HydraoptError
-from hydraopt.merging.merge import DEFAULT_MAX_ERROR, merge
+from hydraopt.merging.merge import merge
+from hydraopt.merging.options import DEFAULT_MAX_ERROR
 
 __all__ = ["LIMITS", "Law", "main", "measured", "readings"]
 

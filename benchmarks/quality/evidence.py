@@ -47,7 +47,8 @@ from hydraopt.evaluate.compare import Request
 from hydraopt.files.reading import file_hash
 from hydraopt.harm.look import POWER
 from hydraopt.inspect.adapters import inspect_adapters
-from hydraopt.merging.merge import DEFAULT_MEASURE, merge
+from hydraopt.merging.merge import merge
+from hydraopt.merging.options import DEFAULT_MEASURE
 
 __all__ = [
     "chosen",

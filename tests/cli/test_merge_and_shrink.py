@@ -12,7 +12,7 @@ from hydraopt.bundle.reader import open_bundle
 from hydraopt.cli.main import cli
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import MEASURES
-from hydraopt.merging.merge import DEFAULT_MAX_ERROR, DEFAULT_MEASURE
+from hydraopt.merging.options import DEFAULT_MAX_ERROR, DEFAULT_MEASURE
 from tests.cli.conftest import TASKS, Run
 
 RESULT_KEYS = {

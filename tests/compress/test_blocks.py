@@ -111,7 +111,7 @@ def test_a_plan_over_blocks_is_that_over_all(few: int, either: str, price: float
     about = weights_of(whole), price, measure_named("bias-aware"), modes_of(FORMS)
     one, other = plan_module(whole, *about), plan_module(wide, *about)
     assert other.bits == pytest.approx(one.bits, rel=0.01)
-    assert other.cost == pytest.approx(one.cost, rel=0.01)
+    assert other.total == pytest.approx(one.total, rel=0.01)
     assert [task.mode for task in other.tasks] == [task.mode for task in one.tasks]
     assert any(task.mode.code for task in one.tasks)
 
@@ -134,7 +134,7 @@ def test_room_changes_what_is_read_again_and_nothing_else(
         for _ in range(2):
             plans.append(plan_module(store.of(0), *about))
         reads.append(len(reader.read))
-    assert len({(p.bits, p.cost) for p in plans}) == 1
+    assert len({(p.bits, p.total) for p in plans}) == 1
     # Once, and, where there is no room, for the spaces and the prices of each plan.
     assert reads == [5 * TASKS, TASKS + 3 * 16, TASKS, TASKS + 4 * 16, TASKS]
 

@@ -122,14 +122,14 @@ def test_strangers_do_not_cost_a_family_its_bases(members: int, price: float) ->
     core = core_of([*family, *others])
     plan = planned(core, price)
     apart = [planned(core_of(tasks), price) for tasks in (family, others)]
-    assert plan.cost <= 1.04 * sum(x.cost for x in apart)  # what a family has to save, and more
+    assert plan.total <= 1.04 * sum(x.total for x in apart)  # what a family has to save, and more
     weights = [1 / float(s @ s) for s in core.s]
     about = price, MEASURES["bias-aware"]
     bases = _planned(core, weights, *about, None, False)
     over_all = _over(core, weights, *about, modes_of(FORMS), bases, False)
-    assert plan.cost <= over_all.cost
+    assert plan.total <= over_all.total
     if price < 1e-4:
-        assert plan.cost < 0.99 * over_all.cost
+        assert plan.total < 0.99 * over_all.total
         assert [x.mode != PRIVATE for x in plan.tasks] == [True] * members + [False] * 12
 
 
@@ -140,7 +140,7 @@ def test_a_plan_does_not_depend_on_those_before_it() -> None:
     first = [planned(core, price) for price in (1e-6, 1e-4, 1e-6)]
     assert 2 <= len(core._spaces) <= 1 + len(core.families)
     for plan in (first[2], planned(core_of(tasks), 1e-6)):
-        assert (plan.bits, plan.cost) == (first[0].bits, first[0].cost)
+        assert (plan.bits, plan.total) == (first[0].bits, first[0].total)
 
 
 def test_where_nothing_may_be_private_all_are_in_the_bases() -> None:

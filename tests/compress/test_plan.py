@@ -84,7 +84,7 @@ def test_estimated_harm_is_near_the_measured_error(form) -> None:
         pairs = make(3)
         _, plan = planned(pairs, price, [form])
         module = encoded(pairs, price, [form])
-        harm = sum(task.harm for task in plan.tasks)
+        harm = sum(task.cost for task in plan.tasks)
         error = sum(e / n for e, n in zip(module.errors, module.energies, strict=True))
         assert error == pytest.approx(harm, rel=0.25), make.__name__
 
@@ -141,9 +141,9 @@ def test_near_copies_cost_far_less_than_private() -> None:
 @pytest.mark.parametrize("make", [independent, one_input_space, both_spaces, nearly_one])
 def test_more_forms_never_cost_more(make) -> None:
     pairs = make()
-    best = planned(pairs, 1e-5, list(FORMS))[1].cost
+    best = planned(pairs, 1e-5, list(FORMS))[1].total
     for form in FORMS:
-        assert best <= planned(pairs, 1e-5, [form])[1].cost * (1 + 1e-12)
+        assert best <= planned(pairs, 1e-5, [form])[1].total * (1 + 1e-12)
 
 
 def test_importance_moves_bits() -> None:
@@ -189,7 +189,7 @@ def test_the_planner_takes_the_cheapest_classes(left, right) -> None:
         best, cost = min(options)
         cut = measure.lost * energies[i]
         harm[task] += cost if best < cut else cut
-    assert np.allclose([task.harm for task in plan.tasks], harm, rtol=1e-9)
+    assert np.allclose([task.cost for task in plan.tasks], harm, rtol=1e-9)
 
 
 def test_forms_that_need_a_basis_get_one_where_nothing_is_shared() -> None:
@@ -205,7 +205,7 @@ def test_a_price_too_high_stores_nothing() -> None:
     _, plan = planned(independent(), 10.0, list(FORMS))
     assert plan.left is plan.right is None
     assert all(task.left.size == 0 for task in plan.tasks)
-    assert sum(task.harm for task in plan.tasks) == pytest.approx(T)
+    assert sum(task.cost for task in plan.tasks) == pytest.approx(T)
 
 
 # --- the tables behind it -----------------------------------------------------------------------

@@ -7,7 +7,8 @@ import pytest
 
 from hydraopt.harm.curves import HarmCurve, TrialPoint
 from hydraopt.harm.sharing import (
-    HarmCost,
+    Costs,
+    costs_of,
     part_of_the_way,
     prices_for_limit,
     prices_for_size,
@@ -15,8 +16,8 @@ from hydraopt.harm.sharing import (
 )
 
 
-def alike(count: int) -> HarmCost:
-    return HarmCost(np.ones(count), np.ones(count))
+def alike(count: int, fair: bool = False) -> Costs:
+    return costs_of(np.ones(count), np.ones(count), fair)
 
 
 PRICES = (1e-6, 1e-5, 1e-4, 1e-3)
@@ -36,10 +37,10 @@ def sizes_at(curves, prices) -> float:
     return float(sum(x.sizes(logs[i : i + 1])[0] for i, x in enumerate(curves)))
 
 
-def costs_at(curves, prices, cost: HarmCost, fair: bool = False):
+def costs_at(curves, prices, cost: Costs):
     logs = np.log(prices)
     harms = np.stack([x.harms(logs[i : i + 1]) for i, x in enumerate(curves)])
-    return cost.of(harms, fair)[:, 0]
+    return cost(harms)[:, 0]
 
 
 def harm_at(curves, prices) -> float:
@@ -84,19 +85,20 @@ def test_no_price_is_one_that_its_curve_does_not_reach() -> None:
 def test_fair_makes_the_most_that_counts_the_least() -> None:
     """All count the same, and so no other sharing out has a smaller largest one."""
     curves, size = [curve(0.001), curve(0.002), curve(0.004)], 11000.0
-    cost = HarmCost(np.array([1.0, 1.0, 2.0]), np.array([1.0, 0.7, 1.0]))
+    weights, most = np.array([1.0, 1.0, 2.0]), np.array([1.0, 0.7, 1.0])
+    cost = costs_of(weights, most, fair=True)
     prices = prices_if_fair(curves, cost, size)
     assert 0.95 * size < sizes_at(curves, prices) <= size
-    costs = costs_at(curves, prices, cost, fair=True)
+    costs = costs_at(curves, prices, cost)
     assert max(costs) < 1.05 * min(costs)
-    other = costs_at(curves, prices_for_size(curves, cost, size), cost, fair=True)
+    other = costs_at(curves, prices_for_size(curves, costs_of(weights, most), size), cost)
     assert max(other) > 1.1 * max(costs)
 
 
 def test_fair_stops_where_nobody_has_looked() -> None:
     """A task that is hardly harmed is not pushed beyond its coarsest trial."""
     curves = [curve(1e-6), curve(0.05)]
-    prices = prices_if_fair(curves, alike(2), 12000.0)
+    prices = prices_if_fair(curves, alike(2, fair=True), 12000.0)
     assert prices[0] == pytest.approx(PRICES[-1])
     assert sizes_at(curves, prices) <= 12000.0
 
@@ -122,7 +124,7 @@ def test_no_other_division_of_the_size_is_better() -> None:
 
 def test_importance_moves_bytes() -> None:
     curves = [curve(0.01), curve(0.01)]
-    prices = prices_for_size(curves, HarmCost(np.array([5.0, 1.0]), np.ones(2)), 8000.0)
+    prices = prices_for_size(curves, costs_of(np.array([5.0, 1.0]), np.ones(2)), 8000.0)
     assert prices[0] < prices[1]
 
 
@@ -138,22 +140,22 @@ def test_a_task_that_cannot_lose_much_is_not_given_up() -> None:
     go to the second."""
     curves = [curve(0.02, 0.42), curve(0.02, 0.55)]
     size = sizes_at(curves, np.full(2, 3e-4))
-    few = HarmCost(np.ones(2), np.array([0.4, 1.0]))
+    few = costs_of(np.ones(2), np.array([0.4, 1.0]))
     lost = [curves[0].harms(np.log(prices_for_size(curves, x, size)[:1])) for x in (few, alike(2))]
     assert lost[0] < 0.85 * lost[1]
 
 
 def test_who_has_nothing_to_lose_does_not_count_as_the_worst() -> None:
     harms = np.array([[1e-6, 1e-3], [0.1, 0.2]])
-    costs = HarmCost(np.ones(2), np.array([0.0, 0.4])).of(harms, fair=True)
+    costs = costs_of(np.ones(2), np.array([0.0, 0.4]), fair=True)(harms)
     assert (costs[0] < costs[1]).all()
 
 
 def test_little_harm_counts_as_it_is() -> None:
     most, harms = np.array([0.3, 1.0]), np.array([[1e-4], [1e-4]])
-    assert HarmCost(np.ones(2), most).of(harms) == pytest.approx(harms, rel=1e-3)
-    assert HarmCost(np.ones(2), None).of(3 * harms) == pytest.approx(3 * harms)
-    assert HarmCost(np.ones(2), most).of(harms, fair=True)[0] == pytest.approx(1e-4 / 0.3, rel=1e-3)
+    assert costs_of(np.ones(2), most)(harms) == pytest.approx(harms, rel=1e-3)
+    assert costs_of(np.ones(2), None)(3 * harms) == pytest.approx(3 * harms)
+    assert costs_of(np.ones(2), most, fair=True)(harms)[0] == pytest.approx(1e-4 / 0.3, rel=1e-3)
 
 
 def test_a_limit_is_kept_by_each() -> None:

@@ -17,7 +17,8 @@ from hydraopt.errors import BudgetError, NumericalError, UsageError
 from hydraopt.merging import solving
 from hydraopt.merging.budget import parse_size
 from hydraopt.merging.look import Look
-from hydraopt.merging.merge import DEFAULT_MAX_ERROR, merge
+from hydraopt.merging.merge import merge
+from hydraopt.merging.options import DEFAULT_MAX_ERROR
 from hydraopt.merging.search import Solution
 from tests.marks import slow
 from tests.merging.merge_cases import PATHS, decoded, measured, modules_of, near, originals

@@ -11,7 +11,8 @@ import pytest
 from hydraopt import open_bundle, read_adapters, verify_bundle
 from hydraopt.coding.forms import FORMS
 from hydraopt.errors import NumericalError, UsageError
-from hydraopt.merging.merge import DEFAULT_MAX_ERROR, merge
+from hydraopt.merging.merge import merge
+from hydraopt.merging.options import DEFAULT_MAX_ERROR
 from tests.compress.core_factors import dense, relative_error
 from tests.merging.merge_cases import PATHS, Modules, decoded, measured, modules_of, originals
 

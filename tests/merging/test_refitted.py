@@ -18,7 +18,7 @@ from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import align
 from hydraopt.merging.budget import MeanError, Size
 from hydraopt.merging.decoded import DecodedDraft
-from hydraopt.merging.merge import DEFAULT_MEASURE
+from hydraopt.merging.options import DEFAULT_MEASURE
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.refit import refitted

@@ -3,8 +3,8 @@
 A tensor of several tasks is coded as a matrix (N, k) each (hydraopt.coding.dense): the numbers
 themselves in steps, or a few parts and the rest in steps, or some rows only; as what it is, or as
 what is not common to the tasks. The step follows from the price alone: where a bit more takes away
-as much harm as it costs, at the quantiser's own slope, a step squared is ``price / (LAMBDA w)``.
-Everything else is chosen by the least ``harm + price * bits``, harm being w times the squared
+as much cost as its bits, at the quantiser's own slope, a step squared is ``price / (LAMBDA w)``.
+Everything else is chosen by the least ``cost + price * bits``, cost being w times the squared
 error.
 """
 
@@ -239,7 +239,7 @@ def share_tensor(
     read: see :data:`MatrixReader`.
     shape: (N, k).
     weights: weight of a unit of squared error, for each task.
-    price: harm that a bit may cost.
+    price: cost of error that a bit is worth.
     given: properties of the readers; by default nothing is shared yet.
     """
     nothing = np.broadcast_to(np.zeros(1), shape)

@@ -70,9 +70,9 @@ def _part_classes(
     rows, columns = shape
     mended = min(1.0, LAMBDA / (2 * math.log(2)) * step**2 * rows * columns / max(rest, 1e-300))
     classes = np.arange(FIRST_CLASS, LAST_CLASS + 1)
-    harm = weight * mended * 2 * noise_of(classes)[None, :] * (s**2)[:, None]
-    cost = harm + price * (rows + columns) * rate_of(classes)[None, :]
-    chosen: NDArray[np.int64] = classes[cost.argmin(axis=1)]
+    cost = weight * mended * 2 * noise_of(classes)[None, :] * (s**2)[:, None]
+    total = cost + price * (rows + columns) * rate_of(classes)[None, :]
+    chosen: NDArray[np.int64] = classes[total.argmin(axis=1)]
     return chosen
 
 

@@ -1,12 +1,12 @@
-"""Cost of an error: the one place where harm is defined.
+"""Cost of an error: the one place where the planner's cost is defined.
 
 A part of a task's dW in a module, of squared norm E, is kept in the share ``kept`` and has noise of
-N E. Its harm is
+N E. Its cost is
 
     E (kept min_g [lost (1-g)^2 + N g^2] + projected (1 - kept)),    N = left / output + right,
 
 with g its coefficient, whose best choice trades lost effect against noise; a part that is left out
-has the harm ``lost E``. The constants are a Measure's; the functions below alone compute it.
+has the cost ``lost E``. The constants are a Measure's; the functions below alone compute it.
 
 Equal Frobenius error is not equal harm. Noise that is independent of the adapter hardly moves the
 test loss; losing a share of what the adapter does moves it far more; noise on the output side (U s)
@@ -32,7 +32,7 @@ __all__ = [
     "Measure",
     "left_noise",
     "measure_named",
-    "part_harm",
+    "part_cost",
 ]
 
 
@@ -42,8 +42,8 @@ A relative error e of all of it counts as much as one of 7 e of the low-rank cha
 (docs/log.md)."""
 
 
-def part_harm(energy: Any, kept: Any, noise: Any, lost: float, projected: float) -> Any:
-    """Return the harm of parts by the formula above, for floats or arrays.
+def part_cost(energy: Any, kept: Any, noise: Any, lost: float, projected: float) -> Any:
+    """Return the cost of parts by the formula above, for floats or arrays.
 
     lost, projected: those of a measure.
     """
@@ -86,13 +86,13 @@ class Measure:
     kinds: Mapping[str, float] = field(default_factory=dict)
     grouped: tuple[str, ...] = ()
 
-    def harm(self, energy: Array, noise: Array) -> Array:
-        """Harm of parts that are kept whole, with relative squared noise of both sides together."""
-        harm: Array = part_harm(energy, 1.0, noise, self.lost, self.projected)
-        return harm
+    def cost(self, energy: Array, noise: Array) -> Array:
+        """Return the cost of parts that are kept whole. noise: relative and squared, both sides."""
+        cost: Array = part_cost(energy, 1.0, noise, self.lost, self.projected)
+        return cost
 
     def left_out(self, energy: Array) -> Array:
-        """Harm of leaving out parts of these squared norms."""
+        """Return the cost of leaving out parts of these squared norms."""
         return self.lost * energy
 
     def coefficient(self, noise: Array) -> Array:

@@ -1,6 +1,6 @@
 """The planner: for one module and one price of a bit, which form, which parts, how fine.
 
-For every task and every permitted mode (hydraopt.coding.forms) the harm D that would
+For every task and every permitted mode (hydraopt.coding.forms) the cost D that would
 remain and the bits R it would take are estimated from singular values alone; the module takes the
 bases, and each task the mode, with the least ``D + price * R``. The price is the one knob theta of
 the whole bundle: equal slope everywhere is the optimum (reverse water-filling). D is in units of
@@ -45,7 +45,7 @@ class TaskPlan:
     mode: Mode
     left: Classes
     right: Classes
-    harm: float
+    cost: float
     bits: float
 
 
@@ -68,8 +68,8 @@ class ModulePlan:
         return replace(self, tasks=self.tasks[tasks])
 
     @property
-    def cost(self) -> float:
-        return sum(task.harm for task in self.tasks) + self.price * self.bits
+    def total(self) -> float:
+        return sum(task.cost for task in self.tasks) + self.price * self.bits
 
 
 def modes_of(forms: Iterable[str]) -> tuple[Mode, ...]:
@@ -83,10 +83,10 @@ def _basis(space: SharedSpace, length: int, price: float, measure: Measure) -> B
     classes = np.arange(FIRST_CLASS, _END_OF_BASES)
     energy = space.values**2
     bits = length * rate_of(classes) + PART_BITS
-    harm = measure.harm(energy[:, None], noise_of(classes))
-    cost = harm + price * bits
-    best = cost.argmin(axis=1)
-    pays = cost.min(axis=1) < measure.left_out(energy)
+    cost = measure.cost(energy[:, None], noise_of(classes))
+    total = cost + price * bits
+    best = total.argmin(axis=1)
+    pays = total.min(axis=1) < measure.left_out(energy)
     # Nested: the directions come in falling order, so the first that does not pay ends the basis.
     q = min(int(pays.size if pays.all() else pays.argmin()), MOST_NUMBERS // length)
     if q == 0:
@@ -98,7 +98,7 @@ def _basis(space: SharedSpace, length: int, price: float, measure: Measure) -> B
 def _least(length: int, price: float, measure: Measure) -> float:
     """The energy below which no direction of :func:`_basis` pays."""
     classes = np.arange(FIRST_CLASS, _END_OF_BASES)
-    gain = measure.lost - measure.harm(np.ones(classes.size), noise_of(classes))
+    gain = measure.lost - measure.cost(np.ones(classes.size), noise_of(classes))
     bits = length * rate_of(classes) + PART_BITS
     return float(price * (bits / np.maximum(gain, 1e-300)).min())
 
@@ -149,12 +149,12 @@ class _Parts:
 @dataclass(frozen=True)
 class _Priced:
     """All parts in one mode at the best classes. left, right (P,): spread classes, in the order in
-    which a task's parts are written; count, harm, bits (tasks,)."""
+    which a task's parts are written; count, cost, bits (tasks,)."""
 
     left: Classes
     right: Classes
     count: NDArray[np.int64]
-    harm: Array
+    cost: Array
     bits: Array
 
 
@@ -189,7 +189,8 @@ def plan_module(
 ) -> ModulePlan:
     """The cheapest plan of a module.
 
-    weights: w_t of the module's tasks, so that ``w_t |dW_t|^2`` counts. price: harm a bit may cost.
+    weights: w_t of the module's tasks, so that ``w_t |dW_t|^2`` counts. price: cost of error that
+    a bit is worth.
     modes: those permitted (see :func:`modes_of`); a single form gives that form everywhere.
     given: bases that are there already, in place of such as would pay for themselves.
     """
@@ -205,10 +206,10 @@ def plan_module(
     for family in core.families:
         bases = _planned(core, *about, None, needed, family)
         plan = _over(core, *about, modes, bases, False)
-        if best and plan.cost >= best.cost:
+        if best and plan.total >= best.total:
             break  # larger ones would cost more still
         best = plan
-    return best if best and best.cost < (1 - _WORTH) * over_all.cost else over_all
+    return best if best and best.total < (1 - _WORTH) * over_all.total else over_all
 
 
 def _over(
@@ -229,7 +230,7 @@ def _over(
         _offered(block, weights[tasks], bases, possible, price, measure)
         for block, tasks in map(core.block, range(core.count))
     ]
-    costs = np.concatenate([offer.costs(price) for offer in offers], axis=1)
+    costs = np.concatenate([offer.totals(price) for offer in offers], axis=1)
     left, right, chosen = _chosen(bases, possible, costs, price, given)
     modes_of_tasks = iter(chosen)
     tasks = [task for offer in offers for task in offer.tasks(possible, modes_of_tasks)]
@@ -243,9 +244,9 @@ class _Offer:
     edges: NDArray[np.int64]
     priced: Sequence[_Priced]
 
-    def costs(self, price: float) -> Array:
-        """Return the costs, (modes, tasks)."""
-        return np.array([x.harm + price * x.bits for x in self.priced])
+    def totals(self, price: float) -> Array:
+        """Return cost + price * bits, (modes, tasks)."""
+        return np.array([x.cost + price * x.bits for x in self.priced])
 
     def tasks(self, modes: Sequence[Mode], chosen: Iterator[int]) -> Iterator[TaskPlan]:
         """The plans of the tasks in the modes that are next in ``chosen``."""
@@ -254,7 +255,7 @@ class _Offer:
             priced = self.priced[mode]
             b = a + int(priced.count[i])
             classes = priced.left[a:b], priced.right[a:b]
-            yield TaskPlan(modes[mode], *classes, float(priced.harm[i]), float(priced.bits[i]))
+            yield TaskPlan(modes[mode], *classes, float(priced.cost[i]), float(priced.bits[i]))
 
 
 def _offered(
@@ -308,6 +309,6 @@ def _chosen(
 def _nothing(parts: _Parts, mode: Mode, price: float, measure: Measure) -> ModulePlan:
     none = np.zeros(0, np.int64)
     energies = [float(s @ s) for s in np.split(parts.s, parts.edges[1:-1])]
-    harm = measure.left_out(np.array(energies))
-    tasks = tuple(TaskPlan(mode, none, none, float(h), 0.0) for h in harm)
+    cost = measure.left_out(np.array(energies))
+    tasks = tuple(TaskPlan(mode, none, none, float(h), 0.0) for h in cost)
     return ModulePlan(None, None, tasks, price)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hydraopt.compiled import LENT, njit
 from hydraopt.compress.curve import FIRST_CLASS
-from hydraopt.compress.measure import left_noise, part_harm
+from hydraopt.compress.measure import left_noise, part_cost
 from hydraopt.linalg.shapes import Array
 
 __all__ = ["fill_table", "price_mode", "side_at"]
@@ -26,7 +26,7 @@ _DIP: Final = 0.6
 prediction errs less, what is left to be written is written more coarsely."""
 
 # The measure's formulas, compiled into the loops below.
-_part_harm = njit(**LENT, inline="always")(part_harm)
+_part_cost = njit(**LENT, inline="always")(part_cost)
 _left_noise = njit(**LENT, inline="always")(left_noise)
 
 
@@ -91,8 +91,8 @@ def _cheapest(
     priced: Array,
     best: Classes,
 ) -> None:
-    """For each part the choice of the curve with the least harm + price * bits, best (P,); its
-    harm, its bits, and what of its energy is explained, priced (3, P)."""
+    """For each part the choice of the curve with the least cost + price * bits, best (P,); its
+    cost, its bits, and what of its energy is explained, priced (3, P)."""
     lost, projected, output, price, fixed = weighed[:5]
     rates, noises = tables
     dip = _DIP * ((left[0][0] == 2) * left[0][1] + (right[0][0] == 2) * right[0][1])
@@ -112,10 +112,10 @@ def _cheapest(
             if price * (bits - dip) > least:
                 break
             noise, kept = _left_noise(a1, output) + b1, (1 - a2) * (1 - b2)
-            harm = _part_harm(energy[part], kept, noise, lost, projected)
-            if harm + price * bits < least:
-                least = harm + price * bits
-                best[part], priced[0, part], priced[1, part] = choice, harm, bits
+            cost = _part_cost(energy[part], kept, noise, lost, projected)
+            if cost + price * bits < least:
+                least = cost + price * bits
+                best[part], priced[0, part], priced[1, part] = choice, cost, bits
         priced[2, part] = explained
 
 
@@ -135,7 +135,7 @@ def price_mode(
     energy (P,): of the parts; those of task t are at edges[t] to edges[t + 1]. weighed: lost,
     projected and output of a measure, the price of a bit, bits of a part beside its sides, bits of
     a record. scratch: (3, P) and (2, P). out: classes (2, P) of both sides, in the order in which a
-    task's parts are written; how many parts pay (T,); harm and bits (2, T).
+    task's parts are written; how many parts pay (T,); cost and bits (2, T).
     """
     priced, (best, order) = scratch[0], scratch[1]
     classes, counts, sums = out

@@ -50,7 +50,7 @@ class TrialPoint:
 
 @dataclass(frozen=True)
 class HarmCurve:
-    """One stream's trials, by rising price; some tell of bytes alone, their harm not measured.
+    """Trials of one stream, by rising price; some measured bytes alone, without a harm.
 
     useful: bytes beyond which more are of no use to the stream.
     """
@@ -72,9 +72,12 @@ class HarmCurve:
 
     @property
     def range(self) -> tuple[float, float]:
-        """Logarithms of the prices between which the curve is believed: finer than the finest trial
-        as well, but not coarser than the coarsest, for beyond it may be a cliff; and where bytes
-        are of use, however coarse that is."""
+        """Logarithms of the lowest and highest price at which the curve is used.
+
+        It is extrapolated to finer prices than the finest trial's, but not to coarser ones than the
+        coarsest trial's, because a cliff may follow. Where bytes are of no use, the range reaches
+        as far as they are.
+        """
         known = [math.log(p.price) for p in self.points if p.harm is not None]
         finest, coarsest = min(known) - _REACH, max(known)
         if self.useful == math.inf:
@@ -85,22 +88,21 @@ class HarmCurve:
         return first, max(first, coarsest)
 
     def sizes(self, logs: Array) -> Array:
-        """Bytes at logarithms of own prices."""
+        """Return the bytes at logarithms of own prices."""
         sizes: Array = np.exp(-self._bytes(logs))
         return sizes
 
     def harms(self, logs: Array) -> Array:
-        """Harm at logarithms of own prices."""
+        """Return the harm at logarithms of own prices."""
         harms: Array = np.exp(self._harm(logs))
         return harms
 
     def corrected(self, point: TrialPoint) -> HarmCurve:
-        """The curve with what was measured at a chosen price, and the trials before it moved part
-        of the way there in bytes, by a factor of _MOST_MOVED at most.
+        """Return the curve with a new point, and the bytes of earlier trials scaled towards it.
 
-        Of harm trials keep what they showed, but that coarser is no better than what was just
-        measured, and finer no worse. Were they moved as well, a task that fares well near its cliff
-        would look as if the cliff were gone.
+        The factor is _MOST_MOVED at most. Harms of earlier trials stay, except that a coarser trial
+        does at least as much harm as the new point, and a finer one at most as much. If harms were
+        scaled as well, a task that fares well near its cliff would hide the cliff.
         """
         at = np.array([math.log(point.price)])
         size = _moved(point.size, float(self.sizes(at)[0]))
@@ -121,9 +123,9 @@ def _moved(seen: float, expected: float) -> float:
 
 
 class Line:
-    """A monotone rising function through points, going on with its end slopes.
+    """Monotone rising function through points, extrapolated with its end slopes.
 
-    Of points at one place the first counts.
+    Of several points at one place the first counts.
     """
 
     def __init__(self, x: Array, y: Array) -> None:
@@ -134,7 +136,7 @@ class Line:
         self._between = PchipInterpolator(at, self._y) if at.size > 1 else None
 
     def __call__(self, x: Array) -> Array:
-        """Values at x, of the same shape."""
+        """Return the values at x, of the same shape."""
         inside = np.clip(x, self._x[0], self._x[-1])
         if self._between is None:
             return np.full(x.shape, self._y[0]) + 0.3 * (x - inside)
@@ -150,7 +152,7 @@ def _logs(values: Sequence[float]) -> Array:
 
 
 def _levelled(values: Array) -> Array:
-    """The nearest rising values (least squares): the pool of adjacent violators."""
+    """Return the nearest rising values (least squares), by the pool of adjacent violators."""
     blocks: list[list[float]] = []  # (mean, count)
     for value in values:
         blocks.append([float(value), 1.0])

@@ -17,7 +17,6 @@ which makes all alike as far as their curves reach.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -27,7 +26,8 @@ from hydraopt.linalg.shapes import Array
 
 __all__ = [
     "TRUSTED_HALF",
-    "HarmCost",
+    "Costs",
+    "costs_of",
     "part_of_the_way",
     "prices_for_limit",
     "prices_for_size",
@@ -52,45 +52,40 @@ _LEAST: Final = 0.01
 Dozens of prompts cannot resolve less, and a task with next to no gain would lose all of it."""
 
 
-@dataclass(frozen=True)
-class HarmCost:
-    """Cost of the harm of each stream.
+Costs = Callable[[Array], Array]
+"""Cost of harms (streams, N), in the same shape."""
 
-    importance: (streams,).
+
+def costs_of(importance: Array, most: Array | None, fair: bool = False) -> Costs:
+    """Return the function that turns harms into costs.
+
+    importance (streams,): weight of each stream.
     most (streams,): share of its answers that each stream loses without its adapter; None if harm
         is a KL, which counts as it is.
+    fair: whether costs are relative to the most that each stream can lose.
     """
 
-    importance: Array
-    most: Array | None
-
-    def only(self, some: Sequence[int]) -> HarmCost:
-        """Return the cost of these streams alone."""
-        return HarmCost(self.importance[some], None if self.most is None else self.most[some])
-
-    def of(self, harms: Array, fair: bool = False) -> Array:
-        """Return the cost of ``harms``, (streams, N).
-
-        fair: relative to the most that each stream can lose.
-        """
-        weights = self.importance[:, None]
-        if self.most is None:
-            counts: Array = weights * harms
-            return counts
-        most = np.maximum(self.most[:, None], _LEAST)
-        shares = np.minimum(harms / most, _CERTAIN)
-        counts = weights * shares / (1 - shares) * (1.0 if fair else most)
+    def costs(harms: Array) -> Array:
+        weights = importance[:, None]
+        if most is None:
+            weighted: Array = weights * harms
+            return weighted
+        losable = np.maximum(most[:, None], _LEAST)
+        shares = np.minimum(harms / losable, _CERTAIN)
+        counts: Array = weights * shares / (1 - shares) * (1.0 if fair else losable)
         return counts
 
+    return costs
 
-def prices_for_size(curves: Sequence[HarmCurve], cost: HarmCost, size: float) -> Array:
+
+def prices_for_size(curves: Sequence[HarmCurve], costs: Costs, size: float) -> Array:
     """Own prices, (streams,), at which the curves say that all streams take ``size`` bytes together
     and the sum of what their harm counts is least."""
     grids, sizes, harms = _tables(curves)
-    costs = cost.of(harms)
+    table = costs(harms)
 
     def chosen(log: float) -> Array:
-        best: Array = (costs + np.exp(log) * sizes).argmin(axis=1)
+        best: Array = (table + np.exp(log) * sizes).argmin(axis=1)
         return best
 
     return _least(chosen, 80.0, grids, sizes, size)
@@ -137,15 +132,15 @@ def _at_size(grids: Array, sizes: Array, logs: Array, size: float) -> Array:
     return moved(high)
 
 
-def prices_if_fair(curves: Sequence[HarmCurve], cost: HarmCost, size: float) -> Array:
+def prices_if_fair(curves: Sequence[HarmCurve], costs: Costs, size: float) -> Array:
     """Own prices, (streams,), at which the curves say that all streams take ``size`` bytes together
     and the largest of what their harm counts, if fair, is least."""
     grids, sizes, harms = _tables(curves)
-    costs = np.maximum.accumulate(cost.of(harms, fair=True), axis=1)
+    table = np.maximum.accumulate(costs(harms), axis=1)
 
     def within(log: float) -> Array:
         """The coarsest of each that counts at most so much; the finest where none does."""
-        most: Array = np.maximum((costs <= np.exp(log)).sum(axis=1) - 1, 0)
+        most: Array = np.maximum((table <= np.exp(log)).sum(axis=1) - 1, 0)
         return most
 
     return _least(within, 40.0, grids, sizes, size)

@@ -9,7 +9,7 @@ curves are corrected, in a few rounds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -18,7 +18,8 @@ from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.harm.curves import HarmCurve, TrialPoint
 from hydraopt.harm.rounds import Rounds
 from hydraopt.harm.sharing import (
-    HarmCost,
+    Costs,
+    costs_of,
     part_of_the_way,
     prices_for_limit,
     prices_for_size,
@@ -69,17 +70,7 @@ _BACK: Final = 1 / 2
 """A task that is beyond its limit gets at most so much of the price that it had."""
 
 
-@dataclass(frozen=True)
-class _Begun:
-    """Trials of all tasks, and the own prices that follow, (contents,). alike: for a size, the
-    draft that meets it with all tasks at the same weight."""
-
-    trials: Trials
-    prices: Array
-    alike: Draft | None
-
-
-def _begun(
+def _tried(
     job: Job,
     aim: Size | HarmLimit,
     options: Options,
@@ -87,9 +78,14 @@ def _begun(
     passes: Passes,
     rounds: Rounds,
     useful: Mapping[str, float],
-) -> _Begun:
-    """Trials, curves, and the prices that they say meet the aim; nothing is chosen yet. Arguments
-    and errors as of :func:`solve_by_harm`."""
+) -> tuple[Trials, Array, Draft | None]:
+    """Try all tasks at several prices, before anything is chosen.
+
+    Arguments and errors as of :func:`solve_by_harm`.
+
+    Returns the trials; the own prices, (contents,), at which their curves meet the aim; and for a
+    size the draft that meets it with all tasks at the same weight.
+    """
     check_harm_limit(aim, options.fair, options.importance)
     weights = weights_of(
         job.pieces,
@@ -114,7 +110,7 @@ def _begun(
         _try_for_limit(trials, aim)
         rounds.most = trials.looks + _MOST_TRIES
     trials.tries_from = trials.looks
-    return _Begun(trials, _prices(trials, trials.curves(), aim, options), draft)
+    return trials, _prices(trials, trials.curves(), aim, options), draft
 
 
 def _rounds(job: Job) -> int:
@@ -165,10 +161,11 @@ def solve_by_harm(
     """
     rounds = _rounds_of(job, aim, options.progress or silent)
     with passes_of(job, replace(options, progress=rounds.report)) as passes:
-        begun = _begun(job, aim, options, judge, passes, rounds, useful or {})
+        trials, prices, alike = _tried(job, aim, options, judge, passes, rounds, useful or {})
         if isinstance(aim, Size):
-            return _solve_size(begun, aim, options)
-        return _solve_limit(begun, aim, options)
+            assert alike is not None
+            return _solve_size(trials, prices, alike, aim, options)
+        return _solve_limit(trials, prices, aim, options)
 
 
 def _same(by_task: Array, wanted: Array) -> Array:
@@ -232,7 +229,7 @@ def _prices(
         others = [i for i in range(trials.contents) if i not in curves]
         spent = sum(trials.size_near(i, float(middle[i])) for i in others)
         coded = _coded_bytes(trials, aim) - spent
-        counted = mine, _cost_of(trials, options).only(known), coded
+        counted = mine, _costs_of(trials, known, options), coded
         if options.fair:
             chosen = prices_if_fair(*counted)
         else:
@@ -252,9 +249,11 @@ def _with_others(trials: Trials, known: Sequence[int], chosen: Array) -> Array:
     return prices
 
 
-def _cost_of(trials: Trials, options: Options) -> HarmCost:
+def _costs_of(trials: Trials, contents: Sequence[int], options: Options) -> Costs:
+    """Return the function from harms to costs of these contents."""
     weights = importances(trials.job.pieces, options.importance, worst=options.fair)
-    return HarmCost(weights, trials.most)
+    most = None if trials.most is None else trials.most[contents]
+    return costs_of(weights[contents], most, options.fair)
 
 
 def _coded_bytes(trials: Trials, aim: Size) -> float:
@@ -263,16 +262,16 @@ def _coded_bytes(trials: Trials, aim: Size) -> float:
     return max(aim.limit - around, 1.0)
 
 
-def _solve_size(begun: _Begun, aim: Size, options: Options) -> HarmSolution:
+def _solve_size(
+    trials: Trials, prices: Array, alike: Draft, aim: Size, options: Options
+) -> HarmSolution:
     """Share out, measure, correct; the best of what was measured, all tasks alike included: that
     which gives tasks the fewest bytes that they have no use for, and then what costs least."""
-    trials, prices = begun.trials, begun.prices
-    harm_cost = _cost_of(trials, options)
 
     def cost(points: Sequence[TrialPoint]) -> float:
         known = [i for i, point in enumerate(points) if point.harm is not None]
         harms = np.array([points[i].harm for i in known], np.float64)[:, None]
-        costs = harm_cost.only(known).of(harms, options.fair)
+        costs = _costs_of(trials, known, options)(harms)
         return float(costs.max(initial=0.0) if options.fair else costs.sum())
 
     useful = trials.useful_bytes()
@@ -281,8 +280,7 @@ def _solve_size(begun: _Begun, aim: Size, options: Options) -> HarmSolution:
         wasted = sum(max(points[i].size - _SLACK * size, 0.0) for i, size in useful.items())
         return wasted, cost(points)
 
-    assert begun.alike is not None
-    least, best, look = rank(trials.points_of(0)), begun.alike, 0
+    least, best, look = rank(trials.points_of(0)), alike, 0
     for _ in range(_rounds(trials.job)):
         price, weights = trials.weighed(prices)
         try:
@@ -302,9 +300,8 @@ def _solve_size(begun: _Begun, aim: Size, options: Options) -> HarmSolution:
     return trials.solution(best, look)
 
 
-def _solve_limit(begun: _Begun, aim: HarmLimit, options: Options) -> HarmSolution:
+def _solve_limit(trials: Trials, prices: Array, aim: HarmLimit, options: Options) -> HarmSolution:
     """Lower the price of a task that is beyond the limit, raise that of one that is far within."""
-    trials, prices = begun.trials, begun.prices
     tried: dict[int, Draft] = {}
     points: list[TrialPoint] = []
     for count in range(_MOST_TRIES):

@@ -32,7 +32,7 @@ def savings_at(
         every, private = (
             plan_module(core, own, price, measure, modes_of(forms)) for forms in _PERMITTED
         )
-        saved = (private.cost - every.cost) / price
+        saved = (private.total - every.total) / price
         yield Saving(
             every.bits / 8,
             private.bits / 8,

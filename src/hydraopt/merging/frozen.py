@@ -38,7 +38,7 @@ class FrozenCore:
 class MiddlePrice:
     """Final price of a merge.
 
-    price: harm that a bit may cost to a task of the middle size and of importance 1.
+    price: cost of error that a bit is worth to a task of the middle size and of importance 1.
     norm: the middle size, |dW| over everything that is coded.
     """
 

@@ -86,7 +86,7 @@ class MergeResult(Written):
 
     forms: number of records by form.
     measure: name of the measure of errors.
-    price: harm that a bit was allowed to cost.
+    price: cost of error that a bit was worth.
     passes: number of coding passes.
     harms: measured harm by task, for tasks that had prompts.
     """

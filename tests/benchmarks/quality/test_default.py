@@ -13,7 +13,7 @@ from benchmarks.quality.default import LIMITS, Law, measured, readings
 from benchmarks.quality.redundant import near_copies
 from benchmarks.quality.sets import DEFAULT, SETS, Method
 from benchmarks.reports.scores import NO_DROP
-from hydraopt.merging.merge import DEFAULT_MAX_ERROR
+from hydraopt.merging.options import DEFAULT_MAX_ERROR
 from tests.compress.core_factors import relative_error
 from tests.merging.merge_cases import originals
 
