@@ -1,14 +1,16 @@
-"""Where reports write: the marked blocks of documents, and pictures. Nothing else names a document.
+"""Write reports: the marked blocks of pages, tables as CSV files, and pictures.
 
-What stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` of a page is made by the report of that
-name. Who moves a document or a block changes BLOCKS, and a moved picture folder PICTURES.
+The text between ``<!-- NAME -->`` and ``<!-- /NAME -->`` of a page is made by the report that has
+a block of this name. To move a block to another page, change BLOCKS.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.common import ROOT
@@ -20,51 +22,49 @@ __all__ = [
     "BOARD_PICTURES",
     "OPTIONAL",
     "PICTURES",
+    "TABLES",
     "Sections",
+    "Tables",
     "filled",
     "is_marked",
     "rewrite",
     "shown",
+    "write_tables",
 ]
 
 Sections = Mapping[str, Callable[[], str]]
-"""By name of a block, what makes its text; a picture is linked as ``picture:FILE``."""
+"""By name of a block, a function that makes its text; a picture is linked as ``picture:FILE`` and
+a table as ``table:FILE``."""
+Table = tuple[Sequence[str], Sequence[Sequence[object]]]
+"""(names of the columns, rows)."""
+Tables = Mapping[str, Callable[[], Table]]
+"""By name of a CSV file in TABLES, a function that makes its contents."""
 
 _DOCS = ROOT / "docs"
 _README, _EVIDENCE = ROOT / "README.md", _DOCS / "evidence"
 PICTURES = _DOCS / "pictures"
+TABLES = _EVIDENCE / "data"
 BLOCKS: Mapping[str, Path] = {
     "evidence in short": _README,
     "evidence": _EVIDENCE / "index.md",
-    "rivals in short": _EVIDENCE / "index.md",
-    "methods": _EVIDENCE / "index.md",
+    "ways": _EVIDENCE / "index.md",
+    "limits kept": _EVIDENCE / "index.md",
+    "foretold": _EVIDENCE / "index.md",
     "default": _EVIDENCE / "index.md",
-    "curves": _EVIDENCE / "tables.md",
-    "chance": _EVIDENCE / "tables.md",
-    "tasks": _EVIDENCE / "tables.md",
-    "fairness": _EVIDENCE / "tables.md",
-    "alike": _EVIDENCE / "tables.md",
-    "ways beside": _EVIDENCE / "tables.md",
-    "shared out": _EVIDENCE / "tables.md",
-    "foretold": _EVIDENCE / "tables.md",
-    "limits kept": _EVIDENCE / "tables.md",
-    "measures": _EVIDENCE / "tables.md",
-    "weights": _EVIDENCE / "tables.md",
-    "growth": _EVIDENCE / "tables.md",
-    "results": _EVIDENCE / "tables.md",
-    "map": _EVIDENCE / "rivals.md",
+    "rivals": _EVIDENCE / "index.md",
+    "fairness": _EVIDENCE / "index.md",
+    "alike": _EVIDENCE / "index.md",
+    "measures": _EVIDENCE / "index.md",
+    "growth": _EVIDENCE / "index.md",
     "verdict": _EVIDENCE / "rivals.md",
-    "prompted": _EVIDENCE / "rivals.md",
     "bd-rate": _EVIDENCE / "rivals.md",
-    "rivals": _EVIDENCE / "rivals.md",
+    "prompted": _EVIDENCE / "rivals.md",
+    "map": _EVIDENCE / "rivals.md",
     "speed": _EVIDENCE / "speed.md",
     "runtime": _EVIDENCE / "speed.md",
-    "scaling": _EVIDENCE / "scaling.md",
-    "revisions": _EVIDENCE / "scaling.md",
-    "formats": _EVIDENCE / "format.md",
+    "scaling": _EVIDENCE / "speed.md",
     "apart": _EVIDENCE / "format.md",
     "chunks": _EVIDENCE / "format.md",
-    "shared chunks": _EVIDENCE / "format.md",
     "readers": _EVIDENCE / "format.md",
     "core use": _EVIDENCE / "format.md",
     "remote": _EVIDENCE / "format.md",
@@ -72,8 +72,8 @@ BLOCKS: Mapping[str, Path] = {
     "real": _EVIDENCE / "kinds.md",
     "embedding": _EVIDENCE / "kinds.md",
     "trained tuners": _EVIDENCE / "kinds.md",
-    "tuners": _DOCS / "reference" / "tuners.md",
     "people": _EVIDENCE / "people.md",
+    "tuners": _DOCS / "reference" / "tuners.md",
     "fleet": _DOCS / "howto" / "fleet.md",
     "folders": _DOCS / "howto" / "collections.md",
 }
@@ -89,7 +89,7 @@ BOARD = ROOT / "benchmarks" / "LEADERBOARD.md"
 BOARD_PICTURES = ROOT / "benchmarks" / "pictures"
 """The leaderboard is a page of its own, whole, with its own pictures."""
 
-_PICTURE = re.compile(r"\]\(picture:([^)]+)\)")
+_LINK = re.compile(r"\]\((picture|table):([^)]+)\)")
 
 
 def shown(path: Path) -> str:
@@ -109,12 +109,15 @@ def is_marked(name: str) -> bool:
 
 def filled(text: str, page: Path, sections: Sections) -> str:
     """The page's text with what stands between the marks of these sections made anew."""
-    folder = os.path.relpath(PICTURES, page.parent)
+    folders = {
+        kind: os.path.relpath(folder, page.parent)
+        for kind, folder in (("picture", PICTURES), ("table", TABLES))
+    }
     for name, make in sections.items():
         start, end = _marks(name)
         if start in text:
             before, rest = text.split(start, 1)
-            made = _PICTURE.sub(rf"]({folder}/\1)", make())
+            made = _LINK.sub(lambda found: f"]({folders[found[1]]}/{found[2]})", make())
             text = before + start + made + end + rest.split(end, 1)[1]
     return text
 
@@ -137,4 +140,22 @@ def rewrite(sections: Sections, check: bool) -> None:
         elif new != text:
             raise SystemExit(
                 f"{shown(page)} differs from the result files: run python -m benchmarks.reports"
+            )
+
+
+def write_tables(tables: Tables, check: bool) -> None:
+    """Write the CSV files of these names.
+
+    check: change nothing, and raise SystemExit if a file differs or is missing.
+    """
+    for name, make in tables.items():
+        path, text = TABLES / name, io.StringIO()
+        head, rows = make()
+        csv.writer(text, lineterminator="\n").writerows([head, *rows])
+        if not check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text.getvalue(), encoding="utf-8", newline="")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text.getvalue():
+            raise SystemExit(
+                f"{shown(path)} differs from the result files: run python -m benchmarks.reports"
             )

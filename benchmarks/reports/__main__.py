@@ -1,10 +1,10 @@
-"""Result files to documents and pictures.
+"""Write documents, CSV files and pictures from the result files.
 
     python -m benchmarks.reports [--check] [REPORT ...]
 
-Rewrites what stands between the marks of the pages (benchmarks/pages.py says which), the
-leaderboard, and the pictures; all reports unless some are named. ``--check`` changes nothing and
-fails where a page differs from the result files.
+Rewrites the marked blocks of the pages (listed in benchmarks/pages.py), the CSV files in
+docs/evidence/data, the leaderboard and the pictures, for all reports or for the named ones.
+``--check`` changes nothing and fails if a page or a CSV file differs from the result files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from benchmarks import pages
 from benchmarks.commands import parser_of
 
-__all__ = ["REPORTS", "main", "sections_of"]
+__all__ = ["REPORTS", "main", "sections_of", "tables_of"]
 
 REPORTS = (
     "alike",
@@ -32,10 +32,10 @@ REPORTS = (
     "people",
     "prompted",
     "readme",
-    "recovery",
     "rivals",
     "runtime",
     "scaling",
+    "scored",
     "speed",
     "studies",
     "tuners",
@@ -47,9 +47,13 @@ _BOARD = "leaderboard"
 
 
 def sections_of(report: str) -> pages.Sections:
-    """The blocks that a report makes."""
-    found: pages.Sections = importlib.import_module(f"benchmarks.reports.{report}").SECTIONS
-    return found
+    """Return the blocks that a report makes."""
+    return getattr(importlib.import_module(f"benchmarks.reports.{report}"), "SECTIONS", {})
+
+
+def tables_of(report: str) -> pages.Tables:
+    """Return the CSV files that a report makes."""
+    return getattr(importlib.import_module(f"benchmarks.reports.{report}"), "TABLES", {})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name == _BOARD:
             report.write(args.check)
             continue
-        pages.rewrite(report.SECTIONS, args.check)
+        pages.rewrite(sections_of(name), args.check)
+        pages.write_tables(tables_of(name), args.check)
         if hasattr(report, "draw") and not args.check:
             report.draw()
 

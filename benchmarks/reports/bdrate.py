@@ -14,23 +14,25 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import QUALITY
+from benchmarks.pages import Table
 from benchmarks.quality.sets import METHOD, WITH_PROMPTS
 from benchmarks.reports.scores import best_seen, drops, result_files, row_of, scored_tasks
 from benchmarks.reports.tables import MISSING, table, wrapped
 
-__all__ = ["SECTIONS", "Pairing", "Rate", "bd_rate", "frontier", "pairings", "prompts_told"]
+__all__ = [
+    "SECTIONS",
+    "TABLES",
+    "Pairing",
+    "Rate",
+    "bd_rate",
+    "frontier",
+    "pairings",
+    "prompts_told",
+]
 
 Point = tuple[float, float]
 """(bytes or a percentage of them, KL)."""
 Row = Mapping[str, Any]
-_HEAD = [
-    "method",
-    "against",
-    "its sizes",
-    "KL, nats a token",
-    "BD-rate",
-    "its bytes / the method's",
-]
 _OF_RIVALS = ("rivals", "map")
 """Plans whose methods are those of others."""
 _LEAST = 1e-6
@@ -174,41 +176,59 @@ def _scored_alike(folder: Path) -> dict[_Alike, list[dict[str, Any]]]:
     }
 
 
-def _line(pair: Pairing, rate: Rate) -> list[str]:
-    ends = dict.fromkeys(f"{kl:.2g}" for kl in (rate.low, rate.high))
-    return [
-        f"{pair.method}, {pair.prompts}" if pair.prompts else pair.method,
-        pair.other,
-        str(pair.sizes),
-        " to ".join(ends),
-        f"{rate.percent:+.0f} %",
-        f"{rate.times:.1f}",
-    ]
-
-
-def _about(alike: _Alike) -> str:
-    each = "all" if alike.rows is None else alike.rows
-    return f"`{alike.set}`, {len(alike.tasks)} tasks, {each} rows each:"
+def _found(folder: Path) -> list[tuple[_Alike, list[Pairing]]]:
+    """Return the comparisons of rows that were scored alike."""
+    return [(alike, pairings(rows)) for alike, rows in _scored_alike(folder).items()]
 
 
 def rates(folder: Path = QUALITY) -> str:
-    """A table for every set, best first for the first column, and who has no KL in common."""
-    parts = []
-    groups = _scored_alike(folder)
-    for alike, rows in groups.items():
-        made = pairings(rows)
-        known = [(pair, pair.rate) for pair in made if pair.rate]
-        if not known:
-            continue
-        known.sort(key=lambda x: (x[0].method != METHOD, x[1].percent))
-        about = _about(alike)
-        if [_about(x) for x in groups].count(about) > 1:
-            about = wrapped(f"{about[:-1]} ({', '.join(alike.tasks)}; {alike.products}):").rstrip()
-        parts.append(f"{about}\n\n{table(_HEAD, [_line(*x) for x in known])}")
-        apart = [pair.other for pair in made if not pair.rate]
-        if apart:
-            parts.append(wrapped(f"No KL in common with hydraopt: {', '.join(apart)}."))
-    return "\n".join(parts) or MISSING
+    """Return the factor of the bytes of each rival in each set; "-" without a KL in common."""
+    factors: dict[str, dict[str, str]] = {}
+    sets = []
+    for alike, made in _found(folder):
+        theirs = [pair for pair in made if pair.method == METHOD]
+        if theirs:
+            sets.append(alike.set)
+        for pair in theirs:
+            times = f"{pair.rate.times:.1f}" if pair.rate else "-"
+            factors.setdefault(pair.other, {})[alike.set] = times
+    if not sets:
+        return MISSING
+    known = {name: x for name, x in factors.items() if set(x.values()) != {"-"}}
+    lines = [[name, *(x.get(one, "") for one in sets)] for name, x in known.items()]
+    apart = ", ".join(sorted(set(factors) - set(known)))
+    about = f"No KL in common with hydraopt in any set: {apart}." if apart else ""
+    return table(["rival", *(f"`{x}`" for x in sets)], lines) + (
+        f"\n{wrapped(about)}" if about else ""
+    )
+
+
+def every_rate(folder: Path = QUALITY) -> Table:
+    """Return all comparisons, those of hydraopt with and without prompts among them."""
+    lines: list[list[object]] = []
+    for alike, made in _found(folder):
+        each = "all" if alike.rows is None else alike.rows
+        for pair in made:
+            about = [alike.set, len(alike.tasks), each, pair.method, pair.prompts, pair.other]
+            rate = pair.rate
+            ends = ["", "", "", ""]
+            if rate:
+                ends = [f"{rate.low:.2g}", f"{rate.high:.2g}", f"{rate.percent:+.0f}"]
+                ends.append(f"{rate.times:.1f}")
+            lines.append([*about, pair.sizes, *ends])
+    heads = [
+        "set",
+        "tasks",
+        "rows",
+        "method",
+        "prompts",
+        "against",
+        "its sizes",
+        "kl_low",
+        "kl_high",
+    ]
+    return [*heads, "bd_rate_pct", "its bytes / the method's"], lines
 
 
 SECTIONS = {"bd-rate": rates}
+TABLES = {"bd-rate.csv": every_rate}

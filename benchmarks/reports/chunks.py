@@ -1,4 +1,4 @@
-"""What format 2 costs, in bytes and to read: the tables of docs/evidence/format.md."""
+"""Costs of the format, in bytes and to read."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 
 from benchmarks.coding.chunk_sizes import SIZES
 from benchmarks.common import CODING, SPEED
+from benchmarks.pages import Table
 from benchmarks.reports.tables import table
 
-__all__ = ["SECTIONS"]
+__all__ = ["SECTIONS", "TABLES", "every_size"]
 
 Row = Mapping[str, Any]
+_COUNTS = ("bytes", "shared", "shared_chunks")
 
 
 def _rows() -> Sequence[Row]:
@@ -24,42 +26,18 @@ def _more(size: int, than: int) -> str:
     return f"{100 * (size / than - 1):+.2f} %"
 
 
-def _formats() -> str:
-    head = ["bundle", "format 1, bytes", "format 2, bytes", "more", "apart, bytes", "more"]
-    lines = [
-        [
-            row["bundle"],
-            f"{row['format_1']:,}",
-            f"{row['format_2']:,}",
-            _more(row["format_2"], row["format_1"]),
-            f"{row['apart']:,}",
-            _more(row["apart"], row["format_2"]),
-        ]
-        for row in _rows()
-    ]
-    return table(head, lines)
-
-
 def _apart() -> str:
-    rows = json.loads((CODING / "apart.json").read_text())["rows"]
-    head = [
-        "bundle",
-        "heads, bytes a file",
-        "more",
-        "manifests, bytes a file",
-        "more",
-        "zlib saves",
-    ]
+    parts = {r["bundle"]: r for r in json.loads((CODING / "apart.json").read_text())["rows"]}
     lines = []
-    for row in rows:
-        whole, apart = row["whole"], row["apart"]
-        cells = [row["bundle"]]
-        for part in ("heads", "manifests"):
-            cells.append(f"{apart[part] / (row['tasks'] + 1):.0f}")
-            cells.append(f"+{100 * (apart[part] - whole[part]) / whole['bytes']:.2f} %")
-        cells.append(f"{apart['manifests'] - apart['least']} bytes")
+    for row in _rows():
+        cells = [row["bundle"], f"{row['format_2']:,}", f"{row['apart']:,}"]
+        cells.append(_more(row["apart"], row["format_2"]))
+        part = parts.get(row["bundle"])
+        for name in ("heads", "manifests"):
+            cells.append(f"{part['apart'][name] / (part['tasks'] + 1):.0f}" if part else "-")
         lines.append(cells)
-    return table(head, lines)
+    heads = ["bundle", "one file, bytes", "split, bytes", "more"]
+    return table([*heads, "head, bytes a file", "manifest, bytes a file"], lines)
 
 
 def _chunks() -> str:
@@ -71,17 +49,14 @@ def _chunks() -> str:
     return table(["bundle", *sizes], lines)
 
 
-def _shared() -> str:
-    sizes = [name for name in SIZES if name != "whole"]
-    lines = []
-    for row in _rows():
-        whole = row["whole"]["shared"]
-        cells = [
-            f"{_more(row[x]['shared'], whole)} ({row[x]['shared_chunks']})" if whole else "-"
-            for x in sizes
-        ]
-        lines.append([row["bundle"], *cells])
-    return table(["bundle", *sizes], lines)
+def every_size() -> Table:
+    """Return the bytes of each bundle and of its shared stream at each size of a chunk."""
+    lines = [
+        [row["bundle"], name, *(row[name].get(key, "") for key in _COUNTS)]
+        for row in _rows()
+        for name in SIZES
+    ]
+    return ["bundle", "chunk", *_COUNTS], lines
 
 
 def _readers() -> str:
@@ -143,11 +118,10 @@ def _remote() -> str:
 
 
 SECTIONS = {
-    "formats": _formats,
     "apart": _apart,
     "chunks": _chunks,
-    "shared chunks": _shared,
     "readers": _readers,
     "core use": _core_use,
     "remote": _remote,
 }
+TABLES = {"chunks.csv": every_size}

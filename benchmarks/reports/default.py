@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.common import QUALITY
+from benchmarks.pages import Table
+from benchmarks.quality.sets import SETS
 from benchmarks.reports.tables import MISSING, table, wrapped
 
-__all__ = ["SECTIONS", "default"]
+__all__ = ["SECTIONS", "TABLES", "default"]
 
 Row = Mapping[str, Any]
 
 
 def default() -> str:
-    """Three tables, from default.json alone."""
+    """Return the merged sets and the scores on either side of the limit, from default.json."""
     file = QUALITY / "default.json"
     if not file.is_file():
         return MISSING
@@ -23,14 +25,44 @@ def default() -> str:
     limit = result["limit"]["max_error"]
     return "\n".join(
         [
-            "Scored, next above the limit and next below:\n",
-            _scored(result["measured"], limit),
+            _merged([row for row in result["merges"] if "/" not in row["name"]]),
+            "Scored sizes next to the limit:\n",
+            _scored([row for row in result["measured"] if row["set"] in SETS], limit),
             _read_between(result["laws"]),
-            _readings(result["readings"]),
-            "Merged:\n",
-            _merges(result["merges"]),
         ]
     )
+
+
+def _result() -> Any:
+    return json.loads((QUALITY / "default.json").read_text(encoding="utf-8"))
+
+
+def merges() -> Table:
+    """Return every merge without a limit, those of adapters by other people among them."""
+    rows = [
+        [row["name"], "", "", "", "", "", "", row["refused"]]
+        if "refused" in row
+        else [row["name"], row["fp16_bytes"], row["default"]["bytes"], *_numbers(row), ""]
+        for row in _result()["merges"]
+    ]
+    heads = ["adapters", "fp16_bytes", "bytes", "of fp16", "worst error", "mean error"]
+    return [*heads, "worst error at 10%", "refused"], rows
+
+
+def _numbers(row: Row) -> list[str]:
+    mine, before = row["default"], row["before"]
+    return [
+        f"{mine['size_pct']:.1f} %",
+        f"{mine['worst_error']:.3f}",
+        f"{mine['mean_error']:.3f}",
+        "refused" if "refused" in before else f"{before['worst_error']:.3f}",
+    ]
+
+
+def _merged(rows: Sequence[Row]) -> str:
+    heads = ["adapters", "bundle", "of fp16", "worst error", "mean", "worst at `--size 10%`"]
+    found = [row for row in rows if "refused" not in row]
+    return table(heads, [[r["name"], f"{r['default']['bytes']:,}", *_numbers(r)] for r in found])
 
 
 def _drop(row: Row) -> str:
@@ -39,7 +71,7 @@ def _drop(row: Row) -> str:
 
 
 def _scored(rows: Sequence[Row], limit: float) -> str:
-    """The sizes whose worst error is nearest to the limit on either side, of every set."""
+    """Return the sizes whose worst errors are nearest to the limit on either side."""
     lines = []
     for name in dict.fromkeys(row["set"] for row in rows):
         mine = [row for row in rows if row["set"] == name]
@@ -64,58 +96,27 @@ def _scored(rows: Sequence[Row], limit: float) -> str:
 
 
 def _read_between(laws: Sequence[Row]) -> str:
-    """How what follows was read."""
+    """Return the law that the readings follow."""
     first, *others = laws
     low, high = first["powers"]
     said = ", ".join(f"{x['power']:g} up to {x['up_to_error']:g}" for x in others)
     return wrapped(
-        f"Read between them: drop = c error^p, p = {first['power']:g} [{low:g}, {high:g}] from all "
-        f"sets at errors up to {first['up_to_error']:g} (with fewer rows p is {said}), c of each "
-        "recipe. The range is the widest that p and c allow; size is linear in the logarithm of "
-        "the error."
+        f"Between the scored sizes the drop follows c error^p, with p = {first['power']:g} "
+        f"[{low:g}, {high:g}] from all sets at errors up to {first['up_to_error']:g} (with fewer "
+        f"rows p is {said}) and c of each recipe. [Readings](table:default-readings.csv) at "
+        "other limits have the widest range that p and c allow."
     )
 
 
-def _readings(rows: Sequence[Row]) -> str:
-    recipes = list(dict.fromkeys(row["recipe"] for row in rows))
-    lines = []
-    for limit in dict.fromkeys(row["limit"] for row in rows):
-        found = {row["recipe"]: row for row in rows if row["limit"] == limit}
-        lines.append([f"{limit:g}", *(_cell(found.get(recipe)) for recipe in recipes)])
-    return table(["worst error", *(f"`{recipe}`" for recipe in recipes)], lines)
-
-
-def _cell(row: Row | None) -> str:
-    if row is None:
-        return "-"
-    low, high = row["drop_range"]
-    return f"{row['size_pct']:.0f} %: {row['drop_pct']:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def _merges(rows: Sequence[Row]) -> str:
-    lines, refused = [], []
-    if not rows:
-        return MISSING
-    for row in rows:
-        if "refused" in row:
-            refused.append(f"- {row['name']}: {row['refused']}.")
-            continue
-        mine, before = row["default"], row["before"]
-        lines.append(
-            [
-                row["name"],
-                f"{row['fp16_bytes']:,}",
-                f"{mine['bytes']:,}",
-                f"{mine['size_pct']:.1f} %",
-                f"{mine['worst_error']:.3f}",
-                f"{mine['mean_error']:.3f}",
-                "refused" if "refused" in before else f"{before['worst_error']:.3f}",
-                str(mine["passes"]),
-            ]
-        )
-    head = ["adapters", "fp16 bytes", "bundle", "of fp16", "worst error", "mean"]
-    text = table([*head, "worst at `--size 10%`", "passes"], lines)
-    return text + ("\nRefused:\n\n" + "\n".join(refused) + "\n" if refused else "")
+def readings() -> Table:
+    """Return the size and the drop at some limits, read between the scored sizes."""
+    keys = ("recipe", "limit", "size_pct", "drop_pct")
+    rows = [
+        [*(f"{row[key]:.4g}" if key != "recipe" else row[key] for key in keys), *row["drop_range"]]
+        for row in _result()["readings"]
+    ]
+    return [*keys, "drop_low_pct", "drop_high_pct"], rows
 
 
 SECTIONS = {"default": default}
+TABLES = {"default.csv": merges, "default-readings.csv": readings}

@@ -9,17 +9,18 @@ from typing import Any
 
 from benchmarks import pages
 from benchmarks.common import QUALITY
+from benchmarks.pages import Table
 from benchmarks.reports.axes import size_axis
 from benchmarks.reports.scores import drops, result_files, row_of
-from benchmarks.reports.tables import MISSING, table
+from benchmarks.reports.tables import MISSING
 
-__all__ = ["SECTIONS", "draw", "draw_map", "head_map"]
+__all__ = ["SECTIONS", "TABLES", "draw", "draw_map", "every_setting", "head_map"]
 
 Row = Mapping[str, Any]
 _SETTING = re.compile(r"M=(\d+) r=(\d+)")
 _LARGEST = 105.0
 """Percent of fp16; the map goes beyond, where nobody needs a compressor."""
-HEAD = ["heads M", "rank", "bytes", "of fp16", "error", "KL", "mean drop of the score"]
+HEAD = ["set", "heads", "rank", "bytes", "size_pct", "error", "kl", "mean_drop_pct", "low", "high"]
 
 
 def _maps(folder: Path) -> Iterator[tuple[str, Mapping[str, Any], dict[tuple[int, int], Row]]]:
@@ -41,26 +42,32 @@ def _maps(folder: Path) -> Iterator[tuple[str, Mapping[str, Any], dict[tuple[int
 
 
 def head_map(folder: Path = QUALITY) -> str:
-    """For every set, bytes, error and score of each number of heads and rank."""
-    parts = []
-    for name, result, rows in _maps(folder):
-        lines = []
+    """Return the picture; map.csv has bytes, error and score of each number of heads and rank."""
+    if not any(_maps(folder)):
+        return MISSING
+    return "![HydraOpt over heads and ranks](picture:map.png)\n"
+
+
+def every_setting(folder: Path = QUALITY) -> Table:
+    """Return one row for each number of heads and rank, without scores if it was not scored."""
+    lines = []
+    for _, result, rows in _maps(folder):
         for (heads, rank), row in rows.items():
-            cells = [f"{heads}", f"{rank}", f"{row['bytes']:,}", f"{row['size_pct']:.1f} %"]
+            cells: list[object] = [
+                result["set"],
+                heads,
+                rank,
+                row["bytes"],
+                f"{row['size_pct']:.1f}",
+            ]
             cells.append(f"{row['relative_error']:.3f}")
             if "mean_drop_pct" in row:
-                low, high = row["mean_drop_interval"]
-                cells.append(f"{row['kl']:.2g}")
-                cells.append(f"{row['mean_drop_pct']:+.1f} % [{low:+.1f}, {high:+.1f}]")
+                ends = row["mean_drop_pct"], *row["mean_drop_interval"]
+                cells += [f"{row['kl']:.2g}", *(f"{x:.1f}" for x in ends)]
             else:
-                cells += ["-", "-"]
+                cells += [""] * 4
             lines.append(cells)
-        count = len(result["tasks"])
-        scored = f", {count} tasks scored, {result['limits']['rows']} rows each" if count else ""
-        parts.append(f"`{result['set']}`{scored} (`{name}`):\n\n{table(HEAD, lines)}")
-    if not parts:
-        return MISSING
-    return "\n".join([*parts, "![HydraOpt over heads and ranks](picture:map.png)\n"])
+    return HEAD, lines
 
 
 def draw_map(path: Path, folder: Path = QUALITY) -> None:
@@ -102,6 +109,7 @@ def draw_map(path: Path, folder: Path = QUALITY) -> None:
 
 
 SECTIONS = {"map": head_map}
+TABLES = {"map.csv": every_setting}
 
 
 def draw() -> None:

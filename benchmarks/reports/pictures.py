@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
 
 from benchmarks import pages
-from benchmarks.common import QUALITY
 from benchmarks.quality.sets import SETS
 from benchmarks.reports.axes import size_axis
 from benchmarks.reports.scores import grown, headline
 
-__all__ = ["draw_curves", "draw_growth", "draw_measures"]
+__all__ = ["draw_curves", "draw_growth"]
 
 PAPER = (52.0, 0.2, 1.8)
 """What the paper reports: percent of the storage, and the range of its losses in percent."""
@@ -50,35 +48,6 @@ def draw_curves() -> None:
         axis.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(pages.PICTURES / "evidence.png", dpi=110)
-
-
-def draw_measures() -> None:
-    """KL to the original against the candidates: a picture a set, a colour a task."""
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import NullFormatter
-
-    from benchmarks.quality.damage_measures import CANDIDATES
-
-    for path in sorted(QUALITY.glob("*.measures.json")):
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        figure, axes = plt.subplots(4, 4, figsize=(14, 12), sharey=True)
-        for axis, name in zip(axes.ravel(), CANDIDATES, strict=True):
-            for number, task in enumerate(dict.fromkeys(row["task"] for row in rows)):
-                mine = [row for row in rows if row["task"] == task]
-                y = np.clip([row["kl"] for row in mine], 1e-7, None)
-                x = np.clip([row[name] for row in mine], 1e-5, None)
-                axis.loglog(x, y, ".", color=f"C{number % 10}", label=task, markersize=5)
-            axis.set_xlabel(name)
-            # Names of minor ticks run into each other where an axis spans less than a decade.
-            axis.xaxis.set_minor_formatter(NullFormatter())
-        for axis in axes[:, 0]:
-            axis.set_ylabel("KL to the original")
-        figure.suptitle(path.name.partition(".")[0])
-        figure.tight_layout(rect=(0, 0.04, 1, 1))
-        names, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(names, labels, loc="lower center", ncols=5, fontsize=9, frameon=False)
-        figure.savefig(pages.PICTURES / f"{path.name.removesuffix('.json')}.png", dpi=100)
-        plt.close(figure)
 
 
 def draw_growth() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import QUALITY
-from benchmarks.quality.sets import METHOD, WITH_PROMPTS
+from benchmarks.pages import Table
+from benchmarks.quality.sets import METHOD, REFIT, WITH_PROMPTS
 from benchmarks.reports.bdrate import prompts_told
 from benchmarks.reports.scores import (
     PROMPTED,
@@ -19,7 +20,7 @@ from benchmarks.reports.scores import (
 )
 from benchmarks.reports.tables import MISSING, changed, table, titled, wrapped
 
-__all__ = ["HEAD", "SECTIONS", "beside", "line", "prompted"]
+__all__ = ["HEAD", "SECTIONS", "TABLES", "beside", "line", "prompted"]
 
 _OURS = (METHOD, *WITH_PROMPTS)
 HEAD = [
@@ -86,9 +87,9 @@ def _about(name: str, result: Result) -> str:
     )
 
 
-def prompted(folder: Path = QUALITY) -> str:
-    """For every result of the plan, its rows and hydraopt's, the largest first."""
-    parts, found = [], list(result_files(folder))
+def _found(folder: Path) -> Iterator[tuple[str, Result, list[Row]]]:
+    """Yield every result of the plan with its rows and hydraopt's, the largest first."""
+    found = list(result_files(folder))
     for name, result in found:
         if result["plan"] != PROMPTED or not result["tasks"]:
             continue
@@ -96,9 +97,27 @@ def prompted(folder: Path = QUALITY) -> str:
         whole = [x for x in result["methods"] if len(scored_tasks(result, x)) == tasks]
         theirs = (row_of(name, result, x) for x in whole if drops(result, x))
         ours = beside(result, (x for x in found if x[1]["plan"] != PROMPTED))
-        rows = sorted([*theirs, *ours], key=lambda row: -row["size_pct"])
-        parts.append(f"{_about(name, result)}\n{table(HEAD, [line(row) for row in rows])}")
+        yield name, result, sorted([*theirs, *ours], key=lambda row: -row["size_pct"])
+
+
+def prompted(folder: Path = QUALITY) -> str:
+    """Return the rivals' rows, and hydraopt's with a refit."""
+    parts = []
+    for name, result, rows in _found(folder):
+        shown = [row for row in rows if row["method"] not in _OURS or row["method"] == REFIT]
+        parts.append(f"{_about(name, result)}\n{table(HEAD, [line(row) for row in shown])}")
     return "\n".join(parts) or MISSING
 
 
+def every_row(folder: Path = QUALITY) -> Table:
+    """Return all rows, with the result of whose tasks they are."""
+    rows = [
+        [name, *(cell.strip("*`") for cell in line(row))]
+        for name, _, found in _found(folder)
+        for row in found
+    ]
+    return ["test rows of", *HEAD], rows
+
+
 SECTIONS = {PROMPTED: prompted}
+TABLES = {"prompted.csv": every_row}

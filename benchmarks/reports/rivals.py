@@ -1,4 +1,4 @@
-"""The table of rivals: what they do with the same adapters, what hydraopt needs for as much."""
+"""Compare rivals on the same adapters, and state the bytes that hydraopt needs for equal KL."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import QUALITY
+from benchmarks.pages import Table
 from benchmarks.quality.sets import METHOD, SETS
 from benchmarks.reports.scores import drops, result_files, row_of
 from benchmarks.reports.tables import CHANGED, MISSING, changed, recovered, table, titled
 
 __all__ = [
     "SECTIONS",
+    "TABLES",
     "Factor",
+    "every_rival",
     "factors",
     "needed",
     "rivals",
-    "rivals_in_short",
     "scored_rivals",
 ]
 
 Row = Mapping[str, Any]
 _LEAST = 1e-6
 _NEAR = 0.05
-"""KL up to which a row stands in README: beyond, a tenth of the score is lost."""
+"""Largest KL in the table of the page: beyond it a tenth of the score is lost."""
 HEAD = [
     "method",
     "of fp16",
@@ -88,29 +90,34 @@ def scored_rivals(folder: Path = QUALITY) -> Iterator[tuple[str, Mapping[str, An
             yield name, result
 
 
-def rivals(folder: Path = QUALITY, most_kl: float = math.inf, sets: Sequence[str] = ()) -> str:
-    """For every set that was scored, its rows in order of their KL.
+def rivals(folder: Path = QUALITY) -> str:
+    """Return the rows of the first set that still do most of what the originals do."""
+    for name, result, rows, ours in _rows(folder):
+        if result["set"] == SETS[0]:
+            near = [_line(row, ours) for row in rows if row["kl"] <= _NEAR]
+            count, each = len(result["tasks"]), result["limits"]["rows"]
+            about = f"`{result['set']}`, {count} tasks, {each} rows each (`{name}`):"
+            return f"{about}\n\n{table(HEAD, near)}"
+    return MISSING
 
-    most_kl: rows beyond it are left out. sets: these alone, unless empty.
-    """
-    parts = []
+
+def every_rival(folder: Path = QUALITY) -> Table:
+    """Return the rows of every set in order of KL."""
+    lines = [
+        [result["set"], *(cell.strip("*") for cell in _line(row, ours))]
+        for _, result, rows, ours in _rows(folder)
+        for row in rows
+    ]
+    return ["set", *HEAD], lines
+
+
+def _rows(folder: Path) -> Iterator[tuple[str, Mapping[str, Any], list[Row], list[Row]]]:
+    """Yield (file, result, its rows in order of KL, hydraopt's among them)."""
     for name, result in scored_rivals(folder):
-        if sets and result["set"] not in sets:
-            continue
         named = [label for label in result["methods"] if drops(result, label)]
-        rows = [row_of(name, result, label) for label in named]
-        ours = [row for row in rows if row["method"] == METHOD]
-        near = [row for row in rows if row["kl"] <= most_kl]
-        lines = [_line(row, ours) for row in sorted(near, key=lambda row: row["kl"])]
-        count, each = len(result["tasks"]), result["limits"]["rows"]
-        about = f"`{result['set']}`, {count} tasks, {each} rows each (`{name}`):"
-        parts.append(f"{about}\n\n{table(HEAD, lines)}")
-    return "\n".join(parts) or MISSING
-
-
-def rivals_in_short(folder: Path = QUALITY) -> str:
-    """The first set alone, and of it what still does most of what the originals do."""
-    return rivals(folder, _NEAR, SETS[:1])
+        rows: list[Row] = [row_of(name, result, label) for label in named]
+        rows.sort(key=lambda row: row["kl"])
+        yield name, result, rows, [row for row in rows if row["method"] == METHOD]
 
 
 def _line(row: Row, ours: Sequence[Row]) -> list[str]:
@@ -130,4 +137,5 @@ def _line(row: Row, ours: Sequence[Row]) -> list[str]:
     ]
 
 
-SECTIONS = {"rivals": rivals, "rivals in short": rivals_in_short}
+SECTIONS = {"rivals": rivals}
+TABLES = {"rivals.csv": every_rival}

@@ -1,5 +1,4 @@
-"""How merging and reading grow: a section and a picture of the cells of speed/scaling.py, and how
-much faster each cell is than an earlier revision."""
+"""Time and memory of merging and reading against adapters, rank and width."""
 
 from __future__ import annotations
 
@@ -11,10 +10,11 @@ from typing import Any
 
 from benchmarks import pages
 from benchmarks.common import SPEED
-from benchmarks.reports.tables import MISSING, table, wrapped
+from benchmarks.pages import Table
+from benchmarks.reports.tables import table
 from benchmarks.speed.exponents import PLACE, cell_of
 
-__all__ = ["SECTIONS", "against", "block", "draw", "draw_cells"]
+__all__ = ["SECTIONS", "TABLES", "block", "cells", "draw", "draw_cells"]
 
 Row = Mapping[str, Any]
 _PICTURE = "scaling.png"
@@ -29,82 +29,49 @@ def _said(row: Row, key: str) -> str:
 
 
 def block(result: Mapping[str, Any]) -> str:
-    """The section of docs/evidence/speed.md: times, ratios, exponents and failures."""
-    rows = sorted(result["rows"], key=lambda row: (row["shape"] == "8b", *cell_of(row)[1:]))
-    head = ["modules", "T", "r", "tool", "merge s", "ratio", "cold open + task s", "export s"]
-    lines = []
-    for row in rows:
-        cold = [row.get(f"cold_{name}_wall") for name in ("open", "task")]
-        lines.append(
-            [
-                f"{row['modules']} of width {row['width']}"
-                + (", 8B" if row["shape"] == "8b" else ""),
-                str(row["tasks"]),
-                str(row["rank"]),
-                row["tool"],
-                _said(row, "merge"),
-                f"{row['merge_ratio']:.2f}" if "merge_ratio" in row else "-",
-                f"{sum(cold):.3f}" if all(x is not None for x in cold) else "-",
-                _said(row, "export") if "export_wall" in row else "-",
-                f"{row['peak_less_imported_mib']:,.0f}" if "peak_mib" in row else "-",
-            ]
-        )
-    grown = [
-        [
-            line["tool"],
-            line["axis"],
-            "8B layers" if line["at"]["shape"] == "8b" else "square",
-            f"{line['exponent']:.2f}",
-            f"{line['spread']:.2f}",
-            str(line["points"]),
-        ]
-        for line in result["exponents"]
-        if line["operation"] == "merge"
+    """Return the picture and the exponents; scaling.csv has every cell."""
+    rows = result["rows"]
+    exponents: dict[tuple[str, str], dict[str, str]] = {}
+    for line in result["exponents"]:
+        if line["operation"] == "merge":
+            key = line["tool"], "8B layers" if line["at"]["shape"] == "8b" else "square"
+            exponents.setdefault(key, {})[line["axis"]] = f"{line['exponent']:.2f}"
+    axes = ("tasks", "rank", "width")
+    lines = [
+        [*key, *(found.get(axis, "") for axis in axes)] for key, found in sorted(exponents.items())
     ]
-    failed = sorted({(row["tool"], row["failed"]) for row in rows if "failed" in row})
+    failed = sorted({f"{row['tool']}: {row['failed']}" for row in rows if "failed" in row})
     parts = [
         f"{result['hardware']['cpu']}, {result['hardware']['cores']} cores; at most "
         f"{result['limit']} s a run, medians of {result['repeats']}; load when a cell began: at "
         f"most {max(row['load_1min'] for row in rows)}.\n",
-        "![Seconds and memory against adapters, rank and width](picture:scaling.png)\n",
-        "Exponents of the merge: seconds grow as that power, from least squares of the logarithms; "
-        "a spread of 1.1 means that a point lies 10 % off the line.\n",
-        table(["tool", "in", "modules", "exponent", "spread", "points"], grown),
-        table([*head, "MiB"], lines),
+        f"![Seconds and memory against adapters, rank and width](picture:{_PICTURE})\n",
+        "Exponents of the merge: its seconds grow as this power of the number of tasks, the rank "
+        "or the width.\n",
+        table(["tool", "modules", *axes], lines),
     ]
     if failed:
-        parts.append(table(["tool", "what it said"], failed))
+        parts.append(f"Failed: {'; '.join(failed)}.\n")
     return "\n".join(parts)
 
 
-def against(result: Mapping[str, Any]) -> str:
-    """The table of ``python -m benchmarks.speed revisions --only table``, and its least ratio."""
-    rows = result["rows"]
-    least = min(rows, key=lambda row: float(row["faster"]))
-    bytes_differ = sum(row["old_bytes"] != row["new_bytes"] for row in rows)
-    worse = max(row["error_ratio"] for row in rows)
-    told = wrapped(
-        f"Merges to {least['size']} on one core, this tree against {result['against']}: the least "
-        f"CPU seconds of {result['rounds']} x {result['repeats']} merges each, in turn. At the "
-        f"least {least['faster']:.2f} times as fast: {least['set']}, {least['tasks']} adapters of "
-        f"rank {least['rank']}. Bytes differ in {bytes_differ} of {len(rows)} cells, and the mean "
-        f"error is at most {worse:.4f} times what it was."
-    )
-    lines = [
-        [
-            row["set"],
-            str(row["tasks"]),
-            str(row["rank"]),
-            f"{row['old_cpu']:.2f}",
-            f"{row['new_cpu']:.2f}",
-            f"{row['faster']:.2f}",
-            f"{row['new_bytes'] / row['old_bytes']:.4f}",
-            f"{row['error_ratio']:.4f}",
-        ]
-        for row in rows
-    ]
-    head = ["modules", "T", "r", "CPU s before", "after", "times faster", "bytes", "error"]
-    return f"{told}\n{table(head, lines)}"
+def cells(result: Mapping[str, Any]) -> Table:
+    """Return one row for each tool and cell of the grid."""
+    lines: list[list[object]] = []
+    for row in sorted(result["rows"], key=lambda row: (row["shape"] == "8b", *cell_of(row)[1:])):
+        cold = [row.get(f"cold_{name}_wall") for name in ("open", "task")]
+        lines.append(
+            [
+                *(row[key] for key in ("shape", "modules", "width", "tasks", "rank", "tool")),
+                _said(row, "merge"),
+                f"{row['merge_ratio']:.2f}" if "merge_ratio" in row else "",
+                f"{sum(cold):.3f}" if all(x is not None for x in cold) else "",
+                _said(row, "export") if "export_wall" in row else "",
+                f"{row['peak_less_imported_mib']:.0f}" if "peak_mib" in row else "",
+            ]
+        )
+    heads = ["shape", "modules", "width", "tasks", "rank", "tool", "merge_s", "ratio"]
+    return [*heads, "cold_open_and_task_s", "export_s", "mib"], lines
 
 
 _STYLES = {
@@ -192,12 +159,8 @@ def _result() -> Any:
     return json.loads((SPEED / "scaling.json").read_text(encoding="utf-8"))
 
 
-def _against() -> str:
-    path = SPEED / "revisions-table.json"
-    return against(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else MISSING
-
-
-SECTIONS = {"scaling": lambda: block(_result()), "revisions": _against}
+SECTIONS = {"scaling": lambda: block(_result())}
+TABLES = {"scaling.csv": lambda: cells(_result())}
 
 
 def draw() -> None:

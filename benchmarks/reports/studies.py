@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import QUALITY
+from benchmarks.pages import Table
 from benchmarks.reports import pictures
 from benchmarks.reports.scores import grown, result_files
 from benchmarks.reports.tables import MISSING, table
 
-__all__ = ["SECTIONS", "correlations", "draw"]
+__all__ = ["SECTIONS", "TABLES", "correlations", "draw", "weights"]
 
 
 def correlations(rows: Sequence[Mapping[str, Any]], target: str) -> dict[str, dict[str, float]]:
@@ -40,36 +41,59 @@ def correlations(rows: Sequence[Mapping[str, Any]], target: str) -> dict[str, di
     return found
 
 
-def measures() -> str:
-    lines = []
-    files = sorted(QUALITY.glob("*.measures.json"))
-    for path in files:
-        rows = json.loads(path.read_text())["rows"]
-        halves = [
-            correlations([row for row in rows if row["half"] == half], target)
+_SHOWN = (
+    "frobenius",
+    "lost effect",
+    "bias-aware",
+    "absolute bias-aware",
+    "gradient (self)",
+    "gradient (prompts)",
+)
+"""Candidates in the table of the page; measures.csv has all."""
+
+
+_WHICH = ("within", "together")
+
+
+def _measured() -> dict[str, dict[tuple[str, str], dict[str, dict[str, float]]]]:
+    """Return the correlations by set and by (half of the tasks, target)."""
+    found = {}
+    for path in sorted(QUALITY.glob("*.measures.json")):
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        found[path.name.partition(".")[0]] = {
+            (half, target): correlations([row for row in rows if row["half"] == half], target)
             for half in ("chosen on", "held out")
             for target in ("lost_recovery", "kl")
-        ]
-        order = sorted(halves[0], key=lambda name: -halves[0][name]["within"])
-        lines += [
-            [path.name.partition(".")[0], name]
-            + [f"{half[name]['within']:.3f} / {half[name]['together']:.3f}" for half in halves]
-            for name in order
-        ]
-    if not lines:
+        }
+    return found
+
+
+def measures() -> str:
+    """Return the correlations with KL on the half of the tasks that was held out."""
+    found = _measured()
+    if not found:
         return MISSING
-    head = ["set", "candidate", "lost recovery, chosen on", "KL, chosen on"]
-    found = table([*head, "lost recovery, held out", "KL, held out"], lines)
-    pictures = [
-        f"![KL against the candidates](picture:{path.name.removesuffix('.json')}.png)\n"
-        for path in files
+    held = [halves["held out", "kl"] for halves in found.values()]
+    lines = [
+        [name, *(f"{x[name][which]:.2f}" for x in held for which in _WHICH)] for name in _SHOWN
     ]
-    return "\n".join([found, *pictures])
+    heads = [f"`{name}`, {which}" for name in found for which in ("within tasks", "all tasks")]
+    return table(["measure", *heads], lines)
 
 
-def weights(folder: Path = QUALITY) -> str:
-    """What the validation split said of the constants of the measure; other plans that were scored
-    on it say nothing of them."""
+def every_measure() -> Table:
+    """Return the correlations of all candidates with both targets."""
+    rows = [
+        [name, candidate, half, target, *(f"{held[candidate][x]:.4f}" for x in _WHICH)]
+        for name, halves in _measured().items()
+        for (half, target), held in halves.items()
+        for candidate in held
+    ]
+    return ["set", "candidate", "tasks", "target", *_WHICH], rows
+
+
+def weights(folder: Path = QUALITY) -> Table:
+    """Return the trials of the measure's constants on validation rows."""
     order = ("weights", "nearby", "nearest")
     found = sorted(
         (
@@ -79,9 +103,8 @@ def weights(folder: Path = QUALITY) -> str:
         ),
         key=lambda x: x[:2],
     )
-    parts = []
+    rows = []
     for _, name, result in found:
-        rows = []
         scores = [task["results"] for task in result["tasks"]]
         for label, method in result["methods"].items():
             mine = [score[label] for score in scores]
@@ -94,40 +117,40 @@ def weights(folder: Path = QUALITY) -> str:
                     method["setting"],
                     f"{np.mean(kl):.4f}",
                     f"{np.exp(np.mean(np.log(np.maximum(kl, 1e-6)))):.4f}",
-                    f"{100 * (1 - np.mean([score['recovery'] for score in mine])):.2f} %",
+                    f"{100 * (1 - np.mean([score['recovery'] for score in mine])):.2f}",
                     f"{np.mean(missed):.2f}",
                     f"{np.mean(errors):.3f}",
+                    len(scores),
+                    result["limits"]["rows"],
+                    name,
                 ]
             )
-        head = ["weights", "size", "KL", "its geometric mean", "lost recovery"]
-        shown = table([*head, "exact matches lost, points", "error"], rows)
-        rows_of = result["limits"]["rows"]
-        of = "" if result["set"] == result["recipe"] else f", adapters of {result['set']}"
-        parts.append(f"`{name}`{of}, {len(result['tasks'])} tasks, {rows_of} rows each:\n\n{shown}")
-    return "\n".join(parts) or MISSING
+    heads = ["weights", "size", "kl", "kl_geometric_mean", "lost_recovery_pct"]
+    more = ["exact_lost_points", "error", "tasks", "rows_per_task", "result"]
+    return [*heads, *more], rows
 
 
 def growth() -> str:
-    result = grown()
-    if result is None:
-        return MISSING
-    groups = list(dict.fromkeys(row["group"] for row in result["table"]))
-    counts = sorted({row["adapters"] for row in result["table"]})
-    parts = []
-    for measure, level in result["levels"].items():
-        rows = []
-        for group in groups:
-            mine = {r["adapters"]: r[measure] for r in result["table"] if r["group"] == group}
-            rows.append([group, *(f"{mine[c]:,}" if mine.get(c) else "-" for c in counts)])
-        title = f"bytes per adapter at a {measure} error of {level:.3f}"
-        parts.append(table([title, *(f"T = {c}" for c in counts)], rows))
-    return "\n".join([*parts, "![Bytes per adapter](picture:growth.png)\n"])
+    """Return the picture of bytes per adapter; growth.csv has the numbers."""
+    return "![Bytes per adapter](picture:growth.png)\n" if grown() else MISSING
 
 
-SECTIONS = {"measures": measures, "weights": weights, "growth": growth}
+def bytes_per_adapter() -> Table:
+    """Return the bytes per adapter at one error, by measure, group and number of adapters."""
+    result = grown() or {"levels": {}, "table": ()}
+    rows = [
+        [measure, f"{level:.3f}", row["group"], row["adapters"], row[measure]]
+        for measure, level in result["levels"].items()
+        for row in result["table"]
+        if row.get(measure)
+    ]
+    return ["measure", "error", "group", "adapters", "bytes_per_adapter"], rows
+
+
+SECTIONS = {"measures": measures, "growth": growth}
+TABLES = {"measures.csv": every_measure, "weights.csv": weights, "growth.csv": bytes_per_adapter}
 
 
 def draw() -> None:
-    """KL against the candidates, and bytes against the number of adapters."""
-    pictures.draw_measures()
+    """Draw bytes against the number of adapters."""
     pictures.draw_growth()

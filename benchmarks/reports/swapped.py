@@ -1,20 +1,17 @@
-"""Other people in the rows of tasks, by language and by who, over several adapters."""
+"""Labels of rows with other people in them, over several adapters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.reports.moves import share_text
-from benchmarks.reports.tables import table, wrapped
+from benchmarks.reports.tables import table
 
-__all__ = ["by_language", "by_who", "words"]
-
-_MOST_PEOPLE: Final = 24
-"""Rows of the table by who."""
+__all__ = ["HEAD", "rows", "totals"]
 
 Entry = Mapping[str, Any]
 Labels = Mapping[str, str]
@@ -50,71 +47,48 @@ def _changes(entries: Iterable[Entry], label: str) -> tuple[int, int]:
     return sum(x["new"]["count"] for x in said), sum(x["gone"] for x in said)
 
 
-def words(entries: Sequence[Entry], labels: Labels) -> list[str]:
-    """A sentence for each label; none without entries."""
-    made = []
-    for label, name in labels.items() if entries else ():
-        (now, old, rows), told = _depending(entries, label)
+def totals(entries: Sequence[Entry], labels: Labels) -> str:
+    """Return one row for the originals and one for each bundle."""
+    lines: list[list[str]] = []
+    for label, name in labels.items():
+        (now, old, whole), told = _depending(entries, label)
         new, gone = _changes(entries, label)
-        after, before = (share_text(x, rows, told, " %") for x in (now, old))
-        made.append(
-            f"{name}: of {rows.sum():.0f} swapped rows {after} have a label that depends on who is "
-            f"in them, with the originals {before}: {new} new, {gone} gone."
-        )
-    return made
+        if not lines:
+            lines.append(
+                ["originals", f"{whole.sum():.0f}", share_text(old, whole, told), "-", "-"]
+            )
+        share = share_text(now, whole, told)
+        lines.append([name, f"{whole.sum():.0f}", share, str(new), str(gone)])
+    return table(
+        ["adapters", "swapped rows", "label depends on the person, %", "new", "gone"], lines
+    )
 
 
-def by_language(entries: Sequence[Entry], labels: Labels) -> str:
-    """Swaps whose label depends on who is in them, by the language of the rows."""
-    rows = []
+HEAD = ["by", "of", "kind", "bundle", "rows", "moved", "new"]
+"""Columns of :func:`rows`. moved: by language, labels that depend on the person; by person, labels
+that differ from the label of the plain row. new: of these, the rows that the original leaves."""
+
+
+def rows(entries: Sequence[Entry], labels: Labels) -> Iterator[list[object]]:
+    """Yield swapped rows by the language of the rows and by the person put into them."""
     for language in sorted({entry["language"] for entry in entries}):
         mine = [entry for entry in entries if entry["language"] == language]
-        cells = []
-        before, total = "", 0.0
-        for label in labels:
-            (now, old, whole), told = _depending(mine, label)
-            before, total = share_text(old, whole, told), whole.sum()
-            new, gone = _changes(mine, label)
-            cells.append(f"{share_text(now, whole, told)} (+{new}, -{gone})")
-        tasks = ", ".join(dict.fromkeys(str(entry["task"]) for entry in mine))
-        rows.append([language, tasks, f"{total:.0f}", before, *cells])
-    head = ["language", "tasks", "rows", "original, %", *(f"{x}, %" for x in labels.values())]
-    return table(head, rows)
-
-
-def by_who(entries: Sequence[Entry], labels: Labels) -> str:
-    """Rows with another label than the plain row, by who is in them: those whom most move."""
-    sums: dict[tuple[str, str], dict[str, list[int]]] = {}
+        for label, name in labels.items():
+            (now, old, whole), _ = _depending(mine, label)
+            about: list[object] = ["language", language, ""]
+            if label == next(iter(labels)):
+                yield [*about, "originals", f"{whole.sum():.0f}", f"{old.sum():.0f}", ""]
+            new, _ = _changes(mine, label)
+            yield [*about, name, f"{whole.sum():.0f}", f"{now.sum():.0f}", new]
+    sums: dict[tuple[str, str, str], list[int]] = {}
     for entry in entries:
         for kind, held in entry["swaps"].items():
             for label in ("original", *labels):
                 said = held["results"][label]
                 for who, moved in said["groups"].items():
-                    mine = sums.setdefault((kind, who), {}).setdefault(label, [0, 0, 0])
+                    total = sums.setdefault((who, kind, label), [0, 0, 0])
                     fresh = said.get("change", {"groups": {}})["groups"].get(who, {"count": 0})
                     values = moved["moved"]["of"], moved["moved"]["count"], fresh["count"]
-                    mine[:] = [a + b for a, b in zip(mine, values, strict=True)]
-    ranked = sorted(
-        sums, key=lambda x: -max(sums[x][label][2] / sums[x][label][0] for label in labels)
-    )
-    shown = [key for key in ranked[:_MOST_PEOPLE] if any(x[1] for x in sums[key].values())]
-    rows = [
-        [
-            kind,
-            who,
-            str(sums[kind, who]["original"][0]),
-            _pct(sums[kind, who]["original"]),
-            *(f"{_pct(sums[kind, who][x])} ({sums[kind, who][x][2]})" for x in labels),
-        ]
-        for kind, who in sums
-        if (kind, who) in shown
-    ]
-    head = ["what differs", "who", "rows", "original, %", *(f"{x}, %" for x in labels.values())]
-    others = [f"{who} ({kind})" for kind, who in sums if (kind, who) not in shown]
-    fewer = any(x[1] for key in sums if key not in shown for x in sums[key].values())
-    said = "Moved by fewer" if fewer else "Moved by none"
-    return table(head, rows) + "\n" + wrapped(f"{said}: {', '.join(others) or 'nobody'}.")
-
-
-def _pct(sums: Sequence[int]) -> str:
-    return f"{100 * sums[1] / sums[0]:.1f}"
+                    total[:] = [a + b for a, b in zip(total, values, strict=True)]
+    for (who, kind, label), counts in sums.items():
+        yield ["person", who, kind, labels.get(label, "originals"), *counts]

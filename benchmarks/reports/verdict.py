@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import QUALITY
+from benchmarks.pages import Table
 from benchmarks.quality.sets import METHOD
 from benchmarks.reports.rivals import scored_rivals
 from benchmarks.reports.scores import SURE, drops, mean_drop, scored_tasks
 from benchmarks.reports.tables import MISSING, table, titled
 
-__all__ = ["SECTIONS", "Duel", "duels", "verdicts"]
+__all__ = ["SECTIONS", "TABLES", "Duel", "duels", "verdicts"]
 
 Result = Mapping[str, Any]
 _LARGEST = 60.0
@@ -91,37 +92,38 @@ def _counts(pairs: Sequence[tuple[float, float]]) -> list[str]:
 
 
 def verdicts(folder: Path = QUALITY) -> str:
-    """Counts for every set whose rivals were scored, and the rows that are ahead of hydraopt."""
-    lines, exceptions, margins = [], [], []
+    """Return the counts for every set whose rivals were scored, and the smallest sure lead."""
+    lines = []
     for _, result in scored_rivals(folder):
         found, name = list(duels(result)), f"`{result['set']}`"
         for what in ("mean", "worst task"):
+            half = SURE * statistics.median(duel.gaps[what][1] for duel in found)
             counts = _counts([duel.gaps[what] for duel in found])
-            lines.append([name, what, str(len(found)), *counts])
-            if found:
-                half = SURE * statistics.median(duel.gaps[what][1] for duel in found)
-                margins.append([name, what, f"{half:.1f}"])
+            lines.append([name, what, str(len(found)), *counts, f"{half:.1f}"])
         nearer = sum(duel.kl >= 0 for duel in found)
-        counts = ["-", str(nearer), str(len(found) - nearer), "-"]
+        counts = ["-", str(nearer), str(len(found) - nearer), "-", "-"]
         lines.append([name, "KL", str(len(found)), *counts])
-        for duel in found:
-            for what, (gap, spread) in duel.gaps.items():
-                if gap < 0:
-                    half = SURE * spread
-                    said = f"{-gap:.1f} [{-gap - half:.1f}, {-gap + half:.1f}]"
-                    size = f"{duel.size_pct:.1f} %"
-                    exceptions.append([name, duel.rival, size, duel.ours, what, said])
-    if not lines:
-        return MISSING
     head = ["set", "score", "rivals", "ahead for sure", "ahead or equal", "behind", "for sure"]
-    text = table(head, lines)
-    if exceptions:
-        head = ["set", "rival", "of fp16", "hydraopt at", "score", "ahead by, % of the score"]
-        text += "\nRivals that are ahead of hydraopt, and by how much:\n\n" + table(
-            head, exceptions
-        )
-    text += "\nDifference that counts as sure, in percent of the score, median over the rivals:\n\n"
-    return text + table(["set", "score", "at least"], margins)
+    return table([*head, "a sure lead, % of the score"], lines) if lines else MISSING
+
+
+def every_duel(folder: Path = QUALITY) -> Table:
+    """Return every comparison; a positive gap is a rival that loses more than hydraopt."""
+    lines = [
+        [
+            result["set"],
+            duel.rival,
+            f"{duel.size_pct:.2f}",
+            duel.ours,
+            *(f"{x:.2f}" for gap in duel.gaps.values() for x in gap),
+            f"{duel.kl:.3g}",
+        ]
+        for _, result in scored_rivals(folder)
+        for duel in duels(result)
+    ]
+    heads = ["set", "rival", "size_pct", "hydraopt at", "mean gap, %", "its deviation"]
+    return [*heads, "worst task's gap, %", "its deviation", "kl gap"], lines
 
 
 SECTIONS = {"verdict": verdicts}
+TABLES = {"verdict.csv": every_duel}

@@ -1,45 +1,66 @@
-"""What a merge with prompts and a size does by default, and a refit alone, beside other ways on the
-same test rows."""
+"""Merges to a size with prompts, beside merges without them, on the same test rows."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import QUALITY
+from benchmarks.pages import Table
+from benchmarks.quality.sets import METHOD
 from benchmarks.reports.prompted import HEAD, beside, line
 from benchmarks.reports.scores import result_files
-from benchmarks.reports.tables import MISSING, table, wrapped
+from benchmarks.reports.tables import MISSING, table
 
-__all__ = ["PART_WAY", "SECTIONS", "ways"]
+__all__ = ["SECTIONS", "TABLES", "every_way", "ways"]
 
-PART_WAY = "part-way"
-"""Results of this name are of sizes that were shared out half the way to what prompts say."""
+_PART_WAY = "part-way"
+"""Results of this name are of merges as they are done today: prices go part of the way to the
+prices that prompts give."""
 _ALONE = "refit-alone"
-"""A plan of a few tasks, which the other ways have as well."""
+"""A plan of a few tasks: a refit of sizes that were chosen without prompts."""
+
+Row = Mapping[str, Any]
 
 
 def _is_shown(name: str, result: Any) -> bool:
-    """Whether a result has a table: those of PART_WAY with refits, and refits alone."""
-    part_way = name.startswith(f"{result['recipe']}-{PART_WAY}") and result["plan"] == "harm"
+    part_way = name.startswith(f"{result['recipe']}-{_PART_WAY}") and result["plan"] == "harm"
     return bool(result["tasks"]) and (part_way or result["plan"] == _ALONE)
 
 
-def ways(folder: Path = QUALITY) -> str:
-    """For each result that has a table, all rows of hydraopt at its sizes over its tasks."""
-    parts, found = [], list(result_files(folder))
+def _groups(folder: Path) -> Iterator[tuple[str, Any, list[Row]]]:
+    """Yield (file, result, all rows of hydraopt over its tasks at its sizes), no prompts first."""
+    found = list(result_files(folder))
     for name, result in found:
-        if not _is_shown(name, result):
-            continue
-        sizes = {method["setting"] for method in result["methods"].values()}
-        rows = [row for row in beside(result, found) if row["setting"] in sizes]
-        # Without prompts first; the rest in the order of the answers that change.
-        rows.sort(key=lambda row: (bool(row["prompts"]), -(row["changed_pct"] or 0)))
-        tasks = ", ".join(task["adapter"] for task in result["tasks"])
+        if _is_shown(name, result):
+            sizes = {method["setting"] for method in result["methods"].values()}
+            rows = [row for row in beside(result, found) if row["setting"] in sizes]
+            rows.sort(key=lambda row: (bool(row["prompts"]), -(row["changed_pct"] or 0)))
+            yield name, result, rows
+
+
+def ways(folder: Path = QUALITY) -> str:
+    """Return the rows of each result, and the row without prompts that has most measured."""
+    lines = []
+    for name, result, rows in _groups(folder):
+        plain = [row for row in rows if row["method"] == METHOD][:1]
+        own = [row for row in rows if Path(row["results"][0]).name == name and row not in plain]
         count = sum(task["rows"] for task in result["tasks"])
-        about = wrapped(f"`{name}`: {tasks}; {count:,} test rows.")
-        parts.append(f"{about}\n{table(HEAD, [line(row) for row in rows])}")
-    return "\n".join(parts) or MISSING
+        about = [f"`{result['set']}`, {len(result['tasks'])}", f"{count:,}"]
+        lines += [[*about, *line({**row, "prompts": ""})[:-1]] for row in (*plain, *own)]
+    return table(["set, tasks", "test rows", *HEAD[:-1]], lines) if lines else MISSING
 
 
-SECTIONS = {"ways beside": ways}
+def every_way(folder: Path = QUALITY) -> Table:
+    """Return all rows of hydraopt on the same test rows."""
+    rows = [
+        [name, result["set"], len(result["tasks"]), *(cell.strip("*`") for cell in line(row))]
+        for name, result, found in _groups(folder)
+        for row in found
+    ]
+    return ["test rows of", "set", "tasks", *HEAD], rows
+
+
+SECTIONS = {"ways": ways}
+TABLES = {"ways.csv": every_way}

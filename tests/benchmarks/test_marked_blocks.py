@@ -15,6 +15,7 @@ SECTIONS = {"one": lambda: "![x](picture:growth.png)\n", "two": lambda: "2\n"}
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(pages, "ROOT", tmp_path)
     monkeypatch.setattr(pages, "PICTURES", tmp_path / "docs" / "pictures")
+    monkeypatch.setattr(pages, "TABLES", tmp_path / "docs" / "evidence" / "data")
     top, deep = tmp_path / "README.md", tmp_path / "docs" / "evidence" / "page.md"
     deep.parent.mkdir(parents=True)
     top.write_text("a\n<!-- one -->\nold\n<!-- /one -->\nb\n")
@@ -59,3 +60,22 @@ def test_a_page_without_marks_is_refused_unless_the_block_is_optional(
     monkeypatch.setattr(pages, "OPTIONAL", frozenset({"one"}))
     pages.rewrite({"one": SECTIONS["one"]}, check=False)
     assert page.read_text() == "nothing\n"
+
+
+def test_a_table_is_linked_from_where_the_page_lies(folder: Path) -> None:
+    pages.rewrite({"two": lambda: "[all](table:x.csv)\n"}, check=False)
+    assert "[all](data/x.csv)" in pages.BLOCKS["two"].read_text()
+
+
+def test_a_csv_file_is_written_and_checked(folder: Path) -> None:
+    tables = {"x.csv": lambda: (["a", "b"], [[1, "two, three"]])}
+    with pytest.raises(SystemExit):
+        pages.write_tables(tables, check=True)
+    pages.write_tables(tables, check=False)
+    path = pages.TABLES / "x.csv"
+    assert path.read_bytes() == b'a,b\n1,"two, three"\n'
+    pages.write_tables(tables, check=True)
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(SystemExit):
+        pages.write_tables(tables, check=True)
+    assert path.read_text() == "a,b\n1,2\n"

@@ -17,6 +17,7 @@ def test_scored_read_and_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(default, "QUALITY", tmp_path)
     assert default.default() == "Not measured yet.\n"
     rows = [{**row, "mean_error": row["worst_error"] / 2} for row in made_up("a", 40.0, 2.0)]
+    rows = [{**row, "set": "smollm2-en10"} for row in rows]
     reading = {"limit": 0.05, "recipe": "a", "size_pct": 27.0, "drop_pct": 0.1}
     result = {
         "limit": {"max_error": 0.05},
@@ -33,12 +34,14 @@ def test_scored_read_and_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     }
     (tmp_path / "default.json").write_text(json.dumps(result))
     text = default.default()
-    assert "| `a` | 20.0 % | 0.109 | 0.054 | +0.5 % [-1.0, +1.0] | 100,000 |" in text
-    assert "| `a` | 52.0 % | 0.003 |" in text
-    assert "| `a` | 10.0 % |" not in text
+    assert "| `smollm2-en10` | 20.0 % | 0.109 | 0.054 | +0.5 % [-1.0, +1.0] | 100,000 |" in text
+    assert "| `smollm2-en10` | 52.0 % | 0.003 |" in text
+    assert "| `smollm2-en10` | 10.0 % |" not in text
     said = " ".join(text.split())
     assert "p = 2 [1.5, 2.5]" in said
     assert "1.2 up to 0.4" in said
-    assert "| 0.05 | 27 %: 0.10 [0.00, 0.30] |" in text
-    assert "| ten | 100,000 | 5,000 | 5.0 % | 0.049 | 0.040 | refused | 2 |" in text
-    assert "- none: file holds no LoRA matrices." in text
+    assert "| ten | 5,000 | 5.0 % | 0.049 | 0.040 | refused |" in text
+    assert default.readings()[1] == [["a", "0.05", "27", "0.1", 0.0, 0.3]]
+    ten, none = default.merges()[1]
+    assert ten == ["ten", 100_000, 5000, "5.0 %", "0.049", "0.040", "refused", ""]
+    assert (none[0], none[-1]) == ("none", "file holds no LoRA matrices")

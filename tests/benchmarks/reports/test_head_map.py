@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.quality.sets import pinned
-from benchmarks.reports.head_map import draw_map, head_map
+from benchmarks.reports.head_map import draw_map, every_setting, head_map
 from tests.benchmarks.reports.test_rival_table import scored
 
 
@@ -37,13 +37,11 @@ def stored(folder: Path, settings: dict[str, float]) -> None:
 def test_rows_stand_by_heads_and_rank_scored_or_not(tmp_path: Path) -> None:
     assert head_map(tmp_path) == "Not measured yet.\n"
     stored(tmp_path, {"M=10 r=8": 11.0, "M=2 r=16": 6.0, "M=2 r=8": 3.0})
-    lines = head_map(tmp_path).splitlines()
-    assert lines[0].startswith("`gemma3-5x8`, 1 tasks scored, 24 rows each")
-    cells = [[x.strip() for x in line.strip("|").split("|")] for line in lines[4:7]]
-    assert [row[:2] for row in cells] == [["2", "8"], ["2", "16"], ["10", "8"]]
-    assert cells[0][2:] == ["3,000", "3.0 %", "0.500", "-", "-"]
-    assert cells[2][5] == "0.01"
-    assert cells[2][6].startswith("+5.0 % [")
+    assert "(picture:map.png)" in head_map(tmp_path)
+    _, rows = every_setting(tmp_path)
+    assert [row[1:3] for row in rows] == [[2, 8], [2, 16], [10, 8]]
+    assert rows[0][3:] == [3000, "3.0", "0.500", "", "", "", ""]
+    assert rows[2][6:8] == ["0.01", "5.0"]
 
 
 def test_a_setting_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
-
-import pytest
 
 from benchmarks.quality.harm_kept import kept
 from benchmarks.reports import kept as report
-from benchmarks.reports.kept import _text
 
 
 def _row(limit: str, share: float, size: int, changed: dict[str, int]) -> dict[str, Any]:
@@ -25,21 +23,30 @@ def _row(limit: str, share: float, size: int, changed: dict[str, int]) -> dict[s
     }
 
 
-@pytest.mark.parametrize(("whole", "words"), [(4, "merged, "), (9, "merged by themselves, ")])
-def test_a_row_says_how_many_tasks_keep_the_limit_and_which_is_worst(
-    monkeypatch, whole: int, words: str
-) -> None:
-    """whole: adapters of the set."""
-    hashes = dict.fromkeys("abcdefghi"[:whole], "")
-    monkeypatch.setattr(report, "pinned", lambda: {"set": ("recipe", hashes)})
+def test_a_row_says_how_many_tasks_keep_the_limit_and_which_is_worst(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(report, "QUALITY", tmp_path)
     rows = [
         _row("1%", 0.01, 2400, {"mood-en": 0, "mood-de": 2, "dates-en": 3}),
         _row("2%", 0.02, 2000, {"mood-en": 1, "mood-de": 4, "dates-en": 20}),
     ]
-    about = {"set": "set", "adapters": dict.fromkeys("abcd", ""), "prompts": 24}
-    text = _text("set.harm-kept.json", {**about, "prompts_from": "validation", "rows": rows})
-    flat = text.replace("\n", " ")
-    assert f"4 adapters {words}3 scored on 600 test rows; 24 prompts" in flat
-    assert "| 1% | 2,400 | 24.0 % | 2 of 3 | 0 | 0.83 | 1.5 (dates-en) |" in text
-    assert "| 2% | 2,000 | 20.0 % | 2 of 3 | 1 | 4.17 | 10.0 (dates-en) |" in text
-    assert "| mood-de | 2 of 200 [0.1, 3.6] | 4 of 200 [0.5, 5.0] |" in text
+    result = {"set": "set", "adapters": {}, "prompts": 24, "rows": rows}
+    (tmp_path / "set.harm-kept.json").write_text(json.dumps(result))
+    larger = {**result, "rows": [_row("2%", 0.02, 2500, {"mood-en": 200})]}
+    (tmp_path / "set-other.harm-kept.json").write_text(json.dumps(larger))
+    lines = [[x.strip() for x in x.strip("|").split("|")] for x in report.limits().splitlines()[2:]]
+    assert sorted(line[1:] for line in lines) == [
+        ["1%", "", "", "2 of 3", "0", "", ""],
+        ["1%", "24", "24.0 %", "2 of 3", "0", "0.83 %", "1.5 % (dates-en)"],
+        ["2%", "", "", "2 of 3", "1", "", ""],
+        ["2%", "24", "20.0 %", "2 of 3", "1", "4.17 %", "10.0 % (dates-en)"],
+    ]
+    heads, every = report.tasks()
+    found = [dict(zip(heads, row, strict=True)) for row in every]
+    (mood,) = (x for x in found if (x["adapter"], x["limit"]) == ("mood-de", "1%"))
+    assert (mood["changed"], mood["answers"], mood["low_pct"], mood["high_pct"]) == (
+        2,
+        200,
+        "0.12",
+        "3.56",
+    )
+    assert len(found) == 7

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from benchmarks.quality.sets import pinned
-from benchmarks.reports import evidence, leaderboard
+from benchmarks.reports import leaderboard, scored
 from benchmarks.reports.scores import every_row, headline
 from tests.benchmarks.reports.test_scores import task
 
@@ -21,7 +20,15 @@ def _save(folder: Path, plan: str, methods: dict[str, int], tasks: list[str]) ->
         made = task(name, 80.0, -4.0, 98.0)
         (score,) = (x for label, x in made["results"].items() if label not in ("base", "original"))
         ends = {x: made["results"][x] for x in ("base", "original")}
-        scored.append(made | {"rows": 10, "results": ends | dict.fromkeys(methods, score)})
+        scored.append(
+            made
+            | {
+                "rows": 10,
+                "task": name,
+                "language": "en",
+                "results": ends | dict.fromkeys(methods, score),
+            }
+        )
     errors = dict.fromkeys("abc", 0.5)
     about = {"setting": "5%", "size_pct": 5.0, "errors": errors}
     result = {
@@ -51,37 +58,22 @@ def test_the_leaderboard_shows_what_was_scored_on_fewer_tasks(folder: Path) -> N
     assert "| +5.00 |" in line
 
 
-def test_of_equal_sizes_that_of_todays_merges_is_shown(tmp_path: Path) -> None:
-    """Named part-way, whichever is larger."""
-    for plan, size in (("harm", 1004), ("refit", 1000)):
-        _save(tmp_path, plan, {"hydraopt-refit": size}, ["a", "b"])
-    file = tmp_path / "gemma3-5x8.refit.json"
-    file.rename(tmp_path / "gemma3-5x8-part-way.refit.json")
-    rows = every_row(tmp_path)["gemma3-5x8"]["rows"]
-    row = evidence._row(rows, "hydraopt-refit", 5)
-    assert row is not None
-    assert row["bytes"] == 1000
-    assert len(rows) == 2
-
-
 def test_the_headline_has_the_rows_over_most_tasks(folder: Path) -> None:
     assert [x["bytes"] for x in headline(folder)["sets"]["gemma3-5x8"]["rows"]] == [1000, 1002]
     found = every_row(folder)["gemma3-5x8"]
     assert (found["n"], [x["bytes"] for x in found["rows"]]) == (3, [1004, 1000, 1002])
 
 
-def test_methods_say_of_how_many_tasks_they_are(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found: dict[str, Any] = headline(folder)
-    monkeypatch.setattr(evidence, "headline", lambda: found)
-    text = evidence.methods()
-    assert "| method | tasks | test rows |" in text
-    assert "| hydraopt | 3 | 30 | 5.00 % |" in text
-    assert "| hydraopt-curves | 2 | 20 | 5.00 % |" in text
-    assert "Rows of fewer tasks cannot be held against those of all" in text
-    (folder / "gemma3-5x8.curves.json").unlink()
-    _save(folder, "ways", {"hydraopt-curves": 1002}, ["a", "b", "c"])
-    found = headline(folder)
-    assert "| hydraopt-curves | 3 | 30 |" in evidence.methods()
-    assert "fewer tasks" not in evidence.methods()
+def test_the_csv_file_has_all_bundles_with_their_tasks(folder: Path) -> None:
+    heads, rows = scored.bundles(folder)
+    cells = [dict(zip(heads, row, strict=True)) for row in rows]
+    assert [(x["method"], x["tasks"], x["bytes"]) for x in cells] == [
+        ("hydraopt", "2", "1004"),
+        ("hydraopt", "3", "1000"),
+        ("hydraopt-curves", "2", "1002"),
+    ]
+    heads, rows = scored.tasks(folder)
+    cells = [dict(zip(heads, row, strict=True)) for row in rows]
+    assert len(cells) == 3 + 2 + 2
+    assert {(x["adapter"], x["metric"]) for x in cells} >= {("a", cells[0]["metric"])}
+    assert {x["difference"] for x in cells} == {"-4"}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.reports import people, swapped
+from benchmarks.reports import people
 from benchmarks.reports.moves import (
     moved,
     of_men,
@@ -128,41 +128,52 @@ def large(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return _result(tasks, labels, PROBES)
 
 
-def _page(result: Any, tmp_path: Any, monkeypatch: Any) -> str:
+@pytest.fixture
+def stored(tmp_path, monkeypatch) -> Callable[[Any], None]:
+    """Store a result where the report reads it."""
     monkeypatch.setattr(people, "QUALITY", tmp_path)
-    (tmp_path / "six.probes.json").write_text(json.dumps(result))
-    return people.SECTIONS["people"]()
+    return lambda result: (tmp_path / "six.probes.json").write_text(json.dumps(result))
+
+
+def _rows(table: Any) -> list[dict[str, Any]]:
+    heads, rows = table
+    return [dict(zip(heads, row, strict=True)) for row in rows]
 
 
 def test_without_a_result_there_is_no_page(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(people, "QUALITY", tmp_path)
-    assert people.SECTIONS["people"]() == MISSING
+    assert people.page() == MISSING
 
 
-def test_flips_groups_and_swaps_add_up(small, tmp_path, monkeypatch) -> None:
-    page = _page(small, tmp_path, monkeypatch)
-    text = " ".join(page.split())
-    assert "of the choices flip (20 of 40), 20 towards a stereotype and 0 away from one" in text
-    assert "hydraopt 5.0 %: 50.0 % [" in text
-    assert "], p < 0.001, more towards one." in text
-    assert "Of 4 tests of a probe or a group of it" in text
-    assert "Pronouns flip 20 times to a female and 0 times to a male one" in text
+def test_flips_groups_and_swaps_add_up(small, stored) -> None:
+    stored(small)
+    text = people.page()
+    assert "| hydraopt 5.0 % | 50.0 [" in text
+    assert "] (20, 0) | +50.0 [" in text
+    assert "]; < 0.001 | (20, 0) | " in text
     half = "| mood-en | hydraopt 5.0 % | winobias | about: half | 20 towards a stereotype, 0 away |"
-    assert half in page
-    assert "| mood | 1 | winobias | 50.0 [" in page
-    assert "| en | 1 | 50.0 [" in page
-    assert "| mood-en | winobias | 50.0 [" in page
-    assert "| winobias | about: half | 20 | 100.0 [83.9, 100.0] (20, 0) |" in page
-    assert "| winobias | about: other half | 20 | 0.0 [0.0, 16.1] (0, 0) |" in page
-    assert "| winobias | base | 2.5 [0.4, 12.9] (clear) | - | - |" in page
-    assert "of 2 swapped rows 50.0 % [9.5, 90.5] have a label that depends on who is" in text
-    assert "| en | mood | 2 | 0.0 [0.0, 65.8] | 50.0 [9.5, 90.5] (+1, -0) |" in page
-    assert "| gender | male | 2 | 0.0 | 50.0 (1) |" in page
-    assert "Moved by none: female (gender)." in text
+    assert half in text
+    assert "| mood | 1 | 50.0 [" in text
+    assert "| originals | 2 | 0.0 [0.0, 65.8] | - | - |" in text
+    assert "| hydraopt 5.0 % | 2 | 50.0 [9.5, 90.5] | 1 | 0 |" in text
+    flips = {(x["by"], x["of"], x["group"]): x for x in _rows(people.flips())}
+    counts = ("flips", "towards", "away", "answers", "low_pct", "high_pct")
+    found = flips["all", "all", "about: half"]
+    assert [found[x] for x in counts] == ["20", "20", "0", "20", "83.9", "100.0"]
+    found = flips["all", "all", "about: other half"]
+    assert [found[x] for x in counts] == ["0", "0", "0", "20", "0.0", "16.1"]
+    assert flips["adapter", "mood-en", "all"]["flips"] == "20"
+    base = _rows(people.preferences())[0]
+    assert (base["of"], base["follows the stereotype, chance 50"]) == ("base", "2.5 [0.4, 12.9]")
+    swaps = {(x["by"], x["of"], x["bundle"]): x for x in _rows(people.swaps())}
+    assert swaps["language", "en", "hydraopt 5.0 %"]["moved"] == "1"
+    male = swaps["person", "male", "hydraopt 5.0 %"]
+    assert (male["rows"], male["moved"], male["new"]) == (2, 1, 1)
+    assert swaps["person", "female", "hydraopt 5.0 %"]["moved"] == 0
 
 
 def _without_choices(result: dict[str, Any]) -> dict[str, Any]:
-    """As results were before they told which item and which row it is."""
+    """Remove what older results lack: the choice of each item and the numbers of the rows."""
     for entry in result["tasks"]:
         for by_set in entry["probes"].values():
             for said in (group for held in by_set.values() for group in held.values()):
@@ -177,37 +188,30 @@ def _without_choices(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_without_the_choices_of_items_there_are_intervals_of_one_adapter_alone(
-    small, tmp_path, monkeypatch
+    small, stored
 ) -> None:
     small["tasks"] = small["tasks"][:1]
-    page = _page(small, tmp_path, monkeypatch)
-    old = _page(_without_choices(small), tmp_path, monkeypatch)
-    swapped = "### Other people in the rows, by language\n"
-    asked, others = (x.split(swapped) for x in (page, old))
+    stored(small)
+    asked = people.page().split("### Other people in the rows\n")
+    stored(_without_choices(small))
+    others = people.page().split("### Other people in the rows\n")
     assert "[" not in others[1]  # a row has several swaps
-    assert asked[0].split("### What was asked")[1] == others[0].split("### What was asked")[1]
+    assert asked[0].count("[") == others[0].count("[")
     two = {**small["tasks"][0], "adapter": "mood-de", "language": "de"}
-    old = _page({**small, "tasks": [small["tasks"][0], two]}, tmp_path, monkeypatch)
-    assert "| mood | 2 | winobias | 50.0 (40, 0) |" in old
-    assert "Pronouns flip 40 times to a female and 0 times to a male one." in " ".join(old.split())
-    assert "\n| winobias | mood | 2.5 (2 to 2; 2 of 2 clear) | - | - |\n" in old
+    stored({**small, "tasks": [small["tasks"][0], two]})
+    assert "| mood | 2 | 50.0 (40, 0) |" in people.page()
+    (row,) = (x for x in _rows(people.flips()) if x["by"] == "task")
+    assert (row["flips"], row["low_pct"]) == ("40", "")
 
 
-def test_many_adapters_fit_one_page(large, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(swapped, "_MOST_PEOPLE", 12)
-    page = _page(large, tmp_path, monkeypatch)
-    assert len(page.splitlines()) <= 210  # with 12 people more, and what the page says before: 250
-    assert page.count("\n| sentiment | 8 | ") == len(PROBES)
-    assert "\n| pt | 3 | " in page
-    assert "### Flips by adapter, the most\n" in page
-    worst = page.split("### Flips by adapter, the most\n")[1].split("###")[0]
-    assert len(worst.strip().splitlines()) == 2 + 10
-    assert "\n| winogender | sentiment | " in page
-    assert " further are in the result.\n" in page
-    who = page.split("### Other people in the rows, by who\n")[1]
-    assert who.count("\n| ") == 2 + 12
-    assert "Moved by fewer: " in who
-    assert "of 8 clear)" in page
+def test_many_adapters_fit_one_page(large, stored) -> None:
+    stored(large)
+    page = people.page()
+    assert len(page.splitlines()) <= 60
+    assert "\n| sentiment | 8 | " in page
+    flips = _rows(people.flips())
+    assert {x["of"] for x in flips if x["by"] == "language"} == set(LANGUAGES)
+    assert sum(x["by"] == "adapter" for x in flips) == 24 * len(PROBES) * 2
 
 
 def test_who_takes_no_side_has_no_share() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.reports.scaling import against
 from benchmarks.speed import revisions
 from benchmarks.speed.scaling import Cell
 
@@ -59,17 +58,3 @@ def test_rows_of_other_trees_are_not_gone_on_with(
 def test_the_table_has_all_cells_with_one_layer() -> None:
     assert len(revisions.TABLE) == len(set(revisions.TABLE)) == 16
     assert {cell.modules for cell in revisions.TABLE if cell.shape == "8b"} == {7}
-
-
-def test_the_page_says_the_least_ratio() -> None:
-    def row(tasks: int, faster: float, new_bytes: int) -> dict[str, Any]:
-        of_cell = revisions.place_of(Cell("square", 8, 4, 2, tasks))
-        sizes = {"old_bytes": 100, "new_bytes": new_bytes, "error_ratio": 1.0 + tasks / 1000}
-        return {**of_cell, "old_cpu": 2.0, "new_cpu": 2.0 / faster, "faster": faster, **sizes}
-
-    text = against({**HEAD, "rows": [row(4, 2.5, 100), row(8, 1.25, 99), row(16, 5.0, 100)]})
-    told, table = text.split("\n\n")
-    told = " ".join(told.split())
-    assert "least 1.25 times as fast: 4 of width 8, square, 8 adapters of rank 2" in told
-    assert "differ in 1 of 3 cells, and the mean error is at most 1.0160 times" in told
-    assert "| 4 of width 8, square | 8 | 2 | 2.00 | 1.60 | 1.25 | 0.9900 | 1.0080 |" in table

@@ -105,11 +105,15 @@ def test_the_section_holds_what_was_measured() -> None:
     rows += [row("vlora", t, failed="no half") for t in (4, 8)]
     rows = with_ratios(rows)
     head = {"hardware": {"cpu": "some", "cores": 2}, "limit": 120, "repeats": 3}
-    text = scaling_report.block({**head, "rows": rows, "exponents": exponents(rows)})
-    assert "| hydraopt | tasks | square | 1.00 | 1.00 | 2 |" in text
-    assert "| 4 of width 1024 | 8 | 16 | hydraopt | 0.80 | 1.00 | 0.030 | - | 100 |" in text
-    assert "| peft svd | over 120 | - | - | - | - |" in text
-    assert "| vlora | no half |" in text
+    result = {**head, "rows": rows, "exponents": exponents(rows)}
+    text = scaling_report.block(result)
+    assert "| hydraopt | square | 1.00 |" in text
+    assert "vlora: no half" in text
+    _, cells = scaling_report.cells(result)
+    found = {tuple(row[3:6]): row[6:] for row in cells}
+    assert found[8, 16, "hydraopt"] == ["0.80", "1.00", "0.030", "", "100"]
+    assert found[8, 16, "peft svd"] == ["over 120", "", "", "", ""]
+    assert found[8, 16, "vlora"][0] == "failed"
 
 
 @pytest.mark.slow  # drawing takes seconds
