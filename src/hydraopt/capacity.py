@@ -14,8 +14,9 @@ _OWN = Path("/proc/self/cgroup")
 
 
 def most_memory() -> int:
-    """Return the number of bytes that this process may take; 0 where the system does not say
-    (Windows).
+    """Return the number of bytes that this process may take; 0 if the system has no answer.
+
+    Windows has none.
 
     Linux sets limits by control groups, which lie in one another; the least of them counts.
     """
@@ -27,7 +28,7 @@ def most_memory() -> int:
 
 
 def _limits(own: Path, groups: Path) -> Iterator[int]:
-    """In bytes. own: the file that names the groups of this process. groups: where they lie."""
+    """Return the limits in bytes. own: file that names the process's groups. groups: their root."""
     with suppress(OSError, ValueError):
         for row in own.read_text(encoding="utf-8").splitlines():
             number, kinds, path = row.split(":", 2)
@@ -38,8 +39,10 @@ def _limits(own: Path, groups: Path) -> Iterator[int]:
 
 
 def _along(root: Path, path: str, name: str) -> Iterator[int]:
-    """Yield the limits of a group and of those around it. A container may see its own as the
-    root."""
+    """Yield the limits of a group and of those around it.
+
+    A container may see its own group as the root.
+    """
     group = Path(path.lstrip("/"))
     for place in (group, *group.parents):
         with suppress(OSError, ValueError):  # no such group here, or no limit ("max")

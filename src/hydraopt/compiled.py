@@ -39,7 +39,7 @@ def _say(message: str, *values: object) -> None:
 
 
 def njit(**options: Any) -> Callable[[Function], Function]:
-    """numba.njit, which is loaded when the function is first called, or compiled into another.
+    """Compile with numba.njit at the first call, or when another function inlines it.
 
     With cache=True the machine code is kept between processes where it can be. First numba's own
     places: $NUMBA_CACHE_DIR, beside the source, the user's cache folder. Then hydraopt-UID in the
@@ -59,7 +59,7 @@ def njit(**options: Any) -> Callable[[Function], Function]:
 
 
 class _Compiled:
-    """A function that numba compiles; before its first use it is a name and nothing more.
+    """Function that numba compiles; nothing is loaded before its first use.
 
     numba takes one for the dispatcher it stands for, since it has all attributes of it.
     """
@@ -120,7 +120,7 @@ def own_place() -> bool:
 
 @contextmanager
 def _placed(folder: Path) -> Iterator[None]:
-    """numba's cache at `folder` for what asks for one meanwhile; other code's stays where it is."""
+    """Place numba's cache at `folder` for the functions that ask for one meanwhile."""
     import numba
 
     config: Any = numba.config
@@ -134,8 +134,10 @@ def _placed(folder: Path) -> Iterator[None]:
 
 @cache
 def private_folder() -> Path | None:
-    """Return a folder for temporary files that only this user can write, said once; None, said
-    once."""
+    """Return a folder for temporary files that only this user can write, or None.
+
+    Either is reported once.
+    """
     remedy = "Set NUMBA_CACHE_DIR to a folder of yours that can be written."
     try:
         folder = Path(tempfile.gettempdir()) / f"hydraopt-{os.geteuid()}"

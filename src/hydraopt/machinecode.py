@@ -36,7 +36,7 @@ _engines: list[Any] = []  # what holds the code in memory; never given back
 def machine_code(
     names: Sequence[str], sources: Sequence[Path], make: Callable[[], Mapping[str, Any]]
 ) -> dict[str, int] | None:
-    """Addresses of C functions, by name: of kept ones, else compiled and kept.
+    """Return addresses of C functions by name: of kept code, else compiled and kept.
 
     sources: files whose content the code follows from.  make: numba's cfuncs, by name, called if
     nothing is kept; all that they call has the options :data:`INLINED`.
@@ -79,8 +79,10 @@ def _key(sources: Sequence[Path], host: bytes) -> bytes | None:
 
 
 def _compiled(llvm: Any, cpu: tuple[str, str], functions: Mapping[str, Any]) -> bytes | None:
-    """Return the object code of cfuncs, under their names and without numba's; None if it needs
-    numba."""
+    """Return the object code of cfuncs under their names, without numba's.
+
+    None if the code needs numba.
+    """
     module = llvm.parse_assembly("")
     for name, function in functions.items():
         one = llvm.parse_assembly(function.inspect_llvm())
@@ -112,7 +114,7 @@ def _loaded(llvm: Any, code: bytes, names: Sequence[str]) -> dict[str, int]:
 
 
 def _places() -> Iterator[Path]:
-    """Folders that code may be kept in, the best first, down to one that can be written."""
+    """Yield folders that code may be kept in, the best first, down to a writable one."""
     named = os.environ.get("NUMBA_CACHE_DIR")
     places = [Path(named) / "hydraopt"] if named else [Path(__file__).parent / "__pycache__"]
     if own_place():

@@ -1,5 +1,7 @@
-"""The cores of this process, and work side by side in its threads: for calls that let go of the
-interpreter, as those of compiled code and of numpy on large arrays do."""
+"""Cores of this process, and parallel work in its threads.
+
+Threads help calls that release the interpreter, such as compiled code and numpy on large arrays.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ def cores() -> int:
 
 
 def in_threads(work: Callable[[T], R], some: Sequence[T], threads: int) -> Iterable[R]:
-    """``work`` of each, in order, by at most so many threads; with one, each when it is asked for.
+    """Return ``work`` of each in order, by at most this many threads; with one, on demand.
 
     Raises what the first that failed raised, after all have ended.
     """

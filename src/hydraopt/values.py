@@ -15,8 +15,7 @@ _ALIKE: Final = 3
 
 
 def real(value: object) -> float | None:
-    """Return a real number as float, infinite where float64 does not hold it; None for other
-    things."""
+    """Return a real number as float, infinite beyond float64; None for other things."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
     try:
@@ -26,7 +25,7 @@ def real(value: object) -> float | None:
 
 
 def shown(value: object) -> str:
-    """``repr`` for a message, however long it is."""
+    """Return a ``repr`` for a message, shortened if it is long."""
     try:
         text = str(value) if isinstance(value, numbers.Real) else repr(value)
     except ValueError:  # Python prints no int of more than some thousand digits.
@@ -40,7 +39,7 @@ def counted(count: int, name: str) -> str:
 
 
 def listed(names: Sequence[object], most: int = 3) -> str:
-    """Return the first few of them, and how many more there are: "a, b, c and 4 more"."""
+    """Return the first few of them and the number of the others: "a, b, c and 4 more"."""
     more = len(names) - most
     first = ", ".join(str(name) for name in names[:most])
     return first + (f" and {more:,} more" if more > 0 else "")
@@ -70,8 +69,9 @@ def closest(wanted: str | Sequence[str], names: Collection[str]) -> str:
 
 
 def by_text(notes: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Yield the notes of several things as lines, each text once: "fr: TEXT", or "30 adapters: TEXT
-    (de, en, fr and 27 more)".
+    """Yield the notes of several things as lines, each text once.
+
+    Examples: "fr: TEXT", or "30 adapters: TEXT (de, en, fr and 27 more)".
 
     notes: the name of an adapter, and a text about it.
     """

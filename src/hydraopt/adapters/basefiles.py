@@ -1,4 +1,4 @@
-"""The base model's own tensors, read from its weight files when asked for."""
+"""Tensors of the base model, read from its weight files on demand."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from hydraopt.errors import AdapterFormatError, UsageError, explain
 __all__ = ["BaseTensors", "open_base"]
 
 BaseTensors = Mapping[str, RawTensor]
-"""The base model's own tensors by the names in its weight files."""
+"""Tensors of the base model by the names in its weight files."""
 
 _WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
 
 
 def open_base(base: str | os.PathLike[str] | BaseTensors | None) -> BaseTensors | None:
-    """Return the tensors of a transformers folder, or of one weight file; of the files only headers
-    are read. Tensors that are given already, and None, are handed back.
+    """Return the tensors of a transformers folder or of one weight file; reads headers only.
+
+    Given tensors, and None, are returned unchanged.
 
     Raises UsageError for a folder without weight files and for files that cannot be read.
     """

@@ -44,8 +44,7 @@ def base_key(name: str) -> str:
 
 
 def check_same_base(adapters: Sequence[Adapter], same_base: bool) -> str | None:
-    """Return the base model that all adapters share, as the first that names one writes it, or
-    None.
+    """Return the base model that all adapters share, as first written by one of them, or None.
 
     same_base: skip the comparison of names. Shapes are compared in any case: a module that two
     adapters have must have the same kind and the same (m, n).
@@ -103,8 +102,10 @@ def _by_name(adapters: Sequence[Adapter], same_base: bool) -> list[tuple[str, li
 
 
 def _by_shape(adapters: Sequence[Adapter], clashes: list[str]) -> list[list[Adapter]]:
-    """Return groups whose modules have one shape each. For each group but the first, a difference
-    to an earlier group is added to ``clashes``."""
+    """Return groups whose modules have one shape each.
+
+    For each group but the first, a difference to an earlier group is added to ``clashes``.
+    """
     groups: list[list[Adapter]] = []
     shapes: list[dict[str, _Shape]] = []
     for adapter in adapters:

@@ -16,7 +16,7 @@ __all__ = ["Changing", "Sited", "beyond_linear", "beyond_lora", "changed_base", 
 
 
 class Sited(Protocol):
-    """A module, of an adapter or as a bundle's manifest lists it."""
+    """Module of an adapter, or as a bundle's manifest lists it."""
 
     @property
     def kind(self) -> Kind: ...
@@ -27,7 +27,7 @@ class Sited(Protocol):
 
 
 class Changing(Protocol):
-    """An adapter, or a task of a bundle."""
+    """Adapter, or task of a bundle."""
 
     @property
     def modules(self) -> Mapping[str, Sited]: ...

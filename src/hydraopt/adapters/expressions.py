@@ -34,8 +34,11 @@ class Patience:
 
 @functools.lru_cache(maxsize=1 << 14)
 def compiled(pattern: str) -> Any:
-    """Return the expression, compiled. Raises ValueError for a broken one, for one of 64 k and more
-    characters, and for one that stands for a million and more."""
+    """Return the expression, compiled.
+
+    Raises ValueError for a broken one, for 64 k characters and more, and for one that stands for a
+    million characters and more.
+    """
     import regex  # most configs have nothing to match
 
     if len(pattern) > _LONGEST:
@@ -68,8 +71,10 @@ def match(pattern: str, path: str, patience: Patience, whole: bool = False) -> A
 
 @functools.lru_cache(maxsize=1 << 14)
 def path_parts(pattern: str) -> tuple[str, ...] | None:
-    """Return the parts of an expression that is a path of word characters, and needs no compiling;
-    None for any other."""
+    """Return the parts of an expression that is a plain path of word characters, else None.
+
+    Such an expression needs no compiling.
+    """
     if len(pattern) > _LONGEST or not _PLAIN.fullmatch(pattern):
         return None
     return tuple(pattern.split("."))

@@ -1,5 +1,4 @@
-"""Reading the other LoRA formats: kohya (with LyCORIS'), diffusers (with cloneofsimo's), loralib,
-MLX.
+"""Read the other LoRA formats: kohya with LyCORIS, diffusers with cloneofsimo's, loralib, MLX.
 
 None of them has PEFT's config, so each reader makes one that says the same: r, lora_alpha,
 patterns where modules differ, target_modules as whole paths, and the original settings under the
@@ -45,8 +44,9 @@ _JOINED_ALPHA: Final = re.compile(r"[^.]+_alpha")
 
 
 def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) -> Parsed:
-    """Return the modules of a kohya or diffusers file: lora_up @ lora_down, times alpha / r; and
-    what :mod:`hydraopt.adapters.lycoris` knows.
+    """Return the modules of a kohya or diffusers file: lora_up @ lora_down, times alpha / r.
+
+    The kinds of :mod:`hydraopt.adapters.lycoris` are included.
 
     The scale comes from the module's ``.alpha``, else from the settings that newer diffusers puts
     in the metadata, else from ``alpha``, else it is 1, which is what both tools then do.
@@ -61,7 +61,7 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
     used: set[str] = set()
 
     def stated(stem: str, path: str, rank: int) -> float | None:
-        """alpha / r of the tensor that states alpha, if there is one."""
+        """Return alpha / r of the tensor that states alpha, if there is one."""
         places = (stem, f"{stem}.lora", f"{stem}.lora_linear_layer", stem.removesuffix("_lora"))
         keys = *(f"{x}.alpha" for x in places), f"{stem}_alpha"
         key = next((x for x in keys if x in alphas), None)
@@ -157,8 +157,9 @@ def _parts(name: str) -> tuple[str, str] | None:
 def read_loralib(
     file: TensorFile, alpha: float | None, config: Mapping[str, Any] | None = None
 ) -> Parsed:
-    """Return the modules of a loralib state dict (``PATH.lora_A``, ``PATH.lora_B``); alpha is not
-    in the file.
+    """Return the modules of a loralib state dict (``PATH.lora_A``, ``PATH.lora_B``).
+
+    alpha is not in the file.
 
     Without ``alpha`` the scale is 1, and a note says so. A fused projection, whose A has g times
     the rows that B has columns, gives g modules "PATH::0" ...: which slots of the projection they
@@ -293,8 +294,7 @@ def _refuse_pair(path: str, a: RawTensor, b: RawTensor, file: AnyPath) -> None:
 
 
 def _diffusers_path(stem: str) -> str:
-    """Return the module path as diffusers spells it today, also from its older attention
-    processors."""
+    """Return the module path as diffusers spells it today, also from old attention processors."""
     path = stem.replace(".processor.", ".")
     if path.endswith("_lora"):
         head, _, last = path.removesuffix("_lora").rpartition(".")
@@ -309,8 +309,7 @@ def _diffusers_path(stem: str) -> str:
 
 
 def _diffusers_settings(file: TensorFile) -> dict[str, ScaleRule]:
-    """Return the LoRA settings of each component ("unet", ...) from the metadata of newer diffusers
-    files."""
+    """Return the LoRA settings of each component ("unet", ...) from newer diffusers metadata."""
     text = file.metadata.get("lora_adapter_metadata")
     if text is None:
         return {}

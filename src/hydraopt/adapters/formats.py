@@ -1,4 +1,4 @@
-"""The formats of adapter files: how each is told by its content, read, and read back.
+"""Formats of adapter files: detection by content, reading and reading back.
 
 All are in :data:`FORMATS`; a new one is a reader in a file of its own and a line there. A name of a
 tensor decides, the first in the file that is typical of any format; earlier lines win where one
@@ -43,8 +43,7 @@ class Opened:
         )
 
     def need_config(self, settings: str) -> Mapping[str, Any]:
-        """Return the config; raises AdapterFormatError if there is none. settings: what it must
-        hold."""
+        """Return the config; raise AdapterFormatError if there is none. settings: required keys."""
         if self.config is None:
             given = f"alpha {self.alpha}, which counts for kohya, diffusers and loralib alone"
             refuse(
@@ -79,8 +78,10 @@ class FileFormat:
 
 
 def _as_peft(name: str) -> bool:
-    """Return half of a pair as PEFT spells it; diffusers' oldest names end like an adapter called
-    "up"."""
+    """Return half of a pair as PEFT spells it.
+
+    diffusers' oldest names end like an adapter called "up".
+    """
     return parse(name) is not None and not name.endswith((".down.weight", ".up.weight"))
 
 
@@ -151,8 +152,7 @@ def _map(value: Any) -> Mapping[str, Any]:
 
 
 def _texts(value: Any) -> dict[str, str]:
-    """Return the texts of what may be a map of texts; a bundle's author may have written
-    anything."""
+    """Return the texts of a value that should map texts; a bundle's author may write anything."""
     items = value.items() if isinstance(value, Mapping) else ()
     return {key: x for key, x in items if isinstance(x, str)}
 

@@ -1,4 +1,4 @@
-"""The grammar of PEFT's tensor names, and its inverse.
+"""Grammar of PEFT's tensor names, and its inverse.
 
     base_model.model. PATH . ROLE [. ADAPTER] [.weight]
 
@@ -45,7 +45,7 @@ _UNKNOWN: Final = re.compile(r"\.(?:lora_(?!magnitude_vector)\w+|vera_\w+|ranknu
 
 @dataclass(frozen=True)
 class PeftKey:
-    """A tensor name of one half of a low-rank pair, taken apart.
+    """Parsed tensor name of one half of a low-rank pair.
 
     inner: the path as the name has it, which may pass through "base_layer" of nested wrappers.
     half, embedding: which tensor it is.  adapter: adapter name inside, or None.
@@ -69,7 +69,7 @@ class PeftKey:
 
     @property
     def settings_path(self) -> str:
-        """The path that PEFT matches rank and alpha patterns with: the outermost wrapper's."""
+        """Path that PEFT matches rank and alpha patterns with: the outermost wrapper's."""
         return self.inner.split(".base_layer")[0]
 
 
@@ -116,14 +116,13 @@ def names_adapter(keys: Collection[str]) -> bool:
 
 
 def _words(keys: Collection[str]) -> set[str]:
-    """Return the words behind the wrapper's name, of keys that have it; "" where no more stands
-    there."""
+    """Return the words behind the wrapper's name of keys that have it, "" at the end of a key."""
     behind = [key.partition(_SAVED)[2].partition(".") for key in keys if _SAVED in key]
     return {word if dot else "" for word, dot, _ in behind}
 
 
 def saved_names(keys: Collection[str]) -> dict[str, str]:
-    """By key of a tensor that is kept whole, its path in the base model.
+    """Return the path in the base model of each tensor that is kept whole, by key.
 
     Names lose what PEFT's wrapper of a module to save left inside. Keys of copies are left out: of
     a tensor that is there under its plain name, as ``bias="all"`` saves them, and of what the

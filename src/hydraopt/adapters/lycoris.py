@@ -133,7 +133,7 @@ def read_lycoris(
 
 @dataclass(frozen=True)
 class _Product:
-    """The tensors of one LoHa or LoKr."""
+    """Tensors of one LoHa or LoKr."""
 
     file: TensorFile
     path: str
@@ -301,7 +301,7 @@ def _other(
 def _tucker(
     file: TensorFile, path: str, core: RawTensor, halves: Halves, content: LycorisContent
 ) -> None:
-    """lora_up (m, r, 1, 1), lora_mid (r, s, kh, kw), lora_down (s, n, 1, 1)."""
+    """Add lora_up (m, r, 1, 1), lora_mid (r, s, kh, kw) and lora_down (s, n, 1, 1)."""
     sides = halves.pop(path, {})
     fits = set(sides) == {"A", "B"} and len(core.shape) > 2 and 0 not in core.shape
     if fits:

@@ -101,8 +101,7 @@ def _stored(tensor: RawTensor) -> NDArray[Any]:
 
 
 def _shift(b: NDArray[Any], a: NDArray[Any]) -> int:
-    """Return the power of two that B gives to A, so that float32 holds the small numbers of
-    both."""
+    """Return the power of two that B gives to A, so that float32 holds small numbers of both."""
     largest = [float(np.abs(x).max(initial=0)) for x in (b, a)]
     if not all(0 < x < math.inf for x in largest):
         return 0
@@ -112,7 +111,7 @@ def _shift(b: NDArray[Any], a: NDArray[Any]) -> int:
 
 @dataclass(frozen=True)
 class LowRankModule:
-    """One low-rank change of one base module: ``dW = scale * B @ A``, of shape (m, n).
+    """Low-rank change of one base module: ``dW = scale * B @ A``, of shape (m, n).
 
     path: module path in the base model, wrapper prefixes stripped ("model.layers.0.mlp.up_proj").
         Modules that share one stored pair carry the group in the path: "...query_key_value::2" is
@@ -157,8 +156,7 @@ class LowRankModule:
         return self.r * (self.m + self.n)
 
     def factors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return (B, A) with ``dW = B @ A``: B (m, r) float32 with the scale inside, A (r, n)
-        float32.
+        """Return (B, A) with ``dW = B @ A``: B (m, r) with the scale inside, A (r, n), float32.
 
         Both are fresh, contiguous, writable arrays; the file is read on every call, so hold on to
         the result rather than calling twice. Values are the stored ones, B multiplied by the scale
@@ -187,8 +185,10 @@ class LowRankModule:
     def _check(
         self, side: str, tensor: RawTensor, true: NDArray[Any], values: NDArray[Any]
     ) -> None:
-        """Raise NumericalError for a side whose numbers float32 does not hold, or that are none.
-        true: what they are; values: in float32."""
+        """Raise NumericalError for a side with NaN, infinity or numbers that float32 cannot hold.
+
+        true: the numbers as stored; values: in float32.
+        """
         bad = int(values.size - np.count_nonzero(np.isfinite(values)))
         if not bad and (values.any() or not true.any()):
             return
@@ -216,7 +216,7 @@ class LowRankModule:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Adapter:
-    """One adapter, read lazily: opening it touches headers, tensors are read when asked for.
+    """Adapter, read lazily: opening it reads headers, tensors are read on demand.
 
     name: task name, unique among adapters read together.
     source: the weight file.  format: who wrote it; see the reader.
@@ -250,7 +250,7 @@ class Adapter:
 
     @property
     def numbers(self) -> int:
-        """All numbers in the file, so ``2 * numbers`` is its size in fp16."""
+        """Number of values in the file, so ``2 * numbers`` is its size in fp16."""
         return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
 
     @property
@@ -301,8 +301,7 @@ class Adapter:
                 )
 
     def content_hash(self) -> str:
-        """Return the sha256 (hex) of what the adapter computes: equal for equal content, whatever
-        the names.
+        """Return the sha256 (hex) of the adapter's effect: equal for equal content under any names.
 
         Covers every tensor (key, dtype, shape, bytes), each module's path, kind, shape and resolved
         scale, and the settings that change the function. Task name, file name, key order, name of

@@ -21,7 +21,7 @@ _RATIO: Final = 64
 
 @dataclass(frozen=True)
 class _Member:
-    """The data of one array in an npz file, read when called."""
+    """Data of one array in an npz file, read when called."""
 
     portable: ClassVar[bool] = True
     path: Path

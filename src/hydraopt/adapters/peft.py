@@ -135,8 +135,7 @@ def _modules_of(
     config: Mapping[str, Any],
     file: AnyPath,
 ) -> list[LowRankModule]:
-    """Return the modules stored in one pair: one, or one for each group of a fused or grouped
-    layer."""
+    """Return the modules stored in one pair: one, or one per group of a fused or grouped layer."""
     path, rank = key.path, rule.rank(key.settings_path)
     rows, inner = a.shape[0] if a.shape else 0, b.shape[1] if len(b.shape) > 1 else 0
     fused = len(a.shape) == 2 and len(b.shape) == 3 and b.shape[2] == 1

@@ -35,7 +35,7 @@ _NARROWING: Final = ("layers_to_transform", "layers_pattern", "exclude_modules")
 def written_config(
     config: Mapping[str, Any], paths: Iterable[str], base_model: str | None
 ) -> dict[str, Any]:
-    """``config`` for a file of PEFT's with pairs at ``paths``; ranks and scales as they were.
+    """Return ``config`` for a PEFT file with pairs at ``paths``; ranks and scales unchanged.
 
     paths: as PEFT matches them (``PeftKey.settings_path``). Targets that do not find every one of
     them are written anew, as whole paths. base_model: named where the config names none.
@@ -56,8 +56,9 @@ def written_config(
 
 
 def ranks_and_alphas(settings: Mapping[str, tuple[int, float]], r: int) -> dict[str, Any]:
-    """Return the settings that give each path its (rank, alpha), scale alpha / rank; patterns in
-    order.
+    """Return the settings that give each path its (rank, alpha), patterns in order.
+
+    The scale is alpha / rank.
 
     r: rank and alpha of the paths that need no pattern.
     """
@@ -119,8 +120,10 @@ def _in_layers(config: Mapping[str, Any], path: str, patience: Patience) -> bool
 
 
 def _match(pattern: str, path: str, patience: Patience, whole: bool = False) -> Any:
-    """Return a match from the start, of the ``whole`` path if so wished; None for a broken pattern
-    too, and for one that takes too long."""
+    """Return a match from the start, of the ``whole`` path on request, else None.
+
+    None also for a broken pattern and for one that takes too long.
+    """
     try:
         return match(pattern, path, patience, whole)
     except (ValueError, TimeoutError):

@@ -50,7 +50,7 @@ _CORES: Final[Mapping[str, tuple[str, str]]] = {
 
 @dataclass(frozen=True)
 class Held(Generic[K]):
-    """One factor or tensor of an adapter's product.
+    """Factor or tensor of an adapter's product.
 
     item: the caller's name of it; None for a tensor that is kept bit by bit.
     stem: path of the module.
@@ -71,8 +71,11 @@ class Held(Generic[K]):
 
 @dataclass(frozen=True)
 class Product(Generic[K]):
-    """items: what holds its factors and is coded. energy: |dW|^2, the scale inside; of LoHa as if
-    its factors were independent."""
+    """Product of factors.
+
+    items: holders of its factors, which are coded. energy: |dW|^2, the scale inside; of LoHa as if
+    its factors were independent.
+    """
 
     items: tuple[K, ...]
     energy: float
@@ -156,7 +159,7 @@ def kept_scale(
 
 
 def _energy(parts: Mapping[str, Held[Any]]) -> float | None:
-    """|dW|^2 without the scale, or None for what is no product."""
+    """Return |dW|^2 without the scale, or None for parts that are no product."""
     if "lora_mid" in parts:
         return _tucker(parts, "lora_mid")
     kind = "lokr" if any(name.startswith("lokr") for name in parts) else "hada"
@@ -175,7 +178,7 @@ def _factor(parts: Mapping[str, Held[Any]], name: str) -> float | None:
 
 
 def _tucker(parts: Mapping[str, Held[Any]], name: str) -> float | None:
-    """``|sum_rs t_rs a_r b_s|^2`` for a core t (r, s, ...), a (r, m) and b (s, n)."""
+    """Return ``|sum_rs t_rs a_r b_s|^2`` for a core t (r, s, ...), a (r, m) and b (s, n)."""
     names = (name, *_CORES.get(name, ()))
     if len(names) < 3 or any(x not in parts for x in names):
         return None

@@ -1,4 +1,4 @@
-"""A tensor in a file, and the tensors of one file; what the openers of each container share."""
+"""Tensors in files, with the common code of the readers of each container."""
 
 from __future__ import annotations
 
@@ -46,8 +46,10 @@ NUMPY_CODES: Final[Mapping[str, str]] = {
 
 @functools.cache
 def _e4m3() -> NDArray[np.float32]:
-    """Return the 256 numbers of F8_E4M3: bias 7, no infinities, NaN where all bits but the sign are
-    1."""
+    """Return the 256 numbers of F8_E4M3: bias 7, no infinities.
+
+    NaN is the code whose bits are all 1, except for the sign.
+    """
     bits = np.arange(256)
     sign = np.where(bits & 0x80, -1.0, 1.0)
     exponent, fraction = (bits >> 3) & 15, bits & 7
@@ -76,7 +78,7 @@ MOST_NUMBERS: Final = 1 << 40
 
 @dataclass(frozen=True)
 class RawTensor:
-    """A tensor in a file: name, dtype and shape are known, the numbers are read when asked for.
+    """Tensor in a file: name, dtype and shape are known, the numbers are read on demand.
 
     dtype: safetensors name ("F32", "BF16", "I64", ...).  shape: as stored.
     """
@@ -109,8 +111,7 @@ class RawTensor:
 
     @classmethod
     def from_numpy(cls, name: str, array: NDArray[Any], source: str | Path = "memory") -> RawTensor:
-        """Return a tensor held in memory; the dtype is the array's own (bool, integers, f2, f4,
-        f8)."""
+        """Return a tensor in memory with the array's dtype (bool, integers, f2, f4, f8)."""
         codes = {np.dtype(code): key for key, code in NUMPY_CODES.items() if key != "BF16"}
         little = array.dtype.newbyteorder("<")
         if little not in codes:
@@ -167,7 +168,7 @@ class RawTensor:
 
 
 class TensorFile(Mapping[str, RawTensor]):
-    """The tensors of one file by name, in file order, with the file's own metadata."""
+    """Tensors of one file by name, in file order, with the file's own metadata."""
 
     def __init__(
         self,

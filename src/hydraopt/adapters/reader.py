@@ -162,8 +162,10 @@ def _named(requests: Sequence[Request], problems: Problems) -> list[tuple[Reques
 
 
 def _renamed(tasks: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Yield the notes about adapters of one name. tasks: the name of each adapter, and that of its
-    task."""
+    """Yield the notes about adapters of one name.
+
+    tasks: the name of each adapter, and the name of its task.
+    """
     alike: dict[str, list[str]] = {}
     for name, task in tasks:
         alike.setdefault(name, []).append(task)
@@ -178,8 +180,10 @@ def _renamed(tasks: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def _located(requests: Sequence[Request]) -> list[Callable[[], Source]]:
-    """Return functions that return the files of each, in order, or raise what went wrong; files at
-    addresses are fetched several at a time."""
+    """Return functions, in order, that return the files of each request or raise its error.
+
+    Files at addresses are fetched several at a time.
+    """
     paths = [request.path for request in requests]
     if not any(isinstance(path, Url) for path in paths):
         return [partial(locate, path) for path in paths]

@@ -75,8 +75,10 @@ def open_safetensors(path: AnyPath, size: int, held: Ranges | None = None) -> Te
 
 
 def can_be_safetensors(path: AnyPath) -> Check:
-    """Check of the first bytes of what lies at an address: a header in order, for a file of that
-    length. Raises AdapterFormatError."""
+    """Check the first bytes of an object at an address: a valid header for its length.
+
+    Raises AdapterFormatError.
+    """
 
     def check(head: bytes | bytearray, size: int) -> bool:
         start = 8 + int.from_bytes(head[:8], "little")
@@ -90,7 +92,7 @@ def can_be_safetensors(path: AnyPath) -> Check:
 
 @dataclass(frozen=True)
 class _Head:
-    """The first bytes of a file of that size, as Ranges."""
+    """First bytes of a file of this size, as Ranges."""
 
     data: bytes
     size: int

@@ -1,4 +1,4 @@
-"""The one place that decides how strongly a low-rank product counts: ``dW = scale * B @ A``."""
+"""Scale of a low-rank product, ``dW = scale * B @ A``, decided in this one place."""
 
 from __future__ import annotations
 
@@ -113,8 +113,7 @@ class _Patterns:
                 self._others.append((i, end, pattern, value))
 
     def find(self, path: str, default: Any, patience: Patience) -> Any:
-        """Return the value of the first pattern that matches; TimeoutError when the patience
-        ends."""
+        """Return the value of the first pattern that matches; TimeoutError if it takes too long."""
         place, value = self._exact.get(path, (len(self._exact) + len(self._others), default))
         for i, end, pattern, other in self._others:
             if i > place:
@@ -130,7 +129,7 @@ class _Patterns:
 
 
 def ratio(alpha: float | None, r: int, *, module: str, file: AnyPath) -> float:
-    """alpha / r, and 1 where no alpha is stated or it is 0, as kohya and diffusers define it."""
+    """Return alpha / r, or 1 if no alpha is stated or it is 0, as kohya and diffusers define it."""
     if alpha is None or alpha == 0:
         return 1.0
     if not math.isfinite(alpha):

@@ -44,8 +44,11 @@ _AGAIN: Final = "Correct it, or download or save the adapter again"
 
 @dataclass(frozen=True)
 class Source:
-    """The files of one adapter.  names: candidate task names, the last in the path first.  origin:
-    the address that they are copies from."""
+    """Files of one adapter.
+
+    names: candidate task names, the last in the path first.  origin: address that they are copies
+    from.
+    """
 
     weights: Path
     config: Path
@@ -56,7 +59,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Request:
-    """One adapter that a user asked for, with the name given to it, if any."""
+    """Adapter that a user asked for, with the name given to it, if any."""
 
     path: AnyPath
     name: str | None
@@ -193,7 +196,7 @@ def _refuse_empty(folder: AnyPath, inside: Sequence[str]) -> NoReturn:
 
 
 def load_config(path: Path) -> dict[str, Any] | None:
-    """adapter_config.json as a dict; None if there is none.
+    """Return adapter_config.json as a dict; None if there is none.
 
     Raises AdapterFormatError if it cannot be read as a JSON object.
     """
@@ -260,8 +263,7 @@ def _matches(pattern: AnyPath) -> list[AnyPath]:
 
 
 def _named(item: str | os.PathLike[str]) -> tuple[str | None, str]:
-    """Return the name and the path that NAME=PATH gives; a path that exists is a path, whatever it
-    holds.
+    """Return the name and the path of NAME=PATH; an existing path is a path, whatever it holds.
 
     Raises UsageError for an unusable name.
     """

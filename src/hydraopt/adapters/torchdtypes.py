@@ -25,8 +25,7 @@ def _by_name() -> dict[str, torch.dtype]:
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """Return the dtype of a safetensors name that :data:`hydraopt.adapters.rawtensor.DTYPE_BYTES`
-    has."""
+    """Return the dtype of a name in :data:`hydraopt.adapters.rawtensor.DTYPE_BYTES`."""
     return _by_name()[name]
 
 

@@ -146,7 +146,7 @@ def _check_old(stream: IO[bytes], path: Path, size: int) -> None:
 
 
 class _Capped:
-    """A stream of which no more is asked at once than it can have: a pickle states any length."""
+    """Stream whose reads are limited to its length, because a pickle states any length."""
 
     def __init__(self, stream: IO[bytes], most: int) -> None:
         self._stream, self._most = stream, most
@@ -198,7 +198,7 @@ def _refuse_code(path: Path, what: str) -> None:
 
 @dataclass(frozen=True)
 class _Torch:
-    """The bytes of a torch tensor."""
+    """Bytes of a torch tensor."""
 
     tensor: Any
 

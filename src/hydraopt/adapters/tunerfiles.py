@@ -79,8 +79,7 @@ def _note(tuner: Tuner) -> str:
 def _sorted_out(
     file: TensorFile, config: Mapping[str, Any], tuner: Tuner, parsed: Parsed
 ) -> dict[str, _Stem]:
-    """Return the tuner's own tensors by module; all are listed as extras, until a module takes
-    them."""
+    """Return the tuner's own tensors by module; all are extras until a module takes them."""
     saved = config.get("modules_to_save") or ()
     saved = [saved] if isinstance(saved, str) else saved
     stems: dict[str, _Stem] = {}
@@ -122,8 +121,7 @@ def _missing(file: AnyPath, stem: str, there: Iterable[str], absent: Iterable[st
 
 
 def _inner(stem: str) -> str:
-    """Return the module's path, which may pass through "base_layer", of a tensor name's first
-    parts."""
+    """Return the module's path, possibly through "base_layer", of a tensor name's first parts."""
     return _WRAPPERS.sub("", stem).removeprefix(PREFIX)
 
 

@@ -37,7 +37,7 @@ refused    what would come back would not be what was trained.
 
 @dataclass(frozen=True)
 class Tuner:
-    """A kind of adapter.
+    """Kind of adapter.
 
     name: PEFT's ``peft_type``.
     parts: the tuner's own tensor names, and the kind of each; "psoft_R.vector_a" goes before
@@ -255,8 +255,10 @@ _VARIANTS: Final = {
 
 
 def tuner_named(config: Mapping[str, Any] | None) -> str:
-    """Return the ``peft_type`` of a config as text; LORA where it says nothing, and "LORA, KaSA"
-    for a variant with a row of its own."""
+    """Return the ``peft_type`` of a config as text; LORA if it states none.
+
+    "LORA, KaSA" is a variant with a row of its own.
+    """
     settings = config or {}
     value = settings.get("peft_type")
     if value is not None and value != "LORA":
@@ -289,8 +291,7 @@ def other_tuner(config: Mapping[str, Any]) -> str | None:
 
 
 def part_of(name: str, tuner: Tuner) -> tuple[str, str] | None:
-    """Return (stem, part) of a tensor's name: the module it belongs to, and the tuner's own name in
-    it."""
+    """Return (stem, part) of a tensor name: its module, and the tuner's own name in it."""
     parts = name.split(".")
     for i, part in enumerate(parts):
         longer = ".".join(parts[i : i + 2])

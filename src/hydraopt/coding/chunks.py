@@ -32,7 +32,10 @@ _NO_MODEL: Final = np.zeros(0, np.int32)
 
 @dataclass(frozen=True)
 class Chunk:
-    """A row of the table. numbers: that its records stand for.  crc: of its bytes, zlib's crc32."""
+    """Row of the table of chunks.
+
+    numbers: values that the records stand for.  crc: zlib's crc32 of the bytes.
+    """
 
     records: int
     numbers: int
@@ -50,7 +53,7 @@ def _varint(value: int) -> bytes:
 
 
 def pack_table(chunks: Sequence[Chunk]) -> bytes:
-    """The table's bytes; nothing for no chunks."""
+    """Return the bytes of the table; nothing for no chunks."""
     if not chunks:
         return b""
     out = bytearray(_varint(len(chunks)))
@@ -61,7 +64,7 @@ def pack_table(chunks: Sequence[Chunk]) -> bytes:
 
 
 class _Table:
-    """A cursor over the bytes of a table."""
+    """Cursor over the bytes of a table."""
 
     def __init__(self, data: memoryview, damaged: Callable[[str], NoReturn]) -> None:
         self._data = data
@@ -79,7 +82,7 @@ class _Table:
         return int.from_bytes(self.take(4), "little")
 
     def varint(self, least: int, what: str) -> int:
-        """An integer below 2^32, in as few bytes as it needs."""
+        """Read an integer below 2^32, in as few bytes as it needs."""
         value = 0
         for place in range(_VARINT_BYTES):
             byte = self.take(1)[0]
@@ -95,7 +98,7 @@ class _Table:
 def read_table(
     data: memoryview, records: int, damaged: Callable[[str], NoReturn]
 ) -> tuple[list[Chunk], int]:
-    """The chunks of a stream of so many records, and the bytes of the table before them.
+    """Return the chunks of a stream of this many records, and the bytes of the table.
 
     damaged: raises for a table that is not that of ``data``, which is the whole stream.
     """
@@ -148,8 +151,10 @@ class ChunkWriter(StreamWriter):
 
     @contextmanager
     def turn(self, room: CodingRoom) -> Iterator[None]:
-        """Write records, or finish, in a room that streams share; at the block's end all is put
-        aside. A stream with ``aside`` is written in no other way."""
+        """Write records, or finish, in a room that streams share; put everything aside at the end.
+
+        A stream with ``aside`` is written in no other way.
+        """
         aside = self._aside
         assert aside is not None
         self._room = room
@@ -244,8 +249,11 @@ class ChunkReader(StreamReader):
         return sum(x.numbers for x in self._chunks)
 
     def apart(self) -> Iterator[tuple[int, ChunkReader]]:
-        """Records and a reader of each chunk, from the one that is open; they do not touch one
-        another, so each may be another thread's. This reader is not to be used any more."""
+        """Yield the records and a reader of each chunk, from the open one on.
+
+        The readers are independent, so each may belong to another thread. Do not use this reader
+        again.
+        """
         start = self._start
         for chunk in reversed(self._chunks):
             reader = ChunkReader(b"", 0)
@@ -266,7 +274,7 @@ class ChunkReader(StreamReader):
         self.restart(data)
 
     def spend(self, numbers: int) -> None:
-        """Raises BundleFormatError if the chunk has not so many more, as the table says."""
+        """Raise BundleFormatError if the chunk has fewer numbers left, by its table."""
         self._counted += numbers
         stated = self._chunks[-1].numbers if self._chunks else 0
         if self._counted > stated:
@@ -292,7 +300,7 @@ class ChunkReader(StreamReader):
         self._open()
 
     def close(self) -> None:
-        """Raises BundleFormatError unless all records were read."""
+        """Raise BundleFormatError unless all records were read."""
         if self._chunks:
             self.damaged("it has more records than are read")
 

@@ -1,4 +1,4 @@
-"""The grid of coefficients: whole numbers of 1/32 octave, the same bits on every machine."""
+"""Grid of coefficients: whole numbers of 1/32 octave, the same bits on every machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GRID_BITS = EXPONENT_GRID.bit_length() - 1
 
 
 def power(exponents: NDArray[np.int64]) -> Array:
-    """2^(e / 32) through a table of 31-bit integers: the same bits on every machine."""
+    """Return 2^(e / 32) through a table of 31-bit integers: the same bits on every machine."""
     e = np.asarray(exponents, np.int64)
     whole = (e >> _GRID_BITS) - 30
     mantissas: Array = _MANTISSAS[e & (EXPONENT_GRID - 1)]
@@ -27,6 +27,6 @@ def power(exponents: NDArray[np.int64]) -> Array:
 
 
 def exponents(values: Array) -> NDArray[np.int64]:
-    """The e with 2^(e / 32) nearest to each value > 0, on the logarithmic scale; 0 for zeros."""
+    """Return the e with 2^(e / 32) nearest to each value > 0 on the log scale; 0 for zeros."""
     positive = np.where(values > 0, values, 1.0)
     return np.round(EXPONENT_GRID * np.log2(positive)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""The door to the decoder, behind which its loops may be anybody's machine code.
+"""Interface of the decoder; its loops may be any machine code with the same functions.
 
 The loops are those of rangedecoder.py and product.py, called as C functions: see
 :data:`_PROTOTYPES`. A library that exports the same four may take their place; whatever does, the
@@ -60,15 +60,17 @@ _PROTOTYPES: Final = {
 
 
 def prepare() -> None:
-    """Load the machine code, which otherwise the first call does: for one thread, before several
-    decode at the same time."""
+    """Load the machine code, which otherwise the first call does.
+
+    Call it in one thread before several decode at the same time.
+    """
     _loops()
 
 
 def decode_integer(
     state: NDArray[np.int64], data: NDArray[np.uint8], model: NDArray[np.int32], kind: int
 ) -> int:
-    """The next side integer; mirrors :func:`hydraopt.coding.rangeencoder.encode_integer`."""
+    """Decode a side integer; mirrors :func:`hydraopt.coding.rangeencoder.encode_integer`."""
     loops = _loops()
     if loops is None:
         return rangedecoder.decode_integer(state, data, model, kind)
@@ -84,8 +86,10 @@ def decode_run(
     low: int,
     high: int,
 ) -> bool:
-    """The next integers of one kind, and whether all lie in [low, high]; mirrors
-    :func:`hydraopt.coding.rangeencoder.encode_run`."""
+    """Decode integers of one kind and return whether all lie in [low, high].
+
+    Mirrors :func:`hydraopt.coding.rangeencoder.encode_run`.
+    """
     loops = _loops()
     if loops is None:
         return rangedecoder.decode_run(state, data, model, kind, values, low, high)
@@ -101,7 +105,7 @@ def decode_columns(
     spreads: NDArray[np.int64],
     rows: NDArray[np.int64],
 ) -> bool:
-    """The next columns, already reconstructed: ``integers`` (k, N), in steps; updates ``rows``.
+    """Decode and reconstruct columns: ``integers`` (k, N), in steps; updates ``rows``.
 
     Returns whether all numbers and all sums of rows are such as a writer writes.
     """
@@ -115,8 +119,10 @@ def decode_columns(
 
 
 def product(left: Array, right: NDArray[np.float64] | NDArray[np.int32]) -> Array:
-    """``left @ right``, (N, q) times (q, k): products of column 0 of ``left`` first, then of
-    column 1 and so on, each rounded, then added to the sum, which is rounded again.
+    """Return ``left @ right``, (N, q) times (q, k), in a fixed order of sums.
+
+    Products of column 0 of ``left`` come first, then of column 1 and so on, each rounded, then
+    added to the sum, which is rounded again.
 
     A BLAS adds up in an order of its own, which differs from machine to machine.
     """
@@ -152,7 +158,7 @@ def _pointer(array: NDArray[Any], dtype: str) -> int:
 
 @cache
 def _loops() -> Mapping[str, Any] | None:
-    """The C functions; None where there is no machine code but numba's own."""
+    """Return the C functions; None if there is no machine code but numba's own."""
     addresses = machine_code(tuple(_PROTOTYPES), _SOURCES, _compile)
     if addresses is None:
         return None

@@ -1,4 +1,4 @@
-"""A dense tensor's record in a stream: a head, an embedding, a vector. Encode and decode.
+"""Encode and decode the record of a dense tensor: a head, an embedding, a vector.
 
 A tensor is coded as a matrix (N, k), N >= k, that is the difference from what the reader already
 has: ``X ~ reference + L + R``, with L a few parts (a low-rank product, as a module's) and R a block
@@ -53,7 +53,7 @@ _REST, _PARTS, _COMMON, _ROWS, _OFFSETS = 1, 2, 4, 8, 16
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """(N, k): how a tensor is coded. The first axis against all others, the longer one first."""
+    """Return the shape (N, k) in which a tensor is coded: first axis against the rest, N >= k."""
     if not shape:
         return 1, 1
     first, others = shape[0], math.prod(shape[1:])
@@ -61,20 +61,20 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
 
 
 def as_matrix(x: Array) -> Array:
-    """The tensor as the matrix (N, k) of :func:`matrix_shape`."""
+    """Return the tensor as the matrix (N, k) of :func:`matrix_shape`."""
     flat = x.reshape(x.shape[0], -1) if x.ndim else x.reshape(1, 1)
     return flat if flat.shape[0] >= flat.shape[1] else flat.T
 
 
 def from_matrix(x: Array, shape: Sequence[int]) -> Array:
-    """The inverse of :func:`as_matrix`."""
+    """Invert :func:`as_matrix`."""
     others = math.prod(shape[1:])
     turned = bool(shape) and shape[0] < others
     return np.ascontiguousarray(x.T if turned else x).reshape(shape)
 
 
 def _chunks(rows: int, columns: int) -> Iterator[slice]:
-    """The rows of each block."""
+    """Yield the rows of each block."""
     each = max(_CHUNK // max(columns, 1), 1)
     for start in range(0, rows, each):
         yield slice(start, min(start + each, rows))
@@ -88,7 +88,7 @@ _FRACTIONS: Final = [round(2 ** (30 + i / STEP_GRID)) for i in range(_FINER)]
 
 
 def step_of(exponent: int) -> float:
-    """2^(e / 256) through two tables of 31-bit integers: the same bits on every machine."""
+    """Return 2^(e / 256) through two tables of 31-bit integers: the same bits on every machine."""
     whole, fine = divmod(exponent, _FINER)
     return float(power(np.array([whole], np.int64))[0]) * (_FRACTIONS[fine] / (1 << 30))
 
@@ -125,8 +125,11 @@ class Rest:
 
 @dataclass(frozen=True)
 class DenseRecord:
-    """A task's tensor. parts: L, at most one record of parts over no bases. common: whether the
-    reference is what the tasks share."""
+    """Coded tensor of a task.
+
+    parts: at most one record of parts over no bases. common: whether the reference is the part that
+    the tasks share.
+    """
 
     parts: PartsRecord | None = None
     rest: Rest | None = None
@@ -153,7 +156,7 @@ class DenseRecord:
         return own + offsets + sum(block.levels.size for block in self.rest.blocks)
 
     def values(self, reference: Array) -> Array:
-        """The matrix (N, k) that a reader will see, float64; the reference is not changed."""
+        """Return the decoded matrix (N, k), float64; the reference stays unchanged."""
         matrix: Array = reference.astype(np.float64)
         if self.parts is not None:
             factors = self.parts.factors
@@ -205,7 +208,7 @@ def write_dense(writer: StreamWriter, record: DenseRecord) -> None:
 def read_dense(
     reader: StreamReader, shape: tuple[int, int], has_common: bool, bounded: bool = False
 ) -> DenseRecord:
-    """The next record of a tensor that is coded as a matrix of ``shape`` (N, k).
+    """Read the record of a tensor that is coded as a matrix of ``shape`` (N, k).
 
     has_common: the tasks share something in this tensor. bounded: whoever asks for the whole tensor
     pays for it elsewhere, so that only coded numbers count here. Raises BundleFormatError.
@@ -245,7 +248,7 @@ def read_dense(
 
 
 def read_common(reader: StreamReader, shape: tuple[int, int]) -> DenseRecord | None:
-    """The next record of the shared stream: what the tasks share of a tensor, None for nothing.
+    """Read a record of the shared stream: the common part of a tensor, None for nothing.
 
     Raises BundleFormatError, also for parts and named rows, which no writer shares.
     """

@@ -31,7 +31,7 @@ class Way(IntEnum):
 
 @dataclass(frozen=True)
 class Mode:
-    """The ways of both sides; ``code`` is what the stream holds."""
+    """Ways of both sides; ``code`` is their number in the stream."""
 
     left: Way
     right: Way
@@ -48,7 +48,7 @@ class Mode:
 
     @property
     def form(self) -> str:
-        """The form's name in the literature and in reports."""
+        """Name of the form in the literature and in reports."""
         return _FORM_OF[self]
 
 
@@ -64,7 +64,7 @@ def _form(mode: Mode) -> str:
 
 
 MODES = tuple(Mode(left, right) for left, right in product(Way, Way))
-"""By code."""
+"""Modes by code."""
 _FORM_OF = {mode: _form(mode) for mode in MODES}
 FORMS: dict[str, tuple[Mode, ...]] = {
     name: tuple(mode for mode in MODES if _FORM_OF[mode] == name)

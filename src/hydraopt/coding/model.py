@@ -1,4 +1,4 @@
-"""The contexts of the range coder: what each binary decision is expected to be, and how it learns.
+"""Contexts of the range coder: the expected value of each binary decision, and its adaptation.
 
 Every decision has its own probability, learned while coding; the learning rate is 1/(count + 1.6),
 so a fresh context learns at once and an old one is steady. No table is sent.
@@ -65,8 +65,11 @@ MASK = 0xFFFFFFFF
 
 
 def new_model() -> NDArray[np.int32]:
-    """Fresh contexts, (MODEL_SIZE,): 256 times the probability of a 1 in 1/65536, plus the count so
-    far. One word for both, because loads and stores are what a decision waits for."""
+    """Return fresh contexts (MODEL_SIZE,).
+
+    A context is 256 times the probability of a 1 in 1/65536, plus the count so far. One word holds
+    both, because loads and stores dominate the time of a decision.
+    """
     return np.full(MODEL_SIZE, 32768 << 8, np.int32)
 
 
@@ -96,5 +99,5 @@ def bounds(total: int, count: int) -> tuple[int, int]:
 
 @njit(cache=True, nogil=True, inline="always")
 def activity(row: int, usual: int, lively: int) -> int:
-    """0, 1 or 2: is the row quiet, usual or lively? row: its sum; the others: see bounds."""
+    """Return 0, 1 or 2 for a quiet, usual or lively row. row: its sum; the others: see bounds."""
     return int(row >= usual) + int(row >= lively)

@@ -1,5 +1,7 @@
-"""The loop of a product of which every bit is defined, so that a reader in any language has the
-same; :func:`hydraopt.coding.decoder.product` calls it."""
+"""Loop of a product whose every bit is defined, the same for readers in any language.
+
+:func:`hydraopt.coding.decoder.product` calls it.
+"""
 
 from __future__ import annotations
 

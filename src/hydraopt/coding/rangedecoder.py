@@ -1,4 +1,4 @@
-"""The decoder: mirrors rangeencoder.py on purpose, step by step.
+"""Decoder of the range coder: mirrors rangeencoder.py on purpose, step by step.
 
 Integers only, and a page of C in docs/reference/decoder.c. It never reads past the data (zeros
 follow), so a damaged stream gives wrong numbers but no crash; what may be allocated is checked in
@@ -106,7 +106,7 @@ def _decode_magnitude_rest(
     base: int,
     least: int,
 ) -> tuple[int, int, int, int]:
-    """A magnitude that is known to be ``least`` or more."""
+    """Decode a magnitude of at least ``least``."""
     for j in range(least, BINS - 1):
         bit, low, span, pos = _decode_bit(low, span, pos, data, model, base + j)
         if bit == 0:
@@ -126,7 +126,7 @@ def _decode_magnitude_rest(
 def decode_integer(
     state: NDArray[np.int64], data: NDArray[np.uint8], model: NDArray[np.int32], kind: int
 ) -> int:
-    """The next side integer; mirrors :func:`encode_integer`."""
+    """Decode a side integer; mirrors :func:`encode_integer`."""
     base = CONTEXTS + kind * 2 * BINS
     low, span, pos = state[_LOW], state[_RANGE], state[_POS]
     value, low, span, pos = _decode_bit(low, span, pos, data, model, base)
@@ -149,8 +149,10 @@ def decode_run(
     low: int,
     high: int,
 ) -> bool:
-    """The next integers of one kind, and whether all lie in [low, high]; mirrors
-    :func:`encode_run`."""
+    """Decode integers of one kind and return whether all lie in [low, high].
+
+    Mirrors :func:`encode_run`.
+    """
     before = 0
     inside = True
     for i in range(values.size):
@@ -170,7 +172,7 @@ def _decode_column(
     spread: int,
     rows: NDArray[np.int64],
 ) -> bool:
-    """The next column, and whether its numbers are such as a writer writes."""
+    """Decode a column and return whether its numbers are in the range of a writer."""
     shift = 0 if spread < CLASSES else (spread - SHIFT_FROM) >> 2
     cls = spread - 4 * shift
     count = integers.shape[0]
@@ -212,7 +214,7 @@ def decode_columns(
     spreads: NDArray[np.int64],
     rows: NDArray[np.int64],
 ) -> bool:
-    """The next columns, already reconstructed: ``integers`` (k, N), in steps; updates ``rows``.
+    """Decode and reconstruct columns: ``integers`` (k, N), in steps; updates ``rows``.
 
     Returns whether all numbers and all sums of rows are such as a writer writes.
     """

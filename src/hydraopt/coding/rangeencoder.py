@@ -1,4 +1,4 @@
-"""The encoder of an adaptive binary range coder over integers only: the same bytes everywhere.
+"""Encoder of an adaptive binary range coder over integers only: the same bytes everywhere.
 
 One stream is one byte string. A stream codes columns of trellis levels (see trellis.py) and,
 between them, small side integers. The arithmetic is that of the LZMA coder (carry by a cached byte)
@@ -122,7 +122,7 @@ def _encode_magnitude_rest(
     base: int,
     value: int,
 ) -> tuple[int, int]:
-    """A magnitude that is known not to be zero."""
+    """Encode a magnitude above zero."""
     for j in range(1, min(value, BINS - 2) + 1):
         low, span = _encode_bit(low, span, state, out, model, base + j, 1 if value > j else 0)
     if value < BINS - 1:

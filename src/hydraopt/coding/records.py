@@ -61,7 +61,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class BasisRecord:
-    """A quantised basis: integers (N, q), and exponents (q,) that bring them to unit length."""
+    """Quantised basis: integers (N, q), and exponents (q,) that bring them to unit length."""
 
     block: Block
     exponents: NDArray[np.int64]
@@ -73,7 +73,7 @@ class BasisRecord:
 
 @dataclass(frozen=True)
 class Side:
-    """One quantised side of k parts; ``values`` (N, k) is what a reader will see, in steps."""
+    """Quantised side of k parts; ``values`` (N, k) are its decoded numbers, in steps."""
 
     way: Way
     coordinates: Block | None
@@ -90,7 +90,7 @@ class Side:
 
 @dataclass(frozen=True)
 class PartsRecord:
-    """A task's parts in one module, quantised: ``dW ~ (left * 2^(exponents / 32)) right^T``."""
+    """Quantised parts of a task in a module: ``dW ~ (left * 2^(exponents / 32)) right^T``."""
 
     left: Side
     right: Side
@@ -119,7 +119,7 @@ class PartsRecord:
 
     @property
     def factors(self) -> Factors:
-        """B (m, k) with the coefficients inside, A (k, n): what a reader will rebuild."""
+        """Decoded B (m, k) with the coefficients inside, and A (k, n)."""
         return Factors(self.left.values * power(self.exponents), self.right.values.T)
 
 
@@ -177,7 +177,7 @@ def _write_exponents(writer: StreamWriter, exponents: NDArray[np.int64]) -> None
 
 
 def read_exponents(reader: StreamReader, count: int) -> NDArray[np.int64]:
-    """The next exponents; raises BundleFormatError for those that no writer writes."""
+    """Read exponents; raise BundleFormatError for exponents that no writer writes."""
     return reader.run(Kind.EXPONENT, count, -_EXPONENT_RANGE, _EXPONENT_RANGE, "an exponent")
 
 
@@ -192,7 +192,7 @@ def write_basis(writer: StreamWriter, record: BasisRecord | None) -> None:
 
 
 def read_basis(reader: StreamReader, length: int, most: int) -> Basis | None:
-    """The next basis of vectors (length,); at most ``most`` of them, else BundleFormatError."""
+    """Read a basis of vectors (length,); raise BundleFormatError for more than ``most``."""
     count = reader.integer(Kind.COUNT, 0, most, "the number of basis vectors")
     if count == 0:
         return None
@@ -227,13 +227,13 @@ Numbers = NDArray[np.int32] | Array
 
 @dataclass(frozen=True)
 class SplitSide:
-    """One side of k parts: coordinates (q, k) over a basis and own numbers (N, k), or None."""
+    """Side of k parts: coordinates (q, k) over a basis and own numbers (N, k), or None."""
 
     coordinates: Numbers | None
     own: Numbers | None
 
     def values(self, basis: Basis | None) -> Array:
-        """(N, k): the side multiplied out."""
+        """Return the side multiplied out, (N, k)."""
         if self.coordinates is None or basis is None:
             assert self.own is not None
             return self.own.astype(np.float64, copy=False)
@@ -262,22 +262,22 @@ class SplitRecord:
 
     @classmethod
     def of(cls, factors: Factors) -> SplitRecord:
-        """The record of factors that share nothing."""
+        """Return the record of factors that share nothing."""
         ones = np.ones(factors.A.shape[0])
         return cls(SplitSide(None, factors.B), SplitSide(None, factors.A.T), ones, PRIVATE)
 
     @property
     def count(self) -> int:
-        """k, the number of parts."""
+        """Number of parts, k."""
         return int(self.coefficients.size)
 
     def factors(self, left: Basis | None, right: Basis | None) -> Factors:
-        """B (m, k) and A (k, n): the record multiplied out over the bases."""
+        """Return B (m, k) and A (k, n): the record multiplied out over the bases."""
         return Factors(self.left.values(left) * self.coefficients, self.right.values(right).T)
 
 
 def read_split_record(reader: StreamReader, m: int, n: int, p: int, q: int) -> SplitRecord:
-    """The next record of a task in a module (m, n) with bases of p left and q right vectors.
+    """Read the record of a task in a module (m, n) with bases of p left and q right vectors.
 
     Raises BundleFormatError for damage.
     """
@@ -314,7 +314,7 @@ def _read_side(
 def read_factors(
     reader: StreamReader, m: int, n: int, left: Basis | None, right: Basis | None
 ) -> tuple[Factors, Mode]:
-    """The next record of a task: its factors, B (m, k) and A (k, n), and how they were written."""
+    """Read the record of a task: B (m, k) and A (k, n), and the mode they were written in."""
     p, q = (0 if basis is None else basis.q for basis in (left, right))
     record = read_split_record(reader, m, n, p, q)
     return record.factors(left, right), record.mode
@@ -323,7 +323,7 @@ def read_factors(
 def read_record(
     reader: StreamReader, m: int, n: int, left: Basis | None, right: Basis | None
 ) -> PartsRecord | None:
-    """The next record of a task as :func:`write_record` takes it, over the module's bases.
+    """Read the record of a task, over the module's bases, as :func:`write_record` takes it.
 
     For streams of our own making, to write them again with other coefficients.
     """

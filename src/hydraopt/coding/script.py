@@ -51,15 +51,17 @@ class Scribe(StreamWriter):
         self._pieces.append(levels.astype(f"<i{size}").tobytes())
 
     def script(self, whose: int, numbers: int) -> bytes:
-        """The record that was written since the last call, of a content or SHARED."""
+        """Return the record written since the last call, of a content or SHARED."""
         steps = b"".join(self._pieces)
         self._pieces.clear()
         return _RECORD.pack(whose, numbers, len(steps)) + steps
 
 
 def apart(data: bytes) -> Iterator[tuple[int, memoryview]]:
-    """(whose, script) of scripts that stand one after the other. Raises BundleFormatError for what
-    is cut off."""
+    """Yield (whose, script) of concatenated scripts.
+
+    Raises BundleFormatError for a script that is cut off.
+    """
     whole, at = memoryview(data), 0
     while at < len(whole):
         if at + _RECORD.size > len(whole):
@@ -73,7 +75,7 @@ def apart(data: bytes) -> Iterator[tuple[int, memoryview]]:
 
 
 def scripts_in(data: bytes) -> Iterator[tuple[int, int, memoryview]]:
-    """(whose, numbers, steps) of each script; errors as of :func:`apart`."""
+    """Yield (whose, numbers, steps) of each script; raises as :func:`apart`."""
     for _, script in apart(data):
         whose, numbers, _ = _RECORD.unpack_from(script)
         yield whose, numbers, script[_RECORD.size :]

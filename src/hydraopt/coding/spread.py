@@ -12,7 +12,7 @@ __all__ = ["MAX_SPREAD", "spread_classes", "spread_of"]
 MAX_SPREAD: Final = 92
 """Largest spread class: 2^19 steps, a relative error near 1e-6."""
 _UNIT: Final = 16
-"""The class of numbers with a root mean square of one step."""
+"""Class of numbers with a root mean square of one step."""
 _EACH: Final = 4
 """Classes to an octave."""
 
@@ -23,6 +23,6 @@ def spread_of(classes: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def spread_classes(spreads: NDArray[np.float64]) -> NDArray[np.int64]:
-    """round(4 log2(spread)) + 16, kept inside [0, MAX_SPREAD]; spreads are RMS values in steps."""
+    """Return round(4 log2(spread)) + 16 in [0, MAX_SPREAD]; spreads are RMS values in steps."""
     classes = np.round(_EACH * np.log2(np.maximum(spreads, 1e-9))).astype(np.int64) + _UNIT
     return np.clip(classes, 0, MAX_SPREAD)

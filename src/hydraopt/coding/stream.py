@@ -58,7 +58,7 @@ rate-distortion slope of the quantiser meets that of the budget (docs/decisions.
 
 @functools.cache
 def _bits() -> NDArray[np.float64]:
-    """(classes, 2, levels): the costs of levels for each spread class."""
+    """Return the costs of levels for each spread class, (classes, 2, levels)."""
     return np.stack([level_bits(float(s)) for s in spread_of(np.arange(MAX_SPREAD + 1))])
 
 
@@ -80,7 +80,7 @@ def _quantise_columns(
 
 @dataclass(frozen=True)
 class Block:
-    """A quantised matrix (N, k): what is written, and what a reader will see.
+    """Quantised matrix (N, k): its integers and its decoded numbers.
 
     levels, integers: (k, N) int32, a row for each column of the matrix. spreads: (k,) classes.
     """
@@ -91,12 +91,12 @@ class Block:
 
     @property
     def values(self) -> NDArray[np.float64]:
-        """(N, k): the reconstruction, in steps."""
+        """Decoded numbers (N, k), in steps."""
         return self.integers.T.astype(np.float64)
 
     @functools.cached_property
     def largest(self) -> int:
-        """The largest |integer|."""
+        """Largest absolute integer."""
         return max(int(self.integers.max(initial=0)), -int(self.integers.min(initial=0)))
 
     def keep(self, columns: NDArray[np.bool_] | slice) -> Block:
@@ -104,8 +104,10 @@ class Block:
         return Block(self.levels[columns], self.integers[columns], self.spreads[columns])
 
     def check(self, adapter: str | None = None, module: str | None = None) -> None:
-        """Raise NumericalError, naming adapter and module, for what no reader takes: too many
-        numbers, numbers or sums of rows that leave 32 bits."""
+        """Raise NumericalError, naming adapter and module, for a block that no reader accepts.
+
+        A block must not have too many numbers, nor numbers or sums of rows that exceed 32 bits.
+        """
         columns, count = self.levels.shape
         got = expected = None
         if self.levels.size > MOST_NUMBERS:
@@ -156,8 +158,10 @@ claim many more are meant to fill the memory; a number takes about 16 bytes of i
 
 
 def most_numbers(size: int) -> int:
-    """Numbers that streams of ``size`` bytes, all of a file together, may stand for, multiplied
-    out; part of the format."""
+    """Return the largest number of values that streams of ``size`` bytes may stand for.
+
+    It counts all streams of a file together, multiplied out, and is part of the format.
+    """
     return MOST_NUMBERS_OF_FILE[0] + MOST_NUMBERS_OF_FILE[1] * size
 
 
@@ -176,8 +180,10 @@ class CodingRoom:
 
 
 class StreamWriter:
-    """Writes one stream without chunks; see :class:`hydraopt.coding.chunks.ChunkWriter` for those
-    of files. Not thread-safe; separate streams may be written side by side."""
+    """Writer of one stream without chunks; :class:`hydraopt.coding.chunks.ChunkWriter` has chunks.
+
+    Not thread-safe; separate streams may be written side by side.
+    """
 
     def __init__(self, room: CodingRoom | None = None) -> None:
         self._room = room or CodingRoom()
@@ -248,8 +254,7 @@ class StreamWriter:
 
 
 class StreamReader:
-    """Reads one chunk in the order in which it was written, see
-    :class:`hydraopt.coding.chunks.ChunkReader`.
+    """Reader of one chunk, in writing order; see :class:`hydraopt.coding.chunks.ChunkReader`.
 
     spend: told how many numbers a record stands for before they are decoded;
     raises if they are too many.
@@ -270,33 +275,33 @@ class StreamReader:
         self._model = new_model()
 
     def spend(self, numbers: int) -> None:
-        """Raises BundleFormatError if the stream may not hold so many more."""
+        """Raise BundleFormatError if the stream may not hold this many more numbers."""
         if self._spend is not None:
             self._spend(numbers)
 
     def integer(self, kind: int, low: int, high: int, what: str) -> int:
-        """The next side integer; raises BundleFormatError unless it is in [low, high]."""
+        """Read a side integer; raise BundleFormatError unless it is in [low, high]."""
         value = int(decode_integer(self._state, self._data, self._model, int(kind)))
         if not low <= value <= high or abs(value) >= MOST_SIDE:
             self.damaged(f"{what} is {value}, expected {low} to {high}")
         return value
 
     def run(self, kind: int, count: int, low: int, high: int, what: str) -> NDArray[np.int64]:
-        """The next ``count`` integers of a :meth:`StreamWriter.run`; as :meth:`integer` else."""
+        """Read ``count`` integers of a :meth:`StreamWriter.run`; raises as :meth:`integer`."""
         values = np.empty(count, np.int64)
         if not decode_run(self._state, self._data, self._model, int(kind), values, low, high):
             self.damaged(f"{what} is {values.min()} or {values.max()}, expected {low} to {high}")
         return values
 
     def block(self, count: int, columns: int, kind: int) -> NDArray[np.int32]:
-        """The next block, integers (count, columns); mirrors :meth:`StreamWriter.block`.
+        """Read a block of integers (count, columns); mirrors :meth:`StreamWriter.block`.
 
         Raises BundleFormatError if the stream has been read past its end, before it allocates.
         """
         return self._columns(count, columns, kind)[1].T
 
     def coded(self, count: int, columns: int, kind: int) -> Block:
-        """The next block as a writer takes it; writing it again gives the same bytes."""
+        """Read a block as a writer takes it; writing it again gives the same bytes."""
         spreads, integers = self._columns(count, columns, kind)
         levels = np.empty_like(integers)
         for row, out in zip(integers, levels, strict=True):
@@ -323,7 +328,7 @@ class StreamReader:
         """Mark the end of a record; a stream without chunks ignores it."""
 
     def close(self) -> None:
-        """Raises BundleFormatError unless the stream ends here."""
+        """Raise BundleFormatError unless the stream ends here."""
         if self.position != self._data.size:
             self.damaged(f"{self._data.size} bytes, of which the records take {self.position}")
 

@@ -30,14 +30,14 @@ NEXT_STATE: NDArray[np.int64] = np.array(
 )
 """NEXT_STATE[state, level & 1]; part of the format (docs/reference/format.md)."""
 QUANTISER: NDArray[np.int64] = np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype=np.int64)
-"""The quantiser that a state uses; part of the format."""
+"""Quantiser of each state; part of the format."""
 _BEFORE: NDArray[np.int64] = np.array(
     [
         [(s, parity) for s in range(STATES) for parity in (0, 1) if NEXT_STATE[s, parity] == t]
         for t in range(STATES)
     ]
 )
-"""The two (state, parity) that lead to each state, by falling precedence."""
+"""Pairs of (state, parity) that lead to each state, by falling precedence."""
 
 _FAR = 1e300
 
@@ -46,7 +46,7 @@ _FAR = 1e300
 def _best(
     a: float, q: int, lam: float, bits: NDArray[np.float64], slope: float
 ) -> tuple[int, float, int, float]:
-    """The best even and the best odd level of quantiser ``q`` for ``a`` >= 0, with their costs.
+    """Return the best even and odd levels of quantiser ``q`` for ``a`` >= 0, with their costs.
 
     The two levels around ``a`` have different parities, so each parity has a candidate; zero, and
     one level less, compete where the saved bits outweigh the error. slope: what a level more costs
@@ -140,7 +140,7 @@ def quantise(
 
 @njit(**LENT)
 def reconstruct(levels: NDArray[np.int32], out: NDArray[np.int32]) -> None:
-    """The integers (in steps) that a column of levels stands for; levels (N,), out (N,)."""
+    """Compute the integers (in steps) of a column of levels; levels (N,), out (N,)."""
     state = 0
     for i in range(levels.shape[0]):
         k = levels[i]
@@ -150,7 +150,7 @@ def reconstruct(levels: NDArray[np.int32], out: NDArray[np.int32]) -> None:
 
 
 def levels_of(integers: NDArray[np.int32], out: NDArray[np.int32]) -> None:
-    """The levels behind a column of integers, both (N,): the inverse of :func:`reconstruct`.
+    """Compute the levels of a column of integers, both (N,); inverts :func:`reconstruct`.
 
     No trellis is needed: an odd integer is of Q1, an even one other than zero of Q0.
     """

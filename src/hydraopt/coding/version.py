@@ -1,4 +1,4 @@
-"""The version of the format: of the file, its manifest, its streams and their records alike."""
+"""Version of the format: of the file, its manifest, its streams and their records alike."""
 
 from __future__ import annotations
 

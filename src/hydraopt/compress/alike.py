@@ -88,8 +88,9 @@ class _Over:
 def encode_alike(
     tasks: Alike, left: Basis | None, right: Basis | None
 ) -> list[tuple[PartsRecord, float] | None]:
-    """Each task's rounded parts and what they leave of it, |dW - dW~|^2; None where nothing is
-    kept. left, right: the bases that the mode is over.
+    """Return each task's rounded parts and |dW - dW~|^2; None for a task that keeps nothing.
+
+    left, right: bases that the mode uses.
 
     The right side (the inputs, where errors hurt most) is rounded first; then the left side, fitted
     to the rounded right one; then the coefficients, fitted to both.
@@ -129,7 +130,7 @@ def _t(x: Array) -> Array:
 
 
 def _target(tasks: Alike, left: _Over | None, right: _Over | None) -> Array:
-    """(T, r, k): what turns the rows of V into the right side, in steps.
+    """Return (T, r, k): the matrices that turn the rows of V into the right side, in steps.
 
     Where a side is shared, the product is projected on its basis; its singular vectors are those
     of a matrix of size r.
@@ -163,8 +164,10 @@ def _root(grams: Array) -> Array:
 
 
 def _quantised(rows: Array, over: _Over | None, turn: Array, way: Way, basis: Basis | None) -> Side:
-    """The sides of all tasks one after the other, (N, T k), of vectors (T, r, N) turned by
-    ``turn`` (T, r, k)."""
+    """Return the sides of all tasks one after the other, (N, T k).
+
+    The vectors (T, r, N) are turned by ``turn`` (T, r, k).
+    """
     count = turn.shape[0] * turn.shape[2]
     x = None
     if way is not Way.SHARED:
@@ -177,13 +180,14 @@ def _quantised(rows: Array, over: _Over | None, turn: Array, way: Way, basis: Ba
 
 
 def _rows(side: Side, shape: tuple[int, ...]) -> Array:
-    """The columns of a side as rows by task, (T, k, N)."""
+    """Return the columns of a side as rows by task, (T, k, N)."""
     return side.values.T.reshape(*shape, -1)
 
 
 def coefficients(gram: Array, rhs: Array, LL: Array, lengths: Array) -> Array:
-    """Coefficients c > 0 (T, k) with the least ``c^T gram c - 2 c^T rhs``: the error of
-    ``sum_j c_j l_j r_j^T`` in the inner product.
+    """Return coefficients c > 0 (T, k) with the least ``c^T gram c - 2 c^T rhs``.
+
+    This is the error of ``sum_j c_j l_j r_j^T`` in the inner product.
 
     gram, LL (T, k, k): of the rounded parts in the inner product, and of their left sides in the
     plain one. lengths (T, k): of what the left sides stand for.
@@ -197,7 +201,7 @@ def coefficients(gram: Array, rhs: Array, LL: Array, lengths: Array) -> Array:
 
 
 def _record(lefts: Side, rights: Side, grid: Classes, i: int, kept: Sequence[bool]) -> PartsRecord:
-    """The i-th task's parts, those of which the right side is not rounded to nothing."""
+    """Return the parts of task i whose right sides are not rounded to nothing."""
     k = grid.shape[1]
     mine = slice(i * k, (i + 1) * k)
     left, right = lefts.keep(mine), rights.keep(mine)

@@ -50,7 +50,7 @@ Pairs = Iterator[tuple[int, Factors]]
 
 
 def _cut(pairs: Pairs) -> Iterator[Pairs]:
-    """A module's factors in blocks, each to be read to its end before the next one is asked for."""
+    """Yield a module's factors in blocks; read each to its end before asking for the next."""
     held = next(pairs, None)
 
     def block() -> Pairs:
@@ -99,8 +99,7 @@ class AnyCore(Protocol):
 
 @dataclass(frozen=True)
 class WideSpace(SharedSpace):
-    """A space whose directions are known as they are, (N, q) float32; coordinates are worked out
-    block by block."""
+    """Space with explicit directions (N, q) float32; coordinates are computed block by block."""
 
     vectors: Stacked = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
@@ -112,7 +111,7 @@ class WideSpace(SharedSpace):
 
 @dataclass(frozen=True)
 class WideCore:
-    """A module over more vectors than a ModuleCore has; in the same words.
+    """Module with more vectors than a ModuleCore can hold, with the same interface.
 
     edges: where each block begins among the tasks, and where the last one ends. load: makes the
     vectors of a block.
@@ -136,7 +135,7 @@ class WideCore:
         return len(self.edges) - 1
 
     def block(self, number: int) -> tuple[ModuleCore, slice]:
-        """A core of some tasks, and which; its vectors are made when they are first asked for."""
+        """Return a core of some tasks, and their numbers; its vectors are computed on demand."""
         tasks = slice(self.edges[number], self.edges[number + 1])
         about = self.index, self.contents[tasks], self.m, self.n, self.s[tasks]
         return ModuleCore(*about, lambda: self.load(number)), tasks
@@ -147,7 +146,7 @@ class WideCore:
         least: Sequence[float] = (0.0, 0.0),
         family: Family | None = None,
     ) -> tuple[SharedSpace, SharedSpace]:
-        """(left, right) for task weights; ``least`` saves nothing here, and there is no family."""
+        """Return (left, right) for task weights; ``least`` and families have no use here."""
         key = tuple(weights)
         if key in self._spaces:
             return self._spaces[key]
@@ -173,12 +172,12 @@ class WideCore:
         return ()
 
     def directions(self, space: SharedSpace, side: str, q: int) -> Array:
-        """The first q directions of a space, (N, q), float64."""
+        """Return the first q directions of a space, (N, q), float64."""
         assert isinstance(space, WideSpace)
         return space.vectors[:, :q].astype(np.float64)
 
     def over(self, basis: Basis, side: str) -> SharedSpace:
-        """The space of a basis that is there already."""
+        """Return the space of an existing basis."""
         nothing = np.zeros((0, 0))
         return WideSpace(np.zeros(basis.q), nothing, nothing, basis.orthonormal.astype(np.float32))
 
@@ -214,7 +213,7 @@ class _Scatter:
 
 
 class _Strongest:
-    """The strongest directions of one side, by rounds of ``sum_b X_b (X_b^T Y)``."""
+    """Strongest directions of one side, by rounds of ``sum_b X_b (X_b^T Y)``."""
 
     rounds = ROUNDS + 1
 
@@ -270,7 +269,7 @@ class BlockStore(CoreStore):
         self._wide: dict[int, WideCore] = {}
 
     def of(self, index: int) -> ModuleCore | WideCore:
-        """The core of module ``index``."""
+        """Return the core of module ``index``."""
         if index in self._wide:
             core = self._wide[index]
             return core if core.keeps else replace(core, _spaces={})
@@ -286,7 +285,7 @@ class BlockStore(CoreStore):
         return self.of(index)
 
     def _joined(self, index: int, blocks: Iterator[Decomposed]) -> WideCore:
-        """The core of a module in blocks, of which each is let go before the next is read."""
+        """Return the core of a module in blocks; each is released before the next is read."""
         contents, values, edges = list[int](), list[Array](), [0]
         load, lengths = list[Callable[[], Vectors]](), (0, 0)
         for some, s, vectors in blocks:

@@ -1,4 +1,4 @@
-"""The small core of a module: every task's thin SVD, and what the tasks have in common.
+"""Small core of a module: every task's thin SVD, and the common directions of the tasks.
 
 All planning happens in coordinates of these cores: nothing of size m x n is formed, and the result
 does not depend on how a dW was factored.
@@ -76,12 +76,12 @@ class SharedSpace:
     mix: Array
 
     def within(self, core: ModuleCore, side: str, q: int) -> Array:
-        """The tasks' vectors of a side in the first q directions, (sum r, q)."""
+        """Return the tasks' vectors of a side in the first q directions, (sum r, q)."""
         return self.coordinates[:, :q]
 
 
 def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0) -> SharedSpace:
-    """From the tasks' singular vectors side by side, (N, sum r), and their weighted values.
+    """Return the space of the tasks' stacked singular vectors (N, sum r) and weighted values.
 
     least: directions of less energy may be left out, and all where tasks have no more in common
     than chance makes; 0: none may.
@@ -120,7 +120,7 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0)
 def _space_of(
     stacked: Stacked, scales: Sequence[Array], least: float, family: Family
 ) -> SharedSpace:
-    """The space of some tasks, in which all have coordinates."""
+    """Return the space of some tasks, in which all tasks have coordinates."""
     edges = np.cumsum([0, *(s.size for s in scales)])
     own = np.concatenate([np.arange(edges[i], edges[i + 1]) for i in family])
     theirs = np.ascontiguousarray(stacked[:, own])
@@ -133,7 +133,7 @@ def _space_of(
 
 @dataclass(frozen=True)
 class ModuleCore:
-    """One module over the tasks that have it (T' of them, each with r_t parts).
+    """Module over the tasks that have it (T' of them, each with r_t parts).
 
     contents: which contents (distinct adapters) these are. s: the singular values of each, float64.
     U (m, sum r), V (n, sum r): the thin SVDs' other factors side by side, float32; of a core that
@@ -171,7 +171,7 @@ class ModuleCore:
     """Blocks; a module of very many tasks has more, see hydraopt.compress.blocks."""
 
     def block(self, number: int) -> tuple[ModuleCore, slice]:
-        """The one block, and which tasks it has."""
+        """Return the only block and the tasks in it."""
         return self, slice(None)
 
     def vectors_of(self, i: int) -> slice:
@@ -184,7 +184,7 @@ class ModuleCore:
         return Thin(self.U[:, own].astype(np.float64), self.s[i], self.V[:, own].astype(np.float64))
 
     def rows(self, side: str, tasks: Sequence[int]) -> Array:
-        """One side's singular vectors of some tasks of one rank as rows, (T, r, N), float64."""
+        """Return one side's singular vectors of tasks of one rank as rows, (T, r, N), float64."""
         stacked = (self.U if side == "left" else self.V).T
         if list(tasks) == list(range(tasks[0], tasks[-1] + 1)):
             some = stacked[self._edges[tasks[0]] : self._edges[tasks[-1] + 1]]
@@ -198,7 +198,7 @@ class ModuleCore:
         least: Sequence[float] = (0.0, 0.0),
         family: Family | None = None,
     ) -> tuple[SharedSpace, SharedSpace]:
-        """(left, right) shared spaces for task weights w_t, one for each task of this module.
+        """Return the (left, right) shared spaces for task weights w_t, one per task of the module.
 
         least: directions of less energy, left and right, may be left out, and all where tasks have
         no more in common than chance makes; 0: none may. family: tasks whose directions these are;
@@ -232,20 +232,23 @@ class ModuleCore:
         return self._families[0]
 
     def directions(self, space: SharedSpace, side: str, q: int) -> Array:
-        """The first q directions of a space, (N, q), float64."""
+        """Return the first q directions of a space, (N, q), float64."""
         stacked = self.U if side == "left" else self.V
         return stacked.astype(np.float64) @ space.mix[:, :q]
 
     def over(self, basis: Basis, side: str) -> SharedSpace:
-        """The space of a basis that is there already: its directions are of no strength here."""
+        """Return the space of an existing basis; its directions have no strength here."""
         stacked = self.U if side == "left" else self.V
         coordinates = stacked.T.astype(np.float64) @ basis.orthonormal
         return SharedSpace(np.zeros(basis.q), coordinates, np.zeros((len(coordinates), 0)))
 
     @property
     def spaces_nbytes(self) -> int:
-        """Bytes of the shared spaces' matrices, at most: those of families, of which the largest is
-        smaller than all tasks, and each other half of it, are together less than twice as large."""
+        """Upper bound of the bytes of the shared spaces' matrices.
+
+        Families are included: the largest has fewer tasks than the module, and each other at most
+        half of the next, so together they are less than twice as large.
+        """
         size = sum(s.size for s in self.s)
         most = {n: n if min(n, size) <= _EXACT else MOST_DIRECTIONS for n in (self.m, self.n)}
         own = sum(16 * size * min(size, most[n]) for n in (self.m, self.n))
@@ -262,7 +265,7 @@ FactorReader = Callable[[], Iterator[tuple[int, Factors]]]
 
 
 def part_of(read: FactorReader, tasks: slice) -> Iterator[tuple[int, Factors]]:
-    """The factors of some tasks; those before are not read where the reader can skip them."""
+    """Return the factors of some tasks; earlier ones are skipped if the reader can skip."""
     some = getattr(read, "part", None)
     return some(tasks) if some else itertools.islice(read(), tasks.start, tasks.stop)
 
@@ -271,7 +274,7 @@ Decomposed = tuple[list[int], list[Array], Vectors]
 
 
 def decomposed(pairs: Iterable[tuple[int, Factors]]) -> Decomposed:
-    """The contents of a module, their singular values, and their vectors (U, V) side by side.
+    """Return the contents of a module, their singular values, and their stacked vectors (U, V).
 
     A task's vectors lie together in memory: U and V are views of rows.
     """
@@ -320,7 +323,7 @@ class CoreStore:
         return len(self._readers)
 
     def core(self, index: int) -> ModuleCore:
-        """The core of module ``index``."""
+        """Return the core of module ``index``."""
         if index not in self._known:
             return self._first(index, decomposed(self._readers[index]()))
         core, keeps_spaces = self._known[index]
@@ -328,7 +331,7 @@ class CoreStore:
         return replace(core, _spaces=core._spaces if keeps_spaces else {})
 
     def _first(self, index: int, made: Decomposed) -> ModuleCore:
-        """The core of a module that was not known, as it was decomposed now."""
+        """Return the core of a module that was just decomposed."""
         contents, s, vectors = made
         m, n = (x.shape[0] for x in vectors)
         core = ModuleCore(index, tuple(contents), m, n, tuple(s), lambda: vectors)

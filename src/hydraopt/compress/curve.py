@@ -39,7 +39,7 @@ LAST_CLASS = MAX_SPREAD
 
 @functools.cache
 def tables() -> tuple[Array, Array]:
-    """(rates, noises) by spread class, from 0 on."""
+    """Return (rates, noises) by spread class, from 0 on."""
     # At high rate each class (a quarter octave of spread) adds a quarter bit and divides the noise
     # by 2^(1/2): the measured tables go on with these slopes.
     more = np.arange(1, LAST_CLASS + 2 - _RATE.size)
@@ -61,7 +61,7 @@ def noise_of(classes: NDArray[np.int64]) -> Array:
 
 @dataclass(frozen=True)
 class Curve:
-    """The best (bits, noise) for a part whose sides hold so many numbers.
+    """Best (bits, noise) of a part whose sides have this many numbers.
 
     bits: rising; noise: falling, relative to the part's squared singular value, the left side's
     divided by ``output``. left, right: the spread classes that reach them.
@@ -92,7 +92,7 @@ def _side_hull() -> tuple[NDArray[np.int64], Array, Array]:
 
 @functools.lru_cache(maxsize=4096)
 def part_curve(left_numbers: int, right_numbers: int, output: float) -> Curve:
-    """The best spread classes of both sides, from both at the coarsest on.
+    """Return the best spread classes of both sides, starting with both at the coarsest.
 
     Both sides' curves are convex, so the best choices refine, one class at a time, the side that
     takes most noise away for a bit.

@@ -31,8 +31,8 @@ __all__ = [
 ]  # fmt: skip
 
 MatrixReader = Callable[[int], Array]
-"""The matrix (N, k), float64, of the i-th task that has the tensor; read anew at each call. Where
-the reader of a bundle has a reference, the difference from it."""
+"""Reader of the matrix (N, k), float64, of the i-th task that has the tensor, anew at each call.
+If the reader of a bundle has a reference, it returns the difference from it."""
 
 
 GivenBack = Callable[[Array], Array]
@@ -92,7 +92,7 @@ _SAMPLE: Final = 1 << 16, 1 << 24
 
 @dataclass(frozen=True)
 class EncodedTensor:
-    """A tensor of some tasks, ready to be written.
+    """Tensor of some tasks, ready to be written.
 
     common: what all tasks share, None for nothing. records: of each of these, in their order.
     energies, errors: squared norms of the matrices, and of what rounding left, that of readers to
@@ -220,7 +220,7 @@ def _closer(read: MatrixReader, shared: Array, weights: Sequence[float], price: 
 
 
 def blocks_of(shape: tuple[int, int], tasks: int) -> list[range]:
-    """The tasks of a tensor (N, k) in blocks that are encoded one after the other."""
+    """Return the tasks of a tensor (N, k) in blocks that are encoded one after the other."""
     each = max(_NUMBERS // max(shape[0] * shape[1], 1), 1)
     return [range(start, min(start + each, tasks)) for start in range(0, tasks, each)]
 
@@ -262,8 +262,10 @@ def encode_tensor(
     shared: SharedTensor,
     tasks: Iterable[int],
 ) -> EncodedTensor:
-    """A tensor of some of its tasks, each by itself; arguments as of :func:`share_tensor`, whose
-    result is ``shared``."""
+    """Encode a tensor of some of its tasks, each by itself.
+
+    Arguments as of :func:`share_tensor`; ``shared`` is its result.
+    """
     nothing = np.broadcast_to(np.zeros(1), shared.values.shape)
     records: list[DenseRecord] = []
     energies, errors = [], []

@@ -57,7 +57,7 @@ def spent(squares: Array, rows: int, step: float) -> tuple[float, float]:
 
 
 def rows_of(x: Array, step: float) -> NDArray[np.int64] | None:
-    """The rows that are worth naming, or None where most are."""
+    """Return the rows that are worth naming, or None if most are."""
     rows = np.flatnonzero(np.abs(x).max(axis=1, initial=0) > _UNSEEN * step)
     return rows if rows.size <= _FEW * x.shape[0] else None
 
@@ -65,8 +65,11 @@ def rows_of(x: Array, step: float) -> NDArray[np.int64] | None:
 def _part_classes(
     s: Array, rest: float, shape: tuple[int, int], price: float, weight: float, step: float
 ) -> NDArray[np.int64]:
-    """Spread classes of parts with singular values ``s``. Their rounding is coded with the rest,
-    where there is one, of squared norm ``rest``: then it costs less than as an error."""
+    """Return spread classes of parts with singular values ``s``.
+
+    If there is a rest, of squared norm ``rest``, their rounding is coded with it, which costs less
+    than leaving it as an error.
+    """
     rows, columns = shape
     mended = min(1.0, LAMBDA / (2 * math.log(2)) * step**2 * rows * columns / max(rest, 1e-300))
     classes = np.arange(FIRST_CLASS, LAST_CLASS + 1)
@@ -99,8 +102,11 @@ def _parts_that_pay(
 def plan_parts(
     x: Array, price: float, weight: float, step: float
 ) -> tuple[Array, Array, int, NDArray[np.int64]] | None:
-    """Singular values of a matrix, falling, its right vectors, how many parts pay for themselves
-    beside the rest, and their spread classes; None where none do."""
+    """Plan the parts of a matrix that pay for themselves beside the rest; None if none do.
+
+    Returns the singular values of the matrix, falling, its right vectors, the number of parts, and
+    their spread classes.
+    """
     rows, columns = x.shape
     if x.size < _LEAST[0] or not _LEAST[1] <= columns <= _WIDEST:
         return None
@@ -116,7 +122,7 @@ def plan_parts(
 
 
 def coded_parts(x: Array, price: float, weight: float, step: float) -> PartsRecord | None:
-    """The parts of a matrix that pay for themselves, rounded."""
+    """Return the rounded parts of a matrix that pay for themselves."""
     plan = plan_parts(x, price, weight, step)
     if plan is None:
         return None

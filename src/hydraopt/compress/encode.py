@@ -1,4 +1,4 @@
-"""The encoder: a plan of a module turned into rounded numbers, each step fitted to the one before.
+"""Encoder: turn the plan of a module into rounded numbers, each step fitted to the one before.
 
 Order, and why: the shared bases are rounded first, since every task builds on them; then a task's
 right side (the inputs, where errors hurt most); then its left side, fitted to the rounded right
@@ -37,7 +37,7 @@ _EXACT: Final = 1e-4
 
 @dataclass(frozen=True)
 class EncodedModule:
-    """One module, ready to be written.
+    """Module that is ready to be written.
 
     left, right: the bases to be written; has_bases: whether records are over any, also over such
     as are written elsewhere.
@@ -58,7 +58,7 @@ class EncodedModule:
 def encode_bases(
     core: AnyCore, plan: ModulePlan, threads: int = 1
 ) -> tuple[BasisRecord | None, BasisRecord | None]:
-    """The bases of a plan, left and right, rounded."""
+    """Round the bases of a plan, left and right."""
     sides = (plan.left, "left"), (plan.right, "right")
     _read_ahead(core, threads)
     left, right = in_threads(lambda side: _encode_basis(core, *side), sides, threads)
@@ -66,8 +66,11 @@ def encode_bases(
 
 
 def _read_ahead(core: AnyCore, threads: int) -> None:
-    """Have a core read its vectors before several threads ask for them: the file that they may lie
-    in is read by one at a time, and from Python 3.12 on each thread would read them for itself."""
+    """Let a core read its vectors before several threads ask for them.
+
+    Only one thread at a time may read the file that holds them, and from Python 3.12 on each thread
+    would read them for itself.
+    """
     if threads > 1 and isinstance(core, ModuleCore):
         core.U  # noqa: B018  # kept by being asked for
 
@@ -126,8 +129,11 @@ def encode_module(
 def _groups(
     core: ModuleCore, plan: ModulePlan, given: Bases, threads: int
 ) -> Iterator[tuple[list[int], int]]:
-    """Tasks of one mode, rank and number of parts, which is beside them, some at a time; not those
-    without parts. threads: at least so many groups of each kind, if it has as many tasks."""
+    """Yield tasks of one mode, rank and number of parts, some at a time.
+
+    Tasks without parts are left out. threads: minimum number of groups of each kind, if it has as
+    many tasks.
+    """
     groups: dict[tuple[Mode, int, int], list[int]] = {}
     for i, (task, s) in enumerate(zip(plan.tasks, core.s, strict=True)):
         k = min(_most(task, given), s.size)
@@ -141,7 +147,7 @@ def _groups(
 
 
 def _most(task: TaskPlan, given: Bases) -> int:
-    """The most parts that the shared sides of a task have room for."""
+    """Return the largest number of parts that the shared sides of a task have room for."""
     ways = (task.mode.left, task.mode.right)
     rooms = [
         basis.q
@@ -171,7 +177,7 @@ def _alike(
 
 
 def squared_error(thin: Thin, record: PartsRecord) -> float:
-    """|dW - dW~|^2 from the small cores, in float64; good to 1e-14 of |dW|^2."""
+    """Return |dW - dW~|^2 from the small cores, in float64; good to 1e-14 of |dW|^2."""
     got = record.factors
     cross = np.sum(((thin.U.T @ got.B) * thin.s[:, None]) * (got.A @ thin.V).T)
     error = thin.energy - 2 * float(cross) + got.squared_norm()

@@ -30,8 +30,10 @@ _CLOSER: Final = 1.25
 
 
 def families_of(sides: Sequence[Stacked], values: Sequence[Array]) -> tuple[Family, ...]:
-    """One family of 2 or 3 tasks, one of 4 to 7, of 8 to 15 and so on, but not of all tasks: that
-    in which a task has most in common with all others of it. Where a size has none, it is left out.
+    """Return a family of 2 or 3 tasks, one of 4 to 7, of 8 to 15 and so on, below all tasks.
+
+    Of each size class it is the family in which a task has most in common with the others; a class
+    without any is left out.
 
     The closest two are joined, tasks or families, until all are one (average linkage; Sokal and
     Michener 1958). sides: the tasks' singular vectors side by side, (N, sum r) each. values: their
@@ -53,7 +55,7 @@ def families_of(sides: Sequence[Stacked], values: Sequence[Array]) -> tuple[Fami
 
 
 def _joined(alike: Array) -> list[tuple[Family, float]]:
-    """Every family that arises, and what two tasks of it have in common in the mean."""
+    """Return every family that arises, and the mean overlap of two of its tasks."""
     links, made = alike.copy(), []
     np.fill_diagonal(links, -1.0)
     members = [np.array([i]) for i in range(len(alike))]
@@ -72,8 +74,10 @@ def _joined(alike: Array) -> list[tuple[Family, float]]:
 
 
 def _overlaps(stacked: Stacked, values: Sequence[Array]) -> Array:
-    """Cosines between the scatters ``sum_i s_i^2 v_i v_i^T`` of the tasks' vectors of one side,
-    (tasks, tasks), 0 to 1; 0 of a task with itself, and with one that is nothing."""
+    """Return cosines between the scatters ``sum_i s_i^2 v_i v_i^T`` of one side, (tasks, tasks).
+
+    They are 0 to 1; 0 for a task with itself and with a task of zeros.
+    """
     edges = np.cumsum([0, *(s.size for s in values)])[:-1]
     units = [s / (float(s.max()) or 1.0) for s in values]
     weights = np.concatenate(units).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The planner: for one module and one price of a bit, which form, which parts, how fine.
+"""Planner: choose forms, parts and rounding for one module at one price of a bit.
 
 For every task and every permitted mode (hydraopt.coding.forms) the cost D that would
 remain and the bits R it would take are estimated from singular values alone; the module takes the
@@ -64,7 +64,7 @@ class ModulePlan:
         return shared + sum(task.bits for task in self.tasks)
 
     def of(self, tasks: slice) -> ModulePlan:
-        """The plan of some of the tasks, over the same bases."""
+        """Return the plan of some of the tasks, over the same bases."""
         return replace(self, tasks=self.tasks[tasks])
 
     @property
@@ -73,13 +73,15 @@ class ModulePlan:
 
 
 def modes_of(forms: Iterable[str]) -> tuple[Mode, ...]:
-    """All modes that belong to the named forms."""
+    """Return all modes that belong to the named forms."""
     return tuple(mode for form in forms for mode in FORMS[form])
 
 
 def _basis(space: SharedSpace, length: int, price: float, measure: Measure) -> BasisPlan | None:
-    """Directions that pay for their numbers, as if each were a part with a free other side; no more
-    than a block may hold."""
+    """Plan the directions that pay for their numbers, up to the size of a block.
+
+    Each counts as a part with a free other side.
+    """
     classes = np.arange(FIRST_CLASS, _END_OF_BASES)
     energy = space.values**2
     bits = length * rate_of(classes) + PART_BITS
@@ -96,7 +98,7 @@ def _basis(space: SharedSpace, length: int, price: float, measure: Measure) -> B
 
 
 def _least(length: int, price: float, measure: Measure) -> float:
-    """The energy below which no direction of :func:`_basis` pays."""
+    """Return the energy below which no direction of :func:`_basis` pays."""
     classes = np.arange(FIRST_CLASS, _END_OF_BASES)
     gain = measure.lost - measure.cost(np.ones(classes.size), noise_of(classes))
     bits = length * rate_of(classes) + PART_BITS
@@ -112,9 +114,11 @@ def _planned(
     needed: bool,
     family: Family | None = None,
 ) -> list[BasisPlan | None]:
-    """Both bases, left and right. Those that are given cost nothing more, and what they are is
-    what a reader has: no rounding is to come. needed: nothing can be stored without bases. family:
-    tasks whose directions the bases are of, in place of all."""
+    """Plan both bases, left and right.
+
+    Given bases cost nothing more and are not rounded again. needed: nothing can be stored without
+    bases. family: tasks whose directions the bases cover, in place of all.
+    """
     if given is None:
         lengths = (core.m, core.n)
         least = [0.0 if needed else _least(length, price, measure) for length in lengths]
@@ -130,7 +134,7 @@ def _planned(
 
 @dataclass(frozen=True)
 class _Parts:
-    """The parts of all tasks of a module, P in all, at first each one's own.
+    """Parts of all tasks of a module, P in all, initially each task's own.
 
     s (P,): weighted singular values, falling within a task. edges (tasks + 1,): where each task's
     begin.
@@ -141,15 +145,18 @@ class _Parts:
 
     @classmethod
     def of(cls, values: Sequence[Array], weights: Sequence[float]) -> _Parts:
-        """From the singular values of the tasks, and what a unit of squared error counts."""
+        """Make parts of the tasks' singular values and the weights of their squared errors."""
         singular = [s * np.sqrt(w) for s, w in zip(values, weights, strict=True)]
         return cls(np.concatenate(singular), np.cumsum([0, *(s.size for s in singular)]))
 
 
 @dataclass(frozen=True)
 class _Priced:
-    """All parts in one mode at the best classes. left, right (P,): spread classes, in the order in
-    which a task's parts are written; count, cost, bits (tasks,)."""
+    """All parts in one mode at the best classes.
+
+    left, right (P,): spread classes, in the order in which a task's parts are written. count, cost,
+    bits: (tasks,).
+    """
 
     left: Classes
     right: Classes
@@ -161,7 +168,7 @@ class _Priced:
 def _priced(
     parts: _Parts, left: SideCost, right: SideCost, price: float, measure: Measure
 ) -> _Priced:
-    """The two best classes for every part, and which parts pay."""
+    """Return the two best classes of every part, and which parts pay."""
     curve = part_curve(left.numbers, right.numbers, measure.output)
     weighed = measure.lost, measure.projected, measure.output, price, PART_BITS, _RECORD_BITS
     classes = np.empty((2, parts.s.size), np.int64)
@@ -187,7 +194,7 @@ def plan_module(
     modes: Sequence[Mode],
     given: Bases | None = None,
 ) -> ModulePlan:
-    """The cheapest plan of a module.
+    """Return the cheapest plan of a module.
 
     weights: w_t of the module's tasks, so that ``w_t |dW_t|^2`` counts. price: cost of error that
     a bit is worth.
@@ -221,7 +228,7 @@ def _over(
     bases: Sequence[BasisPlan | None],
     given: bool,
 ) -> ModulePlan:
-    """The cheapest plan over these bases, or some of them. given: they are there in any case."""
+    """Return the cheapest plan over these bases, or some of them. given: they exist in any case."""
     possible = [mode for mode in modes if mode.needs_no_more_than(*bases)]
     if not possible:
         # No basis pays at this price, and no other form is permitted: nothing is stored.
@@ -239,7 +246,7 @@ def _over(
 
 @dataclass(frozen=True)
 class _Offer:
-    """A block's tasks in every mode. edges: of their parts, (tasks + 1,)."""
+    """Tasks of a block in every mode. edges: bounds of their parts, (tasks + 1,)."""
 
     edges: NDArray[np.int64]
     priced: Sequence[_Priced]
@@ -249,7 +256,7 @@ class _Offer:
         return np.array([x.cost + price * x.bits for x in self.priced])
 
     def tasks(self, modes: Sequence[Mode], chosen: Iterator[int]) -> Iterator[TaskPlan]:
-        """The plans of the tasks in the modes that are next in ``chosen``."""
+        """Yield the plans of the tasks in the modes that are next in ``chosen``."""
         for i, a in enumerate(self.edges[:-1].tolist()):
             mode = next(chosen)
             priced = self.priced[mode]

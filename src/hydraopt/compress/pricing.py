@@ -1,4 +1,4 @@
-"""The planner's inner loops: for every part of a module the best spread classes in one mode.
+"""Inner loops of the planner: the best spread classes of every part of a module in one mode.
 
 Compiled, and lent all arrays that they write to. A side comes as three arrays: the head and the
 shares of a SideCost, and the classes of the curve that it is refined along.
@@ -32,7 +32,7 @@ _left_noise = njit(**LENT, inline="always")(left_noise)
 
 @njit(**LENT, inline="always")
 def _clipped(table: Array, index: int) -> float:
-    """An entry, or the one at the nearer end."""
+    """Return an entry, or the one at the nearer end."""
     return float(table[min(max(index, 0), table.size - 1)])
 
 
@@ -40,8 +40,10 @@ def _clipped(table: Array, index: int) -> float:
 def side_at(
     head: Classes, shares: Array, part: int, spread: int, rates: Array, noises: Array
 ) -> tuple[float, float, float]:
-    """Bits of one side of a part at a spread class; its noise, relative to the part's energy; and
-    what of that energy is lost effect that no coefficient brings back.
+    """Return the bits, noise and lost effect of one side of a part at a spread class.
+
+    The noise is relative to the part's energy; the lost effect is the share of it that no
+    coefficient brings back.
 
     head, shares: of a SideCost. rates, noises: by class.
     """
@@ -74,7 +76,7 @@ def side_at(
 def fill_table(
     head: Classes, shares: Array, first: int, rates: Array, noises: Array, out: Array
 ) -> None:
-    """All of :func:`side_at` from class ``first`` on: out (3, P, C)."""
+    """Fill ``out`` (3, P, C) with :func:`side_at` from class ``first`` on."""
     for part in range(out.shape[1]):
         for i in range(out.shape[2]):
             bits, noise, gone = side_at(head, shares, part, first + i, rates, noises)
@@ -91,8 +93,10 @@ def _cheapest(
     priced: Array,
     best: Classes,
 ) -> None:
-    """For each part the choice of the curve with the least cost + price * bits, best (P,); its
-    cost, its bits, and what of its energy is explained, priced (3, P)."""
+    """Choose for each part the point of the curve with the least cost + price * bits.
+
+    best (P,): the choice; priced (3, P): its cost, its bits, and the explained energy.
+    """
     lost, projected, output, price, fixed = weighed[:5]
     rates, noises = tables
     dip = _DIP * ((left[0][0] == 2) * left[0][1] + (right[0][0] == 2) * right[0][1])
@@ -130,7 +134,7 @@ def price_mode(
     scratch: tuple[Array, Classes],
     out: tuple[Classes, Classes, Array],
 ) -> None:
-    """The best classes of all parts of all tasks in one mode, and what each task keeps.
+    """Compute the best classes of all parts of all tasks in one mode, and the kept parts.
 
     energy (P,): of the parts; those of task t are at edges[t] to edges[t + 1]. weighed: lost,
     projected and output of a measure, the price of a bit, bits of a part beside its sides, bits of

@@ -23,7 +23,7 @@ __all__ = ["CodedModule", "Recoded", "recode"]
 
 @dataclass(frozen=True)
 class CodedModule:
-    """A task's record of a module, and the shared bases of the module, each if it has one."""
+    """Record of a task in a module, and the shared bases of the module, each if it has one."""
 
     record: PartsRecord
     left: Basis | None
@@ -32,7 +32,7 @@ class CodedModule:
 
 @dataclass(frozen=True)
 class Recoded:
-    """A record that was made of other factors.
+    """Record made from other factors.
 
     factors: what a reader will see, B (m, k) and A (k, n), each column of B and row of A as long
     as the one that it was made of, as far as rounding keeps it: so that both sides can be compared
@@ -44,7 +44,7 @@ class Recoded:
 
 
 def _scales(x: Array, side: Side, basis: Basis | None) -> Array:
-    """By what to multiply each column of ``x`` (N, k), so that it is written at the side's rate.
+    """Return the factor of each column of ``x`` (N, k) that brings it to the side's rate.
 
     Of a predicted side neither the whole nor what the basis misses may be livelier than it was: a
     column that has moved away from the basis is written more roughly, not with more bits.
@@ -70,8 +70,10 @@ def _lengths(x: Array) -> Array:
 
 
 def _unbiased(x: Array, rounded: Array) -> Array:
-    """Factors (k,) by which rounded columns have the effect of ``x`` (N, k) along it; 1 for those
-    of which rounding left nothing."""
+    """Return factors (k,) with which rounded columns have the effect of ``x`` (N, k) along it.
+
+    They are 1 for columns that rounding turned to nothing.
+    """
     along = np.sum(x * rounded, axis=0)
     some = along > 0
     factors: Array = np.where(some, np.sum(x * x, axis=0) / np.where(some, along, 1.0), 1.0)
@@ -79,8 +81,9 @@ def _unbiased(x: Array, rounded: Array) -> Array:
 
 
 def recode(factors: Factors, coded: CodedModule) -> Recoded:
-    """A record of ``factors``, B (m, k) with the scale inside and A (k, n), in the place of that of
-    ``coded``, which has k parts too.
+    """Encode other factors in place of ``coded``, in as many parts and at the same rate.
+
+    The factors are B (m, k) with the scale inside and A (k, n).
 
     Ways and spread classes are those of the old record; of a shared side only what lies in its
     basis is kept. The coefficients undo what rounding takes from each part's effect.

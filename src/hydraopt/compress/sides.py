@@ -32,14 +32,14 @@ __all__ = [
 Classes = NDArray[np.int64]
 
 CLASSES: Final[Classes] = np.arange(FIRST_CLASS, LAST_CLASS + 1)
-"""The spread classes of a table's columns."""
+"""Spread classes of a table's columns."""
 PART_BITS: Final = 10.0
 """Side information of a part: an exponent and two spread classes."""
 
 
 @dataclass(frozen=True)
 class BasisPlan:
-    """The first q directions of a shared space, at these spread classes."""
+    """First q directions of a shared space, at these spread classes."""
 
     space: SharedSpace
     classes: Classes
@@ -84,8 +84,11 @@ class SideCost:
 def side_costs(
     ways: Iterable[Way], length: int, plan: BasisPlan | None, own: Array
 ) -> dict[Way, SideCost]:
-    """Costs of one side by way; ``own`` (P, q): the parts' vectors in the directions of the basis,
-    without which no other way than an explicit one is possible."""
+    """Return the costs of one side by way.
+
+    ``own`` (P, q): the parts' vectors in the directions of the basis; without it only the explicit
+    way is possible.
+    """
     costs = {Way.EXPLICIT: SideCost(Way.EXPLICIT, length, length, 0, np.zeros((2, 1)))}
     if plan is None:
         return costs
@@ -118,7 +121,7 @@ class SideTable:
 
 
 def side_table(way: Way, length: int, plan: BasisPlan | None, own: Array) -> SideTable:
-    """The costs of one side at all spread classes; arguments as for :func:`side_costs`."""
+    """Return the costs of one side at all spread classes; arguments as for :func:`side_costs`."""
     costs = side_costs([way], length, plan, own)
     cost = costs.get(way, costs[Way.EXPLICIT])
     out = np.empty((3, cost.shares.shape[1], CLASSES.size))

@@ -45,7 +45,7 @@ def _by_task(rows: Array, scales: Sequence[Array]) -> list[Array]:
 
 
 def coarse(stacked: Stacked, d: Array) -> Stacked:
-    """The Gram matrix of ``stacked * d``, in single precision."""
+    """Return the Gram matrix of ``stacked * d``, in single precision."""
     weight = d.astype(np.float32)
     gram: Stacked = (stacked.T @ stacked) * np.outer(weight, weight)
     return gram
@@ -81,8 +81,10 @@ def above(gram: Stacked, least: float) -> tuple[Array, Array]:
 
 @functools.cache
 def _scipy() -> tuple[Any, ThreadpoolController]:
-    """scipy.linalg, which takes a sixth of a second to load, and what limits the threads of its
-    BLAS: results must not depend on them."""
+    """Load scipy.linalg, which takes a sixth of a second, and return the limiter of its threads.
+
+    Results must not depend on the number of threads of its BLAS.
+    """
     import scipy.linalg
 
     return scipy.linalg, ThreadpoolController()
@@ -99,7 +101,7 @@ def by_scatter(stacked: Stacked, d: Array) -> tuple[Array, Array]:
 
 
 def strongest(stacked: Stacked, d: Array) -> tuple[Array, Array]:
-    """The largest eigenvalues of ``X^T X`` for X = stacked * d, rising, and their vectors (S, q).
+    """Return the largest eigenvalues of ``X^T X`` for X = stacked * d, rising, and vectors (S, q).
 
     By the randomised range finder, from one start always: O(N S q) where all directions take
     O(N S^2 + S^3). In float32, so what is below 1e-5 of the largest value is rounding.

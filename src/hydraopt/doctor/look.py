@@ -188,7 +188,7 @@ def _base(base: str) -> Symptom:
 
 
 def _merge() -> Symptom:
-    """Two small adapters merged, read back and compared."""
+    """Merge two small adapters, read them back and compare."""
     import numpy as np
 
     from hydraopt.doctor.sample import two_adapters

@@ -18,7 +18,7 @@ _PATHS: Final = tuple(f"model.layers.{i}.self_attn.{x}_proj" for i in range(2) f
 
 
 def two_adapters(folder: Path) -> list[Path]:
-    """PEFT folders of one base model, written under ``folder``; A is alike in both."""
+    """Write PEFT folders of one base model under ``folder``; A is the same in both."""
     config = {
         "peft_type": "LORA",
         "r": _RANK,

@@ -1,4 +1,4 @@
-"""The small interface of every engine: workers that hold a servant each, and answer calls to it.
+"""Interface of every engine: workers that hold a servant each, and answer calls to it.
 
 A servant is an object of the caller's own. Calls to one worker are answered in the order in which
 they were made, so a servant may keep what it has read or written from one call to the next. What a
@@ -40,7 +40,7 @@ class WorkerLostError(WorkerError):
 
 
 def lost(worker: int, how: object) -> WorkerLostError:
-    """The error about a worker that ended by itself."""
+    """Return the error about a worker that ended by itself."""
     return WorkerLostError(
         explain(
             f"worker {worker} ended before it had answered",
@@ -54,14 +54,14 @@ class Answer(Protocol):
     """Future result of a call."""
 
     def result(self) -> Any:
-        """The method's result, or its first element where the call has parts; waits for it.
+        """Wait for and return the method's result, or its first element if the call has parts.
 
         Raises what the method raised, and WorkerLostError.
         """
         ...
 
     def part(self, number: int) -> Any:
-        """A part, as an argument of another call. Only after :meth:`result`."""
+        """Return a part, as an argument of another call. Only after :meth:`result`."""
         ...
 
 

@@ -42,7 +42,7 @@ _Queue = queue.SimpleQueue[bytes | None]
 
 
 class _Process:
-    """One worker process, its socket, and the answers that it owes."""
+    """Worker process, its socket, and its outstanding answers."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -154,14 +154,16 @@ class _Sent:
 
 
 class Started(Closing):
-    """``count`` processes that start before there is a pool to take them. Closing ends those that
-    none took."""
+    """``count`` processes that start before a pool exists to take them.
+
+    Closing ends the processes that no pool took.
+    """
 
     def __init__(self, count: int) -> None:
         self._waiting = [_Process(number) for number in range(1, count + 1)]
 
     def take(self, number: int) -> _Process:
-        """The worker of that number; taken in order, from 1 on."""
+        """Return the worker of this number; workers are taken in order, from 1 on."""
         return self._waiting.pop(0) if self._waiting else _Process(number)
 
     def close(self) -> None:
@@ -171,7 +173,7 @@ class Started(Closing):
 
 
 class Processes(Closing):
-    """This process and ``size - 1`` others; they start at once, and are ready when they are.
+    """Pool of this process and ``size - 1`` others, which start at once and may not be ready yet.
 
     after: called when all have ended. started: those that have started already.
     """
@@ -208,7 +210,7 @@ class Processes(Closing):
         return _Sent(self, future, parts)
 
     def work_until(self, future: Future[Any]) -> None:
-        """Do this process's own work until another process's answer arrives."""
+        """Run this process's own work until another process's answer arrives."""
         while not future.done() and not self._own.idle:
             self._own.step()
 

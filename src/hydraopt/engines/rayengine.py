@@ -70,8 +70,10 @@ def connect(address: str | None) -> None:
 
 
 def _check_listens(address: str) -> None:
-    """Raise UsageError where nothing takes a connection at HOST:PORT: Ray would try for minutes.
-    Other addresses, as "auto", are left to Ray."""
+    """Raise UsageError if nothing accepts a connection at HOST:PORT; Ray would try for minutes.
+
+    Other addresses, such as "auto", are left to Ray.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdecimal():
@@ -117,7 +119,7 @@ def cpus() -> int:
 
 
 class _Actor:
-    """One worker."""
+    """Ray actor that runs one worker."""
 
     def __init__(self, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         import numpy  # noqa: F401  # BLAS has to be there before it can be held to one thread
@@ -189,8 +191,10 @@ class RayPool(Closing):
         self._check_started()
 
     def _check_started(self) -> None:
-        """Wait for all workers. Raises WorkerError where the cluster has no core for one: Ray would
-        wait for it without end and without a word."""
+        """Wait for all workers. Raise WorkerError if the cluster has no core for one.
+
+        Ray would wait for it without end and without a message.
+        """
         asked = [actor.lives.remote() for actor in self._actors]
         ready, waiting = ray.wait(asked, num_returns=len(asked), timeout=_START)
         if waiting:

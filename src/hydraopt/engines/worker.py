@@ -1,4 +1,4 @@
-"""A worker process: it serves one servant until the other end of its socket is closed."""
+"""Worker process: it serves one servant until the other end of its socket is closed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _serve(connection: Connection) -> None:
 
 
 def _told(error: Exception) -> bytes:
-    """The error, with where it was raised as a note, if it can be sent."""
+    """Return the error, with its traceback as a note, if it can be sent."""
     error.add_note(f"raised in a worker:\n{''.join(traceback.format_tb(error.__traceback__))}")
     try:
         data = pickle.dumps((ERROR, error), protocol=5)

@@ -1,4 +1,4 @@
-"""A base model's transformers folder: its weight files, read tensor by tensor, and the rest."""
+"""Read and write a base model's transformers folder, tensor by tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The formats a task can be exported in: one row each, and one door to all of them."""
+"""Formats that a task can be exported to: one row each, and one function for all."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ExportFormat:
 
     @property
     def write(self) -> Callable[..., None]:
-        """(task, target, overwrite=..., and those of ``takes``); loads what is needed for it."""
+        """Function (task, target, overwrite=..., options in ``takes``), loaded on demand."""
         module, _, name = self.home.partition(":")
         function: Callable[..., None] = getattr(importlib.import_module(module), name)
         return function

@@ -1,4 +1,4 @@
-"""A task as a LoRA GGUF file, which llama.cpp loads beside its base model.
+"""Export a task as a LoRA GGUF file, which llama.cpp loads beside its base model.
 
 What llama.cpp does with one (``src/llama-adapter.cpp``): for each tensor NAME of the base it takes
 NAME.lora_a (r, n) and NAME.lora_b (m, r) and adds ``alpha / r * lora_b lora_a`` with r that pair's
@@ -88,7 +88,7 @@ def export_gguf(
 
 
 def _names(gguf: Any, task: TaskAdapter, pairs: list[Pair], about: GgufBase) -> list[str]:
-    """llama.cpp's name of each pair's tensor, checked against the base as far as it is known."""
+    """Return llama.cpp's name of each pair's tensor, checked against the base if it is known."""
     architecture = next(
         arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == about.architecture
     )
@@ -119,8 +119,7 @@ def _names(gguf: Any, task: TaskAdapter, pairs: list[Pair], about: GgufBase) -> 
 
 
 def _permuted(task: TaskAdapter, pair: Pair, b: Array, heads: int) -> Array:
-    """Return the rows of B (m, r) in the order in which llama.cpp keeps those of q and k of a
-    Llama.
+    """Return the rows of B (m, r) in llama.cpp's order for q and k of a Llama.
 
     transformers rotates the two halves of a head against each other, llama.cpp neighbours: within
     each head, row i of the first half is followed by row i of the second.
@@ -153,8 +152,10 @@ class _Head:
 
 
 def _invocation(task: TaskAdapter) -> list[int]:
-    """Return the tokens after which an aLoRA acts; none for other LoRAs. Raises ExportError for
-    others than whole numbers: the config is the author's."""
+    """Return the tokens after which an aLoRA acts; none for other LoRAs.
+
+    Raises ExportError unless they are whole numbers, because the config is the author's.
+    """
     tokens = task.config.get(ALORA) or []
     if isinstance(tokens, list) and all(type(x) is int and 0 <= x < 1 << 31 for x in tokens):
         return tokens

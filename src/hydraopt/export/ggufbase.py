@@ -26,7 +26,7 @@ _ARCHITECTURES: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class GgufBase:
-    """The base model as llama.cpp sees it.
+    """Base model as llama.cpp names it.
 
     architecture: "llama", "gemma3" or "qwen2".  blocks: layers.
     heads, kv_heads: of attention; needed where the rows of q and k are stored in another order.
@@ -60,7 +60,7 @@ def load_gguf() -> Any:
 
 
 def read_gguf_base(base: Path) -> GgufBase:
-    """From a GGUF file of the base model, or from its transformers folder (its config.json).
+    """Read the base from a GGUF file, or from its transformers folder (its config.json).
 
     Raises UsageError for anything else; ExportError for an architecture that is not supported.
     """
@@ -86,8 +86,10 @@ def read_gguf_base(base: Path) -> GgufBase:
 
 
 def gguf_head(file: Path) -> dict[str, RawTensor]:
-    """Return the output embeddings of a GGUF file that was read before, by their name in
-    transformers; none where they are quantised or tied."""
+    """Return the output embeddings of an open GGUF file, by their name in transformers.
+
+    None of them if they are quantised or tied.
+    """
     gguf = load_gguf()
     kinds = gguf.GGMLQuantizationType
     floats = {kinds.F32: "F32", kinds.F16: "F16", kinds.BF16: "BF16"}

@@ -1,4 +1,4 @@
-"""A task as a LoRA of an image model: a kohya file, or a diffusers folder.
+"""Export a task as a LoRA of an image model: a kohya file, or a diffusers folder.
 
 kohya (sd-scripts, ComfyUI, A1111; diffusers reads it too): ``NAME.lora_down.weight``,
 ``NAME.lora_up.weight`` and ``NAME.alpha``, dW = alpha / r * up @ down, NAME the path with a prefix
@@ -227,7 +227,7 @@ def _kohya_name(task: TaskAdapter, path: str) -> str:
 
 
 def _diffusers_name(task: TaskAdapter, path: str, engine: str) -> str:
-    """COMPONENT.PATH of a module of an image model."""
+    """Return COMPONENT.PATH of a module of an image model."""
     if task.entry.format == "kohya":
         what = "names of a kohya file, in which underscores stand for dots"
         raise refused(task, engine, f"{what} (it reads --format kohya)", path)
@@ -347,7 +347,7 @@ def _inner(name: str) -> str:
 
 
 def _settings(task: TaskAdapter, ranks: Mapping[str, int]) -> dict[str, Any]:
-    """PEFT's settings of one component: alpha is the rank everywhere."""
+    """Return PEFT's settings of one component: alpha is the rank everywhere."""
     usual = Counter(ranks.values()).most_common(1)[0][0]
     settings = ranks_and_alphas({path: (r, r) for path, r in sorted(ranks.items())}, usual)
     del settings["use_rslora"]

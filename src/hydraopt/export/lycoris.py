@@ -23,8 +23,7 @@ _LOKR = ("lokr_w{}_a", "lokr_w{}_b")
 
 
 def product_tensors(task: TaskAdapter, factors: Iterable[Stored]) -> dict[str, RawTensor]:
-    """Return the tensors of the products' low-rank factors, and their alphas where the original had
-    any.
+    """Return the tensors of the products' low-rank factors, and the original's alphas if any.
 
     factors: modules of layout "factor". Both factors of a product have one rank in the file, the
     larger of the two, padded with zeros, and so has a Tucker core beside them.

@@ -1,4 +1,4 @@
-"""The base model with one task folded in, as a plain transformers checkpoint.
+"""Export the base model with one task added to its weights, as a transformers checkpoint.
 
 W' = W + B A for each module, the scale inside B; with DoRA, row i of it times m_i / |row i|. The
 files are those of the base, tensor for tensor, so one tensor is in memory at a time. Computed in
@@ -164,7 +164,7 @@ def _product(
     magnitude: RawTensor | None,
     own: RawTensor | None,
 ) -> Change:
-    """W + B A, for the kinds of layers whose weight is that of one pair.
+    """Return W + B A, for the kinds of layers whose weight belongs to one pair.
 
     magnitude: of DoRA, if any.  own: the task's W, if it is not the base's.
     """
@@ -203,7 +203,7 @@ def _product(
 
 
 def _stretch(task: TaskAdapter, path: str, wanted: Array, norms: Array) -> Array:
-    """By how much DoRA lengthens each row; one of zeros has no direction, so it stays as it is.
+    """Return the factor by which DoRA lengthens each row; rows of zeros stay as they are.
 
     Raises ExportError where it should get longer, of which PEFT makes NaN.
     """
@@ -287,7 +287,7 @@ def _misfit(task: TaskAdapter, path: str, got: Any, expected: Any) -> AlignmentE
 
 
 def _read_back(folder: Path, model: Checkpoint) -> None:
-    """Every tensor of the base is there again, in its type and shape."""
+    """Check that every tensor of the base exists again, in its type and shape."""
     made = read_checkpoint(folder)
     same = {k: (x.dtype, x.shape) for k, x in made.tensors.items()} == {
         k: (x.dtype, x.shape) for k, x in model.tensors.items()

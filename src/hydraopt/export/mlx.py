@@ -1,4 +1,4 @@
-"""A task as an mlx-lm adapter folder: adapter_config.json and adapters.safetensors.
+"""Export a task as an mlx-lm adapter folder: adapter_config.json and adapters.safetensors.
 
 What mlx-lm does with one (``tuner/utils.py``, ``load_adapters``): every module of the last
 ``num_layers`` layers whose name inside its layer is among ``keys``, and every module of the model
@@ -140,8 +140,7 @@ def mlx_adapter(
 
 
 def _keys(task: TaskAdapter) -> tuple[list[str], int]:
-    """Return (names inside a layer, or of the whole path for modules outside; layers that have to
-    be)."""
+    """Return (names inside a layer, or whole paths of modules outside; layers that must exist)."""
     keys: set[str] = set()
     stacks: dict[str, str] = {}
     layers = 0
@@ -189,7 +188,7 @@ def _num_layers(task: TaskAdapter, base: str | os.PathLike[str] | None, least: i
 
 
 def _stated_layers(task: TaskAdapter) -> int:
-    """``num_layers`` of an adapter that came from MLX, which called it lora_layers until 2024."""
+    """Return ``num_layers`` of an adapter from MLX, which called it lora_layers until 2024."""
     origin = _origin(task)
     count = origin.get("num_layers", origin.get("lora_layers"))
     return count if type(count) is int else _ALL_LAYERS
@@ -218,7 +217,7 @@ def _unreadable(file: Path, got: str) -> UsageError:
 
 
 def _magnitudes(task: TaskAdapter) -> dict[str, RawTensor]:
-    """DoRA magnitudes, ``PATH.m``, of every module or of none: mlx-lm wraps all in one way.
+    """Return DoRA magnitudes, ``PATH.m``, of every module or of none: mlx-lm wraps all alike.
 
     What came from MLX keeps all its other tensors as they were.
     """

@@ -1,4 +1,4 @@
-"""A task as an ``.onnx_adapter`` file, which onnxruntime feeds to a model with LoRA inputs.
+"""Export a task as an ``.onnx_adapter`` file, for models whose inputs are LoRA factors.
 
 What onnxruntime does with one (``RunOptions.add_active_adapter``, ``Adapters`` of
 onnxruntime-genai): each tensor of the file becomes the model's input of that name. Nothing is
@@ -41,7 +41,7 @@ _DTYPES: Final = {code: dtype for dtype, code in _CODES.items()}
 
 @dataclass(frozen=True)
 class LoraInput:
-    """An input of the model that takes a half of a pair.
+    """Input of the model that takes a half of a pair.
 
     shape: (n, r) or (r, m), None where any size will do.  dtype: None for one that we do not write.
     required: the model has no value of its own for it.
@@ -54,7 +54,7 @@ class LoraInput:
 
 
 Inputs = Mapping[tuple[str, str], LoraInput]
-"""By (module path, half), the path as :func:`_plain` spells it."""
+"""Inputs by (module path, half), the path as :func:`_plain` spells it."""
 
 
 def export_onnx(

@@ -41,7 +41,7 @@ Write = Callable[[TaskAdapter, Path], None]
 
 
 class ServedBundle:
-    """A bundle that is asked for one task at a time, as its files are at that moment.
+    """Bundle that is asked for one task at a time, with its files as they are at that moment.
 
     Safe to use from several threads.
     """
@@ -60,7 +60,7 @@ class ServedBundle:
                 return None
 
     def decode_core(self, task: TaskAdapter) -> None:
-        """Have what tasks share decoded for this one, and for those that come after it."""
+        """Decode the shared core for this task and for later ones."""
         with self._one:
             last = self._bundle.last
             if last is not None:
@@ -92,8 +92,11 @@ def content_key(task: TaskAdapter) -> str:
 
 
 class FolderCache:
-    """Folders of tasks under their content. most: bytes that all may take, but that those handed
-    out within a minute stay. What else lies in ``root`` is neither counted nor touched."""
+    """Folders of tasks under their content.
+
+    most: largest number of bytes of all; folders handed out within a minute stay. Other files in
+    ``root`` are neither counted nor touched.
+    """
 
     def __init__(self, root: Path, most: int) -> None:
         self.root = root

@@ -1,4 +1,4 @@
-"""A task's factors as files of other tools hold them, with nothing rounded that need not be."""
+"""Factors of a task in the form of other tools' files, without unnecessary rounding."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Stored", "check_padded", "kept_file", "stored_modules"]
 
 @dataclass(frozen=True)
 class Stored:
-    """One module in the form of a file: ``dW = scale * b @ a``.
+    """Module in the form of a file: ``dW = scale * b @ a``.
 
     a (r, n), b (m, r): float64, r at least 1.
     dtypes: dtypes of a and b in the file.
@@ -68,8 +68,7 @@ class Stored:
 
 
 def stored_modules(task: TaskAdapter, dtype: str) -> list[Stored]:
-    """Return the task's modules, by path; layers that are fused or stacked have to be ruled out
-    before.
+    """Return the task's modules by path. Rule out fused or stacked layers before.
 
     dtype: as in :func:`hydraopt.export.export_peft`. With "same", a lossless task has the numbers
     of the original in the original's types, and its scales; all else has scale 1. F64, in which

@@ -1,4 +1,4 @@
-"""A task as an adapter folder that vLLM and LoRAX load: PEFT's format, with nothing optional.
+"""Export a task as a folder for vLLM and LoRAX: PEFT's format, with nothing optional.
 
 vLLM's loader (``vllm.lora``: ``PEFTHelper``, ``parse_fine_tuned_lora_name``, ``LoRAConfig``) wants
 one rank, one alpha, names ``base_model.model.PATH.lora_A.weight``, no biases, no saved modules, no

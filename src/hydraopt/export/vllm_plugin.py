@@ -1,4 +1,4 @@
-"""A vLLM LoRA resolver: ``model="numbers-de"`` is served straight from a bundle.
+"""LoRA resolver of vLLM: ``model="numbers-de"`` is served straight from a bundle.
 
 vLLM loads :func:`register` through the entry point group ``vllm.general_plugins``. Settings:
 
@@ -66,8 +66,7 @@ def register() -> None:
 
 
 def make_resolver(bundles: Sequence[AnyPath], cache: FolderCache, *, any_base: bool = False) -> Any:
-    """Return an instance of vLLM's LoRAResolver for the tasks of those bundles, the first that has
-    one.
+    """Return an instance of vLLM's LoRAResolver for the tasks of these bundles, in their order.
 
     For each request of an adapter that vLLM has not loaded it is asked whether the bundle's files
     are still the same, so that a replaced file is seen; what is exported stays in ``cache`` under

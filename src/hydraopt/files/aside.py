@@ -25,7 +25,7 @@ class Place(NamedTuple):
 
 
 class Aside:
-    """A temporary file of one process; it goes with the object. Not thread-safe.
+    """Temporary file of one process, deleted with the object. Not thread-safe.
 
     folder: where the file is made; default the system's temporary folder. Every method raises
     OSError, which names that folder, where the disk is full; what was put before stays readable.

@@ -126,8 +126,11 @@ class Cache:
         return files
 
     def _make_room(self, size: int, lock: int) -> None:
-        """Delete what must go. The lock file states the bytes of all, or more where something was
-        dropped, so that the folder is listed only when they pass the bound."""
+        """Delete entries until the new one fits.
+
+        The lock file states the bytes of all, or more if something was dropped, so that the folder
+        is listed only when they pass the bound.
+        """
         os.lseek(lock, 0, os.SEEK_SET)
         said = os.read(lock, _DIGITS)
         kept = int(said) if len(said) == _DIGITS and said.isdigit() else self.most

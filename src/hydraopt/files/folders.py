@@ -74,9 +74,11 @@ def files_in(folder: AnyPath) -> list[Entry] | None:
 
 
 def check_empty(folder: AnyPath, do: str) -> None:
-    """Raise UsageError for a folder that holds anything but the lock that an ended writer left
-    behind. do: instead of writing there. A folder over HTTP that lists nothing is no answer, and
-    holds something. Raises OSError."""
+    """Raise UsageError for a folder that holds anything but the lock of an ended writer.
+
+    do: what to do instead of writing there. A folder over HTTP that lists nothing has not answered
+    and counts as not empty. Raises OSError.
+    """
     inside = files_in(folder)
     if inside is None or any(x.name != lock_name(ALL_FILES) for x in inside):
         raise UsageError(explain("the folder is not empty", file=folder, do=do))

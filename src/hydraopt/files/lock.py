@@ -33,8 +33,9 @@ _NO_FILE: Final = (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO)
 
 @contextmanager
 def locked(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold the lock of a file or folder, see :func:`hydraopt.files.outputs.destination`. Of an
-    address it lies in the store.
+    """Hold the lock of a file or folder, see :func:`hydraopt.files.outputs.destination`.
+
+    The lock of an address lies in the store.
 
     Raises LockedError, naming the process, if another one holds it, UsageError for a link at the
     lock's name, and OSError if the lock file cannot be made.
@@ -45,8 +46,10 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def locked_folder(folder: AnyPath) -> Iterator[None]:
-    """Hold the lock of the files in a folder, which lies in it; raises as :func:`locked`. What a
-    killed writer had still to do there is done first, see :mod:`hydraopt.files.replacing`."""
+    """Hold the lock of the files in a folder, which lies in the folder; raises as :func:`locked`.
+
+    Unfinished work of a killed writer is done first, see :mod:`hydraopt.files.replacing`.
+    """
     real = destination(folder)
     with _held(real / ALL_FILES, folder):
         if isinstance(real, Path):

@@ -26,8 +26,7 @@ def destination(output: Path) -> Path: ...
 @overload
 def destination(output: str | os.PathLike[str]) -> AnyPath: ...
 def destination(output: str | os.PathLike[str]) -> AnyPath:
-    """Return the place that an output of that name stands for, all links followed; an address is
-    its own.
+    """Return the place that an output name stands for, all links followed; addresses stay.
 
     Raises UsageError for a path through a link that lies in the folder of a bundle, and OSError for
     links that lead nowhere.
@@ -56,8 +55,10 @@ def destination(output: str | os.PathLike[str]) -> AnyPath:
 
 
 def name_inside(folder: Path, name: str) -> Path:
-    """Return the place of a file or folder that a command gives its name, in the folder that a user
-    names. Raises UsageError for a link there, and as :func:`destination`."""
+    """Return the place of a file or folder that a command names inside a user's folder.
+
+    Raises UsageError for a link there, and as :func:`destination`.
+    """
     destination(folder)
     place = folder / name
     if place.is_symlink():

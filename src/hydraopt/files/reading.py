@@ -101,7 +101,7 @@ def read_part(path: str | os.PathLike[str], start: int, size: int) -> tuple[byte
 
 
 class Ranges(Protocol):
-    """A file, or an object in a store, of which any bytes can be read."""
+    """File, or object in a store, with reads of any byte range."""
 
     @property
     def size(self) -> int:
@@ -118,8 +118,7 @@ class Ranges(Protocol):
 
 
 class HeldFile:
-    """A regular file that stays open, so that it is the same one whatever its name stands for
-    later.
+    """Regular file that stays open, so that it does not change when its name is replaced.
 
     Safe to read from several threads, and in forks. Closed when nothing refers to it any more.
     """

@@ -30,7 +30,7 @@ NEW: Final = "new"
 """Name of the folder for new files inside the scratch folder."""
 _REPLACING: Final = ".replacing.tmp"
 _GONE: Final = "gone"
-"""The file beside the new ones that lists those to be removed; without it all is in its place."""
+"""Name of the file that lists the files to remove; without it all work is done."""
 _MOST_GONE: Final = 1 << 30
 """Maximum bytes of the list."""
 _STOPS: Final = (".json", CORE_SUFFIX)
@@ -44,8 +44,9 @@ def is_unfinished(folder: Path) -> bool:
 
 
 def replace_one_by_one(scratch: Path, folder: Path, gone: Collection[str]) -> None:
-    """Put the files in ``scratch / NEW``, which are synced, into a folder, and remove those of the
-    names ``gone``. Raises OSError, before anything changes, where a folder has a file's name.
+    """Put the synced files of ``scratch / NEW`` into a folder and remove those named ``gone``.
+
+    Raises OSError, before anything changes, if a folder has a file's name.
 
     scratch: a folder of the same file system, which becomes a part of the folder, and then
     vanishes. Its lock is the caller's.
@@ -64,8 +65,10 @@ def replace_one_by_one(scratch: Path, folder: Path, gone: Collection[str]) -> No
 
 
 def finish_replacing(folder: Path) -> None:
-    """Do what a killed writer had still to do in a folder. Raises LockedError where it lives,
-    UsageError for what no writer left, and OSError."""
+    """Finish the work of a killed writer in a folder.
+
+    Raises LockedError if the writer lives, UsageError for files that no writer left, and OSError.
+    """
     if not is_unfinished(folder):
         return
     pending = folder / _REPLACING
@@ -95,9 +98,11 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 
 def _roll_forward(folder: Path) -> None:
-    """Remove what is to go, and put what is new in its place, as far as that is not done. Files
-    that loaders look for go first and come last: in between they find no adapter, no model and no
-    collection."""
+    """Remove old files and put new ones in place, as far as that is not done.
+
+    Files that loaders look for go first and come last, so that in between they find no adapter, no
+    model and no collection.
+    """
     pending = folder / _REPLACING
     try:
         gone = _names_in(pending / _GONE)

@@ -71,7 +71,7 @@ class _Budget:
 
 
 class _Reader(io.RawIOBase):
-    """The bytes of a socket, as long as the budget lasts."""
+    """Bytes of a socket, as long as the budget lasts."""
 
     def __init__(self, raw: io.RawIOBase, sock: Any, budget: _Budget) -> None:
         self._raw, self._socket, self._budget = raw, sock, budget
@@ -96,7 +96,7 @@ class _Reader(io.RawIOBase):
 
 
 class _Answer(http.client.HTTPResponse):
-    """An answer that is read through the budget of this thread's request."""
+    """Answer that is read within the budget of this thread's request."""
 
     def __init__(self, sock: Any, *given: Any, **named: Any) -> None:
         super().__init__(sock, *given, **named)
@@ -131,14 +131,14 @@ def _bounded(pool: Any) -> Any:
 
 
 class _Session(requests.Session):
-    """A session that follows no redirect: requests would read the body of each to its end."""
+    """Session that follows no redirect, because requests would read each body to its end."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None
 
 
 class Reply:
-    """The answer to a GET after all redirects, its body not yet read; a context that closes it.
+    """Answer to a GET after all redirects, its body not yet read; a context that closes it.
 
     url: address that the user gave. Raises RemoteError, and PassingError for what may be gone at
     the next try.

@@ -94,9 +94,11 @@ LATER: Final = "Check the address and the network, and try again later"
 
 
 def copy_to(url: Url, target: Path, check: Check | None = None) -> int:
-    """Write an object to a local file; its bytes. Raises RemoteError for one that was replaced
-    meanwhile, since pieces of two objects make a file that nobody wrote, and for one that the disk
-    has no room for; what ``check`` raises."""
+    """Write an object to a local file and return its number of bytes.
+
+    Raises RemoteError if the object was replaced meanwhile, because pieces of two objects make a
+    file that nobody wrote, and if the disk has no room; and what ``check`` raises.
+    """
     store = store_of(url)
     begun = patiently(lambda: store.start(url, _CHUNK, check), url)
     if begun.whole is not None:

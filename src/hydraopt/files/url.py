@@ -49,7 +49,7 @@ class Url(os.PathLike[str]):
 
     @property
     def name(self) -> str:
-        """The last part of the path, "" for none; of "a/b/" it is "b"."""
+        """Last part of the path, "" for none; of "a/b/" it is "b"."""
         last = self._inner.rpartition("/")[2]
         return unquote(last) if self.is_web else last
 

@@ -66,8 +66,10 @@ def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> i
 
 
 def write_new(path: Path, chunks: Iterable[bytes]) -> int:
-    """Write a file in a folder that nobody sees yet, as :func:`replaced_folder` gives one; the
-    bytes are synced. Returns the size. Raises OSError, also for a file that is there."""
+    """Write and sync a file in a folder that nobody sees yet; return its size.
+
+    :func:`replaced_folder` gives such a folder. Raises OSError, also for a file that exists.
+    """
     with path.open("xb") as stream:
         _write(stream.fileno(), chunks)
         os.fsync(stream.fileno())
@@ -193,9 +195,11 @@ def _write(descriptor: int, chunks: Iterable[bytes]) -> None:
 
 
 def _like(target: Path, made: Path | int) -> None:
-    """Give what is new, a path or a descriptor, the owner, the group and the mode of what it
-    replaces; a link has none. Who may not give it away may give it the group; the mode follows in
-    any case, for a file that was private must not be read by all."""
+    """Give a new path or descriptor the owner, group and mode of the file that it replaces.
+
+    A link has none. A process that may not give the owner may give the group. The mode follows in
+    any case, because a private file must not become readable by all.
+    """
     with contextlib.suppress(OSError):
         old, new = target.lstat(), os.stat(made)
         if stat.S_ISLNK(old.st_mode):
@@ -339,8 +343,10 @@ def _holds_mounts(target: Path) -> bool:
 
 
 def _put_in_place(made: Path, target: Path, stale: Callable[[str], bool], stays: bool) -> None:
-    """Exchange a made folder for the target, which keeps its other files. stays: put its files into
-    the target instead."""
+    """Exchange a made folder for the target, which keeps its other files.
+
+    stays: put its files into the target instead.
+    """
     others = [x for x in target.iterdir() if not (made / x.name).exists()]
     gone = {x.name for x in others if stale(x.name)}
     if not stays:
@@ -385,8 +391,10 @@ def _link(old: str | Path, new: str | Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Let two folders have each other's name, in one step. Raises OSError where that is not to be
-    had."""
+    """Let two folders have each other's name, in one step.
+
+    Raises OSError if the system cannot do this.
+    """
     library = ctypes.CDLL(None, use_errno=True)
     call = getattr(library, "renameat2", None)
     if call is None:

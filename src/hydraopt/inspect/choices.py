@@ -64,7 +64,7 @@ _MOST_NAMED: Final = 8
 
 @dataclass(frozen=True)
 class Choice:
-    """A size that the tasks could have.
+    """Size that the tasks could have.
 
     size (bytes): of the whole file. errors: by task, relative Frobenius error against the original.
     harms: by task, its harm at that error; only tasks whose harm a merge measured at errors on both

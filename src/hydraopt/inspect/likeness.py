@@ -22,7 +22,7 @@ _BLOCK = 1024
 
 @dataclass
 class Watched:
-    """A reader of factors that notes, when it is called, how alike they are as given.
+    """Reader of factors that records the similarity of the factors as given.
 
     a, b: cosines of the A's and of the B's as vectors, (T', T'); NaN where ranks differ or a factor
     is zero. They depend on how a dW was factored, which is what makes them interesting: adapters

@@ -24,7 +24,7 @@ def symmetric_inverse(gram: Array) -> Array:
 
 @dataclass(frozen=True)
 class Basis:
-    """A decoded shared basis: vectors (N, q), near unit length and near orthogonal."""
+    """Decoded shared basis: vectors (N, q), near unit length and near orthogonal."""
 
     vectors: Array
 
@@ -34,7 +34,7 @@ class Basis:
 
     @cached_property
     def orthonormal(self) -> Array:
-        """An orthonormal basis of the same space, (N, q)."""
+        """Orthonormal basis of the same space, (N, q)."""
         q: Array = np.linalg.qr(self.vectors)[0]
         return q
 

@@ -25,7 +25,7 @@ def far_apart(
     lost: Callable[[int], Array],
     rng: np.random.Generator | None,
 ) -> list[int]:
-    """``count`` different items, drawn far apart as k-means++ draws them.
+    """Draw ``count`` different items, far apart as in k-means++.
 
     first: the first item, or (N,) the odds of it, N >= count. lost: is told the item just taken and
     gives (N,), how far each item is from the nearest of those taken, the odds of the next. rng:

@@ -30,13 +30,15 @@ behind them and well below what training or fp16 tells apart."""
 
 
 def rounding(*sizes: int, dtype: DTypeLike = np.float64) -> float:
-    """The share for singular values of a matrix with these sizes: eps of ``dtype`` times the
-    largest, as in LAPACK and ``numpy.linalg.matrix_rank``."""
+    """Return the rounding share of singular values: eps of ``dtype`` times the largest size.
+
+    As in LAPACK and ``numpy.linalg.matrix_rank``.
+    """
     return float(np.finfo(np.dtype(dtype)).eps) * max(sizes)
 
 
 def significant(values: Array, share: float, least: float = 0.0) -> NDArray[np.bool_]:
-    """The mask of the values above ``share`` of the largest one.
+    """Return the mask of the values above ``share`` of the largest one.
 
     least: what the largest is taken to be at the least; values far below 1 are then all rounding.
     All values 0 or below, or none at all: nothing is significant.

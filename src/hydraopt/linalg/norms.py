@@ -14,7 +14,7 @@ __all__ = ["distance", "product_norm", "ratio", "relative_error"]
 
 
 def product_norm(b: Array, a: Array) -> float:
-    """|b a| for b (m, r), a (r, n); O((m + n) r^2), (m, n) is never formed."""
+    """Return |b a| for b (m, r), a (r, n); O((m + n) r^2), (m, n) is never formed."""
     if b.shape[1] == 0:
         return 0.0
     left, right = np.linalg.qr(b)[1], np.linalg.qr(a.T)[1]
@@ -22,17 +22,20 @@ def product_norm(b: Array, a: Array) -> float:
 
 
 def distance(true: Factors, other: Factors) -> float:
-    """|dW - dW~|, as the norm of one product of rank r + k."""
+    """Return |dW - dW~|, as the norm of one product of rank r + k."""
     return product_norm(np.hstack([true.B, -other.B]), np.vstack([true.A, other.A]))
 
 
 def ratio(off: float, size: float) -> float:
-    """off / size; 0 where both are zero, 1 where only size is."""
+    """Return off / size; 0 if both are zero, 1 if only size is."""
     if size == 0:
         return 0.0 if off == 0 else 1.0
     return off / size
 
 
 def relative_error(true: Factors, other: Factors) -> float:
-    """``|dW - dW~| / |dW|``; 0 where both are zero, 1 where only dW is. O((m + n) (r + k)^2)."""
+    """Return ``|dW - dW~| / |dW|``; 0 if both are zero, 1 if only dW is.
+
+    O((m + n) (r + k)^2).
+    """
     return ratio(distance(true, other), product_norm(true.B, true.A))

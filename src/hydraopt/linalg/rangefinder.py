@@ -24,7 +24,7 @@ def dominant_range(
     probe: Matrix,
     rounds: int,
 ) -> tuple[Matrix, Matrix]:
-    """(left, X^T left): left (N, k), orthonormal columns, in the strongest directions of X (N, n).
+    """Return (left, X^T left): left (N, k) orthonormal, in the strongest directions of X (N, n).
 
     image, back: what multiplies by X and by X^T. probe: (n, k), random. rounds: at least 1; each
     costs two products. Columns are made orthonormal once a round: those of X^T left are graded by

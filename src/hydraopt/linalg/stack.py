@@ -26,7 +26,7 @@ _Rows = NDArray[np.float32]
 
 
 def thin_stack(b: Array, a: Array) -> tuple[list[_Rows], list[Array], list[_Rows]]:
-    """(U^T, s, V^T) of each product ``b_t^T a_t``: lists over t of (k, m), (k,) and (k, n).
+    """Return (U^T, s, V^T) of each product ``b_t^T a_t``: lists of (k, m), (k,) and (k, n).
 
     b (T, r, m), a (T, r, n): the factors' vectors as rows, the scale in either. k, the cut and the
     signs are those of :func:`hydraopt.linalg.svd.thin`; vectors are rounded to float32.
@@ -47,8 +47,10 @@ def thin_stack(b: Array, a: Array) -> tuple[list[_Rows], list[Array], list[_Rows
 
 
 def _roots(rows: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """(L, L^-1, sound): the Cholesky factors of ``X X^T`` for each X of rows (T, r, N), and whether
-    they tell enough of it. The identity where they do not."""
+    """Return (L, L^-1, sound): the Cholesky factors of ``X X^T`` for each X of rows (T, r, N).
+
+    sound: whether they are accurate enough; where they are not, they are the identity.
+    """
     gram = rows @ rows.transpose(0, 2, 1)
     size = gram.shape[1]
     lengths = np.sqrt(np.einsum("tii->ti", gram))

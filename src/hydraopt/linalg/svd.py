@@ -1,4 +1,4 @@
-"""The thin SVD that everything starts from."""
+"""Thin SVD of a module's product of factors."""
 
 from __future__ import annotations
 
@@ -30,15 +30,17 @@ def thin(B: Array, A: Array) -> Thin:
 
 
 def in_range(matrix: Array) -> Array:
-    """``matrix`` itself; raises numpy's LinAlgError where it holds NaN or infinity, of which some
-    of LAPACK's iterations never end."""
+    """Return ``matrix``; raise numpy's LinAlgError if it holds NaN or infinity.
+
+    Some of LAPACK's iterations never end on these.
+    """
     if not np.isfinite(matrix).all():
         raise np.linalg.LinAlgError("a matrix to decompose is not finite")
     return matrix
 
 
 def halved(u: Array, s: Array, vt: Array, keep: int) -> Factors:
-    """The first ``keep`` parts of ``u diag(s) vt`` as factors that carry the roots of s alike.
+    """Return the first ``keep`` parts of ``u diag(s) vt`` as factors with the roots of s in both.
 
     u (m, k), s (k,), vt (k, n), as numpy.linalg.svd returns them.
     """

@@ -1,4 +1,4 @@
-"""The model card of a bundle: README.md with the header that hubs read, from the page's data."""
+"""Model card of a bundle: README.md with the header that hubs read, from the page's data."""
 
 from __future__ import annotations
 

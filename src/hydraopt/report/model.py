@@ -58,7 +58,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class TaskView:
-    """One task in the list.
+    """Task in the list.
 
     group, language: parts of its name, or what a result says. kind: how it was trained. harm: the
     share of answers that change, None where nobody measured; likely: of them that is likely to.
@@ -90,7 +90,7 @@ class TaskView:
 
 @dataclass(frozen=True)
 class TensorRow:
-    """A coded tensor of one task."""
+    """Coded tensor of one task."""
 
     key: str
     shape: str
@@ -100,8 +100,11 @@ class TensorRow:
 
 @dataclass(frozen=True)
 class Layers:
-    """A task's modules, parallel. modules: indices into the page's. bytes, forms: None where the
-    task was not decoded. tensors: coded tensors beside the modules."""
+    """Modules of a task, in parallel lists.
+
+    modules: indices into the page's. bytes, forms: None if the task was not decoded. tensors: coded
+    tensors beside the modules.
+    """
 
     modules: tuple[int, ...]
     errors: tuple[float, ...]
@@ -112,7 +115,7 @@ class Layers:
 
 @dataclass(frozen=True)
 class SizeRow:
-    """A size that the bundle has or could have.
+    """Size that the bundle has or could have.
 
     kind: "chosen" is the bundle itself, "measured" another bundle of the same tasks in a result,
     "estimated" one that was coded for the page or lies between two of these.
@@ -129,8 +132,11 @@ class SizeRow:
 
 @dataclass(frozen=True)
 class MapView:
-    """Tasks x columns. columns: modules, or types of modules where these are many. errors: by task
-    and column, None where a task lacks it. bytes: the same, empty if nothing was decoded."""
+    """Map of tasks x columns.
+
+    columns: modules, or types of modules if these are many. errors: by task and column, None where
+    a task lacks it. bytes: the same, empty if nothing was decoded.
+    """
 
     tasks: tuple[str, ...]
     columns: tuple[str, ...]
@@ -141,8 +147,10 @@ class MapView:
 
 @dataclass(frozen=True)
 class Alike:
-    """Cosines of the tasks' products in percent, in the order of a clustering. pairs: the most
-    alike, (one, other, percent)."""
+    """Cosines of the tasks' products in percent, in the order of a clustering.
+
+    pairs: the most alike, (one, other, percent).
+    """
 
     tasks: tuple[str, ...]
     cosines: tuple[tuple[int | None, ...], ...]
@@ -170,7 +178,7 @@ class GroupRow:
 
 @dataclass(frozen=True)
 class Example:
-    """One row of a task, as base, original and bundle answered.
+    """Row of a task with the answers of base, original and bundle.
 
     marked: the original's and the bundle's answer as pieces (kind, text), kind "same", "removed"
     (the original alone) or "added" (the bundle alone); empty if one is missing.
@@ -189,7 +197,7 @@ class Example:
 
 @dataclass(frozen=True)
 class PeopleRow:
-    """A probe of one task, as a whole or of one group.
+    """Probe of one task, as a whole or of one group.
 
     before, now: the share of choices that follow a stereotype, of the original and of the bundle;
     low, high: the latter's 95 % interval. flips: choices that change, towards a stereotype or away
@@ -235,7 +243,7 @@ class SwappedRow:
 
 @dataclass(frozen=True)
 class TypeRow:
-    """A type of modules: their number, mean and worst error, and the task with the worst."""
+    """Type of modules: their number, mean and worst error, and the task with the worst."""
 
     type: str
     modules: int
@@ -255,7 +263,7 @@ class OriginalsRow:
 
 @dataclass(frozen=True)
 class Page:
-    """All of a report. tasks, layers, examples are left to a server where these are many.
+    """All contents of a report. Many tasks, layers and examples are left to a server.
 
     image: the adapters are of an image model, which writes no answers.
     """

@@ -1,4 +1,4 @@
-"""The list of tasks: one view each, the most harmed first, and selection by a filter."""
+"""List of tasks: one view each, the most harmed first, with filters."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def values_of(tasks: Sequence[TaskView]) -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A filter and an order. query: in the name, whatever the case. sort: of SORTS, or "name"."""
+    """Filter and order. query: in the name, whatever the case. sort: of SORTS, or "name"."""
 
     query: str = ""
     language: str = ""

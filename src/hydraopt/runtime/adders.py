@@ -102,7 +102,7 @@ class _Stack:
 
 
 class _Shared:
-    """All heads of one site in a batch: what is shared is computed once, for all their rows."""
+    """All heads of one site in a batch; their shared part is computed once, for all rows."""
 
     def __init__(self, site: Site, rows: Mapping[ModuleHead, int]) -> None:
         """Stack the heads. rows: number of rows of each head."""
@@ -114,8 +114,7 @@ class _Shared:
         def stacked(
             of: Callable[[ModuleHead], Tensor | None], heads: Sequence[ModuleHead]
         ) -> Tensor | None:
-            """Return (T, K, length) of what heads have, (k, length) each; None if none of the site
-            has."""
+            """Stack the heads' tensors (k, length) to (T, K, length); None if the site has none."""
             some = next((x for x in map(of, rows) if x is not None), None)
             if some is None:
                 return None
@@ -143,7 +142,7 @@ class _Shared:
         return sum(stack.nbytes for stack in self.stacks)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """dW_t x of all rows, in the order of ``heads``: x (R, S, n) -> (R, S, m).
+        """Return dW_t x of all rows, in the order of ``heads``: x (R, S, n) -> (R, S, m).
 
         Heads that have equally many rows share one batched product, in which nothing is padded.
         """
@@ -183,7 +182,7 @@ class _Layout:
 
 
 class Mixed:
-    """Each row of the batch its own head, or none.
+    """Head of its own for each row of the batch, or none.
 
     A batch of a multiple of the rows gives each head to as many rows in a row, which is the order
     in which transformers repeats a prompt for beams and for several answers.
@@ -240,8 +239,10 @@ class Mixed:
 
 
 class MixedReplaced:
-    """Each row of the batch its own replacement of a module; or the model's, with what ``other``
-    adds."""
+    """Replacement of a module for each row of the batch.
+
+    Rows without one use the model's module, plus what ``other`` adds.
+    """
 
     def __init__(self, own: Sequence[Replaced | None], name: str, other: Adder | None) -> None:
         self._own, self._name, self._other = tuple(own), name, other
@@ -289,8 +290,7 @@ def _rows(x: Tensor, at: Tensor | None) -> Tensor:
 
 
 def _typed(x: Tensor, site: Site) -> Tensor:
-    """Return the input in the type of the factors. Raises UsageError if the model has moved
-    since."""
+    """Return the input in the factors' type; raise UsageError if the model has moved since."""
     if x.device != site.place.device:
         raise UsageError(
             explain(

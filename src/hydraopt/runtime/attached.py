@@ -151,7 +151,7 @@ class Attached:
 
     @property
     def active(self) -> tuple[str | None, ...]:
-        """The selected tasks: one for all rows, or those of :meth:`set_tasks`; None is the base."""
+        """Selected task of all rows, or the tasks of :meth:`set_tasks`; None is the base."""
         return self._chosen.names
 
     def set_task(self, name: str | None) -> None:

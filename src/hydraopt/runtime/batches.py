@@ -24,7 +24,7 @@ _NAMES: Final = (
 
 
 class Batches:
-    """The rows of the pass that goes through a model, by thread; none outside of one."""
+    """Rows of the pass that goes through a model, by thread; none outside of one."""
 
     def __init__(self) -> None:
         self._own = threading.local()
@@ -66,8 +66,7 @@ class Batches:
 
 
 def _rows_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> frozenset[int]:
-    """Return the first dimensions of the model's main inputs; of its first tensor where none is
-    known."""
+    """Return the first dimensions of the model's main inputs, or of its first tensor."""
     named = [kwargs[name] for name in _NAMES if _is_batch(kwargs.get(name))]
     if args and _is_batch(args[0]):
         named.append(args[0])

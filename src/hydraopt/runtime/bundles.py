@@ -37,7 +37,7 @@ _SUFFIXES = (".safetensors", ".hydra")
 
 
 class PlacedBundle:
-    """A bundle and where its modules are in the model.
+    """Bundle and the places of its modules in the model.
 
     label: names it among several.  sites: by module path of the bundle.
     """
@@ -70,8 +70,10 @@ class PlacedBundle:
 
     @property
     def adapters_bytes(self) -> int:
-        """Bytes of the original adapters, one by one, in the (widest) type that modules compute
-        in: what they would take without the bundle."""
+        """Bytes of the original adapters, one by one, in the widest type that modules compute in.
+
+        This is the memory that they would take without the bundle.
+        """
         types = {site.place.dtype for site in self.sites.values()} or {self._places.fallback}
         numbers = sum(task.numbers for task in self.bundle.rows)
         return numbers * max(x.itemsize for x in types)
@@ -118,8 +120,7 @@ class PlacedBundle:
         return (self.label, task.bundle.checksum(stream), size, entry.modules, entry.tensors)
 
     def check(self, task: TaskAdapter) -> None:
-        """Raise UsageError for a task that is more than low-rank changes of linear modules, and
-        modules of its own in place of the model's."""
+        """Raise UsageError unless a task has only low-rank changes and replaced modules."""
         if task.name in self._sound:
             return
         reasons = list(obstacles(task, replacing=True))
@@ -182,8 +183,7 @@ class PlacedBundle:
         return is_of_base(task, key, {name: own}, path)
 
     def _site(self, task: TaskAdapter, path: str) -> Site:
-        """Return the site of a module; what a lossless task has beyond the manifest shares
-        nothing."""
+        """Return the site of a module; modules that only a lossless task has share nothing."""
         if path not in self.sites:
             self.sites[path] = site_of(self._places.find(task.modules[path]), None, None)
         return self.sites[path]

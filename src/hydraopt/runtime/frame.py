@@ -1,4 +1,4 @@
-"""The modules of a bundle without their weights: what tasks can be attached to without a base."""
+"""Modules of a bundle without their weights, to attach tasks without a base model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["frame_of"]
 
 
 class _Node(nn.Module):
-    """A module that may be linear: then it states its sizes, and in which type it would compute."""
+    """Module that may be linear: it then states its sizes and the type it computes in."""
 
     out_features: int | None = None
     in_features: int | None = None

@@ -1,4 +1,4 @@
-"""A bundle as tensors: the shared bases of each module, a task's head over them, and their cache.
+"""Tensors of a bundle: shared bases of each module, heads of tasks over them, and a cache.
 
 Letters as in linalg.shapes; p and q are the vectors of a module's left and right basis. Tensors
 lie as torch's linear product takes them, (outputs, inputs).
@@ -40,7 +40,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A module that a bundle changes: its place in the model and the bases that tasks share there.
+    """Module that a bundle changes: its place in the model and the shared bases of its tasks.
 
     left (m, p), right (q, n); None where there is none.
     """
@@ -73,13 +73,13 @@ class ModuleHead:
 
     @property
     def count(self) -> int:
-        """k."""
+        """Number of parts, k."""
         own = self.y if self.y is not None else self.a
         assert own is not None
         return int(own.shape[0])
 
     def __call__(self, x: Tensor) -> Tensor:
-        """dW x for x (..., n): (..., m), never forming dW."""
+        """Return dW x for x (..., n): (..., m), never forming dW."""
         h = None if self.y is None else F.linear(F.linear(x, given(self.site.right)), self.y)
         if self.a is not None:
             h = F.linear(x, self.a) if h is None else h + F.linear(x, self.a)
@@ -107,7 +107,7 @@ class ModuleHead:
 
 @dataclass(frozen=True, eq=False)
 class Replaced:
-    """A module that a task replaces: own are its tensors, by their names in the module.
+    """Module that a task replaces. own: its tensors, by their names in the module.
 
     The model's module stays as it is: a copy with the task's tensors computes the output anew.
     """
@@ -200,8 +200,7 @@ def _squares(x: Numbers) -> Array:
 
 @njit(cache=True, nogil=True)
 def _balance(left: Array, right: Array, coefficients: Array) -> Array:
-    """Return (k,): powers of two by which the right sides are multiplied, so that both are about as
-    long.
+    """Return powers of two (k,) for the right sides that make both sides about equally long.
 
     left, right: squared lengths, the left without its coefficients.
     """
@@ -215,7 +214,7 @@ def _balance(left: Array, right: Array, coefficients: Array) -> Array:
 
 @njit(cache=True, nogil=True)
 def _multiply(x: Numbers, by: Array, out: NDArray[Any]) -> None:
-    """out (k, N) = diag(by) x."""
+    """Compute out (k, N) = diag(by) x."""
     for j in range(x.shape[0]):
         for i in range(x.shape[1]):
             out[j, i] = x[j, i] * by[j]
@@ -223,7 +222,7 @@ def _multiply(x: Numbers, by: Array, out: NDArray[Any]) -> None:
 
 @njit(cache=True, nogil=True)
 def _multiply_turned(x: Numbers, by: Array, out: NDArray[Any]) -> None:
-    """out (N, k) = x^T diag(by)."""
+    """Compute out (N, k) = x^T diag(by)."""
     for i in range(x.shape[1]):
         for j in range(x.shape[0]):
             out[i, j] = x[j, i] * by[j]

@@ -20,7 +20,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Renaming:
-    """The model's name of a module: ``prefix`` + the bundle's path less its first ``cut`` names."""
+    """Name of a module in the model: ``prefix`` + the bundle's path without ``cut`` names."""
 
     cut: int = 0
     prefix: str = ""
@@ -31,7 +31,7 @@ class Renaming:
 
 @dataclass(frozen=True)
 class Place:
-    """A module of the model, and where and in what type the factors for it are held.
+    """Module of the model, and the device and type of its factors.
 
     name: in the model.  module: with m outputs and n inputs.
     """
@@ -43,8 +43,7 @@ class Place:
 
 
 def shape_of(module: nn.Module) -> tuple[int, int] | None:
-    """Return (m, n), outputs and inputs, of what computes like a linear layer; None for anything
-    else.
+    """Return (m, n), outputs and inputs, of a layer that computes like a linear one, else None.
 
     nn.Linear and whatever names its sizes the same way (bitsandbytes' layers, PEFT's wrappers), and
     transformers' Conv1D, whose weight is (n, m).
@@ -60,7 +59,7 @@ def shape_of(module: nn.Module) -> tuple[int, int] | None:
 
 
 class Places:
-    """The modules of one bundle in one model, found by one renaming of all paths.
+    """Modules of one bundle in one model, found by one renaming of all paths.
 
     fallback: the type of modules that do not say in which they compute.
     Raises AlignmentError, naming the first module that is missing or has another shape.
@@ -95,8 +94,7 @@ class Places:
         return Place(name, module, device, self._dtype(module))
 
     def _dtype(self, module: nn.Module) -> torch.dtype:
-        """Return the float type a module computes in; of quantised ones, the one they convert
-        to."""
+        """Return the float type a module computes in; quantised ones convert to it."""
         named = getattr(module, "compute_dtype", None)
         weight = getattr(module, "weight", None)
         own = list(_float_types([weight] if isinstance(weight, torch.Tensor) else []))

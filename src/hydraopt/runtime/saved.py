@@ -14,7 +14,7 @@ __all__ = ["UnfitError", "replacements"]
 
 
 class UnfitError(ValueError):
-    """A saved tensor that stands for no module of the model."""
+    """Error of a saved tensor that stands for no module of the model."""
 
 
 def replacements(

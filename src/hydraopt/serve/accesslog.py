@@ -1,4 +1,4 @@
-"""A line in the log for each answered request, of the logger ``hydraopt.serve.accesslog``."""
+"""Log each answered request in one line, to the logger ``hydraopt.serve.accesslog``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class AccessLog:
-    """An application whose requests are logged: client, method, path, status, seconds.
+    """Application whose requests are logged: client, method, path, status, seconds.
 
     A query is left out, and so are headers and bodies: they may hold what is nobody's business.
     """

@@ -38,7 +38,7 @@ _PROMPT_TOKENS = 2048
 
 
 class Engine:
-    """One model, the tasks attached to it, and the requests that wait.
+    """Model, the tasks attached to it, and the waiting requests.
 
     The model and ``attached`` belong to the engine's thread from :meth:`start` to :meth:`stop`.
     Another attachment may take its place at the border of a step: then both are on the model, each
@@ -195,8 +195,11 @@ class Engine:
             self._read(chosen)
 
     def _read(self, chosen: Sequence[Answer], again: bool = True) -> None:
-        """Read their prompts, together; where that fails, each by itself, for a task that cannot be
-        read is nobody else's failure. again: look again for such a task."""
+        """Read the requests' prompts together; if that fails, read each by itself.
+
+        A task that cannot be read then fails only its own requests. again: look again for such a
+        task.
+        """
         new = [
             BatchRow(x, Sampler(x.job), Decoder(self.tokenizer), StopWatch(x.job.stop))
             for x in chosen
@@ -222,8 +225,11 @@ class Engine:
         self._drop()
 
     def _renew(self, answer: Answer, error: Exception) -> Exception | None:
-        """Take its task as the files are now, if ``error`` is that it could not be read; what is
-        wrong still. Rows that began with it as it was end: an answer is one task's."""
+        """Reload a task that could not be read; return what is still wrong.
+
+        error: the failure of the answer; other failures are returned unchanged. Rows that began
+        with the old task end, because an answer belongs to one task.
+        """
         task, attached = answer.job.task, answer.attached
         if task is None or not isinstance(error, UNREAD):
             return error

@@ -29,8 +29,10 @@ log = logging.getLogger(__name__)
 
 
 def fail(rows: Sequence[BatchRow], error: Exception, what: str) -> None:
-    """End the rows. The log has a line of what has failed, and why; a traceback of what is no
-    error of ours."""
+    """End the rows and log the failure and its reason.
+
+    The log has a traceback only for an error that is not hydraopt's own.
+    """
     if rows:
         ours = isinstance(error, HydraoptError)
         log.error("%s: %s", what, error, exc_info=None if ours else error)

@@ -19,7 +19,7 @@ class QueueFullError(HydraoptError):
 
 
 class ClosedError(HydraoptError):
-    """The engine takes no more requests."""
+    """Error of an engine that takes no more requests."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Job:
-    """A prompt to go on from.
+    """Prompt to continue.
 
     task: None is the base model.  temperature: 0 takes the likeliest token.  top_p: the smallest
     set of tokens of that probability is drawn from.  stop: texts that end the answer, which they
@@ -71,7 +71,7 @@ class Piece:
 
 @dataclass
 class Answer:
-    """A job under way. ``deliver`` is called with each piece, in the engine's thread.
+    """Job under way. ``deliver`` is called with each piece, in the engine's thread.
 
     attached: what has its task.
     """

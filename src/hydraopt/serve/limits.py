@@ -156,7 +156,7 @@ def is_loopback(host: str) -> bool:
 
 
 class OwnHosts:
-    """An application that refuses requests for hosts other than this machine's own.
+    """Application that refuses requests for hosts other than this machine's own.
 
     A page in a browser may have its name point to this machine, and then read what is here; the
     Host header still has that name. names: others that may be asked for, as of a proxy.

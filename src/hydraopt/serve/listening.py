@@ -1,4 +1,4 @@
-"""A socket to listen at, taken before anything slow is loaded."""
+"""Open the socket to listen at before anything slow is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bundles of a running server, read again from their files."""
+"""Reload the bundles of a running server from their files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Reload", "ReloadError", "check_names"]
 
 
 class ReloadError(HydraoptError):
-    """The new files were refused; what was served before is served on. Names no folder."""
+    """Error of new files that were refused; the old ones stay in service. Names no folder."""
 
 
 def check_names(base_name: str, tasks: Sequence[str]) -> None:

@@ -45,7 +45,7 @@ class ErrorBody:
 
 
 class ApiError(Exception):
-    """A refusal in OpenAI's shape."""
+    """Refusal in OpenAI's shape."""
 
     def __init__(self, status: int, text: str, code: str, param: str | None = None) -> None:
         super().__init__(text)
@@ -130,7 +130,7 @@ class ReplyBody:
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply: its kind, and what is the same in all of its chunks."""
+    """Reply: its kind, and the fields that all of its chunks share."""
 
     kind: Literal["chat", "completion"]
     model: str

@@ -16,7 +16,7 @@ __all__ = ["BatchRow"]
 
 @dataclass(eq=False)
 class BatchRow:
-    """An answer under way. tokens: given so far; last: the latest of them; reason: why it ended."""
+    """Answer under way. tokens: written so far; last: the latest; reason: why it ended."""
 
     answer: Answer
     sampler: Sampler
@@ -27,8 +27,10 @@ class BatchRow:
     reason: Reason | None = None
 
     def take(self, logits: Tensor, ends: Collection[int]) -> None:
-        """Draw a token of the logits (vocabulary), and give the reader the text. ends: tokens that
-        end an answer."""
+        """Draw a token of the logits (vocabulary) and give the reader the text.
+
+        ends: tokens that end an answer.
+        """
         self.last = self.sampler(logits)
         self.tokens += 1
         ended = self.last in ends

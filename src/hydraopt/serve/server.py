@@ -100,8 +100,10 @@ def load_engine(
 
 
 def base_name_of(base: str, bundles: Sequence[str]) -> str:
-    """Name of the base model in requests: the one in the bundles, else that of its folder, which
-    may be a cache's."""
+    """Return the name of the base model in requests: the bundles' name, else its folder's.
+
+    The folder may be a cache's.
+    """
     stated = (bundle.base_model for bundle in named_bundles(bundles).values())
     for name in (*(x for x in stated if x), os.path.abspath(base)):
         label = base_label(name)
