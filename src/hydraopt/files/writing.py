@@ -66,10 +66,7 @@ def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> i
 
 
 def write_new(path: Path, chunks: Iterable[bytes]) -> int:
-    """Write and sync a file in a folder that nobody sees yet; return its size.
-
-    :func:`replaced_folder` gives such a folder. Raises OSError, also for a file that exists.
-    """
+    """Write and sync a new file of a :func:`replaced_folder`; return its size. Raises OSError."""
     with path.open("xb") as stream:
         _write(stream.fileno(), chunks)
         os.fsync(stream.fileno())
@@ -343,10 +340,7 @@ def _holds_mounts(target: Path) -> bool:
 
 
 def _put_in_place(made: Path, target: Path, stale: Callable[[str], bool], stays: bool) -> None:
-    """Exchange a made folder for the target, which keeps its other files.
-
-    stays: put its files into the target instead.
-    """
+    """Exchange a made folder for the target, or put its files into the target (``stays``)."""
     others = [x for x in target.iterdir() if not (made / x.name).exists()]
     gone = {x.name for x in others if stale(x.name)}
     if not stays:
