@@ -43,14 +43,14 @@ def _opened(rows: Sequence[Row]) -> tuple[str, str]:
         ]
         for row in rows
     ]
-    heads = ["tasks", "index, bytes", "open, s", "`ls`, s", "open without index, s"]
+    heads = ["tasks", "index, bytes", "open, s", "list, s", "open without index, s"]
     return about, table([*heads, "open for one task, s", "bytes read"], lines)
 
 
 def _added(rows: Sequence[Row], explored: Sequence[Row]) -> tuple[str, str]:
     about = wrapped(
         "One task more: bytes without those of the index, which is read and written as well. "
-        "Then the start of `hydraopt explore`, and its first view by the clock."
+        "Then the start of `hydraopt report --serve`, and its first view by the clock."
     )
     lines = [
         [
@@ -63,7 +63,7 @@ def _added(rows: Sequence[Row], explored: Sequence[Row]) -> tuple[str, str]:
         ]
         for row, shown in zip(rows, explored, strict=True)
     ]
-    heads = ["tasks", "`add`, s", "bytes read", "bytes written", "`explore` starts, s"]
+    heads = ["tasks", "`add`, s", "bytes read", "bytes written", "page starts, s"]
     return about, table([*heads, "first view, s"], lines)
 
 

@@ -118,7 +118,17 @@ def explorer_row(bundle: Path, count: int, folder: Path, repeats: int) -> dict[s
 def served_row(path: Path, count: int, repeats: int) -> dict[str, Any]:
     """The same of any collection of ``count`` tasks that :func:`write_collection` named; without a
     browser to drive, its start alone."""
-    command = [sys.executable, "-m", "hydraopt", "explore", str(path), "--port", "0", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "hydraopt",
+        "report",
+        str(path),
+        "--serve",
+        "--port",
+        "0",
+        "--json",
+    ]
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None

@@ -13,6 +13,7 @@ from click.testing import Result
 from hydraopt import merge, open_bundle
 from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.collection.splitting import split
+from hydraopt.editing.verbs import rename
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of
 
@@ -46,19 +47,19 @@ def test_a_collection_changes(run: Run, two: Path, folder: Path, tmp_path: Path)
     added = document(run("add", two, folder / "c", "--json"), "hydraopt.change/1")
     assert [task["name"] for task in added["added"]] == ["c"]  # type: ignore[attr-defined]
     assert added["size"] == two.stat().st_size
-    table = run("ls", two)
+    table = run("inspect", two, "--list")
     assert table.exit_code == 0
     assert "3 tasks" in table.output
-    listed = document(run("ls", two, "--json"), "hydraopt.ls/1")
+    listed = document(run("inspect", two, "--list", "--json"), "hydraopt.list/1")
     assert [bool(x["added"]) for x in listed["tasks"]] == [False, False, True]  # type: ignore[attr-defined]
-    assert "renamed c to d" in run("rename", two, "c", "d").output
+    rename(two, "c", "d")
     assert "removed a" in run("remove", two, "a").output
-    replaced = run("replace", two, f"b={folder / 'c'}", "--error", "0.2")
+    replaced = run("add", two, f"b={folder / 'c'}", "--replace", "--max-error", "0.2")
     assert replaced.exit_code == 0
-    said = document(run("diff", first, two, "--json"), "hydraopt.diff/1")
+    said = document(run("inspect", first, two, "--json"), "hydraopt.difference/1")
     assert (said["added"], said["removed"]) == (["d"], ["a"])
     assert [row["name"] for row in said["changed"]] == ["b"]  # type: ignore[attr-defined]
-    shown = run("diff", first, two).output
+    shown = run("inspect", first, two).output
     for text in ("added", "removed", "changed", "core    the same"):
         assert text in shown
     assert list(open_bundle(two)) == ["b", "d"]
@@ -92,13 +93,13 @@ def test_a_refresh_is_told_before_it_is_made(run: Run, two: Path, folder: Path) 
     assert made.exit_code == 0, made.output
     assert "3 of them from their originals" in made.output
     assert two.read_bytes() == before
-    done = document(run("refresh", two, "--apply", "--json"), "hydraopt.refresh/1")
+    done = document(run("refresh", two, "--force", "--json"), "hydraopt.refresh/1")
     assert done["size"] == two.stat().st_size
     assert two.read_bytes() != before
 
 
 def test_a_refresh_names_the_tasks_that_lose(run: Run, two: Path, folder: Path) -> None:
-    run("add", two, folder / "c", "--error", "0.01")
+    run("add", two, folder / "c", "--max-error", "0.01")
     expected = document(run("refresh", two, "--json"), "hydraopt.refresh.expected/1")
     assert "c" not in {task["name"] for task in expected["grown"]}
     output = two.with_name("new.hydra.safetensors")
@@ -114,15 +115,14 @@ def test_they_refuse(run: Run, two: Path, folder: Path) -> None:
     for arguments, text in (
         (("add", two, folder / "a"), "has a task of that name"),
         (("add", two), "Missing argument"),
-        (("add", two, folder / "c", "--size", "5%", "--error", "0.1"), "more than one limit"),
+        (("add", two, folder / "c", "--size", "5%", "--max-error", "0.1"), "more than one limit"),
         (("add", two, folder / "c", "--harm", "1%"), "--harm needs --base and --prompts"),
         (("add", two, folder / "c", "--size", "60"), "the size cannot be kept"),
-        (("replace", two, folder / "c"), "no such task"),
+        (("add", two, folder / "c", "--replace"), "no such task"),
         (("remove", two, "c"), "no such task"),
-        (("rename", two, "a", "b"), "has a task of that name"),
-        (("ls", folder / "a" / "adapter_config.json"), "not a bundle"),
-        (("refresh", two, "--apply", "-o", "x"), "cannot be combined with"),
-        (("refresh", two, "--size", "5%"), "needs -o or --apply"),
+        (("inspect", folder / "a" / "adapter_config.json", "--list"), "not a bundle"),
+        (("inspect", two, folder / "a"), "together"),
+        (("refresh", two, "--size", "5%"), "needs -o or --force"),
         (("refresh", two, "-o", two), "the output is what is read"),
     ):
         result = run(*arguments)

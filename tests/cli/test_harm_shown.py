@@ -69,7 +69,7 @@ def test_a_shrink_drops_the_harm_and_keeps_the_curve(
 
 
 def card(run: Run, bundle: Path, task: str, out: Path) -> str:
-    result = run("export", bundle, task, "-o", out, "--overwrite")
+    result = run("export", bundle, task, "-o", out, "--force")
     assert result.exit_code == 0, result.output
     return (out / "README.md").read_text()
 
@@ -96,7 +96,7 @@ def test_a_card_of_another_author_stays(run: Run, measured: Path, tmp_path: Path
     assert card(run, measured, "de", tmp_path) == "My thesis, and hydraopt.\n"
     (tmp_path / "README.md").unlink()
     (tmp_path / "README.md").mkdir()
-    assert run("export", measured, "de", "-o", tmp_path, "--overwrite").exit_code == 0
+    assert run("export", measured, "de", "-o", tmp_path, "--force").exit_code == 0
     assert (tmp_path / "README.md").is_dir()
 
 

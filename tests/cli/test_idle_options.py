@@ -48,15 +48,34 @@ def test_an_adapter_has_one_task(run: Run, bundle: Path) -> None:
     assert words in " ".join(done.stderr.split())
 
 
-@pytest.mark.parametrize("more", [("--alpha", "16"), ("--same-base",)])
-def test_options_of_originals_need_originals(run: Run, bundle: Path, more) -> None:
-    done = run("verify", bundle, *more)
+def test_options_of_originals_need_originals(run: Run, bundle: Path) -> None:
+    done = run("verify", bundle, "--same-base")
     assert done.exit_code == 2
-    assert f"{more[0]} needs ADAPTERS" in " ".join(done.stderr.split())
+    assert "ADAPTERS" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("--card", "--serve"),
+        ("--serve", "-o", "x.html"),
+        ("--port", "8001", "-o", "x.html"),
+        ("--card", "--same-base"),
+        ("--card", "adapters"),
+        ("--serve", "--originals", "adapters"),
+    ],
+)
+def test_a_report_is_one_of_three(run: Run, bundle: Path, more) -> None:
+    assert run("report", bundle, *more).exit_code == 2
+
+
+@pytest.mark.parametrize("more", [("--modules",), ("--plot", "x.png"), ("other",)])
+def test_a_list_is_of_one_bundle(run: Run, bundle: Path, more) -> None:
+    assert run("inspect", bundle, "--list", *more).exit_code == 2
 
 
 def test_what_is_kept_whole_needs_no_patterns(run: Run, bundle: Path) -> None:
-    for verb in ("add", "replace"):
-        done = run(verb, bundle, "nowhere", "--lossless", "--exact", "*bias*")
-        assert done.exit_code == 2
-        assert "--lossless cannot be combined with --exact" in " ".join(done.stderr.split())
+    done = run("add", bundle, "nowhere", "--lossless", "--exact", "*bias*")
+    assert done.exit_code == 2
+    assert "--exact" in done.stderr

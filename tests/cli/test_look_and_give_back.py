@@ -72,7 +72,7 @@ def test_inspect_refuses(run: Run, bundle: Path, adapters: Path, tmp_path: Path)
     damaged = tmp_path / "damaged.hydra.safetensors"
     damaged.write_bytes(bundle.read_bytes()[:50])
     for arguments, message in (
-        ((bundle, adapters / "de"), "inspect takes one bundle"),
+        ((bundle, adapters / "de"), "together"),
         ((damaged,), "damaged"),
         ((tmp_path / "no",), "no such file"),
         ((adapters / "de", "--plot", tmp_path / "x.txt"), "unknown kind of picture"),
@@ -155,7 +155,7 @@ def test_export_refuses(run: Run, bundle: Path, tmp_path: Path) -> None:
         assert (result.exit_code, result.stdout) == (2, "")
         assert message in result.stderr
     assert not out.exists()
-    assert run("export", bundle, "de", "-o", taken, "--overwrite").exit_code == 0
+    assert run("export", bundle, "de", "-o", taken, "--force").exit_code == 0
     assert (taken / "notes.txt").read_text() == "mine"
 
 
@@ -170,7 +170,7 @@ def test_export_of_several_stops_before_the_first_if_one_is_in_the_way(
     assert (result.exit_code, result.stdout) == (2, "")
     assert "folder has files in it" in result.stderr
     assert {x: x.read_bytes() for x in out.rglob("*") if x.is_file()} == before
-    assert run("export", bundle, "--all", "-o", out, "--overwrite").exit_code == 0
+    assert run("export", bundle, "--all", "-o", out, "--force").exit_code == 0
     assert sorted(x.name for x in out.iterdir()) == sorted(names)
 
 
@@ -183,9 +183,7 @@ def test_export_in_another_format(run: Run, tmp_path: Path) -> None:
     common = ("--format", "gguf", "--base", base, "--json")
     written = json.loads(run("export", bundle, "--all", "-o", out, *common).stdout)["written"]
     assert written == [{"task": "numbers", "file": str(out / "numbers.gguf")}]
-    assert (
-        run("export", bundle, "--task", "numbers", "-o", out / "one.gguf", *common).exit_code == 0
-    )
+    assert run("export", bundle, "numbers", "-o", out / "one.gguf", *common).exit_code == 0
     assert (out / "one.gguf").read_bytes() == (out / "numbers.gguf").read_bytes()
     for arguments, message in (
         (("numbers", "-o", out / "one.gguf", *common), "there already"),

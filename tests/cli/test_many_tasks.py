@@ -1,4 +1,4 @@
-"""Commands on many tasks: the worst of them and a summary; all on request; one line each."""
+"""Commands on many tasks show the worst and a summary; JSON has all."""
 
 from __future__ import annotations
 
@@ -49,33 +49,32 @@ def verbs(many: Path, bundle: Path, out: Path) -> dict[str, list[object]]:
     return {
         "merge": ["merge", f"{many}/*", "--size", "30%", "-o", out],
         "shrink": ["shrink", bundle, "--size", "20%", "-o", out],
-        "ls": ["ls", bundle],
+        "inspect": ["inspect", bundle, "--list"],
         "verify": ["verify", bundle, f"{many}/*"],
     }
 
 
-@pytest.mark.parametrize("verb", ["merge", "shrink", "ls", "verify"])
-def test_the_worst_are_shown_and_all_on_request(
+@pytest.mark.parametrize("verb", ["merge", "shrink", "inspect", "verify"])
+def test_the_worst_are_shown_and_json_has_all(
     run: Run, many: Path, bundle: Path, tmp_path: Path, verb: str
 ) -> None:
     words = verbs(many, bundle, tmp_path / "out")[verb]
-    few, every, document = (run(*words, *more) for more in ((), ("--all",), ("--json",)))
-    assert few.exit_code == every.exit_code == 0, few.output
-    assert len(shown(every.output)) == MANY
+    few, document = (run(*words, *more) for more in ((), ("--json",)))
+    assert few.exit_code == document.exit_code == 0, few.output
     rows = json.loads(document.stdout)["tasks"]
+    assert len(rows) == MANY
     worst = sorted(rows, key=lambda row: -row["error"])[:10]
     assert shown(few.output) == {row["name"] for row in worst}
     assert str(MANY) in few.output
-    assert "--all" in few.output
 
 
 def test_refresh_lists_few_of_what_grows(run: Run, many: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "large.hydra.safetensors"
     assert run("merge", f"{many}/*", "--error", "0.05", "-o", bundle).exit_code == 0
     words = ["refresh", bundle, f"{many}/*", "-o", tmp_path / "out", "--error", "0.3"]
-    few, every = run(*words), run(*words, "--all", "--force")
+    few, every = run(*words), run(*words, "--json", "--force")
     assert few.exit_code == every.exit_code == 0, few.output
-    assert len(shown(every.output)) > 20
+    assert len(json.loads(every.stdout)["grown"]) > 20
     assert len(shown(few.output)) == 10
 
 
@@ -97,7 +96,8 @@ def test_quiet_prints_problems(run: Run, many: Path, bundle: Path, tmp_path: Pat
     assert done.exit_code == 1
     assert "task02" in done.output
     assert "task29" not in done.output
-    assert "task29" in run("verify", bundle, *swapped, "-q", "--all").output
+    problems = json.loads(run("verify", bundle, *swapped, "--json").stdout)["problems"]
+    assert any("task29" in problem for problem in problems)
     damaged = tmp_path / "damaged.hydra.safetensors"
     data = bytearray(bundle.read_bytes())
     data[-1] ^= 1

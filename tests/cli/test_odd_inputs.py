@@ -15,8 +15,8 @@ from tests.marks import slow
 
 DEEP = b"[" * 200_000
 # Verbs that need nothing but files; the others load a model, or listen.
-QUICK = ("inspect", "verify", "ls", "merge", "add", "remove", "export")
-VERBS = sorted(set(cli.commands) - {"doctor", "completion"})
+QUICK = ("inspect", "verify", "merge", "add", "remove", "export")
+VERBS = sorted(set(cli.commands) - {"doctor"})
 
 
 def words_of(verb: str, given: Path, tmp_path: Path) -> list[str]:

@@ -9,7 +9,12 @@ import subprocess
 import sys
 from contextlib import suppress
 
+import click
+import pytest
+from click.testing import CliRunner
+
 from hydraopt.cli import progress as progress_module
+from hydraopt.cli.options import common_options
 from hydraopt.cli.progress import progress_bar, progress_lines
 
 
@@ -90,21 +95,28 @@ def test_a_log_that_is_gone_ends_no_work(monkeypatch) -> None:
 
     monkeypatch.setattr(progress_module, "_EVERY", 0.0)
     monkeypatch.setattr("sys.stderr", Gone())
-    with progress_bar(hidden=False) as move:
+    with progress_bar() as move:
         assert move is not None
         move("writing", 1, 2)
 
 
 def test_short_work_says_nothing(capsys) -> None:
-    with progress_bar(hidden=False) as progress:
+    with progress_bar() as progress:
         assert progress is not None
         progress("writing", 1, 2)
     assert capsys.readouterr().err == ""
 
 
-def test_who_wants_no_progress_gets_none() -> None:
-    with progress_bar(hidden=True) as progress:
-        assert progress is None
+@pytest.mark.parametrize("option", ["--json", "-q"])
+def test_json_and_quiet_report_no_progress(option: str) -> None:
+    @click.command()
+    @common_options
+    def command(as_json: bool) -> None:
+        with progress_bar() as progress:
+            assert progress is None
+
+    done = CliRunner().invoke(command, [option])
+    assert done.exception is None
 
 
 def test_a_bar_starts_anew_with_each_stage(monkeypatch) -> None:
@@ -123,7 +135,7 @@ def test_a_bar_starts_anew_with_each_stage(monkeypatch) -> None:
 
     monkeypatch.setattr(rich.progress, "Progress", Watched)
     monkeypatch.setattr(progress_module.sys, "stderr", Terminal())
-    with progress_bar(hidden=False) as move:
+    with progress_bar() as move:
         assert move is not None
         move("pass 1", 2, 2)
         (task,) = bars[0].tasks
@@ -140,7 +152,7 @@ def test_a_warning_has_a_line_of_its_own_on_a_terminal() -> None:
     code = """
 from hydraopt.cli.common import warn
 from hydraopt.cli.progress import progress_bar
-with progress_bar(False) as move:
+with progress_bar() as move:
     move("first", 1, 4)
     warn("few prompts of [a] b")
     move("first", 2, 4)

@@ -55,7 +55,7 @@ def test_a_lossless_bundle_is_compared_with_what_was_read(dtype: Any, tmp_path: 
         merged,
         run("inspect", bundle),
         run("report", bundle, "-o", report),
-        run("card", bundle),
+        run("report", "--card", bundle),
     ]
     for text in told:
         assert shares(text)
@@ -69,7 +69,7 @@ def test_a_coded_bundle_is_compared_with_fp16(tmp_path: Path) -> None:
     bundle = tmp_path / "b.hydra.safetensors"
     merged = run("merge", *(tmp_path / "adapters" / x for x in TASKS), "-o", bundle, "--size=30%")
     share = 100 * bundle.stat().st_size / (read / 2)
-    for text in (merged, run("inspect", bundle), run("card", bundle)):
+    for text in (merged, run("inspect", bundle), run("report", "--card", bundle)):
         assert shares(text)
         assert shares(text) == pytest.approx([share] * len(shares(text)), abs=0.01)
     assert json.loads(run("inspect", bundle, "--json"))["original_bytes"] == read // 2
@@ -90,6 +90,6 @@ def test_each_task_of_a_mixed_bundle_counts_as_it_is_stored(tmp_path: Path) -> N
 def test_a_bundle_larger_than_its_originals_is_not_called_smaller(tmp_path: Path) -> None:
     write_adapter(tmp_path / "a", {"h.0.q": (np.ones((3, 1)), np.ones((1, 2)))}, dtype=np.float16)
     merged = run("merge", tmp_path / "a", "-o", tmp_path / "b", "--lossless")
-    for text in (merged, run("inspect", tmp_path / "b"), run("card", tmp_path / "b")):
+    for text in (merged, run("inspect", tmp_path / "b"), run("report", "--card", tmp_path / "b")):
         assert min(shares(text)) > 100
         assert "smaller" not in text

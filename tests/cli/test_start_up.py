@@ -21,7 +21,7 @@ EXPORT = """
 import sys
 from hydraopt.cli.main import cli
 try:
-    cli(["export", *sys.argv[1:], "--overwrite"])
+    cli(["export", *sys.argv[1:], "--force"])
 except SystemExit as end:
     assert not end.code
 """

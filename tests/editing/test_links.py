@@ -18,6 +18,8 @@ from hydraopt import open_bundle
 from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.cli.main import cli
 from hydraopt.collection.splitting import split
+from hydraopt.editing.verbs import rename
+from hydraopt.errors import HydraoptError
 from tests.editing.living import all_bytes
 from tests.marks import slow
 
@@ -50,12 +52,12 @@ IN_PLACE: dict[str, Verb] = {
     "add": lambda at, x: ["add", at, x.adapters["e"]],
     "remove": lambda at, x: ["remove", at, "b"],
     "rename": lambda at, x: ["rename", at, "a", "x"],
-    "replace": lambda at, x: ["replace", at, f"a={x.adapters['e']}"],
-    "refresh": lambda at, x: ["refresh", at, "--apply", "--error", "0.3", "--workers", "1"],
-    "split": lambda at, x: ["split", x.file, "-o", at, "--overwrite"],
-    "pull a task": lambda at, x: ["pull", x.folder, "-o", at, "--task", "a"],
+    "replace": lambda at, x: ["add", at, f"a={x.adapters['e']}", "--replace"],
+    "refresh": lambda at, x: ["refresh", at, "--force", "--error", "0.3", "--workers", "1"],
+    "split": lambda at, x: ["split", x.file, "-o", at, "--force"],
+    "pull a task": lambda at, x: ["pull", x.folder, "-o", at, "a"],
     "pull all": lambda at, x: ["pull", x.folder, "-o", at],
-    "pull from a file": lambda at, x: ["pull", x.file, "-o", at, "--task", "a"],
+    "pull from a file": lambda at, x: ["pull", x.file, "-o", at, "a"],
     "refresh another": lambda at, x: [
         *("refresh", x.other, "-o", at, "--force", "--error", "0.3", "--workers", "1")
     ],
@@ -77,12 +79,12 @@ BESIDE: dict[str, Verb] = {
         *("refresh", x.file, "--error", "0.3", "--workers", "1", "--force"),
         *("-o", at / "new.hydra.safetensors"),
     ],
-    "split beside": lambda at, x: ["split", x.file, "-o", at / "parts", "--overwrite"],
+    "split beside": lambda at, x: ["split", x.file, "-o", at / "parts", "--force"],
     "pull beside": lambda at, x: ["pull", x.file, "-o", at / "pulled"],
-    "export": lambda at, x: ["export", x.file, "a", "--overwrite", "-o", at / "exported"],
-    "export all": lambda at, x: ["export", x.file, "--all", "--overwrite", "-o", at],
+    "export": lambda at, x: ["export", x.file, "a", "--force", "-o", at / "exported"],
+    "export all": lambda at, x: ["export", x.file, "--all", "--force", "-o", at],
     "report": lambda at, x: ["report", x.file, "-o", at / "report.html"],
-    "card": lambda at, x: ["card", x.file, "-o", at / "README.md"],
+    "card": lambda at, x: ["report", x.file, "--card", "-o", at / "README.md"],
     "plot": lambda at, x: ["inspect", x.file, "--plot", at / "picture.png"],
 }
 VERBS = {**IN_PLACE, **BESIDE}
@@ -95,11 +97,18 @@ def given(
     top = tmp_path_factory.mktemp("given")
     split(merged, top / "four")
     split(merged, top / "other")
-    ran(["refresh", top / "other", "--apply", "--error", "0.2", "--workers", "1"])
+    ran(["refresh", top / "other", "--force", "--error", "0.2", "--workers", "1"])
     return Given(adapters, merged, top / "four", top / "other")
 
 
 def ran(arguments: list[object]) -> int:
+    """Run a command, or ``rename``, which is a function alone; return the exit code."""
+    if arguments[0] == "rename":
+        try:
+            rename(*map(str, arguments[1:]))
+        except HydraoptError:
+            return 2
+        return 0
     done = CliRunner().invoke(cli, [str(x) for x in arguments])
     assert done.exit_code in (0, 2), done.output
     return done.exit_code
@@ -206,7 +215,7 @@ def test_a_link_that_was_replaced_is_a_file_of_the_bundle(given: Given, tmp_path
     before = tree(shared)
     for arguments in (
         ["add", folder, given.adapters["e"]],
-        ["replace", folder, f"a={given.adapters['f']}"],
+        ["add", folder, f"a={given.adapters['f']}", "--replace"],
         ["rename", folder, "b", "x"],
         ["remove", folder, "c"],
     ):
@@ -246,7 +255,7 @@ def test_a_link_to_the_folder_is_followed(given: Given, tmp_path: Path) -> None:
     (tmp_path / "latest").symlink_to(folder.name)
     for arguments in (
         ["remove", tmp_path / "latest", "a"],
-        ["split", given.file, "-o", tmp_path / "latest", "--overwrite"],
+        ["split", given.file, "-o", tmp_path / "latest", "--force"],
     ):
         assert ran(list(arguments)) == 0
         assert (tmp_path / "latest").is_symlink()

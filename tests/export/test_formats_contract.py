@@ -79,7 +79,7 @@ def test_what_is_in_the_way_stays(form: str, base: Path, tmp_path: Path) -> None
     assert kept
     assert [x.name for x in out.iterdir()] == ["notes"]  # nothing temporary is left
     written = content(taken)
-    with pytest.raises(UsageError, match="--overwrite"):  # an adapter is in the way like any file
+    with pytest.raises(UsageError, match="--force"):  # an adapter is in the way like any file
         export_task(task, taken, **options(form, base))
     assert content(taken) == written
 

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hydraopt.cli.main import cli
+from hydraopt.editing.verbs import rename
 from tests.editing.living import state
 from tests.remote.servers import Web
 
@@ -40,8 +41,8 @@ def test_from_adapters_to_a_task_without_a_local_file(
     assert content(bucket)["four.hydra.safetensors"] == merged.read_bytes()
     run("merge", f"{bucket}/in/*", "--error", "0.05", "-o", file)  # a bundle may be replaced
     run("split", file, "-o", f"{bucket}/parts")
-    run("rename", f"{bucket}/parts/four.core.safetensors", "a", "first")
-    assert "first" in run("ls", f"{bucket}/parts").output
+    rename(f"{bucket}/parts/four.core.safetensors", "a", "first")
+    assert "first" in run("inspect", "--list", f"{bucket}/parts").output
     assert json.loads(run("inspect", file, "--json").stdout)["path"] == file
     run("verify", file)
     run("export", f"{bucket}/parts", "b", "-o", str(tmp_path / "b"))
@@ -53,14 +54,14 @@ def test_from_adapters_to_a_task_without_a_local_file(
 def test_pull(web: Web, apart: Path, tmp_path: Path) -> None:
     shutil.copytree(apart, web.folder / "four")
     core = web.url("four/four.core.safetensors")
-    said = json.loads(run("pull", core, "--task", "b", "--json").stdout)
+    said = json.loads(run("pull", core, "b", "--json").stdout)
     sizes = [(apart / x).stat().st_size for x in ("four.core.safetensors", "b.task.safetensors")]
     assert said["schema"] == "hydraopt.pull/1"
     assert said["tasks"] == ["b"]
     assert said["files"] == []
     assert said["fetched_bytes"] == sum(sizes)
     out = tmp_path / "here"
-    said_of_files = run("pull", core, "--task", "b", "--task", "c", "-o", str(out)).output
+    said_of_files = run("pull", core, "b", "c", "-o", str(out)).output
     assert "2 tasks ->" in said_of_files
     assert set(state(out)) == {"four.core.safetensors", "b.task.safetensors", "c.task.safetensors"}
     assert state(out).items() <= state(apart).items()
@@ -73,11 +74,11 @@ def test_refusals_are_one_line_with_the_address_and_what_to_do(
     there, none = web.url("x.hydra.safetensors"), web.url("none")
     folder = str(tmp_path / "o")
     for words, says in (
-        (("ls", none), "nothing is at the address"),
+        (("inspect", "--list", none), "nothing is at the address"),
         (("export", there, "a", "-o", "s3://bucket/a"), "cannot export to an address"),
         (("pull", there, "-o", "s3://bucket/a"), "cannot export to an address"),
         (("merge", str(adapters["a"]), "-o", there), "cannot write to the output"),
-        (("pull", there, "--task", "z", "-o", folder), "no such task"),
+        (("pull", there, "z", "-o", folder), "no such task"),
         (("remove", there, "a"), "nothing can be written over HTTP"),
         (("merge", f"{web.address}/*", "-o", folder), "no matches over HTTP"),
     ):

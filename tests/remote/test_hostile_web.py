@@ -127,7 +127,7 @@ def test_an_odd_place_of_a_redirect_is_a_typed_error(place: str) -> None:
 
     with raw_server(lead) as raw:
         used(raw.address)
-        result = CliRunner().invoke(cli, ["ls", f"{raw.address}/x"])
+        result = CliRunner().invoke(cli, ["inspect", "--list", f"{raw.address}/x"])
     assert result.exit_code == 2, result.output
 
 
@@ -135,7 +135,7 @@ def test_an_odd_place_of_a_redirect_is_a_typed_error(place: str) -> None:
     "address", ["http://[::bad/x", f"http://{'a' * 64}/x", "http://a..b/x", "http://h:99999/x"]
 )
 def test_an_odd_address_of_a_user_is_a_typed_error(address: str) -> None:
-    assert CliRunner().invoke(cli, ["ls", address]).exit_code == 2
+    assert CliRunner().invoke(cli, ["inspect", "--list", address]).exit_code == 2
 
 
 def test_a_password_stays_with_its_server(web: Web, merged: Path) -> None:

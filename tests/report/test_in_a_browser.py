@@ -155,7 +155,8 @@ def test_axe_sees_no_barrier(page: str, size: tuple[int, int], scheme: str) -> N
 
 
 def test_explore_is_the_same_page(made: Made) -> None:
-    command = [sys.executable, "-m", "hydraopt", "explore", str(made.bundle), str(made.result)]
+    command = [sys.executable, "-m", "hydraopt", "report", str(made.bundle), str(made.result)]
+    command.append("--serve")
     with subprocess.Popen(
         [*command, "--port", "0", "--json"], stdout=subprocess.PIPE, text=True
     ) as server:

@@ -113,7 +113,17 @@ def test_a_report_of_many_tasks_has_no_chart_of_one_size(many: Path) -> None:
 
 
 def test_an_explorer_of_many_tasks_has_no_chart_of_one_size(many: Path) -> None:
-    command = [sys.executable, "-m", "hydraopt", "explore", str(many), "--port", "0", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "hydraopt",
+        "report",
+        str(many),
+        "--serve",
+        "--port",
+        "0",
+        "--json",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None

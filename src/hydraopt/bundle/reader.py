@@ -68,7 +68,7 @@ def open_bundle(
 def no_such_task(name: str, there: Iterable[str], path: AnyPath) -> TaskNotFoundError:
     """Return the error for a name that no task has; it suggests similar names."""
     # Of several files only those of wanted tasks are open: what else is there is not known.
-    expected = closest(name, sorted(there)) or "one that hydraopt ls lists, if any"
+    expected = closest(name, sorted(there)) or "one that hydraopt inspect lists, if any"
     return TaskNotFoundError(explain("no such task", file=path, got=repr(name), expected=expected))
 
 

@@ -1,4 +1,4 @@
-"""Shared by the commands: options, JSON and tables on stdout.
+"""Output of the commands: lines, tables and JSON on stdout, warnings on stderr.
 
 rich is imported inside the functions, so that ``hydraopt --help`` does not wait for it.
 """
@@ -25,55 +25,33 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HARM_COLUMNS",
-    "all_option",
+    "QUIET",
     "cannot_combine",
     "check_local",
     "check_target",
     "emit_json",
     "harm_cells",
-    "json_option",
     "mean_and_worst",
     "needs",
     "open_streams",
     "percent",
     "printable",
-    "quiet_option",
     "say",
+    "say_always",
     "say_aside",
-    "say_problem",
-    "say_raw",
     "show_table",
     "size_text",
-    "skip_option",
+    "wants_progress",
     "warn",
-    "workers_option",
     "worst",
 ]
 
-
+QUIET: Final = "hydraopt.quiet"
+"""Key of --quiet in the ``meta`` of a click context."""
 _MOST_INDENTED: Final = 1 << 20
-"""Characters of a JSON document that people may read."""
+"""Largest JSON document that is indented, in characters."""
 _MOST_ROWS: Final = 1000
-"""Rows of a table. Drawing takes 100 microseconds a row; --json has all of them."""
-
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table."
-)
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-all_option = click.option(
-    "--all", "all_tasks", is_flag=True, help="Show every task, not only the ten worst of many."
-)
-skip_option = click.option(
-    "--skip-unreadable",
-    is_flag=True,
-    help="Leave out adapters that cannot be read or hold NaN or infinity, and list them.",
-)
-workers_option = click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    help="Processes at most; default one for each core, or one where the work is small. Does not "
-    "change the result.",
-)
+"""Maximum number of rows drawn; --json has all. Drawing takes 100 microseconds per row."""
 
 
 def cannot_combine(option: str, others: Iterable[str], why: str = "") -> click.UsageError:
@@ -88,10 +66,10 @@ def needs(option: str, *needed: str) -> click.UsageError:
 
 
 def printable(text: str) -> str:
-    """The text with what a terminal obeys written out: control characters, line ends, directions.
+    """Return the text with control characters, line ends and text directions as escapes.
 
-    Names come from files, which may be anybody's: one may hold a sequence that clears the screen,
-    or turns the text around. The two joiners stay, because words of some scripts need them.
+    Names come from files of unknown origin, and may contain sequences that clear the screen or
+    reverse the text. The two joiners are kept because words of some scripts need them.
 
     >>> print(printable("a\\x1b[2J\\u202eb\\n"))
     a\\x1b[2J\\u202eb\\n
@@ -111,8 +89,10 @@ _JOINERS = "\u200c\u200d"
 
 
 def emit_json(value: Any) -> None:
-    """One JSON document on stdout, indented unless it is large; NaN and infinity, which JSON lacks,
-    are errors of ours."""
+    """Print one JSON document on stdout, indented unless it is large.
+
+    Raises ValueError for NaN and infinity, which JSON does not have.
+    """
     text = json.dumps(value, allow_nan=False, ensure_ascii=False)
     # Indenting takes 20 times the time and 50 times the memory.
     indent = 2 if len(text) <= _MOST_INDENTED else None
@@ -133,14 +113,20 @@ def say(text: str) -> None:
         _write(printable(text))
 
 
-def say_problem(text: str) -> None:
-    """Print a line about a problem on stdout, also with --quiet."""
+def say_always(text: str) -> None:
+    """Print a line on stdout, also with --quiet."""
     _write(printable(text))
 
 
 def _is_quiet() -> bool:
     context = click.get_current_context(silent=True)
-    return context is not None and bool(context.params.get("quiet"))
+    return context is not None and bool(context.meta.get(QUIET))
+
+
+def wants_progress() -> bool:
+    """Return True if the running command may report progress: without --json and --quiet."""
+    context = click.get_current_context(silent=True)
+    return not _is_quiet() and not (context and context.params.get("as_json"))
 
 
 def warn(text: str) -> None:
@@ -150,23 +136,18 @@ def warn(text: str) -> None:
 
 
 def say_aside(text: str) -> None:
-    """A line for people on stderr. A log that is full or gone ends no work: the rest is dropped."""
+    """Print a line for people on stderr; if stderr is full or closed, drop the rest and go on."""
     try:
-        # Named, or it would go by whatever moves a bar there, into the bar's line.
+        # Without file=, click would bypass the progress bar and write into its line.
         click.echo(printable(text), file=sys.stderr)
     except OSError:
         _drop(sys.stderr)
 
 
-def say_raw(text: str) -> None:
-    """Text of our own on stdout, line ends and all."""
-    _write(text)
-
-
 def _write(text: str) -> None:
-    """Text to stdout. Once its reader has gone, the rest is dropped: the work goes on.
+    """Write text to stdout; if its reader has gone, drop the rest and go on.
 
-    Raises OSError that names the standard output if it cannot be written otherwise.
+    Raises OSError that names the standard output if writing fails for another reason.
     """
     try:
         click.echo(text)
@@ -177,18 +158,18 @@ def _write(text: str) -> None:
 
 
 def _drop(stream: TextIO) -> None:
-    """Let a stream that nobody reads any more go nowhere, with what is still in its buffer."""
-    with suppress(OSError, ValueError):  # a stream that is no file has no number
+    """Redirect a stream that has no reader to nowhere, including the rest of its buffer."""
+    with suppress(OSError, ValueError):  # a stream that is not a file has no number
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
 
 
 def open_streams() -> None:
-    """Make the three standard streams such that nothing printed can end a command.
+    """Prepare the three standard streams so that printing cannot end a command.
 
-    One that is closed goes nowhere; else the next file opened would get its number, and its text.
-    What a stream's encoding lacks is written out.
+    A closed stream goes nowhere; otherwise the next file opened would get its number and its text.
+    Characters that the encoding of a stream lacks are written as escapes.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
@@ -204,16 +185,16 @@ def open_streams() -> None:
 
 
 def worst(
-    tasks: Sequence[_Task], badness: Callable[[_Task], float | tuple[float, ...]], every: bool
+    tasks: Sequence[_Task], badness: Callable[[_Task], float | tuple[float, ...]]
 ) -> tuple[Sequence[_Task], str | None]:
-    """Return the tasks that a table shows, and a line that says what it leaves out.
+    """Return the tasks for a table, and a line about those left out, if any.
 
-    All tasks if ``every`` or if they are few, in their order; else the worst, from the worst on.
+    Few tasks are shown in their order. Of many tasks, only the worst are shown, worst first.
     """
-    if every or len(tasks) <= _FEW:
+    if len(tasks) <= _FEW:
         return tasks, None
     shown = sorted(tasks, key=badness, reverse=True)[:_WORST]
-    return shown, f"tasks   the {_WORST} worst of {len(tasks):,} are shown; --all shows every task"
+    return shown, f"tasks   the {_WORST} worst of {len(tasks):,} are shown; --json has every task"
 
 
 def mean_and_worst(errors: Sequence[float]) -> str:
@@ -232,8 +213,11 @@ def show_table(
     rows: Sequence[Sequence[object]],
     words: bool = False,
 ) -> None:
-    """A table for people on stdout; columns after the first are numbers and lean right, unless they
-    hold words."""
+    """Print a table for people on stdout.
+
+    words: align all columns left. By default, columns after the first hold numbers and are aligned
+    right.
+    """
     if _is_quiet():
         return
     from hydraopt.cli.cells import drawn
@@ -241,7 +225,7 @@ def show_table(
     page = _Page()
     headings = [printable(column) for column in columns]
     cells = [[printable(str(cell)) for cell in row] for row in rows[:_MOST_ROWS]]
-    # A file or a pipe has no width; the default of 80 would cut names that are data there.
+    # A file or a pipe has no width, and the default of 80 would break names that scripts read.
     width = None if sys.stdout.isatty() else 140
     drawn(page, width, printable(title), headings, cells, words)
     _write(page.getvalue().removesuffix("\n"))
@@ -261,11 +245,11 @@ class _Page(io.StringIO):
 
 
 def check_target(path: str, force: bool, folders: bool = False) -> None:
-    """A bundle may be replaced by a new one; any other file only with --force. folders: a path that
-    ends with a slash may be made as one.
+    """Raise UsageError unless the output may be written.
 
-    Raises UsageError otherwise. Running a command again works; a mistyped ``-o`` does not destroy
-    an adapter.
+    A bundle may be replaced by a new one, so a command can be run again. Any other file is replaced
+    only with ``force``, so a mistyped ``-o`` does not destroy an adapter.
+    folders: permit a path that ends with a slash, for a folder of core and task files.
     """
     if is_url(path):
         _check_address(path, force, folders)
@@ -299,7 +283,7 @@ def _check_address(path: str, force: bool, folders: bool) -> None:
     from hydraopt.files.folders import files_in, is_there
 
     if not is_there(url):
-        # Of a merge it is a folder without the slash, too.
+        # A merge takes it as a folder even without the slash.
         if not folders and files_in(url):
             raise UsageError(
                 explain("the output is a folder", file=url, expected="the name of an object")
@@ -314,14 +298,14 @@ def _refuse_other(path: object) -> NoReturn:
 
 
 def check_local(output: str) -> None:
-    """Raise UsageError for an address where only this machine is written to."""
+    """Raise UsageError for an address, for commands that write to this machine only."""
     if is_url(output):
         do = "Write to a local folder, and copy that with the store's own tool"
         raise UsageError(explain("cannot export to an address", file=Url(output), do=do))
 
 
 def size_text(count: float) -> str:
-    """Bytes for people: "912 B", "46.8 kB", "3.10 MB" (powers of ten)."""
+    """Format bytes for people: "912 B", "46.8 kB", "3.10 MB" (powers of ten)."""
     for unit, power in (("GB", 9), ("MB", 6), ("kB", 3)):
         if count >= 10**power:
             return f"{count / 10**power:.{2 if count < 10 ** (power + 1) else 1}f} {unit}"
@@ -333,7 +317,9 @@ HARM_COLUMNS: Final = ("answers that change", "likely", "KL an answer", "held ou
 
 def harm_cells(harm: Harm | None) -> list[str]:
     """Return the harm of a task as four cells under HARM_COLUMNS: "3 of 48", "4.71 %",
-    "0.0123 nats", "yes". harm: None where nobody measured.
+    "0.0123 nats", "yes".
+
+    harm: None if it was not measured.
     """
     if harm is None:
         return ["-"] * len(HARM_COLUMNS)
@@ -346,5 +332,5 @@ def harm_cells(harm: Harm | None) -> list[str]:
 
 
 def percent(share: float) -> str:
-    """A share of one as "4.98 %"."""
+    """Format a share: 0.0498 becomes "4.98 %"."""
     return f"{100 * share:.2f} %"

@@ -6,19 +6,20 @@ from dataclasses import asdict
 
 import click
 
-from hydraopt.cli.common import emit_json, json_option, say, show_table
+from hydraopt.cli.common import emit_json, say, show_table
+from hydraopt.cli.options import common_options
 
 __all__ = ["doctor"]
 
 
 @click.command()
-@click.option("--base", help="A base model's folder to look at as well; no weights are loaded.")
-@json_option
+@click.option("--base", help="Folder of a base model to check as well; no weights are loaded.")
+@common_options
 @click.pass_context
 def doctor(ctx: click.Context, base: str | None, as_json: bool) -> None:
-    """Look at what is installed, what there is room for, and whether a small merge works.
+    """Check the installation, the free space, and whether a small merge works.
 
-    Exit code 1 if anything that commands need does not work. A bug report is better with this.
+    Exit code 1 if something that commands need does not work. Attach the output to bug reports.
 
     \b
     Example:
@@ -34,7 +35,7 @@ def doctor(ctx: click.Context, base: str | None, as_json: bool) -> None:
     else:
         columns = ["", "state", "seen"]
         cells = [[x.what, x.state, x.said] for x in symptoms]
-        show_table("What hydraopt sees here", columns, cells, words=True)
+        show_table("Installation", columns, cells, words=True)
         for symptom in symptoms:
             if symptom.do:
                 say(f"{symptom.state}: {symptom.what}: {symptom.do}")

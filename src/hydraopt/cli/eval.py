@@ -14,13 +14,12 @@ import click
 from hydraopt.cli.common import (
     cannot_combine,
     emit_json,
-    json_option,
     needs,
-    quiet_option,
     say,
     show_table,
 )
-from hydraopt.cli.looking import check_page, originals_option
+from hydraopt.cli.looking import check_page, missing, originals_option
+from hydraopt.cli.options import common_options, force_option, same_base_option
 from hydraopt.cli.people import result_notes, show_people
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
@@ -34,11 +33,11 @@ __all__ = ["eval_"]
 
 @click.command("eval")
 @click.argument("paths", nargs=-1, required=True, metavar="ADAPTERS|BUNDLE...")
-@click.option("--base", required=True, help="The base model: a folder that transformers loads.")
+@click.option("--base", required=True, help="Base model: a folder that transformers loads.")
 @click.option(
     "--tasks",
-    help="Folder of task folders: TASK/META.json, TASK/LANGUAGE/test.jsonl. Needed for all but "
-    "--probes.",
+    help="Folder of task folders: TASK/META.json, TASK/LANGUAGE/test.jsonl. Required for "
+    "everything except --probes.",
 )
 @originals_option
 @click.option(
@@ -46,73 +45,60 @@ __all__ = ["eval_"]
     "named",
     multiple=True,
     metavar="ADAPTER=TASK/LANGUAGE",
-    help="The task of an adapter whose name or score.json does not tell.",
+    help="Task of an adapter whose name and score.json do not state it.",
 )
-@click.option("--split", default="test", show_default=True, help="Which JSONL file of a task.")
-@click.option("--rows", type=click.IntRange(min=1), help="At most so many rows of a task.")
-@click.option("--max-tokens", type=click.IntRange(min=2), help="Leave longer rows out.")
 @click.option(
-    "--no-generate", is_flag=True, help="Only what teacher forcing tells: loss, KL, exact match."
+    "--split", default="test", show_default=True, help="Name of the JSONL file of each task."
+)
+@click.option("--rows", type=click.IntRange(min=1), help="Maximum number of rows per task.")
+@click.option("--max-tokens", type=click.IntRange(min=2), help="Leave out longer rows.")
+@click.option(
+    "--no-generate", is_flag=True, help="Measure by teacher forcing only: loss, KL, exact match."
 )
 @click.option(
     "--answers",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Keep what was written for N rows of a task, those that change first, in the result.",
+    help="Keep the answers of N rows per task in the result, changed answers first.",
 )
 @click.option(
     "--probes",
     multiple=True,
     metavar="PATH",
-    help="Ask every adapter the probes of this file or folder: Winogender, WinoBias, BBQ, SeeGULL, "
-    "KoBBQ, CrowS-Pairs. Several may be given.",
+    help="Ask every adapter the probes in this file or folder: Winogender, WinoBias, BBQ, SeeGULL, "
+    "KoBBQ, CrowS-Pairs. Repeatable.",
 )
 @click.option(
-    "--swaps", is_flag=True, help="Swap names, pronouns, nationalities, religions in test rows."
+    "--swaps", is_flag=True, help="Swap names, pronouns, nationalities and religions in rows."
 )
 @click.option(
     "--probe-items",
     type=click.IntRange(min=1),
     metavar="N",
-    help="At most N items of each probe, and N rows of each kind of swap, alike over groups.",
+    help="Maximum number of items per probe and of rows per kind of swap, equal over groups.",
 )
-@click.option("--no-scores", is_flag=True, help="Only --probes and --swaps.")
-@click.option(
-    "--products",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="bfloat16: processors with AMX may round what they multiply, which is faster.",
-)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap."
-)
-@click.option("--same-base", is_flag=True, help="As for merge.")
-@click.option("--alpha", type=float, help="As for merge.")
-@click.option("-o", "--output", metavar="FILE.json", help="Write the result there as well.")
-@click.option("--force", is_flag=True, help="Replace an output that is no result of eval.")
-@json_option
-@quiet_option
+@click.option("--no-scores", is_flag=True, help="Run only --probes and --swaps.")
+@same_base_option
+@click.option("-o", "--output", metavar="FILE.json", help="Also write the result to this file.")
+@force_option("Overwrite an output that is not a result of eval.")
+@common_options
 def eval_(
     paths: tuple[str, ...],
     base: str,
     originals: tuple[str, ...],
     same_base: bool,
-    alpha: float | None,
     output: str | None,
     force: bool,
     as_json: bool,
-    quiet: bool,
     **options: Any,
 ) -> None:
-    """Score adapters and bundles on their tasks, against the originals and the base.
+    """Score adapters and bundles on their tasks, against the originals and the base model.
 
-    ADAPTERS are the originals; each task of a BUNDLE is compared with the adapter of its name: the
-    task's own metric with a 95 % interval of the difference (paired bootstrap), loss, KL
-    divergence, how often both think of the same next token, and how many of the original's own
-    answers change. Adapters that classify sequences are scored with their heads: accuracy,
-    macro-F1, labels that stay the same. --probes and --swaps tell what changed for which people.
-    Needs pip install 'hydraopt[eval]'.
+    ADAPTERS are the originals. Each task of a BUNDLE is compared with the adapter of its name: the
+    metric of the task with a 95 % interval of the difference (paired bootstrap), loss, KL
+    divergence, the share of equal next tokens, and the share of answers that change. Sequence
+    classifiers are scored with their heads: accuracy, macro-F1, labels that stay the same. --probes
+    and --swaps report changes for groups of people. Requires pip install 'hydraopt[eval]'.
 
     \b
     Example:
@@ -130,7 +116,7 @@ def eval_(
         check_apart(output, [*originals, *paths])
     compare = _library()
     request = _request(compare, base, named, options)
-    compared = compare.read_compared([*originals, *paths], same_base, base, alpha)
+    compared = compare.read_compared([*originals, *paths], same_base, base)
 
     def noted(result: Evaluation) -> Evaluation:
         return replace(result, notes=(*compared.notes, *result_notes(result)) or None)
@@ -139,7 +125,7 @@ def eval_(
         if output:
             _write(noted(result), output)
 
-    with progress_bar(quiet or as_json) as progress:
+    with progress_bar() as progress:
         result = noted(compare.evaluate(compared, request, progress, save=save))
     if as_json:
         emit_json(to_json(result))
@@ -151,14 +137,16 @@ def eval_(
 
 
 _OF_TASKS: Final = ("rows", "max_tokens", "answers", "named", "split", "no_generate")
-"""Options that say which rows of tasks are scored, and how."""
+"""Options that select the rows of tasks to score, and how."""
 _OF_SCORES: Final = ("rows", "max_tokens", "no_generate")
-"""Those of them that swaps do not heed."""
+"""Options of tasks that have no effect on swaps."""
 
 
 def _check(options: Mapping[str, Any], given: Collection[str]) -> None:
-    """Raise UsageError for options that would do nothing. given: names of those that stand there,
-    whose values may be the defaults."""
+    """Raise UsageError for options that would do nothing.
+
+    given: names of the options on the command line; their values may be the defaults.
+    """
     excluded = [name for name in ("no_generate", "no_scores") if options[name]]
     if "answers" in given and excluded:
         raise cannot_combine("--answers", [_spelt(excluded)], "no answers are written")
@@ -178,14 +166,14 @@ def _check(options: Mapping[str, Any], given: Collection[str]) -> None:
 
 
 def _spelt(names: Sequence[str]) -> str:
-    """Options as they are typed."""
+    """Return options as they are typed."""
     return ", ".join("--task" if x == "named" else f"--{x.replace('_', '-')}" for x in names)
 
 
 def _request(
     compare: ModuleType, base: str, named: Mapping[str, str], options: Mapping[str, Any]
 ) -> Any:
-    """A hydraopt.evaluate.compare.Request of the command's options."""
+    """Return the options of the command as a hydraopt.evaluate.compare.Request."""
     tasks = options["tasks"]
     return compare.Request(
         base,
@@ -195,8 +183,6 @@ def _request(
         options["rows"],
         options["max_tokens"],
         write=not options["no_generate"],
-        products=options["products"],
-        seed=options["seed"],
         answers=options["answers"],
         probes=options["probes"],
         swaps=options["swaps"],
@@ -214,22 +200,19 @@ def _write(result: Evaluation, output: str) -> None:
 
 
 def _library() -> ModuleType:
-    """hydraopt.evaluate.compare; raises UsageError where its packages are missing."""
+    """Import hydraopt.evaluate.compare. Raises UsageError if its packages are missing."""
     try:
         from hydraopt.evaluate import compare
     except ModuleNotFoundError as error:
-        raise UsageError(
-            explain(
-                "eval needs more packages",
-                got=f"no module {error.name}",
-                do="pip install 'hydraopt[eval]'",
-            )
-        ) from error
+        raise missing("eval", error, "eval") from error
     return compare
 
 
 def _tasks_named(texts: Sequence[str]) -> dict[str, str]:
-    """TASK/LANGUAGE by adapter. Raises UsageError for anything else, and for two of one adapter."""
+    """Return TASK/LANGUAGE by adapter.
+
+    Raises UsageError for text of another form, and for two tasks of one adapter.
+    """
     made: dict[str, str] = {}
     for text in texts:
         adapter, equals, task = text.partition("=")

@@ -8,101 +8,102 @@ from pathlib import Path
 
 import click
 
-from hydraopt.cli.common import check_local, emit_json, json_option, say
+from hydraopt.cli.common import check_local, emit_json, say, say_aside
+from hydraopt.cli.options import common_options, force_option
 from hydraopt.files.url import place_of
 
 __all__ = ["FORMATS", "export"]
 
-# Written out, because the help must not load what writes them; a test holds it to the exporters.
+# Listed here because the help must not load the exporters; a test compares both lists.
 FORMATS = ("peft", "vllm", "gguf", "mlx", "onnx", "kohya", "diffusers", "merged")
 
 
 @click.command()
 @click.argument("bundle")
 @click.argument("tasks", nargs=-1)
-@click.option("-t", "--task", "more", multiple=True, metavar="TASK", help="The same as TASKS.")
-@click.option("--all", "everything", is_flag=True, help="Every task of the bundle.")
-@click.option("-o", "--output", required=True, metavar="DIR", help="Where to write.")
+@click.option("--all", "everything", is_flag=True, help="Export every task of the bundle.")
+@click.option("-o", "--output", required=True, metavar="DIR", help="Folder or file to write.")
 @click.option(
     "--format",
     "file_format",
     type=click.Choice(FORMATS),
     default="peft",
     show_default=True,
-    help="peft: adapter folders. vllm: the same as vLLM and LoRAX want them. gguf: LoRA files for "
+    help="peft: adapter folders. vllm: adapter folders for vLLM and LoRAX. gguf: LoRA files for "
     "llama.cpp. mlx: folders for mlx-lm. onnx: files for models with LoRA inputs in onnxruntime. "
-    "kohya and diffusers: files and folders for image models. "
-    "merged: the base with the task folded in.",
+    "kohya and diffusers: files and folders for image models. merged: the base model with the task "
+    "merged into its weights.",
 )
 @click.option(
     "--base",
     metavar="BASE",
-    help="The base model: for merged its transformers folder, for gguf that or its .gguf file; if "
-    "you like, for mlx and vllm its folder and for onnx the model with LoRA inputs; for all, where "
-    "tensors are kept as differences from it or are copies of its weights.",
+    help="Base model. Required for merged (transformers folder) and gguf (folder or .gguf file), "
+    "and if tensors are stored as differences from it or are copies of its weights. Optional for "
+    "mlx and vllm (folder) and onnx (model with LoRA inputs).",
 )
 @click.option(
     "--dtype",
     default="same",
     show_default=True,
-    help="Of the factors: float32, float16, bfloat16, or same as the original. For gguf: f32, f16 "
-    "(also same), q8_0. For onnx, same is that of the model's inputs. A merged model keeps the "
-    "base's.",
+    help="Number type of the factors: float32, float16, bfloat16, or same as the original. For "
+    "gguf: f32, f16 (also same) or q8_0. For onnx, same is the type of the model's inputs. Merged "
+    "models keep the type of the base.",
 )
-@click.option("--uniform-rank", is_flag=True, help="One rank for all modules (peft, diffusers).")
-@click.option("--overwrite", is_flag=True, help="Write into folders, and over files, that exist.")
-@json_option
+@click.option(
+    "--uniform-rank", is_flag=True, help="Use one rank for all modules (peft, diffusers)."
+)
+@force_option("Overwrite files, and write into folders, that exist.")
+@common_options
 def export(
     bundle: str,
     tasks: tuple[str, ...],
-    more: tuple[str, ...],
     everything: bool,
     output: str,
     file_format: str,
     base: str | None,
     dtype: str,
     uniform_rank: bool,
-    overwrite: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
-    """Write TASKS of BUNDLE for another tool: as adapters, or folded into the base.
+    """Write TASKS of BUNDLE for another tool: as adapters, or merged into the base model.
 
     One task: DIR is its folder (gguf, onnx, kohya: its file). Several, or --all: DIR/TASK
-    (DIR/TASK.gguf, .onnx_adapter, .safetensors). In PEFT folders ranks may differ (rank_pattern);
-    the scale is inside B, lora_alpha equals r. What a format cannot hold is refused by name.
+    (DIR/TASK.gguf, .onnx_adapter, .safetensors). In PEFT folders ranks may differ between modules
+    (rank_pattern), B includes the scale, and lora_alpha equals r. Tensors that a format cannot hold
+    are refused by name.
 
     \b
     Example:
       hydraopt export phone.hydra.safetensors numbers-de -o numbers-de
       hydraopt export phone.hydra.safetensors --all -o adapters --dtype float16 --uniform-rank
       hydraopt export phone.hydra.safetensors --all -o adapters --format vllm
-      hydraopt export phone.hydra.safetensors --task dates-de -o de.gguf --format gguf --base b.gguf
+      hydraopt export phone.hydra.safetensors dates-de -o de.gguf --format gguf --base b.gguf
       hydraopt export phone.hydra.safetensors dates-de -o de --format mlx
       hydraopt export phone.hydra.safetensors dates-de -o de.onnx_adapter --format onnx
       hydraopt export styles.hydra.safetensors --all -o styles --format kohya
       hydraopt export phone.hydra.safetensors numbers-de -o merged --format merged --base BASE
     """
     check_local(output)
-    wanted = tasks + more
-    if everything == bool(wanted):
+    if everything == bool(tasks):
         raise click.UsageError("name the tasks to export, or pass --all")
     from hydraopt.bundle.reader import open_bundle
     from hydraopt.export.formats import FORMATS as ROWS
     from hydraopt.export.formats import export_task
 
-    opened = open_bundle(bundle, tasks=None if everything else wanted)
+    opened = open_bundle(bundle, tasks=None if everything else tasks)
     opened.give_base(base)
-    names = list(opened) if everything else list(dict.fromkeys(wanted))
+    names = list(opened) if everything else list(dict.fromkeys(tasks))
     if not names:
-        click.echo("note: the bundle has no tasks, so nothing is written", err=True)
+        say_aside("note: the bundle has no tasks, so nothing is written")
     chosen = [opened[name] for name in names]  # a wrong name is refused before anything is written
     row, single = ROWS[file_format], len(names) == 1 and not everything
     places = [Path(output)] if single else _places(Path(output), names, row.suffix)
     for target in places:  # all of them, before one is written
-        row.check(target, overwrite)
+        row.check(target, force)
     own = base if "base" in row.takes or opened.base is None else None
     how = functools.partial(export_task, format=file_format, dtype=dtype, base=own)
-    how = functools.partial(how, uniform_rank=uniform_rank, overwrite=overwrite)
+    how = functools.partial(how, uniform_rank=uniform_rank, overwrite=force)
     for name, task, target in zip(names, chosen, places, strict=True):
         how(task, target)
         if not as_json:
@@ -115,7 +116,7 @@ def export(
 
 
 def _places(folder: Path, names: Iterable[str], suffix: str) -> list[Path]:
-    """The output of each task, in the folder of all. Raises UsageError for a link there."""
+    """Return the output of each task in ``folder``. Raises UsageError for a link there."""
     from hydraopt.files.outputs import name_inside
 
     return [name_inside(folder, f"{name}{suffix}") for name in names]

@@ -10,16 +10,16 @@ import click
 
 from hydraopt.cli.common import (
     HARM_COLUMNS,
+    cannot_combine,
     emit_json,
     harm_cells,
-    json_option,
     percent,
-    quiet_option,
     say,
     show_table,
     size_text,
-    skip_option,
 )
+from hydraopt.cli.contents import show_difference, show_list
+from hydraopt.cli.options import common_options, same_base_option, skip_option
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
 from hydraopt.jsonvalues import to_json
@@ -75,63 +75,69 @@ _MOST_TENSORS = 8
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="ADAPTERS...|BUNDLE")
-@click.option("--modules", "every", is_flag=True, help="A row for every module, not every type.")
-@click.option("--plot", metavar="FILE.png", help="Draw a picture (needs matplotlib).")
-@click.option("--same-base", is_flag=True, help="All were trained on one base, whatever they say.")
-@click.option("--alpha", type=float, help="lora_alpha of files that do not state theirs.")
+@click.argument("paths", nargs=-1, required=True, metavar="ADAPTERS...|BUNDLE [OTHER]")
+@click.option("--list", "lists", is_flag=True, help="List tasks only, without reading the bundle.")
+@click.option("--modules", "every", is_flag=True, help="Show every module, not every module type.")
+@click.option("--plot", metavar="FILE", help="Draw a picture: .png, .svg or .pdf.")
+@same_base_option
 @skip_option
-@json_option
-@quiet_option
+@common_options
 def inspect(
     paths: tuple[str, ...],
+    lists: bool,
     every: bool,
     plot: str | None,
     same_base: bool,
-    alpha: float | None,
     skip_unreadable: bool,
     as_json: bool,
-    quiet: bool,
 ) -> None:
-    """Show what adapters have in common, or what each thing in a bundle costs.
+    """Show what adapters have in common, what a bundle contains, or how two bundles differ.
 
-    Of ADAPTERS: how alike the factors and the products are over tasks, how many parts hold the
-    energy, what sharing would save, and size against error: all are coded at several prices of a
-    bit, and no file is written. Of a BUNDLE: bytes, error and forms of every task and module, and
-    what was measured of a task's answers.
+    ADAPTERS: how similar factors and products are between tasks, how many parts hold the energy,
+    what sharing would save, and size against error, measured by coding at several prices of a bit.
+    No file is written.
+
+    BUNDLE, a file or a folder: bytes, error and forms of every task and module, and the measured
+    harm. --list reads only the manifest or index, so it is fast for collections of many tasks.
+
+    BUNDLE OTHER: tasks that were added, removed, renamed or changed in OTHER, and whether the core
+    is the same. Only manifests and checksums are compared.
 
     \b
     Example:
       hydraopt inspect adapters/* --plot likeness.png
       hydraopt inspect phone.hydra.safetensors --modules
+      hydraopt inspect phone.hydra.safetensors --list
+      hydraopt inspect before.hydra.safetensors phone.hydra.safetensors
     """
     if plot is not None:
         from hydraopt.report.figures import check_plot
 
         check_plot(plot)
-    from hydraopt.inspect import inspect_adapters, inspect_bundle, is_bundle
-    from hydraopt.inspect.bundle import BundleReport
+    from hydraopt.inspect import is_bundle
 
     bundles = [path for path in paths if is_bundle(path)]
+    if lists or len(bundles) == len(paths) == 2:
+        _contents(paths, lists, {"--modules": every, "--plot": plot is not None}, as_json)
+        return
     if bundles and len(paths) > 1:
         raise UsageError(
             explain(
-                "inspect takes one bundle, or adapters",
+                "cannot inspect a bundle together with these paths",
                 got=", ".join(paths[:8]),
-                do="Split",
+                expected="adapters, one bundle, or two bundles",
             )
         )
+    from hydraopt.inspect import inspect_adapters, inspect_bundle
+    from hydraopt.inspect.bundle import BundleReport
+
     report: AdaptersReport | BundleReport
-    with progress_bar(quiet or as_json) as progress:
+    with progress_bar() as progress:
         if bundles:
             report = inspect_bundle(bundles[0], progress)
         else:
             report = inspect_adapters(
-                paths,
-                same_base=same_base,
-                alpha=alpha,
-                skip_unreadable=skip_unreadable,
-                progress=progress,
+                paths, same_base=same_base, skip_unreadable=skip_unreadable, progress=progress
             )
     if plot is not None:
         from hydraopt.report.figures import draw
@@ -143,6 +149,24 @@ def inspect(
         _show_bundle(report, every)
     else:
         _show_adapters(report, every)
+
+
+def _contents(paths: Sequence[str], lists: bool, others: dict[str, bool], as_json: bool) -> None:
+    """Show the list of one bundle, or the difference of two. others: which options were given."""
+    from hydraopt.inspect.listing import difference, listing
+
+    option = "--list" if lists else "two bundles"
+    if idle := [name for name, given in others.items() if given]:
+        raise cannot_combine(option, idle)
+    if lists and len(paths) > 1:
+        raise click.UsageError("--list expects one bundle")
+    report = listing(paths[0]) if lists else difference(*paths)
+    if as_json:
+        emit_json(report)
+    elif lists:
+        show_list(report)
+    else:
+        show_difference(report)
 
 
 def _number(value: float | None) -> str:

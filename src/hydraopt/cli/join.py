@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from hydraopt.cli.common import check_target, emit_json, json_option, say
+from hydraopt.cli.common import check_target, emit_json, say, say_aside
+from hydraopt.cli.options import common_options, force_option
 from hydraopt.files.url import place_of
 from hydraopt.values import counted
 
@@ -14,13 +15,13 @@ __all__ = ["join"]
 @click.command()
 @click.argument("parts", nargs=-1, required=True)
 @click.option("-o", "--output", required=True, metavar="BUNDLE", help="The bundle to write.")
-@click.option("--force", is_flag=True, help="Replace an output that is no bundle.")
-@json_option
+@force_option("Overwrite an output that is not a bundle.")
+@common_options
 def join(parts: tuple[str, ...], output: str, force: bool, as_json: bool) -> None:
-    """Write one bundle from PARTS: a core file and task files that split wrote, or their folder.
+    """Join PARTS into one bundle: a core file and task files written by split, or their folder.
 
-    With all task files it is the bundle that was split, byte for byte; with some of them, the
-    bundle of these tasks. Refused are tasks of another core, two of one name, and two cores.
+    All task files give the bundle that was split, byte for byte; some of them give a bundle of
+    these tasks. Tasks of another core, two tasks of one name, and two cores are refused.
 
     \b
     Example:
@@ -37,4 +38,4 @@ def join(parts: tuple[str, ...], output: str, force: bool, as_json: bool) -> Non
         return
     say(f"{counted(len(tasks), 'task')} -> {place_of(output)}, {size:,} bytes")
     if not tasks:
-        click.echo("note: there was no task file, so the bundle has no tasks", err=True)
+        say_aside("note: no task file was given, so the bundle has no tasks")

@@ -1,8 +1,8 @@
-"""Shared by report, explore and card: parse their arguments and check their output."""
+"""Originals, result files and missing packages, for ``report``, ``eval`` and ``serve``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +11,33 @@ import click
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.outputs import destination
 
-__all__ = ["check_page", "originals_option", "results_option", "told_apart"]
+__all__ = ["check_page", "missing", "originals_option"]
 
 originals_option = click.option(
     "--originals",
     multiple=True,
     metavar="ADAPTERS",
-    help="The adapters that it was made of; several may follow one --originals.",
-)
-results_option = click.option(
-    "--results",
-    multiple=True,
-    metavar="EVAL.json",
-    help="What hydraopt eval -o wrote; several may follow one --results.",
+    help="Original adapters of the bundle; several may follow one --originals.",
 )
 
 
-def told_apart(
-    more: Sequence[str], originals: Sequence[str], results: Sequence[str]
-) -> tuple[list[str], list[str]]:
-    """(originals, results). more: what followed an option's first value, as a shell expands it: a
-    name that ends in .json is a result."""
-    files = [x for x in more if x.lower().endswith(".json")]
-    return [*originals, *(x for x in more if x not in files)], [*results, *files]
+def missing(command: str, error: ModuleNotFoundError, extra: str) -> UsageError:
+    """Return the error for a command whose packages are missing. extra: installs them."""
+    return UsageError(
+        explain(
+            f"{command} needs more packages",
+            got=f"no module {error.name}",
+            do=f"pip install 'hydraopt[{extra}]'",
+        )
+    )
 
 
 def check_page(path: str, force: bool, ours: Callable[[bytes], bool]) -> None:
-    """Raise UsageError unless ``path`` may be written: a file that is not there, or one that
-    ``ours`` says an earlier call wrote, by its beginning, or any with --force."""
+    """Raise UsageError unless ``path`` may be written.
+
+    It may be a new file, a file that ``ours`` recognises by its beginning as written by an earlier
+    call, or any file with ``force``.
+    """
     target = destination(Path(path))
     if target.is_dir():
         raise UsageError(explain("the output is a folder", file=path, expected="a file name"))

@@ -29,10 +29,10 @@ LOADED = 700 << 20
 PER_THREAD = 80 << 20
 """Bytes that the two linear algebra libraries set aside for each thread after the second."""
 _MADE = (
-    "merge", "inspect", "verify", "export", "shrink", "split", "join", "eval", "serve", "pull",
-    "report", "explore", "card", "doctor", "completion",
+    "merge", "inspect", "verify", "export", "shrink", "split", "join", "eval", "serve",
+    "pull", "report", "doctor",
 )  # fmt: skip
-_CHANGED = ("ls", "add", "remove", "replace", "rename", "diff", "refresh")
+_CHANGED = ("add", "remove", "refresh")
 _YOUNG = 100_000
 """Objects made before Python looks for garbage. Imports make tens of thousands that stay, and at
 its usual 700 to look at them again and again takes a tenth of a short command's time."""

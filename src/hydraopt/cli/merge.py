@@ -10,16 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hydraopt.cli.common import (
-    all_option,
-    cannot_combine,
-    check_target,
-    json_option,
-    needs,
-    quiet_option,
-    skip_option,
-    workers_option,
-)
+from hydraopt.cli.common import cannot_combine, check_target, needs
 from hydraopt.cli.mergeoptions import (
     DEFAULT_MEASURE,
     Asked,
@@ -30,6 +21,7 @@ from hydraopt.cli.mergeoptions import (
     read_texts,
     warn_of_cut,
 )
+from hydraopt.cli.options import common_options, skip_option, workers_option
 from hydraopt.cli.progress import progress_bar
 from hydraopt.cli.results import show_plan, show_result
 
@@ -156,18 +148,14 @@ __all__ = ["merge"]
     "all nodes must see it. Remove it afterwards.",
 )
 @click.option("--memory", help="What each worker may keep in memory between passes: 500MB, 2GB.")
-@all_option
-@json_option
-@quiet_option
+@common_options
 def merge(
     adapters: tuple[str, ...],
     output: str | None,
     force: bool,
     plan_only: bool,
     plot: str | None,
-    all_tasks: bool,
     as_json: bool,
-    quiet: bool,
     **options: Any,
 ) -> None:
     """Merge ADAPTERS (folders, files, globs, NAME=PATH) of one base model into one bundle.
@@ -191,9 +179,9 @@ def merge(
     if plan_only:
         if output is not None:
             raise cannot_combine("--plan-only", ["-o"], "it writes no bundle")
-        with progress_bar(quiet or as_json) as progress:
+        with progress_bar() as progress:
             report = _planned(adapters, asked, plot, progress)
-        show_plan(report, as_json, all_tasks)
+        show_plan(report, as_json)
         if plot is not None:
             from hydraopt.report.figures import draw_plan
 
@@ -203,14 +191,14 @@ def merge(
         raise click.UsageError("Missing option '-o' / '--output'.")
     check_target(output, force, folders=True)
     started = time.monotonic()
-    with progress_bar(quiet or as_json) as progress:
+    with progress_bar() as progress:
         result = _merged(adapters, output, asked, progress)
     from hydraopt.bundle.reader import open_bundle
     from hydraopt.inspect.bundle import task_rows
 
     # What was seen with the base model takes its time as well.
     result = dataclasses.replace(result, seconds=time.monotonic() - started)
-    show_result("hydraopt.merge/1", result, task_rows(open_bundle(output)), as_json, all_tasks)
+    show_result("hydraopt.merge/1", result, task_rows(open_bundle(output)), as_json)
 
 
 def _merged(

@@ -11,20 +11,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from hydraopt.cli.common import printable, say_aside
+from hydraopt.cli.common import printable, say_aside, wants_progress
 from hydraopt.progress import Progress
 
 __all__ = ["progress_bar", "progress_lines"]
 
 _EVERY: Final = 30.0
-"""Seconds between two lines; work that is shorter says nothing."""
+"""Seconds between two lines; shorter work prints none."""
 
 
 @contextmanager
-def progress_bar(hidden: bool) -> Iterator[Progress | None]:
-    """A callback (stage, done, total) that moves a bar on stderr, or writes lines there where it is
-    no terminal; None if hidden."""
-    if hidden:
+def progress_bar() -> Iterator[Progress | None]:
+    """Yield a callback (stage, done, total) that reports progress on stderr.
+
+    It moves a bar on a terminal, and writes lines elsewhere. None with --json or --quiet.
+    """
+    if not wants_progress():
         yield None
         return
     if not sys.stderr.isatty():
@@ -58,8 +60,11 @@ def progress_bar(hidden: bool) -> Iterator[Progress | None]:
 def progress_lines(
     say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
 ) -> Progress:
-    """A callback that says where the work is every half minute: the stage, how much of it is done,
-    and how long the rest will take at the speed so far. clock: seconds."""
+    """Return a callback that prints a line every half minute.
+
+    The line has the stage, its progress, and the time left at the speed so far.
+    clock: returns the time in seconds.
+    """
     said, stages = clock(), _Stages(clock)
 
     def move(stage: str, done: int, total: int) -> None:
@@ -75,20 +80,23 @@ def progress_lines(
 
 
 def _name(stage: str) -> str:
-    """The name of a stage; behind a comma it may say where it is, as in "x, round 2 of 8"."""
+    """Return the name of a stage without its position after a comma, as in "x, round 2 of 8"."""
     return stage.partition(",")[0]
 
 
 class _Stages:
-    """How fast stages are. One that goes on after others has their time in it, as the rest of it
-    will: a size is measured in rounds, with passes between them."""
+    """Speed of the stages.
+
+    The time of a stage that continues after others includes theirs, because the rest of it will
+    take them too: sizes are measured in rounds, with passes between them.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._known: dict[str, tuple[float, int, int]] = {}
 
     def left(self, stage: str, done: int, total: int) -> str:
-        """The time that the rest of a stage takes, in words; nothing before one can tell."""
+        """Return the time left in a stage, in words; empty before it can be estimated."""
         now, name = self._clock(), _name(stage)
         begun, first, last = self._known.get(name, (now, done, done))
         if done < last:  # it starts over

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from hydraopt.cli.common import check_local, emit_json, json_option, say, warn
+from hydraopt.cli.common import check_local, emit_json, say, warn
+from hydraopt.cli.options import common_options
 from hydraopt.values import counted
 
 __all__ = ["pull"]
@@ -12,20 +13,20 @@ __all__ = ["pull"]
 
 @click.command()
 @click.argument("bundle")
-@click.option("--task", "tasks", multiple=True, metavar="TASK", help="Pull this task; repeat.")
-@click.option("-o", "--output", metavar="DIR", help="Where to write; default: the cache.")
-@json_option
+@click.argument("tasks", nargs=-1)
+@click.option("-o", "--output", metavar="DIR", help="Folder to write to. Default: the cache.")
+@common_options
 def pull(bundle: str, tasks: tuple[str, ...], output: str | None, as_json: bool) -> None:
-    """Fetch BUNDLE, or some of its tasks, from an address to this machine.
+    """Download BUNDLE, or TASKS of it, from an address to this machine.
 
-    Without -o the bytes go into the cache, and commands that are given the address take them from
-    there. DIR gets the files of a bundle in several files; of a bundle in one file it gets that
-    file, or, with --task, a core file and task files. A later pull adds tasks to DIR.
+    Without -o the bytes go into the cache, where commands that are given the address find them. DIR
+    gets the files of a bundle in several files. From a bundle in one file it gets that file, or,
+    for TASKS, a core file and task files. A later pull adds tasks to DIR.
 
     \b
     Example:
-      hydraopt pull s3://bucket/phone/ --task numbers-de
-      hydraopt pull https://host/phone.hydra.safetensors --task numbers-de -o phone
+      hydraopt pull s3://bucket/phone/ numbers-de
+      hydraopt pull https://host/phone.hydra.safetensors numbers-de -o phone
     """
     if output is not None:
         check_local(output)

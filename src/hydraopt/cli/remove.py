@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from hydraopt.cli.common import json_option
+from hydraopt.cli.options import common_options
 from hydraopt.cli.results import show_changed
 
 __all__ = ["remove"]
@@ -13,12 +13,12 @@ __all__ = ["remove"]
 @click.command()
 @click.argument("bundle")
 @click.argument("tasks", nargs=-1, required=True)
-@json_option
+@common_options
 def remove(bundle: str, tasks: tuple[str, ...], as_json: bool) -> None:
-    """Remove TASKS from BUNDLE, a file or a folder of core and tasks.
+    """Remove TASKS from BUNDLE, a file or a folder of core and task files.
 
-    No byte that was theirs alone is left, and no other byte changes. The core stays, which was made
-    for all tasks of the merge; hydraopt refresh makes one without them.
+    All bytes that belong to TASKS alone are deleted, and no other byte changes. The core stays,
+    although it was made for the removed tasks too; hydraopt refresh makes a new one.
 
     \b
     Example:

@@ -1,61 +1,128 @@
-"""``hydraopt report``."""
+"""``hydraopt report``: a page, a live page, or a model card of a bundle."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Final
 
 import click
 
-from hydraopt.cli.common import (
-    emit_json,
-    json_option,
-    quiet_option,
-    say,
-    size_text,
-)
-from hydraopt.cli.looking import check_page, originals_option, results_option, told_apart
+from hydraopt.cli.common import cannot_combine, emit_json, needs, say, say_always, size_text
+from hydraopt.cli.looking import check_page, missing, originals_option
+from hydraopt.cli.options import common_options, force_option, same_base_option
 from hydraopt.cli.progress import progress_bar
+from hydraopt.errors import UsageError, explain
 
 __all__ = ["report"]
+
+_HOST: Final = "127.0.0.1"
+"""The page has no key, so only this machine may reach it."""
+_PORT: Final = 8001
 
 
 @click.command()
 @click.argument("bundle")
 @click.argument("more", nargs=-1, metavar="[ADAPTERS|EVAL.json]...")
 @originals_option
-@results_option
-@click.option("-o", "--output", required=True, metavar="FILE.html", help="Where to write it.")
-@click.option("--same-base", is_flag=True, help="As for merge.")
-@click.option("--alpha", type=float, help="As for merge.")
-@click.option("--force", is_flag=True, help="Replace an output that is no report.")
-@json_option
-@quiet_option
+@click.option(
+    "--results",
+    multiple=True,
+    metavar="EVAL.json",
+    help="Results written by hydraopt eval -o; several may follow one --results.",
+)
+@click.option(
+    "-o", "--output", metavar="OUT", help="File to write: the page, or with --card README.md."
+)
+@click.option("--card", is_flag=True, help="Write a model card instead; without -o, to stdout.")
+@click.option("--serve", is_flag=True, help="Serve the page to a browser on this machine instead.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port for --serve. Default: 8001; 0 takes a free one.",
+)
+@same_base_option
+@force_option("Overwrite an output that hydraopt did not write.")
+@common_options
 def report(
     bundle: str,
     more: tuple[str, ...],
     originals: tuple[str, ...],
     results: tuple[str, ...],
-    output: str,
+    output: str | None,
+    card: bool,
+    serve: bool,
+    port: int | None,
     same_base: bool,
-    alpha: float | None,
     force: bool,
     as_json: bool,
-    quiet: bool,
 ) -> None:
-    """Write one HTML page that shows what BUNDLE costs and what it does to its tasks.
+    """Write an HTML page that shows what BUNDLE costs and how it changes its tasks.
 
-    For whoever decides: size against harm, tasks by harm, where error and bytes are, what is shared
-    with whom, answers side by side. The page fetches nothing. Other sizes are coded for the page:
-    with all original ADAPTERS those of a merge, without any those of shrinking. That takes seconds,
-    or minutes where the tasks are many numbers. EVAL.json comes from hydraopt eval; its --answers
-    keeps the answers.
+    The page shows size against harm, tasks by harm, where errors and bytes are, which tasks share
+    what, and answers side by side. It loads nothing from elsewhere. Other sizes are coded for it:
+    those of a merge with all original ADAPTERS, else those of a shrink. This takes seconds, or
+    minutes for large tasks. EVAL.json comes from hydraopt eval, with answers if it had --answers.
+
+    --serve shows collections of many tasks: a task is decoded when it is looked at, nothing leaves
+    this machine, and Ctrl-C ends it; requires pip install 'hydraopt[serve]'. --card writes the
+    README.md that model hubs read, with base model, languages and measurements of each task.
 
     \b
     Example:
       hydraopt report phone.hydra.safetensors -o report.html
       hydraopt report phone.hydra.safetensors --originals adapters/* --results eval.json -o r.html
+      hydraopt report phone.hydra.safetensors --results eval.json --card -o README.md
+      hydraopt report collection --results eval.json --serve --port 8001
     """
-    adapters, files = told_apart(more, originals, results)
+    adapters, files = _told_apart(more, originals, results)
+    if card and serve:
+        raise cannot_combine("--card", ["--serve"])
+    if (card or serve) and (adapters or same_base):
+        raise UsageError(
+            explain(
+                "--card and --serve take no adapters",
+                got=", ".join(adapters) or "--same-base",
+                expected="EVAL.json",
+            )
+        )
+    if serve:
+        if output is not None:
+            raise cannot_combine("--serve", ["-o"])
+        _serve(bundle, files, _PORT if port is None else port, as_json)
+        return
+    if port is not None:
+        raise needs("--port", "--serve")
+    if card:
+        _card(bundle, files, output, force, as_json)
+    elif output is None:
+        raise needs("report", "-o, --card or --serve")
+    else:
+        _page(bundle, adapters, files, output, same_base, force, as_json)
+
+
+def _told_apart(
+    more: Sequence[str], originals: Sequence[str], results: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Return originals and results.
+
+    more: paths after the first value of an option, as a shell expands a pattern; names that end in
+    .json are results.
+    """
+    files = [x for x in more if x.lower().endswith(".json")]
+    return [*originals, *(x for x in more if x not in files)], [*results, *files]
+
+
+def _page(
+    bundle: str,
+    adapters: Sequence[str],
+    files: Sequence[str],
+    output: str,
+    same_base: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write the page."""
     check_page(output, force, lambda text: b": hydraopt report</title>" in text)
     from hydraopt.files.apart import check_apart
     from hydraopt.files.outputs import destination
@@ -65,8 +132,8 @@ def report(
 
     check_apart(output, [bundle, *adapters, *files])
     started = time.monotonic()
-    with progress_bar(quiet or as_json) as progress:
-        page = build(bundle, adapters, files, same_base=same_base, alpha=alpha, progress=progress)
+    with progress_bar() as progress:
+        page = build(bundle, adapters, files, same_base=same_base, progress=progress)
     size = write_atomically(destination(output), [render(page).encode()])
     seconds = time.monotonic() - started
     if as_json:
@@ -86,3 +153,57 @@ def report(
     for line in (*page.summary, *(f"note: {note}" for note in page.notes)):
         say(line)
     say(f"{output}: {size_text(size)}, {seconds:.1f} s")
+
+
+def _card(
+    bundle: str, files: Sequence[str], output: str | None, force: bool, as_json: bool
+) -> None:
+    """Write the model card; nothing is decoded for it."""
+    if output is not None:
+        check_page(output, force, lambda text: b"\nlibrary_name: hydraopt\n" in text)
+    from hydraopt.report.build import collect
+    from hydraopt.report.card import bundle_card
+
+    known = collect(bundle, files)
+    text = bundle_card(known)
+    if output is not None:
+        from hydraopt.files.outputs import destination
+        from hydraopt.files.writing import write_atomically
+
+        write_atomically(destination(output), [text.encode()])
+    notes = known.evidence.notes
+    if as_json:
+        emit_json({"schema": "hydraopt.card/1", "output": output, "card": text, "notes": notes})
+    elif output is None:
+        for line in text.splitlines():
+            say_always(line)
+    else:
+        for note in notes:
+            say(f"note: {note}")
+        say(f"{bundle} -> {output}")
+
+
+def _serve(bundle: str, files: Sequence[str], port: int, as_json: bool) -> None:
+    """Serve the page on this machine until Ctrl-C."""
+    from hydraopt.report.build import collect
+    from hydraopt.report.live import make_server
+    from hydraopt.serve.listening import bind
+
+    with bind(_HOST, port) as listening:
+        known = collect(bundle, files, whole=False)
+        try:
+            server = make_server(known, _HOST)
+        except ModuleNotFoundError as error:
+            raise missing("report --serve", error, "serve") from error
+        address = f"http://{_HOST}:{listening.getsockname()[1]}/"
+        listening.listen(64)  # a reader of the address may connect at once
+        if as_json:
+            told = {
+                "schema": "hydraopt.report.served/1",
+                "address": address,
+                "tasks": len(known.tasks),
+            }
+            emit_json(told)
+        else:
+            say(f"{len(known.tasks):,} tasks at {address} (Ctrl-C ends it)")
+        server.run(sockets=[listening])

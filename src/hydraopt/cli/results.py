@@ -37,13 +37,11 @@ def show_result(
     result: Any,
     tasks: Sequence[TaskCost],
     as_json: bool,
-    every: bool,
     estimated: bool = False,
 ) -> None:
     """Show the result of merge or shrink.
 
-    tasks: rows of hydraopt.inspect.bundle.task_rows. every: show all of them, however many.
-    estimated: the errors are estimates.
+    tasks: rows of hydraopt.inspect.bundle.task_rows. estimated: the errors are estimates.
     """
     if as_json:
         emit_json(
@@ -56,7 +54,7 @@ def show_result(
     originals = originals_of(open_bundle(result.path))
     heads = any(row.tensors for row in tasks)
     judged = any(row.harm for row in tasks)
-    shown, left = worst(tasks, _badness, every)
+    shown, left = worst(tasks, _badness)
     show_table(
         f"{counted(len(tasks), 'task')} in {result.path}",
         [
@@ -100,11 +98,10 @@ def _badness(row: TaskCost) -> tuple[float, float]:
     return row.harm.likely if row.harm else -1.0, row.error
 
 
-def show_changed(done: Any, as_json: bool, what: str = "added to", every: bool = False) -> None:
+def show_changed(done: Any, as_json: bool, what: str = "added to") -> None:
     """Show a change of a collection.
 
-    done: a hydraopt.editing.verbs.Changed. what: was done with the tasks that came. every: show
-    all of them, however many.
+    done: a hydraopt.editing.verbs.Changed. what: was done with the tasks that came.
     """
     for warning in done.warnings:
         warn(warning)
@@ -113,7 +110,7 @@ def show_changed(done: Any, as_json: bool, what: str = "added to", every: bool =
         return
     if done.added:
         judged = any(task.harm for task in done.added)
-        shown, left = worst(done.added, lambda task: task.error, every)
+        shown, left = worst(done.added, lambda task: task.error)
         show_table(
             f"{what} {done.path}: {len(done.added)}",
             [
@@ -156,8 +153,8 @@ def _some(trials: Sequence[Any]) -> list[Any]:
     return [trials[round(i * last / (_MOST_TRIALS - 1))] for i in range(_MOST_TRIALS)]
 
 
-def show_plan(report: Mapping[str, Any], as_json: bool, every: bool = False) -> None:
-    """A plan by harm.  report: schema hydraopt.merge.plan/1. every: show all tasks."""
+def show_plan(report: Mapping[str, Any], as_json: bool) -> None:
+    """A plan by harm.  report: schema hydraopt.merge.plan/1."""
     if as_json:
         emit_json(dict(report))
         return
@@ -172,7 +169,7 @@ def show_plan(report: Mapping[str, Any], as_json: bool, every: bool = False) -> 
             return "-"
         return f"{scale * harm:.3g}" if scale * harm >= least else f"< {least:g}"
 
-    tasks, left = worst(report["tasks"], lambda task: task["harm"] or 0.0, every)
+    tasks, left = worst(report["tasks"], lambda task: task["harm"] or 0.0)
     show_table(
         f"Planned bytes, and {what} in {unit}",
         ["task", "planned", f"counted {unit}", *HARM_COLUMNS[:3]],

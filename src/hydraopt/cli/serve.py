@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
-from hydraopt.cli.common import emit_json, json_option, say
+from hydraopt.cli.common import emit_json, say
+from hydraopt.cli.looking import missing
 from hydraopt.cli.main import EndedError
+from hydraopt.cli.options import common_options
 from hydraopt.errors import UsageError, explain
 
 __all__ = ["serve"]
@@ -19,11 +22,10 @@ __all__ = ["serve"]
 
 @dataclass(frozen=True)
 class _Asked:
-    """The options of serve."""
+    """Options of the command."""
 
     host: str
     port: int
-    api_key: str | None
     allow_host: tuple[str, ...]
     name: str | None
     dtype: str
@@ -42,6 +44,11 @@ class _Asked:
         if min(counts) < 1 or not 0 < self.seconds < math.inf:
             raise UsageError(explain("limits must be positive", expected="finite numbers above 0"))
 
+    @property
+    def api_key(self) -> str | None:
+        """Return the key that clients must send, from the environment."""
+        return os.environ.get("HYDRAOPT_API_KEY") or None
+
     def address(self, port: int) -> str:
         """Return the address of the interface for clients."""
         named = f"[{self.host}]" if ":" in self.host else self.host
@@ -57,49 +64,57 @@ class _Asked:
     type=click.IntRange(0, 65535),
     default=8000,
     show_default=True,
-    help="0 takes a free one.",
-)
-@click.option(
-    "--api-key",
-    envvar="HYDRAOPT_API_KEY",
-    help="Asked of every client; needed if others can reach HOST. Also HYDRAOPT_API_KEY.",
+    help="Port to listen at; 0 takes a free one.",
 )
 @click.option(
     "--allow-host",
     multiple=True,
     metavar="NAME",
-    help="Host that requests may name besides this machine's own, as of a proxy; repeat it.",
+    help="Host name to accept in requests, such as that of a proxy. Repeatable.",
 )
-@click.option("--name", help="Of the base model in requests; default: as the bundles name it.")
+@click.option(
+    "--name", help="Name of the base model in requests. Default: its name in the bundles."
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),
     default="float32",
     show_default=True,
-    help="In which the base computes.",
+    help="Number type of the base model.",
 )
-@click.option("--device", default="cpu", show_default=True, help="Of torch: cpu, cuda, mps.")
-@click.option("--rows", default=16, show_default=True, help="Answers written at a time.")
-@click.option("--queue", default=256, show_default=True, help="Requests that may wait.")
+@click.option("--device", default="cpu", show_default=True, help="Device of torch: cpu, cuda, mps.")
+@click.option("--rows", default=16, show_default=True, help="Answers generated at a time.")
+@click.option("--queue", default=256, show_default=True, help="Maximum number of waiting requests.")
 @click.option(
-    "--connections", default=512, show_default=True, help="Open at a time; beyond it 503."
+    "--connections",
+    default=512,
+    show_default=True,
+    help="Maximum number of connections; others get 503.",
 )
-@click.option("--prompt-tokens", default=2048, show_default=True, help="Of a prompt, at most.")
-@click.option("--answer-tokens", default=1024, show_default=True, help="Of an answer, at most.")
-@click.option("--seconds", default=120.0, show_default=True, help="A request may take.")
+@click.option(
+    "--prompt-tokens", default=2048, show_default=True, help="Maximum length of a prompt."
+)
+@click.option(
+    "--answer-tokens", default=1024, show_default=True, help="Maximum length of an answer."
+)
+@click.option("--seconds", default=120.0, show_default=True, help="Maximum time of a request.")
 @click.option(
     "--cache",
     "cache_mib",
     type=click.IntRange(min=0),
-    help="MiB of decoded heads; default, with the core, a quarter of the adapters, 4 to 256.",
+    help="MiB of decoded heads to keep. Default: with the core, a quarter of the adapters, 4 to "
+    "256.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="For the model; default all cores.")
-@json_option
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads of the model. Default: all cores."
+)
+@common_options
 def serve(base: str, bundles: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Serve BASE and every task of the BUNDLEs over OpenAI's HTTP interface.
+    """Serve BASE and every task of the BUNDLEs over HTTP, with the interface of OpenAI.
 
-    A request's model is the name of a task, or of the base. Rows of different tasks are answered
-    in one batch. Needs pip install 'hydraopt[serve]'.
+    The model of a request is the name of a task, or of the base. Requests for different tasks are
+    answered in one batch. If other machines can reach HOST, clients must send the key that the
+    environment variable HYDRAOPT_API_KEY holds. Requires pip install 'hydraopt[serve]'.
 
     \b
     Example:
@@ -109,33 +124,26 @@ def serve(base: str, bundles: tuple[str, ...], as_json: bool, **options: Any) ->
     try:
         from hydraopt.serve.server import bind
     except ModuleNotFoundError as error:
-        raise UsageError(
-            explain(
-                "serve needs more packages",
-                got=f"no module {error.name}",
-                do="pip install 'hydraopt[serve]'",
-            )
-        ) from error
+        raise missing("serve", error, "serve") from error
     from hydraopt.serve.server import check_key
 
     check_key(asked.host, asked.api_key)
-    # Loading takes much longer than to see that the port is in use, so that comes first.
+    # Check the port first: loading the model takes much longer.
     with bind(asked.host, asked.port) as listening:
         server, models = _loaded(base, bundles, asked)
         address = asked.address(listening.getsockname()[1])
-        listening.listen(asked.connections)  # Who reads the address may come at once.
+        listening.listen(asked.connections)  # a reader of the address may connect at once
         if as_json:
             emit_json({"schema": "hydraopt.serve/1", "address": address, "models": models})
         else:
             say(f"{len(models) - 1} tasks on {models[0]} at {address}")
         _log_to_stderr()
-        with suppress(EndedError):  # SIGTERM: what was under way is done, and nothing failed
+        with suppress(EndedError):  # SIGTERM: requests under way are finished
             server.run(sockets=[listening])
 
 
 def _log_to_stderr() -> None:
-    """Show the server's log, a line for each request and what fails, unless the caller's own
-    handlers do."""
+    """Log requests and failures to stderr, unless the caller has set handlers."""
     log = logging.getLogger("hydraopt.serve")
     if not log.hasHandlers():
         handler = logging.StreamHandler()
@@ -145,7 +153,7 @@ def _log_to_stderr() -> None:
 
 
 def _loaded(base: str, bundles: tuple[str, ...], asked: _Asked) -> tuple[Any, list[str]]:
-    """The server, and what it serves: the base's name, and the tasks."""
+    """Return the server and the models that it serves: the base's name, then the tasks."""
     import torch
 
     from hydraopt.serve.jobs import Limits

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import click
 
-from hydraopt.cli.common import (
-    all_option,
-    check_target,
-    json_option,
-    quiet_option,
-    workers_option,
-)
+from hydraopt.cli.common import check_target
+from hydraopt.cli.options import common_options, force_option, workers_option
 from hydraopt.cli.progress import progress_bar
 from hydraopt.cli.results import show_result
 
@@ -20,14 +15,12 @@ __all__ = ["shrink"]
 @click.command()
 @click.argument("bundle")
 @click.option("-o", "--output", required=True, metavar="OUT", help="The bundle to write.")
-@click.option("--size", help="Limit of the file: 2% (of the original fp16 bytes), 3MB, bytes.")
-@click.option("--error", type=float, help="Limit of the mean relative error that is added.")
-@click.option("--base", help="The base model's folder, if tensors are kept as differences from it.")
-@click.option("--force", is_flag=True, help="Replace OUT even if it is not a bundle.")
+@click.option("--size", help="Limit on the file: 2% (of the original fp16 bytes), 3MB, or bytes.")
+@click.option("--error", type=float, help="Limit on the relative error added, mean over tasks.")
+@click.option("--base", help="Base model; required if tensors are stored as differences from it.")
+@force_option("Overwrite OUT even if it is not a bundle.")
 @workers_option
-@all_option
-@json_option
-@quiet_option
+@common_options
 def shrink(
     bundle: str,
     output: str,
@@ -36,15 +29,12 @@ def shrink(
     base: str | None,
     force: bool,
     workers: int | None,
-    all_tasks: bool,
     as_json: bool,
-    quiet: bool,
 ) -> None:
     """Make a smaller bundle from BUNDLE, without the original adapters.
 
     Give one limit, --size or --error. The errors in the new bundle are estimates against the
-    originals: what BUNDLE had left and what shrinking adds. What the merge permitted of forms, by
-    --form, holds on.
+    originals: the error of BUNDLE plus the error that shrinking adds.
 
     \b
     Example:
@@ -55,7 +45,7 @@ def shrink(
     from hydraopt.editing.shrink import shrink as shrink_bundle
     from hydraopt.inspect.bundle import task_rows
 
-    with progress_bar(quiet or as_json) as progress:
+    with progress_bar() as progress:
         result = shrink_bundle(
             bundle,
             output,
@@ -66,4 +56,4 @@ def shrink(
             progress=progress,
         )
     rows = task_rows(open_bundle(output))
-    show_result("hydraopt.shrink/1", result, rows, as_json, all_tasks, estimated=True)
+    show_result("hydraopt.shrink/1", result, rows, as_json, estimated=True)

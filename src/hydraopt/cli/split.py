@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from hydraopt.cli.common import emit_json, json_option, say
+from hydraopt.cli.common import emit_json, say
+from hydraopt.cli.options import common_options, force_option
 from hydraopt.files.url import place_of
 
 __all__ = ["split"]
@@ -13,18 +14,14 @@ __all__ = ["split"]
 @click.command()
 @click.argument("bundle")
 @click.option("-o", "--output", required=True, metavar="DIR", help="Where to write.")
-@click.option(
-    "--overwrite",
-    is_flag=True,
-    help="Replace core and task files in DIR, if core and tasks are those of the bundle.",
-)
-@json_option
-def split(bundle: str, output: str, overwrite: bool, as_json: bool) -> None:
-    """Write what the tasks of BUNDLE share, and each task, to files of their own in DIR.
+@force_option("Overwrite core and task files in DIR that belong to the bundle.")
+@common_options
+def split(bundle: str, output: str, force: bool, as_json: bool) -> None:
+    """Split BUNDLE into a core file and one file per task, in the folder DIR.
 
-    DIR/NAME.core.safetensors is read once; then each task takes only DIR/TASK.task.safetensors.
-    Every command takes DIR, or the core file, in the place of a bundle: it has the tasks whose
-    files are there. Nothing is coded again, and join gives the bundle back byte for byte.
+    DIR/NAME.core.safetensors holds what tasks share, DIR/TASK.task.safetensors one task. Commands
+    accept DIR, or the core file, as a bundle of the tasks whose files are present. Nothing is coded
+    again; join restores the bundle byte for byte.
 
     \b
     Example:
@@ -33,7 +30,7 @@ def split(bundle: str, output: str, overwrite: bool, as_json: bool) -> None:
     """
     from hydraopt.collection.splitting import split as split_bundle
 
-    written = split_bundle(bundle, output, overwrite)
+    written = split_bundle(bundle, output, force)
     total = sum(x.size for x in written)
     if as_json:
         files = [{"task": x.task, "file": str(x.path), "bytes": x.size} for x in written]

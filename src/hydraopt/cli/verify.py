@@ -10,16 +10,13 @@ import click
 
 from hydraopt.cli.common import (
     HARM_COLUMNS,
-    all_option,
     emit_json,
     harm_cells,
-    json_option,
     mean_and_worst,
     needs,
     percent,
-    quiet_option,
     say,
-    say_problem,
+    say_always,
     show_table,
     worst,
 )
@@ -30,6 +27,7 @@ from hydraopt.cli.mergeoptions import (
     said_of_cut,
     warn_of_base,
 )
+from hydraopt.cli.options import common_options, same_base_option
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError
 from hydraopt.values import counted, listed
@@ -48,42 +46,35 @@ _MOST_PROBLEMS: Final = 20
 @click.command()
 @click.argument("bundle")
 @click.argument("adapters", nargs=-1)
-@click.option("--same-base", is_flag=True, help="As for merge.")
-@click.option("--alpha", type=float, help="As for merge.")
 @click.option(
     "--base",
-    help="The base model's folder, if tensors are kept as differences from it, or for --prompts.",
+    help="Base model; required for --prompts, and if tensors are stored as differences from it.",
 )
 @click.option(
     "--prompts",
     "prompted",
     type=Prompts(),
     multiple=True,
-    help="Measure again, with --base and ADAPTERS, how many answers change. A folder of NAME.jsonl "
-    "or NAME.txt files, or one file of one task, as for merge; tasks without one are left out.",
+    help="Prompts to measure harm on again, as for merge; requires --base and ADAPTERS. Tasks "
+    "without prompts are left out.",
 )
-@all_option
-@json_option
-@quiet_option
+@same_base_option
+@common_options
 @click.pass_context
 def verify(
     ctx: click.Context,
     bundle: str,
     adapters: tuple[str, ...],
-    same_base: bool,
-    alpha: float | None,
     base: str | None,
     prompted: tuple[tuple[str, str], ...],
-    all_tasks: bool,
+    same_base: bool,
     as_json: bool,
-    quiet: bool,
 ) -> None:
-    """Read all of BUNDLE again; with ADAPTERS, the originals, also measure every error again.
+    """Check every byte of BUNDLE; with ADAPTERS, the originals, also measure every error again.
 
-    Give the originals as they were given to merge: tasks are matched by name. With --prompts the
-    originals answer, and the share of answers that are likely to change is shown beside what the
-    manifest says; beyond three standard deviations of it is a problem. Exit code 0 if all is well,
-    1 if there are problems.
+    Give the originals as they were given to merge: tasks are matched by name. With --prompts, the
+    share of answers that are likely to change is measured as well; a share above the stated one by
+    more than three standard deviations is a problem. Exit code 1 if there are problems.
 
     \b
     Example:
@@ -92,14 +83,14 @@ def verify(
       hydraopt verify phone.hydra.safetensors adapters/* --base BASE --prompts prompts
     """
     check_prompts(prompted)
-    _check_given(adapters, same_base, alpha, base, prompted)
+    _check_given(adapters, same_base, base, prompted)
     from hydraopt.adapters import read_adapters
     from hydraopt.adapters.basefiles import open_base
     from hydraopt.bundle.verify import verify_bundle
 
     originals = None
     if adapters:
-        originals = read_adapters(adapters, same_base=same_base, alpha=alpha)
+        originals = read_adapters(adapters, same_base=same_base)
     asked = _asked(bundle, originals, prompted) if originals is not None else {}
     # A wrong --base is no problem of the bundle.
     report = verify_bundle(bundle, originals, open_base(_tensors(base, bool(prompted))))
@@ -107,11 +98,11 @@ def verify(
     if prompted and base is not None and originals is not None and report.tasks:
         warn_of_base(base, originals)
         try:
-            with progress_bar(quiet or as_json) as progress:
+            with progress_bar() as progress:
                 harm = _measured(report, originals, base, asked, progress)
         except UsageError:
             if not as_json:
-                _show(report, every=all_tasks)
+                _show(report)
             raise
     notes = [*(originals.notes if originals is not None else ()), *_notes(report, harm)]
     if as_json:
@@ -119,7 +110,7 @@ def verify(
         document = {"schema": "hydraopt.verify/1", **report.to_dict(), **told}
         emit_json({**document, "notes": notes})
     else:
-        _show(report, harm.tasks if harm is not None else (), all_tasks)
+        _show(report, harm.tasks if harm is not None else ())
         for note in notes:
             say(f"note: {note}")
     ctx.exit(0 if report.ok else 1)
@@ -128,7 +119,6 @@ def verify(
 def _check_given(
     adapters: Sequence[str],
     same_base: bool,
-    alpha: float | None,
     base: str | None,
     prompted: Sequence[tuple[str, str]],
 ) -> None:
@@ -136,8 +126,8 @@ def _check_given(
     if prompted and not (base and adapters):
         missing = [x for x, given in (("ADAPTERS", adapters), ("--base", base)) if not given]
         raise needs("--prompts", *missing)
-    if not adapters and (same_base or alpha is not None):
-        raise needs("--same-base" if same_base else "--alpha", "ADAPTERS")
+    if same_base and not adapters:
+        raise needs("--same-base", "ADAPTERS")
 
 
 def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[str]:
@@ -196,10 +186,10 @@ def _measured(
     return harm
 
 
-def _show(report: VerifyReport, harm: Sequence[TaskHarm] = (), every: bool = False) -> None:
+def _show(report: VerifyReport, harm: Sequence[TaskHarm] = ()) -> None:
     left = None
     if report.tasks:
-        shown, left = worst(report.tasks, lambda task: task.error, every)
+        shown, left = worst(report.tasks, lambda task: task.error)
         columns = {
             "error": [f"{task.error:.4f}" for task in shown],
             "is": ["measured" if task.measured else "as stated" for task in shown],
@@ -217,7 +207,7 @@ def _show(report: VerifyReport, harm: Sequence[TaskHarm] = (), every: bool = Fal
         rows = zip([task.name for task in shown], *filled.values(), strict=True)
         show_table(f"{report.path}: {report.bytes:,} bytes", ["task", *filled], list(rows))
     if harm:
-        judged, more = worst(harm, lambda task: task.measured.likely, every)
+        judged, more = worst(harm, lambda task: task.measured.likely)
         left = left or more
         stated, measured = HARM_COLUMNS, HARM_COLUMNS[:3]
         show_table(
@@ -236,12 +226,10 @@ def _show(report: VerifyReport, harm: Sequence[TaskHarm] = (), every: bool = Fal
     if left is not None:
         say(left)
         say(f"errors  {mean_and_worst([task.error for task in report.tasks])}")
-    told = report.problems if every else report.problems[:_MOST_PROBLEMS]
-    for problem in told:
-        say_problem(f"problem: {problem}")
-    if len(report.problems) > len(told):
-        rest = len(report.problems) - len(told)
-        say_problem(f"{counted(rest, 'further problem')}; --all shows every one")
+    for problem in report.problems[:_MOST_PROBLEMS]:
+        say_always(f"problem: {problem}")
+    if (rest := len(report.problems) - _MOST_PROBLEMS) > 0:
+        say_always(f"{counted(rest, 'further problem')}; --json has every one")
     say(counted(len(report.problems), "problem") if report.problems else "all is well")
 
 

@@ -67,7 +67,7 @@ def split(
     opened, target = open_bundle(bundle), place_of(folder)
     destination(target)
     if not overwrite and is_folder(target):
-        check_empty(target, "Empty it, or pass --overwrite")
+        check_empty(target, "Empty it, or pass --force")
     if isinstance(target, Path) and target.exists() and not target.is_dir():
         raise UsageError(explain("the output is a file", file=target, do="Give a folder"))
     if overwrite:

@@ -247,7 +247,7 @@ class Coder:
         """Encode once at the price that the collection's merge arrived at."""
         errors = [task.error for task in self.bundle.manifest.tasks if not task.lossless]
         mean = f"; its tasks have {sum(errors) / len(errors):.3g} in the mean" if errors else ""
-        do = f"Give --size, --error or --harm of each adapter{mean}"
+        do = f"Give --size, --max-error or --harm of each adapter{mean}"
         return solve_at(job, price_of(self.bundle, do).price, options)
 
     def _encoded(

@@ -66,7 +66,7 @@ _COARSE: Final = 1.5
 """Factor on the error of the common price from which an added task is taken to have had a limit."""
 _LEAST_ERROR: Final = 1e-5
 """Smallest error for which a task is coded to keep its error."""
-_GIVE_LIMIT: Final = "Give --size or --error, and -o or --apply"
+_GIVE_LIMIT: Final = "Give --size or --error, and -o or --force"
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def _check_originals(bundle: Bundle, originals: Mapping[str, Adapter]) -> None:
                     file=adapter.source,
                     got=f"hash {digest_of(adapter)}",
                     expected=f"{added.digest}, of {added.day}",
-                    do="Give that file, or put this one in its place first: hydraopt replace",
+                    do="Give that file, or put this one in its place first: hydraopt add --replace",
                 )
             )
         if added is None:
@@ -262,7 +262,7 @@ def _check_like(task: TaskAdapter, adapter: Adapter) -> None:
                 file=adapter.source,
                 got="other bytes" if task.entry.lossless else f"a relative error of {error:.3g}",
                 expected="the same" if task.entry.lossless else f"at most {most:.3g}",
-                do="Give that file, or put this one in its place first: hydraopt replace",
+                do="Give that file, or put this one in its place first: hydraopt add --replace",
             )
         )
 

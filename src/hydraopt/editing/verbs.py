@@ -199,7 +199,7 @@ def _present(collection: Collection, names: Sequence[str]) -> Sequence[str]:
 
 def _changes_nothing(path: AnyPath, limit: Limit) -> UsageError:
     """Return the error for prompts over a lossless core."""
-    more = "" if limit.lossless else ", or give a limit: --size, --error or --harm"
+    more = "" if limit.lossless else ", or give a limit: --size, --max-error or --harm"
     return UsageError(
         explain(
             "what is kept bit by bit changes no answer",

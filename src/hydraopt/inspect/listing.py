@@ -20,7 +20,7 @@ _NUMBERED: Final = {"name", "content", "config", "carried", "modules", "tensors"
 
 
 def listing(path: StrPath) -> dict[str, Any]:
-    """List the tasks of a collection, ready for JSON; schema hydraopt.ls/1.
+    """List the tasks of a collection, ready for JSON; schema hydraopt.list/1.
 
     size: bytes of the whole collection.
     core_bytes: bytes of the shared stream.
@@ -33,7 +33,7 @@ def listing(path: StrPath) -> dict[str, Any]:
     bundle = open_bundle(path)
     price = MiddlePrice.in_recipe(bundle.recipe)
     return {
-        "schema": "hydraopt.ls/1",
+        "schema": "hydraopt.list/1",
         "path": str(place_of(path)),
         "size": bundle.size,
         "core_bytes": bundle.core_bytes,
@@ -57,7 +57,7 @@ def _row(task: ListedTask) -> dict[str, Any]:
 
 
 def difference(one: StrPath, other: StrPath) -> dict[str, Any]:
-    """Compare ``other`` with ``one``; the result is ready for JSON, schema hydraopt.diff/1.
+    """Compare ``other`` with ``one``; the result is ready for JSON, schema hydraopt.difference/1.
 
     core: "same" or "other"; with "other" streams cannot be recognised as equal.
     added, removed: names.
@@ -88,7 +88,7 @@ def difference(one: StrPath, other: StrPath) -> dict[str, Any]:
             changed.append({"name": name, "what": what, **sizes})
     named = {row["name"] for row in changed}
     return {
-        "schema": "hydraopt.diff/1",
+        "schema": "hydraopt.difference/1",
         "paths": [str(place_of(path)) for path in (one, other)],
         "size": [a.size, b.size],
         "core": "same" if same_core else "other",

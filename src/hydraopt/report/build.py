@@ -168,7 +168,7 @@ def _no_room(
     if len(shown) < len(tasks):
         yield (
             f"The list has the {len(shown):,} most harmed of {len(tasks):,} tasks. "
-            "hydraopt explore shows all."
+            "hydraopt report --serve shows all."
         )
     if rows > _MOST_EXAMPLES:
         yield f"Of {rows:,} kept answers the first {_MOST_EXAMPLES} are shown."

@@ -11,7 +11,7 @@ from hydraopt.files.outputs import destination
 
 __all__ = ["check_file", "check_target", "read_back"]
 
-_DO = "Give another name, or ask to overwrite it (--overwrite, overwrite=True)"
+_DO = "Give another name, or overwrite it with --force (overwrite=True)"
 
 
 def check_target(target: Path, overwrite: bool) -> None:
