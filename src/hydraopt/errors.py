@@ -115,7 +115,7 @@ class NotThereError(RemoteError, FileNotFoundError):
 
 
 class ExportError(HydraoptError, ValueError):
-    """A task cannot be written in the format asked for."""
+    """A task cannot be returned in the form that was asked for."""
 
 
 class TaskNotFoundError(HydraoptError, KeyError):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import event, given, settings
 
+from benchmarks.hostile.samples import write_base
 from hydraopt.bundle import open_bundle, verify_bundle
 from hydraopt.bundle.restore.peft import export_peft
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.errors import ExportError, HydraoptError
+from hydraopt.errors import AlignmentError, ExportError, HydraoptError, UsageError
+from hydraopt.export.formats import FORMATS, export_task
 from tests.bundle.forged import forgeries
+from tests.verdicts.make import CASES
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +61,37 @@ def of_base(task: TaskAdapter) -> bool:
 def out_of_range(task: TaskAdapter) -> bool:
     text = repr((task.config, dict(task.entry.bias_scales)))
     return any(x in text for x in ("1e+299", "1e+300", "1e-300", str(10**20)))
+
+
+ODD = sorted(CASES.glob("lossless*"))
+"""Sound bundles of a lossless task; of most the config or the modules contradict the tensors."""
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path) -> Path:
+    return write_base(folder / "base")
+
+
+@pytest.mark.parametrize("path", ODD, ids=lambda path: path.name.partition(".")[0])
+def test_a_lossless_task_that_is_no_adapter_is_no_damage(
+    path: Path, folder: Path, base: Path
+) -> None:
+    assert verify_bundle(path).ok
+    (task,) = open_bundle(path).values()
+    for form, row in FORMATS.items():
+        target = folder / f"{path.stem}-{form}{row.suffix}"
+        options = {"base": base} if row.needs_base else {}
+        if form == task.entry.format == "peft":
+            export_task(task, target, format=form)
+            continue
+        with suppress(AlignmentError, ExportError, UsageError):
+            export_task(task, target, format=form, **options)
+    for read in (task.factors, lambda: task.modules, lambda: task.extras, task.state_dict):
+        with suppress(ExportError):
+            read()
+
+
+def test_a_lossless_task_of_other_modules_gives_no_factors() -> None:
+    (task,) = open_bundle(CASES / "lossless-of-other-modules.hydra.safetensors").values()
+    with pytest.raises(ExportError):
+        task.factors()

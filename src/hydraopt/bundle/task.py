@@ -18,7 +18,7 @@ from hydraopt.coding.dense import DenseRecord, matrix_shape, read_dense
 from hydraopt.coding.forms import Mode
 from hydraopt.coding.records import SplitRecord, read_factors, read_split_record
 from hydraopt.coding.stream import StreamReader
-from hydraopt.errors import AdapterFormatError, BundleFormatError, explain
+from hydraopt.errors import AdapterFormatError, ExportError, explain
 from hydraopt.linalg.shapes import Array, Factors
 
 if TYPE_CHECKING:
@@ -108,14 +108,15 @@ class TaskAdapter:
         """Return B (m, k) and A (k, n), float64, scale inside B, for each module; k may be 0.
 
         The arrays are shared between calls: copy them before changing them. Raises ChecksumError or
-        BundleFormatError for a damaged bundle.
+        BundleFormatError for a damaged bundle, and ExportError for a lossless task whose tensors
+        are no adapter of its format.
         """
         if not self.entry.lossless:
             return self._decoded.factors
         try:
             stored = {path: x.factors() for path, x in self._original.modules.items()}
         except AdapterFormatError as error:
-            raise BundleFormatError(str(error)) from error
+            raise self._no_adapter(str(error)) from error
         return {path: Factors.of(*each) for path, each in stored.items()}
 
     def split(self, widths: Sequence[tuple[int, int]]) -> Iterator[tuple[str, SplitRecord]]:
@@ -263,20 +264,26 @@ class TaskAdapter:
         try:
             original = adapter_of(self.entry, self.config, self.carried, self.bundle.path)
         except AdapterFormatError as error:
-            raise BundleFormatError(str(error)) from error
+            raise self._no_adapter(str(error)) from error
         listed = {self.bundle.manifest.modules[i] for i in self.entry.modules}
         present = {ModuleEntry.of(module) for module in original.modules.values()}
         if listed and listed != present:
-            raise BundleFormatError(
-                explain(
-                    "a lossless task's tensors are not those of its modules",
-                    adapter=self.name,
-                    file=self.bundle.path,
-                    got=", ".join(sorted({module.path for module in listed ^ present})[:4]),
-                    do="Fetch the bundle again or restore a copy",
-                )
-            )
+            paths = sorted({module.path for module in listed ^ present})
+            raise self._no_adapter(f"the manifest lists other modules: {', '.join(paths[:4])}")
         return original
+
+    def _no_adapter(self, why: str) -> ExportError:
+        return ExportError(
+            explain(
+                "the tensors of a lossless task cannot be read as an adapter",
+                adapter=self.name,
+                file=self.bundle.path,
+                got=why.removesuffix("."),
+                expected=f"an adapter of format {self.entry.format}",
+                do="Read them from TaskAdapter.tensors; export as PEFT writes those of a PEFT "
+                "adapter as they are",
+            )
+        )
 
     @cached_property
     def _decoded(self) -> _Decoded:

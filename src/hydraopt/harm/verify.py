@@ -17,7 +17,7 @@ from hydraopt.adapters import Adapter
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.bundle.recipes import answer_tokens_in
-from hydraopt.errors import BundleFormatError
+from hydraopt.errors import BundleFormatError, ExportError
 from hydraopt.harm.judge import LEAST_TRAINED
 from hydraopt.harm.look import JUDGED_IF_REFIT, Onlooker
 from hydraopt.progress import Progress, silent
@@ -121,7 +121,7 @@ def verify_harm(
             continue
         try:
             decoded = task.factors()
-        except BundleFormatError as error:
+        except (BundleFormatError, ExportError) as error:
             problems.append(f"task {task.name!r}: {error}")
             continue
         factors = {key: (x.B, x.A) for key, x in sorted(decoded.items())}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from hydraopt.errors import (
     BundleFormatError,
+    ExportError,
     HydraoptError,
     NumericalError,
     RemoteError,
@@ -22,7 +23,7 @@ UNREADABLE = (
     "it again (POST /reload)"
 )
 GONE = "the task is no longer in its bundle"
-UNREAD = (BundleFormatError, RemoteError, TaskNotFoundError)
+UNREAD = (BundleFormatError, ExportError, RemoteError, TaskNotFoundError)
 """Exceptions of reading a task whose files have changed."""
 
 log = logging.getLogger(__name__)

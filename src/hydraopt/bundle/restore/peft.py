@@ -28,7 +28,7 @@ from hydraopt.bundle.restore.extras import check_extras, exported_extras
 from hydraopt.bundle.restore.folders import check_target
 from hydraopt.bundle.restore.layout import Pair, check_room, pairs_of, settings_used
 from hydraopt.bundle.restore.tensors import dtype_named, file_chunks, rounded
-from hydraopt.errors import BundleFormatError, ChecksumError, ExportError, explain
+from hydraopt.errors import ExportError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.writing import replaced_folder, write_atomically
 
@@ -86,10 +86,8 @@ def peft_adapter(
     if task.entry.format == "peft" and tuner_named(task.config) != "LORA":
         from hydraopt.bundle.restore.tuners import tuner_adapter
 
-        _check_read(task)
         return tuner_adapter(task, dtype, uniform_rank)
     kind = dtype_named(dtype, task.entry.dtype)
-    _check_read(task)
     planned, tensors = _planned(task, uniform_rank), dict[str, RawTensor]()
     extras = exported_extras(task, unfolded=planned.unfolded)
     _check_distinct(task, planned.pairs, extras)
@@ -99,17 +97,6 @@ def peft_adapter(
             tensors[key] = rounded(key, values, kind, task.name)
     config = _config(task, planned.pairs, planned.ranks, planned.unfolded)
     return config, {**tensors, **extras}
-
-
-def _check_read(task: TaskAdapter) -> None:
-    """Raise ExportError for a lossless task whose tensors cannot be read as an adapter."""
-    try:
-        if task.entry.lossless:
-            task.factors()
-    except ChecksumError:
-        raise
-    except BundleFormatError as error:
-        raise _cannot(task, f"its tensors are no adapter of its format: {error}") from error
 
 
 def check_peft(task: TaskAdapter) -> None:
