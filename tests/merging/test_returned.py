@@ -205,3 +205,25 @@ def test_a_bias_that_leaves_float32_once_scaled_is_refused(tmp_path: Path) -> No
     (folder / "adapter_config.json").write_text(json.dumps({**config, "lora_bias": True}))
     with pytest.raises(NumericalError, match=r"bias of lora_B.*adapter adapter.*got 6e\+38"):
         merge([folder], tmp_path / "b")
+
+
+def test_two_names_of_one_tensor_are_refused_unless_both_come_back(tmp_path: Path) -> None:
+    stem = "base_model.model.h.q"
+    arrays = {
+        f"{stem}.lora_A.weight": np.ones((2, 8), np.float32),
+        f"{stem}.lora_B.weight": np.ones((4, 2), np.float32),
+        f"{stem}.scale": np.ones(4, np.float32),
+        "h.q.scale": np.zeros(4, np.float32),
+    }
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_file(arrays, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(AdapterFormatError):
+        merge([folder], tmp_path / "coded")
+    assert not (tmp_path / "coded").exists()
+    original, again = back(folder, tmp_path, "peft", lossless=True)
+    assert {key: x.raw() for key, x in again.tensors.items()} == {
+        key: x.raw() for key, x in original.tensors.items()
+    }

@@ -22,6 +22,7 @@ __all__ = [
     "joined_half",
     "names_adapter",
     "parse",
+    "peft_name",
     "saved_names",
     "spell",
 ]
@@ -40,6 +41,14 @@ _SAVED: Final = ".modules_to_save."
 _BEFORE: Final = ".original_module."
 _PARTS: Final = (".lora_", ".trainable_tokens_delta.")
 _JOINED: Final = re.compile(r"(?P<path>[^.]+)_lora_(?P<half>down|up)\.weight")
+# An adapter's own name ("default") inside a tensor's, as training loops leave it that save the
+# model's state themselves.
+_KEPT: Final = re.compile(r"\.modules_to_save\.[^.]+\.")
+_NAMED: Final = (
+    (re.compile(r"\.lora_magnitude_vector\..+$"), ".lora_magnitude_vector"),
+    (re.compile(r"\.lora_B\.[^.]+\.bias$"), ".lora_B.bias"),
+    (re.compile(r"\.trainable_tokens_delta\.[^.]+$"), ".trainable_tokens_delta"),
+)
 _UNKNOWN: Final = re.compile(r"\.(?:lora_(?!magnitude_vector)\w+|vera_\w+|ranknum)\b")
 
 
@@ -97,6 +106,19 @@ def parse(key: str) -> PeftKey | None:
 def spell(inner: str, half: Half, embedding: bool = False) -> str:
     """Return the name PEFT gives (and loads) half of a pair; inverse of :func:`parse`."""
     return f"{PREFIX}{inner}." + (f"lora_embedding_{half}" if embedding else f"lora_{half}.weight")
+
+
+def peft_name(key: str, named: bool) -> str:
+    """Return the name PEFT gives to a tensor that is not half of a pair.
+
+    named: whether the word after "modules_to_save" is an adapter's name; see :func:`names_adapter`.
+    """
+    plain = _WRAPPERS.sub("", key)
+    if not plain.startswith("base_model."):
+        plain = PREFIX + plain
+    for pattern, replacement in _NAMED:
+        plain = pattern.sub(replacement, plain)
+    return _KEPT.sub(".", plain) if named else plain
 
 
 def names_adapter(keys: Collection[str]) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from hydraopt.adapters import Adapter
-from hydraopt.adapters.keys import PREFIX, extra_kind, parse
+from hydraopt.adapters.keys import PREFIX, extra_kind, names_adapter, parse, peft_name
+from hydraopt.adapters.tuners import changing, tuner_named
 from hydraopt.errors import AdapterFormatError, NumericalError, explain
 
 __all__ = ["bias_scales", "check_returnable"]
@@ -44,6 +45,8 @@ def check_returnable(adapter: Adapter, *, lossless: bool) -> None:
                     )
                 )
     _check_biases(adapter)
+    if adapter.format == "loralib" or (adapter.format == "peft" and not lossless):
+        _check_distinct(adapter)
     if lossless:
         adapter.check_finite()
     elif adapter.format == "diffusers" and adapter.extras:
@@ -69,6 +72,28 @@ def bias_scales(adapter: Adapter) -> dict[str, float]:
         for key, kind in adapter.extra_kinds.items()
         if kind == "lora_bias" and key in owner
     }
+
+
+def _check_distinct(adapter: Adapter) -> None:
+    """Raise AdapterFormatError if two tensors would have one name in a PEFT adapter."""
+    taken: dict[str, str] = {}
+    lora = tuner_named(adapter.config) == "LORA"
+    if lora:
+        taken |= {key: path for (path, _), key in adapter.peft_keys.items()}
+    named = names_adapter(adapter.extras.keys())
+    for key in changing(adapter.extra_kinds, adapter.config):
+        name = peft_name(key, named) if lora else key
+        if name in taken:
+            raise AdapterFormatError(
+                explain(
+                    "two tensors have the same name in PEFT",
+                    adapter=adapter.name,
+                    file=adapter.source,
+                    got=f"{taken[name][:200]!r} and {key[:200]!r}",
+                    do="Leave one of them out of the file",
+                )
+            )
+        taken[name] = key
 
 
 def _check_biases(adapter: Adapter) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from hydraopt.adapters.keys import PREFIX, names_adapter
+from hydraopt.adapters.keys import names_adapter, peft_name
 from hydraopt.adapters.model import ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.adapters.tuners import changing
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["changing_extras", "check_extras", "exported_extras", "folded_extras"]
 
-_WRAPPERS: Final = re.compile(r"(?:^module\.|\b_orig_mod\.|\b_fsdp_wrapped_module\.)")
-# An adapter's own name ("default") inside a tensor's, as training loops leave it that save the
-# model's state themselves.
-_KEPT: Final = re.compile(r"\.modules_to_save\.[^.]+\.")
-_NAMED: Final = (
-    (re.compile(r"\.lora_magnitude_vector\..+$"), ".lora_magnitude_vector"),
-    (re.compile(r"\.lora_B\.[^.]+\.bias$"), ".lora_B.bias"),
-    (re.compile(r"\.trainable_tokens_delta\.[^.]+$"), ".trainable_tokens_delta"),
-)
 # How kohya and MLX end the name of a DoRA magnitude.
 _MAGNITUDE: Final = re.compile(r"(.+)\.(?:m|dora_scale|lora_magnitude_vector)")
 
@@ -102,7 +93,7 @@ def _placed(
                 raise _no_place(
                     task, key, f"{task.entry.format} tensors of this kind have no match"
                 )
-        result[key] = new = _peft_name(plain, named)
+        result[key] = new = peft_name(plain, named)
         if new in taken:
             raise _no_place(task, key, f"another tensor is named {new!r} there")
         taken.add(new)
@@ -176,19 +167,6 @@ def _magnitude_name(task: TaskAdapter, key: str, tensor: Described) -> str:
     if match is None or not fits:
         raise _no_place(task, key, f"a magnitude of shape {tensor.shape}")
     return f"{match[1]}.lora_magnitude_vector"
-
-
-def _peft_name(key: str, named: bool) -> str:
-    """Return PEFT's name of an extra.
-
-    named: True if the word after "modules_to_save" is an adapter's name.
-    """
-    plain = _WRAPPERS.sub("", key)
-    if not plain.startswith("base_model."):
-        plain = PREFIX + plain
-    for pattern, replacement in _NAMED:
-        plain = pattern.sub(replacement, plain)
-    return _KEPT.sub(".", plain) if named else plain
 
 
 def _no_place(task: TaskAdapter, key: str, why: str) -> ExportError:
