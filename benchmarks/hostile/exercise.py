@@ -5,8 +5,10 @@ Run inside a worker of fuzz.py. A :class:`Verdict` says what became of the case.
 
 from __future__ import annotations
 
+import math
 import random
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +29,9 @@ class Broken(Exception):
 
 @dataclass
 class Verdict:
-    """outcome: refused, accepted, traceback, broken, memory.  detail: of a failure or refusal.
+    """outcome: refused, accepted, traceback, broken, hang, memory.
 
+    detail: of a failure or refusal.
     nameless: refusals of what a file holds that name neither file nor adapter, or no remedy.
     """
 
@@ -37,8 +40,18 @@ class Verdict:
     nameless: list[str] = field(default_factory=list)
 
 
-def judged(work: Callable[[], None], path: Path) -> Verdict:
-    """What ``work`` came to; anything but a HydraoptError is a failure."""
+def judged(work: Callable[[], None], path: Path, limit: float = math.inf) -> Verdict:
+    """Return the outcome of ``work``; anything but a HydraoptError is a failure.
+
+    limit: seconds of the processor that it may take.
+    """
+    started = time.process_time()
+    verdict = _outcome(work, path)
+    took = time.process_time() - started
+    return verdict if took <= limit else Verdict("hang", f"{took:.1f} s of at most {limit:.1f}")
+
+
+def _outcome(work: Callable[[], None], path: Path) -> Verdict:
     from hydraopt.errors import BudgetError, HydraoptError, UsageError
 
     try:
@@ -131,16 +144,19 @@ def _compare(adapter: Any, back: Any) -> None:
             raise Broken(f"lossless, but {key} came back with other bytes")
 
 
-def exercise_bundle(path: Path, scratch: Path, base: Path, seed: str) -> Verdict:
-    """Open, verify, inspect, export and shrink; the first command that fails decides."""
+def exercise_bundle(path: Path, scratch: Path, base: Path, seed: str, limit: float) -> Verdict:
+    """Open, verify, inspect, export and shrink; the first command that fails decides.
+
+    limit: seconds of the processor that each command may take.
+    """
     rng = random.Random(seed)
     verdicts = [
-        judged(lambda: _verify(path), path),
-        judged(lambda: _inspect(path), path),
-        judged(lambda: _export(path, scratch, base, rng), path),
+        judged(lambda: _verify(path), path, limit),
+        judged(lambda: _inspect(path), path, limit),
+        judged(lambda: _export(path, scratch, base, rng), path, limit),
     ]
     if rng.random() < 0.25:
-        verdicts.append(judged(lambda: _shrink(path, scratch, rng), path))
+        verdicts.append(judged(lambda: _shrink(path, scratch, rng), path, limit))
     nameless = [x for verdict in verdicts for x in verdict.nameless]
     worst = next((x for x in verdicts if x.outcome not in ("accepted", "refused")), None)
     if worst is None:
@@ -185,9 +201,6 @@ def _export(path: Path, scratch: Path, base: Path, rng: random.Random) -> None:
         except (ExportError, UsageError):
             continue
         except BundleFormatError as error:
-            # A lossless task comes back as it is stored; other formats have to understand it.
-            if bundle[name].entry.lossless and form != "peft":
-                continue
             if verify_bundle(path).ok:
                 raise Broken(f"verified, but not exported as {form}: {error}") from error
             raise

@@ -10,7 +10,8 @@ for bit. A bundle it verifies, inspects, exports and sometimes shrinks. The outc
     refused    a HydraoptError;
     accepted   all of that went well;
     traceback  any other exception, or a dead worker;
-    hang       more than --seconds of the processor, or six times that by the clock;
+    hang       a command took more of the processor than the bound of docs/reference/format.md,
+               --seconds and 30 microseconds a byte, or the case had no answer;
     memory     more than --megabytes and --factor times the bytes of the file;
     broken     merged, and then not verified or not exported; or verified, and then not exported.
 
@@ -197,6 +198,7 @@ def result_of(
         "done": sum(both.values()),
         "limits": {
             "seconds": bound.seconds,
+            "seconds_per_byte_of_the_file": bound.per_byte,
             "megabytes": bound.constant >> 20,
             "bytes_per_byte_of_the_file": bound.factor,
         },
@@ -243,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--adapters", type=int, default=400)
     parser.add_argument("--bundles", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=Bound.seconds, help="limit for a case")
+    parser.add_argument("--seconds", type=float, default=Bound.seconds, help="limit of a command")
     parser.add_argument("--megabytes", type=int, default=Bound.constant >> 20)
     parser.add_argument("--factor", type=int, default=Bound.factor)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from benchmarks.hostile.exercise import Verdict, exercise_adapter, exercise_bundle
 
+COMMANDS = 4
+"""Largest number of commands of a case, which has no answer when all of them exceed their bound."""
+
 QUIET = {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
          "NUMBA_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # fmt: skip
 """Threads reserve address space, which the limit would count."""
@@ -21,18 +24,29 @@ QUIET = {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS"
 
 @dataclass(frozen=True)
 class Bound:
-    """What a case may take: memory is ``constant`` + ``factor`` x bytes of its files.
+    """Bound of one command, by the bytes B of its files, as docs/reference/format.md states it.
 
-    seconds: of the processor, since the machine may be busy; by the clock six times that.
+    constant, factor: memory is ``constant`` + ``factor`` x B bytes.
+    seconds, per_byte: time of the processor is ``seconds`` + ``per_byte`` x B, since the machine
+        may be busy.
     """
 
     constant: int = 128 << 20
     factor: int = 4096
     seconds: float = 10.0
+    per_byte: float = 30e-6
 
     def memory(self, path: Path) -> int:
-        files = [path] if path.is_file() else [x for x in path.rglob("*") if x.is_file()]
-        return self.constant + self.factor * sum(x.stat().st_size for x in files)
+        return self.constant + self.factor * size_of(path)
+
+    def time(self, path: Path) -> float:
+        return self.seconds + self.per_byte * size_of(path)
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files of a folder."""
+    files = [path] if path.is_file() else [x for x in path.rglob("*") if x.is_file()]
+    return sum(x.stat().st_size for x in files)
 
 
 @dataclass
@@ -53,7 +67,7 @@ def work(pipe: Connection, scratch: Path, base: Path, warm: list[Case], bound: B
     os.dup2(devnull, 2)
     for case in warm:  # loads and compiles everything, so that it counts for no case
         for i in range(6):
-            _exercise(case, scratch, base, f"warm{i}")
+            _exercise(case, scratch, base, f"warm{i}", bound)
     pipe.send("ready")
     while True:
         case = pipe.recv()
@@ -62,19 +76,19 @@ def work(pipe: Connection, scratch: Path, base: Path, warm: list[Case], bound: B
         room = _memory("VmSize") + bound.memory(case.path)
         resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
         try:
-            verdict = _exercise(case, scratch, base, case.seed)
+            verdict = _exercise(case, scratch, base, case.seed, bound)
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         took = time.process_time() - started
         pipe.send((verdict, _memory("VmHWM") - before, took))
 
 
-def _exercise(case: Case, scratch: Path, base: Path, seed: str) -> Verdict:
+def _exercise(case: Case, scratch: Path, base: Path, seed: str, bound: Bound) -> Verdict:
     folder = scratch / "run"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if case.kind == "bundle":
-        return exercise_bundle(case.path, folder, base, seed)
+        return exercise_bundle(case.path, folder, base, seed, bound.time(case.path))
     return exercise_adapter(case.path, folder, seed)
 
 
@@ -104,12 +118,13 @@ class Worker:
         self._process.start()
         other.close()
         self.case: Case | None = None
-        self._until = self._before = 0.0
+        self._until = self._before = self._limit = 0.0
         self.pipe.recv()
 
     def give(self, case: Case) -> None:
         self.case = case
-        self._until = time.monotonic() + 6 * self._bound.seconds
+        self._limit = COMMANDS * self._bound.time(case.path)
+        self._until = time.monotonic() + 6 * self._limit
         self._before = self._processor()
         self.pipe.send(case)
 
@@ -123,10 +138,10 @@ class Worker:
                 self.stop()
                 return Verdict("traceback", f"died, exit code {self._process.exitcode}"), 0, 0.0
         used = self._processor() - self._before
-        if time.monotonic() < self._until and used < self._bound.seconds:
+        if time.monotonic() < self._until and used < self._limit:
             return None
         self.stop()
-        return Verdict("hang", f"no answer in {self._bound.seconds:g} s"), 0, self._bound.seconds
+        return Verdict("hang", f"no answer in {self._limit:.0f} s"), 0, self._limit
 
     def _processor(self) -> float:
         """Seconds of processor time that the process has taken."""
