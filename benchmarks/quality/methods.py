@@ -43,14 +43,12 @@ from benchmarks.common import QUALITY, ROOT, provenance, save_json
 from benchmarks.quality.evidence import original_adapters, request_for, those_of
 from benchmarks.quality.harness.building import (
     Note,
-    ReadBack,
     in_a_process,
     inputs_of,
     made,
     measured,
 )
 from benchmarks.quality.harness.judging import add_prompts, judge_of, model_of
-from benchmarks.quality.harness.ours import ours
 from benchmarks.quality.harness.peers import kept_peers, peer_rows
 from benchmarks.quality.harness.scoring import Result, scored, stale, with_aliases
 from benchmarks.quality.harness.tuning import (
@@ -62,7 +60,8 @@ from benchmarks.quality.harness.tuning import (
 )
 from benchmarks.quality.sets import SETS
 from benchmarks.rivals import prompted, registry
-from benchmarks.rivals.base import Compressor, Modules, tasks_of
+from benchmarks.rivals.base import Compressor, Modules, ReadBack, tasks_of
+from benchmarks.rivals.compare import ours
 from benchmarks.rivals.heads import head_map
 from benchmarks.rivals.registry import Scene
 from benchmarks.rivals.taught import Round, Teach, taught

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ __all__ = [
     "Floats",
     "Modules",
     "Packed",
+    "ReadBack",
     "Tasks",
     "double",
     "folder_bytes",
@@ -83,6 +84,24 @@ def pack(compressor: Compressor, tasks: Tasks, folder: Path) -> Packed:
     factors = {task: compressor.read(folder, task) for task in tasks}
     done = time.monotonic()
     return Packed(folder_bytes(folder), factors, written - started, done - written)
+
+
+class ReadBack(Mapping[str, Modules]):
+    """What a row left on disk, read a task at a time: all rows at once would fill the memory."""
+
+    def __init__(self, row: Compressor, folder: Path, names: Sequence[str]) -> None:
+        self._row, self._folder, self._names = row, folder, names
+
+    def __getitem__(self, name: str) -> Modules:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._row.read(self._folder, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def tasks_of(adapters: Sequence[Adapter]) -> dict[str, dict[str, tuple[Floats, Floats]]]:

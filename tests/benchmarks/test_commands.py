@@ -15,7 +15,7 @@ from benchmarks.common import ROOT, local_folder, provenance
 from hydraopt.adapters import read_adapter
 from hydraopt.files.url import Url
 
-FOLDERS = ("quality", "speed", "coding", "hostile")
+FOLDERS = ("quality", "rivals", "speed", "coding", "hostile")
 # What a command needs beyond the tests' packages.
 EXTRAS = {"coders": "constriction"}
 
@@ -52,7 +52,7 @@ def test_a_folder_lists_its_commands_and_refuses_others(monkeypatch, capsys) -> 
     assert "expected: evidence, prompts_needed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", ["headline", "quality", "speed", "coding", "hostile", "reports"])
+@pytest.mark.parametrize("module", ["headline", "reports", *FOLDERS])
 def test_it_runs_from_the_repository_root(module: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{module}", "--help"],

@@ -7,14 +7,13 @@ import hashlib
 import json
 import resource
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT, package_hash
 from benchmarks.rivals.base import (
     Compressor,
-    Modules,
     pack,
     relative_errors,
     tasks_of,
@@ -24,7 +23,6 @@ from hydraopt.adapters import Adapter
 
 __all__ = [
     "Note",
-    "ReadBack",
     "code_of",
     "emptied",
     "files_hash",
@@ -147,21 +145,3 @@ def in_a_process(command: Sequence[str]) -> Callable[[Compressor, Path], Note]:
         return {**heading(row), "failed": note["failed"]} if "failed" in note else note
 
     return build
-
-
-class ReadBack(Mapping[str, Modules]):
-    """What a row left on disk, read a task at a time: all rows at once would fill the memory."""
-
-    def __init__(self, row: Compressor, folder: Path, names: Sequence[str]) -> None:
-        self._row, self._folder, self._names = row, folder, names
-
-    def __getitem__(self, name: str) -> Modules:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._row.read(self._folder, name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)

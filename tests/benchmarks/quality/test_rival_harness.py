@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.quality.harness import building, scoring
-from benchmarks.quality.harness.ours import ours
+from benchmarks.rivals.base import ReadBack
+from benchmarks.rivals.compare import ours
 from benchmarks.rivals.group import rounding
 from hydraopt import merge
 from hydraopt.adapters import read_adapters
@@ -86,7 +87,7 @@ def test_scores_of_new_rows_join_the_old(adapters, tasks, trained, tmp_path, mon
     for row in rows.values():
         building.measured(row, adapters, tmp_path / row.label)
     names = [adapter.name for adapter in adapters]
-    back = {k: building.ReadBack(row, tmp_path / k, names) for k, row in rows.items()}
+    back = {k: ReadBack(row, tmp_path / k, names) for k, row in rows.items()}
     request = Request("tiny", tasks, write_base=False)
     seen: list = []
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.quality.harness import building, tuning
 from benchmarks.quality.harness.tuning import GRIDS, best, chosen, scaled, tuned_options
-from benchmarks.rivals.base import pack, tasks_of
+from benchmarks.rivals.base import ReadBack, pack, tasks_of
 from benchmarks.rivals.merging import METHODS
 from benchmarks.rivals.one_for_all import one_for_all
 from benchmarks.rivals.registry import Scene, rows_of
@@ -99,7 +99,7 @@ def test_tuning_scores_each_value_once(adapters, tasks, trained, tmp_path: Path)
     for label, (method, options, row) in tuning.trials(3, ["task-arithmetic", "peft-ties"]).items():
         note = building.measured(row, adapters, tmp_path / label)
         assert note["tuned"] == options
-        back = building.ReadBack(row, tmp_path / label, names)
+        back = ReadBack(row, tmp_path / label, names)
         built[label] = method, options, back, note["sha256"]
     seen: list = []
     originals = tasks_of([adapter for adapter in adapters if adapter.name == "spell-en"])

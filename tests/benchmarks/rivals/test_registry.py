@@ -17,8 +17,10 @@ from benchmarks.rivals.registry import PACKAGES, RIVALS, TOOLS, Scene, requireme
 FOLDER = ROOT / "benchmarks" / "rivals"
 SHARED = {
     "__init__",
+    "__main__",
     "base",
     "bundles",
+    "compare",
     "environments",
     "inside",
     "numbers",
