@@ -82,7 +82,7 @@ MISTAKES = (
     Mistake("export of no task", f"export {BUNDLE}", "-o"),
     Mistake("a task mistyped", f"export {BUNDLE} onne -o o", "expected one"),
     Mistake("export over an adapter", f"export {BUNDLE} one -o adapters/two", "--force"),
-    Mistake("an unknown format", f"export {BUNDLE} one -o o --format ggml", "'gguf'"),
+    Mistake("an unknown format", f"export {BUNDLE} one -o o --format ggml", "gguf"),
     Mistake("GGUF without its base", f"export {BUNDLE} one -o o --format gguf", "--base"),
     Mistake("a bundle that is not there", "export c.hydra.safetensors one -o o", "Check the path"),
     Mistake("an adapter for a bundle", "export adapters/one one -o o", "core"),

@@ -70,7 +70,7 @@ def combined(
         if shuffled:
             random.Random(0).shuffle(adapters)
         weights = None if weight is None else dict.fromkeys(tasks, weight)
-        combine(adapters, folder / BUNDLE, METHODS[method], weights=weights, **given)
+        combine(adapters, folder / BUNDLE, METHODS.get(method, method), weights=weights, **given)
 
     return Compressor(name or method, setting, write, read_bundle, tuned=tuned or {})
 

@@ -23,11 +23,12 @@ from benchmarks.commands import parser_of
 from benchmarks.common import provenance, save_json
 from benchmarks.rivals import registry
 from benchmarks.rivals.base import Compressor, ReadBack, Tasks, pack, relative_errors, tasks_of
-from benchmarks.rivals.bundles import BUNDLE, read_bundle
+from benchmarks.rivals.bundles import BUNDLE, combined, read_bundle
 from benchmarks.rivals.registry import Scene
 from hydraopt import merge
 from hydraopt.adapters import Adapter, read_adapters
 from hydraopt.errors import HydraoptError
+from hydraopt.plugins import METHODS, plugin_names
 
 __all__ = ["compare", "main", "ours", "shown"]
 
@@ -92,7 +93,8 @@ def compare(
     tasks, fp16 = tasks_of(adapters), 2 * sum(adapter.numbers for adapter in adapters)
     rank = max(module.r for adapter in adapters for module in adapter.modules.values())
     done: list[Row] = []
-    for row in registry.rows_of(Scene(len(adapters), rank)):
+    registered = [combined(name) for name in plugin_names(METHODS)]
+    for row in [*registry.rows_of(Scene(len(adapters), rank)), *registered]:
         if not only or any(text in row.label for text in only):
             done.append(measured(row, tasks, fp16, work / row.label))
             yield row, done[-1]

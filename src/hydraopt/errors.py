@@ -24,6 +24,7 @@ __all__ = [
     "MemoryLimitError",
     "NotThereError",
     "NumericalError",
+    "PluginError",
     "RemoteError",
     "TaskNotFoundError",
     "UnsupportedVersionError",
@@ -116,6 +117,10 @@ class NotThereError(RemoteError, FileNotFoundError):
 
 class ExportError(HydraoptError, ValueError):
     """A task cannot be returned in the form that was asked for."""
+
+
+class PluginError(HydraoptError, ImportError):
+    """An entry point that another package registers cannot be used."""
 
 
 class TaskNotFoundError(HydraoptError, KeyError):

@@ -22,7 +22,7 @@ SOURCE = ROOT / "src" / "hydraopt"
 # if they are of one package: siblings do not know each other.
 LAYERS: list[set[str]] = [
     {"capacity", "errors", "jsonvalues", "lazy", "progress", "threads", "values"},
-    {"compiled"},
+    {"compiled", "plugins"},
     {"machinecode"},
     {"files", "linalg"},
     {"engines"},

@@ -26,7 +26,7 @@ FORMATS = ("peft", "vllm", "gguf", "mlx", "onnx", "kohya", "diffusers", "merged"
 @click.option(
     "--format",
     "file_format",
-    type=click.Choice(FORMATS),
+    metavar="|".join(FORMATS),
     default="peft",
     show_default=True,
     help="peft: adapter folders. vllm: adapter folders for vLLM and LoRAX. gguf: LoRA files for "
@@ -88,16 +88,16 @@ def export(
     if everything == bool(tasks):
         raise click.UsageError("name the tasks to export, or pass --all")
     from hydraopt.bundle.reader import open_bundle
-    from hydraopt.export.formats import FORMATS as ROWS
-    from hydraopt.export.formats import export_task
+    from hydraopt.export.formats import export_task, find_format
 
+    row = find_format(file_format)
     opened = open_bundle(bundle, tasks=None if everything else tasks)
     opened.give_base(base)
     names = list(opened) if everything else list(dict.fromkeys(tasks))
     if not names:
         say_aside("note: the bundle has no tasks, so nothing is written")
     chosen = [opened[name] for name in names]  # a wrong name is refused before anything is written
-    row, single = ROWS[file_format], len(names) == 1 and not everything
+    single = len(names) == 1 and not everything
     places = [Path(output)] if single else _places(Path(output), names, row.suffix)
     for target in places:  # all of them, before one is written
         row.check(target, force)

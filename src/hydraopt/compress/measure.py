@@ -124,10 +124,16 @@ MEASURES: dict[str, Measure] = {
 
 
 def measure_named(name: str) -> Measure:
-    """Return the measure of that name. Raises UsageError."""
-    try:
+    """Return the measure of that name, which another package may register as an entry point.
+
+    Raises UsageError for a name that nobody has, PluginError for an entry point that is broken.
+    """
+    if name in MEASURES:
         return MEASURES[name]
-    except KeyError:
-        raise UsageError(
-            explain("unknown measure", got=repr(name), expected=", ".join(MEASURES))
-        ) from None
+    from hydraopt import plugins
+
+    found = plugins.plugin(plugins.MEASURES, name, Measure)
+    if found is None:
+        known = ", ".join([*MEASURES, *plugins.plugin_names(plugins.MEASURES)])
+        raise UsageError(explain("unknown measure", got=repr(name), expected=known))
+    return found

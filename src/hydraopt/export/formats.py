@@ -13,7 +13,7 @@ from hydraopt.bundle.restore.folders import check_file, check_target
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
 
-__all__ = ["FORMATS", "ExportFormat", "export_task"]
+__all__ = ["FORMATS", "ExportFormat", "export_task", "find_format"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,16 @@ def export_task(
 
 
 def find_format(name: str) -> ExportFormat:
-    """Return the row of a format; UsageError lists the known ones otherwise."""
-    if name not in FORMATS:
-        raise UsageError(explain("unknown format", got=repr(name), expected=", ".join(FORMATS)))
-    return FORMATS[name]
+    """Return the row of a format, which another package may register as an entry point.
+
+    Raises UsageError for a name that nobody has, PluginError for an entry point that is broken.
+    """
+    if name in FORMATS:
+        return FORMATS[name]
+    from hydraopt import plugins
+
+    found = plugins.plugin(plugins.EXPORTERS, name, ExportFormat)
+    if found is None:
+        known = ", ".join([*FORMATS, *plugins.plugin_names(plugins.EXPORTERS)])
+        raise UsageError(explain("unknown format", got=repr(name), expected=known))
+    return found

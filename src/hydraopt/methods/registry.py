@@ -53,9 +53,19 @@ METHODS: Final[Mapping[str, Method]] = {"hydraopt": Method("hydraopt", hydra, we
 
 
 def method_named(method: str | Method) -> Method:
-    """Return the method of that name, or the one that is given; raises UsageError."""
+    """Return the method of that name, or the one that is given.
+
+    Another package may register a method as an entry point. Raises UsageError for a name that
+    nobody has, PluginError for an entry point that is broken.
+    """
     if isinstance(method, Method):
         return method
-    if method not in METHODS:
-        raise UsageError(explain("unknown method", got=method, expected=", ".join(METHODS)))
-    return METHODS[method]
+    if method in METHODS:
+        return METHODS[method]
+    from hydraopt import plugins
+
+    found = plugins.plugin(plugins.METHODS, method, Method)
+    if found is None:
+        known = ", ".join([*METHODS, *plugins.plugin_names(plugins.METHODS)])
+        raise UsageError(explain("unknown method", got=method, expected=known))
+    return found

@@ -1,0 +1,59 @@
+"""What other packages register as entry points: methods, measures and exporters."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Final, TypeVar
+
+from hydraopt.errors import PluginError, explain
+
+__all__ = ["EXPORTERS", "MEASURES", "METHODS", "plugin", "plugin_names"]
+
+METHODS: Final = "hydraopt.methods"
+MEASURES: Final = "hydraopt.measures"
+EXPORTERS: Final = "hydraopt.exporters"
+
+T = TypeVar("T")
+
+
+def plugin_names(group: str) -> list[str]:
+    """Return the names that are registered in a group, sorted; nothing of theirs is loaded."""
+    return sorted({point.name for point in metadata.entry_points(group=group)})
+
+
+def plugin(group: str, name: str, kind: type[T]) -> T | None:
+    """Load what is registered under a name; None if nothing is.
+
+    Args:
+        group: one of the groups above.
+        name: of the entry point.
+        kind: the class that the object must be an instance of.
+
+    Raises PluginError if several packages register the name, if the object cannot be loaded, and if
+    it is of another class.
+    """
+    points = tuple(metadata.entry_points(group=group, name=name))
+    if not points:
+        return None
+    if len({point.value for point in points}) > 1:
+        raise _broken(group, name, got=", ".join(point.value for point in points))
+    (point, *_) = points
+    try:
+        found = point.load()
+    except Exception as error:
+        raise _broken(group, name, got=f"{type(error).__name__}: {error}") from error
+    if not isinstance(found, kind):
+        wanted = f"{kind.__module__}.{kind.__qualname__}"
+        raise _broken(group, name, got=type(found).__name__, expected=f"a {wanted}")
+    return found
+
+
+def _broken(group: str, name: str, got: str, expected: str = "one object") -> PluginError:
+    return PluginError(
+        explain(
+            f"the entry point {name} of {group} cannot be used",
+            got=got,
+            expected=expected,
+            do="Mend or uninstall the package that registers it",
+        )
+    )
