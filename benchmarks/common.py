@@ -44,7 +44,6 @@ _PACKAGES = (
     "torch",
     "peft",
     "safetensors",
-    "constriction",
     "zstandard",
 )
 

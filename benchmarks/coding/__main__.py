@@ -9,10 +9,8 @@ from benchmarks.commands import dispatch
 COMMANDS = (
     "apart",
     "chunk_sizes",
-    "coders",
     "core_use",
     "estimates",
-    "gaussian_table",
     "living",
 )
 

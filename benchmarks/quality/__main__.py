@@ -8,16 +8,12 @@ from benchmarks.commands import dispatch
 
 COMMANDS = (
     "evidence",
-    "prompts_needed",
-    "part_way",
     "harm_kept",
     "likely",
     "methods",
     "measures",
     "growth",
-    "refits",
     "curve",
-    "shrink",
     "rivals",
     "heads",
     "tuners",

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, provenance, save_json
-from benchmarks.quality.shrink import errors
 from benchmarks.rivals.numbers import grouped
 from hydraopt import merge, open_bundle
 from hydraopt.adapters import Adapter, read_adapters
@@ -41,6 +40,7 @@ from hydraopt.evaluate.run import Scores, TaskRows
 from hydraopt.evaluate.taskfile import read_task_file
 from hydraopt.inspect import inspect_bundle
 from hydraopt.jsonvalues import to_json
+from hydraopt.linalg.shapes import Factors
 
 __all__ = ["heads_rounded", "main", "matched", "without_head"]
 
@@ -52,6 +52,23 @@ PAIR_ERRORS = (0.05, 0.1, 0.2, 0.4)
 DRAWS = 5  # of the noise, whose figures are means
 
 Saved = Mapping[str, NDArray[np.float32]]
+
+
+def errors(path: Path, adapters: Sequence[Adapter]) -> dict[str, float]:
+    """Relative Frobenius error of each task against its original."""
+    bundle = open_bundle(path)
+    found = {}
+    for adapter in adapters:
+        factors = bundle[adapter.name].factors()
+        lost = whole = 0.0
+        for name, module in adapter.modules.items():
+            b, a = module.factors()
+            original, got = Factors(b.astype(np.float64), a.astype(np.float64)), factors[name]
+            energy = original.squared_norm()
+            lost += energy - 2 * original.inner(got) + got.squared_norm()
+            whole += energy
+        found[adapter.name] = float(np.sqrt(lost / whole))
+    return found
 
 
 def without_head(adapter: Adapter) -> Adapter:

@@ -35,7 +35,7 @@ def added(
     m, n = check_shapes(factors)
     scales = weights_for(inner_scales, len(factors), 1.0, what="inner scales")
     root = torch.nn.Module()
-    root.add_module("layer", torch.nn.utils.skip_init(torch.nn.Linear, n, m, bias=False))
+    root.add_module("layer", torch.nn.Linear(n, m, bias=False))
     names = [f"task{t}" for t in range(len(factors))]
     model: Any = None
     for name, f, scale in zip(names, factors, scales, strict=True):

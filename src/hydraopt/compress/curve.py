@@ -2,8 +2,8 @@
 
 RATE and NOISE hold, for each spread class, the bits a number that the coder spends and the noise it
 leaves once the bias is undone: 1/rho^2 - 1, with rho the correlation between a number and its
-reconstruction. Measured by benchmarks/coding/gaussian_table.py; used by the planner only, never by
-a decoder.
+reconstruction. Measured by benchmarks/coding/gaussian_table.py, in git under the tag
+studies-2026-11. Used by the planner only, never by a decoder.
 """
 
 from __future__ import annotations

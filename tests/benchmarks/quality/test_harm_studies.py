@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from scipy.stats import binom
 
-from benchmarks.quality import evidence, harm_kept, prompts_needed
+from benchmarks.quality import evidence, harm_kept
 from benchmarks.quality.evidence import methods_of
 from benchmarks.quality.harness import judging, looking
 from benchmarks.quality.harness.bundlescores import score
@@ -136,10 +136,9 @@ def small(trained, splits, adapters, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(evidence, "merge", noted)
     monkeypatch.setattr(evidence, "judge_of", judge)
     monkeypatch.setattr(evidence, "request_for", request)
-    for module in (harm_kept, prompts_needed):
-        monkeypatch.setattr(module, "request_for", request)
-        monkeypatch.setattr(module, "original_adapters", lambda _: list(adapters))
-    for module in (evidence, harm_kept, prompts_needed):
+    monkeypatch.setattr(harm_kept, "request_for", request)
+    monkeypatch.setattr(harm_kept, "original_adapters", lambda _: list(adapters))
+    for module in (evidence, harm_kept):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     return asked
 
@@ -149,30 +148,6 @@ def run(module, tmp_path: Path, tasks: Path, *more: str) -> dict:
     module.main(["gemma3-separate8", "--tasks", str(tasks), *out, *more])
     (path,) = tmp_path.glob("gemma3-separate8.*.json")
     return json.loads(path.read_text())
-
-
-def test_prompts_needed_has_every_count_of_both_kinds(small, splits, tmp_path, capsys) -> None:
-    arguments = ("--counts", "4", "64", "--size", "3%")
-    result = run(prompts_needed, tmp_path, splits, *arguments)
-    kinds = [(row["prompts_from"], row["prompts"]) for row in result["rows"]]
-    assert kinds == [(None, 0), *((s, n) for s in ("train", "validation") for n in (4, 64))]
-    given = [row["tasks"]["spell-en"]["prompts"] for row in result["rows"]]
-    assert given == [0, 4, 8, 4, 5]  # as many as there are
-    assert [getattr(x.get("judge"), "count", 0) for x in small] == [0, 4, 64, 4, 64]
-    for row in result["rows"]:
-        one = row["tasks"]["spell-en"]
-        assert row["changed_pct"] == one["changed_pct"] == pytest.approx(10 * one["changed"])
-        assert row["kl_answer"] > 0
-    assert result["test_rows"] == {"spell-en": 10}
-    assert "methods" not in result  # of a few adapters, it is no row of the set's
-    made = len(small)
-    assert "spell-en: measured" in capsys.readouterr().out
-    assert run(prompts_needed, tmp_path, splits, *arguments)["rows"] == result["rows"]
-    assert len(small) == made
-    assert "measured" not in capsys.readouterr().out
-    again = run(prompts_needed, tmp_path, splits, *arguments, "--rows", "4")
-    assert again["test_rows"] == {"spell-en": 4}
-    capsys.readouterr()
 
 
 def test_tasks_that_are_not_scored_are_not_refitted() -> None:
@@ -219,13 +194,6 @@ def test_training_rows_that_judge_are_not_learned_from(
     judge_of.__wrapped__("no folder", tuple(adapters), splits, split, count, 4)
     asked = prompts_of(trained[1], adapters, splits, "train", 8)["spell-en"]
     assert given == {"spell-en": asked[first : first + 4]}
-
-
-def test_the_judge_refits_where_that_is_asked_for(small, splits, tmp_path, capsys) -> None:
-    run(prompts_needed, tmp_path, splits, "--counts", "4", "--size", "3%", "--refit")
-    asked = [x["refitter"]("spell-en", None) for x in small if "judge" in x]
-    assert asked == [{"spell-en": "train"}, {"spell-en": "validation"}]
-    capsys.readouterr()
 
 
 def test_harm_kept_counts_the_changed_answers(small, splits, tmp_path, monkeypatch, capsys) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.quality import curve, likely, refits
+from benchmarks.quality import curve, likely
 from hydraopt.adapters import Adapter, read_adapters
-from hydraopt.harm.refit import Schedule
 from tests.small_model import ROWS
 
 SET = "gemma3-5x8"
@@ -154,92 +152,6 @@ def test_likely_goes_on_with_an_older_result_and_says_no_more_of_it(
 
 
 # --- refits ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def refitted(splits: Path, adapters: list[Adapter], tmp_path: Path, monkeypatch: Any) -> Run:
-    out = tmp_path / "x.refits.json"
-    note = {"code": "code-inputs", "options": {}, "bytes": 1000}
-
-    def tried(_: Any, asked: Any, __: Any, ___: Any, trial: str) -> dict[str, Any]:
-        how = refits.TRIALS[trial]
-        about = {"adapter": asked.name, "trial": trial, "split": how.split, "prompts": 10}
-        asked_for = {"asked": {"prompts": how.prompts, "invented": how.invented}}
-        schedule = json.loads(json.dumps(how.schedule.__dict__))
-        return {**about, **asked_for, "schedule": schedule, "after": {}, "steps": 1, "seconds": 1}
-
-    class Asked:
-        def __init__(self, *given: Any) -> None:
-            self.name, self.factors = given[2].name, {}
-
-        def answers(self, *_: Any) -> Sequence[Any]:
-            return []
-
-    monkeypatch.setattr(refits, "QUALITY", tmp_path)
-    monkeypatch.setattr(refits, "original_adapters", lambda _: adapters)
-    monkeypatch.setattr(refits, "merged", lambda *_: (tmp_path, note))
-    monkeypatch.setattr(refits, "load_model", lambda _: (None, None))
-    monkeypatch.setattr(refits, "request_for", lambda *_: SimpleNamespace(base=""))
-    monkeypatch.setattr(refits, "package_hash", lambda: "this", raising=False)
-    for name in ("open_bundle", "modules_of", "reference_of", "_measured"):
-        monkeypatch.setattr(refits, name, lambda *_: {})
-    monkeypatch.setattr(refits, "_Asked", Asked)
-    monkeypatch.setattr(refits, "_tried", tried)
-
-    return runner(refits, splits, out)
-
-
-def test_refits_go_on_with_the_same(refitted: Run) -> None:
-    assert [*refitted()["rows"]] == ["spell-en 3% default 48"]
-    found = refitted("--trials", "default", "24", "--only", "spell-en", "spell-de")
-    assert len(found["rows"]) == 4
-    assert found["bundles"]["3%"]["bytes"] == 1000
-
-
-def test_refits_refuse_rows_of_something_else(
-    refitted: Run, others: list[Adapter], tmp_path: Path, monkeypatch: Any
-) -> None:
-    out = tmp_path / "x.refits.json"
-    refitted()
-    with monkeypatch.context() as other:
-        other.setattr(refits, "package_hash", lambda: "another")
-        refused(refitted, "other code", out, "--only", "spell-de")
-    with monkeypatch.context() as other:
-        other.setattr(refits, "original_adapters", lambda _: others)
-        refused(refitted, "other adapters", out, "--trials", "24")
-    with monkeypatch.context() as other:
-        note = {"code": "other-inputs", "options": {}, "bytes": 1001}
-        other.setattr(refits, "merged", lambda *_: (tmp_path, note))
-        refused(refitted, "other code of 3%, bytes of 3%", out, "--trials", "24")
-    trial = refits.TRIALS["default"]
-    changed = [
-        replace(trial, prompts=24),
-        replace(trial, split="train"),
-        replace(trial, invented=9),
-        replace(trial, schedule=Schedule(rate=0.5)),
-    ]
-    for how in changed:
-        with monkeypatch.context() as other:
-            other.setattr(refits, "TRIALS", {**refits.TRIALS, "default": how})
-            refused(refitted, "other trial 'default'", out)
-    with pytest.raises(SystemExit, match="has no adapter nothing"):
-        refitted("--only", "nothing")
-
-
-def test_refits_go_on_with_an_older_result(refitted: Run, tmp_path: Path) -> None:
-    out = tmp_path / "x.refits.json"
-    (row,) = refitted()["rows"].values()
-    without(out, *NEW)
-    result = json.loads(out.read_text())
-    del row["asked"], row["schedule"]["temperature"]
-    out.write_text(json.dumps({**result, "rows": {"spell-en 3% default 48": row}}))
-    found = refitted("--trials", "default", "24")
-    assert found["rows"]["spell-en 3% default 48"] == row
-    assert len(found["rows"]) == 2
-    assert not {*NEW} & found.keys()
-
-
-# --- curve ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
