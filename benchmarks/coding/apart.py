@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.commands import parser_of
 from benchmarks.common import CODING, provenance, write_result
 from hydraopt.bundle.container import CORE, FORMAT, TASK, inflate
-from hydraopt.bundle.opening import Container
+from hydraopt.bundle.contents import Container
 from hydraopt.collection.splitting import split
 from hydraopt.files.url import AnyPath
 

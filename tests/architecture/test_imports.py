@@ -44,7 +44,7 @@ LAYERS: list[set[str]] = [
     {"cli"},
     {"__main__"},
 ]
-CLIMBS = {("bundle.reader", f"collection.{module}") for module in ("indexed", "listed", "source")}
+CLIMBS = {("bundle.reader", f"collection.{module}") for module in ("indexed", "opening")}
 """Imports that do not follow the layers yet."""
 # Third parties, and the layers that may import them at all. click is the command line's own
 # language; everything else here is heavy, so it loads inside the function that needs it.

@@ -15,8 +15,9 @@ from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.bounds import Allowance, each_naming, naming
 from hydraopt.bundle.carried import unpack_blob
-from hydraopt.bundle.opening import Container, Opened
+from hydraopt.bundle.contents import Container, Contents
 from hydraopt.bundle.restore.below import rounded_copy, weights_at_hand
+from hydraopt.bundle.row import TaskRow, rows_of
 from hydraopt.bundle.shared import Bases, Commons, each_bases, each_common, read_shared
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.task import TaskAdapter
@@ -24,8 +25,7 @@ from hydraopt.bundle.tensors import base_tensor
 from hydraopt.coding.dense import DenseRecord
 from hydraopt.coding.stream import StreamReader
 from hydraopt.collection.indexed import IndexedFolder
-from hydraopt.collection.listed import ListedTask, listed_in
-from hydraopt.collection.source import source_at
+from hydraopt.collection.opening import source_at
 from hydraopt.errors import TaskNotFoundError, explain
 from hydraopt.files.url import AnyPath, place_of
 from hydraopt.values import closest
@@ -102,7 +102,7 @@ class Bundle(Mapping[str, TaskAdapter]):
         self,
         path: AnyPath,
         base: BaseTensors | None = None,
-        source: Opened | IndexedFolder | None = None,
+        source: Contents | IndexedFolder | None = None,
     ) -> None:
         self.path = path
         self.base = base
@@ -113,7 +113,7 @@ class Bundle(Mapping[str, TaskAdapter]):
         self._parts: OrderedDict[str, Bundle] = OrderedDict()
         self._by_parts = _Taken()
         self._over: _Taken | None = None
-        self._allowed: tuple[Opened, Allowance] | None = None
+        self._allowed: tuple[Contents, Allowance] | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -126,10 +126,10 @@ class Bundle(Mapping[str, TaskAdapter]):
         return self._source.known.manifest
 
     @property
-    def rows(self) -> list[ListedTask]:
+    def rows(self) -> list[TaskRow]:
         """Row of each task, available before its file is read."""
         indexed = self._source.rows if isinstance(self._source, IndexedFolder) else None
-        return indexed if indexed is not None else listed_in(self._source.whole)
+        return indexed if indexed is not None else rows_of(self._source.whole)
 
     @property
     def is_whole(self) -> bool:
@@ -191,7 +191,7 @@ class Bundle(Mapping[str, TaskAdapter]):
         return self._allowed[1]
 
     @property
-    def source(self) -> Opened | IndexedFolder:
+    def source(self) -> Contents | IndexedFolder:
         """Source of the bundle's tensors."""
         return self._source
 
@@ -293,7 +293,7 @@ class Bundle(Mapping[str, TaskAdapter]):
                 self._over.fetched += file.fetched - before
         return data
 
-    def _of(self, name: str) -> Opened:
+    def _of(self, name: str) -> Contents:
         """Return the source that contains the tensor; shared data are in the core."""
         return self._source.known if name == "shared" else self._source.whole
 

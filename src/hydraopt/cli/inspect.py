@@ -257,9 +257,9 @@ def _module_row(row: ModuleComparison | TypeComparison) -> list[object]:
 
 
 def _show_bundle(report: BundleReport, every: bool) -> None:
-    from hydraopt.bundle.originals import Originals, compared
     from hydraopt.bundle.recipes import states_estimates
     from hydraopt.inspect.bundle import ModuleCost
+    from hydraopt.inspect.originals import Originals, compared
 
     def forms(row: TaskDetails | ModuleCost | TypeCost) -> str:
         return ", ".join(f"{name} {count}" for name, count in row.forms.items()) or "-"

@@ -48,8 +48,8 @@ def show_result(
             {"schema": schema, **result.to_dict(), "estimated": estimated, "tasks": to_json(tasks)}
         )
         return
-    from hydraopt.bundle.originals import compared, originals_of
     from hydraopt.bundle.reader import open_bundle
+    from hydraopt.inspect.originals import compared, originals_of
 
     originals = originals_of(open_bundle(result.path))
     heads = any(row.tensors for row in tasks)

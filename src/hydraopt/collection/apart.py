@@ -20,8 +20,8 @@ from hydraopt.bundle.container import (
     deflate,
     tensor_names,
 )
+from hydraopt.bundle.contents import Container, Contents, CoreFile
 from hydraopt.bundle.items import CarriedBlob
-from hydraopt.bundle.opening import Container, CoreFile, Opened
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.strictjson import check
 from hydraopt.bundle.writer import PackedBundle, canonical, metadata_of
@@ -221,7 +221,7 @@ def open_apart(
     where: AnyPath,
     strict: bool = True,
     only: Collection[str] | None = None,
-) -> Opened:
+) -> Contents:
     """Open a bundle of a core file and task files.
 
     where: name for all of them in errors.
@@ -299,7 +299,7 @@ def _task_manifest(file: Container, value: Any, core: Manifest) -> Manifest:
     return manifest
 
 
-def _combined(core: CoreFile, parts: Sequence[OpenTask], where: AnyPath) -> Opened:
+def _combined(core: CoreFile, parts: Sequence[OpenTask], where: AnyPath) -> Contents:
     """Combine core and tasks into the canonical bundle; equal streams, blobs and configs merge.
 
     Bytes are compared by size and checksum, without being read.
@@ -348,7 +348,7 @@ def _combined(core: CoreFile, parts: Sequence[OpenTask], where: AnyPath) -> Open
     header = sum(x.header + x.sizes["manifest"] for x in files)
     size = sum(x.size for x in files)
     about = where, metadata, file.version
-    return Opened(*about, made.manifest, places, size, header, core, mine)
+    return Contents(*about, made.manifest, places, size, header, core, mine)
 
 
 def _token(file: Container, name: str) -> bytes:

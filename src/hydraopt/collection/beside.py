@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from hydraopt.bundle.container import CORE_SUFFIX, TASK_SUFFIX
-from hydraopt.bundle.opening import refuse_file
+from hydraopt.bundle.contents import refuse_file
 from hydraopt.errors import BundleFormatError, RemoteError, UsageError, explain
 from hydraopt.files.answers import Entry, gone
 from hydraopt.files.folders import files_in, is_folder, is_there

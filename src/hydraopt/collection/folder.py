@@ -18,8 +18,9 @@ from typing import Any, Final
 
 from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.container import CORE, CORE_SUFFIX, FORMAT, INDEX_NAME, TASK, TASK_SUFFIX
-from hydraopt.bundle.opening import Container, CoreFile
+from hydraopt.bundle.contents import Container, CoreFile
 from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.row import TaskRow, row_of_task
 from hydraopt.bundle.writer import PackedBundle
 from hydraopt.collection.apart import core_of, open_apart, packed_task
 from hydraopt.collection.beside import (
@@ -30,7 +31,6 @@ from hydraopt.collection.beside import (
     task_file_name,
 )
 from hydraopt.collection.index import IndexedFile, md5_of, renewed_index
-from hydraopt.collection.listed import ListedTask, listed_task
 from hydraopt.collection.piece import (
     Change,
     Done,
@@ -191,7 +191,7 @@ class FolderCollection:
         """Open the bundle of one task file; it has no task if the file belongs to another core."""
         return Bundle(file, None, open_apart(self._core, [file], self.path, strict=False))
 
-    def _packed(self, piece: TaskPiece) -> tuple[PackedBundle, ListedTask]:
+    def _packed(self, piece: TaskPiece) -> tuple[PackedBundle, TaskRow]:
         """Return the file of a task, and its row."""
         manifest, streams, blobs = packed_parts(self._core.manifest, [piece])
         # The core's config first: that of the task is stored as the difference.
@@ -202,7 +202,7 @@ class FolderCollection:
         )
         stream = streams[0] if streams else None
         packed = packed_task(manifest, 0, stream, blobs, self._core.id)
-        row = listed_task(manifest.tasks[0], piece.config, len(stream or b""), sum(map(len, blobs)))
+        row = row_of_task(manifest.tasks[0], piece.config, len(stream or b""), sum(map(len, blobs)))
         return packed, row
 
     def _write(self, target: AnyPath, piece: TaskPiece) -> None:

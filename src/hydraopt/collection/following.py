@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from hydraopt.bundle.opening import CoreFile
+from hydraopt.bundle.contents import CoreFile
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.collection.apart import open_apart
 from hydraopt.collection.index import read_index

@@ -18,12 +18,12 @@ from hydraopt.adapters.sources import check_name
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.bounds import naming
 from hydraopt.bundle.container import CORE_SUFFIX, INDEX, INDEX_NAME, TASK_SUFFIX, deflate
-from hydraopt.bundle.opening import Container
+from hydraopt.bundle.contents import Container
+from hydraopt.bundle.row import ROW_DEFAULTS, TaskRow
 from hydraopt.bundle.spec import MAX_TASKS
 from hydraopt.bundle.strictjson import check
 from hydraopt.bundle.writer import PackedBundle
 from hydraopt.coding.version import VERSION
-from hydraopt.collection.listed import ROW_DEFAULTS, ListedTask
 from hydraopt.errors import BundleFormatError, NotThereError, RemoteError, UsageError, explain
 from hydraopt.files.answers import Entry
 from hydraopt.files.folders import remove_file
@@ -67,20 +67,20 @@ class IndexedFile:
     file: str
     size: int
     task: str
-    told: ListedTask | Mapping[str, Any]
+    told: TaskRow | Mapping[str, Any]
     mark: str | None = None
     md5: str = ""
 
     @cached_property
-    def row(self) -> ListedTask:
+    def row(self) -> TaskRow:
         """The task's row. Raises BundleFormatError if it is invalid."""
-        if isinstance(self.told, ListedTask):
+        if isinstance(self.told, TaskRow):
             return self.told
-        return ListedTask.from_json(self.told)
+        return TaskRow.from_json(self.told)
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values."""
-        row = self.told.to_json() if isinstance(self.told, ListedTask) else self.told
+        row = self.told.to_json() if isinstance(self.told, TaskRow) else self.told
         name = None if self.file == f"{self.task}{TASK_SUFFIX}" else self.task
         own = {"file": self.file, "size": self.size, "mark": self.mark, "md5": self.md5}
         return {**row, **own, "name": name}

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.container import CORE, TASK
-from hydraopt.bundle.opening import Container, CoreFile, Opened
+from hydraopt.bundle.contents import Container, Contents, CoreFile
+from hydraopt.bundle.row import TaskRow
 from hydraopt.collection.apart import another_core, core_of, open_apart, two_of_one_name
 from hydraopt.collection.beside import entries_beside, parts_beside, refuse_unlisted
 from hydraopt.collection.index import FolderIndex, IndexedFile, read_index
-from hydraopt.collection.listed import ListedTask
 from hydraopt.collection.taskfiles import TaskFiles, task_files
 from hydraopt.errors import BundleFormatError, NotThereError, UsageError
 from hydraopt.files.folders import is_folder
@@ -22,7 +22,7 @@ __all__ = ["IndexedFolder", "open_folder", "parts_named"]
 
 
 class IndexedFolder:
-    """Folder opened by its index, with the same interface as Opened.
+    """Folder opened by its index, with the same interface as Contents.
 
     path: the folder, or its core file.
     core: the bundle without tasks.
@@ -31,7 +31,7 @@ class IndexedFolder:
     """
 
     def __init__(
-        self, path: AnyPath, core: Opened, files: Mapping[str, IndexedFile], known: TaskFiles
+        self, path: AnyPath, core: Contents, files: Mapping[str, IndexedFile], known: TaskFiles
     ) -> None:
         self.path = path
         self._core = core
@@ -40,7 +40,7 @@ class IndexedFolder:
         self._heads, self._fetched = 0, 0
 
     @cached_property
-    def whole(self) -> Opened:
+    def whole(self) -> Contents:
         """The bundle of all task files that are there now, read. Raises as :func:`open_apart`."""
         assert self._core.core is not None
         if entries_beside(self.path)[1] is None:
@@ -55,7 +55,7 @@ class IndexedFolder:
         return "whole" in self.__dict__
 
     @property
-    def known(self) -> Opened:
+    def known(self) -> Contents:
         """The whole bundle if it was read, else the core."""
         return self.whole if self.is_read else self._core
 
@@ -68,7 +68,7 @@ class IndexedFolder:
         return self.whole.names if self.is_read else self._files.keys()
 
     @property
-    def rows(self) -> list[ListedTask] | None:
+    def rows(self) -> list[TaskRow] | None:
         """Rows of all tasks; None if they are not the files' own, or if one is invalid."""
         if self.is_read or not self._told.proven:
             return None
@@ -102,7 +102,7 @@ class IndexedFolder:
         """Bytes that came from a store so far, including those read to open a part."""
         return self.known.fetched + self._fetched + self._told.index_fetched
 
-    def part(self, task: str) -> Opened | None:
+    def part(self, task: str) -> Contents | None:
         """Open the bundle of one task, as its file is now; None if the index is wrong about it.
 
         Every call opens it anew, so a caller that needs it again should keep it.
@@ -125,7 +125,7 @@ class IndexedFolder:
         return self._core.files[0].path.parent / file.file
 
 
-def open_folder(path: AnyPath, opened: Container | None = None) -> Opened | IndexedFolder:
+def open_folder(path: AnyPath, opened: Container | None = None) -> Contents | IndexedFolder:
     """Open a folder, or the core file of one, with all its tasks.
 
     Without a usable index all files are read.

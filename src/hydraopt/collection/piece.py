@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hydraopt.bundle.contents import Container
 from hydraopt.bundle.items import CarriedBlob
-from hydraopt.bundle.opening import Container
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.errors import LockedError, explain

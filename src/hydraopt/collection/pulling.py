@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydraopt.bundle.container import CORE, CORE_SUFFIX, TASK
+from hydraopt.bundle.contents import Container
 from hydraopt.bundle.kind import BUNDLE_SUFFIX
-from hydraopt.bundle.opening import Container
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.collection.apart import core_id, core_of
 from hydraopt.collection.beside import entries_beside, stem_of, task_file_name

@@ -8,12 +8,12 @@ from string import ascii_letters, digits
 from typing import Final
 
 from hydraopt.bundle.container import CORE_SUFFIX
+from hydraopt.bundle.row import row_of_file
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.writer import canonical
 from hydraopt.collection.apart import packed_core, packed_task
 from hydraopt.collection.beside import task_file_name
 from hydraopt.collection.index import IndexedFile, packed_index
-from hydraopt.collection.listed import listed_file
 from hydraopt.files.aside import Chosen, sizes_of
 
 __all__ = ["size_apart"]
@@ -49,7 +49,7 @@ def size_apart(
         stream = None if task.content is None else streams[task.content]
         packed = packed_task(manifest, index, stream, Chosen((blobs, task.carried)), _ID)
         sizes = dict(zip(packed.names, sizes_of(packed.payload), strict=True))
-        row = listed_file(task, manifest.configs[task.config], sizes)
+        row = row_of_file(task, manifest.configs[task.config], sizes)
         # A mark is a hash at most, maybe in quotes: of a file here it is a time, which is shorter.
         mark, md5 = f'"{rng.getrandbits(_MARK):040x}"', f"{rng.getrandbits(_HASH):032x}"
         file, own = task_file_name(task.name, stems), packed.size

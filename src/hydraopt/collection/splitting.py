@@ -10,14 +10,14 @@ from itertools import chain
 from pathlib import Path
 
 from hydraopt.bundle.container import CORE, CORE_SUFFIX, INDEX_NAME, TASK, TASK_SUFFIX
+from hydraopt.bundle.contents import Container, Contents
 from hydraopt.bundle.kind import BUNDLE_SUFFIX
-from hydraopt.bundle.opening import Container, Opened
 from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.row import row_of_file
 from hydraopt.bundle.writer import PackedBundle, pack_bundle
 from hydraopt.collection.apart import core_id, core_of, open_apart, packed_core, packed_task
 from hydraopt.collection.beside import only_core, parts_beside, stem_of, task_file_name
 from hydraopt.collection.index import IndexedFile, md5_of, write_index
-from hydraopt.collection.listed import listed_file
 from hydraopt.errors import BundleFormatError, UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.aside import sizes_of
@@ -151,7 +151,7 @@ def _indexed(
     bundle = bundle[task].bundle
     entry = bundle[task].entry
     sizes = dict(zip(packed.names, sizes_of(packed.payload), strict=True))
-    row = listed_file(entry, bundle.manifest.configs[entry.config], sizes)
+    row = row_of_file(entry, bundle.manifest.configs[entry.config], sizes)
     now = entry_of(place)
     md5 = md5_of(packed.pieces(library))
     return IndexedFile(place.name, now.size or 0, task, row, now.mark, md5)
@@ -235,7 +235,7 @@ def join(
     return size, [task.name for task in source.manifest.tasks]
 
 
-def _source_of(paths: Sequence[AnyPath]) -> Opened:
+def _source_of(paths: Sequence[AnyPath]) -> Contents:
     cores: list[AnyPath] = []
     tasks: list[AnyPath] = []
     # Of a folder in a store, files of another core are left out, as by open_bundle.

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydraopt.bundle.container import CORE, CORE_SUFFIX
-from hydraopt.bundle.opening import Container, CoreFile
+from hydraopt.bundle.contents import Container, CoreFile
+from hydraopt.bundle.row import row_of_file
 from hydraopt.collection.apart import OpenTask, core_of, open_parts
 from hydraopt.collection.beside import entries_beside, is_task_name, of_tasks
 from hydraopt.collection.index import (
@@ -17,7 +18,6 @@ from hydraopt.collection.index import (
     read_index,
     renewed_index,
 )
-from hydraopt.collection.listed import listed_file
 from hydraopt.errors import BundleFormatError
 from hydraopt.files.answers import Entry
 from hydraopt.files.url import AnyPath, Url
@@ -118,6 +118,6 @@ def _read_into(made: TaskFiles, folder: AnyPath, entries: Sequence[Entry], core:
 
 def _indexed(part: OpenTask, entry: Entry) -> IndexedFile:
     task = part.manifest.tasks[0]
-    row = listed_file(task, part.manifest.configs[task.config], part.file.sizes)
+    row = row_of_file(task, part.manifest.configs[task.config], part.file.sizes)
     # The mark is of the listing, from before the file was read: a later change shows.
     return IndexedFile(entry.name, part.file.size, row.name, row, entry.mark)

@@ -8,10 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+<<<<<<< HEAD
 from hydraopt.bundle.harm import Harm, HarmPoint
 from hydraopt.bundle.originals import Stored, original_bytes, originals_of
+=======
+>>>>>>> be4fdd2d (Give modules of bundle/ names that say what is in them; move sizes of originals to inspect/)
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.coding.records import read_basis
+from hydraopt.inspect.originals import original_bytes, originals_of
 from hydraopt.inspect.summary import module_type
 from hydraopt.linalg.basis import Basis
 from hydraopt.progress import Progress, silent
@@ -28,7 +32,7 @@ class TaskCost:
     own_bytes: bytes of its coded stream.
     carried_bytes: bytes of tensors kept bit by bit.
     fp16_bytes: two bytes for each number of the original.
-    original_bytes: as :func:`hydraopt.bundle.originals.original_bytes` counts them.
+    original_bytes: as :func:`hydraopt.inspect.originals.original_bytes` counts them.
     tensors, tensor_error: coded tensors beside the modules, and the largest relative error among
         them; None without any.
     shared_with: tasks of equal content, which use the same stream, at most a hundred.
@@ -221,7 +225,18 @@ def _basis_costs(bundle: Bundle) -> list[tuple[dict[str, int], dict[str, int]]]:
 def inspect_bundle(path: str | os.PathLike[str], progress: Progress | None = None) -> BundleReport:
     """Measure every task and module of a bundle; every task is decoded once.
 
+<<<<<<< HEAD
     Raises BundleFormatError for a damaged bundle.
+=======
+    original_bytes, originals: fields of :class:`hydraopt.inspect.originals.Originals`.
+    tasks: :func:`task_rows` plus ``forms`` (records by form), ``worst_module``, ``details``: bytes,
+    error and form of each module, and ``tensor_details``: the same of each coded tensor.
+    modules: the details grouped by module, with the vectors and bytes of the shared bases.
+    tensors: coded tensors by key, over all tasks.
+    parts: bytes of the file by what they store; they add up to size.
+
+    Every task is decoded once. Raises BundleFormatError for a damaged bundle.
+>>>>>>> be4fdd2d (Give modules of bundle/ names that say what is in them; move sizes of originals to inspect/)
     """
     bundle = open_bundle(path)
     tasks = _detailed_tasks(bundle, progress or silent)

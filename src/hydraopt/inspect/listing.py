@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.row import TaskRow
 from hydraopt.bundle.spec import TaskEntry
 from hydraopt.collection.kinds import StrPath
-from hydraopt.collection.listed import ListedTask
 from hydraopt.files.url import place_of
 from hydraopt.merging.frozen import MiddlePrice
 
@@ -44,7 +44,7 @@ def listing(path: StrPath) -> dict[str, Any]:
     }
 
 
-def _row(task: ListedTask) -> dict[str, Any]:
+def _row(task: TaskRow) -> dict[str, Any]:
     return {
         "name": task.name,
         "error": task.error,
@@ -100,7 +100,7 @@ def difference(one: StrPath, other: StrPath) -> dict[str, Any]:
     }
 
 
-def _before_and_after(one: ListedTask, other: ListedTask) -> dict[str, Any]:
+def _before_and_after(one: TaskRow, other: TaskRow) -> dict[str, Any]:
     rows = [_row(one), _row(other)]
     keys = ("error", "own_bytes", "carried_bytes")
     return {key: [row[key] for row in rows] for key in keys}

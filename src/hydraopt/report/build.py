@@ -11,12 +11,12 @@ from typing import Final, TypeVar
 
 from hydraopt import __version__
 from hydraopt.adapters.imagemodels import is_image_model
-from hydraopt.bundle.originals import Originals, originals_of
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import TaskEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
 from hydraopt.inspect.choices import Choices, choices
+from hydraopt.inspect.originals import Originals, originals_of
 from hydraopt.inspect.summary import module_type
 from hydraopt.progress import Progress, silent
 from hydraopt.report.evidence import Evidence, hash_of, read_evidence

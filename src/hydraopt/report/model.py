@@ -62,7 +62,7 @@ class TaskView:
 
     group, language: parts of its name, or what a result says. kind: how it was trained. harm: the
     share of answers that change, None where nobody measured; likely: of them that is likely to.
-    original_bytes: as :func:`hydraopt.bundle.originals.original_bytes` counts them.
+    original_bytes: as :func:`hydraopt.inspect.originals.original_bytes` counts them.
     """
 
     name: str

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from hydraopt.bundle.originals import Originals, change_of
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.restore.card import base_words
+from hydraopt.inspect.originals import Originals, change_of
 from hydraopt.report.model import TaskView
 from hydraopt.values import counted
 

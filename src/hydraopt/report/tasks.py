@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from hydraopt.bundle.originals import original_bytes
 from hydraopt.bundle.reader import Bundle
+from hydraopt.bundle.row import TaskRow
 from hydraopt.bundle.spec import TaskEntry
-from hydraopt.collection.listed import ListedTask
 from hydraopt.inspect.bundle import sharers
+from hydraopt.inspect.originals import original_bytes
 from hydraopt.report.evidence import Evidence
 from hydraopt.report.model import JudgedBy, TaskView
 from hydraopt.report.naming import kind_of, parts_of
@@ -48,7 +48,7 @@ def with_notes(view: TaskView, entry: TaskEntry, shared_with: Sequence[str] = ()
     )
 
 
-def _view(row: ListedTask, parts: tuple[str, str], evidence: Evidence, original: int) -> TaskView:
+def _view(row: TaskRow, parts: tuple[str, str], evidence: Evidence, original: int) -> TaskView:
     harm, judged = row.harm, evidence.judged.get(row.name)
     share = likely = kl = None
     measured = ""

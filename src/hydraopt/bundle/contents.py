@@ -1,8 +1,4 @@
-"""A file of a bundle, opened: its header is checked, and every tensor against its checksum.
-
-A bundle is one such file, or a core file and task files (see hydraopt.collection.apart); an Opened
-says which tensor of the bundle is where.
-"""
+"""Open one bundle file, and check its header and the bytes of every tensor."""
 
 from __future__ import annotations
 
@@ -33,7 +29,7 @@ from hydraopt.files.ranges import RemoteFile, held_at
 from hydraopt.files.reading import Ranges
 from hydraopt.files.url import AnyPath, Url
 
-__all__ = ["Container", "CoreFile", "Opened", "open_source", "refuse_file"]
+__all__ = ["Container", "Contents", "CoreFile", "open_source", "refuse_file"]
 
 
 class Container:
@@ -226,7 +222,7 @@ class CoreFile:
 
 
 @dataclass(frozen=True)
-class Opened:
+class Contents:
     """Contents of an open bundle, and where they are stored.
 
     path: the file or the folder, or an address of either.
@@ -260,12 +256,12 @@ class Opened:
         return True
 
     @property
-    def whole(self) -> Opened:
+    def whole(self) -> Contents:
         """Itself; of a folder with an index, all that is in it."""
         return self
 
     @property
-    def known(self) -> Opened:
+    def known(self) -> Contents:
         """Itself; of a folder with an index, no more than was read of it."""
         return self
 
@@ -274,7 +270,7 @@ class Opened:
         """Names of all tasks, sorted; membership tests take constant time."""
         return dict.fromkeys(task.name for task in self.manifest.tasks).keys()
 
-    def part(self, task: str) -> Opened:
+    def part(self, task: str) -> Contents:
         """Return the bundle that contains an existing task: this one."""
         return self
 
@@ -305,7 +301,7 @@ class Opened:
         return file.read(own)
 
 
-def open_source(file: Container) -> Opened:
+def open_source(file: Container) -> Contents:
     """Open a bundle in one file."""
     path = file.path
     value = file.manifest()
@@ -317,7 +313,7 @@ def open_source(file: Container) -> Opened:
     places = {name: (file, name) for name in names}
     header = file.header + file.sizes["manifest"]
     about = path, file.metadata, file.version
-    return Opened(*about, manifest, places, file.size, header)
+    return Contents(*about, manifest, places, file.size, header)
 
 
 def refuse_file(

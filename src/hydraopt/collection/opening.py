@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hydraopt.bundle.container import CORE, FORMAT, TASK
-from hydraopt.bundle.opening import Container, CoreFile, Opened, open_source, refuse_file
+from hydraopt.bundle.contents import Container, Contents, CoreFile, open_source, refuse_file
 from hydraopt.collection.apart import core_of, open_apart
 from hydraopt.collection.beside import parts_beside
 from hydraopt.collection.indexed import IndexedFolder, open_folder, parts_named
@@ -18,7 +18,7 @@ from hydraopt.files.url import AnyPath
 __all__ = ["source_at"]
 
 
-def source_at(path: AnyPath, wanted: Sequence[str] | None = None) -> Opened | IndexedFolder:
+def source_at(path: AnyPath, wanted: Sequence[str] | None = None) -> Contents | IndexedFolder:
     """Open a bundle in one file, or a folder or core file with its task files.
 
     wanted: tasks; of a bundle in several files only these are opened. In a store, where a new core
@@ -41,7 +41,9 @@ def source_at(path: AnyPath, wanted: Sequence[str] | None = None) -> Opened | In
     return _some(path, core_of(file), parts_beside(path, wanted)[1], wanted)
 
 
-def _some(path: AnyPath, core: CoreFile, named: Sequence[AnyPath], wanted: Sequence[str]) -> Opened:
+def _some(
+    path: AnyPath, core: CoreFile, named: Sequence[AnyPath], wanted: Sequence[str]
+) -> Contents:
     """Open some tasks from the files named after them.
 
     If a task is missing, the other files on this machine are tried, because its file may have been

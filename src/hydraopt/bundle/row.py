@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from hydraopt.adapters.sources import check_name
+from hydraopt.bundle.contents import Contents
 from hydraopt.bundle.harm import Harm, harm_from_json, harm_to_json
 from hydraopt.bundle.history import Added, added_from_json, added_to_json, check_added
-from hydraopt.bundle.opening import Opened
 from hydraopt.bundle.spec import TaskEntry
 from hydraopt.bundle.strictjson import amount, bad, check, natural
 from hydraopt.errors import UsageError
 
-__all__ = ["ROW_DEFAULTS", "ListedTask", "listed_file", "listed_in", "listed_task"]
+__all__ = ["ROW_DEFAULTS", "TaskRow", "row_of_file", "row_of_task", "rows_of"]
 
 _SETTINGS: Final = ("peft_type", "task_type", "use_dora")
 _LONGEST: Final = 64
@@ -23,7 +23,7 @@ _MOST: Final = 1 << 50
 
 
 @dataclass(frozen=True)
-class ListedTask:
+class TaskRow:
     """Row of one task of a collection.
 
     error, lossless, numbers, harm, added: as for :class:`hydraopt.bundle.spec.TaskEntry`.
@@ -65,7 +65,7 @@ class ListedTask:
         return {**row, "harm": harm_to_json(self.harm), "added": added_to_json(self.added)}
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> ListedTask:
+    def from_json(cls, row: Mapping[str, Any]) -> TaskRow:
         """Convert JSON values to a row; raise BundleFormatError for anything else."""
         harm, added = harm_from_json(row["harm"]), added_from_json(row["added"])
         return cls(**{**row, "harm": harm, "added": added})
@@ -78,12 +78,12 @@ ROW_DEFAULTS: Final[Mapping[str, Any]] = {
 """Default values of columns that are omitted."""
 
 
-def listed_task(task: TaskEntry, config: Mapping[str, Any], own: int, carried: int) -> ListedTask:
+def row_of_task(task: TaskEntry, config: Mapping[str, Any], own: int, carried: int) -> TaskRow:
     """Build the row of a task.
 
     own, carried: bytes of its stream, and of its blobs.
     """
-    return ListedTask(
+    return TaskRow(
         task.name,
         task.error,
         task.lossless,
@@ -98,20 +98,20 @@ def listed_task(task: TaskEntry, config: Mapping[str, Any], own: int, carried: i
     )
 
 
-def listed_file(task: TaskEntry, config: Mapping[str, Any], sizes: Mapping[str, int]) -> ListedTask:
+def row_of_file(task: TaskEntry, config: Mapping[str, Any], sizes: Mapping[str, int]) -> TaskRow:
     """Build the row of a task in a file of its own.
 
     sizes: bytes of the file's tensors, by name.
     """
     carried = sum(size for name, size in sizes.items() if name.startswith("carried/"))
-    return listed_task(task, config, sizes.get("task/0", 0), carried)
+    return row_of_task(task, config, sizes.get("task/0", 0), carried)
 
 
-def listed_in(opened: Opened) -> list[ListedTask]:
+def rows_of(opened: Contents) -> list[TaskRow]:
     """Return the rows of all tasks of a bundle, in order."""
     sizes, manifest = opened.sizes, opened.manifest
     return [
-        listed_task(
+        row_of_task(
             task,
             manifest.configs[task.config],
             0 if task.content is None else sizes[f"task/{task.content}"],
