@@ -26,7 +26,7 @@ from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import TaskFactors, place
 from hydraopt.harm.drift import drift_of, reference_of, surely_changes_more
 from hydraopt.harm.lesson import Lesson, learner_of
-from hydraopt.harm.refit import Course, Schedule, parted
+from hydraopt.harm.refit import Schedule, descend, parted
 
 __all__ = ["Round", "Teach", "taught"]
 
@@ -61,13 +61,13 @@ def taught(
     pupil = _Pupil.of(start)
     learner = learner_of(model)
     lesson = Lesson.of(learner, seen, place(learner, original), how.texts)
-    course = Course(how, pupil.learned, len(lesson.batches))
-    for step in range(1, how.steps + 1):
+
+    def learn(step: int, batch: int) -> None:
         if (step - 1) % how.again == 0:
             pupil.look(rounded)
-        number = course.begin(step)
-        lesson.learn(learner, pupil.placed(), number, how.temperature)
-        course.end()
+        lesson.learn(learner, pupil.placed(), batch, how.temperature)
+
+    for step in descend(how, pupil.learned, len(lesson.batches), learn):
         if step in how.stops:
             tried = pupil.modules()
             drift = drift_of(model, judges, rounded(tried))

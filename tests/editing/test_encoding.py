@@ -17,7 +17,7 @@ from hydraopt.compress.plan import modes_of, plan_module
 from hydraopt.editing import encode
 from hydraopt.editing.verbs import add
 from hydraopt.errors import AlignmentError, BaseMismatchError, BudgetError, UsageError
-from hydraopt.harm.judging import HarmJudge
+from hydraopt.harm.judging import BaseJudge
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.budget import Limit
@@ -157,7 +157,7 @@ def test_bundles_of_methods_stay_as_they_are(adapters: dict[str, Path], tmp_path
         add(method, [adapters["e"]])
 
 
-class Judge(HarmJudge):
+class Judge(BaseJudge):
     """Says that harm is the error itself."""
 
     def tasks(self) -> frozenset[str]:

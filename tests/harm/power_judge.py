@@ -10,7 +10,7 @@ import pytest
 
 from hydraopt import read_adapters
 from hydraopt.bundle.harm import Harm
-from hydraopt.harm.judging import HarmJudge
+from hydraopt.harm.judging import BaseJudge
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.budget import Limit
 from hydraopt.merging.look import Look, MeasuredHarm
@@ -24,7 +24,7 @@ ANSWERS = 6_400
 """So many that a share of a few percent is told to a tenth of it."""
 
 
-class PowerJudge(HarmJudge):
+class PowerJudge(BaseJudge):
     """Harm is scale * (relative error)^1.2; counts how often it is asked."""
 
     def __init__(self, adapters, scales: Mapping[str, float], answers: int = ANSWERS) -> None:

@@ -18,8 +18,6 @@ from hydraopt.basemodel.model import attached, place
 from hydraopt.basemodel.writing import answered, generate
 from hydraopt.harm import drift as drift_module
 from hydraopt.harm.drift import (
-    HELD_OUT,
-    MOST_JUDGES,
     Drift,
     drift_of,
     held_out,
@@ -29,7 +27,8 @@ from hydraopt.harm.drift import (
     surely_changes_more,
     surely_drifts_more,
 )
-from hydraopt.harm.judge import Judge
+from hydraopt.harm.judge import AnswerJudge
+from hydraopt.merging.look import DEFAULT_HARM
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 
@@ -276,7 +275,10 @@ def test_others_judge_where_the_first_are_too_few(answers: int, more: int, judge
 def test_no_more_judge_than_it_takes_and_none_twice() -> None:
     for answers, more in ((24, 300), (64, 960), (64, 192), (90, 5000)):
         judges = held_out_of_more(answers, answers, more)
-        assert len(judges) == min((answers + more) // HELD_OUT, MOST_JUDGES) - answers
+        assert (
+            len(judges)
+            == min((answers + more) // DEFAULT_HARM.held_out, DEFAULT_HARM.most_held_out) - answers
+        )
         assert len(set(judges)) == len(judges)
         assert all(0 <= i < more for i in judges)
     assert held_out_of_more(200, 200, 1000) == []
@@ -290,9 +292,9 @@ def judge_of(trained, make_adapter, tmp_path: Path):
     (adapter,) = read_adapters([make_adapter(tmp_path / "fr", factors_of(0))])
     asked = {"fr": asked_of(tokenizer)}
 
-    def make(base: Path = tmp_path / "base") -> Judge:
+    def make(base: Path = tmp_path / "base") -> AnswerJudge:
         memory = Memory(tmp_path / "memory")
-        return Judge(base, model, tokenizer, {"fr": adapter}, asked, memory)
+        return AnswerJudge(base, model, tokenizer, {"fr": adapter}, asked, memory)
 
     return make
 
@@ -338,7 +340,7 @@ def test_where_nothing_is_held_out_all_prompts_judge(trained, make_adapter, tmp_
     (adapter,) = read_adapters([make_adapter(tmp_path / "fr", factors_of(0))])
     for count, judged in ((2, 2), (8, 8), (16, 4)):  # a refit takes sixteen at least
         prompts = {"fr": asked_of(tokenizer, count)}
-        judge = Judge("nowhere", model, tokenizer, {"fr": adapter}, prompts, Memory(None))
+        judge = AnswerJudge("nowhere", model, tokenizer, {"fr": adapter}, prompts, Memory(None))
         assert judge.measured("fr", factors_of(1), apart=True).harm.answers == judged
 
 
@@ -350,7 +352,7 @@ def test_answers_that_end_otherwise_are_others(trained, make_adapter, tmp_path) 
     other = copy.deepcopy(tokenizer)
     other.eos_token = "e"
     said = [
-        Judge(
+        AnswerJudge(
             tmp_path / "base", model, one, {"fr": adapter}, {"fr": asked_of(tokenizer, 6)},
             Memory(tmp_path / "memory"),
         ).answers("fr")

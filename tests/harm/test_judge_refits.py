@@ -16,11 +16,11 @@ from hydraopt.basemodel.memory import Memory
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import PartsRecord
 from hydraopt.harm import judge as judge_module
-from hydraopt.harm import look as onlooker_module
-from hydraopt.harm.judge import Judge
-from hydraopt.harm.look import Onlooker
+from hydraopt.harm.judge import AnswerJudge
+from hydraopt.harm.look import BaseModelLook
 from hydraopt.harm.recall import kept_records, recalled_records
 from hydraopt.harm.refit import Schedule
+from hydraopt.merging.look import HarmSettings
 from tests.basemodel.cases import PATHS, factors_of
 from tests.harm.test_refit import coded_of
 from tests.marks import slow
@@ -50,7 +50,7 @@ def test_a_refit_needs_four_answers_that_judge(
     model = SimpleNamespace(device=SimpleNamespace(type="cpu"), dtype="float32", config=None)
     prompts = [Encoded((1, 2 + i), ()) for i in range(count + lessons)]
     asks = {"de": prompts[:count]}, Memory(None), {"de": prompts[count:]}
-    judge = Judge("nowhere", model, SimpleNamespace(eos_token_id=0), {"de": adapter}, *asks)
+    judge = AnswerJudge("nowhere", model, SimpleNamespace(eos_token_id=0), {"de": adapter}, *asks)
     assert judge.refit("de", dict) == {}
     assert calls == [(count, lessons)] * asked
     # Lessons take minutes: they are answered where they are learned from.
@@ -79,11 +79,13 @@ def judge_of(trained, make_adapter, tmp_path: Path):
     def asked(some: range) -> list[Encoded]:
         return [Encoded((1, *tokenizer(f"Spell.\n{i}\n=>")["input_ids"]), ()) for i in some]
 
-    def make(lessons: int = 12) -> Judge:
+    def make(lessons: int = 12) -> AnswerJudge:
         more = {"fr": asked(range(8, 8 + lessons))}
         memory = Memory(tmp_path / "memory")
         prompts = {"fr": asked(range(8))}
-        return Judge(tmp_path / "base", model, tokenizer, {"fr": adapter}, prompts, memory, more)
+        return AnswerJudge(
+            tmp_path / "base", model, tokenizer, {"fr": adapter}, prompts, memory, more
+        )
 
     return make
 
@@ -180,7 +182,7 @@ def test_harm_apart_is_of_what_no_twin_learns_from(
         for name, some in zip(names, (mine, range(16)), strict=True)
     }
     given = {adapter.name: adapter for adapter in adapters}, asked, Memory(None)
-    judge = Judge("nowhere", *trained, *given)
+    judge = AnswerJudge("nowhere", *trained, *given)
     told = judge.measured("de", factors_of(1, 0.02), apart=True).harm
     assert (told.answers, told.held_out) == (len(unlearned) or len(mine), bool(unlearned))
     assert [mine[i] for i in judge._unlearned("de")] == list(unlearned)
@@ -253,10 +255,7 @@ def test_what_follows_the_prompts_that_judge_is_learned_from(
 ) -> None:
     judge_of()  # saves the base model
     monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path))
-    monkeypatch.setattr(onlooker_module, "JUDGED_IF_REFIT", 4)
-    monkeypatch.setattr(onlooker_module, "JUDGED", 6)
-    monkeypatch.setattr(onlooker_module, "LEARNED", 16)
-    monkeypatch.setattr(judge_module, "_JUDGES", 1)
+    settings = HarmSettings(prompts=6, prompts_if_refit=4, refit_prompts=16, least_held_out=1)
     seen = []
 
     def refit(model, answers, originals, modules, more, told):
@@ -267,7 +266,7 @@ def test_what_follows_the_prompts_that_judge_is_learned_from(
     adapters = read_adapters([tmp_path / "fr"])
     texts = {"fr": [f"Spell.\n{i}\n=>" for i in range(20)]}
     base = str(tmp_path / "base")
-    onlooker = Onlooker(base, adapters, texts, refits=refits)
+    onlooker = BaseModelLook(base, adapters, texts, refits=refits, settings=settings)
     assert onlooker.refit("fr", dict) == {}
     assert seen == [asked]
 
@@ -287,11 +286,13 @@ def test_progress_counts_steps_of_all_tasks(
         for said in steps[name]:
             told(*said)
 
-    monkeypatch.setattr(Onlooker, "judge", SimpleNamespace(refit=refit))
+    monkeypatch.setattr(BaseModelLook, "judge", SimpleNamespace(refit=refit))
     texts = {name: ["Spell."] for name in seeds}
     progress: list[tuple[str, int, int]] = []
     told = lambda *said: progress.append(said)  # noqa: E731
-    onlooker = Onlooker(str(tmp_path / "base"), read_adapters(folders), texts, told, refits=True)
+    onlooker = BaseModelLook(
+        str(tmp_path / "base"), read_adapters(folders), texts, told, refits=True
+    )
     for name in steps:
         onlooker.refit(name, dict)
     assert {stage for stage, *_ in progress} == {"training on answers, steps"}

@@ -16,7 +16,7 @@ from hydraopt.basemodel.writing import not_finite
 from hydraopt.cli.mergeoptions import said_of_cut
 from hydraopt.errors import NumericalError
 from hydraopt.harm import judge as module
-from hydraopt.harm.judge import Judge
+from hydraopt.harm.judge import AnswerJudge
 from hydraopt.harm.refit import NOT_TRAINED
 from tests.harm.test_harm import asked_of, factors_of
 
@@ -28,11 +28,11 @@ def judge_of(trained, make_adapter, tmp_path: Path):
     for part in trained:
         part.save_pretrained(tmp_path / "base")
 
-    def make(size: float = 0.3) -> Judge:
+    def make(size: float = 0.3) -> AnswerJudge:
         folder = tmp_path / f"at{size}" / "fr"
         (adapter,) = read_adapters([make_adapter(folder, factors_of(0, size))])
         asked, memory = {"fr": asked_of(tokenizer, 4)}, Memory(tmp_path / "memory")
-        return Judge(tmp_path / "base", model, tokenizer, {"fr": adapter}, asked, memory)
+        return AnswerJudge(tmp_path / "base", model, tokenizer, {"fr": adapter}, asked, memory)
 
     return make
 

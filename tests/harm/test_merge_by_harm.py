@@ -15,6 +15,7 @@ from hydraopt.cli.main import cli
 from hydraopt.errors import UsageError
 from hydraopt.harm import judge
 from hydraopt.harm import look as onlooker
+from hydraopt.merging.look import HarmSettings
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 
@@ -175,11 +176,11 @@ def test_only_before_a_refit_some_prompts_are_for_learning(
 ) -> None:
     told = []
 
-    def onlooker(*_, refits: bool, answer_tokens: int):
+    def onlooker(*_, refits: bool, settings: HarmSettings):
         told.append(refits)
         raise UsageError("seen")
 
-    monkeypatch.setattr("hydraopt.harm.look.Onlooker", onlooker)
+    monkeypatch.setattr("hydraopt.harm.look.BaseModelLook", onlooker)
     assert "seen" in call(place, *options, "-o", str(place / "x")).stderr
     assert told == [refits]
 

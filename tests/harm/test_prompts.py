@@ -18,9 +18,10 @@ from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, UsageError
 from hydraopt.harm import judge as judge_module
 from hydraopt.harm import prompts as prompts_module
-from hydraopt.harm.look import TEXTS, Onlooker
+from hydraopt.harm.look import BaseModelLook
 from hydraopt.harm.prompts import read_prompts
 from hydraopt.harm.sensitivity import looks, self_written, sensitivities
+from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 from tests.marks import slow
 from tests.small_model import make_tokenizer
 
@@ -42,8 +43,8 @@ def folders(make_adapter, tmp_path: Path) -> list[Path]:
 
 def test_every_module_is_seen_and_prompts_change_what_is_seen(base, folders) -> None:
     adapters = read_adapters(folders)
-    alone = Onlooker(str(base), adapters, {}).sensitivities()
-    asked = Onlooker(str(base), adapters, {"fr": PROMPTS}).sensitivities()
+    alone = BaseModelLook(str(base), adapters, {}).sensitivities()
+    asked = BaseModelLook(str(base), adapters, {"fr": PROMPTS}).sensitivities()
     assert {name: sorted(mine) for name, mine in alone.items()} == {
         "en": sorted(PATHS),
         "fr": sorted(PATHS),
@@ -52,7 +53,7 @@ def test_every_module_is_seen_and_prompts_change_what_is_seen(base, folders) -> 
     assert asked["en"] == alone["en"]
     assert asked["fr"] != alone["fr"]
     # The same seed, the same texts.
-    assert Onlooker(str(base), adapters, {}).sensitivities() == alone
+    assert BaseModelLook(str(base), adapters, {}).sensitivities() == alone
 
 
 def test_what_was_seen_counts_by_its_root(base, folders) -> None:
@@ -60,20 +61,20 @@ def test_what_was_seen_counts_by_its_root(base, folders) -> None:
     factors = {path: module.factors() for path, module in adapter.modules.items()}
     model, tokenizer = load_model(base)
     seed = 3 + int(adapter.content_hash()[:12], 16)
-    texts = self_written(model, tokenizer, factors, TEXTS, seed)
+    texts = self_written(model, tokenizer, factors, DEFAULT_HARM.sensitivity_texts, seed)
     whole = sensitivities(looks(model, texts, factors), factors)
-    found = Onlooker(str(base), [adapter], {}, seed=3).sensitivities()["en"]
+    found = BaseModelLook(str(base), [adapter], {}, seed=3).sensitivities()["en"]
     assert {path: value**2 for path, value in found.items()} == pytest.approx(whole)
 
 
 def test_prompts_of_an_unknown_task_are_refused(base, folders) -> None:
     with pytest.raises(UsageError, match="prompts for a task that was not found; got de"):
-        Onlooker(str(base), read_adapters(folders), {"de": ["x"]})
+        BaseModelLook(str(base), read_adapters(folders), {"de": ["x"]})
 
 
 def test_no_prompts_are_refused(base, folders) -> None:
     with pytest.raises(UsageError, match=r"no prompts \[adapter fr\]"):
-        Onlooker(str(base), read_adapters(folders), {"fr": []})
+        BaseModelLook(str(base), read_adapters(folders), {"fr": []})
 
 
 def test_prompts_of_what_is_more_than_factors_are_refused(base, make_adapter, tmp_path) -> None:
@@ -82,8 +83,8 @@ def test_prompts_of_what_is_more_than_factors_are_refused(base, make_adapter, tm
     folder = make_adapter(tmp_path / "x", modules, extras=extras)
     adapters = read_adapters([folder])
     with pytest.raises(UsageError, match=r"more than low-rank factors \[adapter x\].*lm_head"):
-        Onlooker(str(base), adapters, {"x": PROMPTS})
-    assert Onlooker(str(base), adapters, {}).sensitivities()["x"]
+        BaseModelLook(str(base), adapters, {"x": PROMPTS})
+    assert BaseModelLook(str(base), adapters, {}).sensitivities()["x"]
 
 
 def test_a_base_without_these_modules_is_refused(base, make_adapter, tmp_path) -> None:
@@ -92,12 +93,12 @@ def test_a_base_without_these_modules_is_refused(base, make_adapter, tmp_path) -
         AlignmentError,
         match=rf"no linear module h\.0\.q \[file {re.escape(str(base))}\]; got no such",
     ):
-        Onlooker(str(base), read_adapters([folder]), {}).sensitivities()
+        BaseModelLook(str(base), read_adapters([folder]), {}).sensitivities()
 
 
 def test_more_prompts_than_are_of_use_are_not_kept(tmp_path: Path, monkeypatch) -> None:
     """But they are looked at: what is wrong far down is told as well."""
-    monkeypatch.setattr(prompts_module, "MOST_PROMPTS", 3)
+    monkeypatch.setattr(prompts_module, "DEFAULT_HARM", HarmSettings(refit_prompts=3))
     file = tmp_path / "many.jsonl"
     lines = [json.dumps(x) for x in ("a", "b", "a", "c", "a", "d", "e")]
     file.write_text("\n".join(lines))
@@ -168,7 +169,7 @@ def test_the_command_line_sees(base, folders, tmp_path: Path, more: list[str]) -
 
 def test_a_beginning_that_is_there_is_not_put_there_again(base, folders) -> None:
     for text in (RowPrompt("Spell."), "<s>Spell.", RowPrompt("<s>Spell.")):
-        judge = Onlooker(str(base), read_adapters(folders), {"en": [text]}).judge
+        judge = BaseModelLook(str(base), read_adapters(folders), {"en": [text]}).judge
         (answer,) = judge.answers("en")
         assert answer.prompt[0] == 1
         assert answer.prompt.count(1) == 1
@@ -199,7 +200,7 @@ def test_answers_are_asked_for_once(base, folders, monkeypatch) -> None:
 
     monkeypatch.setattr(judge_module, "answered", answered)
     for _ in range(2):
-        onlooker = Onlooker(str(base), read_adapters(folders), {"fr": PROMPTS})
+        onlooker = BaseModelLook(str(base), read_adapters(folders), {"fr": PROMPTS})
         onlooker.sensitivities()
         onlooker.judge.answers("fr")
     assert asked == [len(PROMPTS)]

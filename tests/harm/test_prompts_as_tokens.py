@@ -12,8 +12,8 @@ from transformers import OPTConfig, OPTForCausalLM
 from hydraopt import read_adapters
 from hydraopt.basemodel.encoding import prompt_text
 from hydraopt.errors import UsageError
-from hydraopt.harm import look as module
-from hydraopt.harm.look import Onlooker
+from hydraopt.harm.look import BaseModelLook
+from hydraopt.merging.look import HarmSettings
 from tests.conftest import write_adapter
 from tests.harm.test_harm import PATHS, factors_of
 from tests.small_model import make_tokenizer
@@ -41,9 +41,9 @@ def adapters_at(folder: Path, *names: str):
 def test_equal_prompts_count_once_and_the_first_stays(trained, tmp_path) -> None:
     base, adapters = saved(trained, tmp_path / "base"), adapters_at(tmp_path, "fr")
     texts = [prompt_text("Spell.", str(i)) for i in (3, 1, 3, 2, 1, 3)]
-    judge = Onlooker(base, adapters, {"fr": [*texts, "<s>" + texts[1]]}).judge
+    judge = BaseModelLook(base, adapters, {"fr": [*texts, "<s>" + texts[1]]}).judge
     asked = [answer.prompt for answer in judge.answers("fr")]
-    once = Onlooker(base, adapters, {"fr": [texts[0], texts[1], texts[3]]}).judge
+    once = BaseModelLook(base, adapters, {"fr": [texts[0], texts[1], texts[3]]}).judge
     assert asked == [answer.prompt for answer in once.answers("fr")]
     assert len(set(asked)) == 3
     told = judge.measured("fr", factors_of(1, 0.1))
@@ -54,10 +54,9 @@ def test_equal_prompts_count_once_and_the_first_stays(trained, tmp_path) -> None
 def test_equal_prompts_take_no_places_of_others(trained, tmp_path, monkeypatch) -> None:
     """Neither among those that judge nor among the lessons, and none is in both."""
     base, adapters = saved(trained, tmp_path / "base"), adapters_at(tmp_path, "fr")
-    monkeypatch.setattr(module, "JUDGED_IF_REFIT", 4)
-    monkeypatch.setattr(module, "LEARNED", 10)
+    settings = HarmSettings(prompts_if_refit=4, refit_prompts=10)
     texts = [f"Spell.\n{i // 2}\n=>" for i in range(40)]
-    judge = Onlooker(base, adapters, {"fr": texts}, refits=True).judge
+    judge = BaseModelLook(base, adapters, {"fr": texts}, refits=True, settings=settings).judge
     asked, lessons = judge._prompts["fr"], judge._lessons["fr"]
     assert (len(asked), len(lessons)) == (4, 6)
     assert len({*asked, *lessons}) == 10
@@ -66,7 +65,7 @@ def test_equal_prompts_take_no_places_of_others(trained, tmp_path, monkeypatch) 
 def test_few_prompts_again_and_again_do_not_stop_a_refit(trained, tmp_path) -> None:
     base, adapters = saved(trained, tmp_path / "base"), adapters_at(tmp_path, "fr")
     texts = [f"Spell.\n{i % 4}\n=>" for i in range(200)]
-    onlooker = Onlooker(base, adapters, {"fr": texts}, refits=True)
+    onlooker = BaseModelLook(base, adapters, {"fr": texts}, refits=True)
     assert onlooker.refit("fr", dict) == {}
 
 
@@ -76,7 +75,7 @@ def test_few_prompts_again_and_again_do_not_stop_a_refit(trained, tmp_path) -> N
 def test_a_prompt_of_no_token_is_named(trained, tmp_path) -> None:
     base, adapters = saved(trained, tmp_path / "base", "bos_token"), adapters_at(tmp_path, "fr")
     with pytest.raises(UsageError, match=r"prompt 2 is empty \[adapter fr\]; got 0 tokens"):
-        Onlooker(base, adapters, {"fr": ["a", "", "b"]}).judge
+        BaseModelLook(base, adapters, {"fr": ["a", "", "b"]}).judge
 
 
 def test_a_prompt_beyond_the_positions_is_named(tmp_path) -> None:
@@ -92,8 +91,8 @@ def test_a_prompt_beyond_the_positions_is_named(tmp_path) -> None:
     adapters = read_adapters([write_adapter(tmp_path / "fr", modules)])
     said = r"prompt 2 is longer .* \[adapter fr\]; got 50 tokens of 'xxx.*', expected 1 to 40"
     with pytest.raises(UsageError, match=said):
-        Onlooker(base, adapters, {"fr": ["a", "x" * 50]}).judge
-    onlooker = Onlooker(base, adapters, {"fr": ["a", "x" * 30]})
+        BaseModelLook(base, adapters, {"fr": ["a", "x" * 50]}).judge
+    onlooker = BaseModelLook(base, adapters, {"fr": ["a", "x" * 30]})
     told = onlooker.judge.measured("fr", {path: (np.zeros((48, 1)), np.zeros((1, 32)))})
     assert told.harm.answers == 2
     assert max(len(answer) for answer in onlooker.judge.answers("fr")) == 41
@@ -107,13 +106,15 @@ def test_without_a_token_to_begin_with_prompts_are_asked_for(trained, tmp_path) 
     base = saved(trained, tmp_path / "base", "bos_token", "eos_token")
     adapters = adapters_at(tmp_path, "fr")
     with pytest.raises(UsageError, match=r"text of its own \[adapter fr\].*Give prompts of the"):
-        Onlooker(base, adapters, {}).sensitivities()
-    assert Onlooker(base, adapters, {"fr": ["a", "b"]}).sensitivities()["fr"].keys() == {*PATHS}
+        BaseModelLook(base, adapters, {}).sensitivities()
+    assert BaseModelLook(base, adapters, {"fr": ["a", "b"]}).sensitivities()["fr"].keys() == {
+        *PATHS
+    }
 
 
 def test_what_is_seen_of_an_adapter_depends_on_no_other(trained, tmp_path) -> None:
     base = saved(trained, tmp_path / "base")
-    alone = Onlooker(base, adapters_at(tmp_path / "one", "it"), {}).sensitivities()
-    among = Onlooker(base, adapters_at(tmp_path / "two", "de", "fr", "it"), {}).sensitivities()
+    alone = BaseModelLook(base, adapters_at(tmp_path / "one", "it"), {}).sensitivities()
+    among = BaseModelLook(base, adapters_at(tmp_path / "two", "de", "fr", "it"), {}).sensitivities()
     assert among["it"] == alone["it"]
     assert among["de"] != among["it"]

@@ -19,7 +19,8 @@ from hydraopt.errors import AlignmentError, NumericalError, UsageError
 from hydraopt.harm import lesson
 from hydraopt.harm import refit as module
 from hydraopt.harm.drift import Drift, drift_of, reference_of
-from hydraopt.harm.refit import HELD_OUT, Schedule, refit
+from hydraopt.harm.refit import Schedule, refit
+from hydraopt.merging.look import DEFAULT_HARM
 from tests.basemodel.cases import PATHS, factors_of, texts_of
 from tests.marks import slow
 
@@ -73,7 +74,7 @@ def test_less_harm_on_what_was_held_out(trained, make_adapter, tmp_path) -> None
     made = refit(model, texts, original, coded, schedule=SHORT)
     assert made.after.likely < made.before.likely
     assert made.after.kl < 0.9 * made.before.kl
-    judges = texts[HELD_OUT - 1 :: HELD_OUT]
+    judges = texts[DEFAULT_HARM.held_out - 1 :: DEFAULT_HARM.held_out]
     assert made.before.answers == len(judges)
     old = {path: x.record for path, x in coded.items()}
     assert made.before.likely == pytest.approx(likely(model, judges, original, old))
@@ -269,16 +270,6 @@ def test_less_kl_counts_unless_surely_more_answers_change(
     monkeypatch.setattr(module, "surely_changes_more", lambda before, after: more)
     made = refit(model, texts, original, coded, schedule=BRIEF)
     assert bool(made.records) == (not more)
-
-
-def test_modules_that_are_done_stay(trained, make_adapter, tmp_path) -> None:
-    model, tokenizer = trained
-    original, coded = coded_of(make_adapter, tmp_path)
-    made = refit(model, texts_of(tokenizer, 24), original, coded, done=PATHS[:2], schedule=BRIEF)
-    assert sorted(made.records) == sorted(set(PATHS[2:]) & coded.keys())
-    assert made.after.likely < made.before.likely
-    everything = refit(model, texts_of(tokenizer, 24), original, coded, done=PATHS)
-    assert everything.records == {}
 
 
 def test_the_same_seed_gives_the_same_and_the_model_stays(trained, make_adapter, tmp_path) -> None:

@@ -12,7 +12,7 @@ from hydraopt import read_adapters
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.memory import Memory, key_of
 from hydraopt.harm import judge as judge_module
-from hydraopt.harm.judge import Judge
+from hydraopt.harm.judge import AnswerJudge
 from tests.basemodel.cases import factors_of
 
 
@@ -103,7 +103,7 @@ def test_references_that_have_no_room_do_not_push_out_all_others(
         [make_adapter(tmp_path / name, factors_of(i, 0.02)) for i, name in enumerate(names)]
     )
     prompts = {name: [Encoded((1, *trained[1]("Spell.")["input_ids"]), ())] for name in names}
-    judge = Judge("nowhere", *trained, {x.name: x for x in adapters}, prompts, Memory(None))
+    judge = AnswerJudge("nowhere", *trained, {x.name: x for x in adapters}, prompts, Memory(None))
     made: list[int] = []
     reference_of = judge_module.reference_of
 

@@ -18,7 +18,7 @@ from hydraopt.harm import solve
 from hydraopt.harm.rounds import Rounds
 from hydraopt.harm.trials import Counted, Trials
 from hydraopt.merging.align import align
-from hydraopt.merging.look import Look, MeasuredHarm
+from hydraopt.merging.look import HarmSettings, Look, MeasuredHarm
 from hydraopt.merging.outcome import Job
 from hydraopt.progress import silent
 from tests.harm.power_judge import ANSWERS, SCALES, PowerJudge
@@ -198,7 +198,7 @@ def test_a_limit_that_nothing_keeps_names_the_task(
     adapters, tmp_path: Path, monkeypatch, count: int, more: bool
 ) -> None:
     """And asks for more prompts where more would be judged."""
-    monkeypatch.setattr("hydraopt.harm.solve.JUDGED", count)
+    monkeypatch.setattr("hydraopt.harm.solve.DEFAULT_HARM", HarmSettings(prompts=count))
 
     class Stubborn(PowerJudge):
         def measure(self, task, coded, error, apart=False) -> MeasuredHarm:

@@ -21,8 +21,9 @@ from hydraopt.cli.mergeoptions import warn_of_base
 from hydraopt.cli.verify import _tensors
 from hydraopt.errors import BundleFormatError, UsageError
 from hydraopt.harm import verify as module
-from hydraopt.harm.look import Onlooker
+from hydraopt.harm.look import BaseModelLook
 from hydraopt.harm.verify import TaskHarm, most_likely, verify_harm
+from hydraopt.merging.look import HarmSettings
 from tests.bundle.bundles import remade
 from tests.conftest import write_adapter
 
@@ -53,7 +54,7 @@ def place(trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def true_harm(place: Path) -> Harm:
     """Of fr, by the judge itself."""
     adapters = read_adapters(place / "adapters" / "*")
-    judge = Onlooker(str(place / "base"), adapters, {"fr": PROMPTS}).judge
+    judge = BaseModelLook(str(place / "base"), adapters, {"fr": PROMPTS}).judge
     return judge.measure("fr", open_bundle(place / "b")["fr"].factors).harm
 
 
@@ -140,27 +141,28 @@ def test_a_task_that_is_better_than_stated_is_none(place: Path, tmp_path: Path) 
 def test_what_a_refit_learned_from_is_not_measured(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refitted: int, answers: int
 ) -> None:
-    monkeypatch.setattr(module, "JUDGED_IF_REFIT", 5)
+    settings = HarmSettings(prompts_if_refit=5)
     monkeypatch.setattr(
         Bundle, "recipe", property(lambda self: {**self.core.recipe, "refit": refitted})
     )
     adapters = read_adapters(place / "adapters" / "*")
-    report = verify_harm(place / "b", adapters, str(place / "base"), {"fr": PROMPTS})
+    report = verify_harm(
+        place / "b", adapters, str(place / "base"), {"fr": PROMPTS}, settings=settings
+    )
     assert [task.measured.answers for task in report.tasks] == [answers]
 
 
 def test_a_task_that_was_added_has_learned_from_none(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "JUDGED_IF_REFIT", 5)
-    monkeypatch.setattr(module, "LEAST_TRAINED", 5)
+    settings = HarmSettings(prompts_if_refit=5, held_out=5, least_held_out=1)
     monkeypatch.setattr(Bundle, "recipe", property(lambda self: {**self.core.recipe, "refit": 1}))
     bundle = remade(
         open_bundle(place / "b"), tmp_path / "b", fr={"added": Added("2026-11-30", "0" * 16)}
     )
     adapters = read_adapters(place / "adapters" / "*")
     asked = dict.fromkeys(NAMES, PROMPTS)
-    report = verify_harm(bundle, adapters, str(place / "base"), asked)
+    report = verify_harm(bundle, adapters, str(place / "base"), asked, settings=settings)
     assert [task.measured.answers for task in report.tasks] == [5, len(PROMPTS)]
     assert report.learned == ("en",)
 
@@ -215,14 +217,13 @@ def test_few_prompts_may_have_been_learned_from(
     enough: int,
     told: bool,
 ) -> None:
-    monkeypatch.setattr(module, "_ENOUGH", enough)
-    monkeypatch.setattr(module, "LEAST_TRAINED", least)
+    settings = HarmSettings(held_out=1, least_held_out=least, prompts_if_refit=enough)
     monkeypatch.setattr(
         Bundle, "recipe", property(lambda self: {**self.core.recipe, "refit": refitted})
     )
-    result = verify(place, place / "b")
-    caution = "note: fr: a refit may have learned from some of these prompts"
-    assert (caution in result.stdout) == told
+    adapters, base = read_adapters(place / "adapters" / "*"), str(place / "base")
+    report = verify_harm(place / "b", adapters, base, {"fr": PROMPTS}, settings=settings)
+    assert report.learned == (("fr",) if told else ())
 
 
 @pytest.mark.parametrize("tokens", [1, 100])

@@ -18,7 +18,8 @@ from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.model import load_model
 from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.evaluate.taskfile import read_task_file, task_of
-from hydraopt.harm.judge import Judge
+from hydraopt.harm.judge import AnswerJudge
+from hydraopt.merging.look import HarmSettings
 
 __all__ = [
     "ASKS_PROMPTS",
@@ -100,7 +101,7 @@ def judge_of(
     count: int,
     learned: int = 0,
     answer_tokens: int = ANSWER_TOKENS,
-) -> Judge:
+) -> AnswerJudge:
     """What hydraopt.merge takes as its judge; kept, with all it has measured, for the bundles of a
     run. learned: training rows of a task that a refit takes besides; no harm is told of them.
     answer_tokens: of an answer that are judged, at most."""
@@ -113,4 +114,4 @@ def judge_of(
         lessons = {name: asked[seen:] for name, asked in rows.items()}
     by_name = {adapter.name: adapter for adapter in adapters}
     given = base, model, tokenizer, by_name, prompts
-    return Judge(*given, lessons=lessons, answer_tokens=answer_tokens)
+    return AnswerJudge(*given, lessons=lessons, settings=HarmSettings(answer_tokens=answer_tokens))

@@ -15,8 +15,8 @@ from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.products import products_of
 from hydraopt.basemodel.writing import answered
-from hydraopt.harm.look import TEXTS
 from hydraopt.harm.sensitivity import looks, self_written, sensitivities
+from hydraopt.merging.look import DEFAULT_HARM
 
 __all__ = ["seen_by", "texts_of"]
 
@@ -29,14 +29,16 @@ def texts_of(
     tasks: Path,
     seed: int,
     split: str = "train",
-    count: int = TEXTS,
+    count: int = DEFAULT_HARM.sensitivity_texts,
 ) -> list[Encoded]:
     """What an adapter's sensitivities are seen on: "self", eight texts that it writes on its own,
     or "prompts", its answers to the inputs of so many rows of a split, eight at most."""
     factors = {path: module.factors() for path, module in adapter.modules.items()}
     if kind == "self":
-        return self_written(model, tokenizer, factors, TEXTS, seed)
-    prompts = prompts_of_rows(tokenizer, adapter, tasks, split, min(count, TEXTS))
+        return self_written(model, tokenizer, factors, DEFAULT_HARM.sensitivity_texts, seed)
+    prompts = prompts_of_rows(
+        tokenizer, adapter, tasks, split, min(count, DEFAULT_HARM.sensitivity_texts)
+    )
     return answered(model, tokenizer, prompts, factors)
 
 
@@ -47,12 +49,16 @@ def seen_by(
     tasks: Path,
     folder: Path,
     split: str = "train",
-    count: int = TEXTS,
+    count: int = DEFAULT_HARM.sensitivity_texts,
 ) -> dict[str, dict[str, float]]:
     """Sensitivities of every adapter, from texts of that kind; noted in the folder, of today's code
     and of these tasks' prompts. split, count: of the prompts, as of :func:`texts_of`."""
     of = f"{package_hash()}-{prompts_hash(adapters, tasks)}-{inputs_of(adapters)}"
-    seen = f"{kind}-{min(count, TEXTS)}-{split}" if kind == "prompts" else kind
+    seen = (
+        f"{kind}-{min(count, DEFAULT_HARM.sensitivity_texts)}-{split}"
+        if kind == "prompts"
+        else kind
+    )
     note = folder / f"sensitivity-{seen}-{of}.json"
     if not note.is_file():
         model, tokenizer = load_model(base)

@@ -97,20 +97,20 @@ def add(
         if asked.base is not None:
             named = {"same_base": asked.same_base, "prompted": bool(asked.prompted)}
             verbs.check_before(verb, bundle, opened, limit, **named)
-        look = _look(asked, bundle, opened, progress)
+        onlooker = _onlooker(asked, bundle, opened, progress)
         done = verb(
             bundle,
             opened,
             limit=limit,
-            look=look,
+            look=onlooker.look if onlooker else None,
             exact=asked.exact,
             same_base=asked.same_base,
             base=base_tensors(asked.base, opened),
             workers=asked.workers,
             progress=progress,
         )
-        if look is not None and look.judge is not None:
-            warn_of_cut(look.judge)
+        if onlooker is not None and onlooker.tasks():
+            warn_of_cut(onlooker.judge)
     show_changed(done, as_json, "replaced in" if replaces else "added to")
 
 
@@ -144,14 +144,13 @@ class _Asked:
             raise cannot_combine("--lossless", idle, "every tensor is kept as it is")
 
 
-def _look(asked: _Asked, bundle: str, opened: Sequence[Any], progress: Progress | None) -> Any:
+def _onlooker(asked: _Asked, bundle: str, opened: Sequence[Any], progress: Progress | None) -> Any:
     """Return what to ask of the base model if one is given, else None."""
     if asked.base is None or asked.lossless:
         return None
     from hydraopt.bundle.recipes import answer_tokens_in
     from hydraopt.collection.kinds import collection_at
     from hydraopt.merging.align import coded_of
-    from hydraopt.merging.look import Look
     from hydraopt.merging.options import check_prompted
 
     names = [adapter.name for adapter in opened]
@@ -161,5 +160,4 @@ def _look(asked: _Asked, bundle: str, opened: Sequence[Any], progress: Progress 
     if asked.harm is not None:
         check_prompted(coded_of(opened, asked.exact), texts)
     most = answer_tokens_in(there.core().recipe)  # as the others were measured
-    seen = onlooker_of(asked.base, opened, texts, progress, answer_tokens=most)
-    return Look(seen.judge if texts else None, seen.sensitivities)
+    return onlooker_of(asked.base, opened, texts, progress, answer_tokens=most)

@@ -27,7 +27,6 @@ from hydraopt.cli.results import show_plan, show_result
 
 if TYPE_CHECKING:
     from hydraopt.engines.engine import Engine
-    from hydraopt.merging.look import Look
     from hydraopt.merging.merge import MergeResult
     from hydraopt.progress import Progress
 
@@ -220,7 +219,7 @@ def _merged(
 
 
 def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) -> Any:
-    """Return the Onlooker of the adapters; warn about tasks with few prompts."""
+    """Return the base model to look at the adapters with; warn about tasks with few prompts."""
     from hydraopt.merging.align import coded_of
     from hydraopt.merging.options import check_prompted
 
@@ -255,7 +254,6 @@ def _planned(
         raise cannot_combine("--plan-only", idle)
     from hydraopt.basemodel.products import products_of
     from hydraopt.merging.budget import Limit
-    from hydraopt.merging.look import Look
     from hydraopt.merging.options import MergeOptions
     from hydraopt.merging.plan import plan
 
@@ -267,7 +265,7 @@ def _planned(
             importance=asked.importance,
             fair=asked.fair,
             measure=asked.measure,
-            look=Look(onlooker.judge, onlooker.sensitivities),
+            look=onlooker.look,
             same_base=asked.same_base,
             base=base_tensors(asked.base, opened),
             workers=_engine(asked),
@@ -298,7 +296,7 @@ def _merge(
         fair=asked.fair,
         measure=asked.measure,
         harm=asked.harm,
-        look=_look(asked, onlooker),
+        look=onlooker.look if onlooker else None,
         forms=asked.forms or None,
         same_base=asked.same_base,
         alpha=asked.alpha,
@@ -310,16 +308,6 @@ def _merge(
     if onlooker and result.harms:
         warn_of_cut(onlooker.judge)
     return result
-
-
-def _look(asked: Asked, onlooker: Any) -> Look | None:
-    """Return what the merge asks of the base model; None without one."""
-    from hydraopt.merging.look import Look
-
-    if onlooker is None:
-        return None
-    judge = onlooker.judge if asked.prompts else None
-    return Look(judge, onlooker.sensitivities, onlooker.refit if asked.refits else None)
 
 
 def _engine(asked: Asked) -> Engine:

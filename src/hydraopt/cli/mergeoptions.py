@@ -15,8 +15,8 @@ from hydraopt.values import closest, listed
 if TYPE_CHECKING:
     from hydraopt.adapters import Adapter, Adapters
     from hydraopt.adapters.basefiles import BaseTensors
-    from hydraopt.harm.judge import Judge
-    from hydraopt.harm.look import Onlooker
+    from hydraopt.harm.judge import AnswerJudge
+    from hydraopt.harm.look import BaseModelLook
     from hydraopt.progress import Progress
 
 __all__ = [
@@ -128,16 +128,18 @@ def onlooker_of(
     progress: Progress | None,
     refits: bool = False,
     answer_tokens: int | None = None,
-) -> Onlooker:
+) -> BaseModelLook:
     """Who looks at the adapters with the base model; warns of those of which it tells nothing.
 
-    answer_tokens: None for the default. Raises UsageError, as Onlooker does."""
+    answer_tokens: None for the default. Raises UsageError, as BaseModelLook does."""
     from hydraopt.bundle.harm import ANSWER_TOKENS
-    from hydraopt.harm.look import Onlooker
+    from hydraopt.harm.look import BaseModelLook
+    from hydraopt.merging.look import HarmSettings
 
     most = ANSWER_TOKENS if answer_tokens is None else answer_tokens
+    settings = HarmSettings(answer_tokens=most)
     warn_of_base(base, adapters)
-    onlooker = Onlooker(base, adapters, texts, progress, refits=refits, answer_tokens=most)
+    onlooker = BaseModelLook(base, adapters, texts, progress, refits=refits, settings=settings)
     for name, reason in onlooker.unseen.items():
         warn(f"--base does not tell which modules of {name} matter: it has {reason}")
     return onlooker
@@ -166,7 +168,7 @@ def base_tensors(base: str | None, adapters: Sequence[Adapter]) -> BaseTensors |
     return open_base(files_of(base) or base)
 
 
-def warn_of_cut(judge: Judge) -> None:
+def warn_of_cut(judge: AnswerJudge) -> None:
     """Warns of tasks whose answers go on beyond what is judged."""
     if cut := judge.cut():
         for told in said_of_cut(cut, judge.cut_by_tokens(), judge.answer_tokens):

@@ -37,7 +37,7 @@ from hydraopt.merging.budget import HarmLimit, Limit, Size
 from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.finish import measure_tasks
 from hydraopt.merging.frozen import FrozenCore, MiddlePrice
-from hydraopt.merging.look import Judge
+from hydraopt.merging.look import HarmJudge
 from hydraopt.merging.notes import notes_of
 from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.recipe import CoreRecipe
@@ -97,7 +97,7 @@ class Coder:
     bundle: Bundle
     limit: Limit = field(default_factory=Limit)
     sensitivity: Sensitivity = field(default_factory=dict)
-    judge: Judge | None = None
+    judge: HarmJudge | None = None
     exact: Sequence[str] = ()
     same_base: bool = False
     base: BaseTensors | None = None

@@ -37,10 +37,9 @@ from hydraopt.basemodel.model import (
     place,
 )
 from hydraopt.harm.divergence import divergence, told_apart
+from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 
 __all__ = [
-    "HELD_OUT",
-    "MOST_JUDGES",
     "Drift",
     "Reference",
     "Summary",
@@ -52,12 +51,6 @@ __all__ = [
     "surely_changes_more",
     "surely_drifts_more",
 ]
-
-HELD_OUT: Final = 4
-"""One answer in this number is held out of a refit, to judge the result."""
-MOST_JUDGES: Final = 96
-"""Answers up to which others judge as well: two dozen tell a gain from chance too badly
-(docs/log.md), and each is read at every stop."""
 
 Numbers = NDArray[np.float64]
 
@@ -280,26 +273,29 @@ def _in_step(margin: Numbers, moved: Numbers, weights: Numbers) -> tuple[Numbers
     return line, math.sqrt(rest / freedom) if freedom > 0 else math.inf
 
 
-def held_out(answers: Sequence[Encoded], more: int = 0) -> tuple[list[int], list[int]]:
+def held_out(
+    answers: Sequence[Encoded], more: int = 0, settings: HarmSettings = DEFAULT_HARM
+) -> tuple[list[int], list[int]]:
     """Return indices of answers to learn from and to judge by, without empty answers.
 
-    more: so many others are learned from as well. One in HELD_OUT of all is held out, from
-    ``answers`` first: where there are enough others, all of them judge.
+    more: number of further answers to learn from. The held-out share is of all answers, but taken
+        from ``answers`` first: with enough further ones, all of ``answers`` judge.
     """
     spoken = [i for i, answer in enumerate(answers) if answer.target]
-    mine = HELD_OUT * len(spoken)
+    mine = settings.held_out * len(spoken)
     every = min(len(spoken) + more, mine)
-    judges = [spoken[k * mine // every - 1] for k in range(1, every // HELD_OUT + 1)]
+    judges = [spoken[k * mine // every - 1] for k in range(1, every // settings.held_out + 1)]
     return [i for i in spoken if i not in set(judges)], judges
 
 
-def held_out_of_more(held: int, spoken: int, more: int) -> list[int]:
-    """Return the indices of additional answers that judge, spread evenly over ``more``.
+def held_out_of_more(
+    held: int, spoken: int, more: int, settings: HarmSettings = DEFAULT_HARM
+) -> list[int]:
+    """Return the indices of further answers that judge, spread evenly over ``more``.
 
-    More are needed where ``held`` of ``spoken`` answers are less than one in HELD_OUT of all. With
-    them there are at most MOST_JUDGES judges.
+    They are needed where ``held`` of ``spoken`` answers are less than the held-out share of all.
     """
-    wanted = min((spoken + more) // HELD_OUT, MOST_JUDGES) - held
+    wanted = min((spoken + more) // settings.held_out, settings.most_held_out) - held
     return [(2 * k + 1) * more // (2 * wanted) for k in range(wanted)]
 
 

@@ -22,35 +22,30 @@ from hydraopt.basemodel.memory import (
 )
 from hydraopt.basemodel.model import TaskFactors
 from hydraopt.basemodel.writing import NotFiniteError, answered, ends_of, not_finite
-from hydraopt.bundle.harm import ANSWER_TOKENS, Harm
+from hydraopt.bundle.harm import Harm
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
 from hydraopt.harm.drift import (
-    HELD_OUT,
     Reference,
     Summary,
     drift_of,
     held_out,
     reference_of,
 )
-from hydraopt.harm.judging import HarmJudge
+from hydraopt.harm.judging import BaseJudge
 from hydraopt.harm.lesson import learns_in
 from hydraopt.harm.recall import depends_on, kept_records, recalled_records
 from hydraopt.harm.refit import NOT_TRAINED, Schedule, parted, refit
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.look import MeasuredHarm
+from hydraopt.merging.look import DEFAULT_HARM, HarmSettings, MeasuredHarm
 from hydraopt.progress import Progress, silent
 
-__all__ = ["LEAST_TRAINED", "Judge"]
+__all__ = ["AnswerJudge"]
 
 _METHOD: Final = "10"
 """Version; changed when the same factors would get other numbers."""
 _TRAINING: Final = "7"
 """Version of the training; changed when a refit would learn something else from the same data."""
-_JUDGES: Final = 4
-"""Minimum number of answers held out of a refit, because a single answer may improve by chance."""
-LEAST_TRAINED: Final = HELD_OUT * _JUDGES
-"""Minimum number of prompts of a task that is refitted."""
 _BLOCK: Final = 64
 """Prompts that are answered at once: who is stopped loses no more, and whoever asks the same first
 prompts and others after them is told what is known of these."""
@@ -58,7 +53,7 @@ _ROOM: Final = 1 << 29
 """Maximum number of bytes of references in memory."""
 
 
-class Judge(HarmJudge):
+class AnswerJudge(BaseJudge):
     """Measures harm on the original adapters' own greedy answers to prompts.
 
     Answers, harms and what refits learned are kept on disk (hydraopt.basemodel.memory), so asking
@@ -75,7 +70,7 @@ class Judge(HarmJudge):
         memory: Memory | None = None,
         lessons: Mapping[str, Sequence[Encoded]] | None = None,
         progress: Progress | None = None,
-        answer_tokens: int = ANSWER_TOKENS,
+        settings: HarmSettings = DEFAULT_HARM,
     ) -> None:
         """Initialise a judge.
 
@@ -85,17 +80,16 @@ class Judge(HarmJudge):
         lessons: further prompts for a refit to learn from and to be judged by; their harm is not
             reported.
         progress: called for new answers.
-        answer_tokens: maximum number of tokens per answer that are judged, at least 1.
         """
         self._model, self._tokenizer = model, tokenizer
         self._adapters, self._prompts, self._lessons = adapters, prompts, lessons or {}
-        self.answer_tokens = answer_tokens
+        self._settings, self.answer_tokens = settings, settings.answer_tokens
         known = base_hash(base)
         self._memory = memory or Memory(cache_folder() if known else None)
         where = f"{model.device.type} {torch.get_float32_matmul_precision()} {model.dtype}"
         self._ends = ends_of(model, tokenizer)
         self._of_base = (
-            f"{known} {where} {versions()} {_METHOD} {answer_tokens} {sorted(self._ends)}"
+            f"{known} {where} {versions()} {_METHOD} {self.answer_tokens} {sorted(self._ends)}"
         )
         self._progress = progress or silent
         self._references: dict[str, Reference] = {}
@@ -247,11 +241,12 @@ class Judge(HarmJudge):
     def _learned(self, task: str) -> list[Encoded]:
         """Return the answers that a refit learns from; none if too few are left to judge."""
         answers = self.answers(task) if task in self._prompts else []
+        least = self._settings.least_held_out
         # Lessons take minutes to answer: not where even all of them would leave too few judges.
-        if len(held_out(answers, len(self._lessons.get(task, ())))[1]) < _JUDGES:
+        if len(held_out(answers, len(self._lessons.get(task, ())))[1]) < least:
             return []
         seen, judging, _ = parted(answers, self.lessons(task))
-        return seen if len(set(judging)) >= _JUDGES else []
+        return seen if len(set(judging)) >= least else []
 
     def _unlearned(self, task: str) -> list[int]:
         """Return the prompts of a task that no refit learns from: neither its own, nor that of a

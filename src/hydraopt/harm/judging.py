@@ -13,11 +13,11 @@ from hydraopt.merging.look import HarmSolution, MeasuredHarm
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.solving import Options
 
-__all__ = ["HarmJudge"]
+__all__ = ["BaseJudge"]
 
 
-class HarmJudge(ABC):
-    """Judge of a merge, see :class:`hydraopt.merging.look.Judge`."""
+class BaseJudge(ABC):
+    """Base class of :class:`hydraopt.merging.look.HarmJudge`."""
 
     answer_tokens: int = ANSWER_TOKENS
 

@@ -1,4 +1,4 @@
-"""Base model of ``merge --base`` and ``--prompts``: measures the sensitivity of adapters' answers.
+"""Base model at hand: sensitivities, harm and refits of adapters, for ``merge(look=...)``.
 
 Each adapter reads a few texts of its own, either texts that it generates without a prompt or its
 answers to prompts of its task; no label is needed. They show which modules matter.
@@ -8,58 +8,39 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.beyond import beyond_linear, beyond_lora
 from hydraopt.basemodel.encoding import Encoded, encode_prompt
 from hydraopt.basemodel.model import TaskFactors, check_logits, load_model
 from hydraopt.basemodel.positions import check_prompt, reads_of
-from hydraopt.bundle.harm import ANSWER_TOKENS, MOST_ANSWER_TOKENS
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import UsageError, explain
-from hydraopt.harm.judge import Judge
-from hydraopt.harm.prompts import MOST_PROMPTS
+from hydraopt.harm.judge import AnswerJudge
+from hydraopt.harm.judging import BaseJudge
 from hydraopt.harm.refit import Schedule
 from hydraopt.harm.sensitivity import looks, self_written, sensitivities
-from hydraopt.merging.look import JUDGED
+from hydraopt.linalg.shapes import Factors
+from hydraopt.merging.look import DEFAULT_HARM, HarmSettings, Look, MeasuredHarm
 from hydraopt.progress import Progress, silent
 from hydraopt.values import closest, listed
 
-__all__ = [
-    "JUDGED",
-    "JUDGED_IF_REFIT",
-    "LEARNED",
-    "POWER",
-    "PROMPTS",
-    "TEXTS",
-    "Onlooker",
-]
+__all__ = ["POWER", "BaseModelLook"]
 
-TEXTS = 8
-"""Number of texts for measuring sensitivities; more texts change little."""
-PROMPTS = 32
-"""Maximum number of prompts per task that an adapter answers to measure sensitivities."""
-_TOKENS = 48
-"""Maximum number of tokens of an answer used to measure sensitivities."""
-JUDGED_IF_REFIT = 64
-"""Maximum number of prompts per task used to measure harm if the other prompts train a refit; a
-share of the bytes needs no more (docs/log.md)."""
-LEARNED = MOST_PROMPTS
-"""Maximum number of prompts per task for a refit, including those that judge it."""
-_DIGITS = 12
+_DIGITS: Final = 12
 """Hexadecimal digits of an adapter's hash used as the seed of its generated texts: 48 bits."""
-POWER = 0.5
+POWER: Final = 0.5
 """Exponent of measured sensitivities. It is below 1 because they are measured at the adapter
 itself, and errors are not small enough for them to hold that far (docs/log.md)."""
 
 
-class Onlooker:
-    """The base model at hand, and texts of every adapter to look at it with.
+class BaseModelLook(BaseJudge):
+    """Base model, adapters and prompts of their tasks. The model is loaded when it is first asked.
 
-    ``unseen`` says of which adapters the base model does not tell which modules matter, and why:
-    those that are more than changes of its linear modules. ``sensitivities`` is what hydraopt.merge
-    takes as ``sensitivity``.
+    unseen: adapters whose modules' sensitivities cannot be measured, with the reason: they change
+        more than linear modules.
     """
 
     def __init__(
@@ -68,24 +49,24 @@ class Onlooker:
         adapters: Sequence[Adapter],
         prompts: Mapping[str, Sequence[str]],
         progress: Progress | None = None,
+        *,
         seed: int = 0,
         refits: bool = False,
-        answer_tokens: int = ANSWER_TOKENS,
+        settings: HarmSettings = DEFAULT_HARM,
     ) -> None:
-        """Load the base model and check the prompts.
+        """Check the prompts; nothing is loaded.
 
         base: a folder or name that transformers loads.
         prompts: by task, at least one each; duplicates are dropped because they add no information.
-        refits: whether coded parts will be trained. Harm is then measured on fewer prompts
-            (JUDGED_IF_REFIT), and the others are for training (up to LEARNED).
-        answer_tokens: maximum number of tokens per answer to judge and to learn from, 1 to
-            MOST_ANSWER_TOKENS.
+        seed: of the generated texts.
+        refits: whether coded parts will be trained. Then fewer prompts measure harm, and the others
+            are for training.
+        settings: numbers of prompts and tokens.
 
-        Raises UsageError for other numbers of tokens, for prompts of an unknown task or of an
-        adapter with more than low-rank factors (its answers here would not be its own), for no
-        prompts, and for a base that cannot be loaded.
+        Raises UsageError for prompts of an unknown task, for a task with an empty list of prompts,
+        and for prompts of an adapter with more than low-rank factors, because its answers here
+        would not be its own.
         """
-        _check_tokens(answer_tokens)
         unknown = sorted(set(prompts) - {adapter.name for adapter in adapters})
         if unknown:
             expected = closest(unknown, [adapter.name for adapter in adapters])
@@ -96,16 +77,24 @@ class Onlooker:
         self.unseen = {name: reason for name, reason in reasons if reason}
         for name, asked in prompts.items():
             _check(self._adapters[name], asked)
-        self._base = base
-        self._model, self._tokenizer = load_model(base)
-        check_logits(self._model)
-        self._reads = reads_of(self._model)
-        self._prompts = prompts
-        self._progress = progress or silent
-        self._seed, self._refits = seed, refits
-        self._answer_tokens = answer_tokens
+        self._base, self._prompts, self._progress = base, prompts, progress or silent
+        self._seed, self._refits, self._settings = seed, refits, settings
+        self.answer_tokens = settings.answer_tokens
         self._mended: set[str] = set()
         self._steps = 0
+
+    @property
+    def look(self) -> Look:
+        """All that a merge can ask of the base model."""
+        judge = self if self._prompts else None
+        return Look(judge, self.sensitivities, self.refit if self._refits else None)
+
+    @functools.cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        """The model and its tokenizer. Raises UsageError for a base that cannot be loaded."""
+        model, tokenizer = load_model(self._base)
+        check_logits(model)
+        return model, tokenizer
 
     def sensitivities(self) -> dict[str, dict[str, float]]:
         """Return each adapter's sensitivities by module path, tempered by :data:`POWER`.
@@ -120,43 +109,64 @@ class Onlooker:
         """
         tempered = {}
         looked_at = [name for name in self._adapters if name not in self.unseen]
+        model, tokenizer = self._loaded
+        count = self._settings.sensitivity_texts
         for number, name in enumerate(looked_at):
             factors = self._factors(name)
             if name in self._prompts:
-                texts = self._answers(name)[:TEXTS]
+                texts = self._beginnings(name)
             else:
                 drawn = self._seed + int(self._adapters[name].content_hash()[:_DIGITS], 16)
-                texts = self_written(self._model, self._tokenizer, factors, TEXTS, drawn, name)
-            seen = sensitivities(looks(self._model, texts, factors), factors)
+                texts = self_written(model, tokenizer, factors, count, drawn, name)
+            seen = sensitivities(looks(model, texts, factors), factors)
             tempered[name] = {path: value**POWER for path, value in seen.items()}
             self._progress("seeing what matters", number + 1, len(looked_at))
         return tempered
 
+    def tasks(self) -> frozenset[str]:
+        """Return the names of the tasks that have prompts."""
+        return frozenset(self._prompts)
+
+    def measure(
+        self,
+        task: str,
+        coded: Callable[[], Mapping[str, Factors]],
+        error: float,
+        apart: bool = False,
+    ) -> MeasuredHarm:
+        """Measure the harm of a task's decoded factors; see :class:`AnswerJudge`."""
+        return self.judge.measure(task, coded, error, apart)
+
     @functools.cached_property
-    def judge(self) -> Judge:
-        """Measures harm on the first prompts, JUDGED of a task at most, as hydraopt.merge takes it;
-        knows those that a refit learns from.
+    def judge(self) -> AnswerJudge:
+        """Judge with the first prompts of each task; the others are for a refit.
 
         Raises UsageError for a prompt without a token, of more than the base has positions for, or
         with a token that it does not embed.
         """
-        judged, learned = (JUDGED_IF_REFIT, LEARNED) if self._refits else (JUDGED, 0)
-        every = {name: self._different(name, max(judged, learned)) for name in self._prompts}
-        asked = {name: prompts[:judged] for name, prompts in every.items()}
-        lessons = {name: prompts[judged:] for name, prompts in every.items()}
-        named = (self._base, self._model, self._tokenizer, self._adapters, asked)
-        return Judge(
-            *named,
-            lessons=lessons,
+        most, (model, tokenizer) = self._settings, self._loaded
+        judged, learned = most.prompts, 0
+        if self._refits:
+            judged, learned = most.prompts_if_refit, most.refit_prompts
+        every = {name: self._distinct(name, max(judged, learned)) for name in self._prompts}
+        return AnswerJudge(
+            self._base,
+            model,
+            tokenizer,
+            self._adapters,
+            {name: prompts[:judged] for name, prompts in every.items()},
+            lessons={name: prompts[judged:] for name, prompts in every.items()},
             progress=self._progress,
-            answer_tokens=self._answer_tokens,
+            settings=most,
         )
 
     def refit(
         self, name: str, modules: Callable[[], Mapping[str, CodedModule]]
     ) -> Mapping[str, PartsRecord]:
-        """See :meth:`hydraopt.harm.judge.Judge.refit`. Progress counts steps: those of one
-        start for each task that is to come, and of a task that takes a second start those too."""
+        """Train a task's coded parts; see :meth:`AnswerJudge.refit`.
+
+        Progress counts steps: one start for each task to come, plus the steps of second starts.
+        """
         if name in self._prompts:
             # Of a content another task is asked where one has learned nothing.
             self._mended.add(self._adapters[name].content_hash())
@@ -174,16 +184,18 @@ class Onlooker:
 
     @functools.cached_property
     def _contents(self) -> frozenset[str]:
-        """Different contents of the tasks that have prompts: tasks of equal content are asked
-        about once, or until one has learned something."""
+        """Distinct contents of the tasks that have prompts: tasks of equal content are refitted
+        once, or until one has learned something."""
         return frozenset(self._adapters[name].content_hash() for name in self._prompts)
 
-    def _different(self, name: str, most: int) -> list[Encoded]:
-        """Return the first prompts of a task as tokens, no two alike."""
+    def _distinct(self, name: str, most: int) -> list[Encoded]:
+        """Return the first distinct prompts of a task as tokens."""
         kept: dict[Encoded, None] = {}
+        model, tokenizer = self._loaded
+        reads = reads_of(model)
         for number, text in enumerate(self._prompts[name], 1):
-            item = encode_prompt(self._tokenizer, text)
-            check_prompt(item, self._reads, number, text, name)
+            item = encode_prompt(tokenizer, text)
+            check_prompt(item, reads, number, text, name)
             kept.setdefault(item)
             if len(kept) == most:
                 break
@@ -193,17 +205,11 @@ class Onlooker:
         modules = self._adapters[name].modules
         return {path: module.factors() for path, module in modules.items()}
 
-    def _answers(self, name: str) -> list[Encoded]:
-        """Return the first prompts with how the original's answers begin, which the judge
-        remembers."""
-        said = self.judge.answers(name)[:PROMPTS]
-        return [Encoded(answer.prompt, answer.target[:_TOKENS]) for answer in said]
-
-
-def _check_tokens(count: int) -> None:
-    if not 1 <= count <= MOST_ANSWER_TOKENS:
-        what, wanted = "cannot judge so many tokens of an answer", f"1 to {MOST_ANSWER_TOKENS:,}"
-        raise UsageError(explain(what, got=f"{count:,}", expected=wanted))
+    def _beginnings(self, name: str) -> list[Encoded]:
+        """Return the first prompts with the beginnings of the original's answers."""
+        most = self._settings
+        said = self.judge.answers(name)[: most.sensitivity_texts]
+        return [Encoded(x.prompt, x.target[: most.sensitivity_tokens]) for x in said]
 
 
 def _check(adapter: Adapter, prompts: Sequence[str]) -> None:

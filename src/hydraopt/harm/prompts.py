@@ -12,12 +12,10 @@ from typing import Final
 from hydraopt.basemodel.encoding import prompt_text
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import MOST_CONFIG, read_regular
+from hydraopt.merging.look import DEFAULT_HARM
 from hydraopt.values import closest, listed
 
-__all__ = ["MOST_PROMPTS", "prompt_files", "read_prompt_folder", "read_prompts"]
-
-MOST_PROMPTS: Final = 1024
-"""Maximum number of distinct prompts per task that are of use, which a refit can use."""
+__all__ = ["prompt_files", "read_prompt_folder", "read_prompts"]
 
 _MOST_BYTES: Final = 1 << 28
 _ENCODING: Final = "utf-8-sig"
@@ -30,8 +28,8 @@ _FOLDER: Final = "a folder with a NAME.jsonl or NAME.txt for each adapter"
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """Return the prompts, one a line, exactly as the model gets them: the first MOST_PROMPTS, each
-    once. All lines are looked at.
+    """Return the prompts, one a line, exactly as the model gets them: as many as a refit can
+    use, each once. All lines are looked at.
 
     Plain text; or, in a ``.jsonl`` or ``.ndjson`` file, JSON strings, objects with a "prompt", or
     the rows of a task with an "input", which become prompts as the evaluation's do. Their
@@ -55,7 +53,7 @@ def read_prompts(path: str | Path) -> list[str]:
             where = f"{file}:{number}"
             rows = file.suffix.lower() in _ROWS
             prompt = _prompt(line, where, instruction) if rows else line
-            if len(prompts) < MOST_PROMPTS:
+            if len(prompts) < DEFAULT_HARM.refit_prompts:
                 prompts.setdefault(prompt)
     if not prompts:
         raise UsageError(explain("no prompt in the file", file=file, expected="one a line"))

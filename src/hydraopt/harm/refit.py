@@ -39,7 +39,6 @@ from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule, Recoded, recode
 from hydraopt.errors import UsageError, explain
 from hydraopt.harm.drift import (
-    HELD_OUT,
     Drift,
     Reference,
     drift_of,
@@ -53,8 +52,9 @@ from hydraopt.harm.lesson import Lesson, learner_of
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.linalg.svd import halved, thin
+from hydraopt.merging.look import DEFAULT_HARM
 
-__all__ = ["NOT_TRAINED", "Course", "Refit", "Schedule", "parted", "refit"]
+__all__ = ["NOT_TRAINED", "Refit", "Schedule", "descend", "parted", "refit"]
 
 NOT_TRAINED: Final = "what is coded cannot be trained on the adapter's answers"
 """Error message for logits that are not finite."""
@@ -90,27 +90,25 @@ class Schedule:
     seed: int = 0
 
 
-class Course:
-    """The steps of a schedule: which batch each learns from, and Adam at its rate."""
+def descend(
+    how: Schedule, learned: Sequence[Tensor], batches: int, learn: Callable[[int, int], None]
+) -> Iterator[int]:
+    """Take the steps of a schedule with Adam, and yield the number of each after it is done.
 
-    def __init__(self, how: Schedule, learned: Sequence[Tensor], batches: int) -> None:
-        """Start a course. learned: leaves that require a gradient. batches: number of batches."""
-        self._how, self._batches = how, batches
-        self._optimizer = torch.optim.Adam(learned, lr=how.rate, betas=(0.9, 0.98))
-        self._order, self._waiting = np.random.default_rng(how.seed), list[int]()
-
-    def begin(self, step: int) -> int:
-        """Return the batch of a step, the first of which is 1; gradients are zero then."""
-        self._waiting = self._waiting or self._order.permutation(self._batches).tolist()
-        falling = 1 - (step - 1) / self._how.steps
-        rate = self._how.rate * min(step / _WARM, 1.0) * falling
-        self._optimizer.param_groups[0]["lr"] = rate
-        self._optimizer.zero_grad()
-        return self._waiting.pop()
-
-    def end(self) -> None:
-        """Take the step that the gradients say."""
-        self._optimizer.step()
+    learned: leaves that require a gradient.
+    batches: number of batches to draw from.
+    learn: called with the step, 1 for the first, and its batch; adds the gradients.
+    """
+    optimizer = torch.optim.Adam(learned, lr=how.rate, betas=(0.9, 0.98))
+    order, waiting = np.random.default_rng(how.seed), list[int]()
+    for step in range(1, how.steps + 1):
+        waiting = waiting or order.permutation(batches).tolist()
+        falling = 1 - (step - 1) / how.steps
+        optimizer.param_groups[0]["lr"] = how.rate * min(step / _WARM, 1.0) * falling
+        optimizer.zero_grad()
+        learn(step, waiting.pop())
+        optimizer.step()
+        yield step
 
 
 @dataclass(frozen=True)
@@ -132,21 +130,20 @@ def refit(
     answers: Sequence[Encoded],
     original: TaskFactors,
     coded: Mapping[str, CodedModule],
-    done: Sequence[str] = (),
     schedule: Schedule | None = None,
     more: Sequence[Encoded] = (),
     told: Callable[[int, int], None] | None = None,
 ) -> Refit:
-    """Train the modules in ``coded`` and return records that keep more of the original's answers.
+    """Train the modules in ``coded``, the output layer aside, to keep more of the answers.
 
     answers: prompts with the original's answers as targets.
     original: B (m, r) with the scale inside, A (r, n), by module path.
-    done: modules that stay as they are coded, as the output layer always does.
     more: others to learn from. The more there are, the more of ``answers`` judge, and then of these
         as well (:func:`hydraopt.harm.drift.held_out`, ``held_out_of_more``).
     told: called after every step with the number of steps done and the maximum.
-    Deterministic; the model is not changed. Raises UsageError for fewer than four answers,
-    AlignmentError for modules that are not linear, NumericalError for logits that are not finite.
+
+    Raises UsageError for too few answers, AlignmentError for modules that are not linear,
+    NumericalError for logits that are not finite.
     """
     how = schedule or Schedule()
     seen, judging, others = parted(answers, more)
@@ -155,7 +152,7 @@ def refit(
             explain(
                 "too few answers to refit",
                 got=sum(bool(x.target) for x in answers),
-                expected=f"at least {HELD_OUT} to different prompts, one of which judges",
+                expected=f"at least {DEFAULT_HARM.held_out} to different prompts",
                 do="Give more prompts of the task",
             )
         )
@@ -164,18 +161,19 @@ def refit(
     if not first.is_finite:
         raise not_finite(NOT_TRAINED)
     before = best = _harm(first)
-    # Others may be what the adapter was trained on: they do not outvote the first.
-    of_first = range(len(judging))
-    still = {*done, *of_head(model, coded)}
+    of_first = range(len(judging))  # others, perhaps training rows, do not outvote these
+    still = of_head(model, coded)
     trained = {path: x for path, x in coded.items() if path not in still}
     held = {path: x.record for path, x in coded.items() if path in still}
     if not trained:
         return Refit({}, before, best, 0)
-    training = _Training.of(learner_of(model), seen, original, held, how)
-    records: dict[str, PartsRecord] = {}
-    steps = 0
+    learner = learner_of(model)
+    lesson = Lesson.of(learner, seen, place(learner, original), how.texts)
+    fixed = place(learner, {path: (x.factors.B, x.factors.A) for path, x in held.items()})
+    records, steps = dict[str, PartsRecord](), 0
     for start, (sides, rate) in enumerate(_starts(trained, original, how)):
-        for step, tried in training.course(sides, rate, _later(told, start * how.steps, how.steps)):
+        later = _later(told, start * how.steps, how.steps)
+        for step, tried in _course(learner, lesson, fixed, sides, replace(how, rate=rate), later):
             drift = _drift(model, judges, {**held, **tried})
             if not drift.is_finite:
                 continue
@@ -225,52 +223,37 @@ def _harm(drift: Drift) -> Harm:
 # --- training ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Training:
-    """Parameters shared by a refit's courses. fixed: factors on the model that stay as they are."""
+def _course(
+    model: Any,
+    lesson: Lesson,
+    fixed: Placed,
+    sides: Mapping[str, _Sides],
+    how: Schedule,
+    told: Callable[[int], None],
+) -> Iterator[tuple[int, dict[str, PartsRecord]]]:
+    """Train from one start, and yield (steps so far, the result as records) at every stop.
 
-    model: Any
-    lesson: Lesson
-    fixed: Placed
-    how: Schedule
+    fixed: factors on the model that stay as they are.
+    sides: sides to train, by module path.
+    told: called with the steps so far, after each.
+    """
+    drawn = torch.Generator().manual_seed(how.seed)
 
-    @classmethod
-    def of(
-        cls,
-        model: Any,
-        answers: Sequence[Encoded],
-        original: TaskFactors,
-        held: Mapping[str, PartsRecord],
-        how: Schedule,
-    ) -> _Training:
-        """Prepare a training. held: records of modules that stay as they are."""
-        lesson = Lesson.of(model, answers, place(model, original), how.texts)
-        fixed = place(model, {p: (x.factors.B, x.factors.A) for p, x in held.items()})
-        return cls(model, lesson, fixed, how)
+    def learn(step: int, batch: int) -> None:
+        if (step - 1) % how.again == 0:
+            for side in sides.values():
+                side.look()
+        free = {path: x.factors(how.rounding, drawn) for path, x in sides.items()}
+        lesson.learn(model, {**fixed, **free}, batch, how.temperature)
 
-    def course(
-        self, sides: Mapping[str, _Sides], rate: float, told: Callable[[int], None]
-    ) -> Iterator[tuple[int, dict[str, PartsRecord]]]:
-        """Yield (steps so far, what was learned, coded) at every stop. sides: by module path. told:
-        called with the steps so far, after each."""
-        how = replace(self.how, rate=rate)
-        learned = [x for side in sides.values() for x in (side.left, side.right)]
-        course = Course(how, learned, len(self.lesson.batches))
-        drawn = torch.Generator().manual_seed(how.seed)
-        holds = _holds(list(sides), how)
-        for step in range(1, how.steps + 1):
-            if (step - 1) % how.again == 0:
-                for side in sides.values():
-                    side.look()
-            number = course.begin(step)
-            free = {path: x.factors(how.rounding, drawn) for path, x in sides.items()}
-            self.lesson.learn(self.model, {**self.fixed, **free}, number, how.temperature)
-            course.end()
-            for path in holds.get(step, ()):
-                sides[path].hold()
-            told(step)
-            if step in how.stops:
-                yield step, {path: side.look().record for path, side in sides.items()}
+    learned = [x for side in sides.values() for x in (side.left, side.right)]
+    holds = _holds(list(sides), how)
+    for step in descend(how, learned, len(lesson.batches), learn):
+        for path in holds.get(step, ()):
+            sides[path].hold()
+        told(step)
+        if step in how.stops:
+            yield step, {path: side.look().record for path, side in sides.items()}
 
 
 def _starts(

@@ -29,7 +29,7 @@ from hydraopt.harm.trials import Counted, Trials
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.budget import HarmLimit, MeanError, Size
 from hydraopt.merging.draft import Draft, UnreadableError
-from hydraopt.merging.look import JUDGED, HarmSolution, Judge
+from hydraopt.merging.look import DEFAULT_HARM, HarmJudge, HarmSolution
 from hydraopt.merging.options import check_harm_limit, check_prompted, coded_names
 from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.passes import Passes
@@ -74,7 +74,7 @@ def _tried(
     job: Job,
     aim: Size | HarmLimit,
     options: Options,
-    judge: Judge,
+    judge: HarmJudge,
     passes: Passes,
     rounds: Rounds,
     useful: Mapping[str, float],
@@ -125,7 +125,7 @@ def _rounds_of(job: Job, aim: Size | HarmLimit, progress: Progress) -> Rounds:
     return Rounds(progress, _MOST_TRIALS + _MOST_COARSER + _MOST_TRIES, known=False)
 
 
-def _as_told(job: Job, aim: Size | HarmLimit, judge: Judge, empty: Draft) -> tuple[Job, bool]:
+def _as_told(job: Job, aim: Size | HarmLimit, judge: HarmJudge, empty: Draft) -> tuple[Job, bool]:
     """The job with stand-ins for what the manifest will say of each task, which is known at the
     end, for sizes count it; and whether curves are kept: they are no reason to refuse a size. What
     a task says already, as those of a bundle do, stays."""
@@ -150,7 +150,7 @@ def solve_by_harm(
     job: Job,
     aim: Size | HarmLimit,
     options: Options,
-    judge: Judge,
+    judge: HarmJudge,
     useful: Mapping[str, float] | None = None,
 ) -> HarmSolution:
     """The draft of a size that does the least harm, or the smallest found that keeps the limit.
@@ -355,7 +355,7 @@ def _unmet(trials: Trials, points: Sequence[TrialPoint], aim: HarmLimit) -> Budg
     """The error that names the task which is furthest beyond the limit."""
     worst = max(range(len(points)), key=lambda i: points[i].harm or 0.0)
     do = "a larger limit, or --lossless"
-    if trials.answers[worst] < JUDGED:  # more would not be judged
+    if trials.answers[worst] < DEFAULT_HARM.prompts:  # more would not be judged
         do = f"more prompts of this task, {do}"
     return BudgetError(
         explain(

@@ -13,7 +13,7 @@ import numpy as np
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.harm.curves import LEAST_HARM, Line
-from hydraopt.harm.judging import HarmJudge
+from hydraopt.harm.judging import BaseJudge
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.look import MeasuredHarm
 
@@ -33,7 +33,7 @@ _LOOKS: Final = 400
 """Number of errors at which a curve is evaluated."""
 
 
-class StoredCurves(HarmJudge):
+class StoredCurves(BaseJudge):
     """Harm by the relative error against the original, from the curves in a manifest.
 
     A task's errors against what the bundle holds add to those that the bundle has: they are

@@ -17,7 +17,7 @@ from hydraopt.harm.rounds import Rounds
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.finish import measure_tasks
-from hydraopt.merging.look import HarmSolution, Judge, MeasuredHarm, TaskTrial
+from hydraopt.merging.look import HarmJudge, HarmSolution, MeasuredHarm, TaskTrial
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Passes
 from hydraopt.merging.weights import Weights
@@ -118,7 +118,7 @@ class Trials:
     passes: Passes
     weights: Weights
     plain: Array
-    judge: Judge
+    judge: HarmJudge
     counted: Counted
     rounds: Rounds
     useful: Mapping[str, float] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from hydraopt.adapters import Adapter
@@ -18,8 +18,8 @@ from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.bundle.recipes import answer_tokens_in
 from hydraopt.errors import BundleFormatError, ExportError
-from hydraopt.harm.judge import LEAST_TRAINED
-from hydraopt.harm.look import JUDGED_IF_REFIT, Onlooker
+from hydraopt.harm.look import BaseModelLook
+from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 from hydraopt.progress import Progress, silent
 
 __all__ = ["HarmReport", "TaskHarm", "most_likely", "verify_harm"]
@@ -27,9 +27,6 @@ __all__ = ["HarmReport", "TaskHarm", "most_likely", "verify_harm"]
 _DEVIATIONS: Final = 3.0
 """Standard deviations that chance is granted: of forty tasks that are as stated, one in twenty such
 sets has a task beyond them."""
-_ENOUGH: Final = 4 * JUDGED_IF_REFIT
-"""Prompts of a task, a quarter of which judge a refit: of fewer it learns from some that are
-measured here."""
 
 
 @dataclass(frozen=True)
@@ -88,19 +85,22 @@ def verify_harm(
     base: str,
     prompts: Mapping[str, Sequence[str]],
     progress: Progress | None = None,
+    settings: HarmSettings = DEFAULT_HARM,
 ) -> HarmReport:
     """Measure the harm of a bundle's tasks on their originals' own greedy answers.
 
-    adapters: the originals, matched by name.  base: a folder or name that transformers loads.
-    prompts: by task, as the model gets them; tasks without prompts are left out.  Of each task the
-    first JUDGED are measured, or JUDGED_IF_REFIT where the bundle's recipe counts a refit: it
-    learned from the others, if they are what the merge was given, unless the task was added later.
-    What the same factors did to the same answers once is known on disk, and is not computed again.
+    A task that is worse than stated or cannot be decoded is a problem; a task that is better is
+    none. Earlier measurements of the same factors on the same answers are cached on disk.
 
-    A task that is worse than stated is a problem, and one that cannot be decoded; a task that is
-    better is none.  Raises BundleFormatError for a file that is no bundle, UsageError as
-    :class:`hydraopt.harm.look.Onlooker`, and AlignmentError for a base without the
-    modules.
+    adapters: the originals, matched by name.
+    base: a folder or name that transformers loads.
+    prompts: by task, as the model gets them; tasks without prompts are left out.
+    settings: numbers of prompts. Of a task that the recipe counts as refitted, only the first
+        ``prompts_if_refit`` are measured, because the refit learned from the others if they are
+        the merge's. The answer tokens are the recipe's.
+
+    Raises BundleFormatError for a file that is no bundle, UsageError as
+    :class:`hydraopt.harm.look.BaseModelLook`, and AlignmentError for a base without the modules.
     """
     progress = progress or silent
     bundle = open_bundle(path)
@@ -109,12 +109,12 @@ def verify_harm(
     refit = bool(bundle.recipe.get("refit"))
     trained = {x.name for x in bundle.manifest.tasks if refit and x.added is None}
     asked = {
-        name: list(dict.fromkeys(texts))[: JUDGED_IF_REFIT if name in trained else None]
+        name: list(dict.fromkeys(texts))[: settings.prompts_if_refit if name in trained else None]
         for name, texts in prompts.items()
     }
     tokens = answer_tokens_in(bundle.recipe)
-    onlooker = Onlooker(base, adapters, asked, progress, answer_tokens=tokens)
-    judge = onlooker.judge
+    settings = replace(settings, answer_tokens=tokens)
+    judge = BaseModelLook(base, adapters, asked, progress, settings=settings).judge
     tasks, problems = [], []
     for task in bundle.one_by_one():
         if task.name not in judge.tasks():
@@ -133,7 +133,10 @@ def verify_harm(
     tasks.sort(key=lambda x: x.name)
     problems += [text for task in tasks if (text := _worse(task))]
     counts = {x.name: len(set(prompts[x.name])) for x in tasks}
-    few = (x for x, count in counts.items() if x in trained and LEAST_TRAINED <= count < _ENOUGH)
+    # Of fewer prompts than these a refit learns from some that are measured here.
+    enough = settings.held_out * settings.prompts_if_refit
+    fewest = settings.least_refit_prompts
+    few = (x for x, count in counts.items() if x in trained and fewest <= count < enough)
     cut = judge.cut(counts), judge.cut_by_tokens(counts)
     return HarmReport(tuple(tasks), tuple(problems), tuple(few), *cut, tokens)
 

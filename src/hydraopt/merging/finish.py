@@ -10,7 +10,7 @@ from hydraopt.adapters import Adapter
 from hydraopt.merging.budget import Budget, HarmLimit
 from hydraopt.merging.decoded import DecodedDraft
 from hydraopt.merging.draft import Draft
-from hydraopt.merging.look import Judge, Look, MeasuredHarm
+from hydraopt.merging.look import HarmJudge, Look, MeasuredHarm
 from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.refit import refitted
@@ -54,7 +54,7 @@ def finished(
 def measure_tasks(
     draft: Draft,
     job: Job,
-    judge: Judge,
+    judge: HarmJudge,
     contents: Collection[int],
     progress: Progress,
     refitted: Collection[str] = (),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from hydraopt.bundle.harm import ANSWER_TOKENS, Harm, HarmPoint
+from hydraopt.bundle.harm import ANSWER_TOKENS, MOST_ANSWER_TOKENS, Harm, HarmPoint
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.budget import HarmLimit, Size
@@ -21,13 +21,66 @@ if TYPE_CHECKING:
     from hydraopt.merging.outcome import Job
     from hydraopt.merging.solving import Options
 
-__all__ = ["JUDGED", "HarmSolution", "Judge", "Look", "MeasuredHarm", "TaskTrial"]
+__all__ = [
+    "DEFAULT_HARM",
+    "HarmJudge",
+    "HarmSettings",
+    "HarmSolution",
+    "Look",
+    "MeasuredHarm",
+    "TaskTrial",
+]
 
-JUDGED: Final = 256
-"""Maximum number of prompts per task used to measure harm."""
 _GIVE_PROMPTS: Final = (
     "Give a base model and prompts: --base BASE --prompts DIR, or a Look with a judge"
 )
+
+
+@dataclass(frozen=True)
+class HarmSettings:
+    """Numbers of prompts, answers and tokens of a measurement of harm; docs/log.md says why.
+
+    prompts: maximum number of prompts per task used to measure harm.
+    prompts_if_refit: the same if the other prompts train a refit.
+    refit_prompts: maximum number of distinct prompts per task for a refit, including the prompts
+        that judge it.
+    held_out: one answer in this number is held out of a refit, to judge the result.
+    most_held_out: number of held-out answers up to which a refit's other prompts judge as well.
+    least_held_out: minimum number of held-out answers, because one answer may improve by chance.
+    answer_tokens: maximum number of tokens of an answer to judge and to learn from.
+    sensitivity_texts: number of texts for measuring sensitivities; more texts change little.
+    sensitivity_tokens: maximum number of tokens of an answer used to measure sensitivities.
+
+    Raises UsageError for a number of tokens that a recipe cannot state.
+    """
+
+    prompts: int = 256
+    prompts_if_refit: int = 64
+    refit_prompts: int = 1024
+    held_out: int = 4
+    most_held_out: int = 96
+    least_held_out: int = 4
+    answer_tokens: int = ANSWER_TOKENS
+    sensitivity_texts: int = 8
+    sensitivity_tokens: int = 48
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.answer_tokens <= MOST_ANSWER_TOKENS:
+            raise UsageError(
+                explain(
+                    "cannot judge so many tokens of an answer",
+                    got=f"{self.answer_tokens:,}",
+                    expected=f"1 to {MOST_ANSWER_TOKENS:,}",
+                )
+            )
+
+    @property
+    def least_refit_prompts(self) -> int:
+        """Minimum number of prompts of a task that is refitted."""
+        return self.held_out * self.least_held_out
+
+
+DEFAULT_HARM: Final = HarmSettings()
 
 
 @dataclass(frozen=True)
@@ -87,7 +140,7 @@ class HarmSolution:
     harms: Mapping[str, float]
 
 
-class Judge(Protocol):
+class HarmJudge(Protocol):
     """Measure harm on each task's own answers to prompts, and share bytes out by it."""
 
     @property
@@ -134,7 +187,7 @@ class Look:
     refit: trains the coded parts of a task. None for no training.
     """
 
-    judge: Judge | None = None
+    judge: HarmJudge | None = None
     sensitivity: Sensed = None
     refit: Refitter | None = None
 
@@ -148,7 +201,7 @@ class Look:
         """Maximum number of tokens of an answer that are judged."""
         return self.judge.answer_tokens if self.judge else ANSWER_TOKENS
 
-    def check_harm(self) -> Judge:
+    def check_harm(self) -> HarmJudge:
         """Return the judge that a limit on harm needs.
 
         Raises UsageError without a judge, or together with a refit.

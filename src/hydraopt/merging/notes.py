@@ -9,7 +9,7 @@ from typing import Final
 from hydraopt.bundle.restore.below import rounded_copy
 from hydraopt.bundle.spec import Manifest
 from hydraopt.merging.budget import Budget, HarmLimit
-from hydraopt.merging.look import JUDGED
+from hydraopt.merging.look import DEFAULT_HARM
 from hydraopt.values import listed
 
 __all__ = ["notes_of"]
@@ -90,8 +90,8 @@ def _few_answers(manifest: Manifest, budget: Budget | HarmLimit | None) -> Itera
     if few := [name for name, count in counts.items() if count * budget.limit < 1]:
         wanted = math.ceil(1 / budget.limit)
         do = f"give {wanted} prompts or more of each"
-        if wanted > JUDGED:
-            do = f"harm is measured on {JUDGED} at most, so give a larger limit"
+        if wanted > DEFAULT_HARM.prompts:
+            do = f"harm is measured on {DEFAULT_HARM.prompts} at most, so give a larger limit"
         yield (
             f"{budget.text} is less than one answer of {listed(few, _NAMED)}: so few tell little "
             f"of others; {do}"
