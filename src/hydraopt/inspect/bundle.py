@@ -8,14 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-<<<<<<< HEAD
 from hydraopt.bundle.harm import Harm, HarmPoint
-from hydraopt.bundle.originals import Stored, original_bytes, originals_of
-=======
->>>>>>> be4fdd2d (Give modules of bundle/ names that say what is in them; move sizes of originals to inspect/)
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.coding.records import read_basis
-from hydraopt.inspect.originals import original_bytes, originals_of
+from hydraopt.inspect.originals import Stored, original_bytes, originals_of
 from hydraopt.inspect.summary import module_type
 from hydraopt.linalg.basis import Basis
 from hydraopt.progress import Progress, silent
@@ -143,7 +139,7 @@ class TensorCost:
 class BundleReport:
     """Bytes, forms and stated errors of every task and module of a bundle.
 
-    original_bytes, originals: fields of :class:`hydraopt.bundle.originals.Originals`.
+    original_bytes, originals: fields of :class:`hydraopt.inspect.originals.Originals`.
     parts: bytes of the file by what they store; they add up to size.
     recipe, metadata: as the bundle states them.
     """
@@ -225,18 +221,7 @@ def _basis_costs(bundle: Bundle) -> list[tuple[dict[str, int], dict[str, int]]]:
 def inspect_bundle(path: str | os.PathLike[str], progress: Progress | None = None) -> BundleReport:
     """Measure every task and module of a bundle; every task is decoded once.
 
-<<<<<<< HEAD
     Raises BundleFormatError for a damaged bundle.
-=======
-    original_bytes, originals: fields of :class:`hydraopt.inspect.originals.Originals`.
-    tasks: :func:`task_rows` plus ``forms`` (records by form), ``worst_module``, ``details``: bytes,
-    error and form of each module, and ``tensor_details``: the same of each coded tensor.
-    modules: the details grouped by module, with the vectors and bytes of the shared bases.
-    tensors: coded tensors by key, over all tasks.
-    parts: bytes of the file by what they store; they add up to size.
-
-    Every task is decoded once. Raises BundleFormatError for a damaged bundle.
->>>>>>> be4fdd2d (Give modules of bundle/ names that say what is in them; move sizes of originals to inspect/)
     """
     bundle = open_bundle(path)
     tasks = _detailed_tasks(bundle, progress or silent)

@@ -233,13 +233,8 @@ def _sizes(axis: Any, report: AdaptersReport) -> None:
     axis.legend(frameon=False, fontsize=8)
 
 
-<<<<<<< HEAD
 def _draw_bundle(report: BundleReport) -> Any:
-    from hydraopt.bundle.originals import Originals, compared
-=======
-def _draw_bundle(report: Report) -> Any:
     from hydraopt.inspect.originals import Originals, compared
->>>>>>> be4fdd2d (Give modules of bundle/ names that say what is in them; move sizes of originals to inspect/)
 
     tasks = report.tasks
     height = 4.5 + 0.18 * min(len(tasks), _MOST_TASKS)
