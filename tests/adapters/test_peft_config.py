@@ -71,11 +71,11 @@ def test_peft_gives_each_path_its_rank_and_alpha() -> None:
     settings = {path: (1 + i % 4, 0.5 * i) for i, path in enumerate(PATHS)}
     config = ranks_and_alphas(settings, 2)
     for path, (rank, alpha) in settings.items():
-        key = get_pattern_key(config["rank_pattern"].keys(), path)
-        assert config["rank_pattern"].get(key, config["r"]) == rank
-        key = get_pattern_key(config["alpha_pattern"].keys(), path)
-        assert config["alpha_pattern"].get(key, config["lora_alpha"]) == alpha
-    assert config["use_rslora"] is False
+        key = get_pattern_key(config.rank_pattern.keys(), path)
+        assert config.rank_pattern.get(key, config.r) == rank
+        key = get_pattern_key(config.alpha_pattern.keys(), path)
+        assert config.alpha_pattern.get(key, config.lora_alpha) == alpha
+    assert config.use_rslora is False
 
 
 SETTINGS: list[dict[str, Any]] = [

@@ -80,9 +80,9 @@ def test_number_of_layers_is_that_of_the_base(tmp_path: Path) -> None:
         export_mlx(task, tmp_path / "few", base=base)
     for text in ("{}", "[", '{"num_hidden_layers": "7"}', '{"num_hidden_layers": 0}', "3"):
         (base / "config.json").write_text(text)
-        with pytest.raises(UsageError, match="cannot read the base model"):
+        with pytest.raises(UsageError, match=str(tmp_path)):
             export_mlx(task, tmp_path / "bad", base=base)
-    with pytest.raises(UsageError, match="cannot read the base model"):
+    with pytest.raises(UsageError, match=str(tmp_path)):
         export_mlx(task, tmp_path / "bad", base=tmp_path / "none")
     assert not (tmp_path / "few").exists()
     assert not (tmp_path / "bad").exists()
@@ -181,7 +181,7 @@ def test_a_peft_adapter_there_does_not_stay_beside_the_config(tmp_path: Path) ->
 def test_layers_of_a_model_of_images_and_texts(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"text_config": {"num_hidden_layers": 5}}))
     config, _ = mlx_adapter(small_task(tmp_path), base=tmp_path)
-    assert config["num_layers"] == 5
+    assert config.num_layers == 5
     (tmp_path / "config.json").write_text(json.dumps({"text_config": [1]}))
-    with pytest.raises(UsageError, match="cannot read the base model"):
+    with pytest.raises(UsageError, match=str(tmp_path)):
         mlx_adapter(small_task(tmp_path), base=tmp_path)

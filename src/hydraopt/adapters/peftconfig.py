@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from hydraopt.adapters.expressions import Patience, ends_with, match, path_parts
@@ -55,7 +56,18 @@ def written_config(
     return written
 
 
-def ranks_and_alphas(settings: Mapping[str, tuple[int, float]], r: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class RanksAndAlphas:
+    """Settings by which PEFT gives each module its rank and its scale, alpha / rank."""
+
+    r: int
+    lora_alpha: int
+    use_rslora: bool
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+
+
+def ranks_and_alphas(settings: Mapping[str, tuple[int, float]], r: int) -> RanksAndAlphas:
     """Return the settings that give each path its (rank, alpha), patterns in order.
 
     The scale is alpha / rank.
@@ -64,13 +76,7 @@ def ranks_and_alphas(settings: Mapping[str, tuple[int, float]], r: int) -> dict[
     """
     ranks = {pattern_of(x, settings): rank for x, (rank, _) in settings.items() if rank != r}
     alphas = {pattern_of(x, settings): alpha for x, (_, alpha) in settings.items() if alpha != r}
-    return {
-        "r": r,
-        "lora_alpha": r,
-        "use_rslora": False,
-        "rank_pattern": ranks,
-        "alpha_pattern": alphas,
-    }
+    return RanksAndAlphas(r, r, False, ranks, alphas)
 
 
 def finds(config: Mapping[str, Any], path: str, patience: Patience | None = None) -> bool:

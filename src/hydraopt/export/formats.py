@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hydraopt.bundle.restore.folders import check_file, check_target
 from hydraopt.bundle.task import TaskAdapter
@@ -81,7 +81,7 @@ def export_task(
     Raises UsageError for an option that the format does not have, and what that function raises.
     """
     row = find_format(format)
-    options: dict[str, Any] = {"dtype": dtype, "base": base, "uniform_rank": uniform_rank}
+    options: dict[str, object] = {"dtype": dtype, "base": base, "uniform_rank": uniform_rank}
     unset = {"dtype": "same", "base": None, "uniform_rank": False}
     for name, value in options.items():
         if name not in row.takes and value != unset[name]:

@@ -17,10 +17,10 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
 import numpy as np
 
@@ -39,6 +39,7 @@ from hydraopt.export.plain import refuse_all_but, refused
 from hydraopt.export.stored import Stored, check_padded, kept_file, stored_modules
 from hydraopt.files.apart import check_apart
 from hydraopt.files.writing import replaced_file, replaced_folder, write_atomically
+from hydraopt.jsonvalues import to_json
 
 __all__ = ["export_diffusers", "export_kohya"]
 
@@ -156,7 +157,7 @@ def _diffusers(
     for x in modules:
         by_component.setdefault(names[x.path].partition(".")[0], []).append(x)
     tensors: dict[str, RawTensor] = {}
-    settings: dict[str, Any] = {}
+    settings: dict[str, object] = {}
     for component, members in by_component.items():
         if uniform_rank:
             most = max(x.rank for x in members)
@@ -166,7 +167,7 @@ def _diffusers(
             name = names[x.path]
             tensors |= _pair(task, x, f"{name}.lora_A.weight", f"{name}.lora_B.weight")
         ranks = {_inner(names[x.path]): x.rank for x in members}
-        settings |= {f"{component}.{k}": v for k, v in _settings(task, ranks).items()}
+        settings |= {f"{component}.{k}": v for k, v in to_json(_settings(task, ranks)).items()}
     metadata = {
         **_kept_metadata(task, "diffusers"),
         "format": "pt",
@@ -346,15 +347,31 @@ def _inner(name: str) -> str:
     return inner.removeprefix("text_model.") if component.startswith("text_") else inner
 
 
-def _settings(task: TaskAdapter, ranks: Mapping[str, int]) -> dict[str, Any]:
-    """Return PEFT's settings of one component: alpha is the rank everywhere."""
+@dataclass(frozen=True)
+class _Settings:
+    """PEFT's settings of one component."""
+
+    r: int
+    lora_alpha: int
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+    target_modules: Sequence[str]
+    use_dora: bool
+    lora_bias: bool
+    peft_type: str = "LORA"
+
+
+def _settings(task: TaskAdapter, ranks: Mapping[str, int]) -> _Settings:
+    """Return the settings of one component: alpha is the rank everywhere."""
     usual = Counter(ranks.values()).most_common(1)[0][0]
-    settings = ranks_and_alphas({path: (r, r) for path, r in sorted(ranks.items())}, usual)
-    del settings["use_rslora"]
-    return {
-        "peft_type": "LORA",
-        **settings,
-        "target_modules": sorted(ranks),
-        "use_dora": "dora_magnitude" in task.extra_kinds.values(),
-        "lora_bias": "lora_bias" in task.extra_kinds.values(),
-    }
+    paths = ranks_and_alphas({path: (r, r) for path, r in sorted(ranks.items())}, usual)
+    kinds = task.extra_kinds.values()
+    return _Settings(
+        paths.r,
+        paths.lora_alpha,
+        paths.rank_pattern,
+        paths.alpha_pattern,
+        sorted(ranks),
+        "dora_magnitude" in kinds,
+        "lora_bias" in kinds,
+    )

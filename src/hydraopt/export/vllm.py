@@ -9,8 +9,10 @@ the config's r and lora_alpha alone. docs/reference/exports.md lists the rules o
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.restore.folders import check_target
@@ -21,6 +23,7 @@ from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
 from hydraopt.export.plain import plain_pairs, refused
 from hydraopt.files.apart import check_apart
+from hydraopt.jsonvalues import to_json
 
 __all__ = ["RANKS", "export_vllm", "vllm_adapter"]
 
@@ -55,12 +58,33 @@ def export_vllm(
         raise UsageError(
             explain("cannot read the base model", file=Path(base), expected="a transformers folder")
         )
-    write_peft(task, target, *vllm_adapter(task, dtype, base))
+    config, tensors = vllm_adapter(task, dtype, base)
+    write_peft(task, target, to_json(config), tensors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmConfig:
+    """Content of adapter_config.json."""
+
+    base_model_name_or_path: str | None
+    bias: str = "none"
+    fan_in_fan_out: bool
+    inference_mode: bool = True
+    init_lora_weights: bool = True
+    lora_alpha: int
+    lora_dropout: float = 0.0
+    modules_to_save: None
+    peft_type: str = "LORA"
+    r: int
+    target_modules: Sequence[str]
+    task_type: str | None
+    use_dora: bool = False
+    use_rslora: bool = False
 
 
 def vllm_adapter(
     task: TaskAdapter, dtype: object = "same", base: str | os.PathLike[str] | None = None
-) -> tuple[dict[str, Any], dict[str, RawTensor]]:
+) -> tuple[VllmConfig, dict[str, RawTensor]]:
     """Config and tensors of the task as vLLM takes them; see :func:`export_vllm`.
 
     All modules have one rank, the least of :data:`RANKS` that holds them, padded with zeros, which
@@ -80,24 +104,17 @@ def vllm_adapter(
     for pair in pairs:
         for key, values in zip(pair.keys, pair.tensors(rank, 1.0), strict=True):
             tensors[key] = rounded(key, values, kind, task.name)
-    config: dict[str, Any] = {
-        "base_model_name_or_path": task.base_model,
-        "bias": "none",
-        "fan_in_fan_out": bool(task.config.get("fan_in_fan_out", False)),
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "modules_to_save": None,
-        "peft_type": "LORA",
-        "r": rank,
-        "target_modules": sorted({pair.path.rpartition(".")[2] for pair in pairs}),
-        "task_type": task.config.get("task_type"),
-        "use_dora": False,
-        "use_rslora": False,
-    }
-    if not _only_targets(config["target_modules"], [pair.path for pair in pairs], task):
-        config["target_modules"] = sorted(pair.path for pair in pairs)
+    paths = sorted(pair.path for pair in pairs)
+    names = sorted({path.rpartition(".")[2] for path in paths})
+    config = VllmConfig(
+        base_model_name_or_path=task.base_model,
+        fan_in_fan_out=bool(task.config.get("fan_in_fan_out", False)),
+        lora_alpha=rank,
+        modules_to_save=None,
+        r=rank,
+        target_modules=names if _only_targets(names, paths, task) else paths,
+        task_type=task.config.get("task_type"),
+    )
     return config, tensors
 
 

@@ -23,6 +23,7 @@ from hydraopt.adapters.peftconfig import ranks_and_alphas, written_config
 from hydraopt.adapters.rawtensor import TensorFile
 from hydraopt.adapters.tuners import other_tuner
 from hydraopt.errors import AdapterFormatError, NumericalError, UsageError, explain
+from hydraopt.jsonvalues import to_json
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.methods.registry import Method, method_named
 from hydraopt.methods.small import Merged
@@ -280,4 +281,4 @@ def _config(adapter: Adapter, modules: Mapping[str, tuple[LowRankModule, float]]
     # The usual rank, so that patterns are few: they stand in the config of each task, as text.
     r = Counter(rank for rank, _ in wanted.values()).most_common(1)[0][0] if wanted else 1
     config = written_config(adapter.config, wanted, adapter.base_model)
-    return {**config, **ranks_and_alphas(wanted, r)}
+    return {**config, **to_json(ranks_and_alphas(wanted, r))}

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hydraopt.errors import TaskNotFoundError, UsageError, explain
 from hydraopt.runtime.adders import Adder, Alone, Mixed, MixedReplaced
@@ -128,9 +129,9 @@ class Attached:
         self._selecting, self._own = threading.RLock(), threading.local()
         self._decodes = self._hits = self._read_before = 0
         self._seconds = 0.0
-        self._handles: dict[str, Any] = {}
+        self._handles: dict[str, RemovableHandle] = {}
         self._batches = Batches()
-        self._watching: list[Any] = []
+        self._watching: list[RemovableHandle] = []
         counts = Counter(name for placed in bundles for name in placed.bundle)
         self._names: dict[str, tuple[PlacedBundle, str]] = {}
         for placed in bundles:

@@ -7,10 +7,11 @@ transformer layers). There a batch of mixed tasks would give tasks to tokens ins
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, TypeGuard
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hydraopt.errors import UsageError, explain
 
@@ -29,7 +30,7 @@ class Batches:
     def __init__(self) -> None:
         self._own = threading.local()
 
-    def watch(self, model: nn.Module) -> Iterator[Any]:
+    def watch(self, model: nn.Module) -> Iterator[RemovableHandle]:
         """Register the hooks and yield the handles that remove them."""
 
         def before(_model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -65,14 +66,14 @@ class Batches:
             )
 
 
-def _rows_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> frozenset[int]:
+def _rows_of(args: Sequence[object], kwargs: Mapping[str, object]) -> frozenset[int]:
     """Return the first dimensions of the model's main inputs, or of its first tensor."""
-    named = [kwargs[name] for name in _NAMES if _is_batch(kwargs.get(name))]
+    named = [x for x in map(kwargs.get, _NAMES) if _is_batch(x)]
     if args and _is_batch(args[0]):
         named.append(args[0])
     others = [x for x in (*args, *kwargs.values()) if _is_batch(x)]
     return frozenset(int(x.shape[0]) for x in named or others[:1])
 
 
-def _is_batch(value: Any) -> bool:
+def _is_batch(value: object) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.dim() > 1

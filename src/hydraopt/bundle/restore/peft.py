@@ -31,6 +31,7 @@ from hydraopt.bundle.restore.tensors import dtype_named, file_chunks, rounded
 from hydraopt.errors import ExportError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.writing import replaced_folder, write_atomically
+from hydraopt.jsonvalues import to_json
 
 if TYPE_CHECKING:
     from hydraopt.bundle.task import TaskAdapter
@@ -228,7 +229,7 @@ def _config(
     # The largest rank, so that readers which know no patterns make room enough.
     r = max(ranks.values(), default=1)
     settings = {path: (rank, rank) for path, rank in sorted(ranks.items())}
-    return {**config, **ranks_and_alphas(settings, r)}
+    return {**config, **to_json(ranks_and_alphas(settings, r))}
 
 
 def _cannot(task: TaskAdapter, what: str) -> ExportError:
