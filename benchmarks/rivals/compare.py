@@ -124,9 +124,9 @@ def score(
     )
     result = evaluate(compared, Request(base, tasks, rows=rows))
     for label, (_, note) in live.items():
-        scores = [task["results"][label] for task in result["tasks"] if label in task["results"]]
+        scores = [task.results[label] for task in result.tasks if label in task.results]
         for key in ("kl", "changed_pct"):
-            values = [x[key] for x in scores if x.get(key) is not None]
+            values = [x for x in (getattr(row, key) for row in scores) if x is not None]
             if values:
                 note[key] = round(float(np.mean(values)), 6)
 
