@@ -50,6 +50,7 @@ from benchmarks.speed.serve_load import (
     started_server,
 )
 from hydraopt.basemodel.model import load_model
+from hydraopt.serve.server import base_name_of
 
 CLOSED_WITHIN = 25.0
 ENDED_WITHIN = 25.0
@@ -265,9 +266,8 @@ def ended(process: subprocess.Popen[str], service: Service) -> Row:
 
 def under_load(service: Service, bundles: Sequence[Path], args: argparse.Namespace) -> list[Row]:
     """The clients and the exchanges; what both saw."""
-    clients = [
-        threading.Thread(target=service.ask, args=(i,), daemon=True) for i in range(args.clients)
-    ]
+    seeds = range(args.seed, args.seed + args.clients)
+    clients = [threading.Thread(target=service.ask, args=(i,), daemon=True) for i in seeds]
     for client in clients:
         client.start()
     reloads = exchanging(service, bundles, args.seconds)
@@ -341,13 +341,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", type=int, default=2, help="asked of every task and the base")
     parser.add_argument("--tokens", type=int, default=12, help="of an answer, about, at most")
     parser.add_argument("--threads", type=int, default=2, help="of the server")
+    parser.add_argument("--seed", type=int, default=0, help="of the first client's requests")
     parser.add_argument("--json", type=Path, help="where to write the result")
     args = parser.parse_args(arguments)
     given = len(args.bundle or ())
     if given != (0 if args.base is None else 2):
         parser.error(f"--base and exactly two --bundle belong together; got {given} --bundle")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    head = provenance("a server under half requests, crowds and exchanged bundles", seed=0)
+    head = provenance("a server under half requests, crowds and exchanged bundles", seed=args.seed)
     prompts = prompts_of(args.prompts, args.tokens)
     with tempfile.TemporaryDirectory() as place:
         base, bundles = args.base, args.bundle
@@ -355,7 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             base, bundles = write_tiny(Path(place), TASKS)
         torch.set_num_threads(args.threads)
         model, tokenizer = load_model(str(base))
-        named = Path(base).resolve().name
+        named = base_name_of(str(base), [str(bundles[0])])
         alone = [answered_alone(model, tokenizer, x, named, prompts) for x in bundles]
         del model
         rows = attack(base, bundles, alone, prompts, args)
