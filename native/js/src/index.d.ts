@@ -99,7 +99,7 @@ export interface AdapterFile {
 }
 
 export interface ExtractOptions {
-  /** A PEFT folder (three files), or a LoRA GGUF for llama.cpp (one). "peft". */
+  /** A PEFT folder (two files), or a LoRA GGUF for llama.cpp (one). "peft". */
   to?: "peft" | "gguf";
   /** Of the factors; "same" is the original's, and F16 in a GGUF. */
   dtype?: Dtype;
