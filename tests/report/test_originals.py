@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import save_file
 
 import hydraopt.report.build as build_module
 from hydraopt.cli.main import cli
@@ -18,6 +19,7 @@ from hydraopt.merging.merge import merge
 from hydraopt.report.build import _compared, build, collect, live_page
 from hydraopt.report.model import Page
 from tests.conftest import MakeAdapter
+from tests.merging.merge_cases import modules_of
 from tests.report.conftest import NAMES, Made
 
 NOT_COMPARED = "The originals that were given are not compared with anything"
@@ -92,3 +94,27 @@ def test_originals_of_no_task_at_all_are_refused(
         build(made.bundle, odd)
     assert "odd7 and 2 more" in str(said.value)
     assert "moods-en" in str(said.value)
+
+
+def test_a_bundle_of_differences_from_the_base_has_a_page(
+    make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    """The page compares modules alone, so it needs no base model."""
+    key, base = "base_model.model.model.embed_tokens.weight", tmp_path / "base"
+    own = np.random.default_rng(0).standard_normal((300, 32)).astype(np.float16)
+    base.mkdir()
+    save_file({"embed_tokens.weight": own}, base / "model.safetensors")
+    adapters = [
+        make_adapter(
+            tmp_path / name, modules_of(seed), extras={key: (own + 0.003).astype(np.float16)}
+        )
+        for seed, name in enumerate(("a", "b"))
+    ]
+    merge(adapters, tmp_path / "x.hydra.safetensors", max_error=0.1, base=base, workers=1)
+    command = ["report", str(tmp_path / "x.hydra.safetensors"), "-o", str(tmp_path / "x.html")]
+    for originals in ([], ["--originals", *map(str, adapters)]):
+        done = CliRunner().invoke(cli, [*command, *originals])
+        assert done.exit_code == 0, done.output
+        page = build(tmp_path / "x.hydra.safetensors", originals[1:])
+        assert page.alike is not None
+        assert not _has_estimates(page)

@@ -33,14 +33,18 @@ class _DecodedFactors:
             yield content, task.factors()[self.path]
 
 
-def decoded_set(bundle: Bundle, names: Collection[str]) -> MergeSet:
-    """The merge set of tasks of a bundle that are coded, not lossless, as they decode.
+def decoded_set(bundle: Bundle, names: Collection[str], *, modules_only: bool = False) -> MergeSet:
+    """Return the merge set of tasks of a bundle that are coded, not lossless, as they decode.
 
     Modules and coded tensors that none of them has are left out: a core may be larger than what is
     left of its tasks. What was carried is carried on; harm, curve and history stay in the entries.
+
+    modules_only: leave out all coded tensors beside the modules, which may need the base model.
     """
     manifest = bundle.manifest
     entries = [task for task in manifest.tasks if task.name in names]
+    if modules_only:
+        entries = [dataclasses.replace(x, tensors=(), tensor_errors=()) for x in entries]
     numbers: dict[int, int] = {}
     # A task keeps what it has decoded: its stream is read once, however many passes there are.
     firsts: dict[int, TaskAdapter] = {}
@@ -62,7 +66,7 @@ def decoded_set(bundle: Bundle, names: Collection[str]) -> MergeSet:
         sum(entry.numbers for entry in entries),
         (),
         tuple(manifest.tensors[i] for i in tensors),
-        tuple(_matrices(bundle, firsts, tensors)),
+        tuple(_matrices(bundle, firsts, tensors)) if tensors else (),
     )
 
 

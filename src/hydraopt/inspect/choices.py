@@ -180,7 +180,7 @@ def _likeness(
 ) -> tuple[tuple[str, ...], Array]:
     """Return the names of the tasks that are compared, and their cosines, (tasks, tasks)."""
     if loaded is None:
-        pieces = decoded_set(bundle, names)
+        pieces = decoded_set(bundle, names, modules_only=True)
     else:
         kept = [x for x in loaded if x.name in names]
         pieces = align(kept, check_same_base(kept, same_base), lossless=False)
