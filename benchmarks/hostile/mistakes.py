@@ -93,17 +93,16 @@ MISTAKES = (
     Mistake("a shrink that grows", f"shrink {BUNDLE} --size 99% -o y", "Copy it as it is"),
     Mistake("a name that is taken", f"add {BUNDLE} adapters/one", "replace"),
     Mistake("remove of no task", f"remove {BUNDLE} onne", "expected one"),
-    Mistake("a rename to a name in use", f"rename {BUNDLE} one two", "Choose another name"),
-    Mistake("replace of no task", f"replace {BUNDLE} NEW=adapters/one", "expected"),
+    Mistake("replace of no task", f"add {BUNDLE} NEW=adapters/one --replace", "expected"),
     Mistake("split into a file", f"split {BUNDLE} -o notes.txt", "Give a folder"),
     Mistake("split into a folder in use", f"split {BUNDLE} -o adapters", "Empty it"),
     Mistake("join of no core", "join empty -o z", "core"),
-    Mistake("diff of one", f"diff {BUNDLE}", "OTHER"),
+    Mistake("a comparison of three", f"inspect {BUNDLE} {BUNDLE} {BUNDLE}", "two bundles"),
     Mistake("eval without tasks", f"eval {BUNDLE} --base nowhere", "--tasks"),
     Mistake("serve without a bundle", "serve base", "BUNDLE"),
-    Mistake("a list of nothing", "ls nothing", "Check the path"),
+    Mistake("a list of nothing", "inspect nothing --list", "Check the path"),
     Mistake("a report without a file", f"report {BUNDLE}", "-o"),
-    Mistake("an unknown shell", "completion tcsh", "'bash'"),
+    Mistake("a card and a server at once", f"report {BUNDLE} --card --serve", "cannot be combined"),
 )
 
 
