@@ -6,7 +6,7 @@ import sys
 
 from benchmarks.commands import dispatch
 
-COMMANDS = ("fuzz", "kill", "server", "mistakes")
+COMMANDS = ("fuzz", "kill", "forged", "server", "mistakes")
 
 if __name__ == "__main__":
     sys.exit(dispatch("benchmarks.hostile", COMMANDS))
