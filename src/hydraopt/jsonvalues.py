@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from pathlib import PurePath
 from typing import Any, TypeVar
 
 __all__ = ["from_json", "to_json"]
@@ -33,7 +33,7 @@ def to_json(value: Any) -> Any:
         return {key: to_json(content) for key, content in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(content) for content in value]
-    return str(value) if isinstance(value, PurePath) else value
+    return str(value) if isinstance(value, os.PathLike) else value
 
 
 def from_json(kind: type[T], value: Any) -> T:

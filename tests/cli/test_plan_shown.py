@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
+from hydraopt.bundle.harm import Harm
 from hydraopt.cli.results import show_plan
+from hydraopt.merging.look import TaskTrial
+from hydraopt.merging.plan import Plan, PlannedTask
 from hydraopt.values import counted
 
 
-def plan(counts: str, harms: list[float], alone: int = 0) -> dict[str, Any]:
+def plan(counts: str, harms: list[float], alone: int = 0) -> Plan:
     """One task with trials of these harms, planned at the last, and tasks without prompts."""
-    trials = [{"size": 1000.0 * (9 - i), "harm": x} for i, x in enumerate(harms)]
-    stated = {"changed": 3, "answers": 48, "likely": 0.0471, "kl": 0.0789, "held_out": True}
-    tasks = [{"name": "de", "trials": trials, "size": 1000.0, "harm": harms[-1], "stated": stated}]
-    none = {"trials": (), "harm": None, "stated": None}
+    trials = tuple(TaskTrial(1000.0 * (9 - i), 0.1, x, x, x, x) for i, x in enumerate(harms))
+    stated = Harm(3, 48, 0.0471, 0.0789, True)
+    tasks = [PlannedTask("de", trials, 1000.0, 0.1, harms[-1], stated)]
     # One of them has nothing that is coded, so that it has no price.
-    tasks += [{"name": f"x{i}", "size": 500.0 * i, **none} for i in range(alone)]
-    about = {"notes": [], "refit": False, "size": 2000, "fp16_bytes": 10_000}
-    about |= {"limit": "size" if counts == "lost" else "harm", "value": 0.01}
-    return {"counted": counts, "tasks": tasks, **about}
+    tasks += [PlannedTask(f"x{i}", (), 500.0 * i, 0.1, None, None) for i in range(alone)]
+    limit = "size" if counts == "lost" else "harm"
+    return Plan(limit, 0.01, counts, tuple(tasks), 2000, 10_000, ())
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def plan(counts: str, harms: list[float], alone: int = 0) -> dict[str, Any]:
     ],
 )
 def test_a_harm_is_told_in_few_digits(capsys, counts, harms, shown, unit) -> None:
-    show_plan(plan(counts, harms), as_json=False)
+    show_plan(plan(counts, harms), False, as_json=False)
     told = " ".join(capsys.readouterr().out.split())
     assert all(f"kB {x} " in told for x in shown)
     assert told.count(f" kB {shown[1]} ") == 2  # the trial, and what is planned
@@ -43,21 +44,21 @@ def test_a_harm_is_told_in_few_digits(capsys, counts, harms, shown, unit) -> Non
 
 
 def test_of_many_trials_the_first_the_last_and_some_between_are_shown(capsys) -> None:
-    show_plan(plan("lost", [0.01 * i for i in range(1, 9)]), as_json=False)
+    show_plan(plan("lost", [0.01 * i for i in range(1, 9)]), False, as_json=False)
     told = " ".join(capsys.readouterr().out.split())
     assert [x for x in range(1, 9) if told.count(f" kB {x} ") > (x == 8)] == [1, 3, 6, 8]
     assert "trials 4 of 8 are shown; --json has all" in told
 
 
 def test_notes_and_a_refit_are_told(capsys) -> None:
-    show_plan({**plan("lost", [0.1]), "notes": ["one", "two"], "refit": True}, as_json=False)
+    show_plan(replace(plan("lost", [0.1]), notes=("one", "two")), True, as_json=False)
     told = capsys.readouterr().out
     assert all(text in told for text in ("note: one", "note: two", ", before a refit"))
 
 
 def test_tasks_without_prompts_are_counted(capsys) -> None:
     for alone, said in ((2, "note: 1 task without"), (3, "note: 2 tasks without")):
-        show_plan(plan("lost", [0.1, 0.2], alone), as_json=False)
+        show_plan(plan("lost", [0.1, 0.2], alone), False, as_json=False)
         assert said in capsys.readouterr().out
 
 

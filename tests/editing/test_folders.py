@@ -178,11 +178,11 @@ def test_killed_before_the_index_is_written_it_tells_nothing_wrong(
                 change()
         assert (folder / INDEX_NAME).read_bytes() == old
         assert sorted(open_bundle(folder)) == sorted(names)
-        assert listing(folder)["tasks"] == listing(bare(folder))["tasks"]
+        assert listing(folder).tasks == listing(bare(folder)).tasks
     add(folder, [f"last={adapters['e']}"], day=DAY)
     opened = open_bundle(folder)
     assert not opened.is_whole
-    assert listing(folder)["tasks"] == listing(bare(folder))["tasks"]
+    assert listing(folder).tasks == listing(bare(folder)).tasks
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_an_index_that_stays_is_named_to_be_deleted(
     monkeypatch.setattr(index_file, "remove_file", only_others)
     (warning,) = remove(folder, ["c"]).warnings
     assert f"delete {INDEX_NAME}" in warning
-    assert listing(folder)["tasks"] == listing(bare(folder))["tasks"]
+    assert listing(folder).tasks == listing(bare(folder)).tasks
 
 
 def test_a_folder_in_the_place_of_the_index_keeps_nobody_from_a_change(

@@ -41,7 +41,7 @@ def print_state():
         with tempfile.TemporaryDirectory() as bare:
             for name, data in state(path).items():
                 Path(bare, name).write_bytes(data)
-            assert listing(path)["tasks"] == listing(bare)["tasks"]
+            assert listing(path).tasks == listing(bare).tasks
     digest = hashlib.sha256(repr(sorted(state(path).items())).encode()).hexdigest()
     print(digest, flush=True)
 

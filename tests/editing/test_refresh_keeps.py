@@ -10,6 +10,7 @@ from hydraopt import merge, open_bundle, read_adapter, read_adapters, verify_bun
 from hydraopt.bundle.verify import distance_from
 from hydraopt.editing.refresh import expected_saving, refresh
 from hydraopt.editing.verbs import add, replace
+from hydraopt.jsonvalues import to_json
 from hydraopt.merging.budget import Limit
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of
@@ -107,4 +108,4 @@ def test_a_new_limit_is_for_all_and_names_who_loses(four: Path, adapters: dict[s
     done = refresh(four, error=0.3)
     told = {x.name: (x.before, x.after) for x in done.grown}
     assert told == {name: (before[name], done.errors[name]) for name in "abcde"}
-    assert done.to_dict()["grown"][4]["name"] == "e"
+    assert to_json(done)["grown"][4]["name"] == "e"

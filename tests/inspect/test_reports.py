@@ -20,13 +20,13 @@ from hydraopt.inspect import inspect_adapters, inspect_bundle, is_bundle
 from hydraopt.inspect.adapters import AdaptersReport
 from hydraopt.inspect.bundle import BundleReport
 from hydraopt.jsonvalues import to_json
+from hydraopt.merging.look import TaskTrial
 from hydraopt.merging.merge import merge
+from hydraopt.merging.plan import Plan, PlannedTask
 from hydraopt.report.figures import (
-    _draw_adapters,
-    _draw_bundle,
-    _draw_plan,
     check_plot,
     draw,
+    figure_of,
 )
 from tests.conftest import MakeAdapter
 from tests.marks import slow
@@ -240,7 +240,7 @@ def test_bundle_report_of_a_lossless_bundle(folder: Path, tmp_path: Path) -> Non
     report = inspect_bundle(path)
     assert {row.error for row in report.tasks} == {0}
     assert all(row.own_bytes == 0 < row.carried_bytes for row in report.tasks)
-    _draw_bundle(report)
+    figure_of(report)
 
 
 def test_is_bundle(bundle: Path, folder: Path, tmp_path: Path) -> None:
@@ -306,9 +306,11 @@ def test_a_picture_has_a_folder(tmp_path: Path) -> None:
         check_plot(tmp_path / "none" / "x.png")
 
 
-def _plan(counted: str, task: dict[str, Any], limit: str, value: float) -> dict[str, Any]:
-    about = {"schema": "hydraopt.merge.plan/1", "limit": limit, "value": value}
-    return {**about, "counted": counted, "tasks": [task]}
+def _plan(counted: str, limit: str, value: float) -> Plan:
+    """One task with two trials, planned beside them."""
+    trials = tuple(TaskTrial(1e4 / x, 0.1, x, x, x, x) for x in (2e-4, 2e-3))
+    task = PlannedTask("de", trials, 1e7, 0.1, 1e-3, None)
+    return Plan(limit, value, counted, (task,), 10**7, 10**8, ())
 
 
 @pytest.mark.parametrize(
@@ -317,9 +319,7 @@ def _plan(counted: str, task: dict[str, Any], limit: str, value: float) -> dict[
 )
 def test_the_limit_of_a_plan_is_in_its_picture(counted, limit, value, at) -> None:
     """A limit on harm is a line across; that of a size is in the title."""
-    trials = [{"size": 1e4 / x, "harm": x} for x in (2e-4, 2e-3)]
-    task = {"name": "de", "trials": trials, "size": 1e7, "harm": 1e-3}
-    figure = _draw_plan(_plan(counted, task, limit, value))
+    figure = figure_of(_plan(counted, limit, value))
     across = [
         x for x in figure.axes[0].get_lines() if len(set(x.get_ydata())) == 1 < len(x.get_xdata())
     ]
@@ -329,9 +329,7 @@ def test_the_limit_of_a_plan_is_in_its_picture(counted, limit, value, at) -> Non
 
 @pytest.mark.parametrize(("counted", "factor"), [("nats", 1.0), ("lost", 100.0)])
 def test_little_harm_is_drawn_where_it_is(counted: str, factor: float) -> None:
-    trials = [{"size": 1e4 / x, "harm": x} for x in (2e-4, 2e-3)]
-    task = {"name": "de", "trials": trials, "size": 1e7, "harm": 1e-3}
-    figure = _draw_plan(_plan(counted, task, "size", 5000.0))
+    figure = figure_of(_plan(counted, "size", 5000.0))
     line, dot = figure.axes[0].get_lines()
     assert [*line.get_ydata()] == pytest.approx([2e-4 * factor, 2e-3 * factor])
     assert [*dot.get_ydata()] == pytest.approx([1e-3 * factor])
@@ -351,27 +349,27 @@ def _titles(figure: Any) -> str:
 
 
 def test_every_type_has_a_curve_of_its_own(report: AdaptersReport) -> None:
-    figure = _draw_adapters(_with_types(report, 8))
+    figure = figure_of(_with_types(report, 8))
     curves = [x for x in figure.axes[2].get_lines() if x.get_label().startswith("h.x")]
     assert len({x.get_color() for x in curves}) == len({x.get_marker() for x in curves}) == 8
     assert " of 8 " not in _titles(figure)
 
 
 def test_a_picture_says_of_how_many_it_shows_some(report: AdaptersReport, bundle: Path) -> None:
-    said = _titles(_draw_adapters(_with_types(report, 15)))
+    said = _titles(figure_of(_with_types(report, 15)))
     assert "\nfirst 8 of 15 types" in said
     assert "\nlargest 12 of 15 types" in said
     known = inspect_bundle(bundle)
-    assert not re.search(r"\d of \d", _titles(_draw_bundle(known)))
+    assert not re.search(r"\d of \d", _titles(figure_of(known)))
     tasks = tuple(replace(known.tasks[0], name=f"t{i}") for i in range(250))
     types = _with_types(known, 15).types
-    said = _titles(_draw_bundle(replace(known, types=types, tasks=tasks)))
+    said = _titles(figure_of(replace(known, types=types, tasks=tasks)))
     assert "\nlargest 60 of 250 tasks" in said
     assert "\nfirst 200 of 250 tasks" in said
     assert "\nlargest 12 of 15 types of modules" in said
 
 
 def test_what_has_no_cosine_is_drawn_without_one(report: AdaptersReport) -> None:
-    texts = [x.get_text() for x in _draw_adapters(report).axes[1].texts]
+    texts = [x.get_text() for x in figure_of(report).axes[1].texts]
     assert "-" in texts  # of the task that does nothing
     assert "nan" not in texts

@@ -53,7 +53,7 @@ def test_opening_takes_a_list_and_the_index(bucket: str, merged: Path, asked: li
     asked.clear()
     bundle = open_bundle(address)
     assert list(bundle) == list(NAMES)
-    assert listing(address)["tasks"] == listing(merged)["tasks"]
+    assert listing(address).tasks == listing(merged).tasks
     assert sorted(asked) == sorted(["listed", "four.core.safetensors", INDEX_NAME] * 2)
     asked.clear()
     bundle["b"].factors()
@@ -142,7 +142,7 @@ def test_a_folder_that_is_pulled_has_an_index(bucket: str, merged: Path, tmp_pat
     assert (tmp_path / "all" / INDEX_NAME).is_file()
     pull(f"{bucket}/four/", tmp_path / "some", ["a"])
     pull(f"{bucket}/four/", tmp_path / "some", ["b"])
-    assert [row["name"] for row in listing(tmp_path / "some")["tasks"]] == ["a", "b"]
+    assert [row.name for row in listing(tmp_path / "some").tasks] == ["a", "b"]
     pull(f"{bucket}/four/")  # into the cache
     same_tasks(f"{bucket}/four/", merged)
 
@@ -178,7 +178,7 @@ def test_over_http_an_old_index_finds_and_does_not_tell(
     bundle = open_bundle(web.url("four/"))
     assert bundle["a"].entry.added is not None
     if listed:
-        assert listing(web.url("four/"))["tasks"] == listing(folder)["tasks"]
+        assert listing(web.url("four/")).tasks == listing(folder).tasks
         assert bundle["d"].name == "d"
         with pytest.raises(TaskNotFoundError):
             open_bundle(web.url("four/"))["b"]

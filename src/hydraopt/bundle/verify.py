@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -54,9 +54,9 @@ class TaskReport:
     name: str
     error: float
     measured: bool
-    worst: tuple[str, float] | None = None
-    exact: int = 0
-    worst_tensor: tuple[str, float] | None = None
+    worst: tuple[str, float] | None
+    exact: int
+    worst_tensor: tuple[str, float] | None
 
 
 @dataclass
@@ -77,10 +77,6 @@ class VerifyReport:
     @property
     def ok(self) -> bool:
         return not self.problems
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values."""
-        return {**asdict(self), "ok": self.ok}
 
 
 def verify_bundle(
@@ -205,7 +201,7 @@ def _verify_task(task: TaskAdapter, original: Adapter | None, problems: list[str
     # A method's tensors are kept as they are, but they are not the original's.
     if task.entry.lossless and "method" not in task.bundle.recipe:
         exact = _compare_bytes(name, task.tensors, original.tensors, problems)
-        return TaskReport(name, 0.0, True, None, exact)
+        return TaskReport(name, 0.0, True, None, exact, None)
     factors = task.factors()
     coded = task.tensor_errors
     held = {key: x for key, x in original.extras.items() if key not in coded}

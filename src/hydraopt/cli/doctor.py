@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import click
 
 from hydraopt.cli.common import emit_json, say, show_table
 from hydraopt.cli.options import common_options
+from hydraopt.jsonvalues import to_json
 
 __all__ = ["doctor"]
 
@@ -30,8 +29,7 @@ def doctor(ctx: click.Context, base: str | None, as_json: bool) -> None:
 
     symptoms = list(look(base))
     if as_json:
-        rows = [asdict(symptom) for symptom in symptoms]
-        emit_json({"schema": "hydraopt.doctor/1", "symptoms": rows})
+        emit_json({"schema": "hydraopt.doctor/1", "symptoms": to_json(symptoms)})
     else:
         columns = ["", "state", "seen"]
         cells = [[x.what, x.state, x.said] for x in symptoms]

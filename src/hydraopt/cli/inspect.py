@@ -160,13 +160,12 @@ def _contents(paths: Sequence[str], lists: bool, others: dict[str, bool], as_jso
         raise cannot_combine(option, idle)
     if lists and len(paths) > 1:
         raise click.UsageError("--list expects one bundle")
-    report = listing(paths[0]) if lists else difference(*paths)
     if as_json:
-        emit_json(report)
+        emit_json(to_json(listing(paths[0]) if lists else difference(*paths)))
     elif lists:
-        show_list(report)
+        show_list(listing(paths[0]))
     else:
-        show_difference(report)
+        show_difference(difference(*paths))
 
 
 def _number(value: float | None) -> str:

@@ -28,6 +28,7 @@ from hydraopt.cli.results import show_plan, show_result
 if TYPE_CHECKING:
     from hydraopt.engines.engine import Engine
     from hydraopt.merging.merge import MergeResult
+    from hydraopt.merging.plan import Plan
     from hydraopt.progress import Progress
 
 __all__ = ["merge"]
@@ -179,12 +180,12 @@ def merge(
         if output is not None:
             raise cannot_combine("--plan-only", ["-o"], "it writes no bundle")
         with progress_bar() as progress:
-            report = _planned(adapters, asked, plot, progress)
-        show_plan(report, as_json)
+            planned = _planned(adapters, asked, plot, progress)
+        show_plan(planned, asked.refits, as_json)
         if plot is not None:
-            from hydraopt.report.figures import draw_plan
+            from hydraopt.report.figures import draw
 
-            draw_plan(report, plot)
+            draw(planned, plot)
         return
     if output is None:
         raise click.UsageError("Missing option '-o' / '--output'.")
@@ -234,9 +235,8 @@ def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) ->
 
 def _planned(
     adapters: tuple[str, ...], asked: Asked, plot: str | None, progress: Progress | None
-) -> dict[str, Any]:
-    """The plan of ``merge --plan-only``, as JSON has it; a ``plot`` that cannot be drawn is refused
-    first."""
+) -> Plan:
+    """Return the plan of ``merge --plan-only``; refuse a ``plot`` that cannot be drawn first."""
     if plot is not None:
         from hydraopt.report.figures import check_plot
 
@@ -271,9 +271,9 @@ def _planned(
             workers=_engine(asked),
             progress=progress,
         )
-        made = plan(opened, options)
+        planned = plan(opened, options)
         warn_of_cut(onlooker.judge)
-    return {"schema": "hydraopt.merge.plan/1", **made.to_dict(), "refit": asked.refits}
+    return planned
 
 
 def _merge(

@@ -17,6 +17,7 @@ from hydraopt.cli.common import (
 )
 from hydraopt.cli.options import common_options, force_option, same_base_option, workers_option
 from hydraopt.cli.progress import progress_bar
+from hydraopt.jsonvalues import to_json
 from hydraopt.values import counted
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def _check(bundle: str, output: str, force: bool) -> None:
 
 def _show_expected(expected: Expected, as_json: bool) -> None:
     if as_json:
-        emit_json({"schema": "hydraopt.refresh.expected/1", **expected.to_dict()})
+        document = {"schema": "hydraopt.refresh.expected/1", **to_json(expected)}
+        emit_json({**document, "saved": expected.saved})
         return
     share = f"{percent(abs(expected.saved))} {'less' if expected.saved >= 0 else 'more'}"
     say(f"tasks     {expected.tasks}, {expected.added} of them added after the merge")
@@ -114,7 +116,7 @@ def _show_expected(expected: Expected, as_json: bool) -> None:
 
 def _show_done(done: Refreshed, as_json: bool) -> None:
     if as_json:
-        emit_json({"schema": "hydraopt.refresh/1", **done.to_dict()})
+        emit_json({"schema": "hydraopt.refresh/1", **to_json(done)})
         return
     for note in done.notes:
         say(f"note: {note}")

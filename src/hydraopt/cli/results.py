@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from hydraopt.cli.common import (
@@ -23,6 +23,7 @@ from hydraopt.values import counted
 
 if TYPE_CHECKING:
     from hydraopt.inspect.bundle import TaskCost
+    from hydraopt.merging.plan import Plan
 
 __all__ = ["show_changed", "show_plan", "show_result"]
 
@@ -45,7 +46,13 @@ def show_result(
     """
     if as_json:
         emit_json(
-            {"schema": schema, **result.to_dict(), "estimated": estimated, "tasks": to_json(tasks)}
+            {
+                "schema": schema,
+                **to_json(result),
+                "fraction": result.fraction,
+                "estimated": estimated,
+                "tasks": to_json(tasks),
+            }
         )
         return
     from hydraopt.bundle.reader import open_bundle
@@ -106,7 +113,7 @@ def show_changed(done: Any, as_json: bool, what: str = "added to") -> None:
     for warning in done.warnings:
         warn(warning)
     if as_json:
-        emit_json({"schema": "hydraopt.change/1", **done.to_dict()})
+        emit_json({"schema": "hydraopt.change/1", **to_json(done)})
         return
     if done.added:
         judged = any(task.harm for task in done.added)
@@ -153,15 +160,14 @@ def _some(trials: Sequence[Any]) -> list[Any]:
     return [trials[round(i * last / (_MOST_TRIALS - 1))] for i in range(_MOST_TRIALS)]
 
 
-def show_plan(report: Mapping[str, Any], as_json: bool) -> None:
-    """A plan by harm.  report: schema hydraopt.merge.plan/1."""
+def show_plan(plan: Plan, refit: bool, as_json: bool) -> None:
+    """Show a plan by harm. refit: whether the merge will refit tasks."""
     if as_json:
-        emit_json(dict(report))
+        emit_json({"schema": "hydraopt.merge.plan/1", **to_json(plan), "refit": refit})
         return
-    from hydraopt.bundle.harm import Harm
     from hydraopt.merging.plan import WORDS, plan_limit
 
-    scale, unit, what = WORDS[report["counted"]]
+    scale, unit, what = WORDS[plan.counted]
     least = _LEAST_TOLD[unit]
 
     def told(harm: float | None) -> str:
@@ -169,40 +175,40 @@ def show_plan(report: Mapping[str, Any], as_json: bool) -> None:
             return "-"
         return f"{scale * harm:.3g}" if scale * harm >= least else f"< {least:g}"
 
-    tasks, left = worst(report["tasks"], lambda task: task["harm"] or 0.0)
+    tasks, left = worst(plan.tasks, lambda task: task.harm or 0.0)
     show_table(
         f"Planned bytes, and {what} in {unit}",
         ["task", "planned", f"counted {unit}", *HARM_COLUMNS[:3]],
         [
             [
-                task["name"],
-                size_text(task["size"]),
-                told(task["harm"]),
-                *harm_cells(Harm(**task["stated"]) if task["stated"] else None)[:3],
+                task.name,
+                size_text(task.size),
+                told(task.harm),
+                *harm_cells(task.stated)[:3],
             ]
             for task in tasks
         ],
     )
     trials = [
-        ["" if i else task["name"], size_text(x["size"]), told(x["harm"])]
+        ["" if i else task.name, size_text(x.size), told(x.harm)]
         for task in tasks
-        for i, x in enumerate(_some(task["trials"]))
+        for i, x in enumerate(_some(task.trials))
     ]
     if trials:
         show_table("Trials", ["task", "size", f"counted {unit}"], trials)
-    tried = max((len(task["trials"]) for task in report["tasks"]), default=0)
+    tried = max((len(task.trials) for task in plan.tasks), default=0)
     if tried > _MOST_TRIALS:
         say(f"trials  {_MOST_TRIALS} of {tried} are shown; --json has all")
     if left is not None:
         say(left)
-    say(f"limit   {plan_limit(report)}")
-    for note in report["notes"]:
+    say(f"limit   {plan_limit(plan)}")
+    for note in plan.notes:
         say(f"note: {note}")
-    share = report["size"] / report["fp16_bytes"]
-    before = ", before a refit" if report["refit"] else ""
-    size = f"{report['size']:,} bytes ({size_text(report['size'])})"
+    share = plan.size / plan.fp16_bytes
+    before = ", before a refit" if refit else ""
+    size = f"{plan.size:,} bytes ({size_text(plan.size)})"
     say(f"size    {size}, {percent(share)} of the fp16 bytes{before}")
-    alone = sum(task["harm"] is None and task["size"] > 0 for task in report["tasks"])
+    alone = sum(task.harm is None and task.size > 0 for task in plan.tasks)
     if alone:
-        tasks = counted(alone, "task")
-        say(f"note: {tasks} without prompts: priced as without any, and moved as others are")
+        some = f"{counted(alone, 'task')} without prompts"
+        say(f"note: {some}: priced as without any, and moved as others are")

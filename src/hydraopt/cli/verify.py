@@ -30,6 +30,7 @@ from hydraopt.cli.mergeoptions import (
 from hydraopt.cli.options import common_options, same_base_option
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError
+from hydraopt.jsonvalues import to_json
 from hydraopt.values import counted, listed
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def verify(
     notes = [*(originals.notes if originals is not None else ()), *_notes(report, harm)]
     if as_json:
         told = {} if harm is None else {"harm": [task.to_dict() for task in harm.tasks]}
-        document = {"schema": "hydraopt.verify/1", **report.to_dict(), **told}
+        document = {"schema": "hydraopt.verify/1", **to_json(report), "ok": report.ok, **told}
         emit_json({**document, "notes": notes})
     else:
         _show(report, harm.tasks if harm is not None else ())

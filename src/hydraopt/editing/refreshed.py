@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from hydraopt.bundle.spec import Manifest
 from hydraopt.files.url import AnyPath
@@ -50,10 +49,6 @@ class Expected:
         """Share of the whole that a new core would save; below 0 if it costs."""
         return 1 - self.expected_size / self.size if self.size else 0.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**dataclasses.asdict(self), "path": str(self.path), "saved": self.saved}
-
 
 @dataclass(frozen=True)
 class Refreshed:
@@ -72,10 +67,6 @@ class Refreshed:
     seconds: float
     notes: tuple[str, ...] = ()
     grown: tuple[Grown, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**dataclasses.asdict(self), "path": str(self.path)}
 
 
 def grown(before: Manifest, after: Manifest) -> tuple[Grown, ...]:

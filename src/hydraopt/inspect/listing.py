@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any, Final
+from dataclasses import dataclass, fields
+from typing import ClassVar, Final, Literal
 
+from hydraopt.bundle.history import Added
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.row import TaskRow
 from hydraopt.bundle.spec import TaskEntry
@@ -13,60 +14,106 @@ from hydraopt.collection.kinds import StrPath
 from hydraopt.files.url import place_of
 from hydraopt.merging.frozen import MiddlePrice
 
-__all__ = ["difference", "listing"]
+__all__ = ["ChangedTask", "Contents", "Difference", "TaskFacts", "difference", "listing"]
 
 _NUMBERED: Final = {"name", "content", "config", "carried", "modules", "tensors", "added"}
 """Columns of a row that are valid only in its own collection, or are compared separately."""
 
 
-def listing(path: StrPath) -> dict[str, Any]:
-    """List the tasks of a collection, ready for JSON; schema hydraopt.list/1.
+@dataclass(frozen=True)
+class TaskFacts:
+    """One task. own_bytes: of its stream. added: None for a task of the merge."""
 
-    size: bytes of the whole collection.
-    core_bytes: bytes of the shared stream.
-    price, norm: see MiddlePrice; null where the recipe does not state them.
-    tasks: name, error, own_bytes (stream), carried_bytes, fp16_bytes, lossless, added (day and
-    digest, or null).
+    name: str
+    error: float
+    own_bytes: int
+    carried_bytes: int
+    fp16_bytes: int
+    lossless: bool
+    added: Added | None
 
-    Nothing is decoded.
+    @classmethod
+    def of(cls, task: TaskRow) -> TaskFacts:
+        """Return the facts of a listed task."""
+        return cls(
+            task.name,
+            task.error,
+            task.own_bytes,
+            task.carried_bytes,
+            2 * task.numbers,
+            task.lossless,
+            task.added,
+        )
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Tasks of a collection.
+
+    size: bytes of the whole. core_bytes: bytes of the shared stream.
+    price, norm: as in MiddlePrice; None where the recipe does not state them.
     """
-    bundle = open_bundle(path)
-    price = MiddlePrice.in_recipe(bundle.recipe)
-    return {
-        "schema": "hydraopt.list/1",
-        "path": str(place_of(path)),
-        "size": bundle.size,
-        "core_bytes": bundle.core_bytes,
-        "base_model": bundle.base_model,
-        "price": price.price if price else None,
-        "norm": price.norm if price else None,
-        "tasks": [_row(task) for task in bundle.rows],
-    }
+
+    SCHEMA: ClassVar[str] = "hydraopt.list/1"
+    path: str
+    size: int
+    core_bytes: int
+    base_model: str | None
+    price: float | None
+    norm: float | None
+    tasks: tuple[TaskFacts, ...]
 
 
-def _row(task: TaskRow) -> dict[str, Any]:
-    return {
-        "name": task.name,
-        "error": task.error,
-        "own_bytes": task.own_bytes,
-        "carried_bytes": task.carried_bytes,
-        "fp16_bytes": 2 * task.numbers,
-        "lossless": task.lossless,
-        "added": dataclasses.asdict(task.added) if task.added else None,
-    }
+@dataclass(frozen=True)
+class ChangedTask:
+    """A task in both collections that differs; numbers are before and after.
+
+    what: "stream", "carried", "config", or a column of the row.
+    """
+
+    name: str
+    what: tuple[str, ...]
+    error: tuple[float, float]
+    own_bytes: tuple[int, int]
+    carried_bytes: tuple[int, int]
 
 
-def difference(one: StrPath, other: StrPath) -> dict[str, Any]:
-    """Compare ``other`` with ``one``; the result is ready for JSON, schema hydraopt.difference/1.
+@dataclass(frozen=True)
+class Difference:
+    """Changes from one collection to another.
 
     core: "same" or "other"; with "other" streams cannot be recognised as equal.
-    added, removed: names.
-    renamed: new names by old names, for tasks with the same bytes.
-    changed: tasks with the same name, each with what differs: "stream", "carried", "config", or a
-    column of the row.
-    same: names.
-    size: bytes of both.
+    added, removed, same: names. renamed: new names by old names, for tasks with the same bytes.
     """
+
+    SCHEMA: ClassVar[str] = "hydraopt.difference/1"
+    paths: tuple[str, str]
+    size: tuple[int, int]
+    core: Literal["same", "other"]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    renamed: Mapping[str, str]
+    changed: tuple[ChangedTask, ...]
+    same: tuple[str, ...]
+
+
+def listing(path: StrPath) -> Contents:
+    """List the tasks of a collection. Nothing is decoded."""
+    bundle = open_bundle(path)
+    price = MiddlePrice.in_recipe(bundle.recipe)
+    return Contents(
+        str(place_of(path)),
+        bundle.size,
+        bundle.core_bytes,
+        bundle.base_model,
+        price.price if price else None,
+        price.norm if price else None,
+        tuple(map(TaskFacts.of, bundle.rows)),
+    )
+
+
+def difference(one: StrPath, other: StrPath) -> Difference:
+    """Compare ``other`` with ``one``, by manifests and checksums."""
     a, b = (open_bundle(path) for path in (one, other))
     mine, theirs = (_marks(bundle) for bundle in (a, b))
     same_core = _core_mark(a) == _core_mark(b)
@@ -79,48 +126,51 @@ def difference(one: StrPath, other: StrPath) -> dict[str, Any]:
         alike = [x for x in come if theirs[x] == mine[name] and x not in renamed.values()]
         if alike:
             renamed[name] = alike[0]
-    changed = []
-    before, after = ({row.name: row for row in bundle.rows} for bundle in (a, b))
-    for name in sorted(set(mine) & set(theirs)):
-        what = [key for key in mine[name] if mine[name][key] != theirs[name][key]]
-        if what:
-            sizes = _before_and_after(before[name], after[name])
-            changed.append({"name": name, "what": what, **sizes})
-    named = {row["name"] for row in changed}
-    return {
-        "schema": "hydraopt.difference/1",
-        "paths": [str(place_of(path)) for path in (one, other)],
-        "size": [a.size, b.size],
-        "core": "same" if same_core else "other",
-        "added": [name for name in come if name not in renamed.values()],
-        "removed": [name for name in gone if name not in renamed],
-        "renamed": renamed,
-        "changed": changed,
-        "same": sorted(name for name in set(mine) & set(theirs) if name not in named),
-    }
+    before, after = ({row.name: TaskFacts.of(row) for row in x.rows} for x in (a, b))
+    common = sorted(set(mine) & set(theirs))
+    changed = [
+        _changed(what, before[name], after[name])
+        for name in common
+        if (what := tuple(key for key in mine[name] if mine[name][key] != theirs[name][key]))
+    ]
+    unlike = {row.name for row in changed}
+    return Difference(
+        (str(place_of(one)), str(place_of(other))),
+        (a.size, b.size),
+        "same" if same_core else "other",
+        tuple(name for name in come if name not in renamed.values()),
+        tuple(name for name in gone if name not in renamed),
+        renamed,
+        tuple(changed),
+        tuple(name for name in common if name not in unlike),
+    )
 
 
-def _before_and_after(one: TaskRow, other: TaskRow) -> dict[str, Any]:
-    rows = [_row(one), _row(other)]
-    keys = ("error", "own_bytes", "carried_bytes")
-    return {key: [row[key] for row in rows] for key in keys}
+def _changed(what: tuple[str, ...], old: TaskFacts, new: TaskFacts) -> ChangedTask:
+    return ChangedTask(
+        new.name,
+        what,
+        (old.error, new.error),
+        (old.own_bytes, new.own_bytes),
+        (old.carried_bytes, new.carried_bytes),
+    )
 
 
-def _core_mark(bundle: Bundle) -> Any:
+def _core_mark(bundle: Bundle) -> tuple[object, ...]:
     manifest = bundle.manifest
     return bundle.checksum("shared"), manifest.modules, manifest.tensors
 
 
-def _marks(bundle: Bundle) -> dict[str, dict[str, Any]]:
+def _marks(bundle: Bundle) -> dict[str, dict[str, object]]:
     """Return the marks by which tasks are compared, by task name."""
     return {task.name: _mark(bundle, task) for task in bundle.manifest.tasks}
 
 
-def _mark(bundle: Bundle, task: TaskEntry) -> dict[str, Any]:
+def _mark(bundle: Bundle, task: TaskEntry) -> dict[str, object]:
     manifest = bundle.manifest
-    row: Mapping[str, Any] = {
+    row: Mapping[str, object] = {
         field.name: getattr(task, field.name)
-        for field in dataclasses.fields(task)
+        for field in fields(task)
         if field.name not in _NUMBERED
     }
     stream = None if task.content is None else bundle.checksum(f"task/{task.content}")

@@ -267,8 +267,3 @@ class Written:
     def fraction(self) -> float:
         """Size as a fraction of the inputs in fp16."""
         return self.size / self.fp16_bytes
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the result in its JSON form."""
-        values = dataclasses.asdict(self)
-        return {**values, "path": str(self.path), "fraction": self.fraction}

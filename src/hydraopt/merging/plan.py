@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.harm import Harm
@@ -79,10 +79,6 @@ class Plan:
     fp16_bytes: int
     notes: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the plan in its JSON form."""
-        return asdict(self)
-
 
 def plan(adapters: StrPath | Iterable[StrPath | Adapter], options: MergeOptions) -> Plan:
     """Plan a merge with these options: the result for each task, and the trials that led to it.
@@ -121,15 +117,15 @@ def plan(adapters: StrPath | Iterable[StrPath | Adapter], options: MergeOptions)
     )
 
 
-def plan_limit(report: Mapping[str, Any]) -> str:
-    """Return the limit of a plan in words. report: a plan in its JSON form.
+def plan_limit(plan: Plan) -> str:
+    """Return the limit of a plan in words.
 
     For example "5,000 bytes" or "1 % of each task's answers may change".
     """
-    value = report["value"]
-    if report["limit"] == "size":
+    value = plan.value
+    if plan.limit == "size":
         return f"{value:,.0f} bytes"
-    if report["counted"] == "nats":
+    if plan.counted == "nats":
         return f"{value:g} nats of KL an answer"
     return f"{100 * value:g} % of each task's answers may change"
 

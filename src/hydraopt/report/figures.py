@@ -6,7 +6,7 @@ matplotlib is an optional dependency and loads in here only.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from hydraopt.files.writing import replaced_file
 from hydraopt.inspect.adapters import AdaptersReport
 from hydraopt.inspect.bundle import BundleReport
 from hydraopt.inspect.summary import ModuleComparison
+from hydraopt.merging.plan import WORDS, Plan, plan_limit
 from hydraopt.values import counted
 
-__all__ = ["check_plot", "draw", "draw_plan"]
+__all__ = ["check_plot", "draw", "figure_of"]
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 _MOST_LABELS = 40
@@ -31,8 +32,6 @@ _COLOURS = (
 _MARKERS = "os^DvPX*"
 """Marker of each colour, for readers who cannot distinguish the colours."""
 _MOST_TASKS, _MOST_ROWS, _MOST_TYPES = 60, 200, 12
-
-Report = Mapping[str, Any]
 
 
 def check_plot(path: str | os.PathLike[str]) -> None:
@@ -50,26 +49,22 @@ def check_plot(path: str | os.PathLike[str]) -> None:
         raise UsageError(explain("no folder for the picture", file=path, got=f"no {folder.name}/"))
 
 
-def draw(report: AdaptersReport | BundleReport, path: str | os.PathLike[str]) -> None:
-    """Write the picture of what inspect reports; the suffix of ``path`` says the format.
+def draw(report: AdaptersReport | BundleReport | Plan, path: str | os.PathLike[str]) -> None:
+    """Write the picture of a report; the suffix of ``path`` says the format.
 
     Raises UsageError for an unknown suffix, or without matplotlib.
     """
     check_plot(path)
-    _write(
-        _draw_bundle(report) if isinstance(report, BundleReport) else _draw_adapters(report), path
-    )
-
-
-def draw_plan(plan: Report, path: str | os.PathLike[str]) -> None:
-    """Write the picture of a plan, in its JSON form. Raises UsageError as :func:`draw`."""
-    check_plot(path)
-    _write(_draw_plan(plan), path)
-
-
-def _write(figure: Any, path: str | os.PathLike[str]) -> None:
+    figure = figure_of(report)
     with replaced_file(path, Path(path).suffix) as made:
         figure.savefig(made, dpi=130)
+
+
+def figure_of(report: AdaptersReport | BundleReport | Plan) -> Any:
+    """Return the picture as a matplotlib figure."""
+    if isinstance(report, AdaptersReport):
+        return _draw_adapters(report)
+    return _draw_bundle(report) if isinstance(report, BundleReport) else _draw_plan(report)
 
 
 def _figure(rows: int, columns: int, height: float, title: str) -> tuple[Any, Any]:
@@ -322,30 +317,28 @@ def _type_bytes(axis: Any, report: BundleReport) -> None:
     axis.set_xlabel("kB")
 
 
-def _draw_plan(report: Report) -> Any:
+def _draw_plan(plan: Plan) -> Any:
     """Draw a line for each task, and a mark where the plan puts it."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    from hydraopt.merging.plan import WORDS, plan_limit
-
-    factor, unit, what = WORDS[report["counted"]]
-    limit = plan_limit(report)
-    title = f"{counted(len(report['tasks']), 'task')}: harm against bytes, limit {limit}"
+    factor, unit, what = WORDS[plan.counted]
+    limit = plan_limit(plan)
+    title = f"{counted(len(plan.tasks), 'task')}: harm against bytes, limit {limit}"
     figure, axes = _figure(1, 1, 6.0, title)
     figure.set_size_inches(9.0, 6.0)
-    axis, measured = axes[0, 0], [x for x in report["tasks"] if x["harm"] is not None]
-    worst = sorted(measured, key=lambda x: -x["harm"])[: len(_COLOURS)]
-    least = _LEAST_DRAWN[unit]
-    for task in measured:
+    axis, least = axes[0, 0], _LEAST_DRAWN[unit]
+    measured = [(x, x.harm) for x in plan.tasks if x.harm is not None]
+    worst = [x for x, _ in sorted(measured, key=lambda pair: -pair[1])[: len(_COLOURS)]]
+    for task, harm in measured:
         colour = _COLOURS[worst.index(task)] if task in worst else "0.75"
-        sizes = [trial["size"] / 1e3 for trial in task["trials"]]
-        harms = [max(factor * trial["harm"], least) for trial in task["trials"]]
+        sizes = [trial.size / 1e3 for trial in task.trials]
+        harms = [max(factor * trial.harm, least) for trial in task.trials]
         axis.plot(sizes, harms, "-", color=colour, lw=1, zorder=2 + (task in worst))
-        label = _plain(task["name"]) if task in worst else None
-        at = task["size"] / 1e3, max(factor * task["harm"], least)
+        label = _plain(task.name) if task in worst else None
+        at = task.size / 1e3, max(factor * harm, least)
         axis.plot(*at, "o", color=colour, label=label, zorder=3 + (task in worst))
-    if report["limit"] != "size":
-        axis.axhline(factor * report["value"], color="0.2", ls="--", lw=1, label=f"limit: {limit}")
+    if plan.limit != "size":
+        axis.axhline(factor * plan.value, color="0.2", ls="--", lw=1, label=f"limit: {limit}")
     axis.set(xscale="log", yscale="log", xlabel="kB a task, its share of the core among them")
     for side in (axis.xaxis, axis.yaxis):
         side.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -354,6 +347,6 @@ def _draw_plan(report: Report) -> Any:
     axis.set_ylabel(f"{what}, {unit}")
     axis.set_title("dots: where the plan puts each task; named: the most harmed", fontsize=10)
     axis.grid(alpha=0.25)
-    if worst or report["limit"] != "size":
+    if worst or plan.limit != "size":
         axis.legend(fontsize=9)
     return figure
