@@ -11,7 +11,10 @@ import pytest
 from hydraopt import merge
 from tests.conftest import write_adapter
 from tests.editing.living import Kind, kinds
+from tests.merging.conftest import three
 from tests.merging.merge_cases import modules_of
+
+__all__ = ["three"]
 
 NAMES = ("a", "b", "c", "d", "e", "f")
 HEAD = "base_model.model.head.weight"

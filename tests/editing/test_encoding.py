@@ -42,8 +42,8 @@ def test_a_given_basis_costs_nothing_and_is_used_where_it_fits() -> None:
         alone = plan_module(core, [1.0], 1e-3, measure, modes, (None, None))
         assert (plan.tasks[0].mode.code != 0) == shares
         assert plan.bits == plan.tasks[0].bits
-        assert (plan.cost < 0.9 * alone.cost) == shares
-        assert plan.cost <= alone.cost
+        assert (plan.total < 0.9 * alone.total) == shares
+        assert plan.total <= alone.total
 
 
 def test_what_is_like_the_others_costs_fewer_bytes_with_the_core(tmp_path: Path) -> None:
