@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hydraopt.harm.sensitivity import Seen
+from hydraopt.harm.sensitivity import Activations
 from hydraopt.linalg.svd import thin
 
 __all__ = ["CANDIDATES", "FREE", "candidates"]
@@ -37,7 +37,9 @@ _SEEING = ("activations", "activations per module", "gradient", "fisher")
 CANDIDATES = (*FREE, *(f"{name} ({text})" for text in ("self", "prompts") for name in _SEEING))
 
 
-def candidates(original: Factors, other: Factors, seen: Mapping[str, Seen]) -> dict[str, float]:
+def candidates(
+    original: Factors, other: Factors, seen: Mapping[str, Activations]
+) -> dict[str, float]:
     """The candidates for ``other`` in place of ``original``, larger is worse; those that need text
     are there for the texts in ``seen``."""
     sums = dict.fromkeys(
@@ -92,7 +94,7 @@ def _blocks(b: Array, a: Array, other_b: Any, other_a: Any) -> dict[str, float]:
     }
 
 
-def _seeing(original: Factors, other: Factors, seen: Seen) -> dict[str, float]:
+def _seeing(original: Factors, other: Factors, seen: Activations) -> dict[str, float]:
     moved = kept = relative = gradient = 0.0
     slope = torch.zeros(int(seen.text.max()) + 1)
     for path, (b, a) in original.items():

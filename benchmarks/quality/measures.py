@@ -32,7 +32,7 @@ from hydraopt.basemodel.products import products_of
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.evaluate.run import encode_task, run_task
 from hydraopt.evaluate.taskfile import read_task_file, task_of
-from hydraopt.harm.sensitivity import Seen, look
+from hydraopt.harm.sensitivity import Activations, look
 from hydraopt.linalg.svd import thin
 from hydraopt.merging.merge import merge
 
@@ -139,7 +139,7 @@ def measure_set(set_name: str, tasks: Path, rows: int, keep: Any) -> None:
                 kind: texts_of(kind, model, tokenizer, adapter, tasks, seed=number)
                 for kind in ("prompts", "self")
             }
-            seen: dict[str, Seen] = {
+            seen: dict[str, Activations] = {
                 name: look(model, text, original) for name, text in texts.items()
             }
             base, own = (scores[name].loss_per_token for name in ("base", "original"))

@@ -13,7 +13,7 @@ import hydraopt.harm.judge as module
 from hydraopt import read_adapters
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.loading import base_hash
-from hydraopt.basemodel.memory import Memory
+from hydraopt.basemodel.memory import JsonCache
 from hydraopt.basemodel.model import attached, place
 from hydraopt.basemodel.writing import answered, generate
 from hydraopt.harm import drift as drift_module
@@ -293,7 +293,7 @@ def judge_of(trained, make_adapter, tmp_path: Path):
     asked = {"fr": asked_of(tokenizer)}
 
     def make(base: Path = tmp_path / "base") -> AnswerJudge:
-        memory = Memory(tmp_path / "memory")
+        memory = JsonCache(tmp_path / "memory")
         return AnswerJudge(base, model, tokenizer, {"fr": adapter}, asked, memory)
 
     return make
@@ -340,7 +340,7 @@ def test_where_nothing_is_held_out_all_prompts_judge(trained, make_adapter, tmp_
     (adapter,) = read_adapters([make_adapter(tmp_path / "fr", factors_of(0))])
     for count, judged in ((2, 2), (8, 8), (16, 4)):  # a refit takes sixteen at least
         prompts = {"fr": asked_of(tokenizer, count)}
-        judge = AnswerJudge("nowhere", model, tokenizer, {"fr": adapter}, prompts, Memory(None))
+        judge = AnswerJudge("nowhere", model, tokenizer, {"fr": adapter}, prompts, JsonCache(None))
         assert judge.measured("fr", factors_of(1), apart=True).harm.answers == judged
 
 
@@ -354,7 +354,7 @@ def test_answers_that_end_otherwise_are_others(trained, make_adapter, tmp_path) 
     said = [
         AnswerJudge(
             tmp_path / "base", model, one, {"fr": adapter}, {"fr": asked_of(tokenizer, 6)},
-            Memory(tmp_path / "memory"),
+            JsonCache(tmp_path / "memory"),
         ).answers("fr")
         for one in (tokenizer, other)
     ]  # fmt: skip

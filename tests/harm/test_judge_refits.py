@@ -12,7 +12,7 @@ import pytest
 
 from hydraopt import read_adapters
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.memory import Memory
+from hydraopt.basemodel.memory import JsonCache
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import PartsRecord
 from hydraopt.harm import judge as judge_module
@@ -49,7 +49,7 @@ def test_a_refit_needs_four_answers_that_judge(
     (adapter,) = read_adapters([make_adapter(tmp_path / "de", factors_of(0))])
     model = SimpleNamespace(device=SimpleNamespace(type="cpu"), dtype="float32", config=None)
     prompts = [Encoded((1, 2 + i), ()) for i in range(count + lessons)]
-    asks = {"de": prompts[:count]}, Memory(None), {"de": prompts[count:]}
+    asks = {"de": prompts[:count]}, JsonCache(None), {"de": prompts[count:]}
     judge = AnswerJudge("nowhere", model, SimpleNamespace(eos_token_id=0), {"de": adapter}, *asks)
     assert judge.refit("de", dict) == {}
     assert calls == [(count, lessons)] * asked
@@ -81,7 +81,7 @@ def judge_of(trained, make_adapter, tmp_path: Path):
 
     def make(lessons: int = 12) -> AnswerJudge:
         more = {"fr": asked(range(8, 8 + lessons))}
-        memory = Memory(tmp_path / "memory")
+        memory = JsonCache(tmp_path / "memory")
         prompts = {"fr": asked(range(8))}
         return AnswerJudge(
             tmp_path / "base", model, tokenizer, {"fr": adapter}, prompts, memory, more
@@ -181,7 +181,7 @@ def test_harm_apart_is_of_what_no_twin_learns_from(
         name: [Encoded((1, *trained[1](f"Spell.\n{i}\n=>")["input_ids"]), ()) for i in some]
         for name, some in zip(names, (mine, range(16)), strict=True)
     }
-    given = {adapter.name: adapter for adapter in adapters}, asked, Memory(None)
+    given = {adapter.name: adapter for adapter in adapters}, asked, JsonCache(None)
     judge = AnswerJudge("nowhere", *trained, *given)
     told = judge.measured("de", factors_of(1, 0.02), apart=True).harm
     assert (told.answers, told.held_out) == (len(unlearned) or len(mine), bool(unlearned))

@@ -11,7 +11,7 @@ import transformers
 
 from hydraopt import read_adapters
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.memory import Memory
+from hydraopt.basemodel.memory import JsonCache
 from hydraopt.basemodel.writing import not_finite
 from hydraopt.cli.mergeoptions import said_of_cut
 from hydraopt.errors import NumericalError
@@ -31,7 +31,7 @@ def judge_of(trained, make_adapter, tmp_path: Path):
     def make(size: float = 0.3) -> AnswerJudge:
         folder = tmp_path / f"at{size}" / "fr"
         (adapter,) = read_adapters([make_adapter(folder, factors_of(0, size))])
-        asked, memory = {"fr": asked_of(tokenizer, 4)}, Memory(tmp_path / "memory")
+        asked, memory = {"fr": asked_of(tokenizer, 4)}, JsonCache(tmp_path / "memory")
         return AnswerJudge(tmp_path / "base", model, tokenizer, {"fr": adapter}, asked, memory)
 
     return make

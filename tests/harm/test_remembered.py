@@ -10,7 +10,7 @@ import pytest
 
 from hydraopt import read_adapters
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.memory import Memory, key_of
+from hydraopt.basemodel.memory import JsonCache, key_of
 from hydraopt.harm import judge as judge_module
 from hydraopt.harm.judge import AnswerJudge
 from tests.basemodel.cases import factors_of
@@ -18,10 +18,10 @@ from tests.basemodel.cases import factors_of
 
 def test_a_memory_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    memory = Memory(tmp_path / "file")
+    memory = JsonCache(tmp_path / "file")
     memory.put(key_of(["a"]), [1])
     assert memory.get(key_of(["a"])) == [1]
-    assert Memory(tmp_path / "file").get(key_of(["a"])) is None
+    assert JsonCache(tmp_path / "file").get(key_of(["a"])) is None
 
 
 def test_long_values_are_on_disk_alone_where_they_can_be(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_long_values_are_on_disk_alone_where_they_can_be(tmp_path: Path) -> None
     (tmp_path / "file").write_text("x")
     long, short = list(range(5000)), [1]
     for folder, known in ((tmp_path / "kept", {"b"}), (tmp_path / "file", {"a", "b"})):
-        memory = Memory(folder)
+        memory = JsonCache(folder)
         for _ in range(2):
             memory.put("a", long)
             memory.put("b", short)
@@ -38,7 +38,7 @@ def test_long_values_are_on_disk_alone_where_they_can_be(tmp_path: Path) -> None
 
 
 def test_a_long_value_takes_the_place_of_a_short_one(tmp_path: Path) -> None:
-    memory = Memory(tmp_path)
+    memory = JsonCache(tmp_path)
     for value in ([1], list(range(5000))):
         memory.put("a", value)
         assert memory.get("a") == value
@@ -50,7 +50,7 @@ def test_who_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
 
     monkeypatch.setattr(Path, "replace", stop)
     with pytest.raises(KeyboardInterrupt):
-        Memory(tmp_path).put("a", [1])
+        JsonCache(tmp_path).put("a", [1])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -59,14 +59,14 @@ def test_borders_of_parts_count() -> None:
 
 
 def test_what_nobody_asked_for_in_a_quarter_of_a_year_goes(tmp_path: Path) -> None:
-    memory = Memory(tmp_path, in_process=False)
+    memory = JsonCache(tmp_path, in_process=False)
     old, asked, new, later = (key_of([x]) for x in ("old", "asked for", "new", "later"))
     for key in (old, asked, new):
         memory.put(key, [key])
     for name in (f"{old}.json", f"{asked}.json", "tmp1a_b.new", "package.json"):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (1, 1))
-    memory = Memory(tmp_path, in_process=False)
+    memory = JsonCache(tmp_path, in_process=False)
     assert memory.get(asked) == [asked]
     assert (tmp_path / f"{old}.json").exists()
     memory.put(later, [])
@@ -80,17 +80,17 @@ def test_what_cannot_be_tidied_or_written_costs_nothing_else(tmp_path: Path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", refuse)
-        Memory(tmp_path).put("k", [1])
-    assert Memory(tmp_path).get("k") == [1]
+        JsonCache(tmp_path).put("k", [1])
+    assert JsonCache(tmp_path).get("k") == [1]
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", refuse)
-        Memory(tmp_path).put("n", [1])
+        JsonCache(tmp_path).put("n", [1])
     assert [x.name for x in tmp_path.iterdir()] == ["k.json"]
 
 
 def test_values_come_back_from_disk(tmp_path: Path) -> None:
-    Memory(tmp_path).put("k", [1, 0.5])
-    assert Memory(tmp_path).get("k") == [1, 0.5]
+    JsonCache(tmp_path).put("k", [1, 0.5])
+    assert JsonCache(tmp_path).get("k") == [1, 0.5]
     assert json.loads((tmp_path / "k.json").read_text()) == [1, 0.5]
 
 
@@ -103,7 +103,9 @@ def test_references_that_have_no_room_do_not_push_out_all_others(
         [make_adapter(tmp_path / name, factors_of(i, 0.02)) for i, name in enumerate(names)]
     )
     prompts = {name: [Encoded((1, *trained[1]("Spell.")["input_ids"]), ())] for name in names}
-    judge = AnswerJudge("nowhere", *trained, {x.name: x for x in adapters}, prompts, Memory(None))
+    judge = AnswerJudge(
+        "nowhere", *trained, {x.name: x for x in adapters}, prompts, JsonCache(None)
+    )
     made: list[int] = []
     reference_of = judge_module.reference_of
 

@@ -9,9 +9,9 @@ import pytest
 
 from hydraopt.errors import UsageError
 from hydraopt.merging.budget import (
-    Change,
     MeanError,
     Size,
+    StreamChange,
     WorstError,
     parse_harm,
     parse_size,
@@ -72,7 +72,7 @@ def test_what_each_kind_limits_and_whom_it_blames() -> None:
     errors = np.array([0.1, 0.2, 0.6])
     assert MeanError(0.5).of(errors) == pytest.approx(0.3)
     assert WorstError(0.5).of(errors) == 0.6
-    change = Change(bytes=7, error_before=0.25, error_after=0.75)
+    change = StreamChange(bytes=7, error_before=0.25, error_after=0.75)
     assert Size(1000).strain(change) == 7
     assert MeanError(0.5).strain(change) == 0.5
     assert WorstError(0.5).strain(change) == 0.75

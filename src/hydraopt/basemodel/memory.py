@@ -23,7 +23,7 @@ from typing import Any, Final
 from hydraopt.files.cache import cache_root
 from hydraopt.files.reading import read_regular
 
-__all__ = ["Memory", "are_answers", "cache_folder", "key_of", "versions"]
+__all__ = ["JsonCache", "are_answers", "cache_folder", "key_of", "versions"]
 
 _MOST: Final = 256 << 20
 """Maximum size of an entry, in bytes."""
@@ -65,7 +65,7 @@ def versions() -> str:
     return f"torch {torch.__version__} transformers {transformers.__version__}"
 
 
-class Memory:
+class JsonCache:
     """JSON values by key. folder: None keeps nothing beyond the process. in_process: whether values
     stay in memory as well."""
 

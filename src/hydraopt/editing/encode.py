@@ -47,7 +47,7 @@ from hydraopt.progress import Progress, silent
 
 __all__ = [
     "Coder",
-    "Encoded",
+    "EncodedTask",
     "digest_of",
     "today",
 ]
@@ -56,7 +56,7 @@ _DIGITS: Final = 16
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedTask:
     """A coded adapter. forms: records by form. notes: what a user should know."""
 
     piece: TaskPiece
@@ -75,7 +75,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class _Planned:
+class _Selection:
     """Selection to be coded, its modules and tensors of the core, and notes for the user."""
 
     pieces: MergeSet
@@ -111,7 +111,7 @@ class Coder:
             got = f"exact {', '.join(self.exact)}"
             raise UsageError(explain("all tensors are kept bit by bit already", got=got))
 
-    def encode(self, adapter: Adapter, day: str) -> Encoded:
+    def encode(self, adapter: Adapter, day: str) -> EncodedTask:
         """Encode the adapter as a task.
 
         day: date for its history.
@@ -132,7 +132,7 @@ class Coder:
             job, draft = self._readable(job, adapter)
         return self._encoded(adapter, planned, (job, draft), day)
 
-    def _planned(self, adapter: Adapter) -> _Planned:
+    def _planned(self, adapter: Adapter) -> _Selection:
         """Select what is coded of an adapter over this core."""
         known = {entry: i for i, entry in enumerate(self.bundle.manifest.tensors)}
         model, exact = self.bundle.base_model, list(self.exact)
@@ -162,7 +162,7 @@ class Coder:
             core=FrozenCore(tuple(map(self._bases, where[0])), tuple(map(self._common, where[1]))),
             norm=price.norm if price else None,
         )
-        return _Planned(pieces, *where, notes)
+        return _Selection(pieces, *where, notes)
 
     def _bases(self, module: int) -> Bases:
         return self.bundle.bases(module)
@@ -185,13 +185,13 @@ class Coder:
             f"{ours.kind} of {ours.m} x {ours.n} ({ours.layout})" if ours else None,
         )
 
-    def _whole(self, adapter: Adapter) -> _Planned:
+    def _whole(self, adapter: Adapter) -> _Selection:
         """Select an adapter to be kept bit by bit. Modules that the core lacks cause no note."""
         pieces = align([adapter], self.bundle.base_model, lossless=True)
         known = {module: i for i, module in enumerate(self.bundle.manifest.modules)}
         listed = [known.get(entry) for entry in pieces.modules]
         modules = tuple(sorted(i for i in listed if i is not None))
-        return _Planned(pieces, modules if len(modules) == len(listed) else (), ())
+        return _Selection(pieces, modules if len(modules) == len(listed) else (), ())
 
     def _readable(self, job: Job, adapter: Adapter) -> tuple[Job, Draft]:
         """Solve as :meth:`_solved` does, with a result that readers accept.
@@ -253,10 +253,10 @@ class Coder:
     def _encoded(
         self,
         adapter: Adapter,
-        planned: _Planned,
+        planned: _Selection,
         coded: tuple[Job, Draft | None] | None,
         day: str,
-    ) -> Encoded:
+    ) -> EncodedTask:
         job, draft = coded or (Job.of(planned.pieces, CoreRecipe()), None)
         manifest = job.manifest(draft)
         entry: TaskEntry = dataclasses.replace(
@@ -275,7 +275,7 @@ class Coder:
         )
         limit = self.limit.budget(2 * adapter.numbers) if coded else None
         notes = (*planned.pieces.notes, *planned.notes, *notes_of(manifest, limit))
-        return Encoded(piece, dict(draft.forms) if draft else {}, notes)
+        return EncodedTask(piece, dict(draft.forms) if draft else {}, notes)
 
 
 def _strictly(job: Job) -> Job:

@@ -51,7 +51,7 @@ from hydraopt.merging.joined import joined
 from hydraopt.merging.outcome import Job, inputs_of, load
 from hydraopt.merging.output import as_folder, check_parent
 from hydraopt.merging.recipe import RefreshRecipe
-from hydraopt.merging.solving import Kept, Options, solve, solve_kept
+from hydraopt.merging.solving import KeptError, Options, solve, solve_kept
 from hydraopt.progress import Progress
 
 __all__ = ["Expected", "Refreshed", "expected_saving", "refresh"]
@@ -312,7 +312,7 @@ def _at_own_prices(tasks: _Tasks, job: Job, options: Options) -> tuple[Job, Draf
     return job, solve_kept(job, price.price, options, _kept(tasks))
 
 
-def _kept(tasks: _Tasks) -> dict[str, Kept]:
+def _kept(tasks: _Tasks) -> dict[str, KeptError]:
     """Return the error to keep for tasks that had a limit of their own, by name.
 
     Such a task is recognised by the common price giving another error than the one it states.
@@ -324,10 +324,10 @@ def _kept(tasks: _Tasks) -> dict[str, Kept]:
     for task in tasks.bundle.manifest.tasks:
         stated = max(task.error, _LEAST_ERROR)
         if task.name in tasks.decoded:
-            kept[task.name] = Kept(stated * math.sqrt(MORE**2 - 1), 0.0, stated * MORE)
+            kept[task.name] = KeptError(stated * math.sqrt(MORE**2 - 1), 0.0, stated * MORE)
         elif not task.lossless:
             least = task.error / _COARSE if task.added else 0.0
-            kept[task.name] = Kept(stated, least, stated * MORE)
+            kept[task.name] = KeptError(stated, least, stated * MORE)
     return kept
 
 

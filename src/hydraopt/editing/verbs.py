@@ -21,7 +21,7 @@ from hydraopt.bundle.reader import Bundle, no_such_task
 from hydraopt.collection.kinds import Collection, StrPath, collection_at
 from hydraopt.collection.piece import Change
 from hydraopt.editing.core import check_fits, check_modules, keeps_all
-from hydraopt.editing.encode import Coder, Encoded, today
+from hydraopt.editing.encode import Coder, EncodedTask, today
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
@@ -288,7 +288,7 @@ def _put(
     return Changed(collection.path, before, done.size, rows, notes=notes, warnings=done.warnings)
 
 
-def _row(adapter: Adapter, coded: Encoded) -> AddedTask:
+def _row(adapter: Adapter, coded: EncodedTask) -> AddedTask:
     entry = coded.piece.entry
     return AddedTask(
         entry.name, entry.error, coded.own_bytes, 2 * adapter.numbers, coded.forms, entry.harm

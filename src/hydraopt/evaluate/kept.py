@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.memory import Memory, key_of
+from hydraopt.basemodel.memory import JsonCache, key_of
 
 __all__ = ["Kept"]
 
@@ -16,7 +16,7 @@ class Kept:
     """JSON values of one task, by the rows that they are of."""
 
     def __init__(self, folder: Path) -> None:
-        self._memory = Memory(folder, in_process=False)
+        self._memory = JsonCache(folder, in_process=False)
 
     def get(self, what: str, items: Sequence[Encoded] = ()) -> Any:
         """Return the stored value for some rows, or for all of them; None if there is none."""

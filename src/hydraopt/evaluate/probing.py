@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.likelihood import likelihoods, shares_beginnings
 from hydraopt.basemodel.loading import base_hash
-from hydraopt.basemodel.memory import Memory, key_of
+from hydraopt.basemodel.memory import JsonCache, key_of
 from hydraopt.basemodel.model import Placed, TaskFactors, factors_key, place
 from hydraopt.basemodel.positions import positions_of
 from hydraopt.errors import UsageError, explain
@@ -49,7 +49,7 @@ class Asker:
     def __init__(self, model: Any, tokenizer: Any, base: str, products: str) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self._memory = Memory(cache_root() / "probes")
+        self._memory = JsonCache(cache_root() / "probes")
         self._weights = base_hash(base)
         self._about = [_VERSION, products, str(self._weights)]
         self._shared: bool | None = None

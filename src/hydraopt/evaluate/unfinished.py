@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from hydraopt.basemodel.memory import Memory, key_of
+from hydraopt.basemodel.memory import JsonCache, key_of
 from hydraopt.evaluate.kept import Kept
 from hydraopt.evaluate.results import TaskResult
 from hydraopt.files.cache import cache_root
@@ -47,7 +47,7 @@ class Unfinished:
         root = cache_root() / "eval"
         _remove_old(root)
         self._folder = root / key_of([_METHOD, json.dumps(asked, sort_keys=True)])
-        self._done = Memory(self._folder / "done", in_process=False)
+        self._done = JsonCache(self._folder / "done", in_process=False)
 
     def task(self, about: Sequence[str]) -> Kept:
         """Return the stored values of a task that is not done.

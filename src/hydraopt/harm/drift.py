@@ -74,7 +74,7 @@ _TINY: Final = 1e-300
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _TokenLogits:
     """The original's next-token distribution at N tokens.
 
     tokens, logs (N, K): the likeliest next tokens in falling order, and their log probabilities.
@@ -104,7 +104,7 @@ class Reference:
 
     batches: tuple[Batch, ...]
     order: tuple[tuple[int, ...], ...]
-    seen: tuple[tuple[_Seen, ...], ...]
+    seen: tuple[tuple[_TokenLogits, ...], ...]
     sure: Numbers
     head: Placed
 
@@ -319,7 +319,7 @@ def reference_of(model: Any, answers: Sequence[Encoded], original: TaskFactors) 
 def _probabilities(
     batches: Sequence[Batch],
     chunks: Sequence[Sequence[int]],
-    seen: Sequence[Sequence[_Seen]],
+    seen: Sequence[Sequence[_TokenLogits]],
     answers: int,
 ) -> Numbers:
     """Return the probability of each greedy answer, the product over its tokens, (answers,)."""
@@ -359,16 +359,16 @@ def _pieces(model: Any, batch: Batch, placed: Placed) -> Iterator[Tensor]:
         yield hidden[start : start + _TOKENS]
 
 
-def _seen(model: Any, hidden: Tensor, placed: Placed) -> _Seen:
+def _seen(model: Any, hidden: Tensor, placed: Placed) -> _TokenLogits:
     logits = logits_of(model, hidden, placed)
     top, tokens = logits.topk(min(_LIKELIEST, logits.shape[-1]), dim=-1)
     logs, rest, _ = told_apart(logits, tokens)
     far = (rest > _OPEN).nonzero()[:, 0]
-    return _Seen(tokens, logs.float(), rest, top[:, 0] - top[:, 1], far, hidden[far])
+    return _TokenLogits(tokens, logs.float(), rest, top[:, 0] - top[:, 1], far, hidden[far])
 
 
 def _compared(
-    model: Any, hidden: Tensor, placed: Placed, before: _Seen, head: Placed
+    model: Any, hidden: Tensor, placed: Placed, before: _TokenLogits, head: Placed
 ) -> tuple[Numbers, Numbers]:
     """Return (kl, moved) of some tokens: see :class:`Drift`. head: the original's factors on the
     output layer.

@@ -14,7 +14,7 @@ from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.loading import base_hash
 from hydraopt.basemodel.memory import (
-    Memory,
+    JsonCache,
     are_answers,
     cache_folder,
     key_of,
@@ -67,7 +67,7 @@ class AnswerJudge(BaseJudge):
         tokenizer: Any,
         adapters: Mapping[str, Adapter],
         prompts: Mapping[str, Sequence[Encoded]],
-        memory: Memory | None = None,
+        memory: JsonCache | None = None,
         lessons: Mapping[str, Sequence[Encoded]] | None = None,
         progress: Progress | None = None,
         settings: HarmSettings = DEFAULT_HARM,
@@ -85,7 +85,7 @@ class AnswerJudge(BaseJudge):
         self._adapters, self._prompts, self._lessons = adapters, prompts, lessons or {}
         self._settings, self.answer_tokens = settings, settings.answer_tokens
         known = base_hash(base)
-        self._memory = memory or Memory(cache_folder() if known else None)
+        self._memory = memory or JsonCache(cache_folder() if known else None)
         where = f"{model.device.type} {torch.get_float32_matmul_precision()} {model.dtype}"
         self._ends = ends_of(model, tokenizer)
         self._of_base = (

@@ -32,11 +32,11 @@ from hydraopt.basemodel.model import (
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.svd import thin
 
-__all__ = ["Seen", "look", "looks", "self_written", "sensitivities"]
+__all__ = ["Activations", "look", "looks", "self_written", "sensitivities"]
 
 
 @dataclass(frozen=True)
-class Seen:
+class Activations:
     """Inputs and gradients of each module on some texts.
 
     x (N, n): inputs.
@@ -70,7 +70,9 @@ def _watched(model: nn.Module, paths: Sequence[str]) -> Iterator[tuple[dict[str,
             handle.remove()
 
 
-def looks(model: nn.Module, texts: Sequence[Encoded], factors: TaskFactors) -> Iterator[Seen]:
+def looks(
+    model: nn.Module, texts: Sequence[Encoded], factors: TaskFactors
+) -> Iterator[Activations]:
     """Yield the inputs and gradients of modules, for a few texts at a time.
 
     A batch has BATCH_TOKENS padded tokens, or one longer text, because all activations of the model
@@ -80,7 +82,7 @@ def looks(model: nn.Module, texts: Sequence[Encoded], factors: TaskFactors) -> I
         yield look(model, [texts[i] for i in chunk], factors)
 
 
-def look(model: nn.Module, texts: Sequence[Encoded], factors: TaskFactors) -> Seen:
+def look(model: nn.Module, texts: Sequence[Encoded], factors: TaskFactors) -> Activations:
     """Return the inputs and gradients of every module of the adapted model on the texts, padding
     left out.
 
@@ -110,7 +112,7 @@ def look(model: nn.Module, texts: Sequence[Encoded], factors: TaskFactors) -> Se
     finally:
         handle.remove()
     which = torch.arange(len(texts))[:, None].expand(batch.ids.shape)[real]
-    return Seen(x, g, which)
+    return Activations(x, g, which)
 
 
 def _gradient(output: Tensor) -> Tensor:
@@ -175,7 +177,7 @@ def self_written(
     return [Encoded((start,), tuple(row[1:].tolist())) for row in out]
 
 
-def sensitivities(seen: Iterable[Seen], factors: TaskFactors) -> dict[str, float]:
+def sensitivities(seen: Iterable[Activations], factors: TaskFactors) -> dict[str, float]:
     """By module path, what a unit of squared Frobenius error does there, for hydraopt.merge.
 
     With the thin SVD dW = U diag(s) V^T: noise N on the input side, E = U diag(s) N^T, gives

@@ -19,11 +19,11 @@ from hydraopt.values import real, shown
 
 __all__ = [
     "Budget",
-    "Change",
     "HarmLimit",
     "Limit",
     "MeanError",
     "Size",
+    "StreamChange",
     "WorstError",
     "parse_harm",
     "parse_size",
@@ -76,7 +76,7 @@ def parse_size(text: str | int, fp16_bytes: int) -> int:
 
 
 @dataclass(frozen=True)
-class Change:
+class StreamChange:
     """Effect of another stream on one content: growth in bytes, and relative errors."""
 
     bytes: int
@@ -91,7 +91,7 @@ class Size:
     limit: int
     name: ClassVar[str] = "size"
 
-    def strain(self, change: Change) -> float:
+    def strain(self, change: StreamChange) -> float:
         """Return this change's share of the blame if the budget is not kept."""
         return float(change.bytes)
 
@@ -124,7 +124,7 @@ class MeanError(_ErrorBudget):
         """Return the limited value from the relative errors of the tasks, (tasks,)."""
         return float(np.mean(errors))
 
-    def strain(self, change: Change) -> float:
+    def strain(self, change: StreamChange) -> float:
         """Return this change's share of the blame if the budget is not kept."""
         return change.error_after - change.error_before
 
@@ -139,7 +139,7 @@ class WorstError(_ErrorBudget):
         """Return the limited value from the relative errors of the tasks, (tasks,)."""
         return float(np.max(errors))
 
-    def strain(self, change: Change) -> float:
+    def strain(self, change: StreamChange) -> float:
         """Return this change's share of the blame if the budget is not kept."""
         return change.error_after
 

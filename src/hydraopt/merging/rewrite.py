@@ -26,7 +26,7 @@ from hydraopt.files.aside import Aside, Laid, Place, Replaced, sizes_of
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.linalg.svd import thin
 from hydraopt.merging.align import MergeSet
-from hydraopt.merging.budget import Budget, Change
+from hydraopt.merging.budget import Budget, StreamChange
 from hydraopt.merging.decoded import DecodedDraft
 from hydraopt.merging.draft import Draft
 
@@ -141,7 +141,7 @@ def _stream(
     counted[content] = errors
     before, after = (float(draft.counting.errors(x)[content]) for x in (draft.errors, counted))
     grown = len(stream) - sizes_of(draft.streams)[content]
-    strain = budget.strain(Change(grown, before, after))
+    strain = budget.strain(StreamChange(grown, before, after))
     return _Stream(content, aside.put(stream), errors, strain)
 
 

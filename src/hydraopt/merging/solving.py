@@ -36,7 +36,7 @@ from hydraopt.merging.weights import Sensitivity, Weights, importances, weights_
 from hydraopt.progress import Progress
 
 __all__ = [
-    "Kept",
+    "KeptError",
     "Options",
     "check_forms",
     "passes_of",
@@ -71,7 +71,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptError:
     """The error, above 0, that a task is to have where the common price gives less than ``least``
     or more than ``most``."""
 
@@ -97,7 +97,7 @@ def solve_at(job: Job, price: float, options: Options) -> Draft:
         return passes.run(price, weights.whole, weights.counting)
 
 
-def solve_kept(job: Job, price: float, options: Options, kept: Mapping[str, Kept]) -> Draft:
+def solve_kept(job: Job, price: float, options: Options, kept: Mapping[str, KeptError]) -> Draft:
     """One pass at a price of a bit; more, if tasks need a price of their own to keep their errors.
 
     kept: by task. The strictest one counts of tasks that share a content.
@@ -200,9 +200,9 @@ def price_of(budget: MeanError | WorstError, job: Job, weights: Weights) -> floa
     return float((budget.limit / budget.of(np.sqrt(noise))) ** 2)
 
 
-def _by_content(job: Job, kept: Mapping[str, Kept]) -> dict[int, Kept]:
+def _by_content(job: Job, kept: Mapping[str, KeptError]) -> dict[int, KeptError]:
     """The strictest of each content."""
-    wanted: dict[int, Kept] = {}
+    wanted: dict[int, KeptError] = {}
     for task in job.pieces.tasks:
         if task.content is not None and task.name in kept:
             keep = kept[task.name]
