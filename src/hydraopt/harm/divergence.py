@@ -17,11 +17,15 @@ _LEAST: Final = 1e-9
 
 
 def told_apart(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the log probabilities of these tokens, (N, K), the probability of all others together,
-    (N,), never quite nothing, and the logarithm of the sum of all exponentials, (N, 1).
+    """Split the probabilities of some tokens from the probability of all others.
 
-    logits: (N, vocabulary). tokens: (N, K), all different. Sums are in float64, and what is left
-    beside the tokens is a difference of sums of the very same numbers.
+    logits: (N, vocabulary).
+    tokens: (N, K), all different.
+
+    Sums are in float64, and the others' probability is a difference of sums of the same numbers.
+
+    Returns the log probabilities of the tokens, (N, K); the probability of all others together,
+    (N,), above zero; and the logarithm of the sum of all exponentials, (N, 1).
     """
     top = logits.amax(-1, keepdim=True)
     each = (logits - top).exp_()

@@ -117,8 +117,7 @@ class Reference:
 
     @property
     def is_finite(self) -> bool:
-        """Return whether all log probabilities and margins are finite; otherwise nothing can be
-        compared."""
+        """Return whether all log probabilities and margins are finite."""
         kept = (x for pieces in self.seen for x in pieces)
         return all(bool(torch.isfinite(y).all()) for x in kept for y in (x.logs, x.margin))
 
@@ -204,8 +203,10 @@ def _error(values: Numbers) -> float:
 
 
 def _error_of_one(share: float) -> float:
-    """Return the upper end of Wilson's interval of one answer, at one standard deviation, less its
-    share."""
+    """Return the standard error of a share that is known from one answer.
+
+    It is the upper end of Wilson's interval at one standard deviation, less the share.
+    """
     return (0.5 - share + math.sqrt(share * (1 - share) + 0.25)) / 2
 
 
@@ -333,8 +334,10 @@ def _probabilities(
 
 @torch.inference_mode()
 def drift_of(model: Any, reference: Reference, factors: TaskFactors) -> Drift:
-    """Return the drift of the reference under ``factors``, given as the original's are, of any
-    rank."""
+    """Return the drift of the reference under other factors.
+
+    factors: of any rank; otherwise as the original's.
+    """
     placed = place(model, {path: x for path, x in factors.items() if x[1].shape[0]})
     columns: list[tuple[Numbers, ...]] = []
     for batch, chunk, seen in zip(reference.batches, reference.order, reference.seen, strict=True):
@@ -370,11 +373,12 @@ def _seen(model: Any, hidden: Tensor, placed: Placed) -> _TokenLogits:
 def _compared(
     model: Any, hidden: Tensor, placed: Placed, before: _TokenLogits, head: Placed
 ) -> tuple[Numbers, Numbers]:
-    """Return (kl, moved) of some tokens: see :class:`Drift`. head: the original's factors on the
-    output layer.
+    """Return (kl, moved) of some tokens: see :class:`Drift`.
 
-    Where few others are likely, KL is that over the likeliest tokens and all others as one: the
-    original's output layer need not be computed again.
+    Where few others are likely, KL is taken over the likeliest tokens and all others as one, so
+    that the original's output layer need not be computed again.
+
+    head: the original's factors on the output layer.
     """
     logits = logits_of(model, hidden, placed)
     logs, rest, total = told_apart(logits, before.tokens)

@@ -100,8 +100,7 @@ class AnswerJudge(BaseJudge):
         return frozenset(self._prompts)
 
     def answers(self, task: str) -> list[Encoded]:
-        """Return the prompts of a task with the original's greedy answers, ``answer_tokens`` at
-        most each.
+        """Return the prompts of a task with the original's greedy answers.
 
         Raises NumericalError, here and wherever answers are needed, for an adapter with which the
         model's logits are not finite, and UsageError for prompts that the model does not read.
@@ -109,9 +108,13 @@ class AnswerJudge(BaseJudge):
         return self._answered(task, self._prompts[task])
 
     def cut(self, tasks: Iterable[str] | None = None) -> dict[str, int]:
-        """By task, how many answers do not end within ``answer_tokens``, or where the model has no
-        more positions; tasks that have such alone. Harm is told of what was written. tasks: that
-        are asked about, all if None."""
+        """Return the number of unfinished answers, by task, for tasks that have any.
+
+        An answer is unfinished at ``answer_tokens``, or where the model has no more positions. Harm
+        is measured on the tokens before that.
+
+        tasks: tasks to report. Default all.
+        """
         counts = {}
         for name in self._prompts if tasks is None else tasks:
             if on := sum(not self._ends & {*x.target[-1:]} for x in self.answers(name)):
@@ -119,8 +122,12 @@ class AnswerJudge(BaseJudge):
         return counts
 
     def cut_by_tokens(self, tasks: Iterable[str] | None = None) -> frozenset[str]:
-        """Return the tasks of which an answer that does not end was left off for ``answer_tokens``;
-        others have filled the positions of the model. tasks: as of :meth:`cut`."""
+        """Return the tasks with an answer that was cut at ``answer_tokens``.
+
+        Unfinished answers of other tasks fill the positions of the model.
+
+        tasks: tasks to report. Default all.
+        """
         names = self._prompts if tasks is None else tasks
         most, ends = self.answer_tokens, self._ends
         return frozenset(
@@ -137,8 +144,11 @@ class AnswerJudge(BaseJudge):
     def _answered(
         self, task: str, asked: Sequence[Encoded], stage: str = "answers"
     ) -> list[Encoded]:
-        """Return the answers to prompts of a task. stage: what progress calls them; those that are
-        asked hours later have another one, or the time left would count these hours."""
+        """Return the answers to prompts of a task.
+
+        stage: name of the stage in progress reports. Answers that are asked for hours later have a
+            name of their own, because the time left is estimated from one stage.
+        """
         said: list[Encoded] = []
         for start in range(0, len(asked), _BLOCK):
             block = asked[start : start + _BLOCK]
@@ -151,8 +161,10 @@ class AnswerJudge(BaseJudge):
     def _block(
         self, task: str, asked: Sequence[Encoded], done: Callable[[], None]
     ) -> list[Encoded]:
-        """Return the answers to a few prompts, which are remembered together. done: called where
-        they were not."""
+        """Return the answers to a few prompts, which have one cache entry.
+
+        done: called if the answers were not in the cache.
+        """
         key = self._key(task, asked)
         said = self._memory.get(key)
         if not are_answers(said, len(asked)):
@@ -173,10 +185,10 @@ class AnswerJudge(BaseJudge):
         error: float = 0.0,
         apart: bool = False,
     ) -> MeasuredHarm:
-        """Return the harm of a task's decoded factors, whatever their error; see
-        hydraopt.merging.look.
+        """Return the harm of a task's decoded factors, whatever their error.
 
-        Raises AlignmentError for modules that the base does not have as linear ones.
+        Arguments as of :meth:`hydraopt.merging.look.HarmJudge.measure`. Raises AlignmentError for
+        modules that the base does not have as linear ones.
         """
         factors = {path: (x.B, x.A) for path, x in sorted(coded().items())}
         return self.measured(task, factors, apart)
@@ -217,9 +229,11 @@ class AnswerJudge(BaseJudge):
         modules: Callable[[], Mapping[str, CodedModule]],
         told: Callable[[int, int], None] | None = None,
     ) -> Mapping[str, PartsRecord]:
-        """Return other records of a task's modules, trained to keep its answers, as hydraopt.merge
-        takes them; none where that does not help, for a task without prompts, or of too few answers
-        to different prompts. See :func:`hydraopt.harm.refit.refit`, ``told`` as well."""
+        """Return other records of a task's modules, trained to keep its answers.
+
+        Nothing is returned if training does not help, for a task without prompts, and for too few
+        answers to different prompts. See :func:`hydraopt.harm.refit.refit`, also for ``told``.
+        """
         if not self._learned(task):
             return {}
         answers, more = self.answers(task), self.lessons(task)
@@ -249,8 +263,10 @@ class AnswerJudge(BaseJudge):
         return seen if len(set(judging)) >= least else []
 
     def _unlearned(self, task: str) -> list[int]:
-        """Return the prompts of a task that no refit learns from: neither its own, nor that of a
-        task of equal content, with which it shares what is coded."""
+        """Return the indices of the prompts of a task that no refit learns from.
+
+        Refits of tasks with equal content count too, because they share what is coded.
+        """
         asked = self._prompts[task]
         mine = list(range(len(asked)))
         if self._learned(task):  # of too few nothing is

@@ -51,9 +51,12 @@ def learner_of(model: Any) -> Any:
 
 
 def learns_in(model: Any) -> torch.dtype:
-    """bfloat16 for a model in float32 where the processor has products of such numbers, and the
-    machine has room for a copy: a step takes little more than half as long, and a gradient needs no
-    more digits. Else the model's own type."""
+    """Return the number type to train in.
+
+    bfloat16 for a model in float32 if the processor multiplies such numbers and the machine has
+    room for a copy: a step takes little more than half as long, and a gradient needs no more
+    digits. Otherwise the model's own type.
+    """
     weights = list(model.parameters())
     size = sum(x.numel() for x in weights) * torch.bfloat16.itemsize
     plain = all(x.dtype is torch.float32 and x.device.type == "cpu" for x in weights)

@@ -184,8 +184,10 @@ class BaseModelLook(BaseJudge):
 
     @functools.cached_property
     def _contents(self) -> frozenset[str]:
-        """Distinct contents of the tasks that have prompts: tasks of equal content are refitted
-        once, or until one has learned something."""
+        """Distinct contents of the tasks that have prompts.
+
+        Tasks of equal content are refitted once, or until one has learned something.
+        """
         return frozenset(self._adapters[name].content_hash() for name in self._prompts)
 
     def _distinct(self, name: str, most: int) -> list[Encoded]:

@@ -28,13 +28,13 @@ _FOLDER: Final = "a folder with a NAME.jsonl or NAME.txt for each adapter"
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """Return the prompts, one a line, exactly as the model gets them: as many as a refit can
-    use, each once. All lines are looked at.
+    """Return the distinct prompts of a file, exactly as the model gets them.
 
-    Plain text; or, in a ``.jsonl`` or ``.ndjson`` file, JSON strings, objects with a "prompt", or
-    the rows of a task with an "input", which become prompts as the evaluation's do. Their
-    instruction is the row's own "instruction", or that of ``NAME.META.json`` or ``META.json``
-    beside the file.
+    At most as many as a refit can use are kept, but all lines are checked. A line is plain text;
+    or, in a ``.jsonl`` or ``.ndjson`` file, a JSON string, an object with a "prompt", or the row of
+    a task with an "input", which becomes a prompt as in the evaluation. The instruction is the
+    row's own "instruction", or that of ``NAME.META.json`` or ``META.json`` beside the file.
+
     Raises UsageError, with the line.
     """
     file = Path(path)
@@ -61,9 +61,11 @@ def read_prompts(path: str | Path) -> list[str]:
 
 
 def prompt_files(path: str | Path) -> dict[str, Path]:
-    """Return a folder's files of prompts, by the task that each is called by: ``NAME.jsonl``,
-    ``.ndjson`` or ``.txt``. Hidden files hold no prompts. Raises UsageError for a folder that is
-    none, and for two files of a task."""
+    """Return a folder's files of prompts by task: ``NAME.jsonl``, ``.ndjson`` or ``.txt``.
+
+    Hidden files are ignored. Raises UsageError if there is no such folder, and for two files of
+    one task.
+    """
     folder = Path(path)
     if not folder.is_dir():
         do = "Name the task of a file: NAME=FILE" if folder.is_file() else None

@@ -45,8 +45,10 @@ def kept_records(
 
 
 def recalled_records(value: Any, coded: Mapping[str, CodedModule]) -> dict[str, PartsRecord] | None:
-    """Return the records that such a value holds; None where it is no such value of these
-    modules."""
+    """Return the records in a cached value.
+
+    Returns None if the value does not hold records of these modules.
+    """
     try:
         paths, data = value["modules"], base64.b64decode(value["stream"], validate=True)
         if len(paths) > len(coded):

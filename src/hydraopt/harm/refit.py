@@ -266,8 +266,10 @@ def _starts(
 
 
 def _strongest(coded: CodedModule, original: tuple[Any, Any]) -> Factors:
-    """Return the original's strongest parts, of shared sides what lies in their space; the coded
-    parts where the original has fewer."""
+    """Return the original's strongest parts, projected into the space of shared sides.
+
+    Returns the coded parts if the original has fewer.
+    """
     whole = thin(*(np.asarray(x, np.float64) for x in original))
     u, v, record = whole.U * whole.s, whole.V, coded.record
     if record.left.way is Way.SHARED and coded.left is not None:
@@ -290,8 +292,10 @@ def _as_coded(coded: CodedModule) -> Factors:
 
 
 def _holds(paths: Sequence[str], how: Schedule) -> dict[int, list[str]]:
-    """By step, the modules that are held from then on: after half of the steps those of the first
-    stage, and so on; those of the last one learn to the end."""
+    """Return the modules to freeze, by step.
+
+    The first stage is frozen after half of the steps; the last one learns to the end.
+    """
     ordered = sorted(paths, key=_in_order)
     holds: dict[int, list[str]] = {}
     for stage in range(how.stages - 1):

@@ -83,11 +83,10 @@ def looks(
 
 
 def look(model: nn.Module, texts: Sequence[Encoded], factors: TaskFactors) -> Activations:
-    """Return the inputs and gradients of every module of the adapted model on the texts, padding
-    left out.
+    """Return the inputs and gradients of every module of the adapted model, without padding.
 
-    Raises AlignmentError for a module that sees nothing, or only some of the tokens, as an expert
-    that is asked about a few: a number for it would say nothing of other texts.
+    Raises AlignmentError for a module that receives nothing, or only some of the tokens, such as an
+    expert: a number for it would not hold for other texts.
     """
     placed = place(model, factors)
     batch = collate(list(texts))
@@ -121,8 +120,10 @@ def _gradient(output: Tensor) -> Tensor:
 
 
 def _real(model: nn.Module, path: str, values: Mapping[str, Tensor], real: Tensor) -> Tensor:
-    """Return a module's values at real tokens, (N, n). real: (rows, length); the model may give a
-    module rows and tokens as one dimension."""
+    """Return a module's values at real tokens, (N, n).
+
+    real: (rows, length). The model may give a module rows and tokens as one dimension.
+    """
     seen = values.get(path)
     if seen is None or seen.shape[:-1] not in (real.shape, (real.numel(),)):
         raise misfit(
@@ -144,11 +145,11 @@ def self_written(
     seed: int,
     name: str | None = None,
 ) -> list[Encoded]:
-    """Return the text that the adapted model writes from its first token on, sampled, 32 tokens
-    each.
+    """Return texts of 32 tokens that the adapted model samples from its first token on.
 
-    name: of the adapter, for the error. Raises UsageError for a tokenizer without a token to begin
-    with.
+    name: of the adapter, for the error.
+
+    Raises UsageError for a tokenizer without a token to begin with.
     """
     torch.manual_seed(seed)
     start = tokenizer.bos_token_id

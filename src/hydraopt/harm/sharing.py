@@ -79,8 +79,10 @@ def costs_of(importance: Array, most: Array | None, fair: bool = False) -> Costs
 
 
 def prices_for_size(curves: Sequence[HarmCurve], costs: Costs, size: float) -> Array:
-    """Own prices, (streams,), at which the curves say that all streams take ``size`` bytes together
-    and the sum of what their harm counts is least."""
+    """Return the own prices, (streams,), with the least total cost at a size.
+
+    size: bytes that all streams take together, as their curves say.
+    """
     grids, sizes, harms = _tables(curves)
     table = costs(harms)
 
@@ -94,11 +96,12 @@ def prices_for_size(curves: Sequence[HarmCurve], costs: Costs, size: float) -> A
 def part_of_the_way(
     curves: Sequence[HarmCurve], told: Array, plain: Array, answers: Array, size: float
 ) -> Array:
-    """Own prices, (streams,), between ``plain`` and ``told``, in logarithms, at which the curves
-    say that all streams take ``size`` bytes together.
+    """Return own prices, (streams,), between ``plain`` and ``told``, in logarithms, at a size.
 
-    plain: those without prompts, up to a common factor. answers: by which the curves of each were
-    made; of TRUSTED_HALF it goes half the way, of many nearly all of it.
+    plain: prices without prompts, up to a common factor.
+    told: prices from measured harm.
+    answers: number of answers behind each curve. TRUSTED_HALF of them go half the way.
+    size: bytes that all streams take together, as their curves say.
     """
     trust = answers / (answers + TRUSTED_HALF)
     grids, sizes, _ = _tables(curves)
@@ -109,8 +112,10 @@ def part_of_the_way(
 
 
 def _at_size(grids: Array, sizes: Array, logs: Array, size: float) -> Array:
-    """Logarithms of prices, moved together as far as the curves reach, to take ``size`` bytes.
-    grids, sizes: as of :func:`_tables`."""
+    """Return logarithms of prices that are moved together, within their curves, to a size.
+
+    grids, sizes: as of :func:`_tables`.
+    """
     rows, finest, coarsest = np.arange(len(grids)), grids[:, 0], grids[:, -1]
     steps = np.maximum(coarsest - finest, _NARROWEST) / (_STEPS - 1)
 
@@ -133,13 +138,16 @@ def _at_size(grids: Array, sizes: Array, logs: Array, size: float) -> Array:
 
 
 def prices_if_fair(curves: Sequence[HarmCurve], costs: Costs, size: float) -> Array:
-    """Own prices, (streams,), at which the curves say that all streams take ``size`` bytes together
-    and the largest of what their harm counts, if fair, is least."""
+    """Return the own prices, (streams,), with the least largest cost at a size.
+
+    costs: relative to the most that each stream can lose.
+    size: bytes that all streams take together, as their curves say.
+    """
     grids, sizes, harms = _tables(curves)
     table = np.maximum.accumulate(costs(harms), axis=1)
 
     def within(log: float) -> Array:
-        """The coarsest of each that counts at most so much; the finest where none does."""
+        """Return the coarsest place of each row within this cost, else the finest."""
         most: Array = np.maximum((table <= np.exp(log)).sum(axis=1) - 1, 0)
         return most
 
@@ -149,8 +157,10 @@ def prices_if_fair(curves: Sequence[HarmCurve], costs: Costs, size: float) -> Ar
 def _least(
     places: Callable[[float], Array], reach: float, grids: Array, sizes: Array, size: float
 ) -> Array:
-    """The prices at the least logarithm, of -reach to reach, whose places in the rows of ``grids``
-    take at most ``size`` bytes; bytes fall as it grows."""
+    """Return the prices at the least logarithm whose places take at most ``size`` bytes.
+
+    places: rows' places in ``grids`` by a logarithm from -reach to reach. Bytes fall as it grows.
+    """
     rows = np.arange(len(grids))
     low, high = -reach, reach
     for _ in range(_HALVINGS):
@@ -162,7 +172,7 @@ def _least(
 
 
 def _tables(curves: Sequence[HarmCurve]) -> tuple[Array, Array, Array]:
-    """Logarithms of own prices that are tried, bytes and harm there, each (streams, _STEPS)."""
+    """Return logarithms of prices to try, and bytes and harm there, each (streams, _STEPS)."""
     grids = np.stack([np.linspace(*curve.range, _STEPS) for curve in curves])
     sizes = np.stack([curve.sizes(grid) for curve, grid in zip(curves, grids, strict=True)])
     harms = np.stack([curve.harms(grid) for curve, grid in zip(curves, grids, strict=True)])
@@ -170,8 +180,10 @@ def _tables(curves: Sequence[HarmCurve]) -> tuple[Array, Array, Array]:
 
 
 def prices_for_limit(curves: Sequence[HarmCurve], limit: float) -> Array:
-    """The highest own prices, (streams,), up to which each curve's harm stays within ``limit``; the
-    lowest that its curve tells of where none does."""
+    """Return the highest own prices, (streams,), at which curves are within a limit on harm.
+
+    A stream that is nowhere within the limit gets the lowest price of its curve.
+    """
     prices = np.empty(len(curves))
     for i, curve in enumerate(curves):
         grid = np.linspace(*curve.range, _STEPS)

@@ -114,21 +114,23 @@ def _tried(
 
 
 def _rounds(job: Job) -> int:
-    """Times that a size is shared out: one content has all of it."""
+    """Return how often a size is shared out; a single content gets all of it."""
     return _ROUNDS if job.pieces.contents > 1 else 0
 
 
 def _rounds_of(job: Job, aim: Size | HarmLimit, progress: Progress) -> Rounds:
-    """The progress of all rounds. A limit ends them early where it is met."""
+    """Return the progress of all rounds. A limit ends them early if it is met."""
     if isinstance(aim, Size):
         return Rounds(progress, 1 + len(_STEPS) + _rounds(job), known=True)
     return Rounds(progress, _MOST_TRIALS + _MOST_COARSER + _MOST_TRIES, known=False)
 
 
 def _as_told(job: Job, aim: Size | HarmLimit, judge: HarmJudge, empty: Draft) -> tuple[Job, bool]:
-    """The job with stand-ins for what the manifest will say of each task, which is known at the
-    end, for sizes count it; and whether curves are kept: they are no reason to refuse a size. What
-    a task says already, as those of a bundle do, stays."""
+    """Return the job with stand-ins for measured harm, and whether curves are kept.
+
+    A size counts the manifest, whose harms are known only at the end. Curves are no reason to
+    refuse a size. Harms that tasks have already, as in a bundle, stay.
+    """
     told = {task.name for task in job.pieces.tasks if task.curve}
     names = sorted(judge.tasks() - told)
     made = {x: replace(job, measured=Measured.unlike(names, x)) for x in (0, TRIALS)}
@@ -153,11 +155,12 @@ def solve_by_harm(
     judge: HarmJudge,
     useful: Mapping[str, float] | None = None,
 ) -> HarmSolution:
-    """The draft of a size that does the least harm, or the smallest found that keeps the limit.
+    """Search the draft of a size that does the least harm, or the smallest one within a limit.
 
-    useful: by task, bytes beyond which more are of no use, as of :class:`Trials`. Raises UsageError
-    for a limit on harm where a task has no prompts, or tasks are weighed; and BudgetError for an
-    aim that cannot be met.
+    useful: by task, bytes beyond which more are of no use, as of :class:`Trials`.
+
+    Raises UsageError for a limit on harm if a task has no prompts or tasks are weighed; BudgetError
+    for an aim that cannot be met.
     """
     rounds = _rounds_of(job, aim, options.progress or silent)
     with passes_of(job, replace(options, progress=rounds.report)) as passes:
@@ -169,14 +172,16 @@ def solve_by_harm(
 
 
 def _same(by_task: Array, wanted: Array) -> Array:
-    """``wanted`` at the scale of ``by_task``, so that a price means the same."""
+    """Return ``wanted`` at the scale of ``by_task``, so that a price means the same."""
     same: Array = wanted * (by_task.sum() / wanted.sum() if wanted.sum() > 0 else 1.0)
     return same
 
 
 def _try_for_size(trials: Trials, aim: Size) -> Draft:
-    """All tasks at the same relative weight: at the price that meets the size, whose draft is
-    returned, and around it."""
+    """Try all tasks at the same relative weight: at the price that meets the size, and around it.
+
+    Returns the draft that meets the size.
+    """
     solution = search(trials.passes, trials.job, aim, trials.weights)
     trials.count += solution.passes
     alike = np.full(trials.contents, solution.draft.price)
@@ -187,8 +192,11 @@ def _try_for_size(trials: Trials, aim: Size) -> Draft:
 
 
 def _try_for_limit(trials: Trials, aim: HarmLimit) -> None:
-    """From coarse to fine, until every task has been on both sides of the limit; one that has is
-    not measured again. Tasks that keep the limit easily in the first trial are tried coarser."""
+    """Try from coarse to fine, until every task has been on both sides of the limit.
+
+    A task that has been on both sides is not measured again. Tasks that keep the limit easily in
+    the first trial are tried at coarser prices.
+    """
     first = price = price_of(MeanError(_FIRST_ERROR), trials.job, trials.weights)
     left = trials.prompted()
     for count in range(_MOST_TRIALS):
@@ -204,7 +212,7 @@ def _try_for_limit(trials: Trials, aim: HarmLimit) -> None:
 
 
 def _try_coarser(trials: Trials, aim: HarmLimit, price: float) -> None:
-    """Trials beyond the coarsest, made at ``price``, of tasks that were far within the limit."""
+    """Try prices above the coarsest, ``price``, for tasks that were far within the limit."""
     before = {i: points[0] for i, points in trials.points.items() if i in trials.prompted()}
     for _ in range(_MOST_COARSER):
         before = {i: x for i, x in before.items() if (x.harm or 0.0) < _MET * aim.limit}
@@ -218,7 +226,7 @@ def _try_coarser(trials: Trials, aim: HarmLimit, price: float) -> None:
 def _prices(
     trials: Trials, curves: Mapping[int, HarmCurve], aim: Size | HarmLimit, options: Options
 ) -> Array:
-    """Own prices of all contents, (contents,)."""
+    """Return the own prices of all contents, (contents,)."""
     known = sorted(curves)
     if not known:
         return np.full(trials.contents, trials.points[0][0].price)
@@ -241,8 +249,11 @@ def _prices(
 
 
 def _with_others(trials: Trials, known: Sequence[int], chosen: Array) -> Array:
-    """Own prices of all contents, (contents,). Those without a curve are as far from where they are
-    without prompts as the ``known`` ones in the mean."""
+    """Return the own prices of all contents, (contents,).
+
+    Contents without a curve move as far from their prices without prompts as the ``known`` ones do
+    on average.
+    """
     moved = np.exp(np.log(chosen / trials.plain[known]).mean())
     prices: Array = moved * trials.plain
     prices[known] = chosen
@@ -257,7 +268,7 @@ def _costs_of(trials: Trials, contents: Sequence[int], options: Options) -> Cost
 
 
 def _coded_bytes(trials: Trials, aim: Size) -> float:
-    """Bytes that streams may take of a size: all but header, manifest and what is carried."""
+    """Return the bytes of a size without header, manifest and carried data."""
     around = trials.job.value(aim, Draft.empty(trials.weights.whole, trials.weights.counting))
     return max(aim.limit - around, 1.0)
 
@@ -265,8 +276,11 @@ def _coded_bytes(trials: Trials, aim: Size) -> float:
 def _solve_size(
     trials: Trials, prices: Array, alike: Draft, aim: Size, options: Options
 ) -> HarmSolution:
-    """Share out, measure, correct; the best of what was measured, all tasks alike included: that
-    which gives tasks the fewest bytes that they have no use for, and then what costs least."""
+    """Share out, measure and correct; return the best of what was measured.
+
+    The best draft gives tasks the fewest bytes that they have no use for, and then costs least. The
+    draft with all tasks alike takes part.
+    """
 
     def cost(points: Sequence[TrialPoint]) -> float:
         known = [i for i, point in enumerate(points) if point.harm is not None]
@@ -301,7 +315,7 @@ def _solve_size(
 
 
 def _solve_limit(trials: Trials, prices: Array, aim: HarmLimit, options: Options) -> HarmSolution:
-    """Lower the price of a task that is beyond the limit, raise that of one that is far within."""
+    """Lower the price of tasks beyond the limit, and raise that of tasks far within it."""
     tried: dict[int, Draft] = {}
     points: list[TrialPoint] = []
     for count in range(_MOST_TRIES):
@@ -352,7 +366,7 @@ def _smallest_within(
 
 
 def _unmet(trials: Trials, points: Sequence[TrialPoint], aim: HarmLimit) -> BudgetError:
-    """The error that names the task which is furthest beyond the limit."""
+    """Return the error that names the task which is furthest beyond the limit."""
     worst = max(range(len(points)), key=lambda i: points[i].harm or 0.0)
     do = "a larger limit, or --lossless"
     if trials.answers[worst] < DEFAULT_HARM.prompts:  # more would not be judged

@@ -67,8 +67,10 @@ class StoredCurves(BaseJudge):
         return self._curves[task].told(math.hypot(error, self._curves[task].start))
 
     def between(self, task: str, error: float) -> HarmRange | None:
-        """Return the harm at an error against the original, from the two points of the curve on
-        either side of it; None outside the errors at which harm was measured."""
+        """Return the harm at an error against the original, between two points of the curve.
+
+        Returns None outside the errors at which harm was measured.
+        """
         points = self._points[task]
         log, logs = _log(error), [_log(x.error) for x in points]
         if not logs[0] - _ROUNDED <= log <= logs[-1] + _ROUNDED:

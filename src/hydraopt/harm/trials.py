@@ -141,17 +141,17 @@ class Trials:
         return self.job.pieces.contents
 
     def prompted(self) -> set[int]:
-        """Contents of tasks with prompts."""
+        """Return the contents of tasks with prompts."""
         return {content for _, content in self._asked()}
 
     def _asked(self) -> list[tuple[str, int]]:
-        """(name, content) of the tasks with prompts."""
+        """Return (name, content) of the tasks with prompts."""
         names = self.judge.tasks()
         tasks = (x for x in self.job.pieces.tasks if x.name in names)
         return [(task.name, task.content) for task in tasks if task.content is not None]
 
     def look_at_base(self) -> None:
-        """Measure what is lost of each content without its adapter: no plan should lose as much."""
+        """Measure what each content loses without its adapter, which bounds any plan."""
         asked = self._asked()
         for done, (name, content) in enumerate(asked, 1):
             lost = self.counted.of(self.judge.measure(name, dict, 1.0))
@@ -185,15 +185,18 @@ class Trials:
         return np.array([self.bare.get(i, 1.0) for i in range(self.contents)])
 
     def weighed(self, prices: Array) -> tuple[float, Weights]:
-        """The one price and the weights that give each content its own price, (contents,)."""
+        """Return the price and the weights that give each content its own price, (contents,)."""
         price = float(np.exp(np.log(prices).mean()))
         by_task = self.weights.by_task * (price / prices)
         return price, dataclasses.replace(self.weights, by_task=by_task)
 
     def run(self, prices: Array, measured: Collection[int]) -> tuple[Draft, list[TrialPoint]]:
-        """A pass at these own prices, (contents,), and what it shows of each content, the harm to
-        the ``measured`` ones among it. A draft that readers would refuse shows as much of them, but
-        whoever chooses one has to ask."""
+        """Run a pass at these own prices, (contents,), and measure some contents.
+
+        measured: contents whose harm is measured.
+
+        Returns the draft, which readers may refuse, and the points of all contents.
+        """
         self.count += 1
         price, weights = self.weighed(prices)
         try:
@@ -203,7 +206,7 @@ class Trials:
         return draft, self.look(draft, prices, measured)
 
     def look(self, draft: Draft, prices: Array, measured: Collection[int]) -> list[TrialPoint]:
-        """Measure a draft that was made at these own prices, and note the points, (contents,)."""
+        """Measure a draft that was made at these own prices, and return its points, (contents,)."""
         judged = measure_tasks(
             draft, self.job, self.judge, measured, self.rounds.report, stage="task"
         )
@@ -228,8 +231,10 @@ class Trials:
         return [self.points[content][look] for content in range(self.contents)]
 
     def _recount(self, content: int, names: Sequence[str]) -> None:
-        """Count all that was seen of a content, whose tasks these are: each look tells more of
-        their rates. The worst of its tasks counts."""
+        """Count all measurements of a content again: each informs the rates of its tasks.
+
+        The worst of its tasks counts.
+        """
         points, harms = self.points[content], dict[int, float]()
         for name in names:
             known, seen = self._judged[name], dict[int, TaskTrial]()
@@ -245,12 +250,12 @@ class Trials:
         ]
 
     def size_near(self, content: int, price: float) -> float:
-        """Bytes of a content in the trial whose own price is nearest."""
+        """Return the bytes of a content in the trial whose own price is nearest."""
         near = min(self.points[content], key=lambda x: abs(math.log(x.price / price)))
         return near.size
 
     def curves(self) -> dict[int, HarmCurve]:
-        """Curves of the contents that were measured in trials, corrected by each later try."""
+        """Return the curves of measured contents, corrected by each later try."""
         useful, curves = self.useful_bytes(), dict[int, HarmCurve]()
         first = self.looks if self.tries_from is None else self.tries_from
         for content, points in sorted(self.points.items()):
@@ -262,13 +267,15 @@ class Trials:
         return curves
 
     def useful_bytes(self) -> dict[int, float]:
-        """``useful`` by content; contents of which any bytes are of use are left out."""
+        """Return ``useful`` by content, for contents that have such a bound."""
         named = (x for x in self.job.pieces.tasks if x.name in self.useful)
         return {x.content: self.useful[x.name] for x in named if x.content is not None}
 
     def kept_curves(self, chosen: int) -> dict[str, tuple[HarmPoint, ...]]:
-        """By task, as a manifest keeps them; none where there is no room. chosen: the look at what
-        the bundle will hold, whose points stay whatever others are near."""
+        """Return the curves as a manifest keeps them, by task; none if there is no room.
+
+        chosen: round of the draft that the bundle will hold. Its points are kept in any case.
+        """
         if not self.keeps:
             return {}
         curves = {}

@@ -142,12 +142,14 @@ def verify_harm(
 
 
 def most_likely(stated: Harm, answers: int) -> float:
-    """Return the upper end of Wilson's interval (1927) of the stated share of answers that change,
-    0 to 1.
+    """Return the largest share of changed answers that agrees with a stated one, 0 to 1.
 
-    answers: that were measured now, at least 1.  Both shares vary, as those of n and m answers do,
-    and their difference as one of 1 / (1/n + 1/m): so many are counted, at three standard
-    deviations.  An answer's chance to change varies less than whether it does, so this is generous.
+    It is the upper end of Wilson's interval (1927) at three standard deviations. Both shares vary,
+    one over n and one over m answers, so that their difference varies like a share of
+    1 / (1/n + 1/m) answers. An answer's chance to change varies less than whether it does, so the
+    bound is generous.
+
+    answers: number of answers measured now, at least 1.
     """
     n = 1 / (1 / stated.answers + 1 / answers)
     p, z = stated.likely, _DEVIATIONS
