@@ -67,19 +67,20 @@ def _measured(
         drifted = drifts(loaded, adapter, bundles, FreshRows(tasks, split, count))
         for size, drift in drifted.items():
             told = drift.summary()
+            harm = told.harm
             found.append(
                 {
                     "task": adapter.name,
                     "split": split,
                     "size": size,
                     "error": bundles[size][adapter.name].error,
-                    "answers": told.answers,
-                    "changed": told.changed,
-                    "changed_pct": round(100 * told.changed / told.answers, 3),
-                    "likely_pct": round(100 * told.likely, 3),
+                    "answers": harm.answers,
+                    "changed": harm.changed,
+                    "changed_pct": round(100 * harm.changed / harm.answers, 3),
+                    "likely_pct": round(100 * harm.likely, 3),
                     "likely_error_pct": round(100 * told.likely_error, 3),
                     "as_noise_pct": round(100 * _as_noise(drift), 3),
-                    "kl_answer": float(f"{told.kl:.5g}"),
+                    "kl_answer": float(f"{harm.kl:.5g}"),
                     "kl_error": float(f"{told.kl_error:.5g}"),
                 }
             )

@@ -57,7 +57,7 @@ def taught(
         raise ValueError(f"{len(seen)} answers leave none to judge by")
     judges = reference_of(model, [*judging, *too], original)
     best, before = start, drift_of(model, judges, rounded(start))
-    least = before.summary().kl
+    least = before.summary().harm.kl
     pupil = _Pupil.of(start)
     learner = learner_of(model)
     lesson = Lesson.of(learner, seen, place(learner, original), how.texts)
@@ -71,7 +71,7 @@ def taught(
         if step in how.stops:
             tried = pupil.modules()
             drift = drift_of(model, judges, rounded(tried))
-            kl = drift.summary().kl
+            kl = drift.summary().harm.kl
             if kl < least and not surely_changes_more(before, drift):
                 best, least = tried, kl
     return best

@@ -7,11 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from hydraopt.bundle import Harm
 from hydraopt.harm import drift as drift_module
 from hydraopt.harm.drift import Drift
 from hydraopt.harm.trials import Counted
-from hydraopt.merging.look import MeasuredHarm
 
 
 def drift_with(kl) -> Drift:
@@ -33,7 +31,7 @@ def test_an_error_is_of_the_spread_that_a_sample_tells(monkeypatch) -> None:
         likely, kl = rng.uniform(size=3), rng.exponential(size=3)
         told = told_of(monkeypatch, likely, kl)
         errors.append((told.likely_error**2, told.kl_error**2))
-        means.append((told.likely, told.kl))
+        means.append((told.harm.likely, told.harm.kl))
     wanted = np.square(np.array(means) - (0.5, 1.0)).mean(0)
     assert np.array(errors).mean(0) == pytest.approx(wanted, rel=0.1)
 
@@ -42,20 +40,14 @@ def test_an_error_is_of_the_spread_that_a_sample_tells(monkeypatch) -> None:
 def test_one_answer_is_not_told_as_sure(monkeypatch, likely: float) -> None:
     told = told_of(monkeypatch, [likely], [0.2])
     assert told.likely_error > 0
-    assert told.kl_error == told.kl == pytest.approx(0.2)
+    assert told.kl_error == told.harm.kl == pytest.approx(0.2)
     # Wilson's interval of one answer at one deviation: its ends p0 solve (p0 - p)^2 = p0 (1 - p0).
-    end = told.likely + told.likely_error
+    end = told.harm.likely + told.likely_error
     assert (end - likely) ** 2 == pytest.approx(end * (1 - end))
     assert 0.5 <= end <= 1
 
 
 def test_one_answer_does_not_keep_a_limit_of_a_few_percent(monkeypatch) -> None:
-    told = told_of(monkeypatch, [0.0], [1e-6])
-    judged = MeasuredHarm(
-        Harm(told.changed, told.answers, told.likely, told.kl, True),
-        told.likely_error,
-        told.kl_error,
-        told.lost,
-    )
+    judged = told_of(monkeypatch, [0.0], [1e-6])
     assert Counted("answers", 1.0).of(judged) == pytest.approx(0.5)
     assert math.isfinite(Counted("nats", 1.0).of(judged))

@@ -16,6 +16,7 @@ from hydraopt.basemodel.loading import base_hash
 from hydraopt.basemodel.memory import JsonCache
 from hydraopt.basemodel.model import attached, place
 from hydraopt.basemodel.writing import answered, generate
+from hydraopt.bundle.harm import Harm
 from hydraopt.harm import drift as drift_module
 from hydraopt.harm.drift import (
     Drift,
@@ -28,7 +29,7 @@ from hydraopt.harm.drift import (
     surely_drifts_more,
 )
 from hydraopt.harm.judge import AnswerJudge
-from hydraopt.merging.look import DEFAULT_HARM
+from hydraopt.merging.look import DEFAULT_HARM, MeasuredHarm
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 
@@ -157,7 +158,7 @@ def test_likely_changes_agree_with_noise_drawn_anew() -> None:
     summary = counts[0].summary()
     spread = np.std([likely_changes(x).mean() for x in counts])
     assert spread < 0.8 * np.std([x.changed / answers for x in counts])
-    assert summary[2] == pytest.approx(told.mean())
+    assert summary.harm.likely == pytest.approx(told.mean())
 
 
 def test_margins_that_shrink_in_step_change_nothing() -> None:
@@ -201,7 +202,7 @@ def test_nothing_said_is_nothing_changed(trained) -> None:
     model, tokenizer = trained
     silent = asked_of(tokenizer, 3)
     drift = drift_of(model, reference_of(model, silent, factors_of(0)), factors_of(1))
-    assert drift.summary() == (0, 3, 0.0, 0.0, 0.0, 0.0, 0.0)
+    assert drift.summary() == MeasuredHarm(Harm(0, 3, 0.0, 0.0, False), 0.0, 0.0, 0.0)
 
 
 def test_how_sure_the_original_is_of_an_answer(trained, said) -> None:
@@ -225,7 +226,9 @@ def test_answers_that_the_original_is_unsure_of_are_lost_less() -> None:
     drift = Drift(row, nothing, margin, moved, sure)
     likely = likely_changes(drift)
     assert drift.summary().lost == pytest.approx(float((likely * sure).mean()))
-    assert drift.only([1]).summary().lost == pytest.approx(0.1 * drift.only([1]).summary().likely)
+    assert drift.only([1]).summary().lost == pytest.approx(
+        0.1 * drift.only([1]).summary().harm.likely
+    )
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def learned(model, texts, original, coded, how: Schedule, start: int = 0):
 
 def likely(model, texts, original, records) -> float:
     factors = {path: (x.factors.B, x.factors.A) for path, x in records.items()}
-    return drift_of(model, reference_of(model, texts, original), factors).summary()[2]
+    return drift_of(model, reference_of(model, texts, original), factors).summary().harm.likely
 
 
 def test_less_harm_on_what_was_held_out(trained, make_adapter, tmp_path) -> None:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import save_json
-from benchmarks.quality.harness.building import inputs_of
 from benchmarks.quality.harness.judging import prompts_of_rows
-from benchmarks.quality.harness.resumed import files_of, gone_on
 from hydraopt.adapters import Adapter
-from hydraopt.basemodel.model import load_model
-from hydraopt.basemodel.products import products_of
 from hydraopt.basemodel.writing import answered
 from hydraopt.bundle.harm import ANSWER_TOKENS
-from hydraopt.bundle.reader import Bundle, open_bundle
-from hydraopt.files.reading import file_hash
-from hydraopt.harm.drift import Drift, Summary, drift_of, reference_of
+from hydraopt.bundle.reader import Bundle
+from hydraopt.harm.drift import Drift, drift_of, reference_of
 
-__all__ = ["FreshRows", "drifts", "harms"]
+__all__ = ["FreshRows", "drifts"]
 
 
 @dataclass(frozen=True)
@@ -59,41 +53,3 @@ def drifts(
         if not found[name].is_finite:
             raise SystemExit(f"no numbers of {adapter.name}: bundle {name}")
     return found
-
-
-def harms(
-    place: Path,
-    name: str,
-    adapters: Sequence[Adapter],
-    made: Mapping[str, Path],
-    rows: FreshRows,
-    base: str,
-    products: str,
-) -> dict[str, dict[str, Summary]]:
-    """By adapter and bundle, what the drift comes to; saved after each adapter in ``place``, named
-    by the rows, where a run that was cut off goes on.
-
-    name: of the study there. made: bundles by name. products: of the base model, as hydraopt eval
-    takes them. Raises SystemExit where the file there is of something else, and as of
-    :func:`drifts`.
-    """
-    split = f"{rows.split}-{rows.first}-{rows.count}-{products}"
-    state = place / f"{name}-{split}-{inputs_of(adapters)}.harm.json"
-    made_of = {
-        "bundles": {name: file_hash(path) for name, path in made.items()},
-    }
-    before, head = gone_on(state, made_of, files_of(adapters, rows.tasks, [rows.split]))
-    tasks: dict[str, dict[str, list[float]]] = before.get("tasks", {})
-    left = [x for x in adapters if x.name not in tasks]
-    bundles = {name: open_bundle(path) for name, path in made.items()}
-    loaded = load_model(base) if left else (None, None)
-    for adapter in left:
-        with products_of(products):
-            found = drifts(loaded, adapter, bundles, rows)
-        tasks[adapter.name] = {name: list(drift.summary()) for name, drift in found.items()}
-        save_json(state, {**head, "tasks": tasks})
-        print(f"{adapter.name}: measured, {len(tasks)} of {len(adapters)}", flush=True)
-    return {
-        x.name: {name: Summary._make(told) for name, told in tasks[x.name].items()}
-        for x in adapters
-    }

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -36,13 +36,13 @@ from hydraopt.basemodel.model import (
     of_head,
     place,
 )
+from hydraopt.bundle.harm import Harm
 from hydraopt.harm.divergence import divergence, told_apart
-from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
+from hydraopt.merging.look import DEFAULT_HARM, HarmSettings, MeasuredHarm
 
 __all__ = [
     "Drift",
     "Reference",
-    "Summary",
     "drift_of",
     "held_out",
     "held_out_of_more",
@@ -122,30 +122,6 @@ class Reference:
         return all(bool(torch.isfinite(y).all()) for x in kept for y in (x.logs, x.margin))
 
 
-class Summary(NamedTuple):
-    """Summary of a drift.
-
-    changed, answers: numbers of changed answers and of all answers.
-    likely, likely_error: expected share of answers that change, and its standard error.
-    kl, kl_error: nats per answer, and its standard error.
-    lost: expected share of answers that change, each weighted by its probability.
-
-    A single answer has no spread to estimate an error from, but the error is not zero. For a share,
-    the error is then the distance from the share to the upper end of Wilson's interval (1927) of
-    one answer at one standard deviation: a half where the answer stays, and zero where it changes.
-    For KL, it is the KL itself, the standard deviation of an exponential distribution, because KL
-    is positive and concentrated in few answers.
-    """
-
-    changed: int
-    answers: int
-    likely: float
-    likely_error: float
-    kl: float
-    kl_error: float
-    lost: float
-
-
 @dataclass(frozen=True)
 class Drift:
     """Change of the original's answers under other factors, token by token, (N,).
@@ -186,15 +162,24 @@ class Drift:
         """Answers of which some token changes."""
         return len(set(self.row[self.moved > self.margin].tolist()))
 
-    def summary(self) -> Summary:
-        """Return the summary of the drift."""
+    def summary(self, held_out: bool = False) -> MeasuredHarm:
+        """Return the measured harm, with standard errors.
+
+        One answer has no spread to estimate an error from, but its error is not zero. For the
+        share it is the distance to the upper end of Wilson's interval (1927) at one standard
+        deviation. For KL it is the KL itself, the standard deviation of an exponential
+        distribution, because KL is positive and concentrated in few answers.
+
+        held_out: whether no refit learned from these answers.
+        """
         likely = likely_changes(self)
         kl = np.bincount(self.row, self.kl, self.answers).astype(np.float64)
         told, nats = float(likely.mean()), float(kl.mean())
         alone = self.answers == 1
         errors = (_error_of_one(told), nats) if alone else (_error(likely), _error(kl))
         lost = float((likely * self.sure).mean())
-        return Summary(self.changed, self.answers, told, errors[0], nats, errors[1], lost)
+        harm = Harm(self.changed, self.answers, told, nats, held_out)
+        return MeasuredHarm(harm, *errors, lost)
 
 
 def _error(values: Numbers) -> float:

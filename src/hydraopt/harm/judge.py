@@ -27,7 +27,6 @@ from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
 from hydraopt.harm.drift import (
     Reference,
-    Summary,
     drift_of,
     held_out,
     reference_of,
@@ -212,16 +211,15 @@ class AnswerJudge(BaseJudge):
         for path, (b, a) in factors.items():
             parts += [path, b.tobytes(), a.tobytes()]
         key = key_of(parts)
-        known = self._memory.get(key)
-        if not _is_summary(known, len(some)):
-            drift = drift_of(self._model, self._reference(task), factors)
-            if not drift.is_finite:
-                raise not_finite("what coding does to the answers cannot be measured", task)
-            known = list(drift.only(some).summary())
-            self._memory.put(key, known)
-        told = Summary(*known)
-        harm = Harm(told.changed, told.answers, told.likely, told.kl, bool(held))
-        return MeasuredHarm(harm, told.likely_error, told.kl_error, told.lost)
+        known = _from_cache(self._memory.get(key), len(some), bool(held))
+        if known is not None:
+            return known
+        drift = drift_of(self._model, self._reference(task), factors)
+        if not drift.is_finite:
+            raise not_finite("what coding does to the answers cannot be measured", task)
+        measured = drift.only(some).summary(bool(held))
+        self._memory.put(key, _to_cache(measured))
+        return measured
 
     def refit(
         self,
@@ -301,9 +299,19 @@ class AnswerJudge(BaseJudge):
         return self._references[task]
 
 
-def _is_summary(value: Any, answers: int) -> bool:
-    """Return whether a cached value is a valid ``Drift.summary`` of this number of answers."""
-    if not (isinstance(value, list) and len(value) == len(Summary._fields)):
-        return False
+def _to_cache(measured: MeasuredHarm) -> list[float]:
+    harm, likely_error = measured.harm, measured.likely_error
+    shares = harm.likely, likely_error, harm.kl, measured.kl_error, measured.lost
+    return [harm.changed, harm.answers, *shares]
+
+
+def _from_cache(value: Any, answers: int, held_out: bool) -> MeasuredHarm | None:
+    """Return a cached measurement of this number of answers; None if the value is not one."""
+    if not (isinstance(value, list) and len(value) == 7):
+        return None
     fine = all(type(x) in (int, float) and 0 <= x < math.inf for x in value)
-    return fine and value[1] == answers and type(value[0]) is int and max(value[2], value[6]) <= 1
+    if not fine or value[1] != answers or type(value[0]) is not int or max(value[2], value[6]) > 1:
+        return None
+    changed, _, likely, likely_error, kl, kl_error, lost = value
+    harm = Harm(changed, answers, likely, kl, held_out)
+    return MeasuredHarm(harm, likely_error, kl_error, lost)

@@ -160,7 +160,7 @@ def refit(
     first = _drift(model, judges, {p: x.record for p, x in coded.items()})
     if not first.is_finite:
         raise not_finite(NOT_TRAINED)
-    before = best = _harm(first)
+    before = best = first.summary().harm
     of_first = range(len(judging))  # others, perhaps training rows, do not outvote these
     still = of_head(model, coded)
     trained = {path: x for path, x in coded.items() if path not in still}
@@ -177,7 +177,7 @@ def refit(
             drift = _drift(model, judges, {**held, **tried})
             if not drift.is_finite:
                 continue
-            harm = _harm(drift)
+            harm = drift.summary().harm
             outvoted = surely_drifts_more(first.only(of_first), drift.only(of_first))
             if harm.kl < best.kl and not outvoted and not surely_changes_more(first, drift):
                 best, records, steps = harm, tried, step
@@ -213,11 +213,6 @@ def parted(
 def _drift(model: Any, judges: Reference, records: Mapping[str, PartsRecord]) -> Drift:
     factors = {path: (x.factors.B, x.factors.A) for path, x in records.items()}
     return drift_of(model, judges, factors)
-
-
-def _harm(drift: Drift) -> Harm:
-    told = drift.summary()
-    return Harm(told.changed, told.answers, told.likely, told.kl, False)
 
 
 # --- training ---------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def school(trained, monkeypatch):
     def teach(_task, start, rounded):
         return taught(model, answers, original, start, rounded, SHORT)
 
-    return original, teach, lambda factors: drift_of(model, judges, factors).summary()
+    return original, teach, lambda factors: drift_of(model, judges, factors).summary().harm
 
 
 @pytest.mark.parametrize(
