@@ -15,8 +15,7 @@ from hydraopt import merge, open_bundle, shrink
 from hydraopt.bundle.harm import Harm
 from hydraopt.errors import BudgetError, UsageError
 from hydraopt.harm import solve
-from hydraopt.harm.rounds import Rounds
-from hydraopt.harm.trials import Counted, Trials
+from hydraopt.harm.trials import Counted, Rounds, Trials
 from hydraopt.merging.align import align
 from hydraopt.merging.look import HarmSettings, Look, MeasuredHarm
 from hydraopt.merging.outcome import Job

@@ -16,7 +16,6 @@ import numpy as np
 
 from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.harm.curves import HarmCurve, TrialPoint
-from hydraopt.harm.rounds import Rounds
 from hydraopt.harm.sharing import (
     Costs,
     costs_of,
@@ -25,7 +24,7 @@ from hydraopt.harm.sharing import (
     prices_for_size,
     prices_if_fair,
 )
-from hydraopt.harm.trials import Counted, Trials
+from hydraopt.harm.trials import Counted, Rounds, Trials
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.budget import HarmLimit, MeanError, Size
 from hydraopt.merging.draft import Draft, UnreadableError

@@ -13,7 +13,6 @@ import numpy as np
 from hydraopt.bundle.harm import Harm, HarmPoint, thinned
 from hydraopt.files.aside import sizes_of
 from hydraopt.harm.curves import HarmCurve, TrialPoint
-from hydraopt.harm.rounds import Rounds
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.finish import measure_tasks
@@ -21,8 +20,9 @@ from hydraopt.merging.look import HarmJudge, HarmSolution, MeasuredHarm, TaskTri
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Passes
 from hydraopt.merging.weights import Weights
+from hydraopt.progress import Progress
 
-__all__ = ["Counted", "Trials", "with_core"]
+__all__ = ["Counted", "Rounds", "Trials", "with_core"]
 
 _LEAST_SHARE: Final = 0.05
 """Minimum ratio of the share of changed answers to the root of KL.
@@ -31,6 +31,37 @@ _HALF: Final = 0.5
 """Largest share of changed answers from which a trial's rate is derived."""
 _NEARLY: Final = 0.98
 """Upper bound on a share, because its logarithm is taken."""
+
+
+@dataclass
+class Rounds:
+    """Rounds of a search, of which there are ``most`` or fewer.
+
+    known: whether all ``most`` rounds take place. before: rounds that are done.
+    """
+
+    progress: Progress
+    most: int
+    known: bool
+    before: int = 0
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        """Report a stage of the present round as a part of the whole. A Progress.
+
+        The count is of whole rounds, so that the time left is told from rounds with everything in
+        them: nothing before the first is done, and never of a pass alone.
+        """
+        self._say(min(self.before + 1, self.most), f"{stage} {done} of {total}")
+
+    def end_round(self) -> None:
+        """Count the present round as done, and report it."""
+        self.before += 1
+        self._say(min(self.before, self.most), "done")
+
+    def _say(self, here: int, part: str) -> None:
+        rounds = f"{'' if self.known else 'at most '}{self.most}"
+        stage = f"measuring harm, round {here} of {rounds}, {part}"
+        self.progress(stage, min(self.before, self.most), self.most)
 
 
 @dataclass(frozen=True)
