@@ -8,8 +8,8 @@ refused, other tensors are carried bit by bit.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import glob
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,6 @@ from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.dense import DenseRecord
 from hydraopt.collection.piece import TaskPiece
 from hydraopt.editing.core import check_fits, keeps_all, no_such_module, options_in, price_of
-from hydraopt.engines.engine import Engine
 from hydraopt.errors import (
     UsageError,
     explain,
@@ -33,17 +32,17 @@ from hydraopt.errors import (
 from hydraopt.files.reading import file_hash
 from hydraopt.linalg.basis import Bases
 from hydraopt.merging.align import MergeSet, align
-from hydraopt.merging.budget import HarmLimit, Limit, Size
+from hydraopt.merging.budget import HarmLimit, Size
 from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.finish import measure_tasks
 from hydraopt.merging.frozen import FrozenCore, MiddlePrice
-from hydraopt.merging.look import HarmJudge
 from hydraopt.merging.notes import notes_of
+from hydraopt.merging.options import MergeOptions
 from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.recipe import CoreRecipe
 from hydraopt.merging.solving import Options, solve, solve_at
-from hydraopt.merging.weights import Sensitivity
-from hydraopt.progress import Progress, silent
+from hydraopt.merging.weights import Sensitivity, sensed
+from hydraopt.progress import silent
 
 __all__ = [
     "Coder",
@@ -86,30 +85,32 @@ class _Selection:
 
 @dataclass
 class Coder:
-    """Codes adapters, one by one, against the core of an open bundle.
+    """Encoder of adapters, one by one, against the core of an open bundle.
 
-    sensitivity: by task and module path, which modules matter. judge: measures harm. exact:
-    patterns of keys of tensors to carry. same_base: take a base model that is named differently.
-    base: its own tensors, where the core has differences from them. Raises UsageError for a text
-    as patterns, and for patterns where all is kept.
+    options: as of a merge; the limit is each adapter's. The measure and the forms are the core's,
+        and nothing is trained.
+    base: the base model's tensors, if the core has differences from them.
+
+    Raises UsageError for patterns of tensors to keep, if all are kept.
     """
 
     bundle: Bundle
-    limit: Limit = field(default_factory=Limit)
-    sensitivity: Sensitivity = field(default_factory=dict)
-    judge: HarmJudge | None = None
-    exact: Sequence[str] = ()
-    same_base: bool = False
+    options: MergeOptions = field(default_factory=MergeOptions)
     base: BaseTensors | None = None
-    workers: int | Engine | None = None
-    progress: Progress | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.exact, str):  # its characters would be the patterns, and * is one
-            raise UsageError(explain("exact is a list of patterns", got=repr(self.exact)))
-        if self.exact and keeps_all(self.limit, self.bundle):
-            got = f"exact {', '.join(self.exact)}"
+        if self.options.exact and self._keeps_all:
+            got = f"exact {', '.join(self.options.exact)}"
             raise UsageError(explain("all tensors are kept bit by bit already", got=got))
+
+    @property
+    def _keeps_all(self) -> bool:
+        return keeps_all(self.options.limit, self.bundle)
+
+    @functools.cached_property
+    def _sensitivity(self) -> Sensitivity:
+        """Sensitivities of all adapters, which are measured when the first one is encoded."""
+        return sensed(self.options.look.sensitivity)
 
     def encode(self, adapter: Adapter, day: str) -> EncodedTask:
         """Encode the adapter as a task.
@@ -120,8 +121,8 @@ class Coder:
         base model, AlignmentError for a module that the core lacks, BudgetError for a limit that
         cannot be met, and what align raises.
         """
-        check_fits(self.bundle, adapter, self.same_base)
-        if keeps_all(self.limit, self.bundle):
+        check_fits(self.bundle, adapter, self.options.same_base)
+        if self._keeps_all:
             return self._encoded(adapter, self._whole(adapter), None, day)
         planned = self._planned(adapter)
         job = Job.of(planned.pieces, CoreRecipe())
@@ -135,7 +136,7 @@ class Coder:
     def _planned(self, adapter: Adapter) -> _Selection:
         """Select what is coded of an adapter over this core."""
         known = {entry: i for i, entry in enumerate(self.bundle.manifest.tensors)}
-        model, exact = self.bundle.base_model, list(self.exact)
+        model, exact = self.bundle.base_model, list(self.options.exact)
         pieces = align([adapter], model, lossless=False, exact=exact, base=self.base)
         foreign = [entry.key for entry in pieces.tensors if entry not in known]
         notes: tuple[str, ...] = ()
@@ -215,28 +216,25 @@ class Coder:
 
         Returns also the job with its measurements.
         """
-        options = options_in(self.bundle.recipe, self.workers, self.progress)
-        seen = {k: x for k, x in self.sensitivity.items() if k == adapter.name}
+        options = options_in(self.bundle.recipe, self.options.workers, self.options.progress)
+        seen = {k: x for k, x in self._sensitivity.items() if k == adapter.name}
         options = dataclasses.replace(options, sensitivity=seen)
-        budget = self.limit.budget(job.pieces.fp16_bytes)
-        judged = self.judge is not None and adapter.name in self.judge.tasks()
+        budget = self.options.limit.budget(job.pieces.fp16_bytes)
+        judge = self.options.look.judge
+        judged = judge is not None and adapter.name in judge.tasks()
         measured = Measured(None)
         if judged:  # a size counts what the manifest will say of it
             job = dataclasses.replace(job, measured=Measured.unlike([adapter.name], 0))
         if isinstance(budget, HarmLimit):
-            if self.judge is None:
-                raise UsageError(
-                    explain("a limit on harm needs a judge", do="Give --base and --prompts")
-                )
-            solution = self.judge.solve(job, budget, options)
+            solution = self.options.look.check_harm().solve(job, budget, options)
             draft = solution.draft
             measured = Measured(None, solution.curves[adapter.name])
         elif budget is not None:
             draft = solve(job, budget, options).draft
         else:
             draft = self._at_price(job, options)
-        if self.judge is not None and judged:
-            told = measure_tasks(draft, job, self.judge, {0}, self.progress or silent)
+        if judge is not None and judged:
+            told = measure_tasks(draft, job, judge, {0}, self.options.progress or silent)
             measured = dataclasses.replace(measured, harm=told[adapter.name].harm)
         job = dataclasses.replace(job, measured={adapter.name: measured})
         if isinstance(budget, Size) and job.value(budget, draft) > budget.limit:
@@ -273,7 +271,7 @@ class Coder:
             manifest.blobs,
             tuple(job.carried.data),
         )
-        limit = self.limit.budget(2 * adapter.numbers) if coded else None
+        limit = self.options.limit.budget(2 * adapter.numbers) if coded else None
         notes = (*planned.pieces.notes, *planned.notes, *notes_of(manifest, limit))
         return EncodedTask(piece, dict(draft.forms) if draft else {}, notes)
 

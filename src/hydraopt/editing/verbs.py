@@ -29,9 +29,8 @@ from hydraopt.files.url import AnyPath, place_of
 from hydraopt.merging.align import coded_of
 from hydraopt.merging.budget import Limit
 from hydraopt.merging.look import Look
-from hydraopt.merging.options import check_prompted
+from hydraopt.merging.options import MergeOptions, check_prompted
 from hydraopt.merging.outcome import inputs_of, load
-from hydraopt.merging.weights import sensed
 from hydraopt.progress import Progress
 
 __all__ = [
@@ -255,31 +254,22 @@ def _put(
     how: How,
 ) -> Changed:
     """Encode the adapters and write them in place of any tasks of the same names."""
-    same_base, day = how.get("same_base", False), how.get("day") or today()
-    loaded = load(adapters, same_base, how.get("alpha"))
+    given_options: dict[str, Any] = {name: x for name, x in how.items() if x is not None}
+    day = given_options.pop("day", None) or today()
+    options = MergeOptions(**given_options)
+    loaded = load(adapters, options.same_base, options.alpha)
     if not loaded.adapters:
         raise UsageError(explain("nothing to add", got="no adapters", do="Name at least one"))
     given = sorted(loaded.adapters, key=lambda x: x.name)
-    base, seen = open_base(how.get("base")), how.get("look") or Look()
+    base, judge = open_base(options.base), options.look.judge
     collection = collection_at(path)
     check_apart(path, inputs_of(given))
     with collection.held():
-        core, limit = collection.core(base), how.get("limit") or Limit()
-        prompted = seen.judge is not None
-        gone = _checked(collection, core, given, check, limit, same_base, prompted)
-        if limit.harm is not None and seen.judge is not None:
-            check_prompted(coded_of(given, how.get("exact", ())), seen.judge.tasks())
-        coder = Coder(
-            core,
-            limit,
-            {} if keeps_all(limit, core) else sensed(seen.sensitivity),
-            seen.judge,
-            how.get("exact", ()),
-            same_base,
-            base,
-            how.get("workers"),
-            how.get("progress"),
-        )
+        core, limit, same_base = collection.core(base), options.limit, options.same_base
+        gone = _checked(collection, core, given, check, limit, same_base, judge is not None)
+        if limit.harm is not None:
+            check_prompted(coded_of(given, options.exact), options.look.tasks)
+        coder = Coder(core, options, base)
         before = collection.size()
         made = [(adapter, coder.encode(adapter, day)) for adapter in given]
         done = collection.write(Change(gone, [x.piece for _, x in made]))
