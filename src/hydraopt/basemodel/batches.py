@@ -18,11 +18,11 @@ _LEAST_SAVED: Final = 0.1
 
 
 def batches_of(model: Any, texts: Sequence[Encoded]) -> list[tuple[list[int], Batch]]:
-    """Return all texts as (which, their batch): about BATCH_TOKENS padded tokens each, or one
-    longer line.
+    """Return all texts as (indices, their batch).
 
-    Each has one token before its target. The layout depends on the texts and the model alone, so
-    whatever is on the model sees the same batches.
+    A batch has about BATCH_TOKENS padded tokens, or one longer line. Each text has one token before
+    its target. The layout depends on the texts and the model alone, so whatever is on the model
+    sees the same batches.
     """
     window = window_of(model)
     fits = [i for i, text in enumerate(texts) if len(text) <= window]
@@ -54,8 +54,7 @@ def batch_of_each(model: Any, groups: Sequence[Sequence[Encoded]]) -> list[Batch
 
 
 def _shared_lines(model: Any, texts: Sequence[Encoded]) -> list[tuple[list[int], Trie]] | None:
-    """Return lines of texts, or None where too little is common or the model reads them
-    otherwise."""
+    """Return lines of texts; None if too little is common or the model reads them otherwise."""
     lines = lines_of(texts)
     nodes = sum(len(trie.tokens) for _, trie in lines)
     if nodes >= (1 - _LEAST_SAVED) * sum(len(text) - 1 for text in texts):

@@ -43,8 +43,10 @@ class Encoded:
 
 
 class RowPrompt(str):
-    """The prompt of a task's row, without BOS, which belongs before it whatever the tokenizer does
-    by itself."""
+    """Prompt of a task's row, without BOS.
+
+    BOS belongs before it, whatever the tokenizer does by itself.
+    """
 
     __slots__ = ()
 
@@ -55,10 +57,11 @@ def prompt_text(instruction: str, text: str) -> RowPrompt:
 
 
 def encode_prompt(tokenizer: Any, text: str) -> Encoded:
-    """Encode a prompt as token ids: of a row after BOS, if there is one; any other text after what
-    the tokenizer begins one with by itself, which is how adapters are trained and served elsewhere.
+    """Encode a prompt as token ids.
 
-    A text of a chat template may begin with BOS already; there is none before it then.
+    A row follows BOS, if there is one. Any other text follows what the tokenizer begins with by
+    itself, which is how adapters are trained and served elsewhere. A text of a chat template may
+    begin with BOS already; then none is added.
     """
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     bos = tokenizer.bos_token_id
@@ -135,8 +138,10 @@ def collate(items: Sequence[Encoded]) -> Batch:
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
-    """Return (ids, mask), (rows, length) each: prompts padded on the left, so that answers start
-    alike; the mask is 1 where a token is."""
+    """Return (ids, mask), (rows, length) each, of prompts padded on the left.
+
+    The padding makes answers start at one place. The mask is 1 where a token is.
+    """
     longest = max(map(len, prompts))
     ids = torch.full((len(prompts), longest), pad)
     mask = torch.zeros_like(ids)

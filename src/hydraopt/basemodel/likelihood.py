@@ -79,8 +79,10 @@ def likelihoods(
 def _parts(
     number: int, group: Sequence[Encoded], model: Any, shared: bool
 ) -> Iterator[tuple[int, list[int], Trie]]:
-    """Yield (the group, its texts, their trie): one, or more where one is too large or windows cut
-    it."""
+    """Yield (the group, its texts, their trie).
+
+    A group is split if it is too large or windows cut it.
+    """
     if any(not item.prompt or not item.target for item in group):
         raise UsageError(explain("a text has nothing before it", expected="a token at least"))
     whole = shared and _within_window(model, group)
@@ -122,8 +124,7 @@ def _within_window(model: Any, texts: Sequence[Encoded]) -> bool:
 
 
 def window_of(model: Any) -> float:
-    """Return the number of tokens that the narrowest of the model's layers see at once; infinite if
-    all see all."""
+    """Return the number of tokens in the narrowest attention window; infinite without one."""
     config = model.config.get_text_config()
     known = (getattr(config, name, None) for name in _WINDOWS)
     return min((x for x in known if x), default=math.inf)

@@ -135,8 +135,10 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_size(folder: Path, file: Path, config: Mapping[str, Any]) -> None:
-    """Raise UsageError for a model that the weight files cannot hold, before memory is taken for
-    it: more layers than tensors, embeddings of more numbers than the files have bits."""
+    """Raise UsageError for a model that the weight files cannot hold, before memory is taken.
+
+    It has more layers than the files have tensors, or embeddings of more numbers than bits.
+    """
     files = [x for pattern in _WEIGHTS for x in folder.glob(pattern) if x.is_file()]
     tensors = sum(_tensors_of(x) for x in files)
     bits = 8 * sum(x.stat().st_size for x in files)
@@ -242,8 +244,7 @@ def _unloadable(base: str | Path, folder: Path | None, error: Exception) -> Usag
 
 
 def _line(error: object) -> str:
-    """Return the first line of what was said, with its kind where that is needed to make sense of
-    it."""
+    """Return the first line of an error, with its kind if that is needed to understand it."""
     lines = str(error).strip().splitlines()
     # A first line that ends with a colon has said nothing yet.
     text = " ".join(x.strip() for x in lines[: 2 if lines and lines[0].endswith(":") else 1])

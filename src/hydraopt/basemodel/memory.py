@@ -66,8 +66,11 @@ def versions() -> str:
 
 
 class JsonCache:
-    """JSON values by key. folder: None keeps nothing beyond the process. in_process: whether values
-    stay in memory as well."""
+    """JSON values by key.
+
+    folder: None keeps nothing beyond the process.
+    in_process: whether values stay in memory as well.
+    """
 
     def __init__(self, folder: Path | None, in_process: bool = True) -> None:
         self._folder, self._in_process = folder, in_process
@@ -92,8 +95,10 @@ class JsonCache:
         return value
 
     def put(self, key: str, value: Any) -> None:
-        """Keep a value: on disk, in one step, if there is room and it is not too large; in memory
-        if it is short, or is not on disk."""
+        """Keep a value: on disk, in one step, if there is room and it is not too large.
+
+        It stays in memory as well if it is short or not on disk.
+        """
         text = "" if self._folder is None else json.dumps(value)
         on_disk = False
         if self._folder is not None and len(text) <= _MOST:

@@ -89,8 +89,10 @@ def _load(base: str | Path, dtype: str, labels: int | None = None) -> tuple[Any,
 
 
 def _check_place(base: str | Path) -> None:
-    """Refuse at once what is neither a folder nor a hub's OWNER/NAME, which would be searched for
-    on the network, and not found, for a minute."""
+    """Raise UsageError for a name that is neither a folder nor a hub's OWNER/NAME.
+
+    Such a name would be searched for on the network for a minute.
+    """
     if Path(base).is_dir() or (str(base).count("/") == 1 and str(base)[0] not in "./~"):
         return
     raise UsageError(
@@ -236,8 +238,10 @@ def _row_adder(
     changes: Sequence[tuple[slice, Tensor, Tensor]],
     ids: Sequence[int],
 ) -> Any:
-    """Return a hook that adds each change to its rows. ids: (rows, length) of the batch, once
-    known."""
+    """Return a hook that adds each change to its rows.
+
+    ids: (rows, length) of the batch, once known.
+    """
 
     def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         each = _entries_of_a_row(model, path, tuple(args[0].shape), ids)
@@ -254,8 +258,7 @@ def _row_adder(
 def _entries_of_a_row(
     model: nn.Module, path: str, shape: tuple[int, ...], ids: Sequence[int]
 ) -> int:
-    """Return the number of entries per row of the batch along the first dimension of a module's
-    input.
+    """Return the number of entries per row of the batch in a module's first dimension.
 
     This is one, or the number of tokens where the model passes rows and tokens as one dimension.
     """
@@ -298,8 +301,13 @@ def states_of(model: Any, ids: Tensor, parents: Tensor | None) -> Tensor:
 
 
 def _hidden_from(parents: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (whether the second token is hidden from the first, (rows, length, length); the
-    position of each in its own text, (rows, length)). A token sees itself and those on its way."""
+    """Return the masks and positions of texts that share a tree of tokens.
+
+    A token sees itself and its ancestors.
+
+    Returns whether the second token is hidden from the first, (rows, length, length), and the
+    position of each token in its own text, (rows, length).
+    """
     rows, length = parents.shape
     every = torch.arange(rows)
     seen = torch.eye(length, dtype=torch.bool).repeat(rows, 1, 1)
@@ -313,19 +321,20 @@ def _hidden_from(parents: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def of_head(model: Any, by_path: Mapping[str, T]) -> dict[str, T]:
-    """Select the entries of the output layer by module path; hidden states do not include their
-    effect."""
+    """Return the entries of the output layer, whose effect hidden states do not include."""
     head = model.get_output_embeddings()
     known = dict(model.named_modules()) if by_path else {}
     return {path: x for path, x in by_path.items() if known.get(path) is head}
 
 
 def logits_of(model: Any, hidden: Tensor, placed: Placed) -> Tensor:
-    """Return the float32 logits (N, vocabulary) of hidden states (N, width), with the factors of
-    the output layer among ``placed`` on it, unless they are there already.
+    """Return the float32 logits (N, vocabulary) of hidden states (N, width).
 
     Only target positions go through the output layer; for small models with a large vocabulary it
     costs as much as all the rest.
+
+    placed: factors on the model. Those of the output layer are applied here, unless they are there
+        already.
     """
     with attached(model, of_head(model, placed)):
         logits: Tensor = model.get_output_embeddings()(hidden).float()
@@ -348,8 +357,7 @@ def as_the_model_does(model: Any, logits: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def check_logits(model: Any) -> None:
-    """Raise UsageError for a language model whose logits are not those of :func:`logits_of`: all
-    that is measured would be of another model."""
+    """Raise UsageError for a language model whose logits differ from :func:`logits_of`."""
     try:
         embedding = model.get_input_embeddings().weight
         ids = torch.arange(1, 1 + _TRIED, device=embedding.device)[None] % embedding.shape[0]

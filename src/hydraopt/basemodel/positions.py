@@ -22,23 +22,26 @@ _NAMES: Final = ("pos", "wpe")
 
 
 def positions_of(model: Any) -> int | None:
-    """Return the number of tokens that a text may have, of a model with a table of positions,
-    learned (GPT-2, OPT) or computed (GPT-J); None where positions are computed as they come, or
-    nothing is said of them."""
+    """Return the number of tokens that a table of positions allows in a text.
+
+    The table is learned (GPT-2, OPT) or computed (GPT-J). Returns None for a model that computes
+    positions on demand, or does not say.
+    """
     stated = stated_by(model)
     return next((count for rows, count in _tables(model) if rows == stated), None)
 
 
 def stated_by(model: Any) -> int | None:
-    """Return the number of tokens of a text that the model's config speaks of; None where it says
-    nothing of use."""
+    """Return the number of tokens of a text that the model's config states, or None."""
     stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return stated if type(stated) is int and stated >= 1 else None
 
 
 def _tables(model: Any) -> Iterator[tuple[int, int]]:
-    """Yield (rows, positions) of each table. OPT's first rows are none of the text's, and RoBERTa
-    counts from behind the place of padding."""
+    """Yield (rows, positions) of each table.
+
+    OPT's first rows are not positions of the text, and RoBERTa counts from behind the padding.
+    """
     for path, module in model.named_modules():
         if isinstance(module, nn.Embedding) and _is_named(path):
             rows = module.num_embeddings - int(getattr(module, "offset", 0))
@@ -54,8 +57,7 @@ def _is_named(path: str) -> bool:
 
 
 def limits_within(model: Any, items: Sequence[Encoded], limits: Sequence[int]) -> list[int]:
-    """Return the limits on the tokens of answers, or less where the model has no positions for so
-    many.
+    """Return the limits on the tokens of answers, lowered to the positions that the model has.
 
     Raises UsageError as :func:`check_prompt`.
     """
@@ -91,10 +93,12 @@ def reads_of(model: Any) -> Reads:
 def check_prompt(
     item: Encoded, reads: Reads, number: int, text: str = "", task: str | None = None
 ) -> None:
-    """Raise UsageError for a prompt without a token, of more than the model reads, or with a token
-    that it does not embed.
+    """Raise UsageError for a prompt that the model cannot read.
 
-    number: of the prompt, from 1. text, task: what it says, and whose it is.
+    Such a prompt has no token, too many, or a token that the model does not embed.
+
+    number: of the prompt, from 1.
+    text, task: the prompt, and the task that it belongs to.
     """
     tokens, most = len(item.prompt), reads.positions
     of = f" of {text[:40]!r}" if text else ""

@@ -19,8 +19,11 @@ def has_bfloat16() -> bool:
 
 @contextmanager
 def products_of(kind: str) -> Iterator[None]:
-    """Inside the block, matrix products are of float32 numbers; or, "bfloat16", of numbers rounded
-    to that where torch gains by it, which is where the processor has tiles for them (AMX)."""
+    """Set the number type of float32 matrix products inside the block.
+
+    kind: "float32", or "bfloat16" to round factors where torch gains by it, on processors with
+        tiles for such products (AMX).
+    """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium" if kind == "bfloat16" else "highest")
     try:

@@ -115,7 +115,7 @@ def _kept(layer: Any, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _padded(x: Tensor, length: int, dim: int) -> Tensor:
-    """x with zeros in front, ``length`` long in that dimension."""
+    """Return x padded with zeros in front to ``length`` in that dimension."""
     missing = length - x.shape[dim]
     if not missing:
         return x

@@ -70,8 +70,10 @@ def trie_of(texts: Sequence[Encoded], shared: bool = True) -> Trie:
 
 
 def lines_of(texts: Sequence[Encoded]) -> list[tuple[list[int], Trie]]:
-    """Return all texts as (which, their trie), in lines of about equal length; one that is longer
-    than a line of several may be has its own."""
+    """Return all texts as (indices, their trie), in lines of about equal length.
+
+    A text that is longer than the limit of a shared line has a line of its own.
+    """
     whole = [(text.prompt + text.target)[:-1] for text in texts]
     order = sorted(range(len(texts)), key=lambda i: whole[i])  # what begins alike is neighbours
     most = min(max(_LINE, 2 * max(map(len, whole), default=0)), _LONGEST_LINE)
@@ -89,8 +91,11 @@ def _cut(
     most: int,
     enough: tuple[int, ...],
 ) -> tuple[int, list[list[int]]]:
-    """Return (nodes, lines): texts in that order, in lines of ``most`` nodes, and what is asked, at
-    most. enough: of both, with which a line ends before."""
+    """Return (nodes, lines): texts in that order, in lines of at most ``most`` nodes.
+
+    most: also limits the targets of a line.
+    enough: numbers of nodes and targets that together end a line earlier.
+    """
     lines: list[list[int]] = []
     total = nodes = targets = 0
     before: tuple[int, ...] = ()

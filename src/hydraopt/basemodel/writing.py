@@ -89,10 +89,12 @@ def generate(
 
 
 class _Writer:
-    """Answers under way. A row that is done leaves the batch, which would otherwise take as long as
-    its longest answer, with every row; as room is left, others come in below.
+    """Answers in progress.
 
-    said: of each item, the tokens so far.
+    A finished row leaves the batch, which would otherwise take as long as its longest answer, with
+    every row. As there is room, other items enter.
+
+    said: tokens so far, of each item.
     """
 
     def __init__(
@@ -166,8 +168,11 @@ class _Writer:
 
 
 def _likeliest(logits: Tensor) -> Tensor:
-    """Return the greedy tokens, (N,), of logits (N, vocabulary). Raises NumericalError where they
-    are not finite: the first token would be written, as if it were meant."""
+    """Return the greedy tokens, (N,), of logits (N, vocabulary).
+
+    Raises NumericalError for logits that are not finite, because the first token would be written
+    as if it were meant.
+    """
     tokens = logits.argmax(-1)  # of NaN, where there is one
     if not bool(torch.isfinite(logits.gather(-1, tokens[:, None])).all()):
         raise not_finite("what the model writes cannot be told")
@@ -227,8 +232,11 @@ def _chunks(
     batch_tokens: int,
     positions: int | None,
 ) -> Iterator[list[int]]:
-    """Batches of the items by size. All rows of one are written until its longest answer is done,
-    so that those who have no positions for that are written alone."""
+    """Yield batches of the items by size.
+
+    All rows of a batch are written until its longest answer is done, so items without positions for
+    that are written alone.
+    """
     for chunk in batches_by_tokens(sizes, batch_tokens):
         most = max(limits[i] for i in chunk)
         longest = max(len(items[i].prompt) for i in chunk) + most - 1
