@@ -30,8 +30,10 @@ __all__ = [
 
 
 def check_fits(core: Bundle, adapter: Adapter, same_base: bool) -> None:
-    """Raise BaseMismatchError for an adapter of another base model than the core's, and UsageError
-    for what has no core."""
+    """Raise an error for an adapter that does not fit the core, or for a bundle without one.
+
+    Raises BaseMismatchError for another base model, and UsageError without a core.
+    """
     check_has_core(core)
     ours = core.base_model
     names = [base_key(name) if name else None for name in (adapter.base_model, ours)]
@@ -112,8 +114,10 @@ def price_of(bundle: Bundle, do: str) -> MiddlePrice:
 def options_in(
     recipe: Mapping[str, Any], workers: int | Engine | None, progress: Progress | None
 ) -> Options:
-    """Measure and forms as a recipe names them, or the usual ones. Raises UsageError for a measure
-    that is not known."""
+    """Return the search options with the recipe's measure and forms, or the default ones.
+
+    Raises UsageError for an unknown measure.
+    """
     measure = recipe.get("measure")
     chosen = measure_named(measure if isinstance(measure, str) else DEFAULT_MEASURE)
     return Options(chosen, forms_in(recipe), workers=workers, progress=progress)

@@ -34,10 +34,11 @@ class _DecodedFactors:
 
 
 def decoded_set(bundle: Bundle, names: Collection[str], *, modules_only: bool = False) -> MergeSet:
-    """Return the merge set of tasks of a bundle that are coded, not lossless, as they decode.
+    """Return the merge set of a bundle's coded tasks, as they decode.
 
-    Modules and coded tensors that none of them has are left out: a core may be larger than what is
-    left of its tasks. What was carried is carried on; harm, curve and history stay in the entries.
+    Modules and coded tensors that none of these tasks has are left out, because a core may be
+    larger than what is left of its tasks. Carried tensors stay; harm, curve and history stay in
+    the entries.
 
     modules_only: leave out all coded tensors beside the modules, which may need the base model.
     """
@@ -79,7 +80,7 @@ def _with_module(
 def _renumbered(
     entry: TaskEntry, contents: Mapping[int, int], modules: list[int], tensors: list[int]
 ) -> TaskEntry:
-    """The entry over the modules and coded tensors that are left, its blobs not yet packed."""
+    """Return the entry with its modules and coded tensors renumbered, and without blobs."""
     at_module, at_tensor = ({x: i for i, x in enumerate(kept)} for kept in (modules, tensors))
     return dataclasses.replace(
         entry,
@@ -93,7 +94,7 @@ def _renumbered(
 def _matrices(
     bundle: Bundle, firsts: Mapping[int, TaskAdapter], tensors: Sequence[int]
 ) -> Iterator[TensorMatrices]:
-    """The coded tensors of a bundle's decoded tasks."""
+    """Yield the coded tensors of a bundle's decoded tasks."""
     holders: dict[int, list[tuple[int, RawTensor]]] = {}
     for content, task in firsts.items():
         coded = task.coded_tensors()
@@ -106,12 +107,13 @@ def _matrices(
 
 
 def against_originals(added: Manifest, before: Manifest, names: Collection[str]) -> Manifest:
-    """The manifest ``added``, in which the errors of the tasks ``names`` are against the bundle
-    before, with estimates of the errors against what that was made of.
+    """Return the manifest ``added`` with the errors of some tasks against the originals.
 
-    Nobody has seen the answers of what was coded again, so these tasks state no harm any more. The
-    curve of a task is about its original, and stays; but where it was refitted, what it had of its
-    curve can no longer be told.
+    Their errors are against the bundle ``before``, so the result is an estimate. These tasks state
+    no harm, because the answers of the new coding were not measured. A task's curve is about its
+    original and stays, except after a refit, when its position on the curve is no longer known.
+
+    names: tasks that were coded again.
     """
     old = {task.name: task for task in before.tasks}
 
@@ -143,8 +145,10 @@ def _errors(
 
 
 def lost_harm(before: Manifest, decoded: Collection[str]) -> Iterator[str]:
-    """Notes where a bundle whose tasks are coded again stated what harm was measured. decoded:
-    those that are coded from what it holds, and not from their originals."""
+    """Yield notes on stated harm that no longer holds.
+
+    decoded: tasks that are coded from what the bundle holds, not from their originals.
+    """
     if any(task.harm for task in before.tasks):
         yield (
             "the harm that was stated is not this bundle's: hydraopt verify BUNDLE ADAPTERS "

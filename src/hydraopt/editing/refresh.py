@@ -268,8 +268,7 @@ def _check_like(task: TaskAdapter, adapter: Adapter) -> None:
 
 
 def _check_output(path: AnyPath, output: StrPath | None) -> None:
-    """Raise UsageError for an output that cannot be written, or is of another kind than the
-    collection."""
+    """Raise UsageError for an output that is of another kind, or cannot be written."""
     check_elsewhere(path if output is None else place_of(output))
     if output is None:
         return
@@ -346,8 +345,10 @@ def _told(made: Manifest, tasks: _Tasks) -> Manifest:
 
 
 def _write(packed: PackedBundle, path: AnyPath, output: StrPath | None, force: bool) -> int:
-    """Write a file or a folder, as the collection is; its core keeps its name. Return the bytes of
-    the file, or of the core and the tasks."""
+    """Write a file or a folder, as the collection is, and return the bytes written.
+
+    A folder's core keeps its name; the bytes are those of the core and the tasks.
+    """
     if not is_folder(path):
         with nullcontext() if output is None else locked_if_there(output):
             return packed.write(destination(path if output is None else output))

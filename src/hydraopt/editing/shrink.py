@@ -79,15 +79,17 @@ def shrink(
     workers: int | Engine | None = None,
     progress: Progress | None = None,
 ) -> MergeResult:
-    """Write a smaller bundle with the tasks of ``bundle`` to ``output``; the originals are not
-    needed. What the merge permitted of forms holds on.
+    """Write a smaller bundle with the tasks of ``bundle``, without the originals.
 
-    size: as in :func:`hydraopt.merge` (percent of the original adapters' fp16 bytes). error: mean
-    relative error that shrinking may add, relative to what the bundle holds. One of the two. base:
-    the base model's folder or tensors, where tasks hold differences from them. A size is shared out
-    by the curves of harm that the bundle holds, if a merge has measured them.
-    Raises BudgetError if the bundle is no larger than what would be written, and a HydraoptError
-    for anything wrong, before ``output`` is touched.
+    A size is shared out by the curves of harm that the bundle holds, if a merge has measured them.
+    The forms stay those that the merge permitted. Give one limit.
+
+    size: as in :func:`hydraopt.merge`; a percentage is of the original adapters' fp16 bytes.
+    error: mean relative error that shrinking may add, relative to what the bundle holds.
+    base: the base model's folder or tensors, if tasks hold differences from them.
+
+    Raises BudgetError if the bundle is no larger than what would be written, and another
+    HydraoptError for anything else that is wrong, before ``output`` is touched.
     """
     started = time.monotonic()
     limit = Limit(size, error)
@@ -121,7 +123,7 @@ def _job(
     budget: Size | MeanError,
     core_file: str | None = None,
 ) -> Job:
-    """The job of shrinking a bundle, whose errors are stated against the originals."""
+    """Return the job of shrinking a bundle, whose errors are stated against the originals."""
     recipe = ShrinkRecipe(before.manifest.recipe, measure.name, budget.name, float(budget.limit))
     told = functools.partial(against_originals, before=before.manifest, names=set(before))
     return dataclasses.replace(Job.of(pieces, recipe, core_file), told=told)
@@ -163,7 +165,7 @@ def _notes(before: Bundle, budget: Size | MeanError, curves: StoredCurves) -> It
 def _solved(
     job: Job, budget: Size | MeanError, options: Options, before: Bundle, curves: StoredCurves
 ) -> Solution[Draft]:
-    """A size is shared out by the curves that the bundle before holds, if it holds any."""
+    """Search the draft, by the bundle's stored curves for a size, if it has any."""
     if isinstance(budget, MeanError) or not curves.tasks():
         return solve(job, budget, options)
     held = {name: size for name, size in _bytes_of(before).items() if name in curves.tasks()}
@@ -172,8 +174,10 @@ def _solved(
 
 
 def _bytes_of(bundle: Bundle) -> dict[str, float]:
-    """By task, the bytes of its stream and of its share of the core: what is coded again in more
-    hardly comes nearer to the original."""
+    """Return the bytes of each task's stream and of its share of the core.
+
+    More bytes than these hardly bring a task nearer to its original.
+    """
     sizes = bundle.tensor_bytes
     own = {name: size for name, size in sizes.items() if name.startswith("task/")}
     held = dict(zip(own, with_core(list(own.values()), sizes["shared"]).tolist(), strict=True))

@@ -140,8 +140,13 @@ def check_before(
     same_base: bool = False,
     prompted: bool = False,
 ) -> None:
-    """Raise what ``verb``, :func:`add` or :func:`replace`, raises of names, base models, modules,
-    limits and prompts: for who has to load a base model first. prompted: whether there are any."""
+    """Raise the errors of ``verb`` that need no base model, before one is loaded.
+
+    They are about names, base models, modules, limits and prompts.
+
+    verb: :func:`add` or :func:`replace`.
+    prompted: whether there are prompts.
+    """
     check_apart(path, inputs_of(adapters))
     collection = collection_at(path)
     check = {add: _vacant, replace: _present}[verb]
@@ -221,8 +226,10 @@ def remove(path: StrPath, tasks: Iterable[str]) -> Changed:
 
 
 def rename(path: StrPath, old: str, new: str) -> Changed:
-    """Call a task otherwise. Raises TaskNotFoundError, and UsageError for a name that is taken or
-    cannot be one."""
+    """Rename a task.
+
+    Raises TaskNotFoundError, and UsageError for a name that is taken or invalid.
+    """
     check_name(new)
     collection = collection_at(path)
     with collection.held():

@@ -89,7 +89,7 @@ class MergeSet:
 
 
 def _modules(contents: Sequence[Adapter]) -> dict[str, ModuleEntry]:
-    """Module entries by path, sorted; every adapter must mean the same thing by a path."""
+    """Return the module entries by path, sorted. All adapters must mean the same by a path."""
     entries: dict[str, tuple[ModuleEntry, str]] = {}
     for adapter in contents:
         for path, module in adapter.modules.items():
@@ -180,8 +180,10 @@ def _task(
 def _contents(
     adapters: Sequence[Adapter], apart: Sequence[TensorsApart], lossless: bool
 ) -> tuple[list[int | None], list[Adapter], list[str]]:
-    """The content of each adapter, None where nothing of it is coded; the first of each, and what
-    tells it from all others."""
+    """Return the content of each adapter, the first adapter of each content, and its identity.
+
+    The content is None for an adapter without coded data.
+    """
     content_of: dict[str, int] = {}
     distinct: list[Adapter] = []
     numbers_of: list[int | None] = []
@@ -219,11 +221,13 @@ def align(
     exact: Sequence[str] = (),
     base: BaseTensors | None = None,
 ) -> MergeSet:
-    """The merge set of adapters that were read together (sorted by name, unique names).
+    """Return the merge set of adapters that were read together (sorted by name, unique names).
 
-    lossless: nothing is coded, every tensor of every adapter is carried. exact: patterns with *
-    and ? of keys that are kept bit by bit. base: the base model's own tensors.
-    Raises UsageError for no adapters, AlignmentError where two disagree about a module, and what
+    lossless: whether nothing is coded and every tensor of every adapter is carried.
+    exact: patterns, with * and ?, of keys that are kept bit by bit.
+    base: the base model's own tensors.
+
+    Raises UsageError for no adapters, AlignmentError if two disagree about a module, and what
     :func:`check_returnable` raises, as a BatchError if several adapters have problems.
     """
     if not adapters:

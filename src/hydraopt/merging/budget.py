@@ -98,8 +98,10 @@ class Size:
 
 @dataclass(frozen=True)
 class _ErrorBudget:
-    """A limit on relative Frobenius errors, in (0, 1), kept as a float, which is what a recipe
-    holds. Raises UsageError for any other."""
+    """Limit on relative Frobenius errors, in (0, 1), as a float, which is what a recipe holds.
+
+    Raises UsageError for any other.
+    """
 
     limit: float
     name: ClassVar[str]

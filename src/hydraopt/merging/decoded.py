@@ -49,8 +49,7 @@ class DecodedDraft:
         return bases, [common is not None for common in commons]
 
     def read(self, task: TaskEntry) -> tuple[dict[int, PartsRecord | None], list[DenseRecord]]:
-        """A task's records by module index, in the order in which they are coded, and those of its
-        coded tensors, which follow."""
+        """Return a task's records by module index, in coding order, and of its tensors."""
         assert task.content is not None
         count = len(task.modules) + len(task.tensors)
         reader = ChunkReader(self.draft.streams[task.content], count)
@@ -68,8 +67,10 @@ class DecodedDraft:
         return records, tensors
 
     def factors(self, task: TaskEntry) -> dict[str, Factors]:
-        """B (m, k) with the scale inside and A (k, n) of a task's modules, by path; those
-        are left out of which nothing is kept."""
+        """Return B (m, k) with the scale inside and A (k, n) of a task's modules, by path.
+
+        Modules of which nothing is kept are left out.
+        """
         paths = {index: self.pieces.modules[index].path for index in task.modules}
         records = self.read(task)[0]
         return {paths[i]: record.factors for i, record in records.items() if record is not None}

@@ -119,10 +119,11 @@ def collect(
     contents: Sequence[int | None],
     base: BaseTensors | None,
 ) -> CodedTensors:
-    """The coded tensors of all adapters: those of one key, dtype, shape and kind are one entry.
+    """Return the coded tensors of all adapters; one entry per key, dtype, shape and kind.
 
-    contents: of each adapter. base: the base model's own tensors; a tensor that takes the place of
-    one of these is coded as the difference from it.
+    contents: of each adapter.
+    base: the base model's own tensors. A tensor that replaces one of them is coded as the
+        difference from it.
     """
     owns: dict[tuple[str, tuple[int, ...]], tuple[RawTensor, str] | None] = {}
     holders: dict[TensorEntry, dict[int, RawTensor]] = {}

@@ -54,8 +54,10 @@ class Draft:
 
     @classmethod
     def empty(cls, weights: Array, counting: Counting) -> Draft:
-        """Nothing is coded; errors and a price that take as many bytes in a manifest as those of a
-        pass do."""
+        """Return a draft in which nothing is coded.
+
+        Its errors and price take as many bytes in a manifest as those of a pass.
+        """
         errors = np.random.default_rng(0).random(weights.shape)
         ones, middle = np.ones(weights.shape), MiddlePrice(1.23456e-08, 1.23456)
         streams = (b"",) * len(weights)
@@ -114,16 +116,16 @@ class Course:
     wanted: float
 
     def average(self, price: float, planned: float) -> float:
-        """The one price at which the planner would have expected ``planned`` bits."""
+        """Return the one price at which the planner would have expected ``planned`` bits."""
         expected = float(self.bits.sum())
         if not (planned > 0 and expected > 0):
             return price
         return price * math.exp(math.log(planned / expected) / self.slope)
 
     def mended(self, price: float, done: int, planned: float, taken: float) -> float:
-        """The price for the modules from ``done`` on, when those before took ``taken`` bits.
+        """Return the price for the modules from ``done`` on, if those before took ``taken`` bits.
 
-        planned: what the planner expected of these, at the prices that they really had.
+        planned: bits that the planner expected of these, at the prices that they really had.
         """
         rest = float(self.bits[done:].sum())
         if not (planned > 0 and rest > 0):

@@ -100,7 +100,7 @@ def _refitted(
 
 
 def _other_streams(job: Job, before: Draft, after: Draft) -> set[str]:
-    """The tasks whose streams differ: those that something was fitted to."""
+    """Return the tasks whose streams differ, which are those that a refit changed."""
     return {
         task.name
         for task in job.pieces.tasks

@@ -85,7 +85,7 @@ def _modules(sets: Sequence[MergeSet]) -> tuple[ModuleEntry, ...]:
 def _moved(
     task: TaskEntry, pieces: MergeSet, index: dict[str, int], tensors: list[TensorEntry]
 ) -> TaskEntry:
-    """The entry with modules and tensors of the whole; errors go with their module or tensor."""
+    """Return the entry with modules and tensors of the whole; errors move with them."""
     modules = sorted(
         (index[pieces.modules[i].path], error)
         for i, error in zip(task.modules, task.errors, strict=True)

@@ -25,8 +25,12 @@ _NAMED: Final = 5
 def notes_of(
     manifest: Manifest, budget: Budget | HarmLimit | None, coded: int = 0, fp16_bytes: int = 0
 ) -> Iterator[str]:
-    """Sentences. budget: what it was made for, None if for every bit. coded: bytes of the bundle, 0
-    where nothing is coded with a loss, or for a task alone. fp16_bytes: of the inputs."""
+    """Yield the notes, as sentences.
+
+    budget: the limit of the bundle; None for a lossless one.
+    coded: bytes of the bundle; 0 if nothing is coded with a loss, or for a task alone.
+    fp16_bytes: of the inputs.
+    """
     yield from _left_out(manifest)
     yield from _copies_of_the_base(manifest)
     yield from _little_kept(manifest)

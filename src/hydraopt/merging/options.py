@@ -109,8 +109,10 @@ class MergeOptions:
         return measure_named(self.measure) if isinstance(self.measure, str) else self.measure
 
     def budget(self, fp16_bytes: int) -> Budget | HarmLimit:
-        """Return the budget for adapters of this size; the budget of a lossless merge binds
-        nothing."""
+        """Return the budget for adapters of this size.
+
+        The budget of a lossless merge binds nothing.
+        """
         return self.limit.budget(fp16_bytes) or WorstError(DEFAULT_MAX_ERROR)
 
     def search(self, sensitivity: Sensitivity, engine: Engine) -> Options:

@@ -103,8 +103,10 @@ class Measured:
 
     @classmethod
     def unlike(cls, names: Iterable[str], points: int) -> dict[str, Measured]:
-        """By task, something that takes as many bytes in a manifest as what will be measured, or a
-        few more: small numbers are written with more digits."""
+        """Return stand-ins that take as many bytes in a manifest as what will be measured, by task.
+
+        They may take a few more, because small numbers are written with more digits.
+        """
         measured = {}
         rng = np.random.default_rng(0)
         for name in names:
@@ -136,13 +138,13 @@ class Job:
 
     @classmethod
     def of(cls, pieces: MergeSet, recipe: Recipe, core_file: str | None = None) -> Job:
-        """The job of these pieces; what is to be carried is coded, without loss."""
+        """Return the job of these pieces; carried tensors are coded, without loss."""
         names = [task.name for task in pieces.tasks]
         tensors = dict(zip(names, pieces.carried, strict=True))
         return cls(pieces, pack_carried(tensors), recipe, core_file=core_file)
 
     def manifest(self, draft: Draft | None) -> Manifest:
-        """The manifest, with the errors of a draft, and zeros without one."""
+        """Return the manifest, with the errors of a draft, or zeros without one."""
         tasks: list[TaskEntry] = []
         for task in self.pieces.tasks:
             changes: dict[str, Any] = {"carried": self.carried.tasks.get(task.name, ())}
@@ -168,8 +170,10 @@ class Job:
         return manifest if self.told is None else self.told(manifest)
 
     def _errors(self, draft: Draft, task: TaskEntry) -> dict[str, Any]:
-        """The errors of a task's entry. In all it is that of its dW, or, if it has none, that of
-        its tensors."""
+        """Return the errors of a task's entry.
+
+        The error of the whole is that of dW, or of the tensors for a task without dW.
+        """
         content, modules = task.content, len(self.pieces.modules)
         assert content is not None
         errors, energies = draft.errors[content], draft.energies[content]
@@ -187,12 +191,17 @@ class Job:
         }
 
     def packed(self, draft: Draft | None, manifest: Manifest | None = None) -> PackedBundle:
-        """The bundle of a draft; manifest: if its errors are not those of the draft."""
+        """Return the bundle of a draft.
+
+        manifest: if its errors are not those of the draft.
+        """
         return pack_bundle(manifest or self.manifest(draft), *_payload(draft), self.carried.data)
 
     def size(self, draft: Draft | None, manifest: Manifest | None = None) -> int:
-        """Bytes of all that is written of a draft; arguments as of :meth:`packed`. Of a folder at
-        most so many, see size_apart."""
+        """Return the bytes of all that is written of a draft; for a folder an upper bound.
+
+        Arguments as of :meth:`packed`. See size_apart for the bound.
+        """
         if self.core_file is None:
             return self.packed(draft, manifest).size
         told = manifest or self.manifest(draft)
@@ -211,23 +220,27 @@ class Job:
         return errors
 
     def check_room(self, budget: Budget | HarmLimit) -> None:
-        """Raise BudgetError for a size with no room for what is around coded parts, before anything
-        that is long is done; one that is a little larger may be too small as well."""
+        """Raise BudgetError for a size without room for what surrounds coded parts.
+
+        It is checked before any long work. A size that is a little larger may be too small as well.
+        """
         if isinstance(budget, Size) and self.pieces.contents:
             items = len(self.pieces.modules) + len(self.pieces.tensors)
             counting = Counting.even(self.pieces.contents, len(self.pieces.modules), items)
             self.around_coded(budget, Draft.empty(counting.gains, counting))
 
     def around_coded(self, budget: Size, empty: Draft) -> int:
-        """Bytes of all but coded parts. empty: a draft of none. Raises BudgetError for a size with
-        no room for more."""
+        """Return the bytes of all but coded parts.
+
+        empty: a draft without any. Raises BudgetError for a size with no room for more.
+        """
         least = int(self.value(budget, empty))
         if budget.limit <= least:
             raise self.too_small(budget, least)
         return least
 
     def too_small(self, budget: Size, least: int) -> BudgetError:
-        """The error of a size below the ``least`` bytes that the file can have."""
+        """Return the error of a size below the ``least`` bytes that the file can have."""
         kept = sum(sizes_of(self.carried.data))
         return BudgetError(
             explain(

@@ -34,7 +34,7 @@ def as_folder(output: StrPath) -> bool:
 
 
 def core_name(output: StrPath) -> str | None:
-    """The name of the core file, if one and task files are asked for."""
+    """Return the name of the core file, if the output is a folder; otherwise None."""
     if not as_folder(output):
         return None
     target = place_of(output)
@@ -72,8 +72,10 @@ def check_parent(target: AnyPath) -> None:
 
 
 def written(packed: PackedBundle, output: StrPath) -> int:
-    """Write a file, or a folder of a core, its tasks and their index, here or in a store; the
-    bytes of all. Raises LockedError for a file that somebody is changing."""
+    """Write a file, or a folder of a core, its tasks and their index, and return the bytes.
+
+    The output may be in a store. Raises LockedError for a file that is being changed.
+    """
     if not as_folder(output):
         with locked_if_there(output):
             return packed.write(destination(output))

@@ -114,11 +114,12 @@ def _versions() -> tuple[str, ...]:
 
 
 class Passes(Closing):
-    """Runs passes over one set of modules and tensors; what they have in common stays with the
-    workers.
+    """Passes over one set of modules and tensors; shared state stays with the workers.
 
-    pool: default this process alone; it is closed with the passes, at the end of a ``with`` block.
-    memory: bytes that each worker may keep between passes. shards: where answers are kept.
+    pool: workers, by default this process alone. It is closed with the passes, at the end of a
+        ``with`` block.
+    memory: bytes that each worker may keep between passes.
+    shards: store of answers.
     """
 
     def __init__(
@@ -154,8 +155,11 @@ class Passes(Closing):
         self._pool.close()
 
     def _shared_out(self) -> tuple[list[int], list[int]]:
-        """The worker of each item: in every leg, who has least to do so far; then, in all. And its
-        threads, where others of this machine have nothing left to do in the leg."""
+        """Return the worker of each item, and the threads that it may use.
+
+        The worker is the one with the least to do so far in the item's leg, then in all. Workers of
+        this machine with nothing left to do in the leg lend their threads.
+        """
         workers = self._pool.size
         entries = [module.m + module.n for module in self._pieces.modules]
         entries += [sum(tensor.shape) for tensor in self._pieces.matrices]
@@ -245,7 +249,7 @@ class Passes(Closing):
         return tally, *self._collected()
 
     def _collected(self) -> tuple[bytes, Laid]:
-        """The shared stream, and those of the contents."""
+        """Return the shared stream, and those of the contents."""
         aside, shared = Aside(), b""
         places = [Place(0, 0)] * self._contents
         for worker in range(self._pool.size):
@@ -368,7 +372,7 @@ def _threads(begins: float, work: float, ends: Array) -> int:
 
 
 def _owners(contents: int, workers: int, frozen: bool) -> dict[int, int]:
-    """The worker that codes each content's stream, and the shared one: all have as much to do."""
+    """Return the worker that codes each content's stream and the shared one, evenly loaded."""
     loads = [0.0] * workers
     loads[-1] = 0.0 if frozen else _SHARED * contents
     owners = {SHARED: workers - 1}
@@ -379,7 +383,7 @@ def _owners(contents: int, workers: int, frozen: bool) -> dict[int, int]:
 
 
 def _holders(pieces: MergeSet) -> list[list[int]]:
-    """The contents that have each item, rising, modules first."""
+    """Return the contents that have each item, ascending, modules first."""
     held: list[set[int]] = [set() for _ in range(len(pieces.modules) + len(pieces.matrices))]
     for task in pieces.tasks:
         if task.content is not None:

@@ -41,8 +41,10 @@ class Spool:
         self._known: dict[int, tuple[RawTensor, RawTensor]] = {}
 
     def portable(self, tensor: RawTensor) -> RawTensor:
-        """The tensor itself, or one with the same bytes in a file that has an absolute path: a
-        worker's current folder is another."""
+        """Return the tensor, or one with the same bytes in a file that has an absolute path.
+
+        A worker may have another current folder.
+        """
         if getattr(tensor.read, "portable", False):
             if isinstance(tensor.read, FileSpan) and not tensor.read.path.is_absolute():
                 read = dataclasses.replace(tensor.read, path=tensor.read.path.absolute())
@@ -67,7 +69,7 @@ def _reads_modules(read: FactorReader) -> bool:
 
 
 def engine_of(workers: int | Engine | None) -> Engine:
-    """The engine that is meant: a number is of processes on this machine."""
+    """Return the engine; a number is of processes on this machine."""
     return Local(workers) if isinstance(workers, int | None) else workers
 
 
@@ -78,10 +80,10 @@ def workers_for(engine: Engine, numbers: int, items: int) -> int:
 
 
 def pool_for(pieces: MergeSet, engine: Engine) -> tuple[Pool, MergeSet]:
-    """The pool of a job, and its pieces as that pool's workers can read them.
+    """Return the pool of a job, and its pieces in a form that the pool's workers can read.
 
-    Small jobs of a local engine, and what a bundle decodes, get this process alone. What has no
-    file of its own is written below the engine's ``work``, if it has one.
+    Small jobs of a local engine, and decoded tasks of a bundle, get this process alone. Tensors
+    without a file of their own are written below the engine's ``work``, if it has one.
     """
     if not all(map(_reads_modules, pieces.readers)):
         return Alone(), pieces

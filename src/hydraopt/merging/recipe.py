@@ -142,14 +142,14 @@ class MethodRecipe:
 
 
 def forms_in(recipe: Mapping[str, Any]) -> tuple[str, ...]:
-    """The forms that a recipe permits, or all."""
+    """Return the forms that a recipe permits, or all."""
     named = recipe.get("forms")
     forms = tuple(form for form in FORMS if form in named) if isinstance(named, list) else ()
     return forms or tuple(FORMS)
 
 
 def _unfair(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe of what was not made so that the worst task counts, if it says anything of it."""
+    """Return the recipe without fairness, if it states any."""
     return {key: value if key != "fair" else False for key, value in recipe.items()}
 
 

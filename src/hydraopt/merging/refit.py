@@ -34,10 +34,12 @@ def refitted(
     budget: Budget,
     value_of: Callable[[Draft, int], float],
 ) -> Rewritten:
-    """The draft with the records that ``ask`` gives; its errors stay those from the originals.
+    """Return the draft with the records that ``ask`` gives; its errors stay against the originals.
 
-    adapters, value_of, and which tasks go back where the budget would not be kept: as for
-    :func:`hydraopt.merging.rewrite.rewritten`. Raises UsageError for records that do not fit.
+    adapters, value_of, and the choice of tasks that go back to keep the budget: as for
+    :func:`hydraopt.merging.rewrite.rewritten`.
+
+    Raises UsageError for records that do not fit.
     """
 
     def checked(name: str, modules: CodedModules) -> Mapping[str, PartsRecord]:

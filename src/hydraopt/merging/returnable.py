@@ -65,7 +65,7 @@ def check_returnable(adapter: Adapter, *, lossless: bool) -> None:
 
 
 def bias_scales(adapter: Adapter) -> dict[str, float]:
-    """The scale of the module that each ``lora_bias`` tensor belongs to, by its key."""
+    """Return the scale of the module that each ``lora_bias`` tensor belongs to, by its key."""
     owner = {x.b.name.removesuffix(".weight") + ".bias": x.scale for x in adapter.modules.values()}
     return {
         key: owner[key]
@@ -97,7 +97,7 @@ def _check_distinct(adapter: Adapter) -> None:
 
 
 def _check_biases(adapter: Adapter) -> None:
-    """A bias of lora_B comes back times its scale, in float32 where need be."""
+    """Raise NumericalError for a bias of lora_B that overflows float32 once scaled."""
     for key, scale in bias_scales(adapter).items():
         values = adapter.extras[key].numpy().astype(np.float64)
         largest = float(np.abs(values[np.isfinite(values)]).max(initial=0)) * abs(scale)

@@ -68,12 +68,14 @@ def rewritten(
     budget: Budget,
     value_of: Callable[[Draft, int], float],
 ) -> Rewritten:
-    """The draft with the records that ``ask`` gives, its errors measured anew.
+    """Return the draft with the records that ``ask`` gives, its errors measured again.
 
-    adapters: the originals by task name. value_of: what the budget limits, of a draft in which so
-    many tasks have other records. Where it is too much, tasks go back: first those whose bytes
-    grew most (a size), whose error grew most (a mean error) or is largest (a largest one). Tasks of
-    equal content share a stream: the first for which ``ask`` has an answer decides.
+    If the budget is exceeded, tasks go back to what the encoder made: first those whose bytes grew
+    most (a size), whose error grew most (a mean error) or whose error is largest (a largest error).
+    Tasks of equal content share a stream; the first for which ``ask`` returns records decides.
+
+    adapters: the originals by task name.
+    value_of: returns the limited value of a draft in which so many tasks have other records.
     """
     decoded, aside = DecodedDraft(draft, pieces), Aside()
     streams: dict[int, _Stream] = {}
@@ -146,7 +148,7 @@ def _stream(
 
 
 def _with(draft: Draft, others: list[_Stream], aside: Aside) -> Draft:
-    """The draft with these streams, which stay where they lie."""
+    """Return the draft with these streams, which stay where they are."""
     errors, numbers = draft.errors.copy(), dict[int, int]()
     for number, other in enumerate(others):
         errors[other.content], numbers[other.content] = other.errors, number

@@ -71,7 +71,7 @@ class Runner(Protocol[D]):
     """Interface of an object that runs trials."""
 
     def run(self, price: float, count: int, course: Course | None = None) -> Trial[D]:
-        """The ``count``-th pass, at ``price``, steered by ``course`` if there is one."""
+        """Run the ``count``-th pass, at ``price``, steered by ``course`` if there is one."""
         ...
 
 
@@ -84,11 +84,13 @@ class Solution(Generic[D]):
 
 
 def search_size(runner: Runner[D], guide: Guide, budget: Size, fixed: int = 0) -> Solution[D]:
-    """The largest draft of at most ``budget.limit`` bytes.
+    """Search the largest draft of at most ``budget.limit`` bytes.
 
-    guide: what the planner expects of a price. fixed: bytes of a file in which nothing is coded.
-    Raises BudgetError if no price meets the budget, UnreadableError if all that do give drafts that
-    readers refuse.
+    guide: the planner's expectation at each price.
+    fixed: bytes of a file in which nothing is coded.
+
+    Raises BudgetError if no price meets the budget, and UnreadableError if all prices that do give
+    drafts that readers refuse.
     """
     wanted = _SIZE_AIM * budget.limit
     nearest, secant = _Nearest[D](budget, _SIZE_MET), Secant(wanted, SIZE_SLOPE)
@@ -119,11 +121,14 @@ def search_size(runner: Runner[D], guide: Guide, budget: Size, fixed: int = 0) -
 
 
 def search_error(runner: Runner[D], budget: MeanError | WorstError, start: float) -> Solution[D]:
-    """The draft of the largest error within ``budget``, which is the smallest file.
+    """Search the draft of the largest error within ``budget``, which is the smallest file.
 
-    start: the price of the first pass. Raises BudgetError if no price meets the budget. A draft
-    that readers refuse is too coarse: where the limit asks for one, the coarsest that they take is
-    within it.
+    A draft that readers refuse is too coarse. If the limit asks for one, the coarsest draft that
+    they accept is within it.
+
+    start: price of the first pass.
+
+    Raises BudgetError if no price meets the budget.
     """
     nearest = _Nearest[D](budget, _ERROR_MET)
     secant = Secant(_ERROR_AIM * budget.limit, ERROR_SLOPE)
@@ -148,7 +153,7 @@ def _tried(
     count: int,
     course: Course | None = None,
 ) -> Trial[D] | None:
-    """The trial, which the secant has learned from; None for one that readers would refuse."""
+    """Run a trial and let the secant learn from it; return None for an unreadable one."""
     try:
         trial = runner.run(price, count, course)
     except UnreadableError as error:
@@ -183,8 +188,10 @@ def coded_bits(budget: Size, fixed: int) -> float:
 
 
 class _Nearest(Generic[D]):
-    """The trial within the budget that is nearest to its limit. unreadable: the last that was
-    refused, whatever its value."""
+    """Trial within the budget that is nearest to its limit.
+
+    unreadable: last trial that readers would refuse, whatever its value.
+    """
 
     def __init__(self, budget: Budget, met: float) -> None:
         self._budget, self._met = budget, met
@@ -207,7 +214,7 @@ class _Nearest(Generic[D]):
         return trial.value >= self._met * limit
 
     def solution(self, passes: int) -> Solution[D]:
-        """The nearest of all trials; raises BudgetError or UnreadableError if there is none."""
+        """Return the nearest trial. Raises BudgetError or UnreadableError without one."""
         if self._best is not None:
             return Solution(self._best.draft, passes)
         # A size is exceeded by all that readers take; an error, by what is finer than refused ones.
@@ -216,7 +223,7 @@ class _Nearest(Generic[D]):
         raise self._unmet(passes, "Ask for more bytes, for a larger error, or for --lossless")
 
     def floor(self, passes: int) -> BudgetError:
-        """The error of a limit below the least error that there is at any price."""
+        """Return the error of a limit below the smallest error at any price."""
         return self._unmet(
             passes,
             f"Heads and other whole tensors are coded to {self._last:.2g} at best, whatever the "
@@ -292,8 +299,11 @@ class Secant:
             self._taken = -math.inf
 
     def add(self, price: float, value: float, settled: bool) -> None:
-        """Learn from a trial; from one that is not settled only where it lies: the next one has
-        other weights."""
+        """Learn from a trial.
+
+        A trial that is not settled tells only on which side it is, because the next one has other
+        weights.
+        """
         point = math.log(max(price, _TINY)), math.log(max(value, 1e-12))
         before, self._point = self._point, point
         alike, self._settled = settled and self._settled, settled
@@ -321,7 +331,7 @@ class Secant:
             self._high = point
 
     def next_price(self) -> float:
-        """A secant inside the bracket, a step along the known slope outside; below the ceiling."""
+        """Return a secant inside the bracket, or a step along the known slope outside it."""
         aim = self._aim()
         if aim >= self._ceiling:
             if self._taken > -math.inf:
@@ -331,7 +341,7 @@ class Secant:
         return math.exp(min(max(aim, math.log(_TINY)), -math.log(_TINY)))
 
     def _aim(self) -> float:
-        """The logarithm of the price that is looked for, whoever refuses it."""
+        """Return the logarithm of the price that is searched, whether or not it is refused."""
         low, high, point = self._low, self._high, self._point
         if point is None:
             return self._ceiling

@@ -142,8 +142,10 @@ class Servant:
             self._readers[index] = item.read
 
     def energies(self, index: int) -> tuple[list[int], list[float], int]:
-        """The contents that have an item, its squared Frobenius norm in each, and the blocks that
-        it is encoded in."""
+        """Return the contents that have an item, its squared norms and its number of blocks.
+
+        Norms are Frobenius norms, one a content.
+        """
 
         def make() -> tuple[Any, bytes]:
             item = self._items[index]
@@ -184,11 +186,14 @@ class Servant:
         block: int = 0,
         threads: int = 1,
     ) -> tuple[Made | bytes, ...]:
-        """Plan and encode a block of an item: what came of it, and the scripts for each worker's
-        streams. Whatever an item has once is with its first block.
+        """Plan and encode a block of an item.
+
+        Data that an item has once is with its first block.
 
         expected: bits of a tensor, which are estimated once, for the course of a whole pass.
-        threads: those of workers that wait for this one; they do not change the answer.
+        threads: threads of workers that wait for this one; they do not change the answer.
+
+        Returns the result, and the scripts for each worker's streams.
         """
 
         def make() -> tuple[Any, bytes]:
@@ -242,7 +247,7 @@ class Servant:
         block: int,
         threads: int,
     ) -> tuple[Made, bytes]:
-        """Some tasks of a module; with the first ones its bases, and what the planner expected."""
+        """Encode some tasks of a module; with the first ones its bases and the expected bits."""
         about = index, price, tuple(weights)
         begun = self._begun
         if not isinstance(begun, _Begun) or begun.about != about:
@@ -285,7 +290,7 @@ class Servant:
     def _tensor(
         self, item: TensorItem, about: tuple[int, float, tuple[float, ...]], bits: float, block: int
     ) -> tuple[Made, bytes]:
-        """A coded tensor of some tasks; with the first ones what all share."""
+        """Encode a tensor of some tasks; with the first ones the part that all share."""
         tensor, (_, price, weights) = item.matrices, about
         begun = self._begun
         if not isinstance(begun, _BegunTensor) or begun.about != about:
@@ -314,7 +319,7 @@ class Servant:
         return Made(bits, *told, {}, shares, numbers), b"".join(scripts)
 
     def begin(self) -> None:
-        """A new pass: this worker's streams are empty."""
+        """Begin a pass: empty this worker's streams."""
         self._streams: dict[int, ChunkWriter] = {}
         self._aside, self._room, self._written = Aside(), CodingRoom(), 0
 
@@ -332,8 +337,10 @@ class Servant:
         return self._written
 
     def finish(self) -> dict[int, bytes]:
-        """Close some of this worker's streams, about _TOGETHER bytes of them; their bytes by
-        content, and under SHARED. Nothing once all are closed."""
+        """Close some of this worker's streams, about _TOGETHER bytes, and return them.
+
+        Returns the bytes by content, and under SHARED; nothing once all are closed.
+        """
         done: dict[int, bytes] = {}
         size = 0
         while self._streams and size < _TOGETHER:

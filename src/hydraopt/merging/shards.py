@@ -65,8 +65,10 @@ def _check(question: bytes, body: bytes) -> bytes:
 
 
 def _kept(path: Path, question: bytes) -> tuple[Any, bytes]:
-    """The answer in a file. Raises OSError for none, ValueError for one that is not whole or of
-    another question."""
+    """Return the answer in a file.
+
+    Raises OSError for no file, ValueError for one that is incomplete or of another question.
+    """
     with open_regular(path) as file:
         data = file.read()
     check, body = data[:_CHECK], data[_CHECK:]

@@ -72,8 +72,10 @@ class Options:
 
 @dataclass(frozen=True)
 class KeptError:
-    """The error, above 0, that a task is to have where the common price gives less than ``least``
-    or more than ``most``."""
+    """Error, above 0, that a task is to keep.
+
+    It gets a price of its own if the common price gives less than ``least`` or more than ``most``.
+    """
 
     error: float
     least: float
@@ -81,7 +83,7 @@ class KeptError:
 
 
 def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
-    """Passes at falling or rising prices until the budget is met; the draft that met it.
+    """Search the draft that meets the budget, by passes at falling or rising prices.
 
     Raises UsageError for unknown forms and tasks, BudgetError for a budget that cannot be met.
     """
@@ -142,7 +144,7 @@ def weights_for(passes: Passes, job: Job, options: Options) -> Weights:
 
 
 def passes_of(job: Job, options: Options) -> Passes:
-    """Passes over the modules and tensors of a job; to be closed, as by ``with``.
+    """Return the passes over the modules and tensors of a job; to be closed, as by ``with``.
 
     Raises UsageError for unknown forms.
     """
@@ -167,8 +169,12 @@ def search(
     fair: bool = False,
     start: float | None = None,
 ) -> Solution[Draft]:
-    """The draft that meets the budget at these weights. start: a price near which it will be found,
-    if one is known. Raises BudgetError for a budget that cannot be met."""
+    """Search the draft that meets the budget at these weights.
+
+    start: a price near which it will be found, if one is known.
+
+    Raises BudgetError for a budget that cannot be met.
+    """
     pieces = job.pieces
     runner = _Runner(passes, job, budget, weights, fair)
     if not isinstance(budget, Size):
@@ -201,7 +207,7 @@ def price_of(budget: MeanError | WorstError, job: Job, weights: Weights) -> floa
 
 
 def _by_content(job: Job, kept: Mapping[str, KeptError]) -> dict[int, KeptError]:
-    """The strictest of each content."""
+    """Return the strictest error to keep of each content."""
     wanted: dict[int, KeptError] = {}
     for task in job.pieces.tasks:
         if task.content is not None and task.name in kept:

@@ -87,7 +87,7 @@ class Counting:
         return errors
 
     def error_of_changes(self, content: int, ratios: Array) -> float:
-        """The relative error of a content's dW, from those of its items, (items,)."""
+        """Return the relative error of a content's dW from the errors of its items, (items,)."""
         wrong = float((self.changes[content] * ratios**2).sum())
         return math.sqrt(wrong / self.norms[content]) if self.norms[content] > 0 else 0.0
 
@@ -127,7 +127,7 @@ def counting(pieces: MergeSet, energies: Array) -> Counting:
 def _count_products(
     pieces: MergeSet, energies: Array, gains: Array, shares: Array
 ) -> tuple[Array, Array]:
-    """(changes, norms) of a Counting. Fills in gains and shares of the factors of products."""
+    """Return (changes, norms) of a Counting, and set gains and shares of factors of products."""
     modules = len(pieces.modules)
     changes, norms = np.zeros_like(energies), np.zeros(len(energies))
     changes[:, :modules] = energies[:, :modules]
@@ -174,7 +174,9 @@ class Weights:
 def weights_of(
     pieces: MergeSet, energies: Array, measure: Measure, importance: Array, seen: Sensitivity
 ) -> Weights:
-    """The weights of all items. energies: (contents, items), squared norms, modules first.
+    """Return the weights of all items.
+
+    energies: (contents, items), squared norms, modules first.
 
     Raises UsageError as :func:`module_weights`.
     """
@@ -207,8 +209,7 @@ def importances(pieces: MergeSet, given: Mapping[str, float], worst: bool = Fals
 
 
 def check_importance(names: Sequence[str], given: Mapping[str, float]) -> None:
-    """Raise UsageError for tasks that are not among the names, and for numbers that are not
-    positive."""
+    """Raise UsageError for tasks that are not among the names, and for numbers below or at zero."""
     unknown = sorted(set(given) - set(names))
     if unknown:
         raise UsageError(
@@ -281,8 +282,9 @@ def middle_price(
 
 
 def module_weights(pieces: MergeSet, energies: Array, measure: Measure, seen: Sensitivity) -> Array:
-    """(contents, modules): the sensitivities of a task of which they are given, else what the
-    measure expects of modules of that kind.
+    """Return the weights of modules, (contents, modules).
+
+    They are a task's sensitivities, if given, or else the measure's weights for the kind of module.
 
     Raises UsageError for unknown tasks, for modules that are left out and for numbers that are not
     positive.
