@@ -22,30 +22,31 @@ WIDTH = 100
 INTRODUCTION = """\
 # Command line
 
-`hydraopt` has {count} commands, and each prints this text with `--help`. With `--json` a command
-prints JSON for machines. This page is made from the commands by `python -m tools.cli_reference`.
+`hydraopt` has {count} commands. Each prints the text below with `--help`. Each has `--json`, which
+prints JSON for machines, and `-q`, which prints nothing but errors. `python -m tools.cli_reference`
+makes this page from the commands.
 
 | exit code | meaning |
 |---|---|
 | 0 | done |
 | 1 | `verify` or `doctor` found problems |
-| 2 | refused; the reason is on stderr |
-| 70 | an error that nobody foresaw; stderr says on which files and how to report it |
+| 2 | error that you can correct; the reason is on stderr |
+| 70 | unexpected error; stderr names the files and says how to report it |
 | 130 | interrupted; no output is left half written |
-| 143, 129 | the same, ended by SIGTERM, by SIGHUP |
+| 143, 129 | the same, terminated by SIGTERM or SIGHUP |
 
-With `HYDRAOPT_TRACEBACK=1` in the environment a command that fails shows where.
-A reader of stdout that has gone (`| head -1`) changes no exit code.
+With `HYDRAOPT_TRACEBACK=1` in the environment, a command that fails prints a traceback. If the
+reader of stdout goes away (`| head -1`), the exit code does not change.
 
-The inner loops are compiled when they first run. The machine code is kept beside the package, else
-in the user's cache folder, else in `hydraopt-UID` in the folder for temporary files. Where none can
-be written, each run compiles anew. A note on stderr says so. `NUMBA_CACHE_DIR` names another
-folder.
+The inner loops are compiled when they first run. The machine code is kept next to the package,
+otherwise in the cache folder of the user, otherwise in `hydraopt-UID` in the folder for temporary
+files. If none of these can be written, every run compiles again and prints a note on stderr.
+`NUMBA_CACHE_DIR` selects another folder.
 """
 
 
 def page() -> str:
-    """The whole page: an introduction, then a section for each command, by name."""
+    """Return the whole page: an introduction, then a section for each command, by name."""
     commands = sorted(cli.commands.items())
     sections = [_section(name, command) for name, command in commands]
     return INTRODUCTION.format(count=len(commands)) + "\n" + "\n".join(sections)

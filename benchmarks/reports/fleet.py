@@ -28,7 +28,7 @@ def block(result: dict[str, Any]) -> str:
     head = ["adapters", "workers", "CPU seconds", "peak GB of each process", "us a number"]
     measured = wrapped(
         f"Measured on {result['modules']} modules of {result['width']} x {result['width']}, rank "
-        f"{result['rank']}, `--size {result['size']} --memory {result['memory']}`; half of the "
+        f"{result['rank']}, `--size {result['size']}`, {result['memory']} of memory; half of the "
         "adapters are near-copies in families of ten. CPU seconds count all processes and their "
         "start."
     )

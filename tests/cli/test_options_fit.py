@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from hydraopt import merge, open_bundle
-from hydraopt.cli.mergeoptions import Asked
+from hydraopt.cli.mergerequest import MergeRequest
 from hydraopt.evaluate.compared import read_compared
 from tests.cli.conftest import Run
 from tests.conftest import write_adapter
@@ -20,8 +19,8 @@ from tests.conftest import write_adapter
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--products", "bfloat16"), "--base"),
-        (("--memory", "50%"), "a share needs something"),
+        (("--prompts", "one"), "--prompts needs --base"),
+        (("--refit",), "--refit needs"),
         (("--base", "b", "--prompts", "one", "--prompts", "two"), "one folder"),
         (("--base", "b", "--prompts", "de=x", "--prompts", "de=y"), "given twice"),
         (("--base", "b", "--prompts", "one", "--harm", "1"), "cannot read the harm"),
@@ -59,7 +58,7 @@ def test_a_wrong_base_is_no_problem_of_the_bundle(run: Run, bundle: Path) -> Non
             "--answers cannot be combined with --no-scores",
         ),
         (("--probes", "x", "--rows", "3"), "--rows needs --tasks"),
-        (("--tasks", "x", "--seed", "-1"), "-1"),
+        (("--tasks", "x", "--rows", "0"), "0"),
     ],
 )
 def test_an_evaluation_refuses(run: Run, bundle: Path, more, said: str) -> None:
@@ -138,8 +137,5 @@ def test_a_base_that_no_one_needs_is_refused(run: Run, bundle: Path, tmp_path: P
 )
 def test_a_size_is_refitted_and_other_limits_where_that_is_asked(limit, given, trains) -> None:
     """The default limits the worst error, which training would break after minutes a task."""
-    left_out: dict[str, object] = dict.fromkeys(x.name for x in dataclasses.fields(Asked))
-    lists = ("weights", "forms", "exact")
-    options = {**left_out, **dict.fromkeys(lists, ()), "engine": "processes"}
-    options |= {"base": "base", "prompted": (("", "prompts"),), "products": "float32"}
-    assert Asked(**{**options, **limit, "refit": given}).refits is trains
+    request = MergeRequest(base="base", prompted=(("", "prompts"),), refit=given, **limit)
+    assert request.refits is trains

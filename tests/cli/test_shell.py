@@ -17,7 +17,7 @@ from hydraopt.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = (
-    *("add", "doctor", "eval", "export", "inspect", "join", "merge", "pull"),
+    *("add", "doctor", "eval", "export", "inspect", "join", "merge", "plan", "pull"),
     *("refresh", "remove", "report", "serve", "shrink", "split", "verify"),
 )
 MOST_COMMANDS = 16
@@ -40,6 +40,7 @@ def own_options(verb: str) -> list[str]:
 
 def test_the_surface_is_small() -> None:
     assert len(VERBS) <= MOST_COMMANDS
+    assert max(len(own_options(verb)) for verb in VERBS) <= MOST_OPTIONS
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -1,4 +1,4 @@
-"""Engines by name."""
+"""Engines of one machine, and Ray where it is not installed."""
 
 from __future__ import annotations
 
@@ -6,18 +6,9 @@ import sys
 
 import pytest
 
-from hydraopt.engines.engine import Local, OnRay, engine_named
+from hydraopt.engines.engine import Local, OnRay
 from hydraopt.engines.pool import Alone
 from hydraopt.errors import UsageError
-
-
-def test_names() -> None:
-    assert engine_named("local", None, 3) == Local(3)
-    assert engine_named("ray", "auto", 3) == OnRay("auto", 3)
-    with pytest.raises(UsageError, match="unknown engine; got dask, expected local, ray"):
-        engine_named("dask")
-    with pytest.raises(UsageError, match="Add --engine ray"):
-        engine_named("local", "auto")
 
 
 def test_one_local_worker_is_this_process() -> None:

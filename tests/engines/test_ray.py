@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -128,10 +127,14 @@ def test_a_worker_and_a_node_that_die_change_no_byte(
 def test_without_an_address_one_node_is_started_and_ended(three, tmp_path) -> None:
     """In a process of its own: this one is in a cluster."""
     merge(three, tmp_path / "here", size="20%", workers=1)
-    command = [sys.executable, "-m", "hydraopt", "merge", *map(str, three), "--size", "20%"]
-    command += ["--engine", "ray", "--workers", "2", "-o", str(tmp_path / "ray"), "--json"]
+    code = (
+        "import sys\nfrom hydraopt import merge\nfrom hydraopt.engines.engine import OnRay\n"
+        "*adapters, output = sys.argv[1:]\n"
+        "print(merge(adapters, output, size='20%', workers=OnRay(workers=2)).size)\n"
+    )
+    command = [sys.executable, "-c", code, *map(str, three), str(tmp_path / "ray")]
     env = {key: x for key, x in os.environ.items() if not key.startswith("RAY_")}
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["size"] == (tmp_path / "ray").stat().st_size
+    assert int(done.stdout) == (tmp_path / "ray").stat().st_size
     assert (tmp_path / "ray").read_bytes() == (tmp_path / "here").read_bytes()

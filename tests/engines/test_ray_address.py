@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from hydraopt.cli.main import cli
+from hydraopt import merge
 from hydraopt.engines.engine import OnRay
 from hydraopt.errors import UsageError
 from tests.merging.merge_cases import modules_of
@@ -91,7 +90,7 @@ def test_a_merge_ends_with_a_refusal(
     make_adapter: Any, tmp_path: Path, closed: int, asked: list[object]
 ) -> None:
     adapters = [make_adapter(tmp_path / x, modules_of(i)) for i, x in enumerate("ab")]
-    line = ["merge", *map(str, adapters), "--size", "20%", "-o", str(tmp_path / "out")]
-    done = CliRunner().invoke(cli, [*line, "--engine", "ray", "--address", f"127.0.0.1:{closed}"])
-    assert (done.exit_code, asked) == (2, [])
+    with pytest.raises(UsageError):
+        merge(adapters, tmp_path / "out", size="20%", workers=OnRay(f"127.0.0.1:{closed}"))
+    assert asked == []
     assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ from hydraopt import read_adapters
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.memory import JsonCache
 from hydraopt.basemodel.writing import not_finite
-from hydraopt.cli.mergeoptions import said_of_cut
+from hydraopt.cli.prompting import cut_warnings
 from hydraopt.errors import NumericalError
 from hydraopt.harm import judge as module
 from hydraopt.harm.judge import AnswerJudge
@@ -88,9 +88,10 @@ def test_answers_that_fill_the_positions_are_not_cut_by_tokens(judge_of, monkeyp
         judge.answer_tokens = tokens
         assert judge.cut_by_tokens() == by_tokens
     assert judge.cut_by_tokens([]) == set()
-    first, second = said_of_cut({"fr": 1, "de": 2}, {"de"}, 128)
-    assert first.endswith("that go on: de (2); merge --answer-tokens judges more")
-    assert second.endswith("where the base has no more positions: fr (1)")
+    first, second = cut_warnings({"fr": 1, "de": 2}, {"de"}, 128)
+    assert "128 tokens" in first
+    assert first.endswith("de (2)")
+    assert second.endswith("fr (1)")
 
 
 def test_what_cannot_be_trained_is_named(judge_of, monkeypatch) -> None:

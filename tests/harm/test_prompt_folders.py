@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt.basemodel.encoding import prompt_text
-from hydraopt.cli.mergeoptions import given_texts
+from hydraopt.cli.prompting import texts_of
 from hydraopt.errors import UsageError
 from hydraopt.harm.prompts import read_prompt_folder, read_prompts
 
@@ -115,7 +115,7 @@ def test_a_folder_is_not_read_where_every_task_has_its_own_file(tmp_path: Path) 
     (tmp_path / "folder" / "fr.txt").write_text("un\n")
     (tmp_path / "own.txt").write_text("eins\n")
     given = [("", str(tmp_path / "folder")), ("de", str(tmp_path / "own.txt"))]
-    assert given_texts(given, ["de"]) == {"de": ["eins"]}
+    assert texts_of(given, ["de"]) == {"de": ["eins"]}
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.bundle import Bundle, Harm
 from hydraopt.bundle.history import Added
 from hydraopt.cli.main import cli
-from hydraopt.cli.mergeoptions import warn_of_base
+from hydraopt.cli.prompting import warn_of_base
 from hydraopt.cli.verify import _tensors
 from hydraopt.errors import BundleFormatError, UsageError
 from hydraopt.harm import verify as module
@@ -128,8 +128,7 @@ def test_the_command_fails_for_a_worse_task(
 def test_where_no_harm_is_stated_nothing_is_held_against_it(place: Path, tmp_path: Path) -> None:
     for harm in (None, Harm(3, 48, 0.0471, 0.0123, True)):
         result = verify(place, stating(place, tmp_path / str(harm is None), harm))
-        said = "no harm is stated of fr: what was measured is held against nothing"
-        assert (said in " ".join(result.stdout.split())) == (harm is None)
+        assert ("states no harm of fr" in " ".join(result.stdout.split())) == (harm is None)
 
 
 def test_a_task_that_is_better_than_stated_is_none(place: Path, tmp_path: Path) -> None:
@@ -187,7 +186,7 @@ def test_what_was_read_is_shown_where_harm_cannot_be_measured(
     monkeypatch.setattr(module, "verify_harm", refuse)
     result = verify(place, place / "b")
     assert result.exit_code == 2
-    assert "as stated" in result.stdout or "measured" in result.stdout
+    assert "fr" in result.stdout
     assert "prompts that are not read" in result.stderr
 
 
@@ -231,8 +230,7 @@ def test_answers_that_go_on_are_told_of(place: Path, monkeypatch, tokens: int) -
     said = {"answer_tokens": tokens}
     monkeypatch.setattr(Bundle, "recipe", property(lambda self: {**self.core.recipe, **said}))
     result = verify(place, place / "b")
-    note = "note: harm is told of the first 1 tokens of answers that go on: fr (12)"
-    assert (note in result.stdout) == (tokens == 1), result.stdout
+    assert ("fr (12)" in result.stdout) == (tokens == 1), result.stdout
 
 
 def test_a_base_of_a_name_is_fetched_before_its_tensors_are_asked_for(
@@ -259,11 +257,9 @@ def test_nothing_stated_nothing_wrong(place: Path) -> None:
     assert (task["stated"], task["most"], task["ok"]) == (None, None, True)
     assert "likely at most" not in result.output
     assert task["measured"]["answers"] == len(PROMPTS)
-    said = json.loads(result.stdout)["notes"]
-    assert said == [
-        "no prompts of en: harm was not measured there",
-        "no harm is stated of fr: what was measured is held against nothing",
-    ]
+    unasked, unstated = json.loads(result.stdout)["notes"]
+    assert "no prompts of en" in unasked
+    assert "no harm of fr" in unstated
 
 
 def test_without_prompts_nothing_changes(place: Path) -> None:

@@ -1,6 +1,6 @@
-"""Tables whose cells break between the parts of a name, and not inside a word where there is room.
+"""Tables with line breaks between the parts of a name, not inside a word if there is room.
 
-No text is markup, whatever a name holds.
+Text is never interpreted as markup, whatever a name contains.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["drawn"]
 
 _PART: Final = re.compile(r"\S.*?(?=\s|$|(?<=[._/:-])[^\W\d_]|(?<=[._/:-])\*)|\s+")
-"""Pieces of a name: a line may end after a mark that a letter or * follows. Numbers stay whole."""
+"""Parts of a name: a line may end after a mark that a letter or * follows, never in a number."""
 _GAPS: Final = (3, 2)
-"""Columns between two cells: usually, and where there is little room."""
+"""Columns between two cells: usually, and if there is little room."""
 
 
 def drawn(
@@ -30,7 +30,11 @@ def drawn(
     rows: Sequence[Sequence[str]],
     words: bool,
 ) -> None:
-    """Draw a table. width: of the page, None for the terminal's. words: no column is of numbers."""
+    """Draw a table.
+
+    width: width of the page, None for that of the terminal.
+    words: align all columns left; by default only the first.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -54,9 +58,9 @@ def drawn(
 
 
 def _fitted(columns: Sequence[Sequence[_Cell]], room: int) -> tuple[int, list[int | None]]:
-    """The gap between columns and their widths, none narrower than its longest part.
+    """Return the gap between columns and their widths, none narrower than its longest part.
 
-    The widest columns give way first. rich chooses the widths of a table that does not fit.
+    The widest columns shrink first. If the table does not fit, rich chooses the widths.
     """
     least = [max(cell.least for cell in column) for column in columns]
     for gap in _GAPS:
@@ -74,7 +78,7 @@ def _fitted(columns: Sequence[Sequence[_Cell]], room: int) -> tuple[int, list[in
 
 
 class _Cell:
-    """Text that is broken between its parts.
+    """Text with line breaks between its parts.
 
     least: width of the longest part. most: width of a line that holds all of them.
     """

@@ -1,7 +1,7 @@
-"""Errors of commands: one line on stderr, and the exit code.
+"""Errors of commands: messages on stderr and exit codes.
 
-2 is a refusal: the reason and the remedy are the user's. 70 is what nobody foresaw. 1 is left to
-``verify``. HYDRAOPT_TRACEBACK=1 shows where any of them came from.
+2 is an error that the user can correct, 70 an error in hydraopt itself; 1 is left to ``verify`` and
+``doctor``. With HYDRAOPT_TRACEBACK=1, the traceback is printed as well.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _REMEDIES = {
     errno.EMFILE: "Raise the limit of open files (ulimit -n)",
     errno.ENFILE: "Close other programs",
 }
-# What libraries in C say where they have no exception for it.
+# Messages of C libraries that have no exception for it.
 _NO_MEMORY = (
     "failed to map segment",
     "cannot allocate memory",
@@ -41,13 +41,13 @@ _NO_MEMORY = (
 
 
 class Doing:
-    """The command that runs: what it is and which files it was given."""
+    """Command that is running, and the files that it was given."""
 
     def __init__(self, ctx: click.Context, name: str, command: click.Command, words: list[str]):
         self.name, self.words, self._command = name, list(words), command
         with command.make_context(
             name, list(words), parent=ctx, resilient_parsing=True
-        ) as given:  # read once more: the command's own context is gone when it has failed
+        ) as given:  # parse again: the context of a failed command is gone
             arguments = [x.name for x in command.params if isinstance(x, click.Argument)]
             values = given.params
             self.files = [str(x) for key in arguments for x in _several(values.get(key or ""))]
@@ -56,7 +56,7 @@ class Doing:
 
     @property
     def place(self) -> str:
-        """The files, the first few of many: "a, b and 7 more"."""
+        """Return the files, or the first few of many: "a, b and 7 more"."""
         named = self.files + ([f"output {self.output}"] if self.output else [])
         first, rest = named[:4], named[4:]
         if rest and self.output:
@@ -65,13 +65,13 @@ class Doing:
 
     @property
     def line(self) -> str:
-        """The command as it could be typed."""
-        import shlex  # for who has failed
+        """Return the command as it could be typed."""
+        import shlex
 
         return shlex.join(["hydraopt", self.name, *self.words])
 
     def instead(self, files: Iterable[str], suffix: str) -> str:
-        """The command with other files in place of its own, and another output: NAME-SUFFIX."""
+        """Return the command with other files, and NAME-SUFFIX as the output."""
         import shlex
 
         takes_value = {
@@ -96,14 +96,14 @@ class Doing:
 
 
 def _apart(output: str, suffix: str) -> str:
-    """The name of an output with ``suffix`` before its endings."""
+    """Return the name of an output with ``suffix`` before its file extensions."""
     folder, slash, name = output.rstrip("/").rpartition("/")
     stem, dot, ending = name.partition(".")
     return f"{folder}{slash}{stem}-{suffix}{dot}{ending}{'/' * output.endswith('/')}"
 
 
 def _commands(error: HydraoptError, doing: Doing | None) -> Iterator[str]:
-    """Lines with a merge command for each group of adapters that fit together."""
+    """Yield lines with a merge command for each group of adapters that fit together."""
     problems = error.problems if isinstance(error, BatchError) else (error,)
     apart = next((x for x in problems if isinstance(x, BaseMismatchError) and x.paths), None)
     if apart is None or doing is None or doing.name != "merge":
@@ -116,7 +116,7 @@ def _commands(error: HydraoptError, doing: Doing | None) -> Iterator[str]:
 
 
 def _label(base: str) -> str:
-    """A base model's name as part of a file's name."""
+    """Return the name of a base model in a form for file names."""
     last = "unnamed" if base.startswith("(") else re.split(r"[/\\\\]", base.rstrip("/\\"))[-1]
     return re.sub(r"[^\w.-]+", "-", last)[:80].strip("-.") or "base"
 
@@ -137,13 +137,13 @@ class Refused(click.ClickException):
 
 
 class Unforeseen(Refused):
-    """Error in hydraopt's own code."""
+    """Error in hydraopt itself."""
 
     exit_code = 70
 
 
 class Interrupted(Refused):
-    """Ctrl-C."""
+    """Interruption by Ctrl-C."""
 
     exit_code = 130
 
@@ -162,7 +162,7 @@ def failure_of(error: Exception, doing: Doing | None) -> click.ClickException:
     place = doing.place if doing else "no file"
     if _is_memory(error):
         said = f"memory ran out [{place}]; got {_clipped(error)}"
-        return Refused(f"{said}. Give the process more, or the command less at a time.")
+        return Refused(f"{said}. Allow the process more memory, or give the command fewer files.")
     if isinstance(error, OSError):
         return Refused(_system(error, doing))
     return Unforeseen(_bug(error, doing))
@@ -177,7 +177,7 @@ def _is_memory(error: Exception) -> bool:
 
 
 def _system(error: OSError, doing: Doing | None) -> str:
-    """What the system refused; an error that names no file is of writing, where all are open."""
+    """Describe an error of the system. One that names no file comes from writing the output."""
     place: object = error.filename
     if place is None and doing is not None:
         place = f"output {doing.output}" if doing.output else doing.place
@@ -189,7 +189,7 @@ def _system(error: OSError, doing: Doing | None) -> str:
 
 
 def _bug(error: Exception, doing: Doing | None) -> str:
-    what = f"{doing.name} ended in an error that was not foreseen" if doing else "hydraopt failed"
+    what = f"{doing.name} failed with an unexpected error" if doing else "hydraopt failed"
     where = f"[{doing.place}]" if doing else "[no file]"
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "hydraopt" in frame.filename] or frames
@@ -199,8 +199,8 @@ def _bug(error: Exception, doing: Doing | None) -> str:
 
     again = _clip(doing.line) if doing else shlex.join(sys.argv)
     return (
-        f"{what} {where}; got {_clipped(error)}{at}. Please report it as a bug of hydraopt, with "
-        f"what this prints: HYDRAOPT_TRACEBACK=1 {again}"
+        f"{what} {where}; got {_clipped(error)}{at}. Please report this bug of hydraopt, with the "
+        f"output of: HYDRAOPT_TRACEBACK=1 {again}"
     )
 
 

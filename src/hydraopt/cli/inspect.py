@@ -94,8 +94,7 @@ def inspect(
     """Show what adapters have in common, what a bundle contains, or how two bundles differ.
 
     ADAPTERS: how similar factors and products are between tasks, how many parts hold the energy,
-    what sharing would save, and size against error, measured by coding at several prices of a bit.
-    No file is written.
+    what sharing would save, and size against error. No file is written.
 
     BUNDLE, a file or a folder: bytes, error and forms of every task and module, and the measured
     harm. --list reads only the manifest or index, so it is fast for collections of many tasks.
@@ -121,13 +120,8 @@ def inspect(
         _contents(paths, lists, {"--modules": every, "--plot": plot is not None}, as_json)
         return
     if bundles and len(paths) > 1:
-        raise UsageError(
-            explain(
-                "cannot inspect a bundle together with these paths",
-                got=", ".join(paths[:8]),
-                expected="adapters, one bundle, or two bundles",
-            )
-        )
+        what, expected = "cannot inspect these together", "adapters, one bundle, or two bundles"
+        raise UsageError(explain(what, got=", ".join(paths[:8]), expected=expected))
     from hydraopt.inspect import inspect_adapters, inspect_bundle
     from hydraopt.inspect.bundle import BundleReport
 

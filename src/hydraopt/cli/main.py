@@ -1,7 +1,7 @@
-"""``hydraopt``: the group of verbs, and what becomes of errors.
+"""``hydraopt``: the group of commands, and the handling of their errors.
 
-Start-up imports click and nothing heavy: a verb's file loads when the verb is named; numpy, numba,
-torch and rich load inside a verb, once its arguments are known to be right.
+Only click is imported at start-up. The module of a command is imported when it is named; numpy,
+numba, torch and rich are imported inside a command after its arguments were checked.
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ from hydraopt.compiled import check_memory
 __all__ = ["cli", "main"]
 
 LOADED = 700 << 20
-"""Bytes of address space that a command takes, libraries loaded and compiler at work."""
+"""Bytes of address space that a command needs for its libraries and the compiler."""
 PER_THREAD = 80 << 20
-"""Bytes that the two linear algebra libraries set aside for each thread after the second."""
+"""Bytes that the two linear algebra libraries reserve for each thread after the second."""
 _MADE = (
-    "merge", "inspect", "verify", "export", "shrink", "split", "join", "eval", "serve",
+    "merge", "plan", "inspect", "verify", "export", "shrink", "split", "join", "eval", "serve",
     "pull", "report", "doctor",
 )  # fmt: skip
 _CHANGED = ("add", "remove", "refresh")
 _YOUNG = 100_000
-"""Objects made before Python looks for garbage. Imports make tens of thousands that stay, and at
-its usual 700 to look at them again and again takes a tenth of a short command's time."""
+"""Number of new objects after which Python collects garbage.
+
+Imports create tens of thousands of objects that stay. With Python's default of 700, collections
+take a tenth of the time of a short command.
+"""
 
 
 class EndedError(BaseException):
-    """The system, or whoever watches a command's time, ends it: what it made for itself goes."""
+    """End of the process by SIGTERM or SIGHUP; temporary files are removed on the way out."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -47,7 +50,7 @@ class EndedError(BaseException):
 
 
 class Verbs(MutableMapping[str, click.Command]):
-    """The commands by name. The file of one, hydraopt.cli.NAME, loads when it is asked for."""
+    """Commands by name. The module of a command, hydraopt.cli.NAME, is imported on first use."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._made: dict[str, click.Command | None] = dict.fromkeys(names)
@@ -56,7 +59,7 @@ class Verbs(MutableMapping[str, click.Command]):
         command = self._made[name]
         if command is None:
             file = importlib.import_module(f"hydraopt.cli.{name}")
-            # eval is Python's own word.
+            # eval is a builtin function of Python.
             command = self._made[name] = getattr(file, {"eval": "eval_"}.get(name, name))
         return command
 
@@ -74,7 +77,7 @@ class Verbs(MutableMapping[str, click.Command]):
 
 
 class Shell(click.Group):
-    """A group that turns what verbs raise into messages and exit codes."""
+    """Group that turns errors of commands into messages and exit codes."""
 
     doing: Doing | None = None
 
@@ -102,7 +105,10 @@ class Shell(click.Group):
     def main(  # type: ignore[override]  # click's has one signature for each mode
         self, args: Sequence[str] | None = None, standalone_mode: bool = True, **extra: Any
     ) -> Any:
-        """As click's, but that 1 stays verify's: not for a reader who has gone, nor for Ctrl-C."""
+        """Run a command, and exit with 1 only if it returned 1.
+
+        click exits with 1 also for Ctrl-C, and if the reader of the output has gone.
+        """
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **extra)
         try:
@@ -115,7 +121,7 @@ class Shell(click.Group):
             sys.exit(Interrupted.exit_code)
         except EndedError as end:
             sys.exit(end.exit_code)
-        except SystemExit:  # click's, of help that nobody reads to the end
+        except SystemExit:  # from click, if the reader of the help has gone
             sys.exit(0)
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -127,11 +133,11 @@ class Shell(click.Group):
 )
 @click.version_option(__version__, prog_name="hydraopt")
 def cli() -> None:
-    """Many LoRA adapters of one base model in one small file, and every adapter back.
+    """Merge many LoRA adapters of one base model into one small file, and restore each of them.
 
-    Exit codes: 0 done, 1 verify or doctor found problems, 2 refused (the reason is on stderr), 70
-    an error that nobody foresaw (HYDRAOPT_TRACEBACK=1 shows where), 130 interrupted, 143 or 129
-    ended.
+    Exit codes: 0 done, 1 verify or doctor found problems, 2 error that the user can correct (the
+    reason is on stderr), 70 unexpected error (HYDRAOPT_TRACEBACK=1 shows where), 130 interrupted,
+    143 or 129 terminated.
 
     \b
     Example:
@@ -142,7 +148,7 @@ def cli() -> None:
 
 
 def end_in_order() -> None:
-    """Let SIGTERM and SIGHUP end the process as Ctrl-C does, unless others have seen to them."""
+    """Make SIGTERM and SIGHUP end the process as Ctrl-C does, unless they have other handlers."""
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _ended)

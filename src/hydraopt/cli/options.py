@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from hydraopt.cli.common import QUIET
+from hydraopt.cli.prompting import PromptFile
 
 __all__ = [
     "common_options",
+    "exact_option",
+    "fair_option",
     "force_option",
+    "prompts_option",
+    "refit_option",
     "same_base_option",
     "skip_option",
+    "weight_option",
     "workers_option",
 ]
 
@@ -56,6 +63,71 @@ workers_option = click.option(
     help="Maximum number of processes. Default: one per core, or one if the work is small. The "
     "result does not depend on it.",
 )
+
+
+class _Weight(click.ParamType[tuple[str, float]]):
+    """TASK=NUMBER. The name of the task may contain "="."""
+
+    name = "TASK=NUMBER"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        task, equals, number = str(value).rpartition("=")
+        try:
+            return task if equals and task else self.fail(f"{value!r} has no '='"), float(number)
+        except ValueError:
+            self.fail(f"{number!r} in {value!r} is not a number, as in numbers-de=2", param, ctx)
+
+
+class _Prompts(click.ParamType[PromptFile]):
+    """DIR, or TASK=FILE. The name of the file may contain "=", that of the task may not."""
+
+    name = "DIR|TASK=FILE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> PromptFile:
+        task, equals, file = str(value).partition("=")
+        if not equals or Path(value).is_dir():
+            return "", str(value)
+        if not (task and file):
+            self.fail(f"{value!r} is not TASK=FILE, as in numbers-de=prompts.txt", param, ctx)
+        return task, file
+
+
+weight_option = click.option(
+    "--weight",
+    "weights",
+    type=_Weight(),
+    multiple=True,
+    help="Weight of the error of a task. Default: 1. Repeatable.",
+)
+fair_option = click.option(
+    "--fair",
+    is_flag=True,
+    help="Bring all tasks to the same error, or, with --prompts and --size, to the same harm.",
+)
+exact_option = click.option(
+    "--exact",
+    multiple=True,
+    metavar="PATTERN",
+    help="Keep tensors whose names match PATTERN (with * and ?) bit for bit, such as heads and "
+    "embeddings, which are coded by default. Repeatable.",
+)
+refit_option = click.option(
+    "--refit/--no-refit",
+    default=None,
+    help="Train the coded parts to keep the answers, if held-out prompts confirm that it helps. "
+    "Default with --prompts and --size.",
+)
+
+
+def prompts_option(text: str, required: bool = False) -> Callable[[Command], Command]:
+    """Return the option --prompts. text: its help."""
+    return click.option(
+        "--prompts", "prompted", type=_Prompts(), multiple=True, required=required, help=text
+    )
 
 
 def force_option(text: str) -> Callable[[Command], Command]:

@@ -1,4 +1,4 @@
-"""Show results of merge, shrink and collection commands as a table or JSON."""
+"""Show the results of merge, plan, shrink, add and remove as tables or JSON."""
 
 from __future__ import annotations
 
@@ -22,27 +22,30 @@ from hydraopt.jsonvalues import to_json
 from hydraopt.values import counted
 
 if TYPE_CHECKING:
+    from hydraopt.editing.verbs import Changed
     from hydraopt.inspect.bundle import TaskCost
+    from hydraopt.merging.merge import MergeResult
     from hydraopt.merging.plan import Plan
 
 __all__ = ["show_changed", "show_plan", "show_result"]
 
 _LEAST_TOLD: Final = {"%": 1e-3, "nats": 1e-6}
-"""A smaller harm of a plan is told as less than that."""
+"""Smallest harm of a plan that is shown as a number."""
 _MOST_TRIALS: Final = 4
-"""Of a task, in the table of a plan."""
+"""Maximum number of trials per task in the table of a plan."""
 
 
 def show_result(
     schema: str,
-    result: Any,
+    result: MergeResult,
     tasks: Sequence[TaskCost],
     as_json: bool,
     estimated: bool = False,
 ) -> None:
     """Show the result of merge or shrink.
 
-    tasks: rows of hydraopt.inspect.bundle.task_rows. estimated: the errors are estimates.
+    tasks: rows of hydraopt.inspect.bundle.task_rows.
+    estimated: whether the errors are estimates.
     """
     if as_json:
         emit_json(
@@ -101,15 +104,12 @@ def show_result(
 
 
 def _badness(row: TaskCost) -> tuple[float, float]:
-    """Sort key of a task: the share of its answers that change, where measured, and its error."""
+    """Return the sort key of a task: the share of changed answers, if known, and its error."""
     return row.harm.likely if row.harm else -1.0, row.error
 
 
-def show_changed(done: Any, as_json: bool, what: str = "added to") -> None:
-    """Show a change of a collection.
-
-    done: a hydraopt.editing.verbs.Changed. what: was done with the tasks that came.
-    """
+def show_changed(done: Changed, as_json: bool, what: str = "added to") -> None:
+    """Show a change of a bundle. what: text for the tasks that were added or replaced."""
     for warning in done.warnings:
         warn(warning)
     if as_json:
@@ -153,7 +153,7 @@ def show_changed(done: Any, as_json: bool, what: str = "added to") -> None:
 
 
 def _some(trials: Sequence[Any]) -> list[Any]:
-    """The first, the last and some between."""
+    """Return the first, the last and some trials in between."""
     if len(trials) <= _MOST_TRIALS:
         return list(trials)
     last = len(trials) - 1
@@ -163,7 +163,7 @@ def _some(trials: Sequence[Any]) -> list[Any]:
 def show_plan(plan: Plan, refit: bool, as_json: bool) -> None:
     """Show a plan by harm. refit: whether the merge will refit tasks."""
     if as_json:
-        emit_json({"schema": "hydraopt.merge.plan/1", **to_json(plan), "refit": refit})
+        emit_json({"schema": "hydraopt.plan/1", **to_json(plan), "refit": refit})
         return
     from hydraopt.merging.plan import WORDS, plan_limit
 
@@ -210,5 +210,5 @@ def show_plan(plan: Plan, refit: bool, as_json: bool) -> None:
     say(f"size    {size}, {percent(share)} of the fp16 bytes{before}")
     alone = sum(task.harm is None and task.size > 0 for task in plan.tasks)
     if alone:
-        some = f"{counted(alone, 'task')} without prompts"
-        say(f"note: {some}: priced as without any, and moved as others are")
+        tasks = counted(alone, "task")
+        say(f"note: {tasks} without prompts: sized as without prompts, then scaled like the others")

@@ -20,15 +20,15 @@ from hydraopt.cli.common import (
     show_table,
     worst,
 )
-from hydraopt.cli.mergeoptions import (
-    Prompts,
+from hydraopt.cli.options import common_options, prompts_option, same_base_option
+from hydraopt.cli.progress import progress_bar
+from hydraopt.cli.prompting import (
+    PromptFile,
     check_prompts,
-    given_texts,
-    said_of_cut,
+    cut_warnings,
+    texts_of,
     warn_of_base,
 )
-from hydraopt.cli.options import common_options, same_base_option
-from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError
 from hydraopt.jsonvalues import to_json
 from hydraopt.values import counted, listed
@@ -51,13 +51,9 @@ _MOST_PROBLEMS: Final = 20
     "--base",
     help="Base model; required for --prompts, and if tensors are stored as differences from it.",
 )
-@click.option(
-    "--prompts",
-    "prompted",
-    type=Prompts(),
-    multiple=True,
-    help="Prompts to measure harm on again, as for merge; requires --base and ADAPTERS. Tasks "
-    "without prompts are left out.",
+@prompts_option(
+    "Prompts to measure harm on again, as for merge; requires --base and ADAPTERS. Tasks without "
+    "prompts are left out."
 )
 @same_base_option
 @common_options
@@ -67,7 +63,7 @@ def verify(
     bundle: str,
     adapters: tuple[str, ...],
     base: str | None,
-    prompted: tuple[tuple[str, str], ...],
+    prompted: tuple[PromptFile, ...],
     same_base: bool,
     as_json: bool,
 ) -> None:
@@ -93,7 +89,7 @@ def verify(
     if adapters:
         originals = read_adapters(adapters, same_base=same_base)
     asked = _asked(bundle, originals, prompted) if originals is not None else {}
-    # A wrong --base is no problem of the bundle.
+    # open_base raises for a wrong --base, which is not a problem of the bundle.
     report = verify_bundle(bundle, originals, open_base(_tensors(base, bool(prompted))))
     harm = None
     if prompted and base is not None and originals is not None and report.tasks:
@@ -121,9 +117,9 @@ def _check_given(
     adapters: Sequence[str],
     same_base: bool,
     base: str | None,
-    prompted: Sequence[tuple[str, str]],
+    prompted: Sequence[PromptFile],
 ) -> None:
-    """Raises an error for options that are of no use without others."""
+    """Raise an error for options that need others."""
     if prompted and not (base and adapters):
         missing = [x for x, given in (("ADAPTERS", adapters), ("--base", base)) if not given]
         raise needs("--prompts", *missing)
@@ -132,32 +128,31 @@ def _check_given(
 
 
 def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[str]:
-    """Notes on what was not measured or only estimated."""
+    """Yield notes on missing measurements and on estimates."""
     measured = {task.name for task in harm.tasks} if harm is not None else set()
     compared = [task.name for task in report.tasks if task.measured]
     left = [name for name in compared if name not in measured]
     if harm is not None and left:
         yield f"no prompts of {listed(left)}: harm was not measured there"
     if harm is not None and any(task.most is not None for task in harm.tasks):
-        yield "likely at most: up to there chance explains more than is stated, of so few answers"
+        yield "likely at most: with so few answers, shares up to this agree with the stated one"
     if harm is not None and (unsaid := [x.name for x in harm.tasks if x.stated is None]):
-        yield f"no harm is stated of {listed(unsaid)}: what was measured is held against nothing"
+        yield f"the bundle states no harm of {listed(unsaid)} to compare with"
     if harm is not None and harm.cut:
-        yield from said_of_cut(harm.cut, harm.cut_by_tokens, harm.answer_tokens)
+        yield from cut_warnings(harm.cut, harm.cut_by_tokens, harm.answer_tokens)
     if harm is not None and harm.learned:
         yield (
-            f"{listed(harm.learned)}: a refit may have learned from some of these prompts, if "
-            "they are the merge's; prompts that it has not seen tell more"
+            f"{listed(harm.learned)}: if these are the prompts of the merge, a refit may have "
+            "learned from some of them; use new prompts to judge the harm"
         )
     if report.estimated and compared:
-        yield "the errors that the manifest states are estimates, as after shrink"
+        yield "the errors in the manifest are estimates, as after shrink"
 
 
 def _asked(
-    bundle: str, originals: Sequence[Adapter], prompted: Sequence[tuple[str, str]]
+    bundle: str, originals: Sequence[Adapter], prompted: Sequence[PromptFile]
 ) -> dict[str, list[str]]:
-    """Prompts by task, before anything is decoded. None of a bundle that cannot be opened: what is
-    wrong with it will be told."""
+    """Return prompts by task; none for a bundle that cannot be opened, which is reported later."""
     from hydraopt.bundle.reader import open_bundle
     from hydraopt.errors import BundleFormatError
 
@@ -167,7 +162,7 @@ def _asked(
         there = set(open_bundle(bundle))
     except BundleFormatError:
         return {}
-    return given_texts(prompted, [x.name for x in originals], there)
+    return texts_of(prompted, [x.name for x in originals], there)
 
 
 def _measured(
@@ -177,7 +172,7 @@ def _measured(
     asked: Mapping[str, Sequence[str]],
     progress: Progress | None,
 ) -> HarmReport:
-    """The harm of the tasks that could be read; its problems go to the report."""
+    """Measure the harm of the tasks that could be read, and add its problems to the report."""
     from hydraopt.harm.verify import verify_harm
 
     read = {task.name for task in report.tasks}
@@ -193,7 +188,7 @@ def _show(report: VerifyReport, harm: Sequence[TaskHarm] = ()) -> None:
         shown, left = worst(report.tasks, lambda task: task.error)
         columns = {
             "error": [f"{task.error:.4f}" for task in shown],
-            "is": ["measured" if task.measured else "as stated" for task in shown],
+            "source": ["measured" if task.measured else "manifest" for task in shown],
             "worst module": [task.worst[0] if task.worst else "-" for task in shown],
             "its error": [f"{task.worst[1]:.4f}" if task.worst else "-" for task in shown],
             "worst tensor": [task.worst_tensor[0] if task.worst_tensor else "-" for task in shown],
@@ -212,7 +207,7 @@ def _show(report: VerifyReport, harm: Sequence[TaskHarm] = ()) -> None:
         left = left or more
         stated, measured = HARM_COLUMNS, HARM_COLUMNS[:3]
         show_table(
-            "Answers against the original adapters' own: as stated, and measured now",
+            "Answers compared with those of the originals: stated and measured now",
             ["task", *stated, *(f"{name}, now" for name in measured), "likely at most"],
             [
                 [
@@ -235,7 +230,7 @@ def _show(report: VerifyReport, harm: Sequence[TaskHarm] = ()) -> None:
 
 
 def _tensors(base: str | None, prompted: bool) -> str | Path | None:
-    """Where the base's tensors lie; for prompts a hub's name will do, and is fetched if need be."""
+    """Return the folder of the base model. With prompts, fetch a name of a hub if needed."""
     if base is None or not prompted:
         return base
     from hydraopt.basemodel.loading import files_of

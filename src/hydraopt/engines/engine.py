@@ -1,4 +1,4 @@
-"""Engines by name: where the workers of a job come from."""
+"""Engines: where the workers of a job come from."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from hydraopt.engines.pool import Alone, Pool
 from hydraopt.engines.processes import Processes, Started
-from hydraopt.errors import UsageError, explain
 from hydraopt.threads import cores
 
-__all__ = ["ENGINES", "Engine", "Local", "OnRay", "engine_named"]
-
-ENGINES: Final = ("local", "ray")
+__all__ = ["Engine", "Local", "OnRay"]
 
 
 class Engine(Protocol):
@@ -108,25 +105,3 @@ class OnRay:
 
     def ahead(self, size: int) -> AbstractContextManager[Engine]:
         return nullcontext(self)
-
-
-def engine_named(
-    name: str,
-    address: str | None = None,
-    workers: int | None = None,
-    work: Path | None = None,
-    memory: int | None = None,
-) -> Engine:
-    """Return the engine of that name.
-
-    Raises UsageError for an unknown name, and for an address that the engine does not take.
-    """
-    if name not in ENGINES:
-        raise UsageError(explain("unknown engine", got=name, expected=", ".join(ENGINES)))
-    if name == "ray":
-        return OnRay(address, workers, work, memory)
-    if address is not None:
-        raise UsageError(
-            explain("an address is of a Ray cluster", got=address, do="Add --engine ray")
-        )
-    return Local(workers, work, memory)

@@ -21,7 +21,7 @@ try:
     from ray.exceptions import RayError, RayTaskError
 except ImportError as error:
     raise UsageError(
-        explain("Ray is not installed", do="pip install 'hydraopt[ray]', or leave --engine out")
+        explain("Ray is not installed", do="pip install 'hydraopt[ray]', or merge without OnRay")
     ) from error
 
 __all__ = ["RayPool", "connect", "cpus"]
@@ -63,7 +63,7 @@ def connect(address: str | None) -> None:
             explain(
                 what,
                 got=f"{address or 'this machine'}: {str(error)[:200]}",
-                do="Start one with `ray start --head`, and give --address auto",
+                do="Start one with `ray start --head`, and give the address auto",
             )
         ) from error
     _ours.append(True)
@@ -102,7 +102,7 @@ def _check_listens(address: str) -> None:
             explain(
                 "there is no Ray cluster at that address",
                 got=f"{address[:200]}: {errors[0] if errors else f'no answer in {_PROBE:.0f} s'}",
-                do="Start one with `ray start --head`, and give its address or --address auto",
+                do="Start one with `ray start --head`, and give its address or auto",
             )
         )
 

@@ -1,0 +1,159 @@
+"""Prompts and the base model, for the commands that measure with them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from hydraopt.cli.common import warn
+from hydraopt.values import closest, listed
+
+if TYPE_CHECKING:
+    from hydraopt.adapters import Adapter
+    from hydraopt.adapters.basefiles import BaseTensors
+    from hydraopt.harm.look import BaseModelLook
+    from hydraopt.progress import Progress
+
+__all__ = [
+    "PromptFile",
+    "base_model",
+    "base_tensors",
+    "check_prompts",
+    "cut_warnings",
+    "read_texts",
+    "texts_of",
+    "warn_of_base",
+    "warn_of_cut",
+]
+
+PromptFile = tuple[str, str]
+"""Value of --prompts: the name of a task and its file, or an empty name and a folder."""
+_FEW_PROMPTS: Final = 24
+"""Number of prompts per task below which the measured harm says little about other prompts
+(docs/log.md)."""
+
+
+def check_prompts(prompted: Sequence[PromptFile]) -> None:
+    """Raise click's error for two folders, or two files of one task."""
+    if len(dict(prompted)) != len(prompted):
+        folders = [where for task, where in prompted if not task]
+        said = "expected one folder" if len(folders) > 1 else "a task is given twice"
+        raise click.BadParameter(said, param_hint="--prompts")
+
+
+def read_texts(
+    prompted: Sequence[PromptFile], names: Sequence[str], others: Collection[str] = ()
+) -> dict[str, list[str]]:
+    """Return prompts by task, as :func:`texts_of`, and warn about tasks with few or no prompts."""
+    texts = texts_of(prompted, names, others)
+    counts = {name: len(set(mine)) for name, mine in texts.items()}
+    few = [f"{name} ({count})" for name, count in counts.items() if count < _FEW_PROMPTS]
+    if few:
+        warn(f"few prompts of {listed(few)}: give 64 or more, or harm is a guess")
+    none = [name for name in names if name not in texts] if texts else []
+    if none:
+        warn(f"no prompts of {listed(none)}: nothing is measured there")
+    return texts
+
+
+def texts_of(
+    prompted: Sequence[PromptFile], names: Sequence[str], others: Collection[str] = ()
+) -> dict[str, list[str]]:
+    """Return prompts by task. The file given for a task takes precedence over the folder.
+
+    Files of the folder that belong to no task cause a warning.
+    names: tasks to measure. others: further tasks that exist.
+    Raises UsageError for files that cannot be read, and for prompts for an unknown task.
+    """
+    from hydraopt.errors import UsageError, explain
+    from hydraopt.harm.prompts import prompt_files, read_prompt_folder, read_prompts
+
+    files = dict(prompted)
+    folder = files.pop("", None)
+    if unknown := sorted(set(files) - set(names)):
+        what, expected = "prompts for a task that was not found", closest(unknown, sorted(names))
+        raise UsageError(explain(what, got=listed(unknown), expected=expected))
+    texts = {}
+    if folder is not None:
+        rest = [name for name in names if name not in files]
+        texts = read_prompt_folder(folder, rest, {*others, *files}) if rest else {}
+        if unread := sorted(set(prompt_files(folder)) - {*names, *others}):
+            warn(f"prompts of no task here are not read: {listed(unread)}")
+    return texts | {task: read_prompts(file) for task, file in files.items()}
+
+
+def base_model(
+    base: str,
+    adapters: Sequence[Adapter],
+    texts: Mapping[str, Sequence[str]],
+    progress: Progress | None,
+    refits: bool = False,
+    answer_tokens: int | None = None,
+) -> BaseModelLook:
+    """Return the base model to measure adapters with; warn about adapters that it cannot measure.
+
+    texts: prompts by task. refits: whether coded parts will be trained. answer_tokens: maximum
+    number of tokens per answer to compare; None for the default.
+    Raises UsageError, as BaseModelLook does.
+    """
+    from hydraopt.harm.look import BaseModelLook
+    from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
+
+    warn_of_base(base, adapters)
+    settings = DEFAULT_HARM if answer_tokens is None else HarmSettings(answer_tokens=answer_tokens)
+    model = BaseModelLook(base, adapters, texts, progress, refits=refits, settings=settings)
+    for name, reason in model.unseen.items():
+        warn(f"--base cannot measure which modules of {name} matter: it has {reason}")
+    return model
+
+
+def warn_of_base(base: str, adapters: Sequence[Adapter]) -> None:
+    """Warn about adapters that name another base model than ``base``, if that is a name of a hub.
+
+    Shapes may fit all the same, and harm is then measured on answers that no user gets. The name of
+    a folder proves nothing.
+    """
+    from hydraopt.adapters.bases import base_key
+
+    if Path(base).exists():
+        return
+    named = {x.name: x.base_model for x in adapters if x.base_model}
+    other = [name for name, model in named.items() if base_key(model) != base_key(base)]
+    if other:
+        warn(f"--base is {base}, but {listed(other)} name another base model ({named[other[0]]})")
+
+
+def base_tensors(base: str | None, adapters: Sequence[Adapter]) -> BaseTensors | None:
+    """Return the tensors of the base model if an adapter has tensors that could replace them."""
+    if base is None or not any(adapter.extras for adapter in adapters):
+        return None
+    from hydraopt.adapters.basefiles import open_base
+    from hydraopt.basemodel.loading import files_of
+
+    return open_base(files_of(base) or base)
+
+
+def warn_of_cut(model: BaseModelLook) -> None:
+    """Warn about tasks with answers that are longer than the compared part."""
+    judge = model.judge
+    if cut := judge.cut():
+        for text in cut_warnings(cut, judge.cut_by_tokens(), judge.answer_tokens):
+            warn(text)
+
+
+def cut_warnings(cut: Mapping[str, int], by_tokens: Collection[str], tokens: int) -> Iterator[str]:
+    """Yield warnings about answers that are longer than the compared part.
+
+    cut: number of longer answers, by task. by_tokens: tasks with answers of more than ``tokens``
+    tokens; the answers of the other tasks end where the base model has no more positions.
+    """
+    full, longer = ([x for x in cut if (x in by_tokens) == which] for which in (False, True))
+    if longer:
+        counts = listed([f"{name} ({cut[name]})" for name in longer])
+        yield f"harm covers only the first {tokens} tokens of longer answers: {counts}"
+    if full:
+        counts = listed([f"{name} ({cut[name]})" for name in full])
+        yield f"harm covers answers up to the last position of the base model: {counts}"
