@@ -21,6 +21,7 @@ def test_a_listing_adds_up(four: Path, adapters: dict[str, Path]) -> None:
     rows = {row.name: row for row in said.tasks}
     assert list(rows) == list("abcde")
     assert all(rows[name].added is None for name in "abcd")
+    assert rows["e"].added is not None
     assert rows["e"].added.day == DAY
     assert rows["e"].own_bytes == len(bytes_of(bundle, "e")[0])
     assert rows["e"].carried_bytes > 0
@@ -34,7 +35,7 @@ def test_a_difference_names_every_change(
     nothing = difference(four, other)
     assert nothing.core == "same"
     assert nothing.same == tuple("abcd")
-    assert (nothing.added, nothing.removed, nothing.changed, nothing.renamed) == ((), (), (), {})
+    assert not any((nothing.added, nothing.removed, nothing.changed, nothing.renamed))
     add(other, [adapters["e"]], day=DAY)
     remove(other, ["a"])
     rename(other, "b", "x")

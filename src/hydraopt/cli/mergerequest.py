@@ -110,14 +110,9 @@ class MergeRequest:
         answer_tokens: maximum number of tokens per answer to compare; None for the default.
         Raises UsageError.
         """
-        from hydraopt.merging.align import coded_of
-        from hydraopt.merging.options import check_prompted
-
         if self.base is None:
             return None
         texts = read_texts(self.prompted, [adapter.name for adapter in adapters], others)
-        if self.harm is not None:
-            check_prompted(coded_of(adapters, self.exact), texts)
         return base_model(self.base, adapters, texts, progress, self.refits, answer_tokens)
 
     def options(
