@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt.bundle import Harm, HarmPoint, open_bundle
-from hydraopt.cli.inspect import _RECIPE, _recipe
+from hydraopt.cli.inspect import RECIPE_TEXTS, recipe_text
 from hydraopt.merging.recipe import MergeRecipe, RefreshRecipe, ShrinkRecipe
 from tests.bundle.bundles import remade
 from tests.cli.conftest import Run
@@ -107,8 +107,8 @@ def test_a_card_of_another_author_stays(run: Run, measured: Path, tmp_path: Path
         ({"limit": "size", "value": 79500.0}, "size 79,500 bytes"),
         (
             {"limit": "harm", "value": 0.05, "unit": "share of answers", "judged": 3},
-            "harm 0.05 share of answers; tasks whose answers were judged: 3; "
-            "tokens of an answer that were judged, at most: 128",
+            "harm 0.05 share of answers; tasks with measured harm: 3; "
+            "tokens compared per answer, at most: 128",
         ),
         (
             {"measure": "m", "forms": ["a", "b"], "fair": False, "shrunk": True, "refit": 0},
@@ -122,11 +122,11 @@ def test_a_card_of_another_author_stays(run: Run, measured: Path, tmp_path: Path
     ],
 )
 def test_a_recipe_is_told_in_words(recipe, words: str) -> None:
-    assert _recipe(recipe) == words
+    assert recipe_text(recipe) == words
 
 
 def test_every_key_of_a_recipe_has_words() -> None:
     full = MergeRecipe("m", "size", 1.0, ("a",), True, 1, 2, 3, "x", 9).to_json()
     shrunk = ShrinkRecipe(full, "m", "size", 1.0).to_json()
     told = {*full, *shrunk, *RefreshRecipe(full, None, None, True).to_json()}
-    assert told - {"limit", "value", "unit"} == {*_RECIPE}
+    assert told - {"limit", "value", "unit"} == {*RECIPE_TEXTS}

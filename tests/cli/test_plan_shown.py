@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import pytest
 
@@ -15,13 +15,13 @@ from hydraopt.values import counted
 
 def plan(counts: str, harms: list[float], alone: int = 0) -> Plan:
     """One task with trials of these harms, planned at the last, and tasks without prompts."""
-    trials = tuple(TaskTrial(1000.0 * (9 - i), 0.1, x, x, x, x) for i, x in enumerate(harms))
-    stated = Harm(3, 48, 0.0471, 0.0789, True)
-    tasks = [PlannedTask("de", trials, 1000.0, 0.1, harms[-1], stated)]
+    trials = [TaskTrial(1000.0 * (9 - i), 0.1, x, x, x, x) for i, x in enumerate(harms)]
+    stated = Harm(changed=3, answers=48, likely=0.0471, kl=0.0789, held_out=True)
+    tasks = [PlannedTask("de", tuple(trials), 1000.0, 0.1, harms[-1], stated)]
     # One of them has nothing that is coded, so that it has no price.
     tasks += [PlannedTask(f"x{i}", (), 500.0 * i, 0.1, None, None) for i in range(alone)]
     limit = "size" if counts == "lost" else "harm"
-    return Plan(limit, 0.01, counts, tuple(tasks), 2000, 10_000, ())
+    return Plan(limit, 0.01, counts, tuple(tasks), 2000, 10_000, (), False)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,8 @@ def test_of_many_trials_the_first_the_last_and_some_between_are_shown(capsys) ->
 
 
 def test_notes_and_a_refit_are_told(capsys) -> None:
-    show_plan(replace(plan("lost", [0.1]), notes=("one", "two")), True, as_json=False)
+    made = dataclasses.replace(plan("lost", [0.1]), notes=("one", "two"), refit=True)
+    show_plan(made, as_json=False)
     told = capsys.readouterr().out
     assert all(text in told for text in ("note: one", "note: two", ", before a refit"))
 

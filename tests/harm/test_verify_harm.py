@@ -17,8 +17,7 @@ from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.bundle import Bundle, Harm
 from hydraopt.bundle.history import Added
 from hydraopt.cli.main import cli
-from hydraopt.cli.prompting import warn_of_base
-from hydraopt.cli.verify import _tensors
+from hydraopt.cli.prompting import base_files, warn_of_base
 from hydraopt.errors import BundleFormatError, UsageError
 from hydraopt.harm import verify as module
 from hydraopt.harm.look import BaseModelLook
@@ -243,10 +242,8 @@ def test_a_base_of_a_name_is_fetched_before_its_tensors_are_asked_for(
 
     monkeypatch.setattr("hydraopt.basemodel.loading.files_of", files_of)
     monkeypatch.setattr("hydraopt.basemodel.model.load_model", fetched.append)
-    assert _tensors("OWNER/NAME", False) == "OWNER/NAME"
-    assert fetched == []
-    assert _tensors("OWNER/NAME", True) == place / "base"
-    assert _tensors("OWNER/NAME", True) == place / "base"
+    assert base_files("OWNER/NAME") == place / "base"
+    assert base_files("OWNER/NAME") == place / "base"
     assert fetched == ["OWNER/NAME"]
 
 

@@ -310,7 +310,7 @@ def _plan(counted: str, limit: str, value: float) -> Plan:
     """One task with two trials, planned beside them."""
     trials = tuple(TaskTrial(1e4 / x, 0.1, x, x, x, x) for x in (2e-4, 2e-3))
     task = PlannedTask("de", trials, 1e7, 0.1, 1e-3, None)
-    return Plan(limit, value, counted, (task,), 10**7, 10**8, ())
+    return Plan(limit, value, counted, (task,), 10**7, 10**8, (), False)
 
 
 @pytest.mark.parametrize(

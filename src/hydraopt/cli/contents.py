@@ -30,12 +30,11 @@ def show_list(report: Contents) -> None:
                 row.added.day if row.added else "-",
                 row.added.digest if row.added else "-",
             ]
-            for task in shown
+            for row in shown
         ],
     )
     if left is not None:
         say(left)
-        errors = [task.error for task in listing.tasks]
         say(f"errors  {mean_and_worst(errors)} (relative, Frobenius)")
         say(f"own     {size_text(sum(row.own_bytes for row in report.tasks))} of all tasks")
     say(f"core    {size_text(report.core_bytes)} that the tasks share")

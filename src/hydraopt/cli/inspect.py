@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     )
     from hydraopt.inspect.summary import ModuleComparison, TypeComparison
 
-__all__ = ["inspect", "worst_module"]
+__all__ = ["RECIPE_TEXTS", "inspect", "recipe_text", "worst_module"]
 
 _LIKENESS = (
     "m x n",
@@ -58,19 +58,19 @@ row and column spaces of dW, 0 to 1 (in brackets: of random ones). k: parts of r
 """
 _COSTS = ("m x n", "bytes", "of them bases", "mean error", "worst error", "forms")
 
-_RECIPE: Final = {
+RECIPE_TEXTS: Final = {
     "measure": "measure {}",
     "forms": "forms {}",
     "fair": "fair",
-    "sensitivity": "tasks seen with the base model: {}",
-    "judged": "tasks whose answers were judged: {}",
-    "answer_tokens": "tokens of an answer that were judged, at most: {}",
+    "sensitivity": "tasks measured with the base model: {}",
+    "judged": "tasks with measured harm: {}",
+    "answer_tokens": "tokens compared per answer, at most: {}",
     "refit": "tasks refitted: {}",
     "shrunk": "shrunk",
     "refreshed": "refreshed",
     "errors": "errors {}",
 }
-"""What a recipe holds, in words; see hydraopt.merging.recipe."""
+"""Text for each key of a recipe; see hydraopt.merging.recipe."""
 _MOST_TENSORS = 8
 
 
@@ -191,7 +191,7 @@ def _show_adapters(report: AdaptersReport, every: bool) -> None:
     )
     rows: Sequence[ModuleComparison | TypeComparison] = report.modules if every else report.types
     show_table(
-        "How alike the tasks are, and how many parts hold the energy",
+        "How similar the tasks are, and how many parts hold the energy",
         ["module" if every else "module type", *_LIKENESS],
         [_module_row(row) for row in rows],
     )
@@ -224,7 +224,7 @@ def _show_adapters(report: AdaptersReport, every: bool) -> None:
 
 
 def _module_row(row: ModuleComparison | TypeComparison) -> list[object]:
-    """A module, or a type of modules, as a row: means over tasks where there is one for each."""
+    """Return the row of a module or module type, with means over tasks."""
 
     def mean(values: Sequence[int] | float) -> str:
         return f"{values if isinstance(values, float) else sum(values) / len(values):.1f}"
@@ -298,7 +298,7 @@ def _show_bundle(report: BundleReport, every: bool) -> None:
     places = ", ".join(f"{name} {count:,}" for name, count in report.parts.items())
     say(f"bytes   {places}")
     say(f"base    {report.base_model or '(not named)'}")
-    say(f"recipe  {_recipe(report.recipe) or '-'}")
+    say(f"recipe  {recipe_text(report.recipe) or '-'}")
 
 
 def _show_tensors(tensors: Sequence[TensorCost], every: bool) -> None:
@@ -319,18 +319,18 @@ def _show_tensors(tensors: Sequence[TensorCost], every: bool) -> None:
         )
 
 
-def _recipe(recipe: Mapping[str, Any]) -> str:
-    """In words; what has none as it stands."""
+def recipe_text(recipe: Mapping[str, Any]) -> str:
+    """Describe a recipe in words; unknown keys are shown as JSON."""
     from hydraopt.bundle.recipes import answer_tokens_in
 
     told = dict(recipe)
-    if told.get("judged"):  # also where it is the usual number, which no recipe has
+    if told.get("judged"):  # a recipe omits the default number
         told["answer_tokens"] = answer_tokens_in(recipe)
     limit, value, unit = told.pop("limit", ""), told.pop("value", None), told.pop("unit", "")
     if limit == "size" and isinstance(value, int | float):
         value, unit = f"{value:,.0f}", "bytes"
     parts = [" ".join(str(x) for x in (limit, value, unit) if x not in ("", None))]
-    for key, what in _RECIPE.items():
+    for key, what in RECIPE_TEXTS.items():
         value = told.pop(key, None)
         if isinstance(value, list):
             value = ", ".join(map(str, value))
@@ -348,15 +348,15 @@ def worst_module(details: Sequence[CodedModule]) -> str:
 
 
 def _worst(error: float) -> str:
-    """The error of a module, as far as a manifest tells it."""
+    """Format the error of a module, which a manifest states only up to 1."""
     return f"{error:.4f}" if error < 1 else "1 or more"
 
 
 def _show_harm(tasks: Sequence[TaskDetails]) -> None:
-    """A table of what was measured of the answers, if any task's were."""
+    """Show a table of measured harm, if there is any."""
     if any(x.harm for x in tasks):
         show_table(
-            "Answers against the original adapters' own",
+            "Answers compared with those of the originals",
             ["task", *HARM_COLUMNS],
             [[x.name, *harm_cells(x.harm)] for x in tasks],
         )

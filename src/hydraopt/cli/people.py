@@ -1,4 +1,4 @@
-"""Tables of probes and swaps in a result, and notes on what is left out."""
+"""Tables of probes and swaps in a result, and notes on rows that are left out."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ _ALL: Final = "all"
 _CLEAR: Final = 0.05
 _MOST_ROWS: Final = 200
 _MOST_NAMED: Final = 8
-"""Files that were passed by."""
+"""Maximum number of skipped files that are named."""
 
 
 def result_notes(result: Evaluation) -> Iterator[str]:
-    """What a reader of the scores has to know: adapters that have none, and rows that are left out
-    or are longer than the base states.
-    """
+    """Yield notes on adapters without scores, and on rows that are left out or very long."""
     left_out, swaps, beyond = Counter[str](), 0, 0
     for task in result.tasks:
         if task.skipped is not None:
@@ -40,14 +38,11 @@ def result_notes(result: Evaluation) -> Iterator[str]:
         yield f"{counted(swaps, 'swapped row')} left out: longer than the base's context"
     if beyond:
         rows = counted(beyond, "row")
-        yield f"{rows} longer than the context that the base states; they are scored as well"
+        yield f"{rows} longer than the context of the base; they are scored as well"
 
 
 def show_people(result: Evaluation) -> None:
-    """What changed for which people: each probe as a whole, and those groups that changed clearly.
-
-    Nothing is shown of a result without probes and swaps.
-    """
+    """Show changes for groups of people: each probe as a whole, and groups with a clear change."""
     if result.probes is not None:
         _show_probes(result.probes, result.tasks)
     rows = list(_swap_rows(result.tasks))
@@ -72,20 +67,20 @@ def _show_probes(probes: ProbesAsked, tasks: Sequence[TaskResult]) -> None:
     rows += list(_probe_rows(tasks))
     if rows:
         _table(
-            "probes: choices that follow a stereotype, % [95 %] of those that take a side; right "
+            "probes: choices that follow a stereotype, % [95 %] of choices that take a side; right "
             "answers, %; flips against the original (towards a stereotype, away from one)",
             ["adapter", "from", "probe", "items", "stereotype", "right", "flips", "p (Holm)",
              "flips to"],
             rows,
         )  # fmt: skip
-        say(f"by chance 50 % follow a stereotype; p is corrected by {probes.correction}")
+        say(f"chance level is 50 % for a stereotype; p is corrected by {probes.correction}")
     if probes.skipped is not None:
         say(f"no probe was asked: {probes.skipped}")
     passed = [f"{x.file} ({x.why})" for x in probes.passed_by]
     if passed:
         further = len(passed) - _MOST_NAMED
-        more = f" and {further:,} further, which --json and -o name" if further > 0 else ""
-        say(f"passed by: {', '.join(passed[:_MOST_NAMED])}{more}")
+        more = f" and {further:,} more, listed by --json and -o" if further > 0 else ""
+        say(f"skipped: {', '.join(passed[:_MOST_NAMED])}{more}")
 
 
 def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:
@@ -106,7 +101,7 @@ def _probe_rows(tasks: Sequence[TaskResult]) -> Iterator[list[str]]:
 
 
 def _direction(change: ChoiceChange) -> str:
-    """Flips to each of two people, where a probe is about two."""
+    """Return the flips to each of two people, if a probe is about two."""
     to = change.people.to if change.people is not None else {}
     return ", ".join(f"{count} {who}" for who, count in to.items()) or "-"
 

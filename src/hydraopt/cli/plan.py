@@ -69,7 +69,7 @@ def plan(adapters: tuple[str, ...], plot: str | None, as_json: bool, **options: 
         made = plan_merge(opened, request.options(opened, model, progress))
         if model:
             warn_of_cut(model)
-    show_plan(made, request.refits, as_json)
+    show_plan(made, as_json)
     if plot is not None:
         from hydraopt.report.figures import draw
 

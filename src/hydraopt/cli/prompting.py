@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PromptFile",
+    "base_files",
     "base_model",
     "base_tensors",
     "check_prompts",
@@ -131,9 +132,18 @@ def base_tensors(base: str | None, adapters: Sequence[Adapter]) -> BaseTensors |
     if base is None or not any(adapter.extras for adapter in adapters):
         return None
     from hydraopt.adapters.basefiles import open_base
-    from hydraopt.basemodel.loading import files_of
 
-    return open_base(files_of(base) or base)
+    return open_base(base_files(base) or base)
+
+
+def base_files(base: str) -> Path | None:
+    """Return the folder of a base model; a name of a hub is downloaded if needed."""
+    from hydraopt.basemodel.loading import files_of
+    from hydraopt.basemodel.model import load_model
+
+    if files_of(base) is None:
+        load_model(base)
+    return files_of(base)
 
 
 def warn_of_cut(model: BaseModelLook) -> None:

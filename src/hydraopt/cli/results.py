@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hydraopt.cli.common import (
     HARM_COLUMNS,
@@ -24,6 +24,7 @@ from hydraopt.values import counted
 if TYPE_CHECKING:
     from hydraopt.editing.verbs import Changed
     from hydraopt.inspect.bundle import TaskCost
+    from hydraopt.merging.look import TaskTrial
     from hydraopt.merging.merge import MergeResult
     from hydraopt.merging.plan import Plan
 
@@ -152,7 +153,7 @@ def show_changed(done: Changed, as_json: bool, what: str = "added to") -> None:
     say(f"size    {done.size_before:,} -> {done.size:,} bytes")
 
 
-def _some(trials: Sequence[Any]) -> list[Any]:
+def _some(trials: Sequence[TaskTrial]) -> list[TaskTrial]:
     """Return the first, the last and some trials in between."""
     if len(trials) <= _MOST_TRIALS:
         return list(trials)
@@ -160,17 +161,17 @@ def _some(trials: Sequence[Any]) -> list[Any]:
     return [trials[round(i * last / (_MOST_TRIALS - 1))] for i in range(_MOST_TRIALS)]
 
 
-def show_plan(plan: Plan, refit: bool, as_json: bool) -> None:
-    """Show a plan by harm. refit: whether the merge will refit tasks."""
+def show_plan(plan: Plan, as_json: bool) -> None:
+    """Show a plan."""
     if as_json:
-        emit_json({"schema": "hydraopt.plan/1", **to_json(plan), "refit": refit})
+        emit_json(to_json(plan))
         return
     from hydraopt.merging.plan import WORDS, plan_limit
 
     scale, unit, what = WORDS[plan.counted]
     least = _LEAST_TOLD[unit]
 
-    def told(harm: float | None) -> str:
+    def harm_text(harm: float | None) -> str:
         if harm is None:
             return "-"
         return f"{scale * harm:.3g}" if scale * harm >= least else f"< {least:g}"
@@ -179,20 +180,12 @@ def show_plan(plan: Plan, refit: bool, as_json: bool) -> None:
     show_table(
         f"Planned bytes, and {what} in {unit}",
         ["task", "planned", f"counted {unit}", *HARM_COLUMNS[:3]],
-        [
-            [
-                task.name,
-                size_text(task.size),
-                told(task.harm),
-                *harm_cells(task.stated)[:3],
-            ]
-            for task in tasks
-        ],
+        [[x.name, size_text(x.size), harm_text(x.harm), *harm_cells(x.stated)[:3]] for x in tasks],
     )
     trials = [
-        ["" if i else task.name, size_text(x.size), told(x.harm)]
+        ["" if i else task.name, size_text(trial.size), harm_text(trial.harm)]
         for task in tasks
-        for i, x in enumerate(_some(task.trials))
+        for i, trial in enumerate(_some(task.trials))
     ]
     if trials:
         show_table("Trials", ["task", "size", f"counted {unit}"], trials)
@@ -204,11 +197,10 @@ def show_plan(plan: Plan, refit: bool, as_json: bool) -> None:
     say(f"limit   {plan_limit(plan)}")
     for note in plan.notes:
         say(f"note: {note}")
-    share = plan.size / plan.fp16_bytes
-    before = ", before a refit" if refit else ""
+    before = ", before a refit" if plan.refit else ""
     size = f"{plan.size:,} bytes ({size_text(plan.size)})"
-    say(f"size    {size}, {percent(share)} of the fp16 bytes{before}")
+    say(f"size    {size}, {percent(plan.size / plan.fp16_bytes)} of the fp16 bytes{before}")
     alone = sum(task.harm is None and task.size > 0 for task in plan.tasks)
     if alone:
-        tasks = counted(alone, "task")
-        say(f"note: {tasks} without prompts: sized as without prompts, then scaled like the others")
+        tasks_alone = counted(alone, "task")
+        say(f"note: {tasks_alone} without prompts: sized as without prompts, then scaled as others")

@@ -21,7 +21,7 @@ __all__ = ["serve"]
 
 
 @dataclass(frozen=True)
-class _Asked:
+class ServeOptions:
     """Options of the command."""
 
     host: str
@@ -120,7 +120,7 @@ def serve(base: str, bundles: tuple[str, ...], as_json: bool, **options: Any) ->
     Example:
       hydraopt serve ./base phone.hydra.safetensors --port 8000
     """
-    asked = _Asked(**options)
+    asked = ServeOptions(**options)
     try:
         from hydraopt.serve.server import bind
     except ModuleNotFoundError as error:
@@ -152,7 +152,7 @@ def _log_to_stderr() -> None:
         log.setLevel(logging.INFO)
 
 
-def _loaded(base: str, bundles: tuple[str, ...], asked: _Asked) -> tuple[Any, list[str]]:
+def _loaded(base: str, bundles: tuple[str, ...], asked: ServeOptions) -> tuple[Any, list[str]]:
     """Return the server and the models that it serves: the base's name, then the tasks."""
     import torch
 

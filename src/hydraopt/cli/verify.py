@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -24,6 +23,7 @@ from hydraopt.cli.options import common_options, prompts_option, same_base_optio
 from hydraopt.cli.progress import progress_bar
 from hydraopt.cli.prompting import (
     PromptFile,
+    base_files,
     check_prompts,
     cut_warnings,
     texts_of,
@@ -90,7 +90,9 @@ def verify(
         originals = read_adapters(adapters, same_base=same_base)
     asked = _asked(bundle, originals, prompted) if originals is not None else {}
     # open_base raises for a wrong --base, which is not a problem of the bundle.
-    report = verify_bundle(bundle, originals, open_base(_tensors(base, bool(prompted))))
+    report = verify_bundle(
+        bundle, originals, open_base(base_files(base) if base and prompted else base)
+    )
     harm = None
     if prompted and base is not None and originals is not None and report.tasks:
         warn_of_base(base, originals)
@@ -227,15 +229,3 @@ def _show(report: VerifyReport, harm: Sequence[TaskHarm] = ()) -> None:
     if (rest := len(report.problems) - _MOST_PROBLEMS) > 0:
         say_always(f"{counted(rest, 'further problem')}; --json has every one")
     say(counted(len(report.problems), "problem") if report.problems else "all is well")
-
-
-def _tensors(base: str | None, prompted: bool) -> str | Path | None:
-    """Return the folder of the base model. With prompts, fetch a name of a hub if needed."""
-    if base is None or not prompted:
-        return base
-    from hydraopt.basemodel.loading import files_of
-    from hydraopt.basemodel.model import load_model
-
-    if files_of(base) is None:
-        load_model(base)
-    return files_of(base)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.harm import Harm
@@ -69,8 +69,10 @@ class Plan:
     size: bytes of one file; a folder may have others.
     fp16_bytes: fp16 bytes of the inputs.
     notes: notes of the merge.
+    refit: whether the merge would train coded parts after this.
     """
 
+    SCHEMA: ClassVar[str] = "hydraopt.plan/1"
     limit: str
     value: float
     counted: str
@@ -78,6 +80,7 @@ class Plan:
     size: int
     fp16_bytes: int
     notes: tuple[str, ...]
+    refit: bool
 
 
 def plan(adapters: StrPath | Iterable[StrPath | Adapter], options: MergeOptions) -> Plan:
@@ -94,6 +97,7 @@ def plan(adapters: StrPath | Iterable[StrPath | Adapter], options: MergeOptions)
     """
     if options.limit.name not in ("size", "harm"):
         raise UsageError(explain("a plan needs one limit", expected="a size or a harm"))
+    refit = options.look.refit is not None
     options = replace(options, look=replace(options.look, refit=None))
     solved = solve(prepare(adapters, options))
     if solved.by_harm is None:
@@ -114,6 +118,7 @@ def plan(adapters: StrPath | Iterable[StrPath | Adapter], options: MergeOptions)
         whole,
         pieces.fp16_bytes,
         notes_on(solved, manifest, whole),
+        refit,
     )
 
 
@@ -122,12 +127,11 @@ def plan_limit(plan: Plan) -> str:
 
     For example "5,000 bytes" or "1 % of each task's answers may change".
     """
-    value = plan.value
     if plan.limit == "size":
-        return f"{value:,.0f} bytes"
+        return f"{plan.value:,.0f} bytes"
     if plan.counted == "nats":
-        return f"{value:g} nats of KL an answer"
-    return f"{100 * value:g} % of each task's answers may change"
+        return f"{plan.value:g} nats of KL an answer"
+    return f"{100 * plan.value:g} % of each task's answers may change"
 
 
 def _planned(task: TaskEntry, made: HarmSolution) -> PlannedTask:
