@@ -14,7 +14,7 @@ from tests.trees import tree_of
 SOURCE = ROOT / "src" / "hydraopt"
 LATER = frozenset(
     {
-        *("basemodel", "bundle", "cli", "collection", "editing", "evaluate", "harm", "merging"),
+        *("basemodel", "bundle", "collection", "editing", "evaluate", "harm", "merging"),
         *("methods", "probes"),
     }
 )
