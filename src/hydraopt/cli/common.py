@@ -316,9 +316,9 @@ HARM_COLUMNS: Final = ("answers that change", "likely", "KL an answer", "held ou
 
 
 def harm_cells(harm: Harm | None) -> list[str]:
-    """Return the harm of a task as four cells under HARM_COLUMNS: "3 of 48", "4.71 %",
-    "0.0123 nats", "yes".
+    """Return the harm of a task as cells of a table with HARM_COLUMNS.
 
+    For example "3 of 48", "4.71 %", "0.0123 nats", "yes".
     harm: None if it was not measured.
     """
     if harm is None:
