@@ -13,8 +13,6 @@ COMMANDS = (
     "methods",
     "measures",
     "growth",
-    "curve",
-    "rivals",
     "heads",
     "tuners",
     "real",

@@ -1,11 +1,10 @@
 """What do trained heads cost, in bytes, and their rounding, in labels that flip?
 
-    python -m benchmarks.quality heads --tasks TASKS --rows 300          # bundles and rivals
-    python -m benchmarks.quality heads --tasks TASKS --rows 300 --harm   # noise, error of dW
+    python -m benchmarks.quality heads --tasks TASKS --rows 300
 
 Four text classifications of SmolLM2-135M with a head each (zoo/recipes/smollm2-cls4.json), scored
 as `hydraopt eval` does; the published tables have 300 rows of each. Writes
-benchmarks/results/quality/heads.json or head-harm.json.
+benchmarks/results/quality/heads.json.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from benchmarks.common import QUALITY, provenance, save_json
 from benchmarks.rivals.numbers import grouped
 from hydraopt import merge, open_bundle
 from hydraopt.adapters import Adapter, read_adapters
-from hydraopt.basemodel.model import attached, load_classifier, place
+from hydraopt.basemodel.model import load_classifier
 from hydraopt.errors import BudgetError
 from hydraopt.evaluate.classify import (
     Classifier,
@@ -36,39 +35,18 @@ from hydraopt.evaluate.classify import (
 )
 from hydraopt.evaluate.compared import ORIGINAL
 from hydraopt.evaluate.results import task_result
-from hydraopt.evaluate.run import Scores, TaskRows
+from hydraopt.evaluate.run import TaskRows
 from hydraopt.evaluate.taskfile import read_task_file
 from hydraopt.inspect import inspect_bundle
 from hydraopt.jsonvalues import to_json
-from hydraopt.linalg.shapes import Factors
 
-__all__ = ["heads_rounded", "main", "matched", "without_head"]
+__all__ = ["heads_rounded", "main", "without_head"]
 
 BASE = "smollm2-135m-instruct"
 SIZES = ("10%", "5%")
 BITS = (8, 4)
-HEAD_ERRORS = (0.02, 0.05, 0.1, 0.2, 0.4)
-PAIR_ERRORS = (0.05, 0.1, 0.2, 0.4)
-DRAWS = 5  # of the noise, whose figures are means
 
 Saved = Mapping[str, NDArray[np.float32]]
-
-
-def errors(path: Path, adapters: Sequence[Adapter]) -> dict[str, float]:
-    """Relative Frobenius error of each task against its original."""
-    bundle = open_bundle(path)
-    found = {}
-    for adapter in adapters:
-        factors = bundle[adapter.name].factors()
-        lost = whole = 0.0
-        for name, module in adapter.modules.items():
-            b, a = module.factors()
-            original, got = Factors(b.astype(np.float64), a.astype(np.float64)), factors[name]
-            energy = original.squared_norm()
-            lost += energy - 2 * original.inner(got) + got.squared_norm()
-            whole += energy
-        found[adapter.name] = float(np.sqrt(lost / whole))
-    return found
 
 
 def without_head(adapter: Adapter) -> Adapter:
@@ -87,15 +65,6 @@ def heads_rounded(saved: Saved, bits: int) -> tuple[dict[str, NDArray[np.float32
         taken += sum(part.nbytes for part in arrays.values())
         made[path] = code.decode(arrays, [x.size])[0].reshape(x.shape)
     return made, taken
-
-
-def matched(known: Mapping[float, float], kl: float) -> float | None:
-    """The error at which ``known``, error to KL, has this KL: log-linear between its points."""
-    points = sorted((e, x) for e, x in known.items() if x > 0)
-    if not points or not points[0][1] <= kl <= points[-1][1]:
-        return None
-    found = np.interp(np.log(kl), [np.log(x) for _, x in points], [np.log(e) for e, _ in points])
-    return float(np.exp(found))
 
 
 class Scored:
@@ -134,95 +103,6 @@ class Scored:
 
 def factors_of(path: Path, name: str) -> dict[str, Any]:
     return {p: (x.B, x.A) for p, x in open_bundle(path)[name].factors().items()}
-
-
-# --- harm -------------------------------------------------------------------------------------
-
-
-def harm_of(scored: Scored, name: str, folder: Path) -> dict[str, Any]:
-    """KL and flips by the error of the head alone, and of the low-rank parts alone."""
-    head: list[dict[str, float]] = []
-    sets = {}
-    for error in HEAD_ERRORS:
-        for draw in range(DRAWS):
-            noisy = _noisy(scored.saved[name], error, draw)
-            sets[f"head {error} {draw}"] = replace(scored.original(name), saved=noisy)
-    found = _on_one_body(scored, name, sets)
-    for error in HEAD_ERRORS:
-        draws = [found[f"head {error} {draw}"] for draw in range(DRAWS)]
-        head.append({"error": error, **_mean(draws)})
-    pairs, coded, made = [], {}, {}
-    alone = without_head(scored.adapters[name])
-    for error in PAIR_ERRORS:
-        path = folder / f"{name}-{error}"
-        merge([alone], path, error=error)
-        coded[error] = errors(path, [alone])[name]
-        made[f"dW {error}"] = Classifier(factors_of(path, name), scored.saved[name])
-    results = scored.score(name, made)["results"]
-    for error in PAIR_ERRORS:
-        one = results[f"dW {error}"]
-        pairs.append({"error": round(coded[error], 4), "kl": one["kl"], "flips": one["flips"]})
-    curve = {x["error"]: x["kl"] for x in head}
-    for row in pairs:
-        same = matched(curve, row["kl"])
-        row["head_error_of_equal_kl"] = None if same is None else round(same, 4)
-        row["ratio"] = None if same is None else round(same / row["error"], 3)
-    return {
-        "adapter": name,
-        "labels": labels_in(name, scored.saved[name]),
-        "rows": len(scored.rows(name)[1].rows),
-        "original": results[ORIGINAL]["scores"],
-        "head": head,
-        "dW": pairs,
-    }
-
-
-def _noisy(saved: Saved, error: float, draw: int) -> dict[str, NDArray[np.float32]]:
-    rng = np.random.default_rng(draw)
-    made = {}
-    for path, x in saved.items():
-        noise = rng.standard_normal(x.shape)
-        by = error * np.linalg.norm(x) / np.linalg.norm(noise)
-        made[path] = (x + by * noise).astype(np.float32)
-    return made
-
-
-def _on_one_body(
-    scored: Scored, name: str, sets: Mapping[str, Classifier]
-) -> dict[str, dict[str, float]]:
-    """KL and flips of sets that differ in a linear head alone: the body runs once.
-
-    The head of the pass is the identity, so that the logits are the body's states.
-    """
-    import torch
-
-    from hydraopt.evaluate import classify
-
-    model, rows = scored.rows(name)
-    (path,) = scored.saved[name]
-    width = scored.saved[name][path].shape[1]
-    module = model.get_submodule(path.rpartition(".")[0])
-    own, module.weight = module.weight, torch.nn.Parameter(torch.eye(width), requires_grad=False)
-    try:
-        body = Classifier(scored.original(name).factors, {})
-        with torch.inference_mode(), attached(model, place(model, body.factors)):
-            states = classify._logits(model, rows.items)
-    finally:
-        module.weight = own
-    wanted = np.zeros(len(rows.rows), int)
-    reference = states @ scored.saved[name][path].T.astype(float)
-    result = {}
-    for label, one in sets.items():
-        got: Scores = classify._scores(rows, wanted, states @ one.saved[path].T, reference)
-        result[label] = {"kl": got.divergence_per_token, "flips": float((1 - got.agreement).sum())}
-    return result
-
-
-def _mean(draws: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {key: round(float(np.mean([x[key] for x in draws])), 8) for key in ("kl", "flips")}
-
-
-# --- bundles and rivals -----------------------------------------------------------------------
 
 
 def ways(scored: Scored, size: str, folder: Path) -> Iterator[tuple[dict[str, Any], Any]]:
@@ -289,7 +169,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--adapters", default="zoo/adapters/smollm2-cls4/*")
     parser.add_argument("--base", help="folder of the base; default: from its package")
     parser.add_argument("--rows", type=int, help="at most so many test rows of a task")
-    parser.add_argument("--harm", action="store_true")
     parser.add_argument("--output", type=Path, default=QUALITY)
     args = parser.parse_args(arguments)
     if args.base is None:
@@ -298,15 +177,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.base = str(base_folder(BASE))
     scored = Scored(list(read_adapters([args.adapters])), args.tasks, args.base, args.rows)
     with tempfile.TemporaryDirectory() as scratch:
-        if args.harm:
-            head = provenance("harm of a head's error against that of dW", seed=0)
-            rows = []
-            for name in scored.adapters:
-                rows.append(harm_of(scored, name, Path(scratch)))
-                save_json(args.output / "head-harm.json", {**head, "rows": rows})
-                for row in rows[-1]["dW"]:
-                    print(name, row, flush=True)
-            return
         head = provenance("bundles of classifiers with heads, and rivals", seed=0)
         rows = compare(scored, Path(scratch))
         save_json(args.output / "heads.json", {**head, "rows": rows})

@@ -7,7 +7,7 @@ import sys
 from benchmarks.commands import dispatch
 
 COMMANDS = (
-    "merge", "revisions", "scaling", "readers", "remote", "folders", "runtime", "serve_load",
+    "merge", "scaling", "readers", "remote", "folders", "runtime", "serve_load",
     "report", "fleet", "use",
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.quality import heads
-from benchmarks.quality.heads import heads_rounded, main, matched, without_head
+from benchmarks.quality.heads import heads_rounded, main, without_head
 from hydraopt.adapters import read_adapters
 from tests.evaluate.test_classify import adapter, base, mood
 from tests.small_model import trained
@@ -27,22 +27,6 @@ def test_heads_in_few_bits() -> None:
     assert 0.0 < errors[8] < 0.01 < errors[4] < 0.15
 
 
-def test_noise_has_the_error_that_was_asked_for() -> None:
-    saved = {"score.weight": np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)}
-    for error in (0.02, 0.4):
-        lost = heads._noisy(saved, error, 0)["score.weight"] - saved["score.weight"]
-        relative = np.linalg.norm(lost) / np.linalg.norm(saved["score.weight"])
-        assert relative == pytest.approx(error, rel=1e-4)
-
-
-def test_the_error_of_an_equal_kl() -> None:
-    known = {0.1: 0.01, 0.2: 0.04, 0.4: 0.16}
-    assert matched(known, 0.09) == pytest.approx(0.3)
-    assert matched(known, 0.04) == pytest.approx(0.2)
-    assert matched(known, 0.001) is None
-    assert matched(known, 1.0) is None
-
-
 def test_an_adapter_without_its_head(tmp_path) -> None:
     (whole,) = read_adapters([str(adapter(tmp_path / "mood-en"))])
     bare = without_head(whole)
@@ -51,22 +35,13 @@ def test_an_adapter_without_its_head(tmp_path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("harm", [False, True])
-def test_all_of_it(harm, base, mood, tmp_path, monkeypatch) -> None:
+def test_all_of_it(base, mood, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(heads, "SIZES", ("95%", "5%"))  # the manifest alone is more than 10 %
     adapter(tmp_path / "adapters" / "mood-en")
     command = ["--tasks", str(mood), "--adapters", str(tmp_path / "adapters" / "*")]
-    command += ["--base", str(base), "--output", str(tmp_path), *(["--harm"] if harm else [])]
+    command += ["--base", str(base), "--output", str(tmp_path)]
     main(command)
-    name = "head-harm.json" if harm else "heads.json"
-    rows = json.loads((tmp_path / name).read_text())["rows"]
-    if harm:
-        (row,) = rows
-        kls = [x["kl"] for x in row["head"]]
-        assert kls == sorted(kls)
-        assert 0 < kls[0] < kls[-1]
-        assert row["dW"][-1]["kl"] > row["dW"][0]["kl"] > 0
-        return
+    rows = json.loads((tmp_path / "heads.json").read_text())["rows"]
     assert len(rows) == 8  # two sizes, four ways
     assert "at least" in rows[-1]["refused"]  # 5 % of an adapter of a few bytes
     assert [row["way"] for row in rows if "tasks" in row][-1] == "heads in 4 bits"

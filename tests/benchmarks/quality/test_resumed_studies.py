@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.quality import curve, likely
+from benchmarks.quality import likely
 from hydraopt.adapters import Adapter, read_adapters
 from tests.small_model import ROWS
 
@@ -152,81 +152,3 @@ def test_likely_goes_on_with_an_older_result_and_says_no_more_of_it(
 
 
 # --- refits ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def curved(splits: Path, adapters: list[Adapter], tmp_path: Path, monkeypatch: Any) -> Run:
-    out = tmp_path / "curve-x.json"
-
-    class Judged:
-        def __init__(self, base: str, *_: Any) -> None:
-            pass
-
-        def score_base(self, *_: Any) -> dict[str, float]:
-            return {"nll": 2.0}
-
-        def score_factors(self, *_: Any) -> dict[str, float]:
-            return {"nll": 1.0}
-
-    def made(adapters: Any, forms: Any, sizes: Any, done: Any, measure: str) -> Any:
-        for size in sizes:
-            if ("all", size) not in done:
-                row = {"method": "all", "setting": size, "bytes": 100, "measure": measure}
-                yield row, {x.name: {} for x in adapters}
-
-    monkeypatch.setattr(curve, "Scorer", Judged)
-    monkeypatch.setattr(curve, "hydraopt_rows", made)
-    monkeypatch.setattr(curve, "rival_rows", lambda *_: iter(()))
-    monkeypatch.setattr(curve, "adapter_task", lambda folder: tuple(folder.name.split("-")))
-    monkeypatch.setattr(curve, "package_hash", lambda: "this", raising=False)
-
-    def run(*given: str, folder: Path = tmp_path / "adapters", base: str = "tiny") -> Any:
-        arguments = [str(folder / "spell-*"), "--base", base, "--tasks", str(splits)]
-        curve.main([*arguments, "--out", str(out), "--sizes", "5%", *given])
-        return json.loads(out.read_text())
-
-    return run
-
-
-def test_a_curve_goes_on_with_the_same(curved: Run) -> None:
-    assert [row["setting"] for row in curved()["rows"]] == ["5%"]
-    found = curved("--sizes", "5%,10%")
-    assert [row["setting"] for row in found["rows"]] == ["5%", "10%"]
-    assert found["base_loss"] == {"spell-en": 2.0, "spell-de": 2.0}
-    assert (found["base"], found["rows_per_task"], found["code"]) == ("tiny", 100, "this")
-    assert found["adapters"].keys() == {"spell-en", "spell-de"}
-
-
-def test_a_curve_refuses_rows_of_something_else(
-    curved: Run, splits: Path, others: list[Adapter], tmp_path: Path, monkeypatch: Any
-) -> None:
-    out = tmp_path / "curve-x.json"
-    curved()
-    more = ("--sizes", "10%")
-    refused(curved, "other rows_per_task", out, *more, "--rows", "1000")
-    refused(curved, "other measure", out, *more, "--measure", "frobenius")
-    curved("--rivals", "--measure", "frobenius")  # which rivals have no use for
-    refused(lambda *x: curved(*x, base="another"), "other base", out, *more)
-    refused(lambda *x: curved(*x, folder=tmp_path / "others"), "other adapters", out, *more)
-    with monkeypatch.context() as other:
-        other.setattr(curve, "package_hash", lambda: "another")
-        refused(curved, "other code", out, *more)
-    file = splits / "spell" / "en" / "test.jsonl"
-    file.write_text(file.read_text().replace("seven", "7"))
-    refused(curved, "other task files", out, *more)
-
-
-def test_a_curve_goes_on_with_an_older_result_of_the_same_adapters(
-    curved: Run, tmp_path: Path
-) -> None:
-    out = tmp_path / "curve-x.json"
-    curved()
-    without(out, *NEW)
-    found = curved("--sizes", "10%")
-    assert [row["setting"] for row in found["rows"]] == ["5%", "10%"]
-    assert not {*NEW} & found.keys()
-    result = json.loads(out.read_text())
-    out.write_text(json.dumps({**result, "base_loss": {"spell-en": 2.0}}))
-    refused(curved, "other adapters", out)
-    out.write_text(json.dumps(result))
-    refused(curved, "other measure", out, "--measure", "frobenius")
