@@ -21,7 +21,7 @@ SOURCE = ROOT / "src" / "hydraopt"
 # A module may import its own layer and those before it; those of one layer import one another only
 # if they are of one package: siblings do not know each other.
 LAYERS: list[set[str]] = [
-    {"capacity", "errors", "jsonvalues", "lazy", "progress", "threads", "values"},
+    {"capacity", "errors", "jsonvalues", "lazy", "progress", "sources", "threads", "values"},
     {"compiled", "plugins"},
     {"machinecode"},
     {"files", "linalg"},

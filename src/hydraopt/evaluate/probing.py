@@ -29,11 +29,12 @@ from hydraopt.probes.measures import Preferences, probe_measures
 from hydraopt.probes.reading import ProbeSet
 from hydraopt.probes.swaps import SwapRow
 from hydraopt.progress import Progress
+from hydraopt.sources import source_hash
 
 __all__ = ["Asker", "Prober", "prompter", "swap_labels"]
 
-_VERSION: Final = "probes-1"
-"""Version of the cache; increased when the same items get other numbers."""
+_DECIDE: Final = ("basemodel", "evaluate", "linalg", "probes")
+"""Packages whose code decides which numbers items get."""
 BLOCK: Final = 32
 """Items that are asked together. A larger sample begins with the blocks of a smaller one."""
 _BLOCK_ROWS: Final = 4
@@ -51,7 +52,7 @@ class Asker:
         self.tokenizer = tokenizer
         self._memory = JsonCache(cache_root() / "probes")
         self._weights = base_hash(base)
-        self._about = [_VERSION, products, str(self._weights)]
+        self._about = [source_hash(*_DECIDE), products, str(self._weights)]
         self._shared: bool | None = None
         self._most = positions_of(model)
 

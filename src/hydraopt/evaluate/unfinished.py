@@ -21,11 +21,12 @@ from hydraopt.evaluate.results import TaskResult
 from hydraopt.files.cache import cache_root
 from hydraopt.files.reading import file_hash
 from hydraopt.jsonvalues import from_json, to_json
+from hydraopt.sources import source_hash
 
 __all__ = ["Unfinished", "base_files"]
 
-_METHOD: Final = "3"
-"""Version; changed when the same request would give other numbers."""
+_DECIDE: Final = ("basemodel", "evaluate", "linalg", "probes")
+"""Packages whose code decides what a request gives."""
 _DAYS: Final = 14
 """Days without use after which an entry is deleted."""
 _TEXTS: Final = frozenset({".json", ".txt", ".model", ".jinja"})
@@ -46,7 +47,7 @@ class Unfinished:
         """asked: everything that results depend on, but for the factors of single tasks."""
         root = cache_root() / "eval"
         _remove_old(root)
-        self._folder = root / key_of([_METHOD, json.dumps(asked, sort_keys=True)])
+        self._folder = root / key_of([source_hash(*_DECIDE), json.dumps(asked, sort_keys=True)])
         self._done = JsonCache(self._folder / "done", in_process=False)
 
     def task(self, about: Sequence[str]) -> Kept:

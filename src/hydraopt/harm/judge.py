@@ -38,13 +38,14 @@ from hydraopt.harm.refit import NOT_TRAINED, Schedule, parted, refit
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings, MeasuredHarm
 from hydraopt.progress import Progress, silent
+from hydraopt.sources import source_hash
 
 __all__ = ["AnswerJudge"]
 
-_METHOD: Final = "10"
-"""Version; changed when the same factors would get other numbers."""
-_TRAINING: Final = "7"
-"""Version of the training; changed when a refit would learn something else from the same data."""
+_MEASURES: Final = ("basemodel", "harm", "linalg")
+"""Packages whose code decides what is measured."""
+_TRAINS: Final = (*_MEASURES, "coding", "compress")
+"""Packages whose code decides what a refit learns."""
 _BLOCK: Final = 64
 """Prompts that are answered at once: who is stopped loses no more, and whoever asks the same first
 prompts and others after them is told what is known of these."""
@@ -88,7 +89,8 @@ class AnswerJudge(BaseJudge):
         where = f"{model.device.type} {torch.get_float32_matmul_precision()} {model.dtype}"
         self._ends = ends_of(model, tokenizer)
         self._of_base = (
-            f"{known} {where} {versions()} {_METHOD} {self.answer_tokens} {sorted(self._ends)}"
+            f"{known} {where} {versions()} {source_hash(*_MEASURES)} {self.answer_tokens} "
+            f"{sorted(self._ends)}"
         )
         self._progress = progress or silent
         self._references: dict[str, Reference] = {}
@@ -237,7 +239,7 @@ class AnswerJudge(BaseJudge):
         answers, more = self.answers(task), self.lessons(task)
         coded = modules()
         asked = [self._key(task, x) for x in (self._prompts[task], self._lessons.get(task, ()))]
-        learns = f"refit {_TRAINING} {learns_in(self._model)} {Schedule()}"
+        learns = f"refit {source_hash(*_TRAINS)} {learns_in(self._model)} {Schedule()}"
         key = key_of([learns, *asked, *depends_on(coded)])
         known = recalled_records(self._memory.get(key), coded)
         if known is not None:

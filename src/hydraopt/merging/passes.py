@@ -19,7 +19,6 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from hydraopt import __version__
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.tensors import TensorEntry, reference_of, rounded_matrix
@@ -38,6 +37,7 @@ from hydraopt.merging.servant import Item, ModuleItem, Servant, Setup, TensorIte
 from hydraopt.merging.shards import Shards
 from hydraopt.merging.weights import Counting, middle_price
 from hydraopt.progress import Progress, silent
+from hydraopt.sources import source_hash
 
 __all__ = ["Passes"]
 
@@ -101,16 +101,15 @@ class _Tally:
         return sum(self.sizes)
 
 
-_ANSWERS: Final = 6
-"""Version of the answers. Change it whenever the code gives other answers to the same questions.
-Stored answers of other versions are then not used."""
+_DECIDE: Final = ("adapters", "coding", "compress", "linalg", "merging")
+"""Packages whose code decides what is answered to a question."""
 
 
 @functools.cache
 def _versions() -> tuple[str, ...]:
-    """Return the versions of hydraopt and of the libraries that answers depend on."""
+    """Return what answers depend on beside the question: the code, and versions of libraries."""
     libraries = (metadata.version(name) for name in ("numpy", "scipy", "numba"))
-    return (__version__, *libraries)
+    return (source_hash(*_DECIDE), *libraries)
 
 
 class Passes(Closing):
@@ -342,7 +341,7 @@ class Passes(Closing):
         digests = self._pieces.digests
         if not digests or self._pieces.core is not None:
             return None
-        about = _ANSWERS, *_versions(), self._measure, self._modes, entry
+        about = *_versions(), self._measure, self._modes, entry
         held = [(content, digests[content]) for content in self._holders[index]]
         return hashlib.sha256(repr((about, held)).encode()).hexdigest()
 

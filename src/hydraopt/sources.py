@@ -1,0 +1,30 @@
+"""Hashes of hydraopt's own source: what is stored of its results holds for the same code alone."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+
+__all__ = ["source_hash"]
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+@functools.cache
+def source_hash(*packages: str) -> str:
+    """Return a hash of the Python source of these packages of hydraopt.
+
+    Args:
+        packages: names of packages and modules directly below hydraopt, such as "linalg".
+    """
+    digest = hashlib.sha256()
+    for name in sorted(packages):
+        lone = _PACKAGE / f"{name}.py"
+        files = [lone] if lone.is_file() else sorted((_PACKAGE / name).rglob("*.py"))
+        if not files:
+            raise ValueError(f"hydraopt has no package {name}")
+        for file in files:
+            data = file.read_bytes()
+            digest.update(f"{file.relative_to(_PACKAGE).as_posix()} {len(data)}\n".encode() + data)
+    return digest.hexdigest()

@@ -1,0 +1,54 @@
+"""What is stored of results holds for the same source alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hydraopt import sources
+from hydraopt.sources import source_hash
+
+PACKAGE = Path(sources.__file__).parent
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of two packages and a module, hashed in place of the installed ones."""
+    for name in ("linalg", "probes", "values.py"):
+        place = PACKAGE / name
+        copy = shutil.copytree if place.is_dir() else shutil.copy
+        copy(place, tmp_path / name)
+    monkeypatch.setattr(sources, "_PACKAGE", tmp_path)
+    source_hash.cache_clear()
+    yield tmp_path
+    source_hash.cache_clear()
+
+
+def test_a_change_of_code_gives_another_hash(copied: Path) -> None:
+    before = {name: source_hash(name) for name in ("linalg", "probes", "values")}
+    assert len(set(before.values())) == 3
+    (copied / "linalg" / "svd.py").write_text("changed = True")
+    (copied / "values.py").write_text("changed = True")
+    source_hash.cache_clear()
+    after = {name: source_hash(name) for name in before}
+    assert {name for name in before if before[name] != after[name]} == {"linalg", "values"}
+
+
+def test_a_moved_file_gives_another_hash(copied: Path) -> None:
+    before = source_hash("linalg")
+    (copied / "linalg" / "svd.py").rename(copied / "linalg" / "zzz.py")
+    source_hash.cache_clear()
+    assert source_hash("linalg") != before
+
+
+def test_the_order_of_packages_does_not_matter(copied: Path) -> None:
+    assert source_hash("linalg", "probes") == source_hash("probes", "linalg")
+    assert source_hash("linalg", "probes") != source_hash("linalg")
+
+
+def test_a_package_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ValueError, match="nothing"):
+        source_hash("nothing")
