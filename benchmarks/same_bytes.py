@@ -19,69 +19,66 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = "tests/bundle/golden"
 
 Hashes = dict[str, str]
 
-CASES: dict[str, list[str]] = {
-    "examples-10": ["--size", "10%"],
-    "examples-default": [],
-    "examples-5": ["--size", "5%"],
-    "examples-3": ["--size", "3%"],
-    "examples-error": ["--error", "0.2"],
-    "examples-worst": ["--max-error", "0.3"],
-    "examples-fair": ["--size", "6%", "--fair"],
-    "examples-weighed": ["--size", "4%", "--weight", "dates-de=3"],
-    "examples-lossless": ["--lossless"],
+CASES: dict[str, dict[str, Any]] = {
+    "examples-10": {"size": "10%"},
+    "examples-default": {},
+    "examples-5": {"size": "5%"},
+    "examples-3": {"size": "3%"},
+    "examples-error": {"error": 0.2},
+    "examples-worst": {"max_error": 0.3},
+    "examples-fair": {"size": "6%", "fair": True},
+    "examples-frobenius": {"size": "5%", "measure": "frobenius"},
+    "examples-weighed": {"size": "4%", "importance": {"dates-de": 3.0}},
+    "examples-lossless": {"lossless": True},
 }
 """Options of a merge of the eight examples, by the name of the bundle."""
-FROBENIUS = """
-import sys
-from hydraopt import merge
-*adapters, output = sys.argv[1:]
-merge(adapters, output, size="5%", measure="frobenius")
-"""
-HEADS = """
-import sys
+FORTY = {"forty-10": {"size": "10%"}, "forty-5": {"size": "5%"}}
+CODE = """
+import json, sys
+import hydraopt
 try:
     from hydraopt.methods import combine
 except ImportError:  # in older revisions
     from hydraopt.merging.combine import combine
-*adapters, output = sys.argv[1:]
-combine(adapters, output, "hydraopt", heads=4)
+name, options, output, *inputs = sys.argv[1:]
+if name == "merge":
+    hydraopt.merge(inputs, output, **json.loads(options))
+elif name == "shrink":
+    hydraopt.shrink(*inputs, output, **json.loads(options))
+else:
+    combine(inputs, output, "hydraopt", **json.loads(options))
 """
-"""Another measure, and HydraOpt as published: the command line has neither."""
-FORTY = {"forty-10": ["--size", "10%"], "forty-5": ["--size", "5%"]}
+"""Python's functions, whose names stay where options of the command line come and go."""
 
 
 def bundles(tree: Path, adapters: Path, work: Path, quick: bool) -> Hashes:
     """Bundles that the code of ``tree`` makes of the adapters of this tree, by name."""
     environment = {**os.environ, "PYTHONPATH": str(tree / "src")}
 
-    def written(arguments: list[str], path: Path) -> str:
-        command = [sys.executable, *arguments]
+    def run(name: str, inputs: list[str], options: dict[str, Any], output: str) -> str:
+        path = work / f"{output}.hydra.safetensors"
+        command = [sys.executable, "-c", CODE, name, json.dumps(options), str(path), *inputs]
         subprocess.run(command, env=environment, cwd=work, check=True, capture_output=True)
         return hashlib.sha256(path.read_bytes()).hexdigest()
-
-    def run(arguments: list[str], output: str) -> str:
-        path = work / f"{output}.hydra.safetensors"
-        return written(["-m", "hydraopt", *arguments, "-o", str(path), "--force"], path)
 
     def folders(of: str) -> list[str]:
         return [str(x) for x in sorted((adapters / of).iterdir()) if x.is_dir()]
 
     eight = folders("examples/adapters")
-    found = {name: run(["merge", *eight, *more], name) for name, more in CASES.items()}
-    first = work / "examples-10.hydra.safetensors"
-    found["examples-shrunk"] = run(["shrink", str(first), "--size", "3%"], "examples-shrunk")
-    for name, code in (("examples-frobenius", FROBENIUS), ("examples-hydraopt", HEADS)):
-        path = work / f"{name}.hydra.safetensors"
-        found[name] = written(["-c", code, *eight, str(path)], path)
+    found = {name: run("merge", eight, more, name) for name, more in CASES.items()}
+    first = [str(work / "examples-10.hydra.safetensors")]
+    found["examples-shrunk"] = run("shrink", first, {"size": "3%"}, "examples-shrunk")
+    found["examples-hydraopt"] = run("combine", eight, {"heads": 4}, "examples-hydraopt")
     if not quick:
         forty = folders("zoo/adapters/gemma3-5x8")
-        found |= {name: run(["merge", *forty, *more], name) for name, more in FORTY.items()}
+        found |= {name: run("merge", forty, more, name) for name, more in FORTY.items()}
     return found
 
 

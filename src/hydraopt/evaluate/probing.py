@@ -33,7 +33,7 @@ from hydraopt.sources import source_hash
 
 __all__ = ["Asker", "Prober", "prompter", "swap_labels"]
 
-_DECIDE: Final = ("basemodel", "evaluate", "linalg", "probes")
+_DECIDE: Final = ("basemodel", "evaluate", "harm", "linalg", "probes")
 """Packages whose code decides which numbers items get."""
 BLOCK: Final = 32
 """Items that are asked together. A larger sample begins with the blocks of a smaller one."""

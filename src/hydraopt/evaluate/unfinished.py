@@ -25,7 +25,7 @@ from hydraopt.sources import source_hash
 
 __all__ = ["Unfinished", "base_files"]
 
-_DECIDE: Final = ("basemodel", "evaluate", "linalg", "probes")
+_DECIDE: Final = ("basemodel", "evaluate", "harm", "linalg", "probes")
 """Packages whose code decides what a request gives."""
 _DAYS: Final = 14
 """Days without use after which an entry is deleted."""
