@@ -25,7 +25,7 @@ def three(make_adapter: MakeAdapter, tmp_path: Path) -> list[Path]:
 @pytest.mark.parametrize("weight", [None, "x", 0, -1.0, float("nan"), float("inf"), 10**400, True])
 def test_a_weight_that_is_none_is_told_with_its_adapter(three, tmp_path: Path, weight) -> None:
     name = three[0].name
-    with pytest.raises(UsageError, match=rf"a weight must be a positive number \[adapter {name}\]"):
+    with pytest.raises(UsageError, match=rf"adapter {name}"):
         combine(three, tmp_path / "x", "hydraopt", rank=2, heads=1, weights={name: weight})
     assert not (tmp_path / "x").exists()
 

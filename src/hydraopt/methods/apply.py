@@ -29,7 +29,7 @@ from hydraopt.methods.registry import Method, method_named
 from hydraopt.methods.small import Merged
 from hydraopt.values import real, shown
 
-__all__ = ["apply", "relative_weights"]
+__all__ = ["apply", "checked_weight", "relative_weights"]
 
 _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "float16": np.dtype("<f2"),
@@ -173,12 +173,12 @@ def _weights(
             explain("weights do not fit", got=got, expected=f"{len(names)}, one an adapter")
         )
     return [
-        _weight(name, weight, row.weighs_errors)
+        checked_weight(name, weight, row.weighs_errors)
         for name, weight in zip(names, weights, strict=True)
     ]
 
 
-def _weight(name: str, weight: object, positive: bool) -> float:
+def checked_weight(name: str, weight: object, positive: bool) -> float:
     """Return the weight of the adapter of that name; raises UsageError for what is none."""
     number = real(weight)
     if number is None or not math.isfinite(number) or (positive and number <= 0):

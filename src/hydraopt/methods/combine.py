@@ -28,10 +28,10 @@ from hydraopt.merging.align import align
 from hydraopt.merging.outcome import Job, StrPath, Written, inputs_of, load
 from hydraopt.merging.output import check_parent
 from hydraopt.merging.recipe import MethodRecipe
-from hydraopt.methods.apply import apply, relative_weights
+from hydraopt.methods.apply import apply, checked_weight, relative_weights
 from hydraopt.methods.hydra import check_counts
 from hydraopt.methods.registry import Method, method_named
-from hydraopt.values import closest, listed, real, shown
+from hydraopt.values import closest, listed
 
 __all__ = ["Combined", "combine"]
 
@@ -84,7 +84,7 @@ def combine(
     options = {name: x.item() if isinstance(x, np.generic) else x for name, x in options.items()}
     importance = dict(weights or {})
     if row.weighs_errors:
-        _check_importance(importance)
+        importance = {name: checked_weight(name, x, True) for name, x in importance.items()}
     given = _weights(row, loaded, importance)
     made = apply(loaded, row, dtype=dtype, weights=given, same_base=same_base, **options)
     errors, by_module = _errors(loaded, made)
@@ -124,21 +124,6 @@ def _measured(
             )
         )
     return dataclasses.replace(manifest, tasks=tuple(tasks))
-
-
-def _check_importance(weights: Mapping[str, float]) -> None:
-    """Raises UsageError for weights of errors that are not positive and finite."""
-    for name, weight in weights.items():
-        value = real(weight)
-        if value is None or not 0 < value < math.inf:
-            raise UsageError(
-                explain(
-                    "a weight must be a positive number",
-                    adapter=name,
-                    got=shown(weight),
-                    expected="above 0, and finite",
-                )
-            )
 
 
 def _relative(importance: Mapping[str, float], names: Iterable[str]) -> Array:
