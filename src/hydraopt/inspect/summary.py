@@ -92,7 +92,7 @@ class TypeComparison:
 
 @dataclass(frozen=True)
 class Extreme:
-    """The module with the highest or lowest value of some measure."""
+    """Module with the highest or lowest value of a measure."""
 
     what: str
     path: str

@@ -70,7 +70,7 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Model:
-    """A model that is served. parent: the base model, of which a task is an adapter."""
+    """Model that is served. parent: the base model of a task."""
 
     id: str
     created: int
@@ -98,7 +98,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Message:
-    """A message of a chat, or a piece of one."""
+    """Message of a chat, or a piece of one."""
 
     role: str | None = None
     content: str | None = None
@@ -106,7 +106,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Choice:
-    """An answer, or a piece of one: text of a completion, message or delta of a chat."""
+    """Answer, or a piece of one: text of a completion, message or delta of a chat."""
 
     index: int
     finish_reason: str | None
