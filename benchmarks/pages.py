@@ -68,6 +68,7 @@ BLOCKS: Mapping[str, Path] = {
     "readers": _EVIDENCE / "format.md",
     "core use": _EVIDENCE / "format.md",
     "remote": _EVIDENCE / "format.md",
+    "folders": _EVIDENCE / "format.md",
     "heads": _EVIDENCE / "kinds.md",
     "real": _EVIDENCE / "kinds.md",
     "embedding": _EVIDENCE / "kinds.md",
@@ -75,7 +76,6 @@ BLOCKS: Mapping[str, Path] = {
     "people": _EVIDENCE / "people.md",
     "tuners": _DOCS / "reference" / "tuners.md",
     "fleet": _DOCS / "howto" / "fleet.md",
-    "folders": _DOCS / "howto" / "collections.md",
 }
 """The document of every block."""
 OPTIONAL = frozenset({"evidence in short"})

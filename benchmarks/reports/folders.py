@@ -1,4 +1,4 @@
-"""What a folder with an index takes: the tables of docs/howto/collections.md."""
+"""Costs of a folder with an index."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 def block(result: Row) -> str:
-    """From a result of ``python -m benchmarks.speed folders``."""
+    """Return the tables of a result of ``python -m benchmarks.speed folders``."""
     of = {
         what: [row for row in result["rows"] if row["what"] == what]
         for what in ("folder", "store", "explore")
@@ -49,7 +49,7 @@ def _opened(rows: Sequence[Row]) -> tuple[str, str]:
 
 def _added(rows: Sequence[Row], explored: Sequence[Row]) -> tuple[str, str]:
     about = wrapped(
-        "One task more: bytes without those of the index, which is read and written as well. "
+        "Adding one task, without the bytes of the index, which is read and written too. "
         "Then the start of `hydraopt report --serve`, and its first view by the clock."
     )
     lines = [
@@ -69,8 +69,8 @@ def _added(rows: Sequence[Row], explored: Sequence[Row]) -> tuple[str, str]:
 
 def _fetched(rows: Sequence[Row]) -> tuple[str, str]:
     about = wrapped(
-        "Over the network with an empty cache, to open the folder and then to use one task. `more` "
-        "is what came beyond core and task: the index, the listing, the heads of answers."
+        "Over the network with an empty cache, to open the folder and then to use one task. "
+        "`more` is the index, the listing and the headers of the answers."
     )
     lines = [
         [
