@@ -76,6 +76,13 @@ def line(row: Row) -> list[str]:
     ]
 
 
+def _as_asked(result: Result) -> Row:
+    """Return the note of a method that was given the rivals' prompts."""
+    asked = result["prompts"]
+    judge = {"count": asked["a_task_at_most"], "split": asked["of"]}
+    return {"options": {"judge": {**judge, "learned": asked.get("learned")}}}
+
+
 def _about(name: str, result: Result) -> str:
     asked = result["prompts"]
     more = f", and {asked['learned']} training rows" if asked.get("learned") else ""
@@ -104,8 +111,13 @@ def prompted(folder: Path = QUALITY) -> str:
     """Return the rivals' rows, and hydraopt's with a refit."""
     parts = []
     for name, result, rows in _found(folder):
-        shown = [row for row in rows if row["method"] not in _OURS or row["method"] == REFIT]
-        parts.append(f"{_about(name, result)}\n{table(HEAD, [line(row) for row in shown])}")
+        shown = [
+            line({**row, "prompts": ""})[:-1]
+            for row in rows
+            if row["method"] not in _OURS
+            or (row["method"] == REFIT and row["prompts"] == prompts_told(_as_asked(result)))
+        ]
+        parts.append(f"{_about(name, result)}\n{table(HEAD[:-1], shown)}")
     return "\n".join(parts) or MISSING
 
 
