@@ -56,7 +56,7 @@ def draw_means() -> None:
 
     figure, axis = plt.subplots(figsize=(7.2, 3.2))
     for name, entry in headline()["sets"].items():
-        rows = [x for x in entry["rows"] if x["method"] == METHOD and 2 <= x["size_pct"] + 0.1]
+        rows = [x for x in entry["rows"] if x["method"] == METHOD and x["size_pct"] + 0.1 >= 2]
         if name in SETS:
             means = [row["mean_drop_pct"] for row in rows]
             ends = np.abs(np.array([row["mean_drop_interval"] for row in rows]).T - means)

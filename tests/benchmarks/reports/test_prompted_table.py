@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.quality.sets import pinned
 from benchmarks.reports.leaderboard import rows_by_set
-from benchmarks.reports.prompted import prompted
+from benchmarks.reports.prompted import every_row, prompted
 from benchmarks.reports.scores import headline
 from tests.benchmarks.reports.test_scores import task
 
@@ -51,6 +51,8 @@ def folder(tmp_path: Path) -> Path:
     )
     del mine["tasks"][1]["results"]["half"]  # not scored yet
     whole = result("harm", {"hydraopt-refit": "5%"}, {a: 300, b: 300, c: 300}, ADAPTERS)
+    judge = {"split": "validation", "count": 24, "learned": 300}
+    whole["methods"]["hydraopt-refit"]["options"] = {"judge": judge}
     fewer = result("rivals", {"hydraopt": "5%", "other": ""}, {a: 24, b: 24, c: 24}, ADAPTERS)
     for name, made in (("prompted", mine), ("x.harm", whole), ("rivals", fewer)):
         (tmp_path / f"{SET}.{name}.json").write_text(json.dumps(made))
@@ -64,7 +66,11 @@ def test_ours_stand_beside_them_over_the_same_rows(folder: Path) -> None:
     assert [x[0] for x in cells] == ["group 2 bit", "**hydraopt-refit 5%**"]
     # The second task of the two loses 5 %; a third one, of ours alone, does not count.
     assert {x[2].partition(" ")[0] for x in cells} == {"2.50"}
-    assert cells[1][1:2] + cells[1][4:] == ["5.0 %", "2.5 %", "0.125", f"`{SET}.x.harm.json`"]
+    assert cells[1][1:2] + cells[1][4:] == ["5.0 %", "2.5 %", "0.125"]
+    assert [row[-1] for row in every_row(folder)[1]] == [
+        f"{SET}.prompted.json",
+        f"{SET}.x.harm.json",
+    ]
     assert "600 test rows" in text
     assert "24 validation rows of a task, and 300 training rows" in " ".join(text.split())
 
