@@ -48,8 +48,11 @@ def ways(folder: Path = QUALITY) -> str:
         own = [row for row in rows if Path(row["results"][0]).name == name and row not in plain]
         count = sum(task["rows"] for task in result["tasks"])
         about = [f"`{result['set']}`, {len(result['tasks'])}", f"{count:,}"]
-        lines += [[*about, *line({**row, "prompts": ""})[:-1]] for row in (*plain, *own)]
-    return table(["set, tasks", "test rows", *HEAD[:-1]], lines) if lines else MISSING
+        for row in (*plain, *own):
+            method, _, *cells, _ = line({**row, "prompts": ""})
+            lines.append([*about, method, *cells])
+    method, _, *heads, _ = HEAD
+    return table(["set, tasks", "test rows", method, *heads], lines) if lines else MISSING
 
 
 def every_way(folder: Path = QUALITY) -> Table:
