@@ -43,7 +43,7 @@ from hydraopt.adapters import Adapter, read_adapters
 from hydraopt.basemodel.products import products_of
 from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.compress.measure import measure_named
-from hydraopt.evaluate.compare import Request
+from hydraopt.evaluate.compare import EvaluationRequest
 from hydraopt.files.reading import file_hash
 from hydraopt.harm.look import POWER
 from hydraopt.inspect.adapters import inspect_adapters
@@ -205,14 +205,14 @@ def guessed(set_name: str, adapters: Sequence[Adapter]) -> list[dict[str, float]
     return found
 
 
-def request_for(set_name: str, tasks: Path, rows: int | None, products: str) -> Request:
+def request_for(set_name: str, tasks: Path, rows: int | None, products: str) -> EvaluationRequest:
     """How a set is scored: rows as long as those that were trained on, answers of the bundles."""
     from zoo.bases import base_folder
     from zoo.recipe import read_recipe
 
     recipe = read_recipe(recipe_of(set_name))
     longest = max((plan.max_tokens or 0 for plan in recipe.plans), default=0)
-    return Request(
+    return EvaluationRequest(
         str(base_folder(recipe.base)),
         tasks,
         rows=rows,

@@ -112,7 +112,7 @@ def score(
     rows: int,
 ) -> None:
     """Add KL to the originals and the share of changed answers to the rows, means over tasks."""
-    from hydraopt.evaluate.compare import Compared, Request, evaluate
+    from hydraopt.evaluate.compare import Compared, EvaluationRequest, evaluate
 
     names = [adapter.name for adapter in adapters]
     live = {row.label: (row, note) for row, note in found if "failed" not in note}
@@ -122,7 +122,7 @@ def score(
         {adapter.name: adapter.source.parent for adapter in adapters},
         {label: ReadBack(row, work / label, names) for label, (row, _) in live.items()},
     )
-    result = evaluate(compared, Request(base, tasks, rows=rows))
+    result = evaluate(compared, EvaluationRequest(base, tasks, rows=rows))
     for label, (_, note) in live.items():
         scores = [task.results[label] for task in result.tasks if label in task.results]
         for key in ("kl", "changed_pct"):

@@ -10,7 +10,7 @@ import pytest
 from hydraopt import open_bundle
 from hydraopt.adapters import read_adapter
 from hydraopt.cli.inspect import worst_module
-from hydraopt.inspect.bundle import CodedModule
+from hydraopt.inspect.bundle import TaskModule
 from tests.cli.conftest import TASKS, Run
 from tests.export.targets import small_task
 from tests.marks import slow
@@ -37,7 +37,7 @@ def test_inspect_adapters_json(run: Run, adapters: Path) -> None:
 )
 def test_of_modules_with_the_largest_stated_error_none_is_named(errors, said: str) -> None:
     """A manifest states no more than 1 of a module: which of these is worst nobody knows."""
-    details = [CodedModule(path, 1, x, "private") for path, x in zip("ab", errors, strict=False)]
+    details = [TaskModule(path, 1, x, "private") for path, x in zip("ab", errors, strict=False)]
     assert worst_module(details) == said
 
 

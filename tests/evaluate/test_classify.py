@@ -18,7 +18,7 @@ from hydraopt.basemodel.model import load_classifier, load_model
 from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, UsageError
 from hydraopt.evaluate.classify import Classifier, encode_texts, run_classification
-from hydraopt.evaluate.compare import Request, evaluate, read_compared
+from hydraopt.evaluate.compare import EvaluationRequest, evaluate, read_compared
 from hydraopt.evaluate.taskfile import read_task_file
 from tests.conftest import write_adapter
 
@@ -75,7 +75,7 @@ def test_scores_are_those_of_peft_and_scikit_learn(base, mood, tmp_path) -> None
     merge([adapter(tmp_path / "mood-en")], tmp_path / "b", error=0.3, workers=1)
     open_bundle(tmp_path / "b")["mood-en"].save_pretrained(tmp_path / "out", dtype="float32")
     compared = read_compared([str(tmp_path / "mood-en"), str(tmp_path / "b")])
-    (task,) = evaluate(compared, Request(str(base), mood)).tasks
+    (task,) = evaluate(compared, EvaluationRequest(str(base), mood)).tasks
     assert (task.metric, task.rows, set(task.results)) == (
         "macro-F1",
         24,
@@ -144,13 +144,13 @@ def test_noise_on_the_head_flips_labels_and_the_model_stays(base, mood) -> None:
 def test_long_rows_are_left_out(base, mood, tmp_path) -> None:
     compared = read_compared([str(adapter(tmp_path / "mood-en"))])
     lengths = [len(x) for x in TEXTS]
-    (task,) = evaluate(compared, Request(str(base), mood, tokens=max(lengths) - 1)).tasks
+    (task,) = evaluate(compared, EvaluationRequest(str(base), mood, tokens=max(lengths) - 1)).tasks
     assert (task.rows, task.left_out) == (
         sum(x < max(lengths) for x in lengths),
         lengths.count(max(lengths)),
     )
     with pytest.raises(UsageError, match="no row of mood/en is short enough"):
-        evaluate(compared, Request(str(base), mood, tokens=2))
+        evaluate(compared, EvaluationRequest(str(base), mood, tokens=2))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_refused(change, message, base, mood, tmp_path) -> 
     compared = read_compared([str(adapter(tmp_path / "mood-en", **change))])
     for more in ({}, {"swaps": True, "score": False}):
         with pytest.raises(UsageError, match=message):
-            evaluate(compared, Request(str(base), mood, **more))
+            evaluate(compared, EvaluationRequest(str(base), mood, **more))
 
 
 def test_an_adapter_without_its_head_is_refused(base, mood, tmp_path) -> None:
@@ -172,7 +172,7 @@ def test_an_adapter_without_its_head_is_refused(base, mood, tmp_path) -> None:
         tmp_path / "mood-en", {Q: (np.ones((32, 2)), np.ones((2, 32)))}, task_type="SEQ_CLS"
     )
     with pytest.raises(UsageError, match="mood-en classifies sequences, and has no head"):
-        evaluate(read_compared([str(bare)]), Request(str(base), mood))
+        evaluate(read_compared([str(bare)]), EvaluationRequest(str(base), mood))
 
 
 def test_a_label_that_is_none_is_refused(base, mood) -> None:

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from hydraopt.basemodel.model import load_model
 from hydraopt.cli.main import cli
 from hydraopt.errors import UsageError
-from hydraopt.evaluate.compare import Request, evaluate, read_compared
+from hydraopt.evaluate.compare import EvaluationRequest, evaluate, read_compared
 from tests.evaluate.test_run import PATH, factors
 
 
@@ -210,7 +210,7 @@ def test_the_base_may_be_left_out(adapter, base, tasks, tmp_path) -> None:
     compared = read_compared([str(adapter), str(bundle)])
     results = {}
     for with_base in (True, False):
-        request = Request(str(base), tasks, with_base=with_base)
+        request = EvaluationRequest(str(base), tasks, with_base=with_base)
         (task,) = evaluate(compared, request).tasks
         results[with_base] = task.results
     assert set(results[True]) - set(results[False]) == {"base"}

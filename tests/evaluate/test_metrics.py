@@ -8,13 +8,13 @@ import pytest
 from hydraopt.errors import UsageError
 from hydraopt.evaluate.metrics import METRICS, metrics_of
 from hydraopt.evaluate.stats import paired_difference
-from hydraopt.evaluate.taskfile import TaskRow
+from hydraopt.evaluate.taskfile import TaskExample
 
 
 def score(name: str, pairs: list[tuple[str, str]], language: str = "en") -> float:
     """Score of (answer, expected) pairs."""
     metric = METRICS[name]
-    rows = [metric.of_row(got, TaskRow("", want, (want,)), language) for got, want in pairs]
+    rows = [metric.of_row(got, TaskExample("", want, (want,)), language) for got, want in pairs]
     return metric.total(np.array(rows, float))
 
 
@@ -66,7 +66,7 @@ def test_bleu_is_the_corpus_score_of_its_library() -> None:
 
 
 def test_more_references_can_only_help() -> None:
-    row = TaskRow("", "a b c d", ("a b c d", "w x y z"))
+    row = TaskExample("", "a b c d", ("a b c d", "w x y z"))
     for name in ("chrF", "BLEU", "GLEU", "ROUGE-L", "token-F1"):
         metric = METRICS[name]
         assert metric.total(np.array([metric.of_row("w x y z", row, "en")])) == pytest.approx(100)

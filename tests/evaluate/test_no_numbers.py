@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hydraopt.evaluate import probing
-from hydraopt.evaluate.compare import Request, evaluate, read_compared
+from hydraopt.evaluate.compare import EvaluationRequest, evaluate, read_compared
 from hydraopt.evaluate.results import Skipped
 from hydraopt.jsonvalues import to_json
 from tests.conftest import write_adapter
@@ -58,7 +58,7 @@ def test_the_source_of_no_numbers_is_named(both, base, tasks) -> None:
     b, a = factors(0.1)[PATH]
     others = {"x": {"spell-en": {PATH: (b * HUGE, a * HUGE)}}, "y": {"spell-en": {PATH: (b, a)}}}
     compared = replace(read_compared([both[1]]), others=others)
-    (entry,) = evaluate(compared, Request(str(base), tasks)).tasks
+    (entry,) = evaluate(compared, EvaluationRequest(str(base), tasks)).tasks
     assert "got NaN or infinity of x." in str(entry.skipped)
 
 
@@ -68,7 +68,7 @@ def test_heads_whose_logits_are_none(base, mood, tmp_path) -> None:
     pairs = {x: (np.ones((32, 4)), np.ones((4, 32))) for x in BOTH}
     more = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
     write_adapter(folder, pairs, extras=head, **more)
-    request = Request(str(base), mood, swaps=True, people=2)
+    request = EvaluationRequest(str(base), mood, swaps=True, people=2)
     (entry,) = evaluate(read_compared([str(folder)]), request).tasks
     why = "logits are no numbers [adapter mood-en]; got NaN or infinity of original"
     assert str(entry.skipped).startswith(why)
@@ -85,7 +85,7 @@ def test_probes_and_swaps_of_the_others_are_asked(both, base, tmp_path, cache) -
     (folder / "en" / "test.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows))
     names = dict.fromkeys(("spell-en", "spell-fr"), "mood/en")
     probes = [str(SAMPLES / "winobias")]
-    request = Request(
+    request = EvaluationRequest(
         str(base), folder.parent, names, probes=probes, swaps=True, people=2, score=False
     )
     result = evaluate(read_compared(both), request)

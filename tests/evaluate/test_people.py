@@ -12,7 +12,7 @@ from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import load_model
 from hydraopt.errors import UsageError
 from hydraopt.evaluate import compare, probing
-from hydraopt.evaluate.taskfile import TaskFile, TaskRow
+from hydraopt.evaluate.taskfile import TaskExample, TaskFile
 from tests.evaluate.test_classify import adapter as classifier
 from tests.evaluate.test_eval_verb import adapter, base, run
 from tests.probes.test_probe_files import SAMPLES
@@ -232,7 +232,7 @@ def test_what_is_a_classification() -> None:
     from hydraopt.evaluate.people import is_classification
 
     def task(outputs: list[str], labels: tuple[str, ...]) -> TaskFile:
-        rows = tuple(TaskRow("x", y, (y,)) for y in outputs)
+        rows = tuple(TaskExample("x", y, (y,)) for y in outputs)
         return TaskFile("t", "en", "", "accuracy", rows, "", labels)
 
     assert is_classification(task(["a", "b"] * 4, ("a", "b", "c")))

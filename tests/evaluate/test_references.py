@@ -10,7 +10,7 @@ import pytest
 from hydraopt.errors import UsageError
 from hydraopt.evaluate.metrics import METRICS
 from hydraopt.evaluate.run import encode_task, run_task
-from hydraopt.evaluate.taskfile import TaskRow, read_task_file
+from hydraopt.evaluate.taskfile import TaskExample, read_task_file
 from tests.evaluate.test_run import factors
 
 
@@ -52,8 +52,8 @@ def test_references_are_right_beside_the_output(tasks, row, right) -> None:
 )
 def test_the_best_over_references_counts(name, answer, right) -> None:
     metric = METRICS[name]
-    assert list(metric.of_row(answer, TaskRow("", right[0], right), "en")) == [1]
-    assert list(metric.of_row("Paris", TaskRow("", right[0], right), "en")) == [0]
+    assert list(metric.of_row(answer, TaskExample("", right[0], right), "en")) == [1]
+    assert list(metric.of_row("Paris", TaskExample("", right[0], right), "en")) == [0]
 
 
 def test_an_answer_that_teacher_forcing_does_not_tell_is_right_too(trained, tasks) -> None:

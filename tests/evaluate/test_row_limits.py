@@ -15,7 +15,7 @@ import transformers as hf
 from hydraopt.basemodel.model import load_classifier
 from hydraopt.errors import UsageError
 from hydraopt.evaluate.classify import encode_texts
-from hydraopt.evaluate.compare import Request, evaluate, read_compared
+from hydraopt.evaluate.compare import EvaluationRequest, evaluate, read_compared
 from hydraopt.evaluate.context import Context, context_of, sifted
 from hydraopt.evaluate.run import encode_task, run_task
 from hydraopt.evaluate.taskfile import read_task_file
@@ -158,7 +158,7 @@ def test_texts_of_a_classifier_have_a_place_and_a_token(tmp_path) -> None:
         modules_to_save=["classifier"],
     )  # fmt: skip
     base = saved(tmp_path / "base", bert())
-    (entry,) = evaluate(read_compared([str(folder)]), Request(str(base), tasks)).tasks
+    (entry,) = evaluate(read_compared([str(folder)]), EvaluationRequest(str(base), tasks)).tasks
     why = f"longer than the base's context of {PLACES} tokens"
     assert (entry.rows, entry.left_out) == (4, 2)
     assert entry.left_out_why == {why: 1, "without a token": 1}

@@ -12,7 +12,7 @@ import pytest
 from hydraopt import merge, read_adapters
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.evaluate import compare, forced, run
-from hydraopt.evaluate.compare import Request, evaluate, read_compared
+from hydraopt.evaluate.compare import EvaluationRequest, evaluate, read_compared
 from hydraopt.evaluate.forced import Forced
 from tests.evaluate.test_run import factors
 from tests.marks import slow
@@ -48,7 +48,7 @@ def asked(trained, tasks, make_adapter, tmp_path, cache):
     bundle = tmp_path / "x.hydra.safetensors"
     merge(read_adapters(folders), bundle, error=0.3)
     compared = read_compared([*map(str, folders), str(bundle)])
-    return compared, Request(str(tmp_path / "base"), tasks, rows=6)
+    return compared, EvaluationRequest(str(tmp_path / "base"), tasks, rows=6)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from benchmarks.common import save_json
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.model import factors_key
 from hydraopt.bundle.reader import open_bundle
-from hydraopt.evaluate.compare import Compared, Request, bundles_of, evaluate
+from hydraopt.evaluate.compare import Compared, EvaluationRequest, bundles_of, evaluate
 from hydraopt.evaluate.results import Evaluation
 from hydraopt.evaluate.taskfile import read_task_file
 from hydraopt.files.reading import file_hash
@@ -28,7 +28,7 @@ def score(
     out: Path,
     adapters: Sequence[Adapter],
     made: Sequence[tuple[Path, Any]],
-    request: Request,
+    request: EvaluationRequest,
     extra: Mapping[str, Any],
     take: Sequence[Path] = (),
 ) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _taken(
     files: Sequence[Path],
     now: Mapping[str, Any],
     compared: Compared,
-    request: Request,
+    request: EvaluationRequest,
     folder: Path,
     wanted: Collection[str],
 ) -> Iterator[dict[str, Any]]:
@@ -164,7 +164,12 @@ class _Other:
 
     @classmethod
     def of(
-        cls, file: Path, now: Mapping[str, Any], compared: Compared, request: Request, folder: Path
+        cls,
+        file: Path,
+        now: Mapping[str, Any],
+        compared: Compared,
+        request: EvaluationRequest,
+        folder: Path,
     ) -> _Other:
         other = json.loads(file.read_text())
         about = other["limits"]["rows"], other["products"], other["split"], other["adapters"]
@@ -178,14 +183,14 @@ class _Other:
         return cls(file.name, tasks, other["bundles"], replace(compared, bundles=found))
 
 
-def _is_of(request: Request, task: Mapping[str, Any]) -> bool:
+def _is_of(request: EvaluationRequest, task: Mapping[str, Any]) -> bool:
     """Whether a task was scored on the rows that are asked for."""
     assert request.tasks is not None
     asked = read_task_file(request.tasks, task["task"], task["language"], request.split)
     return bool(asked.sha256 == task["sha256"])
 
 
-def _refuse_other_rows(name: str, before: Mapping[str, Any], request: Request) -> None:
+def _refuse_other_rows(name: str, before: Mapping[str, Any], request: EvaluationRequest) -> None:
     """SystemExit where a result that is to go on is of other task files, or of other lengths."""
     if before and before["limits"].get("tokens") != request.tokens:
         raise SystemExit(f"{name} was made with rows of other lengths; remove it first")

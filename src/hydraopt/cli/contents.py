@@ -8,12 +8,12 @@ from hydraopt.cli.common import mean_and_worst, say, show_table, size_text, wors
 from hydraopt.values import counted
 
 if TYPE_CHECKING:
-    from hydraopt.inspect.listing import Contents, Difference
+    from hydraopt.inspect.listing import Difference, Listing
 
 __all__ = ["show_difference", "show_list"]
 
 
-def show_list(report: Contents) -> None:
+def show_list(report: Listing) -> None:
     """Show a list of tasks."""
     errors = [row.error for row in report.tasks]
     shown, left = worst(report.tasks, lambda row: row.error)

@@ -173,9 +173,9 @@ def _spelt(names: Sequence[str]) -> str:
 def _request(
     compare: ModuleType, base: str, named: Mapping[str, str], options: Mapping[str, Any]
 ) -> Any:
-    """Return the options of the command as a hydraopt.evaluate.compare.Request."""
+    """Return the options of the command as a hydraopt.evaluate.compare.EvaluationRequest."""
     tasks = options["tasks"]
-    return compare.Request(
+    return compare.EvaluationRequest(
         base,
         None if tasks is None else Path(tasks),
         named,

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from hydraopt.inspect.adapters import AdaptersReport
     from hydraopt.inspect.bundle import (
         BundleReport,
-        CodedModule,
         ModuleCost,
         TaskDetails,
+        TaskModule,
         TensorCost,
         TypeCost,
     )
@@ -340,7 +340,7 @@ def recipe_text(recipe: Mapping[str, Any]) -> str:
     return "; ".join(filter(None, parts))
 
 
-def worst_module(details: Sequence[CodedModule]) -> str:
+def worst_module(details: Sequence[TaskModule]) -> str:
     """Return the module of a task with the largest error; a manifest states no more than 1."""
     beyond = sum(x.error >= 1 for x in details)
     worst = max(details, key=lambda x: x.error, default=None)

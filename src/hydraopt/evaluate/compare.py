@@ -37,13 +37,21 @@ from hydraopt.progress import Progress
 from hydraopt.threads import cores
 from hydraopt.values import closest, listed
 
-__all__ = ["BASE", "ORIGINAL", "Compared", "Request", "bundles_of", "evaluate", "read_compared"]
+__all__ = [
+    "BASE",
+    "ORIGINAL",
+    "Compared",
+    "EvaluationRequest",
+    "bundles_of",
+    "evaluate",
+    "read_compared",
+]
 
 _PACKAGES = ("hydraopt", "numpy", "torch", "transformers", "sacrebleu", "nltk", "rouge-score")
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """Settings of an evaluation.
 
     tasks, task_of: folder of task folders; adapter name to "TASK/LANGUAGE", where its name or
@@ -81,7 +89,7 @@ class Request:
 
 def evaluate(
     compared: Compared,
-    request: Request,
+    request: EvaluationRequest,
     progress: Progress | None = None,
     done: Collection[str] = (),
     keep: Callable[[Evaluation], None] | None = None,
@@ -129,7 +137,9 @@ def evaluate(
     return whole
 
 
-def _unfinished(head: Evaluation, request: Request, probes: ProbeSet | None) -> Unfinished | None:
+def _unfinished(
+    head: Evaluation, request: EvaluationRequest, probes: ProbeSet | None
+) -> Unfinished | None:
     """Return the store of this request's interrupted evaluation; None without the base's hash."""
     if head.base.sha256 is None:
         return None
@@ -153,7 +163,7 @@ def _about(compared: Compared, name: str, task: TaskFile | None) -> list[str]:
 
 
 def _people(
-    compared: Compared, request: Request, models: _Models, probes: ProbeSet | None
+    compared: Compared, request: EvaluationRequest, models: _Models, probes: ProbeSet | None
 ) -> People:
     return People(
         compared,
@@ -172,7 +182,7 @@ def _scored(
     compared: Compared,
     name: str,
     task: TaskFile | None,
-    request: Request,
+    request: EvaluationRequest,
     progress: Progress | None,
     known: Kept | None,
 ) -> TaskResult:
@@ -224,7 +234,7 @@ def _written(
     compared: Compared,
     name: str,
     task: TaskFile,
-    request: Request,
+    request: EvaluationRequest,
     progress: Progress | None,
     known: Kept | None,
 ) -> tuple[TaskRows, dict[str, Scores]]:
@@ -247,7 +257,7 @@ def _classified(
     compared: Compared,
     name: str,
     task: TaskFile,
-    request: Request,
+    request: EvaluationRequest,
     progress: Progress | None,
 ) -> tuple[TaskRows, dict[str, Scores]]:
     sets = compared.classifiers(name)
@@ -259,7 +269,7 @@ def _classified(
     return rows, run_classification(model, rows, sets, reference, progress)
 
 
-def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile | None]:
+def _task_files(compared: Compared, request: EvaluationRequest) -> dict[str, TaskFile | None]:
     """Return the rows of every adapter, by its name; None where no tasks were given."""
     names = compared.names()
     for asked, what in ((request.task_of, "a task is named"), (request.only, "scores are wanted")):
@@ -289,7 +299,7 @@ def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile | No
     return wanted
 
 
-def _rows_of(adapter: str, task: TaskName, request: Request) -> TaskFile:
+def _rows_of(adapter: str, task: TaskName, request: EvaluationRequest) -> TaskFile:
     """Return the rows of an adapter's task; an error states where the task's name is from."""
     assert request.tasks is not None
     try:
@@ -301,7 +311,7 @@ def _rows_of(adapter: str, task: TaskName, request: Request) -> TaskFile:
         ) from error
 
 
-def _head(compared: Compared, request: Request) -> Evaluation:
+def _head(compared: Compared, request: EvaluationRequest) -> Evaluation:
     """Return the result without tasks."""
     folder = files_of(request.base)
     limits = {"rows": request.rows, "tokens": request.tokens}

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.errors import UsageError, explain
-from hydraopt.evaluate.taskfile import TaskRow
+from hydraopt.evaluate.taskfile import TaskExample
 
 __all__ = ["METRICS", "Metric", "metrics_of"]
 
@@ -37,7 +37,7 @@ class Metric:
     """
 
     name: str
-    of_row: Callable[[str, TaskRow, str], Sequence[float]]
+    of_row: Callable[[str, TaskExample, str], Sequence[float]]
     total: Callable[[Numbers], float]
     exact: bool = False
 
@@ -57,11 +57,11 @@ def _f1(numbers: Numbers) -> float:
     return 100 * float(2 * right / max(answered + expected, 1))
 
 
-def _exact(answer: str, row: TaskRow, language: str) -> Sequence[float]:
+def _exact(answer: str, row: TaskExample, language: str) -> Sequence[float]:
     return [float(answer.strip() in {right.strip() for right in row.references})]
 
 
-def _intent(answer: str, row: TaskRow, language: str) -> Sequence[float]:
+def _intent(answer: str, row: TaskExample, language: str) -> Sequence[float]:
     def intent(text: str) -> str:
         return text.partition("(")[0].strip()
 
@@ -73,12 +73,12 @@ def _last_number(text: str) -> str:
     return numbers[-1].replace(",", "").rstrip(".") if numbers else ""
 
 
-def _number(answer: str, row: TaskRow, language: str) -> Sequence[float]:
+def _number(answer: str, row: TaskExample, language: str) -> Sequence[float]:
     wanted = set(map(_last_number, row.references)) - {""}
     return [float(_last_number(answer) in wanted)]
 
 
-def _tokens_in_place(answer: str, row: TaskRow, language: str) -> Sequence[float]:
+def _tokens_in_place(answer: str, row: TaskExample, language: str) -> Sequence[float]:
     got, wanted = answer.split(), row.output.split()
     return [float(sum(a == b for a, b in zip(got, wanted, strict=False))), float(len(wanted))]
 
@@ -87,7 +87,7 @@ def _shared(got: Counter[str], wanted: Counter[str]) -> list[float]:
     return [float((got & wanted).total()), float(got.total()), float(wanted.total())]
 
 
-def _slots(answer: str, row: TaskRow, language: str) -> Sequence[float]:
+def _slots(answer: str, row: TaskExample, language: str) -> Sequence[float]:
     def slots(text: str) -> Counter[str]:
         return Counter(slot.strip() for slot in text.split(";") if slot.strip())
 
@@ -100,7 +100,7 @@ def _pieces(text: str, language: str) -> list[str]:
     return list("".join(words)) if language in ("zh", "ja") else words
 
 
-def _token_f1(answer: str, row: TaskRow, language: str) -> Sequence[float]:
+def _token_f1(answer: str, row: TaskExample, language: str) -> Sequence[float]:
     """SQuAD's token F1, the best over references; by characters where words have no spaces. Case,
     punctuation and symbols do not count. Articles do, unlike SQuAD's: they are English alone."""
 
@@ -124,7 +124,7 @@ def _label(text: str) -> float:
     return float(zlib.crc32(text.strip().encode()))
 
 
-def _labels(answer: str, row: TaskRow, language: str) -> Sequence[float]:
+def _labels(answer: str, row: TaskExample, language: str) -> Sequence[float]:
     return [_label(row.output), _label(answer)]
 
 
@@ -141,7 +141,7 @@ def _macro_f1(numbers: Numbers) -> float:
     return 100 * float((2 * right / both).mean())
 
 
-def _chrf(answer: str, row: TaskRow, language: str) -> Sequence[float]:
+def _chrf(answer: str, row: TaskExample, language: str) -> Sequence[float]:
     from sacrebleu.metrics.chrf import CHRF
 
     return [CHRF().sentence_score(answer, list(row.references)).score / 100]
@@ -158,7 +158,7 @@ def _bleu(tokenise: str) -> Any:
     return BLEU(tokenize=tokenise, effective_order=True)
 
 
-def _bleu_of_row(answer: str, row: TaskRow, language: str) -> Sequence[float]:
+def _bleu_of_row(answer: str, row: TaskExample, language: str) -> Sequence[float]:
     statistics = _bleu(_tokenised(language)).sentence_score(answer, list(row.references))
     return [
         *map(float, statistics.counts),
@@ -177,7 +177,7 @@ def _bleu_total(numbers: Numbers) -> float:
     )
 
 
-def _gleu(answer: str, row: TaskRow, language: str) -> Sequence[float]:
+def _gleu(answer: str, row: TaskExample, language: str) -> Sequence[float]:
     from nltk.translate.gleu_score import sentence_gleu
 
     right = [_pieces(x, language) for x in row.references]
@@ -197,7 +197,7 @@ def _rouge_scorer(language: str) -> Any:
     return RougeScorer(["rougeL"], tokenizer=Pieces())
 
 
-def _rouge(answer: str, row: TaskRow, language: str) -> Sequence[float]:
+def _rouge(answer: str, row: TaskExample, language: str) -> Sequence[float]:
     scorer = _rouge_scorer(language)
     return [max(scorer.score(x, answer)["rougeL"].fmeasure for x in row.references)]
 

@@ -48,7 +48,7 @@ class People:
     probes: probes for every adapter, None for none.
     swaps: whether identities are swapped in rows.
     most: maximum number of rows of each kind.
-    products, seed: as in a Request.
+    products, seed: as in a EvaluationRequest.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ from hydraopt.evaluate.kept import Kept
 from hydraopt.evaluate.metrics import Metric, metrics_of
 from hydraopt.evaluate.skipped import NoNumbersError, check_losses
 from hydraopt.evaluate.stats import Interval, paired_difference
-from hydraopt.evaluate.taskfile import TaskFile, TaskRow
+from hydraopt.evaluate.taskfile import TaskExample, TaskFile
 from hydraopt.progress import Progress
 
 __all__ = ["Scores", "TaskRows", "encode_task", "run_task"]
@@ -53,7 +53,7 @@ class TaskRows:
     """
 
     task: TaskFile
-    rows: tuple[TaskRow, ...]
+    rows: tuple[TaskExample, ...]
     items: tuple[Encoded, ...]
     metrics: tuple[Metric, ...]
     left_out: int

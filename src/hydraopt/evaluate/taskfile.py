@@ -15,11 +15,11 @@ from hydraopt.files.url import AnyPath
 _MOST_ROWS = 1 << 30
 """Maximum size of a file of task rows, in bytes."""
 
-__all__ = ["TaskFile", "TaskName", "TaskRow", "named_task", "read_task_file", "task_of"]
+__all__ = ["TaskExample", "TaskFile", "TaskName", "named_task", "read_task_file", "task_of"]
 
 
 @dataclass(frozen=True)
-class TaskRow:
+class TaskExample:
     """One example. references: all answers that are right, ``output`` first."""
 
     input: str
@@ -40,7 +40,7 @@ class TaskFile:
     language: str
     instruction: str
     metric: str
-    rows: tuple[TaskRow, ...]
+    rows: tuple[TaskExample, ...]
     sha256: str
     labels: tuple[str, ...] = ()
 
@@ -82,7 +82,9 @@ def read_task_file(tasks: Path, name: str, language: str, split: str = "test") -
     )
 
 
-def _labels(meta: Mapping[str, object], rows: tuple[TaskRow, ...], name: str) -> tuple[str, ...]:
+def _labels(
+    meta: Mapping[str, object], rows: tuple[TaskExample, ...], name: str
+) -> tuple[str, ...]:
     for key in ("labels", "label_set"):
         said = meta.get(key)
         if said is None:
@@ -124,7 +126,7 @@ def _meta(folder: Path) -> Mapping[str, object]:
     return dict(meta)
 
 
-def _row(line: str, where: str) -> TaskRow:
+def _row(line: str, where: str) -> TaskExample:
     try:
         value = json.loads(line)
         if "\\u" in line:
@@ -145,7 +147,7 @@ def _row(line: str, where: str) -> TaskRow:
                 expected="a list of strings, null, or none at all",
             )
         )
-    return TaskRow(given, output, (output, *(x for x in more or [] if x != output)))
+    return TaskExample(given, output, (output, *(x for x in more or [] if x != output)))
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class TaskCost:
 
 
 @dataclass(frozen=True)
-class CodedModule:
+class TaskModule:
     """One module of one task: its bytes, relative error and form."""
 
     path: str
@@ -63,7 +63,7 @@ class CodedModule:
 
 
 @dataclass(frozen=True)
-class CodedTensor:
+class TaskTensor:
     """One coded tensor of one task. base: whether it is a difference from the base model."""
 
     key: str
@@ -78,9 +78,9 @@ class CodedTensor:
 class TaskDetails(TaskCost):
     """Cost of a task with that of its modules and tensors. forms: number of records by form."""
 
-    details: tuple[CodedModule, ...]
+    details: tuple[TaskModule, ...]
     forms: Mapping[str, int]
-    tensor_details: tuple[CodedTensor, ...]
+    tensor_details: tuple[TaskTensor, ...]
     worst_module: str | None
 
 
@@ -270,12 +270,12 @@ def _detailed_tasks(bundle: Bundle, progress: Progress) -> tuple[TaskDetails, ..
     for done, task in enumerate(bundle.one_by_one(), 1):
         forms, coded, errors = task.forms(), task.coded_bytes(), task.module_errors
         modules = tuple(
-            CodedModule(path, coded.get(path, 0), errors.get(path, 0.0), form)
+            TaskModule(path, coded.get(path, 0), errors.get(path, 0.0), form)
             for path, form in forms.items()
         )
         tensor_errors, sizes = task.tensor_errors, task.tensor_bytes()
         tensors = tuple(
-            CodedTensor(
+            TaskTensor(
                 x.key,
                 x.kind,
                 tuple(x.shape),
@@ -306,7 +306,7 @@ def _counts(forms: Iterable[str]) -> dict[str, int]:
 def _modules(bundle: Bundle, tasks: Sequence[TaskDetails]) -> tuple[ModuleCost, ...]:
     """Group the details of all tasks by module, with the vectors and bytes of the shared bases."""
     streams = {task.name: task.content for task in bundle.manifest.tasks}
-    details: dict[str, list[tuple[str, CodedModule]]] = {}
+    details: dict[str, list[tuple[str, TaskModule]]] = {}
     for row in tasks:
         for detail in row.details:
             details.setdefault(detail.path, []).append((row.name, detail))

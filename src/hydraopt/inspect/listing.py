@@ -14,7 +14,7 @@ from hydraopt.collection.kinds import StrPath
 from hydraopt.files.url import place_of
 from hydraopt.merging.frozen import MiddlePrice
 
-__all__ = ["ChangedTask", "Contents", "Difference", "TaskFacts", "difference", "listing"]
+__all__ = ["ChangedTask", "Difference", "Listing", "TaskFacts", "difference", "listing"]
 
 _NUMBERED: Final = {"name", "content", "config", "carried", "modules", "tensors", "added"}
 """Columns of a row that are valid only in its own collection, or are compared separately."""
@@ -47,7 +47,7 @@ class TaskFacts:
 
 
 @dataclass(frozen=True)
-class Contents:
+class Listing:
     """Tasks of a collection.
 
     size: bytes of the whole. core_bytes: bytes of the shared stream.
@@ -97,11 +97,11 @@ class Difference:
     same: tuple[str, ...]
 
 
-def listing(path: StrPath) -> Contents:
+def listing(path: StrPath) -> Listing:
     """List the tasks of a collection. Nothing is decoded."""
     bundle = open_bundle(path)
     price = MiddlePrice.in_recipe(bundle.recipe)
-    return Contents(
+    return Listing(
         str(place_of(path)),
         bundle.size,
         bundle.core_bytes,

@@ -25,7 +25,7 @@ from hydraopt.probes.pairs import (
 )
 from hydraopt.probes.table import Loaded, listed
 
-__all__ = ["NO_PROBE", "PROBES", "Kind", "Looked", "look"]
+__all__ = ["NO_PROBE", "PROBES", "Looked", "ProbeKind", "look"]
 
 NO_PROBE: Final = "no probe"
 
@@ -37,7 +37,7 @@ _LIKE: Final = 0.5
 
 
 @dataclass(frozen=True)
-class Kind:
+class ProbeKind:
     """A kind of probe.
 
     fits: recognises a file by its name, first bytes and columns.
@@ -59,7 +59,7 @@ def _has(*marks: str) -> Callable[[str, str, Collection[str]], bool]:
 
 
 PROBES: Final = {
-    "winogender": Kind(
+    "winogender": ProbeKind(
         "github.com/rudinger/winogender-schemas",
         "MIT",
         _has("sentid"),
@@ -67,35 +67,35 @@ PROBES: Final = {
         WINOGENDER_COLUMNS,
         lambda _: STATISTICS,
     ),
-    "winobias": Kind(
+    "winobias": ProbeKind(
         "github.com/uclanlp/corefBias",
         "MIT",
         lambda name, head, _: name.startswith("pro_stereotyped_type") and "[" in head,
         load_winobias,
         beside=other_half,
     ),
-    "bbq": Kind(
+    "bbq": ProbeKind(
         "github.com/nyu-mll/BBQ",
         "CC-BY-4.0",
         lambda name, head, _: name.endswith(".jsonl") and '"question_polarity"' in head,
         load_bbq,
         BBQ_KEYS,
     ),
-    "seegull": Kind(
+    "seegull": ProbeKind(
         "github.com/google-research-datasets/seegull",
         "CC-BY-4.0",
         _has(*SEEGULL_COLUMNS),
         load_seegull,
         SEEGULL_COLUMNS,
     ),
-    "kobbq": Kind(
+    "kobbq": ProbeKind(
         "github.com/naver-ai/KoBBQ",
         "MIT",
         _has("sample_id", "biased_answer"),
         load_kobbq,
         KOBBQ_COLUMNS,
     ),
-    "crows-pairs": Kind(
+    "crows-pairs": ProbeKind(
         "github.com/nyu-mll/crows-pairs",
         "CC-BY-SA-4.0",
         _has("sent_more", "sent_less"),

@@ -105,7 +105,7 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ReplyChoice:
     """Answer, or a piece of one: text of a completion, message or delta of a chat."""
 
     index: int
@@ -124,7 +124,7 @@ class ReplyBody:
     object: str
     created: int
     model: str
-    choices: tuple[Choice, ...]
+    choices: tuple[ReplyChoice, ...]
     usage: Usage | None = None
 
 
@@ -137,7 +137,7 @@ class Reply:
     created: int = field(default_factory=lambda: int(time.time()))
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def body(self, streamed: bool, *choices: Choice, usage: Usage | None = None) -> ReplyBody:
+    def body(self, streamed: bool, *choices: ReplyChoice, usage: Usage | None = None) -> ReplyBody:
         """Return the body with these choices. streamed: whether it is a chunk."""
         chat = self.kind == "chat"
         name = "chat.completion" if chat else "text_completion"
@@ -160,20 +160,20 @@ def usage_of(job: Job, last: Piece) -> Usage:
 def whole(reply: Reply, text: str, reason: str | None, usage: Usage) -> ReplyBody:
     """Return a reply in one piece."""
     if reply.kind == "chat":
-        choice = Choice(0, reason, None, message=Message("assistant", text))
+        choice = ReplyChoice(0, reason, None, message=Message("assistant", text))
     else:
-        choice = Choice(0, reason, None, text)
+        choice = ReplyChoice(0, reason, None, text)
     return reply.body(False, choice, usage=usage)
 
 
 def chunk(reply: Reply, text: str | None, reason: str | None) -> ReplyBody:
     """Return a piece of a reply; a text of None marks its beginning."""
     if reply.kind == "completion":
-        choice = Choice(0, reason, None, text or "")
+        choice = ReplyChoice(0, reason, None, text or "")
     elif text is None:
-        choice = Choice(0, reason, None, delta=Message("assistant", ""))
+        choice = ReplyChoice(0, reason, None, delta=Message("assistant", ""))
     else:
-        choice = Choice(0, reason, None, delta=Message(content=text or None))
+        choice = ReplyChoice(0, reason, None, delta=Message(content=text or None))
     return reply.body(True, choice)
 
 

@@ -14,7 +14,7 @@ from hydraopt import merge
 from hydraopt.adapters import read_adapters
 from hydraopt.compress.recode import recode
 from hydraopt.evaluate import compare
-from hydraopt.evaluate.compare import Request
+from hydraopt.evaluate.compare import EvaluationRequest
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.look import Look
 from tests.marks import slow
@@ -67,7 +67,7 @@ def scored(adapters, tasks, trained, tmp_path, monkeypatch):
         measured.clear()
         path = tmp_path / f"made {changed}" / "x.hydra.safetensors"
         made = [bundle(adapters, path, changed)]
-        request = Request("tiny", tasks, rows=3, write_base=False, only=only)
+        request = EvaluationRequest("tiny", tasks, rows=3, write_base=False, only=only)
         score(tmp_path / "out.json", adapters, made, request, {"plan": "x"})
         return list(measured), json.loads((tmp_path / "out.json").read_text())
 
@@ -131,7 +131,7 @@ def taken(adapters, tasks, trained, tmp_path, monkeypatch):
     """Scores two bundles of one folder, the second with what the first result can give."""
     monkeypatch.setattr(compare, "load_model", lambda base: trained)
     folder = tmp_path / "beside"
-    request = Request("tiny", tasks, rows=3, write_base=False)
+    request = EvaluationRequest("tiny", tasks, rows=3, write_base=False)
     first, second = (
         [bundle(adapters, folder / f"{name}.hydra.safetensors", changed)]
         for name, changed in (("a", ""), ("b", "more"))

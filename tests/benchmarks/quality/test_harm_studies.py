@@ -19,7 +19,7 @@ from benchmarks.quality.sets import ALONE, CURVES, DEFAULT, PLANS, REFIT, WITH_P
 from hydraopt import merge
 from hydraopt.basemodel.encoding import encode_row
 from hydraopt.bundle.harm import Harm
-from hydraopt.evaluate.compare import Request
+from hydraopt.evaluate.compare import EvaluationRequest
 from hydraopt.evaluate.taskfile import read_task_file
 from hydraopt.files.reading import file_hash
 
@@ -126,7 +126,7 @@ def small(trained, splits, adapters, tmp_path: Path, monkeypatch):
         return merge(adapters, path, error=error, workers=1)
 
     def request(_set, tasks, rows, products):
-        return Request(str(tmp_path / "base"), tasks, rows=rows, products=products)
+        return EvaluationRequest(str(tmp_path / "base"), tasks, rows=rows, products=products)
 
     def judge(base, adapters, tasks, split, count, learned, answer_tokens):
         refit = lambda name, modules: {name: split}  # noqa: E731

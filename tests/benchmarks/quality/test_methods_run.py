@@ -11,7 +11,7 @@ import pytest
 from benchmarks.quality import methods
 from benchmarks.quality.harness import building
 from hydraopt.adapters import Adapter, read_adapters
-from hydraopt.evaluate.compare import Request
+from hydraopt.evaluate.compare import EvaluationRequest
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_nothing_is_written_where_no_trial_was_built(adapters, tmp_path: Path, m
     run = run_of("--tune", "--tasks", str(tmp_path), "--out", str(out))
     monkeypatch.setattr(methods.Run, "built", lambda self: {"x": {"failed": "no room"}})
     monkeypatch.setattr(methods, "trials", lambda *_: {"x": ("ties", {}, None)})
-    monkeypatch.setattr(methods, "request_for", lambda *_: Request("no base", tmp_path))
+    monkeypatch.setattr(methods, "request_for", lambda *_: EvaluationRequest("no base", tmp_path))
     with pytest.raises(SystemExit, match="nothing was built: no room"):
         methods.tune_all(run)
     assert out.read_text() == "{}"

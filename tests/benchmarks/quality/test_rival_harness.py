@@ -14,7 +14,7 @@ from benchmarks.rivals.compare import ours
 from benchmarks.rivals.group import rounding
 from hydraopt import merge
 from hydraopt.adapters import read_adapters
-from hydraopt.evaluate.compare import Request
+from hydraopt.evaluate.compare import EvaluationRequest
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -88,7 +88,7 @@ def test_scores_of_new_rows_join_the_old(adapters, tasks, trained, tmp_path, mon
         building.measured(row, adapters, tmp_path / row.label)
     names = [adapter.name for adapter in adapters]
     back = {k: ReadBack(row, tmp_path / k, names) for k, row in rows.items()}
-    request = Request("tiny", tasks, write_base=False)
+    request = EvaluationRequest("tiny", tasks, write_base=False)
     seen: list = []
 
     def keep(head, done) -> None:
