@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from hydraopt.adapters import RawTensor
 from hydraopt.adapters.rawtensor import DTYPE_BYTES
 from hydraopt.bundle import pack_carried
 from hydraopt.coding.chunks import ChunkWriter
@@ -158,7 +157,21 @@ def modules(draw: st.DrawFn, tuner: str) -> list[dict[str, Any]]:
         rows = [{**row, "groups": 2, "group": g, "path": f"{path}::w{g + 1}{end}"} for g in both]
     if draw(st.integers(0, 24)) == 0:
         name = draw(st.sampled_from(sorted(row)))
-        odd = (None, 0, -1, 1.0, True, "", "::w1", [], [0], 1 << 24, (1 << 24) + 1, 3, 2)
+        odd: tuple[Any, ...] = (
+            None,
+            0,
+            -1,
+            1.0,
+            True,
+            "",
+            "::w1",
+            [],
+            [0],
+            1 << 24,
+            (1 << 24) + 1,
+            3,
+            2,
+        )
         draw(st.sampled_from(rows))[name] = draw(st.sampled_from(odd))
     return rows
 
@@ -191,7 +204,7 @@ def _names(of: Sequence[str]) -> st.SearchStrategy[str]:
 
 
 @st.composite
-def extras(draw: st.DrawFn) -> dict[str, RawTensor]:
+def extras(draw: st.DrawFn) -> dict[str, Any]:
     """Carried tensors by key, of any dtype."""
     made = {}
     for _ in range(draw(st.sampled_from((0, 0, 1, 1, 2, 3)))):
@@ -239,7 +252,7 @@ def forgeries(draw: st.DrawFn) -> bytes:
         held.append(other)
     names = sorted(draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=2, unique=True)))
     carried = {name: draw(extras()) for name in names}
-    packed = pack_carried(carried)  # type: ignore[arg-type]
+    packed = pack_carried(carried)
     streams: list[bytes] = []
     tasks = []
     for i, name in enumerate(names):

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 from hydraopt.bundle import verify_bundle
 from hydraopt.coding.chunks import Chunk, pack_table, read_table
@@ -106,7 +107,7 @@ def _text(draw: random.Random, data: bytes) -> bytes:
     return pieces.pack()
 
 
-_ODD = (
+_ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 3, 1.0, 0.5, -0.5, 1e308, 2**24, 2**24 + 1, 2**31, 2**63,
     10**30, "", "all", "F16", "lora_bias", "A", "AAAA", "A===", "a\u200bb", "x" * 4097, [], [0],
     [0, 1], [1, 0], [[]], {}, {"=": 1}, {"=": "all"}, {"set": {}}, {"drop": ["r"]}, "conv", "rows",
@@ -120,15 +121,15 @@ def _values(draw: random.Random, data: bytes) -> bytes:
     pieces = Pieces.of(data)
     whole = json.loads(pieces.text)
     for _ in range(draw.choice((1, 1, 2))):
-        inner: object = whole
+        inner: Any = whole
         for _ in range(draw.randrange(1, 6)):
             if isinstance(inner, dict) and inner:
-                key: object = draw.choice(sorted(inner))
+                key: Any = draw.choice(sorted(inner))
             elif isinstance(inner, list) and inner:
                 key = draw.randrange(len(inner))
             else:
                 break
-            below = inner[key]  # type: ignore[index]
+            below = inner[key]
             if not isinstance(below, dict | list) or draw.random() < 0.2:
                 _exchange(draw, inner, key)
                 break
@@ -137,20 +138,20 @@ def _values(draw: random.Random, data: bytes) -> bytes:
     return pieces.pack()
 
 
-def _exchange(draw: random.Random, inner: object, key: object) -> None:
+def _exchange(draw: random.Random, inner: Any, key: Any) -> None:
     assert isinstance(inner, dict | list)
     way = draw.randrange(5)
     if way == 0:
-        del inner[key]  # type: ignore[arg-type]
+        del inner[key]
     elif way == 1 and isinstance(inner, list):
         inner.insert(draw.randrange(len(inner) + 1), draw.choice(_ODD))
     elif way == 2 and isinstance(inner, dict):
         names = ("more", "=", "harm", "curve", "keys", "modules", "of", "added")
         inner[draw.choice(names)] = draw.choice(_ODD)
-    elif way == 3 and type(inner[key]) is int:  # type: ignore[call-overload]
-        inner[key] += draw.choice((-1, 1, 100))  # type: ignore[index, call-overload]
+    elif way == 3 and type(inner[key]) is int:
+        inner[key] += draw.choice((-1, 1, 100))
     else:
-        inner[key] = draw.choice(_ODD)  # type: ignore[index, call-overload]
+        inner[key] = draw.choice(_ODD)
 
 
 def _streams(pieces: Pieces) -> list[str]:
@@ -169,7 +170,7 @@ def _chunks(data: bytes) -> tuple[list[Chunk], int]:
     raise AssertionError("no table")
 
 
-def _raise(what: str) -> None:
+def _raise(what: str) -> NoReturn:
     raise ValueError(what)
 
 

@@ -69,7 +69,8 @@ def of_python(path: Path) -> Verdict:
     assert verify_bundle(path).ok == (whole == "ok")
     for task in tasks:
         word, found = _exported(task)
-        words.append(word), hashes.append(found)
+        words.append(word)
+        hashes.append(found)
     return Verdict(whole, tuple(words), tuple(hashes))
 
 
