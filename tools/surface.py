@@ -1,0 +1,81 @@
+"""Count what a reader of the source has to know: lines, commands, names used twice, and the like.
+
+python -m tools.surface [FOLDER]     counts of another checkout of this repository
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from tools.pages import ROOT
+
+__all__ = ["surface"]
+
+_OPENINGS = re.compile(r"(What|How|Of|Those|Who|Which|Whose|The|That|As|Where|When)\b")
+_PRIVATE = re.compile(r"setattr\(\s*[^,()]*,\s*\"_[a-z]|setattr\(\s*\"[^\"]*\._[a-z]")
+_WORDING = re.compile(r"match=|in str\(|\.output\b.*\bin\b|\bin \w*\.(output|stderr|stdout)")
+
+
+def _lines(paths: Iterator[Path]) -> int:
+    return sum(path.read_text(encoding="utf-8").count("\n") for path in paths)
+
+
+def _classes(source: Path) -> Iterator[tuple[str, ast.ClassDef]]:
+    for path in sorted(source.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        package = path.relative_to(source).parts[0]
+        yield from ((package, node) for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+
+
+def _docstrings(source: Path) -> Iterator[str]:
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for path in sorted(source.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, documented) and (text := ast.get_docstring(node)):
+                yield text
+
+
+def surface(root: Path) -> dict[str, object]:
+    """Return the counts of a checkout, by name."""
+    source, tests = root / "src" / "hydraopt", root / "tests"
+    classes = list(_classes(source))
+    names = Counter(node.name for _, node in classes)
+    text = [path.read_text(encoding="utf-8") for path in sorted(tests.rglob("*.py"))]
+    packages = sorted(path.parent for path in source.glob("*/__init__.py"))
+    return {
+        "lines": {path.name: _lines(path.rglob("*.py")) for path in packages},
+        "lines of source": _lines(source.rglob("*.py")),
+        "lines of tests": _lines(tests.rglob("*.py")),
+        "lines of benchmarks": _lines((root / "benchmarks").rglob("*.py")),
+        "classes": len(classes),
+        "classes of harm": sum(package == "harm" for package, _ in classes),
+        "class names used twice": sorted(name for name, count in names.items() if count > 1),
+        "docstrings": sum(1 for _ in _docstrings(source)),
+        "docstrings with another opening": sum(
+            bool(_OPENINGS.match(found)) for found in _docstrings(source)
+        ),
+        "dict[str, Any]": sum(
+            path.read_text(encoding="utf-8").count("dict[str, Any]")
+            for path in source.rglob("*.py")
+        ),
+        "assertions on wording": sum(len(_WORDING.findall(page)) for page in text),
+        "replaced names": sum(page.count(".setattr(") for page in text),
+        "replaced private names": sum(len(_PRIVATE.findall(page)) for page in text),
+        "bytes of documents": sum(path.stat().st_size for path in (root / "docs").rglob("*.md")),
+    }
+
+
+def main() -> None:
+    """Print the counts as JSON."""
+    root = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT
+    print(json.dumps(surface(root), indent=2))
+
+
+if __name__ == "__main__":
+    main()
