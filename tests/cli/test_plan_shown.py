@@ -33,7 +33,7 @@ def plan(counts: str, harms: list[float], alone: int = 0) -> Plan:
     ],
 )
 def test_a_harm_is_told_in_few_digits(capsys, counts, harms, shown, unit) -> None:
-    show_plan(plan(counts, harms), False, as_json=False)
+    show_plan(plan(counts, harms), as_json=False)
     told = " ".join(capsys.readouterr().out.split())
     assert all(f"kB {x} " in told for x in shown)
     assert told.count(f" kB {shown[1]} ") == 2  # the trial, and what is planned
@@ -44,7 +44,7 @@ def test_a_harm_is_told_in_few_digits(capsys, counts, harms, shown, unit) -> Non
 
 
 def test_of_many_trials_the_first_the_last_and_some_between_are_shown(capsys) -> None:
-    show_plan(plan("lost", [0.01 * i for i in range(1, 9)]), False, as_json=False)
+    show_plan(plan("lost", [0.01 * i for i in range(1, 9)]), as_json=False)
     told = " ".join(capsys.readouterr().out.split())
     assert [x for x in range(1, 9) if told.count(f" kB {x} ") > (x == 8)] == [1, 3, 6, 8]
     assert "trials 4 of 8 are shown; --json has all" in told
@@ -59,7 +59,7 @@ def test_notes_and_a_refit_are_told(capsys) -> None:
 
 def test_tasks_without_prompts_are_counted(capsys) -> None:
     for alone, said in ((2, "note: 1 task without"), (3, "note: 2 tasks without")):
-        show_plan(plan("lost", [0.1, 0.2], alone), False, as_json=False)
+        show_plan(plan("lost", [0.1, 0.2], alone), as_json=False)
         assert said in capsys.readouterr().out
 
 
