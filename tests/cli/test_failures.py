@@ -75,7 +75,7 @@ def test_what_nobody_foresaw_is_70_and_one_line(
     assert (result.exit_code, result.stdout) == (70, "")
     assert result.stderr.count("\n") == 1
     assert "Traceback" not in result.stderr
-    assert "merge ended in an error" in result.stderr
+    assert "merge failed" in result.stderr
     assert "[de, en, output out.hydra.safetensors]" in result.stderr
     assert type(error).__name__ in result.stderr
     again = f"HYDRAOPT_TRACEBACK=1 hydraopt {' '.join(ARGUMENTS)}"
