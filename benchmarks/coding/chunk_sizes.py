@@ -18,8 +18,9 @@ import zstandard
 
 from benchmarks.commands import parser_of
 from benchmarks.common import CODING, provenance, write_result
-from hydraopt.bundle import Bundle, open_bundle, strictjson
+from hydraopt.bundle import strictjson
 from hydraopt.bundle.container import header_of, inflate, tensor_names
+from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.writer import metadata_of, pack_bundle
 from hydraopt.coding.chunks import Chunk, ChunkWriter, read_table
@@ -34,6 +35,7 @@ from hydraopt.coding.records import (
     write_record,
 )
 from hydraopt.coding.stream import StreamReader, StreamWriter
+from hydraopt.collection.opening import open_bundle
 from hydraopt.collection.splitting import split
 
 SIZES = {f"{kib} KiB": kib << 10 for kib in (8, 16, 32, 64, 128, 256)} | {"whole": 1 << 40}

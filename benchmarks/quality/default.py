@@ -35,7 +35,7 @@ from benchmarks.quality.redundant import checkpoints, near_copies
 from benchmarks.quality.sets import DEFAULT, METHOD, SETS, WAYS
 from benchmarks.reports.scores import SURE, drops, result_files, row_of
 from hydraopt.adapters import Adapter, read_adapter, read_adapters
-from hydraopt.bundle.verify import verify_bundle
+from hydraopt.collection.opening import verify_bundle
 from hydraopt.errors import HydraoptError
 from hydraopt.merging.merge import merge
 from hydraopt.merging.options import DEFAULT_MAX_ERROR

@@ -30,7 +30,7 @@ from benchmarks.common import QUALITY, bundle_hash, provenance, save_json
 from benchmarks.quality.damage_measures import candidates
 from benchmarks.quality.evidence import original_adapters
 from hydraopt.adapters import Adapter
-from hydraopt.bundle.reader import open_bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.merging.merge import merge
 
 Row = dict[str, Any]

@@ -36,7 +36,7 @@ from benchmarks.quality.harness.options import add_study
 from benchmarks.quality.sets import CURVES, JUDGED, Method
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.harm import ANSWER_TOKENS
-from hydraopt.bundle.reader import open_bundle
+from hydraopt.collection.opening import open_bundle
 
 __all__ = ["interval", "kept", "main", "row_of"]
 

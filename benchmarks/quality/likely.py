@@ -29,7 +29,8 @@ from benchmarks.quality.sets import METHOD, Method
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.products import products_of
-from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.reader import Bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.harm.drift import Drift
 
 __all__ = ["SIZES", "main"]

@@ -29,7 +29,7 @@ from benchmarks.quality.harness.looking import texts_of
 from benchmarks.quality.sets import SETS
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.products import products_of
-from hydraopt.bundle.reader import open_bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.evaluate.run import encode_task, run_task
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 from hydraopt.harm.sensitivity import Activations, look

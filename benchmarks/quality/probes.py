@@ -27,7 +27,7 @@ from benchmarks.quality.sets import METHOD, SETS, Method
 from benchmarks.rivals.base import Tasks, folder_bytes, pack, tasks_of
 from benchmarks.rivals.heads import heads
 from hydraopt.adapters import Adapter
-from hydraopt.bundle.reader import open_bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.evaluate.compare import Compared, bundles_of, evaluate
 from hydraopt.evaluate.results import Evaluation
 from hydraopt.jsonvalues import to_json

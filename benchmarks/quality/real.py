@@ -20,9 +20,8 @@ import numpy as np
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, provenance, write_result
 from hydraopt.adapters import Adapter, read_adapter
-from hydraopt.bundle.reader import open_bundle
-from hydraopt.bundle.verify import verify_bundle
 from hydraopt.coding.dense import as_matrix
+from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.errors import BudgetError, HydraoptError
 from hydraopt.merging.merge import merge
 

@@ -20,8 +20,7 @@ import numpy as np
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, provenance, write_result
 from hydraopt.adapters import read_adapter
-from hydraopt.bundle.reader import open_bundle
-from hydraopt.bundle.verify import verify_bundle
+from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.merging.merge import merge
 
 SIZE = "10%"

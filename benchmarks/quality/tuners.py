@@ -21,8 +21,7 @@ from benchmarks.common import QUALITY, provenance, write_result
 from benchmarks.quality.harness.peft_adapters import CASES, Case, loaded_logits, make
 from hydraopt.adapters import read_adapter
 from hydraopt.adapters.tuners import TUNERS
-from hydraopt.bundle.reader import open_bundle
-from hydraopt.bundle.verify import verify_bundle
+from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.errors import AdapterFormatError
 from hydraopt.merging.merge import merge
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.rivals.inside import folder_bytes
 from hydraopt.adapters import Adapter
-from hydraopt.bundle.verify import relative_error
+from hydraopt.linalg.norms import relative_error
 from hydraopt.linalg.shapes import Factors
 
 __all__ = [

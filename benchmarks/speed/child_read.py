@@ -19,7 +19,7 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
 os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 from benchmarks.speed.clock import forget, say  # noqa: E402
-from hydraopt.bundle.reader import open_bundle  # noqa: E402
+from hydraopt.collection.opening import open_bundle  # noqa: E402
 
 
 def decode(path: Path, name: str, cold: bool, label: str) -> None:

@@ -26,7 +26,8 @@ from typing import Any
 
 from benchmarks.commands import parser_of
 from benchmarks.common import ROOT, SPEED, provenance, write_result
-from hydraopt.bundle import Bundle, open_bundle
+from hydraopt.bundle.reader import Bundle
+from hydraopt.collection.opening import open_bundle
 
 _OPEN = "from hydraopt import open_bundle; open_bundle({0!r})[{1!r}].factors()"
 _NUMPY = "import numpy"

@@ -27,7 +27,8 @@ import fsspec
 
 from benchmarks.commands import parser_of
 from benchmarks.common import SPEED, provenance, write_result
-from hydraopt.bundle import Bundle, open_bundle
+from hydraopt.bundle.reader import Bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.collection.splitting import split
 from tests.remote.servers import s3_server, web_server
 

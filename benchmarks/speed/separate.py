@@ -25,8 +25,8 @@ from benchmarks.speed.footprint import (
     peak_bytes,
     start_peak,
 )
-from hydraopt.bundle.reader import open_bundle
 from hydraopt.bundle.task import TaskAdapter
+from hydraopt.collection.opening import open_bundle
 from hydraopt.progress import Progress
 from hydraopt.runtime.attached import attach
 from hydraopt.runtime.frame import frame_of

@@ -29,8 +29,10 @@ from benchmarks.commands import parser_of
 from benchmarks.speed.footprint import disk_bytes, forget, growth, limited, peak_bytes, start_peak
 from benchmarks.speed.separate import compare
 from hydraopt.basemodel.model import load_model
-from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.reader import Bundle
 from hydraopt.cli.common import say, show_table, size_text
+from hydraopt.collection.following import core_of_bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import UsageError, explain
 from hydraopt.progress import Progress
 from hydraopt.runtime.attached import Attached, attach
@@ -123,7 +125,7 @@ def measure_use(
 
 
 def _check_one_file(bundle: Bundle, path: Path) -> None:
-    if path.is_dir() or bundle.source.core is not None:
+    if core_of_bundle(bundle) is not None:
         raise UsageError(
             explain(
                 "only a bundle in one file is timed",

@@ -16,9 +16,9 @@ from hydraopt.lazy import load
 
 if TYPE_CHECKING:
     from hydraopt.adapters import Adapter, read_adapter, read_adapters
-    from hydraopt.bundle.reader import Bundle, open_bundle
+    from hydraopt.bundle.reader import Bundle
     from hydraopt.bundle.task import TaskAdapter
-    from hydraopt.bundle.verify import verify_bundle
+    from hydraopt.collection.opening import open_bundle, verify_bundle
     from hydraopt.editing.shrink import shrink
     from hydraopt.errors import HydraoptError
     from hydraopt.merging.merge import MergeResult, merge
@@ -35,11 +35,11 @@ _HOMES = {
     "TaskAdapter": "hydraopt.bundle.task",
     "attach": "hydraopt.runtime.attached",
     "merge": "hydraopt.merging.merge",
-    "open_bundle": "hydraopt.bundle.reader",
+    "open_bundle": "hydraopt.collection.opening",
     "read_adapter": "hydraopt.adapters",
     "read_adapters": "hydraopt.adapters",
     "shrink": "hydraopt.editing.shrink",
-    "verify_bundle": "hydraopt.bundle.verify",
+    "verify_bundle": "hydraopt.collection.opening",
 }
 
 __all__ = [

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.coding.core_use import measure, use, vectors_of
-from hydraopt.bundle import open_bundle
 from hydraopt.coding.forms import Way
 from hydraopt.coding.records import BasisRecord, PartsRecord, Side
 from hydraopt.coding.stream import Block
+from hydraopt.collection.opening import open_bundle
 
 GOLDEN = Path(__file__).parents[1] / "bundle" / "golden" / "second.hydra.safetensors"
 

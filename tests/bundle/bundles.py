@@ -11,17 +11,11 @@ from typing import Any
 import numpy as np
 
 from hydraopt.adapters import Adapter
-from hydraopt.bundle import (
-    Bundle,
-    CarriedBlob,
-    Manifest,
-    ModuleEntry,
-    TaskEntry,
-    pack_carried,
-    relative_error,
-    write_bundle,
-)
-from hydraopt.bundle.spec import default_key
+from hydraopt.bundle.carried import pack_carried
+from hydraopt.bundle.items import CarriedBlob
+from hydraopt.bundle.reader import Bundle
+from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry, default_key
+from hydraopt.bundle.writer import write_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.coefficients import exponents, power
 from hydraopt.coding.forms import Way
@@ -33,6 +27,7 @@ from hydraopt.coding.records import (
     write_record,
 )
 from hydraopt.linalg.basis import Basis
+from hydraopt.linalg.norms import relative_error
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.linalg.svd import thin
 

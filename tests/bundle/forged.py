@@ -15,7 +15,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from hydraopt.adapters.rawtensor import DTYPE_BYTES
-from hydraopt.bundle import pack_carried
+from hydraopt.bundle.carried import pack_carried
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, matrix_shape, quantise_rest, write_dense
 from hydraopt.coding.forms import Way

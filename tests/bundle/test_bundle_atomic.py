@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt.bundle import open_bundle, write_bundle
+from hydraopt.bundle.writer import write_bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.files.writing import write_atomically
 from tests.bundle.bundles import tiny
 

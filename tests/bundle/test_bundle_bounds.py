@@ -15,9 +15,11 @@ import pytest
 from hydraopt import merge, open_bundle, verify_bundle
 from hydraopt.adapters import read_adapter
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle import Manifest, TaskEntry, pack_carried, write_bundle
+from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.container import deflate
 from hydraopt.bundle.restore.peft import export_peft
+from hydraopt.bundle.spec import Manifest, TaskEntry
+from hydraopt.bundle.writer import write_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.stream import most_numbers
 from hydraopt.errors import BundleFormatError, ExportError

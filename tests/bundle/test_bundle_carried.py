@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from hydraopt.adapters import RawTensor
 from hydraopt.adapters.rawtensor import DTYPE_BYTES, HeldBytes
-from hydraopt.bundle import pack_carried
-from hydraopt.bundle.carried import unpack_blob
+from hydraopt.bundle.carried import pack_carried, unpack_blob
 from hydraopt.bundle.container import deflate, inflate
 from hydraopt.errors import BundleFormatError
 

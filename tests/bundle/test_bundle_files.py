@@ -11,16 +11,11 @@ import pytest
 from safetensors import safe_open
 
 from hydraopt.adapters import RawTensor
-from hydraopt.bundle import (
-    Manifest,
-    ModuleEntry,
-    TaskEntry,
-    open_bundle,
-    pack_bundle,
-    pack_carried,
-    write_bundle,
-)
+from hydraopt.bundle.carried import pack_carried
+from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.strictjson import code_of, error_of, pack_ranges, unpack_ranges
+from hydraopt.bundle.writer import pack_bundle, write_bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.collection.sizing import size_apart
 from hydraopt.errors import BundleFormatError, TaskNotFoundError
 from hydraopt.files.aside import Laid

@@ -9,12 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydraopt.bundle import (
-    open_bundle,
-    verify_bundle,
-    write_bundle,
-)
+from hydraopt.bundle.writer import write_bundle
 from hydraopt.coding.version import VERSION
+from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.errors import UnsupportedVersionError
 from tests.bundle.golden.make import SECOND, TENSORS, dense_records, parts, table
 

@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydraopt.bundle import Harm, HarmPoint, Manifest, TaskEntry, open_bundle, write_bundle
-from hydraopt.bundle.harm import MAX_POINTS, pack_curve, thinned, unpack_curve
+from hydraopt.bundle.harm import MAX_POINTS, Harm, HarmPoint, pack_curve, thinned, unpack_curve
+from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.strictjson import error_of
+from hydraopt.bundle.writer import write_bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import Parts, tiny
 from tests.bundle.golden.make import CURVE, HARM, SECOND

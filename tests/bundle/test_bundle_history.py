@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from hydraopt.bundle import open_bundle, write_bundle
 from hydraopt.bundle.bounds import count_entries
 from hydraopt.bundle.history import Added
 from hydraopt.bundle.spec import Manifest
+from hydraopt.bundle.writer import write_bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import tiny
 

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from hydraopt.adapters import RawTensor
-from hydraopt.bundle import Manifest, open_bundle, pack_carried, verify_bundle
+from hydraopt.bundle.carried import pack_carried
+from hydraopt.bundle.spec import Manifest
+from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import Parts, tiny
 from tests.bundle.hostile.generate import Case, generate, pack

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hydraopt.adapters import read_adapter
-from hydraopt.bundle import open_bundle, verify_bundle
 from hydraopt.bundle.restore.peft import CONFIG, WEIGHTS, export_peft
+from hydraopt.collection.opening import open_bundle, verify_bundle
 from tests.bundle.golden.make_layouts import CASES, FOLDER
 
 # What a shared side is multiplied out to may differ in the last bit of a double.

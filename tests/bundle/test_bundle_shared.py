@@ -13,9 +13,11 @@ import bundles
 import numpy as np
 import pytest
 
-from hydraopt.bundle import shared, write_bundle
-from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle import shared
+from hydraopt.bundle.reader import Bundle
+from hydraopt.bundle.writer import write_bundle
 from hydraopt.coding.chunks import ChunkReader, ChunkWriter
+from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import BundleFormatError
 
 MODULES = 7

@@ -10,22 +10,17 @@ import numpy as np
 import pytest
 
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle import (
-    Manifest,
-    ModuleEntry,
-    TaskEntry,
-    open_bundle,
-    pack_carried,
-    verify_bundle,
-    write_bundle,
-)
+from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.restore.peft import export_peft
+from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.tensors import TensorEntry
+from hydraopt.bundle.writer import write_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, write_dense
 from hydraopt.coding.forms import Way
 from hydraopt.coding.records import BasisRecord, PartsRecord, Side, write_basis, write_record
 from hydraopt.coding.stream import quantise_block
+from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.inspect.bundle import inspect_bundle
 from tests.bundle.bundles import tiny
 from tests.limited import run_limited

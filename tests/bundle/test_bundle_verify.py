@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from hydraopt.adapters import Adapter, RawTensor, read_adapter
-from hydraopt.bundle import open_bundle, relative_error, verify_bundle, write_bundle
 from hydraopt.bundle.restore.tensors import file_chunks
+from hydraopt.bundle.writer import write_bundle
+from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.jsonvalues import to_json
+from hydraopt.linalg.norms import relative_error
 from hydraopt.linalg.shapes import Factors
 from tests.bundle.bundles import bundle_of
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import event, given, settings
 
 from benchmarks.hostile.samples import write_base
-from hydraopt.bundle import open_bundle, verify_bundle
 from hydraopt.bundle.restore.peft import export_peft
 from hydraopt.bundle.task import TaskAdapter
+from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.errors import AlignmentError, ExportError, HydraoptError, UsageError
 from hydraopt.export.formats import FORMATS, export_task
 from tests.bundle.forged import forgeries
@@ -55,7 +55,7 @@ def refusal(task: TaskAdapter, target: Path) -> HydraoptError | None:
 
 
 def of_base(task: TaskAdapter) -> bool:
-    return any(task.bundle.manifest.tensors[i].base for i in task.entry.tensors)
+    return any(task.manifest.tensors[i].base for i in task.entry.tensors)
 
 
 def out_of_range(task: TaskAdapter) -> bool:

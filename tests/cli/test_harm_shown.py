@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt.bundle import Harm, HarmPoint, open_bundle
+from hydraopt.bundle.harm import Harm, HarmPoint
 from hydraopt.cli.inspect import RECIPE_TEXTS, recipe_text
+from hydraopt.collection.opening import open_bundle
 from hydraopt.merging.recipe import MergeRecipe, RefreshRecipe, ShrinkRecipe
 from tests.bundle.bundles import remade
 from tests.cli.conftest import Run

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from hydraopt.bundle import Manifest, ModuleEntry, TaskEntry, verify_bundle, write_bundle
+from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
+from hydraopt.bundle.writer import write_bundle
 from hydraopt.cli.common import emit_json, show_table
 from hydraopt.cli.main import cli
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.records import write_record
+from hydraopt.collection.opening import verify_bundle
 from hydraopt.inspect import inspect_bundle
 from hydraopt.jsonvalues import to_json
 from hydraopt.report.build import build

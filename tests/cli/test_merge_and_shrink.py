@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt.bundle.reader import open_bundle
 from hydraopt.cli.main import cli
+from hydraopt.collection.opening import open_bundle
 from hydraopt.merging.options import DEFAULT_MAX_ERROR
 from tests.cli.conftest import TASKS, Run
 

@@ -8,9 +8,10 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from hydraopt.bundle import Bundle, open_bundle
 from hydraopt.bundle.container import INDEX_NAME, header_of
+from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.tensors import checksum
+from hydraopt.collection.opening import open_bundle
 
 __all__ = ["index_text", "rewritten", "same", "whole"]
 

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from hydraopt.adapters import RawTensor
-from hydraopt.bundle import open_bundle, pack_carried, verify_bundle, write_bundle
+from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.container import CORE_SUFFIX, INDEX_NAME, TASK_SUFFIX, deflate
 from hydraopt.bundle.kind import is_bundle
 from hydraopt.bundle.tensors import checksum
+from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection.beside import task_file_name
+from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.collection.splitting import join, split
 from hydraopt.errors import BundleFormatError, ChecksumError, UnsupportedVersionError, UsageError
 from hydraopt.inspect.bundle import inspect_bundle
@@ -146,7 +148,7 @@ def test_only_what_is_asked_for_is_read(apart: Path) -> None:
     assert "fr" not in opened
     before = opened.bytes_read
     opened["en"].factors()
-    core, file = opened["en"].bundle.files
+    core, file = opened["en"].contents.files
     own = file.header + file.sizes["manifest"] + file.sizes["task/0"]
     assert opened.bytes_read == before + core.sizes["shared"] + own
 

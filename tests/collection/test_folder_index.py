@@ -11,13 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from hydraopt.bundle import Bundle, open_bundle, write_bundle
 from hydraopt.bundle.container import CORE_SUFFIX, INDEX_NAME, TASK_SUFFIX
+from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.tensors import checksum
-from hydraopt.bundle.verify import verify_bundle
+from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection import apart as reading
 from hydraopt.collection.following import Following
 from hydraopt.collection.index import read_index, write_index
+from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.collection.pulling import pull
 from hydraopt.collection.splitting import join, split
 from hydraopt.collection.taskfiles import renew_index
@@ -82,15 +83,15 @@ def test_the_core_is_decoded_once_for_all_tasks(
 def test_of_many_tasks_the_last_stay_open_and_all_count(
     folder: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hydraopt.bundle.reader._KEPT", 2)
+    monkeypatch.setattr("hydraopt.collection.indexed._KEPT", 2)
     opened = open_bundle(folder)
     before = opened.bytes_read
     tasks = [opened[name] for name in NAMES]
     heads = opened.bytes_read - before
-    assert len(opened._parts) == 2
+    assert len(opened.source._parts) == 2
     for task in tasks:  # two of which it holds no more
         task.factors()
-    own = [task.bundle.tensor_bytes["task/0"] for task in tasks]
+    own = [task.contents.sizes["task/0"] for task in tasks]
     shared = opened.core_bytes
     assert opened.bytes_read == before + heads + shared + sum(own)
     for name in ("es", "fr", "de", "fr", "es", "fr"):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt.bundle import write_bundle
 from hydraopt.bundle.container import INDEX_NAME
+from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection.index import packed_index, read_index
 from hydraopt.collection.sizing import size_apart
 from hydraopt.collection.splitting import split

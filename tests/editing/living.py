@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.reader import Bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.collection.splitting import split
 
 

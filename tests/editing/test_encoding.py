@@ -131,7 +131,7 @@ def test_another_base_model_is_refused(one_file: Path, tmp_path: Path) -> None:
 def test_without_a_price_a_limit_is_needed(
     one_file: Path, adapters: dict[str, Path], kept: str
 ) -> None:
-    from hydraopt.bundle import write_bundle
+    from hydraopt.bundle.writer import write_bundle
 
     bundle = open_bundle(one_file)
     recipe = {k: x for k, x in bundle.recipe.items() if k not in ("price", "norm") or k == kept}

@@ -13,6 +13,7 @@ import pytest
 from hydraopt import open_bundle
 from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.collection import index as index_file
+from hydraopt.collection.following import core_of_bundle
 from hydraopt.collection.index import read_index, write_index
 from hydraopt.collection.splitting import join, split
 from hydraopt.editing.verbs import add, remove, rename, replace
@@ -247,7 +248,7 @@ def test_a_folder_in_the_place_of_the_index_keeps_nobody_from_a_change(
 
 
 def test_an_index_that_lies_costs_no_task(folder: Path, adapters: dict[str, Path]) -> None:
-    index, core = read_index(folder, files_in(folder)), open_bundle(folder).source.core
+    index, core = read_index(folder, files_in(folder)), core_of_bundle(open_bundle(folder))
     assert index is not None
     assert core is not None
     other = {"a": "b", "b": "a"}

@@ -16,7 +16,7 @@ from tests.marks import slow
 _SWEEP = """
 import shutil, sys, tempfile
 from pathlib import Path
-from hydraopt.bundle.reader import open_bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.collection.splitting import split
 from hydraopt.editing.refresh import refresh
 from hydraopt.editing.verbs import rename

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hydraopt import merge
-from hydraopt.bundle.reader import open_bundle
 from hydraopt.collection.kinds import collection_at
+from hydraopt.collection.opening import open_bundle
 from hydraopt.collection.splitting import join, split
 from hydraopt.editing.refresh import refresh
 from hydraopt.editing.verbs import add

@@ -10,7 +10,7 @@ import pytest
 
 from hydraopt import merge
 from hydraopt.adapters import read_adapters
-from hydraopt.bundle.reader import open_bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import UsageError
 from hydraopt.evaluate.compared import Compared
 

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from hydraopt.adapters import read_adapter
-from hydraopt.bundle import Bundle, TaskAdapter, open_bundle, write_bundle
+from hydraopt.bundle.reader import Bundle
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle.writer import write_bundle
+from hydraopt.collection.opening import open_bundle
 from tests.bundle.bundles import bundle_of
 from tests.conftest import write_adapter
 from tests.small_model import tiny_llama

@@ -14,8 +14,10 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from hydraopt.adapters import Adapter, RawTensor, read_adapter
-from hydraopt.bundle import TaskAdapter, open_bundle, write_bundle
 from hydraopt.bundle.restore.tensors import file_chunks
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle.writer import write_bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import ExportError, UsageError
 from hydraopt.export import export_peft, peft_adapter
 from tests.bundle.bundles import bundle_of

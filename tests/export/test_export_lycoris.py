@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from hydraopt.adapters import read_adapter
-from hydraopt.bundle import TaskAdapter, open_bundle
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import AdapterFormatError, HydraoptError
 from hydraopt.export import FORMATS, export_kohya, export_task
 from hydraopt.merging.merge import merge

@@ -19,7 +19,7 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from hydraopt.bundle import TaskAdapter
+from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import AlignmentError, ExportError, UsageError
 from hydraopt.export import export_merged, export_peft
 from tests.conftest import write_adapter

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from hydraopt.basemodel.model import attached, place
-from hydraopt.bundle import Bundle
+from hydraopt.bundle.reader import Bundle
 from hydraopt.export import export_gguf
 from tests.export.targets import bundled
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hydraopt.bundle import open_bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.export import export_kohya
 from hydraopt.merging.merge import merge
 

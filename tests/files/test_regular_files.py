@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt import open_bundle, read_adapter
-from hydraopt.bundle import write_bundle
+from hydraopt.bundle.writer import write_bundle
 from hydraopt.errors import AdapterFormatError, BundleFormatError, UsageError
 from hydraopt.files.reading import HeldFile, open_regular, read_part, read_regular
 from hydraopt.harm.prompts import read_prompts

@@ -16,8 +16,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from hydraopt.adapters import read_adapters
 from hydraopt.basemodel.model import attached, place
-from hydraopt.bundle.reader import open_bundle
 from hydraopt.cli.main import cli
+from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import UsageError
 from hydraopt.harm.look import BaseModelLook
 

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydraopt import merge, open_bundle, read_adapters
-from hydraopt.bundle import Bundle, Harm
+from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.history import Added
+from hydraopt.bundle.reader import Bundle
 from hydraopt.cli.main import cli
 from hydraopt.cli.prompting import base_files, warn_of_base
 from hydraopt.errors import BundleFormatError, UsageError
@@ -168,7 +169,7 @@ def test_a_task_that_was_added_has_learned_from_none(
 def test_prompts_are_read_before_anything_is_decoded(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hydraopt.bundle.verify.verify_bundle", lambda *_: 1 // 0)
+    monkeypatch.setattr("hydraopt.collection.opening.verify_bundle", lambda *_: 1 // 0)
     given = [place / "b", *sorted((place / "adapters").iterdir()), "--base", place / "base"]
     asked = ["verify", *map(str, given), "--prompts", str(tmp_path / "nowhere")]
     result = CliRunner().invoke(cli, asked)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.reader import Bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.inspect.choices import choices
 from hydraopt.merging.merge import merge
 from tests.conftest import MakeAdapter

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from hydraopt.bundle.reader import open_bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.inspect import inspect_adapters
 from hydraopt.inspect.choices import choices
 from hydraopt.merging.merge import merge

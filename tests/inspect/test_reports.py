@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from hydraopt.bundle.reader import open_bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.editing.verbs import remove
 from hydraopt.errors import AdapterFormatError, BundleFormatError, UsageError
 from hydraopt.inspect import inspect_adapters, inspect_bundle, is_bundle

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hydraopt.bundle import verify_bundle
 from hydraopt.coding.chunks import Chunk, pack_table, read_table
+from hydraopt.collection.opening import verify_bundle
 
 GOLDEN = Path(__file__).resolve().parents[1] / "bundle" / "golden"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt.bundle import verify_bundle
+from hydraopt.collection.opening import verify_bundle
 from tests.bundle.hostile.generate import pack
 from tests.bundle.test_bundle_bounds import many_digits, with_carried
 from tests.bundle.test_bundle_hostile import CASES

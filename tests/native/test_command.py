@@ -12,18 +12,14 @@ from click.testing import CliRunner
 
 from hydraopt.adapters import RawTensor
 from hydraopt.adapters.safetensorsfile import open_safetensors
-from hydraopt.bundle import (
-    Manifest,
-    ModuleEntry,
-    TaskEntry,
-    open_bundle,
-    pack_carried,
-    write_bundle,
-)
+from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.restore.peft import export_peft
+from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
+from hydraopt.bundle.writer import write_bundle
 from hydraopt.cli.main import cli
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.records import write_record
+from hydraopt.collection.opening import open_bundle
 from hydraopt.collection.splitting import split
 from tests.marks import slow
 from tests.native.conftest import GOLDEN, LAYOUTS, Run

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hydraopt.bundle import Manifest, ModuleEntry, TaskEntry, open_bundle, write_bundle
 from hydraopt.bundle.restore.peft import export_peft
+from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
+from hydraopt.bundle.writer import write_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.records import write_record
+from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import HydraoptError
 from hydraopt.export import export_gguf
 from tests.export.targets import small_task

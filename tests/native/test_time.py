@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from hydraopt.adapters import RawTensor
-from hydraopt.bundle import Manifest, ModuleEntry, TaskEntry, pack_carried, write_bundle
+from hydraopt.bundle.carried import pack_carried
+from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
+from hydraopt.bundle.writer import write_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.records import write_record
 from tests.native.conftest import Run

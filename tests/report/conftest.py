@@ -13,8 +13,8 @@ import pytest
 
 from hydraopt.bundle.harm import Harm, HarmPoint
 from hydraopt.bundle.history import Added
-from hydraopt.bundle.reader import open_bundle
 from hydraopt.bundle.writer import write_bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.merging.merge import merge
 from tests.conftest import write_adapter
 

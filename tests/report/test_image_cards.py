@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
-from hydraopt.bundle.reader import open_bundle
 from hydraopt.cli.main import cli
+from hydraopt.collection.opening import open_bundle
 from hydraopt.export import export_task
 from hydraopt.merging.merge import merge
 from hydraopt.report.build import collect

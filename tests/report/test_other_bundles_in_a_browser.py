@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydraopt.bundle import write_bundle
 from hydraopt.bundle.harm import Harm, HarmPoint
+from hydraopt.bundle.writer import write_bundle
 from hydraopt.merging.merge import merge
 from hydraopt.report.build import build
 from hydraopt.report.model import SizeRow

@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydraopt.bundle.reader import open_bundle
 from hydraopt.cli.main import cli
+from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import UsageError
 from hydraopt.inspect import inspect_bundle
 from hydraopt.report.answers import marked

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydraopt.bundle import open_bundle, verify_bundle
 from hydraopt.bundle.restore.peft import export_peft
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.verify import check_task
+from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.errors import (
     BundleFormatError,
     ChecksumError,

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.common import save_json
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.model import factors_key
-from hydraopt.bundle.reader import open_bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.evaluate.compare import Compared, EvaluationRequest, bundles_of, evaluate
 from hydraopt.evaluate.results import Evaluation
 from hydraopt.evaluate.taskfile import read_task_file

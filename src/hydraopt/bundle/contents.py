@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NoReturn
 
 from hydraopt.adapters.rawtensor import FileSpan, HeldSpan, TensorFile
 from hydraopt.adapters.safetensorsfile import can_be_safetensors, open_safetensors
 from hydraopt.bundle import strictjson
-from hydraopt.bundle.bounds import AGAIN, check_blobs, check_manifest, most_text, naming
+from hydraopt.bundle.bounds import AGAIN, Allowance, check_blobs, check_manifest, most_text, naming
 from hydraopt.bundle.container import FORMAT, inflate, tensor_names
-from hydraopt.bundle.spec import Manifest
+from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.tensors import checksum
 from hydraopt.bundle.writer import metadata_of
 from hydraopt.coding import version as newest
@@ -29,7 +29,7 @@ from hydraopt.files.ranges import RemoteFile, held_at
 from hydraopt.files.reading import Ranges
 from hydraopt.files.url import AnyPath, Url
 
-__all__ = ["Container", "Contents", "CoreFile", "open_source", "refuse_file"]
+__all__ = ["Container", "Contents", "open_file", "refuse_file"]
 
 
 class Container:
@@ -207,23 +207,10 @@ class Container:
 
 
 @dataclass(frozen=True)
-class CoreFile:
-    """Core file, read once for all the task files that belong to it.
-
-    id: id by which task files refer to it.
-    manifest: manifest without tasks.
-    value: its parsed JSON.
-    """
-
-    file: Container
-    id: str
-    manifest: Manifest
-    value: object
-
-
-@dataclass(frozen=True)
 class Contents:
-    """Contents of an open bundle, and where they are stored.
+    """Manifest of a bundle, and where its tensors are stored.
+
+    Implements :class:`hydraopt.bundle.reader.TaskSource` for a bundle whose manifest is complete.
 
     path: the file or the folder, or an address of either.
     version: format version.
@@ -231,8 +218,6 @@ class Contents:
     places: for each tensor of the bundle, in order, the file that contains it and its name there.
     size: total bytes of all files.
     header: bytes that were read to learn all this.
-    core: the core file of a bundle in several files.
-    parts: its task files by task; the contents of one file may be in another as well.
     """
 
     path: AnyPath
@@ -242,37 +227,34 @@ class Contents:
     places: Mapping[str, tuple[Container, str]]
     size: int
     header: int
-    core: CoreFile | None = None
-    parts: Mapping[str, Container] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        carried = sum(size for name, size in self.sizes.items() if name.startswith("carried/"))
         with naming(self.path):
-            check_blobs(self.manifest.blobs, carried)
-
-    @property
-    def is_read(self) -> bool:
-        """True if all of the bundle was read."""
-        return True
+            check_blobs(self.manifest.blobs, self._bytes_of("carried/"))
 
     @property
     def whole(self) -> Contents:
-        """Itself; of a folder with an index, all that is in it."""
         return self
 
     @property
     def known(self) -> Contents:
-        """Itself; of a folder with an index, no more than was read of it."""
+        return self
+
+    @property
+    def rows(self) -> None:
+        return None
+
+    def part(self, task: str) -> Contents:
         return self
 
     @cached_property
-    def names(self) -> Collection[str]:
-        """Names of all tasks, sorted; membership tests take constant time."""
-        return dict.fromkeys(task.name for task in self.manifest.tasks).keys()
+    def tasks(self) -> dict[str, TaskEntry]:
+        """Entries of all tasks by name, sorted."""
+        return {task.name: task for task in self.manifest.tasks}
 
-    def part(self, task: str) -> Contents:
-        """Return the bundle that contains an existing task: this one."""
-        return self
+    @property
+    def names(self) -> Collection[str]:
+        return self.tasks.keys()
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -282,12 +264,10 @@ class Contents:
     @cached_property
     def files(self) -> list[Container]:
         """All files, the core first."""
-        placed = (file for file, _ in self.places.values())
-        return list(dict.fromkeys((*placed, *self.parts.values())))
+        return list(dict.fromkeys(file for file, _ in self.places.values()))
 
     @property
     def fetched(self) -> int:
-        """Bytes that came from a store so far."""
         return sum(file.fetched for file in self.files)
 
     def checksum(self, name: str) -> str:
@@ -300,8 +280,16 @@ class Contents:
         file, own = self.places[name]
         return file.read(own)
 
+    @cached_property
+    def allowance(self) -> Allowance:
+        """Limit on the numbers that the streams may decode to."""
+        return Allowance(self.sizes["shared"] + self._bytes_of("task/"))
 
-def open_source(file: Container) -> Contents:
+    def _bytes_of(self, start: str) -> int:
+        return sum(size for name, size in self.sizes.items() if name.startswith(start))
+
+
+def open_file(file: Container) -> Contents:
     """Open a bundle in one file."""
     path = file.path
     value = file.manifest()

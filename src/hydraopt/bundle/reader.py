@@ -1,68 +1,35 @@
-"""Opening a bundle: everything is checked before it is believed, and read when it is needed."""
+"""Read a bundle: check everything before it is used, and read it when it is needed."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.bounds import Allowance, each_naming, naming
+from hydraopt.bundle.bounds import each_naming, naming
 from hydraopt.bundle.carried import unpack_blob
 from hydraopt.bundle.contents import Container, Contents
 from hydraopt.bundle.restore.below import rounded_copy, weights_at_hand
 from hydraopt.bundle.row import TaskRow, rows_of
 from hydraopt.bundle.shared import Bases, Commons, each_bases, each_common, read_shared
-from hydraopt.bundle.spec import Manifest, TaskEntry
+from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.tensors import base_tensor
 from hydraopt.coding.dense import DenseRecord
 from hydraopt.coding.stream import StreamReader
-from hydraopt.collection.indexed import IndexedFolder
-from hydraopt.collection.opening import source_at
 from hydraopt.errors import TaskNotFoundError, explain
-from hydraopt.files.url import AnyPath, place_of
+from hydraopt.files.url import AnyPath
 from hydraopt.values import closest
 
-__all__ = ["Bundle", "no_such_task", "open_bundle"]
+__all__ = ["Bundle", "TaskSource", "no_such_task"]
 
 # Blobs that unpack to so many times their bytes are kept: many tasks may name one.
 _DENSE = 16
-# Tasks of a folder whose files stay open after use; each takes some 10 kB of memory.
-_KEPT = 256
-
-
-def open_bundle(
-    path: str | os.PathLike[str],
-    base: str | os.PathLike[str] | BaseTensors | None = None,
-    *,
-    tasks: Iterable[str] | None = None,
-) -> Bundle:
-    """Open a bundle; only its header and its manifest are read.
-
-    path: the file; or the folder of a core file and task files; or a core file, with the task files
-    beside it that belong to it; or an address of one of these, of which ranges are fetched that are
-    not in the cache (hydraopt.files.cache). In a folder with an index a task file is read when its
-    task is asked for, and is taken as it is then.
-    tasks: those that are wanted. Of a bundle in several files the others are not opened, so that
-    the price does not depend on how many there are. TaskNotFoundError if one is not there.
-    base: the base model's folder, or its own tensors by name, for tasks that hold differences from
-    them. Raises BundleFormatError for a file that is not a bundle or is damaged, ChecksumError for
-    a damaged manifest, UnsupportedVersionError for a bundle of a newer format, RemoteError for an
-    address that cannot be read.
-    """
-    place = place_of(path)
-    wanted = None if tasks is None else list(dict.fromkeys(tasks))
-    bundle = Bundle(place, open_base(base), source_at(place, wanted))
-    for name in wanted or ():
-        bundle[name]
-    return bundle
 
 
 def no_such_task(name: str, there: Iterable[str], path: AnyPath) -> TaskNotFoundError:
@@ -80,71 +47,92 @@ class _DecodedCore:
     commons: Commons | None = None
 
 
-@dataclass
-class _Taken:
-    """Bytes read from the files of single tasks, and how many of them came from a store."""
+class TaskSource(Protocol):
+    """Supplier of the manifest and the stored bytes of a bundle, in one file or in several."""
 
-    read: int = 0
-    fetched: int = 0
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Metadata of the header."""
+
+    @property
+    def names(self) -> Collection[str]:
+        """Names of all tasks, sorted; membership tests take constant time."""
+
+    @property
+    def rows(self) -> list[TaskRow] | None:
+        """Rows of all tasks; None if they have to be derived from the whole manifest."""
+
+    @property
+    def size(self) -> int:
+        """Total bytes of all files; an index does not count."""
+
+    @property
+    def header(self) -> int:
+        """Bytes read so far to find and open the files."""
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that came from a store so far; bytes from the cache do not count."""
+
+    @property
+    def known(self) -> Contents:
+        """Contents read so far: the shared data, and maybe tasks."""
+
+    @property
+    def whole(self) -> Contents:
+        """Contents of all files, which are read if they have not been."""
+
+    def part(self, task: str) -> Contents:
+        """Return the contents that hold a task, if any do."""
 
 
 class Bundle(Mapping[str, TaskAdapter]):
     """Tasks by name, sorted. Reading one task reads the shared bases and that task's own bytes.
 
-    path: the file or folder.  base: see :func:`open_bundle`.
-
-    In a folder with an index each task is a bundle of its own over the same core: what its entry
-    counts, it counts in ``task.bundle``. What is about all tasks together reads all files first:
-    ``manifest``, ``tensor_bytes``, ``files``.
+    path: the file or folder.
+    base: see :func:`hydraopt.open_bundle`.
+    source: supplier of manifest and bytes. In a folder with an index it reads a task's file when
+        the task is asked for, and all files for ``manifest``, ``tensor_bytes`` and ``files``.
     """
 
-    def __init__(
-        self,
-        path: AnyPath,
-        base: BaseTensors | None = None,
-        source: Contents | IndexedFolder | None = None,
-    ) -> None:
+    def __init__(self, path: AnyPath, base: BaseTensors | None, source: TaskSource) -> None:
         self.path = path
         self.base = base
-        self._source = source or source_at(path)
-        self._read = 0
+        self.source = source
+        self._read, self._fetched = 0, 0
         self._decoded = _DecodedCore()
         self._dense: dict[int, dict[str, RawTensor]] = {}
-        self._parts: OrderedDict[str, Bundle] = OrderedDict()
-        self._by_parts = _Taken()
-        self._over: _Taken | None = None
-        self._allowed: tuple[Contents, Allowance] | None = None
 
     @property
     def manifest(self) -> Manifest:
         """Manifest of the bundle."""
-        return self._source.whole.manifest
+        return self.source.whole.manifest
 
     @property
     def core(self) -> Manifest:
         """Manifest of the bundle, maybe without its tasks, so that their files need not be read."""
-        return self._source.known.manifest
+        return self.source.known.manifest
 
     @property
     def rows(self) -> list[TaskRow]:
         """Row of each task, available before its file is read."""
-        indexed = self._source.rows if isinstance(self._source, IndexedFolder) else None
-        return indexed if indexed is not None else rows_of(self._source.whole)
+        rows = self.source.rows
+        return rows if rows is not None else rows_of(self.source.whole)
 
     @property
     def is_whole(self) -> bool:
         """True if the whole manifest is loaded, or :attr:`rows` would have to load it."""
-        return not isinstance(self._source, IndexedFolder) or self._source.rows is None
+        return self.source.rows is None
 
     @property
     def metadata(self) -> Mapping[str, str]:
         """Metadata of the header, for information."""
-        return self._source.metadata
+        return self.source.metadata
 
     @property
     def version(self) -> int:
         """Format version."""
-        return self._source.known.version
+        return self.source.known.version
 
     @property
     def base_model(self) -> str | None:
@@ -159,41 +147,27 @@ class Bundle(Mapping[str, TaskAdapter]):
     @property
     def size(self) -> int:
         """Bytes of the file, or of the core and all task files; an index does not count."""
-        return self._source.size
+        return self.source.size
 
     @property
     def core_bytes(self) -> int:
         """Bytes of the data that tasks share."""
-        return self._source.known.sizes["shared"]
+        return self.source.known.sizes["shared"]
 
     @property
     def bytes_read(self) -> int:
         """Bytes read from its files so far."""
-        return self._source.header + self._read + self._by_parts.read
+        return self.source.header + self._read
 
     @property
     def files(self) -> list[Container]:
         """All files, the core first."""
-        return self._source.whole.files
+        return self.source.whole.files
 
     @property
     def fetched(self) -> int:
         """Bytes that came from a store so far; what was in the cache does not count."""
-        return self._source.fetched + self._by_parts.fetched
-
-    @property
-    def allowance(self) -> Allowance:
-        """Limit on the numbers that the bundle's streams may decode to."""
-        known = self._source.known
-        if self._allowed is None or self._allowed[0] is not known:
-            own = _sum_of(known.sizes, "task/")
-            self._allowed = known, Allowance(known.sizes["shared"] + own)
-        return self._allowed[1]
-
-    @property
-    def source(self) -> Contents | IndexedFolder:
-        """Source of the bundle's tensors."""
-        return self._source
+        return self.source.fetched + self._fetched
 
     def decode_core(self) -> None:
         """Decode what tasks share, unless that was done."""
@@ -210,7 +184,7 @@ class Bundle(Mapping[str, TaskAdapter]):
     @property
     def tensor_bytes(self) -> dict[str, int]:
         """Bytes of each tensor of the file, in file order: what each thing in a bundle costs."""
-        return dict(self._source.whole.sizes)
+        return dict(self.source.whole.sizes)
 
     def __getitem__(self, name: str) -> TaskAdapter:
         """Return the task of that name as a fresh object; what it decodes is freed with it.
@@ -219,56 +193,31 @@ class Bundle(Mapping[str, TaskAdapter]):
         """
         if name not in self:
             raise no_such_task(str(name), self, self.path)
-        kept = None if self._source.is_read else self._parts.get(name)
-        if kept is not None:
-            return self._kept(name, kept)._only
-        part = self._source.part(name)
-        if part is None:
-            # The index is wrong about it: from here on the files count.
-            part = self._source.whole
-            if name not in part.names:
-                raise no_such_task(str(name), self, self.path)
-        if part is self._source.known:
-            return TaskAdapter(self, self._tasks[name])
-        return self._kept(name, Bundle(self.path, self.base, part))._only
-
-    def _kept(self, name: str, part: Bundle) -> Bundle:
-        """Return the bundle of one task over the same core; it is kept as the last one used."""
-        part.base, part._decoded, part._over = self.base, self._decoded, self._by_parts
-        self._parts.pop(name, None)
-        self._parts[name] = part
-        if len(self._parts) > _KEPT:
-            self._parts.popitem(last=False)
-        return part
-
-    @property
-    def _only(self) -> TaskAdapter:
-        (entry,) = self._tasks.values()
-        return TaskAdapter(self, entry)
-
-    @cached_property
-    def _tasks(self) -> dict[str, TaskEntry]:
-        return {entry.name: entry for entry in self.manifest.tasks}
+        contents = self.source.part(name)
+        if name not in contents.tasks:
+            raise no_such_task(name, self, self.path)
+        return TaskAdapter(self, contents, contents.tasks[name])
 
     def one_by_one(self) -> Iterator[TaskAdapter]:
         """Yield all tasks; tasks of one stream follow one another, so that it is decoded once."""
         before: TaskAdapter | None = None
-        order = sorted(self._tasks.values(), key=lambda x: -1 if x.content is None else x.content)
+        whole = self.source.whole
+        order = sorted(whole.tasks.values(), key=lambda x: -1 if x.content is None else x.content)
         for entry in order:
-            task = TaskAdapter(self, entry)
+            task = TaskAdapter(self, whole, entry)
             if before is not None and before.entry.content == entry.content is not None:
                 task.reuse(before)
             yield task
             before = task
 
     def __contains__(self, name: object) -> bool:
-        return name in self._source.names
+        return name in self.source.names
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._source.names)
+        return iter(self.source.names)
 
     def __len__(self) -> int:
-        return len(self._source.names)
+        return len(self.source.names)
 
     def __repr__(self) -> str:
         return f"Bundle({str(self.path)!r}, {len(self)} tasks, {len(self.core.modules)} modules)"
@@ -277,25 +226,25 @@ class Bundle(Mapping[str, TaskAdapter]):
         """Return the checksum that a file states for a tensor's bytes; the bytes are not read."""
         return self._of(name).checksum(name)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, contents: Contents | None = None) -> bytes:
         """Read the bytes of one tensor of the file and check them against its checksum.
+
+        contents: contents that hold the tensor; None for those of the whole bundle.
 
         Raises ChecksumError; BundleFormatError if the file changed since it was opened.
         """
-        opened = self._of(name)
-        file = opened.places[name][0]
+        contents = contents or self._of(name)
+        file = contents.places[name][0]
         before = file.fetched
-        data = opened.read(name)
+        data = contents.read(name)
         self._read += len(data)
-        if self._over is not None:
-            self._over.read += len(data)
-            if name != "shared":  # which is in the core that all have
-                self._over.fetched += file.fetched - before
+        if file not in self.source.known.files:  # which the source counts
+            self._fetched += file.fetched - before
         return data
 
     def _of(self, name: str) -> Contents:
-        """Return the source that contains the tensor; shared data are in the core."""
-        return self._source.known if name == "shared" else self._source.whole
+        """Return the contents that hold the tensor; shared data are in the core."""
+        return self.source.known if name == "shared" else self.source.whole
 
     def sha256(self) -> str:
         """Return the SHA-256 of the file in hex; several files are hashed one after another."""
@@ -304,14 +253,19 @@ class Bundle(Mapping[str, TaskAdapter]):
             digest.update(piece)
         return digest.hexdigest()
 
-    def read_blob(self, index: int) -> dict[str, RawTensor]:
-        """Return the carried tensors of one blob, by key."""
-        if index in self._dense:
+    def read_blob(self, index: int, contents: Contents | None = None) -> dict[str, RawTensor]:
+        """Return the carried tensors of one blob, by key.
+
+        contents: as for :meth:`read`.
+        """
+        whole = contents is None or contents is self.source.known
+        if whole and index in self._dense:
             return self._dense[index]
-        blob, data = self.manifest.blobs[index], self.read(f"carried/{index}")
+        contents = contents or self.source.whole
+        blob, data = contents.manifest.blobs[index], self.read(f"carried/{index}", contents)
         with naming(self.path):
             tensors = unpack_blob(blob, data, self.path)
-        if self._over is None and blob.raw_size > _DENSE * len(data):
+        if whole and blob.raw_size > _DENSE * len(data):
             self._dense[index] = tensors
         return tensors
 
@@ -354,14 +308,19 @@ class Bundle(Mapping[str, TaskAdapter]):
             return None
         return base_tensor(self.base, entry, self.path)
 
-    def open_stream(self, name: str, records: int) -> StreamReader:
+    def open_stream(
+        self, name: str, records: int, contents: Contents | None = None
+    ) -> StreamReader:
         """Return a reader of ``shared`` or a ``task/i``, which must have that number of records.
+
+        contents: as for :meth:`read`.
 
         Raises ChecksumError or BundleFormatError, also for more numbers than the file may hold.
         """
-        data = self.read(name)
+        contents = contents or self._of(name)
+        data = self.read(name, contents)
         with naming(self.path):
-            return self.allowance.open(name, data, records)
+            return contents.allowance.open(name, data, records)
 
     def _open_shared(self) -> StreamReader | None:
         if not self.core_bytes:
@@ -393,7 +352,3 @@ class Bundle(Mapping[str, TaskAdapter]):
             if reader is not None:
                 made.bases, made.commons = read_shared(reader, self.core, self.path)
         return made.bases
-
-
-def _sum_of(sizes: Mapping[str, int], start: str) -> int:
-    return sum(size for name, size in sizes.items() if name.startswith(start))

@@ -12,7 +12,7 @@ from hydraopt.adapters.model import Adapter, ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.bounds import naming
 from hydraopt.bundle.restore.peft import export_peft, torch_state_dict
-from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
+from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry, default_key
 from hydraopt.bundle.tensors import TensorEntry, reference_of, tensor_of
 from hydraopt.coding.dense import DenseRecord, matrix_shape, read_dense
 from hydraopt.coding.forms import Mode
@@ -22,6 +22,7 @@ from hydraopt.errors import AdapterFormatError, ExportError, explain
 from hydraopt.linalg.shapes import Array, Factors
 
 if TYPE_CHECKING:
+    from hydraopt.bundle.contents import Contents
     from hydraopt.bundle.reader import Bundle
 
 __all__ = ["Described", "TaskAdapter"]
@@ -51,10 +52,13 @@ class _Decoded:
 class TaskAdapter:
     """A task as the bundle holds it. Nothing is read before it is asked for, and then it is kept.
 
-    entry: what the manifest says.  bundle: where it is from.
+    bundle: bundle that the task was read from.
+    contents: manifest and tensors of the files that hold the task; its indices count in these.
+    entry: entry in that manifest.
     """
 
     bundle: Bundle
+    contents: Contents
     entry: TaskEntry
 
     def __repr__(self) -> str:
@@ -71,13 +75,22 @@ class TaskAdapter:
         return self.entry.name
 
     @property
+    def manifest(self) -> Manifest:
+        """Manifest of the files that hold the task; that of a folder may have other tasks."""
+        return self.contents.manifest
+
+    def read(self, name: str) -> bytes:
+        """Read the bytes of a tensor of :attr:`contents`; see :meth:`Bundle.read`."""
+        return self.bundle.read(name, self.contents)
+
+    @property
     def config(self) -> Mapping[str, Any]:
         """The original adapter_config.json, or what the reader made of a format without one."""
-        return self.bundle.manifest.configs[self.entry.config]
+        return self.manifest.configs[self.entry.config]
 
     @property
     def base_model(self) -> str | None:
-        return self.entry.base_model or self.bundle.manifest.base_model
+        return self.entry.base_model or self.manifest.base_model
 
     @property
     def error(self) -> float:
@@ -87,13 +100,13 @@ class TaskAdapter:
     @property
     def module_errors(self) -> dict[str, float]:
         """Relative Frobenius error of each module, on a grid of 4.4 %."""
-        paths = (self.bundle.manifest.modules[i].path for i in self.entry.modules)
+        paths = (self.manifest.modules[i].path for i in self.entry.modules)
         return dict(zip(paths, self.entry.errors, strict=True))
 
     @cached_property
     def modules(self) -> dict[str, ModuleEntry]:
         """The task's modules by path, in manifest order."""
-        entries = [self.bundle.manifest.modules[i] for i in self.entry.modules]
+        entries = [self.manifest.modules[i] for i in self.entry.modules]
         if self.entry.lossless and not entries:
             entries = [ModuleEntry.of(x) for x in self._original.modules.values()]
         return {x.path: x for x in entries}
@@ -131,7 +144,7 @@ class TaskAdapter:
                 yield path, SplitRecord.of(factors)
             return
         for i, reader in self._stream():
-            module = self.bundle.manifest.modules[i]
+            module = self.manifest.modules[i]
             with naming(self.bundle.path):
                 record = read_split_record(reader, module.m, module.n, *widths[i])
             yield module.path, record
@@ -144,7 +157,7 @@ class TaskAdapter:
 
     def tensor_bytes(self) -> dict[str, int]:
         """Return the bytes of the task's stream for each coded tensor, to within a few, by key."""
-        entries = self.bundle.manifest.tensors
+        entries = self.manifest.tensors
         return {entries[i].key: size for i, size in self._decoded.tensor_bytes.items()}
 
     def coded_bytes(self) -> dict[str, int]:
@@ -159,7 +172,7 @@ class TaskAdapter:
         """Every tensor that is kept bit by bit, by key."""
         result: dict[str, RawTensor] = {}
         for blob in self.entry.carried:
-            result.update(self.bundle.read_blob(blob))
+            result.update(self.bundle.read_blob(blob, self.contents))
         return result
 
     @property
@@ -176,7 +189,7 @@ class TaskAdapter:
     @property
     def described(self) -> dict[str, Described]:
         """Dtype and shape of each extra of a task that is not lossless, by key; none is read."""
-        blobs, tensors = self.bundle.manifest.blobs, self.bundle.manifest.tensors
+        blobs, tensors = self.manifest.blobs, self.manifest.tensors
         result: dict[str, Described] = {
             item.key: item for blob in self.entry.carried for item in blobs[blob].items
         }
@@ -185,7 +198,7 @@ class TaskAdapter:
     @property
     def tensor_errors(self) -> dict[str, float]:
         """Relative error of each coded tensor that is no low-rank product, on a grid of 4.4 %."""
-        entries = (self.bundle.manifest.tensors[i] for i in self.entry.tensors)
+        entries = (self.manifest.tensors[i] for i in self.entry.tensors)
         return {x.key: error for x, error in zip(entries, self.entry.tensor_errors, strict=True)}
 
     def dense_matrices(self) -> Iterator[tuple[TensorEntry, Array, Array]]:
@@ -196,7 +209,7 @@ class TaskAdapter:
         difference.
         """
         for i, record in self._decoded.tensors.items():
-            entry, common = self.bundle.manifest.tensors[i], self.bundle.common(i)
+            entry, common = self.manifest.tensors[i], self.bundle.common(i)
             own = self.bundle.base_tensor(i)
             reference = reference_of(entry, None, own)
             start = reference_of(entry, common, own) if record.common else reference
@@ -206,7 +219,7 @@ class TaskAdapter:
         """Return the coded tensors that are not low-rank products, by key, in their own dtypes."""
         result = {}
         for i, record in self._decoded.tensors.items():
-            entry, common = self.bundle.manifest.tensors[i], self.bundle.common(i)
+            entry, common = self.manifest.tensors[i], self.bundle.common(i)
             own = self.bundle.base_tensor(i)
             result[entry.key] = tensor_of(entry, record, common, own)
         return result
@@ -219,11 +232,11 @@ class TaskAdapter:
         """
         if self.entry.lossless:
             return self._original.extra_kinds
-        blobs = self.bundle.manifest.blobs
+        blobs = self.manifest.blobs
         keys = (item.key for blob in self.entry.carried for item in blobs[blob].items)
         # The manifest names all kinds but the usual one.
         kinds = {key: self.entry.extra_kinds.get(key, "saved") for key in keys}
-        entries = (self.bundle.manifest.tensors[i] for i in self.entry.tensors)
+        entries = (self.manifest.tensors[i] for i in self.entry.tensors)
         return {**kinds, **{entry.key: entry.kind for entry in entries}}
 
     @property
@@ -265,7 +278,7 @@ class TaskAdapter:
             original = adapter_of(self.entry, self.config, self.carried, self.bundle.path)
         except AdapterFormatError as error:
             raise self._no_adapter(str(error)) from error
-        listed = {self.bundle.manifest.modules[i] for i in self.entry.modules}
+        listed = {self.manifest.modules[i] for i in self.entry.modules}
         present = {ModuleEntry.of(module) for module in original.modules.values()}
         if listed and listed != present:
             paths = sorted({module.path for module in listed ^ present})
@@ -289,7 +302,7 @@ class TaskAdapter:
     def _decoded(self) -> _Decoded:
         result, start = _Decoded({}, {}, {}, {}, {}), 0
         for i, reader in self._stream(result):
-            module = self.bundle.manifest.modules[i]
+            module = self.manifest.modules[i]
             bases = self.bundle.bases(i)
             with naming(self.bundle.path):
                 factors, mode = read_factors(reader, module.m, module.n, *bases)
@@ -306,13 +319,14 @@ class TaskAdapter:
         if self.entry.content is None:
             return
         records = len(self.entry.modules) + len(self.entry.tensors)
-        reader = self.bundle.open_stream(f"task/{self.entry.content}", records)
+        stream = f"task/{self.entry.content}"
+        reader = self.bundle.open_stream(stream, records, self.contents)
         for i in self.entry.modules:
             yield i, reader
             with naming(self.bundle.path):
                 reader.end_record()
         for i in self.entry.tensors:
-            entry, start = self.bundle.manifest.tensors[i], reader.position
+            entry, start = self.manifest.tensors[i], reader.position
             with naming(self.bundle.path):
                 has = self.bundle.common(i) is not None
                 record = read_dense(reader, matrix_shape(entry.shape), has, entry.base is not None)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
-from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.adapters.model import Adapter
 from hydraopt.adapters.products import products_of_adapter
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.reader import open_bundle
+from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.recipes import states_estimates
 from hydraopt.bundle.restore.peft import check_peft
 from hydraopt.bundle.strictjson import code_of
@@ -22,11 +20,11 @@ from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.tensors import rounded_matrix
 from hydraopt.coding.dense import as_matrix
 from hydraopt.errors import HydraoptError
-from hydraopt.linalg.norms import distance, product_norm, ratio, relative_error
+from hydraopt.linalg.norms import distance, product_norm, ratio
 from hydraopt.linalg.shapes import Factors
 
 __all__ = [
-    "TaskReport", "VerifyReport", "check_task", "distance_from", "relative_error", "verify_bundle",
+    "TaskReport", "VerifyReport", "check_task", "distance_from", "verify",
 ]  # fmt: skip
 
 # The task's error is stored with four digits; measuring again may differ in the order of sums.
@@ -79,32 +77,14 @@ class VerifyReport:
         return not self.problems
 
 
-def verify_bundle(
-    path: str | os.PathLike[str],
-    adapters: Sequence[Adapter] | None = None,
-    base: str | os.PathLike[str] | BaseTensors | None = None,
-) -> VerifyReport:
-    """Read every byte of a bundle, and compare it with the original adapters, if given.
+def verify(bundle: Bundle, adapters: Sequence[Adapter] | None = None) -> VerifyReport:
+    """Read every byte of an open bundle; see :func:`hydraopt.verify_bundle`.
 
-    Checks all checksums, that every stream decodes to its end, and that a task that came from PEFT
-    can be written as a PEFT adapter again. Tensors of a lossless task are read and not interpreted:
-    what they mean is up to whoever loads them. Against originals, matched by
-    task name: the relative error of each module, coded tensor and task is measured again, directly,
-    and must be what the manifest says, within its grid, or near an estimate; carried and lossless
-    tensors must have the same bytes. Originals without a task, and tasks without an original, are
-    problems. base: the base model's own tensors, where tasks hold differences from them.
-
-    Never raises for a damaged bundle: the report says what is wrong. Memory: one task at a time.
+    Raises HydraoptError only where the files of a folder cannot be opened.
     """
-    report = VerifyReport(os.fspath(path))
-    try:
-        bundle = open_bundle(path, base)
-        # Of a folder with an index, read here and not before. Tensors of every file: what is in
-        # two of them is read from one when a task is.
-        tensors = [(file, name) for file in bundle.files for name in file.sizes]
-    except HydraoptError as error:
-        report.problems.append(str(error))
-        return report
+    report = VerifyReport(str(bundle.path))
+    # The tensors of every file: a tensor that is in two files is read from one with its task.
+    tensors = [(file, name) for file in bundle.files for name in file.sizes]
     report.bytes, report.estimated = bundle.size, states_estimates(bundle.recipe)
     for file, name in tensors:
         try:
@@ -165,7 +145,7 @@ def _held(task: TaskAdapter) -> object:
 
 
 def check_task(task: TaskAdapter) -> None:
-    """Read all of a task, as :func:`verify_bundle` does, and raise what is wrong with it.
+    """Read all of a task, as :func:`verify` does, and raise what is wrong with it.
 
     Raises BundleFormatError for damage, ChecksumError among it, and ExportError for a coded task
     that came from PEFT and cannot be written as a PEFT adapter again.
@@ -179,7 +159,7 @@ def _read(task: TaskAdapter) -> None:
         task.factors()
     for tensor in task.carried.values():
         tensor.raw()
-    if not any(task.bundle.manifest.tensors[i].base for i in task.entry.tensors):
+    if not any(task.manifest.tensors[i].base for i in task.entry.tensors):
         for tensor in task.coded_tensors().values():
             tensor.raw()
 

@@ -87,7 +87,7 @@ def export(
     check_local(output)
     if everything == bool(tasks):
         raise click.UsageError("name the tasks to export, or pass --all")
-    from hydraopt.bundle.reader import open_bundle
+    from hydraopt.collection.opening import open_bundle
     from hydraopt.export.formats import export_task, find_format
 
     row = find_format(file_format)

@@ -93,7 +93,7 @@ def merge(
     check_target(output, force, folders=True)
     with progress_bar() as progress:
         result = _merged(adapters, output, request, progress)
-    from hydraopt.bundle.reader import open_bundle
+    from hydraopt.collection.opening import open_bundle
     from hydraopt.inspect.bundle import task_rows
 
     show_result("hydraopt.merge/1", result, task_rows(open_bundle(output)), as_json)

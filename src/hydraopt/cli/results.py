@@ -59,7 +59,7 @@ def show_result(
             }
         )
         return
-    from hydraopt.bundle.reader import open_bundle
+    from hydraopt.collection.opening import open_bundle
     from hydraopt.inspect.originals import compared, originals_of
 
     originals = originals_of(open_bundle(result.path))

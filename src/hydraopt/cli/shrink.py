@@ -41,7 +41,7 @@ def shrink(
       hydraopt shrink phone.hydra.safetensors --size 2.5% -o watch.hydra.safetensors
     """
     check_target(output, force, folders=True)
-    from hydraopt.bundle.reader import open_bundle
+    from hydraopt.collection.opening import open_bundle
     from hydraopt.editing.shrink import shrink as shrink_bundle
     from hydraopt.inspect.bundle import task_rows
 

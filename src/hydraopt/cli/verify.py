@@ -83,7 +83,7 @@ def verify(
     _check_given(adapters, same_base, base, prompted)
     from hydraopt.adapters import read_adapters
     from hydraopt.adapters.basefiles import open_base
-    from hydraopt.bundle.verify import verify_bundle
+    from hydraopt.collection.opening import verify_bundle
 
     originals = None
     if adapters:
@@ -155,7 +155,7 @@ def _asked(
     bundle: str, originals: Sequence[Adapter], prompted: Sequence[PromptFile]
 ) -> dict[str, list[str]]:
     """Return prompts by task; none for a bundle that cannot be opened, which is reported later."""
-    from hydraopt.bundle.reader import open_bundle
+    from hydraopt.collection.opening import open_bundle
     from hydraopt.errors import BundleFormatError
 
     if not prompted:

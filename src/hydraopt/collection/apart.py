@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from hydraopt.bundle import strictjson
@@ -20,7 +21,7 @@ from hydraopt.bundle.container import (
     deflate,
     tensor_names,
 )
-from hydraopt.bundle.contents import Container, Contents, CoreFile
+from hydraopt.bundle.contents import Container, Contents
 from hydraopt.bundle.items import CarriedBlob
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.strictjson import check
@@ -31,7 +32,9 @@ from hydraopt.files.aside import Chosen
 from hydraopt.files.url import AnyPath, Url
 
 __all__ = [
+    "CoreFile",
     "OpenTask",
+    "Parts",
     "another_core",
     "core_id",
     "core_of",
@@ -121,6 +124,38 @@ def _deflated(value: Mapping[str, Any]) -> bytes:
 
 
 # --- reading ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CoreFile:
+    """Core file, read once for all the task files that belong to it.
+
+    id: id by which task files refer to it.
+    manifest: manifest without tasks.
+    value: its parsed JSON.
+    """
+
+    file: Container
+    id: str
+    manifest: Manifest
+    value: object
+
+
+@dataclass(frozen=True)
+class Parts(Contents):
+    """Contents of a core file and task files, combined into one bundle.
+
+    core: the core file.
+    parts: task files by task; two files may have the same contents.
+    """
+
+    core: CoreFile
+    parts: Mapping[str, Container]
+
+    @cached_property
+    def files(self) -> list[Container]:
+        placed = (file for file, _ in self.places.values())
+        return list(dict.fromkeys((*placed, *self.parts.values())))
 
 
 @dataclass(frozen=True)
@@ -221,7 +256,7 @@ def open_apart(
     where: AnyPath,
     strict: bool = True,
     only: Collection[str] | None = None,
-) -> Contents:
+) -> Parts:
     """Open a bundle of a core file and task files.
 
     where: name for all of them in errors.
@@ -299,7 +334,7 @@ def _task_manifest(file: Container, value: Any, core: Manifest) -> Manifest:
     return manifest
 
 
-def _combined(core: CoreFile, parts: Sequence[OpenTask], where: AnyPath) -> Contents:
+def _combined(core: CoreFile, parts: Sequence[OpenTask], where: AnyPath) -> Parts:
     """Combine core and tasks into the canonical bundle; equal streams, blobs and configs merge.
 
     Bytes are compared by size and checksum, without being read.
@@ -348,7 +383,7 @@ def _combined(core: CoreFile, parts: Sequence[OpenTask], where: AnyPath) -> Cont
     header = sum(x.header + x.sizes["manifest"] for x in files)
     size = sum(x.size for x in files)
     about = where, metadata, file.version
-    return Contents(*about, made.manifest, places, size, header, core, mine)
+    return Parts(*about, made.manifest, places, size, header, core, mine)
 
 
 def _token(file: Container, name: str) -> bytes:

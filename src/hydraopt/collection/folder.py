@@ -18,11 +18,11 @@ from typing import Any, Final
 
 from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.container import CORE, CORE_SUFFIX, FORMAT, INDEX_NAME, TASK, TASK_SUFFIX
-from hydraopt.bundle.contents import Container, CoreFile
-from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.contents import Container
+from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.row import TaskRow, row_of_task
 from hydraopt.bundle.writer import PackedBundle
-from hydraopt.collection.apart import core_of, open_apart, packed_task
+from hydraopt.collection.apart import CoreFile, core_of, open_apart, packed_task
 from hydraopt.collection.beside import (
     entries_beside,
     folded,
@@ -31,6 +31,7 @@ from hydraopt.collection.beside import (
     task_file_name,
 )
 from hydraopt.collection.index import IndexedFile, md5_of, renewed_index
+from hydraopt.collection.opening import open_bundle
 from hydraopt.collection.piece import (
     Change,
     Done,

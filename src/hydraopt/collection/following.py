@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from hydraopt.bundle.contents import CoreFile
-from hydraopt.bundle.reader import Bundle, open_bundle
-from hydraopt.collection.apart import open_apart
+from hydraopt.bundle.reader import Bundle
+from hydraopt.collection.apart import CoreFile, Parts, open_apart
 from hydraopt.collection.index import read_index
-from hydraopt.collection.indexed import parts_named
+from hydraopt.collection.indexed import IndexedFolder, parts_named
+from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import BundleFormatError, NotThereError
 from hydraopt.files.folders import is_folder
 from hydraopt.files.url import AnyPath
 
-__all__ = ["Following"]
+__all__ = ["Following", "core_of_bundle"]
+
+
+def core_of_bundle(bundle: Bundle) -> CoreFile | None:
+    """Return the core file of a bundle in several files; None for a bundle in one file."""
+    source = bundle.source
+    return source.core if isinstance(source, Parts | IndexedFolder) else None
 
 
 class Following:
@@ -41,7 +47,7 @@ class Following:
             self._last, self._indexed = open_bundle(self.path, tasks=()), None
         else:
             self._last = before
-        core = self._last.source.core
+        core = core_of_bundle(self._last)
         fresh = self._last if core is None else self._opened(core, wanted)
         for name in wanted:
             fresh[name]

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.container import CORE, TASK
-from hydraopt.bundle.contents import Container, Contents, CoreFile
+from hydraopt.bundle.contents import Container
 from hydraopt.bundle.row import TaskRow
-from hydraopt.collection.apart import another_core, core_of, open_apart, two_of_one_name
+from hydraopt.collection.apart import (
+    CoreFile,
+    Parts,
+    another_core,
+    core_of,
+    open_apart,
+    two_of_one_name,
+)
 from hydraopt.collection.beside import entries_beside, parts_beside, refuse_unlisted
 from hydraopt.collection.index import FolderIndex, IndexedFile, read_index
 from hydraopt.collection.taskfiles import TaskFiles, task_files
@@ -20,57 +29,59 @@ from hydraopt.files.url import AnyPath
 
 __all__ = ["IndexedFolder", "open_folder", "parts_named"]
 
+_KEPT: Final = 256
+"""Number of task files that stay open after use; each takes some 10 kB of memory."""
+
 
 class IndexedFolder:
-    """Folder opened by its index, with the same interface as Contents.
+    """Folder opened by its index; a task's file is read when the task is asked for.
 
     path: the folder, or its core file.
     core: the bundle without tasks.
-    files: task files by their names, sorted.
-    proven: see :class:`hydraopt.collection.taskfiles.TaskFiles`.
+    files: task files by the names of their tasks, sorted.
+    indexed: task files of the folder, and whether the index states the truth about each.
     """
 
     def __init__(
-        self, path: AnyPath, core: Contents, files: Mapping[str, IndexedFile], known: TaskFiles
+        self, path: AnyPath, core: Parts, files: Mapping[str, IndexedFile], indexed: TaskFiles
     ) -> None:
         self.path = path
         self._core = core
         self._files = files
-        self._told = known
+        self._indexed = indexed
         self._heads, self._fetched = 0, 0
+        self._parts: OrderedDict[str, Parts] = OrderedDict()
+
+    @property
+    def core(self) -> CoreFile:
+        """The core file."""
+        return self._core.core
 
     @cached_property
-    def whole(self) -> Contents:
+    def whole(self) -> Parts:
         """The bundle of all task files that are there now, read. Raises as :func:`open_apart`."""
-        assert self._core.core is not None
         if entries_beside(self.path)[1] is None:
             places = [self._place(x) for x in self._files.values()]
         else:
             places = parts_beside(self.path)[1]
-        return open_apart(self._core.core, places, self.path, _is_strict(self.path))
+        return open_apart(self.core, places, self.path, _is_strict(self.path))
 
     @property
-    def is_read(self) -> bool:
+    def _is_read(self) -> bool:
         """True if all files were read; from then on the files are used instead of the index."""
         return "whole" in self.__dict__
 
     @property
-    def known(self) -> Contents:
-        """The whole bundle if it was read, else the core."""
-        return self.whole if self.is_read else self._core
-
-    @property
-    def core(self) -> CoreFile | None:
-        return self._core.core
+    def known(self) -> Parts:
+        return self.whole if self._is_read else self._core
 
     @property
     def names(self) -> Collection[str]:
-        return self.whole.names if self.is_read else self._files.keys()
+        return self.whole.names if self._is_read else self._files.keys()
 
     @property
     def rows(self) -> list[TaskRow] | None:
-        """Rows of all tasks; None if they are not the files' own, or if one is invalid."""
-        if self.is_read or not self._told.proven:
+        if self._is_read or not self._indexed.proven:
             return None
         try:
             return [x.row for x in self._files.values()]
@@ -80,52 +91,57 @@ class IndexedFolder:
 
     @property
     def size(self) -> int:
-        """Bytes of the core and of all task files."""
-        if self.is_read:
+        if self._is_read:
             return self.whole.size
         return self._core.size + sum(x.size for x in self._files.values())
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """Metadata, the same as those of the whole bundle."""
-        if self.is_read:
+        if self._is_read:
             return self.whole.metadata
         return {**self._core.metadata, "tasks": strictjson.dumps(list(self._files))}
 
     @property
     def header(self) -> int:
-        """Bytes read so far to learn all this, the index's included."""
-        return self.known.header + self._heads + self._told.index_size
+        return self.known.header + self._heads + self._indexed.index_size
 
     @property
     def fetched(self) -> int:
-        """Bytes that came from a store so far, including those read to open a part."""
-        return self.known.fetched + self._fetched + self._told.index_fetched
+        return self.known.fetched + self._fetched + self._indexed.index_fetched
 
-    def part(self, task: str) -> Contents | None:
-        """Open the bundle of one task, as its file is now; None if the index is wrong about it.
+    def part(self, task: str) -> Parts:
+        """Return the contents of one task's file, as it was when it was first opened.
 
-        Every call opens it anew, so a caller that needs it again should keep it.
+        If the index is wrong about the task, all files are read.
         """
-        if self.is_read:
+        if self._is_read:
             return self.whole
-        assert self._core.core is not None
+        part = self._parts.pop(task, None) or self._opened(task)
+        if part is None:
+            return self.whole
+        self._parts[task] = part
+        if len(self._parts) > _KEPT:
+            self._parts.popitem(last=False)
+        return part
+
+    def _opened(self, task: str) -> Parts | None:
+        """Open the file of one task; return None if the index is wrong about it."""
         try:
             place = self._place(self._files[task])
-            opened = open_apart(self._core.core, [place], self.path, False, [task])
+            opened = open_apart(self.core, [place], self.path, False, [task])
         except (BundleFormatError, NotThereError):
             return None
         if not opened.names:
             return None
         self._heads += opened.header - self._core.header
-        self._fetched += sum(x.fetched for x in opened.files if x is not self._core.core.file)
+        self._fetched += sum(x.fetched for x in opened.parts.values())
         return opened
 
     def _place(self, file: IndexedFile) -> AnyPath:
         return self._core.files[0].path.parent / file.file
 
 
-def open_folder(path: AnyPath, opened: Container | None = None) -> Contents | IndexedFolder:
+def open_folder(path: AnyPath, opened: Container | None = None) -> Parts | IndexedFolder:
     """Open a folder, or the core file of one, with all its tasks.
 
     Without a usable index all files are read.

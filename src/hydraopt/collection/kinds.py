@@ -9,9 +9,10 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from hydraopt.adapters.basefiles import BaseTensors
-from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.writer import pack_bundle
 from hydraopt.collection.folder import FolderCollection, folder_of
+from hydraopt.collection.opening import open_bundle
 from hydraopt.collection.piece import (
     Change,
     Done,

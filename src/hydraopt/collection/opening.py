@@ -1,29 +1,92 @@
-"""Opening the bundle at a path or an address, in one file or in several."""
+"""Open the bundle at a path or an address, in one file or in several."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.bundle.container import CORE, FORMAT, TASK
-from hydraopt.bundle.contents import Container, Contents, CoreFile, open_source, refuse_file
-from hydraopt.collection.apart import core_of, open_apart
+from hydraopt.bundle.contents import Container, Contents, open_file, refuse_file
+from hydraopt.bundle.reader import Bundle, TaskSource
+from hydraopt.collection.apart import CoreFile, core_of, open_apart
 from hydraopt.collection.beside import parts_beside
-from hydraopt.collection.indexed import IndexedFolder, open_folder, parts_named
-from hydraopt.errors import BundleFormatError
+from hydraopt.collection.indexed import open_folder, parts_named
+from hydraopt.errors import BundleFormatError, HydraoptError
 from hydraopt.files.folders import is_folder
-from hydraopt.files.url import AnyPath
+from hydraopt.files.url import AnyPath, place_of
 
-__all__ = ["source_at"]
+if TYPE_CHECKING:
+    from hydraopt.adapters.model import Adapter
+    from hydraopt.bundle.verify import VerifyReport
+
+__all__ = ["open_bundle", "verify_bundle"]
 
 
-def source_at(path: AnyPath, wanted: Sequence[str] | None = None) -> Contents | IndexedFolder:
+def open_bundle(
+    path: str | os.PathLike[str],
+    base: str | os.PathLike[str] | BaseTensors | None = None,
+    *,
+    tasks: Iterable[str] | None = None,
+) -> Bundle:
+    """Open a bundle; only its header and its manifest are read.
+
+    path: the file; or the folder of a core file and task files; or a core file, with the task files
+    beside it that belong to it; or an address of one of these, of which ranges are fetched that are
+    not in the cache (hydraopt.files.cache). In a folder with an index a task file is read when its
+    task is asked for, and is taken as it is then.
+    tasks: those that are wanted. Of a bundle in several files the others are not opened, so that
+    the price does not depend on how many there are. TaskNotFoundError if one is not there.
+    base: the base model's folder, or its own tensors by name, for tasks that hold differences from
+    them. Raises BundleFormatError for a file that is not a bundle or is damaged, ChecksumError for
+    a damaged manifest, UnsupportedVersionError for a bundle of a newer format, RemoteError for an
+    address that cannot be read.
+    """
+    place = place_of(path)
+    wanted = None if tasks is None else list(dict.fromkeys(tasks))
+    bundle = Bundle(place, open_base(base), _source_at(place, wanted))
+    for name in wanted or ():
+        bundle[name]
+    return bundle
+
+
+def verify_bundle(
+    path: str | os.PathLike[str],
+    adapters: Sequence[Adapter] | None = None,
+    base: str | os.PathLike[str] | BaseTensors | None = None,
+) -> VerifyReport:
+    """Read every byte of a bundle, and compare it with the original adapters, if given.
+
+    Checks all checksums, that every stream decodes to its end, and that a task that came from PEFT
+    can be written as a PEFT adapter again. Tensors of a lossless task are read and not interpreted.
+
+    Against originals, matched by task name, the relative error of each module, coded tensor and
+    task is measured again. It must be what the manifest says, within its grid, or near an estimate;
+    carried and lossless tensors must have the same bytes. Originals without a task, and tasks
+    without an original, are problems.
+
+    adapters: the original adapters.
+    base: the base model's own tensors, where tasks hold differences from them.
+
+    Never raises for a damaged bundle: the report says what is wrong. Memory: one task at a time.
+    """
+    from hydraopt.bundle.verify import VerifyReport, verify
+
+    try:
+        return verify(open_bundle(path, base), adapters)
+    except HydraoptError as error:
+        return VerifyReport(os.fspath(path), problems=[str(error)])
+
+
+def _source_at(path: AnyPath, wanted: Sequence[str] | None = None) -> TaskSource:
     """Open a bundle in one file, or a folder or core file with its task files.
 
     wanted: tasks; of a bundle in several files only these are opened. In a store, where a new core
     comes beside the old tasks, those of another core are left out. Raises as
-    :func:`hydraopt.bundle.open_bundle`.
+    :func:`hydraopt.open_bundle`.
     """
     if is_folder(path):
         if wanted is None:
@@ -35,7 +98,7 @@ def source_at(path: AnyPath, wanted: Sequence[str] | None = None) -> Contents | 
         do = "Put its core file beside it, and give that or the folder"
         refuse_file("a task file holds nothing without its core", path, do=do)
     if file.format == FORMAT:
-        return open_source(file)
+        return open_file(file)
     if wanted is None:
         return open_folder(path, file)
     return _some(path, core_of(file), parts_beside(path, wanted)[1], wanted)

@@ -68,15 +68,14 @@ class Done:
 def held_in(bundle: Bundle, name: str) -> TaskPiece:
     """Return a task as a bundle holds it, not decoded. Raises TaskNotFoundError, ChecksumError."""
     task = bundle[name]
-    entry, bundle = task.entry, task.bundle
-    manifest = bundle.manifest
-    stream = b"" if entry.content is None else bundle.read(f"task/{entry.content}")
+    entry, manifest = task.entry, task.manifest
+    stream = b"" if entry.content is None else task.read(f"task/{entry.content}")
     return TaskPiece(
         entry.alone(),
-        manifest.configs[entry.config],
+        task.config,
         stream,
         tuple(manifest.blobs[i] for i in entry.carried),
-        tuple(bundle.read(f"carried/{i}") for i in entry.carried),
+        tuple(task.read(f"carried/{i}") for i in entry.carried),
     )
 
 

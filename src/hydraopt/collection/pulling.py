@@ -10,9 +10,10 @@ from pathlib import Path
 from hydraopt.bundle.container import CORE, CORE_SUFFIX, TASK
 from hydraopt.bundle.contents import Container
 from hydraopt.bundle.kind import BUNDLE_SUFFIX
-from hydraopt.bundle.reader import Bundle, open_bundle
-from hydraopt.collection.apart import core_id, core_of
+from hydraopt.bundle.reader import Bundle
+from hydraopt.collection.apart import Parts, core_id, core_of
 from hydraopt.collection.beside import entries_beside, stem_of, task_file_name
+from hydraopt.collection.opening import open_bundle
 from hydraopt.collection.splitting import files_of
 from hydraopt.collection.taskfiles import renew_index, task_files
 from hydraopt.errors import UsageError, explain
@@ -129,9 +130,9 @@ def _parts(bundle: Bundle, wanted: list[str] | None) -> tuple[str, list[_Part]]:
     core = bundle.files[0]
     if core.format == CORE:
         mark = core.metadata["checksums"]
-        named = [
-            (x, file.path.name, file.content()) for x, file in bundle.source.whole.parts.items()
-        ]
+        whole = bundle.source.whole
+        assert isinstance(whole, Parts)
+        named = [(x, file.path.name, file.content()) for x, file in whole.parts.items()]
         named.append((None, core.path.name, core.content()))
     else:
         _check_name(bundle.path.name, bundle.path)

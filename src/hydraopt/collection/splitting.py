@@ -12,12 +12,13 @@ from pathlib import Path
 from hydraopt.bundle.container import CORE, CORE_SUFFIX, INDEX_NAME, TASK, TASK_SUFFIX
 from hydraopt.bundle.contents import Container, Contents
 from hydraopt.bundle.kind import BUNDLE_SUFFIX
-from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.row import row_of_file
 from hydraopt.bundle.writer import PackedBundle, pack_bundle
 from hydraopt.collection.apart import core_id, core_of, open_apart, packed_core, packed_task
 from hydraopt.collection.beside import only_core, parts_beside, stem_of, task_file_name
 from hydraopt.collection.index import IndexedFile, md5_of, write_index
+from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import BundleFormatError, UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.aside import sizes_of
@@ -148,10 +149,9 @@ def _indexed(
     bundle: Bundle, task: str, place: AnyPath, packed: PackedBundle, library: str | None
 ) -> IndexedFile:
     """Return the index entry of a task file that was written."""
-    bundle = bundle[task].bundle
-    entry = bundle[task].entry
+    held = bundle[task]
     sizes = dict(zip(packed.names, sizes_of(packed.payload), strict=True))
-    row = row_of_file(entry, bundle.manifest.configs[entry.config], sizes)
+    row = row_of_file(held.entry, held.config, sizes)
     now = entry_of(place)
     md5 = md5_of(packed.pieces(library))
     return IndexedFile(place.name, now.size or 0, task, row, now.mark, md5)

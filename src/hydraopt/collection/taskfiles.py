@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydraopt.bundle.container import CORE, CORE_SUFFIX
-from hydraopt.bundle.contents import Container, CoreFile
+from hydraopt.bundle.contents import Container
 from hydraopt.bundle.row import row_of_file
-from hydraopt.collection.apart import OpenTask, core_of, open_parts
+from hydraopt.collection.apart import CoreFile, OpenTask, core_of, open_parts
 from hydraopt.collection.beside import entries_beside, is_task_name, of_tasks
 from hydraopt.collection.index import (
     FolderIndex,

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from hydraopt.adapters.basefiles import BaseTensors
-from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.reader import Bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.compress.measure import Measure, measure_named
 from hydraopt.editing.held import against_originals, decoded_set, lost_harm
 from hydraopt.engines.engine import Engine

@@ -244,7 +244,7 @@ def _diffusers_name(task: TaskAdapter, path: str, engine: str) -> str:
 
 
 def _is_sdxl(task: TaskAdapter) -> bool:
-    paths = (*task.modules, *(x.path for x in task.bundle.manifest.modules))
+    paths = (*task.modules, *(x.path for x in task.manifest.modules))
     return any(_SDXL.match(path) for path in paths)
 
 

@@ -72,13 +72,12 @@ class ServedBundle:
 
 def content_key(task: TaskAdapter) -> str:
     """Return the folder name of a task, which depends on everything that affects the content."""
-    bundle, entry = task.bundle, task.entry
-    manifest = bundle.manifest
+    entry, manifest = task.entry, task.manifest
     streams = [] if entry.content is None else [f"task/{entry.content}"]
     names = ["shared", *streams, *(f"carried/{i}" for i in entry.carried)]
     about = [
         version("hydraopt"),  # another version may write it otherwise
-        [bundle.checksum(name) for name in names],
+        [task.contents.checksum(name) for name in names],
         repr(entry.alone()),
         repr([manifest.modules[i] for i in entry.modules]),
         repr([manifest.tensors[i] for i in entry.tensors]),

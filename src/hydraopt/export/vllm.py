@@ -120,5 +120,5 @@ def vllm_adapter(
 
 def _only_targets(names: list[str], paths: list[str], task: TaskAdapter) -> bool:
     """Return whether the last names of paths separate the task's modules from all others."""
-    others = (x.path for x in task.bundle.manifest.modules)
+    others = (x.path for x in task.manifest.modules)
     return {x for x in others if x.rpartition(".")[2] in names} <= set(paths)

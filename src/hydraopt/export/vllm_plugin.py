@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters.bases import base_key
-from hydraopt.bundle.reader import open_bundle
 from hydraopt.bundle.task import TaskAdapter
+from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import HydraoptError
 from hydraopt.export.served import FolderCache, ServedBundle
 from hydraopt.export.vllm import export_vllm

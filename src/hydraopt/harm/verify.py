@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.harm import Harm
-from hydraopt.bundle.reader import open_bundle
 from hydraopt.bundle.recipes import answer_tokens_in
+from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import BundleFormatError, ExportError
 from hydraopt.harm.look import BaseModelLook
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings

@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from hydraopt.bundle.harm import Harm, HarmPoint
-from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.reader import Bundle
 from hydraopt.coding.records import read_basis
+from hydraopt.collection.opening import open_bundle
 from hydraopt.inspect.originals import Stored, original_bytes, originals_of
 from hydraopt.inspect.summary import module_type
 from hydraopt.linalg.basis import Basis

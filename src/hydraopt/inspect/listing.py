@@ -7,10 +7,11 @@ from dataclasses import dataclass, fields
 from typing import ClassVar, Final, Literal
 
 from hydraopt.bundle.history import Added
-from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.row import TaskRow
 from hydraopt.bundle.spec import TaskEntry
 from hydraopt.collection.kinds import StrPath
+from hydraopt.collection.opening import open_bundle
 from hydraopt.files.url import place_of
 from hydraopt.merging.frozen import MiddlePrice
 

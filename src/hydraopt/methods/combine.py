@@ -18,11 +18,11 @@ import numpy as np
 
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.spec import Manifest
-from hydraopt.bundle.verify import relative_error
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.outputs import destination
 from hydraopt.files.url import place_of
+from hydraopt.linalg.norms import relative_error
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.merging.align import align
 from hydraopt.merging.outcome import Job, StrPath, Written, inputs_of, load

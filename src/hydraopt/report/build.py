@@ -11,9 +11,10 @@ from typing import Final, TypeVar
 
 from hydraopt import __version__
 from hydraopt.adapters.imagemodels import is_image_model
-from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import TaskEntry
 from hydraopt.bundle.task import TaskAdapter
+from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import UsageError, explain
 from hydraopt.inspect.choices import Choices, choices
 from hydraopt.inspect.originals import Originals, originals_of
@@ -195,8 +196,8 @@ def live_page(known: Collected) -> Page:
 
 def layers_of(task: TaskAdapter) -> Layers:
     """Return a task's modules with bytes and forms; decode it unless nothing of it is coded."""
-    entry, bundle = task.entry, task.bundle
-    paths = [bundle.manifest.modules[i].path for i in entry.modules]
+    entry = task.entry
+    paths = [task.manifest.modules[i].path for i in entry.modules]
     forms, sizes = task.forms(), task.coded_bytes()
     tensors = tuple(_tensors(task, entry)) if entry.tensors else ()
     return Layers(
@@ -211,7 +212,7 @@ def layers_of(task: TaskAdapter) -> Layers:
 def _tensors(task: TaskAdapter, entry: TaskEntry) -> Iterable[TensorRow]:
     errors, sizes = task.tensor_errors, task.tensor_bytes()
     for i in entry.tensors:
-        held = task.bundle.manifest.tensors[i]
+        held = task.manifest.tensors[i]
         shape = " x ".join(map(str, held.shape)) or "1"
         yield TensorRow(held.key, shape, sizes[held.key], errors[held.key])
 

@@ -16,11 +16,12 @@ from hydraopt.adapters.beyond import beyond_linear, not_linear
 from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
 from hydraopt.adapters.torchdtypes import dtype_name
 from hydraopt.adapters.tuners import changing, other_tuner
-from hydraopt.bundle.reader import Bundle, no_such_task, open_bundle
+from hydraopt.bundle.reader import Bundle, no_such_task
 from hydraopt.bundle.restore.below import is_of_base, layer_below
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.collection.following import Following
+from hydraopt.collection.following import Following, core_of_bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import BundleFormatError, TaskNotFoundError, UsageError, explain
 from hydraopt.files.url import place_of
 from hydraopt.runtime.heads import Head, ModuleHead, Replaced, Site, module_head, site_of
@@ -84,12 +85,12 @@ class PlacedBundle:
 
     def look_again(self, name: str) -> None:
         """Take a task as its file is now; see :meth:`hydraopt.Attached.look_again`."""
-        core, fresh = self.bundle.source.core, None
+        core, fresh = core_of_bundle(self.bundle), None
         if core is not None:
             with suppress(TaskNotFoundError):
                 fresh = self._following.tasks([name])
         last = self._following.last
-        now = None if last is None else last.source.core
+        now = None if last is None else core_of_bundle(last)
         if core is None or now is None or now.id != core.id:
             raise BundleFormatError(
                 explain(
@@ -116,8 +117,8 @@ class PlacedBundle:
             return (self.label, task.name)
         # By its bytes: tasks of a folder may each be a bundle of their own.
         stream = f"task/{entry.content}"
-        size = task.bundle.tensor_bytes[stream]
-        return (self.label, task.bundle.checksum(stream), size, entry.modules, entry.tensors)
+        size, checksum = task.contents.sizes[stream], task.contents.checksum(stream)
+        return (self.label, checksum, size, entry.modules, entry.tensors)
 
     def check(self, task: TaskAdapter) -> None:
         """Raise UsageError unless a task has only low-rank changes and replaced modules."""

@@ -14,16 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from hydraopt.adapters import RawTensor
-from hydraopt.bundle import (
-    Harm,
-    HarmPoint,
-    Manifest,
-    ModuleEntry,
-    TaskEntry,
-    pack_carried,
-    write_bundle,
-)
+from hydraopt.bundle.carried import pack_carried
+from hydraopt.bundle.harm import Harm, HarmPoint
+from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.tensors import TensorEntry
+from hydraopt.bundle.writer import write_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, quantise_rest, write_dense
 from hydraopt.coding.forms import Way

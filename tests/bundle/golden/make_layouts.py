@@ -15,20 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from hydraopt.adapters import RawTensor
-from hydraopt.bundle import (
-    Manifest,
-    ModuleEntry,
-    TaskEntry,
-    open_bundle,
-    pack_carried,
-    write_bundle,
-)
+from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.restore.peft import CONFIG, WEIGHTS, export_peft
+from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.tensors import TensorEntry
+from hydraopt.bundle.writer import write_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, as_matrix, quantise_rest, write_dense
 from hydraopt.coding.forms import Way
 from hydraopt.coding.records import quantise_basis, write_basis, write_record
+from hydraopt.collection.opening import open_bundle
 from tests.bundle.bundles import record
 from tests.bundle.golden.make import table
 

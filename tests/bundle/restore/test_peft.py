@@ -18,7 +18,9 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from torch import nn
 
 from hydraopt.adapters import read_adapter
-from hydraopt.bundle import TaskAdapter, open_bundle, write_bundle
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle.writer import write_bundle
+from hydraopt.collection.opening import open_bundle
 from hydraopt.export import export_peft, peft_adapter
 from tests.bundle.bundles import bundle_of
 

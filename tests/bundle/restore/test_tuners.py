@@ -19,7 +19,7 @@ from hydraopt import merge, open_bundle
 from hydraopt.adapters import read_adapter
 from hydraopt.adapters.tuners import TUNERS, owner_of, tuner_named
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.bundle.verify import verify_bundle
+from hydraopt.collection.opening import verify_bundle
 from hydraopt.errors import AdapterFormatError, ExportError, HydraoptError, UsageError
 from hydraopt.export.formats import FORMATS, export_task
 from hydraopt.methods.apply import apply

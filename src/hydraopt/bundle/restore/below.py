@@ -53,7 +53,7 @@ def left_to_base(task: TaskAdapter, base: Mapping[str, RawTensor] | None) -> fro
     base: tensors of the base model. A copy that differs from them by more than its error stays,
         because the adapter was trained on another weight. Without them no copy stays.
     """
-    entries = (task.bundle.manifest.tensors[i] for i in task.entry.tensors)
+    entries = (task.manifest.tensors[i] for i in task.entry.tensors)
     copies = [entry.key for entry in entries if rounded_copy(entry)]
     if base:
         copies = [key for key in copies if is_of_base(task, key, base, _path(key))]

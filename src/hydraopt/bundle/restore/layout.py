@@ -114,7 +114,7 @@ def check_room(task: TaskAdapter, ranks: Iterable[tuple[Pair, int]]) -> None:
 
 def check_numbers(task: TaskAdapter, numbers: int) -> None:
     """Check the number of values in an adapter as :func:`check_room` does."""
-    most = _FREE_NUMBERS + _NUMBERS_PER_BYTE * task.bundle.size
+    most = _FREE_NUMBERS + _NUMBERS_PER_BYTE * task.contents.size
     if numbers > most:
         raise ExportError(
             explain(
