@@ -83,7 +83,7 @@ def folder_row(folder: Path, tasks: int, repeats: int) -> dict[str, Any]:
     fresh = open_bundle(folder)
 
     def further(name: str) -> None:
-        fresh[name].bundle.read("task/0")
+        fresh[name].read("task/0")
 
     row["further"] = medians([partial(further, name) for name in names])
     add(folder, [f"warm={_ADAPTER}"], workers=1)
@@ -141,7 +141,7 @@ def store_rows(folder: Path, tasks: int, uploaded: bool) -> Iterator[dict[str, A
                 bundle, opening = _over(wire, partial(open_bundle, address))
                 task = list(bundle)[tasks // 2]
                 _, using = _over(wire, partial(_use, bundle, task))
-            core, own = bundle[task].bundle.files
+            core, own = bundle[task].contents.files
             yield {
                 "what": "store",
                 "store": name,
