@@ -332,3 +332,21 @@ for name in sys.argv[1:]:
 def test_a_public_name_stays_what_it_is(names: set[str]) -> None:
     # A submodule named like a public function would put itself over it.
     run(TWICE, *sorted(names))
+
+
+def test_no_two_classes_have_one_name() -> None:
+    names: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ClassDef):
+                names.setdefault(node.name, []).append(module)
+    assert {name: homes for name, homes in names.items() if len(homes) > 1} == {}
+
+
+# Names that fit any module, so that a reader has to open the file to learn what is in it.
+UNSAID = ["cli.common"]
+EMPTY_NAMES = {"base", "common", "helpers", "misc", "stuff", "things", "tools", "utils"}
+
+
+def test_a_file_name_says_what_is_in_it() -> None:
+    assert [name for name in MODULES if name.rpartition(".")[2] in EMPTY_NAMES] == UNSAID

@@ -7,12 +7,12 @@ import sys
 import pytest
 
 from hydraopt.engines.engine import Local, OnRay
-from hydraopt.engines.pool import Alone
+from hydraopt.engines.pool import SerialPool
 from hydraopt.errors import UsageError
 
 
 def test_one_local_worker_is_this_process() -> None:
-    assert isinstance(Local(1).pool(1, lambda: None), Alone)
+    assert isinstance(Local(1).pool(1, lambda: None), SerialPool)
     assert Local(None).most() >= 1
     assert Local(5).most() == 5
 

@@ -13,14 +13,14 @@ import pytest
 
 from hydraopt.engines import processes
 from hydraopt.engines.engine import Local
-from hydraopt.engines.pool import Alone, Answer, Pool, WorkerLostError
+from hydraopt.engines.pool import PendingResult, Pool, SerialPool, WorkerLostError
 from hydraopt.engines.processes import Processes, Started
 from hydraopt.engines.worker import HIRE
 from hydraopt.errors import UsageError
 from tests.engines.servants import Counter, Refuses, Unreadable
 
 POOLS: dict[str, Callable[[], Pool]] = {
-    "alone": Alone,
+    "alone": SerialPool,
     "one": lambda: Processes(1),
     "three": lambda: Processes(3),
 }
@@ -178,7 +178,7 @@ def test_an_engine_starts_ahead_what_its_pool_takes() -> None:
             assert isinstance(pool, Processes)
             assert pool.pids == [waiting.pid]
     with Local(1).ahead(1) as alone:
-        assert isinstance(alone.pool(1, lambda: None), Alone)
+        assert isinstance(alone.pool(1, lambda: None), SerialPool)
 
 
 def test_workers_have_one_thread_for_linear_algebra() -> None:
@@ -188,7 +188,7 @@ def test_workers_have_one_thread_for_linear_algebra() -> None:
         assert set(counts) == {1}
 
 
-def soon(answer: Answer) -> BaseException | None:
+def soon(answer: PendingResult) -> BaseException | None:
     """What it raises; fails where it would wait forever."""
     return answer._future.exception(timeout=60)  # type: ignore[attr-defined,no-any-return]
 

@@ -18,7 +18,7 @@ from hydraopt.coding.records import SplitRecord, SplitSide
 from hydraopt.collection.splitting import split
 from hydraopt.errors import TaskNotFoundError, UsageError
 from hydraopt.runtime.heads import module_head, site_of
-from hydraopt.runtime.places import Place
+from hydraopt.runtime.places import ModulePlace
 from tests.conftest import write_adapter
 from tests.marks import slow
 from tests.runtime.conftest import (
@@ -280,7 +280,7 @@ def test_large_steps_do_not_leave_fp16() -> None:
     small = np.array([2.0**-44, 2.0**-40])
     mode = Mode(Way.EXPLICIT, Way.PREDICTED)
     record = SplitRecord(SplitSide(None, big), SplitSide(big[:5], big), small, mode)
-    place = Place("h", nn.Linear(8, 8), torch.device("cpu"), torch.float16)
+    place = ModulePlace("h", nn.Linear(8, 8), torch.device("cpu"), torch.float16)
     basis = np.linalg.qr(rng.standard_normal((8, 5)))[0]
     own = module_head(site_of(place, None, basis), record)
     dense = big * small @ (basis @ big[:5] + big).T

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from hydraopt import attach
-from hydraopt.serve.engine import Engine
+from hydraopt.serve.engine import ModelEngine
 from hydraopt.serve.jobs import Limits
 from hydraopt.serve.reload import Reload
 from hydraopt.serve.server import make_server
@@ -70,7 +70,7 @@ class Running:
     """A server under test."""
 
     address: str
-    engine: Engine
+    engine: ModelEngine
     server: Any
     clients: list[Any] = field(default_factory=list)
 
@@ -101,7 +101,7 @@ def serve(wild: tuple[Any, Any], bundle_of: Callable[[str], Path]) -> Callable[.
         model, usual = wild
         tokenizer = tokenizer or usual
         with attach(model, bundle or bundle_of("all"), cache_bytes=0) as attached:
-            engine = Engine(model, tokenizer, attached, limits)
+            engine = ModelEngine(model, tokenizer, attached, limits)
             if bundle is not None:
                 options["reload"] = Reload(engine, BASE, [str(bundle)], 0)
             server = make_server(engine, BASE, "127.0.0.1", 0, api_key, **options)

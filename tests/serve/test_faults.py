@@ -24,8 +24,8 @@ from hydraopt.basemodel.rowcache import RowCache
 from hydraopt.cli.main import cli
 from hydraopt.errors import BundleFormatError, NumericalError, UsageError
 from hydraopt.runtime.attached import Attached
-from hydraopt.serve.engine import Engine
-from hydraopt.serve.jobs import Job, Limits
+from hydraopt.serve.engine import ModelEngine
+from hydraopt.serve.jobs import GenerationJob, Limits
 from hydraopt.serve.sampling import Sampler
 from hydraopt.serve.server import bind, load_engine, make_server
 from tests.serve.conftest import BASE, TASKS, plain, until
@@ -46,7 +46,7 @@ def base(wild: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> str
 def test_the_smallest_temperature_is_greedy(temperature: float) -> None:
     logits = torch.tensor([1.0, 90.0, -90.0, 3.0])
     for top_p in (1.0, 0.5):
-        job = Job("de", (1,), 1, temperature=temperature, top_p=top_p, seed=0)
+        job = GenerationJob("de", (1,), 1, temperature=temperature, top_p=top_p, seed=0)
         assert Sampler(job)(logits) == 1
 
 
@@ -55,9 +55,9 @@ def test_the_smallest_temperature_is_greedy(temperature: float) -> None:
 def test_logits_that_are_no_numbers_are_refused(temperature: float, wrong: float) -> None:
     logits = torch.tensor([1.0, wrong, 2.0])
     with pytest.raises(NumericalError, match="no numbers"):
-        Sampler(Job("de", (1,), 1, temperature=temperature))(logits)
+        Sampler(GenerationJob("de", (1,), 1, temperature=temperature))(logits)
     # Some models rule tokens out.
-    assert Sampler(Job("de", (1,), 1))(torch.tensor([1.0, -torch.inf, 2.0])) == 2
+    assert Sampler(GenerationJob("de", (1,), 1))(torch.tensor([1.0, -torch.inf, 2.0])) == 2
 
 
 @contextmanager
@@ -279,7 +279,7 @@ def test_rows_under_way_go_on_without_a_task_that_is_gone() -> None:
         answer = SimpleNamespace(task=task, deliver=deliver)
         return SimpleNamespace(answer=answer, reason=None, tokens=3)
 
-    engine, kept = object.__new__(Engine), []
+    engine, kept = object.__new__(ModelEngine), []
     engine._rows = [row("de"), row("en"), row("fr")]
     engine._batch = SimpleNamespace(keep=kept.append)  # type: ignore[assignment]
     selected = []

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from hydraopt.engines.pool import Alone, Pool
+from hydraopt.engines.pool import Pool, SerialPool
 from hydraopt.engines.processes import Processes, Started
 from hydraopt.threads import cores
 
@@ -69,7 +69,7 @@ class Local:
         return cores() if self.workers is None else self.workers
 
     def pool(self, size: int, after: Callable[[], None]) -> Pool:
-        return Processes(size, after, self.started) if size > 1 else Alone()
+        return Processes(size, after, self.started) if size > 1 else SerialPool()
 
     @contextmanager
     def ahead(self, size: int) -> Iterator[Engine]:

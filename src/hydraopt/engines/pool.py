@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self
 
 from hydraopt.errors import HydraoptError, WorkerError, explain
 
-__all__ = ["Alone", "Answer", "Closing", "Pool", "WorkerLostError", "lost"]
+__all__ = ["Closing", "PendingResult", "Pool", "SerialPool", "WorkerLostError", "lost"]
 
 
 class Closing:
@@ -50,7 +50,7 @@ def lost(worker: int, how: object) -> WorkerLostError:
     )
 
 
-class Answer(Protocol):
+class PendingResult(Protocol):
     """Future result of a call."""
 
     def result(self) -> Any:
@@ -80,7 +80,7 @@ class Pool(Protocol):
         """Give every worker a servant: ``make(*arguments)``, importable by name."""
         ...
 
-    def call(self, worker: int, method: str, *arguments: Any, parts: int = 0) -> Answer:
+    def call(self, worker: int, method: str, *arguments: Any, parts: int = 0) -> PendingResult:
         """Have a worker's servant run a method, which with parts returns (result, part, ...)."""
         ...
 
@@ -104,9 +104,11 @@ class Pool(Protocol):
 
 
 class _Given:
-    """Answer computed when it, or a later one, is requested."""
+    """Result computed when it, or a later one, is requested."""
 
-    def __init__(self, pool: Alone, method: str, arguments: tuple[Any, ...], parts: int) -> None:
+    def __init__(
+        self, pool: SerialPool, method: str, arguments: tuple[Any, ...], parts: int
+    ) -> None:
         self._pool, self._method, self._arguments, self._parts = pool, method, arguments, parts
         self._value: Any = None
         self._error: BaseException | None = None
@@ -130,7 +132,7 @@ class _Given:
         return self._value[1 + number]
 
 
-class Alone(Closing):
+class SerialPool(Closing):
     """Pool whose one worker is this process. It works when a caller waits."""
 
     size, near = 1, True
@@ -142,7 +144,7 @@ class Alone(Closing):
     def hire(self, make: Callable[..., Any], *arguments: Any) -> None:
         self._servant = make(*arguments)
 
-    def call(self, worker: int, method: str, *arguments: Any, parts: int = 0) -> Answer:
+    def call(self, worker: int, method: str, *arguments: Any, parts: int = 0) -> PendingResult:
         answer = _Given(self, method, arguments, parts)
         self._waiting.append(answer)
         return answer

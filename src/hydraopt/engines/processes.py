@@ -21,7 +21,7 @@ from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from hydraopt.engines.pool import Alone, Answer, Closing, lost
+from hydraopt.engines.pool import Closing, PendingResult, SerialPool, lost
 from hydraopt.engines.worker import ANSWER, CALL, HIRE
 
 __all__ = ["Processes", "Started"]
@@ -187,7 +187,7 @@ class Processes(Closing):
         started: Started | None = None,
     ) -> None:
         self.size, self._after = size, after
-        self._own = Alone()
+        self._own = SerialPool()
         make = _Process if started is None else started.take
         self._others = [make(number) for number in range(1, size)]
         self._servant: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
@@ -203,7 +203,7 @@ class Processes(Closing):
         for process in self._others:
             process.post(HIRE, make, arguments)
 
-    def call(self, worker: int, method: str, *arguments: Any, parts: int = 0) -> Answer:
+    def call(self, worker: int, method: str, *arguments: Any, parts: int = 0) -> PendingResult:
         if worker == 0:
             return self._own.call(0, method, *arguments, parts=parts)
         future = self._others[worker - 1].post(CALL, method, arguments)

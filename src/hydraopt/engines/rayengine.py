@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from hydraopt.engines.pool import Answer, Closing, lost
+from hydraopt.engines.pool import Closing, PendingResult, lost
 from hydraopt.errors import UsageError, WorkerError, explain
 
 try:
@@ -209,7 +209,7 @@ class RayPool(Closing):
                 )
             )
 
-    def call(self, worker: int, method: str, *arguments: Any, parts: int = 0) -> Answer:
+    def call(self, worker: int, method: str, *arguments: Any, parts: int = 0) -> PendingResult:
         run = self._actors[worker].run.options(num_returns=1 + parts)
         references = run.remote(method, *arguments)
         return _Promised(worker, references if parts else [references])

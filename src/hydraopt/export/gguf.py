@@ -82,7 +82,7 @@ def export_gguf(
             b = _permuted(task, pair, b, about.heads if last == "q_proj" else about.kv_heads)
         tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"] = a, b
     with replaced_file(target, ".gguf") as made:
-        head = _Head(about.architecture, task.name, float(alpha), invocation)
+        head = _GgufMetadata(about.architecture, task.name, float(alpha), invocation)
         _write(gguf, made, head, DTYPES[dtype], tensors)
         _read_back(gguf, made, task, tensors)
 
@@ -139,7 +139,7 @@ def _permuted(task: TaskAdapter, pair: Pair, b: Array, heads: int) -> Array:
 
 
 @dataclass(frozen=True)
-class _Head:
+class _GgufMetadata:
     """Header of the file about the adapter.
 
     invocation: tokens of an aLoRA, otherwise empty.
@@ -170,7 +170,9 @@ def _invocation(task: TaskAdapter) -> list[int]:
     )
 
 
-def _write(gguf: Any, file: Path, head: _Head, dtype: str, tensors: dict[str, Array]) -> None:
+def _write(
+    gguf: Any, file: Path, head: _GgufMetadata, dtype: str, tensors: dict[str, Array]
+) -> None:
     writer = gguf.GGUFWriter(file, head.architecture)
     writer.add_string("general.type", "adapter")
     writer.add_string("adapter.type", "lora")

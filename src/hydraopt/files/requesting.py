@@ -25,7 +25,7 @@ from hydraopt.errors import RemoteError
 from hydraopt.files.answers import PassingError, refuse
 from hydraopt.files.url import Url
 
-__all__ = ["BYTES_PER_SECOND", "REDIRECTS", "SECONDS", "Reply"]
+__all__ = ["BYTES_PER_SECOND", "REDIRECTS", "SECONDS", "HttpResponse"]
 
 SECONDS = 120.0
 """Time limit of an answer, from the request on, while it is slower than BYTES_PER_SECOND."""
@@ -137,7 +137,7 @@ class _Session(requests.Session):
         return None
 
 
-class Reply:
+class HttpResponse:
     """Answer to a GET after all redirects, its body not yet read; a context that closes it.
 
     url: address that the user gave. Raises RemoteError, and PassingError for what may be gone at
@@ -160,7 +160,7 @@ class Reply:
         except (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError) as error:
             self._failed(error)
 
-    def __enter__(self) -> Reply:
+    def __enter__(self) -> HttpResponse:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -29,7 +29,7 @@ from hydraopt.files.answers import (
 from hydraopt.files.url import Url
 
 if TYPE_CHECKING:
-    from hydraopt.files.requesting import Reply
+    from hydraopt.files.requesting import HttpResponse
 
 __all__ = ["WebStore"]
 
@@ -121,10 +121,10 @@ class WebStore:
         refuse("nothing can be written over HTTP", url, do=do)
 
 
-def _asked(url: Url, headers: Mapping[str, str]) -> Reply:
+def _asked(url: Url, headers: Mapping[str, str]) -> HttpResponse:
     """Send a GET and return the reply, a context manager whose body is not yet read."""
     try:
-        from hydraopt.files.requesting import Reply
+        from hydraopt.files.requesting import HttpResponse
     except ImportError as error:
         raise RemoteError(
             explain(
@@ -134,14 +134,14 @@ def _asked(url: Url, headers: Mapping[str, str]) -> Reply:
             )
         ) from error
     # A range counts bytes of the file as it is, not of a packed form of it.
-    reply = Reply(url, {"Accept-Encoding": "identity", **headers})
+    reply = HttpResponse(url, {"Accept-Encoding": "identity", **headers})
     if (reply.header("Content-Encoding") or "identity").lower() != "identity":
         with reply:
             refuse("server sends another form than the file's bytes", url, do=_CHANGED)
     return reply
 
 
-def _check_status(reply: Reply, url: Url) -> None:
+def _check_status(reply: HttpResponse, url: Url) -> None:
     status = reply.status
     there = unquote(urlsplit(reply.address).path)
     if there.endswith(f"/{url.name}/") and not url.is_folder:
@@ -159,16 +159,16 @@ def _check_status(reply: Reply, url: Url) -> None:
     refuse("server does not send it", url, f"status {status}", "200 or 206", "Check the address")
 
 
-def _wait_of(reply: Reply) -> float:
+def _wait_of(reply: HttpResponse) -> float:
     said = reply.header("Retry-After") or ""
     return min(float(said), _LONGEST_WAIT) if said.isascii() and said.isdecimal() else 0.0
 
 
-def _range_header(reply: Reply) -> str:
+def _range_header(reply: HttpResponse) -> str:
     return reply.header("Content-Range") or ""
 
 
-def _range_of(reply: Reply, url: Url) -> tuple[int, int, int]:
+def _range_of(reply: HttpResponse, url: Url) -> tuple[int, int, int]:
     """Return (first, last, length of the file) as the reply states them."""
     match = _RANGE.fullmatch(_range_header(reply))
     if match is None:
@@ -179,7 +179,7 @@ def _range_of(reply: Reply, url: Url) -> tuple[int, int, int]:
     return first, last, size
 
 
-def _not_asked(reply: Reply, url: Url, expected: str) -> NoReturn:
+def _not_asked(reply: HttpResponse, url: Url, expected: str) -> NoReturn:
     got = _range_header(reply)[:80] or "none"
     refuse("server sent another range than was asked for", url, got, expected, "Report it there")
 
@@ -191,7 +191,7 @@ def _changed(url: Url, got: object, mark: Mark) -> NoReturn:
     refuse("file changed while it was read", url, got, expected, _CHANGED)
 
 
-def _body(reply: Reply, url: Url, size: int) -> bytes:
+def _body(reply: HttpResponse, url: Url, size: int) -> bytes:
     """Return exactly ``size`` bytes; a body that is too short raises PassingError."""
     data = b"".join(reply.pieces(size))
     if len(data) < size:
@@ -201,7 +201,7 @@ def _body(reply: Reply, url: Url, size: int) -> bytes:
     return data
 
 
-def _stated(reply: Reply, url: Url) -> int:
+def _stated(reply: HttpResponse, url: Url) -> int:
     """Return the stated length of a whole file; without it a short body could not be detected."""
     stated = reply.header("Content-Length") or ""
     if not (stated.isascii() and stated.isdecimal() and len(stated) <= _DIGITS):
@@ -209,7 +209,7 @@ def _stated(reply: Reply, url: Url) -> int:
     return int(stated)
 
 
-def _whole(reply: Reply, url: Url, check: Check | None) -> Start:
+def _whole(reply: HttpResponse, url: Url, check: Check | None) -> Start:
     """Download the whole file from a server without ranges, as a local copy."""
     size = _stated(reply, url)
     folder = tempfile.gettempdir()

@@ -27,7 +27,7 @@ from hydraopt.coding.script import SHARED
 from hydraopt.compress.core import ROOM
 from hydraopt.compress.dense import Given
 from hydraopt.compress.measure import Measure
-from hydraopt.engines.pool import Alone, Answer, Closing, Pool, WorkerLostError
+from hydraopt.engines.pool import Closing, PendingResult, Pool, SerialPool, WorkerLostError
 from hydraopt.files.aside import Aside, Laid, Place
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
@@ -138,7 +138,7 @@ class Passes(Closing):
         self._items = self._modules + len(pieces.matrices)
         self._holders, self._names = _holders(pieces), pieces.owners
         self._progress = progress or silent
-        self._pool: Pool = pool or Alone()
+        self._pool: Pool = pool or SerialPool()
         self._of_item, self._threads = self._shared_out()
         self._told: list[set[int]] = [set() for _ in range(self._pool.size)]
         self._blocks = [0] * self._items  # of each item, once its energies were asked for
@@ -268,7 +268,7 @@ class Passes(Closing):
         tally: _Tally,
     ) -> None:
         """Items at one price; when they are written, the tally has the size of the streams."""
-        writing: deque[list[Answer]] = deque()
+        writing: deque[list[PendingResult]] = deque()
         bits = course.bits if course else np.zeros(self._items)
         asked = (
             (i, price, self._own(i, weights), float(bits[i]), block, self._threads[i])
@@ -286,14 +286,16 @@ class Passes(Closing):
         while writing:
             self._sizes(writing.popleft(), tally)
 
-    def _sizes(self, answers: list[Answer], tally: _Tally) -> None:
+    def _sizes(self, answers: list[PendingResult], tally: _Tally) -> None:
         tally.sizes = [answer.result() for answer in answers]
 
     def _own(self, index: int, weights: Array) -> list[float]:
         own: list[float] = weights[self._holders[index], index].tolist()
         return own
 
-    def _encoded(self, asked: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Made, Answer]]:
+    def _encoded(
+        self, asked: Iterable[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Made, PendingResult]]:
         for index, answer in self._ahead("encode", asked, parts=self._pool.size):
             yield index, answer.result(), answer
 
@@ -304,10 +306,10 @@ class Passes(Closing):
 
     def _ahead(
         self, method: str, asked: Iterable[tuple[Any, ...]], parts: int = 0
-    ) -> Iterator[tuple[int, Answer]]:
+    ) -> Iterator[tuple[int, PendingResult]]:
         """(item, answer) in order, asked for ahead by at most a few items."""
         with self._libraries.limit(limits=1, user_api="blas"):
-            waiting: deque[tuple[int, Answer]] = deque()
+            waiting: deque[tuple[int, PendingResult]] = deque()
             ahead = (_AHEAD if parts else _MANY_AHEAD) * self._pool.size
             for question in asked:
                 index = question[0]

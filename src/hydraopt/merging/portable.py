@@ -17,7 +17,7 @@ from hydraopt.adapters.model import LowRankModule
 from hydraopt.adapters.rawtensor import FileSpan, RawTensor, stamp_of
 from hydraopt.compress.core import FactorReader
 from hydraopt.engines.engine import Engine, Local
-from hydraopt.engines.pool import Alone, Pool
+from hydraopt.engines.pool import Pool, SerialPool
 from hydraopt.merging.align import AdapterFactors, MergeSet
 from hydraopt.merging.dense import TensorMatrices
 from hydraopt.merging.joined import JoinedFactors
@@ -86,10 +86,10 @@ def pool_for(pieces: MergeSet, engine: Engine) -> tuple[Pool, MergeSet]:
     without a file of their own are written below the engine's ``work``, if it has one.
     """
     if not all(map(_reads_modules, pieces.readers)):
-        return Alone(), pieces
+        return SerialPool(), pieces
     size = workers_for(engine, pieces.numbers, len(pieces.readers) + len(pieces.matrices))
     if size < 2 and not engine.remote:
-        return Alone(), pieces
+        return SerialPool(), pieces
     spool = Spool(engine.work)
     # First what can fail, and only then the processes, which nobody has to end yet.
     try:

@@ -13,7 +13,7 @@ import numpy as np
 from hydraopt.bundle.reader import Bundle
 from hydraopt.inspect.choices import Choices
 from hydraopt.inspect.summary import module_type
-from hydraopt.report.model import Alike, GroupRow, Layers, MapView, TaskView
+from hydraopt.report.model import GroupRow, Layers, LikenessMatrix, MapView, TaskView
 
 __all__ = ["FORM_TEXTS", "alike_of", "forms_of", "group_rows", "map_of", "map_tasks"]
 
@@ -114,7 +114,7 @@ def _key(path: str) -> list[tuple[int, int, str]]:
     return [(0, int(x), "") if x.isdecimal() and len(x) < 10 else (1, 0, x) for x in pieces]
 
 
-def alike_of(choices: Choices, count: int) -> Alike | None:
+def alike_of(choices: Choices, count: int) -> LikenessMatrix | None:
     """Return the likeness of the tasks, with alike ones side by side; None for fewer than two.
 
     Tasks without a cosine are left out, because nothing is known of them.
@@ -138,7 +138,7 @@ def alike_of(choices: Choices, count: int) -> Alike | None:
     )
     left = len(names) < count
     note = f"{len(names)} of {count:,} tasks." if left else ""
-    return Alike(tuple(names[i] for i in order), rows, pairs, note)
+    return LikenessMatrix(tuple(names[i] for i in order), rows, pairs, note)
 
 
 def _order(cosines: Any) -> list[int]:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 __all__ = [
-    "Alike",
     "Example",
     "GroupRow",
     "Judged",
     "Layers",
+    "LikenessMatrix",
     "MapView",
     "OriginalsRow",
     "Page",
@@ -146,7 +146,7 @@ class MapView:
 
 
 @dataclass(frozen=True)
-class Alike:
+class LikenessMatrix:
     """Cosines of the tasks' products in percent, in the order of a clustering.
 
     pairs: the most alike, (one, other, percent).
@@ -283,7 +283,7 @@ class Page:
     sizes: tuple[SizeRow, ...]
     sizes_note: str
     map: MapView
-    alike: Alike | None
+    alike: LikenessMatrix | None
     languages: tuple[GroupRow, ...]
     groups: tuple[GroupRow, ...]
     filters: Mapping[str, tuple[str, ...]]

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hydraopt.errors import UsageError, explain
-from hydraopt.runtime.heads import ModuleHead, Replaced, Site, given, nbytes_of
+from hydraopt.runtime.heads import ModuleHead, ReplacedModule, Site, given, nbytes_of
 
-__all__ = ["Adder", "Alone", "Mixed", "MixedReplaced"]
+__all__ = ["Adder", "Mixed", "MixedReplaced", "SingleAdder"]
 
 
 class Adder(Protocol):
@@ -32,7 +32,7 @@ class Adder(Protocol):
         """Return the output (..., m) with dW x added, in the output's type; x (..., n)."""
 
 
-class Alone:
+class SingleAdder:
     """One task for all rows.
 
     A basis has more vectors than the task has components, so a token costs less once it is
@@ -244,7 +244,9 @@ class MixedReplaced:
     Rows without one use the model's module, plus what ``other`` adds.
     """
 
-    def __init__(self, own: Sequence[Replaced | None], name: str, other: Adder | None) -> None:
+    def __init__(
+        self, own: Sequence[ReplacedModule | None], name: str, other: Adder | None
+    ) -> None:
         self._own, self._name, self._other = tuple(own), name, other
         self.nbytes = other.nbytes if other else 0
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hydraopt.errors import TaskNotFoundError, UsageError, explain
-from hydraopt.runtime.adders import Adder, Alone, Mixed, MixedReplaced
+from hydraopt.runtime.adders import Adder, Mixed, MixedReplaced, SingleAdder
 from hydraopt.runtime.batches import Batches
 from hydraopt.runtime.bundles import Bundles, PlacedBundle, named_bundles
-from hydraopt.runtime.heads import Head, HeadCache, ModuleHead, Replaced, head_bytes
+from hydraopt.runtime.heads import Head, HeadCache, ModuleHead, ReplacedModule, head_bytes
 from hydraopt.values import closest
 
 __all__ = ["Attached", "Memory", "Stats", "attach", "default_cache_bytes"]
@@ -165,7 +165,7 @@ class Attached:
         with self._switching() as heads:
             head = {} if name is None else self._head(name, heads)
             adders: dict[str, Adder] = {
-                module: Alone(own) if isinstance(own, ModuleHead) else own
+                module: SingleAdder(own) if isinstance(own, ModuleHead) else own
                 for module, own in head.items()
             }
             self._choose((name,), adders, heads)
@@ -372,11 +372,11 @@ class Attached:
         self._handles[name] = module.register_forward_hook(hook, with_kwargs=True)
 
 
-def _mixed(own: Sequence[ModuleHead | Replaced | None], module: str) -> Adder:
+def _mixed(own: Sequence[ModuleHead | ReplacedModule | None], module: str) -> Adder:
     """Return a module's adder for rows of several tasks, some of which may replace the module."""
     changes = [x if isinstance(x, ModuleHead) else None for x in own]
     mixed = Mixed(changes, module) if any(changes) else None
-    replaced = [x if isinstance(x, Replaced) else None for x in own]
+    replaced = [x if isinstance(x, ReplacedModule) else None for x in own]
     return MixedReplaced(replaced, module, mixed) if any(replaced) or mixed is None else mixed
 
 

@@ -24,7 +24,7 @@ from hydraopt.collection.following import Following, core_of_bundle
 from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import BundleFormatError, TaskNotFoundError, UsageError, explain
 from hydraopt.files.url import place_of
-from hydraopt.runtime.heads import Head, ModuleHead, Replaced, Site, module_head, site_of
+from hydraopt.runtime.heads import Head, ModuleHead, ReplacedModule, Site, module_head, site_of
 from hydraopt.runtime.places import Places
 from hydraopt.runtime.saved import UnfitError, replacements
 
@@ -145,7 +145,7 @@ class PlacedBundle:
 
     def head(self, task: TaskAdapter) -> Head:
         """Return the task's head, decoded. Raises BundleFormatError for a damaged bundle."""
-        head: dict[str, ModuleHead | Replaced] = {}
+        head: dict[str, ModuleHead | ReplacedModule] = {}
         for path, record in task.split(self._widths):
             if record.count:
                 site = self._site(task, path)
@@ -153,7 +153,7 @@ class PlacedBundle:
         for name, tensors in self._replacements(task).items():
             module = self._model.get_submodule(name)
             own = {key: _like(getattr(module, key), x) for key, x in tensors.items()}
-            head[name] = Replaced(module, own)
+            head[name] = ReplacedModule(module, own)
         return head
 
     def _replacements(self, task: TaskAdapter) -> dict[str, dict[str, RawTensor]]:

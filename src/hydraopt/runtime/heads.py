@@ -22,13 +22,13 @@ from torch.nn import functional as F
 from hydraopt.coding.records import Numbers, SplitRecord, SplitSide
 from hydraopt.compiled import njit
 from hydraopt.linalg.shapes import Array
-from hydraopt.runtime.places import Place
+from hydraopt.runtime.places import ModulePlace
 
 __all__ = [
     "Head",
     "HeadCache",
     "ModuleHead",
-    "Replaced",
+    "ReplacedModule",
     "Site",
     "given",
     "head_bytes",
@@ -45,7 +45,7 @@ class Site:
     left (m, p), right (q, n); None where there is none.
     """
 
-    place: Place
+    place: ModulePlace
     left: Tensor | None = None
     right: Tensor | None = None
 
@@ -106,7 +106,7 @@ class ModuleHead:
 
 
 @dataclass(frozen=True, eq=False)
-class Replaced:
+class ReplacedModule:
     """Module that a task replaces. own: its tensors, by their names in the module.
 
     The model's module stays as it is: a copy with the task's tensors computes the output anew.
@@ -132,11 +132,11 @@ class Replaced:
         return {name: nn.Parameter(x, requires_grad=False) for name, x in self.own.items()}
 
 
-Head = Mapping[str, ModuleHead | Replaced]
+Head = Mapping[str, ModuleHead | ReplacedModule]
 """Parts of a task, by module name in the model, without modules that the task does not change."""
 
 
-def site_of(place: Place, left: Array | None, right: Array | None) -> Site:
+def site_of(place: ModulePlace, left: Array | None, right: Array | None) -> Site:
     """Return the site with its bases (m, p) and (n, q) as tensors."""
     right = None if right is None else right.T
     return Site(place, _tensor(left, place), _tensor(right, place))
@@ -168,7 +168,7 @@ def _energies(side: SplitSide) -> Array:
     return blocks[0] if len(blocks) == 1 else blocks[0] + blocks[1]
 
 
-def _scaled(x: Numbers | None, by: Array, place: Place, turned: bool) -> Tensor | None:
+def _scaled(x: Numbers | None, by: Array, place: ModulePlace, turned: bool) -> Tensor | None:
     """Return the columns of x (N, k) times ``by`` as a tensor (k, N), or turned, (N, k)."""
     if x is None:
         return None
@@ -233,7 +233,7 @@ def nbytes_of(*tensors: Tensor | None) -> int:
     return sum(x.numel() * x.element_size() for x in tensors if x is not None)
 
 
-def _tensor(x: Array | None, place: Place) -> Tensor | None:
+def _tensor(x: Array | None, place: ModulePlace) -> Tensor | None:
     if x is None:
         return None
     # A copy: contiguous, and the decoded float64 array can go.

@@ -13,7 +13,7 @@ from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.errors import AlignmentError, explain
 from hydraopt.files.url import AnyPath
 
-__all__ = ["Place", "Places", "Renaming", "shape_of"]
+__all__ = ["ModulePlace", "Places", "Renaming", "shape_of"]
 
 _SHOWN = 3
 
@@ -30,7 +30,7 @@ class Renaming:
 
 
 @dataclass(frozen=True)
-class Place:
+class ModulePlace:
     """Module of the model, and the device and type of its factors.
 
     name: in the model.  module: with m outputs and n inputs.
@@ -72,7 +72,7 @@ class Places:
         needed = {entry.path: (entry.m, entry.n) for entry in entries}
         self.renaming = self._renaming(needed)
 
-    def find(self, entry: ModuleEntry) -> Place:
+    def find(self, entry: ModuleEntry) -> ModulePlace:
         """Return the place of a module. Raises AlignmentError."""
         name = self.renaming(entry.path)
         problem = self._problem(name, (entry.m, entry.n))
@@ -91,7 +91,7 @@ class Places:
                     do="Load the model without offloading this module",
                 )
             )
-        return Place(name, module, device, self._dtype(module))
+        return ModulePlace(name, module, device, self._dtype(module))
 
     def _dtype(self, module: nn.Module) -> torch.dtype:
         """Return the float type a module computes in; quantised ones convert to it."""

@@ -9,17 +9,17 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
+from fastapi import BaseRequest as HttpRequest
 from fastapi import Depends, FastAPI
-from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from hydraopt.errors import TaskNotFoundError
 from hydraopt.jsonvalues import to_json
-from hydraopt.serve.engine import Engine
+from hydraopt.serve.engine import ModelEngine
 from hydraopt.serve.failures import GONE, UNREADABLE
-from hydraopt.serve.jobs import Answer, ClosedError, Job, Limits, Piece, QueueFullError
+from hydraopt.serve.jobs import Answer, ClosedError, GenerationJob, Limits, Piece, QueueFullError
 from hydraopt.serve.metrics import Metrics
 from hydraopt.serve.prompts import LongPromptError, PromptReader
 from hydraopt.serve.reload import ReloadError
@@ -34,7 +34,7 @@ from hydraopt.serve.replies import (
     usage_of,
     whole,
 )
-from hydraopt.serve.schemas import ChatRequest, CompletionRequest, Request
+from hydraopt.serve.schemas import BaseRequest, ChatRequest, CompletionRequest
 
 __all__ = ["make_app"]
 
@@ -44,11 +44,11 @@ _COMPLETION_TOKENS = 16
 _STOP_SECONDS = 2.0
 """Seconds to wait for the engine's last step, when all answers have ended."""
 
-R = TypeVar("R", bound=Request)
+R = TypeVar("R", bound=BaseRequest)
 
 
 def make_app(
-    engine: Engine,
+    engine: ModelEngine,
     base_name: str,
     api_key: str | None = None,
     reload: Callable[[], Sequence[str]] | None = None,
@@ -162,7 +162,7 @@ def _add_refusals(app: FastAPI) -> None:
 class _Service:
     """Requests to jobs, pieces to replies."""
 
-    def __init__(self, engine: Engine, base_name: str, metrics: Metrics) -> None:
+    def __init__(self, engine: ModelEngine, base_name: str, metrics: Metrics) -> None:
         self._engine, self._metrics, self._base = engine, metrics, base_name
         self._since = int(time.time())
         self._reader = PromptReader(engine.tokenizer, engine.limits.prompt_tokens)
@@ -214,7 +214,7 @@ class _Service:
             ) from error
         return self._tokens(asked, text, False)
 
-    def _tokens(self, asked: Request, text: str, special: bool) -> tuple[int, ...]:
+    def _tokens(self, asked: BaseRequest, text: str, special: bool) -> tuple[int, ...]:
         """Tokenize a text; called outside the event loop, which long prompts would block."""
         try:
             return self._reader.tokens(text, special)
@@ -224,7 +224,7 @@ class _Service:
             ) from error
 
     async def answer(
-        self, request: HttpRequest, asked: Request, prompt: tuple[int, ...], most: int
+        self, request: HttpRequest, asked: BaseRequest, prompt: tuple[int, ...], most: int
     ) -> Response:
         reply = Reply("chat" if isinstance(asked, ChatRequest) else "completion", asked.model)
         job = self._job(asked, prompt, most)
@@ -259,7 +259,7 @@ class _Service:
     async def _events(
         self,
         request: HttpRequest,
-        asked: Request,
+        asked: BaseRequest,
         reply: Reply,
         answer: Answer,
         pieces: asyncio.Queue[Piece],
@@ -297,7 +297,7 @@ class _Service:
             if piece.reason is not None:
                 return
 
-    def _job(self, asked: Request, prompt: tuple[int, ...], most: int) -> Job:
+    def _job(self, asked: BaseRequest, prompt: tuple[int, ...], most: int) -> GenerationJob:
         task = self.task(asked.model)
         limits = self._engine.limits
         if not prompt:
@@ -311,9 +311,9 @@ class _Service:
                 raise self._counted(asked, ApiError(413, text, "context_length_exceeded"))
         temperature = 1.0 if asked.temperature is None else asked.temperature
         top_p = 1.0 if asked.top_p is None else asked.top_p
-        return Job(task, prompt, most, temperature, top_p, asked.seed, asked.stops)
+        return GenerationJob(task, prompt, most, temperature, top_p, asked.seed, asked.stops)
 
-    def _counted(self, asked: Request, error: ApiError) -> ApiError:
+    def _counted(self, asked: BaseRequest, error: ApiError) -> ApiError:
         self._metrics.requests.labels(asked.model, error.code).inc()
         return error
 
@@ -321,7 +321,7 @@ class _Service:
 class _Counter:
     """Counts one answer's pieces, in the engine's thread: also when nobody reads them any more."""
 
-    def __init__(self, metrics: Metrics, model: str, job: Job) -> None:
+    def __init__(self, metrics: Metrics, model: str, job: GenerationJob) -> None:
         self._metrics, self._model, self._job = metrics, model, job
         self._arrived, self._begun = time.monotonic(), False
 

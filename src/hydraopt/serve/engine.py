@@ -22,12 +22,20 @@ from hydraopt.basemodel.writing import ends_of
 from hydraopt.errors import HydraoptError, TaskNotFoundError, UsageError, explain
 from hydraopt.runtime.attached import Attached
 from hydraopt.serve.failures import UNREAD, fail
-from hydraopt.serve.jobs import Answer, ClosedError, Job, Limits, Piece, QueueFullError, Reason
+from hydraopt.serve.jobs import (
+    Answer,
+    ClosedError,
+    GenerationJob,
+    Limits,
+    Piece,
+    QueueFullError,
+    Reason,
+)
 from hydraopt.serve.rows import BatchRow
 from hydraopt.serve.sampling import Sampler
 from hydraopt.serve.text import Decoder, StopWatch
 
-__all__ = ["Engine"]
+__all__ = ["ModelEngine"]
 
 Make = Callable[[Any], Attached]
 """Function from the model to its attached tasks."""
@@ -37,7 +45,7 @@ Make = Callable[[Any], Attached]
 _PROMPT_TOKENS = 2048
 
 
-class Engine:
+class ModelEngine:
     """Model, the tasks attached to it, and the waiting requests.
 
     The model and ``attached`` belong to the engine's thread from :meth:`start` to :meth:`stop`.
@@ -75,7 +83,7 @@ class Engine:
         """Begin to answer."""
         self._thread.start()
 
-    def submit(self, job: Job, deliver: Callable[[Piece], None]) -> Answer:
+    def submit(self, job: GenerationJob, deliver: Callable[[Piece], None]) -> Answer:
         """Take a job on; ``deliver`` gets its pieces, the last with a reason.
 
         Raises QueueFullError, ClosedError; UsageError if the job exceeds the limits;

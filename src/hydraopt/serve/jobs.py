@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hydraopt.errors import HydraoptError
 
-__all__ = ["Answer", "ClosedError", "Job", "Limits", "Piece", "QueueFullError"]
+__all__ = ["Answer", "ClosedError", "GenerationJob", "Limits", "Piece", "QueueFullError"]
 
 Reason = Literal["stop", "length", "time", "closing", "error", "cancelled"]
 
@@ -42,7 +42,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Job:
+class GenerationJob:
     """Prompt to continue.
 
     task: None is the base model.  temperature: 0 takes the likeliest token.  top_p: the smallest
@@ -76,7 +76,7 @@ class Answer:
     attached: what has its task.
     """
 
-    job: Job
+    job: GenerationJob
     deliver: Callable[[Piece], None]
     deadline: float
     attached: Any = None

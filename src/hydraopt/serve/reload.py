@@ -10,7 +10,7 @@ from pathlib import Path
 from hydraopt.errors import HydraoptError, UsageError, explain
 from hydraopt.runtime.attached import Attached, attach
 from hydraopt.runtime.bundles import named_bundles
-from hydraopt.serve.engine import Engine
+from hydraopt.serve.engine import ModelEngine
 from hydraopt.serve.jobs import ClosedError
 
 __all__ = ["Reload", "ReloadError", "check_names"]
@@ -39,7 +39,7 @@ class Reload:
     """
 
     def __init__(
-        self, engine: Engine, base_name: str, bundles: Sequence[str], cache_bytes: int | None
+        self, engine: ModelEngine, base_name: str, bundles: Sequence[str], cache_bytes: int | None
     ) -> None:
         self._engine, self._base_name = engine, base_name
         self._bundles, self._cache_bytes = tuple(bundles), cache_bytes

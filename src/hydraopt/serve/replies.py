@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hydraopt.jsonvalues import to_json
-from hydraopt.serve.jobs import Job, Piece
+from hydraopt.serve.jobs import GenerationJob, Piece
 
 __all__ = [
     "ApiError",
@@ -151,7 +151,7 @@ class Reply:
         )
 
 
-def usage_of(job: Job, last: Piece) -> Usage:
+def usage_of(job: GenerationJob, last: Piece) -> Usage:
     """Return the numbers of tokens read and written."""
     read, written = len(job.prompt), last.tokens
     return Usage(read, written, read + written)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hydraopt.errors import NumericalError, explain
-from hydraopt.serve.jobs import Job
+from hydraopt.serve.jobs import GenerationJob
 
 __all__ = ["Sampler"]
 
@@ -14,7 +14,7 @@ __all__ = ["Sampler"]
 class Sampler:
     """Draws the tokens of one answer; with a seed, from a stream of random numbers of its own."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: GenerationJob) -> None:
         self._job = job
         self._generator = torch.Generator()
         if job.seed is None:

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["ChatRequest", "CompletionRequest", "Request"]
+__all__ = ["BaseRequest", "ChatRequest", "CompletionRequest"]
 
 # Fields of the API that ask for what is not done here, and the values that ask for nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -65,7 +65,7 @@ class _Message(_Strict):
         return pieces if isinstance(pieces, str) else "".join(piece.text for piece in pieces)
 
 
-class Request(_Strict):
+class BaseRequest(_Strict):
     """Fields that both kinds of requests share.
 
     model: name of a task or of the base.
@@ -109,13 +109,13 @@ class Request(_Strict):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
-class CompletionRequest(Request):
+class CompletionRequest(BaseRequest):
     """POST /v1/completions. prompt: one text, or one prompt's token ids."""
 
     prompt: str | list[str] | list[int]
 
 
-class ChatRequest(Request):
+class ChatRequest(BaseRequest):
     """POST /v1/chat/completions."""
 
     messages: list[_Message] = Field(min_length=1)

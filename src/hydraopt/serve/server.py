@@ -20,7 +20,7 @@ from hydraopt.runtime.attached import attach
 from hydraopt.runtime.bundles import named_bundles
 from hydraopt.serve.accesslog import AccessLog
 from hydraopt.serve.api import make_app
-from hydraopt.serve.engine import Engine
+from hydraopt.serve.engine import ModelEngine
 from hydraopt.serve.jobs import Limits
 from hydraopt.serve.limits import IDLE_SECONDS, OwnHosts, is_loopback, limited
 from hydraopt.serve.listening import bind
@@ -68,7 +68,7 @@ def load_engine(
     dtype: str = "float32",
     device: str = "cpu",
     cache_bytes: int | None = None,
-) -> Engine:
+) -> ModelEngine:
     """Return the engine of a base model with all tasks of the bundles, not yet started.
 
     cache_bytes: as for :func:`hydraopt.attach`.
@@ -94,7 +94,7 @@ def load_engine(
             )
         )
     attached = attach(model, list(bundles), cache_bytes=cache_bytes)
-    engine = Engine(model, tokenizer, attached, limits)
+    engine = ModelEngine(model, tokenizer, attached, limits)
     engine.try_all()
     return engine
 
@@ -119,7 +119,7 @@ class Server(uvicorn.Server):
     within 25 s. SIGHUP loads the bundles again.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, reload: Reload | None) -> None:
+    def __init__(self, config: uvicorn.Config, engine: ModelEngine, reload: Reload | None) -> None:
         super().__init__(config)
         self._engine, self._reload = engine, reload
 
@@ -156,7 +156,7 @@ class Server(uvicorn.Server):
 
 
 def make_server(
-    engine: Engine,
+    engine: ModelEngine,
     base_name: str,
     host: str,
     port: int,

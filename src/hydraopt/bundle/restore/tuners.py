@@ -31,7 +31,7 @@ __all__ = ["check_tuner", "tuner_adapter"]
 
 
 @dataclass(frozen=True)
-class _Stored:
+class _StoredFactors:
     """Storage plan for the pair of one module.
 
     names: names of B, of A and of the tuner's other tensors.
@@ -77,7 +77,7 @@ def check_tuner(task: TaskAdapter) -> None:
     _planned(task, task.described.keys() - left_to_base(task, None))
 
 
-def _planned(task: TaskAdapter, extras: Collection[str]) -> list[_Stored]:
+def _planned(task: TaskAdapter, extras: Collection[str]) -> list[_StoredFactors]:
     """Plan how each module of a task is stored.
 
     extras: names of the task's other tensors.
@@ -107,17 +107,17 @@ def _planned(task: TaskAdapter, extras: Collection[str]) -> list[_Stored]:
     return planned
 
 
-def _adalora(task: TaskAdapter) -> Iterator[_Stored]:
+def _adalora(task: TaskAdapter) -> Iterator[_StoredFactors]:
     rule = AdaLoraRule.of(task.config, task.bundle.path) if task.modules else None
     for path, module in task.modules.items():
         if rule is None or module.layout != "plain" or module.kind != "linear":
             raise _cannot(task, f"AdaLoRA has no {module.kind} of layout {module.layout}", path)
         inner = _inner(task, path)
         names = tuple(f"{PREFIX}{inner}.{part}" for part in ("lora_B", "lora_A", "lora_E"))
-        yield _Stored(module, names, rule.rank(inner), rule.scale)
+        yield _StoredFactors(module, names, rule.rank(inner), rule.scale)
 
 
-def _factors(task: TaskAdapter) -> Iterator[_Stored]:
+def _factors(task: TaskAdapter) -> Iterator[_StoredFactors]:
     ends = factor_stems(task.config)
     rule = factor_rule(task.config, task.bundle.path) if task.modules else None
     scaled: set[str] = set()
@@ -129,7 +129,7 @@ def _factors(task: TaskAdapter) -> Iterator[_Stored]:
         scale = 1.0 if module.stem in scaled else rule.scale(inner)
         scaled.add(module.stem)
         names = tuple(f"{PREFIX}{inner}.{end}" for end in ends[factor])
-        yield _Stored(module, names, rule.rank(inner), scale)
+        yield _StoredFactors(module, names, rule.rank(inner), scale)
 
 
 def _inner(task: TaskAdapter, path: str) -> str:
@@ -140,7 +140,7 @@ def _inner(task: TaskAdapter, path: str) -> str:
     return key.inner
 
 
-def _padded(task: TaskAdapter, stored: _Stored) -> tuple[Array, Array]:
+def _padded(task: TaskAdapter, stored: _StoredFactors) -> tuple[Array, Array]:
     """Return (B, A) over the scale, (m, rank) and (rank, n), padded with zeros."""
     factors, module = task.factors()[stored.module.path], stored.module
     b, a = np.zeros((module.m, stored.rank)), np.zeros((stored.rank, module.n))
