@@ -13,7 +13,7 @@ __all__ = ["run_limited"]
 
 # What the work needs is loaded once, in a process that each case is forked from.
 _CASES = mp.get_context("forkserver")
-_CASES.set_forkserver_preload(["hydraopt.inspect.bundle", "hydraopt.bundle.restore.peft", __name__])
+_CASES.set_forkserver_preload(["hydraopt.inspect.bundle", "hydraopt.bundle.peft.folder", __name__])
 
 
 def run_limited(

@@ -85,7 +85,7 @@ def exercise_adapter(path: Path, scratch: Path, seed: str) -> Verdict:
 
     def work() -> None:
         from hydraopt import merge, open_bundle, read_adapter, verify_bundle
-        from hydraopt.bundle.restore.peft import peft_adapter
+        from hydraopt.bundle.peft.folder import peft_adapter
 
         alpha = limit.pop("alpha", None)
         adapter = read_adapter(path, alpha=alpha)

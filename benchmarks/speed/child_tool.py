@@ -30,7 +30,7 @@ OURS = "hydraopt"
 def hydraopt() -> type[Tool]:
     """Ours, at 5 %."""
     # The package loads lazily; others' imports are not timed either.
-    from hydraopt.bundle.restore.peft import export_peft  # noqa: F401
+    from hydraopt.bundle.peft.folder import export_peft  # noqa: F401
     from hydraopt.collection.opening import open_bundle
     from hydraopt.merging.merge import merge
 

@@ -49,7 +49,7 @@ LAYERS: list[set[str]] = [
 HEAVY = {
     "torch": {
         "export",
-        "bundle.restore",
+        "bundle.peft",
         "adapters",
         "basemodel",
         "evaluate",

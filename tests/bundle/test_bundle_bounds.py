@@ -17,7 +17,7 @@ from hydraopt.adapters import read_adapter
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.container import deflate
-from hydraopt.bundle.restore.peft import export_peft
+from hydraopt.bundle.peft.folder import export_peft
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.writer import write_bundle
 from hydraopt.coding.chunks import ChunkWriter

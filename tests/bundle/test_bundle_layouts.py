@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hydraopt.adapters import read_adapter
-from hydraopt.bundle.restore.peft import CONFIG, WEIGHTS, export_peft
+from hydraopt.bundle.peft.folder import CONFIG, WEIGHTS, export_peft
 from hydraopt.collection.opening import open_bundle, verify_bundle
 from tests.bundle.golden.make_layouts import CASES, FOLDER
 

@@ -11,7 +11,7 @@ import pytest
 
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.carried import pack_carried
-from hydraopt.bundle.restore.peft import export_peft
+from hydraopt.bundle.peft.folder import export_peft
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.bundle.writer import write_bundle

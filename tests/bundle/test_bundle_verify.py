@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hydraopt.adapters import Adapter, RawTensor, read_adapter
-from hydraopt.bundle.restore.tensors import file_chunks
+from hydraopt.bundle.peft.tensors import file_chunks
 from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.jsonvalues import to_json

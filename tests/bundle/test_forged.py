@@ -9,7 +9,7 @@ import pytest
 from hypothesis import event, given, settings
 
 from benchmarks.hostile.samples import write_base
-from hydraopt.bundle.restore.peft import export_peft
+from hydraopt.bundle.peft.folder import export_peft
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.errors import AlignmentError, ExportError, HydraoptError, UsageError

@@ -14,7 +14,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from hydraopt.adapters import Adapter, RawTensor, read_adapter
-from hydraopt.bundle.restore.tensors import file_chunks
+from hydraopt.bundle.peft.tensors import file_chunks
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection.opening import open_bundle

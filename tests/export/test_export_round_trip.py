@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from hydraopt.adapters import Adapter, LowRankModule, RawTensor, read_adapter
-from hydraopt.bundle.restore.tensors import file_chunks, holds, rounded
+from hydraopt.bundle.peft.tensors import file_chunks, holds, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.export import FORMATS, export_task
 from tests.export.targets import bundled, pairs, small_task

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from hydraopt.adapters import read_adapter
+from hydraopt.bundle.peft.folder import CONFIG, WEIGHTS
 from hydraopt.bundle.reader import Bundle
-from hydraopt.bundle.restore.peft import CONFIG, WEIGHTS
 from hydraopt.collection.splitting import split
 from hydraopt.editing.verbs import remove, rename, replace
 from hydraopt.errors import BundleFormatError, NotThereError, UsageError

@@ -38,7 +38,7 @@ def test_a_killed_merge_into_a_folder_leaves_nothing_for_long(three, tmp_path, m
         assert fullmatch(r"\.new\.tmp-[0-9a-f]{16}", whole.parent.name)  # a name that is cleaned
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hydraopt.merging.output.split", killed)
+    monkeypatch.setattr("hydraopt.collection.output.split", killed)
     with pytest.raises(KeyboardInterrupt):
         merge(three, f"{tmp_path}/new/", error=0.2, workers=1)
     assert not list(tmp_path.glob(".*"))

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hydraopt.adapters import RawTensor
 from hydraopt.adapters.safetensorsfile import open_safetensors
 from hydraopt.bundle.carried import pack_carried
-from hydraopt.bundle.restore.peft import export_peft
+from hydraopt.bundle.peft.folder import export_peft
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.writer import write_bundle
 from hydraopt.cli.main import cli

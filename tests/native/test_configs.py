@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hydraopt.bundle.restore.peft import export_peft
+from hydraopt.bundle.peft.folder import export_peft
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.writer import write_bundle
 from hydraopt.coding.chunks import ChunkWriter

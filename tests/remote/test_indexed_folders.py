@@ -10,6 +10,7 @@ import pytest
 
 from hydraopt import merge, open_bundle
 from hydraopt.bundle.container import INDEX_NAME
+from hydraopt.collection.output import as_folder
 from hydraopt.collection.pulling import pull
 from hydraopt.collection.splitting import split
 from hydraopt.editing.verbs import add, remove, rename, replace
@@ -19,7 +20,6 @@ from hydraopt.files.folders import files_in, is_there
 from hydraopt.files.stores import store_of
 from hydraopt.files.url import Url
 from hydraopt.inspect.listing import listing
-from hydraopt.merging.output import as_folder
 from tests.remote.conftest import NAMES, STORES
 from tests.remote.servers import Web, same_tasks
 

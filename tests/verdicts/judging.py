@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydraopt.bundle.restore.peft import export_peft
+from hydraopt.bundle.peft.folder import export_peft
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.verify import check_task
 from hydraopt.collection.opening import open_bundle, verify_bundle

@@ -11,6 +11,7 @@ from hydraopt.errors import BundleFormatError, explain
 from hydraopt.files.parts import CORE_SUFFIX, INDEX_NAME, TASK_SUFFIX
 
 __all__ = [
+    "BUNDLE_SUFFIX",
     "CORE",
     "CORE_SUFFIX",
     "FORMAT",
@@ -26,6 +27,7 @@ __all__ = [
     "tensor_names",
 ]
 
+BUNDLE_SUFFIX: Final = ".hydra.safetensors"
 FORMAT: Final = "hydraopt"
 CORE: Final = "hydraopt-core"
 TASK: Final = "hydraopt-task"

@@ -14,7 +14,7 @@ from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.bounds import each_naming, naming
 from hydraopt.bundle.carried import unpack_blob
 from hydraopt.bundle.contents import Container, Contents
-from hydraopt.bundle.restore.below import rounded_copy, weights_at_hand
+from hydraopt.bundle.peft.below import rounded_copy, weights_at_hand
 from hydraopt.bundle.row import TaskRow, rows_of
 from hydraopt.bundle.shared import Bases, Commons, each_bases, each_common, read_shared
 from hydraopt.bundle.spec import Manifest

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from hydraopt.adapters.model import Adapter, ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.bounds import naming
-from hydraopt.bundle.restore.peft import export_peft, torch_state_dict
+from hydraopt.bundle.peft.folder import export_peft, torch_state_dict
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry, default_key
 from hydraopt.bundle.tensors import TensorEntry, reference_of, tensor_of
 from hydraopt.coding.dense import DenseRecord, matrix_shape, read_dense

@@ -14,7 +14,7 @@ from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.model import ExtraKind
 from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
-from hydraopt.bundle.restore.tensors import nearest
+from hydraopt.bundle.peft.tensors import nearest
 from hydraopt.bundle.strictjson import check, natural, one_of, text
 from hydraopt.coding.dense import DenseRecord, as_matrix, from_matrix, matrix_shape
 from hydraopt.errors import BaseMismatchError, UsageError, explain

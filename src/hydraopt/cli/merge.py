@@ -103,10 +103,10 @@ def _merged(
     adapters: tuple[str, ...], output: str, request: MergeRequest, progress: Progress | None
 ) -> MergeResult:
     """Merge the adapters into the bundle ``output``."""
+    from hydraopt.collection.output import check_output
     from hydraopt.files.apart import check_apart
     from hydraopt.merging.merge import prepare, solve, write
     from hydraopt.merging.outcome import inputs_of
-    from hydraopt.merging.output import check_output
 
     started = time.monotonic()
     check_output(output)

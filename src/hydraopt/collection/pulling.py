@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydraopt.bundle.container import CORE, CORE_SUFFIX, TASK
+from hydraopt.bundle.container import BUNDLE_SUFFIX, CORE, CORE_SUFFIX, TASK
 from hydraopt.bundle.contents import Container
-from hydraopt.bundle.kind import BUNDLE_SUFFIX
 from hydraopt.bundle.reader import Bundle
 from hydraopt.collection.apart import Parts, core_id, core_of
 from hydraopt.collection.beside import entries_beside, stem_of, task_file_name

@@ -9,9 +9,15 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from hydraopt.bundle.container import CORE, CORE_SUFFIX, INDEX_NAME, TASK, TASK_SUFFIX
+from hydraopt.bundle.container import (
+    BUNDLE_SUFFIX,
+    CORE,
+    CORE_SUFFIX,
+    INDEX_NAME,
+    TASK,
+    TASK_SUFFIX,
+)
 from hydraopt.bundle.contents import Container, Contents
-from hydraopt.bundle.kind import BUNDLE_SUFFIX
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.row import row_of_file
 from hydraopt.bundle.writer import PackedBundle, pack_bundle

@@ -21,8 +21,7 @@ from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
-from hydraopt.bundle.container import CORE_SUFFIX
-from hydraopt.bundle.kind import BUNDLE_SUFFIX
+from hydraopt.bundle.container import BUNDLE_SUFFIX, CORE_SUFFIX
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import TaskAdapter
@@ -31,6 +30,7 @@ from hydraopt.bundle.writer import PackedBundle
 from hydraopt.collection.beside import parts_beside
 from hydraopt.collection.folder import folder_of
 from hydraopt.collection.kinds import StrPath, collection_at
+from hydraopt.collection.output import as_folder, check_parent
 from hydraopt.collection.piece import check_current
 from hydraopt.collection.splitting import check_elsewhere, split
 from hydraopt.editing.core import check_has_core, options_in, price_of
@@ -49,7 +49,6 @@ from hydraopt.merging.budget import Budget, HarmLimit, Limit, Size
 from hydraopt.merging.draft import Draft
 from hydraopt.merging.joined import joined
 from hydraopt.merging.outcome import Job, inputs_of, load
-from hydraopt.merging.output import as_folder, check_parent
 from hydraopt.merging.recipe import RefreshRecipe
 from hydraopt.merging.solving import KeptError, Options, solve, solve_kept
 from hydraopt.progress import Progress

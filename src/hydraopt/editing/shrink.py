@@ -18,6 +18,7 @@ from typing import Final
 from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.reader import Bundle
 from hydraopt.collection.opening import open_bundle
+from hydraopt.collection.output import check_output, core_name
 from hydraopt.compress.measure import Measure, measure_named
 from hydraopt.editing.held import against_originals, decoded_set, lost_harm
 from hydraopt.engines.engine import Engine
@@ -32,7 +33,6 @@ from hydraopt.merging.draft import Draft
 from hydraopt.merging.merge import MergeResult, Solved, write
 from hydraopt.merging.options import DEFAULT_MEASURE
 from hydraopt.merging.outcome import Job
-from hydraopt.merging.output import check_output, core_name
 from hydraopt.merging.recipe import ShrinkRecipe, forms_in
 from hydraopt.merging.search import Solution
 from hydraopt.merging.sizes import (

@@ -9,9 +9,9 @@ from typing import Final
 from hydraopt.adapters import Adapter, Adapters, read_adapters
 from hydraopt.adapters.beyond import beyond_lora
 from hydraopt.basemodel.model import TaskFactors
-from hydraopt.bundle.kind import is_bundle
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.task import TaskAdapter
+from hydraopt.collection.kind import is_bundle
 from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.classify import Classifier, is_classifier, saved_tensors

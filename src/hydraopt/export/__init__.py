@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hydraopt.lazy import load
 
 if TYPE_CHECKING:
-    from hydraopt.bundle.restore.peft import export_peft, peft_adapter, torch_state_dict
+    from hydraopt.bundle.peft.folder import export_peft, peft_adapter, torch_state_dict
     from hydraopt.export.formats import FORMATS, export_task
     from hydraopt.export.gguf import export_gguf
     from hydraopt.export.image import export_diffusers, export_kohya
@@ -39,11 +39,11 @@ _HOMES = {
     "export_merged": "hydraopt.export.merged",
     "export_mlx": "hydraopt.export.mlx",
     "export_onnx": "hydraopt.export.onnx",
-    "export_peft": "hydraopt.bundle.restore.peft",
+    "export_peft": "hydraopt.bundle.peft.folder",
     "export_task": "hydraopt.export.formats",
     "export_vllm": "hydraopt.export.vllm",
-    "peft_adapter": "hydraopt.bundle.restore.peft",
-    "torch_state_dict": "hydraopt.bundle.restore.peft",
+    "peft_adapter": "hydraopt.bundle.peft.folder",
+    "torch_state_dict": "hydraopt.bundle.peft.folder",
 }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hydraopt.bundle.restore.folders import check_file, check_target
+from hydraopt.bundle.peft.folders import check_file, check_target
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
 
@@ -45,7 +45,7 @@ class ExportFormat:
 
 FORMATS: Final[Mapping[str, ExportFormat]] = {
     "peft": ExportFormat(
-        "hydraopt.bundle.restore.peft:export_peft", frozenset({"dtype", "uniform_rank"})
+        "hydraopt.bundle.peft.folder:export_peft", frozenset({"dtype", "uniform_rank"})
     ),
     "vllm": ExportFormat("hydraopt.export.vllm:export_vllm", frozenset({"dtype", "base"})),
     "gguf": ExportFormat(

@@ -16,10 +16,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from hydraopt.bundle.restore.below import Base, layer_below
-from hydraopt.bundle.restore.folders import check_file
-from hydraopt.bundle.restore.layout import Pair, check_room
-from hydraopt.bundle.restore.tensors import rounded
+from hydraopt.bundle.peft.below import Base, layer_below
+from hydraopt.bundle.peft.folders import check_file
+from hydraopt.bundle.peft.layout import Pair, check_room
+from hydraopt.bundle.peft.tensors import rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, UsageError, explain
 from hydraopt.export.ggufbase import GgufBase, gguf_head, load_gguf, read_gguf_base

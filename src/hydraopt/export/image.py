@@ -28,10 +28,10 @@ from hydraopt.adapters.imagemodels import component_of, is_numbered
 from hydraopt.adapters.model import ExtraKind, Layout
 from hydraopt.adapters.peftconfig import ranks_and_alphas
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.restore.card import write_card
-from hydraopt.bundle.restore.extras import folded_extras
-from hydraopt.bundle.restore.folders import check_file, check_target, read_back
-from hydraopt.bundle.restore.tensors import file_chunks, rounded
+from hydraopt.bundle.peft.card import write_card
+from hydraopt.bundle.peft.extras import folded_extras
+from hydraopt.bundle.peft.folders import check_file, check_target, read_back
+from hydraopt.bundle.peft.tensors import file_chunks, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, explain
 from hydraopt.export.lycoris import product_tensors

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.restore.tensors import rounded
+from hydraopt.bundle.peft.tensors import rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.export.stored import Stored, check_padded
 

@@ -18,12 +18,12 @@ import numpy as np
 
 from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.restore.card import write_card
-from hydraopt.bundle.restore.extras import changing_extras, exported_extras
-from hydraopt.bundle.restore.folders import check_target
-from hydraopt.bundle.restore.layout import Pair, pairs_of
-from hydraopt.bundle.restore.peft import CONFIG as ADAPTER_CONFIG
-from hydraopt.bundle.restore.tensors import file_chunks, rounded
+from hydraopt.bundle.peft.card import write_card
+from hydraopt.bundle.peft.extras import changing_extras, exported_extras
+from hydraopt.bundle.peft.folder import CONFIG as ADAPTER_CONFIG
+from hydraopt.bundle.peft.folders import check_target
+from hydraopt.bundle.peft.layout import Pair, pairs_of
+from hydraopt.bundle.peft.tensors import file_chunks, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.tensors import HEADS
 from hydraopt.errors import AlignmentError, ExportError, UsageError, explain

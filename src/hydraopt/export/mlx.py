@@ -23,11 +23,11 @@ from typing import Any, Final, get_args
 from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.model import ExtraKind, Kind
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.restore.card import write_card
-from hydraopt.bundle.restore.extras import exported_extras
-from hydraopt.bundle.restore.folders import check_target, read_back
-from hydraopt.bundle.restore.peft import WEIGHTS as PEFT_WEIGHTS
-from hydraopt.bundle.restore.tensors import file_chunks, rounded
+from hydraopt.bundle.peft.card import write_card
+from hydraopt.bundle.peft.extras import exported_extras
+from hydraopt.bundle.peft.folder import WEIGHTS as PEFT_WEIGHTS
+from hydraopt.bundle.peft.folders import check_target, read_back
+from hydraopt.bundle.peft.tensors import file_chunks, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, UsageError, explain
 from hydraopt.export.plain import LINEAR, refuse_all_but, refused

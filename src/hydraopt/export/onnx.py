@@ -18,9 +18,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from hydraopt.bundle.restore.folders import check_file
-from hydraopt.bundle.restore.layout import Pair, check_room
-from hydraopt.bundle.restore.tensors import dtype_named, rounded
+from hydraopt.bundle.peft.folders import check_file
+from hydraopt.bundle.peft.layout import Pair, check_room
+from hydraopt.bundle.peft.tensors import dtype_named, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, UsageError, explain
 from hydraopt.export.plain import plain_pairs, refused

@@ -9,8 +9,8 @@ from hydraopt.adapters.beyond import changed_base
 from hydraopt.adapters.keys import spell
 from hydraopt.adapters.model import ExtraKind, Kind, Layout
 from hydraopt.adapters.tuners import changing, other_tuner
-from hydraopt.bundle.restore.below import Base, is_of_base, layer_below, weights_at_hand
-from hydraopt.bundle.restore.layout import Pair
+from hydraopt.bundle.peft.below import Base, is_of_base, layer_below, weights_at_hand
+from hydraopt.bundle.peft.layout import Pair
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, explain

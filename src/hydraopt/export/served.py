@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from hydraopt.bundle import strictjson
-from hydraopt.bundle.restore.peft import CONFIG, WEIGHTS
+from hydraopt.bundle.peft.folder import CONFIG, WEIGHTS
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.collection.following import Following
 from hydraopt.errors import TaskNotFoundError

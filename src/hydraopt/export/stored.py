@@ -11,8 +11,8 @@ import numpy as np
 from hydraopt.adapters.formats import read_again
 from hydraopt.adapters.model import Format, LowRankModule
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile
-from hydraopt.bundle.restore.layout import balanced, check_numbers
-from hydraopt.bundle.restore.tensors import dtype_named, holds
+from hydraopt.bundle.peft.layout import balanced, check_numbers
+from hydraopt.bundle.peft.tensors import dtype_named, holds
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.linalg.shapes import Array

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.restore.folders import check_target
-from hydraopt.bundle.restore.layout import check_room
-from hydraopt.bundle.restore.peft import write_peft
-from hydraopt.bundle.restore.tensors import dtype_named, rounded
+from hydraopt.bundle.peft.folder import write_peft
+from hydraopt.bundle.peft.folders import check_target
+from hydraopt.bundle.peft.layout import check_room
+from hydraopt.bundle.peft.tensors import dtype_named, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
 from hydraopt.export.plain import plain_pairs, refused

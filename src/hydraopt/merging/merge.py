@@ -22,6 +22,7 @@ from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.spec import Manifest
 from hydraopt.coding.forms import FORMS
+from hydraopt.collection.output import check_output, core_name, written
 from hydraopt.compress.measure import Measure
 from hydraopt.engines.engine import Engine
 from hydraopt.files.apart import check_apart
@@ -48,7 +49,6 @@ from hydraopt.merging.outcome import (
     inputs_of,
     load,
 )
-from hydraopt.merging.output import check_output, core_name, written
 from hydraopt.merging.portable import engine_of, workers_for
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.search import Solution

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
-from hydraopt.bundle.restore.below import rounded_copy
+from hydraopt.bundle.peft.below import rounded_copy
 from hydraopt.bundle.spec import Manifest
 from hydraopt.merging.budget import Budget, HarmLimit
 from hydraopt.merging.look import DEFAULT_HARM

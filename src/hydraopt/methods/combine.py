@@ -18,6 +18,7 @@ import numpy as np
 
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.spec import Manifest
+from hydraopt.collection.output import check_parent
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.outputs import destination
@@ -26,7 +27,6 @@ from hydraopt.linalg.norms import relative_error
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.merging.align import align
 from hydraopt.merging.outcome import Job, StrPath, Written, inputs_of, load
-from hydraopt.merging.output import check_parent
 from hydraopt.merging.recipe import MethodRecipe
 from hydraopt.methods.apply import apply, checked_weight, relative_weights
 from hydraopt.methods.hydra import check_counts

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
-from hydraopt.bundle.restore.card import base_words, load_lines
+from hydraopt.bundle.peft.card import base_words, load_lines
 from hydraopt.report.build import Collected, cut
 from hydraopt.report.groups import group_rows
 from hydraopt.report.model import Judged, TaskView

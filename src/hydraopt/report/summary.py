@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from hydraopt.bundle.peft.card import base_words
 from hydraopt.bundle.reader import Bundle
-from hydraopt.bundle.restore.card import base_words
 from hydraopt.inspect.originals import Originals, change_of
 from hydraopt.report.model import TaskView
 from hydraopt.values import counted

@@ -16,8 +16,8 @@ from hydraopt.adapters.beyond import beyond_linear, not_linear
 from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
 from hydraopt.adapters.torchdtypes import dtype_name
 from hydraopt.adapters.tuners import changing, other_tuner
+from hydraopt.bundle.peft.below import is_of_base, layer_below
 from hydraopt.bundle.reader import Bundle, no_such_task
-from hydraopt.bundle.restore.below import is_of_base, layer_below
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.collection.following import Following, core_of_bundle

@@ -16,7 +16,7 @@ from typing import Any
 
 from hydraopt.adapters import RawTensor
 from hydraopt.bundle.carried import pack_carried
-from hydraopt.bundle.restore.peft import CONFIG, WEIGHTS, export_peft
+from hydraopt.bundle.peft.folder import CONFIG, WEIGHTS, export_peft
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.bundle.writer import write_bundle

@@ -18,7 +18,7 @@ import numpy as np
 from hydraopt.adapters.basefiles import open_base
 from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.restore.tensors import nearest
+from hydraopt.bundle.peft.tensors import nearest
 from hydraopt.bundle.tensors import DENSE_DTYPES, HEADS, TensorEntry
 from hydraopt.errors import UsageError
 

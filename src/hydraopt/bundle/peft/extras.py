@@ -14,8 +14,8 @@ from hydraopt.adapters.keys import names_adapter, peft_name
 from hydraopt.adapters.model import ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.adapters.tuners import changing
-from hydraopt.bundle.restore.below import left_to_base
-from hydraopt.bundle.restore.tensors import rounded
+from hydraopt.bundle.peft.below import left_to_base
+from hydraopt.bundle.peft.tensors import rounded
 from hydraopt.errors import ExportError, explain
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def changing_extras(
 ) -> dict[str, ExtraKind]:
     """Return the kind of each extra that may change the base, by key.
 
-    :func:`hydraopt.bundle.restore.below.left_to_base` says which weights of the base are none.
+    :func:`hydraopt.bundle.peft.below.left_to_base` says which weights of the base are none.
     base: tensors of the base model; default those that the bundle was given.
     """
     left = left_to_base(task, task.bundle.base if base is None else base)

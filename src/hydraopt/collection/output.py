@@ -7,8 +7,7 @@ import tempfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from hydraopt.bundle.container import CORE_SUFFIX, INDEX_NAME
-from hydraopt.bundle.kind import BUNDLE_SUFFIX
+from hydraopt.bundle.container import BUNDLE_SUFFIX, CORE_SUFFIX, INDEX_NAME
 from hydraopt.bundle.writer import PackedBundle
 from hydraopt.collection.splitting import split
 from hydraopt.errors import UsageError, explain
@@ -17,7 +16,8 @@ from hydraopt.files.lock import locked_if_there
 from hydraopt.files.outputs import destination
 from hydraopt.files.url import AnyPath, Url, place_of
 from hydraopt.files.writing import scratch_folder
-from hydraopt.merging.outcome import StrPath
+
+StrPath = str | os.PathLike[str]
 
 __all__ = ["as_folder", "check_output", "check_parent", "core_name", "written"]
 

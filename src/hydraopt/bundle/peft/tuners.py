@@ -17,9 +17,9 @@ from hydraopt.adapters.keys import PREFIX, parse
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.adapters.tunerfiles import AdaLoraRule, factor_rule, factor_stems
 from hydraopt.adapters.tuners import tuner_named
-from hydraopt.bundle.restore.below import left_to_base
-from hydraopt.bundle.restore.layout import balanced, check_numbers, settings_used
-from hydraopt.bundle.restore.tensors import dtype_named, rounded
+from hydraopt.bundle.peft.below import left_to_base
+from hydraopt.bundle.peft.layout import balanced, check_numbers, settings_used
+from hydraopt.bundle.peft.tensors import dtype_named, rounded
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.errors import ExportError, explain
 from hydraopt.linalg.shapes import Array
@@ -49,7 +49,7 @@ def tuner_adapter(
 ) -> tuple[dict[str, Any], dict[str, RawTensor]]:
     """Return config and tensors of a task whose config is of another tuner than LoRA.
 
-    dtype, uniform_rank: as in :func:`hydraopt.bundle.restore.peft.export_peft`; one rank for all
+    dtype, uniform_rank: as in :func:`hydraopt.bundle.peft.folder.export_peft`; one rank for all
     modules is refused, as it would be another config.
 
     Raises ExportError for what the tuner cannot hold, and for settings that make no sense.

@@ -7,6 +7,7 @@ import os
 
 from hydraopt.adapters.safetensorsfile import can_be_safetensors
 from hydraopt.bundle.container import (
+    BUNDLE_SUFFIX,
     CORE,
     CORE_SUFFIX,
     FORMAT,
@@ -21,9 +22,8 @@ from hydraopt.files.ranges import RemoteFile
 from hydraopt.files.reading import open_regular
 from hydraopt.files.url import Url, place_of
 
-__all__ = ["BUNDLE_SUFFIX", "is_bundle"]
+__all__ = ["is_bundle"]
 
-BUNDLE_SUFFIX = ".hydra.safetensors"
 _SUFFIXES = (BUNDLE_SUFFIX, CORE_SUFFIX, TASK_SUFFIX, INDEX_NAME)
 _FORMATS = (FORMAT, CORE, TASK, INDEX)
 _MOST_HEADER = 100 << 20

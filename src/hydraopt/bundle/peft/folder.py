@@ -23,11 +23,11 @@ from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.adapters.scale import ScaleRule
 from hydraopt.adapters.torchdtypes import torch_dtype
 from hydraopt.adapters.tuners import tuner_named
-from hydraopt.bundle.restore.card import write_card
-from hydraopt.bundle.restore.extras import check_extras, exported_extras
-from hydraopt.bundle.restore.folders import check_target
-from hydraopt.bundle.restore.layout import Pair, check_room, pairs_of, settings_used
-from hydraopt.bundle.restore.tensors import dtype_named, file_chunks, rounded
+from hydraopt.bundle.peft.card import write_card
+from hydraopt.bundle.peft.extras import check_extras, exported_extras
+from hydraopt.bundle.peft.folders import check_target
+from hydraopt.bundle.peft.layout import Pair, check_room, pairs_of, settings_used
+from hydraopt.bundle.peft.tensors import dtype_named, file_chunks, rounded
 from hydraopt.errors import ExportError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.writing import replaced_folder, write_atomically
@@ -85,7 +85,7 @@ def peft_adapter(
 ) -> tuple[dict[str, Any], dict[str, RawTensor]]:
     """Return config and tensors of the task as PEFT takes them; see :func:`export_peft`."""
     if task.entry.format == "peft" and tuner_named(task.config) != "LORA":
-        from hydraopt.bundle.restore.tuners import tuner_adapter
+        from hydraopt.bundle.peft.tuners import tuner_adapter
 
         return tuner_adapter(task, dtype, uniform_rank)
     kind = dtype_named(dtype, task.entry.dtype)
@@ -109,7 +109,7 @@ def check_peft(task: TaskAdapter) -> None:
     if task.entry.lossless or task.entry.format != "peft":
         return
     if tuner_named(task.config) != "LORA":
-        from hydraopt.bundle.restore.tuners import check_tuner
+        from hydraopt.bundle.peft.tuners import check_tuner
 
         check_tuner(task)
         return
@@ -252,7 +252,7 @@ def write_peft(
     """Write an adapter folder and the task's card; it appears whole.
 
     metadata: of the original's file, where these are its own tensors, bit by bit. The target has to
-    have passed :func:`hydraopt.bundle.restore.folders.check_target`.
+    have passed :func:`hydraopt.bundle.peft.folders.check_target`.
     """
     with replaced_folder(target) as folder:
         write_atomically(folder / WEIGHTS, file_chunks(tensors, metadata))

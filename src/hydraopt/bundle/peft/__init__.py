@@ -1,0 +1,1 @@
+"""Write a task of a bundle as a PEFT adapter: tensors, config, folder."""
