@@ -70,18 +70,19 @@ def test_scores_need_a_base_and_tasks(folders: list[str], tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-def test_scores_are_means_over_tasks(monkeypatch, folders: list[str], tmp_path: Path) -> None:
+def test_scores_are_added_to_the_table(
+    make_adapter: MakeAdapter, tasks: Path, trained, tmp_path: Path, monkeypatch
+) -> None:
     from hydraopt.evaluate import compare as evaluation
 
-    def scored(compared, request):
-        assert (request.base, request.rows) == ("base", 7)
-        for label, tasks in compared.others.items():
-            assert label
-            assert set(tasks["de"]) == set(compared.adapters["de"].modules)
-        rows = {label: {"kl": 0.5, "changed_pct": 10.0} for label in compared.others}
-        return {"tasks": [{"adapter": "de", "results": rows}]}
-
-    monkeypatch.setattr(evaluation, "evaluate", scored)
-    more = ["--only", "group_4_bit", "--score", "--base", "base", "--tasks", "t", "--rows", "7"]
-    rows = ran(folders, tmp_path / "out", *more)
-    assert {(row["kl"], row["changed_pct"]) for row in rows} == {(0.5, 10.0)}
+    monkeypatch.setattr(evaluation, "load_model", lambda base: trained)
+    rng = np.random.default_rng(0)
+    pair = 0.1 * rng.standard_normal((32, 3)), rng.standard_normal((3, 32))
+    folder = make_adapter(tmp_path / "spell-en", {"model.layers.0.self_attn.q_proj": pair})
+    more = ["--only", "group_", "--sizes", "300%", "--score", "--base", "tiny"]
+    rows = ran([str(folder)], tmp_path / "out", *more, "--tasks", str(tasks), "--rows", "4")
+    kls = {row["label"]: row["kl"] for row in rows if "svd" not in row["label"]}
+    assert kls["group_8_bit"] < kls["group_2_bit"]
+    assert all(0 <= row["changed_pct"] <= 100 for row in rows)
+    assert "kl" in rows[-1]
+    assert rows[-1]["method"] == "hydraopt"
