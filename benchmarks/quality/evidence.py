@@ -14,7 +14,7 @@ schema of hydraopt eval with ``methods`` added. What is tuned is tuned on the va
 The plan "harm" has the default, bytes shared out by measured harm ("curves") and what is kept
 fitted again as well ("refit") beside each other; "curves" has the first two, "ways" as well, with
 what is made without a limit; "refit" has the third, "refit-alone" a refit of what is shared out
-without data, "harm-limits" limits of harm. Their prompts are training rows, or with
+without data. Their prompts are training rows, or with
 ``--prompts-from validation`` rows that the adapter has not seen. A refit takes long:
 ``--keep-bundles`` takes one that lies under build/ whatever code made it.
 """

@@ -84,10 +84,6 @@ JUDGED: dict[str, dict[str, Any]] = {
 """
 
 
-def _harm(name: str, *limits: str) -> list[Method]:
-    return [Method(name, f"harm {limit}", JUDGED[name]) for limit in limits]
-
-
 _CHOSEN: dict[str, Any] = {
     "lost": 3.0,
     "projected": 10.0,
@@ -146,8 +142,6 @@ def _seen(name: str, text: str, power: float, change: Mapping[str, Any]) -> Meth
     return Method(name, "5%", {"sensitivity": text, "temper": power, "tuned": tuned})
 
 
-_FORMS = ("private", "shared-input", "shared-output", "two-sided", "predicted")
-
 _HARMED = "5% 3% 2%"
 _EARLIER = "10% 5%"
 _ALIKE_AT = "5% 2%"
@@ -177,7 +171,6 @@ PLANS: dict[str, list[Method]] = {
     WAYS: [*_sizes(METHOD, f"{DEFAULT} {_EARLIER}"), *_sizes(CURVES, _EARLIER, **JUDGED[CURVES])],
     REFITTED: _sizes(REFIT, _HARMED, **JUDGED[REFIT]),
     NOT_SHARED: _sizes(ALONE, _HARMED, **JUDGED[ALONE]),
-    "harm-limits": _harm(CURVES, "1%", "2%"),
     "fair": _sizes("hydraopt-fair", "5% 2%", fair=True),
     ALIKE: [
         *_sizes(METHOD, _ALIKE_AT),
@@ -192,10 +185,6 @@ PLANS: dict[str, list[Method]] = {
     "nearest": [
         *_trials(_NEAREST),
         *(_seen(f"j, self^{power}", "self", power, _NEAREST["j"]) for power in (0.5, 0.75)),
-    ],
-    "choices": [
-        *(m for form in _FORMS for m in _sizes(f"only-{form}", "5%", forms=[form])),
-        *_sizes("frobenius", "5%", measure="frobenius"),
     ],
 }
 """What one run of evidence.py scores together."""

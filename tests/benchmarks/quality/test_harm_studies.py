@@ -54,7 +54,6 @@ def test_a_plan_of_harm_is_told_its_prompts_and_sizes() -> None:
         "7%",
         {"judge": {"split": "train", "count": 64}, "sensitivity": "prompts", "refit": True},
     )
-    assert [x.size for x in methods_of("harm-limits", [], "train", 64)] == ["harm 1%", "harm 2%"]
     assert methods_of("sizes", [], "train", 64) == PLANS["sizes"]
 
 
