@@ -203,6 +203,7 @@ def _forgive(made: Any) -> None:
 
 @cache
 def say_unkept(reason: str) -> None:
+    """Log once for each reason that compiled code is not kept."""
     _say("note: compiled code could not be kept: %s.", reason)
 
 

@@ -43,6 +43,7 @@ class _Member:
 
 
 def open_npz(path: Path, size: int) -> TensorFile:
+    """Open an npz file of this size. Raises AdapterFormatError for a damaged one."""
     tensors: dict[str, RawTensor] = {}
     codes = {np.dtype(code): name for name, code in NUMPY_CODES.items() if name != "BF16"}
     try:

@@ -139,8 +139,7 @@ def _refused(pending: Path) -> UsageError:
 
 
 def sync_folder(folder: Path) -> None:
-    # Makes the new name survive a power cut; some systems cannot open folders, and the file itself
-    # is safe without it.
+    """Make a new name in a folder survive a power cut, if the system can open folders."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

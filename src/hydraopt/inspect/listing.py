@@ -67,7 +67,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class ChangedTask:
-    """A task in both collections that differs; numbers are before and after.
+    """Task in both collections that differs; numbers are before and after.
 
     what: "stream", "carried", "config", or a column of the row.
     """
