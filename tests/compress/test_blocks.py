@@ -49,8 +49,8 @@ class Reads:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> int:
     """Blocks have as many tasks."""
-    monkeypatch.setattr(blocks_module, "_NUMBERS", 1)
-    monkeypatch.setattr(blocks_module, "_LEAST", 7 * RANK + 1)
+    monkeypatch.setattr(blocks_module, "BLOCK_NUMBERS", 1)
+    monkeypatch.setattr(blocks_module, "LEAST_VECTORS", 7 * RANK + 1)
     return 7
 
 
@@ -58,7 +58,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> int:
 def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How directions are found."""
     if request.param == "strongest":
-        monkeypatch.setattr(blocks_module, "_EXACT", 8)
+        monkeypatch.setattr(blocks_module, "MOST_EXACT", 8)
     return str(request.param)
 
 
@@ -127,7 +127,7 @@ def test_room_changes_what_is_read_again_and_nothing_else(
         (0, 0, 2 * block),
         (0, block, PLENTY),
     ):
-        monkeypatch.setattr(blocks_module, "_ASIDE", aside)
+        monkeypatch.setattr(blocks_module, "MOST_ASIDE", aside)
         reader = Reads()
         store = BlockStore({0: reader}, room, vectors)
         about = [1.0] * TASKS, 1e-5, measure_named("bias-aware"), modes_of(FORMS)
@@ -152,7 +152,7 @@ def test_a_block_is_let_go_before_the_next(few: int, monkeypatch: pytest.MonkeyP
 
     for module in (core_module, blocks_module):
         monkeypatch.setattr(module, "decomposed", noted)
-    monkeypatch.setattr(blocks_module, "_ASIDE", 0)
+    monkeypatch.setattr(blocks_module, "MOST_ASIDE", 0)
     wide = BlockStore({0: Reads()}, PLENTY, 0).of(0)
     wide.spaces([1.0] * TASKS)
     # The first one is looked at before anybody knows whether there are more.
@@ -173,8 +173,8 @@ def test_a_merge_in_blocks_is_as_good_and_alike_for_any_workers(
     from hydraopt.merging import portable
 
     whole = merge(many, tmp_path / "whole", workers=1, **limit)
-    monkeypatch.setattr(blocks_module, "_NUMBERS", 1)
-    monkeypatch.setattr(blocks_module, "_LEAST", 20)
+    monkeypatch.setattr(blocks_module, "BLOCK_NUMBERS", 1)
+    monkeypatch.setattr(blocks_module, "LEAST_VECTORS", 20)
     monkeypatch.setattr(portable, "WORTH", 1)
     made = []
     for memory in (None, 1):

@@ -53,7 +53,7 @@ def spaces_of(seed: int) -> tuple[ModuleCore, tuple[SharedSpace, SharedSpace]]:
 @pytest.fixture
 def partial(monkeypatch: pytest.MonkeyPatch) -> int:
     """Only the strongest directions are computed, as for many tasks; how many of them."""
-    monkeypatch.setattr(core_module, "_EXACT", 8)
+    monkeypatch.setattr(core_module, "MOST_EXACT", 8)
     for module in (core_module, spectrum):
         monkeypatch.setattr(module, "MOST_DIRECTIONS", 20)
     monkeypatch.setattr(spectrum, "SPARE", 4)
@@ -90,7 +90,7 @@ def test_directions_that_stand_out_are_exact_to_single_precision(partial: int) -
 
 def test_more_vectors_than_they_are_long_are_all_used(monkeypatch: pytest.MonkeyPatch) -> None:
     core, (exact, _) = spaces_of(1)
-    monkeypatch.setattr(core_module, "_EXACT", M)
+    monkeypatch.setattr(core_module, "MOST_EXACT", M)
     called: list[tuple[int, ...]] = []
     by_scatter = core_module.by_scatter
 
@@ -255,7 +255,7 @@ def test_one_pair_of_copies_is_more_than_chance() -> None:
 
 def test_directions_of_little_energy_may_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     core, exact = spaces_of(14)
-    monkeypatch.setattr(core_module, "_ENOUGH", 8)
+    monkeypatch.setattr(core_module, "LEAST_COMPARED", 8)
     least = float(exact[1].values[5] ** 2)
     some = core.spaces(weights_of(core), (least, least))
     for side in (0, 1):

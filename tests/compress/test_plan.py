@@ -235,7 +235,7 @@ def test_the_curve_is_a_hull(a, b) -> None:
 
 
 def test_an_unknown_measure_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"unknown measure; got 'fro', expected frobenius, bias-a"):
+    with pytest.raises(UsageError, match="'fro'"):
         measure_named("fro")
 
 

@@ -55,7 +55,7 @@ def asked(trained, tasks, make_adapter, tmp_path, cache):
 def work(monkeypatch) -> dict[str, list[int]]:
     """Rows that were read, and that were written, by call; ``most`` ends the process."""
     done: dict[str, list[int]] = {"read": [], "written": [], "most": [10**6]}
-    batches_of, of_batch, generate = forced.batches_of, forced._of_batch, run.generate
+    batches_of, of_batch, generate = forced.batches_of, forced.read_batch, run.generate
 
     def single(model, items):
         one = [batches_of(model, [item])[0][1] for item in items]
@@ -72,7 +72,7 @@ def work(monkeypatch) -> dict[str, list[int]]:
         return generate(model, tokenizer, items, *more)
 
     monkeypatch.setattr(forced, "batches_of", single)
-    monkeypatch.setattr(forced, "_of_batch", counted)
+    monkeypatch.setattr(forced, "read_batch", counted)
     monkeypatch.setattr(run, "generate", written)
     return done
 

@@ -7,10 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import hydraopt.inspect.likeness as likeness_module
 from hydraopt.compress.core import CoreStore
 from hydraopt.inspect.adapters import _mean_cumulated, _rank_for
-from hydraopt.inspect.likeness import Likeness, Watched, likeness, mean_between
+from hydraopt.inspect.likeness import Likeness, Watched, blocks, likeness, mean_between
 from hydraopt.inspect.summary import ModuleComparison, Saving, by_type, extremes, module_type
 from hydraopt.linalg.shapes import Array, Factors
 
@@ -24,9 +23,9 @@ def _pairs(ranks: tuple[int, ...] = (2, 3, 2)) -> list[Pair]:
     return [(rng.standard_normal((M, r)), rng.standard_normal((r, N))) for r in ranks]
 
 
-def _look(pairs: list[Pair]) -> tuple[Watched, Likeness]:
+def _look(pairs: list[Pair], block: int = 1024) -> tuple[Watched, Likeness]:
     watched = Watched(lambda: ((i, Factors(b, a)) for i, (b, a) in enumerate(pairs)))
-    return watched, likeness(CoreStore([watched]).core(0))
+    return watched, likeness(CoreStore([watched]).core(0), block)
 
 
 def _cosine(x: Array, y: Array) -> float:
@@ -34,10 +33,9 @@ def _cosine(x: Array, y: Array) -> float:
 
 
 @pytest.mark.parametrize("block", [1, 4, 1024])
-def test_products_are_the_dense_ones(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(likeness_module, "_BLOCK", block)
+def test_products_are_the_dense_ones(block: int) -> None:
     pairs = _pairs()
-    _, found = _look(pairs)
+    _, found = _look(pairs, block)
     dense = [b @ a for b, a in pairs]
     for i, x in enumerate(dense):
         for j, y in enumerate(dense):
@@ -47,11 +45,10 @@ def test_products_are_the_dense_ones(block: int, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("block", [1, 4, 1024])
 def test_overlap_of_spaces_is_the_mean_squared_cosine_of_their_angles(
-    block: int, monkeypatch: pytest.MonkeyPatch
+    block: int,
 ) -> None:
-    monkeypatch.setattr(likeness_module, "_BLOCK", block)
     pairs = _pairs()
-    _, found = _look(pairs)
+    _, found = _look(pairs, block)
     for i, (bi, ai) in enumerate(pairs):
         for j, (bj, aj) in enumerate(pairs):
             for given, expected in (((ai.T, aj.T), found.inputs), ((bi, bj), found.outputs)):
@@ -163,7 +160,6 @@ def test_extremes_name_modules() -> None:
     assert extremes([]) == []
 
 
-def test_blocks_hold_whole_tasks_up_to_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(likeness_module, "_BLOCK", 5)
+def test_blocks_hold_whole_tasks_up_to_their_size() -> None:
     ranks = np.array([0, 3, 2, 0, 9, 1, 4, 0])
-    assert list(likeness_module._blocks(ranks)) == [(0, 4), (4, 5), (5, 8)]
+    assert list(blocks(ranks, 5)) == [(0, 4), (4, 5), (5, 8)]

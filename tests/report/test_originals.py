@@ -46,7 +46,7 @@ def test_a_lossless_bundle_with_its_originals_has_a_page(made: Made, tmp_path: P
 def test_originals_beside_those_that_are_compared_are_told_of(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_module, "_MOST_COMPARED", 2)
+    monkeypatch.setattr(build_module, "MOST_COMPARED", 2)
     page = build(made.bundle, [made.adapters / NAMES[0]])
     assert (page.alike, _has_estimates(page)) == (None, False)
     assert any(note.startswith(NOT_COMPARED) for note in page.notes)
@@ -90,7 +90,7 @@ def test_originals_of_no_task_at_all_are_refused(
         make_adapter(tmp_path / f"odd{i}", {"h.0.q": (np.ones((4, 2)), np.ones((2, 4)))})
         for i in range(10)
     ]
-    with pytest.raises(UsageError, match="none of the originals is a task of the bundle") as said:
+    with pytest.raises(UsageError) as said:
         build(made.bundle, odd)
     assert "odd7 and 2 more" in str(said.value)
     assert "moods-en" in str(said.value)

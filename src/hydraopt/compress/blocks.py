@@ -34,16 +34,16 @@ from hydraopt.linalg.shapes import Array, Factors
 
 __all__ = ["AnyCore", "BlockStore", "WideCore", "WideSpace"]
 
-_NUMBERS: Final = 1 << 22
+BLOCK_NUMBERS: Final = 1 << 22
 """Approximate count of numbers in the vectors of a block."""
-_LEAST: Final = 1024
+LEAST_VECTORS: Final = 1024
 """Vectors of a block in any case. A module of no more is a ModuleCore, whose spaces are found from
 the vectors' products with one another; with more, these would be larger than the scatter."""
-_EXACT: Final = 1024
+MOST_EXACT: Final = 1024
 """Vectors up to this length have their scatter added up; of longer ones the strongest directions
 are found, by rounds over all blocks."""
 
-_ASIDE: Final = 4 << 30
+MOST_ASIDE: Final = 4 << 30
 """Bytes of vectors that a worker keeps in a temporary file."""
 
 Pairs = Iterator[tuple[int, Factors]]
@@ -58,7 +58,9 @@ def _cut(pairs: Pairs) -> Iterator[Pairs]:
         vectors, most = 0, 0
         while held is not None:
             factors = held[1]
-            most = most or max(_NUMBERS // (factors.B.shape[0] + factors.A.shape[1]), _LEAST)
+            most = most or max(
+                BLOCK_NUMBERS // (factors.B.shape[0] + factors.A.shape[1]), LEAST_VECTORS
+            )
             vectors += factors.B.shape[1]
             if vectors > most and vectors > factors.B.shape[1]:
                 return
@@ -184,7 +186,7 @@ class WideCore:
     @property
     def spaces_nbytes(self) -> int:
         """Bytes of the shared spaces, at most."""
-        most = {n: n if n <= _EXACT else MOST_DIRECTIONS for n in (self.m, self.n)}
+        most = {n: n if n <= MOST_EXACT else MOST_DIRECTIONS for n in (self.m, self.n)}
         return sum(4 * n * most[n] for n in (self.m, self.n))
 
 
@@ -245,7 +247,7 @@ class _Strongest:
 
 
 def _sought(length: int) -> _Scatter | _Strongest:
-    return _Scatter(length) if length <= _EXACT else _Strongest(length)
+    return _Scatter(length) if length <= MOST_EXACT else _Strongest(length)
 
 
 def _wide(energy: Array, directions: Array, unit: float) -> WideSpace:
@@ -264,7 +266,7 @@ class BlockStore(CoreStore):
         self, readers: Mapping[int, FactorReader], room: int, vectors: int = 160 << 20
     ) -> None:
         super().__init__(readers, room, vectors)
-        self._room["aside"] = _ASIDE
+        self._room["aside"] = MOST_ASIDE
         self._aside = Aside()
         self._wide: dict[int, WideCore] = {}
 
@@ -278,7 +280,7 @@ class BlockStore(CoreStore):
         blocks = _cut(self._readers[index]())
         first = decomposed(next(blocks))
         second = next(blocks, None)
-        if second is None and sum(s.size for s in first[1]) <= _LEAST:
+        if second is None and sum(s.size for s in first[1]) <= LEAST_VECTORS:
             return self._first(index, first)
         rest = map(decomposed, itertools.chain([] if second is None else [second], blocks))
         self._wide[index] = self._joined(index, itertools.chain([first], rest))

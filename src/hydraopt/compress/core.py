@@ -42,9 +42,9 @@ __all__ = [
     "part_of",
 ]
 
-_EXACT = 1024
+MOST_EXACT = 1024
 """Number of stacked vectors, or their length, up to which all directions are computed."""
-_ENOUGH = 256
+LEAST_COMPARED = 256
 """Number of vectors from which chance overlap is known well enough for a comparison."""
 _COARSE = 1e-4
 """Share of all energy above which single precision is enough for a direction."""
@@ -89,7 +89,7 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0)
     d = np.concatenate(scales)
     unit = float(d.max(initial=0.0))
     gram = None
-    if unit and least > 0 and _ENOUGH <= d.size <= _EXACT:
+    if unit and least > 0 and LEAST_COMPARED <= d.size <= MOST_EXACT:
         gram = coarse(stacked, d / unit)
     if unit == 0 or (gram is not None and by_chance(gram, d / unit, scales, len(stacked))):
         nothing = np.zeros((d.size, 0))
@@ -97,7 +97,7 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0)
     if gram is not None and least > _COARSE * unit**2 * np.linalg.norm(gram):
         energy, w = above(gram, least / unit**2)
         energy *= unit**2
-    elif min(d.size, len(stacked)) > _EXACT:
+    elif min(d.size, len(stacked)) > MOST_EXACT:
         energy, w = strongest(stacked, d)
     elif len(stacked) < d.size:
         energy, w = by_scatter(stacked, d)
@@ -109,7 +109,7 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0)
     keep = np.flatnonzero(sound & (energy > least))[::-1][: stacked.shape[0]]
     values = np.sqrt(energy[keep])
     mix = d[:, None] * w[:, keep] / values
-    if min(d.size, len(stacked)) <= _EXACT and d.min() > _FAINT * unit:
+    if min(d.size, len(stacked)) <= MOST_EXACT and d.min() > _FAINT * unit:
         # X^T X mix of the vectors X, since (X^T X * d d^T) w is energy w.
         coordinates = w[:, keep] * values / d[:, None]
     else:
@@ -250,7 +250,7 @@ class ModuleCore:
         half of the next, so together they are less than twice as large.
         """
         size = sum(s.size for s in self.s)
-        most = {n: n if min(n, size) <= _EXACT else MOST_DIRECTIONS for n in (self.m, self.n)}
+        most = {n: n if min(n, size) <= MOST_EXACT else MOST_DIRECTIONS for n in (self.m, self.n)}
         own = sum(16 * size * min(size, most[n]) for n in (self.m, self.n))
         return 3 * own if 2 < len(self.s) <= MOST_TASKS else own
 

@@ -24,7 +24,7 @@ from hydraopt.basemodel.model import Placed, attached, hidden_states, logits_of
 from hydraopt.evaluate.kept import Kept
 from hydraopt.harm.divergence import divergence
 
-__all__ = ["Forced", "Numbers", "forced"]
+__all__ = ["Forced", "Numbers", "forced", "read_batch"]
 
 _TOKENS: Final = 32
 """Tokens whose distributions are compared at a time: 256,000 numbers each on a large vocabulary."""
@@ -122,7 +122,7 @@ def forced(
         some = [items[i] for i in chunk]
         told = _recalled(known, some, sets)
         if told is None:
-            told = _of_batch(model, batch, some, sets, reference)
+            told = read_batch(model, batch, some, sets, reference)
             if known:
                 kept = {name: one.to_json() for name, one in told.items()}
                 known.put(_named(sets), kept, some)
@@ -147,7 +147,7 @@ def _recalled(
     return whole if len(whole) == len(sets) else None
 
 
-def _of_batch(
+def read_batch(
     model: Any,
     batch: Batch,
     items: Sequence[Encoded],

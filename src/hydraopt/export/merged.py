@@ -38,7 +38,7 @@ __all__ = ["export_merged"]
 _ENGINE: Final = "a merged checkpoint"
 _FLOATS: Final = ("F16", "BF16", "F32", "F64")
 # Rows of a weight that are in float64 at once: an embedding of 256,000 rows stays small.
-_ROWS: Final = 4096
+MOST_ROWS: Final = 4096
 # Models whose layers are transformers' Conv1D, which keeps its weight as (n, m).
 _CONV1D: Final = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 _EMBEDDINGS: Final = frozenset({"embed_tokens", "wte", "word_embeddings", "embed_in"})
@@ -191,8 +191,8 @@ def _product(
     def change(old: RawTensor) -> bytes:
         weight = (own or old).numpy().reshape(stored)
         done = []
-        for start in range(0, stored[0], _ROWS):
-            rows = slice(start, start + _ROWS)
+        for start in range(0, stored[0], MOST_ROWS):
+            rows = slice(start, start + MOST_ROWS)
             new = weight[rows].astype(np.float64) + left[rows] @ right
             if norms is not None:
                 new *= _stretch(task, pair.path, norms[rows], np.linalg.norm(new, axis=1))[:, None]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 from hydraopt.compress.core import FactorReader, ModuleCore
 from hydraopt.linalg.shapes import Array, Factors
 
-__all__ = ["Likeness", "Watched", "likeness", "mean_between"]
+__all__ = ["Likeness", "Watched", "blocks", "likeness", "mean_between"]
 
-_BLOCK = 1024
+MOST_VECTORS: Final = 1024
 """Singular vectors that are compared with all others at a time."""
 
 
@@ -77,10 +78,11 @@ class Likeness:
         return _normalised(self.inner)
 
 
-def likeness(core: ModuleCore) -> Likeness:
+def likeness(core: ModuleCore, most: int = MOST_VECTORS) -> Likeness:
     """Compute all measures from the small core, for some tasks against all at a time.
 
-    Nothing of size m x n, nor of the square of the sum of all ranks, is formed.
+    most: number of vectors that are compared with all others at a time. Nothing of size m x n, nor
+    of the square of the sum of all ranks, is formed.
     """
     ranks = np.array([s.size for s in core.s])
     edges = np.cumsum([0, *ranks])
@@ -88,7 +90,7 @@ def likeness(core: ModuleCore) -> Likeness:
     smaller = np.minimum.outer(ranks, ranks)
     larger = np.maximum.outer(ranks, ranks)
     inputs, outputs, inner = (np.zeros((ranks.size, ranks.size)) for _ in range(3))
-    for first, last in _blocks(ranks):
+    for first, last in blocks(ranks, most):
         a, b = edges[first], edges[last]
         left = (core.U[:, a:b].T @ core.U).astype(np.float64)
         right = (core.V[:, a:b].T @ core.V).astype(np.float64)
@@ -109,11 +111,11 @@ def likeness(core: ModuleCore) -> Likeness:
     return Likeness(shared(inputs), shared(outputs), inner, (chance(core.n), chance(core.m)))
 
 
-def _blocks(ranks: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Yield ranges of tasks (first, last + 1) with at most _BLOCK vectors, or a single task."""
+def blocks(ranks: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of tasks (first, last + 1) with at most ``most`` vectors, or a single task."""
     first = total = 0
     for i, rank in enumerate(ranks):
-        if total + rank > _BLOCK and i > first:
+        if total + rank > most and i > first:
             yield first, i
             first, total = i, 0
         total += int(rank)

@@ -37,7 +37,7 @@ StrPath = str | os.PathLike[str]
 MOST_TASKS: Final = 2000
 """Maximum number of tasks listed in a file; a server has no such limit."""
 _MOST_LAYERS: Final = 40_000
-_MOST_COMPARED: Final = 100
+MOST_COMPARED: Final = 100
 _MOST_EXAMPLES: Final = 400
 _MOST_HISTORY: Final = 500
 _MOST_TYPES: Final = 1000
@@ -115,7 +115,7 @@ def build(
         known.bundle,
         given,
         compared,
-        sizes=len(known.tasks) <= _MOST_COMPARED,
+        sizes=len(known.tasks) <= MOST_COMPARED,
         same_base=same_base,
         alpha=alpha,
         progress=progress,
@@ -145,7 +145,7 @@ def _compared(known: Collected) -> set[str]:
         return set()
     coded = {x.name for x in known.bundle.manifest.tasks if x.content is not None}
     names = [x.name for x in known.tasks if x.name in coded and not x.lossless]
-    return set(names[:_MOST_COMPARED])
+    return set(names[:MOST_COMPARED])
 
 
 def _has_too_many_modules(bundle: Bundle) -> bool:
@@ -158,7 +158,7 @@ def _uncompared(made: Choices) -> Iterator[str]:
     if made.originals and not made.tasks:
         yield (
             "The originals that were given are not compared with anything: only coded tasks are, "
-            f"and of these the {_MOST_COMPARED} most harmed."
+            f"and of these the {MOST_COMPARED} most harmed."
         )
 
 
@@ -253,7 +253,7 @@ def _page(known: Collected, layers: dict[str, Layers], made: Choices | None) -> 
         layers={},
         modules=tuple(module.path for module in bundle.core.modules),
         sizes=sizes,
-        sizes_note=sizes_note(made, tasks, sizes, _MOST_COMPARED, _has_too_many_modules(bundle)),
+        sizes_note=sizes_note(made, tasks, sizes, MOST_COMPARED, _has_too_many_modules(bundle)),
         map=map_of(bundle, tasks, layers),
         alike=alike_of(made, len(tasks)) if made is not None else None,
         languages=group_rows(tasks, lambda x: language_name(x.language)),
