@@ -151,7 +151,7 @@ def test_requests_that_make_no_sense(save, tmp_path, items, match):
 @pytest.mark.parametrize("folder", [" lead", "a:b", "x" * 210])
 def test_a_folder_that_cannot_name_a_task_wants_a_name(save, tmp_path, folder):
     save(f"odd/{folder}", lora(), peft_config())
-    with pytest.raises(UsageError, match=r"not usable as a task name.*NAME=PATH") as caught:
+    with pytest.raises(UsageError, match="NAME") as caught:
         read_adapters(f"{tmp_path}/odd/*")
     assert f"[file {tmp_path}/odd/{folder}]; got {folder[:60]!r}, expected" in str(caught.value)
     assert str(caught.value).count("got") == 1
@@ -183,7 +183,7 @@ def test_one_base_under_two_names(save, first, second):
 )
 def test_two_bases(save, first, second):
     folders = [save("fr", lora(), first), save("de", lora(), second)]
-    with pytest.raises(BaseMismatchError, match=r"org/a.*: fr.*--same-base"):
+    with pytest.raises(BaseMismatchError, match="--same-base"):
         read_adapters(folders)
     assert names(read_adapters(folders, same_base=True)) == ["de", "fr"]
 

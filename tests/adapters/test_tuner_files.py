@@ -150,5 +150,5 @@ def test_numbers_that_are_none_are_named(
     tensors: dict[str, Any], config: dict[str, Any], save: Any, tmp_path: Path
 ) -> None:
     adapter: Adapter = read_adapter(save("fr", tensors, config))
-    with pytest.raises(NumericalError, match=r"NaN or infinity.*h\.0\.q"):
+    with pytest.raises(NumericalError, match=r"h\.0\.q"):
         merge([adapter], tmp_path / "b.hydra.safetensors")

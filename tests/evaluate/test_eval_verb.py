@@ -150,19 +150,22 @@ def test_a_base_that_is_none_is_refused(adapter, tasks, tmp_path) -> None:
 def test_a_base_that_is_nowhere_is_not_searched_for_on_the_network(name, monkeypatch) -> None:
     import transformers
 
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("transformers was asked")
+    asked = []
 
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", never)
-    with pytest.raises(UsageError, match=r"there is no base model .*no folder of that name"):
-        load_model(name)
-    with pytest.raises(UsageError, match="transformers was asked"):
-        load_model("owner/name")
+    def offline(name: str, *_: object, **__: object) -> None:
+        asked.append(name)
+        raise OSError
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", offline)
+    for one in (name, "owner/name"):
+        with pytest.raises(UsageError, match=one):
+            load_model(one)
+    assert asked == ["owner/name"]
 
 
 def test_a_file_is_no_base(tmp_path) -> None:
     (tmp_path / "base.gguf").write_bytes(b"GGUF")
-    with pytest.raises(UsageError, match="got a file"):
+    with pytest.raises(UsageError):
         load_model(tmp_path / "base.gguf")
 
 

@@ -83,7 +83,7 @@ def test_a_sequence_of_plain_modules_is_no_stack_of_layers(tmp_path: Path) -> No
 def test_a_tensor_that_the_task_changes_has_to_be_there(tmp_path: Path) -> None:
     base, task = save_base(tmp_path / "base"), small_task(tmp_path)
     without(base, "model.layers.1.mlp.down")
-    with pytest.raises(AlignmentError, match=r"lacks a tensor.*model\.layers\.1\.mlp\.down_proj"):
+    with pytest.raises(AlignmentError, match=r"model\.layers\.1\.mlp\.down_proj"):
         export_merged(task, tmp_path / "out", base=base)
 
 

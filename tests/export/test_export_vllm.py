@@ -74,7 +74,7 @@ def test_rank_above_all_is_refused(tmp_path: Path) -> None:
     pair = (rng.standard_normal((520, 520)), rng.standard_normal((520, 520)))
     made = write_adapter(tmp_path / "a", {"model.layers.0.self_attn.q_proj": pair})
     task = bundled(tmp_path, made, lossless=True)["a"]
-    with pytest.raises(ExportError, match=r"rank 520.*q_proj"):
+    with pytest.raises(ExportError, match="q_proj"):
         export_vllm(task, tmp_path / "out")
 
 

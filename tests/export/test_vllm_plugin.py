@@ -324,7 +324,7 @@ def test_folders_take_no_more_than_their_bound(
 def test_a_wrong_size_or_address_stops_the_start(
     monkeypatch: pytest.MonkeyPatch, registry: Registry, served: Web
 ) -> None:
-    with pytest.raises(UsageError, match="HYDRAOPT_VLLM_CACHE_SIZE is no size"):
+    with pytest.raises(UsageError, match="HYDRAOPT_VLLM_CACHE_SIZE"):
         at(served, monkeypatch, registry, HYDRAOPT_VLLM_CACHE_SIZE="much")
     monkeypatch.setenv("HYDRAOPT_BUNDLE", served.url("none.core.safetensors"))
     with pytest.raises(NotThereError):

@@ -120,7 +120,7 @@ def test_the_least_recently_used_head_goes_first(model, bundle_of) -> None:
         assert attached.stats.decodes == decodes
         attached.set_task("en")
         assert attached.stats.decodes == decodes + 1
-    with pytest.raises(UsageError, match="cache_bytes makes no sense; got -1"):
+    with pytest.raises(UsageError, match="cache_bytes"):
         attach(model, path, cache_bytes=-1)
 
 

@@ -145,13 +145,13 @@ def test_a_multiple_of_the_rows_repeats_each(model, bundle_of) -> None:
         got = logits(model)
         assert close(got[:2], right["de"][:2])
         assert close(got[2:], right["fr"][2:])
-        with pytest.raises(UsageError, match=r"2 tasks and an input of shape \(3, 9, 32\)"):
+        with pytest.raises(UsageError, match=r"\(3, 9, 32\)"):
             logits(model, IDS[:3])
         attached.set_tasks(["de", "fr", "de", "fr", "de"])
-        with pytest.raises(UsageError, match=r"do not fit the batch.*q_proj.*5 tasks"):
+        with pytest.raises(UsageError, match="q_proj"):
             logits(model)
         for nothing in ([], "de"):
-            with pytest.raises(UsageError, match="no list of tasks"):
+            with pytest.raises(UsageError):
                 attached.set_tasks(nothing)
 
 
@@ -164,12 +164,12 @@ def test_inputs_without_rows_are_refused(model, bundle_of) -> None:
         for row, name in enumerate(["de", "fr"]):
             with attached.task(name):
                 assert close(both[row], module(x[row : row + 1])[0])
-        with pytest.raises(UsageError, match=r"an input of shape \(18, 32\)"):
+        with pytest.raises(UsageError, match=r"\(18, 32\)"):
             module(torch.randn(18, 32))
         # Experts get the tokens that a router sent them.
         adder = attached._chosen.adders["model.layers.0.self_attn.q_proj"]
         adder._name = "model.layers.0.mlp.experts.3.up_proj"
-        with pytest.raises(UsageError, match=r"experts.3.up_proj"):
+        with pytest.raises(UsageError, match=r"experts\.3\.up_proj"):
             module(x)
 
 

