@@ -31,7 +31,7 @@ from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.products import products_of
 from hydraopt.collection.opening import open_bundle
 from hydraopt.evaluate.run import encode_task, run_task
-from hydraopt.evaluate.taskfile import read_task_file, task_of
+from hydraopt.evaluate.taskfile import named_task, read_task_file
 from hydraopt.harm.sensitivity import Activations, look
 from hydraopt.linalg.svd import thin
 from hydraopt.merging.merge import merge
@@ -120,7 +120,7 @@ def measure_set(set_name: str, tasks: Path, rows: int, keep: Any) -> None:
     model, tokenizer = load_model(request.base)
     with products_of("bfloat16"):
         for number, adapter in enumerate(chosen):
-            task, language = task_of(adapter.name, adapter.source.parent, tasks)
+            task, language, _ = named_task(adapter.name, adapter.source.parent, tasks)
             data = encode_task(
                 read_task_file(tasks, task, language), tokenizer, rows, request.tokens
             )

@@ -69,7 +69,7 @@ from hydraopt.adapters import Adapter
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.products import products_of
 from hydraopt.evaluate.run import TaskRows, encode_task
-from hydraopt.evaluate.taskfile import read_task_file, task_of
+from hydraopt.evaluate.taskfile import named_task, read_task_file
 
 __all__ = ["Run", "main", "rows_of"]
 
@@ -278,7 +278,7 @@ def tune_all(run: Run) -> None:
     model, tokenizer = load_model(request.base)
     rows: dict[str, TaskRows] = {}
     for adapter in judges:
-        task, language = task_of(adapter.name, adapter.source.parent, args.tasks)
+        task, language, _ = named_task(adapter.name, adapter.source.parent, args.tasks)
         file = read_task_file(args.tasks, task, language, request.split)
         rows[adapter.name] = encode_task(file, tokenizer, request.rows, request.tokens)
     origin = provenance(f"{args.set}: options of the methods, tuned", seed=0)

@@ -15,7 +15,7 @@ from hydraopt.basemodel.writing import generate
 from hydraopt.errors import AlignmentError, UsageError
 from hydraopt.evaluate.metrics import METRICS
 from hydraopt.evaluate.run import encode_task, run_task
-from hydraopt.evaluate.taskfile import read_task_file, task_of
+from hydraopt.evaluate.taskfile import named_task, read_task_file
 from hydraopt.files.url import Url
 from tests.marks import slow
 
@@ -339,10 +339,10 @@ def test_missing_tasks_are_named(tasks) -> None:
         read_task_file(tasks, "sing", "en")
     with pytest.raises(UsageError, match="'de'"):
         read_task_file(tasks, "spell", "de")
-    assert task_of("spell-en", None, tasks) == ("spell", "en")
-    assert task_of("spell-en", Url("s3://bucket/any"), tasks) == ("spell", "en")
+    assert named_task("spell-en", None, tasks)[:2] == ("spell", "en")
+    assert named_task("spell-en", Url("s3://bucket/any"), tasks)[:2] == ("spell", "en")
     with pytest.raises(UsageError):
-        task_of("x", None, tasks)
+        named_task("x", None, tasks)
     for broken in ("[" * 200_000, "{", "[]", '{"task": 3}'):
         (tasks / "score.json").write_text(broken)
-        assert task_of("spell-en", tasks, tasks) == ("spell", "en")
+        assert named_task("spell-en", tasks, tasks)[:2] == ("spell", "en")

@@ -221,14 +221,6 @@ def test_gradients_flow_to_the_inputs(model, bundle_of) -> None:
     assert (got - plain).norm() > 0.1 * right.norm()
 
 
-def test_training_is_refused(model, bundle_of) -> None:
-    with attach(model, bundle_of("all")) as attached:
-        with pytest.raises(UsageError, match="save_pretrained"):
-            attached.trainable("de")
-        with pytest.raises(TaskNotFoundError):
-            attached.trainable("no")
-
-
 HEAD = "base_model.model.lm_head.weight"
 
 

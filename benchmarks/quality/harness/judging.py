@@ -17,7 +17,7 @@ from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.model import load_model
 from hydraopt.bundle.harm import ANSWER_TOKENS
-from hydraopt.evaluate.taskfile import read_task_file, task_of
+from hydraopt.evaluate.taskfile import named_task, read_task_file
 from hydraopt.harm.judge import AnswerJudge
 from hydraopt.merging.look import HarmSettings
 
@@ -59,7 +59,7 @@ def prompts_hash(adapters: Sequence[Adapter], tasks: Path) -> str:
     """Of all rows that prompts of these adapters may be of, and of how they are asked."""
     digest = hashlib.sha256()
     for adapter in adapters:
-        folder = tasks.joinpath(*task_of(adapter.name, adapter.source.parent, tasks))
+        folder = tasks.joinpath(*named_task(adapter.name, adapter.source.parent, tasks)[:2])
         rows = (folder / f"{split}.jsonl" for split in SPLITS)
         for file in (folder.parent / "META.json", *rows):
             digest.update(file.read_bytes() if file.is_file() else b"-")
@@ -70,7 +70,7 @@ def prompts_of_rows(
     tokenizer: Any, adapter: Adapter, tasks: Path, split: str, count: int
 ) -> list[Encoded]:
     """The same of one adapter and any split, test rows as well."""
-    task, language = task_of(adapter.name, adapter.source.parent, tasks)
+    task, language, _ = named_task(adapter.name, adapter.source.parent, tasks)
     file = read_task_file(tasks, task, language, split)
     asked = [encode_row(tokenizer, file.instruction, row.input, "") for row in file.rows[:count]]
     return [Encoded(item.prompt, ()) for item in asked]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydraopt.adapters import Adapter
-from hydraopt.evaluate.taskfile import read_task_file, task_of
+from hydraopt.evaluate.taskfile import named_task, read_task_file
 from hydraopt.files.reading import file_hash
 
 __all__ = ["files_of", "gone_on", "refuse"]
@@ -21,7 +21,7 @@ def files_of(adapters: Iterable[Adapter], tasks: Path, splits: Iterable[str]) ->
     are asked."""
     found = {}
     for adapter in adapters:
-        task, language = task_of(adapter.name, adapter.source.parent, tasks)
+        task, language, _ = named_task(adapter.name, adapter.source.parent, tasks)
         found[f"{adapter.name}/META.json"] = file_hash(tasks / task / "META.json")
         for split in splits:
             sha256 = read_task_file(tasks, task, language, split).sha256

@@ -254,11 +254,6 @@ class ModuleCore:
         own = sum(16 * size * min(size, most[n]) for n in (self.m, self.n))
         return 3 * own if 2 < len(self.s) <= MOST_TASKS else own
 
-    @property
-    def vectors_nbytes(self) -> int:
-        """Bytes of U and V."""
-        return 4 * (self.m + self.n) * sum(s.size for s in self.s)
-
 
 FactorReader = Callable[[], Iterator[tuple[int, Factors]]]
 """A module's factors on demand, each with its content's number."""

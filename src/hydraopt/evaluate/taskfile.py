@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import MOST_CONFIG, read_regular
@@ -15,7 +16,7 @@ from hydraopt.files.url import AnyPath
 _MOST_ROWS = 1 << 30
 """Maximum size of a file of task rows, in bytes."""
 
-__all__ = ["TaskExample", "TaskFile", "TaskName", "named_task", "read_task_file", "task_of"]
+__all__ = ["TaskExample", "TaskFile", "TaskName", "named_task", "read_task_file"]
 
 
 @dataclass(frozen=True)
@@ -150,19 +151,12 @@ def _row(line: str, where: str) -> TaskExample:
     return TaskExample(given, output, (output, *(x for x in more or [] if x != output)))
 
 
-@dataclass(frozen=True)
-class TaskName:
+class TaskName(NamedTuple):
     """A task and its language. source: where both are stated, for messages."""
 
     name: str
     language: str
     source: str
-
-
-def task_of(adapter: str, folder: AnyPath | None, tasks: Path) -> tuple[str, str]:
-    """Return (task, language) of an adapter, as of :func:`named_task`."""
-    task = named_task(adapter, folder, tasks)
-    return task.name, task.language
 
 
 def named_task(adapter: str, folder: AnyPath | None, tasks: Path) -> TaskName:

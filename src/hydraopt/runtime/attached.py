@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -243,17 +243,6 @@ class Attached:
         self._read_before += self._read()
         self._bundles, self._names = (), {}
         self._chosen, self._detached = _NONE, True
-
-    def trainable(self, name: str) -> NoReturn:
-        """Training is not done here. Raises UsageError that says what to do instead."""
-        self._find(name)
-        raise UsageError(
-            explain(
-                "the tasks of an attached bundle cannot be trained",
-                got=f"task {name!r}",
-                do="Export it with save_pretrained, train it with PEFT, and merge again",
-            )
-        )
 
     def __enter__(self) -> Attached:
         return self
