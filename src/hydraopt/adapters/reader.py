@@ -1,4 +1,4 @@
-"""From a path to an Adapter, and from many paths to adapters that belong together."""
+"""Read an adapter at a path, or adapters of one base at many paths."""
 
 from __future__ import annotations
 

@@ -115,8 +115,10 @@ def encode_texts(
     most_tokens: int | None = None,
     context: Context | None = None,
 ) -> TaskRows:
-    """Encode the first rows of a task as tokens; those of more than ``most_tokens`` are left out,
-    those for which the base has no places, and those without a token.
+    """Encode the first rows of a task as tokens.
+
+    Rows of more than ``most_tokens``, rows longer than the base's table of positions, and rows
+    without a token are left out.
 
     labels: rows of the head. context: of the base; None for no limit. Raises UsageError if the task
     has another number of labels, if a row expects none of them, or if no row is left.
@@ -170,7 +172,7 @@ def classify_texts(
     sets: Mapping[str, Classifier],
     adapter: str,
 ) -> dict[str, dict[tuple[int, str], str]]:
-    """By set, the label of the largest logit of each text of each row, by (row, text).
+    """Return, by set, the label of the largest logit of each text of each row, by (row, text).
 
     labels: in the order of the head's rows. adapter: its name. Raises AlignmentError as
     :func:`run_classification`, NoNumbersError for logits that are no numbers.

@@ -151,8 +151,10 @@ def _unfinished(
 
 
 def _about(compared: Compared, name: str, task: TaskFile | None) -> list[str]:
-    """Return all that an entry depends on, beside the request: the adapter's name, its rows and how
-    they are asked, and what others made of it."""
+    """Return all that a task's result depends on, beside the request.
+
+    That is the adapter's name, its rows and instruction, and the factors of other methods.
+    """
     rows = [] if task is None else [str(replace(task, rows=())), str(len(task.rows))]
     others = [
         f"{label} {factors_key(made[name])}"
@@ -211,7 +213,7 @@ def _scored(
 
 
 class _Models:
-    """The base as a language model, or as a classifier of some labels: the last one is kept."""
+    """Base as a language model, or as a classifier of some labels: the last one is kept."""
 
     def __init__(self, base: str) -> None:
         self._base = base

@@ -26,8 +26,11 @@ ORIGINAL: Final = "original"
 
 @dataclass(frozen=True)
 class BundleIdentity:
-    """Content of a bundle. errors: stated errors of its tasks' modules. tensor_errors: largest
-    stated errors of their coded tensors."""
+    """Content of a bundle.
+
+    errors: stated errors of its tasks' modules.
+    tensor_errors: largest stated error of each task's coded tensors.
+    """
 
     bytes: int
     sha256: str
@@ -80,8 +83,10 @@ class Compared:
         return any(map(is_classifier, configs))
 
     def classifiers(self, name: str) -> dict[str, Classifier]:
-        """Return the classifiers called ``name``: the original's, each bundle's. The base has no
-        head."""
+        """Return the classifiers called ``name``: the original's and each bundle's.
+
+        The base has no head.
+        """
         sources: dict[str, Adapter | TaskAdapter] = {}
         if name in self.adapters:
             sources[ORIGINAL] = self.adapters[name]

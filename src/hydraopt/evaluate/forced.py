@@ -211,7 +211,7 @@ def _logits(model: Any, placed: Placed, batch: Batch) -> Tensor:
 
 @dataclass(frozen=True)
 class _Seen:
-    """The reference's next-token distributions at the target positions of a batch.
+    """Next-token distributions of the reference at the target positions of a batch.
 
     logs: (N, vocabulary) logarithms of probabilities. best: (N,).
     """

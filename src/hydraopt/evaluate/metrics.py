@@ -52,7 +52,7 @@ def _ratio(numbers: Numbers) -> float:
 
 
 def _f1(numbers: Numbers) -> float:
-    """From (right, answered, expected) counts, over all rows."""
+    """Return F1 in percent from (right, answered, expected) counts over all rows."""
     right, answered, expected = numbers.sum(axis=0)
     return 100 * float(2 * right / max(answered + expected, 1))
 
@@ -101,8 +101,11 @@ def _pieces(text: str, language: str) -> list[str]:
 
 
 def _token_f1(answer: str, row: TaskExample, language: str) -> Sequence[float]:
-    """SQuAD's token F1, the best over references; by characters where words have no spaces. Case,
-    punctuation and symbols do not count. Articles do, unlike SQuAD's: they are English alone."""
+    """Return SQuAD's token F1, the best over references.
+
+    Text whose words have no spaces is compared by characters. Case, punctuation and symbols do not
+    count. Articles do, unlike in SQuAD, because removing them suits English alone.
+    """
 
     def tokens(text: str) -> Counter[str]:
         # Marks stay: in Indic and Thai script they are vowels.

@@ -45,7 +45,7 @@ Groups = Sequence[Sequence[Encoded]]
 
 
 class Asker:
-    """Asks one model how likely texts are, with any factors."""
+    """Log-likelihoods of texts under one model with any factors."""
 
     def __init__(self, model: Any, tokenizer: Any, base: str, products: str) -> None:
         self.model = model
@@ -57,7 +57,7 @@ class Asker:
         self._most = positions_of(model)
 
     def ask(self, placed: Placed, mine: str, groups: Groups) -> list[Numbers]:
-        """log P of each text of each group in nats, to six places.
+        """Return log P of each text of each group in nats, to six places.
 
         placed: the factors; mine: their hash. Raises UsageError for a text that the model has no
         positions for.
@@ -108,7 +108,7 @@ def _read(said: Any, groups: Groups) -> list[Numbers] | None:
 
 
 class Prober:
-    """Asks all probes."""
+    """Measurement of all probes."""
 
     def __init__(self, asker: Asker, probes: ProbeSet, seed: int) -> None:
         self._asker = asker
@@ -183,7 +183,7 @@ def swap_labels(
     sets: Mapping[str, TaskFactors],
     progress: Progress | None = None,
 ) -> dict[str, dict[tuple[int, str], str]]:
-    """By set, the label that it gives each text of each row: the likeliest.
+    """Return, by set, the likeliest label of each text of each row.
 
     labels: all that there are; EOS counts where one of them begins as another does. The answer is
     not written freely: another answer than a label is never given. Raises NoNumbersError for logits
@@ -214,7 +214,9 @@ def swap_labels(
 def prompter(
     tokenizer: Any, instruction: str, labels: Sequence[str]
 ) -> Callable[[str], list[Encoded]]:
-    """From a text to its prompt with each label, with EOS where a label needs an end.
+    """Return a function from a text to its prompt with each label.
+
+    EOS follows where one label is the beginning of another.
 
     Raises UsageError where one does and the tokenizer has no EOS.
     """

@@ -46,7 +46,7 @@ _BLOCK: Final = 256
 
 @dataclass(frozen=True)
 class TaskRows:
-    """The rows of a task that are scored, as text and as tokens.
+    """Rows of a task that are scored, as text and as tokens.
 
     left_out: rows that are not scored; reasons: how many of them for which reason. beyond: rows
     that are longer than the context that the base states.
@@ -94,8 +94,10 @@ def encode_task(
     most_tokens: int | None = None,
     context: Context | None = None,
 ) -> TaskRows:
-    """Encode the first rows of a task as tokens; those of more than ``most_tokens`` are left out,
-    and those for which the base has no places.
+    """Encode the first rows of a task as tokens.
+
+    Rows of more than ``most_tokens`` and rows longer than the base's table of positions are left
+    out.
 
     context: of the base; None for no limit. Raises UsageError if none is left.
     """
@@ -147,12 +149,11 @@ class Scores:
         return 100 * float(self.agreement.sum() / self.tokens.sum())
 
     def score(self, metric: Metric) -> float:
-        """In percent."""
+        """Return the score of all rows in percent."""
         return metric.total(self.numbers[metric.name])
 
     def against(self, old: Scores, metric: Metric, seed: int = 0) -> Interval:
-        """Return the difference to ``old`` with a paired bootstrap interval, in points of
-        percent."""
+        """Return the difference to ``old`` in percentage points, with its bootstrap interval."""
         return paired_difference(
             old.numbers[metric.name], self.numbers[metric.name], metric.total, seed=seed
         )

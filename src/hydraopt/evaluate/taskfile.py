@@ -30,7 +30,7 @@ class TaskExample:
 
 @dataclass(frozen=True)
 class TaskFile:
-    """The rows of one split of one task in one language.
+    """Rows of one split of one task in one language.
 
     metric: as META.json words it. sha256: of the JSONL file. labels: of a classification, in the
     order of the head's rows: META.json's "labels"; else its "label_set", or what the rows expect,

@@ -35,7 +35,7 @@ tokenized."""
 
 
 def base_files(base: Path) -> list[str]:
-    """Hashes of a base model's files, but for its weights."""
+    """Return the hashes of a base model's files other than its weights."""
     files = sorted(x for x in base.iterdir() if x.suffix in _TEXTS and x.is_file())
     return [f"{file.name} {file_hash(file)}" for file in files]
 

@@ -62,9 +62,12 @@ def _normalised(gram: Array) -> Array:
 
 @dataclass(frozen=True)
 class Likeness:
-    """inputs, outputs: share of the smaller row (column) space that lies in the other, that is the
-    mean squared cosine of the principal angles, (T', T'). inner: <dW_s, dW_t>, (T', T').
-    chance: what ``inputs`` and ``outputs`` are for random spaces of these ranks, mean over tasks.
+    """Likeness of all pairs of tasks in one module.
+
+    inputs, outputs (T', T'): share of the smaller row (column) space that lies in the other, that
+        is the mean squared cosine of the principal angles.
+    inner (T', T'): <dW_s, dW_t>.
+    chance: mean of ``inputs`` and ``outputs`` for random spaces of these ranks.
     """
 
     inputs: Array

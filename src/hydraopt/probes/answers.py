@@ -71,8 +71,7 @@ def load_bbq(path: Path) -> Loaded:
 
 
 def _targets(tags: list[tuple[str, ...]], wanted: Any, open_ones: list[int]) -> list[int]:
-    """Return the answers that name a stereotyped group: by the tag's second part, else by its
-    first."""
+    """Return the answers that name a stereotyped group, by the tag's second or its first part."""
     groups = {_plain(str(x)) for x in (wanted if isinstance(wanted, list) else [wanted])}
     groups |= {_SEX[x] for x in groups if x in _SEX}
     people = [i for i in range(len(tags)) if i not in open_ones]

@@ -97,11 +97,11 @@ def wilson(count: int, total: int) -> tuple[float, float]:
 
 
 def binomial_p(count: int, total: int, chance: float = 0.5) -> float:
-    """Return the exact two-sided p of so many hits in ``total`` tries of this chance; 1 without
-    tries.
+    """Return the exact two-sided p of ``count`` hits in ``total`` tries of this chance.
 
-    All outcomes that are no likelier than the one seen are summed. With chance 1/2 and flips of
-    one kind among flips of both it is the sign test, and McNemar's exact one.
+    It is 1 without tries. All outcomes that are no likelier than the one seen are summed. With
+    chance 1/2 and flips of one kind among flips of both it is the sign test, and McNemar's exact
+    one.
     """
     if total == 0:
         return 1.0
@@ -115,7 +115,9 @@ def binomial_p(count: int, total: int, chance: float = 0.5) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p values corrected for their number; below 0.05 all of them are wrong with chance 0.05.
+    """Return the p values corrected for their number.
+
+    The chance that any of those below 0.05 is wrong is at most 0.05.
 
     Source: Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure.
 

@@ -120,7 +120,7 @@ def encoded(item: ProbeItem, tokenizer: Any) -> list[Encoded]:
 
 
 def sampled(items: Sequence[ProbeItem], most: int | None) -> list[ProbeItem]:
-    """At most so many items, all for None, the same on every machine, in the order of their ranks.
+    """Return at most ``most`` items, all for None, the same on every machine.
 
     Strata (the condition and the first two groups of an item) give one item each in turn, so that
     small groups are not lost: shares over all items are then not those of the whole file. A larger

@@ -1,4 +1,4 @@
-"""The probes that are known: where each is from, and how its files are told from others."""
+"""Known probes: where each is from, and how its files are recognised."""
 
 from __future__ import annotations
 
@@ -122,13 +122,12 @@ class Looked:
 
     @property
     def beside(self) -> Path | None:
-        """The file that its probe reads along."""
+        """File that its probe reads as well."""
         beside = PROBES[self.probe].beside if self.probe is not None else None
         return None if beside is None else self.file.with_name(beside(self.file.name))
 
     def like(self) -> tuple[str, list[str]] | None:
-        """Return (a probe, those of its columns that are missing) where half of them or more are
-        there."""
+        """Return the most similar probe and its missing columns; None if most are missing."""
         shares = {
             name: len(set(self.columns).intersection(kind.columns)) / len(kind.columns)
             for name, kind in PROBES.items()
@@ -166,8 +165,7 @@ class Looked:
 
 
 def look(file: Path) -> Looked:
-    """Return the probe that the file is of, if it is of any, and its columns. Reads its first
-    bytes."""
+    """Return the probe and the columns of a file, from its first bytes."""
     if file.suffix not in _SUFFIXES:
         return Looked(file, None)
     try:

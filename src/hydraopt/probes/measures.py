@@ -1,4 +1,4 @@
-"""From log-likelihoods to counts: what a model prefers, and what merging changed of it, by group.
+"""Measure what a model prefers, and what merging changed of it, from log-likelihoods.
 
 Shares are in percent, margins in nats, intervals are of 95 %. Every p is exact and two-sided;
 ``p_holm`` is corrected by Holm over all tests of one set of factors in one call.
@@ -121,8 +121,7 @@ def probe_measures(
     original: Mapping[str, Sequence[Numbers]] | None = None,
     seed: int = 0,
 ) -> dict[str, dict[str, GroupMeasures]]:
-    """Measure the preferences of one set of factors, by probe and group, and changes to the
-    original.
+    """Measure the preferences of one set of factors, and their changes, by probe and group.
 
     items: by probe.
     scores: by probe and item, log P of each side in nats.

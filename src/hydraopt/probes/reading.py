@@ -173,9 +173,9 @@ def _askable(loaded: Loaded) -> list[ProbeItem]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield (what lies below a folder, why it is not looked at, "" for files that are), by name.
+    """Yield each path below a folder, and the reason to skip it ("" for none), by name.
 
-    Hidden folders are none of it.
+    Hidden folders are left out.
     """
     count, closed = 0, list[OSError]()
     for place, folders, files in os.walk(folder, onerror=closed.append):

@@ -59,8 +59,7 @@ def text_of(path: Path) -> str:
 
 
 def table_rows(path: Path, columns: tuple[str, ...], separator: str) -> Iterator[dict[str, str]]:
-    """Yield the rows of a CSV or TSV file with these columns and perhaps more; raises
-    UsageError."""
+    """Yield the rows of a CSV or TSV file with at least these columns. Raises UsageError."""
     reader = csv.DictReader(io.StringIO(text_of(path)), delimiter=separator)
     try:
         _check(path, "", columns, reader.fieldnames or ())
@@ -73,8 +72,10 @@ def table_rows(path: Path, columns: tuple[str, ...], separator: str) -> Iterator
 
 
 def json_rows(path: Path, keys: tuple[str, ...]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield (line, object) of a JSONL file of objects with these keys and perhaps more; raises
-    UsageError."""
+    """Yield (line, object) of a JSONL file of objects with at least these keys.
+
+    Raises UsageError.
+    """
     # Strings of JSON may hold other ends of lines, such as U+2028.
     for number, line in enumerate(text_of(path).split("\n"), 1):
         if line.strip():

@@ -1,4 +1,4 @@
-"""From a bundle, its originals and results to the page as data."""
+"""Build the data of a page from a bundle, its originals and results."""
 
 from __future__ import annotations
 

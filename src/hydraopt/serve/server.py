@@ -1,4 +1,4 @@
-"""From a base model and bundles to an open port."""
+"""Serve a base model and bundles on a port."""
 
 from __future__ import annotations
 
