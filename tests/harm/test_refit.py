@@ -12,6 +12,7 @@ import torch
 
 from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.basemodel.encoding import Encoded
+from hydraopt.basemodel.model import place
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import read_record
 from hydraopt.compress.recode import CodedModule
@@ -19,6 +20,7 @@ from hydraopt.errors import AlignmentError, NumericalError, UsageError
 from hydraopt.harm import lesson
 from hydraopt.harm import refit as module
 from hydraopt.harm.drift import Drift, drift_of, reference_of
+from hydraopt.harm.lesson import Lesson
 from hydraopt.harm.refit import Schedule, refit
 from hydraopt.merging.look import DEFAULT_HARM
 from tests.basemodel.cases import PATHS, factors_of, texts_of
@@ -58,8 +60,9 @@ def coded_of(make_adapter, folder: Path, size: str = "40%", form: str | None = N
 def learned(model, texts, original, coded, how: Schedule, start: int = 0):
     """(steps, records) at the stops of the course that begins with one of the starts."""
     sides, rate = list(module._starts(coded, original, how))[start]
-    training = module._Training.of(model, texts, original, {}, how)
-    return list(training.course(sides, rate, lambda step: None))
+    lesson = Lesson.of(model, texts, place(model, original), how.texts)
+    course = dataclasses.replace(how, rate=rate)
+    return list(module._course(model, lesson, {}, sides, course, lambda step: None))
 
 
 def likely(model, texts, original, records) -> float:
@@ -108,9 +111,9 @@ def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
     judging = [*few, texts[8 + 8], texts[8 + 24]]
     assert helped.before.likely == pytest.approx(likely(model, judging, original, records))
     assert helped.after.kl < helped.before.kl
-    learned, of = [], module._Training.of
+    learned, of = [], Lesson.of
     monkeypatch.setattr(
-        module._Training,
+        Lesson,
         "of",
         lambda model, seen, *rest: learned.append(list(seen)) or of(model, seen, *rest),
     )
@@ -201,11 +204,9 @@ def test_what_keeps_nothing_starts_again_from_what_is_coded(
     monkeypatch.setattr(
         module, "_strongest", lambda x, own: strongest(x, own if helps else far[PATHS[0]])
     )
-    begun, course = [], module._Training.course
+    begun, descend = [], module.descend
     monkeypatch.setattr(
-        module._Training,
-        "course",
-        lambda self, sides, rate, told: begun.append(rate) or course(self, sides, rate, told),
+        module, "descend", lambda how, *rest: begun.append(how.rate) or descend(how, *rest)
     )
     how, said = Schedule(12, (4, 8, 12), 0.02, 0.03), []
     made = refit(
@@ -239,7 +240,7 @@ def test_the_best_stop_is_kept(trained, make_adapter, tmp_path, monkeypatch) -> 
     best = refit(model, texts, original, coded, schedule=BRIEF)
     assert best.records
     for tried in ([before, best.records, before], [best.records, before]):
-        monkeypatch.setattr(module._Training, "course", lambda *_, t=tried: enumerate(t, 1))
+        monkeypatch.setattr(module, "_course", lambda *_, t=tried: enumerate(t, 1))
         made = refit(model, texts, original, coded)
         assert made.steps == 1 + [x is best.records for x in tried].index(True)
         assert made.records is best.records
@@ -255,7 +256,7 @@ def test_a_stop_without_finite_numbers_is_left_out(
     best = refit(model, texts, original, coded, schedule=BRIEF).records
     drifts, drift = iter((None, SimpleNamespace(is_finite=False))), module._drift
     monkeypatch.setattr(module, "_drift", lambda *given: next(drifts, None) or drift(*given))
-    monkeypatch.setattr(module._Training, "course", lambda *_: enumerate(({}, best), 1))
+    monkeypatch.setattr(module, "_course", lambda *_: enumerate(({}, best), 1))
     made = refit(model, texts, original, coded)
     assert (made.steps, made.records) == (2, best)
 
