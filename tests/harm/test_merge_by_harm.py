@@ -219,7 +219,9 @@ def test_the_merge_after_a_plan_makes_what_was_planned(
 
 
 def test_what_keeps_every_bit_is_not_asked_for_answers(place: Path, monkeypatch) -> None:
-    monkeypatch.setattr(judge.AnswerJudge, "answers", lambda *_: pytest.fail("answers were asked for"))
+    monkeypatch.setattr(
+        judge.AnswerJudge, "answers", lambda *_: pytest.fail("answers were asked for")
+    )
     made = call(place, "--size", "1MB", "-o", str(place / "x"))
     assert made.exit_code == 0, made.output
     assert "nothing is lost" in made.stdout
