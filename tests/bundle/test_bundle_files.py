@@ -16,7 +16,7 @@ from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.strictjson import code_of, error_of, pack_ranges, unpack_ranges
 from hydraopt.bundle.writer import pack_bundle, write_bundle
 from hydraopt.collection.opening import open_bundle
-from hydraopt.collection.sizing import size_apart
+from hydraopt.collection.output import size_apart
 from hydraopt.errors import BundleFormatError, TaskNotFoundError
 from hydraopt.files.aside import Laid
 from tests.bundle.bundles import Parts, tiny

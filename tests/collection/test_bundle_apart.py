@@ -18,8 +18,7 @@ from hydraopt.bundle.container import CORE_SUFFIX, INDEX_NAME, TASK_SUFFIX, defl
 from hydraopt.bundle.tensors import checksum
 from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection.beside import task_file_name
-from hydraopt.collection.kind import is_bundle
-from hydraopt.collection.opening import open_bundle, verify_bundle
+from hydraopt.collection.opening import is_bundle, open_bundle, verify_bundle
 from hydraopt.collection.splitting import join, split
 from hydraopt.errors import BundleFormatError, ChecksumError, UnsupportedVersionError, UsageError
 from hydraopt.inspect.bundle import inspect_bundle

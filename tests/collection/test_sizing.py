@@ -12,7 +12,7 @@ import pytest
 from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection.index import packed_index, read_index
-from hydraopt.collection.sizing import size_apart
+from hydraopt.collection.output import size_apart
 from hydraopt.collection.splitting import split
 from hydraopt.collection.taskfiles import renew_index
 from tests.bundle.bundles import tiny

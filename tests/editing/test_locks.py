@@ -17,7 +17,7 @@ from tests.marks import slow
 
 HOLDER = """
 import sys
-from hydraopt.collection.kinds import collection_at
+from hydraopt.collection.storage import collection_at
 with collection_at(sys.argv[1]).held():
     print("held", flush=True)
     sys.stdin.readline()

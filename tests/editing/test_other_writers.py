@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from hydraopt import merge
-from hydraopt.collection.kinds import collection_at
 from hydraopt.collection.opening import open_bundle
 from hydraopt.collection.splitting import join, split
+from hydraopt.collection.storage import collection_at
 from hydraopt.editing.refresh import refresh
 from hydraopt.editing.verbs import add
 from hydraopt.errors import LockedError, UsageError

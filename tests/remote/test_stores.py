@@ -279,7 +279,7 @@ def test_adding_there_costs_what_the_task_costs(
 def test_two_writers_and_a_lock_that_was_left(
     both: Path, bucket: str, upload: Upload, adapters: dict[str, Path]
 ) -> None:
-    from hydraopt.collection.kinds import collection_at
+    from hydraopt.collection.storage import collection_at
 
     address = at_address(both, bucket, upload)
     with collection_at(address).held(), pytest.raises(LockedError, match=r"process \d+ on ") as no:

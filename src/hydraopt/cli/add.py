@@ -69,7 +69,7 @@ def add(
     """
     request = MergeRequest(refit=False, **options)
     from hydraopt.bundle.recipes import answer_tokens_in
-    from hydraopt.collection.kinds import collection_at
+    from hydraopt.collection.storage import collection_at
     from hydraopt.editing import verbs
     from hydraopt.merging.budget import Limit
 

@@ -266,7 +266,7 @@ def check_target(path: str, force: bool, folders: bool = False) -> None:
         raise UsageError(explain("no such folder", file=target.parent, do="Create it first"))
     if force or not target.exists():
         return
-    from hydraopt.collection.kind import is_bundle
+    from hydraopt.collection.opening import is_bundle
 
     if not is_bundle(target, whole=True):
         _refuse_other(path)
@@ -279,7 +279,7 @@ def _check_address(path: str, force: bool, folders: bool) -> None:
     if url.is_web or not url.name or url.is_folder:
         do = "Give the name of an object in a store (s3://, gs://, hf://), or a local file"
         raise UsageError(explain("cannot write to the output", file=url, do=do))
-    from hydraopt.collection.kind import is_bundle
+    from hydraopt.collection.opening import is_bundle
     from hydraopt.files.folders import files_in, is_there
 
     if not is_there(url):

@@ -29,10 +29,10 @@ from hydraopt.bundle.verify import distance_from
 from hydraopt.bundle.writer import PackedBundle
 from hydraopt.collection.beside import parts_beside
 from hydraopt.collection.folder import folder_of
-from hydraopt.collection.kinds import StrPath, collection_at
 from hydraopt.collection.output import as_folder, check_parent
 from hydraopt.collection.piece import check_current
 from hydraopt.collection.splitting import check_elsewhere, split
+from hydraopt.collection.storage import StrPath, collection_at
 from hydraopt.editing.core import check_has_core, options_in, price_of
 from hydraopt.editing.encode import digest_of
 from hydraopt.editing.held import against_originals, decoded_set, lost_harm

@@ -18,8 +18,8 @@ from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.sources import check_name
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.reader import Bundle, no_such_task
-from hydraopt.collection.kinds import Collection, StrPath, collection_at
 from hydraopt.collection.piece import Change
+from hydraopt.collection.storage import Collection, StrPath, collection_at
 from hydraopt.editing.core import check_fits, check_modules, keeps_all
 from hydraopt.editing.encode import Coder, EncodedTask, today
 from hydraopt.engines.engine import Engine

@@ -11,8 +11,7 @@ from hydraopt.adapters.beyond import beyond_lora
 from hydraopt.basemodel.model import TaskFactors
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.collection.kind import is_bundle
-from hydraopt.collection.opening import open_bundle
+from hydraopt.collection.opening import is_bundle, open_bundle
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.classify import Classifier, is_classifier, saved_tensors
 from hydraopt.files.url import AnyPath, place_of

@@ -1,6 +1,6 @@
 """Report what adapters share and where bytes are."""
 
-from hydraopt.collection.kind import is_bundle
+from hydraopt.collection.opening import is_bundle
 from hydraopt.inspect.adapters import inspect_adapters
 from hydraopt.inspect.bundle import inspect_bundle, task_rows
 

@@ -10,8 +10,8 @@ from hydraopt.bundle.history import Added
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.row import TaskRow
 from hydraopt.bundle.spec import TaskEntry
-from hydraopt.collection.kinds import StrPath
 from hydraopt.collection.opening import open_bundle
+from hydraopt.collection.storage import StrPath
 from hydraopt.files.url import place_of
 from hydraopt.merging.frozen import MiddlePrice
 

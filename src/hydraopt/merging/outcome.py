@@ -21,7 +21,7 @@ from hydraopt.bundle.carried import Carried, pack_carried
 from hydraopt.bundle.harm import Harm, HarmPoint, thinned
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.writer import PackedBundle, pack_bundle
-from hydraopt.collection.sizing import size_apart
+from hydraopt.collection.output import size_apart
 from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.files.aside import sizes_of
 from hydraopt.files.copies import origin_of
