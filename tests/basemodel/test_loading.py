@@ -262,7 +262,7 @@ def test_whole_tensors_are_coded_with_a_base_that_has_a_name(
     for task in ("a", "b"):
         make_adapter(tmp_path / task, factors, extras=magnitude, use_dora=True, base=by_name)
     out = str(tmp_path / "x.hydra.safetensors")
-    based = ["--base", by_name, "--error", "0.1"]
+    based = ["--base", by_name, "--max-error", "0.1"]
     for args in (["merge", str(tmp_path / "a"), "-o", out], ["add", out, str(tmp_path / "b")]):
         result = CliRunner().invoke(cli, [*args, *based])
         assert result.exit_code == 0, result.output

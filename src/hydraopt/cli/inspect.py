@@ -122,27 +122,33 @@ def inspect(
     if bundles and len(paths) > 1:
         what, expected = "cannot inspect these together", "adapters, one bundle, or two bundles"
         raise UsageError(explain(what, got=", ".join(paths[:8]), expected=expected))
-    from hydraopt.inspect import inspect_adapters, inspect_bundle
-    from hydraopt.inspect.bundle import BundleReport
-
-    report: AdaptersReport | BundleReport
-    with progress_bar() as progress:
-        if bundles:
-            report = inspect_bundle(bundles[0], progress)
-        else:
-            report = inspect_adapters(
-                paths, same_base=same_base, skip_unreadable=skip_unreadable, progress=progress
-            )
+    report = _measured(paths, bool(bundles), same_base, skip_unreadable)
     if plot is not None:
         from hydraopt.report.figures import draw
 
         draw(report, plot)
+    from hydraopt.inspect.bundle import BundleReport
+
     if as_json:
         emit_json(to_json(report))
     elif isinstance(report, BundleReport):
         _show_bundle(report, every)
     else:
         _show_adapters(report, every)
+
+
+def _measured(
+    paths: Sequence[str], bundle: bool, same_base: bool, skip_unreadable: bool
+) -> AdaptersReport | BundleReport:
+    """Return the report on one bundle or on adapters."""
+    from hydraopt.inspect import inspect_adapters, inspect_bundle
+
+    with progress_bar() as progress:
+        if bundle:
+            return inspect_bundle(paths[0], progress)
+        return inspect_adapters(
+            paths, same_base=same_base, skip_unreadable=skip_unreadable, progress=progress
+        )
 
 
 def _contents(paths: Sequence[str], lists: bool, others: dict[str, bool], as_json: bool) -> None:

@@ -63,11 +63,32 @@ def show_result(
     from hydraopt.inspect.originals import compared, originals_of
 
     originals = originals_of(open_bundle(result.path))
+    left = _show_tasks(
+        f"{counted(len(tasks), 'task')} in {result.path}", tasks, estimated, originals.column
+    )
+    if left is not None:
+        say(left)
+    for note in result.notes:
+        say(f"note: {note}")
+    forms = ", ".join(f"{name} {count}" for name, count in result.forms.items()) or "none"
+    say(f"errors  {mean_and_worst([row.error for row in tasks])} (relative, Frobenius)")
+    say(f"forms   {forms}; measure {result.measure}")
+    say(f"look    hydraopt report {shlex.quote(str(result.path))} -o report.html")
+    say(
+        f"size    {result.size:,} bytes ({size_text(result.size)}), "
+        f"{compared(result.size, originals)}; {result.seconds:.1f} s"
+    )
+
+
+def _show_tasks(
+    title: str, tasks: Sequence[TaskCost], estimated: bool, originals: str
+) -> str | None:
+    """Show a table of the tasks, or of the worst of many; return what was left out."""
     heads = any(row.tensors for row in tasks)
     judged = any(row.harm for row in tasks)
     shown, left = worst(tasks, _badness)
     show_table(
-        f"{counted(len(tasks), 'task')} in {result.path}",
+        title,
         [
             "task",
             "error, estimated" if estimated else "error",
@@ -75,7 +96,7 @@ def show_result(
             *list(HARM_COLUMNS)[: 4 * judged],
             "own bytes",
             "carried bytes",
-            originals.column,
+            originals,
         ],
         [
             [
@@ -90,18 +111,7 @@ def show_result(
             for row in shown
         ],
     )
-    if left is not None:
-        say(left)
-    for note in result.notes:
-        say(f"note: {note}")
-    forms = ", ".join(f"{name} {count}" for name, count in result.forms.items()) or "none"
-    say(f"errors  {mean_and_worst([row.error for row in tasks])} (relative, Frobenius)")
-    say(f"forms   {forms}; measure {result.measure}")
-    say(f"look    hydraopt report {shlex.quote(str(result.path))} -o report.html")
-    say(
-        f"size    {result.size:,} bytes ({size_text(result.size)}), "
-        f"{compared(result.size, originals)}; {result.seconds:.1f} s"
-    )
+    return left
 
 
 def _badness(row: TaskCost) -> tuple[float, float]:

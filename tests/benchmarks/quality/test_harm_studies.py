@@ -189,7 +189,7 @@ def test_training_rows_that_judge_are_not_learned_from(
 ) -> None:
     given = {}
     monkeypatch.setattr(judging, "_loaded", lambda _: trained)
-    monkeypatch.setattr(judging, "Judge", lambda *_, lessons, **__: given.update(lessons))
+    monkeypatch.setattr(judging, "AnswerJudge", lambda *_, lessons, **__: given.update(lessons))
     judge_of.__wrapped__("no folder", tuple(adapters), splits, split, count, 4)
     asked = prompts_of(trained[1], adapters, splits, "train", 8)["spell-en"]
     assert given == {"spell-en": asked[first : first + 4]}
