@@ -22,6 +22,7 @@ __all__ = [
     "HydraoptError",
     "LockedError",
     "MemoryLimitError",
+    "Message",
     "NotThereError",
     "NumericalError",
     "PluginError",
@@ -34,17 +35,31 @@ __all__ = [
 ]
 
 
+class Message(str):
+    """Text of an error, with the facts that it states. facts: by name; see :func:`explain`."""
+
+    facts: Mapping[str, object] = MappingProxyType({})
+
+
 class HydraoptError(Exception):
     """Root of every error that hydraopt raises on purpose.
 
-    reason, place, got, remedy: parts of the message, where the code that raised it states them.
-        Errors of one reason and remedy are listed together when a batch has several.
+    what, adapter, file, module, got, expected, do: facts of the message, as :func:`explain` got
+        them; None where the message states none.
     """
 
-    reason: str | None = None
-    place: object = None
+    what: str | None = None
+    adapter: object = None
+    file: object = None
+    module: object = None
     got: object = None
-    remedy: str | None = None
+    expected: object = None
+    do: str | None = None
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        if args and isinstance(args[0], Message):
+            vars(self).update(args[0].facts)
 
     def __str__(self) -> str:
         # KeyError shows repr(message), which turns a sentence into a quoted, escaped one.
@@ -144,8 +159,10 @@ def explain(
     got: object = None,
     expected: object = None,
     do: str | None = None,
-) -> str:
-    """Format a message in the house style; pieces that are None are left out.
+) -> Message:
+    """Format a message in the house style; facts that are None are left out.
+
+    The error that is raised with it has the facts as attributes.
 
     >>> print(explain("rank differs", adapter="fr", module="h.0.q", got=8, expected=4, do="Fix r."))
     rank differs [adapter fr, module h.0.q]; got 8, expected 4. Fix r.
@@ -158,4 +175,7 @@ def explain(
         if value is not None
     )
     message = what + (f" [{where}]" if where else "") + (f"; {facts}" if facts else "")
-    return f"{message}. {do}" if do else f"{message}."
+    result = Message(f"{message}. {do}" if do else f"{message}.")
+    stated = {"what": what, **dict(named), "got": got, "expected": expected, "do": do}
+    result.facts = {name: value for name, value in stated.items() if value is not None}
+    return result

@@ -41,7 +41,7 @@ def test_every_problem_of_a_batch_is_reported(odd):
     assert len(caught.value.problems) == len(UNREADABLE)
     assert all(str(odd / name) in str(caught.value) for name in UNREADABLE)
     # Two files of one reason are listed under it.
-    reasons = [error.reason for error in caught.value.problems]
+    reasons = [error.what for error in caught.value.problems]
     assert max(map(reasons.count, reasons)) == 2
     assert str(caught.value).count("web page") == 1
 
@@ -173,4 +173,4 @@ def test_unknown_names_of_lora_are_no_whole_model(save, names):
     folder = save("x", {name: np.ones((2, 2), np.float32) for name in names})
     with pytest.raises(AdapterFormatError) as caught:
         read_adapters([folder])
-    assert "model" not in str(caught.value.reason)
+    assert "model" not in str(caught.value.what)

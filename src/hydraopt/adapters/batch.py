@@ -44,8 +44,8 @@ class Problems:
                     do="Check the path and its permissions",
                 )
             )
-        if error.place is None:
-            error.place = place
+        if error.file is None:
+            error.file = place
         skipped = self._skip and isinstance(error, _SKIPPED)
         (self._skipped if skipped else self._errors).append(error)
 
@@ -65,11 +65,11 @@ class Problems:
         lines = [f"{what}: {counted(len(errors), 'problem')} in {adapters}"]
         for alike in _by_reason(errors):
             first = alike[0]
-            if len(alike) == 1 or first.reason is None:
+            if len(alike) == 1 or first.what is None:
                 lines += [f"  {one_line(str(error))}" for error in alike]
                 continue
-            remedy = f". {first.remedy}" if first.remedy else ""
-            lines.append(f"  {one_line(first.reason)} ({len(alike)} adapters){remedy}:")
+            advice = f". {first.do}" if first.do else ""
+            lines.append(f"  {one_line(first.what)} ({len(alike)} adapters){advice}:")
             lines += [f"    {_where(error)}" for error in alike]
         if not self._skip and any(isinstance(error, _SKIPPED) for error in errors):
             lines.append("  --skip-unreadable (skip_unreadable=True) leaves out what is unreadable")
@@ -80,15 +80,15 @@ class Problems:
     def notes(self) -> Iterator[str]:
         """Yield notes that list the skipped files by reason."""
         for alike in _by_reason(self._skipped):
-            reason = alike[0].reason or str(alike[0]).partition(" [")[0]
-            places = ", ".join(str(error.place) for error in alike)
+            reason = alike[0].what or str(alike[0]).partition(" [")[0]
+            places = ", ".join(str(error.file) for error in alike)
             yield f"left out {counted(len(alike), 'adapter')}, {reason}: {places}"
 
 
 def _by_reason(errors: Iterable[HydraoptError]) -> Iterator[Sequence[HydraoptError]]:
     groups: dict[object, list[HydraoptError]] = {}
     for error in errors:
-        key = (error.reason, error.remedy) if error.reason else str(error)
+        key = (error.what, error.do) if error.what else str(error)
         groups.setdefault(key, []).append(error)
     return iter(groups.values())
 
@@ -96,6 +96,6 @@ def _by_reason(errors: Iterable[HydraoptError]) -> Iterator[Sequence[HydraoptErr
 def _where(error: HydraoptError) -> str:
     """Return the file and the problem found in it."""
     detail = "" if error.got is None else one_line(f" (got {error.got})")
-    return one_line(str(error.place)) + (
+    return one_line(str(error.file)) + (
         detail if len(detail) <= _LONGEST else f"{detail[:_LONGEST]}...)"
     )

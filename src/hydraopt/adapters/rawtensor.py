@@ -257,6 +257,4 @@ def refuse(
 ) -> NoReturn:
     """Raise AdapterFormatError with a message in the house style."""
     message = explain(what, file=file, module=module, got=got, expected=expected, do=do)
-    error = AdapterFormatError(message)
-    error.reason, error.place, error.got, error.remedy = what, file, got, do
-    raise error
+    raise AdapterFormatError(message)
