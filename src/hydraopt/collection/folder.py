@@ -117,8 +117,10 @@ class FolderCollection:
         return task_files(self._folder, self._entries, self._core)
 
     def write(self, change: Change) -> Done:
-        """Make a change. Tasks that come in the place of others are written over these. Without an
-        index, which cannot be written, it counts as made."""
+        """Make a change; a task that replaces another is written over its file.
+
+        The change counts as made even if the index cannot be written.
+        """
         check_current(self._core.file, self.path)
         for name in {*change.gone, *change.renamed}:
             self._check_holds(name)
@@ -149,8 +151,10 @@ class FolderCollection:
         return sum(x.name.endswith(CORE_SUFFIX) for x in self._entries or ()) == 1
 
     def _check_holds(self, name: str) -> None:
-        """Raise BundleFormatError if a file of a task holds another, which would be lost: an index
-        may say anything."""
+        """Raise BundleFormatError if a file does not hold the task that the index says it holds.
+
+        The other task would be lost.
+        """
         for file in self._files_of(name):
             if name not in self._opened(self._folder / file):
                 raise BundleFormatError(

@@ -199,9 +199,11 @@ def _check_columns(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_index(folder: AnyPath, core: tuple[str, str], files: Iterable[IndexedFile]) -> int:
-    """Write the index of a folder; its bytes. Atomic. Raises OSError, RemoteError.
+    """Write the index of a folder atomically and return its size in bytes.
 
     core: the name of the core file, and its id.
+
+    Raises OSError, RemoteError.
     """
     kept = list(files)
     packed = packed_index(core, kept)
@@ -229,9 +231,11 @@ def packed_index(core: tuple[str, str], files: Iterable[IndexedFile]) -> PackedB
 def renewed_index(
     folder: AnyPath, core: tuple[str, str], files: Iterable[IndexedFile]
 ) -> str | None:
-    """Write the index of a folder whose files changed, as :func:`write_index`. Where it cannot be
-    written, what is wrong, for people: nothing is lost with it. Then the old one goes, since who
-    reads a folder that lists nothing takes its word."""
+    """Write the index of a folder whose files changed; return a warning if that is impossible.
+
+    The task files state the same facts, so nothing is lost without an index. The old index is
+    removed, because a reader of a folder that cannot be listed would rely on it.
+    """
     try:
         write_index(folder, core, files)
     except OSError as error:

@@ -51,16 +51,18 @@ def open_bundle(
 ) -> Bundle:
     """Open a bundle; only its header and its manifest are read.
 
-    path: the file; or the folder of a core file and task files; or a core file, with the task files
-    beside it that belong to it; or an address of one of these, of which ranges are fetched that are
-    not in the cache (hydraopt.files.cache). In a folder with an index a task file is read when its
-    task is asked for, and is taken as it is then.
-    tasks: those that are wanted. Of a bundle in several files the others are not opened, so that
-    the price does not depend on how many there are. TaskNotFoundError if one is not there.
+    path: a bundle file; a folder of a core file and task files; a core file, which is opened with
+        the task files beside it; or an address of one of these. In a folder with an index each
+        task file is read when its task is first used. Of an address only the ranges that are not
+        in the cache are fetched (hydraopt.files.cache).
     base: the base model's folder, or its own tensors by name, for tasks that hold differences from
-    them. Raises BundleFormatError for a file that is not a bundle or is damaged, ChecksumError for
-    a damaged manifest, UnsupportedVersionError for a bundle of a newer format, RemoteError for an
-    address that cannot be read.
+        them.
+    tasks: names of the tasks to open; None for all. Of a bundle in several files the other task
+        files are not opened, so the cost does not grow with the number of tasks.
+
+    Raises BundleFormatError for a file that is not a bundle or is damaged, ChecksumError for a
+    damaged manifest, UnsupportedVersionError for a bundle of a newer format, TaskNotFoundError for
+    a task of ``tasks`` that does not exist, RemoteError for an address that cannot be read.
     """
     place = place_of(path)
     wanted = None if tasks is None else list(dict.fromkeys(tasks))

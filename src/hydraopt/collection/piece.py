@@ -21,11 +21,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TaskPiece:
-    """A task's row and bytes, apart from all others.
+    """Entry and bytes of one task, independent of other tasks.
 
-    entry: modules and tensors are those of the core; ``content`` is 0 or None, ``config`` is 0, and
-    ``carried`` counts ``blobs``. stream: b"" where nothing is coded. blobs, carried: tables of what
-    is kept bit by bit, and their packed bytes, in step.
+    entry: modules and tensors are indices into the core's; ``content`` is 0 or None, ``config`` is
+        0, and ``carried`` are indices into ``blobs``.
+    stream: coded bytes; b"" if nothing is coded.
+    blobs: tables of the tensors that are kept bit by bit.
+    carried: packed bytes of each of ``blobs``.
     """
 
     entry: TaskEntry
@@ -80,8 +82,12 @@ def held_in(bundle: Bundle, name: str) -> TaskPiece:
 
 
 def check_current(file: Container, path: AnyPath) -> None:
-    """Raise LockedError if another file has come in the place of the one that a change was made
-    for: who writes without a lock, as cp does, is seen here. path: of the collection."""
+    """Raise LockedError if the file was replaced since a change of it began.
+
+    This detects writers that take no lock, such as cp.
+
+    path: path of the collection, for the message.
+    """
     if not file.is_current():
         raise LockedError(
             explain(

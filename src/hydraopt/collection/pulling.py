@@ -51,14 +51,17 @@ def pull(
     folder: str | os.PathLike[str] | None = None,
     tasks: Iterable[str] | None = None,
 ) -> Pulled:
-    """Fetch a bundle, every byte held against its checksum.
+    """Fetch a bundle, and check every byte against its checksum.
 
-    tasks: those that are wanted; None for all. folder: None leaves their bytes in the cache, from
-    where whoever opens the bundle takes them. In a folder go the files of a bundle in several
-    files, as they are; of one in one file that file, or, for some of its tasks, a core and task
-    files. A later pull adds its tasks to them. Raises TaskNotFoundError; UsageError for a folder
-    with another core, or a bundle that the cache is too small for; LockedError for a folder, or a
-    file there, that somebody is changing.
+    bundle: path or address of the bundle.
+    folder: folder to write to; None leaves the bytes in the cache, which :func:`open_bundle` uses.
+        Files of a bundle in several files are written as they are. Of a bundle in one file, that
+        file is written, or a core and task files if only some tasks are wanted; a later pull adds
+        its tasks to them.
+    tasks: names of the tasks to fetch; None for all.
+
+    Raises TaskNotFoundError; UsageError for a folder with another core, or a bundle that is larger
+    than the cache; LockedError for a folder, or a file in it, that somebody is changing.
     """
     wanted = None if tasks is None else list(dict.fromkeys(tasks))
     opened = open_bundle(bundle, tasks=wanted)

@@ -62,14 +62,18 @@ def split(
 ) -> list[SplitFile]:
     """Write what tasks share, and each task, to files of their own in ``folder``; the core first.
 
-    overwrite: the folder may hold core and task files, which are
-    replaced; other files in it stay.  another_core: even those of another core, which are another
-    collection's, and tasks that the bundle does not have.  held: the caller holds the folder's
-    lock. The folder appears, or changes, in one step. Raises BundleFormatError for a damaged
-    bundle, UsageError for a folder that is not empty, or whose files may
-    not be replaced, LockedError for one that somebody is changing. In a store nothing changes in
-    one step but an object: tasks of another core get names that are free, and the core, which is
-    the switch, the name of the old.
+    bundle: path or address of the bundle.
+    folder: folder to write, here or in a store.
+    overwrite: replace core and task files in the folder; other files stay.
+    another_core: replace also files of another core, and tasks that the bundle does not have.
+    held: True if the caller holds the folder's lock.
+
+    On this machine the folder appears, or changes, in one step. A store replaces one object at a
+    time: tasks get names that no task of another core has, and the new core is written last, under
+    the name of the old core.
+
+    Raises BundleFormatError for a damaged bundle, UsageError for a folder that is not empty or
+    whose files may not be replaced, LockedError for a folder that somebody is changing.
     """
     opened, target = open_bundle(bundle), place_of(folder)
     destination(target)
@@ -219,12 +223,17 @@ def _check_core(folder: AnyPath, core: str, tasks: Collection[str]) -> None:
 def join(
     paths: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]
 ) -> tuple[int, list[str]]:
-    """Write the bundle of a core file and task files; returns its size and its tasks.
+    """Write the bundle of a core file and task files in one file; return its size and its tasks.
 
-    paths: these files, or folders of them. Of all task files of a bundle it is that bundle, byte
-    for byte; of some the bundle of these. Atomic. Raises BundleFormatError, naming the files: for
-    no core or several, tasks of another core, two of one name, and damage; UsageError for no paths,
-    and an output that is one of the parts; LockedError for one that somebody is changing.
+    All task files of a bundle give that bundle, byte for byte; some give the bundle of these tasks.
+    The output is written atomically.
+
+    paths: a core file and task files, or folders of them.
+    output: file to write.
+
+    Raises BundleFormatError, naming the files, for no core or several, tasks of another core, two
+    tasks of one name, and damage; UsageError for no paths, or an output that is one of the parts;
+    LockedError for an output that somebody is changing.
     """
     if not paths:
         do = "Give a core file and task files, or their folder"

@@ -96,8 +96,10 @@ def task_files(
 
 
 def renew_index(folder: Path) -> str | None:
-    """Write the index of a folder with one core anew; a warning if it cannot be written. Those task
-    files are read that it does not tell of. Raises BundleFormatError, OSError."""
+    """Rewrite the index of a folder with one core; return a warning if it cannot be written.
+
+    Task files that the old index does not describe are read. Raises BundleFormatError, OSError.
+    """
     place, entries = entries_beside(folder)
     assert place is not None  # a folder here can be listed
     core = core_of(Container(place, (CORE,)))
