@@ -53,9 +53,10 @@ def state(path: Path) -> dict[str, bytes]:
 
 def bytes_of(bundle: Bundle, name: str) -> tuple[bytes, ...]:
     """A task's stream and what it carries, as they lie in a file."""
-    entry, bundle = bundle[name].entry, bundle[name].bundle
-    stream = b"" if entry.content is None else bundle.read(f"task/{entry.content}")
-    return (stream, *sorted(bundle.read(f"carried/{i}") for i in entry.carried))
+    task = bundle[name]
+    content = task.entry.content
+    stream = b"" if content is None else task.read(f"task/{content}")
+    return (stream, *sorted(task.read(f"carried/{i}") for i in task.entry.carried))
 
 
 def all_bytes(path: Path) -> dict[str, tuple[bytes, ...]]:
