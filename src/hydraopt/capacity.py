@@ -1,4 +1,4 @@
-"""The memory of this process: of the machine, or of the container that it runs in."""
+"""Memory that this process may take, of the machine or of its container."""
 
 from __future__ import annotations
 
