@@ -14,11 +14,11 @@ from hydraopt.serve.jobs import GenerationJob, Piece
 
 __all__ = [
     "ApiError",
-    "Message",
     "Model",
     "ModelList",
     "Reply",
     "ReplyBody",
+    "ReplyMessage",
     "Usage",
     "chunk",
     "event",
@@ -97,7 +97,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Message:
+class ReplyMessage:
     """Message of a chat, or a piece of one."""
 
     role: str | None = None
@@ -112,8 +112,8 @@ class ReplyChoice:
     finish_reason: str | None
     logprobs: None
     text: str | None = None
-    message: Message | None = None
-    delta: Message | None = None
+    message: ReplyMessage | None = None
+    delta: ReplyMessage | None = None
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def usage_of(job: GenerationJob, last: Piece) -> Usage:
 def whole(reply: Reply, text: str, reason: str | None, usage: Usage) -> ReplyBody:
     """Return a reply in one piece."""
     if reply.kind == "chat":
-        choice = ReplyChoice(0, reason, None, message=Message("assistant", text))
+        choice = ReplyChoice(0, reason, None, message=ReplyMessage("assistant", text))
     else:
         choice = ReplyChoice(0, reason, None, text)
     return reply.body(False, choice, usage=usage)
@@ -171,9 +171,9 @@ def chunk(reply: Reply, text: str | None, reason: str | None) -> ReplyBody:
     if reply.kind == "completion":
         choice = ReplyChoice(0, reason, None, text or "")
     elif text is None:
-        choice = ReplyChoice(0, reason, None, delta=Message("assistant", ""))
+        choice = ReplyChoice(0, reason, None, delta=ReplyMessage("assistant", ""))
     else:
-        choice = ReplyChoice(0, reason, None, delta=Message(content=text or None))
+        choice = ReplyChoice(0, reason, None, delta=ReplyMessage(content=text or None))
     return reply.body(True, choice)
 
 
