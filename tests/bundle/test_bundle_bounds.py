@@ -288,7 +288,7 @@ def test_a_lossless_task_has_the_modules_that_it_lists(
     forged = dataclasses.replace(good.manifest, modules=(entry,))
     write_bundle(tmp_path / "forged", forged, b"", (), [good.read("carried/0")])
     task = open_bundle(tmp_path / "forged")["a"]
-    with pytest.raises(BundleFormatError, match=f"not those of its modules .*got {said}"):
+    with pytest.raises(ExportError, match=said):
         task.factors()
     with pytest.raises(ExportError):
         export_peft(task, tmp_path / "out", dtype="float16")

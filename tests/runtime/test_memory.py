@@ -29,9 +29,9 @@ def test_the_core_is_decoded_once_and_kept_once(model, bundle_of, monkeypatch) -
     reads: list[str] = []
     read = type(bundle).read
 
-    def counted(self: Any, name: str) -> bytes:
+    def counted(self: Any, name: str, contents: Any = None) -> bytes:
         reads.append(name)
-        return read(self, name)
+        return read(self, name, contents)
 
     monkeypatch.setattr(type(bundle), "read", counted)
     with attach(model, bundle) as attached:
