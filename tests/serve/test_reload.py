@@ -99,7 +99,8 @@ def test_requests_under_way_end_on_the_old_one(serve, wild, bundle_of, other, pl
         client = running.client()
         with held(running.engine):
             stream = complete(client, "de", "go", max_tokens=24, stream=True)
-            first = next(iter(stream))
+            first = next(iter(stream))  # comes before the prompt is read
+            until(lambda: running.engine.load()["running"] == 1)
             exchange(other, place)
             assert plain(f"{running.address}/reload", {}).status == 200
             assert running.engine.load()["running"] == 1

@@ -178,7 +178,8 @@ def test_a_refit_alone_is_shared_out_without_data(small, splits, adapters, tmp_p
     evidence.merged("gemma3-5x8", adapters, methods[0], splits)
     (asked,) = small
     assert {"judge", "sensitivity", "shared_out", "refit"}.isdisjoint(asked)
-    assert asked["refitter"]("spell-en", None) == {"spell-en": "train"}
+    assert (asked["look"].judge, asked["look"].sensitivity) == (None, None)
+    assert asked["look"].refit("spell-en", None) == {"spell-en": "train"}
 
 
 @pytest.mark.parametrize(
@@ -208,8 +209,8 @@ def test_harm_kept_counts_the_changed_answers(small, splits, tmp_path, monkeypat
     monkeypatch.setattr(harm_kept, "open_bundle", stated)
     result = run(harm_kept, tmp_path, splits, "--prompts-from", "validation", "--prompts", "5")
     assert [options["harm"] for options in small] == ["1%", "2%"]
-    assert {(x["judge"].split, x["judge"].count) for x in small} == {("validation", 5)}
-    assert all(x["sensitivity"] for x in small), "as merge --harm looks at modules, too"
+    assert {(x["look"].judge.split, x["look"].judge.count) for x in small} == {("validation", 5)}
+    assert all(x["look"].sensitivity for x in small), "as merge --harm looks at modules, too"
     assert (result["prompts_from"], result["prompts"]) == ("validation", 5)
     one, two = result["rows"]
     assert one["bytes"] > two["bytes"]
@@ -263,7 +264,7 @@ def test_harm_kept_does_not_overwrite_other_limits(
 def test_harm_kept_says_how_much_of_answers_was_judged(small, splits, tmp_path, capsys) -> None:
     asked = ("--limits", "1%", "--answer-tokens")
     result = run(harm_kept, tmp_path, splits, *asked, "8")
-    assert {x["judge"].tokens for x in small} == {8}
+    assert {x["look"].judge.tokens for x in small} == {8}
     assert result["answer_tokens"] == 8
     assert result["rows"][0]["cut"] == {"en": 2}
     capsys.readouterr()
