@@ -123,11 +123,11 @@ def test_a_limit_on_harm_is_kept_and_told(place: Path) -> None:
     made = call(place, "--harm", "20%", "--no-refit", "-o", str(out))
     assert made.exit_code == 0, made.output
     assert "answers that change" in made.stdout
-    assert "few prompts of en (12), fr (12): give 64 or more" in made.stderr
+    assert "few prompts for en (12), fr (12): give 64 or more" in made.stderr
     with (place / "prompts" / "en.jsonl").open("a") as more:
         more.write(json.dumps("Spell.\n0\n=>") + "\n")
     made = call(place, "--size", "40%", "--no-refit", verb="plan")
-    assert "few prompts of en (12), fr (12)" in made.stderr
+    assert "few prompts for en (12), fr (12)" in made.stderr
     manifest = open_bundle(out).manifest
     limit = [manifest.recipe[key] for key in ("limit", "value", "unit")]
     assert limit == ["harm", 0.2, "share of answers"]
@@ -146,7 +146,7 @@ def test_a_task_without_prompts_is_told(place: Path, monkeypatch) -> None:
     (place / "elsewhere").rename(place / "base")
     made = call(place, "--size", "40%", "--no-refit", "-o", str(place / "x"))
     assert made.exit_code == 0, made.output
-    assert "no prompts of fr: nothing is measured there" in made.stderr
+    assert "no prompts for fr: their harm is not measured" in made.stderr
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_prompts_of_the_merge_serve_what_is_added_to_it(place: Path) -> None:
     again = ["add", "--replace", str(out), names[1], "--size", "40%", *asked]
     warned = CliRunner().invoke(cli, again)
     assert warned.exit_code == 0, warned.output
-    assert "prompts of no task here are not read: it" in warned.output
+    assert "prompt files for other tasks are skipped: it" in warned.output
     next((place / "prompts").glob("fr.*")).unlink()
     refused = CliRunner().invoke(cli, again)
     assert "prompts for a task that was not found" in refused.output

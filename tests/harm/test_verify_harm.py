@@ -128,7 +128,7 @@ def test_the_command_fails_for_a_worse_task(
 def test_where_no_harm_is_stated_nothing_is_held_against_it(place: Path, tmp_path: Path) -> None:
     for harm in (None, Harm(3, 48, 0.0471, 0.0123, True)):
         result = verify(place, stating(place, tmp_path / str(harm is None), harm))
-        assert ("states no harm of fr" in " ".join(result.stdout.split())) == (harm is None)
+        assert ("states no harm for fr" in " ".join(result.stdout.split())) == (harm is None)
 
 
 def test_a_task_that_is_better_than_stated_is_none(place: Path, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_nothing_stated_nothing_wrong(place: Path) -> None:
     assert "likely at most" not in result.output
     assert task["measured"]["answers"] == len(PROMPTS)
     unasked, unstated = json.loads(result.stdout)["notes"]
-    assert "no prompts of en" in unasked
+    assert "no prompts for en" in unasked
     assert "no harm of fr" in unstated
 
 

@@ -29,7 +29,7 @@ __all__ = ["add"]
     "--replace",
     "replaces",
     is_flag=True,
-    help="Replace the tasks of the same names. Name an adapter after its task with TASK=PATH.",
+    help="Replace tasks that have these names. TASK=PATH gives an adapter the name of its task.",
 )
 @click.option("--size", help="Limit for each adapter: 5% of its fp16 bytes, 30KB, or bytes.")
 @click.option("--max-error", type=float, help="Limit on the relative error of each adapter: 0.1.")
@@ -42,8 +42,8 @@ __all__ = ["add"]
 @click.option("--lossless", is_flag=True, help="Keep every tensor bit for bit.")
 @click.option(
     "--base",
-    help="Base model, to measure which modules matter, as for merge. Required if tensors are "
-    "stored as differences from it.",
+    help="Base model, to measure which modules matter, as for merge. Required if BUNDLE stores "
+    "tensors as differences from it.",
 )
 @prompts_option("Prompts to measure harm on, as for merge; requires --base. Nothing is trained.")
 @exact_option
@@ -56,10 +56,10 @@ def add(
 ) -> None:
     """Add ADAPTERS to BUNDLE, a file or a folder of core and task files.
 
-    Each adapter is coded against the shared core of BUNDLE. The core and the other tasks stay as
-    they are, byte for byte, and the order of additions does not matter. Give one limit at most;
-    without a limit, a bit costs as much as in the merge. An adapter that is unlike the core takes
-    more bytes; hydraopt refresh estimates how many a new core would save.
+    Each adapter is coded with the shared core of BUNDLE. The core and the other tasks do not
+    change, and the order of additions does not matter. Give at most one limit; without a limit,
+    bytes are traded against error as in the merge. An adapter unlike those in BUNDLE takes more
+    bytes; hydraopt refresh estimates how many a new core would save.
 
     \b
     Example:

@@ -37,7 +37,7 @@ def show_list(report: Listing) -> None:
         say(left)
         say(f"errors  {mean_and_worst(errors)} (relative, Frobenius)")
         say(f"own     {size_text(sum(row.own_bytes for row in report.tasks))} of all tasks")
-    say(f"core    {size_text(report.core_bytes)} that the tasks share")
+    say(f"core    {size_text(report.core_bytes)} shared by the tasks")
     say(f"base    {report.base_model or '(not named)'}")
 
 
@@ -56,6 +56,6 @@ def show_difference(report: Difference) -> None:
         columns = ["task", "is", "differs in", "error", "bytes"]
         show_table(" -> ".join(report.paths), columns, rows)
     before, after = report.size
-    say(f"core    {'the same' if report.core == 'same' else 'another one'}")
+    say(f"core    {'the same' if report.core == 'same' else 'different'}")
     say(f"same    {counted(len(report.same), 'task')}")
     say(f"size    {before:,} -> {after:,} bytes")

@@ -18,7 +18,7 @@ __all__ = ["doctor"]
 def doctor(ctx: click.Context, base: str | None, as_json: bool) -> None:
     """Check the installation, the free space, and whether a small merge works.
 
-    Exit code 1 if something that commands need does not work. Attach the output to bug reports.
+    Exit code 1 if a required part does not work. Attach the output to bug reports.
 
     \b
     Example:

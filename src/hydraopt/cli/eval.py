@@ -45,13 +45,13 @@ __all__ = ["eval_"]
     "named",
     multiple=True,
     metavar="ADAPTER=TASK/LANGUAGE",
-    help="Task of an adapter whose name and score.json do not state it.",
+    help="Task of an adapter, if its name or score.json does not state it.",
 )
 @click.option(
     "--split", default="test", show_default=True, help="Name of the JSONL file of each task."
 )
 @click.option("--rows", type=click.IntRange(min=1), help="Maximum number of rows per task.")
-@click.option("--max-tokens", type=click.IntRange(min=2), help="Leave out longer rows.")
+@click.option("--max-tokens", type=click.IntRange(min=2), help="Leave out rows with more tokens.")
 @click.option(
     "--no-generate", is_flag=True, help="Measure by teacher forcing only: loss, KL, exact match."
 )
@@ -59,23 +59,25 @@ __all__ = ["eval_"]
     "--answers",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Keep the answers of N rows per task in the result, changed answers first.",
+    help="Store the answers of N rows per task in the result, changed answers first.",
 )
 @click.option(
     "--probes",
     multiple=True,
     metavar="PATH",
-    help="Ask every adapter the probes in this file or folder: Winogender, WinoBias, BBQ, SeeGULL, "
-    "KoBBQ, CrowS-Pairs. Repeatable.",
+    help="Run every adapter on the probes in this file or folder: Winogender, WinoBias, BBQ, "
+    "SeeGULL, KoBBQ, CrowS-Pairs. Repeatable.",
 )
 @click.option(
-    "--swaps", is_flag=True, help="Swap names, pronouns, nationalities and religions in rows."
+    "--swaps",
+    is_flag=True,
+    help="Measure how labels change with the names, pronouns, countries and beliefs in rows.",
 )
 @click.option(
     "--probe-items",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Maximum number of items per probe and of rows per kind of swap, equal over groups.",
+    help="Maximum number of items per probe, balanced over groups, and of rows per kind of swap.",
 )
 @click.option("--no-scores", is_flag=True, help="Run only --probes and --swaps.")
 @same_base_option
@@ -94,11 +96,11 @@ def eval_(
 ) -> None:
     """Score adapters and bundles on their tasks, against the originals and the base model.
 
-    ADAPTERS are the originals. Each task of a BUNDLE is compared with the adapter of its name: the
-    metric of the task with a 95 % interval of the difference (paired bootstrap), loss, KL
+    ADAPTERS are the originals. Each task of a BUNDLE is compared with the adapter of the same name:
+    the metric of the task with a 95 % interval of the difference (paired bootstrap), loss, KL
     divergence, the share of equal next tokens, and the share of answers that change. Sequence
-    classifiers are scored with their heads: accuracy, macro-F1, labels that stay the same. --probes
-    and --swaps report changes for groups of people. Requires pip install 'hydraopt[eval]'.
+    classifiers are scored with their heads: accuracy, macro-F1, and the share of equal labels.
+    --probes and --swaps report changes for groups of people. Requires pip install 'hydraopt[eval]'.
 
     \b
     Example:

@@ -38,7 +38,7 @@ FORMATS = ("peft", "vllm", "gguf", "mlx", "onnx", "kohya", "diffusers", "merged"
     "--base",
     metavar="BASE",
     help="Base model. Required for merged (transformers folder) and gguf (folder or .gguf file), "
-    "and if tensors are stored as differences from it or are copies of its weights. Optional for "
+    "and if BUNDLE stores tensors as differences from it or copies of its weights. Optional for "
     "mlx and vllm (folder) and onnx (model with LoRA inputs).",
 )
 @click.option(
@@ -52,7 +52,7 @@ FORMATS = ("peft", "vllm", "gguf", "mlx", "onnx", "kohya", "diffusers", "merged"
 @click.option(
     "--uniform-rank", is_flag=True, help="Use one rank for all modules (peft, diffusers)."
 )
-@force_option("Overwrite files, and write into folders, that exist.")
+@force_option("Overwrite existing files, and write into folders that contain files.")
 @common_options
 def export(
     bundle: str,
@@ -68,10 +68,10 @@ def export(
 ) -> None:
     """Write TASKS of BUNDLE for another tool: as adapters, or merged into the base model.
 
-    One task: DIR is its folder (gguf, onnx, kohya: its file). Several, or --all: DIR/TASK
-    (DIR/TASK.gguf, .onnx_adapter, .safetensors). In PEFT folders ranks may differ between modules
-    (rank_pattern), B includes the scale, and lora_alpha equals r. Tensors that a format cannot hold
-    are refused by name.
+    For one task, DIR is its folder (gguf, onnx, kohya: its file). For several tasks or --all, each
+    task is written to DIR/TASK (DIR/TASK.gguf, .onnx_adapter, .safetensors). In PEFT folders ranks
+    may differ between modules (rank_pattern), B includes the scale, and lora_alpha equals r. A task
+    with tensors that the format cannot represent is refused, and the message names them.
 
     \b
     Example:

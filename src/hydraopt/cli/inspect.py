@@ -76,8 +76,12 @@ _MOST_TENSORS = 8
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="ADAPTERS...|BUNDLE [OTHER]")
-@click.option("--list", "lists", is_flag=True, help="List tasks only, without reading the bundle.")
-@click.option("--modules", "every", is_flag=True, help="Show every module, not every module type.")
+@click.option(
+    "--list", "lists", is_flag=True, help="List the tasks only; reads the manifest or index."
+)
+@click.option(
+    "--modules", "every", is_flag=True, help="Show every module instead of every module type."
+)
 @click.option("--plot", metavar="FILE", help="Draw a picture: .png, .svg or .pdf.")
 @same_base_option
 @skip_option
@@ -93,11 +97,11 @@ def inspect(
 ) -> None:
     """Show what adapters have in common, what a bundle contains, or how two bundles differ.
 
-    ADAPTERS: how similar factors and products are between tasks, how many parts hold the energy,
-    what sharing would save, and size against error. No file is written.
+    ADAPTERS: similarity of the factors and products of different tasks, number of parts that hold
+    the energy, estimated saving by sharing, and size against error. Writes no bundle.
 
     BUNDLE, a file or a folder: bytes, error and forms of every task and module, and the measured
-    harm. --list reads only the manifest or index, so it is fast for collections of many tasks.
+    harm. --list reads only the manifest or index, so it is fast for bundles of many tasks.
 
     BUNDLE OTHER: tasks that were added, removed, renamed or changed in OTHER, and whether the core
     is the same. Only manifests and checksums are compared.

@@ -14,13 +14,13 @@ __all__ = ["join"]
 
 @click.command()
 @click.argument("parts", nargs=-1, required=True)
-@click.option("-o", "--output", required=True, metavar="BUNDLE", help="The bundle to write.")
+@click.option("-o", "--output", required=True, metavar="BUNDLE", help="Bundle to write.")
 @force_option("Overwrite an output that is not a bundle.")
 @common_options
 def join(parts: tuple[str, ...], output: str, force: bool, as_json: bool) -> None:
     """Join PARTS into one bundle: a core file and task files written by split, or their folder.
 
-    All task files give the bundle that was split, byte for byte; some of them give a bundle of
+    All task files together give the original bundle, byte for byte; some of them give a bundle of
     these tasks. Tasks of another core, two tasks of one name, and two cores are refused.
 
     \b

@@ -55,13 +55,13 @@ __all__ = ["merge"]
 @fair_option
 @click.option(
     "--base",
-    help="Base model, a folder or OWNER/NAME that transformers loads. It measures which modules of "
+    help="Base model, a folder or OWNER/NAME that transformers loads, to measure which modules of "
     "each adapter matter, on text that the adapter generates or on answers to --prompts.",
 )
 @prompts_option(
     "Prompts without labels to measure harm on and to train with; requires --base. A folder of "
     "NAME.jsonl or NAME.txt files, or TASK=FILE. One prompt per line, exactly as the model gets "
-    'it; in a .jsonl file strings, or rows with an "input". Harm is measured on the first 64, '
+    'it; in a .jsonl file, JSON strings or rows with an "input". Harm is measured on the first 64, '
     "which should not be training rows, and a refit trains on up to 1,024 in all. Without a refit, "
     "harm is measured on the first 256."
 )
@@ -77,10 +77,10 @@ def merge(
 ) -> None:
     """Merge ADAPTERS (folders, files, globs, NAME=PATH) of one base model into one bundle.
 
-    Give one limit at most: --size, --error, --max-error, --harm or --lossless. The default is
-    --max-error 0.03 (docs/evidence says how much that keeps, and what sizes cost). The file is
-    never larger than --size. An existing bundle OUT is replaced in one step when the new one is
-    complete; any other file requires --force, and a folder OUT/ must be empty.
+    Give at most one limit: --size, --error, --max-error, --harm or --lossless. The default is
+    --max-error 0.03; docs/evidence compares limits. The file is never larger than --size. An
+    existing bundle OUT is replaced in one step when the new one is complete; any other file
+    requires --force, and a folder OUT/ must be empty.
 
     \b
     Example:

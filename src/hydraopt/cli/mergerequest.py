@@ -60,7 +60,7 @@ class MergeRequest:
             raise cannot_combine("--refit", ["--harm"], "training would change the measured harm")
         given = {"--base": self.base is not None, "--exact": bool(self.exact)}
         if self.lossless and (idle := [name for name, x in given.items() if x]):
-            raise cannot_combine("--lossless", idle, "every tensor is kept as it is")
+            raise cannot_combine("--lossless", idle, "every tensor is kept bit for bit")
 
     def _check_harm(self) -> None:
         from hydraopt.merging.options import check_harm_limit

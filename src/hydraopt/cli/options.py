@@ -45,7 +45,7 @@ _quiet_option = click.option(
     is_flag=True,
     expose_value=False,
     callback=_set_quiet,
-    help="Print nothing but errors.",
+    help="Print only errors.",
 )
 same_base_option = click.option(
     "--same-base",
@@ -106,19 +106,19 @@ weight_option = click.option(
 fair_option = click.option(
     "--fair",
     is_flag=True,
-    help="Bring all tasks to the same error, or, with --prompts and --size, to the same harm.",
+    help="Give all tasks the same error, or, with --prompts and --size, the same harm.",
 )
 exact_option = click.option(
     "--exact",
     multiple=True,
     metavar="PATTERN",
-    help="Keep tensors whose names match PATTERN (with * and ?) bit for bit, such as heads and "
-    "embeddings, which are coded by default. Repeatable.",
+    help="Keep tensors whose names match PATTERN (with * and ?) bit for bit. By default, heads and "
+    "embeddings are coded with a loss. Repeatable.",
 )
 refit_option = click.option(
     "--refit/--no-refit",
     default=None,
-    help="Train the coded parts to keep the answers, if held-out prompts confirm that it helps. "
+    help="Train the coded parts to keep the answers; kept only if it helps on held-out prompts. "
     "Default with --prompts and --size.",
 )
 

@@ -47,8 +47,8 @@ __all__ = ["plan"]
 def plan(adapters: tuple[str, ...], plot: str | None, as_json: bool, **options: Any) -> None:
     """Show the size and harm of each task that a merge of ADAPTERS would give; write no bundle.
 
-    Give one limit, --size or --harm. Everything that merge does is done except a refit. The
-    measurements are kept, so a merge with the same options does not repeat them.
+    Give one limit, --size or --harm. plan does the work of merge except a refit. The measurements
+    are cached, so a merge with the same options does not repeat them.
 
     \b
     Example:

@@ -53,10 +53,10 @@ def read_texts(
     counts = {name: len(set(mine)) for name, mine in texts.items()}
     few = [f"{name} ({count})" for name, count in counts.items() if count < _FEW_PROMPTS]
     if few:
-        warn(f"few prompts of {listed(few)}: give 64 or more, or harm is a guess")
+        warn(f"few prompts for {listed(few)}: give 64 or more for a reliable figure")
     none = [name for name in names if name not in texts] if texts else []
     if none:
-        warn(f"no prompts of {listed(none)}: nothing is measured there")
+        warn(f"no prompts for {listed(none)}: their harm is not measured")
     return texts
 
 
@@ -82,7 +82,7 @@ def texts_of(
         rest = [name for name in names if name not in files]
         texts = read_prompt_folder(folder, rest, {*others, *files}) if rest else {}
         if unread := sorted(set(prompt_files(folder)) - {*names, *others}):
-            warn(f"prompts of no task here are not read: {listed(unread)}")
+            warn(f"prompt files for other tasks are skipped: {listed(unread)}")
     return texts | {task: read_prompts(file) for task, file in files.items()}
 
 

@@ -19,9 +19,9 @@ __all__ = ["pull"]
 def pull(bundle: str, tasks: tuple[str, ...], output: str | None, as_json: bool) -> None:
     """Download BUNDLE, or TASKS of it, from an address to this machine.
 
-    Without -o the bytes go into the cache, where commands that are given the address find them. DIR
-    gets the files of a bundle in several files. From a bundle in one file it gets that file, or,
-    for TASKS, a core file and task files. A later pull adds tasks to DIR.
+    Without -o the bytes are stored in the cache, which commands use when they read this address.
+    With -o, a bundle in one file is written to DIR as one file, or, for TASKS, as a core file and
+    task files; the files of a folder are copied. A later pull adds tasks to DIR.
 
     \b
     Example:

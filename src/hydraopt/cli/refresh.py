@@ -31,8 +31,10 @@ __all__ = ["refresh"]
 @click.command()
 @click.argument("bundle")
 @click.argument("adapters", nargs=-1)
-@click.option("-o", "--output", metavar="OUT", help="Write a file or a folder, like BUNDLE.")
-@click.option("--size", help="Limit on the whole: 5% (of the adapters' fp16 bytes), 3MB, or bytes.")
+@click.option(
+    "-o", "--output", metavar="OUT", help="File or folder to write, of the same kind as BUNDLE."
+)
+@click.option("--size", help="Limit on all files: 5% (of the adapters' fp16 bytes), 3MB, or bytes.")
 @click.option("--error", type=float, help="Limit on the relative error added, mean over tasks.")
 @click.option("--base", help="Base model; required if tensors are stored as differences from it.")
 @same_base_option
@@ -47,12 +49,12 @@ def refresh(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Estimate what a new core for the tasks of BUNDLE saves; with -o or --force, write it.
+    """Estimate the saving of a new core for the tasks of BUNDLE; with -o or --force, write it.
 
-    Without -o and --force, nothing is written. ADAPTERS are originals, named after their tasks;
-    other tasks are coded again from BUNDLE, so their errors add up and are then estimates. Without
-    --size or --error, a bit costs as much as before, and a task that was coded more finely keeps
-    its error. Tasks whose errors grow by more than a tenth are listed.
+    Without -o and --force, nothing is written. ADAPTERS are originals, named after their tasks. The
+    other tasks are coded again from BUNDLE: their errors add up and are then estimates. Without
+    --size or --error, bytes are traded against error as before, and a task that was coded more
+    finely keeps its error. Tasks whose errors grow by more than a tenth are listed.
 
     \b
     Example:
@@ -101,12 +103,12 @@ def _show_expected(expected: Expected, as_json: bool) -> None:
     say(f"tasks     {expected.tasks}, {expected.added} of them added after the merge")
     say(f"size      {expected.size:,} bytes now, {expected.coded_bytes:,} of them coded")
     say(
-        f"expected  {expected.expected_size:,} bytes over a new core, {share}; "
+        f"expected  {expected.expected_size:,} bytes with a new core, {share}; "
         f"{expected.expected_bytes:,} coded"
     )
     if expected.decoded:
         taken = counted(expected.decoded, "task")
-        say(f"decoded   {taken} as the bundle holds them; with originals errors do not add up")
+        say(f"decoded   {taken} from the bundle; with originals, errors do not add up")
     _show_grown(expected.grown)
     if expected.saved > 0:
         say("nothing was written; -o OUT writes it, and --force overwrites the bundle")

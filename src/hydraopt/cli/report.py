@@ -32,14 +32,14 @@ _PORT: Final = 8001
     help="Results written by hydraopt eval -o; several may follow one --results.",
 )
 @click.option(
-    "-o", "--output", metavar="OUT", help="File to write: the page, or with --card README.md."
+    "-o", "--output", metavar="OUT", help="File to write: the page, or the card with --card."
 )
 @click.option("--card", is_flag=True, help="Write a model card instead; without -o, to stdout.")
 @click.option("--serve", is_flag=True, help="Serve the page to a browser on this machine instead.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    help="Port for --serve. Default: 8001; 0 takes a free one.",
+    help="Port for --serve. Default: 8001; 0 chooses a free one.",
 )
 @same_base_option
 @force_option("Overwrite an output that hydraopt did not write.")
@@ -57,16 +57,16 @@ def report(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write an HTML page that shows what BUNDLE costs and how it changes its tasks.
+    """Write an HTML page about the size of BUNDLE and its effect on each task.
 
-    The page shows size against harm, tasks by harm, where errors and bytes are, which tasks share
-    what, and answers side by side. It loads nothing from elsewhere. Other sizes are coded for it:
-    those of a merge with all original ADAPTERS, else those of a shrink. This takes seconds, or
-    minutes for large tasks. EVAL.json comes from hydraopt eval, with answers if it had --answers.
+    The page shows size against harm, tasks by harm, errors and bytes by module, how similar the
+    tasks are, and answers side by side. It needs no network. It also shows other sizes: those of a
+    merge with all original ADAPTERS, else those of a shrink. Coding these takes seconds, or minutes
+    for large tasks. EVAL.json is a result of hydraopt eval, with answers if --answers was given.
 
-    --serve shows collections of many tasks: a task is decoded when it is looked at, nothing leaves
-    this machine, and Ctrl-C ends it; requires pip install 'hydraopt[serve]'. --card writes the
-    README.md that model hubs read, with base model, languages and measurements of each task.
+    --serve is for bundles of many tasks: it decodes a task when you open it, accepts connections
+    from this machine only, and ends with Ctrl-C; requires pip install 'hydraopt[serve]'. --card
+    writes the README.md that model hubs read, with base model, languages and measurements.
 
     \b
     Example:
@@ -205,5 +205,5 @@ def _serve(bundle: str, files: Sequence[str], port: int, as_json: bool) -> None:
             }
             emit_json(told)
         else:
-            say(f"{len(known.tasks):,} tasks at {address} (Ctrl-C ends it)")
+            say(f"{len(known.tasks):,} tasks at {address} (end with Ctrl-C)")
         server.run(sockets=[listening])

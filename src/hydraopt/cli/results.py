@@ -213,4 +213,6 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     alone = sum(task.harm is None and task.size > 0 for task in plan.tasks)
     if alone:
         tasks_alone = counted(alone, "task")
-        say(f"note: {tasks_alone} without prompts: sized as without prompts, then scaled as others")
+        say(
+            f"note: {tasks_alone} without prompts: sized as in a merge without prompts, then scaled"
+        )

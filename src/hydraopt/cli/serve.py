@@ -58,13 +58,13 @@ class ServeOptions:
 @click.command()
 @click.argument("base")
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=8000,
     show_default=True,
-    help="Port to listen at; 0 takes a free one.",
+    help="Port to listen on; 0 chooses a free one.",
 )
 @click.option(
     "--allow-host",
@@ -82,8 +82,12 @@ class ServeOptions:
     show_default=True,
     help="Number type of the base model.",
 )
-@click.option("--device", default="cpu", show_default=True, help="Device of torch: cpu, cuda, mps.")
-@click.option("--rows", default=16, show_default=True, help="Answers generated at a time.")
+@click.option(
+    "--device", default="cpu", show_default=True, help="Device for torch: cpu, cuda or mps."
+)
+@click.option(
+    "--rows", default=16, show_default=True, help="Maximum number of answers generated at a time."
+)
 @click.option("--queue", default=256, show_default=True, help="Maximum number of waiting requests.")
 @click.option(
     "--connections",
@@ -92,29 +96,37 @@ class ServeOptions:
     help="Maximum number of connections; others get 503.",
 )
 @click.option(
-    "--prompt-tokens", default=2048, show_default=True, help="Maximum length of a prompt."
+    "--prompt-tokens",
+    default=2048,
+    show_default=True,
+    help="Maximum length of a prompt, in tokens.",
 )
 @click.option(
-    "--answer-tokens", default=1024, show_default=True, help="Maximum length of an answer."
+    "--answer-tokens",
+    default=1024,
+    show_default=True,
+    help="Maximum length of an answer, in tokens.",
 )
-@click.option("--seconds", default=120.0, show_default=True, help="Maximum time of a request.")
+@click.option(
+    "--seconds", default=120.0, show_default=True, help="Maximum time of a request, in seconds."
+)
 @click.option(
     "--cache",
     "cache_mib",
     type=click.IntRange(min=0),
-    help="MiB of decoded heads to keep. Default: with the core, a quarter of the adapters, 4 to "
-    "256.",
+    help="Memory for decoded heads, in MiB. Default: with the core, a quarter of the memory of all "
+    "adapters; at least 4, at most 256.",
 )
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of the model. Default: all cores."
 )
 @common_options
 def serve(base: str, bundles: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Serve BASE and every task of the BUNDLEs over HTTP, with the interface of OpenAI.
+    """Serve BASE and every task of the BUNDLEs over HTTP, compatible with OpenAI's API.
 
-    The model of a request is the name of a task, or of the base. Requests for different tasks are
-    answered in one batch. If other machines can reach HOST, clients must send the key that the
-    environment variable HYDRAOPT_API_KEY holds. Requires pip install 'hydraopt[serve]'.
+    The model of a request is the name of a task or of the base. Requests for different tasks run in
+    one batch. If other machines can reach HOST, clients must send the key in the environment
+    variable HYDRAOPT_API_KEY. Requires pip install 'hydraopt[serve]'.
 
     \b
     Example:

@@ -14,7 +14,9 @@ __all__ = ["shrink"]
 
 @click.command()
 @click.argument("bundle")
-@click.option("-o", "--output", required=True, metavar="OUT", help="The bundle to write.")
+@click.option(
+    "-o", "--output", required=True, metavar="OUT", help="Bundle to write. OUT/ is a folder."
+)
 @click.option("--size", help="Limit on the file: 2% (of the original fp16 bytes), 3MB, or bytes.")
 @click.option("--error", type=float, help="Limit on the relative error added, mean over tasks.")
 @click.option("--base", help="Base model; required if tensors are stored as differences from it.")

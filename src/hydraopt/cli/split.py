@@ -13,13 +13,13 @@ __all__ = ["split"]
 
 @click.command()
 @click.argument("bundle")
-@click.option("-o", "--output", required=True, metavar="DIR", help="Where to write.")
+@click.option("-o", "--output", required=True, metavar="DIR", help="Folder to write to.")
 @force_option("Overwrite core and task files in DIR that belong to the bundle.")
 @common_options
 def split(bundle: str, output: str, force: bool, as_json: bool) -> None:
     """Split BUNDLE into a core file and one file per task, in the folder DIR.
 
-    DIR/NAME.core.safetensors holds what tasks share, DIR/TASK.task.safetensors one task. Commands
+    DIR/NAME.core.safetensors holds the shared core, DIR/TASK.task.safetensors one task. Commands
     accept DIR, or the core file, as a bundle of the tasks whose files are present. Nothing is coded
     again; join restores the bundle byte for byte.
 

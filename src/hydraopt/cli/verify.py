@@ -52,8 +52,8 @@ _MOST_PROBLEMS: Final = 20
     help="Base model; required for --prompts, and if tensors are stored as differences from it.",
 )
 @prompts_option(
-    "Prompts to measure harm on again, as for merge; requires --base and ADAPTERS. Tasks without "
-    "prompts are left out."
+    "Prompts to measure harm on again, as for merge; requires --base and ADAPTERS. Tasks "
+    "without prompts are skipped."
 )
 @same_base_option
 @common_options
@@ -69,9 +69,9 @@ def verify(
 ) -> None:
     """Check every byte of BUNDLE; with ADAPTERS, the originals, also measure every error again.
 
-    Give the originals as they were given to merge: tasks are matched by name. With --prompts, the
-    share of answers that are likely to change is measured as well; a share above the stated one by
-    more than three standard deviations is a problem. Exit code 1 if there are problems.
+    Give the originals as for merge: tasks are matched by name. With --prompts, the share of answers
+    that are likely to change is measured too. It is a problem if this share exceeds the share in
+    the bundle by more than three standard deviations. Exit code 1 if there are problems.
 
     \b
     Example:
@@ -135,11 +135,11 @@ def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[str]:
     compared = [task.name for task in report.tasks if task.measured]
     left = [name for name in compared if name not in measured]
     if harm is not None and left:
-        yield f"no prompts of {listed(left)}: harm was not measured there"
+        yield f"no prompts for {listed(left)}: harm was not measured there"
     if harm is not None and any(task.most is not None for task in harm.tasks):
-        yield "likely at most: with so few answers, shares up to this agree with the stated one"
+        yield "likely at most: with so few answers, shares up to this agree with the stated share"
     if harm is not None and (unsaid := [x.name for x in harm.tasks if x.stated is None]):
-        yield f"the bundle states no harm of {listed(unsaid)} to compare with"
+        yield f"the bundle states no harm for {listed(unsaid)} to compare with"
     if harm is not None and harm.cut:
         yield from cut_warnings(harm.cut, harm.cut_by_tokens, harm.answer_tokens)
     if harm is not None and harm.learned:
@@ -209,7 +209,7 @@ def _show(report: VerifyReport, harm: Sequence[TaskHarm] = ()) -> None:
         left = left or more
         stated, measured = HARM_COLUMNS, HARM_COLUMNS[:3]
         show_table(
-            "Answers compared with those of the originals: stated and measured now",
+            "Answers compared with those of the originals: in the bundle, and measured now",
             ["task", *stated, *(f"{name}, now" for name in measured), "likely at most"],
             [
                 [
