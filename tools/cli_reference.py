@@ -18,13 +18,15 @@ __all__ = ["PAGE", "page"]
 
 PAGE = ROOT / "docs" / "reference" / "cli.md"
 WIDTH = 100
+_COMMON = ("- `--json`:", "- `-q, --quiet`:")
+"""Options of every command, which the introduction describes."""
 
 INTRODUCTION = """\
 # Command line
 
-`hydraopt` has {count} commands. Each prints the text below with `--help`. Each has `--json`, which
-prints JSON for machines, and `-q`, which prints nothing but errors. `python -m tools.cli_reference`
-makes this page from the commands.
+`hydraopt` has {count} commands. Each prints the text below with `--help`, and has two more options:
+`--json` prints JSON for machines instead of a table, and `-q` or `--quiet` prints only errors.
+`python -m tools.cli_reference` writes this page from the commands.
 
 | exit code | meaning |
 |---|---|
@@ -36,9 +38,9 @@ makes this page from the commands.
 | 143, 129 | the same, terminated by SIGTERM or SIGHUP |
 
 With `HYDRAOPT_TRACEBACK=1` in the environment, a command that fails prints a traceback. If the
-reader of stdout goes away (`| head -1`), the exit code does not change.
+reader of stdout ends early (`| head -1`), the exit code does not change.
 
-The inner loops are compiled when they first run. The machine code is kept next to the package,
+The inner loops are compiled when they first run. The machine code is stored next to the package,
 otherwise in the cache folder of the user, otherwise in `hydraopt-UID` in the folder for temporary
 files. If none of these can be written, every run compiles again and prints a note on stderr.
 `NUMBA_CACHE_DIR` selects another folder.
@@ -60,7 +62,8 @@ def _section(name: str, command: click.Command) -> str:
     if example.strip():
         parts.append(_code(textwrap.dedent(example.strip("\n")).strip()))
     options = [_option(x) for x in command.params if isinstance(x, click.Option)]
-    return "\n\n".join([*parts, "\n".join(options)]) + "\n"
+    own = [text for text in options if not text.startswith(_COMMON)]
+    return "\n\n".join([*parts, *(["\n".join(own)] if own else [])]) + "\n"
 
 
 def _code(text: str) -> str:

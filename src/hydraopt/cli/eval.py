@@ -33,7 +33,9 @@ __all__ = ["eval_"]
 
 @click.command("eval")
 @click.argument("paths", nargs=-1, required=True, metavar="ADAPTERS|BUNDLE...")
-@click.option("--base", required=True, help="Base model: a folder that transformers loads.")
+@click.option(
+    "--base", required=True, help="Base model: a folder or OWNER/NAME that transformers loads."
+)
 @click.option(
     "--tasks",
     help="Folder of task folders: TASK/META.json, TASK/LANGUAGE/test.jsonl. Required for "

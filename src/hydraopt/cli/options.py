@@ -101,7 +101,7 @@ weight_option = click.option(
     "weights",
     type=_Weight(),
     multiple=True,
-    help="Weight of the error of a task. Default: 1. Repeatable.",
+    help="Weight of a task's error or harm. Default: 1. Repeatable.",
 )
 fair_option = click.option(
     "--fair",
