@@ -93,7 +93,7 @@ def test_inspect_without_matplotlib(
 
 def test_verify(run: Run, bundle: Path, adapters: Path) -> None:
     result = run("verify", bundle)
-    assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "all is well")
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "no problems found")
     report = json.loads(run("verify", bundle, f"{adapters}/*", "--json").stdout)
     assert report["schema"] == "hydraopt.verify/1"
     assert report["ok"]

@@ -201,7 +201,7 @@ def _show_adapters(report: AdaptersReport, every: bool) -> None:
     )
     rows: Sequence[ModuleComparison | TypeComparison] = report.modules if every else report.types
     show_table(
-        "How similar the tasks are, and how many parts hold the energy",
+        "Similarity of the tasks, and number of parts that hold the energy",
         ["module" if every else "module type", *_LIKENESS],
         [_module_row(row) for row in rows],
     )
@@ -211,8 +211,8 @@ def _show_adapters(report: AdaptersReport, every: bool) -> None:
         say(line)
     if not every:
         show_table(
-            "Modules that stand out",
-            ["what", "module", "value"],
+            "Modules with extreme values",
+            ["property", "module", "value"],
             [[x.what, x.path, f"{x.value:.2f}"] for x in report.extremes],
         )
     show_table(
@@ -314,7 +314,7 @@ def _show_bundle(report: BundleReport, every: bool) -> None:
 def _show_tensors(tensors: Sequence[TensorCost], every: bool) -> None:
     if tensors:
         show_table(
-            "Coded tensors" if every else "Coded tensors of most bytes",
+            "Coded tensors" if every else "Largest coded tensors",
             ["tensor", "shape", "tasks", "bytes", "worst error"],
             [
                 [

@@ -73,7 +73,7 @@ def show_result(
     forms = ", ".join(f"{name} {count}" for name, count in result.forms.items()) or "none"
     say(f"errors  {mean_and_worst([row.error for row in tasks])} (relative, Frobenius)")
     say(f"forms   {forms}; measure {result.measure}")
-    say(f"look    hydraopt report {shlex.quote(str(result.path))} -o report.html")
+    say(f"report  hydraopt report {shlex.quote(str(result.path))} -o report.html")
     say(
         f"size    {result.size:,} bytes ({size_text(result.size)}), "
         f"{compared(result.size, originals)}; {result.seconds:.1f} s"

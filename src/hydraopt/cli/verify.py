@@ -192,9 +192,11 @@ def _show(report: VerifyReport, harm: Sequence[TaskHarm] = ()) -> None:
             "error": [f"{task.error:.4f}" for task in shown],
             "source": ["measured" if task.measured else "manifest" for task in shown],
             "worst module": [task.worst[0] if task.worst else "-" for task in shown],
-            "its error": [f"{task.worst[1]:.4f}" if task.worst else "-" for task in shown],
+            "error of worst module": [
+                f"{task.worst[1]:.4f}" if task.worst else "-" for task in shown
+            ],
             "worst tensor": [task.worst_tensor[0] if task.worst_tensor else "-" for task in shown],
-            "error of it": [
+            "error of worst tensor": [
                 f"{task.worst_tensor[1]:.4f}" if task.worst_tensor else "-" for task in shown
             ],
             "tensors equal bit for bit": [
@@ -228,4 +230,4 @@ def _show(report: VerifyReport, harm: Sequence[TaskHarm] = ()) -> None:
         say_always(f"problem: {problem}")
     if (rest := len(report.problems) - _MOST_PROBLEMS) > 0:
         say_always(f"{counted(rest, 'further problem')}; --json has every one")
-    say(counted(len(report.problems), "problem") if report.problems else "all is well")
+    say(counted(len(report.problems), "problem") if report.problems else "no problems found")
