@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from hydraopt.errors import MemoryLimitError, explain
+from hydraopt.notes import Note
 
 __all__ = ["LENT", "check_memory", "njit", "own_place", "private_folder", "say_unkept"]
 
@@ -31,11 +32,11 @@ NEEDED = 500 << 20
 """Bytes of address space that numba and its compiler take at most, loaded and at work; measured."""
 
 
-def _say(message: str, *values: object) -> None:
-    """Issue a warning, on stderr unless the calling program redirects it."""
+def _say(note: Note) -> None:
+    """Issue a note as a warning, on stderr unless the calling program redirects it."""
     import logging
 
-    logging.getLogger("hydraopt").warning(message, *values)
+    logging.getLogger("hydraopt").warning("note: %s", note.text)
 
 
 def njit(**options: Any) -> Callable[[Function], Function]:
@@ -146,9 +147,11 @@ def private_folder() -> Path | None:
         if not _is_ours(folder):
             folder = Path(tempfile.mkdtemp(prefix="hydraopt-"))
     except (OSError, AttributeError):  # Windows has no geteuid, and a home folder always
-        _say("note: no folder for compiled code, so each run compiles anew. %s", remedy)
+        text = f"no folder for compiled code, so each run compiles anew. {remedy}"
+        _say(Note("compiled_code_not_kept", text))
         return None
-    _say("note: compiled code is kept in %s. %s", folder, remedy)
+    text = f"compiled code is kept in {folder}. {remedy}"
+    _say(Note("compiled_code", text, str(folder)))
     return folder
 
 
@@ -204,7 +207,7 @@ def _forgive(made: Any) -> None:
 @cache
 def say_unkept(reason: str) -> None:
     """Log once for each reason that compiled code is not kept."""
-    _say("note: compiled code could not be kept: %s.", reason)
+    _say(Note("compiled_code_not_kept", f"compiled code could not be kept: {reason}."))
 
 
 def check_memory(needed: int = NEEDED) -> None:

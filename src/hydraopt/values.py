@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
-__all__ = ["by_text", "closest", "counted", "listed", "one_line", "real", "shown"]
+__all__ = ["closest", "counted", "listed", "one_line", "real", "shown"]
 
 _MOST_SHOWN: Final = 80
 _FEW: Final = 8
@@ -66,20 +66,3 @@ def closest(wanted: str | Sequence[str], names: Collection[str]) -> str:
     matches = [x for name in asked for x in get_close_matches(name[:_MOST_SHOWN], names, _ALIKE)]
     alike = list(dict.fromkeys(matches))
     return f"{', '.join(alike)} (of {len(names):,})" if alike else f"one of {len(names):,} names"
-
-
-def by_text(notes: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Yield the notes of several things as lines, each text once.
-
-    Examples: "fr: TEXT", or "30 adapters: TEXT (de, en, fr and 27 more)".
-
-    notes: the name of an adapter, and a text about it.
-    """
-    named: dict[str, list[str]] = {}
-    for name, text in notes:
-        named.setdefault(text, []).append(name)
-    for text, names in named.items():
-        if len(names) == 1:
-            yield f"{names[0]}: {text}"
-        else:
-            yield f"{counted(len(names), 'adapter')}: {text} ({listed(names)})"

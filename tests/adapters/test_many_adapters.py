@@ -48,7 +48,7 @@ def test_a_shells_pattern_leaves_other_files_out_and_says_so(zoo):
     found = read_adapters(sorted(zoo.iterdir()))
     assert names(found) == ["de", "fr"]
     (note,) = found.notes
-    assert note == f"left out, no adapter: {zoo}/README.md, {zoo}/SHA256SUMS"
+    assert (note.code, note.where) == ("no_adapter", f"{zoo}/README.md, {zoo}/SHA256SUMS")
     # No adapter was read as another one because of what lies beside it.
     assert all(adapter.notes == () for adapter in found)
     assert read_adapters([zoo / "de", zoo / "fr"]).notes == ()
@@ -57,11 +57,11 @@ def test_a_shells_pattern_leaves_other_files_out_and_says_so(zoo):
 def test_our_own_pattern_says_so_too(zoo):
     (zoo / "plots").mkdir()
     (note,) = read_adapters(f"{zoo}/*").notes
-    assert note == f"left out, no adapter: {zoo}/README.md, {zoo}/SHA256SUMS, {zoo}/plots"
+    assert note.where == f"{zoo}/README.md, {zoo}/SHA256SUMS, {zoo}/plots"
     for i in range(9):
         (zoo / f"a{i}.txt").touch()
     (note,) = read_adapters(f"{zoo}/*").notes
-    assert note.endswith("a5.txt and 4 more")
+    assert note.text.endswith("a5.txt and 4 more")
 
 
 def test_adapters_of_one_name_are_told_what_their_tasks_are_called(save, tmp_path):
@@ -73,12 +73,10 @@ def test_adapters_of_one_name_are_told_what_their_tasks_are_called(save, tmp_pat
     found = read_adapters(f"{tmp_path}/run[01]/*")
     assert names(found) == ["first", "run0-last", "run1-last"]
     (note,) = found.notes
-    assert note == (
-        "2 adapters are called 'last': their tasks are run0-last, run1-last; NAME=PATH gives one "
-        "another name"
-    )
+    assert (note.code, note.where) == ("same_name", "run0-last, run1-last")
     (note,) = read_adapters(f"{tmp_path}/run*/last").notes
-    assert "run7-last and 2 more; NAME=PATH" in note
+    assert note.code == "same_name"
+    assert "run7-last and 2 more" in note.text
     # One that was given a name has no other.
     named = read_adapters([f"x={tmp_path}/run0/last", tmp_path / "run1" / "last"])
     assert (names(named), named.notes) == (["last", "x"], ())
@@ -90,7 +88,8 @@ def test_weight_files_of_a_folder_are_adapters_to_lie_beside(save, tmp_path):
     (tmp_path / "all" / "notes.txt").touch()
     found = read_adapters(sorted(tmp_path.joinpath("all").glob("*.[st]*")))
     assert names(found) == ["de", "fr"]
-    assert found.notes == (f"left out, no adapter: {tmp_path}/all/notes.txt",)
+    (note,) = found.notes
+    assert (note.code, note.where) == ("no_adapter", f"{tmp_path}/all/notes.txt")
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_other_kinds_of_problems_are_reported_with_them(odd, save, tmp_path):
 def test_what_cannot_be_read_is_left_out_and_listed(odd):
     found = read_adapters(f"{odd}/*", skip_unreadable=True)
     assert [adapter.name for adapter in found] == ["de", "fr"]
-    assert all(any(str(odd / name) in note for note in found.notes) for name in UNREADABLE)
+    assert all(any(str(odd / name) in note.where for note in found.notes) for name in UNREADABLE)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -75,7 +75,7 @@ def test_numbers_that_are_none_are_left_out_as_well(save, tmp_path, value):
     bad = save("set/de", tensors, peft_config())
     found = read_adapters(f"{tmp_path}/set/*", skip_unreadable=True)
     assert [adapter.name for adapter in found] == ["fr"]
-    assert any(str(bad) in note for note in found.notes)
+    assert any(str(bad) in note.where for note in found.notes)
 
 
 def test_nothing_is_left_out_unasked_and_something_must_be_left(odd):

@@ -22,6 +22,7 @@ SOURCE = ROOT / "src" / "hydraopt"
 # if they are of one package: siblings do not know each other.
 LAYERS: list[set[str]] = [
     {"capacity", "errors", "jsonvalues", "lazy", "progress", "sources", "threads", "values"},
+    {"notes"},
     {"compiled", "plugins"},
     {"machinecode"},
     {"files", "linalg"},

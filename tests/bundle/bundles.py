@@ -200,7 +200,7 @@ def bundle_of(adapters: Sequence[Adapter], *, lossless: bool = False, step: floa
                     for key, kind in adapter.extra_kinds.items()
                     if key in held[adapter.name]
                 },
-                adapter.notes,
+                tuple(note.text for note in adapter.notes),
             )
         )
         if not lossless:

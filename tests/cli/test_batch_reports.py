@@ -77,8 +77,9 @@ def test_unreadable_files_are_left_out_with_a_list(
     assert run(*words, *files).exit_code == 2
     done = run(*words, *files, "--skip-unreadable", "--json")
     assert done.exit_code == 0, done.output
-    notes = " ".join(json.loads(done.stdout)["notes"])
-    assert all(str(path) in notes for path in files[1:])
+    notes = [note for note in json.loads(done.stdout)["notes"] if note["code"] == "unreadable"]
+    places = ", ".join(note["where"] for note in notes)
+    assert places == ", ".join(str(path) for path in files[1:])
 
 
 def test_a_name_with_a_line_end_makes_no_line(run: Run, batch: Path, tmp_path: Path) -> None:

@@ -73,12 +73,13 @@ def test_an_index_that_cannot_be_written_is_a_warning(
     (tmp_path / "parts" / INDEX_NAME).mkdir()
     said = run("remove", tmp_path / "parts", "a")
     assert said.exit_code == 0
-    assert said.stderr.startswith("warning: the index of the folder could not be written")
+    assert said.stderr.startswith("warning: ")
     assert "warning" not in said.stdout
     said = run("add", tmp_path / "parts", folder / "c", "--json")
     assert said.exit_code == 0
     (warning,) = json.loads(said.stdout)["warnings"]
-    assert said.stderr.splitlines() == [f"warning: {warning}"]
+    assert warning["code"] == "old_index"
+    assert said.stderr.splitlines() == [f"warning: {warning['text']}"]
 
 
 def test_a_refresh_is_told_before_it_is_made(run: Run, two: Path, folder: Path) -> None:

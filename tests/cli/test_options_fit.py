@@ -94,7 +94,7 @@ def test_originals_get_the_alpha_that_their_merge_got(tmp_path: Path) -> None:
         np.linalg.norm(original[0] @ original[1]), rel=0.1
     )
     untold = read_compared([str(file)])
-    assert any("scale 1 was assumed" in note for note in untold.notes)
+    assert ("alpha_missing", "mine") in [(note.code, note.where) for note in untold.notes]
 
 
 def test_tensors_of_a_base_come_back(run: Run, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hydraopt.bundle.harm import Harm
 from hydraopt.cli.results import show_plan
 from hydraopt.merging.look import TaskTrial
 from hydraopt.merging.plan import Plan, PlannedTask
+from hydraopt.notes import Note
 from hydraopt.values import counted
 
 
@@ -51,7 +52,9 @@ def test_of_many_trials_the_first_the_last_and_some_between_are_shown(capsys) ->
 
 
 def test_notes_and_a_refit_are_told(capsys) -> None:
-    made = dataclasses.replace(plan("lost", [0.1]), notes=("one", "two"), refit=True)
+    made = dataclasses.replace(
+        plan("lost", [0.1]), notes=(Note("all_fits", "one"), Note("all_fits", "two")), refit=True
+    )
     show_plan(made, as_json=False)
     told = capsys.readouterr().out
     assert all(text in told for text in ("note: one", "note: two", ", before a refit"))

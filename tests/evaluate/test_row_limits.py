@@ -127,9 +127,10 @@ def test_a_result_tells_of_rows_beyond_the_context(tmp_path) -> None:
     why = f"longer than the base's context of {PLACES} tokens"
     (entry,) = result["tasks"]
     assert (entry["rows"], entry["left_out"], entry["left_out_why"]) == (3, 1, {why: 1})
-    assert result["notes"] == [f"1 row left out: {why}"]
+    (note,) = result["notes"]
+    assert note["code"] == "rows_left_out"
     shown = run(*command, "--base", tmp_path / "base").output
-    assert f"note: 1 row left out: {why}" in " ".join(shown.split())
+    assert f"note: {note['text']}" in " ".join(shown.split())
 
 
 def test_rows_beyond_a_computed_context_are_scored_and_told(tmp_path) -> None:
@@ -141,7 +142,7 @@ def test_rows_beyond_a_computed_context_are_scored_and_told(tmp_path) -> None:
     (entry,) = result["tasks"]
     assert (entry["rows"], entry["left_out"], entry["beyond_context"]) == (3, 0, 1)
     (note,) = result["notes"]
-    assert note.startswith("1 row longer than")
+    assert note["code"] == "long_rows"
 
 
 def test_texts_of_a_classifier_have_a_place_and_a_token(tmp_path) -> None:
@@ -184,9 +185,7 @@ def test_swapped_rows_without_a_place_are_passed_by(tmp_path) -> None:
     assert all(x["rows"] == 4 for x in entry["swaps"].values())
     assert {x % 2 for kind in entry["swaps"].values() for x in kind["numbers"]} == {0}
     assert set(entry["swaps_left_out"].values()) == {4}
-    assert result["notes"] == [
-        f"{4 * len(entry['swaps_left_out'])} swapped rows left out: longer than the base's context"
-    ]
+    assert [(x["code"], x["where"]) for x in result["notes"]] == [("rows_left_out", "swaps")]
     short = saved(tmp_path / "short", opt(20))
     (entry,) = json.loads(run(*command, "--no-scores", "--base", short, "--json", "-q").output)[
         "tasks"

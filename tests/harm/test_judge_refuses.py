@@ -13,7 +13,7 @@ from hydraopt import read_adapters
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.memory import JsonCache
 from hydraopt.basemodel.writing import not_finite
-from hydraopt.cli.prompting import cut_warnings
+from hydraopt.cli.prompting import notes_on_cut
 from hydraopt.errors import NumericalError
 from hydraopt.harm import judge as module
 from hydraopt.harm.judge import AnswerJudge
@@ -88,10 +88,11 @@ def test_answers_that_fill_the_positions_are_not_cut_by_tokens(judge_of, monkeyp
         judge.answer_tokens = tokens
         assert judge.cut_by_tokens() == by_tokens
     assert judge.cut_by_tokens([]) == set()
-    first, second = cut_warnings({"fr": 1, "de": 2}, {"de"}, 128)
-    assert "128 tokens" in first
-    assert first.endswith("de (2)")
-    assert second.endswith("fr (1)")
+    notes = notes_on_cut({"fr": 1, "de": 2}, {"de"}, 128)
+    assert [(note.code, note.where) for note in notes] == [
+        ("answers_cut", "de"),
+        ("answers_end", "fr"),
+    ]
 
 
 def test_what_cannot_be_trained_is_named(judge_of, monkeypatch) -> None:

@@ -55,16 +55,15 @@ def test_a_limit_below_one_answer_gets_a_note(adapters, tmp_path: Path) -> None:
     for answers, told in ((49, True), (50, False)):
         judge = PowerJudge(adapters, SCALES, answers)
         notes = merge(adapters, tmp_path / "x", harm="2%", look=Look(judge=judge), workers=1).notes
-        said = "2% is less than one answer of easy, fair, hard: "
-        assert any(note.startswith(said) and "give 50 prompts" in note for note in notes) == told
+        assert (("few_answers", "easy, fair, hard") in [(x.code, x.where) for x in notes]) == told
     judge = PowerJudge(adapters, SCALES, 256)
     notes = merge(adapters, tmp_path / "x", harm="0.3%", look=Look(judge=judge), workers=1).notes
-    assert any("measured on 256 at most, so give a larger limit" in note for note in notes)
+    assert "few_answers" in [note.code for note in notes]
     judge = PowerJudge(adapters, SCALES, 10)
     notes = merge(
         adapters, tmp_path / "x", harm="0.02nats", look=Look(judge=judge), workers=1
     ).notes
-    assert not any("less than one answer" in note for note in notes)
+    assert "few_answers" not in [note.code for note in notes]
 
 
 def test_progress_is_of_all_rounds(adapters, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_no_size_rounds_a_needed_tensor_away(kind: str, spread: str, tmp_path: P
             (values,) = (x.numpy() for x in task.extras.values())
             assert values.any(), f"{name} at {size}"
             error = next(iter(task.tensor_errors.values()))
-            assert any(name in note for note in result.notes) or max(error, task.error) < 1
+            assert any(name in note.text for note in result.notes) or max(error, task.error) < 1
     assert kept
 
 

@@ -198,7 +198,7 @@ def test_a_result_of_another_file_is_another_size_alone(made: Made, tmp_path: Pa
     known = collect(made.bundle, [file])
     assert not known.evidence.judged
     assert len(known.evidence.others) == 2
-    assert "made with other files than this bundle" in known.evidence.notes[0]
+    assert [(x.code, x.where) for x in known.evidence.notes] == [("other_files", "x.json")]
 
 
 _JSON = st.recursive(
@@ -340,4 +340,4 @@ def test_a_page_without_room_for_all_groups_keeps_those_that_changed(
     page = build(made.bundle, results=[path])
     assert len(page.people) == 2000
     assert [row.group for row in page.people[:2]] == ["", HOSTILE]
-    assert "Of 2,102 rows of probes 2,000 are shown, clear changes first." in page.notes[0]
+    assert (page.notes[0].code, page.notes[0].where) == ("page_full", "probes")

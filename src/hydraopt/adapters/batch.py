@@ -13,6 +13,7 @@ from hydraopt.errors import (
     NumericalError,
     explain,
 )
+from hydraopt.notes import Note
 from hydraopt.values import counted, one_line
 
 __all__ = ["Problems"]
@@ -77,12 +78,13 @@ class Problems:
         error.problems = tuple(errors)
         return error
 
-    def notes(self) -> Iterator[str]:
+    def notes(self) -> Iterator[Note]:
         """Yield notes that list the skipped files by reason."""
         for alike in _by_reason(self._skipped):
             reason = alike[0].what or str(alike[0]).partition(" [")[0]
             places = ", ".join(str(error.file) for error in alike)
-            yield f"left out {counted(len(alike), 'adapter')}, {reason}: {places}"
+            text = f"left out {counted(len(alike), 'adapter')}, {reason}: {places}"
+            yield Note("unreadable", text, places)
 
 
 def _by_reason(errors: Iterable[HydraoptError]) -> Iterator[Sequence[HydraoptError]]:

@@ -17,11 +17,12 @@ from typing import Any, Final
 from hydraopt.adapters.keys import joined_half, spell
 from hydraopt.adapters.lycoris import has_product, is_lycoris, read_lycoris
 from hydraopt.adapters.model import ExtraKind, Format, Kind, Layout, LowRankModule
-from hydraopt.adapters.peft import Parsed
+from hydraopt.adapters.peft import DORA, Parsed
 from hydraopt.adapters.peftconfig import exact_pattern
 from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
 from hydraopt.adapters.scale import ScaleRule, mlx_scale, ratio
 from hydraopt.files.url import AnyPath
+from hydraopt.notes import Note
 
 __all__ = ["read_image_lora", "read_loralib", "read_mlx"]
 
@@ -95,28 +96,31 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
     idle = alphas.keys() - used - lycoris.used - lycoris.kinds.keys()
     parsed.notes += _image_notes(halves, sorted(idle), sorted(file))
     if not alphas and not settings and alpha is None and parsed.modules:
-        parsed.notes.append("no alpha in the file: scale 1, as kohya and diffusers then take it")
+        text = "no alpha in the file: scale 1, as kohya and diffusers then take it"
+        parsed.notes.append(Note("alpha_missing", text))
     origin: dict[str, Any] = {"metadata": dict(file.metadata)}
     if lycoris.modules and not alphas:
         origin["alphas"] = False
     return _finish(parsed, file, used | lycoris.used, origin, lycoris.kinds)
 
 
-def _image_notes(stems: Iterable[str], idle: Sequence[str], names: Iterable[str]) -> Iterator[str]:
+def _image_notes(stems: Iterable[str], idle: Sequence[str], names: Iterable[str]) -> Iterator[Note]:
     """Yield notes for the user about a file of an image model.
 
     idle: keys of alphas that belong to no module.
     names: names of all tensors.
     """
     if any(":" in stem for stem in stems):
-        yield "modules are numbered, not named; they align with files of one model only"
+        text = "modules are numbered, not named; they align with files of one model only"
+        yield Note("numbered_modules", text)
     if idle:
         many = f"{len(idle)} alphas belong to no module of the file"
-        yield f"{many}, {idle[0]!r} for one: they scale nothing"
+        yield Note("alpha_ignored", f"{many}, {idle[0]!r} for one: they scale nothing", idle[0])
     multipliers = [name for name in names if name.endswith(_MULTIPLIERS)]
     if multipliers:
         many = f"{len(multipliers)} tensors multiply modules, {multipliers[0]!r} for one"
-        yield f"{many}: they come back, but |dW| and a task's weight are computed without them"
+        text = f"{many}: they come back, but |dW| and a task's weight are computed without them"
+        yield Note("multipliers", text, multipliers[0])
 
 
 def _halves(
@@ -189,9 +193,11 @@ def read_loralib(
                 )
             )
         if groups > 1 and not isinstance(enable, list):
-            parsed.notes.append(f"{path}: a fused projection; which {groups} parts is not stated")
+            text = f"{path}: a fused projection; which {groups} parts is not stated"
+            parsed.notes.append(Note("fused_projection", text, path))
     if alpha is None:
-        parsed.notes.append("loralib files do not hold lora_alpha: scale 1 was assumed, give alpha")
+        text = "loralib files do not hold lora_alpha: scale 1 was assumed, give alpha"
+        parsed.notes.append(Note("alpha_missing", text))
     result = _finish(parsed, file, {x.name for pair in pairs.values() for x in pair}, {})
     if isinstance(enable, list):
         result.config = {**result.config, "enable_lora": enable}
@@ -222,14 +228,15 @@ def read_mlx(file: TensorFile, config: Mapping[str, Any], config_file: AnyPath) 
         module = LowRankModule(path, _kind(path), m, n, r, scale, a, b, "transposed")
         parsed.modules.append(module)
     if "alpha" in (config.get("lora_parameters") or {}):
-        parsed.notes.append("lora_parameters.alpha has no effect, as in mlx-lm since June 2024")
+        text = "lora_parameters.alpha has no effect, as in mlx-lm since June 2024"
+        parsed.notes.append(Note("alpha_ignored", text))
     used = {x.name for pair in pairs.values() for x in pair}
     result = _finish(parsed, file, used, {"config": dict(config)})
     magnitudes = [name for name in result.extras if name.removesuffix(".m") in pairs]
     if magnitudes:
         result.extras.update(dict.fromkeys(magnitudes, "dora_magnitude"))
         result.config = {**result.config, "use_dora": True}
-        result.notes.append("DoRA: the magnitudes are tensors beside the low-rank part")
+        result.notes.append(DORA)
     return result
 
 

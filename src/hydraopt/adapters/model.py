@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hydraopt.adapters.tensorfile import RawTensor
 from hydraopt.errors import NumericalError, UsageError, explain
 from hydraopt.files.url import AnyPath
+from hydraopt.notes import Note
 
 __all__ = ["Adapter", "ExtraKind", "Layout", "LowRankModule", "factor_path", "is_entrywise"]
 
@@ -241,7 +242,7 @@ class Adapter:
     extras: Mapping[str, RawTensor]
     tensors: Mapping[str, RawTensor]
     extra_kinds: Mapping[str, ExtraKind] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     peft_keys: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def __repr__(self) -> str:

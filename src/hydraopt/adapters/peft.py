@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -12,8 +12,9 @@ from hydraopt.adapters.model import ExtraKind, Format, Layout, LowRankModule
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile, refuse
 from hydraopt.adapters.scale import ScaleRule
 from hydraopt.files.url import AnyPath
+from hydraopt.notes import Note
 
-__all__ = ["Parsed", "check_types", "pair_up", "read_peft"]
+__all__ = ["DORA", "Parsed", "check_types", "pair_up", "read_peft"]
 
 
 @dataclass
@@ -26,8 +27,10 @@ class Parsed:
     modules: list[LowRankModule] = field(default_factory=list)
     extras: dict[str, ExtraKind] = field(default_factory=dict)
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
+
+DORA: Final = Note("dora", "DoRA: the magnitudes are tensors beside the low-rank part")
 
 # Initialisations that also change the base weights when PEFT attaches the adapter.
 CHANGES_BASE: Final = re.compile(r"pissa|olora|corda|loftq|lora_ga")
@@ -253,35 +256,41 @@ def check_types(config: Mapping[str, Any], file: AnyPath) -> None:
             )
 
 
-def _notes(parsed: Parsed, config: Mapping[str, Any], pairs: Mapping[PeftKey, Any]) -> list[str]:
-    notes = []
+def _notes(
+    parsed: Parsed, config: Mapping[str, Any], pairs: Mapping[PeftKey, Any]
+) -> Iterator[Note]:
     if "peft_type" not in config:
-        notes.append("adapter_config.json states no peft_type; read as LORA")
+        yield Note("no_peft_type", "adapter_config.json states no peft_type; read as LORA")
     if any(not key.prefixed for key in pairs):
-        notes.append('tensor names lack PEFT\'s prefix "base_model.model."')
+        yield Note("no_prefix", 'tensor names lack PEFT\'s prefix "base_model.model."')
     named = sorted({key.adapter for key in pairs if key.adapter})
     if named:
-        notes.append(f"tensor names carry the adapter name {', '.join(named)}")
+        text = f"tensor names carry the adapter name {', '.join(named)}"
+        yield Note("adapter_name_in_keys", text)
     if "dora_magnitude" in parsed.extras.values():
-        notes.append("DoRA: the magnitudes are tensors beside the low-rank part")
+        yield DORA
     alphas = sorted(key for key in parsed.extras if key.endswith(".alpha"))
     if alphas:
-        notes.append(
+        text = (
             f"{len(alphas)} alphas in the file, {alphas[0]!r} for one, scale nothing: the config "
             "states the scale"
         )
+        yield Note("alpha_ignored", text, alphas[0])
     initialisation = config.get("init_lora_weights")
     if isinstance(initialisation, str) and CHANGES_BASE.search(initialisation):
-        notes.append(
+        text = (
             f"init_lora_weights={initialisation}: only right on a base that was changed as PEFT "
             "changes it when it attaches this adapter"
         )
+        yield Note("changed_base", text)
     if config.get("alora_invocation_tokens"):
-        notes.append("aLoRA: acts only after its invocation tokens, which stay in the config")
+        yield Note(
+            "alora", "aLoRA: acts only after its invocation tokens, which stay in the config"
+        )
     unknown = sorted(key for key, value in config.items() if value and key not in _KNOWN)
     if unknown:
-        notes.append(f"settings that are not understood are carried along: {', '.join(unknown)}")
-    return notes
+        text = f"settings that are not understood are carried along: {', '.join(unknown)}"
+        yield Note("unknown_settings", text, ", ".join(unknown))
 
 
 def _refuse_shapes(what: str, path: str, a: RawTensor, b: RawTensor, file: AnyPath) -> None:

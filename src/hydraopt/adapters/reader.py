@@ -33,6 +33,7 @@ from hydraopt.errors import (
     explain,
 )
 from hydraopt.files.url import Url
+from hydraopt.notes import Note
 from hydraopt.values import listed
 
 __all__ = ["Adapters", "read_adapter", "read_adapters"]
@@ -48,7 +49,7 @@ _AT_ONCE: Final = 8
 class Adapters(list[Adapter]):
     """Adapters read together.  notes: of the whole reading, such as files that were left out."""
 
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 def read_adapter(
@@ -161,7 +162,7 @@ def _named(requests: Sequence[Request], problems: Problems) -> list[tuple[Reques
     return named
 
 
-def _renamed(tasks: Sequence[tuple[str, str]]) -> Iterator[str]:
+def _renamed(tasks: Sequence[tuple[str, str]]) -> Iterator[Note]:
     """Yield the notes about adapters of one name.
 
     tasks: the name of each adapter, and the name of its task.
@@ -173,10 +174,11 @@ def _renamed(tasks: Sequence[tuple[str, str]]) -> Iterator[str]:
         if len(made) == 1:
             continue
         tasks_made = listed(made, _MOST_LISTED)
-        yield (
+        text = (
             f"{len(made)} adapters are called {name!r}: their tasks are {tasks_made}; NAME=PATH "
             "gives one another name"
         )
+        yield Note("same_name", text, ", ".join(made))
 
 
 def _located(requests: Sequence[Request]) -> list[Callable[[], Source]]:

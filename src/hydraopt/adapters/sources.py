@@ -22,6 +22,7 @@ from hydraopt.files.folders import files_in, is_there
 from hydraopt.files.reading import MOST_CONFIG, read_regular
 from hydraopt.files.stores import patiently, store_of
 from hydraopt.files.url import AnyPath, Url, is_url, place_of
+from hydraopt.notes import Note
 from hydraopt.values import listed
 
 __all__ = [
@@ -53,7 +54,7 @@ class Source:
     weights: Path
     config: Path
     names: tuple[str, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     origin: Url | None = None
 
 
@@ -76,11 +77,12 @@ class Selection:
     left_out: tuple[AnyPath, ...]
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[Note, ...]:
         """Return notes for the user about the selection."""
         if not self.left_out:
             return ()
-        return (f"left out, no adapter: {listed(self.left_out, _MOST_LISTED)}",)
+        text = f"left out, no adapter: {listed(self.left_out, _MOST_LISTED)}"
+        return (Note("no_adapter", text, ", ".join(map(str, self.left_out))),)
 
 
 def locate(path: str | os.PathLike[str]) -> Source:
@@ -99,7 +101,7 @@ def locate(path: str | os.PathLike[str]) -> Source:
         return _fetched(where)
     if where.name == _CONFIG:
         where = where.parent
-    notes: list[str] = []
+    notes: list[Note] = []
     if where.is_dir():
         folder, weights = where, _weights_in(where, notes)
     elif where.exists():
@@ -112,7 +114,7 @@ def locate(path: str | os.PathLike[str]) -> Source:
     return Source(weights, folder / _CONFIG, tuple(reversed(names)) or ("adapter",), tuple(notes))
 
 
-def _weights_in(folder: Path, notes: list[str]) -> Path:
+def _weights_in(folder: Path, notes: list[Note]) -> Path:
     files = [x.name for x in folder.iterdir() if x.suffix in WEIGHT_SUFFIXES and x.is_file()]
     name = _usual_of(files, folder, notes)
     if name is not None:
@@ -120,19 +122,22 @@ def _weights_in(folder: Path, notes: list[str]) -> Path:
     _refuse_empty(folder, sorted(x.name for x in folder.iterdir() if (x / _CONFIG).is_file()))
 
 
-def _usual_of(files: Iterable[str], folder: AnyPath, notes: list[str]) -> str | None:
+def _usual_of(files: Iterable[str], folder: AnyPath, notes: list[Note]) -> str | None:
     """Return the weight file that a folder of these stands for; None if there is none."""
     files = sorted(files)
     usual = [name for name in _USUAL if name in files]
     if usual:
         if len(usual) > 1:
-            notes.append(f"{usual[0]} was read, {', '.join(usual[1:])} beside it was not")
+            ignored = ", ".join(usual[1:])
+            text = f"{usual[0]} was read, {ignored} beside it was not"
+            notes.append(Note("other_weight_files", text, ignored))
         return usual[0]
     if len(files) > 1:
         listed = ", ".join(files[:8])
         refuse("folder holds several weight files", folder, got=listed, do="Name the file to read")
     if files:
-        notes.append(f"the folder's only weight file, {files[0]!r}, was read")
+        text = f"the folder's only weight file, {files[0]!r}, was read"
+        notes.append(Note("only_weight_file", text, files[0]))
     return files[0] if files else None
 
 
@@ -140,7 +145,7 @@ def _fetched(url: Url) -> Source:
     """Return copies of the files of an adapter at an address."""
     if url.name == _CONFIG:
         url = url.parent
-    notes: list[str] = []
+    notes: list[Note] = []
     single = url.suffix.lower() in WEIGHT_SUFFIXES and not url.is_folder
     folder = url.parent if single else url
     name = url.name if single else _remote_weights(url, notes)
@@ -165,7 +170,7 @@ def _check_config(url: Url, head: bytes | bytearray, size: int) -> bool:
     return True
 
 
-def _remote_weights(folder: Url, notes: list[str]) -> str:
+def _remote_weights(folder: Url, notes: list[Note]) -> str:
     """Return the name of the weight file in a folder of a store."""
     entries = files_in(folder)
     if entries is None:

@@ -20,6 +20,7 @@ from hydraopt.adapters.rawtensor import RawTensor, TensorFile, refuse
 from hydraopt.adapters.scale import ScaleRule
 from hydraopt.adapters.tuners import Tuner, owner_of, part_of, tuner_of
 from hydraopt.files.url import AnyPath
+from hydraopt.notes import Note
 
 __all__ = ["AdaLoraRule", "factor_rule", "factor_stems", "module_path", "read_tuner"]
 
@@ -68,12 +69,12 @@ def read_tuner(file: TensorFile, config: Mapping[str, Any], config_file: AnyPath
     return parsed
 
 
-def _note(tuner: Tuner) -> str:
+def _note(tuner: Tuner) -> Note:
     how = {
         "low rank": "its singular values are folded into A",
         "factors": "each low-rank factor of the product is a module",
     }.get(tuner.treatment, "its tensors are kept as tensors, not as low-rank products")
-    return f"{tuner.name}: {how}; it comes back as {tuner.name}"
+    return Note("tuner", f"{tuner.name}: {how}; it comes back as {tuner.name}")
 
 
 def _sorted_out(

@@ -12,6 +12,7 @@ from hydraopt.adapters.rawtensor import RawTensor, TensorFile
 from hydraopt.adapters.scale import ScaleRule
 from hydraopt.bundle.spec import TaskEntry
 from hydraopt.files.url import AnyPath
+from hydraopt.notes import stored
 
 __all__ = ["adapter_of"]
 
@@ -42,7 +43,7 @@ def adapter_of(
         extras={key: file[key] for key in parsed.extras},
         tensors=file,
         extra_kinds={key: parsed.extras[key] for key in file if key in parsed.extras},
-        notes=entry.notes,
+        notes=stored(entry.name, entry.notes),
         peft_keys=parsed.keys,
     )
 

@@ -19,6 +19,7 @@ import click
 
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.url import Url, is_url
+from hydraopt.notes import Note
 
 if TYPE_CHECKING:
     from hydraopt.bundle.harm import Harm
@@ -39,6 +40,7 @@ __all__ = [
     "say",
     "say_always",
     "say_aside",
+    "say_notes",
     "show_table",
     "size_text",
     "wants_progress",
@@ -129,10 +131,16 @@ def wants_progress() -> bool:
     return not _is_quiet() and not (context and context.params.get("as_json"))
 
 
-def warn(text: str) -> None:
-    """Print a warning on stderr, unless --quiet was given."""
+def say_notes(notes: Iterable[Note]) -> None:
+    """Print notes for people on stdout, unless --quiet was given."""
+    for note in notes:
+        say(f"note: {note.text}")
+
+
+def warn(note: Note) -> None:
+    """Print a note as a warning on stderr, unless --quiet was given."""
     if not _is_quiet():
-        say_aside(f"warning: {text}")
+        say_aside(f"warning: {note.text}")
 
 
 def say_aside(text: str) -> None:

@@ -15,7 +15,7 @@ from hydraopt.cli.common import (
     cannot_combine,
     emit_json,
     needs,
-    say,
+    say_notes,
     show_table,
 )
 from hydraopt.cli.looking import check_page, missing, originals_option
@@ -136,8 +136,7 @@ def eval_(
     else:
         _show(result)
         show_people(result)
-        for note in result.notes or ():
-            say(f"note: {note}")
+        say_notes(result.notes or ())
 
 
 _OF_TASKS: Final = ("rows", "max_tokens", "answers", "named", "split", "no_generate")

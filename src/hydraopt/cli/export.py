@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
-from hydraopt.cli.common import check_local, emit_json, say, say_aside
+from hydraopt.cli.common import check_local, emit_json, say, warn
 from hydraopt.cli.options import common_options, force_option
 from hydraopt.files.url import place_of
+from hydraopt.notes import Note
 
 __all__ = ["FORMATS", "export"]
 
@@ -95,7 +96,7 @@ def export(
     opened.give_base(base)
     names = list(opened) if everything else list(dict.fromkeys(tasks))
     if not names:
-        say_aside("note: the bundle has no tasks, so nothing is written")
+        warn(Note("no_tasks", "the bundle has no tasks, so nothing is written"))
     chosen = [opened[name] for name in names]  # a wrong name is refused before anything is written
     single = len(names) == 1 and not everything
     places = [Path(output)] if single else _places(Path(output), names, row.suffix)

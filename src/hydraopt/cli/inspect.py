@@ -15,6 +15,7 @@ from hydraopt.cli.common import (
     harm_cells,
     percent,
     say,
+    say_notes,
     show_table,
     size_text,
 )
@@ -229,8 +230,7 @@ def _show_adapters(report: AdaptersReport, every: bool) -> None:
             for x in report.guesses
         ],
     )
-    for note in report.notes:
-        say(f"note: {note}")
+    say_notes(report.notes)
 
 
 def _module_row(row: ModuleComparison | TypeComparison) -> list[object]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
-from hydraopt.cli.common import check_target, emit_json, say, say_aside
+from hydraopt.cli.common import check_target, emit_json, say, warn
 from hydraopt.cli.options import common_options, force_option
 from hydraopt.files.url import place_of
+from hydraopt.notes import Note
 from hydraopt.values import counted
 
 __all__ = ["join"]
@@ -38,4 +39,4 @@ def join(parts: tuple[str, ...], output: str, force: bool, as_json: bool) -> Non
         return
     say(f"{counted(len(tasks), 'task')} -> {place_of(output)}, {size:,} bytes")
     if not tasks:
-        say_aside("note: no task file was given, so the bundle has no tasks")
+        warn(Note("no_tasks", "no task file was given, so the bundle has no tasks"))

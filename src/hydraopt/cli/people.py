@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from hydraopt.cli.common import say, show_table
+from hydraopt.notes import Note
 from hydraopt.values import counted
 
 if TYPE_CHECKING:
@@ -23,22 +24,25 @@ _MOST_NAMED: Final = 8
 """Maximum number of skipped files that are named."""
 
 
-def result_notes(result: Evaluation) -> Iterator[str]:
+def result_notes(result: Evaluation) -> Iterator[Note]:
     """Yield notes on adapters without scores, and on rows that are left out or very long."""
     left_out, swaps, beyond = Counter[str](), 0, 0
     for task in result.tasks:
         if task.skipped is not None:
-            yield f"{task.adapter} is not scored: {task.skipped}"
+            text = f"{task.adapter} is not scored: {task.skipped}"
+            yield Note("not_scored", text, task.adapter)
         left_out.update(task.left_out_why or {})
         swaps += sum((task.swaps_left_out or {}).values())
         beyond += task.beyond_context or 0
     for why, count in left_out.items():
-        yield f"{counted(count, 'row')} left out: {why}"
+        yield Note("rows_left_out", f"{counted(count, 'row')} left out: {why}")
     if swaps:
-        yield f"{counted(swaps, 'swapped row')} left out: longer than the base's context"
+        text = f"{counted(swaps, 'swapped row')} left out: longer than the base's context"
+        yield Note("rows_left_out", text, "swaps")
     if beyond:
         rows = counted(beyond, "row")
-        yield f"{rows} longer than the context of the base; they are scored as well"
+        text = f"{rows} longer than the context of the base; they are scored as well"
+        yield Note("long_rows", text)
 
 
 def show_people(result: Evaluation) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from hydraopt.cli.common import warn
+from hydraopt.notes import Note
 from hydraopt.values import closest, listed
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ __all__ = [
     "base_model",
     "base_tensors",
     "check_prompts",
-    "cut_warnings",
+    "notes_on_cut",
+    "notes_on_prompts",
     "read_texts",
     "texts_of",
     "warn_of_base",
@@ -51,13 +53,23 @@ def read_texts(
     """Return prompts by task, as :func:`texts_of`, and warn about tasks with few or no prompts."""
     texts = texts_of(prompted, names, others)
     counts = {name: len(set(mine)) for name, mine in texts.items()}
-    few = [f"{name} ({count})" for name, count in counts.items() if count < _FEW_PROMPTS]
-    if few:
-        warn(f"few prompts for {listed(few)}: give 64 or more for a reliable figure")
-    none = [name for name in names if name not in texts] if texts else []
-    if none:
-        warn(f"no prompts for {listed(none)}: their harm is not measured")
+    if texts:
+        for note in notes_on_prompts(dict.fromkeys(names, 0) | counts):
+            warn(note)
     return texts
+
+
+def notes_on_prompts(counts: Mapping[str, int]) -> Iterator[Note]:
+    """Yield notes on tasks with few or no prompts. counts: number of different prompts by task."""
+    few = {name: count for name, count in counts.items() if 0 < count < _FEW_PROMPTS}
+    if few:
+        shown = listed([f"{name} ({count})" for name, count in few.items()])
+        text = f"few prompts of {shown}: give 64 or more, or harm is a guess"
+        yield Note("few_prompts", text, ", ".join(few))
+    none = [name for name, count in counts.items() if not count]
+    if none:
+        text = f"no prompts of {listed(none)}: nothing is measured there"
+        yield Note("no_prompts", text, ", ".join(none))
 
 
 def texts_of(
@@ -82,7 +94,8 @@ def texts_of(
         rest = [name for name in names if name not in files]
         texts = read_prompt_folder(folder, rest, {*others, *files}) if rest else {}
         if unread := sorted(set(prompt_files(folder)) - {*names, *others}):
-            warn(f"prompt files for other tasks are skipped: {listed(unread)}")
+            text = f"prompt files for other tasks are skipped: {listed(unread)}"
+            warn(Note("prompts_not_read", text, ", ".join(unread)))
     return texts | {task: read_prompts(file) for task, file in files.items()}
 
 
@@ -107,7 +120,8 @@ def base_model(
     settings = DEFAULT_HARM if answer_tokens is None else HarmSettings(answer_tokens=answer_tokens)
     model = BaseModelLook(base, adapters, texts, progress, refits=refits, settings=settings)
     for name, reason in model.unseen.items():
-        warn(f"--base cannot measure which modules of {name} matter: it has {reason}")
+        text = f"--base cannot measure which modules of {name} matter: it has {reason}"
+        warn(Note("weights_not_measured", text, name))
     return model
 
 
@@ -124,7 +138,8 @@ def warn_of_base(base: str, adapters: Sequence[Adapter]) -> None:
     named = {x.name: x.base_model for x in adapters if x.base_model}
     other = [name for name, model in named.items() if base_key(model) != base_key(base)]
     if other:
-        warn(f"--base is {base}, but {listed(other)} name another base model ({named[other[0]]})")
+        text = f"--base is {base}, but {listed(other)} name another base model ({named[other[0]]})"
+        warn(Note("other_base", text, ", ".join(other)))
 
 
 def base_tensors(base: str | None, adapters: Sequence[Adapter]) -> BaseTensors | None:
@@ -150,12 +165,12 @@ def warn_of_cut(model: BaseModelLook) -> None:
     """Warn about tasks with answers that are longer than the compared part."""
     judge = model.judge
     if cut := judge.cut():
-        for text in cut_warnings(cut, judge.cut_by_tokens(), judge.answer_tokens):
-            warn(text)
+        for note in notes_on_cut(cut, judge.cut_by_tokens(), judge.answer_tokens):
+            warn(note)
 
 
-def cut_warnings(cut: Mapping[str, int], by_tokens: Collection[str], tokens: int) -> Iterator[str]:
-    """Yield warnings about answers that are longer than the compared part.
+def notes_on_cut(cut: Mapping[str, int], by_tokens: Collection[str], tokens: int) -> Iterator[Note]:
+    """Yield notes on answers that are longer than the compared part.
 
     cut: number of longer answers, by task. by_tokens: tasks with answers of more than ``tokens``
     tokens; the answers of the other tasks end where the base model has no more positions.
@@ -163,7 +178,9 @@ def cut_warnings(cut: Mapping[str, int], by_tokens: Collection[str], tokens: int
     full, longer = ([x for x in cut if (x in by_tokens) == which] for which in (False, True))
     if longer:
         counts = listed([f"{name} ({cut[name]})" for name in longer])
-        yield f"harm covers only the first {tokens} tokens of longer answers: {counts}"
+        text = f"harm covers only the first {tokens} tokens of longer answers: {counts}"
+        yield Note("answers_cut", text, ", ".join(longer))
     if full:
         counts = listed([f"{name} ({cut[name]})" for name in full])
-        yield f"harm covers answers up to the last position of the base model: {counts}"
+        text = f"harm covers answers up to the last position of the base model: {counts}"
+        yield Note("answers_end", text, ", ".join(full))

@@ -6,6 +6,7 @@ import click
 
 from hydraopt.cli.common import check_local, emit_json, say, warn
 from hydraopt.cli.options import common_options
+from hydraopt.jsonvalues import to_json
 from hydraopt.values import counted
 
 __all__ = ["pull"]
@@ -43,7 +44,7 @@ def pull(bundle: str, tasks: tuple[str, ...], output: str | None, as_json: bool)
                 "bytes": done.size,
                 "fetched_bytes": done.fetched,
                 "files": [str(file) for file in done.files],
-                "warnings": list(done.warnings),
+                "warnings": to_json(done.warnings),
             }
         )
         return

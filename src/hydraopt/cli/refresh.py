@@ -13,6 +13,7 @@ from hydraopt.cli.common import (
     needs,
     percent,
     say,
+    say_notes,
     worst,
 )
 from hydraopt.cli.options import common_options, force_option, same_base_option, workers_option
@@ -120,8 +121,7 @@ def _show_done(done: Refreshed, as_json: bool) -> None:
     if as_json:
         emit_json({"schema": "hydraopt.refresh/1", **to_json(done)})
         return
-    for note in done.notes:
-        say(f"note: {note}")
+    say_notes(done.notes)
     errors = list(done.errors.values())
     say(f"tasks   {len(errors)}, {len(done.from_originals)} of them from their originals")
     say(f"errors  {mean_and_worst(errors)} (relative, Frobenius)")

@@ -8,11 +8,20 @@ from typing import Final
 
 import click
 
-from hydraopt.cli.common import cannot_combine, emit_json, needs, say, say_always, size_text
+from hydraopt.cli.common import (
+    cannot_combine,
+    emit_json,
+    needs,
+    say,
+    say_always,
+    say_notes,
+    size_text,
+)
 from hydraopt.cli.looking import check_page, missing, originals_option
 from hydraopt.cli.options import common_options, force_option, same_base_option
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
+from hydraopt.jsonvalues import to_json
 
 __all__ = ["report"]
 
@@ -145,13 +154,14 @@ def _page(
                 "tasks": page.count,
                 "judged_by": page.judged_by,
                 "summary": list(page.summary),
-                "notes": list(page.notes),
+                "notes": to_json(page.notes),
                 "seconds": round(seconds, 3),
             }
         )
         return
-    for line in (*page.summary, *(f"note: {note}" for note in page.notes)):
+    for line in page.summary:
         say(line)
+    say_notes(page.notes)
     say(f"{output}: {size_text(size)}, {seconds:.1f} s")
 
 
@@ -173,13 +183,14 @@ def _card(
         write_atomically(destination(output), [text.encode()])
     notes = known.evidence.notes
     if as_json:
-        emit_json({"schema": "hydraopt.card/1", "output": output, "card": text, "notes": notes})
+        emit_json(
+            {"schema": "hydraopt.card/1", "output": output, "card": text, "notes": to_json(notes)}
+        )
     elif output is None:
         for line in text.splitlines():
             say_always(line)
     else:
-        for note in notes:
-            say(f"note: {note}")
+        say_notes(notes)
         say(f"{bundle} -> {output}")
 
 

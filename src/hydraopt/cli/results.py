@@ -13,12 +13,14 @@ from hydraopt.cli.common import (
     mean_and_worst,
     percent,
     say,
+    say_notes,
     show_table,
     size_text,
     warn,
     worst,
 )
 from hydraopt.jsonvalues import to_json
+from hydraopt.notes import Note
 from hydraopt.values import counted
 
 if TYPE_CHECKING:
@@ -68,8 +70,7 @@ def show_result(
     )
     if left is not None:
         say(left)
-    for note in result.notes:
-        say(f"note: {note}")
+    say_notes(result.notes)
     forms = ", ".join(f"{name} {count}" for name, count in result.forms.items()) or "none"
     say(f"errors  {mean_and_worst([row.error for row in tasks])} (relative, Frobenius)")
     say(f"forms   {forms}; measure {result.measure}")
@@ -158,8 +159,7 @@ def show_changed(done: Changed, as_json: bool, what: str = "added to") -> None:
         say(f"removed {name}")
     for old, new in done.renamed.items():
         say(f"renamed {old} to {new}")
-    for note in done.notes:
-        say(f"note: {note}")
+    say_notes(done.notes)
     say(f"size    {done.size_before:,} -> {done.size:,} bytes")
 
 
@@ -205,14 +205,12 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     if left is not None:
         say(left)
     say(f"limit   {plan_limit(plan)}")
-    for note in plan.notes:
-        say(f"note: {note}")
+    say_notes(plan.notes)
     before = ", before a refit" if plan.refit else ""
     size = f"{plan.size:,} bytes ({size_text(plan.size)})"
     say(f"size    {size}, {percent(plan.size / plan.fp16_bytes)} of the fp16 bytes{before}")
     alone = sum(task.harm is None and task.size > 0 for task in plan.tasks)
     if alone:
         tasks_alone = counted(alone, "task")
-        say(
-            f"note: {tasks_alone} without prompts: sized as in a merge without prompts, then scaled"
-        )
+        text = f"{tasks_alone} without prompts: sized as in a merge without prompts, then scaled"
+        say_notes([Note("no_prompts", text)])

@@ -16,6 +16,7 @@ from hydraopt.cli.common import (
     percent,
     say,
     say_always,
+    say_notes,
     show_table,
     worst,
 )
@@ -25,12 +26,13 @@ from hydraopt.cli.prompting import (
     PromptFile,
     base_files,
     check_prompts,
-    cut_warnings,
+    notes_on_cut,
     texts_of,
     warn_of_base,
 )
 from hydraopt.errors import UsageError
 from hydraopt.jsonvalues import to_json
+from hydraopt.notes import Note
 from hydraopt.values import counted, listed
 
 if TYPE_CHECKING:
@@ -107,11 +109,10 @@ def verify(
     if as_json:
         told = {} if harm is None else {"harm": [task.to_dict() for task in harm.tasks]}
         document = {"schema": "hydraopt.verify/1", **to_json(report), "ok": report.ok, **told}
-        emit_json({**document, "notes": notes})
+        emit_json({**document, "notes": to_json(notes)})
     else:
         _show(report, harm.tasks if harm is not None else ())
-        for note in notes:
-            say(f"note: {note}")
+        say_notes(notes)
     ctx.exit(0 if report.ok else 1)
 
 
@@ -129,26 +130,30 @@ def _check_given(
         raise needs("--same-base", "ADAPTERS")
 
 
-def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[str]:
+def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[Note]:
     """Yield notes on missing measurements and on estimates."""
     measured = {task.name for task in harm.tasks} if harm is not None else set()
     compared = [task.name for task in report.tasks if task.measured]
     left = [name for name in compared if name not in measured]
     if harm is not None and left:
-        yield f"no prompts for {listed(left)}: harm was not measured there"
+        text = f"no prompts for {listed(left)}: harm was not measured there"
+        yield Note("harm_not_measured", text, ", ".join(left))
     if harm is not None and any(task.most is not None for task in harm.tasks):
-        yield "likely at most: with so few answers, shares up to this agree with the stated share"
+        text = "likely at most: with so few answers, shares up to this agree with the stated share"
+        yield Note("likely_at_most", text)
     if harm is not None and (unsaid := [x.name for x in harm.tasks if x.stated is None]):
-        yield f"the bundle states no harm for {listed(unsaid)} to compare with"
+        text = f"the bundle states no harm for {listed(unsaid)} to compare with"
+        yield Note("harm_not_stated", text, ", ".join(unsaid))
     if harm is not None and harm.cut:
-        yield from cut_warnings(harm.cut, harm.cut_by_tokens, harm.answer_tokens)
+        yield from notes_on_cut(harm.cut, harm.cut_by_tokens, harm.answer_tokens)
     if harm is not None and harm.learned:
-        yield (
+        text = (
             f"{listed(harm.learned)}: if these are the prompts of the merge, a refit may have "
             "learned from some of them; use new prompts to judge the harm"
         )
+        yield Note("prompts_learned", text, ", ".join(harm.learned))
     if report.estimated and compared:
-        yield "the errors in the manifest are estimates, as after shrink"
+        yield Note("errors_estimated", "the errors in the manifest are estimates, as after shrink")
 
 
 def _asked(

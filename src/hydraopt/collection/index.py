@@ -28,6 +28,7 @@ from hydraopt.errors import BundleFormatError, NotThereError, RemoteError, Usage
 from hydraopt.files.answers import Entry
 from hydraopt.files.folders import remove_file
 from hydraopt.files.url import AnyPath, Url
+from hydraopt.notes import Note
 
 __all__ = [
     "FolderIndex", "IndexedFile", "as_indexed", "md5_of", "packed_index", "read_index",
@@ -230,8 +231,8 @@ def packed_index(core: tuple[str, str], files: Iterable[IndexedFile]) -> PackedB
 
 def renewed_index(
     folder: AnyPath, core: tuple[str, str], files: Iterable[IndexedFile]
-) -> str | None:
-    """Write the index of a folder whose files changed; return a warning if that is impossible.
+) -> Note | None:
+    """Write the index of a folder whose files changed; return a note if that is impossible.
 
     The task files state the same facts, so nothing is lost without an index. The old index is
     removed, because a reader of a folder that cannot be listed would rely on it.
@@ -242,15 +243,18 @@ def renewed_index(
         reason = str(error) if isinstance(error, RemoteError) else error.strerror or str(error)
     else:
         return None
+    code = "no_index"
     do = "All tasks are there; until the next change writes it, opening reads every task file"
     try:
         remove_file(folder / INDEX_NAME)
     except FileNotFoundError:
         pass
     except OSError:
+        code = "old_index"
         do = f"All tasks are there; delete {INDEX_NAME}, which is old or in the way"
     what = "the index of the folder could not be written"
-    return explain(what, file=folder / INDEX_NAME, got=reason, do=do)
+    place = folder / INDEX_NAME
+    return Note(code, str(explain(what, file=place, got=reason, do=do)), str(place))
 
 
 def _settle(files: Iterable[IndexedFile]) -> None:

@@ -13,6 +13,7 @@ from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.errors import LockedError, explain
 from hydraopt.files.url import AnyPath
+from hydraopt.notes import Note
 
 __all__ = [
     "Change", "Done", "TaskPiece", "check_current", "held_in", "packed_parts",
@@ -64,7 +65,7 @@ class Done:
     """
 
     size: int
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Note, ...] = ()
 
 
 def held_in(bundle: Bundle, name: str) -> TaskPiece:

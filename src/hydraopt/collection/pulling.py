@@ -21,6 +21,7 @@ from hydraopt.files.lock import locked_folder, locked_if_there
 from hydraopt.files.outputs import destination, name_inside
 from hydraopt.files.url import AnyPath
 from hydraopt.files.writing import write_atomically
+from hydraopt.notes import Note
 
 __all__ = ["Pulled", "pull"]
 
@@ -43,7 +44,7 @@ class Pulled:
     size: int
     fetched: int
     files: tuple[Path, ...] = ()
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Note, ...] = ()
 
 
 def pull(

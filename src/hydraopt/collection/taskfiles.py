@@ -21,6 +21,7 @@ from hydraopt.collection.index import (
 from hydraopt.errors import BundleFormatError
 from hydraopt.files.answers import Entry
 from hydraopt.files.url import AnyPath, Url
+from hydraopt.notes import Note
 
 __all__ = ["TaskFiles", "renew_index", "task_files"]
 
@@ -95,8 +96,8 @@ def task_files(
     return made
 
 
-def renew_index(folder: Path) -> str | None:
-    """Rewrite the index of a folder with one core; return a warning if it cannot be written.
+def renew_index(folder: Path) -> Note | None:
+    """Rewrite the index of a folder with one core; return a note if it cannot be written.
 
     Task files that the old index does not describe are read. Raises BundleFormatError, OSError.
     """

@@ -42,6 +42,7 @@ from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.recipe import CoreRecipe
 from hydraopt.merging.solving import Options, solve, solve_at
 from hydraopt.merging.weights import Sensitivity, sensed
+from hydraopt.notes import Note
 from hydraopt.progress import silent
 
 __all__ = [
@@ -60,7 +61,7 @@ class EncodedTask:
 
     piece: TaskPiece
     forms: dict[str, int]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
     @property
     def own_bytes(self) -> int:
@@ -80,7 +81,7 @@ class _Selection:
     pieces: MergeSet
     modules: tuple[int, ...]
     tensors: tuple[int, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass
@@ -139,15 +140,16 @@ class Coder:
         model, exact = self.bundle.base_model, list(self.options.exact)
         pieces = align([adapter], model, lossless=False, exact=exact, base=self.base)
         foreign = [entry.key for entry in pieces.tensors if entry not in known]
-        notes: tuple[str, ...] = ()
+        notes: tuple[Note, ...] = ()
         if foreign:
             exact += [glob.escape(key) for key in foreign]
             pieces = align([adapter], model, lossless=False, exact=exact, base=self.base)
             more = f" and {len(foreign) - 1} more tensors" if len(foreign) > 1 else ""
-            notes = (
+            text = (
                 f"{adapter.name}: {foreign[0]}{more} carried bit by bit, because the core has no "
-                "such coded tensor (or needs --base for it)",
+                "such coded tensor (or needs --base for it)"
             )
+            notes = (Note("carried", text, adapter.name),)
         modules = [self._index_of(adapter, entry) for entry in pieces.modules]
         order = sorted(range(len(modules)), key=modules.__getitem__)
         tensors = [known[entry] for entry in pieces.tensors]

@@ -16,6 +16,7 @@ from hydraopt.harm.stored import tells_later
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.dense import TensorMatrices
+from hydraopt.notes import Note
 from hydraopt.values import listed
 
 __all__ = ["against_originals", "decoded_set", "lost_harm"]
@@ -144,19 +145,21 @@ def _errors(
     return {table[i]: error for i, error in zip(indices, errors, strict=True)}
 
 
-def lost_harm(before: Manifest, decoded: Collection[str]) -> Iterator[str]:
+def lost_harm(before: Manifest, decoded: Collection[str]) -> Iterator[Note]:
     """Yield notes on stated harm that no longer holds.
 
     decoded: tasks that are coded from what the bundle holds, not from their originals.
     """
     if any(task.harm for task in before.tasks):
-        yield (
+        text = (
             "the harm that was stated is not this bundle's: hydraopt verify BUNDLE ADAPTERS "
             "--base BASE --prompts DIR measures it"
         )
+        yield Note("harm_outdated", text)
     refitted = [x.name for x in before.tasks if x.name in decoded and not tells_later(x)]
     if refitted:
-        yield (
+        text = (
             f"no curve of harm is kept of {listed(refitted)}: after a refit nothing tells where on "
             "it a task is that is coded again"
         )
+        yield Note("curves_lost", text, ", ".join(refitted))

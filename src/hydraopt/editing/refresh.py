@@ -51,6 +51,7 @@ from hydraopt.merging.joined import joined
 from hydraopt.merging.outcome import Job, inputs_of, load
 from hydraopt.merging.recipe import RefreshRecipe
 from hydraopt.merging.solving import KeptError, Options, solve, solve_kept
+from hydraopt.notes import Note
 from hydraopt.progress import Progress
 
 __all__ = ["Expected", "Refreshed", "expected_saving", "refresh"]
@@ -75,7 +76,7 @@ class _Tasks:
     bundle: Bundle
     pieces: MergeSet
     originals: Mapping[str, Adapter]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
     @property
     def decoded(self) -> set[str]:

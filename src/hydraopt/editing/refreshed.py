@@ -8,6 +8,7 @@ from typing import Final
 
 from hydraopt.bundle.spec import Manifest
 from hydraopt.files.url import AnyPath
+from hydraopt.notes import Note
 
 __all__ = ["MORE", "Expected", "Grown", "Refreshed", "grown"]
 
@@ -65,7 +66,7 @@ class Refreshed:
     errors: Mapping[str, float]
     from_originals: tuple[str, ...]
     seconds: float
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     grown: tuple[Grown, ...] = ()
 
 

@@ -44,6 +44,7 @@ from hydraopt.merging.sizes import (
     passes_within_reach,
 )
 from hydraopt.merging.solving import Options, solve
+from hydraopt.notes import Note
 from hydraopt.progress import Progress
 from hydraopt.values import counted
 
@@ -154,12 +155,13 @@ def shrunk_sizes(
     return coded_sizes(make, largest, smallest, passes_within_reach(passes * pieces.numbers, most))
 
 
-def _notes(before: Bundle, budget: Size | MeanError, curves: StoredCurves) -> Iterator[str]:
+def _notes(before: Bundle, budget: Size | MeanError, curves: StoredCurves) -> Iterator[Note]:
     """Yield notes on the use and the loss of the harm that was measured before."""
     count = len(curves.tasks())
     if isinstance(budget, Size) and count:
         tasks = counted(count, "task")
-        yield f"the size was shared out by the stored curves of harm of {tasks}"
+        text = f"the size was shared out by the stored curves of harm of {tasks}"
+        yield Note("curves_used", text, ", ".join(sorted(curves.tasks())))
     yield from lost_harm(before.manifest, set(before))
 
 

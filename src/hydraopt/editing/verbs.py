@@ -31,6 +31,7 @@ from hydraopt.merging.budget import Limit
 from hydraopt.merging.look import Look
 from hydraopt.merging.options import MergeOptions, check_prompted
 from hydraopt.merging.outcome import inputs_of, load
+from hydraopt.notes import Note
 from hydraopt.progress import Progress
 
 __all__ = [
@@ -84,8 +85,8 @@ class Changed:
     added: tuple[AddedTask, ...] = ()
     removed: tuple[str, ...] = ()
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
+    warnings: tuple[Note, ...] = ()
 
 
 class How(TypedDict, total=False):

@@ -15,7 +15,7 @@ from hydraopt.collection.opening import is_bundle, open_bundle
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.classify import Classifier, is_classifier, saved_tensors
 from hydraopt.files.url import AnyPath, place_of
-from hydraopt.values import by_text
+from hydraopt.notes import Note, by_text
 
 __all__ = ["BASE", "ORIGINAL", "BundleIdentity", "Compared", "bundles_of", "read_compared"]
 
@@ -50,7 +50,7 @@ class Compared:
     bundles: Mapping[str, Bundle]
     folders: Mapping[str, AnyPath] = field(default_factory=dict)
     others: Mapping[str, Mapping[str, TaskFactors]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def names(self) -> list[str]:
         """Return every adapter's name, of the originals and of the bundles."""

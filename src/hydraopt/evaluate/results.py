@@ -9,6 +9,7 @@ from typing import ClassVar
 from hydraopt.evaluate.compared import BASE, ORIGINAL, BundleIdentity
 from hydraopt.evaluate.run import Scores, TaskRows
 from hydraopt.evaluate.stats import Interval
+from hydraopt.notes import Note
 from hydraopt.probes.measures import GroupMeasures, Preferences
 from hydraopt.probes.reading import PassedBy, ProbeSource
 from hydraopt.probes.swaps import SwapKind
@@ -153,7 +154,7 @@ class Evaluation:
     probes: ProbesAsked | None = None
     tasks: tuple[TaskResult, ...] = ()
     seconds: float = 0.0
-    notes: tuple[str, ...] | None = None
+    notes: tuple[Note, ...] | None = None
 
 
 def task_result(

@@ -42,6 +42,7 @@ from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.options import DEFAULT_MEASURE
 from hydraopt.merging.solving import Options
+from hydraopt.notes import Note
 from hydraopt.progress import Progress, silent
 
 __all__ = ["AdaptersReport", "inspect_adapters"]
@@ -101,7 +102,7 @@ class AdaptersReport:
     curve: tuple[SizePoint, ...]
     guesses: tuple[SizeGuess, ...]
     reference: SizePoint | None
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 def inspect_adapters(
@@ -161,15 +162,16 @@ def inspect_adapters(
     )
 
 
-def _notes(pieces: MergeSet, curve: Sequence[SizePoint], changing: bool) -> Iterator[str]:
+def _notes(pieces: MergeSet, curve: Sequence[SizePoint], changing: bool) -> Iterator[Note]:
     """Yield what the numbers leave out. changing: whether the adapters change anything."""
     if of_products(pieces).any():
         yield NOTE
     if changing and not curve:
-        yield (
+        text = (
             f"no size is estimated: {pieces.numbers:,} numbers are too many to be coded several "
             "times; hydraopt merge --error makes a bundle of one error"
         )
+        yield Note("no_curve", text)
 
 
 @dataclass

@@ -15,6 +15,7 @@ from hydraopt.collection.opening import open_bundle
 from hydraopt.inspect.originals import Stored, original_bytes, originals_of
 from hydraopt.inspect.summary import module_type
 from hydraopt.linalg.basis import Basis
+from hydraopt.notes import Note, stored
 from hydraopt.progress import Progress, silent
 
 __all__ = ["BundleReport", "TaskCost", "inspect_bundle", "sharers", "task_rows"]
@@ -48,7 +49,7 @@ class TaskCost:
     lossless: bool
     format: str
     shared_with: tuple[str, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     harm: Harm | None
     curve: tuple[HarmPoint, ...]
 
@@ -179,7 +180,7 @@ def task_rows(bundle: Bundle) -> list[TaskCost]:
             lossless=task.lossless,
             format=task.format,
             shared_with=tuple(shared[task.name]),
-            notes=tuple(task.notes),
+            notes=stored(task.name, task.notes),
             harm=task.harm,
             curve=tuple(task.curve),
         )

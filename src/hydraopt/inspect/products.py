@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.merging.align import MergeSet
+from hydraopt.notes import Note
 
 __all__ = ["NOTE", "of_products"]
 
-NOTE: Final = (
+NOTE: Final = Note(
+    "product_factors",
     "modules ::w1 and ::w2 are factors of a product (LoHa, LoKr): cosines of A and B, parts and "
-    "bytes are the factors' own, dW's are not compared, and |dW| of LoHa is an estimate"
+    "bytes are the factors' own, dW's are not compared, and |dW| of LoHa is an estimate",
 )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from hydraopt.adapters import Adapter, LowRankModule, RawTensor
@@ -31,7 +31,7 @@ from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.dense import TensorMatrices, TensorsApart, collect, tensors_of
 from hydraopt.merging.frozen import FrozenCore
 from hydraopt.merging.returnable import bias_scales, check_returnable
-from hydraopt.values import by_text
+from hydraopt.notes import Note, by_text
 
 __all__ = ["AdapterFactors", "MergeSet", "align", "coded_of"]
 
@@ -61,7 +61,7 @@ class MergeSet:
     carried: tuple[Mapping[str, RawTensor], ...]
     base_model: str | None
     numbers: int = 0
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[Note, ...] = ()
     tensors: tuple[TensorEntry, ...] = ()
     matrices: tuple[TensorMatrices, ...] = ()
     core: FrozenCore | None = None
@@ -170,7 +170,7 @@ def _task(
         keys,
         scales,
         {key: kind for key, kind in kinds.items() if kind != "saved"},
-        adapter.notes,
+        tuple(note.text for note in adapter.notes),
         dict(getattr(adapter.tensors, "metadata", {})) if lossless else {},
         tensors,
         tuple(0.0 for _ in tensors),

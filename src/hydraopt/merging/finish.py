@@ -16,6 +16,7 @@ from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.refit import refitted
 from hydraopt.merging.rewrite import Rewritten
 from hydraopt.merging.search import Solution
+from hydraopt.notes import Note
 from hydraopt.progress import Progress, silent
 from hydraopt.values import counted
 
@@ -118,11 +119,12 @@ def _with(job: Job, tasks: int) -> Job:
 def _noted(job: Job, made: Rewritten, budget: Budget) -> Job:
     """Add notes on how many tasks were refitted and how many the budget left as they were."""
     tasks = counted(len(job.pieces.tasks), "task")
-    notes = [f"coded parts were refitted in {made.tasks} of {tasks}"]
+    notes = [Note("refit_kept", f"coded parts were refitted in {made.tasks} of {tasks}")]
     if made.back:
-        notes.append(
+        text = (
             f"the parts of {counted(made.back, 'task')} stayed as the encoder made them: with "
             f"others the {budget.name} would not be kept"
         )
+        notes.append(Note("refit_undone", text))
     pieces = dataclasses.replace(job.pieces, notes=(*job.pieces.notes, *notes))
     return dataclasses.replace(job, pieces=pieces)

@@ -55,6 +55,7 @@ from hydraopt.merging.search import Solution
 from hydraopt.merging.solving import Options
 from hydraopt.merging.solving import solve as solve_budget
 from hydraopt.merging.weights import check_importance, sensed
+from hydraopt.notes import Note
 from hydraopt.progress import Progress
 
 __all__ = [
@@ -73,10 +74,13 @@ __all__ = [
 PERHAPS_ALL: Final = 0.6
 """Share of the fp16 bytes above which a size may hold every bit.
 Trained 16-bit numbers take more."""
-_ALL_FITS: Final = "every bit fits into the size that was asked for: nothing is lost"
-_NO_CURVES: Final = (
+_ALL_FITS: Final = Note(
+    "all_fits", "every bit fits into the size that was asked for: nothing is lost"
+)
+_NO_CURVES: Final = Note(
+    "curves_left_out",
     "the curves of harm are not kept: so small a bundle has no room for them, and a later shrink "
-    "shares out by errors alone"
+    "shares out by errors alone",
 )
 
 
@@ -297,7 +301,7 @@ def checked_manifest(solved: Solved) -> Manifest:
     return manifest
 
 
-def notes_on(solved: Solved, manifest: Manifest, size: int) -> tuple[str, ...]:
+def notes_on(solved: Solved, manifest: Manifest, size: int) -> tuple[Note, ...]:
     """Return the notes for the user. size: bytes of the bundle."""
     pieces, coded = solved.job.pieces, size if solved.solution else 0
     return *pieces.notes, *notes_of(manifest, solved.budget, coded, pieces.fp16_bytes)

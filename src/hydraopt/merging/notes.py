@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from hydraopt.bundle.peft.below import rounded_copy
 from hydraopt.bundle.spec import Manifest
 from hydraopt.merging.budget import Budget, HarmLimit
 from hydraopt.merging.look import DEFAULT_HARM
+from hydraopt.notes import Note
 from hydraopt.values import listed
 
 __all__ = ["notes_of"]
@@ -24,8 +25,8 @@ _NAMED: Final = 5
 
 def notes_of(
     manifest: Manifest, budget: Budget | HarmLimit | None, coded: int = 0, fp16_bytes: int = 0
-) -> Iterator[str]:
-    """Yield the notes, as sentences.
+) -> Iterator[Note]:
+    """Yield the notes.
 
     budget: the limit of the bundle; None for a lossless one.
     coded: bytes of the bundle; 0 if nothing is coded with a loss, or for a task alone.
@@ -37,56 +38,63 @@ def notes_of(
     yield from _few_answers(manifest, budget)
     if coded > _NEARLY_ALL * fp16_bytes:
         more = "; chance alone costs as much with few prompts: give more"
-        yield (
-            f"{coded:,} bytes are hardly less than fp16; lossless mostly takes less still"
-            + (more if isinstance(budget, HarmLimit) else "")
-        )
+        text = f"{coded:,} bytes are hardly less than fp16; lossless mostly takes less still"
+        yield Note("large_size", text + (more if isinstance(budget, HarmLimit) else ""))
 
 
-def _left_out(manifest: Manifest) -> Iterator[str]:
+def _left_out(manifest: Manifest) -> Iterator[Note]:
     """Name tensors of which little or nothing is left, with their errors."""
-    lost: dict[bool, list[str]] = {True: [], False: []}
+    lost: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
     for task in manifest.tasks:
         for index, error in zip(task.tensors, task.tensor_errors, strict=True):
             entry = manifest.tensors[index]
             if error >= (_LITTLE if entry.needed else 1) and not rounded_copy(entry):
-                lost[entry.needed].append(f"{task.name}: {entry.key} (error {error:.2g})")
+                text = f"{task.name}: {entry.key} (error {error:.2g})"
+                lost[entry.needed].append((entry.key, text))
     do = "--exact keeps them bit by bit"
     if lost[True]:
-        yield f"little is kept of trained tensors: {listed(lost[True], _NAMED)}; {do}"
+        keys, texts = zip(*lost[True], strict=True)
+        text = f"little is kept of trained tensors: {listed(texts, _NAMED)}; {do}"
+        yield Note("tensors_hardly_kept", text, _every(keys))
     if lost[False]:
-        yield (
+        keys, texts = zip(*lost[False], strict=True)
+        text = (
             "nothing is kept of trained tensors that change less than their bytes are worth at "
-            f"this size: {listed(lost[False], _NAMED)}; {do}"
+            f"this size: {listed(texts, _NAMED)}; {do}"
         )
+        yield Note("tensors_not_kept", text, _every(keys))
 
 
-def _copies_of_the_base(manifest: Manifest) -> Iterator[str]:
+def _copies_of_the_base(manifest: Manifest) -> Iterator[Note]:
     """Name coded tensors that exports replace by the base's own."""
     copies = {i: x.key for i, x in enumerate(manifest.tensors) if rounded_copy(x)}
     if tasks := [task.name for task in manifest.tasks if copies.keys() & set(task.tensors)]:
-        yield (
-            f"{listed(tasks, _NAMED)}: {', '.join(sorted(set(copies.values())))} is taken for a "
+        keys = _every(sorted(copies.values()))
+        text = (
+            f"{listed(tasks, _NAMED)}: {keys} is taken for a "
             "copy of the base's weight, which PEFT saves and does not train; it is coded with a "
             "loss, so exports use the base's own. If it differs from the base, give export --base, "
             "or keep it bit by bit with --exact"
         )
+        yield Note("base_copies", text, keys)
 
 
-def _little_kept(manifest: Manifest) -> Iterator[str]:
+def _little_kept(manifest: Manifest) -> Iterator[Note]:
     """Yield a note on tasks whose error is at least as large as everything that they change."""
     if beyond := [task.name for task in manifest.tasks if task.error >= 1]:
         count = len(manifest.tasks)
         if count == 1:
-            yield f"{beyond[0]}: an error of 1 or more, so little is kept; see what it still does"
+            text = f"{beyond[0]}: an error of 1 or more, so little is kept; see what it still does"
+            yield Note("large_error", text, beyond[0])
             return
-        yield (
+        text = (
             f"an error of 1 or more: {listed(beyond, _NAMED)}, of {count} tasks; little of each is "
             "kept, at its full strength: see what they still do before you ship them"
         )
+        yield Note("large_error", text, _every(beyond))
 
 
-def _few_answers(manifest: Manifest, budget: Budget | HarmLimit | None) -> Iterator[str]:
+def _few_answers(manifest: Manifest, budget: Budget | HarmLimit | None) -> Iterator[Note]:
     """Yield a note on tasks with too few answers to check a limit on their share."""
     if not isinstance(budget, HarmLimit) or not budget.shares:
         return
@@ -96,7 +104,12 @@ def _few_answers(manifest: Manifest, budget: Budget | HarmLimit | None) -> Itera
         do = f"give {wanted} prompts or more of each"
         if wanted > DEFAULT_HARM.prompts:
             do = f"harm is measured on {DEFAULT_HARM.prompts} at most, so give a larger limit"
-        yield (
+        text = (
             f"{budget.text} is less than one answer of {listed(few, _NAMED)}: so few tell little "
             f"of others; {do}"
         )
+        yield Note("few_answers", text, _every(few))
+
+
+def _every(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))

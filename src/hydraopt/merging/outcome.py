@@ -32,6 +32,7 @@ from hydraopt.merging.budget import Budget, HarmLimit, Size
 from hydraopt.merging.draft import Draft
 from hydraopt.merging.recipe import Recipe
 from hydraopt.merging.weights import Counting
+from hydraopt.notes import Note
 
 __all__ = ["Job", "LoadedAdapters", "Measured", "StrPath", "Written", "inputs_of", "load"]
 
@@ -53,7 +54,7 @@ class LoadedAdapters:
 
     adapters: list[Adapter]
     base_model: str | None
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 def load(
@@ -274,7 +275,7 @@ class Written:
     fp16_bytes: int
     errors: Mapping[str, float]
     seconds: float
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
     @property
     def fraction(self) -> float:

@@ -14,6 +14,7 @@ from hydraopt.merging.look import HarmSolution, TaskTrial
 from hydraopt.merging.merge import checked_manifest, notes_on, prepare, solve
 from hydraopt.merging.options import MergeOptions
 from hydraopt.merging.outcome import StrPath
+from hydraopt.notes import Note
 
 __all__ = ["WORDS", "Plan", "PlannedTask", "plan", "plan_limit"]
 
@@ -79,7 +80,7 @@ class Plan:
     tasks: tuple[PlannedTask, ...]
     size: int
     fp16_bytes: int
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     refit: bool
 
 

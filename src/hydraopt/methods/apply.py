@@ -27,6 +27,7 @@ from hydraopt.jsonvalues import to_json
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.methods.registry import Method, method_named
 from hydraopt.methods.small import Merged
+from hydraopt.notes import Note
 from hydraopt.values import real, shown
 
 __all__ = ["apply", "checked_weight", "relative_weights"]
@@ -80,7 +81,7 @@ def apply(
         for t, i in enumerate(owners):
             made[i][path] = stored.module(adapters[i], merged, t)
     return [
-        _adapter(adapter, modules, f"made by {row.name}")
+        _adapter(adapter, modules, Note("method", f"made by {row.name}"))
         for adapter, modules in zip(adapters, made, strict=True)
     ]
 
@@ -249,7 +250,7 @@ class _Stored:
 
 
 def _adapter(
-    adapter: Adapter, modules: Mapping[str, tuple[LowRankModule, float]], note: str
+    adapter: Adapter, modules: Mapping[str, tuple[LowRankModule, float]], note: Note
 ) -> Adapter:
     tensors: dict[str, RawTensor] = {}
     keys = {}

@@ -19,6 +19,7 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.inspect.choices import Choices, choices
 from hydraopt.inspect.originals import Originals, originals_of
 from hydraopt.inspect.summary import module_type
+from hydraopt.notes import Note, stored
 from hydraopt.progress import Progress, silent
 from hydraopt.report.evidence import Evidence, hash_of, read_evidence
 from hydraopt.report.groups import alike_of, forms_of, group_rows, map_of, map_tasks
@@ -153,29 +154,33 @@ def _has_too_many_modules(bundle: Bundle) -> bool:
     return len(bundle.core.modules) > free + bundle.size // each
 
 
-def _uncompared(made: Choices) -> Iterator[str]:
+def _uncompared(made: Choices) -> Iterator[Note]:
     """Yield a note if originals were given, and all are of tasks that are not compared."""
     if made.originals and not made.tasks:
-        yield (
+        text = (
             "The originals that were given are not compared with anything: only coded tasks are, "
             f"and of these the {MOST_COMPARED} most harmed."
         )
+        yield Note("originals_unused", text)
 
 
 def _no_room(
     tasks: Sequence[TaskView], shown: Sequence[TaskView], rows: int, layers: Mapping[str, Layers]
-) -> Iterator[str]:
+) -> Iterator[Note]:
     """Yield notes on tasks, kept answers and layers for which the page has no room."""
     if len(shown) < len(tasks):
-        yield (
+        text = (
             f"The list has the {len(shown):,} most harmed of {len(tasks):,} tasks. "
             "hydraopt report --serve shows all."
         )
+        yield Note("page_full", text, "tasks")
     if rows > _MOST_EXAMPLES:
-        yield f"Of {rows:,} kept answers the first {_MOST_EXAMPLES} are shown."
+        text = f"Of {rows:,} kept answers the first {_MOST_EXAMPLES} are shown."
+        yield Note("page_full", text, "answers")
     left = sum(task.modules > 0 and task.name not in layers for task in shown)
     if left:
-        yield f"{left:,} tasks are shown without their layers, for which a page has no room."
+        text = f"{left:,} tasks are shown without their layers, for which a page has no room."
+        yield Note("page_full", text, "layers")
 
 
 def live_page(known: Collected) -> Page:
@@ -186,12 +191,12 @@ def live_page(known: Collected) -> Page:
     page = replace(_page(known, {}, None), live=True)
     if known.bundle.is_whole:
         return page
-    note = (
+    text = (
         "The list is the folder's index: notes of a task show when it is opened, tasks of equal "
         f"content are not named, and modules by type are those of the {len(page.map.tasks)} most "
         "harmed tasks."
     )
-    return replace(page, notes=(note, *page.notes))
+    return replace(page, notes=(Note("page_of_index", text), *page.notes))
 
 
 def layers_of(task: TaskAdapter) -> Layers:
@@ -239,7 +244,7 @@ def _page(known: Collected, layers: dict[str, Layers], made: Choices | None) -> 
     fp16_bytes = sum(2 * row.numbers for row in bundle.rows)
     sizes = size_rows(known.name, bundle.size, fp16_bytes, tasks, made, evidence)
     whole = known.originals
-    told = (note for task in tasks for note in task.notes)
+    told = (note for task in tasks for note in stored(task.name, task.notes))
     return Page(
         name=known.name,
         base_model=bundle.base_model,
@@ -265,10 +270,18 @@ def _page(known: Collected, layers: dict[str, Layers], made: Choices | None) -> 
         examples=(),
         made=(*_made(bundle), *evidence.origin),
         history=_history(bundle),
-        notes=tuple(dict.fromkeys([*_left_out(evidence), *evidence.notes, *told]))[:100],
+        notes=_once([*_left_out(evidence), *evidence.notes, *told])[:100],
         people=_first(evidence.people, lambda x: not x.group or x.p < CLEAR),
         swapped=_first(evidence.swapped, lambda x: x.p < CLEAR),
     )
+
+
+def _once(notes: Iterable[Note]) -> tuple[Note, ...]:
+    """Return the notes, of those with one text the first."""
+    by_text: dict[str, Note] = {}
+    for note in notes:
+        by_text.setdefault(note.text, note)
+    return tuple(by_text.values())
 
 
 def _first(by_task: Mapping[str, Sequence[T]], matters: Callable[[T], bool]) -> tuple[T, ...]:
@@ -282,15 +295,16 @@ def _first(by_task: Mapping[str, Sequence[T]], matters: Callable[[T], bool]) -> 
     return tuple(rows[:MOST_PEOPLE])
 
 
-def _left_out(evidence: Evidence) -> Iterator[str]:
+def _left_out(evidence: Evidence) -> Iterator[Note]:
     """Yield notes on rows about people for which a page has no room."""
     for what, by_task in (("probes", evidence.people), ("swaps", evidence.swapped)):
         count = sum(map(len, by_task.values()))
         if count > MOST_PEOPLE:
-            yield (
+            text = (
                 f"Of {count:,} rows of {what} {MOST_PEOPLE:,} are shown, clear changes first. "
                 "The result file has all."
             )
+            yield Note("page_full", text, what)
 
 
 def _parts(bundle: Bundle) -> tuple[tuple[str, int], ...]:

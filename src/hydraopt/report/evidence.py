@@ -16,6 +16,7 @@ from typing import Any, Final
 from hydraopt.bundle.reader import Bundle
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import file_hash, read_regular
+from hydraopt.notes import Note
 from hydraopt.report.answers import marked
 from hydraopt.report.model import Example, Judged, PeopleRow, SizeRow, SwappedRow
 from hydraopt.report.naming import shown_name
@@ -51,7 +52,7 @@ class Evidence:
     people: dict[str, tuple[PeopleRow, ...]] = field(default_factory=dict)
     swapped: dict[str, tuple[SwappedRow, ...]] = field(default_factory=dict)
     origin: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
 
 def hash_of(bundle: Bundle) -> str | None:
@@ -81,10 +82,11 @@ def read_evidence(bundle: Bundle, results: Iterable[str | os.PathLike[str]]) -> 
             )
         name = shown_name(Path(path).name)
         if mine is None:
-            evidence.notes.append(
+            text = (
                 f"{name} was made with other files than this bundle: its scores are shown as other "
                 "sizes alone."
             )
+            evidence.notes.append(Note("other_files", text, name))
         for task in tasks:
             _take(evidence, task, mine)
             if mine is not None:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from hydraopt.notes import Note
+
 __all__ = [
     "Example",
     "GroupRow",
@@ -293,7 +295,7 @@ class Page:
     examples: tuple[Example, ...]
     made: tuple[tuple[str, str], ...]
     history: tuple[tuple[str, str, str], ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     people: tuple[PeopleRow, ...] = ()
     swapped: tuple[SwappedRow, ...] = ()
     live: bool = False

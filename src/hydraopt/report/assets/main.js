@@ -161,7 +161,7 @@ H.examples = (source, page) => {
 
 H.made = (page) => H.section("made", "How it was made", H.facts(page.made.map(([name, text]) => [name, H.el("code", {}, text)])),
   page.history.length ? H.table("Tasks that were added later", [{ head: "task", text: true }, { head: "day" }, { head: "file", text: true }], page.history.map(([name, day, digest]) => [H.taskLink(name), day, H.el("code", {}, digest)])) : null,
-  page.notes.length ? [H.el("h3", {}, "Notes"), H.el("ul", {}, page.notes.map((x) => H.el("li", {}, x)))] : []);
+  page.notes.length ? [H.el("h3", {}, "Notes"), H.el("ul", {}, page.notes.map((x) => H.el("li", {}, x.text)))] : []);
 
 H.start = async () => {
   const inside = JSON.parse(document.getElementById("data").textContent);

@@ -9,11 +9,11 @@ import pytest
 
 from hydraopt.errors import HydraoptError
 
-__all__ = ["refused"]
+__all__ = ["raises"]
 
 
 @contextmanager
-def refused(
+def raises(
     kind: type[BaseException], **facts: object
 ) -> Iterator[pytest.ExceptionInfo[HydraoptError]]:
     """Expect an error of this type whose attributes hold these facts.
