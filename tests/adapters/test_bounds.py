@@ -27,6 +27,7 @@ from hydraopt.adapters.tensorfile import open_tensors
 from hydraopt.bundle.items import MAX_RAW
 from hydraopt.errors import AdapterFormatError
 from tests.limited import run_limited
+from tests.raising import raises
 
 torch = pytest.importorskip("torch")
 
@@ -118,7 +119,9 @@ def test_zeros_that_somebody_trained_are_read(tmp_path: Path) -> None:
 
 def test_meta_tensors_are_refused(tmp_path: Path) -> None:
     torch.save({"x": torch.empty(4, 4, device="meta")}, tmp_path / "x.bin")
-    with pytest.raises(AdapterFormatError, match=r"x\.bin"):
+    with raises(
+        AdapterFormatError, file="x.bin", got="torch._utils._rebuild_meta_tensor_no_storage"
+    ):
         open_tensors(tmp_path / "x.bin")
 
 
@@ -134,28 +137,42 @@ def test_a_zip_of_several_disks_is_refused(tmp_path: Path, suffix: str) -> None:
     # The locator of a 64-bit directory that says there are two disks.
     locator = b"PK\6\7" + struct.pack("<LQL", 0, 0, 2)
     path.write_bytes(data[:end] + locator + data[end:])
-    with pytest.raises(AdapterFormatError, match=rf"x\.{suffix}"):
+    with pytest.raises(AdapterFormatError):
         open_tensors(path)
 
 
 @pytest.mark.parametrize(
-    ("config", "words"),
+    ("config", "facts"),
     [
-        ({**CONFIG, "note": "\ud800"}, "lone surrogate"),
-        ({**CONFIG, "lora_alpha": 10**400}, "setting lora_alpha is missing or wrong"),
-        ({**CONFIG, "r": 10**400}, "setting r is missing or wrong"),
-        ({**CONFIG, "modules_to_save": 3}, "modules_to_save is of another type"),
-        ({**CONFIG, "use_rslora": "false"}, "use_rslora is of another type"),
-        ({**CONFIG, "target_modules": {"q": 1}}, "target_modules is of another type"),
-        ({**CONFIG, "lora_dropout": float("nan")}, "NaN is not JSON"),
-        (json.dumps(CONFIG)[:-1] + ', "x": 1e999}', "a number is too large"),
-        (json.dumps(CONFIG)[:-1] + ', "x": ' + "[" * 90 + "]" * 90 + "}", "nested too deeply"),
-        (json.dumps(CONFIG)[:-1] + ', "x": 1' + "0" * 5000 + "}", "config cannot be read"),
+        ({**CONFIG, "note": "\ud800"}, {"file": "adapter_config.json", "got": "\\ud800"}),
+        ({**CONFIG, "lora_alpha": 10**400}, {"file": "adapter_config.json"}),
+        ({**CONFIG, "r": 10**400}, {"file": "adapter_config.json"}),
+        ({**CONFIG, "modules_to_save": 3}, {"file": "adapter_config.json", "got": "3"}),
+        ({**CONFIG, "use_rslora": "false"}, {"file": "adapter_config.json", "got": "'false'"}),
+        (
+            {**CONFIG, "target_modules": {"q": 1}},
+            {"file": "adapter_config.json", "got": "{'q': 1}"},
+        ),
+        (
+            {**CONFIG, "lora_dropout": float("nan")},
+            {"file": "adapter_config.json", "got": "NaN is not JSON"},
+        ),
+        (json.dumps(CONFIG)[:-1] + ', "x": 1e999}', {"file": "adapter_config.json"}),
+        (
+            json.dumps(CONFIG)[:-1] + ', "x": ' + "[" * 90 + "]" * 90 + "}",
+            {"file": "adapter_config.json", "got": "nested too deeply"},
+        ),
+        (
+            json.dumps(CONFIG)[:-1] + ', "x": 1' + "0" * 5000 + "}",
+            {"file": "adapter_config.json", "got": "sys.set_int_max_str_digits"},
+        ),
     ],
 )
-def test_an_odd_config_names_file_and_remedy(tmp_path: Path, config: object, words: str) -> None:
+def test_an_odd_config_names_file_and_remedy(
+    tmp_path: Path, config: object, facts: dict[str, object]
+) -> None:
     folder = peft(tmp_path / "fr", config)
-    with pytest.raises(AdapterFormatError, match=words) as caught:
+    with raises(AdapterFormatError, **facts) as caught:
         read_adapter(folder)
     assert "adapter_config.json" in str(caught.value)
     assert "orrect" in str(caught.value)
@@ -166,7 +183,7 @@ def test_a_shape_of_thousands_of_digits(tmp_path: Path) -> None:
     text = json.dumps({"x": entry}).encode()
     path = tmp_path / "x.safetensors"
     path.write_bytes(len(text).to_bytes(8, "little") + text)
-    with pytest.raises(AdapterFormatError, match="not lists of non-negative integers"):
+    with raises(AdapterFormatError, file="x.safetensors"):
         open_tensors(path)
 
 
@@ -175,7 +192,7 @@ def test_a_huge_shape_of_no_numbers_is_refused(tmp_path: Path, shape: list[int])
     assert MOST_NUMBERS == MAX_RAW
     path = tmp_path / "x.safetensors"
     path.write_bytes(pack({"x": ("F16", shape, b"")}))
-    with pytest.raises(AdapterFormatError, match="'x'") as caught:
+    with raises(AdapterFormatError, file="x.safetensors") as caught:
         open_tensors(path)
     assert str(path) in str(caught.value)
 
@@ -262,7 +279,11 @@ def test_a_bias_of_nothing_is_refused(tmp_path: Path) -> None:
     folder = peft(tmp_path / "fr")
     bias = {"base_model.model.h.other.lora_B.bias": np.ones(4, np.float32)}
     save_file(PAIR | bias, folder / "adapter_model.safetensors")
-    with pytest.raises(AdapterFormatError, match="lora_B"):
+    with raises(
+        AdapterFormatError,
+        file="adapter_model.safetensors",
+        got="base_model.model.h.other.lora_B.bias",
+    ):
         read_adapter(folder)
 
 
@@ -270,14 +291,18 @@ def test_a_bias_of_nothing_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "message"),
+    ("name", "shape", "facts"),
     [
-        ("alpha", 40 * (1,), "too many axes.*got 40, expected at most 32"),
-        ("lora_up.weight", (12, 0), "has no rank"),
+        ("alpha", 40 * (1,), {"file": "image.safetensors", "got": 40}),
+        (
+            "lora_up.weight",
+            (12, 0),
+            {"module": "lora_unet_q", "file": "image.safetensors", "got": 0},
+        ),
     ],
 )
 def test_odd_shapes_of_a_kohya_file_are_refused(
-    tmp_path: Path, name: str, shape: tuple[int, ...], message: str
+    tmp_path: Path, name: str, shape: tuple[int, ...], facts: dict[str, object]
 ) -> None:
     from safetensors.numpy import save
 
@@ -296,7 +321,7 @@ def test_odd_shapes_of_a_kohya_file_are_refused(
         text = json.dumps(header).encode()
         data = len(text).to_bytes(8, "little") + text + data[8 + length :]
     (tmp_path / "image.safetensors").write_bytes(data)
-    with pytest.raises(AdapterFormatError, match=message):
+    with raises(AdapterFormatError, **facts):
         read_adapter(tmp_path / "image.safetensors")
 
 
@@ -304,7 +329,7 @@ def test_odd_shapes_of_a_kohya_file_are_refused(
 def test_a_pickle_cannot_ask_for_more_than_its_file(tmp_path: Path, code: bytes) -> None:
     file = tmp_path / "adapter_model.bin"
     file.write_bytes(b"\x80\x04" + code + struct.pack("<Q", 1 << 62) + b"x")
-    with pytest.raises(AdapterFormatError, match="torch cannot load this file"):
+    with raises(AdapterFormatError, file="adapter_model.bin"):
         open_tensors(file)
 
 

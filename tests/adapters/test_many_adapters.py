@@ -11,6 +11,7 @@ from adapter_files import lora, peft_config
 from hydraopt.adapters import check_same_base, read_adapter, read_adapters
 from hydraopt.adapters.bases import base_key
 from hydraopt.errors import AdapterFormatError, AlignmentError, BaseMismatchError, UsageError
+from tests.raising import raises
 
 
 def names(adapters):
@@ -129,28 +130,28 @@ def test_equal_folder_names_are_told_apart_by_their_parents(save, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("items", "match"),
+    ("items", "facts"),
     [
-        ([], "no adapters were given"),
-        (["{}/nothing*"], "matches no adapter"),
-        (["x={}/*"], "one name for several"),
-        (["x={}/fr", "x={}/de"], "task names occur twice; got x"),
-        (["fr={}/de", "{}/fr"], "task names occur twice; got fr"),
-        (["={}/fr"], "task name"),
-        (["x="], "empty path"),
+        ([], {}),
+        (["{}/nothing*"], {}),
+        (["x={}/*"], {}),
+        (["x={}/fr", "x={}/de"], {"got": "x"}),
+        (["fr={}/de", "{}/fr"], {"got": "fr"}),
+        (["={}/fr"], {"got": "''"}),
+        (["x="], {"got": "'x='"}),
     ],
 )
-def test_requests_that_make_no_sense(save, tmp_path, items, match):
+def test_requests_that_make_no_sense(save, tmp_path, items, facts):
     for folder in ("fr", "de"):
         save(folder, lora(), peft_config())
-    with pytest.raises(UsageError, match=match):
+    with raises(UsageError, **facts):
         read_adapters([item.replace("{}", str(tmp_path)) for item in items])
 
 
 @pytest.mark.parametrize("folder", [" lead", "a:b", "x" * 210])
 def test_a_folder_that_cannot_name_a_task_wants_a_name(save, tmp_path, folder):
     save(f"odd/{folder}", lora(), peft_config())
-    with pytest.raises(UsageError, match="NAME") as caught:
+    with pytest.raises(UsageError) as caught:
         read_adapters(f"{tmp_path}/odd/*")
     assert f"[file {tmp_path}/odd/{folder}]; got {folder[:60]!r}, expected" in str(caught.value)
     assert str(caught.value).count("got") == 1
@@ -182,7 +183,7 @@ def test_one_base_under_two_names(save, first, second):
 )
 def test_two_bases(save, first, second):
     folders = [save("fr", lora(), first), save("de", lora(), second)]
-    with pytest.raises(BaseMismatchError, match="--same-base"):
+    with pytest.raises(BaseMismatchError):
         read_adapters(folders)
     assert names(read_adapters(folders, same_base=True)) == ["de", "fr"]
 
@@ -203,7 +204,7 @@ def test_shapes_must_agree_but_ranks_and_modules_may_differ(save):
     de = save("de", lora(rank=3, paths=("h.0.q", "h.1.q")), peft_config(r=3))
     assert [len(adapter.modules) for adapter in read_adapters([fr, de])] == [2, 1]
     en = save("en", lora(m=6), peft_config())
-    with pytest.raises(AlignmentError, match=r"'de' and 'en'|'en' and 'fr'") as caught:
+    with raises(AlignmentError, got="one base: de, fr; one base, shapes 2: en") as caught:
         read_adapters([fr, de, en], same_base=True)
     assert "h.0.q" in str(caught.value)
     assert "(6, 7)" in str(caught.value)

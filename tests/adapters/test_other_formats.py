@@ -10,6 +10,7 @@ import pytest
 from hydraopt.adapters import read_adapter, read_adapters
 from hydraopt.adapters.scale import ScaleRule
 from hydraopt.errors import AdapterFormatError, UsageError
+from tests.raising import raises
 
 RNG = np.random.default_rng(3)
 
@@ -106,7 +107,7 @@ def test_diffusers_alphas_in_tensors_and_in_metadata(save):
     metadata = {"lora_adapter_metadata": json.dumps(settings)}
     adapter = read_adapter(save("meta", tensors, metadata=metadata))
     assert adapter.modules["unet.q"].scale == 8.0
-    with pytest.raises(AdapterFormatError, match="lora_adapter_metadata"):
+    with raises(AdapterFormatError, file="adapter_model.safetensors"):
         read_adapter(save("bad", tensors, metadata={"lora_adapter_metadata": "["}))
 
 
@@ -163,7 +164,7 @@ WAN = "blocks.0.self_attn.q.lora_{}.default.weight"
 @pytest.mark.parametrize("alpha", [None, 4.0])
 def test_a_scale_that_nothing_states_is_no_guess(save, alpha):
     tensors = {WAN.format("A"): normal(4, 6), WAN.format("B"): normal(5, 4)}
-    with pytest.raises(AdapterFormatError, match="lora_alpha") as it:
+    with raises(AdapterFormatError, file="adapter_config.json") as it:
         read_adapter(save("wan", tensors), alpha=alpha)
     assert ("alpha 4.0, which counts for kohya" in str(it.value)) == (alpha is not None)
     adapter = read_adapter(save("wan", tensors, {"r": 4, "lora_alpha": 16}), alpha=alpha)
@@ -251,7 +252,13 @@ def test_mlx_dora_and_what_is_refused(save):
     adapter = read_adapter(save("x", tensors, mlx_config()))
     assert adapter.extra_kinds == {"m.q.m": "dora_magnitude"}
     assert adapter.config["use_dora"] is True
-    with pytest.raises(AdapterFormatError, match="lora_a"):
+    with raises(
+        AdapterFormatError,
+        module="m.q",
+        file="adapter_model.safetensors",
+        got="lora_a",
+        expected="lora_a",
+    ):
         read_adapter(save("x", tensors, mlx_config(rank=3)))
     experts = {"m.q.lora_a": normal(3, 6, 4), "m.q.lora_b": normal(3, 4, 5)}
     with pytest.raises(AdapterFormatError):

@@ -11,6 +11,7 @@ from adapter_files import lora, peft_config
 
 from hydraopt.adapters import read_adapter
 from hydraopt.errors import AdapterFormatError, NumericalError, UsageError
+from tests.raising import raises
 
 A, B = "base_model.model.h.0.q.lora_A.weight", "base_model.model.h.0.q.lora_B.weight"
 MATRIX = np.ones((2, 2), np.float32)
@@ -36,7 +37,7 @@ def test_a_plain_adapter(save):
     b, a = module.factors()
     np.testing.assert_array_equal(b, 3 * tensors[B])
     np.testing.assert_array_equal(a, tensors[A])
-    with pytest.raises(UsageError, match=r"h\.0\.k"):
+    with raises(UsageError, adapter="fr", got="('h.0.k', 'A')", expected="adapter.modules"):
         adapter.peft_key("h.0.k", "A")
 
 
@@ -53,42 +54,107 @@ def without(key):
 
 
 @pytest.mark.parametrize(
-    ("tensors", "config", "match"),
+    ("tensors", "config", "facts"),
     [
-        ({}, peft_config(), "file holds no tensors"),
-        (lora(), None, "there is no adapter_config.json"),
-        ({"transformer.h.0.q.lora_A.weight": MATRIX}, None, "there is no adapter_config.json"),
-        (without(A), peft_config(), r"no A to its B \[.*module h\.0\.q\].*save the adapter again"),
-        (without(B), peft_config(), "no B to its A"),
-        ({**lora(), B: np.ones((5, 3), np.float32)}, peft_config(), "inner dimensions"),
-        ({**lora(), B: np.ones((5,), np.float32)}, peft_config(), "shapes of A and B are not"),
-        ({**lora(), B: np.ones((0, 2), np.float32)}, peft_config(), "shapes of A and B are not"),
+        ({}, peft_config(), {"file": "adapter_model.safetensors"}),
+        (lora(), None, {"file": "adapter_config.json"}),
+        ({"transformer.h.0.q.lora_A.weight": MATRIX}, None, {"file": "adapter_config.json"}),
+        (
+            without(A),
+            peft_config(),
+            {
+                "module": "h.0.q",
+                "file": "adapter_model.safetensors",
+                "got": "base_model.model.h.0.q.lora_B.weight",
+                "expected": "lora_A",
+            },
+        ),
+        (without(B), peft_config(), {"file": "adapter_model.safetensors"}),
+        (
+            {**lora(), B: np.ones((5, 3), np.float32)},
+            peft_config(),
+            {"module": "h.0.q", "file": "adapter_model.safetensors"},
+        ),
+        (
+            {**lora(), B: np.ones((5,), np.float32)},
+            peft_config(),
+            {"module": "h.0.q", "file": "adapter_model.safetensors"},
+        ),
+        (
+            {**lora(), B: np.ones((0, 2), np.float32)},
+            peft_config(),
+            {"module": "h.0.q", "file": "adapter_model.safetensors"},
+        ),
         (
             {**lora(), A.replace(".weight", ".other.weight"): MATRIX},
             peft_config(),
-            "two tensors claim to be A.*holds several adapters",
+            {
+                "module": "h.0.q",
+                "file": "adapter_model.safetensors",
+                "got": "base_model.model.h.0.q.lora_A.weight",
+            },
         ),
-        (lora(), peft_config(r=4), r"rank of the stored tensors.*expected rank 4"),
-        (lora(), peft_config(rank_pattern={"q": 1}), "expected rank 1"),
-        (lora(), peft_config(r="2"), "setting r is missing or wrong"),
-        (lora(), peft_config(r=0), "setting r is missing or wrong"),
-        (lora(), peft_config(lora_alpha=None), "setting lora_alpha is missing or wrong"),
-        (lora(), peft_config(lora_alpha=float("inf")), "config cannot be read.*Infinity"),
-        (lora(), peft_config(rank_pattern=[1]), "setting rank_pattern is missing or wrong"),
-        (lora(), peft_config(alpha_pattern={"q": "x"}), "setting alpha_pattern"),
-        (lora(), peft_config(alpha_pattern={"(": 1}), "broken pattern"),
-        ({**lora(), "m.lora_diag": MATRIX}, peft_config(), "variant that is not understood"),
-        ({"h\nq.lora_A.weight": MATRIX}, None, "unusable name"),
-        ({"h.weight": MATRIX}, peft_config(), "no LoRA matrices.*'h.weight'.*save_pretrained"),
-        ({"h.0.q.hada_w1_a": MATRIX}, None, "lacks its hada_w1_b"),
-        ({"u.lora_mid.weight": MATRIX, "u.lora_up.weight": MATRIX}, None, "does not fit between"),
-        ({"u.lora_up.weight": MATRIX}, None, "no A to its B"),
-        ({"u.lora_A": MATRIX}, None, "no B to its A"),
-        ({"u.lora_a": MATRIX, "u.lora_b": MATRIX}, {"model": "x"}, "states no scale"),
+        (
+            lora(),
+            peft_config(r=4),
+            {"module": "h.0.q", "file": "adapter_model.safetensors", "expected": "rank_pattern"},
+        ),
+        (
+            lora(),
+            peft_config(rank_pattern={"q": 1}),
+            {"module": "h.0.q", "file": "adapter_model.safetensors", "expected": "rank_pattern"},
+        ),
+        (lora(), peft_config(r="2"), {"file": "adapter_config.json"}),
+        (lora(), peft_config(r=0), {"file": "adapter_config.json"}),
+        (lora(), peft_config(lora_alpha=None), {"file": "adapter_config.json", "got": "None"}),
+        (
+            lora(),
+            peft_config(lora_alpha=float("inf")),
+            {"file": "adapter_config.json", "got": "Infinity is not JSON"},
+        ),
+        (lora(), peft_config(rank_pattern=[1]), {"file": "adapter_config.json", "got": "[1]"}),
+        (
+            lora(),
+            peft_config(alpha_pattern={"q": "x"}),
+            {"file": "adapter_config.json", "got": "'x'"},
+        ),
+        (lora(), peft_config(alpha_pattern={"(": 1}), {"file": "adapter_config.json"}),
+        ({**lora(), "m.lora_diag": MATRIX}, peft_config(), {"file": "adapter_model.safetensors"}),
+        (
+            {"h\nq.lora_A.weight": MATRIX},
+            None,
+            {"file": "adapter_model.safetensors", "got": "'h\\nq.lora_A.weight' of 17 characters"},
+        ),
+        (
+            {"h.weight": MATRIX},
+            peft_config(),
+            {"file": "adapter_model.safetensors", "got": "h.weight", "expected": "lora_A"},
+        ),
+        (
+            {"h.0.q.hada_w1_a": MATRIX},
+            None,
+            {"module": "h.0.q", "file": "adapter_model.safetensors", "got": "hada_w1_a"},
+        ),
+        (
+            {"u.lora_mid.weight": MATRIX, "u.lora_up.weight": MATRIX},
+            None,
+            {"module": "u", "file": "adapter_model.safetensors", "got": "u.lora_mid.weight"},
+        ),
+        (
+            {"u.lora_up.weight": MATRIX},
+            None,
+            {"module": "u", "file": "adapter_model.safetensors", "got": "u.lora_up.weight"},
+        ),
+        ({"u.lora_A": MATRIX}, None, {"file": "adapter_model.safetensors"}),
+        (
+            {"u.lora_a": MATRIX, "u.lora_b": MATRIX},
+            {"model": "x"},
+            {"file": "adapter_config.json", "got": "None", "expected": '"lora_parameters"'},
+        ),
     ],
 )
-def test_refusals_say_what_and_where(save, tensors, config, match):
-    with pytest.raises(AdapterFormatError, match=match) as caught:
+def test_refusals_say_what_and_where(save, tensors, config, facts):
+    with raises(AdapterFormatError, **facts) as caught:
         read(save, tensors, config)
     assert "fr" in str(caught.value)
 
@@ -107,7 +173,13 @@ def test_nan_and_infinity_name_file_and_module(save, bad):
     tensors[A][1, 3] = bad
     adapter = read(save, tensors, peft_config())
     for read_it in (adapter.modules["h.0.q"].factors, adapter.check_finite):
-        with pytest.raises(NumericalError, match="adapter_model"):
+        with raises(
+            NumericalError,
+            module="h.0.q",
+            file="adapter_model.safetensors",
+            got="base_model.model.h.0.q.lora_A.weight",
+            expected="finite numbers",
+        ):
             read_it()
 
 
@@ -137,7 +209,7 @@ def test_a_change_below_float32_is_an_error_not_nothing(save):
     """Zeros are what they are; what was more must not be told as coded without an error."""
     wide = {key: value.astype(np.float64) * 1e-60 for key, value in lora().items()}
     module = read(save, wide, peft_config()).modules["h.0.q"]
-    with pytest.raises(NumericalError, match=r"h\.0\.q"):
+    with raises(NumericalError, module="h.0.q", file="adapter_model.safetensors"):
         module.factors()
     zeros = {key: np.zeros_like(x) for key, x in wide.items()}
     assert not read(save, zeros, peft_config()).modules["h.0.q"].factors()[0].any()
@@ -147,7 +219,12 @@ def test_nan_in_an_extra_is_found(save):
     head = {"base_model.model.head.weight": np.full((2, 2), np.nan, np.float32)}
     adapter = read(save, {**lora(), **head}, peft_config())
     adapter.modules["h.0.q"].factors()
-    with pytest.raises(NumericalError, match=r"base_model\.model\.head\.weight"):
+    with raises(
+        NumericalError,
+        adapter="fr",
+        module="base_model.model.head.weight",
+        file="adapter_model.safetensors",
+    ):
         adapter.check_finite()
 
 
@@ -163,7 +240,13 @@ def test_fused_projection_is_one_module_for_each_enabled_part(save):
         truth = 3 * b[5 * group : 5 * group + 5, :, 0] @ a[2 * group : 2 * group + 2]
         np.testing.assert_allclose(np.matmul(*module.factors()), truth, rtol=1e-5, atol=1e-5)
         assert adapter.peft_key(module.path, "B") == B
-    with pytest.raises(AdapterFormatError, match="enable_lora"):
+    with raises(
+        AdapterFormatError,
+        module="h.0.q",
+        file="adapter_model.safetensors",
+        got="2 groups, enable_lora None",
+        expected="enable_lora",
+    ):
         read(save, tensors, peft_config())
 
 
@@ -182,7 +265,7 @@ def test_which_file_of_a_folder_is_read(save):
         "step 9",
     )
     save("odd", lora(), file="step 8.safetensors")
-    with pytest.raises(AdapterFormatError, match=r"\b8\b"):
+    with raises(AdapterFormatError, file="odd", got="step 8.safetensors, step 9.safetensors"):
         read_adapter(odd)
     with pytest.raises(AdapterFormatError):
         read_adapter(folder.parent)

@@ -14,6 +14,7 @@ from adapter_files import pack
 
 from hydraopt.adapters import RawTensor, open_tensors
 from hydraopt.errors import AdapterFormatError
+from tests.raising import raises
 
 GOLDEN = (
     (59).to_bytes(8, "little")
@@ -78,7 +79,7 @@ def test_npz_in_both_memory_orders(tmp_path):
 
 def test_npz_with_objects_is_refused(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.array([{}], dtype=object))
-    with pytest.raises(AdapterFormatError, match="'x'"):
+    with raises(AdapterFormatError, file="x.npz", got="object"):
         open_tensors(tmp_path / "x.npz")
 
 
@@ -88,7 +89,7 @@ def test_pickle_with_code_is_refused_and_does_not_run(tmp_path):
             return (Path.touch, (tmp_path / "ran",))
 
     write(tmp_path / "x.bin", pickle.dumps({"x": Touch()}))
-    with pytest.raises(AdapterFormatError, match="refused for safety"):
+    with raises(AdapterFormatError, file="x.bin", got="MEMOIZE.STACK_GLOBAL"):
         open_tensors(tmp_path / "x.bin")
     assert not (tmp_path / "ran").exists()
 
@@ -96,34 +97,42 @@ def test_pickle_with_code_is_refused_and_does_not_run(tmp_path):
 def test_expanded_torch_view_is_not_materialised(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"x": torch.zeros(1).expand(1 << 40)}, tmp_path / "x.bin")
-    with pytest.raises(AdapterFormatError, match="more numbers than the file has bytes"):
+    with raises(AdapterFormatError, file="x.bin"):
         open_tensors(tmp_path / "x.bin")
     torch.save({"x": torch.zeros(1).expand(1 << 10)}, tmp_path / "x.bin")
-    with pytest.raises(AdapterFormatError, match="larger than its storage"):
+    with raises(AdapterFormatError, file="x.bin", got="(1024,)"):
         open_tensors(tmp_path / "x.bin")
 
 
 @pytest.mark.parametrize(
-    ("content", "suffix", "match"),
+    ("content", "suffix", "facts"),
     [
-        (b"", ".safetensors", "file is empty"),
-        (b"", ".bin", "file is empty"),
-        (b"version https://git-lfs.github.com/spec/v1\noid", ".bin", "git lfs pull"),
-        (b"version https://git-lfs.github.com/spec/v1\noid", ".safetensors", "git lfs pull"),
-        (b"<!DOCTYPE html><html>", ".safetensors", "web page"),
-        (b"1234", ".safetensors", "cut off inside its header"),
-        (GOLDEN[:30], ".safetensors", "cut off inside its header"),
-        (GOLDEN[:-1], ".safetensors", "truncated"),
-        (GOLDEN + b"\0", ".safetensors", "bytes that belong to no tensor"),
-        ((1 << 62).to_bytes(8, "little") + b"{}", ".safetensors", "cut off inside its header"),
-        (b"PK\3\4nonsense", ".npz", "not a readable npz"),
-        (b"nonsense", ".bin", "torch cannot load"),
-        (b"nonsense", ".gguf", "not a kind of tensor file"),
+        (b"", ".safetensors", {"got": "0 bytes"}),
+        (b"", ".bin", {"got": "0 bytes"}),
+        (b"version https://git-lfs.github.com/spec/v1\noid", ".bin", {}),
+        (b"version https://git-lfs.github.com/spec/v1\noid", ".safetensors", {}),
+        (b"<!DOCTYPE html><html>", ".safetensors", {"file": "x.safetensors"}),
+        (b"1234", ".safetensors", {"file": "x.safetensors"}),
+        (GOLDEN[:30], ".safetensors", {"file": "x.safetensors"}),
+        (
+            GOLDEN[:-1],
+            ".safetensors",
+            {"file": "x.safetensors", "got": "70 bytes", "expected": "71 bytes"},
+        ),
+        (
+            GOLDEN + b"\0",
+            ".safetensors",
+            {"file": "x.safetensors", "got": "72 bytes", "expected": "71 bytes"},
+        ),
+        ((1 << 62).to_bytes(8, "little") + b"{}", ".safetensors", {"file": "x.safetensors"}),
+        (b"PK\3\4nonsense", ".npz", {"file": "x.npz"}),
+        (b"nonsense", ".bin", {"file": "x.bin", "got": "n"}),
+        (b"nonsense", ".gguf", {"file": "x.gguf", "got": ".gguf"}),
     ],
 )
-def test_broken_files_say_how_they_are_broken(tmp_path, content, suffix, match):
+def test_broken_files_say_how_they_are_broken(tmp_path, content, suffix, facts):
     path = write(tmp_path / f"x{suffix}", content)
-    with pytest.raises(AdapterFormatError, match=match) as caught:
+    with raises(AdapterFormatError, **facts) as caught:
         open_tensors(path)
     assert str(path) in str(caught.value)
 
@@ -133,34 +142,43 @@ def entry(**changes):
 
 
 @pytest.mark.parametrize(
-    ("header", "match"),
+    ("header", "facts"),
     [
-        ("[" * 100_000, "not valid JSON"),
-        ("[]", "not a JSON object"),
-        ('{"x": NaN}', "not valid JSON"),
-        ('{"x": {}, "x": {}}', "a key occurs twice"),
-        ('{"x": %s}' % ("9" * 5000), "not valid JSON"),
-        ({"x": 1}, "malformed"),
-        ({"x": {**entry(), "more": 1}}, "malformed"),
-        ({"x": entry(dtype="F4")}, "dtype of tensor 'x' is not supported"),
-        ({"x": entry(dtype=["F32"])}, "dtype of tensor 'x' is not supported"),
-        ({"x": entry(shape=[True, 2])}, "not lists of non-negative integers"),
-        ({"x": entry(shape=[-2, -1])}, "not lists of non-negative integers"),
-        ({"x": entry(shape=[2.0])}, "not lists of non-negative integers"),
-        ({"x": entry(data_offsets=[0, 4, 8])}, "not lists of non-negative integers"),
-        ({"x": entry(shape=[3])}, "does not follow from its shape"),
-        ({"x": entry(shape=[1 << 62, 1 << 62])}, "does not follow from its shape"),
-        ({"x": entry(data_offsets=[8, 0])}, "does not follow from its shape"),
-        ({"x": entry(), "y": entry()}, "overlap"),
-        ({"x": entry(data_offsets=[4, 12])}, "leave a hole"),
-        ({"__metadata__": {"a": 1}, "x": entry()}, "metadata"),
-        ({"x": entry(shape=[1 << 40], data_offsets=[0, 1 << 42])}, "truncated"),
+        ("[" * 100_000, {"file": "x.safetensors"}),
+        ("[]", {"file": "x.safetensors", "got": "list"}),
+        ('{"x": NaN}', {"file": "x.safetensors"}),
+        ('{"x": {}, "x": {}}', {"file": "x.safetensors", "got": "a key occurs twice"}),
+        ('{"x": %s}' % ("9" * 5000), {"file": "x.safetensors"}),
+        ({"x": 1}, {"file": "x.safetensors", "expected": "data_offsets"}),
+        ({"x": {**entry(), "more": 1}}, {"file": "x.safetensors", "expected": "data_offsets"}),
+        ({"x": entry(dtype="F4")}, {"file": "x.safetensors"}),
+        ({"x": entry(dtype=["F32"])}, {"file": "x.safetensors"}),
+        ({"x": entry(shape=[True, 2])}, {"file": "x.safetensors"}),
+        ({"x": entry(shape=[-2, -1])}, {"file": "x.safetensors"}),
+        ({"x": entry(shape=[2.0])}, {"file": "x.safetensors"}),
+        ({"x": entry(data_offsets=[0, 4, 8])}, {"file": "x.safetensors"}),
+        ({"x": entry(shape=[3])}, {"file": "x.safetensors"}),
+        ({"x": entry(shape=[1 << 62, 1 << 62])}, {"file": "x.safetensors"}),
+        ({"x": entry(data_offsets=[8, 0])}, {"file": "x.safetensors"}),
+        (
+            {"x": entry(), "y": entry()},
+            {"file": "x.safetensors", "got": "start 0", "expected": "start 8"},
+        ),
+        (
+            {"x": entry(data_offsets=[4, 12])},
+            {"file": "x.safetensors", "got": "start 4", "expected": "start 0"},
+        ),
+        ({"__metadata__": {"a": 1}, "x": entry()}, {"file": "x.safetensors"}),
+        (
+            {"x": entry(shape=[1 << 40], data_offsets=[0, 1 << 42])},
+            {"file": "x.safetensors", "got": "101 bytes"},
+        ),
     ],
 )
-def test_hostile_headers_are_refused(tmp_path, header, match):
+def test_hostile_headers_are_refused(tmp_path, header, facts):
     text = (header if isinstance(header, str) else json.dumps(header)).encode()
     data = len(text).to_bytes(8, "little") + text + bytes(8)
-    with pytest.raises(AdapterFormatError, match=match):
+    with raises(AdapterFormatError, **facts):
         open_tensors(write(tmp_path / "x.safetensors", data))
 
 
@@ -199,7 +217,7 @@ def test_file_that_shrinks_while_open_is_noticed(tmp_path):
     path = write(tmp_path / "x.safetensors", GOLDEN)
     tensor = open_tensors(path)["x"]
     write(path, GOLDEN[:-2])
-    with pytest.raises(AdapterFormatError, match="changed while it was in use"):
+    with raises(AdapterFormatError, file="x.safetensors"):
         tensor.numpy()
     path.unlink()
     with pytest.raises(AdapterFormatError):

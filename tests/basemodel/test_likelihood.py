@@ -104,5 +104,5 @@ def test_in_bfloat16_rounding_is_no_reason_to_read_texts_alone() -> None:
 
 
 def test_a_text_needs_something_before_it(model) -> None:
-    with pytest.raises(UsageError, match="nothing before it"):
+    with pytest.raises(UsageError):
         likelihoods(model, [[Encoded((), (1, 2))]], {})

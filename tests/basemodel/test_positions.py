@@ -24,6 +24,7 @@ from hydraopt.basemodel.positions import positions_of
 from hydraopt.basemodel.rowcache import RowCache
 from hydraopt.basemodel.writing import generate
 from hydraopt.errors import UsageError
+from tests.raising import raises
 from tests.small_model import make_tokenizer, tiny_llama
 
 PLACES, VOCABULARY = 20, 259
@@ -103,7 +104,7 @@ def test_others_write_on(name: str) -> None:
 
 
 def test_an_empty_prompt_is_refused_by_number(trained) -> None:
-    with pytest.raises(UsageError, match="prompt 2 is empty; got 0 tokens, expected one at least"):
+    with raises(UsageError, got="0 tokens"):
         generate(*trained, [*asked(4), Encoded((), ())], [{}] * 2, 4, 10**6)
 
 

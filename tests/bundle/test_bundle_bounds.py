@@ -28,6 +28,7 @@ from tests.bundle.bundles import Parts, tiny
 from tests.bundle.hostile.generate import pack, promise
 from tests.limited import run_limited
 from tests.marks import slow
+from tests.raising import raises
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "adapters"
 MEGABYTES = 128
@@ -270,16 +271,20 @@ def test_a_writer_does_not_write_what_no_reader_takes(tmp_path: Path) -> None:
         {"de": {f"x{i}": RawTensor.from_numpy("x", np.zeros(1 << 24, np.uint8)) for i in range(3)}}
     )
     parts = tiny(("de",), blobs=carried.blobs, data=carried.data, carried=(0,))
-    with pytest.raises(BundleFormatError, match="too many bytes of carried tensors"):
+    with raises(BundleFormatError, got=50331648, expected=20955136):
         write_bundle(tmp_path / "b", *parts.args)
     assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [({"path": "m0"}, r"h\.q, m0"), ({"group": 1, "groups": 2}, r"h\.q")]
+    ("change", "facts"),
+    [
+        ({"path": "m0"}, {"adapter": "a", "file": "forged", "got": "h.q"}),
+        ({"group": 1, "groups": 2}, {"adapter": "a", "file": "forged", "got": "h.q"}),
+    ],
 )
 def test_a_lossless_task_has_the_modules_that_it_lists(
-    make_adapter: Any, tmp_path: Path, change: dict[str, Any], said: str
+    make_adapter: Any, tmp_path: Path, change: dict[str, Any], facts: dict[str, object]
 ) -> None:
     pair = (np.ones((4, 2), np.float32), np.ones((2, 8), np.float32))
     merge([make_adapter(tmp_path / "a", {"h.q": pair})], tmp_path / "good", lossless=True)
@@ -288,7 +293,7 @@ def test_a_lossless_task_has_the_modules_that_it_lists(
     forged = dataclasses.replace(good.manifest, modules=(entry,))
     write_bundle(tmp_path / "forged", forged, b"", (), [good.read("carried/0")])
     task = open_bundle(tmp_path / "forged")["a"]
-    with pytest.raises(ExportError, match=said):
+    with raises(ExportError, **facts):
         task.factors()
     with pytest.raises(ExportError):
         export_peft(task, tmp_path / "out", dtype="float16")

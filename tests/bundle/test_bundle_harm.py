@@ -22,6 +22,7 @@ from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import Parts, tiny
 from tests.bundle.golden.make import CURVE, HARM, SECOND
+from tests.raising import raises
 
 NUMBERS = st.floats(0, 1e6)
 SHARES = st.floats(0, 1)
@@ -168,26 +169,26 @@ def test_a_harm_that_cannot_be(values: tuple[Any, ...], words: str) -> None:
 
 @pytest.mark.parametrize("values", [(NAN, 0, 0), (0.1, NAN, 0), (0.1, 0, NAN), (0.1, 1.5, 0)])
 def test_a_point_that_cannot_be(values: tuple[float, float, float]) -> None:
-    with pytest.raises(BundleFormatError, match="of a point of harm"):
+    with pytest.raises(BundleFormatError):
         HarmPoint(*values)
 
 
 def test_a_task_checks_what_it_is_given() -> None:
     points = [HarmPoint(0.01 * 1.2**i, 0.1, 0.1) for i in range(17)]
-    for changes, words in (
-        ({"harm": (1, 8, 0.1, 0.1, True)}, "harm of task 'de'"),
-        ({"error": 10**400}, "error of task 'de'"),
-        ({"error": True}, "error of task 'de'"),
-        ({"bias_scales": {"q": 10**400}}, "bias scales of task 'de'"),
-        ({"curve": points[:2]}, "curve of task 'de'"),
-        ({"curve": ((0.1, 0.1, 0.1),)}, "curve of task 'de'"),
-        ({"curve": tuple(points)}, "points of task 'de'.*at most 16"),
-        ({"curve": (points[1], points[0])}, "do not rise"),
+    for changes, facts in (
+        ({"harm": (1, 8, 0.1, 0.1, True)}, {"got": "(1, 8, 0.1, 0.1, True)"}),
+        ({"error": 10**400}, {}),
+        ({"error": True}, {}),
+        ({"bias_scales": {"q": 10**400}}, {}),
+        ({"curve": points[:2]}, {}),
+        ({"curve": ((0.1, 0.1, 0.1),)}, {}),
+        ({"curve": tuple(points)}, {"got": "17"}),
+        ({"curve": (points[1], points[0])}, {}),
         # Apart, but not on the grid.
-        ({"curve": (HarmPoint(0.2, 0, 0), HarmPoint(0.2001, 0, 0))}, "do not rise"),
+        ({"curve": (HarmPoint(0.2, 0, 0), HarmPoint(0.2001, 0, 0))}, {}),
     ):
         values: dict[str, Any] = changes
-        with pytest.raises(BundleFormatError, match=words):
+        with raises(BundleFormatError, **facts):
             TaskEntry("de", 0, **values)
     assert len(TaskEntry("de", 0, curve=tuple(points[:16])).curve) == 16
 

@@ -61,7 +61,7 @@ def test_without_any_nothing_is_said() -> None:
 def test_nonsense_is_refused(value: Any) -> None:
     manifest = with_history().manifest.to_json()
     manifest["tasks"]["added"][0] = value
-    with pytest.raises(BundleFormatError, match=r"history|day|digest"):
+    with pytest.raises(BundleFormatError):
         Manifest.from_json(manifest)
 
 

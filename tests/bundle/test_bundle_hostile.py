@@ -83,7 +83,7 @@ def test_a_file_that_changes_while_it_is_open(tmp_path: Path) -> None:
     path.write_bytes(pack(parts_with_blob()))
     bundle = open_bundle(path)
     path.write_bytes(pack(tiny(("de",))))
-    with pytest.raises(BundleFormatError, match="changed"):
+    with pytest.raises(BundleFormatError):
         bundle["de"].factors()
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.script import SHARED, Scribe, play, scripts_in
 from hydraopt.coding.stream import Block, StreamWriter, quantise_block
 from hydraopt.errors import BundleFormatError, NumericalError
+from tests.raising import raises
 
 
 def blocks() -> list[Block]:
@@ -58,7 +58,7 @@ def test_scripts_stand_one_after_the_other() -> None:
 def test_what_no_reader_takes_is_refused_when_it_is_told() -> None:
     block = blocks()[0]
     huge = Block(block.levels, np.full_like(block.integers, 1 << 30), block.spreads)
-    with pytest.raises(NumericalError, match="too large to be coded"):
+    with raises(NumericalError, got="a number of 1073741824 steps"):
         Scribe().block(huge, 3)
 
 
@@ -67,11 +67,11 @@ def test_damaged_scripts_are_refused() -> None:
     tell(scribe, blocks()[0], 5)
     data = scribe.script(0, 1)
     for end in (1, 10, len(data) - 1):
-        with pytest.raises(BundleFormatError, match="a script is damaged"):
+        with raises(BundleFormatError, got="cut off"):
             list(scripts_in(data[:end]))
     ((_, _, steps),) = scripts_in(data)
     for end in (3, 30, len(steps) - 30):
-        with pytest.raises(BundleFormatError, match="a script is damaged"):
+        with raises(BundleFormatError, got="cut off"):
             play(steps[:end], ChunkWriter())
-    with pytest.raises(BundleFormatError, match="step 9"):
+    with raises(BundleFormatError, got="step 9 of 5"):
         play(memoryview(b"\x09" + bytes(steps[1:])), ChunkWriter())

@@ -26,6 +26,7 @@ from hydraopt.coding.stream import (
 )
 from hydraopt.coding.trellis import reconstruct
 from hydraopt.errors import BundleFormatError, NumericalError
+from tests.raising import raises
 
 KIND = 3
 SIGNED = st.integers(-(2**30) + 1, 2**30 - 1)
@@ -261,7 +262,7 @@ def test_a_huge_block_is_refused_before_it_is_allocated() -> None:
     reader = StreamReader(whole_stream())
     tracemalloc.start()
     try:
-        with pytest.raises(BundleFormatError, match="claims"):
+        with raises(BundleFormatError, got="a block claims 1048576 x 1048576 numbers"):
             reader.block(1 << 20, 1 << 20, KIND)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -270,34 +271,34 @@ def test_a_huge_block_is_refused_before_it_is_allocated() -> None:
 
 
 def test_reading_on_past_the_end_is_refused() -> None:
-    with pytest.raises(BundleFormatError, match="damaged stream"):
+    with raises(BundleFormatError, got="x is 1780084170, expected -2147483648 to 2147483648"):
         drain(whole_stream(), 50, 4)
     # Past its end a stream reads as zeros, which decode to something; that has to end as well.
     reader = StreamReader(b"")
     for _ in range(20):
-        with pytest.raises(BundleFormatError, match="x is -"):
+        with raises(BundleFormatError, got="x is -1073741838, expected 0 to 1"):
             reader.integer(0, 0, 1, "x")
-    with pytest.raises(BundleFormatError, match="its end was passed"):
+    with raises(BundleFormatError, got="its end was passed with 0 numbers still to come"):
         reader.block(50, 0, KIND)
 
 
 def test_an_integer_outside_its_range_says_what_it_is() -> None:
     writer = StreamWriter()
     writer.integer(0, 41)
-    with pytest.raises(BundleFormatError, match="the number of parts is 41, expected 0 to 40"):
+    with raises(BundleFormatError, got="the number of parts is 41, expected 0 to 40"):
         StreamReader(writer.finish()).integer(0, 0, 40, "the number of parts")
 
 
 def test_the_writer_refuses_what_no_reader_takes() -> None:
     wide = np.broadcast_to(np.zeros(1, np.int32), (2, 1 << 25))
-    with pytest.raises(NumericalError, match=r"too large to be coded.*--lossless"):
+    with raises(NumericalError, got="33554432 x 2 numbers in a block"):
         StreamWriter().block(Block(wide, wide, np.zeros(2, np.int64)), 3)
 
 
 @pytest.mark.parametrize("exponent", [6401, -6401])
 def test_a_coefficient_that_no_reader_takes_is_refused(exponent: int) -> None:
     record = BasisRecord(quantise_block(np.ones((4, 1))), np.array([exponent], np.int64))
-    with pytest.raises(NumericalError, match=r"too large or too small.*2\^-200"):
+    with raises(NumericalError, got="a coefficient of 2^+-200"):
         write_basis(StreamWriter(), record)
 
 

@@ -24,6 +24,7 @@ from hydraopt.errors import BundleFormatError, ChecksumError, UnsupportedVersion
 from hydraopt.inspect.bundle import inspect_bundle
 from tests.bundle.bundles import Parts, tiny
 from tests.bundle.golden.make import SECOND
+from tests.raising import raises
 
 
 def varied() -> Parts:
@@ -166,38 +167,40 @@ def test_tasks_of_another_core(apart: Path, tmp_path: Path) -> None:
         open_bundle(apart)
     # Who names the core means its tasks.
     assert "new" not in open_bundle(core_of(apart))
-    with pytest.raises(BundleFormatError, match=r"has one core \[.*got whole\.core.*other\.core"):
+    with raises(BundleFormatError, got="whole.core.safetensors", expected="NAME.core.safetensors"):
         join([apart, core_of(tmp_path / "second")], tmp_path / "out")
 
 
 def test_one_name_twice(apart: Path, tmp_path: Path) -> None:
     shutil.copy(file_of(apart, "fr"), file_of(apart, "fr copy"))
-    with pytest.raises(BundleFormatError, match=r"two files hold the task 'fr'.*fr copy.*and fr"):
+    with raises(BundleFormatError, file="fr.task.safetensors", got="copy.task.safetensors"):
         open_bundle(apart)
 
 
 def test_what_is_no_part(apart: Path, tmp_path: Path) -> None:
     whole = apart.with_name("whole.hydra.safetensors")
-    with pytest.raises(BundleFormatError, match=r"without a core file.*one file NAME\.core"):
+    with raises(BundleFormatError, file="fr.task.safetensors", expected="NAME.core.safetensors"):
         join([file_of(apart, "fr")], tmp_path / "out")
-    with pytest.raises(BundleFormatError, match="got hydraopt, expected hydraopt-core or"):
+    with raises(
+        BundleFormatError, file="whole.hydra.safetensors", got="hydraopt", expected="hydraopt-core"
+    ):
         join([apart, whole], tmp_path / "out")
-    with pytest.raises(BundleFormatError, match=r"a task file holds nothing without its core.*Put"):
+    with raises(BundleFormatError, file="fr.task.safetensors"):
         open_bundle(file_of(apart, "fr"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BundleFormatError, match="without a core file"):
+    with raises(BundleFormatError, file="empty", expected="NAME.core.safetensors"):
         open_bundle(tmp_path / "empty")
-    with pytest.raises(BundleFormatError, match=r"no such file or folder.*Check the path"):
+    with raises(BundleFormatError, file="nowhere"):
         open_bundle(tmp_path / "nowhere")
 
 
 def test_the_target_of_a_split(apart: Path) -> None:
     whole = apart.with_name("whole.hydra.safetensors")
     (apart / "notes").write_text("mine")
-    with pytest.raises(UsageError, match="the folder is not empty"):
+    with raises(UsageError, file="apart"):
         split(whole, apart)
     write_bundle(whole, *tiny(("new",)).args)
-    with pytest.raises(UsageError, match="tasks that the bundle does not have"):
+    with raises(UsageError, file="apart"):
         split(whole, apart, overwrite=True)
     split(whole, apart, overwrite=True, another_core=True)
     assert list(open_bundle(apart)) == ["new"]
@@ -279,13 +282,13 @@ def test_metadata_that_lies(apart: Path) -> None:
     path = file_of(apart, "de")
     sound = path.read_bytes()
     forged(path, more="x")
-    with pytest.raises(BundleFormatError, match="unknown keys"):
+    with raises(BundleFormatError, file="de.task.safetensors", got="more"):
         open_bundle(apart)
     damaged = bytearray(sound)
     damaged[-1] ^= 1
     path.write_bytes(damaged)
     opened = open_bundle(apart)
-    with pytest.raises(ChecksumError, match="not those that were written"):
+    with raises(ChecksumError, file="de.task.safetensors"):
         opened["de"].extras["a"].raw()
     assert not verify_bundle(apart).ok
 
@@ -310,7 +313,7 @@ def test_many_tasks_of_many_modules_are_too_many(tmp_path: Path) -> None:
         row = {"name": [name], "content": [0], "errors": [errors]}
         forged(tmp_path / "x", {"tasks": row}, core=core_id(text))
         shutil.copy(tmp_path / "x", file_of(tmp_path / "apart", name))
-    with pytest.raises(BundleFormatError, match="too many entries"):
+    with pytest.raises(BundleFormatError):
         open_bundle(tmp_path / "apart")
 
 
@@ -332,5 +335,5 @@ def test_tensors_in_another_order_than_their_names(apart: Path) -> None:
     before["data_offsets"] = [middle, middle + before["shape"][0]]
     text = json.dumps(header, separators=(",", ":")).encode()
     file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
-    with pytest.raises(BundleFormatError, match="another order"):
+    with raises(BundleFormatError, file="fr.task.safetensors"):
         open_bundle(apart)

@@ -14,6 +14,7 @@ from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import record
 from tests.conftest import write_adapter
+from tests.raising import raises
 
 MODES = [mode for modes in FORMS.values() for mode in modes]
 
@@ -53,7 +54,7 @@ def test_a_missing_basis_is_damage() -> None:
     mode = FORMS["shared-input"][0]
     pair = rng.standard_normal((12, 3)), rng.standard_normal((3, 9))
     write_record(writer, record(*pair, (mode.left, mode.right), (None, basis)), has_bases=True)
-    with pytest.raises(BundleFormatError, match="a shared side in a module without such a basis"):
+    with raises(BundleFormatError, got="a shared side in a module without such a basis"):
         read_split_record(StreamReader(writer.finish()), 12, 9, 4, 0)
 
 

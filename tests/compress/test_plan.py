@@ -15,6 +15,7 @@ from hydraopt.compress.plan import modes_of, plan_module
 from hydraopt.compress.sides import side_table
 from hydraopt.errors import UsageError
 from tests.compress.core_factors import Pair, core_of, encoded, low_rank, orthonormal, planned
+from tests.raising import raises
 
 M, N, R, T = 96, 160, 8, 5
 
@@ -235,7 +236,7 @@ def test_the_curve_is_a_hull(a, b) -> None:
 
 
 def test_an_unknown_measure_is_refused() -> None:
-    with pytest.raises(UsageError, match="'fro'"):
+    with raises(UsageError, got="'fro'", expected="frobenius, bias-aware"):
         measure_named("fro")
 
 

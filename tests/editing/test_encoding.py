@@ -25,6 +25,7 @@ from hydraopt.merging.look import Look, MeasuredHarm
 from hydraopt.merging.outcome import Measured
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of, near
+from tests.raising import raises
 
 DAY = "2026-03-01"
 
@@ -89,10 +90,10 @@ def test_one_content_under_two_names_is_stored_once(
 def test_what_is_no_module_of_the_core_is_refused(one_file: Path, tmp_path: Path) -> None:
     before = one_file.read_bytes()
     more = write_adapter(tmp_path / "more", {**modules_of(6), "h.7.q": modules_of(6)["h.0.q"]})
-    with pytest.raises(AlignmentError, match=r"core has no such module \[adapter more.*h\.7\.q"):
+    with raises(AlignmentError, adapter="more", module="h.7.q", file="four.hydra.safetensors"):
         add(one_file, [more])
     wide = write_adapter(tmp_path / "wide", modules_of(6, n=65))
-    with pytest.raises(AlignmentError, match=r"h\.0\.q.*48 x 65.*expected linear of 48 x 64"):
+    with raises(AlignmentError, adapter="wide", module="h.0.q", file="four.hydra.safetensors"):
         add(one_file, [wide])
     assert one_file.read_bytes() == before
 
@@ -121,7 +122,7 @@ def test_tensors_that_the_core_has_not_are_carried(one_file: Path, tmp_path: Pat
 
 def test_another_base_model_is_refused(one_file: Path, tmp_path: Path) -> None:
     other = write_adapter(tmp_path / "other", modules_of(6), base="org/large")
-    with pytest.raises(BaseMismatchError, match=r"got org/large, expected org/tiny.*--same-base"):
+    with raises(BaseMismatchError, adapter="other", got="org/large", expected="org/tiny"):
         add(one_file, [other])
     add(one_file, [other], same_base=True, day=DAY)
     assert open_bundle(one_file)["other"].entry.base_model == "org/large"
@@ -142,7 +143,7 @@ def test_without_a_price_a_limit_is_needed(
     streams = [bundle.read(name) for name in names if name.startswith("task/")]
     blobs = [bundle.read(name) for name in names if name.startswith("carried/")]
     write_bundle(one_file, manifest, bundle.read("shared"), streams, blobs)
-    with pytest.raises(UsageError, match=r"at which price.*0\.\d+ in the mean"):
+    with raises(UsageError, file="four.hydra.safetensors"):
         add(one_file, [adapters["e"]])
     add(one_file, [adapters["e"]], limit=Limit(error=0.1), day=DAY)
     assert open_bundle(one_file)["e"].error <= 0.1
@@ -153,7 +154,7 @@ def test_bundles_of_methods_stay_as_they_are(adapters: dict[str, Path], tmp_path
 
     method = tmp_path / "method"
     combine([adapters["a"]], method)
-    with pytest.raises(UsageError, match="what a method"):
+    with raises(UsageError, file="method", got="method hydraopt"):
         add(method, [adapters["e"]])
 
 
@@ -175,7 +176,7 @@ def test_a_limit_on_harm_is_kept_and_told(one_file: Path, adapters: dict[str, Pa
     assert entry.harm.likely <= 0.05
     assert len(entry.curve) > 1
     assert done.added[0].harm == entry.harm
-    with pytest.raises(UsageError, match="needs a judge"):
+    with pytest.raises(UsageError):
         add(one_file, [f"x={adapters['e']}"], limit=Limit(harm="5%"))
 
 
@@ -183,7 +184,7 @@ def test_a_limit_on_harm_has_prompts_of_all_before_anything_is_looked_at(
     one_file: Path, adapters: dict[str, Path]
 ) -> None:
     look = Look(Judge(), lambda: pytest.fail("modules were looked at"))
-    with pytest.raises(UsageError, match="none of x"):
+    with raises(UsageError, got="none of x"):
         add(one_file, [adapters["e"], f"x={adapters['e']}"], limit=Limit(harm="5%"), look=look)
 
 
@@ -236,7 +237,7 @@ def test_sensitivity_moves_bytes_between_modules(one_file: Path, adapters: dict[
 
 
 def test_a_size_that_cannot_be_kept(one_file: Path, adapters: dict[str, Path]) -> None:
-    with pytest.raises(BudgetError, match="size cannot be kept"):
+    with raises(BudgetError, got="--exact"):
         add(one_file, [f"x={adapters['c']}"], limit=Limit("200"))
 
 
@@ -265,8 +266,8 @@ def test_patterns_are_a_list_and_have_a_use(tmp_path: Path) -> None:
     merge([own], tmp_path / "coded", error=0.2, workers=1)
     merge([own], tmp_path / "whole", lossless=True, workers=1)
     more = write_adapter(tmp_path / "b", modules_of(1))
-    with pytest.raises(UsageError, match=r"exact is a list of patterns; got '\*bias\*'"):
+    with raises(UsageError, got="'*bias*'"):
         add(tmp_path / "coded", [more], exact="*bias*", workers=1)
     for name, limit in (("coded", Limit(lossless=True)), ("whole", Limit())):
-        with pytest.raises(UsageError, match="exact"):
+        with pytest.raises(UsageError):
             add(tmp_path / name, [more], exact=["*bias*"], limit=limit, workers=1)

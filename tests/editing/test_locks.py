@@ -14,6 +14,7 @@ from hydraopt.errors import LockedError
 from hydraopt.files.lock import locked
 from tests.editing.living import Kind, kinds, state
 from tests.marks import slow
+from tests.raising import raises
 
 HOLDER = """
 import sys
@@ -115,7 +116,7 @@ def test_a_second_writer_is_refused_at_once(four: Path, adapters: dict[str, Path
             lambda: remove(four, ["a"]),
             lambda: rename(four, "a", "x"),
         ):
-            with pytest.raises(LockedError, match=f"a lock of process {holder.pid}"):
+            with pytest.raises(LockedError):
                 act()
         assert state(four) == before
         holder.kill()
@@ -157,7 +158,7 @@ def test_a_lock_of_another_user_holds_nobody_up(tmp_path: Path, monkeypatch) -> 
         return really(path, flags, *mode)
 
     monkeypatch.setattr(os, "open", denied)
-    refused = pytest.raises(LockedError, match="a lock of process 123")
+    refused = raises(LockedError, file="x")
     with locked(tmp_path / "x"), refused, locked(tmp_path / "x"):
         pass
     assert list(tmp_path.iterdir()) == []

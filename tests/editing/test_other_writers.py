@@ -16,6 +16,7 @@ from hydraopt.editing.refresh import refresh
 from hydraopt.editing.verbs import add
 from hydraopt.errors import LockedError, UsageError
 from tests.editing.living import all_bytes, state
+from tests.raising import raises
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_a_held_file_is_not_written_over(
     ]
     with collection_at(one_file).held():
         for act in acts:
-            with pytest.raises(LockedError, match="another process is changing the collection"):
+            with raises(LockedError, file="four.hydra.safetensors"):
                 act()
     assert state(one_file) == before
     for act in acts:
@@ -76,7 +77,7 @@ def test_what_is_put_there_without_a_lock_stays(
             shutil.copy(source, core)
 
     before = {k: v for k, v in state(four).items() if k != core.name}
-    with pytest.raises(LockedError, match="another one since the change began"):
+    with pytest.raises(LockedError):
         add(four, [adapters["e"]], progress=copied)
     assert core.read_bytes() == source.read_bytes()
     assert {k: v for k, v in state(four).items() if k != core.name} == before
@@ -103,7 +104,7 @@ def test_a_split_deletes_no_task_that_came_later(
     split(one_file, folder)
     add(folder, [adapters["e"]])
     before = state(folder)
-    with pytest.raises(UsageError, match=r"tasks that the bundle does not have.*got e\."):
+    with raises(UsageError, file="parts", got="e"):
         split(one_file, folder, overwrite=True)
     assert state(folder) == before
     # A file that nobody can read is no task of anybody.
@@ -126,7 +127,7 @@ def test_a_folder_is_not_replaced_under_a_shell(
         lambda: split(one_file, ".", overwrite=True),
     ]
     for act in acts:
-        with pytest.raises(UsageError, match=r"the folder is the working directory.*around it"):
+        with pytest.raises(UsageError):
             act()
     assert state(folder) == before
     (tmp_path / "new").mkdir()
@@ -143,7 +144,7 @@ def test_a_refresh_ends_where_another_bundle_came_in_its_place(
             one_file.unlink()
             shutil.copy(other, one_file)
 
-    with pytest.raises(LockedError, match="another one since the change began"):
+    with raises(LockedError, file="four.hydra.safetensors"):
         refresh(one_file, error=0.4, progress=copied)
     assert one_file.read_bytes() == other.read_bytes()
 
@@ -155,17 +156,17 @@ def test_an_output_is_none_of_what_is_read(
     split(one_file, folder)
     before = state(folder)
     for part in (*folder.glob("*.task.safetensors"), *folder.glob("*.core.safetensors")):
-        with pytest.raises(UsageError, match="the output is what is read"):
+        with pytest.raises(UsageError):
             join([folder], part)
-        with pytest.raises(UsageError, match="the output is what is read"):
+        with pytest.raises(UsageError):
             join(sorted(folder.glob("*.safetensors")), part)
-    with pytest.raises(UsageError, match="nothing to join"):
+    with raises(UsageError, got="no paths"):
         join([], tmp_path / "x")
     assert state(folder) == before
     shutil.copytree(adapters["a"], own)
     weights = own / "adapter_model.safetensors"
     kept = weights.read_bytes()
-    with pytest.raises(UsageError, match="the output lies in what is read"):
+    with raises(UsageError, file="adapter_model.safetensors"):
         refresh(one_file, weights, adapters=[f"a={own}"])
     assert weights.read_bytes() == kept
     join([folder], folder / "whole.hydra.safetensors")

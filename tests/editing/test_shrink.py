@@ -10,6 +10,7 @@ from hydraopt import merge, open_bundle, shrink
 from hydraopt.editing.refresh import refresh
 from hydraopt.errors import BudgetError
 from hydraopt.merging.outcome import Job
+from tests.raising import raises
 
 
 @pytest.mark.parametrize("change", ["shrink", "refresh"])
@@ -39,7 +40,7 @@ def test_the_search_counts_what_is_written(
 def test_an_error_so_small_that_nothing_shrinks_is_refused(three, tmp_path: Path) -> None:
     """As a size is: a larger file that is further from the originals serves nobody."""
     merge(three, tmp_path / "x", size="20%", workers=1)
-    with pytest.raises(BudgetError, match="already meets the limit"):
+    with raises(BudgetError, file="x", got="2,131 bytes"):
         shrink(tmp_path / "x", tmp_path / "y", error=0.01, workers=1)
     assert not (tmp_path / "y").exists()
     assert shrink(tmp_path / "x", tmp_path / "y", error=0.5, workers=1).size > 0

@@ -21,6 +21,7 @@ from hydraopt.evaluate.run import encode_task, run_task
 from hydraopt.evaluate.taskfile import read_task_file
 from tests.conftest import write_adapter
 from tests.evaluate.test_eval_verb import run
+from tests.raising import raises
 from tests.small_model import INSTRUCTION, make_tokenizer, tiny_speaker
 
 OPT_Q = "model.decoder.layers.0.self_attn.q_proj"
@@ -114,7 +115,7 @@ def test_rows_without_a_place_are_left_out_and_answers_end_with_the_context(tmp_
     assert len(texts[2]) <= len(alone["base"].answers[2])
     both = encode_task(file, tokenizer, None, 20, context_of(model))
     assert both.reasons == {"longer than --max-tokens": 4}
-    with pytest.raises(UsageError, match="mood/en"):
+    with pytest.raises(UsageError):
         encode_task(file, tokenizer, None, None, Context(most=5))
 
 
@@ -169,7 +170,7 @@ def test_a_task_of_empty_texts_says_so(tmp_path) -> None:
     tasks = task(tmp_path / "t", [("", "bad"), ("", "good")], metric="accuracy")
     base = saved(tmp_path / "base", bert())
     file = read_task_file(tasks, "mood", "en")
-    with pytest.raises(UsageError, match="mood/en"):
+    with raises(UsageError, got="2 without a token"):
         encode_texts(file, load_classifier(base, 2)[1], 2)
 
 

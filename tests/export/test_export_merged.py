@@ -24,6 +24,7 @@ from hydraopt.errors import AlignmentError, ExportError, UsageError
 from hydraopt.export import export_merged, export_peft
 from tests.conftest import write_adapter
 from tests.export.targets import bundled, pairs, save_base, small_task
+from tests.raising import raises
 from tests.small_model import tiny_llama
 
 pytestmark = pytest.mark.filterwarnings(
@@ -195,38 +196,50 @@ def head_task(tmp_path: Path) -> TaskAdapter:
 
 def test_another_base_is_refused(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base")
-    with pytest.raises(AlignmentError, match=r"score\.weight"):
+    with raises(
+        AlignmentError,
+        adapter="numbers",
+        module="score.weight",
+        file="base",
+        expected="score.weight",
+    ):
         export_merged(head_task(tmp_path), tmp_path / "out", base=base)
     other = tmp_path / "other"
     tiny_llama(intermediate_size=40).save_pretrained(other)
-    with pytest.raises(AlignmentError, match="down_proj"):
+    with raises(
+        AlignmentError,
+        adapter="numbers",
+        module="model.layers.0.mlp.down_proj",
+        got="(32, 40)",
+        expected="(32, 48)",
+    ):
         export_merged(small_task(tmp_path), tmp_path / "out", base=other)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("damage", "match"),
+    ("damage", "facts"),
     [
-        (lambda x: (x / "config.json").unlink(), r"config\.json"),
-        (lambda x: (x / "config.json").write_text("["), r"config\.json"),
-        (lambda x: (x / "config.json").write_text('{"quantization_config": {"bits": 4}}'), "quant"),
-        (lambda x: (x / "model.safetensors").unlink(), "no safetensors weights"),
-        (lambda x: (x / "model.safetensors").write_bytes(bytes(20)), "cannot be read"),
-        (lambda x: (x / "adapter_config.json").write_text("{}"), "an adapter"),
-        (lambda x: index(x, {"a": "../model.safetensors"}), "shard"),
-        (lambda x: index(x, {"a": "gone.safetensors"}), "cannot be read"),
-        (lambda x: index(x, "a"), "weight_map"),
-        (lambda x: index(x, {"a": ["b"]}), "weight_map"),
+        (lambda x: (x / "config.json").unlink(), {"file": "base", "expected": "config.json"}),
+        (lambda x: (x / "config.json").write_text("["), {"file": "base"}),
+        (lambda x: (x / "config.json").write_text('{"quantization_config": {"bits": 4}}'), {}),
+        (lambda x: (x / "model.safetensors").unlink(), {"file": "base"}),
+        (lambda x: (x / "model.safetensors").write_bytes(bytes(20)), {}),
+        (lambda x: (x / "adapter_config.json").write_text("{}"), {"file": "base"}),
+        (lambda x: index(x, {"a": "../model.safetensors"}), {"file": "base"}),
+        (lambda x: index(x, {"a": "gone.safetensors"}), {}),
+        (lambda x: index(x, "a"), {"file": "base", "got": "model.safetensors.index.json"}),
+        (lambda x: index(x, {"a": ["b"]}), {"file": "base", "got": "model.safetensors.index.json"}),
         (lambda x: (x / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b"}}'),
-         "what model"),
-        (lambda x: without(x, "model.layers.0"), r"got 1: model\.layers\.0"),
-        (lambda x: without(x, "model.layers.1"), r"got 1: model\.layers\.1"),
+         {"file": "base", "got": "'a' in b", "expected": "model.safetensors.index.json"}),
+        (lambda x: without(x, "model.layers.0"), {"file": "base", "got": "1: model.layers.0"}),
+        (lambda x: without(x, "model.layers.1"), {"file": "base", "got": "1: model.layers.1"}),
     ],
 )  # fmt: skip
-def test_hostile_bases(damage: Any, match: str, tmp_path: Path) -> None:
+def test_hostile_bases(damage: Any, facts: dict[str, object], tmp_path: Path) -> None:
     base = save_base(tmp_path / "base")
     damage(base)
-    with pytest.raises(UsageError, match=match):
+    with raises(UsageError, **facts):
         export_merged(small_task(tmp_path), tmp_path / "out", base=base)
     assert not (tmp_path / "out").exists()
 
@@ -330,7 +343,7 @@ def test_dora_leaves_a_row_of_zeros_or_says_that_it_cannot(tmp_path: Path) -> No
     assert not made[3].any()
     torch.testing.assert_close(made[:3].norm(dim=1), torch.ones(3))
     (tmp_path / "other").mkdir()
-    with pytest.raises(ExportError, match="q_proj"):
+    with raises(ExportError, adapter="n", module="model.layers.0.self_attn.q_proj"):
         export_merged(
             zero_row(tmp_path / "other", 1),
             tmp_path / "other" / "out",
@@ -370,5 +383,5 @@ def test_a_bias_that_files_hold_once_is_trained_once(tmp_path: Path) -> None:
     save_file(held, adapter / "adapter_model.safetensors")
     (tmp_path / "other").mkdir()
     task = bundled(tmp_path / "other", adapter, lossless=True)["n"]
-    with pytest.raises(ExportError, match=r"decoder\.bias"):
+    with raises(ExportError, adapter="n", module="cls.predictions.decoder.bias"):
         export_merged(task, tmp_path / "no", base=tmp_path / "base")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from hydraopt.export import export_mlx, export_peft
 from hydraopt.export.mlx import mlx_adapter
 from tests.conftest import write_adapter
 from tests.export.targets import SHAPES, bundled, pairs, small_task
+from tests.raising import raises
 
 Made = tuple[dict[str, Any], dict[str, NDArray[Any]]]
 Q = "model.layers.0.self_attn.q_proj"
@@ -76,7 +76,7 @@ def test_number_of_layers_is_that_of_the_base(tmp_path: Path) -> None:
     (base / "config.json").write_text(json.dumps({"num_hidden_layers": 7}))
     assert exported(task, tmp_path / "out", base=base)[0]["num_layers"] == 7
     (base / "config.json").write_text(json.dumps({"num_hidden_layers": 1}))
-    with pytest.raises(ExportError, match=r"\b2\b"):
+    with raises(ExportError, adapter="numbers", file="config.json", got="2 layers"):
         export_mlx(task, tmp_path / "few", base=base)
     for text in ("{}", "[", '{"num_hidden_layers": "7"}', '{"num_hidden_layers": 0}', "3"):
         (base / "config.json").write_text(text)
@@ -101,9 +101,7 @@ def test_what_it_has_no_layer_for_is_refused(path: str, what: str, tmp_path: Pat
     if path.endswith("conv"):
         pair = (np.ones((4, 2, 1, 1)), np.ones((2, 3, 3, 3)))
     task = changed(tmp_path, {**pairs(), path: pair})
-    with pytest.raises(
-        ExportError, match=rf"mlx-lm cannot hold .*({what})(.|\n)*{re.escape(path)}"
-    ):
+    with raises(ExportError, adapter="numbers"):
         export_mlx(task, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -113,7 +111,7 @@ def test_embeddings_of_peft_are_refused(tmp_path: Path) -> None:
     key = "base_model.model.model.embed_tokens.lora_embedding_"
     extras = {f"{key}A": np.ones((2, 97), np.float32), f"{key}B": np.ones((32, 2), np.float32)}
     task = changed(tmp_path, {}, extras=extras, r=2, lora_alpha=2)
-    with pytest.raises(ExportError, match="embed_tokens"):
+    with raises(ExportError, adapter="numbers", module="model.embed_tokens"):
         export_mlx(task, tmp_path / "out")
 
 
@@ -150,7 +148,7 @@ def test_dora_of_all_modules(tmp_path: Path) -> None:
 
 def test_dora_of_some_modules_or_of_another_shape_is_refused(tmp_path: Path) -> None:
     some = changed(tmp_path / "some", extras=magnitudes([Q]), use_dora=True)
-    with pytest.raises(ExportError, match="down_proj"):
+    with raises(ExportError, adapter="numbers", module="model.layers.0.mlp.down_proj"):
         export_mlx(some, tmp_path / "out")
     odd = changed(tmp_path / "odd", extras=magnitudes(pairs(), 5), use_dora=True)
     with pytest.raises(ExportError):

@@ -16,6 +16,7 @@ from hydraopt.export import export_vllm
 from hydraopt.export.vllm import RANKS
 from tests.conftest import write_adapter
 from tests.export.targets import SHAPES, bundled, pairs, products, small_task
+from tests.raising import raises
 
 
 def exported(tmp_path: Path, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -74,7 +75,7 @@ def test_rank_above_all_is_refused(tmp_path: Path) -> None:
     pair = (rng.standard_normal((520, 520)), rng.standard_normal((520, 520)))
     made = write_adapter(tmp_path / "a", {"model.layers.0.self_attn.q_proj": pair})
     task = bundled(tmp_path, made, lossless=True)["a"]
-    with pytest.raises(ExportError, match="q_proj"):
+    with raises(ExportError, adapter="a", module="model.layers.0.self_attn.q_proj"):
         export_vllm(task, tmp_path / "out")
 
 
@@ -131,5 +132,5 @@ def test_what_is_not_linear_is_refused(path: str, tmp_path: Path) -> None:
             "AB", (np.ones((2, 7), np.float32), np.ones((5, 2), np.float32)), strict=True
         )}  # fmt: skip
         made = write_adapter(folder, {}, extras=keys, r=2, lora_alpha=2)
-    with pytest.raises(ExportError, match=rf"vLLM cannot hold a low-rank change.*{path}"):
+    with raises(ExportError, adapter="a"):
         export_vllm(bundled(tmp_path, made)["a"], tmp_path / "out")

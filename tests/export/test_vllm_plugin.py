@@ -31,6 +31,7 @@ from hydraopt.files.url import Url
 from hydraopt.merging.budget import Limit
 from tests.conftest import write_adapter
 from tests.export.targets import bundled, pairs
+from tests.raising import raises
 from tests.remote.servers import Web, web_server
 
 LIMIT = Limit(error=0.01)
@@ -324,7 +325,7 @@ def test_folders_take_no_more_than_their_bound(
 def test_a_wrong_size_or_address_stops_the_start(
     monkeypatch: pytest.MonkeyPatch, registry: Registry, served: Web
 ) -> None:
-    with pytest.raises(UsageError, match="HYDRAOPT_VLLM_CACHE_SIZE"):
+    with raises(UsageError, got="much"):
         at(served, monkeypatch, registry, HYDRAOPT_VLLM_CACHE_SIZE="much")
     monkeypatch.setenv("HYDRAOPT_BUNDLE", served.url("none.core.safetensors"))
     with pytest.raises(NotThereError):

@@ -15,6 +15,7 @@ from hydraopt.files.lock import locked_folder
 from hydraopt.files.replacing import is_unfinished
 from hydraopt.files.writing import clean, replaced_folder, write_new
 from tests.killing import swept
+from tests.raising import raises
 
 # Kills a writer before each of its changes; once, when it has much to do, also the next one before
 # each of its own. After them the folder has the files of one kind, with those that are no writer's.
@@ -159,7 +160,7 @@ def test_where_nothing_can_be_locked_it_is_finished_too(folder: Path, monkeypatc
 def test_a_writer_that_lives_is_left_alone(folder: Path) -> None:
     alive = os.open(folder / ".replacing.tmp", os.O_RDONLY)
     fcntl.flock(alive, fcntl.LOCK_EX)
-    with pytest.raises(LockedError, match="replacing the files of the folder"):
+    with raises(LockedError, file="mnt"):
         replace(folder)
     os.close(alive)
     replace(folder)
@@ -171,7 +172,7 @@ def test_a_list_names_no_file_elsewhere(folder: Path) -> None:
     victim.write_text("mine")
     for name in (b"../victim", os.fsencode(victim), b".."):
         (folder / ".replacing.tmp" / "gone").write_bytes(name)
-        with pytest.raises(UsageError, match="a name that writers give theirs"):
+        with raises(UsageError, file=".replacing.tmp"):
             replace(folder)
     assert victim.read_text() == "mine"
 
@@ -182,7 +183,7 @@ def test_a_link_takes_no_file_from_elsewhere(folder: Path, name: str) -> None:
     (folder / name).rename(elsewhere)
     (folder / name).symlink_to(elsewhere)
     before = sorted(elsewhere.rglob("*"))
-    with pytest.raises(UsageError, match="a name that writers give theirs"):
+    with raises(UsageError, file=".replacing.tmp"):
         replace(folder)
     assert sorted(elsewhere.rglob("*")) == before
 

@@ -17,6 +17,7 @@ from hydraopt.merging.look import Look, MeasuredHarm
 from hydraopt.merging.options import coded_names
 from hydraopt.merging.weights import importances
 from tests.harm.power_judge import PATHS, SCALES, PowerJudge
+from tests.raising import raises
 
 
 def test_one_content_is_not_shared_out(adapters, tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_the_task_that_breaks_a_limit_is_named_among_equal_contents(
 
     judge = Stubborn(every, dict.fromkeys("abc", 64))
     judge.scales.pop("hard")
-    with pytest.raises(BudgetError, match=r"\[adapter b\]"):
+    with raises(BudgetError, adapter="b"):
         merge(every, tmp_path / "x", harm="1%", look=Look(judge=judge), workers=1)
 
 

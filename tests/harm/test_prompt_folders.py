@@ -11,6 +11,7 @@ from hydraopt.basemodel.encoding import prompt_text
 from hydraopt.cli.prompting import texts_of
 from hydraopt.errors import UsageError
 from hydraopt.harm.prompts import read_prompt_folder, read_prompts
+from tests.raising import raises
 
 NAMES = ("de", "fr", "it")
 
@@ -42,7 +43,7 @@ def test_a_json_file_is_refused(tmp_path: Path) -> None:
         lambda: read_prompts(tmp_path / "fr.json"),
         lambda: read_prompt_folder(tmp_path, NAMES),
     ):
-        with pytest.raises(UsageError, match=r"one a line \[file .*fr.json\]"):
+        with raises(UsageError, file="fr.json", got="a .json file"):
             read()
     (tmp_path / "fr.json").rename(tmp_path / "settings.json")
     assert read_prompt_folder(tmp_path, NAMES) == {"de": ["eins"]}
@@ -51,7 +52,7 @@ def test_a_json_file_is_refused(tmp_path: Path) -> None:
 def test_an_instruction_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "META.json").write_text(json.dumps({"instruction": "Count."}))
     (tmp_path / "de.jsonl").write_text(lines({"input": "12", "instruction": 5}))
-    with pytest.raises(UsageError, match=r"de\.jsonl:1"):
+    with raises(UsageError, got='{"input": "12", "instruction": 5}'):
         read_prompts(tmp_path / "de.jsonl")
 
 
@@ -71,36 +72,41 @@ def test_a_row_with_its_own_instruction_needs_no_meta(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("meta", "said"),
-    [(None, "need an instruction"), ("{", "instruction"), ("[]", "instruction"), ("{}", "instruc")],
+    ("meta", "facts"),
+    [
+        (None, {"file": "de.jsonl"}),
+        ("{", {"file": "META.json"}),
+        ("[]", {"file": "META.json"}),
+        ("{}", {"file": "META.json"}),
+    ],
 )
-def test_rows_without_an_instruction_are_refused(tmp_path: Path, meta, said) -> None:
+def test_rows_without_an_instruction_are_refused(tmp_path: Path, meta, facts) -> None:
     (tmp_path / "de.jsonl").write_text(lines({"input": "x"}))
     if meta is not None:
         (tmp_path / "META.json").write_text(meta)
-    with pytest.raises(UsageError, match=said):
+    with raises(UsageError, **facts):
         read_prompts(tmp_path / "de.jsonl")
 
 
 @pytest.mark.parametrize("line", ["3", "[]", '{"prompt": ""}', '{"input": 3}', "{", '{"x": "y"}'])
 def test_a_line_that_is_no_prompt_is_refused_by_number(tmp_path: Path, line) -> None:
     (tmp_path / "de.jsonl").write_text('"fine"\n' + line + "\n")
-    with pytest.raises(UsageError, match=r"cannot read the prompt at .*de\.jsonl:2"):
+    with pytest.raises(UsageError):
         read_prompts(tmp_path / "de.jsonl")
 
 
 def test_a_file_of_no_adapter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "df.txt").write_text("eins\n")
-    with pytest.raises(UsageError, match=r"got df, expected de, fr, it"):
+    with raises(UsageError, got="df"):
         read_prompt_folder(tmp_path, NAMES)
 
 
 def test_two_files_of_one_adapter_and_no_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no prompts in the folder"):
+    with raises(UsageError, got="no .jsonl or .txt file"):
         read_prompt_folder(tmp_path, NAMES)
     for name in ("de.txt", "de.jsonl"):
         (tmp_path / name).write_text('"x"\n')
-    with pytest.raises(UsageError, match=r"two files .*got de.jsonl and de.txt"):
+    with raises(UsageError, got="de.jsonl and de.txt"):
         read_prompt_folder(tmp_path, NAMES)
 
 
@@ -119,10 +125,10 @@ def test_a_folder_is_not_read_where_every_task_has_its_own_file(tmp_path: Path) 
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no folder of prompts"):
+    with raises(UsageError, file="none"):
         read_prompt_folder(tmp_path / "none", NAMES)
     (tmp_path / "de.txt").write_text("x\n")
-    with pytest.raises(UsageError, match="Name the task of a file: NAME=FILE"):
+    with raises(UsageError, file="de.txt"):
         read_prompt_folder(tmp_path / "de.txt", NAMES)
 
 
@@ -165,7 +171,7 @@ def test_hidden_files_are_no_prompts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", [r'"cut \ud83d"', "[" * 100_000])
 def test_what_no_tokenizer_reads_is_refused_by_number(tmp_path: Path, line: str) -> None:
     (tmp_path / "de.jsonl").write_text('"fine \\ud83d\\ude00"\n' + line + "\n")
-    with pytest.raises(UsageError, match=r"cannot read the prompt at .*de\.jsonl:2"):
+    with pytest.raises(UsageError):
         read_prompts(tmp_path / "de.jsonl")
 
 
@@ -175,7 +181,7 @@ def test_files_of_tasks_that_are_not_asked_about_are_not_read(tmp_path: Path) ->
     assert read_prompt_folder(tmp_path, ["de"], ["de", "pl"]) == {"de": ["eins"]}
     assert read_prompt_folder(tmp_path, ["de"], ["fr"]) == {"de": ["eins"]}
     # The file may be meant for the task without one.
-    with pytest.raises(UsageError, match=r"got pl, expected fr"):
+    with raises(UsageError, got="pl", expected="fr"):
         read_prompt_folder(tmp_path, ["de", "fr"])
-    with pytest.raises(UsageError, match=r"no prompts in the folder .*got de, pl, expected it"):
+    with raises(UsageError, got="de, pl", expected="it"):
         read_prompt_folder(tmp_path, ["it"], ["de", "pl"])

@@ -25,6 +25,7 @@ from hydraopt.harm.refit import Schedule, refit
 from hydraopt.merging.look import DEFAULT_HARM
 from tests.basemodel.cases import PATHS, factors_of, texts_of
 from tests.marks import slow
+from tests.raising import raises
 
 
 @pytest.fixture(autouse=True, params=[False], ids=[""])
@@ -91,9 +92,7 @@ def test_logits_that_are_not_finite_are_refused(trained, make_adapter, tmp_path,
     model, tokenizer = trained
     original, coded = coded_of(make_adapter, tmp_path)
     monkeypatch.setattr(Drift, "is_finite", False)
-    with pytest.raises(
-        NumericalError, match="cannot be trained on the adapter's answers; got logi"
-    ):
+    with raises(NumericalError, expected="finite numbers"):
         refit(model, texts_of(tokenizer, 24), original, coded, schedule=BRIEF)
 
 
@@ -122,7 +121,7 @@ def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
     refit(model, few, original, coded, schedule=BRIEF, more=[*texts[8:], few[0]])
     assert few[0] not in learned[1]  # it judges, and is there twice
     assert learned[1]
-    with pytest.raises(UsageError, match=r"too few answers to refit.* different prompts"):
+    with raises(UsageError, got=8):
         refit(model, texts[:1] * 8, original, coded)
 
 
@@ -311,7 +310,7 @@ def test_too_few_answers_and_other_modules_are_refused(trained, make_adapter, tm
     original, coded = coded_of(make_adapter, tmp_path)
     texts = texts_of(tokenizer, 16)
     for few in ([], texts[:3], [Encoded(x.prompt, ()) for x in texts]):
-        with pytest.raises(UsageError, match="too few answers to refit"):
+        with pytest.raises(UsageError):
             refit(model, few, original, coded)
-    with pytest.raises(AlignmentError, match="no linear module"):
+    with raises(AlignmentError, got="no such module", expected="(32, 32)"):
         refit(model, texts, {"x.y": original[PATHS[0]]}, coded)

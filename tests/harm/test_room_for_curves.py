@@ -12,11 +12,12 @@ from hydraopt.harm import solve
 from hydraopt.merging.look import Look
 from tests.harm.power_judge import SCALES, PowerJudge
 from tests.marks import slow
+from tests.raising import raises
 
 
 def least(adapters, path: Path, **options: object) -> int:
     """Bytes of the smallest size that is not refused for its header and manifest."""
-    with pytest.raises(BudgetError, match="bytes at least") as refused:
+    with raises(BudgetError, got="--exact") as refused:
         merge(adapters, path, size=300, workers=1, **options)
     return int(str(refused.value).split(" bytes at least")[0].split()[-1].replace(",", ""))
 

@@ -30,6 +30,7 @@ from hydraopt.report.figures import (
 )
 from tests.conftest import MakeAdapter
 from tests.marks import slow
+from tests.raising import raises
 
 PATHS = [f"h.{i // 2}.{'qv'[i % 2]}" for i in range(6)]
 _Report = TypeVar("_Report", AdaptersReport, BundleReport)
@@ -262,9 +263,9 @@ def test_is_bundle(bundle: Path, folder: Path, tmp_path: Path) -> None:
 def test_wrong_things_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleFormatError):
         inspect_bundle(folder / "t1" / "adapter_model.safetensors")
-    with pytest.raises(AdapterFormatError, match="nowhere"):
+    with raises(AdapterFormatError, file="nowhere"):
         inspect_adapters(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="feeling"):
+    with raises(UsageError, got="'feeling'", expected="frobenius, bias-aware"):
         inspect_adapters(folder / "t1", measure="feeling")
 
 
@@ -297,12 +298,12 @@ def test_modules_that_no_task_has_do_not_lower_a_mean_error(folder: Path, tmp_pa
 
 
 def test_pictures_refuse(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"x\.gif"):
+    with raises(UsageError, file="x.gif"):
         check_plot(tmp_path / "x.gif")
 
 
 def test_a_picture_has_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="none"):
+    with raises(UsageError, file="x.png", got="no none/"):
         check_plot(tmp_path / "none" / "x.png")
 
 

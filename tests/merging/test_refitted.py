@@ -23,6 +23,7 @@ from hydraopt.merging.outcome import Job
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.refit import refitted
 from hydraopt.merging.solving import Options, solve
+from tests.raising import raises
 
 
 class Solved:
@@ -148,11 +149,11 @@ def test_records_that_do_not_fit_are_refused(three) -> None:
             )
         }
 
-    with pytest.raises(UsageError, match=r"got +\d \S+ parts[\s\S]*expected +\d \S+ parts"):
+    with raises(UsageError, adapter="a", module="h.0.q"):
         solved.refitted(shorter)
 
     def elsewhere(name, modules):
         return {"h.7.q": next(iter(modules().values())).record}
 
-    with pytest.raises(UsageError, match=r"h\.7\.q[\s\S]*expected no module of that name"):
+    with raises(UsageError, adapter="a", module="h.7.q"):
         solved.refitted(elsewhere)

@@ -14,6 +14,7 @@ from hydraopt import merge, open_bundle, read_adapter, verify_bundle
 from hydraopt.errors import AdapterFormatError, NumericalError
 from hydraopt.export import export_task
 from hydraopt.export.formats import FORMATS
+from tests.raising import raises
 
 EXTRA = {"more.weight": np.arange(6, dtype=np.int64).reshape(2, 3)}
 
@@ -114,7 +115,13 @@ def test_nan_is_not_kept_without_a_word(tmp_path: Path) -> None:
         },
         path,
     )
-    with pytest.raises(NumericalError, match=r"lora_unet_x(.|\n)*leave it out"):
+    with raises(
+        NumericalError,
+        module="lora_unet_x",
+        file="x.safetensors",
+        got="lora_unet_x.lora_down.weight",
+        expected="finite numbers",
+    ):
         merge([path], tmp_path / "b", lossless=True)
     assert not (tmp_path / "b").exists()
 
@@ -122,21 +129,28 @@ def test_nan_is_not_kept_without_a_word(tmp_path: Path) -> None:
 def test_a_fused_projection_needs_to_say_its_slots(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     path = loralib(tmp_path / "in")
-    with pytest.raises(AdapterFormatError, match=r"h\.c_attn::0(.|\n)*enable_lora"):
+    with raises(
+        AdapterFormatError, adapter="x", module="h.c_attn::0", file="x.safetensors", got="2 groups"
+    ):
         merge([path], tmp_path / "b", size="50%")
     loralib(tmp_path / "in", enable_lora=[True, False, True])
     adapter, found = back(path, tmp_path, "peft", error=0.2)
     assert set(adapter.modules) == {"h.c_attn::0", "h.c_attn::2"}
     assert found.modules["h.c_attn"].m == 18
     loralib(tmp_path / "in", enable_lora=[True])
-    with pytest.raises(AdapterFormatError, match="enable_lora does not fit"):
+    with raises(
+        AdapterFormatError,
+        module="h.c_attn",
+        file="x.safetensors",
+        got="2 groups, enable_lora [True]",
+    ):
         read_adapter(path)
 
 
 def test_a_tensor_that_would_mean_something_else_in_peft(tmp_path: Path) -> None:
     arrays = {"h.q.lora_A": np.ones((2, 8), "f4"), "h.q.lora_B": np.ones((6, 2), "f4")}
     save_file(arrays | {"h.q.lora_B.bias": np.ones(6, np.int64)}, tmp_path / "x.safetensors")
-    with pytest.raises(AdapterFormatError, match=r"'h\.q\.lora_B\.bias' beside loralib's"):
+    with raises(AdapterFormatError, adapter="x", file="x.safetensors"):
         merge([tmp_path / "x.safetensors"], tmp_path / "b", lossless=True)
 
 
@@ -144,7 +158,7 @@ def test_an_error_that_nothing_reaches(tmp_path: Path) -> None:
     from hydraopt.errors import BudgetError
 
     (tmp_path / "in").mkdir()
-    with pytest.raises(BudgetError, match="cannot be met"):
+    with pytest.raises(BudgetError):
         merge([kohya(tmp_path / "in")], tmp_path / "b", error=1e-300)
 
 
@@ -156,7 +170,7 @@ def test_tensors_of_two_formats_are_told_apart(tmp_path: Path) -> None:
         "z.lora_embedding_A": np.ones((2, 8), np.float16),
     }
     save_file(arrays, path)
-    with pytest.raises(AdapterFormatError, match=r"'z\.lora_embedding_A' is of another format"):
+    with raises(AdapterFormatError, file="x.safetensors", got="kohya"):
         read_adapter(path)
 
 
@@ -203,7 +217,12 @@ def test_a_bias_that_leaves_float32_once_scaled_is_refused(tmp_path: Path) -> No
     save_file(arrays, folder / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}
     (folder / "adapter_config.json").write_text(json.dumps({**config, "lora_bias": True}))
-    with pytest.raises(NumericalError, match=r"bias of lora_B.*adapter adapter.*got 6e\+38"):
+    with raises(
+        NumericalError,
+        adapter="adapter",
+        module="base_model.model.h.q.lora_B.bias",
+        file="adapter_model.safetensors",
+    ):
         merge([folder], tmp_path / "b")
 
 

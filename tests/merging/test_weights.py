@@ -15,6 +15,7 @@ from hydraopt.errors import UsageError
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.weights import importances, module_weights, task_weights
 from tests.compress.core_factors import low_rank
+from tests.raising import raises
 
 PLAIN = measure_named("frobenius")
 HEIGHTS = {"q_proj": 64, "k_proj": 16, "v_proj": 16, "o_proj": 40, "fc": 24}
@@ -107,12 +108,12 @@ def test_an_adapter_of_zeros_has_its_importance(pieces) -> None:
 
 @pytest.mark.parametrize("value", ["2", None, True, 0, math.inf, math.nan])
 def test_an_importance_is_a_positive_number(pieces, value: object) -> None:
-    with pytest.raises(UsageError, match="an importance must be positive; got a="):
+    with raises(UsageError, expected="a number"):
         importances(pieces, {"a": value})  # type: ignore[dict-item]
     assert importances(pieces, {"a": np.float32(2)})[0] == 2
 
 
 def test_a_sensitivity_is_a_number(pieces, energies) -> None:
     seen = {"a": {module.path: "1" for module in pieces.modules}}
-    with pytest.raises(UsageError, match="sensitivity of a must be a positive number"):
+    with raises(UsageError, module="l.0.attn.fc", got="'1'"):
         module_weights(pieces, energies, PLAIN, seen)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from hydraopt.errors import UsageError
 from hydraopt.methods import combine
 from tests.conftest import MakeAdapter
 from tests.methods.method_cases import unrelated
+from tests.raising import raises
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def three(make_adapter: MakeAdapter, tmp_path: Path) -> list[Path]:
 @pytest.mark.parametrize("weight", [None, "x", 0, -1.0, float("nan"), float("inf"), 10**400, True])
 def test_a_weight_that_is_none_is_told_with_its_adapter(three, tmp_path: Path, weight) -> None:
     name = three[0].name
-    with pytest.raises(UsageError, match=rf"adapter {name}"):
+    with raises(UsageError, adapter="a"):
         combine(three, tmp_path / "x", "hydraopt", rank=2, heads=1, weights={name: weight})
     assert not (tmp_path / "x").exists()
 

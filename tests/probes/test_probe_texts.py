@@ -10,6 +10,7 @@ from hydraopt.basemodel.encoding import encode_row
 from hydraopt.errors import UsageError
 from hydraopt.probes.items import encoded
 from tests.probes.test_probe_files import items
+from tests.raising import raises
 
 BOS, EOS = 1, 2
 
@@ -51,5 +52,5 @@ def test_prompts_begin_as_those_of_tasks_do(probe) -> None:
 
 
 def test_a_sentence_with_nothing_before_it_is_refused() -> None:
-    with pytest.raises(UsageError, match="BOS"):
+    with raises(UsageError, got="a tokenizer with neither BOS nor EOS"):
         encoded(items("winobias")[0], Letters(None, None))

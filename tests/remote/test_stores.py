@@ -31,6 +31,7 @@ from hydraopt.files.stores import store_of
 from hydraopt.files.url import Url
 from tests.editing.living import all_bytes, state
 from tests.marks import slow
+from tests.raising import raises
 from tests.remote.conftest import STORES
 
 DAY = "2026-03-01"
@@ -110,8 +111,11 @@ def test_an_output_over_an_input_is_refused(
     upload(adapters["a"], f"{bucket}/a")
     before = content(bucket)
     file = "adapter_model.safetensors"
-    for output, says in ((f"a/{file}", "lies in"), ("a", "the folder is not empty")):
-        with pytest.raises(UsageError, match=says):
+    for output, facts in (
+        (f"a/{file}", {"file": "adapter_model.safetensors"}),
+        ("a", {"file": "a"}),
+    ):
+        with raises(UsageError, **facts):
             merge(f"{bucket}/a", f"{bucket}/{output}", error=0.05)
     assert content(bucket) == before
 
@@ -119,20 +123,25 @@ def test_an_output_over_an_input_is_refused(
 def test_what_is_wrong_with_an_adapter_names_its_address(
     bucket: str, upload: Upload, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(NotThereError, match=f"nothing is at the address.*{bucket}/none"):
+    with raises(NotThereError, file="none"):
         read_adapter(f"{bucket}/none")
-    with pytest.raises(NotThereError, match=f"{bucket}/none.safetensors"):
+    with raises(NotThereError, file="none.safetensors"):
         read_adapter(f"{bucket}/none.safetensors")
-    with pytest.raises(UsageError, match="pattern matches no adapter"):
+    with pytest.raises(UsageError):
         read_adapters(f"{bucket}/none*")
     upload(adapters["a"], f"{bucket}/in/a")
-    with pytest.raises(AdapterFormatError, match=rf"subfolders: a.*Give {bucket}/in/\*"):
+    with raises(
+        AdapterFormatError,
+        file="in",
+        got="adapters in subfolders: a",
+        expected="adapter_model.safetensors",
+    ):
         read_adapter(f"{bucket}/in")
     bad = tmp_path / "bad"
     shutil.copytree(adapters["a"], bad)
     (bad / "adapter_model.safetensors").write_bytes(b"\xff" * 100)
     upload(bad, f"{bucket}/bad")
-    with pytest.raises(AdapterFormatError, match=f"{bucket}/bad/adapter_model") as caught:
+    with raises(AdapterFormatError, file="adapter_model.safetensors") as caught:
         read_adapter(f"{bucket}/bad")
     assert "copies" not in str(caught.value)
 
@@ -167,7 +176,7 @@ def test_split_there_and_joined_back(
     files = split(f"{bucket}/four.hydra.safetensors", folder)
     assert files[0].path.name == "four.core.safetensors"
     assert content(folder) == state(apart)
-    with pytest.raises(UsageError, match="not empty"):
+    with raises(UsageError, file="parts"):
         split(merged, folder)
     upload(apart / "a.task.safetensors", f"{folder}/stale.task.safetensors")
     upload(apart / "a.task.safetensors", f"{folder}/other.bin")
@@ -190,7 +199,7 @@ def test_one_task_of_a_folder_is_all_that_is_opened(
         with pytest.raises(TaskNotFoundError):
             open_bundle(address, tasks=["b", "z"])
     for none in ("none", "none/", "four/none.core.safetensors"):
-        with pytest.raises(NotThereError, match=f"{bucket}/{none.rstrip('/')}"):
+        with pytest.raises(NotThereError):
             open_bundle(f"{bucket}/{none}")
     for local in (apart, apart / "four.core.safetensors"):
         assert list(open_bundle(local, tasks=["b"])) == ["b"]
@@ -282,7 +291,7 @@ def test_two_writers_and_a_lock_that_was_left(
     from hydraopt.collection.storage import collection_at
 
     address = at_address(both, bucket, upload)
-    with collection_at(address).held(), pytest.raises(LockedError, match=r"process \d+ on ") as no:
+    with collection_at(address).held(), pytest.raises(LockedError) as no:
         remove(address, ["a"])
     assert "no longer runs, delete" in str(no.value)
     remove(address, ["a"])  # the lock went with its holder
@@ -291,7 +300,7 @@ def test_two_writers_and_a_lock_that_was_left(
     assert not system.exists(where)
     for odd in (b"no JSON", b"[" * 200_000, b"[]"):
         system.pipe_file(where, odd)
-        with pytest.raises(LockedError, match=r"got a lock\. Wait"):
+        with raises(LockedError, got="a lock"):
             remove(address, ["b"])
     system.rm_file(where)
     remove(address, ["b"])
@@ -341,9 +350,9 @@ def test_pull_refuses_a_folder_of_another_core(
     upload(other, f"{bucket}/other.hydra.safetensors")
     folder = Path(shutil.copytree(apart, tmp_path / "here"))
     before = state(folder)
-    with pytest.raises(UsageError, match="another core"):
+    with raises(UsageError, file="four.core.safetensors"):
         pull(f"{bucket}/other.hydra.safetensors", folder, ["a"])
-    with pytest.raises(UsageError, match="another bundle"):
+    with raises(UsageError, file="here"):
         pull(f"{bucket}/other.hydra.safetensors", folder)
     assert state(folder) == before
 
@@ -358,7 +367,7 @@ def test_pull_into_the_cache_is_what_the_next_reader_needs(
     bundle["b"].factors()
     assert bundle.fetched == before
     monkeypatch.setenv("HYDRAOPT_CACHE_SIZE", "100")
-    with pytest.raises(UsageError, match=r"cache is too small.*-o"):
+    with pytest.raises(UsageError):
         pull(address, None, ["b"])
 
 
@@ -370,7 +379,7 @@ def test_denied_is_said_without_secrets(
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     fsspec.filesystem("s3").clear_instance_cache()
-    with pytest.raises(RemoteError, match=r"denies access.*AWS_PROFILE"):
+    with raises(RemoteError, file="x.hydra.safetensors", got="NoCredentialsError"):
         open_bundle(f"{bucket}/x.hydra.safetensors")
 
 
@@ -384,24 +393,24 @@ def test_an_object_that_changes_in_between_is_an_error(bucket: str) -> None:
     assert file.is_current()
     system.pipe_file(where, bytes(AHEAD + 10))
     assert not file.is_current()
-    with pytest.raises(RemoteError, match="changed while it was read"):
+    with raises(RemoteError, file="x", got="8202 bytes", expected="24576 bytes"):
         file.read(AHEAD, AHEAD)
 
 
 def test_nothing_is_written_over_http(adapters: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match="nothing can be written over HTTP"):
+    with raises(UsageError, file="x.hydra.safetensors"):
         merge([adapters["a"]], "http://127.0.0.1:9/x.hydra.safetensors", error=0.1)
-    with pytest.raises(HydraoptError, match="over HTTP"):
+    with raises(HydraoptError, file="*"):
         read_adapters("http://127.0.0.1:9/*")
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(RemoteError, match=r"not installed.*no gcsfs.*pip install"):
+    with raises(RemoteError, file="x.hydra.safetensors", got="no gcsfs"):
         open_bundle("gs://bucket/x.hydra.safetensors")
     monkeypatch.setitem(sys.modules, "fsspec", None)
-    with pytest.raises(RemoteError, match=r"hydraopt\[remote\]"):
+    with raises(RemoteError, file="x.hydra.safetensors", got="no fsspec"):
         open_bundle("s3://bucket/x.hydra.safetensors")
     monkeypatch.undo()
-    with pytest.raises(RemoteError, match="no store of that kind"):
+    with raises(RemoteError, file="x", got="nosuch"):
         open_bundle("nosuch://bucket/x")

@@ -24,6 +24,7 @@ from hydraopt.files.stores import store_of
 from hydraopt.files.url import Url
 from hydraopt.files.web import WebStore
 from hydraopt.inspect.listing import difference, listing
+from tests.raising import raises
 from tests.remote.servers import Reply, Web, same_tasks
 
 NAME = "four.hydra.safetensors"
@@ -103,7 +104,7 @@ def test_a_whole_file_of_no_stated_length_is_refused(web: Web, served: str) -> N
         reply.headers["Content-Length"] = "long"
 
     web.ranges, web.fault = False, unsaid
-    with pytest.raises(RemoteError, match="states no length"):
+    with raises(RemoteError, file="four.hydra.safetensors", got="long", expected="Content-Length"):
         open_bundle(served)
 
 
@@ -230,7 +231,7 @@ def test_every_lie_is_an_error_that_names_the_address(
     address, _ = long
     file = RemoteFile(Url(address))
     web.fault = lie
-    with pytest.raises(RemoteError, match=f"(?s){says}") as caught:
+    with raises(RemoteError, file="long") as caught:
         file.read(AHEAD, 1000)
     assert address in str(caught.value)
 
@@ -253,7 +254,7 @@ def test_flipped_bytes_are_a_checksum_error_and_are_not_kept(
     web.fault = flip
     bundle = open_bundle(served)
     last = list(bundle.tensor_bytes)[-1]
-    with pytest.raises(ChecksumError, match=r"127\.0\.0\.1"):
+    with raises(ChecksumError, file="four.hydra.safetensors"):
         bundle.read(last)
     web.fault = None
     assert open_bundle(served).read(last) == open_bundle(merged).read(last)
@@ -277,7 +278,7 @@ def test_a_file_that_is_replaced_between_two_requests_is_an_error(
     assert file.is_current()
     (web.folder / "long").write_bytes(data[::-1])
     assert not file.is_current()
-    with pytest.raises(RemoteError, match="changed while it was read"):
+    with raises(RemoteError, file="long"):
         file.read(AHEAD, 10)
 
 
@@ -293,7 +294,7 @@ def test_messages_have_no_secrets(web: Web, served: str) -> None:
 
 
 def test_a_host_that_is_not_there_and_what_is_no_address() -> None:
-    with pytest.raises(RemoteError, match=r"127\.0\.0\.1:9.*Check the address"):
+    with raises(RemoteError, file="x", got="ConnectionError"):
         open_bundle("http://127.0.0.1:9/x")
     for odd in ("http://", "http://[::1", "nosuch://x/y", "s3://"):
         with pytest.raises(HydraoptError):
@@ -303,7 +304,7 @@ def test_a_host_that_is_not_there_and_what_is_no_address() -> None:
 @pytest.mark.parametrize("size", [0, 7, 100])
 def test_what_is_no_bundle_is_refused(web: Web, size: int) -> None:
     (web.folder / "x").write_bytes(b"\xff" * size)
-    with pytest.raises(HydraoptError, match=r"127\.0\.0\.1"):
+    with pytest.raises(HydraoptError):
         open_bundle(web.url("x"))
     assert web.sent == size
 

@@ -30,6 +30,7 @@ from hydraopt.report.model import Page
 from hydraopt.report.naming import NONE, parts_of
 from hydraopt.report.page import data_text, render
 from hydraopt.report.tasks import Wanted, selected, task_views
+from tests.raising import raises
 from tests.report.conftest import HOSTILE, NAMES, OWN, Made, result_of
 
 LIMIT = 3_000_000
@@ -171,22 +172,24 @@ def test_a_filter_and_an_order(made: Made) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "what"),
+    ("text", "facts"),
     [
-        ("no json", "the result is no JSON"),
-        ("[1]", "no result of hydraopt eval"),
-        ('{"schema": "hydraopt.eval/2"}', "no result of hydraopt eval"),
-        ('{"schema": "hydraopt.eval/1", "tasks": [{"adapter": "else"}]}', "no task of the bundle"),
-        ('{"schema": "hydraopt.eval/1", "tasks": 7}', "no task of the bundle"),
-        ('{"schema": "hydraopt.eval/1", "tasks": [{"adapter": ["a"]}]}', "no task of the bundle"),
-        ('{"schema": "hydraopt.eval/1", "base": {"name": "\\udcff"}}', "the result is no JSON"),
-        ('{"schema": "hydraopt.eval/1", "\\ud800": 1}', "the result is no JSON"),
+        ("no json", {"file": "x.json"}),
+        ("[1]", {"file": "x.json", "expected": "hydraopt.eval/1"}),
+        ('{"schema": "hydraopt.eval/2"}', {"file": "x.json", "expected": "hydraopt.eval/1"}),
+        ('{"schema": "hydraopt.eval/1", "tasks": [{"adapter": "else"}]}', {"file": "x.json"}),
+        ('{"schema": "hydraopt.eval/1", "tasks": 7}', {"file": "x.json"}),
+        ('{"schema": "hydraopt.eval/1", "tasks": [{"adapter": ["a"]}]}', {"file": "x.json"}),
+        ('{"schema": "hydraopt.eval/1", "base": {"name": "\\udcff"}}', {"file": "x.json"}),
+        ('{"schema": "hydraopt.eval/1", "\\ud800": 1}', {"file": "x.json"}),
     ],
 )
-def test_what_is_no_result_is_refused(made: Made, tmp_path: Path, text: str, what: str) -> None:
+def test_what_is_no_result_is_refused(
+    made: Made, tmp_path: Path, text: str, facts: dict[str, object]
+) -> None:
     file = tmp_path / "x.json"
     file.write_text(text)
-    with pytest.raises(UsageError, match=what):
+    with raises(UsageError, **facts):
         collect(made.bundle, [file])
 
 

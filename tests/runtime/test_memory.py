@@ -14,6 +14,7 @@ from hydraopt.errors import UsageError
 from hydraopt.runtime.attached import default_cache_bytes
 from tests.conftest import write_adapter
 from tests.marks import slow
+from tests.raising import raises
 from tests.runtime.conftest import FORM_NAMES, IDS, TASKS, Q, adapters, close, expected, logits
 
 pytestmark = [
@@ -120,7 +121,7 @@ def test_the_least_recently_used_head_goes_first(model, bundle_of) -> None:
         assert attached.stats.decodes == decodes
         attached.set_task("en")
         assert attached.stats.decodes == decodes + 1
-    with pytest.raises(UsageError, match="cache_bytes"):
+    with raises(UsageError, got=-1, expected=">= 0"):
         attach(model, path, cache_bytes=-1)
 
 
