@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hydraopt.errors import BatchError
 from tests.cli.conftest import MakeAdapter, Run
+from tests.raising import check_refused
 
 
 @pytest.fixture
@@ -40,8 +42,8 @@ def test_the_commands_that_are_printed_merge_each_group(
     given = [f"{form}{out}"] if form.endswith("=") else [form, out]
     done = run("merge", *sorted(batch.iterdir()), "--error", "0.3", *given)
     assert done.exit_code == 2
-    assert "bad.safetensors" in done.output
-    assert "worse.safetensors" in done.output
+    check_refused(done, BatchError, names="bad.safetensors")
+    check_refused(done, BatchError, names="worse.safetensors")
     printed = commands(done.output)
     assert len(printed) == 2
     tasks = []

@@ -16,6 +16,7 @@ from hydraopt.collection.splitting import split
 from hydraopt.editing.verbs import rename
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of
+from tests.raising import check_refused
 
 Run = Callable[..., Result]
 
@@ -113,20 +114,23 @@ def test_a_refresh_names_the_tasks_that_lose(run: Run, two: Path, folder: Path) 
 
 def test_they_refuse(run: Run, two: Path, folder: Path) -> None:
     before = two.read_bytes()
-    for arguments, text in (
-        (("add", two, folder / "a"), "has a task of that name"),
-        (("add", two), "Missing argument"),
-        (("add", two, folder / "c", "--size", "5%", "--max-error", "0.1"), "more than one limit"),
-        (("add", two, folder / "c", "--harm", "1%"), "--harm needs --base and --prompts"),
-        (("add", two, folder / "c", "--size", "60"), "the size cannot be kept"),
-        (("add", two, folder / "c", "--replace"), "no such task"),
-        (("remove", two, "c"), "no such task"),
-        (("inspect", folder / "a" / "adapter_config.json", "--list"), "not a bundle"),
-        (("inspect", two, folder / "a"), "together"),
-        (("refresh", two, "--size", "5%"), "needs -o or --force"),
-        (("refresh", two, "-o", two), "the output is what is read"),
+    for arguments, facts in (
+        (("add", two, folder / "a"), {"file": "two.hydra.safetensors", "got": "a"}),
+        (("add", two), {"names": "ADAPTERS..."}),
+        (("add", two, folder / "c", "--size", "5%", "--max-error", "0.1"), {"got": "size, error"}),
+        (("add", two, folder / "c", "--harm", "1%"), {"names": "--harm"}),
+        (("add", two, folder / "c", "--size", "60"), {"got": "--exact"}),
+        (
+            ("add", two, folder / "c", "--replace"),
+            {"file": "two.hydra.safetensors", "got": "'c'", "expected": "a, b"},
+        ),
+        (("remove", two, "c"), {"file": "two.hydra.safetensors", "got": "'c'", "expected": "a, b"}),
+        (("inspect", folder / "a" / "adapter_config.json", "--list"), {}),
+        (("inspect", two, folder / "a"), {}),
+        (("refresh", two, "--size", "5%"), {"names": "--size"}),
+        (("refresh", two, "-o", two), {"file": "two.hydra.safetensors"}),
     ):
         result = run(*arguments)
         assert result.exit_code == 2, result.output
-        assert text in result.stderr
+        check_refused(result, **facts)
     assert two.read_bytes() == before

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cli.conftest import Run
+from tests.raising import check_refused
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "facts"),
     [
-        (("--task", "de=a/de"), "--task needs --tasks"),
-        (("--split", "test"), "--split needs --tasks"),
-        (("--no-generate",), "--no-generate needs --tasks"),
-        (("--rows", "3", "--split", "x"), "--rows, --split needs --tasks"),
+        (("--task", "de=a/de"), {"names": "--task"}),
+        (("--split", "test"), {"names": "--split"}),
+        (("--no-generate",), {"names": "--no-generate"}),
+        (("--rows", "3", "--split", "x"), {"names": "--rows"}),
     ],
 )
-def test_options_of_tasks_need_tasks(run: Run, bundle: Path, more, said: str) -> None:
+def test_options_of_tasks_need_tasks(run: Run, bundle: Path, more, facts: dict[str, Any]) -> None:
     done = run("eval", bundle, "--base", "nowhere", "--probes", "x", *more)
     assert done.exit_code == 2
-    assert said in " ".join(done.stderr.split())
+    check_refused(done, **facts)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,7 @@ def test_options_of_scores_need_scores(run: Run, bundle: Path, more, got: str) -
     asked = "eval", bundle, "--base", "nowhere", "--tasks", "x", "--swaps", "--no-scores"
     done = run(*asked, *more)
     assert done.exit_code == 2
-    assert f"--no-scores cannot be combined with {got}" in " ".join(done.stderr.split())
+    check_refused(done, names="--no-scores")
 
 
 def test_an_adapter_has_one_task(run: Run, bundle: Path) -> None:
@@ -51,7 +53,7 @@ def test_an_adapter_has_one_task(run: Run, bundle: Path) -> None:
 def test_options_of_originals_need_originals(run: Run, bundle: Path) -> None:
     done = run("verify", bundle, "--same-base")
     assert done.exit_code == 2
-    assert "ADAPTERS" in done.stderr
+    check_refused(done, names="--same-base")
 
 
 @pytest.mark.parametrize(
@@ -78,4 +80,4 @@ def test_a_list_is_of_one_bundle(run: Run, bundle: Path, more) -> None:
 def test_what_is_kept_whole_needs_no_patterns(run: Run, bundle: Path) -> None:
     done = run("add", bundle, "nowhere", "--lossless", "--exact", "*bias*")
     assert done.exit_code == 2
-    assert "--exact" in done.stderr
+    check_refused(done, names="--lossless")

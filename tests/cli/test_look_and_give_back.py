@@ -10,10 +10,12 @@ import pytest
 from hydraopt import open_bundle
 from hydraopt.adapters import read_adapter
 from hydraopt.cli.inspect import worst_module
+from hydraopt.errors import UsageError
 from hydraopt.inspect.bundle import TaskModule
 from tests.cli.conftest import TASKS, Run
 from tests.export.targets import small_task
 from tests.marks import slow
+from tests.raising import check_refused
 
 
 def test_inspect_adapters(run: Run, adapters: Path) -> None:
@@ -71,15 +73,15 @@ def test_inspect_plots(run: Run, bundle: Path, adapters: Path, tmp_path: Path, n
 def test_inspect_refuses(run: Run, bundle: Path, adapters: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.hydra.safetensors"
     damaged.write_bytes(bundle.read_bytes()[:50])
-    for arguments, message in (
-        ((bundle, adapters / "de"), "together"),
-        ((damaged,), "damaged"),
-        ((tmp_path / "no",), "no such file"),
-        ((adapters / "de", "--plot", tmp_path / "x.txt"), "unknown kind of picture"),
+    for arguments, facts in (
+        ((bundle, adapters / "de"), {}),
+        ((damaged,), {}),
+        ((tmp_path / "no",), {"file": "no"}),
+        ((adapters / "de", "--plot", tmp_path / "x.txt"), {"file": "x.txt"}),
     ):
         result = run("inspect", *arguments)
         assert (result.exit_code, result.stdout) == (2, "")
-        assert message in result.stderr
+        check_refused(result, **facts)
 
 
 def test_inspect_without_matplotlib(
@@ -88,7 +90,7 @@ def test_inspect_without_matplotlib(
     monkeypatch.setattr("hydraopt.report.figures.find_spec", lambda name: None)
     result = run("inspect", adapters / "de", "--plot", tmp_path / "x.png")
     assert result.exit_code == 2
-    assert "pip install 'hydraopt[plot]'" in result.stderr
+    check_refused(result, UsageError)
 
 
 def test_verify(run: Run, bundle: Path, adapters: Path) -> None:
@@ -143,17 +145,17 @@ def test_export_refuses(run: Run, bundle: Path, tmp_path: Path) -> None:
     taken.mkdir()
     (taken / "notes.txt").write_text("mine")
     out = tmp_path / "out"
-    for arguments, message in (
-        ((bundle, "-o", out), "name the tasks"),
-        ((bundle, "de", "--all", "-o", out), "name the tasks"),
-        ((bundle, "de", "xx", "-o", out), "no such task"),
-        ((bundle, "de", "-o", out, "--dtype", "int3"), "int3"),
-        ((bundle, "de", "-o", taken), "taken"),
-        ((tmp_path / "no", "de", "-o", out), "no"),
+    for arguments, facts in (
+        ((bundle, "-o", out), {"names": "--all"}),
+        ((bundle, "de", "--all", "-o", out), {"names": "--all"}),
+        ((bundle, "de", "xx", "-o", out), {"file": "three.hydra.safetensors", "got": "'xx'"}),
+        ((bundle, "de", "-o", out, "--dtype", "int3"), {"got": "'int3'", "expected": "float16"}),
+        ((bundle, "de", "-o", taken), {"file": "taken"}),
+        ((tmp_path / "no", "de", "-o", out), {"file": "no"}),
     ):
         result = run("export", *arguments)
         assert (result.exit_code, result.stdout) == (2, "")
-        assert message in result.stderr
+        check_refused(result, **facts)
     assert not out.exists()
     assert run("export", bundle, "de", "-o", taken, "--force").exit_code == 0
     assert (taken / "notes.txt").read_text() == "mine"
@@ -168,7 +170,7 @@ def test_export_of_several_stops_before_the_first_if_one_is_in_the_way(
     before = {x: x.read_bytes() for x in out.rglob("*") if x.is_file()}
     result = run("export", bundle, "--all", "-o", out)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "folder has files in it" in result.stderr
+    check_refused(result, UsageError, file="fr")
     assert {x: x.read_bytes() for x in out.rglob("*") if x.is_file()} == before
     assert run("export", bundle, "--all", "-o", out, "--force").exit_code == 0
     assert sorted(x.name for x in out.iterdir()) == sorted(names)
@@ -185,14 +187,14 @@ def test_export_in_another_format(run: Run, tmp_path: Path) -> None:
     assert written == [{"task": "numbers", "file": str(out / "numbers.gguf")}]
     assert run("export", bundle, "numbers", "-o", out / "one.gguf", *common).exit_code == 0
     assert (out / "one.gguf").read_bytes() == (out / "numbers.gguf").read_bytes()
-    for arguments, message in (
-        (("numbers", "-o", out / "one.gguf", *common), "there already"),
-        (("numbers", "-o", out / "x", "--format", "gguf"), "needs the base model"),
-        (("numbers", "-o", out / "x", *common, "--dtype", "bfloat16"), "f16, f32, q8_0"),
-        (("numbers", "-o", out / "x", "--format", "vllm", "--uniform-rank"), "no option"),
-        (("numbers", "-o", out / "x", "--format", "tflite"), "tflite"),
+    for arguments, facts in (
+        (("numbers", "-o", out / "one.gguf", *common), {"file": "one.gguf"}),
+        (("numbers", "-o", out / "x", "--format", "gguf"), {}),
+        (("numbers", "-o", out / "x", *common, "--dtype", "bfloat16"), {"got": "'bfloat16'"}),
+        (("numbers", "-o", out / "x", "--format", "vllm", "--uniform-rank"), {"got": "True"}),
+        (("numbers", "-o", out / "x", "--format", "tflite"), {"got": "'tflite'"}),
     ):
         result = run("export", bundle, *arguments)
         assert (result.exit_code, result.stdout) == (2, "")
-        assert message in result.stderr
+        check_refused(result, UsageError, **facts)
     assert not (out / "x").exists()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from hydraopt.errors import BundleFormatError, TaskNotFoundError, UsageError
 from tests.cli.conftest import TASKS, Run
+from tests.raising import check_refused
 
 
 def test_there_and_back(run: Run, bundle: Path, tmp_path: Path) -> None:
@@ -57,16 +59,18 @@ def test_other_commands_take_the_folder(run: Run, bundle: Path, tmp_path: Path) 
 def test_refused_without_output(run: Run, bundle: Path, tmp_path: Path) -> None:
     folder, out = tmp_path / "apart", tmp_path / "out"
     run("split", bundle, "-o", folder)
-    assert "the folder is not empty" in run("split", bundle, "-o", folder).stderr
+    check_refused(run("split", bundle, "-o", folder), UsageError, file="apart")
     assert run("split", bundle, "-o", folder, "--force").exit_code == 0
     (core,) = folder.glob("*.core.safetensors")
     refused = run("join", folder, core, "-o", out)
     assert refused.exit_code == 2
-    assert "one core" in refused.stderr
+    check_refused(
+        refused, BundleFormatError, got="three.core.safetensors", expected="NAME.core.safetensors"
+    )
     assert not out.exists()
     # A mistyped output does not destroy a part.
     refused = run("join", folder, "-o", core)
-    assert "is not a bundle" in refused.stderr
+    check_refused(refused, UsageError, file="three.core.safetensors")
     (tmp_path / "text").write_text("mine")
     assert run("join", folder, "-o", tmp_path / "text").exit_code == 2
     assert run("join", folder, "-o", tmp_path / "text", "--force").exit_code == 0
@@ -80,8 +84,7 @@ def test_another_collection_is_not_overwritten(run: Run, bundle: Path, tmp_path:
     before = {x.name: x.read_bytes() for x in folder.iterdir()}
     result = run("split", bundle, "-o", folder, "--force")
     assert result.exit_code == 2
-    assert "another collection" in result.stderr
-    assert "Choose another folder, or empty this one" in result.stderr
+    check_refused(result, UsageError, file="de.task.safetensors")
     assert {x.name: x.read_bytes() for x in folder.iterdir()} == before
     # Without its core, a task file tells as much; what cannot be read belongs to nobody.
     (core,) = folder.glob("*.core.safetensors")
@@ -104,7 +107,7 @@ def test_an_empty_bundle_says_so(run: Run, bundle: Path, tmp_path: Path) -> None
     assert run("export", out, "x", "-o", folder).exit_code == 2
     result = run("export", out, "--all", "-o", tmp_path / "none")
     assert (result.exit_code, "no tasks" in result.stderr) == (0, True)
-    assert "hydraopt merge" in run("refresh", out, "--force").stderr
+    check_refused(run("refresh", out, "--force"), UsageError, file="out.hydra.safetensors")
 
 
 def test_a_path_that_is_not_there_is_no_damage(run: Run, tmp_path: Path) -> None:
@@ -123,5 +126,5 @@ def test_a_wrong_task_of_a_full_folder_is_not_told_that_there_are_none(
     run("split", bundle, "-o", folder)
     result = run("pull", folder, "zzz", "-o", tmp_path / "out")
     assert result.exit_code == 2
-    assert "no such task" in result.stderr
+    check_refused(result, TaskNotFoundError, file="apart", got="'zzz'")
     assert "there are no tasks" not in result.stderr

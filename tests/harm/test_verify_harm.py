@@ -26,6 +26,7 @@ from hydraopt.harm.verify import TaskHarm, most_likely, verify_harm
 from hydraopt.merging.look import HarmSettings
 from tests.bundle.bundles import remade
 from tests.conftest import write_adapter
+from tests.raising import check_refused
 
 PROMPTS = [f"Spell.\n{i}\n=>" for i in range(12)]
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
@@ -173,7 +174,7 @@ def test_prompts_are_read_before_anything_is_decoded(
     asked = ["verify", *map(str, given), "--prompts", str(tmp_path / "nowhere")]
     result = CliRunner().invoke(cli, asked)
     assert result.exit_code == 2
-    assert "no folder of prompts" in result.stderr
+    check_refused(result, UsageError, file="nowhere")
 
 
 def test_what_was_read_is_shown_where_harm_cannot_be_measured(
@@ -185,8 +186,7 @@ def test_what_was_read_is_shown_where_harm_cannot_be_measured(
     monkeypatch.setattr(module, "verify_harm", refuse)
     result = verify(place, place / "b")
     assert result.exit_code == 2
-    assert "fr" in result.stdout
-    assert "prompts that are not read" in result.stderr
+    check_refused(result, UsageError)
 
 
 def test_another_base_by_its_name_is_told(
@@ -271,7 +271,7 @@ def test_prompts_need_the_base_and_the_originals(place: Path) -> None:
     for missing, more in given.items():
         result = CliRunner().invoke(cli, ["verify", str(place / "b"), "--prompts", folder, *more])
         assert result.exit_code == 2
-        assert f"needs {missing}" in result.output
+        check_refused(result, names=missing)
 
 
 def test_wrong_prompts_are_refused(place: Path, tmp_path: Path) -> None:
@@ -280,8 +280,7 @@ def test_wrong_prompts_are_refused(place: Path, tmp_path: Path) -> None:
     asked = ["--base", str(place / "base"), "--prompts", str(tmp_path)]
     result = CliRunner().invoke(cli, ["verify", str(place / "b"), *adapters, *asked])
     assert result.exit_code == 2
-    assert "prompts for a task that was not found" in result.output
-    assert "got de, expected en, fr" in result.output
+    check_refused(result, UsageError, got="de", expected="en, fr")
 
 
 def test_prompts_of_one_task_may_be_a_file(place: Path, tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from click.testing import CliRunner, Result
 
 from hydraopt.cli.main import cli
 from hydraopt.editing.verbs import rename
+from hydraopt.errors import UsageError
 from tests.editing.living import state
+from tests.raising import check_refused
 from tests.remote.servers import Web
 
 Upload = Callable[[Path, str], None]
@@ -107,5 +109,5 @@ def test_a_merge_into_a_folder_of_a_store(
         ("join", f"{bucket}/four/", "-o", f"{bucket}/small"),
         ("refresh", str(merged), "-o", f"{bucket}/small"),
     ):
-        assert "the output is a folder" in run(*words, code=2).output
+        check_refused(run(*words, code=2), UsageError, file="small")
     assert content(bucket) == before
