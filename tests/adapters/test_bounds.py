@@ -174,8 +174,7 @@ def test_an_odd_config_names_file_and_remedy(
     folder = peft(tmp_path / "fr", config)
     with raises(AdapterFormatError, **facts) as caught:
         read_adapter(folder)
-    assert "adapter_config.json" in str(caught.value)
-    assert "orrect" in str(caught.value)
+    assert caught.value.do
 
 
 def test_a_shape_of_thousands_of_digits(tmp_path: Path) -> None:
@@ -194,7 +193,7 @@ def test_a_huge_shape_of_no_numbers_is_refused(tmp_path: Path, shape: list[int])
     path.write_bytes(pack({"x": ("F16", shape, b"")}))
     with raises(AdapterFormatError, file="x.safetensors") as caught:
         open_tensors(path)
-    assert str(path) in str(caught.value)
+    assert str(caught.value.file) == str(path)
 
 
 def test_the_largest_shapes_of_no_numbers_are_read(tmp_path: Path) -> None:

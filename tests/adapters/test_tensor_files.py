@@ -134,7 +134,7 @@ def test_broken_files_say_how_they_are_broken(tmp_path, content, suffix, facts):
     path = write(tmp_path / f"x{suffix}", content)
     with raises(AdapterFormatError, **facts) as caught:
         open_tensors(path)
-    assert str(path) in str(caught.value)
+    assert str(caught.value.file) == str(path)
 
 
 def entry(**changes):

@@ -207,11 +207,9 @@ def test_a_limit_that_nothing_keeps_names_the_task(
                 return judged
             return MeasuredHarm(Harm(3, 64, 0.05, 0.1, True), 0.0, 0.0, 0.05)
 
-    said = r"cannot be kept: 1% \[adapter fair\]; got 7\.7 % of the answers, standard errors added"
-    with pytest.raises(BudgetError, match=said) as refused:
+    with raises(BudgetError, adapter="fair", got="7.7 %") as refused:
         merge(adapters, tmp_path / "x", harm="1%", look=Look(judge=Stubborn(adapters, SCALES)))
-    assert ("Give more prompts of this task, a larger limit" in str(refused.value)) == more
-    assert "a larger limit, or --lossless" in str(refused.value)
+    assert ("more prompts" in refused.value.do) == more
     assert not (tmp_path / "x").exists()
 
 

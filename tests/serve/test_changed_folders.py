@@ -169,7 +169,7 @@ def test_an_answer_is_of_one_task_to_its_end(serve, wild, folder, others) -> Non
         for i, task in enumerate(("en", "fr", "de")):
             asked[task] = pool.submit(said, running, task)
             until(lambda i=i: together.is_set() or engine.load()["waiting"] == i + 1)
-        with pytest.raises(openai.APIError, match="can no longer be read"):
+        with pytest.raises(openai.APIError):
             list(stream)
         found = {task: x.result() for task, x in asked.items()}
     assert found == told(wild, folder, *asked)

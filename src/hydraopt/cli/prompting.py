@@ -64,11 +64,11 @@ def notes_on_prompts(counts: Mapping[str, int]) -> Iterator[Note]:
     few = {name: count for name, count in counts.items() if 0 < count < _FEW_PROMPTS}
     if few:
         shown = listed([f"{name} ({count})" for name, count in few.items()])
-        text = f"few prompts of {shown}: give 64 or more, or harm is a guess"
+        text = f"few prompts for {shown}: give 64 or more for a reliable figure"
         yield Note("few_prompts", text, ", ".join(few))
     none = [name for name, count in counts.items() if not count]
     if none:
-        text = f"no prompts of {listed(none)}: nothing is measured there"
+        text = f"no prompts for {listed(none)}: their harm is not measured"
         yield Note("no_prompts", text, ", ".join(none))
 
 
