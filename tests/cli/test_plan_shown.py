@@ -61,7 +61,7 @@ def test_notes_and_a_refit_are_told(capsys) -> None:
 
 
 def test_tasks_without_prompts_are_counted(capsys) -> None:
-    for alone, said in ((2, "note: 1 task without"), (3, "note: 2 tasks without")):
+    for alone, said in ((2, "1 task"), (3, "2 tasks")):
         show_plan(plan("lost", [0.1, 0.2], alone), as_json=False)
         assert said in capsys.readouterr().out
 

@@ -93,7 +93,7 @@ def test_a_log_that_is_gone_ends_no_work(monkeypatch) -> None:
         def write(self, text: str) -> int:
             raise BrokenPipeError
 
-    monkeypatch.setattr(progress_module, "_EVERY", 0.0)
+    monkeypatch.setattr(progress_module, "EVERY", 0.0)
     monkeypatch.setattr("sys.stderr", Gone())
     with progress_bar() as move:
         assert move is not None

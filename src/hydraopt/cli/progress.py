@@ -16,7 +16,7 @@ from hydraopt.progress import Progress
 
 __all__ = ["progress_bar", "progress_lines"]
 
-_EVERY: Final = 30.0
+EVERY: Final = 30.0
 """Seconds between two lines; shorter work prints none."""
 
 
@@ -70,7 +70,7 @@ def progress_lines(
     def move(stage: str, done: int, total: int) -> None:
         nonlocal said
         left, now = stages.left(stage, done, total), clock()
-        if now - said < _EVERY:
+        if now - said < EVERY:
             return
         said = now
         count = "" if stage != _name(stage) else f": {done} of {total}"
