@@ -15,8 +15,8 @@ def groups(tmp_path, monkeypatch) -> Path:
     """An empty tree of control groups, in which this process is told to be."""
     root = tmp_path / "groups"
     root.mkdir()
-    monkeypatch.setattr(capacity, "_GROUPS", root)
-    monkeypatch.setattr(capacity, "_OWN", tmp_path / "own")
+    monkeypatch.setattr(capacity, "GROUPS", root)
+    monkeypatch.setattr(capacity, "OWN", tmp_path / "own")
     return root
 
 

@@ -21,7 +21,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         place = PACKAGE / name
         copy = shutil.copytree if place.is_dir() else shutil.copy
         copy(place, tmp_path / name)
-    monkeypatch.setattr(sources, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(sources, "PACKAGE", tmp_path)
     source_hash.cache_clear()
     yield tmp_path
     source_hash.cache_clear()

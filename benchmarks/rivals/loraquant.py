@@ -43,7 +43,7 @@ _GROUP = 128
 _TOP = 3  # the last of the four levels
 _RATIOS = (0.9, 0.8, 0.5)
 _SIDES = ("left", "right")
-_STEPS, _RATE = 300, 1e-2  # the authors'
+STEPS, _RATE = 300, 1e-2  # the authors'
 
 
 def _groups(vectors: list[Floats]) -> Floats:
@@ -65,7 +65,7 @@ def refined(left: Floats, right: Floats) -> tuple[Floats, Floats]:
     least = torch.full((len(u),), torch.inf)
     steps = torch.optim.SGD(moved, lr=_RATE)
     size = u.square().sum(1) * v.square().sum(1)
-    for _ in range(_STEPS + 1):
+    for _ in range(STEPS + 1):
         p, q = (_rounded(x) for x in moved)
         square = size - 2 * (u * p).sum(1) * (v * q).sum(1) + p.square().sum(1) * q.square().sum(1)
         distance = square.clamp(min=1e-12).sqrt()

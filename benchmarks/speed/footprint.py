@@ -25,7 +25,7 @@ __all__ = [
     "start_peak",
 ]
 
-_PROCESSES = Path("/proc")
+PROCESSES = Path("/proc")
 
 
 def forget(path: Path) -> bool:
@@ -66,7 +66,7 @@ def start_peak() -> int | None:
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)  # glibc's
     try:
-        (_PROCESSES / "self" / "clear_refs").write_text("5")
+        (PROCESSES / "self" / "clear_refs").write_text("5")
     except OSError:
         return None
     return resident_bytes()
@@ -97,7 +97,7 @@ def _kibibytes(name: str, process: int | str = "self") -> int | None:
 def _field(file: str, name: str, process: int | str = "self") -> int | None:
     """The number of a line "NAME: NUMBER ..." of a file about a process."""
     try:
-        lines = (_PROCESSES / str(process) / file).read_text().splitlines()
+        lines = (PROCESSES / str(process) / file).read_text().splitlines()
     except OSError:
         return None
     values = (x.partition(":")[2].split()[0] for x in lines if x.startswith(f"{name}:"))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 __all__ = ["most_memory"]
 
-_GROUPS = Path("/sys/fs/cgroup")
-_OWN = Path("/proc/self/cgroup")
+GROUPS = Path("/sys/fs/cgroup")
+OWN = Path("/proc/self/cgroup")
 
 
 def most_memory() -> int:
@@ -24,7 +24,7 @@ def most_memory() -> int:
     if not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= known.keys():
         return 0
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([whole, *_limits(_OWN, _GROUPS)])
+    return min([whole, *_limits(OWN, GROUPS)])
 
 
 def _limits(own: Path, groups: Path) -> Iterator[int]:

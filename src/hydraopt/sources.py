@@ -8,7 +8,7 @@ from pathlib import Path
 
 __all__ = ["source_hash"]
 
-_PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parent
 
 
 @functools.cache
@@ -20,11 +20,11 @@ def source_hash(*packages: str) -> str:
     """
     digest = hashlib.sha256()
     for name in sorted(packages):
-        lone = _PACKAGE / f"{name}.py"
-        files = [lone] if lone.is_file() else sorted((_PACKAGE / name).rglob("*.py"))
+        lone = PACKAGE / f"{name}.py"
+        files = [lone] if lone.is_file() else sorted((PACKAGE / name).rglob("*.py"))
         if not files:
             raise ValueError(f"hydraopt has no package {name}")
         for file in files:
             data = file.read_bytes()
-            digest.update(f"{file.relative_to(_PACKAGE).as_posix()} {len(data)}\n".encode() + data)
+            digest.update(f"{file.relative_to(PACKAGE).as_posix()} {len(data)}\n".encode() + data)
     return digest.hexdigest()

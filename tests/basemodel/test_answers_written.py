@@ -95,7 +95,7 @@ def test_each_answer_has_its_own_limit(asked, monkeypatch) -> None:
     for refuses in (False, True):
         if refuses:
             monkeypatch.setattr(RowCache, "start", lambda s, p: 1 // 0)
-            monkeypatch.setattr(writing, "_NO_ROWS", (ZeroDivisionError,))
+            monkeypatch.setattr(writing, "NO_ROWS", (ZeroDivisionError,))
         for tokens in (60, 10**6):
             assert generate(model, tokenizer, items, factors, limits, tokens) == cut
 
@@ -142,7 +142,7 @@ def test_logits_that_are_not_finite_are_no_answers(trained, monkeypatch, value, 
     model, tokenizer = trained
     if not by_rows:
         monkeypatch.setattr(RowCache, "start", lambda s, p: 1 // 0)
-        monkeypatch.setattr(writing, "_NO_ROWS", (ZeroDivisionError,))
+        monkeypatch.setattr(writing, "NO_ROWS", (ZeroDivisionError,))
     item = encode_row(tokenizer, INSTRUCTION, "1", "one")
     # Of what attention looks for, torch loses NaN among fewer than 16 tokens on some processors.
     path = PATH.replace("q_proj", "o_proj")
@@ -163,7 +163,7 @@ def test_an_answer_ends_with_any_token_that_the_base_ends_with(asked, monkeypatc
     assert ends_of(model, tokenizer) == {tokenizer.eos_token_id, turn}
     if not by_rows:
         monkeypatch.setattr(RowCache, "start", lambda s, p: 1 // 0)
-        monkeypatch.setattr(writing, "_NO_ROWS", (ZeroDivisionError,))
+        monkeypatch.setattr(writing, "NO_ROWS", (ZeroDivisionError,))
     said = [x.target for x in answered(model, tokenizer, items, {}, MOST)]
     cut = [x[: x.index(turn) + 1] if turn in x else x for x in whole]
     assert said == cut != whole

@@ -65,7 +65,7 @@ def test_what_is_shared_is_what_stands_alone(model, factors, implementation) -> 
 
 def test_a_large_group_is_laid_out_in_parts(model, factors, monkeypatch) -> None:
     whole = likelihoods(model, GROUPS, factors)
-    monkeypatch.setattr(likelihood, "_MOST_NODES", 5)
+    monkeypatch.setattr(likelihood, "MOST_NODES", 5)
     parts = likelihoods(model, GROUPS, factors)
     for one, two in zip(whole, parts, strict=True):
         assert one == pytest.approx(two, abs=1e-4)

@@ -75,7 +75,7 @@ def test_an_answer_ends_where_positions_end(name: str, by_rows: bool, monkeypatc
     assert positions_of(model) == PLACES
     if not by_rows:
         monkeypatch.setattr(RowCache, "start", lambda s, p: 1 // 0)
-        monkeypatch.setattr(writing, "_NO_ROWS", (ZeroDivisionError,))
+        monkeypatch.setattr(writing, "NO_ROWS", (ZeroDivisionError,))
     items = asked(4, 15, PLACES)
     said = generate(model, tokenizer, items, [{}] * 3, 12, 10**6)
     assert [len(answer) for answer in said] == [12, 6, 1]

@@ -27,8 +27,8 @@ MODULES = 7
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """So many threads, however short the stream."""
     count: int = request.param
-    monkeypatch.setattr(shared, "_WORTH", 0)
-    monkeypatch.setattr(shared, "_MOST_THREADS", count)
+    monkeypatch.setattr(shared, "WORTH", 0)
+    monkeypatch.setattr(shared, "MOST_THREADS", count)
     monkeypatch.setattr(shared, "cores", lambda: count)
     return count
 

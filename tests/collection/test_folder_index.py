@@ -84,7 +84,7 @@ def test_the_core_is_decoded_once_for_all_tasks(
 def test_of_many_tasks_the_last_stay_open_and_all_count(
     folder: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hydraopt.collection.indexed._KEPT", 2)
+    monkeypatch.setattr("hydraopt.collection.indexed.KEPT", 2)
     opened = open_bundle(folder)
     before = opened.bytes_read
     tasks = [opened[name] for name in NAMES]
@@ -239,12 +239,12 @@ def test_a_row_of_nonsense_does_not_count(folder: Path, error: object) -> None:
 def test_an_index_that_is_too_large_is_not_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
 ) -> None:
-    monkeypatch.setattr("hydraopt.collection.index._EACH", 0)
+    monkeypatch.setattr("hydraopt.collection.index.EACH", 0)
     rewritten(folder, lambda value: value, pad=5000)
     packed, unpacked = (folder / INDEX_NAME).stat().st_size, len(index_text(folder))
     assert packed < unpacked
     for most, reads in ((packed - 1, 4), (unpacked - 1, 4), (unpacked, 0)):
-        monkeypatch.setattr("hydraopt.collection.index._FREE", most)
+        monkeypatch.setattr("hydraopt.collection.index.FREE", most)
         read.clear()
         open_bundle(folder)
         assert len(read) == reads

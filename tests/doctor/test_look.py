@@ -22,7 +22,7 @@ def seen(base: str | None = None) -> dict[str, Symptom]:
 
 
 def test_here_everything_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LITTLE", 0)  # of this machine's disk and memory
+    monkeypatch.setattr(module, "LITTLE", 0)  # of this machine's disk and memory
     symptoms = seen()
     assert not [x for x in symptoms.values() if x.state == "trouble"]
     assert symptoms["merge"].said.startswith("two small adapters, there and back")
@@ -88,7 +88,7 @@ def test_a_base_model(tmp_path: Path) -> None:
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """JSON for machines, a table for people, and an exit code for scripts."""
-    monkeypatch.setattr(module, "_LITTLE", 0)
+    monkeypatch.setattr(module, "LITTLE", 0)
     done = CliRunner().invoke(cli, ["doctor", "--json"])
     assert done.exit_code == 0
     report = json.loads(done.stdout)

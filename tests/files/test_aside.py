@@ -17,7 +17,7 @@ SOME = [b"", b"one", b"\0" * 5, bytes(range(256)) * 40]
 
 @pytest.mark.parametrize("most", [1, 1 << 20])
 def test_bytes_come_back_and_are_replaced(tmp_path, monkeypatch, most) -> None:
-    monkeypatch.setattr(aside_module, "_MOST", most)
+    monkeypatch.setattr(aside_module, "MOST", most)
     aside = Aside(tmp_path)
     places = [aside.put(data) for data in SOME]
     assert [aside.read(place) for place in places] == SOME
@@ -31,7 +31,7 @@ def test_bytes_come_back_and_are_replaced(tmp_path, monkeypatch, most) -> None:
 
 
 def test_the_file_goes_with_the_object(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(aside_module, "_MOST", 1)
+    monkeypatch.setattr(aside_module, "MOST", 1)
     aside = Aside(tmp_path)
     aside.put(b"enough")
     file = aside._file
@@ -55,7 +55,7 @@ class _Full(io.FileIO):
 
 @pytest.mark.parametrize("room", [0, 2, 9])
 def test_a_full_disk_is_refused_at_once_and_loses_nothing(tmp_path, monkeypatch, room) -> None:
-    monkeypatch.setattr(aside_module, "_MOST", 4)
+    monkeypatch.setattr(aside_module, "MOST", 4)
     monkeypatch.setattr(_Full, "left", room)
     made: list[_Full] = []
 

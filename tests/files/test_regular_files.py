@@ -60,7 +60,7 @@ def test_a_part_is_read_to_the_end_of_the_file(
     assert (data, status.st_size) == (b"234", 10)
     assert read_part(path, 8, 5)[0] == b"89"
     assert read_part(path, 4, 0)[0] == b""
-    monkeypatch.setattr("hydraopt.files.reading._AT_ONCE", 2)  # a system gives less than is asked
+    monkeypatch.setattr("hydraopt.files.reading.AT_ONCE", 2)  # a system gives less than is asked
     assert read_part(path, 1, 7)[0] == b"1234567"
 
 

@@ -59,7 +59,7 @@ def said(trained):
 def test_the_original_itself_does_no_harm(trained, said, monkeypatch, likeliest, moved) -> None:
     """Nor do factors that differ in their last bits: sums of float32 are off by more than KL is."""
     model, _ = trained
-    monkeypatch.setattr(drift_module, "_LIKELIEST", likeliest)
+    monkeypatch.setattr(drift_module, "LIKELIEST", likeliest)
     original = factors_of(0)
     reference = reference_of(model, said, original)
     assert any(len(x.open) for pieces in reference.seen for x in pieces) == (likeliest == 4)
@@ -109,8 +109,8 @@ def test_tokens_that_are_not_told_apart_cost_little(trained, said, monkeypatch) 
     model, _ = trained
     original, other = factors_of(0), noisy(factors_of(0), 0.05)
     whole = drift_of(model, reference_of(model, said, original), other)
-    monkeypatch.setattr(drift_module, "_LIKELIEST", 100)
-    monkeypatch.setattr(drift_module, "_OPEN", 1.0)
+    monkeypatch.setattr(drift_module, "LIKELIEST", 100)
+    monkeypatch.setattr(drift_module, "OPEN", 1.0)
     lumped = drift_of(model, reference_of(model, said, original), other)
     assert (lumped.kl <= whole.kl + 1e-6).all()
     assert lumped.kl.sum() > 0.7 * whole.kl.sum()
@@ -121,8 +121,8 @@ def test_where_many_tokens_are_likely_all_are_told_apart(trained, said, monkeypa
     model, _ = trained
     original, other = factors_of(0), noisy(factors_of(0), 0.05)
     whole = drift_of(model, reference_of(model, said, original), other)
-    monkeypatch.setattr(drift_module, "_LIKELIEST", 4)
-    monkeypatch.setattr(drift_module, "_OPEN_TOKENS", 3)
+    monkeypatch.setattr(drift_module, "LIKELIEST", 4)
+    monkeypatch.setattr(drift_module, "OPEN_TOKENS", 3)
     reference = reference_of(model, said, original)
     few = drift_of(model, reference, other)
     assert any(len(x.open) > 3 for pieces in reference.seen for x in pieces)
@@ -134,7 +134,7 @@ def test_pieces_are_the_same(trained, said, monkeypatch) -> None:
     model, _ = trained
     original, other = factors_of(0), noisy(factors_of(0), 0.05)
     whole = drift_of(model, reference_of(model, said, original), other)
-    monkeypatch.setattr(drift_module, "_TOKENS", 5)
+    monkeypatch.setattr(drift_module, "TOKENS", 5)
     pieces = drift_of(model, reference_of(model, said, original), other)
     assert np.array_equal(pieces.row, whole.row)
     assert np.allclose(pieces.kl, whole.kl, atol=1e-5)

@@ -91,7 +91,7 @@ def judge_of(trained, make_adapter, tmp_path: Path):
 
 
 def test_progress_tells_of_answers_that_are_not_remembered(judge_of, monkeypatch) -> None:
-    monkeypatch.setattr(judge_module, "_BLOCK", 5)
+    monkeypatch.setattr(judge_module, "BLOCK", 5)
     said: list[tuple[str, int, int]] = []
     judge = judge_of()
     judge._progress = lambda *told: said.append(told)

@@ -50,11 +50,11 @@ def test_long_texts_share_no_batch(trained, monkeypatch) -> None:
     longest = max(map(len, texts))
     original = place(model, factors_of(0, 0.05))
     assert len(Lesson.of(model, texts, original, len(texts)).batches) == 1
-    monkeypatch.setattr(lesson_module, "_BATCH", 2 * longest)
+    monkeypatch.setattr(lesson_module, "BATCH", 2 * longest)
     batches = Lesson.of(model, texts, original, len(texts)).batches
     assert all(batch.ids.numel() <= 2 * longest for batch in batches)
     assert sum(int(batch.row.max()) + 1 for batch in batches) == len(texts)
-    monkeypatch.setattr(lesson_module, "_BATCH", 1)
+    monkeypatch.setattr(lesson_module, "BATCH", 1)
     assert len(Lesson.of(model, texts, original, len(texts)).batches) == len(texts)
 
 
@@ -105,7 +105,7 @@ def test_what_is_not_kept_is_made_again(trained, monkeypatch) -> None:
     original = place(model, factors_of(0, 0.05))
     slopes = []
     for kept in (1 << 30, 0):
-        monkeypatch.setattr(lesson_module, "_KEPT", kept)
+        monkeypatch.setattr(lesson_module, "KEPT", kept)
         lesson = Lesson.of(model, texts, original, 2)
         assert [aim is None for aim in lesson.aims] == [kept == 0] * 3
         leaves = {

@@ -117,7 +117,7 @@ def test_references_that_have_no_room_do_not_push_out_all_others(
     monkeypatch.setattr(judge_module, "reference_of", counted)
     for name in names:
         judge._reference(name)
-    monkeypatch.setattr(judge_module, "_ROOM", sum(made[:2]) + 1)
+    monkeypatch.setattr(judge_module, "ROOM", sum(made[:2]) + 1)
     judge._references.clear()
     made.clear()
     for _ in range(4):

@@ -117,7 +117,7 @@ def test_a_task_that_is_worse_than_stated_is_a_problem(place: Path, tmp_path: Pa
 def test_the_command_fails_for_a_worse_task(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_DEVIATIONS", 0.0)
+    monkeypatch.setattr(module, "DEVIATIONS", 0.0)
     bundle = stating(place, tmp_path / "b", Harm(0, 100, 0.0, 0.0, True))
     result = verify(place, bundle)
     assert result.exit_code == 1

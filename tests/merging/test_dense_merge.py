@@ -160,7 +160,7 @@ def test_blocks_do_not_change_the_bytes(make_adapter, tmp_path, monkeypatch, ali
     monkeypatch.setattr("hydraopt.merging.servant.encode_tensor", counted)
     for most, lengths in ((1 << 22, {5}), (2 * 40 * 64, {2, 1})):
         held.clear()
-        monkeypatch.setattr("hydraopt.compress.dense._NUMBERS", most)
+        monkeypatch.setattr("hydraopt.compress.dense.NUMBERS", most)
         merge(folders, tmp_path / str(most), size="20%", workers=1)
         assert set(held) == lengths
     assert (tmp_path / str(1 << 22)).read_bytes() == (tmp_path / str(2 * 40 * 64)).read_bytes()

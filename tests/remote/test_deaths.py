@@ -177,7 +177,7 @@ def test_an_object_that_is_replaced_while_it_is_copied_is_an_error(
 ) -> None:
     from hydraopt.files.objects import ObjectStore
 
-    monkeypatch.setattr(stores, "_CHUNK", 10)
+    monkeypatch.setattr(stores, "CHUNK", 10)
     address = Url(f"{bucket}/x")
     store_of(address).put(address, b"a" * 30)
     assert copy_to(address, tmp_path / "x") == 30

@@ -96,7 +96,7 @@ def test_a_list_that_is_too_long_is_refused(
 
     shutil.copytree(apart, web.folder / "four")
     web.listed = True
-    monkeypatch.setattr(reading, "_MOST_PAGE", 50)
+    monkeypatch.setattr(reading, "MOST_PAGE", 50)
     with raises(RemoteError, file="four", got="over 50 bytes"):
         open_bundle(web.url("four/"))
 

@@ -203,7 +203,7 @@ def test_the_system_is_asked(tmp_path, monkeypatch) -> None:
 
 
 def test_where_the_system_tells_nothing(bundle_of, here, monkeypatch) -> None:
-    monkeypatch.setattr(footprint, "_PROCESSES", Path("/nowhere"))
+    monkeypatch.setattr(footprint, "PROCESSES", Path("/nowhere"))
     report = measure_use(bundle_of("all"), repeats=1)
     assert {x["disk_bytes"] for x in report["steps"]} == {None}
     assert {x["peak_bytes"] for x in (*report["steps"], *report["comparison"])} == {None}

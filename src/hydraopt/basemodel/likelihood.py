@@ -33,7 +33,7 @@ Numbers = NDArray[np.float64]
 
 _AT_ONCE: Final = 256
 """Tokens whose logits over the vocabulary are held at a time."""
-_MOST_NODES: Final = 1024
+MOST_NODES: Final = 1024
 """Tokens of one trie; a larger group is laid out as several."""
 _ALIKE: Final = 1e-3
 _ROUNDINGS: Final = 8
@@ -90,7 +90,7 @@ def _parts(
     while waiting:
         texts = waiting.pop(0)
         trie = trie_of([group[i] for i in texts], whole)
-        if len(trie.tokens) <= _MOST_NODES or len(texts) == 1:
+        if len(trie.tokens) <= MOST_NODES or len(texts) == 1:
             yield number, texts, trie
         else:
             half = len(texts) // 2

@@ -30,7 +30,7 @@ WRITE_TOKENS = 16 * BATCH_TOKENS
 """Padded tokens of a batch for writing, where every step computes one token of each row."""
 _REFILL: Final = 3 / 4
 """Share of a full batch that is left when new rows are added."""
-_NO_ROWS: Final = (
+NO_ROWS: Final = (
     AttributeError, IndexError, RuntimeError, TypeError, UsageError, ValueError
 )  # fmt: skip
 """Exceptions of a model that caches other states than keys and values, or assigns its own
@@ -81,7 +81,7 @@ def generate(
         writer = _Writer(model, ends, items, factors, limits, batch_tokens)
         try:
             writer.go_on()
-        except _NO_ROWS:
+        except NO_ROWS:
             return _in_turn(model, tokenizer, items, factors, limits, batch_tokens, ends)
         while writer.under_way:
             writer.go_on()

@@ -33,8 +33,8 @@ Commons = list[DenseRecord | None]
 Result = TypeVar("Result")
 
 _MOST_VECTORS: Final = 1 << 16
-_MOST_THREADS: Final = 4
-_WORTH: Final = 1 << 19
+MOST_THREADS: Final = 4
+WORTH: Final = 1 << 19
 """Smallest number of values in a stream for which threads are worth their memory; 10 ms of work."""
 
 
@@ -84,8 +84,8 @@ def read_shared(
 
         return read
 
-    threads = min(cores(), _MOST_THREADS)
-    if threads < 2 or not isinstance(reader, ChunkReader) or reader.numbers < _WORTH:
+    threads = min(cores(), MOST_THREADS)
+    if threads < 2 or not isinstance(reader, ChunkReader) or reader.numbers < WORTH:
         return job(reader, 0, count + len(manifest.tensors))()
     jobs, first = [], 0
     with naming(path):

@@ -44,7 +44,7 @@ __all__ = [
     "write_dense",
 ]
 
-_CHUNK: Final = 1 << 20
+CHUNK: Final = 1 << 20
 """Numbers of a block; a tensor of more is cut into blocks of whole rows. Part of the format."""
 MOST_OFFSET: Final = 1 << 24
 """Steps, in either direction; part of the format."""
@@ -75,7 +75,7 @@ def from_matrix(x: Array, shape: Sequence[int]) -> Array:
 
 def _chunks(rows: int, columns: int) -> Iterator[slice]:
     """Yield the rows of each block."""
-    each = max(_CHUNK // max(columns, 1), 1)
+    each = max(CHUNK // max(columns, 1), 1)
     for start in range(0, rows, each):
         yield slice(start, min(start + each, rows))
 

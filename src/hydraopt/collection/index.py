@@ -35,8 +35,8 @@ __all__ = [
     "renewed_index", "write_index",
 ]  # fmt: skip
 
-_FREE: Final = 1 << 20
-_EACH: Final = 2048
+FREE: Final = 1 << 20
+EACH: Final = 2048
 """Maximum bytes of an index, and of its JSON: a fixed number, and a number for each task file."""
 _MOST_UNLISTED: Final = 64 << 20
 """Maximum bytes of an index, and of its JSON, where the number of task files is unknown."""
@@ -140,7 +140,7 @@ def read_index(
         if not own:
             return None
         size, mark = own[0].size, own[0].mark
-    most = _MOST_UNLISTED if entries is None else _FREE + _EACH * len(entries)
+    most = _MOST_UNLISTED if entries is None else FREE + EACH * len(entries)
     if size is not None and size > most:
         return None
     try:

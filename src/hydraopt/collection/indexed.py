@@ -29,7 +29,7 @@ from hydraopt.files.url import AnyPath
 
 __all__ = ["IndexedFolder", "open_folder", "parts_named"]
 
-_KEPT: Final = 256
+KEPT: Final = 256
 """Number of task files that stay open after use; each takes some 10 kB of memory."""
 
 
@@ -120,7 +120,7 @@ class IndexedFolder:
         if part is None:
             return self.whole
         self._parts[task] = part
-        if len(self._parts) > _KEPT:
+        if len(self._parts) > KEPT:
             self._parts.popitem(last=False)
         return part
 

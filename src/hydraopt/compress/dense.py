@@ -76,7 +76,7 @@ class SharedTensor:
     needed: bool = False
 
 
-_NUMBERS: Final = 1 << 22
+NUMBERS: Final = 1 << 22
 """Approximate count of numbers of a tensor's tasks encoded at a time; at least one task."""
 _RECORD_BITS: Final = 24.0
 _FINEST: Final = 2.0**-18
@@ -221,7 +221,7 @@ def _closer(read: MatrixReader, shared: Array, weights: Sequence[float], price: 
 
 def blocks_of(shape: tuple[int, int], tasks: int) -> list[range]:
     """Return the tasks of a tensor (N, k) in blocks that are encoded one after the other."""
-    each = max(_NUMBERS // max(shape[0] * shape[1], 1), 1)
+    each = max(NUMBERS // max(shape[0] * shape[1], 1), 1)
     return [range(start, min(start + each, tasks)) for start in range(0, tasks, each)]
 
 

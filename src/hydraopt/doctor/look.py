@@ -30,7 +30,7 @@ State = Literal["ok", "note", "trouble"]
 PACKAGE: Final = "hydraopt"
 _FOR_USERS: Final = ("plot", "gguf", "onnx", "eval", "serve", "remote", "ray", "report")
 """Extras that commands ask for; those there are of a version are in its metadata."""
-_LITTLE: Final = 1 << 30
+LITTLE: Final = 1 << 30
 """Bytes of memory or of disk below which a merge of a few adapters may not end."""
 
 
@@ -136,7 +136,7 @@ def _memory() -> Symptom:
         )
         if whole >= machine:  # what is free in a container is not told there
             said = f"{free / 1e9:.1f} GB free of {said}"
-    if whole < _LITTLE:
+    if whole < LITTLE:
         return Symptom("memory", "trouble", said, "Merge fewer adapters at a time")
     return Symptom("memory", "ok", said)
 
@@ -172,7 +172,7 @@ def _writable(what: str, folder: Path, do: str) -> Symptom:
         return Symptom(what, "trouble", f"{folder} cannot be written", do)
     free = shutil.disk_usage(there).free
     said = f"{folder}, {free / 1e9:.1f} GB free"
-    return Symptom(what, "trouble" if free < _LITTLE else "ok", said, do if free < _LITTLE else "")
+    return Symptom(what, "trouble" if free < LITTLE else "ok", said, do if free < LITTLE else "")
 
 
 def _base(base: str) -> Symptom:

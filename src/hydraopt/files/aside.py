@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, overload
 
 __all__ = ["Aside", "Chosen", "Laid", "Place", "Replaced", "sizes_of"]
 
-_MOST: Final = 8 << 20
+MOST: Final = 8 << 20
 """Maximum bytes that stay in memory."""
 
 
@@ -46,7 +46,7 @@ class Aside:
     def write(self, place: Place, data: bytes) -> None:
         """Put as many bytes in the place of others."""
         try:
-            if isinstance(self._file, io.BytesIO) and place.start + len(data) > _MOST:
+            if isinstance(self._file, io.BytesIO) and place.start + len(data) > MOST:
                 self._file = self._outgrown(self._file)
             _fill(self._file, place.start, data)
         except OSError as error:

@@ -28,7 +28,7 @@ __all__ = [
 MOST_CONFIG: Final = 16 << 20
 """Maximum bytes of a config."""
 
-_AT_ONCE: Final = 1 << 30
+AT_ONCE: Final = 1 << 30
 """Maximum bytes of one read that every system supports."""
 
 _KINDS: Final = {
@@ -92,7 +92,7 @@ def read_part(path: str | os.PathLike[str], start: int, size: int) -> tuple[byte
     try:
         os.lseek(descriptor, start, os.SEEK_SET)
         pieces = []
-        while size > 0 and (piece := os.read(descriptor, min(size, _AT_ONCE))):
+        while size > 0 and (piece := os.read(descriptor, min(size, AT_ONCE))):
             pieces.append(piece)
             size -= len(piece)
     finally:
@@ -147,7 +147,7 @@ class HeldFile:
         """Read ``size`` bytes from ``start`` on, fewer only at the end of the file."""
         pieces = []
         while size > 0:
-            piece = os.pread(self._descriptor, min(size, _AT_ONCE), start)
+            piece = os.pread(self._descriptor, min(size, AT_ONCE), start)
             if not piece:
                 break
             pieces.append(piece)

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 WAITS: Final = [0.2, 0.5, 1.0, 2.0, 4.0]
 """Seconds to wait before each retry, less a random part of up to half. Tests shorten them."""
-_CHUNK: Final = 16 << 20
+CHUNK: Final = 16 << 20
 
 
 class Store(Protocol):
@@ -100,7 +100,7 @@ def copy_to(url: Url, target: Path, check: Check | None = None) -> int:
     file that nobody wrote, and if the disk has no room; and what ``check`` raises.
     """
     store = store_of(url)
-    begun = patiently(lambda: store.start(url, _CHUNK, check), url)
+    begun = patiently(lambda: store.start(url, CHUNK, check), url)
     if begun.whole is not None:
         shutil.move(begun.whole, target)  # which may be on another disk
         return begun.mark.size
@@ -114,7 +114,7 @@ def copy_to(url: Url, target: Path, check: Check | None = None) -> int:
                 check = None
             if position >= size:
                 break
-            count = min(_CHUNK, size - position)
+            count = min(CHUNK, size - position)
             data = patiently(partial(store.read, url, position, count, begun.mark), url)
             file.write(data)
             position += count

@@ -35,7 +35,7 @@ __all__ = ["WebStore"]
 
 _LONGEST_WAIT: Final = 30.0
 _PASSING: Final = {408, 425, 429, 500, 502, 503, 504}
-_MOST_PAGE: Final = 16 << 20
+MOST_PAGE: Final = 16 << 20
 _MOST_LINKS: Final = 1 << 17
 _LONGEST_LINK: Final = 4096
 _DIGITS: Final = 15
@@ -99,9 +99,9 @@ class WebStore:
             kind = (reply.header("Content-Type") or "").lower()
             if reply.status != 200 or not kind.startswith("text/html"):
                 return None
-            data = b"".join(reply.pieces(_MOST_PAGE))
-            if len(data) > _MOST_PAGE:
-                _too_long(folder, f"over {_MOST_PAGE} bytes", f"{_MOST_PAGE} at most")
+            data = b"".join(reply.pieces(MOST_PAGE))
+            if len(data) > MOST_PAGE:
+                _too_long(folder, f"over {MOST_PAGE} bytes", f"{MOST_PAGE} at most")
             return _entries(data.decode("utf-8", "replace"), reply.address, folder)
 
     def matches(self, url: Url) -> list[Url]:

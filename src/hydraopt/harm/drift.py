@@ -54,13 +54,13 @@ __all__ = [
 
 Numbers = NDArray[np.float64]
 
-_TOKENS: Final = 128
+TOKENS: Final = 128
 """Tokens whose logits are in memory at once: with a large vocabulary they are most of it."""
-_LIKELIEST: Final = 256
+LIKELIEST: Final = 256
 """Number of most likely next tokens that are stored for each token of an answer."""
-_OPEN: Final = 1e-3
+OPEN: Final = 1e-3
 """Probability of the other next tokens from which all next tokens are compared."""
-_OPEN_TOKENS: Final = 32
+OPEN_TOKENS: Final = 32
 """Tokens for which that is done at once, with twice the number of logits in memory."""
 _LEAST: Final = 1e-9
 _NEAR: Final = 3.0
@@ -343,15 +343,15 @@ def _pieces(model: Any, batch: Batch, placed: Placed) -> Iterator[Tensor]:
     """Yield the inputs of the output layer at a few target tokens at a time, (n, width)."""
     with attached(model, placed):
         hidden = hidden_states(model, batch)
-    for start in range(0, len(hidden), _TOKENS):
-        yield hidden[start : start + _TOKENS]
+    for start in range(0, len(hidden), TOKENS):
+        yield hidden[start : start + TOKENS]
 
 
 def _seen(model: Any, hidden: Tensor, placed: Placed) -> _TokenLogits:
     logits = logits_of(model, hidden, placed)
-    top, tokens = logits.topk(min(_LIKELIEST, logits.shape[-1]), dim=-1)
+    top, tokens = logits.topk(min(LIKELIEST, logits.shape[-1]), dim=-1)
     logs, rest, _ = told_apart(logits, tokens)
-    far = (rest > _OPEN).nonzero()[:, 0]
+    far = (rest > OPEN).nonzero()[:, 0]
     return _TokenLogits(tokens, logs.float(), rest, top[:, 0] - top[:, 1], far, hidden[far])
 
 
@@ -369,8 +369,8 @@ def _compared(
     logs, rest, total = told_apart(logits, before.tokens)
     kl = divergence(before.logs.double(), logs)
     kl += divergence(before.rest.log()[:, None], rest.log()[:, None])
-    for start in range(0, len(before.open), _OPEN_TOKENS):
-        block = slice(start, start + _OPEN_TOKENS)
+    for start in range(0, len(before.open), OPEN_TOKENS):
+        block = slice(start, start + OPEN_TOKENS)
         some = before.open[block]
         want = logits_of(model, before.hidden[block], head).log_softmax(-1)
         kl[some] = divergence(want, logits[some] - total[some].float())

@@ -46,10 +46,10 @@ _MEASURES: Final = ("basemodel", "harm", "linalg")
 """Packages whose code decides what is measured."""
 _TRAINS: Final = (*_MEASURES, "coding", "compress")
 """Packages whose code decides what a refit learns."""
-_BLOCK: Final = 64
+BLOCK: Final = 64
 """Prompts that are answered at once: who is stopped loses no more, and whoever asks the same first
 prompts and others after them is told what is known of these."""
-_ROOM: Final = 1 << 29
+ROOM: Final = 1 << 29
 """Maximum number of bytes of references in memory."""
 
 
@@ -151,8 +151,8 @@ class AnswerJudge(BaseJudge):
             name of their own, because the time left is estimated from one stage.
         """
         said: list[Encoded] = []
-        for start in range(0, len(asked), _BLOCK):
-            block = asked[start : start + _BLOCK]
+        for start in range(0, len(asked), BLOCK):
+            block = asked[start : start + BLOCK]
             done = functools.partial(
                 self._progress, f"{stage} of {task}", start + len(block), len(asked)
             )
@@ -292,7 +292,7 @@ class AnswerJudge(BaseJudge):
             made = reference_of(self._model, self.answers(task), self._originals(task))
             if not made.is_finite:
                 raise not_finite("the adapter's own answers cannot be told", task)
-            while self._references and made.nbytes > _ROOM - sum(
+            while self._references and made.nbytes > ROOM - sum(
                 x.nbytes for x in self._references.values()
             ):
                 # Tasks are asked in turn: were the oldest to go, none would be there in time.

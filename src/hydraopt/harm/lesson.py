@@ -28,13 +28,13 @@ __all__ = ["Lesson", "learner_of", "learns_in"]
 
 _TOKENS: Final = 64
 """Tokens whose logits are in memory at once: with a large vocabulary they are most of it."""
-_BATCH: Final = 4096
+BATCH: Final = 4096
 """Maximum number of padded tokens per batch, except for a single longer text."""
 _LIKELY: Final = 16
 """Number of the original's most likely tokens at a place; the refit uses those of all places."""
 _ROOM: Final = 4
 """A copy of the model takes one part in so many of the memory that we may use, at most."""
-_KEPT: Final = 1 << 30
+KEPT: Final = 1 << 30
 """Maximum number of bytes of aims that are stored; the others are recomputed on each use."""
 
 
@@ -98,7 +98,7 @@ class Lesson:
         groups = [by_length[i : i + texts] for i in range(0, len(by_length), texts)]
         batches = batch_of_each(model, [part for group in groups for part in _split(group)])
         aims: list[Tensor | None] = []
-        seen, room = [batch.labels for batch in batches], _KEPT
+        seen, room = [batch.labels for batch in batches], KEPT
         for batch in batches:
             aim = _aim(model, batch, original)
             seen.append(_likely_tokens(model, aim, original))
@@ -143,8 +143,8 @@ class Lesson:
 
 
 def _split(texts: Sequence[Encoded]) -> Iterator[list[Encoded]]:
-    """Yield the texts of similar length in parts of _BATCH padded tokens, or one longer text."""
-    for chunk in batches_by_tokens([len(text) for text in texts], _BATCH):
+    """Yield the texts of similar length in parts of BATCH padded tokens, or one longer text."""
+    for chunk in batches_by_tokens([len(text) for text in texts], BATCH):
         yield [texts[i] for i in chunk]
 
 

@@ -24,7 +24,7 @@ from hydraopt.progress import Progress, silent
 
 __all__ = ["HarmReport", "TaskHarm", "most_likely", "verify_harm"]
 
-_DEVIATIONS: Final = 3.0
+DEVIATIONS: Final = 3.0
 """Standard deviations that chance is granted: of forty tasks that are as stated, one in twenty such
 sets has a task beyond them."""
 
@@ -152,7 +152,7 @@ def most_likely(stated: Harm, answers: int) -> float:
     answers: number of answers measured now, at least 1.
     """
     n = 1 / (1 / stated.answers + 1 / answers)
-    p, z = stated.likely, _DEVIATIONS
+    p, z = stated.likely, DEVIATIONS
     middle = p + z**2 / (2 * n)
     spread = z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
     return min((middle + spread) / (1 + z**2 / n), 1.0)

@@ -54,7 +54,7 @@ ROWS = rows_of(Scene(4, 4)) + head_map(4, 4)
 @pytest.mark.parametrize("row", ROWS, ids=[row.label for row in ROWS])
 def test_round_trip_on_disk(row, tmp_path: Path, monkeypatch) -> None:
     # How well it refines its parts is for other tests; what is stored has the same layout.
-    monkeypatch.setattr(loraquant_module, "_STEPS", 2)
+    monkeypatch.setattr(loraquant_module, "STEPS", 2)
     given = tasks()
     packed = pack(row, given, tmp_path / "a")
     files = [path for path in (tmp_path / "a").rglob("*") if path.is_file()]
@@ -87,7 +87,7 @@ def mean_error(row, folder: Path, given=None) -> float:
 
 
 def test_more_bytes_less_error(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(loraquant_module, "_STEPS", 20)
+    monkeypatch.setattr(loraquant_module, "STEPS", 20)
     for i, ladder in enumerate(
         (
             [rounding(2), rounding(3), rounding(4), rounding(8), fp16_files()],
@@ -180,9 +180,9 @@ def test_clusters_serve_kinds_apart(tmp_path: Path) -> None:
 
 def test_loraquant_refines_its_strong_parts(tmp_path: Path, monkeypatch) -> None:
     one = tasks(2, seed=1)
-    monkeypatch.setattr(loraquant_module, "_STEPS", 100)
+    monkeypatch.setattr(loraquant_module, "STEPS", 100)
     better = mean_error(loraquant(0.9), tmp_path / "a", one)
-    monkeypatch.setattr(loraquant_module, "_STEPS", 0)
+    monkeypatch.setattr(loraquant_module, "STEPS", 0)
     assert better < 0.9 * mean_error(loraquant(0.9), tmp_path / "b", one)
     sizes = [folder_bytes(tmp_path / x) for x in "ab"]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
