@@ -28,3 +28,10 @@ def test_an_error_keeps_the_facts_of_its_message_between_processes(kind) -> None
 def test_an_error_with_a_plain_text_has_no_facts() -> None:
     error = HydraoptError("something")
     assert (error.what, error.got) == (None, None)
+
+
+def test_a_message_within_another_keeps_its_facts() -> None:
+    error = HydraoptError(explain("ranks differ", adapter="fr"))
+    other = HydraoptError(error.within("not usable: ", " (of two)"))
+    assert (str(other), other.adapter) == ("not usable: ranks differ [adapter fr]. (of two)", "fr")
+    assert str(HydraoptError(HydraoptError("x").within("not usable: "))) == "not usable: x"

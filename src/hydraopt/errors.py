@@ -61,6 +61,12 @@ class HydraoptError(Exception):
         if args and isinstance(args[0], Message):
             vars(self).update(args[0].facts)
 
+    def within(self, before: str = "", after: str = "") -> Message:
+        """Return the message with a text before and after it, for another error with its facts."""
+        result = Message(f"{before}{self}{after}")
+        result.facts = getattr(self.args[0], "facts", {}) if self.args else {}
+        return result
+
     def __str__(self) -> str:
         # KeyError shows repr(message), which turns a sentence into a quoted, escaped one.
         return Exception.__str__(self)

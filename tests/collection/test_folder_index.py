@@ -288,7 +288,7 @@ def test_a_stranger_and_what_is_damaged_are_refused_as_without_it(
     folder: Path, tmp_path: Path
 ) -> None:
     (folder / "bad.task.safetensors").write_bytes(b"not to be read")
-    with pytest.raises(BundleFormatError):
+    with raises(BundleFormatError, file="bad.task.safetensors"):
         open_bundle(folder)
     (folder / "bad.task.safetensors").unlink()
     write_bundle(tmp_path / "other", *tiny(("new",), seed=9).args)

@@ -90,12 +90,12 @@ def test_a_file_that_cannot_be_read_may_have_any_name(
     (folder / "b.task.safetensors").write_bytes(damage)
     before = state(folder)
     for act in (lambda: add(folder, [adapters["e"]]), lambda: rename(folder, "a", "x")):
-        with pytest.raises(BundleFormatError):
+        with raises(BundleFormatError, file="b.task.safetensors"):
             act()
     assert state(folder) == before
     replace(folder, [f"a={adapters['f']}"], day=DAY)
     remove(folder, ["c"])
-    with pytest.raises(BundleFormatError):
+    with raises(BundleFormatError, file="b.task.safetensors"):
         remove(folder, ["nothing"])
 
 

@@ -46,5 +46,5 @@ def open_base(base: str | os.PathLike[str] | BaseTensors | None) -> BaseTensors 
         try:
             tensors.update(open_tensors(file))
         except AdapterFormatError as error:
-            raise UsageError(f"the base model cannot be read: {error}") from error
+            raise UsageError(error.within("the base model cannot be read: ")) from error
     return tensors

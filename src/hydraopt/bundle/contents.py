@@ -57,7 +57,7 @@ class Container:
         except OSError as error:
             refuse_file("bundle cannot be read", path, error)
         except AdapterFormatError as error:
-            raise BundleFormatError(f"not a bundle, or damaged: {error}") from error
+            raise BundleFormatError(error.within("not a bundle, or damaged: ")) from error
         self.metadata = self._file.metadata
         if self.format not in formats:
             what = "a safetensors file, but not a bundle"

@@ -160,7 +160,7 @@ def _open(file: Path) -> TensorFile:
     try:
         return open_tensors(file)
     except AdapterFormatError as error:
-        raise UsageError(f"the base model cannot be read: {error}") from error
+        raise UsageError(error.within("the base model cannot be read: ")) from error
 
 
 def weight_files(folder: Path) -> Iterator[Path]:

@@ -46,4 +46,6 @@ def read_back(path: Path) -> Adapter:
     try:
         return read_adapter(path)
     except AdapterFormatError as error:
-        raise ExportError(f"what was to be exported is not a whole adapter: {error}") from error
+        raise ExportError(
+            error.within("what was to be exported is not a whole adapter: ")
+        ) from error
