@@ -22,7 +22,7 @@ from hydraopt.cli.results import show_changed
 __all__ = ["add"]
 
 
-@click.command()
+@click.command(short_help="Add adapters to a bundle, or replace its tasks.")
 @click.argument("bundle")
 @click.argument("adapters", nargs=-1, required=True)
 @click.option(

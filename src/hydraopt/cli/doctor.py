@@ -11,7 +11,7 @@ from hydraopt.jsonvalues import to_json
 __all__ = ["doctor"]
 
 
-@click.command()
+@click.command(short_help="Check the installation with a small merge.")
 @click.option("--base", help="Folder of a base model to check as well; no weights are loaded.")
 @common_options
 @click.pass_context

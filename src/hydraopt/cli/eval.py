@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["eval_"]
 
 
-@click.command("eval")
+@click.command("eval", short_help="Score adapters and bundles on their tasks.")
 @click.argument("paths", nargs=-1, required=True, metavar="ADAPTERS|BUNDLE...")
 @click.option(
     "--base", required=True, help="Base model: a folder or OWNER/NAME that transformers loads."

@@ -19,7 +19,7 @@ __all__ = ["FORMATS", "export"]
 FORMATS = ("peft", "vllm", "gguf", "mlx", "onnx", "kohya", "diffusers", "merged")
 
 
-@click.command()
+@click.command(short_help="Write tasks of a bundle for other tools.")
 @click.argument("bundle")
 @click.argument("tasks", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Export every task of the bundle.")

@@ -75,7 +75,7 @@ RECIPE_TEXTS: Final = {
 _MOST_TENSORS = 8
 
 
-@click.command()
+@click.command(short_help="Describe adapters or a bundle, or compare two bundles.")
 @click.argument("paths", nargs=-1, required=True, metavar="ADAPTERS...|BUNDLE [OTHER]")
 @click.option(
     "--list", "lists", is_flag=True, help="List the tasks only; reads the manifest or index."

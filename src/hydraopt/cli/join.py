@@ -13,7 +13,7 @@ from hydraopt.values import counted
 __all__ = ["join"]
 
 
-@click.command()
+@click.command(short_help="Join core and task files into one bundle.")
 @click.argument("parts", nargs=-1, required=True)
 @click.option("-o", "--output", required=True, metavar="BUNDLE", help="Bundle to write.")
 @force_option("Overwrite an output that is not a bundle.")

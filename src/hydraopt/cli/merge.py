@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["merge"]
 
 
-@click.command()
+@click.command(short_help="Merge adapters of one base model into a bundle.")
 @click.argument("adapters", nargs=-1, required=True)
 @click.option(
     "-o",

@@ -25,7 +25,7 @@ from hydraopt.cli.results import show_plan
 __all__ = ["plan"]
 
 
-@click.command()
+@click.command(short_help="Estimate the size and harm of a merge; write no bundle.")
 @click.argument("adapters", nargs=-1, required=True)
 @click.option("--size", help="Limit on the file: 5% (of the inputs' fp16 bytes), 3MB, or bytes.")
 @click.option(

@@ -12,7 +12,7 @@ from hydraopt.values import counted
 __all__ = ["pull"]
 
 
-@click.command()
+@click.command(short_help="Download a bundle, or some of its tasks.")
 @click.argument("bundle")
 @click.argument("tasks", nargs=-1)
 @click.option("-o", "--output", metavar="DIR", help="Folder to write to. Default: the cache.")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["refresh"]
 
 
-@click.command()
+@click.command(short_help="Make a new core for a bundle, or estimate its saving.")
 @click.argument("bundle")
 @click.argument("adapters", nargs=-1)
 @click.option(

@@ -10,7 +10,7 @@ from hydraopt.cli.results import show_changed
 __all__ = ["remove"]
 
 
-@click.command()
+@click.command(short_help="Remove tasks from a bundle.")
 @click.argument("bundle")
 @click.argument("tasks", nargs=-1, required=True)
 @common_options

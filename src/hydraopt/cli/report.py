@@ -30,7 +30,7 @@ _HOST: Final = "127.0.0.1"
 _PORT: Final = 8001
 
 
-@click.command()
+@click.command(short_help="Write a page or a model card about a bundle.")
 @click.argument("bundle")
 @click.argument("more", nargs=-1, metavar="[ADAPTERS|EVAL.json]...")
 @originals_option

@@ -55,7 +55,7 @@ class ServeOptions:
         return f"http://{named}:{port}/v1"
 
 
-@click.command()
+@click.command(short_help="Serve a base model and its tasks over HTTP.")
 @click.argument("base")
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")

@@ -12,7 +12,7 @@ from hydraopt.cli.results import show_result
 __all__ = ["shrink"]
 
 
-@click.command()
+@click.command(short_help="Make a smaller bundle without the original adapters.")
 @click.argument("bundle")
 @click.option(
     "-o", "--output", required=True, metavar="OUT", help="Bundle to write. OUT/ is a folder."

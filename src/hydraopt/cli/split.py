@@ -11,7 +11,7 @@ from hydraopt.files.url import place_of
 __all__ = ["split"]
 
 
-@click.command()
+@click.command(short_help="Split a bundle into a core file and task files.")
 @click.argument("bundle")
 @click.option("-o", "--output", required=True, metavar="DIR", help="Folder to write to.")
 @force_option("Overwrite core and task files in DIR that belong to the bundle.")

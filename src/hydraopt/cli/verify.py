@@ -46,7 +46,7 @@ __all__ = ["verify"]
 _MOST_PROBLEMS: Final = 20
 
 
-@click.command()
+@click.command(short_help="Check a bundle, and measure its errors again.")
 @click.argument("bundle")
 @click.argument("adapters", nargs=-1)
 @click.option(
