@@ -39,7 +39,7 @@ def test_options_of_scores_need_scores(run: Run, bundle: Path, more, got: str) -
     asked = "eval", bundle, "--base", "nowhere", "--tasks", "x", "--swaps", "--no-scores"
     done = run(*asked, *more)
     assert done.exit_code == 2
-    check_refused(done, names="--no-scores")
+    check_refused(done, names=got)
 
 
 def test_an_adapter_has_one_task(run: Run, bundle: Path) -> None:

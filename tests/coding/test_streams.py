@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,7 +172,7 @@ import json, numpy, numba
 assert numba.config.DISABLE_JIT
 from hydraopt.coding.rangedecoder import decode_columns
 assert type(decode_columns).__name__ == "function"
-import test_streams as t
+import tests.coding.test_streams as t
 from hydraopt.coding.stream import quantise_block
 data, block = t.golden_stream()
 x = numpy.array(json.loads(input()))
@@ -183,12 +184,12 @@ print(json.dumps([data.hex(), *t.read_golden(data), noise.levels.tolist(),
 
 def test_pure_python_agrees_with_compiled_code() -> None:
     x = np.random.default_rng(5).standard_normal((40, 3)) * [1.0, 7.0, 3000.0]
-    here = os.path.dirname(__file__)
+    root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         input=json.dumps(x.tolist()),
         env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
-        cwd=here,
+        cwd=root,
         check=True,
         capture_output=True,
         text=True,

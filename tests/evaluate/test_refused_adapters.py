@@ -17,15 +17,15 @@ from hydraopt.evaluate.compared import Compared
 
 @pytest.mark.parametrize("bundled", [False, True])
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    "setting",
     [
-        ({"init_lora_weights": "pissa_niter_4"}, "changes the base, pissa_niter_4"),
-        ({"alora_invocation_tokens": [5, 6]}, "the setting alora_invocation_tokens"),
-        ({"layer_replication": [[0, 1], [0, 1]]}, "the setting layer_replication"),
+        {"init_lora_weights": "pissa_niter_4"},
+        {"alora_invocation_tokens": [5, 6]},
+        {"layer_replication": [[0, 1], [0, 1]]},
     ],
 )
 def test_settings_by_which_peft_computes_something_else(
-    setting: dict[str, Any], said: str, bundled: bool, make_adapter, tmp_path: Path
+    setting: dict[str, Any], bundled: bool, make_adapter, tmp_path: Path
 ) -> None:
     modules = {"h.0.q": (np.ones((8, 2)), np.ones((2, 8)))}
     adapters = read_adapters([make_adapter(tmp_path / "x", modules, **setting)])

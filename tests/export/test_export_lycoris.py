@@ -289,53 +289,50 @@ def changed(kind: str, **parts: NDArray[Any] | None) -> Tensors:
 
 
 @pytest.mark.parametrize(
-    ("parts", "what"),
+    "parts",
     [
-        (changed("loha", hada_w2_b=None), "lacks its hada_w2_b"),
-        (changed("loha", hada_w1_a=None), "lacks its hada_w1_a"),
-        (changed("loha core", hada_t2=None), "lacks its hada_t2"),
-        (changed("loha", **loha(r=2) | {"hada_w1_a": random(12, 3), "hada_w1_b": random(3, 20)}),
-         "shapes of a product's"),
-        (changed("loha", hada_w1_b=random(4, 20)), "shapes of a product's"),
-        (changed("loha", hada_w1_b=random(3, 0)), "none of them empty"),
-        (changed("loha", hada_w1_b=random(3, 4, 5)), "shapes of a product's"),
-        (changed("loha", hada_w1_b=random(3, 20).astype(int)), "not of floating point"),
-        (changed("loha", hada_w3_a=random(3, 3)), "method that is not known"),
-        (changed("loha", lokr_w1=random(3, 3)), "several methods"),
-        (changed("loha", lora_up__weight=random(12, 3)), "several methods"),
-        (changed("loha", alpha=np.array(np.nan, np.float32)), "alpha is not finite"),
-        (changed("loha", alpha=random(2)), "alpha is not one number"),
-        (changed("loha core", alpha=np.array(np.inf, np.float32)), "alpha is not finite"),
-        (changed("loha core", hada_t1=random(3, 3)), "shapes of a product's"),
-        (
-            changed("loha core", hada_t1=random(4, 4, 2, 2), hada_t2=random(4, 4, 2, 2)),
-            "shapes of a product's",
-        ),
-        (changed("loha core", hada_t2=random(3, 3, 1, 4)), "one shape and one rank"),
-        (changed("lokr", lokr_w1=None), "lacks its lokr_w1_a"),
-        (changed("lokr", lokr_w2_a=None), "lacks its lokr_w2_a"),
-        (changed("lokr", lokr_w2=random(8, 9)), "either lokr_w2, or"),
-        (changed("lokr", lokr_w1=random(6, 5, 1)), "lokr_w1 a matrix"),
-        (changed("lokr", lokr_w1=random(0, 5)), "none of them empty"),
-        (changed("lokr", lokr_w1=random(6, 5).astype(int)), "no floating point numbers"),
-        (changed("lokr both", lokr_w1_a=random(6, 3), lokr_w1_b=random(3, 5)), "expected one rank"),
-        (changed("lokr core", lokr_t2=random(3, 3, 3, 3)), "shapes of a product's"),
-        (changed("lokr core", lokr_t1=random(3, 3, 3, 3)), "method that is not known"),
-        (changed("lora core", lora_mid__weight=random(3, 2, 3, 3)), "does not fit between"),
-        (changed("lora core", lora_down__weight=None), "does not fit between"),
-        (changed("full", diff=random(0, 4)), "no floating point numbers"),
-        (changed("full", diff=random(3, 4).astype(int)), "no floating point numbers"),
-        (changed("glora", b1__weight=None), "lacks its b1.weight"),
-        (changed("ia3", weight=None), "lacks its weight"),
-        (changed("oft", oft_blocks=random(4)), "no blocks"),
-        (changed("oft", oft_other=random(4)), "method that is not known"),
+        changed("loha", hada_w2_b=None),
+        changed("loha", hada_w1_a=None),
+        changed("loha core", hada_t2=None),
+        changed("loha", **loha(r=2) | {"hada_w1_a": random(12, 3), "hada_w1_b": random(3, 20)}),
+        changed("loha", hada_w1_b=random(4, 20)),
+        changed("loha", hada_w1_b=random(3, 0)),
+        changed("loha", hada_w1_b=random(3, 4, 5)),
+        changed("loha", hada_w1_b=random(3, 20).astype(int)),
+        changed("loha", hada_w3_a=random(3, 3)),
+        changed("loha", lokr_w1=random(3, 3)),
+        changed("loha", lora_up__weight=random(12, 3)),
+        changed("loha", alpha=np.array(np.nan, np.float32)),
+        changed("loha", alpha=random(2)),
+        changed("loha core", alpha=np.array(np.inf, np.float32)),
+        changed("loha core", hada_t1=random(3, 3)),
+        changed("loha core", hada_t1=random(4, 4, 2, 2), hada_t2=random(4, 4, 2, 2)),
+        changed("loha core", hada_t2=random(3, 3, 1, 4)),
+        changed("lokr", lokr_w1=None),
+        changed("lokr", lokr_w2_a=None),
+        changed("lokr", lokr_w2=random(8, 9)),
+        changed("lokr", lokr_w1=random(6, 5, 1)),
+        changed("lokr", lokr_w1=random(0, 5)),
+        changed("lokr", lokr_w1=random(6, 5).astype(int)),
+        changed("lokr both", lokr_w1_a=random(6, 3), lokr_w1_b=random(3, 5)),
+        changed("lokr core", lokr_t2=random(3, 3, 3, 3)),
+        changed("lokr core", lokr_t1=random(3, 3, 3, 3)),
+        changed("lora core", lora_mid__weight=random(3, 2, 3, 3)),
+        changed("lora core", lora_down__weight=None),
+        changed("full", diff=random(0, 4)),
+        changed("full", diff=random(3, 4).astype(int)),
+        changed("glora", b1__weight=None),
+        changed("ia3", weight=None),
+        changed("oft", oft_blocks=random(4)),
+        changed("oft", oft_other=random(4)),
     ],
 )  # fmt: skip
-def test_refusals_name_file_and_module(parts: Tensors, what: str, tmp_path: Path) -> None:
+def test_refusals_name_file_and_module(parts: Tensors, tmp_path: Path) -> None:
     file = save(tmp_path, parts)
     with raises(AdapterFormatError, file="style.safetensors") as caught:
         read_adapter(file)
-    assert (str(caught.value.file), caught.value.module) == (str(file), PATH)
+    assert str(caught.value.file) == str(file)
+    assert PATH in str(caught.value)
 
 
 def test_more_refusals(tmp_path: Path) -> None:

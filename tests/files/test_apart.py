@@ -26,20 +26,20 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("output", "given", "how"),
+    ("output", "given"),
     [
-        ("in/file", "in/file", "is"),
-        ("in/../in/file", "in/file", "is"),
-        ("link/file", "in/file", "is"),
-        ("hard", "in/file", "is"),
-        ("in/new", "in", "lies in"),
-        ("link/deep/new", "in", "lies in"),
-        ("in", "in/file", "is around"),
-        ("link", "in/deep", "is around"),
-        (".", "in", "is around"),
+        ("in/file", "in/file"),
+        ("in/../in/file", "in/file"),
+        ("link/file", "in/file"),
+        ("hard", "in/file"),
+        ("in/new", "in"),
+        ("link/deep/new", "in"),
+        ("in", "in/file"),
+        ("link", "in/deep"),
+        (".", "in"),
     ],
 )
-def test_what_is_not_apart(place: Path, output: str, given: str, how: str) -> None:
+def test_what_is_not_apart(place: Path, output: str, given: str) -> None:
     with pytest.raises(UsageError):
         check_apart(place / output, [place / given])
 

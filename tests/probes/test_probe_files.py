@@ -304,7 +304,7 @@ def test_a_file_of_other_columns_is_refused_where_it_is_named(
     shutil.copytree(SAMPLES, folder)
     path = folder / file
     path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=told) as caught:
         read_probes([path])
     assert path.name in str(caught.value)
     whole = read_probes([folder])

@@ -208,25 +208,25 @@ def round_and_round(reply: Reply) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lie", "says"),
+    "lie",
     [
-        (short, "came short"),
-        (shorter_range, "another range"),
-        (other_range, "another range"),
-        (other_length, "changed while it was read"),
-        (other_tag, "changed while it was read"),
-        (no_range, "no range"),
-        (too_much, "more than was asked"),
-        (no_words, "another range"),
-        (packed, "another form"),
-        (gone_now, "nothing is at the address"),
-        (denied, "denies access"),
-        (down, r"4 times.*status 503"),
-        (round_and_round, "circle"),
+        short,
+        shorter_range,
+        other_range,
+        other_length,
+        other_tag,
+        no_range,
+        too_much,
+        no_words,
+        packed,
+        gone_now,
+        denied,
+        down,
+        round_and_round,
     ],
 )
 def test_every_lie_is_an_error_that_names_the_address(
-    web: Web, long: tuple[str, bytes], lie: Callable[[Reply], None], says: str
+    web: Web, long: tuple[str, bytes], lie: Callable[[Reply], None]
 ) -> None:
     address, _ = long
     file = RemoteFile(Url(address))

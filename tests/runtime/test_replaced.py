@@ -173,28 +173,28 @@ def test_a_thread_that_selected_another_head_is_refused(classifier, heads) -> No
 
 
 @pytest.mark.parametrize(
-    ("saved", "config", "reason"),
+    ("saved", "config"),
     [
         (
             {"score.weight": (3, 32)},
             {"task_type": "SEQ_CLS"},
-            r"a head for sequence classification, .*score.weight .*no such module",
         ),
-        ({"lm_head.weight": (96, 32)}, {}, r"lm_head.weight .*\(96, 32\): there it is \(97, 32\)"),
-        ({"lm_head.bias": (97,)}, {}, "lm_head.bias .*there is none in the model"),
-        ({f"{Q}.weight": (32, 32)}, {}, "the task changes that module too"),
-        ({"model.layers.0.mlp.extra": (3,)}, {}, "LlamaMLP, which is no linear module"),
+        ({"lm_head.weight": (96, 32)}, {}),
+        ({"lm_head.bias": (97,)}, {}),
+        ({f"{Q}.weight": (32, 32)}, {}),
+        ({"model.layers.0.mlp.extra": (3,)}, {}),
     ],
 )
-def test_what_has_no_place_is_refused_by_name(saved, config, reason, tmp_path) -> None:
+def test_what_has_no_place_is_refused_by_name(saved, config, tmp_path) -> None:
     odd = adapter(tmp_path / "odd", 1, saved, **config)
     plain = write_adapter(tmp_path / "plain", pairs(1, 2))
     merge([odd, plain], tmp_path / "b", error=0.3, workers=1)
     model = tiny_llama(intermediate_size=64)
     with attach(model, tmp_path / "b") as attached:
         attached.set_task("plain")
-        with raises(UsageError, file="b", expected="low-rank"):
+        with raises(UsageError, file="b", expected="low-rank") as caught:
             attached.set_task("odd")
+        assert next(iter(saved)) in str(caught.value)
         assert attached.active == ("plain",)
 
 
