@@ -151,10 +151,11 @@ def test_a_warning_has_a_line_of_its_own_on_a_terminal() -> None:
     """The bar gives way to it, whatever other stream goes there."""
     code = """
 from hydraopt.cli.common import warn
+from hydraopt.notes import Note
 from hydraopt.cli.progress import progress_bar
 with progress_bar() as move:
     move("first", 1, 4)
-    warn("few prompts of [a] b")
+    warn(Note("few_prompts", "few prompts of [a] b"))
     move("first", 2, 4)
 """
     ours, theirs = pty.openpty()
