@@ -61,10 +61,13 @@ class HydraoptError(Exception):
         if args and isinstance(args[0], Message):
             vars(self).update(args[0].facts)
 
-    def within(self, before: str = "", after: str = "") -> Message:
-        """Return the message with a text before and after it, for another error with its facts."""
+    def within(self, before: str = "", after: str = "", **facts: object) -> Message:
+        """Return the message with a text before and after it, for another error with its facts.
+
+        facts: further ones; those of this error take precedence.
+        """
         result = Message(f"{before}{self}{after}")
-        result.facts = getattr(self.args[0], "facts", {}) if self.args else {}
+        result.facts = {**facts, **(getattr(self.args[0], "facts", {}) if self.args else {})}
         return result
 
     def __str__(self) -> str:

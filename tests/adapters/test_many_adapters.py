@@ -206,8 +206,7 @@ def test_shapes_must_agree_but_ranks_and_modules_may_differ(save):
     en = save("en", lora(m=6), peft_config())
     with raises(AlignmentError, got="one base: de, fr; one base, shapes 2: en") as caught:
         read_adapters([fr, de, en], same_base=True)
-    assert caught.value.module == "h.0.q"
-    assert "(6, 7)" in str(caught.value)
+    assert all(fact in str(caught.value) for fact in ("h.0.q", "(6, 7)"))
 
 
 def test_one_adapter_alone(save):

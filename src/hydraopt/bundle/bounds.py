@@ -140,7 +140,7 @@ def naming(file: AnyPath) -> Iterator[None]:
         if str(file) in text:
             raise
         remedy = "" if AGAIN in text else f" {AGAIN}."
-        raise type(error)(f"{file}: {text}{remedy}") from error
+        raise type(error)(error.within(f"{file}: ", remedy, file=file)) from error
 
 
 def each_naming(items: Iterator[T], file: AnyPath) -> Iterator[T]:
