@@ -14,6 +14,7 @@ from hydraopt import merge, open_bundle
 from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.collection.splitting import split
 from hydraopt.editing.verbs import rename
+from hydraopt.errors import UsageError
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of
 from tests.raising import check_refused
@@ -64,6 +65,13 @@ def test_a_collection_changes(run: Run, two: Path, folder: Path, tmp_path: Path)
     for text in ("added", "removed", "changed", "core    the same"):
         assert text in shown
     assert list(open_bundle(two)) == ["b", "d"]
+
+
+def test_a_name_that_exists_points_to_the_option(run: Run, two: Path, folder: Path) -> None:
+    before = two.read_bytes()
+    done = run("add", two, f"b={folder / 'c'}")
+    check_refused(done, UsageError, names="--replace", got="b")
+    assert two.read_bytes() == before
 
 
 def test_an_index_that_cannot_be_written_is_a_warning(

@@ -186,7 +186,8 @@ def _vacant(collection: Collection, names: Sequence[str]) -> Sequence[str]:
                 "the collection has a task of that name",
                 file=place_of(collection.path),
                 got=", ".join(there[:8]),
-                do="Use replace, or another name: NAME=PATH",
+                do="Replace it (in Python replace(), otherwise hydraopt add --replace), or give "
+                "another name: NAME=PATH",
             )
         )
     return ()
