@@ -40,10 +40,19 @@ def test_the_search_counts_what_is_written(
 def test_an_error_so_small_that_nothing_shrinks_is_refused(three, tmp_path: Path) -> None:
     """As a size is: a larger file that is further from the originals serves nobody."""
     merge(three, tmp_path / "x", size="20%", workers=1)
-    with raises(BudgetError, file="x", got="2,131 bytes"):
+    with raises(BudgetError, file="x", expected="2,131 bytes", do="larger error"):
         shrink(tmp_path / "x", tmp_path / "y", error=0.01, workers=1)
     assert not (tmp_path / "y").exists()
     assert shrink(tmp_path / "x", tmp_path / "y", error=0.5, workers=1).size > 0
+
+
+def test_a_size_above_that_of_the_bundle_is_refused(three, tmp_path: Path) -> None:
+    size = merge(three, tmp_path / "x", size="20%", workers=1).size
+    with raises(
+        BudgetError, file="x", got=f"{2 * size:,} bytes", expected=f"{size:,}", do="smaller size"
+    ):
+        shrink(tmp_path / "x", tmp_path / "y", size=2 * size, workers=1)
+    assert not (tmp_path / "y").exists()
 
 
 def test_forms_that_a_merge_did_not_permit_stay_out(three, tmp_path: Path) -> None:

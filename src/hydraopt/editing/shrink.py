@@ -105,7 +105,7 @@ def shrink(
     budget = limit.budget(pieces.fp16_bytes)
     assert isinstance(budget, Size | MeanError)
     if isinstance(budget, Size):
-        _check_smaller(before, budget.limit)
+        _check_smaller(before, budget.limit, "Give a smaller size")
     job = _job(before, pieces, chosen, budget, core_name(output))
     solution, curves = None, StoredCurves(before.manifest)
     if pieces.contents:
@@ -113,7 +113,8 @@ def shrink(
         options = Options(chosen, forms, workers=workers, progress=progress)
         solution = _solved(job, budget, options, before, curves)
     if error is not None:
-        _check_smaller(before, job.size(solution.draft if solution else None))
+        shrunk = job.size(solution.draft if solution else None)
+        _check_smaller(before, shrunk, "Allow a larger error")
     result = write(output, Solved(job, chosen, budget, solution), started)
     return dataclasses.replace(result, notes=(*result.notes, *_notes(before, budget, curves)))
 
@@ -188,16 +189,16 @@ def _bytes_of(bundle: Bundle) -> dict[str, float]:
     return {task.name: held[f"task/{task.content}"] for task in tasks}
 
 
-def _check_smaller(bundle: Bundle, size: int) -> None:
+def _check_smaller(bundle: Bundle, size: int, remedy: str) -> None:
     """Raise BudgetError unless what is to be written is smaller than the bundle."""
     if size < bundle.size:
         return
     raise BudgetError(
         explain(
-            "the bundle already meets the limit",
+            "the bundle would not become smaller",
             file=bundle.path,
-            got=f"{bundle.size:,} bytes",
-            expected=f"more than {size:,} bytes",
-            do="Copy it as it is, allow a larger error, or merge the original adapters anew",
+            got=f"{size:,} bytes",
+            expected=f"fewer than the {bundle.size:,} bytes of the bundle",
+            do=f"{remedy}, or merge the original adapters again",
         )
     )
