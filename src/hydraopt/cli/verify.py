@@ -71,9 +71,10 @@ def verify(
 ) -> None:
     """Check every byte of BUNDLE; with ADAPTERS, the originals, also measure every error again.
 
-    Give the originals as for merge: tasks are matched by name. With --prompts, the share of answers
-    that are likely to change is measured too. It is a problem if this share exceeds the share in
-    the bundle by more than three standard deviations. Exit code 1 if there are problems.
+    Give the originals of all tasks, as for merge: they are matched by name, and a task without an
+    original is a problem. With --prompts, the share of answers that are likely to change is
+    measured too. It is a problem if this share exceeds the share in the bundle by more than three
+    standard deviations. Exit code 1 if there are problems.
 
     \b
     Example:
