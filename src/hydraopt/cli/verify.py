@@ -88,6 +88,7 @@ def verify(
     from hydraopt.adapters.basefiles import open_base
     from hydraopt.collection.opening import verify_bundle
 
+    _check_there(bundle)
     originals = None
     if adapters:
         originals = read_adapters(adapters, same_base=same_base)
@@ -129,6 +130,17 @@ def _check_given(
         raise needs("--prompts", *missing)
     if same_base and not adapters:
         raise needs("--same-base", "ADAPTERS")
+
+
+def _check_there(bundle: str) -> None:
+    """Raise the error of a path or address where nothing is: that is no problem of a bundle."""
+    from hydraopt.collection.opening import open_bundle
+    from hydraopt.files.folders import is_folder, is_there
+    from hydraopt.files.url import place_of
+
+    place = place_of(bundle)
+    if not is_folder(place) and not is_there(place):
+        open_bundle(place)
 
 
 def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[Note]:
