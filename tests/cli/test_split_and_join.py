@@ -15,9 +15,10 @@ def test_there_and_back(run: Run, bundle: Path, tmp_path: Path) -> None:
     result = run("split", bundle, "-o", folder)
     assert result.exit_code == 0, result.output
     files = sorted(folder.iterdir())
-    for text in (*TASKS, "core ->", f"{len(TASKS) + 1} files"):
+    for text in (*TASKS, "core ->", f"{len(TASKS) + 2} files"):
         assert text in result.stdout
     assert len(files) == len(TASKS) + 2  # with the index, which join takes and does not need
+    assert all(str(file) in result.stdout for file in files)
     result = run("join", *files, "-o", back)
     assert result.exit_code == 0, result.output
     assert f"{len(TASKS)} tasks" in result.stdout
@@ -28,9 +29,9 @@ def test_as_json(run: Run, bundle: Path, tmp_path: Path) -> None:
     folder, back = tmp_path / "apart", tmp_path / "back"
     said = json.loads(run("split", bundle, "-o", folder, "--json").stdout)
     assert said["schema"] == "hydraopt.split/1"
-    assert [x["task"] for x in said["files"]] == [None, *TASKS]
-    index = folder / "tasks.index.safetensors"
-    assert said["bytes"] == sum(x.stat().st_size for x in folder.iterdir() if x != index)
+    assert [x["task"] for x in said["files"]] == [None, *TASKS, None]
+    assert said["bytes"] == sum(x.stat().st_size for x in folder.iterdir())
+    assert {Path(x["file"]) for x in said["files"]} == set(folder.iterdir())
     assert all(Path(x["file"]).stat().st_size == x["bytes"] for x in said["files"])
     said = json.loads(run("join", folder, "-o", back, "--json").stdout)
     assert said["schema"] == "hydraopt.join/1"

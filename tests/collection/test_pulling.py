@@ -44,7 +44,8 @@ def files_of(folder: Path) -> set[str]:
 
 def test_a_task_goes_into_the_file_that_it_has_there(bundle: Path, tmp_path: Path) -> None:
     here = tmp_path / "here"
-    pull(bundle, here, ["b"])
+    first = pull(bundle, here, ["b"])
+    assert set(first.files) == set(here.glob("*.safetensors"))
     (here / "b.task.safetensors").rename(here / "mine.task.safetensors")
     done = pull(bundle, here, NAMES)
     assert here / "mine.task.safetensors" in done.files

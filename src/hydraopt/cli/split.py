@@ -19,9 +19,10 @@ __all__ = ["split"]
 def split(bundle: str, output: str, force: bool, as_json: bool) -> None:
     """Split BUNDLE into a core file and one file per task, in the folder DIR.
 
-    DIR/NAME.core.safetensors holds the shared core, DIR/TASK.task.safetensors one task. Commands
-    accept DIR, or the core file, as a bundle of the tasks whose files are present. Nothing is coded
-    again; join restores the bundle byte for byte.
+    DIR/NAME.core.safetensors holds the shared core, DIR/TASK.task.safetensors one task, and
+    DIR/tasks.index.safetensors a list of the tasks. Commands accept DIR, or the core file, as a
+    bundle of the tasks whose files are present. Nothing is coded again; join restores the bundle
+    byte for byte.
 
     \b
     Example:
@@ -37,8 +38,9 @@ def split(bundle: str, output: str, force: bool, as_json: bool) -> None:
         told = {"bundle": str(place_of(bundle)), "bytes": total, "files": files}
         emit_json({"schema": "hydraopt.split/1", **told})
         return
-    core, *tasks = written
+    core, *tasks, index = written
     say(f"core -> {core.path}, {core.size:,} bytes")
     for one in tasks:
         say(f"{one.task} -> {one.path}, {one.size:,} bytes")
+    say(f"index -> {index.path}, {index.size:,} bytes")
     say(f"{len(written)} files, {total:,} bytes")

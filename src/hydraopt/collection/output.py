@@ -11,7 +11,7 @@ from pathlib import Path
 from string import ascii_letters, digits
 from typing import Final
 
-from hydraopt.bundle.container import BUNDLE_SUFFIX, CORE_SUFFIX, INDEX_NAME
+from hydraopt.bundle.container import BUNDLE_SUFFIX, CORE_SUFFIX
 from hydraopt.bundle.row import row_of_file
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.writer import PackedBundle, canonical
@@ -21,7 +21,7 @@ from hydraopt.collection.index import IndexedFile, packed_index
 from hydraopt.collection.splitting import split
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.aside import Chosen, sizes_of
-from hydraopt.files.folders import check_empty, entry_of, files_in, is_folder
+from hydraopt.files.folders import check_empty, files_in, is_folder
 from hydraopt.files.lock import locked_if_there
 from hydraopt.files.outputs import destination
 from hydraopt.files.url import AnyPath, Url, place_of
@@ -111,8 +111,7 @@ def written(packed: PackedBundle, output: StrPath) -> int:
         core = core_name(output) or ""
         whole = Path(scratch) / f"{core.removesuffix(CORE_SUFFIX)}{BUNDLE_SUFFIX}"
         packed.write(whole)
-        parts = sum(file.size for file in split(whole, target))
-    return parts + (entry_of(target / INDEX_NAME).size or 0)
+        return sum(file.size for file in split(whole, target))
 
 
 def size_apart(

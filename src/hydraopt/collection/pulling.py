@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydraopt.bundle.container import BUNDLE_SUFFIX, CORE, CORE_SUFFIX, TASK
+from hydraopt.bundle.container import BUNDLE_SUFFIX, CORE, CORE_SUFFIX, INDEX_NAME, TASK
 from hydraopt.bundle.contents import Container
 from hydraopt.bundle.reader import Bundle
 from hydraopt.collection.apart import Parts, core_id, core_of
@@ -34,7 +34,7 @@ class Pulled:
     """Result of a pull.
 
     tasks: names of the tasks.
-    size: total bytes of what was pulled.
+    size: total bytes of what was pulled, without the index, which is made here.
     fetched: bytes that came from the store; the others were in the cache.
     files: files that were written; empty if everything went into the cache.
     warnings: problems that affect no task.
@@ -89,7 +89,9 @@ def pull(
             size += write_atomically(target / name, pieces)
             written.append(target / name)
         warning = renew_index(target)
-    return Pulled(names, size, opened.fetched, tuple(written), (warning,) if warning else ())
+    if warning is not None:
+        return Pulled(names, size, opened.fetched, tuple(written), (warning,))
+    return Pulled(names, size, opened.fetched, (*written, target / INDEX_NAME))
 
 
 def _into_cache(bundle: Bundle, names: Iterable[str]) -> int:

@@ -45,7 +45,7 @@ _Part = tuple[str | None, str, PackedBundle]
 class SplitFile:
     """File of a bundle that was split.
 
-    task: name of its task; None for the core.
+    task: name of its task; None for the core and for the index.
     """
 
     task: str | None
@@ -60,7 +60,9 @@ def split(
     another_core: bool = False,
     held: bool = False,
 ) -> list[SplitFile]:
-    """Write what tasks share, and each task, to files of their own in ``folder``; the core first.
+    """Write what tasks share, each task, and an index to files of their own in ``folder``.
+
+    Returns the core first and the index last.
 
     bundle: path or address of the bundle.
     folder: folder to write, here or in a store.
@@ -118,8 +120,8 @@ def _split_here(
             written.append(SplitFile(task, target / name, size))
             if task is not None:
                 indexed.append(_indexed(opened, task, made / name, packed, library))
-        write_index(made, (core[1], mine), indexed)
-    return written
+        size = write_index(made, (core[1], mine), indexed)
+    return [*written, SplitFile(None, target / INDEX_NAME, size)]
 
 
 def _split_to_store(target: Url, bundle: Bundle, core: PackedBundle, name: str) -> list[SplitFile]:
@@ -150,9 +152,9 @@ def _split_to_store(target: Url, bundle: Bundle, core: PackedBundle, name: str) 
         _remove_all(target, unseen)
         stale -= unseen
     head = SplitFile(None, target / name, core.write(target / name, library))
-    write_index(target, (name, mine), indexed)
+    index = SplitFile(None, target / INDEX_NAME, write_index(target, (name, mine), indexed))
     _remove_all(target, stale)
-    return [head, *written]
+    return [head, *written, index]
 
 
 def _indexed(
