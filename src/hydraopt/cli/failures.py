@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 import click
 
 from hydraopt.cli.common import printable
+from hydraopt.cli.moved import instead_of
 from hydraopt.errors import BaseMismatchError, BatchError, HydraoptError
 
 __all__ = ["Doing", "Interrupted", "Refused", "Unforeseen", "failure_of"]
@@ -154,7 +155,8 @@ def failure_of(error: Exception, doing: Doing | None) -> click.ClickException:
         for line in "".join(traceback.format_exception(error)).splitlines():
             click.echo(printable(line), err=True)
     if isinstance(error, click.ClickException):
-        lines = "\n".join(map(printable, error.format_message().split("\n")))
+        said = instead_of(error) or error.format_message()
+        lines = "\n".join(map(printable, said.split("\n")))
         return click.UsageError(lines, ctx=getattr(error, "ctx", None))
     if isinstance(error, HydraoptError):
         parts = str(error).split("\n") if isinstance(error, BatchError) else [str(error)]
