@@ -66,10 +66,28 @@ def test_options_of_originals_need_originals(run: Run, bundle: Path) -> None:
         ("--card", "--same-base"),
         ("--card", "adapters"),
         ("--serve", "--originals", "adapters"),
+        ("--serve", "--port", "0", "--force"),
+        ("--card", "--force"),
+        ("--same-base", "-o", "x.html"),
     ],
 )
 def test_a_report_is_one_of_three(run: Run, bundle: Path, more) -> None:
     assert run("report", bundle, *more).exit_code == 2
+
+
+@pytest.mark.parametrize("option", ["--same-base", "--skip-unreadable"])
+@pytest.mark.parametrize("more", [(), ("--list",), ("other",)])
+def test_options_of_adapters_do_not_fit_a_bundle(run: Run, bundle: Path, option, more) -> None:
+    paths = [bundle if word == "other" else word for word in more]
+    done = run("inspect", bundle, *paths, option)
+    assert done.exit_code == 2
+    assert option in done.stderr
+
+
+def test_a_preview_of_a_refresh_refuses_an_option_of_originals(run: Run, bundle: Path) -> None:
+    done = run("refresh", bundle, "--same-base")
+    assert done.exit_code == 2
+    assert "--same-base needs ADAPTERS" in done.stderr
 
 
 @pytest.mark.parametrize("more", [("--modules",), ("--plot", "x.png"), ("other",)])

@@ -121,6 +121,10 @@ def inspect(
     from hydraopt.inspect import is_bundle
 
     bundles = [path for path in paths if is_bundle(path)]
+    of_adapters = {"--same-base": same_base, "--skip-unreadable": skip_unreadable}
+    idle = [option for option, is_given in of_adapters.items() if is_given]
+    if idle and (lists or len(bundles) == len(paths)):
+        raise cannot_combine("--list" if lists else "BUNDLE", idle)
     if lists or len(bundles) == len(paths) == 2:
         _contents(paths, lists, {"--modules": every, "--plot": plot is not None}, as_json)
         return

@@ -65,6 +65,8 @@ def refresh(
     writes = output is not None or force
     if not writes and (limits := [x for x in ("size", "error") if options[x] is not None]):
         raise needs(f"--{limits[0]}", "-o or --force")
+    if options["same_base"] and not adapters:
+        raise needs("--same-base", "ADAPTERS")
     if output is not None:
         _check(bundle, output, force)
     from hydraopt.editing.refresh import expected_saving

@@ -96,12 +96,17 @@ def report(
             )
         )
     if serve:
-        if output is not None:
-            raise cannot_combine("--serve", ["-o"])
+        given = {"-o": output is not None, "--force": force}
+        if idle := [option for option, is_given in given.items() if is_given]:
+            raise cannot_combine("--serve", idle)
         _serve(bundle, files, _PORT if port is None else port, as_json)
         return
     if port is not None:
         raise needs("--port", "--serve")
+    if force and output is None:
+        raise needs("--force", "-o")
+    if same_base and not adapters:
+        raise needs("--same-base", "ADAPTERS")
     if card:
         _card(bundle, files, output, force, as_json)
     elif output is None:
