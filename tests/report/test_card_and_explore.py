@@ -55,6 +55,7 @@ def test_the_command_writes_a_card_and_no_other_file(made: Made, tmp_path: Path)
     assert code == 0, said
     assert run("report", "--card", made.bundle, "-o", file)[0] == 0
     assert run("report", "--card", made.bundle)[1] == file.read_text()
+    assert run("report", "--card", made.bundle, "-q") == (0, "")
     file.write_text("# mine\n")
     assert run("report", "--card", made.bundle, "-o", file)[0] == 2
     assert file.read_text() == "# mine\n"

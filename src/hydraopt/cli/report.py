@@ -8,15 +8,7 @@ from typing import Final
 
 import click
 
-from hydraopt.cli.common import (
-    cannot_combine,
-    emit_json,
-    needs,
-    say,
-    say_always,
-    say_notes,
-    size_text,
-)
+from hydraopt.cli.common import cannot_combine, emit_json, needs, say, say_notes, size_text
 from hydraopt.cli.looking import check_page, missing, originals_option
 from hydraopt.cli.options import common_options, force_option, same_base_option
 from hydraopt.cli.progress import progress_bar
@@ -193,7 +185,7 @@ def _card(
         )
     elif output is None:
         for line in text.splitlines():
-            say_always(line)
+            say(line)
     else:
         say_notes(notes)
         say(f"{bundle} -> {output}")
