@@ -12,10 +12,8 @@ from hydraopt.cli.mergerequest import MergeRequest
 from hydraopt.cli.options import (
     common_options,
     exact_option,
-    fair_option,
     force_option,
     prompts_option,
-    refit_option,
     same_base_option,
     skip_option,
     weight_option,
@@ -52,7 +50,11 @@ __all__ = ["merge"]
     "0.01nats of KL per answer.",
 )
 @weight_option
-@fair_option
+@click.option(
+    "--fair",
+    is_flag=True,
+    help="Give all tasks the same error, or, with --prompts and --size, the same harm.",
+)
 @click.option(
     "--base",
     help="Base model, a folder or OWNER/NAME that transformers loads, to measure which modules of "
@@ -65,7 +67,12 @@ __all__ = ["merge"]
     "which should not be training rows, and a refit trains on up to 1,024 in all. Without a refit, "
     "harm is measured on the first 256."
 )
-@refit_option
+@click.option(
+    "--refit/--no-refit",
+    default=None,
+    help="Train the coded parts to keep the answers; kept only if it helps on held-out prompts. "
+    "Default with --prompts and --size.",
+)
 @exact_option
 @same_base_option
 @skip_option

@@ -14,10 +14,8 @@ from hydraopt.cli.prompting import PromptFile
 __all__ = [
     "common_options",
     "exact_option",
-    "fair_option",
     "force_option",
     "prompts_option",
-    "refit_option",
     "same_base_option",
     "skip_option",
     "weight_option",
@@ -103,23 +101,12 @@ weight_option = click.option(
     multiple=True,
     help="Weight of a task's error or harm. Default: 1. Repeatable.",
 )
-fair_option = click.option(
-    "--fair",
-    is_flag=True,
-    help="Give all tasks the same error, or, with --prompts and --size, the same harm.",
-)
 exact_option = click.option(
     "--exact",
     multiple=True,
     metavar="PATTERN",
     help="Keep tensors whose names match PATTERN (with * and ?) bit for bit. By default, heads and "
     "embeddings are coded with a loss. Repeatable.",
-)
-refit_option = click.option(
-    "--refit/--no-refit",
-    default=None,
-    help="Train the coded parts to keep the answers; kept only if it helps on held-out prompts. "
-    "Default with --prompts and --size.",
 )
 
 

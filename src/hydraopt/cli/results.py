@@ -188,7 +188,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
 
     tasks, left = worst(plan.tasks, lambda task: task.harm or 0.0)
     show_table(
-        f"Planned bytes, and {what} in {unit}",
+        f"Planned bytes, and {what} ({unit})",
         ["task", "planned", f"counted {unit}", *HARM_COLUMNS[:3]],
         [[x.name, size_text(x.size), harm_text(x.harm), *harm_cells(x.stated)[:3]] for x in tasks],
     )

@@ -33,9 +33,9 @@ class Words(NamedTuple):
 
 
 WORDS: Mapping[str, Words] = {
-    "answers": Words(100.0, "%", "answers that change and a standard error, or by KL"),
-    "lost": Words(100.0, "%", "answers lost (those that change, by how sure they were), or by KL"),
-    "nats": Words(1.0, "nats", "KL an answer and a standard error"),
+    "answers": Words(100.0, "%", "share of answers that change"),
+    "lost": Words(100.0, "%", "share of answers lost"),
+    "nats": Words(1.0, "nats", "KL an answer"),
 }
 """Format of a harm, by the kind that a plan counts."""
 
