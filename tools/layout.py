@@ -16,9 +16,9 @@ PAGE = ROOT / "CONTRIBUTING.md"
 SOURCE = ROOT / "src" / "hydraopt"
 
 ORDER = (
-    *("linalg", "coding", "adapters", "compress", "bundle", "collection", "merging"),
-    *("methods", "editing", "basemodel", "harm"),
-    *("export", "runtime", "inspect", "serve", "report", "probes", "evaluate", "cli"),
+    *("files", "linalg", "engines", "coding", "adapters", "compress", "bundle", "collection"),
+    *("merging", "methods", "basemodel", "harm", "editing", "export", "runtime", "inspect"),
+    *("serve", "report", "probes", "evaluate", "doctor", "cli"),
 )
 """The order of the table: a package imports only what stands above it. Others come last."""
 

@@ -88,8 +88,8 @@ def _note(folder: Path) -> str:
     if times := _times(folder):
         text += (
             f" At equal KL the best rival at {_LARGEST:.0f} % of fp16 or less takes "
-            f"{times[0]:.1f} to {times[-1]:.1f} times the bytes; none of these rivals codes its "
-            "numbers."
+            f"{times[0]:.1f} to {times[-1]:.1f} times the bytes; none of these rivals uses "
+            "entropy coding."
         )
     return wrapped(text)
 

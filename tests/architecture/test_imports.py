@@ -14,6 +14,7 @@ import pytest
 
 from tests.marks import slow
 from tests.trees import tree_of
+from tools.layout import ORDER
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "hydraopt"
@@ -172,6 +173,11 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
     for module in sorted(graph):
         walk(module, [])
+
+
+def test_the_table_of_packages_follows_the_layers() -> None:
+    levels = [next(i for i, layer in enumerate(LAYERS) if name in layer) for name in ORDER]
+    assert levels == sorted(levels)
 
 
 def test_every_package_has_its_layer() -> None:

@@ -28,7 +28,7 @@ STATES = 8
 NEXT_STATE: NDArray[np.int64] = np.array(
     [[0, 2], [5, 7], [1, 3], [6, 4], [2, 0], [4, 6], [3, 1], [7, 5]], dtype=np.int64
 )
-"""NEXT_STATE[state, level & 1]; part of the format (docs/reference/format.md)."""
+"""NEXT_STATE[state, level & 1]; part of the format (docs/reference/streams.md)."""
 QUANTISER: NDArray[np.int64] = np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype=np.int64)
 """Quantiser of each state; part of the format."""
 _BEFORE: NDArray[np.int64] = np.array(
