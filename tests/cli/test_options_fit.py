@@ -130,6 +130,24 @@ def test_a_base_that_no_one_needs_is_refused(run: Run, bundle: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (("merge", "x", "--error", "20%"), "0.2"),
+        (("merge", "x", "--max-error", "2.5 %"), "0.025"),
+        (("add", "x", "y", "--max-error", "3%"), "0.03"),
+        (("shrink", "x", "--error", "few"), "0.2"),
+        (("refresh", "x", "--error", "20%"), "0.2"),
+    ],
+)
+def test_an_error_is_a_number_and_a_percentage_is_turned_into_one(
+    run: Run, tmp_path: Path, words: tuple[str, ...], remedy: str
+) -> None:
+    output = () if words[0] == "add" else ("-o", tmp_path / "out")
+    check_refused(run(*words, *output), names=f"write {remedy}" if "%" in words[-1] else remedy)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("limit", "given", "trains"),
     [
         ({"size": "3%"}, None, True),

@@ -10,6 +10,7 @@ import click
 from hydraopt.cli.common import check_target
 from hydraopt.cli.mergerequest import MergeRequest
 from hydraopt.cli.options import (
+    RELATIVE_ERROR,
     common_options,
     exact_option,
     force_option,
@@ -40,8 +41,12 @@ __all__ = ["merge"]
     help="Bundle to write. OUT/, with a slash, is a folder of a core file and task files.",
 )
 @click.option("--size", help="Limit on the file: 5% (of the inputs' fp16 bytes), 3MB, or bytes.")
-@click.option("--error", type=float, help="Limit on the relative error, mean over tasks: 0.2.")
-@click.option("--max-error", type=float, help="Limit on the relative error of the worst task.")
+@click.option(
+    "--error", type=RELATIVE_ERROR, help="Limit on the relative error, mean over tasks: 0.2."
+)
+@click.option(
+    "--max-error", type=RELATIVE_ERROR, help="Limit on the relative error of the worst task."
+)
 @click.option("--lossless", is_flag=True, help="Keep every tensor bit for bit.")
 @click.option(
     "--harm",

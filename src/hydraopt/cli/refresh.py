@@ -16,7 +16,13 @@ from hydraopt.cli.common import (
     say_notes,
     worst,
 )
-from hydraopt.cli.options import common_options, force_option, same_base_option, workers_option
+from hydraopt.cli.options import (
+    RELATIVE_ERROR,
+    common_options,
+    force_option,
+    same_base_option,
+    workers_option,
+)
 from hydraopt.cli.progress import progress_bar
 from hydraopt.jsonvalues import to_json
 from hydraopt.values import counted
@@ -36,7 +42,9 @@ __all__ = ["refresh"]
     "-o", "--output", metavar="OUT", help="File or folder to write, of the same kind as BUNDLE."
 )
 @click.option("--size", help="Limit on all files: 5% (of the adapters' fp16 bytes), 3MB, or bytes.")
-@click.option("--error", type=float, help="Limit on the relative error added, mean over tasks.")
+@click.option(
+    "--error", type=RELATIVE_ERROR, help="Limit on the relative error added, mean over tasks."
+)
 @click.option("--base", help="Base model; required if tensors are stored as differences from it.")
 @same_base_option
 @force_option("Without -o: overwrite BUNDLE. With -o: overwrite OUT, whatever it is.")
