@@ -289,6 +289,8 @@ def test_the_command_writes_a_page_and_no_other_file(made: Made, tmp_path: Path)
     told = json.loads(said)
     assert (told["tasks"], told["judged_by"]) == (6, "results")
     assert told["bytes"] == page.stat().st_size
+    plain = run("report", made.bundle, *originals, made.result, "-o", page, "--json", "-q")
+    assert json.loads(plain[1])["summary"] == told["summary"]  # the options may be left out
     assert run("report", made.bundle, "-o", page, "-q")[0] == 0  # one of ours is replaced
     other = tmp_path / "other.html"
     other.write_text("<title>mine</title>")

@@ -64,6 +64,7 @@ def report(
     tasks are, and answers side by side. It needs no network. It also shows other sizes: those of a
     merge with all original ADAPTERS, else those of a shrink. Coding these takes seconds, or minutes
     for large tasks. EVAL.json is a result of hydraopt eval, with answers if --answers was given.
+    ADAPTERS and EVAL.json directly after BUNDLE mean the same as after --originals and --results.
 
     --serve is for bundles of many tasks: it decodes a task when you open it, accepts connections
     from this machine only, and ends with Ctrl-C; requires pip install 'hydraopt[serve]'. --card
