@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from hydraopt import merge, open_bundle, read_adapter, read_adapters, shrink, verify_bundle
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.compress.dense import encode_tensor
+from hydraopt.editing.verbs import add
 from hydraopt.errors import BaseMismatchError, UsageError
 from tests.marks import slow
 from tests.merging.merge_cases import modules_of
@@ -327,3 +328,15 @@ def test_numbers_that_no_step_reaches_are_kept(make_adapter, tmp_path, scale) ->
     task = open_bundle(tmp_path / "b")["a"]
     assert task.extras[HEAD].raw() == head.tobytes()
     assert task.tensor_errors == {}
+
+
+@pytest.mark.parametrize("pattern", ["*scroe*", "*lora_A*"])
+def test_a_pattern_that_keeps_nothing_is_refused(headed, tmp_path: Path, pattern: str) -> None:
+    with raises(UsageError, got=pattern):
+        merge(headed, tmp_path / "b", error=0.2, exact=["*score*", pattern], workers=1)
+    assert not (tmp_path / "b").exists()
+    merge(headed[:1], tmp_path / "b", error=0.2, workers=1)
+    before = (tmp_path / "b").read_bytes()
+    with raises(UsageError, got=pattern):
+        add(tmp_path / "b", headed[1:2], exact=[pattern], workers=1)
+    assert (tmp_path / "b").read_bytes() == before

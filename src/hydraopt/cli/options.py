@@ -65,7 +65,7 @@ workers_option = click.option(
 
 
 class _RelativeError(click.ParamType[float]):
-    """A relative error: a number, not a percentage."""
+    """Parse a relative error: a number, not a percentage."""
 
     name = "NUMBER"
 

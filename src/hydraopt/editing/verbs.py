@@ -28,6 +28,7 @@ from hydraopt.files.apart import check_apart
 from hydraopt.files.url import AnyPath, place_of
 from hydraopt.merging.align import coded_of
 from hydraopt.merging.budget import Limit
+from hydraopt.merging.dense import check_exact
 from hydraopt.merging.look import Look
 from hydraopt.merging.options import MergeOptions, check_prompted
 from hydraopt.merging.outcome import inputs_of, load
@@ -270,6 +271,7 @@ def _put(
     if not loaded.adapters:
         raise UsageError(explain("nothing to add", got="no adapters", do="Name at least one"))
     given = sorted(loaded.adapters, key=lambda x: x.name)
+    check_exact(given, options.exact)
     base, judge = open_base(options.base), options.look.judge
     collection = collection_at(path)
     check_apart(path, inputs_of(given))

@@ -19,9 +19,18 @@ from hydraopt.bundle.tensors import (
     reference_of,
 )
 from hydraopt.coding.dense import as_matrix, matrix_shape
+from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Array
+from hydraopt.values import listed
 
-__all__ = ["CodedTensors", "TensorMatrices", "TensorsApart", "collect", "tensors_of"]
+__all__ = [
+    "CodedTensors",
+    "TensorMatrices",
+    "TensorsApart",
+    "check_exact",
+    "collect",
+    "tensors_of",
+]
 
 _BUFFERS: Final = ("running_mean", "running_var", "num_batches_tracked", "position_ids")
 _FEWEST: Final = 8
@@ -82,6 +91,23 @@ class CodedTensors:
     entries: tuple[TensorEntry, ...]
     matrices: tuple[TensorMatrices, ...]
     of_adapter: tuple[tuple[int, ...], ...]
+
+
+def check_exact(adapters: Sequence[Adapter], exact: Sequence[str]) -> None:
+    """Raise UsageError for a pattern of ``exact`` that no tensor beside the factors matches.
+
+    A misspelt pattern would otherwise code with a loss what was to be kept bit by bit.
+    """
+    keys = sorted({key for adapter in adapters for key in adapter.extras})
+    idle = [x for x in exact if not any(fnmatch.fnmatchcase(key, x) for key in keys)]
+    if idle:
+        raise UsageError(
+            explain(
+                "a pattern of tensors to keep bit by bit matches none",
+                got=listed(idle),
+                expected=f"a match of {listed(keys, 8)}" if keys else "tensors beside the factors",
+            )
+        )
 
 
 def tensors_of(adapter: Adapter, exact: Sequence[str], lossless: bool) -> TensorsApart:

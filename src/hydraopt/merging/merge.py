@@ -29,6 +29,7 @@ from hydraopt.files.apart import check_apart
 from hydraopt.files.url import place_of
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import Budget, HarmLimit, Limit, MeanError, Size, WorstError
+from hydraopt.merging.dense import check_exact
 from hydraopt.merging.draft import Draft
 from hydraopt.merging.finish import finished
 from hydraopt.merging.look import HarmSolution, Look
@@ -197,6 +198,7 @@ def prepare(
         check_apart(output, inputs_of(loaded.adapters))
     options.budget(2 * sum(adapter.numbers for adapter in loaded.adapters))
     check_importance([adapter.name for adapter in loaded.adapters], options.importance)
+    check_exact(loaded.adapters, options.exact)
     return Prepared(loaded, options, None if output is None else core_name(output))
 
 
