@@ -49,6 +49,11 @@ def test_a_block_is_put_between_its_marks() -> None:
         between(page, "y", "new")
 
 
+def test_readme_says_how_to_run_the_tests() -> None:
+    """The full check of the repository runs the command of this section."""
+    assert re.search(r"^## Run the tests\n\n```\n.*pytest", text_of(README), re.MULTILINE)
+
+
 def test_readme_is_small() -> None:
     assert len(README.read_bytes()) <= 6000
 
