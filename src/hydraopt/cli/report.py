@@ -78,16 +78,7 @@ def report(
       hydraopt report collection --results eval.json --serve --port 8001
     """
     adapters, files = _told_apart(more, originals, results)
-    if card and serve:
-        raise cannot_combine("--card", ["--serve"])
-    if (card or serve) and (adapters or same_base):
-        raise UsageError(
-            explain(
-                "--card and --serve take no adapters",
-                got=", ".join(adapters) or "--same-base",
-                expected="EVAL.json",
-            )
-        )
+    _check_kind(card, serve, adapters, same_base)
     if serve:
         given = {"-o": output is not None, "--force": force}
         if idle := [option for option, is_given in given.items() if is_given]:
@@ -106,6 +97,20 @@ def report(
         raise needs("report", "-o, --card or --serve")
     else:
         _page(bundle, adapters, files, output, same_base, force, as_json)
+
+
+def _check_kind(card: bool, serve: bool, adapters: Sequence[str], same_base: bool) -> None:
+    """Raise an error for --card with --serve, and for one of them with adapters."""
+    if card and serve:
+        raise cannot_combine("--card", ["--serve"])
+    if (card or serve) and (adapters or same_base):
+        raise UsageError(
+            explain(
+                "--card and --serve take no adapters",
+                got=", ".join(adapters) or "--same-base",
+                expected="EVAL.json",
+            )
+        )
 
 
 def _told_apart(
