@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt import merge, open_bundle, verify_bundle
+from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.collection import pulling
 from hydraopt.collection.pulling import pull
 from hydraopt.collection.splitting import split
@@ -41,7 +42,7 @@ def test_all_are_pulled(folder: Path, tmp_path: Path, indexed: bool) -> None:
     done = pull(there, tmp_path / "pulled")
     assert list(done.tasks) == NAMES
     assert {x.name for x in done.files} == {
-        "x.core.safetensors", *(f"{name}.task.safetensors" for name in NAMES)
+        "x.core.safetensors", INDEX_NAME, *(f"{name}.task.safetensors" for name in NAMES)
     }  # fmt: skip
     assert list(open_bundle(tmp_path / "pulled")) == NAMES
 

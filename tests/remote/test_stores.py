@@ -323,10 +323,11 @@ def test_pull_writes_the_files_of_a_task(
     folder = tmp_path / "pulled"
     done = pull(address, folder, ["b"])
     names = {"four.core.safetensors", "b.task.safetensors"}
-    assert {file.name for file in done.files} == names
+    assert {file.name for file in done.files} == {*names, INDEX_NAME}
     assert state(folder) == {x: data for x, data in state(apart).items() if x in names}
     more = pull(address, folder, ["a", "b"])
-    assert {file.name for file in more.files} == {"a.task.safetensors", "b.task.safetensors"}
+    added = {"a.task.safetensors", "b.task.safetensors"}
+    assert {file.name for file in more.files} == {*added, INDEX_NAME}
     assert list(open_bundle(folder)) == ["a", "b"]
     with pytest.raises(TaskNotFoundError):
         pull(address, folder, ["z"])
