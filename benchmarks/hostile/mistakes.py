@@ -90,7 +90,7 @@ MISTAKES = (
     Mistake("other originals", f"verify {BUNDLE} other", "missing in the originals", 1),
     Mistake("nothing to inspect", "inspect", "ADAPTERS"),
     Mistake("a picture of no kind", f"inspect {BUNDLE} --plot x.doc", "expected .png"),
-    Mistake("a shrink that grows", f"shrink {BUNDLE} --size 99% -o y", "Copy it as it is"),
+    Mistake("a shrink that grows", f"shrink {BUNDLE} --size 99% -o y", "smaller size"),
     Mistake("a name that is taken", f"add {BUNDLE} adapters/one", "replace"),
     Mistake("remove of no task", f"remove {BUNDLE} onne", "expected one"),
     Mistake("replace of no task", f"add {BUNDLE} NEW=adapters/one --replace", "expected"),

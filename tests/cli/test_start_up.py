@@ -49,7 +49,7 @@ def test_giving_a_task_back_loads_nothing_heavy(script: str, bundle: Path, tmp_p
     assert done.stdout.splitlines()[-1] == "heavy: []"
 
 
-@pytest.mark.parametrize("package", ["adapters", slow("bundle"), slow("export")])
+@pytest.mark.parametrize("package", ["adapters", slow("export")])
 def test_names_of_packages_load_when_asked_for(package: str) -> None:
     script = (
         f"import sys, hydraopt.{package} as p\n"

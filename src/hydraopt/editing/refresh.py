@@ -21,7 +21,7 @@ from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
-from hydraopt.bundle.container import BUNDLE_SUFFIX, CORE_SUFFIX
+from hydraopt.bundle.container import BUNDLE_SUFFIX, CORE_SUFFIX, INDEX_NAME
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import TaskAdapter
@@ -347,7 +347,7 @@ def _told(made: Manifest, tasks: _Tasks) -> Manifest:
 def _write(packed: PackedBundle, path: AnyPath, output: StrPath | None, force: bool) -> int:
     """Write a file or a folder, as the collection is, and return the bytes written.
 
-    A folder's core keeps its name; the bytes are those of the core and the tasks.
+    A folder's core keeps its name; the bytes are those of the core and the tasks, without the index.
     """
     if not is_folder(path):
         with nullcontext() if output is None else locked_if_there(output):
@@ -358,4 +358,4 @@ def _write(packed: PackedBundle, path: AnyPath, output: StrPath | None, force: b
         packed.write(whole)
         here, target = output is None, path if output is None else output
         files = split(whole, target, overwrite=True, another_core=force or here, held=here)
-    return sum(file.size for file in files)
+    return sum(file.size for file in files if file.path.name != INDEX_NAME)
