@@ -347,7 +347,8 @@ def _told(made: Manifest, tasks: _Tasks) -> Manifest:
 def _write(packed: PackedBundle, path: AnyPath, output: StrPath | None, force: bool) -> int:
     """Write a file or a folder, as the collection is, and return the bytes written.
 
-    A folder's core keeps its name; the bytes are those of the core and the tasks, without the index.
+    A folder's core keeps its name. The bytes are those of the core and the tasks, without the
+    index.
     """
     if not is_folder(path):
         with nullcontext() if output is None else locked_if_there(output):
