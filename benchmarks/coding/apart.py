@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.commands import parser_of
 from benchmarks.common import CODING, provenance, write_result
-from hydraopt.bundle.container import CORE, FORMAT, TASK, inflate
+from hydraopt.bundle.container import CORE, FORMAT, INDEX_NAME, TASK, inflate
 from hydraopt.bundle.contents import Container
 from hydraopt.collection.splitting import split
 from hydraopt.files.url import AnyPath
@@ -53,7 +53,8 @@ def parts_of(paths: Sequence[AnyPath]) -> dict[str, int]:
 def measure(path: Path) -> dict[str, Any]:
     """The row of a bundle."""
     with tempfile.TemporaryDirectory() as folder:
-        files = [x.path for x in split(path, Path(folder) / "apart")]
+        made = split(path, Path(folder) / "apart")
+        files = [x.path for x in made if x.path.name != INDEX_NAME]
         return {
             "bundle": path.name.partition(".")[0],
             "tasks": len(files) - 1,

@@ -19,7 +19,7 @@ import zstandard
 from benchmarks.commands import parser_of
 from benchmarks.common import CODING, provenance, write_result
 from hydraopt.bundle import strictjson
-from hydraopt.bundle.container import header_of, inflate, tensor_names
+from hydraopt.bundle.container import INDEX_NAME, header_of, inflate, tensor_names
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.writer import metadata_of, pack_bundle
@@ -160,7 +160,8 @@ def measure(path: Path) -> dict[str, Any]:
         count = len(chunks_of(shared, manifest))
         row[name] = {"bytes": size, "shared": len(shared), "shared_chunks": count}
     with tempfile.TemporaryDirectory() as folder:
-        row["apart"] = sum(x.size for x in split(path, Path(folder) / "apart"))
+        made = split(path, Path(folder) / "apart")
+        row["apart"] = sum(x.size for x in made if x.path.name != INDEX_NAME)
     row["format_2"] = bundle.size
     return row
 

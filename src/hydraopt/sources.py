@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent
 
 @functools.cache
 def source_hash(*packages: str) -> str:
-    """Return a hash of the Python source of these packages of hydraopt.
+    """Return a hash of the Python source, and of the tables beside it, of these packages.
 
     Args:
         packages: names of packages and modules directly below hydraopt, such as "linalg".
@@ -21,7 +21,11 @@ def source_hash(*packages: str) -> str:
     digest = hashlib.sha256()
     for name in sorted(packages):
         lone = PACKAGE / f"{name}.py"
-        files = [lone] if lone.is_file() else sorted((PACKAGE / name).rglob("*.py"))
+        files = (
+            [lone]
+            if lone.is_file()
+            else sorted(x for kind in ("*.py", "*.json") for x in (PACKAGE / name).rglob(kind))
+        )
         if not files:
             raise ValueError(f"hydraopt has no package {name}")
         for file in files:

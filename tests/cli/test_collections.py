@@ -125,7 +125,10 @@ def test_they_refuse(run: Run, two: Path, folder: Path) -> None:
     for arguments, facts in (
         (("add", two, folder / "a"), {"file": "two.hydra.safetensors", "got": "a"}),
         (("add", two), {"names": "ADAPTERS..."}),
-        (("add", two, folder / "c", "--size", "5%", "--max-error", "0.1"), {"got": "size, error"}),
+        (
+            ("add", two, folder / "c", "--size", "5%", "--max-error", "0.1"),
+            {"got": "size, max-error"},
+        ),
         (("add", two, folder / "c", "--harm", "1%"), {"names": "--harm"}),
         (("add", two, folder / "c", "--size", "60"), {"got": "--exact"}),
         (

@@ -35,7 +35,7 @@ def test_a_refit_needs_four_answers_that_judge(
 ) -> None:
     calls, answers_to = [], []
 
-    def refit(model, answers, originals, modules, more, told):
+    def refit(model, answers, originals, modules, more, told, settings):
         calls.append((len(answers), len(more)))
         return SimpleNamespace(records={})
 
@@ -113,7 +113,7 @@ def trainings(monkeypatch) -> list[int]:
     """How many lessons each training had."""
     made, refit = [], judge_module.refit
 
-    def counted(*given, more, told):
+    def counted(*given, more, told, **_):
         made.append(len(more))
         return refit(*given, more=more, schedule=Schedule(8, (4, 8), 0.02))
 
@@ -194,7 +194,9 @@ def test_that_nothing_helped_is_remembered_too(
 ) -> None:
     _, coded = coded_of(make_adapter, tmp_path)
     worse = SimpleNamespace(records={})
-    monkeypatch.setattr(judge_module, "refit", lambda *_, more, told: trainings.append(0) or worse)
+    monkeypatch.setattr(
+        judge_module, "refit", lambda *_, more, told, settings: trainings.append(0) or worse
+    )
     assert judge_of().refit("fr", lambda: coded) == judge_of().refit("fr", lambda: coded) == {}
     assert trainings == [0]
 
@@ -258,7 +260,7 @@ def test_what_follows_the_prompts_that_judge_is_learned_from(
     settings = HarmSettings(prompts=6, prompts_if_refit=4, refit_prompts=16, least_held_out=1)
     seen = []
 
-    def refit(model, answers, originals, modules, more, told):
+    def refit(model, answers, originals, modules, more, told, settings):
         seen.append((len(answers), len(more)))
         return SimpleNamespace(records={})
 

@@ -165,8 +165,8 @@ def test_a_signal_ends_it_in_time_whatever_hangs(wild, bundle_of, tmp_path: Path
         part.save_pretrained(tmp_path / "base")
     # A step that takes for ever, as one of a very large model might.
     code = (
-        "import time; from hydraopt.serve.engine import Engine\n"
-        "Engine._step = lambda self: time.sleep(10**6)\n"
+        "import time; from hydraopt.serve.engine import ModelEngine\n"
+        "ModelEngine._step = lambda self: time.sleep(10**6)\n"
         "from hydraopt.serve import server; server._DRAIN_SECONDS = 1; server._CLOSE_SECONDS = 2\n"
         "server._END_SECONDS = 6\n"
         "from hydraopt.cli.main import main; main()"

@@ -342,8 +342,8 @@ def test_the_command_serves_and_a_signal_drains_it(wild, bundle_of, tmp_path) ->
     model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     code = (
-        "import time; from hydraopt.serve.engine import Engine; step = Engine._step\n"
-        "Engine._step = lambda self: (time.sleep(0.03), step(self))\n"
+        "import time; from hydraopt.serve.engine import ModelEngine; step = ModelEngine._step\n"
+        "ModelEngine._step = lambda self: (time.sleep(0.03), step(self))\n"
         "from hydraopt.cli.main import main; main()"
     )
     limits = ["--answer-tokens", "200", "--prompt-tokens", "200", "--threads", "1"]

@@ -92,7 +92,7 @@ class Container:
         try:
             data = self._file[name].raw()
         except AdapterFormatError as error:
-            raise BundleFormatError(str(error)) from error
+            raise BundleFormatError(error.within()) from error
         actual = checksum(data)
         if actual != expected:
             raise ChecksumError(

@@ -74,10 +74,9 @@ def add(
     from hydraopt.bundle.recipes import answer_tokens_in
     from hydraopt.collection.storage import collection_at
     from hydraopt.editing import verbs
-    from hydraopt.merging.budget import Limit
 
     verb = verbs.replace if replaces else verbs.add
-    limit = Limit(request.size, request.max_error, request.harm, request.lossless)
+    limit = request.limit
     with progress_bar() as progress:
         opened, model = request.read(adapters), None
         if request.base is not None:

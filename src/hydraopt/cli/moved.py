@@ -21,6 +21,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "use": "python -m benchmarks.speed use",
 }
 """What to use instead of a command, by the name of the command."""
+_COMBINE: Final = "in Python, hydraopt.methods.combine"
 _ENGINES: Final = "in Python, Local and OnRay of hydraopt.engines.engine"
 _COMPARE: Final = "in Python, fields of hydraopt.evaluate.compare.EvaluationRequest"
 _MERGE: Final = "in Python, hydraopt.merge(measure=..., forms=[...], alpha=...)"
@@ -28,7 +29,11 @@ _SETTINGS: Final = "in Python, HarmSettings of hydraopt.merging.look"
 _PRODUCTS: Final = "in Python, hydraopt.basemodel.products.products_of"
 OPTIONS: Final[Mapping[tuple[str, str], str]] = {
     ("merge", "--plan-only"): "plan",
-    ("merge", "--method"): "in Python, hydraopt.methods.combine",
+    ("merge", "--method"): _COMBINE,
+    ("merge", "--heads"): _COMBINE,
+    ("merge", "--rank"): _COMBINE,
+    ("merge", "--solver"): _COMBINE,
+    ("merge", "--option"): _COMBINE,
     ("merge", "--plot"): "plan --plot",
     ("merge", "--measure"): _MERGE,
     ("merge", "--form"): _MERGE,

@@ -42,9 +42,9 @@ from hydraopt.sources import source_hash
 
 __all__ = ["AnswerJudge"]
 
-_MEASURES: Final = ("basemodel", "harm", "linalg")
+_MEASURES: Final = ("adapters", "basemodel", "harm", "linalg")
 """Packages whose code decides what is measured."""
-_TRAINS: Final = (*_MEASURES, "coding", "compress")
+_TRAINS: Final = (*_MEASURES, "coding", "compress", "merging")
 """Packages whose code decides what a refit learns."""
 BLOCK: Final = 64
 """Prompts that are answered at once: who is stopped loses no more, and whoever asks the same first
@@ -239,14 +239,16 @@ class AnswerJudge(BaseJudge):
         answers, more = self.answers(task), self.lessons(task)
         coded = modules()
         asked = [self._key(task, x) for x in (self._prompts[task], self._lessons.get(task, ()))]
-        learns = f"refit {source_hash(*_TRAINS)} {learns_in(self._model)} {Schedule()}"
+        learns = (
+            f"refit {source_hash(*_TRAINS)} {learns_in(self._model)} {Schedule()} {self._settings}"
+        )
         key = key_of([learns, *asked, *depends_on(coded)])
         known = recalled_records(self._memory.get(key), coded)
         if known is not None:
             return known
         given = self._model, answers, self._originals(task), coded
         try:
-            records = refit(*given, more=more, told=told).records
+            records = refit(*given, more=more, told=told, settings=self._settings).records
         except NotFiniteError:
             raise not_finite(NOT_TRAINED, task) from None
         self._memory.put(key, kept_records(records, coded))
@@ -259,7 +261,7 @@ class AnswerJudge(BaseJudge):
         # Lessons take minutes to answer: not where even all of them would leave too few judges.
         if len(held_out(answers, len(self._lessons.get(task, ())))[1]) < least:
             return []
-        seen, judging, _ = parted(answers, self.lessons(task))
+        seen, judging, _ = parted(answers, self.lessons(task), self._settings)
         return seen if len(set(judging)) >= least else []
 
     def _unlearned(self, task: str) -> list[int]:
@@ -270,7 +272,7 @@ class AnswerJudge(BaseJudge):
         asked = self._prompts[task]
         mine = list(range(len(asked)))
         if self._learned(task):  # of too few nothing is
-            mine = held_out(self.answers(task), len(self.lessons(task)))[1]
+            mine = held_out(self.answers(task), len(self.lessons(task)), self._settings)[1]
         twins = [x for x in self._prompts if x != task and self._content(x) == self._content(task)]
         learned = {answer.prompt for twin in twins for answer in self._learned(twin)}
         return [i for i in mine if asked[i].prompt not in learned]

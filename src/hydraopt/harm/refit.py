@@ -52,7 +52,7 @@ from hydraopt.harm.lesson import Lesson, learner_of
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.linalg.svd import halved, thin
-from hydraopt.merging.look import DEFAULT_HARM
+from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 
 __all__ = ["NOT_TRAINED", "Refit", "Schedule", "descend", "parted", "refit"]
 
@@ -133,6 +133,7 @@ def refit(
     schedule: Schedule | None = None,
     more: Sequence[Encoded] = (),
     told: Callable[[int, int], None] | None = None,
+    settings: HarmSettings = DEFAULT_HARM,
 ) -> Refit:
     """Train the modules in ``coded``, the output layer aside, to keep more of the answers.
 
@@ -140,19 +141,19 @@ def refit(
     original: B (m, r) with the scale inside, A (r, n), by module path.
     more: others to learn from. The more there are, the more of ``answers`` judge, and then of these
         as well (:func:`hydraopt.harm.drift.held_out`, ``held_out_of_more``).
-    told: called after every step with the number of steps done and the maximum.
+    told: called after every step with the steps done and the maximum. settings: of what judges.
 
     Raises UsageError for too few answers, AlignmentError for modules that are not linear,
     NumericalError for logits that are not finite.
     """
     how = schedule or Schedule()
-    seen, judging, others = parted(answers, more)
+    seen, judging, others = parted(answers, more, settings)
     if not judging or not seen:
         raise UsageError(
             explain(
                 "too few answers to refit",
                 got=sum(bool(x.target) for x in answers),
-                expected=f"at least {DEFAULT_HARM.held_out} to different prompts",
+                expected=f"at least {settings.held_out} to different prompts",
                 do="Give more prompts of the task",
             )
         )
@@ -194,16 +195,16 @@ def _later(
 
 
 def parted(
-    answers: Sequence[Encoded], more: Sequence[Encoded]
+    answers: Sequence[Encoded], more: Sequence[Encoded], settings: HarmSettings = DEFAULT_HARM
 ) -> tuple[list[Encoded], list[Encoded], list[Encoded]]:
     """Split answers into the training set, the judges in ``answers`` and the judges in ``more``.
 
     Copies of a judge are removed from the training set, which may become empty.
     """
     others = [x for x in more if x.target]
-    learned_from, judged_by = held_out(answers, len(others))
+    learned_from, judged_by = held_out(answers, len(others), settings)
     spoken = len(learned_from) + len(judged_by)
-    besides = held_out_of_more(len(judged_by), spoken, len(others))
+    besides = held_out_of_more(len(judged_by), spoken, len(others), settings)
     judging, too = [answers[i] for i in judged_by], [others[i] for i in besides]
     asked = {*judging, *too}
     seen = [x for x in (*(answers[i] for i in learned_from), *others) if x not in asked]

@@ -101,7 +101,7 @@ class _Tally:
         return sum(self.sizes)
 
 
-_DECIDE: Final = ("adapters", "coding", "compress", "linalg", "merging")
+_DECIDE: Final = ("adapters", "bundle", "coding", "compress", "linalg", "merging")
 """Packages whose code decides what is answered to a question."""
 
 

@@ -202,7 +202,9 @@ def settings_used(task: TaskAdapter) -> Iterator[None]:
     try:
         yield
     except AdapterFormatError as error:
-        raise ExportError(error.within(after=f" [adapter {task.name}]")) from error
+        raise ExportError(
+            error.within(after=f" [adapter {task.name}]", adapter=task.name)
+        ) from error
 
 
 def _slots(task: TaskAdapter, module: ModuleEntry, last: int) -> int:

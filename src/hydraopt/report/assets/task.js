@@ -72,7 +72,7 @@ H.taskPage = (page, said) => {
     layers.tensors.map((x) => [x.key, x.shape, H.bytes(x.bytes), H.error(x.error)])) : null;
   const notes = task.notes.length ? [H.el("h3", {}, "Notes"), H.el("ul", {}, task.notes.map((x) => H.el("li", {}, x)))] : [];
   return H.section("task", task.name, H.el("p", {}, H.el("a", { href: "#tasks" }, "← All tasks")), facts, scores, notes,
-    H.el("h3", {}, "Layers"), rows && rows.length ? H.layerPlot(page, layers) : H.el("p", {}, rows ? "Nothing is coded." : "This page has no layers of this task; hydraopt explore has."), table, tensors,
+    H.el("h3", {}, "Layers"), rows && rows.length ? H.layerPlot(page, layers) : H.el("p", {}, rows ? "Nothing is coded." : "This page has no layers of this task; hydraopt report --serve has."), table, tensors,
     page.image ? [] : [H.el("h3", {}, "Answers"),
       examples.length ? [H.marks(), ...examples.map((x) => H.example(x, false))] : H.el("p", {}, "No answers were kept. hydraopt eval --answers 20 keeps some.")]);
 };
