@@ -271,3 +271,10 @@ def test_patterns_are_a_list_and_have_a_use(tmp_path: Path) -> None:
     for name, limit in (("coded", Limit(lossless=True)), ("whole", Limit())):
         with pytest.raises(UsageError):
             add(tmp_path / name, [more], exact=["*bias*"], limit=limit, workers=1)
+
+
+def test_options_of_a_merge_alone_are_refused(merged: Path, adapters: dict[str, Path]) -> None:
+    before = merged.read_bytes()
+    with pytest.raises(TypeError, match="fair"):
+        add(merged, [adapters["e"]], fair=True)  # type: ignore[call-arg]
+    assert merged.read_bytes() == before

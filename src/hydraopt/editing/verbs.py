@@ -264,6 +264,8 @@ def _put(
     how: How,
 ) -> Changed:
     """Encode the adapters and write them in place of any tasks of the same names."""
+    if unknown := sorted(how.keys() - How.__annotations__.keys()):
+        raise TypeError(f"these options are of a merge alone: {', '.join(unknown)}")
     given_options: dict[str, Any] = {name: x for name, x in how.items() if x is not None}
     day = given_options.pop("day", None) or today()
     options = MergeOptions(**given_options)
