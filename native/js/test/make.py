@@ -43,9 +43,9 @@ def main(folder: Path) -> None:
     config.write_text(json.dumps(CONFIG))
     for adapter in adapters:
         name, place = adapter.name, folder / adapter.name
-        hydraopt("export", bundle, "--task", name, "-o", place / "peft")
-        hydraopt("export", carried, "--task", name, "-o", place / "lossless")
-        gguf = "export", bundle, "--task", name, "--format", "gguf", "--base", config.parent
+        hydraopt("export", bundle, name, "-o", place / "peft")
+        hydraopt("export", carried, name, "-o", place / "lossless")
+        gguf = "export", bundle, name, "--format", "gguf", "--base", config.parent
         hydraopt(*gguf, "-o", place / "gguf")
 
 
