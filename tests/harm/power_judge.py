@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydraopt import read_adapters
+from hydraopt import open_bundle, read_adapters
 from hydraopt.bundle.harm import Harm
 from hydraopt.harm.judging import BaseJudge
 from hydraopt.linalg.shapes import Factors
@@ -67,3 +67,8 @@ def adapters(make_adapter, tmp_path: Path):
         }
         folders.append(make_adapter(tmp_path / name, modules))
     return read_adapters(folders)
+
+
+def harms_of(path: Path) -> dict[str, float]:
+    """The likely share of changed answers that a bundle states, by task."""
+    return {x.name: x.harm.likely for x in open_bundle(path).manifest.tasks if x.harm}

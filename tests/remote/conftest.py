@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,17 @@ def content() -> Callable[[str], dict[str, bytes]]:
         return {path[start:]: system.cat_file(path) for path in kept}
 
     return read
+
+
+@pytest.fixture(params=["file", "folder"])
+def both(request: pytest.FixtureRequest, merged: Path, apart: Path, tmp_path: Path) -> Path:
+    """A collection of a, b, c and d on this machine, of each kind, to be changed."""
+    if request.param == "file":
+        return Path(shutil.copy(merged, tmp_path / merged.name))
+    return Path(shutil.copytree(apart, tmp_path / "four"))
+
+
+def at_address(local: Path, bucket: str, upload: Callable[[Path, str], None]) -> str:
+    address = f"{bucket}/{local.name}"
+    upload(local, address)
+    return address

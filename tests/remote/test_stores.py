@@ -13,7 +13,6 @@ import pytest
 
 from hydraopt import merge, open_bundle, read_adapter, read_adapters, verify_bundle
 from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.collection.pulling import pull
 from hydraopt.collection.splitting import join, split
 from hydraopt.editing.verbs import add, remove, rename, replace
 from hydraopt.errors import (
@@ -32,7 +31,7 @@ from hydraopt.files.url import Url
 from tests.editing.living import all_bytes, state
 from tests.marks import slow
 from tests.raising import raises
-from tests.remote.conftest import STORES
+from tests.remote.conftest import STORES, at_address
 
 DAY = "2026-03-01"
 
@@ -41,20 +40,6 @@ Content = Callable[[str], dict[str, bytes]]
 
 S3_ALONE = pytest.mark.parametrize("bucket", ["s3"], indirect=True)
 """What is in memory is of one process, and denies nobody."""
-
-
-@pytest.fixture(params=["file", "folder"])
-def both(request: pytest.FixtureRequest, merged: Path, apart: Path, tmp_path: Path) -> Path:
-    """A collection of a, b, c and d on this machine, of each kind, to be changed."""
-    if request.param == "file":
-        return Path(shutil.copy(merged, tmp_path / merged.name))
-    return Path(shutil.copytree(apart, tmp_path / "four"))
-
-
-def at_address(local: Path, bucket: str, upload: Upload) -> str:
-    address = f"{bucket}/{local.name}"
-    upload(local, address)
-    return address
 
 
 @S3_ALONE
@@ -314,62 +299,6 @@ def test_only_one_of_many_creates(bucket: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda i: store_of(url).create(url, b"%d" % i), range(8)))
     assert made.count(True) == 1
-
-
-def test_pull_writes_the_files_of_a_task(
-    both: Path, bucket: str, upload: Upload, apart: Path, tmp_path: Path
-) -> None:
-    address = at_address(both, bucket, upload)
-    folder = tmp_path / "pulled"
-    done = pull(address, folder, ["b"])
-    names = {"four.core.safetensors", "b.task.safetensors"}
-    assert {file.name for file in done.files} == {*names, INDEX_NAME}
-    assert state(folder) == {x: data for x, data in state(apart).items() if x in names}
-    more = pull(address, folder, ["a", "b"])
-    added = {"a.task.safetensors", "b.task.safetensors"}
-    assert {file.name for file in more.files} == {*added, INDEX_NAME}
-    assert list(open_bundle(folder)) == ["a", "b"]
-    with pytest.raises(TaskNotFoundError):
-        pull(address, folder, ["z"])
-    whole = tmp_path / "whole"
-    pull(address, whole)
-    assert state(whole) == state(both)
-    pull(address, whole)
-    assert state(whole) == state(both)
-
-
-def test_pull_refuses_a_folder_of_another_core(
-    bucket: str,
-    upload: Upload,
-    apart: Path,
-    merged: Path,
-    adapters: dict[str, Path],
-    tmp_path: Path,
-) -> None:
-    other = tmp_path / "other.hydra.safetensors"
-    merge([adapters["e"], adapters["a"]], other, error=0.05)
-    upload(other, f"{bucket}/other.hydra.safetensors")
-    folder = Path(shutil.copytree(apart, tmp_path / "here"))
-    before = state(folder)
-    with raises(UsageError, file="four.core.safetensors"):
-        pull(f"{bucket}/other.hydra.safetensors", folder, ["a"])
-    with raises(UsageError, file="here"):
-        pull(f"{bucket}/other.hydra.safetensors", folder)
-    assert state(folder) == before
-
-
-def test_pull_into_the_cache_is_what_the_next_reader_needs(
-    both: Path, bucket: str, upload: Upload, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    address = at_address(both, bucket, upload)
-    assert pull(address, None, ["b"]).fetched > 0
-    bundle = open_bundle(address, tasks=["b"])
-    before = bundle.fetched
-    bundle["b"].factors()
-    assert bundle.fetched == before
-    monkeypatch.setenv("HYDRAOPT_CACHE_SIZE", "100")
-    with pytest.raises(UsageError):
-        pull(address, None, ["b"])
 
 
 @S3_ALONE
