@@ -1,19 +1,43 @@
-"""What other packages register as entry points: methods, measures and exporters."""
+"""Find methods, measures and exporters by name, of hydraopt and of other packages."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Final, TypeVar
 
-from hydraopt.errors import PluginError, explain
+from hydraopt.errors import PluginError, UsageError, explain
 
-__all__ = ["EXPORTERS", "MEASURES", "METHODS", "plugin", "plugin_names"]
+__all__ = ["EXPORTERS", "MEASURES", "METHODS", "find", "plugin", "plugin_names"]
 
 METHODS: Final = "hydraopt.methods"
 MEASURES: Final = "hydraopt.measures"
 EXPORTERS: Final = "hydraopt.exporters"
 
 T = TypeVar("T")
+
+
+def find(what: str, name: str, own: Mapping[str, T], group: str, kind: type[T]) -> T:
+    """Return what has this name here, or else what another package registers under it.
+
+    Entry points are looked up only for names that are not hydraopt's own.
+
+    Args:
+        what: word for the message, such as "measure".
+        name: the name to find.
+        own: hydraopt's own objects, by name.
+        group: group of the entry points.
+        kind: class of the objects.
+
+    Raises UsageError for a name that nobody has, PluginError for an entry point that is broken.
+    """
+    if name in own:
+        return own[name]
+    found = plugin(group, name, kind)
+    if found is None:
+        known = ", ".join([*own, *plugin_names(group)])
+        raise UsageError(explain(f"unknown {what}", got=repr(name), expected=known))
+    return found
 
 
 def plugin_names(group: str) -> list[str]:

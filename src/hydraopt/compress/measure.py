@@ -23,7 +23,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Array
 
 __all__ = [
@@ -128,12 +127,6 @@ def measure_named(name: str) -> Measure:
 
     Raises UsageError for a name that nobody has, PluginError for an entry point that is broken.
     """
-    if name in MEASURES:
-        return MEASURES[name]
     from hydraopt import plugins
 
-    found = plugins.plugin(plugins.MEASURES, name, Measure)
-    if found is None:
-        known = ", ".join([*MEASURES, *plugins.plugin_names(plugins.MEASURES)])
-        raise UsageError(explain("unknown measure", got=repr(name), expected=known))
-    return found
+    return plugins.find("measure", name, MEASURES, plugins.MEASURES, Measure)

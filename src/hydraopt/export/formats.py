@@ -102,12 +102,6 @@ def find_format(name: str) -> ExportFormat:
 
     Raises UsageError for a name that nobody has, PluginError for an entry point that is broken.
     """
-    if name in FORMATS:
-        return FORMATS[name]
     from hydraopt import plugins
 
-    found = plugins.plugin(plugins.EXPORTERS, name, ExportFormat)
-    if found is None:
-        known = ", ".join([*FORMATS, *plugins.plugin_names(plugins.EXPORTERS)])
-        raise UsageError(explain("unknown format", got=repr(name), expected=known))
-    return found
+    return plugins.find("format", name, FORMATS, plugins.EXPORTERS, ExportFormat)

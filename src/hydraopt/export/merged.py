@@ -110,7 +110,7 @@ def _changes(task: TaskAdapter, model: Checkpoint) -> dict[str, Change]:
     pairs = pairs_of(task, task.factors())
     extras = exported_extras(task, unfolded=False, base=model.tensors)
     kinds = dict(zip(extras, changing_extras(task, model.tensors).values(), strict=True))
-    name_in = _renaming(task, model, [pair.path for pair in pairs])
+    name_in = _renaming(model, [pair.path for pair in pairs])
     changes: dict[str, Change] = {}
     for pair in pairs:
         key = f"{name_in(pair.path)}.weight"
@@ -253,7 +253,7 @@ def _base_tensor(task: TaskAdapter, model: Checkpoint, key: str, path: str) -> R
     return tensor
 
 
-def _renaming(task: TaskAdapter, model: Checkpoint, paths: list[str]) -> Callable[[str], str]:
+def _renaming(model: Checkpoint, paths: list[str]) -> Callable[[str], str]:
     """Return a function from an adapter's module names to the checkpoint's.
 
     Adapters name modules as in the whole model, checkpoints may as in the model without head.

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from hydraopt.errors import RemoteError, explain
 from hydraopt.files.answers import Check, Entry, Mark, PassingError, Start, gone, refuse
 from hydraopt.files.url import Url
 
 __all__ = ["ObjectStore"]
-
-T = TypeVar("T")
 
 _TAGS: Final = ("ETag", "etag", "md5Hash", "blob_id", "generation", "LastModified", "created")
 _LIBRARIES: Final = {

@@ -60,12 +60,6 @@ def method_named(method: str | Method) -> Method:
     """
     if isinstance(method, Method):
         return method
-    if method in METHODS:
-        return METHODS[method]
     from hydraopt import plugins
 
-    found = plugins.plugin(plugins.METHODS, method, Method)
-    if found is None:
-        known = ", ".join([*METHODS, *plugins.plugin_names(plugins.METHODS)])
-        raise UsageError(explain("unknown method", got=method, expected=known))
-    return found
+    return plugins.find("method", method, METHODS, plugins.METHODS, Method)

@@ -1,4 +1,4 @@
-"""What methods share: the result for one module, and checks of factors and weights.
+"""Result of a method for one module, and checks of factors and weights.
 
 Letters as in linalg.shapes: T tasks, a module with m outputs and n inputs, ranks r_t.
 """

@@ -96,7 +96,7 @@ def peft_adapter(
         rank, scale = planned.ranks[pair.path], planned.scales.get(pair.path, 1.0)
         for key, values in zip(pair.keys, pair.tensors(rank, scale), strict=True):
             tensors[key] = rounded(key, values, kind, task.name)
-    config = _config(task, planned.pairs, planned.ranks, planned.unfolded)
+    config = _config(task, planned.ranks, planned.unfolded)
     return config, {**tensors, **extras}
 
 
@@ -207,9 +207,7 @@ def _ranks(
     return ranks
 
 
-def _config(
-    task: TaskAdapter, pairs: Sequence[Pair], ranks: Mapping[str, int], kept: bool
-) -> dict[str, Any]:
+def _config(task: TaskAdapter, ranks: Mapping[str, int], kept: bool) -> dict[str, Any]:
     config = written_config(task.config, ranks, task.base_model)
     kinds = set(task.extra_kinds.values())
     if "dora_magnitude" in kinds:
