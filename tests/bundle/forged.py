@@ -295,6 +295,30 @@ def _apart(draw: st.DrawFn, rows: list[dict[str, Any]], lead: str) -> list[dict[
     return list({repr(row[lead]): row for row in rows}.values())
 
 
+def _stream(
+    draw: st.DrawFn, rows: Sequence[Mapping[str, Any]], coded: Sequence[Mapping[str, Any]]
+) -> bytes:
+    """The stream of a task with these modules and coded tensors."""
+    writer = ChunkWriter()
+    for row in rows:
+        record = draw(sides([row]))
+        write_record(writer, record, False)
+        writer.end_record(record.numbers if record else 0)
+    for tensor in coded:
+        shape = tensor["shape"]
+        n, k = matrix_shape(shape)
+        rng = np.random.default_rng(draw(st.integers(0, 3)))
+        dense = DenseRecord()
+        if draw(st.integers(0, 4)):
+            step = draw(st.sampled_from((-256, 0, 5000, 30000)))
+            dense = DenseRecord(rest=quantise_rest(np.rint(rng.standard_normal((n, k)) * 9), 0))
+            assert dense.rest is not None
+            dense = DenseRecord(rest=type(dense.rest)(step, dense.rest.blocks))
+        write_dense(writer, dense)
+        writer.end_record(dense.numbers(n * k, bounded=tensor["base"] is not None))
+    return writer.finish()
+
+
 @st.composite
 def _tasks(
     draw: st.DrawFn,
@@ -341,24 +365,7 @@ def _tasks(
         task["content"] = None
         return task, None
     task["content"] = content
-    writer = ChunkWriter()
-    for i in some:
-        record = draw(sides(rows[i : i + 1]))
-        write_record(writer, record, False)
-        writer.end_record(record.numbers if record else 0)
-    for i in own:
-        shape = coded[i]["shape"]
-        n, k = matrix_shape(shape)
-        rng = np.random.default_rng(draw(st.integers(0, 3)))
-        dense = DenseRecord()
-        if draw(st.integers(0, 4)):
-            step = draw(st.sampled_from((-256, 0, 5000, 30000)))
-            dense = DenseRecord(rest=quantise_rest(np.rint(rng.standard_normal((n, k)) * 9), 0))
-            assert dense.rest is not None
-            dense = DenseRecord(rest=type(dense.rest)(step, dense.rest.blocks))
-        write_dense(writer, dense)
-        writer.end_record(dense.numbers(n * k, bounded=coded[i]["base"] is not None))
-    return task, writer.finish()
+    return task, _stream(draw, [rows[i] for i in some], [coded[i] for i in own])
 
 
 def _likely(key: str) -> tuple[str, ...]:

@@ -114,12 +114,10 @@ def test_a_coded_kohya_task_is_rounded_once_more_at_most(dtype: str, tmp_path: P
         np.testing.assert_allclose(b, b2, rtol=unit)
 
 
-@pytest.mark.parametrize("lossless", [False, True])
-@pytest.mark.parametrize("form", FOREIGN)
-def test_names_and_all_else_of_the_own_format_come_back(
-    form: str, lossless: bool, tmp_path: Path
-) -> None:
-    """A file of the format, with what it may hold beside the factors, through a bundle."""
+def all_that_a_file_may_hold(
+    form: str,
+) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, Any] | None, dict[str, Any]]:
+    """Tensors, config and options to save a file of the format with more than factors."""
     config = None
     options: dict[str, Any] = {}
     if form == "mlx":
@@ -153,6 +151,16 @@ def test_names_and_all_else_of_the_own_format_come_back(
             for key, value in (("r", 2), ("lora_alpha", 7), ("rank_pattern", {"conv_in": 3}))
         }
         options = {"metadata": {"lora_adapter_metadata": json.dumps(settings), "who": "me"}}
+    return arrays, config, options
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+@pytest.mark.parametrize("form", FOREIGN)
+def test_names_and_all_else_of_the_own_format_come_back(
+    form: str, lossless: bool, tmp_path: Path
+) -> None:
+    """A file of the format, with what it may hold beside the factors, through a bundle."""
+    arrays, config, options = all_that_a_file_may_hold(form)
     adapter = save_with(tmp_path / "a", arrays, config, form, **options)
     task = bundled(tmp_path, adapter.source, lossless=lossless)["a"]
     found = again(task, form, tmp_path)

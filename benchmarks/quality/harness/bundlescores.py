@@ -77,16 +77,19 @@ def score(
     def keep(evaluation: Evaluation) -> None:
         saved = whole(evaluation)
         save_json(out, saved)
-        asked = set(request.only or compared.adapters)
-        done = f"{sum(task['adapter'] in asked for task in saved['tasks'])}/{len(asked)}"
-        last = evaluation.tasks[-1].adapter
-        print(f"{done} {last}, {saved['seconds']:.0f} s", flush=True)
+        _say(saved, set(request.only or compared.adapters), evaluation.tasks[-1].adapter)
 
     def save(evaluation: Evaluation) -> None:  # also where bundles alone are others
         save_json(out, whole(evaluation))
 
     have = {task["adapter"] for task in known}
     return whole(evaluate(compared, request, None, have, keep, save))
+
+
+def _say(saved: Mapping[str, Any], asked: set[str], last: str) -> None:
+    """Print how many of the adapters are done."""
+    done = sum(task["adapter"] in asked for task in saved["tasks"])
+    print(f"{done}/{len(asked)} {last}, {saved['seconds']:.0f} s", flush=True)
 
 
 def scored(tasks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

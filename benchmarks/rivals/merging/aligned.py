@@ -41,7 +41,8 @@ def knots_ties(
 
     Stoica et al., ICLR 2025, arXiv 2410.19735: ``[dW_1 ... dW_T] = U S [V_1 ... V_T]``, TIES on the
     entries of S V_t (k, n), k <= sum r, and U times the result. The SVD is that of the B_t side by
-    side, each times the triangle of its A_t, O((sum r)^3). All S V_t are held at once, T k n numbers. Trimming is per module; lam, in the paper from validation data, is 1.
+    side, each times the triangle of its A_t, O((sum r)^3). All S V_t are held at once, T k n
+    numbers. Trimming is per module; lam, in the paper from validation data, is 1.
     """
     m, n = check_shapes(factors)
     w = weights_for(weights, len(factors), 1.0)
