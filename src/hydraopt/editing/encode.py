@@ -17,7 +17,6 @@ from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors
-from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.history import Added
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
@@ -67,11 +66,6 @@ class EncodedTask:
     def own_bytes(self) -> int:
         """Bytes of its stream and of what it carries."""
         return len(self.piece.stream) + sum(map(len, self.piece.carried))
-
-    @property
-    def harm(self) -> Harm | None:
-        """Measured harm; None if it was not measured."""
-        return self.piece.entry.harm
 
 
 @dataclass(frozen=True)
