@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from hydraopt.bundle.task import TaskAdapter
     from hydraopt.collection.opening import open_bundle, verify_bundle
     from hydraopt.editing.shrink import shrink
+    from hydraopt.editing.verbs import add, remove, replace
     from hydraopt.errors import HydraoptError
+    from hydraopt.export.formats import export_task
+    from hydraopt.inspect.adapters import inspect_adapters
+    from hydraopt.inspect.bundle import inspect_bundle
     from hydraopt.merging.merge import MergeResult, merge
+    from hydraopt.report.files import write_report
     from hydraopt.runtime.attached import Attached, attach
 
 __version__ = "0.1.0"
@@ -33,13 +38,20 @@ _HOMES = {
     "HydraoptError": "hydraopt.errors",
     "MergeResult": "hydraopt.merging.merge",
     "TaskAdapter": "hydraopt.bundle.task",
+    "add": "hydraopt.editing.verbs",
     "attach": "hydraopt.runtime.attached",
+    "export_task": "hydraopt.export.formats",
+    "inspect_adapters": "hydraopt.inspect.adapters",
+    "inspect_bundle": "hydraopt.inspect.bundle",
     "merge": "hydraopt.merging.merge",
     "open_bundle": "hydraopt.collection.opening",
     "read_adapter": "hydraopt.adapters",
     "read_adapters": "hydraopt.adapters",
+    "remove": "hydraopt.editing.verbs",
+    "replace": "hydraopt.editing.verbs",
     "shrink": "hydraopt.editing.shrink",
     "verify_bundle": "hydraopt.collection.opening",
+    "write_report": "hydraopt.report.files",
 }
 
 __all__ = [
@@ -50,13 +62,20 @@ __all__ = [
     "MergeResult",
     "TaskAdapter",
     "__version__",
+    "add",
     "attach",
+    "export_task",
+    "inspect_adapters",
+    "inspect_bundle",
     "merge",
     "open_bundle",
     "read_adapter",
     "read_adapters",
+    "remove",
+    "replace",
     "shrink",
     "verify_bundle",
+    "write_report",
 ]
 
 

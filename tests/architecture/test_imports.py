@@ -87,13 +87,20 @@ PUBLIC = {
     "MergeResult",
     "TaskAdapter",
     "__version__",
+    "add",
     "attach",
+    "export_task",
+    "inspect_adapters",
+    "inspect_bundle",
     "merge",
     "open_bundle",
     "read_adapter",
     "read_adapters",
+    "remove",
+    "replace",
     "shrink",
     "verify_bundle",
+    "write_report",
 }
 
 

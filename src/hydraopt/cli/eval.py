@@ -18,7 +18,7 @@ from hydraopt.cli.common import (
     say_notes,
     show_table,
 )
-from hydraopt.cli.looking import check_page, missing, originals_option
+from hydraopt.cli.looking import missing, originals_option
 from hydraopt.cli.options import common_options, force_option, same_base_option
 from hydraopt.cli.people import result_notes, show_people
 from hydraopt.cli.progress import progress_bar
@@ -115,8 +115,9 @@ def eval_(
     named = _tasks_named(options["named"])
     if output:
         from hydraopt.files.apart import check_apart
+        from hydraopt.files.outputs import check_replaceable
 
-        check_page(output, force, lambda text: b'"schema": "hydraopt.eval/' in text)
+        check_replaceable(output, force, lambda text: b'"schema": "hydraopt.eval/' in text)
         check_apart(output, [*originals, *paths])
     compare = _library()
     request = _request(compare, base, named, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 import click
 
 from hydraopt.cli.common import cannot_combine, emit_json, needs, say, say_notes, size_text
-from hydraopt.cli.looking import check_page, missing, originals_option
+from hydraopt.cli.looking import missing, originals_option
 from hydraopt.cli.options import common_options, force_option, same_base_option
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
@@ -135,18 +136,20 @@ def _page(
     as_json: bool,
 ) -> None:
     """Write the page."""
-    check_page(output, force, lambda text: b": hydraopt report</title>" in text)
-    from hydraopt.files.apart import check_apart
-    from hydraopt.files.outputs import destination
-    from hydraopt.files.writing import write_atomically
-    from hydraopt.report.build import build
-    from hydraopt.report.page import render
+    from hydraopt.report.files import write_report
 
-    check_apart(output, [bundle, *adapters, *files])
     started = time.monotonic()
     with progress_bar() as progress:
-        page = build(bundle, adapters, files, same_base=same_base, progress=progress)
-    size = write_atomically(destination(output), [render(page).encode()])
+        page = write_report(
+            bundle,
+            output,
+            adapters,
+            files,
+            same_base=same_base,
+            overwrite=force,
+            progress=progress,
+        )
+    size = os.path.getsize(output)
     seconds = time.monotonic() - started
     if as_json:
         emit_json(
@@ -172,18 +175,9 @@ def _card(
     bundle: str, files: Sequence[str], output: str | None, force: bool, as_json: bool
 ) -> None:
     """Write the model card; nothing is decoded for it."""
-    if output is not None:
-        check_page(output, force, lambda text: b"\nlibrary_name: hydraopt\n" in text)
-    from hydraopt.report.build import collect
-    from hydraopt.report.card import bundle_card
+    from hydraopt.report.files import write_card
 
-    known = collect(bundle, files)
-    text = bundle_card(known)
-    if output is not None:
-        from hydraopt.files.outputs import destination
-        from hydraopt.files.writing import write_atomically
-
-        write_atomically(destination(output), [text.encode()])
+    text, known = write_card(bundle, output, files, overwrite=force)
     notes = known.evidence.notes
     if as_json:
         emit_json(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, overload
 
@@ -15,7 +16,7 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.files.parts import is_part
 from hydraopt.files.url import AnyPath, Url, place_of
 
-__all__ = ["destination", "name_inside"]
+__all__ = ["check_replaceable", "destination", "name_inside"]
 
 _MOST_LINKS: Final = 40
 """Maximum number of links in one path, as on Linux."""
@@ -64,6 +65,36 @@ def name_inside(folder: Path, name: str) -> Path:
     if place.is_symlink():
         raise _is_link(place)
     return place
+
+
+def check_replaceable(
+    path: str | os.PathLike[str], overwrite: bool, ours: Callable[[bytes], bool]
+) -> None:
+    """Raise UsageError unless the file ``path`` may be written.
+
+    It may be a new file, a file that ``ours`` recognises by its first 64 KiB as written by an
+    earlier call, or any file with ``overwrite``.
+    """
+    target = destination(Path(path))
+    if target.is_dir():
+        raise UsageError(explain("the output is a folder", file=path, expected="a file name"))
+    if not target.parent.is_dir():
+        raise UsageError(explain("no such folder", file=target.parent, do="Create it first"))
+    if overwrite or not target.exists():
+        return
+    if not target.is_file() or not ours(_beginning(target)):
+        raise UsageError(
+            explain(
+                "the output exists and hydraopt did not make it",
+                file=path,
+                do="Choose another name, or replace it with --force (in Python overwrite=True)",
+            )
+        )
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1 << 16)
 
 
 def _holds_parts(folder: Path) -> bool:
