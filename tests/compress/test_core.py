@@ -13,7 +13,7 @@ import pytest
 
 import hydraopt.compress.core as core_module
 from hydraopt.compress import spectrum
-from hydraopt.compress.core import CoreStore, ModuleCore, SharedSpace
+from hydraopt.compress.core import ROOM, CoreStore, ModuleCore, SharedSpace
 from hydraopt.linalg.shapes import Array, Factors
 from tests.compress.core_factors import Pair, low_rank, orthonormal
 
@@ -54,8 +54,7 @@ def spaces_of(seed: int) -> tuple[ModuleCore, tuple[SharedSpace, SharedSpace]]:
 def partial(monkeypatch: pytest.MonkeyPatch) -> int:
     """Only the strongest directions are computed, as for many tasks; how many of them."""
     monkeypatch.setattr(core_module, "MOST_EXACT", 8)
-    for module in (core_module, spectrum):
-        monkeypatch.setattr(module, "MOST_DIRECTIONS", 20)
+    monkeypatch.setattr(spectrum, "MOST_DIRECTIONS", 20)
     monkeypatch.setattr(spectrum, "SPARE", 4)
     return 20
 
@@ -183,16 +182,17 @@ def test_the_last_spaces_are_kept_and_counted() -> None:
     assert core.families
     for weights in (weights_of(core), [1.0] * TASKS):
         every = [core.spaces(weights), *(core.spaces(weights, family=x) for x in core.families)]
-    assert [id(x) for x in core._spaces.values()] == [id(x) for x in every]
-    sizes = [sum(x.mix.nbytes + x.coordinates.nbytes for x in spaces) for spaces in every]
-    assert 3 * sizes[0] == core.spaces_nbytes >= sum(sizes)
+    kept = core._spaces
+    assert [id(x) for x in kept.held.values()] == [id(x) for x in every]
+    sizes = [x.mix.nbytes + x.coordinates.nbytes + x.values.nbytes for y in every for x in y]
+    assert kept.room.left == ROOM - sum(sizes)
 
 
 def test_what_is_computed_in_part_is_counted_so(partial: int) -> None:
     core, spaces = spaces_of(9)
     assert all(x.values.size == partial for x in spaces)
-    held = sum(x.mix.nbytes + x.coordinates.nbytes for x in spaces)
-    assert held * (3 if core.families else 1) == core.spaces_nbytes
+    held = sum(x.mix.nbytes + x.coordinates.nbytes + x.values.nbytes for x in spaces)
+    assert ROOM - core._spaces.room.left == held
 
 
 @pytest.mark.parametrize("factor", [1e-60, 1e60])
@@ -216,7 +216,8 @@ def test_noise_of_single_precision_is_no_direction() -> None:
 def test_room_is_given_once() -> None:
     readers = [Reads(alike(seed)) for seed in (6, 7)]
     one = CoreStore(readers).core(0)
-    store = CoreStore(readers, one.spaces_nbytes, one.U.nbytes + one.V.nbytes)
+    room = sum(x.nbytes for x in one.spaces(weights_of(one)))
+    store = CoreStore(readers, room, one.U.nbytes + one.V.nbytes)
     before = [reader.count for reader in readers]
     for index in (0, 1):
         weights = weights_of(store.core(index))

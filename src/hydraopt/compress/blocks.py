@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import numpy as np
@@ -20,8 +20,11 @@ from hydraopt.compress.core import (
     CoreStore,
     Decomposed,
     FactorReader,
+    KeptSpaces,
     ModuleCore,
+    Room,
     SharedSpace,
+    Spaces,
     Vectors,
     decomposed,
 )
@@ -92,7 +95,7 @@ class AnyCore(Protocol):
         weights: Sequence[float],
         least: Sequence[float] = ...,
         family: Family | None = ...,
-    ) -> tuple[SharedSpace, SharedSpace]: ...
+    ) -> Spaces: ...
     @property
     def families(self) -> tuple[Family, ...]: ...
     def directions(self, space: SharedSpace, side: str, q: int) -> Array: ...
@@ -104,6 +107,10 @@ class WideSpace(SharedSpace):
     """Space with explicit directions (N, q) float32; coordinates are computed block by block."""
 
     vectors: Stacked = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + self.vectors.nbytes
 
     def within(self, core: ModuleCore, side: str, q: int) -> Array:
         stacked = core.U if side == "left" else core.V
@@ -126,10 +133,7 @@ class WideCore:
     s: tuple[Array, ...]
     edges: tuple[int, ...]
     load: Callable[[int], Vectors] = field(repr=False, compare=False)
-    keeps: bool = True
-    _spaces: dict[tuple[float, ...], tuple[SharedSpace, SharedSpace]] = field(
-        default_factory=dict, repr=False, compare=False
-    )
+    _spaces: KeptSpaces = field(default_factory=KeptSpaces, repr=False, compare=False)
 
     @property
     def count(self) -> int:
@@ -147,11 +151,11 @@ class WideCore:
         weights: Sequence[float],
         least: Sequence[float] = (0.0, 0.0),
         family: Family | None = None,
-    ) -> tuple[SharedSpace, SharedSpace]:
+    ) -> Spaces:
         """Return (left, right) for task weights; ``least`` and families have no use here."""
         key = tuple(weights)
-        if key in self._spaces:
-            return self._spaces[key]
+        if key in self._spaces.held:
+            return self._spaces.held[key]
         d = [s * np.sqrt(w) for s, w in zip(self.s, weights, strict=True)]
         unit = max(float(x.max(initial=0.0)) for x in d)
         sides = _sought(self.m), _sought(self.n)
@@ -163,9 +167,7 @@ class WideCore:
             for side in sides:
                 side.turn()
         spaces = sides[0].space(unit), sides[1].space(unit)
-        if self.keeps:
-            self._spaces.clear()
-            self._spaces[key] = spaces
+        self._spaces.put(key, spaces, 0)
         return spaces
 
     @property
@@ -182,12 +184,6 @@ class WideCore:
         """Return the space of an existing basis."""
         nothing = np.zeros((0, 0))
         return WideSpace(np.zeros(basis.q), nothing, nothing, basis.orthonormal.astype(np.float32))
-
-    @property
-    def spaces_nbytes(self) -> int:
-        """Bytes of the shared spaces, at most."""
-        most = {n: n if n <= MOST_EXACT else MOST_DIRECTIONS for n in (self.m, self.n)}
-        return sum(4 * n * most[n] for n in (self.m, self.n))
 
 
 class _Scatter:
@@ -266,15 +262,13 @@ class BlockStore(CoreStore):
         self, readers: Mapping[int, FactorReader], room: int, vectors: int = 160 << 20
     ) -> None:
         super().__init__(readers, room, vectors)
-        self._room["aside"] = MOST_ASIDE
-        self._aside = Aside()
+        self._on_disk, self._aside = Room(MOST_ASIDE), Aside()
         self._wide: dict[int, WideCore] = {}
 
     def of(self, index: int) -> ModuleCore | WideCore:
         """Return the core of module ``index``."""
         if index in self._wide:
-            core = self._wide[index]
-            return core if core.keeps else replace(core, _spaces={})
+            return self._wide[index]
         if index in self._known:
             return self.core(index)
         blocks = _cut(self._readers[index]())
@@ -299,8 +293,7 @@ class BlockStore(CoreStore):
             load.append(self._kept(index, vectors, tasks))
             del vectors  # before the next ones are made
         about = tuple(contents), *lengths, tuple(values), tuple(edges)
-        core = WideCore(index, *about, lambda number: load[number]())
-        return replace(core, keeps=self._takes("spaces", core.spaces_nbytes))
+        return WideCore(index, *about, lambda number: load[number](), KeptSpaces(self._spaces))
 
     def _kept(self, index: int, vectors: Vectors, tasks: slice) -> Callable[[], Vectors]:
         """Return a function that loads the vectors again, also from a file if that has room.
@@ -308,7 +301,7 @@ class BlockStore(CoreStore):
         See CoreStore.
         """
         size = sum(x.nbytes for x in vectors)
-        if size > self._room["vectors"] and self._takes("aside", size):
+        if size > self._vectors.left and self._on_disk.take(size):
             with suppress(OSError):  # a full disk is no room
                 # As they lie in memory, so that no product rounds in another way.
                 places = [self._aside.put(x.T.tobytes()) for x in vectors]

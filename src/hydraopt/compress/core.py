@@ -15,9 +15,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.compress.family import MOST_TASKS, Family, families_of
+from hydraopt.compress.family import Family, families_of
 from hydraopt.compress.spectrum import (
-    MOST_DIRECTIONS,
     Stacked,
     above,
     by_chance,
@@ -35,8 +34,11 @@ __all__ = [
     "CoreStore",
     "Decomposed",
     "FactorReader",
+    "KeptSpaces",
     "ModuleCore",
+    "Room",
     "SharedSpace",
+    "Spaces",
     "Vectors",
     "decomposed",
     "part_of",
@@ -74,6 +76,11 @@ class SharedSpace:
     values: Array
     coordinates: Array
     mix: Array
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its matrices."""
+        return self.values.nbytes + self.coordinates.nbytes + self.mix.nbytes
 
     def within(self, core: ModuleCore, side: str, q: int) -> Array:
         """Return the tasks' vectors of a side in the first q directions, (sum r, q)."""
@@ -131,6 +138,39 @@ def _space_of(
     return SharedSpace(space.values, coordinates.astype(np.float64), mix)
 
 
+Spaces = tuple[SharedSpace, SharedSpace]
+"""Shared spaces of a module, left and right."""
+
+
+@dataclass
+class Room:
+    """Bytes that may still be kept."""
+
+    left: int
+
+    def take(self, nbytes: int) -> bool:
+        """Reserve ``nbytes`` if there is room for them; return whether there was."""
+        fits = nbytes <= self.left
+        self.left -= nbytes if fits else 0
+        return fits
+
+
+@dataclass
+class KeptSpaces:
+    """Shared spaces of a module's last weights, as far as there is room for them."""
+
+    room: Room = field(default_factory=lambda: Room(ROOM))
+    held: dict[tuple[float, ...], Spaces] = field(default_factory=dict)
+
+    def put(self, key: tuple[float, ...], spaces: Spaces, older: int) -> None:
+        """Keep ``spaces``, beside at most ``older`` of those before."""
+        while len(self.held) > older:
+            gone = self.held.pop(next(iter(self.held)))
+            self.room.left += sum(x.nbytes for x in gone)
+        if self.room.take(sum(x.nbytes for x in spaces)):
+            self.held[key] = spaces
+
+
 @dataclass(frozen=True)
 class ModuleCore:
     """Module over the tasks that have it (T' of them, each with r_t parts).
@@ -146,9 +186,7 @@ class ModuleCore:
     n: int
     s: tuple[Array, ...]
     _read: Callable[[], Vectors] = field(repr=False, compare=False)
-    _spaces: dict[tuple[float, ...], tuple[SharedSpace, SharedSpace]] = field(
-        default_factory=dict, repr=False, compare=False
-    )
+    _spaces: KeptSpaces = field(default_factory=KeptSpaces, repr=False, compare=False)
     _families: list[tuple[Family, ...]] = field(default_factory=list, repr=False, compare=False)
 
     @cached_property
@@ -197,7 +235,7 @@ class ModuleCore:
         weights: Sequence[float],
         least: Sequence[float] = (0.0, 0.0),
         family: Family | None = None,
-    ) -> tuple[SharedSpace, SharedSpace]:
+    ) -> Spaces:
         """Return the (left, right) shared spaces for task weights w_t, one per task of the module.
 
         least: directions of less energy, left and right, may be left out, and all where tasks have
@@ -209,8 +247,8 @@ class ModuleCore:
         least = tuple(16.0 ** math.floor(math.log(x, 16)) if x > 0 else 0.0 for x in least)
         some = () if family is None else tuple(family.tolist())
         key = (*weights, *least, *some)
-        if key in self._spaces:
-            return self._spaces[key]
+        if key in self._spaces.held:
+            return self._spaces.held[key]
         scales = [s * np.sqrt(w) for s, w in zip(self.s, weights, strict=True)]
         left, right = (
             _shared_space(stacked, scales, x)
@@ -218,11 +256,9 @@ class ModuleCore:
             else _space_of(stacked, scales, x, family)
             for stacked, x in zip((self.U, self.V), least, strict=True)
         )
-        families = self._families[0] if self._families else ()
-        while len(self._spaces) > len(families):
-            self._spaces.pop(next(iter(self._spaces)))
-        self._spaces[key] = left, right
-        return self._spaces[key]
+        spaces = left, right
+        self._spaces.put(key, spaces, len(self._families[0]) if self._families else 0)
+        return spaces
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -241,18 +277,6 @@ class ModuleCore:
         stacked = self.U if side == "left" else self.V
         coordinates = stacked.T.astype(np.float64) @ basis.orthonormal
         return SharedSpace(np.zeros(basis.q), coordinates, np.zeros((len(coordinates), 0)))
-
-    @property
-    def spaces_nbytes(self) -> int:
-        """Upper bound of the bytes of the shared spaces' matrices.
-
-        Families are included: the largest has fewer tasks than the module, and each other at most
-        half of the next, so together they are less than twice as large.
-        """
-        size = sum(s.size for s in self.s)
-        most = {n: n if min(n, size) <= MOST_EXACT else MOST_DIRECTIONS for n in (self.m, self.n)}
-        own = sum(16 * size * min(size, most[n]) for n in (self.m, self.n))
-        return 3 * own if 2 < len(self.s) <= MOST_TASKS else own
 
 
 FactorReader = Callable[[], Iterator[tuple[int, Factors]]]
@@ -311,8 +335,8 @@ class CoreStore:
         vectors: int = 160 << 20,
     ) -> None:
         self._readers = readers
-        self._known: dict[int, tuple[ModuleCore, bool]] = {}
-        self._room = {"spaces": room, "vectors": vectors}
+        self._known: dict[int, ModuleCore] = {}
+        self._spaces, self._vectors = Room(room), Room(vectors)
 
     def __len__(self) -> int:
         return len(self._readers)
@@ -321,32 +345,24 @@ class CoreStore:
         """Return the core of module ``index``."""
         if index not in self._known:
             return self._first(index, decomposed(self._readers[index]()))
-        core, keeps_spaces = self._known[index]
         # A copy, so that vectors for which there was no room go with it.
-        return replace(core, _spaces=core._spaces if keeps_spaces else {})
+        return replace(self._known[index])
 
     def _first(self, index: int, made: Decomposed) -> ModuleCore:
         """Return the core of a module that was just decomposed."""
         contents, s, vectors = made
         m, n = (x.shape[0] for x in vectors)
-        core = ModuleCore(index, tuple(contents), m, n, tuple(s), lambda: vectors)
-        kept = replace(core, _read=self._kept(index, vectors, slice(0, len(s))))
-        keeps_spaces = self._takes("spaces", core.spaces_nbytes)
-        self._known[index] = kept, keeps_spaces
-        return replace(core, _spaces=kept._spaces if keeps_spaces else {})
+        kept = KeptSpaces(self._spaces)
+        core = ModuleCore(index, tuple(contents), m, n, tuple(s), lambda: vectors, kept)
+        self._known[index] = replace(core, _read=self._kept(index, vectors, slice(0, len(s))))
+        return core
 
     def _kept(self, index: int, vectors: Vectors, tasks: slice) -> Callable[[], Vectors]:
         """Return a function that returns the vectors of some tasks again.
 
         It keeps the vectors if there is room, and reads the adapters again otherwise.
         """
-        if self._takes("vectors", sum(x.nbytes for x in vectors)):
+        if self._vectors.take(sum(x.nbytes for x in vectors)):
             return lambda: vectors
         read = self._readers[index]
         return lambda: decomposed(part_of(read, tasks))[2]
-
-    def _takes(self, what: str, nbytes: int) -> bool:
-        """Reserve room for ``nbytes`` more bytes; return whether there was room."""
-        fits = nbytes <= self._room[what]
-        self._room[what] -= nbytes if fits else 0
-        return fits
