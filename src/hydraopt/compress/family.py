@@ -8,7 +8,7 @@ tasks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -27,6 +27,8 @@ MOST_TASKS: Final = 256
 Joining more tasks step by step would take longer than planning."""
 _CLOSER: Final = 1.25
 """Minimum ratio of the mean overlap within a family to the mean one of any two tasks."""
+_TOGETHER: Final = 1 << 19
+"""Inner products of vectors that are computed at once."""
 
 
 def families_of(sides: Sequence[Stacked], values: Sequence[Array]) -> tuple[Family, ...]:
@@ -78,15 +80,27 @@ def _overlaps(stacked: Stacked, values: Sequence[Array]) -> Array:
 
     They are 0 to 1; 0 for a task with itself and with a task of zeros.
     """
-    edges = np.cumsum([0, *(s.size for s in values)])[:-1]
+    edges = np.cumsum([0, *(s.size for s in values)])
     units = [s / (float(s.max()) or 1.0) for s in values]
     weights = np.concatenate(units).astype(np.float32)
     scaled = stacked * weights
     sums = np.empty((len(values), len(values)))
-    for i, s in enumerate(values):  # one task's products at a time: all of them may not fit
-        rows = scaled[:, edges[i] : edges[i] + s.size].T @ scaled
-        sums[i] = np.add.reduceat(np.einsum("ij,ij->j", rows, rows).astype(np.float64), edges)
+    most = max(_TOGETHER // max(scaled.shape[1], 1), 1)  # all products at once may not fit
+    for some in _runs(edges, most):
+        rows = scaled[:, edges[some.start] : edges[some.stop]].T @ scaled
+        across = np.add.reduceat(np.square(rows, out=rows), edges[:-1], axis=1)
+        starts = edges[some] - edges[some.start]
+        sums[some] = np.add.reduceat(across.astype(np.float64), starts, axis=0)
     own = np.sqrt(np.maximum(np.diag(sums), 1e-300))
     cosines: Array = sums / np.outer(own, own)
     np.fill_diagonal(cosines, 0.0)
     return cosines
+
+
+def _runs(edges: NDArray[np.int64], most: int) -> Iterator[slice]:
+    """Yield runs of tasks with at most ``most`` vectors together, or of one task."""
+    first = 0
+    while first < len(edges) - 1:
+        last = max(int(np.searchsorted(edges, edges[first] + most, "right")) - 1, first + 1)
+        yield slice(first, last)
+        first = last
