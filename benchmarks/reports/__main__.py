@@ -42,7 +42,7 @@ REPORTS = (
     "verdict",
     "ways",
 )
-_BOARD = "leaderboard"
+_BOARD = "every_method"
 """A page of its own."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.quality.sets import pinned
-from benchmarks.reports import leaderboard, scored
+from benchmarks.reports import every_method, scored
 from benchmarks.reports.scores import every_row, headline
 from tests.benchmarks.reports.test_scores import task
 
@@ -50,9 +50,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_leaderboard_shows_what_was_scored_on_fewer_tasks(folder: Path) -> None:
-    rows = leaderboard.rows_by_set(folder)["gemma3-5x8"]
+    rows = every_method.rows_by_set(folder)["gemma3-5x8"]
     assert [(row["bytes"], row.get("tasks")) for row in rows] == [(1000, 3), (1002, 2), (1004, 2)]
-    page = leaderboard.leaderboard(folder)
+    page = every_method.leaderboard(folder)
     assert page.count("(2 tasks)") == 2
     (line,) = (x for x in page.splitlines() if "1,004" in x)
     assert "| +5.00 |" in line

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.quality.sets import pinned
-from benchmarks.reports.leaderboard import rows_by_set
+from benchmarks.reports.every_method import rows_by_set
 from benchmarks.reports.prompted import every_row, prompted
 from benchmarks.reports.scores import headline
 from tests.benchmarks.reports.test_scores import task

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks import pages
 from benchmarks.quality.sets import pinned
-from benchmarks.reports import leaderboard
-from benchmarks.reports.leaderboard import best, by_tasks, draw, series
+from benchmarks.reports import every_method
+from benchmarks.reports.every_method import best, by_tasks, draw, series
 
 ROWS = [
     {"method": "svd", "size_pct": 25.0, "relative_error": 0.3, "kl": 0.1, "mean_drop_pct": 1.0},
@@ -57,7 +57,7 @@ def test_rows_of_fewer_tasks_are_hollow_and_on_no_line(tmp_path: Path) -> None:
     assert by_tasks(rows) == (rows, [])
     figure, axis = plt.subplots()
     looks = dict.fromkeys(("svd", "hydraopt", "one adapter for all"), ("red", "o"))
-    leaderboard._panel(axis, whole, part, "mean_drop_pct", looks)
+    every_method._panel(axis, whole, part, "mean_drop_pct", looks)
     plt.close(figure)
     hollow = [x for x in axis.lines if x.get_fillstyle() == "none"]
     assert [(x.get_xdata().tolist(), x.get_linestyle()) for x in hollow] == [([5.0], "None")]
@@ -96,7 +96,7 @@ def result(label: str, method: str, drop: float | None, plan: str = "rivals"):
 
 
 def test_the_leaderboard_says_that_there_is_nothing(tmp_path: Path, out: Path) -> None:
-    leaderboard.write(folder=tmp_path / "none")
+    every_method.write(folder=tmp_path / "none")
     assert "No result files yet" in out.read_text()
     assert list(tmp_path.iterdir()) == [out]
 
@@ -107,7 +107,7 @@ def test_the_leaderboard_shows_scores_errors_and_failures(tmp_path: Path, out: P
     (tmp_path / "gemma3-5x8.rivals.json").write_text(json.dumps(result("two", "beta", None)))
     mapped = result("three", "gamma", None, "map")
     (tmp_path / "gemma3-5x8.map.json").write_text(json.dumps(mapped))
-    leaderboard.write(folder=tmp_path)
+    every_method.write(folder=tmp_path)
     page = out.read_text()
     assert "| alpha | s | - | 500 | 5.00 % | 0.250 | +0.25 |" in page
     assert "| beta | s | - | 500 | 5.00 % | 0.250 | - | - | - | - |" in page
@@ -119,7 +119,7 @@ def test_the_leaderboard_shows_scores_errors_and_failures(tmp_path: Path, out: P
     other = result("four", "alpha", 0.2)
     other["methods"]["four"] |= {"setting": "t", "bytes": 900}
     (tmp_path / "gemma3-5x8.ways.json").write_text(json.dumps(other))
-    leaderboard.write(folder=tmp_path)
+    every_method.write(folder=tmp_path)
     assert "(gemma3-5x8.png)" in out.read_text()
     assert (tmp_path / "gemma3-5x8.png").stat().st_size > 5000
 
@@ -147,7 +147,7 @@ def test_the_leaderboard_tells_what_was_tuned(tmp_path: Path) -> None:
         "tried": [],
     }
     (tmp_path / "gemma3-5x8.tuned.json").write_text(json.dumps(tuned))
-    page = leaderboard.leaderboard(tmp_path)
+    page = every_method.leaderboard(tmp_path)
     assert "| method | setting | tuned on validation | bytes |" in page
     assert "| alpha | s | yes | 500 |" in page
     assert "| beta | s | - | 500 |" in page
