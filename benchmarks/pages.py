@@ -16,10 +16,7 @@ from pathlib import Path
 from benchmarks.common import ROOT
 
 __all__ = [
-    "ABOUT",
     "BLOCKS",
-    "BOARD",
-    "BOARD_PICTURES",
     "OPTIONAL",
     "PICTURES",
     "TABLES",
@@ -58,6 +55,7 @@ BLOCKS: Mapping[str, Path] = {
     "growth": _EVIDENCE / "index.md",
     "verdict": _EVIDENCE / "rivals.md",
     "bd-rate": _EVIDENCE / "rivals.md",
+    "methods in pictures": _EVIDENCE / "rivals.md",
     "prompted": _EVIDENCE / "rivals.md",
     "map": _EVIDENCE / "rivals.md",
     "speed": _EVIDENCE / "speed.md",
@@ -80,15 +78,6 @@ BLOCKS: Mapping[str, Path] = {
 """The document of every block."""
 OPTIONAL = frozenset({"evidence in short"})
 """Blocks that need not be there."""
-ABOUT: Mapping[str, Path] = {
-    "evidence": _EVIDENCE / "index.md",
-    "methods": _DOCS / "reference" / "methods.md",
-}
-"""Documents that reports refer to, by topic."""
-BOARD = ROOT / "benchmarks" / "LEADERBOARD.md"
-BOARD_PICTURES = ROOT / "benchmarks" / "pictures"
-"""The leaderboard is a page of its own, whole, with its own pictures."""
-
 _LINK = re.compile(r"\]\((picture|table):([^)]+)\)")
 
 

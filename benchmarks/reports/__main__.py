@@ -3,7 +3,7 @@
     python -m benchmarks.reports [--check] [REPORT ...]
 
 Rewrites the marked blocks of the pages (listed in benchmarks/pages.py), the CSV files in
-docs/evidence/data, the leaderboard and the pictures, for all reports or for the named ones.
+docs/evidence/data and the pictures, for all reports or for the named ones.
 ``--check`` changes nothing and fails if a page or a CSV file differs from the result files.
 """
 
@@ -23,6 +23,7 @@ REPORTS = (
     "chunks",
     "default",
     "evidence",
+    "every_method",
     "fleet",
     "folders",
     "foretold",
@@ -42,8 +43,6 @@ REPORTS = (
     "verdict",
     "ways",
 )
-_BOARD = "every_method"
-"""A page of its own."""
 
 
 def sections_of(report: str) -> pages.Sections:
@@ -59,16 +58,13 @@ def tables_of(report: str) -> pages.Tables:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of("benchmarks.reports", __doc__, direct=True)
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("reports", nargs="*", metavar="REPORT", help=", ".join((*REPORTS, _BOARD)))
+    parser.add_argument("reports", nargs="*", metavar="REPORT", help=", ".join(REPORTS))
     args = parser.parse_args(arguments)
-    unknown = sorted(set(args.reports) - {*REPORTS, _BOARD})
+    unknown = sorted(set(args.reports) - {*REPORTS})
     if unknown:
         parser.error(f"no such reports: {', '.join(unknown)}")
-    for name in args.reports or (*REPORTS, _BOARD):
+    for name in args.reports or REPORTS:
         report = importlib.import_module(f"benchmarks.reports.{name}")
-        if name == _BOARD:
-            report.write(args.check)
-            continue
         pages.rewrite(sections_of(name), args.check)
         pages.write_tables(tables_of(name), args.check)
         if hasattr(report, "draw") and not args.check:

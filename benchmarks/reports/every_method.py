@@ -1,21 +1,22 @@
-"""The leaderboard and a picture for each set, from the result files alone.
+"""Every method and size of every set: bytes, error, time and memory, and a picture of a set.
 
-Score and KL against bytes, all methods; relative error against bytes for a set that has no scores
-yet. A method's line runs through its best row up to each size. Without result files the page says
-so.
+A picture has score and KL against bytes, or the relative error for a set without scores. A
+method's line runs through its best row up to each size.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import pages
 from benchmarks.common import QUALITY
+from benchmarks.pages import Table
 from benchmarks.quality.sets import METHOD
 from benchmarks.reports.axes import size_axis
+from benchmarks.reports.rivals import scored_rivals
 from benchmarks.reports.scores import (
     PROMPTED,
     bundle_error,
@@ -23,35 +24,36 @@ from benchmarks.reports.scores import (
     every_row,
     result_files,
 )
-from benchmarks.reports.tables import CHANGED, changed, table
+from benchmarks.reports.tables import MISSING
 from benchmarks.rivals.one_for_all import ONE_FOR_ALL
 
-__all__ = ["best", "by_tasks", "draw", "leaderboard", "rows_by_set", "series", "write"]
+__all__ = [
+    "SECTIONS",
+    "TABLES",
+    "best",
+    "by_tasks",
+    "draw",
+    "draw_set",
+    "every_method",
+    "every_picture",
+    "rows_by_set",
+    "series",
+]
 
 Row = Mapping[str, Any]
 
 _LARGEST = 110.0
 _MERGED = "one adapter for all"
 _MARKERS = "osv^D<>pPXhd"
-_HEAD = [
-    "method",
-    "setting",
-    "tuned on validation",
-    "bytes",
-    "of fp16",
-    "error",
-    "mean drop",
-    "95 %",
-    "worst task",
-    CHANGED,
-    "test rows",
-]
-_COST = ["merge s", "peak MiB"]
+_COLUMNS = ("method", "setting", "bytes", "size_pct", "relative_error", "tasks")
+_COST = ("merge_seconds", "peak_mib")
 
 
 def rows_by_set(folder: Path = QUALITY) -> dict[str, list[Row]]:
-    """Every method and size of every set: its scores where there are any, over a part of the tasks
-    as well, and bytes and errors of those that have none; smallest first."""
+    """Return every method and size of every set, smallest first.
+
+    A row has scores if there are any, also over a part of the tasks, else only bytes and errors.
+    """
     found: dict[str, list[Row]] = {}
     scored = {
         name: {bundle_key(row): row for row in entry["rows"]}
@@ -83,69 +85,45 @@ def rows_by_set(folder: Path = QUALITY) -> dict[str, list[Row]]:
     return found
 
 
-def _failures(folder: Path) -> Iterator[tuple[str, str, str, str]]:
-    for _, result in result_files(folder):
-        for note in result.get("failures", {}).values():
-            yield result["set"], note["method"], note["setting"], note["failed"]
+def every_method(folder: Path = QUALITY) -> Table:
+    """Return one row for each method and size, scored or not, and for each that failed.
+
+    tasks: number of scored tasks. tuned: whether the setting was chosen on validation rows.
+    """
+    rows = [
+        [name, *(_cell(row.get(key)) for key in _COLUMNS), "yes" if row["tuned"] else "",
+         *(_cell(row[key]) for key in _COST), ""]
+        for name, found in rows_by_set(folder).items()
+        for row in found
+    ]  # fmt: skip
+    failed = {
+        (result["set"], note["method"], note["setting"], note["failed"])
+        for _, result in result_files(folder)
+        for note in result.get("failures", {}).values()
+    }
+    gap = [""] * (len(_COLUMNS) + len(_COST) - 1)
+    rows += [[name, method, setting, *gap, why] for name, method, setting, why in sorted(failed)]
+    return ["set", *_COLUMNS, "tuned", *_COST, "failed"], rows
 
 
-def _cells(row: Row, tasks: int) -> list[str]:
-    """tasks: those of the set; a row of fewer says so."""
-    cells = [
-        row["method"],
-        row["setting"] or "-",
-        "yes" if row["tuned"] else "-",
-        f"{row['bytes']:,}",
-        f"{row['size_pct']:.2f} %",
-        f"{row['relative_error']:.3f}",
-    ]
-    if "mean_drop_pct" in row:
-        low, high = row["mean_drop_interval"]
-        cells += [f"{row['mean_drop_pct']:+.2f}", f"[{low:+.2f}, {high:+.2f}]"]
-        cells += [f"{row['worst_drop_pct']:+.1f} ({row['worst_task']})", changed(row)]
-        part = f" ({row['tasks']} tasks)" if row["tasks"] < tasks else ""
-        cells.append(f"{row['test_rows']:,}{part}")
-    else:
-        cells += ["-"] * 5
-    return [*cells, *("-" if row[key] is None else f"{row[key]:,.1f}" for key in
-            ("merge_seconds", "peak_mib"))]  # fmt: skip
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def leaderboard(folder: Path = QUALITY) -> str:
-    """The page's text; says so where there is nothing to show."""
-    lines = [
-        "# Leaderboard",
-        "",
-        "Made by `python -m benchmarks.reports` from `benchmarks/results/quality`; do not",
-        "edit. Drops are in percent of the original adapter's score on the task's own metric,",
-        "negative is a gain, the interval is over test rows of these tasks; methods with more test",
-        "rows have narrower ones; bytes are those of the files, everything counted; the error is",
-        "|dW - dW~| / |dW|, which is no measure of harm: hydraopt's default measure gives a larger",
-        "one than a plain coded SVD of as many bytes and a smaller KL. A `-` has not been",
-        "measured. Rows of a part of the tasks say so beside",
-        "their test rows; they cannot be held against those of all. What each method is:",
-        f"{pages.shown(pages.ABOUT['methods'])}. Tuned on validation: the options in the setting",
-        "were chosen for this set on validation rows (`benchmarks.quality methods SET --tune`).",
-        "hydraopt's measure was chosen once, on validation rows of gemma3-5x8",
-        f"({pages.shown(pages.ABOUT['evidence'])}), and is the same for every set.",
-        "",
-    ]
-    sets = rows_by_set(folder)
-    if not any(sets.values()):
-        return "\n".join([*lines, "No result files yet: run `benchmarks.quality methods`.", ""])
-    for name, rows in sets.items():
-        lines += [f"## {name}", ""]
-        if _drawn(rows):
-            lines += [f"![{name}]({picture_of(name).relative_to(pages.BOARD.parent)})", ""]
-        have = [row for row in rows if "mean_drop_pct" in row]
-        tasks = max((row["tasks"] for row in have), default=0)
-        if not have:
-            lines += ["Not scored yet: bytes and errors alone.", ""]
-        lines += [table([*_HEAD, *_COST], [_cells(row, tasks) for row in rows]), ""]
-    failed = sorted(set(_failures(folder)))
-    if failed:
-        lines += ["## Failed", "", table(["set", "method", "setting", "what it said"], failed), ""]
-    return "\n".join(lines)
+def every_picture(folder: Path = QUALITY) -> str:
+    """Return the picture of the first set whose rivals were scored, and links to the others."""
+    first, *others = _pictured(folder) or [""]
+    if not first:
+        return MISSING
+    links = [f"[`{name}`](picture:{picture_of(name)})" for name in others]
+    more = f"\nOther sets: {', '.join(links)}.\n" if links else ""
+    return f"![All methods on {first}](picture:{picture_of(first)})\n{more}"
+
+
+def _pictured(folder: Path) -> list[str]:
+    return [result["set"] for _, result in scored_rivals(folder)]
 
 
 def series(rows: Sequence[Row], key: str) -> dict[str, list[tuple[float, float]]]:
@@ -212,7 +190,7 @@ def by_tasks(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     return whole, part
 
 
-def draw(name: str, rows: Sequence[Row], path: Path) -> None:
+def draw_set(name: str, rows: Sequence[Row], path: Path) -> None:
     """All methods in one picture, hydraopt's own in front: score and KL, or errors if no more is
     known."""
     import matplotlib.pyplot as plt
@@ -261,26 +239,17 @@ def draw(name: str, rows: Sequence[Row], path: Path) -> None:
     plt.close(figure)
 
 
-def write(check: bool = False, folder: Path = QUALITY) -> None:
-    """The page and its pictures. check: change nothing; SystemExit where the page differs."""
-    text = leaderboard(folder)
-    if check:
-        if pages.BOARD.read_text(encoding="utf-8") != text:
-            raise SystemExit(f"{pages.shown(pages.BOARD)} differs from the result files")
-        return
-    pages.BOARD.write_text(text, encoding="utf-8")
-    for name, rows in rows_by_set(folder).items():
-        if _drawn(rows):
-            draw(name, rows, picture_of(name))
+def draw(folder: Path = QUALITY) -> None:
+    """Draw the pictures of the sets whose rivals were scored."""
+    rows = rows_by_set(folder)
+    for name in _pictured(folder):
+        draw_set(name, rows[name], pages.PICTURES / picture_of(name))
 
 
-def _drawn(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether there is a line to see: some method has two sizes."""
-    methods = [row["method"] for row in rows]
-    return len(set(methods)) < len(methods)
+def picture_of(name: str) -> str:
+    """Return the file name of the picture of a set."""
+    return f"methods-{re.sub(r'[^a-zA-Z0-9_.-]+', '-', name).strip('-')}.png"
 
 
-def picture_of(name: str) -> Path:
-    """The picture of a set."""
-    plain = re.sub(r"[^\w.-]+", "-", name).strip("-")
-    return pages.BOARD_PICTURES / f"{plain}.png"
+SECTIONS = {"methods in pictures": every_picture}
+TABLES = {"methods.csv": every_method}

@@ -7,7 +7,6 @@ import re
 import pytest
 
 from benchmarks import pages
-from benchmarks.reports import every_method
 from benchmarks.reports.__main__ import REPORTS, sections_of, tables_of
 from tests.docs.pages import SITE
 
@@ -16,10 +15,6 @@ from tests.docs.pages import SITE
 def test_the_pages_say_what_the_files_say(report: str) -> None:
     pages.rewrite(sections_of(report), check=True)
     pages.write_tables(tables_of(report), check=True)
-
-
-def test_the_leaderboard_says_what_the_files_say() -> None:
-    every_method.write(check=True)
 
 
 def test_every_block_has_one_report() -> None:

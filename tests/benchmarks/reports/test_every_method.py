@@ -1,4 +1,4 @@
-"""The leaderboard shows what the result files say, and its pictures draw it."""
+"""The table of all methods has what the result files say, and pictures draw it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from benchmarks import pages
 from benchmarks.quality.sets import pinned
 from benchmarks.reports import every_method
-from benchmarks.reports.every_method import best, by_tasks, draw, series
+from benchmarks.reports.every_method import best, by_tasks, draw_set, series
 
 ROWS = [
     {"method": "svd", "size_pct": 25.0, "relative_error": 0.3, "kl": 0.1, "mean_drop_pct": 1.0},
@@ -43,9 +43,9 @@ def test_a_line_runs_through_what_no_smaller_one_beats() -> None:
 
 @pytest.mark.slow  # others below draw one each
 def test_pictures_with_and_without_scores(tmp_path) -> None:
-    draw("some", ROWS, tmp_path / "scored.png")
+    draw_set("some", ROWS, tmp_path / "scored.png")
     plain = [{k: row[k] for k in ("method", "size_pct", "relative_error")} for row in ROWS]
-    draw("some", plain, tmp_path / "plain.png")
+    draw_set("some", plain, tmp_path / "plain.png")
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("scored.png", "plain.png"))
 
 
@@ -62,16 +62,14 @@ def test_rows_of_fewer_tasks_are_hollow_and_on_no_line(tmp_path: Path) -> None:
     hollow = [x for x in axis.lines if x.get_fillstyle() == "none"]
     assert [(x.get_xdata().tolist(), x.get_linestyle()) for x in hollow] == [([5.0], "None")]
     assert all(5.0 not in x.get_xdata() for x in axis.lines if x.get_label() == "svd")
-    draw("some", [*rows, {**few, "method": "less", "tasks": 10}], tmp_path / "x.png")
+    draw_set("some", [*rows, {**few, "method": "less", "tasks": 10}], tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 10_000
 
 
-@pytest.fixture
-def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the page is written; its pictures are beside it."""
-    monkeypatch.setattr(pages, "BOARD", tmp_path / "BOARD.md")
-    monkeypatch.setattr(pages, "BOARD_PICTURES", tmp_path)
-    return pages.BOARD
+def cells_of(folder: Path) -> list[dict[str, object]]:
+    """Return the rows of the table, by names of columns."""
+    heads, rows = every_method.every_method(folder)
+    return [dict(zip(heads, row, strict=True)) for row in rows]
 
 
 def result(label: str, method: str, drop: float | None, plan: str = "rivals"):
@@ -95,36 +93,28 @@ def result(label: str, method: str, drop: float | None, plan: str = "rivals"):
     }
 
 
-def test_the_leaderboard_says_that_there_is_nothing(tmp_path: Path, out: Path) -> None:
-    every_method.write(folder=tmp_path / "none")
-    assert "No result files yet" in out.read_text()
-    assert list(tmp_path.iterdir()) == [out]
+def test_without_results_there_is_no_row_and_no_picture(tmp_path: Path) -> None:
+    assert cells_of(tmp_path) == []
+    assert "picture:" not in every_method.every_picture(tmp_path)
 
 
-def test_the_leaderboard_shows_scores_errors_and_failures(tmp_path: Path, out: Path) -> None:
+def test_rows_have_errors_and_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scored = result("one", "alpha", 0.25)
-    (tmp_path / "gemma3-5x8.sizes.json").write_text(json.dumps(scored))
-    (tmp_path / "gemma3-5x8.rivals.json").write_text(json.dumps(result("two", "beta", None)))
+    (tmp_path / "gemma3-5x8.rivals.json").write_text(json.dumps(scored))
+    (tmp_path / "gemma3-5x8.sizes.json").write_text(json.dumps(result("two", "beta", None)))
     mapped = result("three", "gamma", None, "map")
     (tmp_path / "gemma3-5x8.map.json").write_text(json.dumps(mapped))
-    every_method.write(folder=tmp_path)
-    page = out.read_text()
-    assert "| alpha | s | - | 500 | 5.00 % | 0.250 | +0.25 |" in page
-    assert "| beta | s | - | 500 | 5.00 % | 0.250 | - | - | - | - |" in page
-    assert "| gemma3-5x8 | vlora | k=1 | it said no |" in page
-    assert "gamma" not in page
-    # One size of each method is no line to see; two are.
-    assert not (tmp_path / "gemma3-5x8.png").exists()
-    assert "gemma3-5x8.png" not in page
-    other = result("four", "alpha", 0.2)
-    other["methods"]["four"] |= {"setting": "t", "bytes": 900}
-    (tmp_path / "gemma3-5x8.ways.json").write_text(json.dumps(other))
-    every_method.write(folder=tmp_path)
-    assert "(gemma3-5x8.png)" in out.read_text()
-    assert (tmp_path / "gemma3-5x8.png").stat().st_size > 5000
+    alpha, beta, failed = cells_of(tmp_path)
+    assert (alpha["method"], alpha["relative_error"], alpha["tasks"]) == ("alpha", "0.25", "1")
+    assert (beta["method"], beta["bytes"], beta["tasks"]) == ("beta", "500", "")
+    assert (failed["method"], failed["bytes"], failed["failed"]) == ("vlora", "", "it said no")
+    monkeypatch.setattr(pages, "PICTURES", tmp_path)
+    every_method.draw(tmp_path)
+    assert "(picture:methods-gemma3-5x8.png)" in every_method.every_picture(tmp_path)
+    assert (tmp_path / "methods-gemma3-5x8.png").stat().st_size > 5000
 
 
-def test_the_leaderboard_tells_what_was_tuned(tmp_path: Path) -> None:
+def test_rows_state_what_was_tuned(tmp_path: Path) -> None:
     note = {"setting": "s", "bytes": 500, "size_pct": 5.0, "errors": {"a": 0.25}}
     methods = {
         "one": {**note, "method": "alpha", "tuned": {"lam": 0.2}},
@@ -147,7 +137,7 @@ def test_the_leaderboard_tells_what_was_tuned(tmp_path: Path) -> None:
         "tried": [],
     }
     (tmp_path / "gemma3-5x8.tuned.json").write_text(json.dumps(tuned))
-    page = every_method.leaderboard(tmp_path)
-    assert "| method | setting | tuned on validation | bytes |" in page
-    assert "| alpha | s | yes | 500 |" in page
-    assert "| beta | s | - | 500 |" in page
+    assert [(x["method"], x["tuned"]) for x in cells_of(tmp_path)] == [
+        ("alpha", "yes"),
+        ("beta", ""),
+    ]
