@@ -12,8 +12,22 @@ import pytest
 from benchmarks.common import RESULTS, ROOT
 
 README = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
-ROWS = re.findall(r"^\| `python -m ([^`]+)` \| `([^`]+)` \|", README, re.MULTILINE)
-COMMANDS = sorted(set(re.findall(r"python -m (benchmarks\.[\w.]+(?: [a-z_]+)?)", README)))
+
+
+def rows() -> list[tuple[str, str]]:
+    """Return (command, pattern of its result files) of every row of the tables of commands."""
+    found, folder = [], ""
+    for line in README.splitlines():
+        if head := re.match(r"`python -m benchmarks\.(\w+) COMMAND`:", line):
+            folder = head[1]
+        elif row := re.match(r"\| `([^`]+)` \| `([^`]+\.json)` \|", line):
+            found.append((f"benchmarks.{folder} {row[1]}", f"{folder}/{row[2]}"))
+    return found
+
+
+ROWS = rows()
+NAMED = re.findall(r"python -m (benchmarks\.[\w.]+(?: [a-z_]+)?)", README)
+COMMANDS = sorted({*NAMED, *(" ".join(command.split()[:2]) for command, _ in ROWS)})
 
 
 def test_every_result_file_has_one_row() -> None:
