@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import re
 import textwrap
+from collections import Counter
+from collections.abc import Mapping
 
 import click
 
@@ -17,15 +19,21 @@ from tools.pages import ROOT, settle
 __all__ = ["PAGE", "page"]
 
 PAGE = ROOT / "docs" / "reference" / "cli.md"
-WIDTH = 100
+WIDTH = 118
 _COMMON = ("- `--json`:", "- `-q, --quiet`:")
 """Options of every command, which the introduction describes."""
+_SEVERAL = 3
+"""Number of commands with the same option and text from which the page describes it once."""
 
 INTRODUCTION = """\
 # Command line
 
-`hydraopt` has {count} commands. Each prints the text below with `--help`, and has two more options:
-`--json` prints JSON for machines instead of a table, and `-q` or `--quiet` prints only errors.
+`hydraopt` has {count} commands. Each prints its section of this page with `--help`. Every command
+has `--json`, which prints JSON for machines instead of a table, and `-q` or `--quiet`, which prints
+only errors. Options of several commands:
+
+{shared}
+
 `python -m tools.cli_reference` writes this page from the commands.
 
 | exit code | meaning |
@@ -40,29 +48,43 @@ INTRODUCTION = """\
 With `HYDRAOPT_TRACEBACK=1` in the environment, a command that fails prints a traceback. If the
 reader of stdout ends early (`| head -1`), the exit code does not change.
 
-The inner loops are compiled when they first run. The machine code is stored next to the package,
-otherwise in the cache folder of the user, otherwise in `hydraopt-UID` in the folder for temporary
-files. If none of these can be written, every run compiles again and prints a note on stderr.
-`NUMBA_CACHE_DIR` selects another folder.
+The inner loops are compiled when they first run. The machine code is stored in the first of these
+folders that can be written: `NUMBA_CACHE_DIR` if set, the package, the user's cache,
+`hydraopt-UID` in the folder for temporary files. If none can be written, every run compiles again
+and prints a note on stderr.
 """
 
 
 def page() -> str:
     """Return the whole page: an introduction, then a section for each command, by name."""
-    commands = sorted(cli.commands.items())
-    sections = [_section(name, command) for name, command in commands]
-    return INTRODUCTION.format(count=len(commands)) + "\n" + "\n".join(sections)
+    options = {name: _options(command) for name, command in sorted(cli.commands.items())}
+    counts = Counter(text for texts in options.values() for text in texts.values())
+    shared = sorted(text for text, count in counts.items() if count >= _SEVERAL)
+    sections = [_section(name, cli.commands[name], options[name], shared) for name in options]
+    head = INTRODUCTION.format(count=len(options), shared="\n".join(shared))
+    return head + "\n" + "\n".join(sections)
 
 
-def _section(name: str, command: click.Command) -> str:
+def _options(command: click.Command) -> dict[str, str]:
+    """Return the text of each option by its longest name, without those of every command."""
+    options = [x for x in command.params if isinstance(x, click.Option)]
+    texts = {x.opts[-1]: _option(x) for x in options}
+    return {name: text for name, text in texts.items() if not text.startswith(_COMMON)}
+
+
+def _section(
+    name: str, command: click.Command, options: Mapping[str, str], shared: list[str]
+) -> str:
     context = click.Context(command, info_name=f"hydraopt {name}")
     usage = " ".join(["hydraopt", name, *command.collect_usage_pieces(context)])
     text, _, example = (command.help or "").replace("\b", "").partition("Example:")
     parts = [f"## {name}", _code(usage), _paragraphs(text)]
     if example.strip():
         parts.append(_code(textwrap.dedent(example.strip("\n")).strip()))
-    options = [_option(x) for x in command.params if isinstance(x, click.Option)]
-    own = [text for text in options if not text.startswith(_COMMON)]
+    own = [text for text in options.values() if text not in shared]
+    also = [f"`{name}`" for name, text in options.items() if text in shared]
+    if also:
+        own.append(_wrapped(f"{', '.join(also)}: [as above](#command-line).", "- ", "  "))
     return "\n\n".join([*parts, *(["\n".join(own)] if own else [])]) + "\n"
 
 
