@@ -9,7 +9,7 @@ import pytest
 
 from hydraopt.harm import drift as drift_module
 from hydraopt.harm.drift import Drift
-from hydraopt.harm.trials import Counted
+from hydraopt.harm.trials import counted_harm
 
 
 def drift_with(kl) -> Drift:
@@ -49,5 +49,5 @@ def test_one_answer_is_not_told_as_sure(monkeypatch, likely: float) -> None:
 
 def test_one_answer_does_not_keep_a_limit_of_a_few_percent(monkeypatch) -> None:
     judged = told_of(monkeypatch, [0.0], [1e-6])
-    assert Counted("answers", 1.0).of(judged) == pytest.approx(0.5)
-    assert math.isfinite(Counted("nats", 1.0).of(judged))
+    assert counted_harm("answers", judged) == pytest.approx(0.5)
+    assert math.isfinite(counted_harm("nats", judged))

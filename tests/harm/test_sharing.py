@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hydraopt.harm.curves import HarmCurve, TrialPoint
+from hydraopt.harm.curves import HarmCurve
 from hydraopt.harm.sharing import (
     Costs,
     costs_of,
@@ -23,23 +23,21 @@ def alike(count: int, fair: bool = False) -> Costs:
 PRICES = (1e-6, 1e-5, 1e-4, 1e-3)
 
 
-def curve(scale: float, slope: float = 0.35, size: float = 1e4) -> HarmCurve:
-    return HarmCurve(
-        tuple(
-            TrialPoint(p, size * (p / 1e-6) ** -0.4, 0.1, scale * (p / 1e-6) ** slope)
-            for p in PRICES
-        )
-    )
+def curve(
+    scale: float, slope: float = 0.35, size: float = 1e4, useful: float = np.inf
+) -> HarmCurve:
+    ratios = np.array(PRICES) / 1e-6
+    return HarmCurve(np.array(PRICES), size * ratios**-0.4, scale * ratios**slope, useful)
 
 
 def sizes_at(curves, prices) -> float:
     logs = np.log(prices)
-    return float(sum(x.sizes(logs[i : i + 1])[0] for i, x in enumerate(curves)))
+    return float(sum(x.sizes_at(logs[i : i + 1])[0] for i, x in enumerate(curves)))
 
 
 def costs_at(curves, prices, cost: Costs):
     logs = np.log(prices)
-    harms = np.stack([x.harms(logs[i : i + 1]) for i, x in enumerate(curves)])
+    harms = np.stack([x.harms_at(logs[i : i + 1]) for i, x in enumerate(curves)])
     return cost(harms)[:, 0]
 
 
@@ -73,7 +71,7 @@ def test_prices_go_as_far_as_answers_are_trusted() -> None:
 
 
 def test_no_price_is_one_that_its_curve_does_not_reach() -> None:
-    curves = [curve(0.001), HarmCurve(curve(0.05).points, useful=2000.0)]
+    curves = [curve(0.001), curve(0.05, useful=2000.0)]
     plain = np.array([1e9, 1e-9])
     prices = part_of_the_way(curves, np.array([1e-4, 1e-4]), plain, np.array([1, 1]), 6000.0)
     for one, price in zip(curves, prices, strict=True):
@@ -132,7 +130,7 @@ def test_a_hopeless_task_is_not_given_up() -> None:
     """Half of its answers change: by shares alone, taking its last bytes costs others nothing."""
     curves = [curve(0.3, 0.1), curve(0.001)]
     prices = prices_for_size(curves, alike(2), 6000.0)
-    assert curves[0].harms(np.log(prices[:1]))[0] < 0.9
+    assert curves[0].harms_at(np.log(prices[:1]))[0] < 0.9
 
 
 def test_a_task_that_cannot_lose_much_is_not_given_up() -> None:
@@ -141,7 +139,9 @@ def test_a_task_that_cannot_lose_much_is_not_given_up() -> None:
     curves = [curve(0.02, 0.42), curve(0.02, 0.55)]
     size = sizes_at(curves, np.full(2, 3e-4))
     few = costs_of(np.ones(2), np.array([0.4, 1.0]))
-    lost = [curves[0].harms(np.log(prices_for_size(curves, x, size)[:1])) for x in (few, alike(2))]
+    lost = [
+        curves[0].harms_at(np.log(prices_for_size(curves, x, size)[:1])) for x in (few, alike(2))
+    ]
     assert lost[0] < 0.85 * lost[1]
 
 
@@ -161,7 +161,7 @@ def test_little_harm_counts_as_it_is() -> None:
 def test_a_limit_is_kept_by_each() -> None:
     curves = [curve(0.001), curve(0.002), curve(0.009)]
     prices = prices_for_limit(curves, 0.01)
-    harms = [x.harms(np.log(prices[i : i + 1]))[0] for i, x in enumerate(curves)]
+    harms = [x.harms_at(np.log(prices[i : i + 1]))[0] for i, x in enumerate(curves)]
     assert all(0.009 < harm <= 0.01 for harm in harms)
     assert prices[0] > prices[1] > prices[2]
 

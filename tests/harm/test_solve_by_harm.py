@@ -6,7 +6,7 @@ import dataclasses
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,11 +15,10 @@ from hydraopt import merge, open_bundle
 from hydraopt.bundle.harm import Harm
 from hydraopt.errors import BudgetError, UsageError
 from hydraopt.harm import solve
-from hydraopt.harm.trials import Counted, Rounds, Trials
+from hydraopt.harm.trials import Trials, counted_harm
 from hydraopt.merging.align import align
 from hydraopt.merging.look import HarmSettings, Look, MeasuredHarm
 from hydraopt.merging.outcome import Job
-from hydraopt.progress import silent
 from tests.harm.power_judge import ANSWERS, SCALES, PowerJudge, harms_of
 from tests.marks import slow
 from tests.raising import raises
@@ -73,17 +72,20 @@ RATE = -math.log(0.8) / (0.2 + 0.01)
 
 def test_kl_tells_of_a_limit_what_few_answers_do_not() -> None:
     """By the rate of the task's own trials; of a size by the least of any task."""
-    assert Counted("answers").of(FEW, [COARSE]) == pytest.approx(1 - math.exp(-0.01 * RATE))
-    assert Counted("lost").of(FEW, [COARSE]) == Counted("answers").of(FEW)
-    assert Counted("nats").of(FEW, [COARSE]) == 1e-4
+    rate = RATE * (1 + 1 / math.sqrt(0.2 * 24))
+    assert counted_harm("answers", FEW, [COARSE]) == pytest.approx(1 - math.exp(-0.01 * rate))
+    assert counted_harm("lost", FEW, [COARSE]) == counted_harm("lost", FEW)
+    assert 0 < counted_harm("lost", FEW) < counted_harm("answers", FEW, [COARSE])
+    assert counted_harm("nats", FEW, [COARSE]) == 1e-4
 
 
 def test_trials_in_which_most_answers_change_say_nothing_of_small_shares() -> None:
     """KL goes on to rise where no more answers can change, and far beyond a cliff."""
-    counted, far = Counted("answers", 1.0), Harm(24, 25, 0.95, 9.0, True)
-    assert counted.of(FEW, [COARSE, far]) == counted.of(FEW, [COARSE])
+    far = Harm(24, 25, 0.95, 9.0, True)
+    assert counted_harm("answers", FEW, [COARSE, far]) == counted_harm("answers", FEW, [COARSE])
     # But where there is no other, it tells more than the least.
-    assert counted.of(MeasuredHarm(Harm(24, 24, 0.95, 4.0, True), 0.0, 0.0, 0.9), [far]) > 0.95
+    lost = MeasuredHarm(Harm(24, 24, 0.95, 4.0, True), 0.0, 0.0, 0.9)
+    assert counted_harm("answers", lost, [far]) > 0.95
 
 
 @pytest.mark.parametrize("answers", [4, 24, 96])
@@ -91,7 +93,7 @@ def test_a_limit_adds_standard_errors_of_the_rate_and_of_kl(answers: int) -> Non
     """The fewer answers change in the coarsest trial, the less is known."""
     judged = MeasuredHarm(Harm(0, answers, 0.0, 1e-4, True), 0.0, 3e-4, 0.0)
     rate = RATE * (1 + 1 / math.sqrt(max(0.2 * answers, 1)))
-    told = Counted("answers", 1.0).of(judged, [COARSE])
+    told = counted_harm("answers", judged, [COARSE])
     assert told == pytest.approx(1 - math.exp(-rate * 0.02))
 
 
@@ -286,12 +288,12 @@ def test_what_can_be_lost_counts_as_what_is_lost(adapters) -> None:
         def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
             return MeasuredHarm(Harm(0, 64, 0.0, 4.0, True), 0.0, 0.0, 0.02)
 
-    judge, counted = Drifting(adapters, SCALES), Counted("lost")
+    judge = Drifting(adapters, SCALES)
     job = SimpleNamespace(pieces=align(adapters, None, lossless=False))
-    unused: Any = None
-    trials = Trials(cast(Job, job), unused, unused, unused, judge, counted, Rounds(silent, 1, True))
-    trials.look_at_base()
-    assert trials.most == pytest.approx(3 * [counted.of(judge.measure("easy", dict, 1.0))])
+    trials = Trials(cast(Job, job), judge, "lost", 1, exact=True)
+    trials.measure_base()
+    lost = counted_harm("lost", judge.measure("easy", dict, 1.0))
+    assert trials.most == pytest.approx(3 * [lost])
 
 
 def test_a_step_that_did_not_pay_is_followed_by_half_of_the_next(
@@ -300,19 +302,19 @@ def test_a_step_that_did_not_pay_is_followed_by_half_of_the_next(
     """Whatever is shared out after the trials measures badly; all tasks alike stays the best."""
     own, wanted = [], []
     first = solve.TRIALS - solve._ROUNDS
-    look, prices = Trials.look, solve._prices
+    measure, prices = Trials.measure, solve._prices
 
-    def seen(self: Trials, draft, at, measured):
+    def seen(self: Trials, draft, at, measured) -> None:
         own.append(np.log(at))
-        points = look(self, draft, at, measured)
+        measure(self, draft, at, measured)
         worse = 1 if len(own) <= first else 3
-        return [dataclasses.replace(x, harm=min(worse * x.harm, 1.0)) for x in points]
+        self.harms[-1] = np.minimum(worse * self.harms[-1], 1.0)
 
     def told(*given):
         wanted.append(np.log(prices(*given)))
         return np.exp(wanted[-1])
 
-    monkeypatch.setattr(Trials, "look", seen)
+    monkeypatch.setattr(Trials, "measure", seen)
     monkeypatch.setattr(solve, "_prices", told)
     made = merge(
         adapters, tmp_path / "x", size="30%", look=Look(judge=PowerJudge(adapters, SCALES))

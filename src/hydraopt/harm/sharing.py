@@ -174,8 +174,8 @@ def _least(
 def _tables(curves: Sequence[HarmCurve]) -> tuple[Array, Array, Array]:
     """Return logarithms of prices to try, and bytes and harm there, each (streams, _STEPS)."""
     grids = np.stack([np.linspace(*curve.range, _STEPS) for curve in curves])
-    sizes = np.stack([curve.sizes(grid) for curve, grid in zip(curves, grids, strict=True)])
-    harms = np.stack([curve.harms(grid) for curve, grid in zip(curves, grids, strict=True)])
+    sizes = np.stack([curve.sizes_at(grid) for curve, grid in zip(curves, grids, strict=True)])
+    harms = np.stack([curve.harms_at(grid) for curve, grid in zip(curves, grids, strict=True)])
     return grids, sizes, harms
 
 
@@ -187,6 +187,6 @@ def prices_for_limit(curves: Sequence[HarmCurve], limit: float) -> Array:
     prices = np.empty(len(curves))
     for i, curve in enumerate(curves):
         grid = np.linspace(*curve.range, _STEPS)
-        within = np.flatnonzero(curve.harms(grid) <= limit)
+        within = np.flatnonzero(curve.harms_at(grid) <= limit)
         prices[i] = np.exp(grid[within[-1] if within.size else 0])
     return prices

@@ -1,4 +1,4 @@
-"""Solve by harm: trials of all tasks, their curves, own prices, and again what came out there.
+"""Search by harm: trials of all tasks, their curves, own prices, and new trials at these prices.
 
 A size is shared out so that the most is gained for it, or, fair, so that the worst task is harmed
 least; a limit on harm is kept by each task. Curves move with the weights of the others (a task of
@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from hydraopt.errors import BudgetError, UsageError, explain
-from hydraopt.harm.curves import HarmCurve, TrialPoint
+from hydraopt.harm.curves import HarmCurve
 from hydraopt.harm.sharing import (
     Costs,
     costs_of,
@@ -24,17 +24,15 @@ from hydraopt.harm.sharing import (
     prices_for_size,
     prices_if_fair,
 )
-from hydraopt.harm.trials import Counted, Rounds, Trials
+from hydraopt.harm.trials import Trials
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.budget import HarmLimit, MeanError, Size
 from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.look import DEFAULT_HARM, HarmJudge, HarmSolution
 from hydraopt.merging.options import check_harm_limit, check_prompted, coded_names
 from hydraopt.merging.outcome import Job, Measured
-from hydraopt.merging.passes import Passes
 from hydraopt.merging.solving import Options, passes_of, price_of, search
 from hydraopt.merging.weights import importances, weights_of
-from hydraopt.progress import Progress, silent
 from hydraopt.values import listed
 
 __all__ = [
@@ -59,92 +57,13 @@ _ROUNDS: Final = 3
 TRIALS: Final = 1 + len(_STEPS) + _ROUNDS
 """Points of a curve for a size."""
 _MOST_TRIES: Final = 8
+"""Maximum number of rounds at chosen prices, for a limit."""
 _AIM, _MET = 0.85, 0.5
 """Shares of a limit: where to aim, and from where on a task is left as it is."""
-_SURE: Final = 1.0
-"""Standard errors that are added to what is limited: four of five other samples say less."""
 _SLACK: Final = 1.05
 """Tolerance on the bytes that a task has a use for: a size is met by all tasks' prices together."""
 _BACK: Final = 1 / 2
 """A task that is beyond its limit gets at most so much of the price that it had."""
-
-
-def _tried(
-    job: Job,
-    aim: Size | HarmLimit,
-    options: Options,
-    judge: HarmJudge,
-    passes: Passes,
-    rounds: Rounds,
-    useful: Mapping[str, float],
-) -> tuple[Trials, Array, Draft | None]:
-    """Try all tasks at several prices, before anything is chosen.
-
-    Arguments and errors as of :func:`solve_by_harm`.
-
-    Returns the trials; the own prices, (contents,), at which their curves meet the aim; and for a
-    size the draft that meets it with all tasks at the same weight.
-    """
-    check_harm_limit(aim, options.fair, options.importance)
-    weights = weights_of(
-        job.pieces,
-        passes.energies(),
-        options.measure,
-        importances(job.pieces, options.importance),
-        options.sensitivity,
-    )
-    totals = np.where(weights.counting.totals > 0, weights.counting.totals, 1.0)
-    alike = replace(weights, by_task=_same(weights.by_task, 1 / totals))
-    counts = _counted(aim)
-    empty = Draft.empty(alike.whole, alike.counting)
-    job, keeps = _as_told(job, aim, judge, empty)
-    plain = alike.by_task / weights.by_task
-    trials = Trials(job, passes, alike, plain, judge, counts, rounds, useful, keeps)
-    draft = None
-    if isinstance(aim, Size):
-        trials.look_at_base()
-        draft = _try_for_size(trials, aim)
-    else:
-        check_prompted(coded_names(job.pieces), judge.tasks())
-        _try_for_limit(trials, aim)
-        rounds.most = trials.looks + _MOST_TRIES
-    trials.tries_from = trials.looks
-    return trials, _prices(trials, trials.curves(), aim, options), draft
-
-
-def _rounds(job: Job) -> int:
-    """Return how often a size is shared out; a single content gets all of it."""
-    return _ROUNDS if job.pieces.contents > 1 else 0
-
-
-def _rounds_of(job: Job, aim: Size | HarmLimit, progress: Progress) -> Rounds:
-    """Return the progress of all rounds. A limit ends them early if it is met."""
-    if isinstance(aim, Size):
-        return Rounds(progress, 1 + len(_STEPS) + _rounds(job), known=True)
-    return Rounds(progress, _MOST_TRIALS + _MOST_COARSER + _MOST_TRIES, known=False)
-
-
-def _as_told(job: Job, aim: Size | HarmLimit, judge: HarmJudge, empty: Draft) -> tuple[Job, bool]:
-    """Return the job with stand-ins for measured harm, and whether curves are kept.
-
-    A size counts the manifest, whose harms are known only at the end. Curves are no reason to
-    refuse a size. Harms that tasks have already, as in a bundle, stay.
-    """
-    told = {task.name for task in job.pieces.tasks if task.curve}
-    names = sorted(judge.tasks() - told)
-    made = {x: replace(job, measured=Measured.unlike(names, x)) for x in (0, TRIALS)}
-    if not isinstance(aim, Size):
-        return made[TRIALS], True
-    least, more = (made[x].value(aim, empty) for x in (0, TRIALS))
-    keeps = more - least <= _CURVES * max(aim.limit - least, 0.0)
-    return made[TRIALS if keeps else 0], keeps
-
-
-def _counted(aim: Size | HarmLimit) -> Counted:
-    """Return the kind of harm that is minimised at a size, or limited."""
-    if isinstance(aim, Size):
-        return Counted("lost")
-    return Counted("answers" if aim.shares else "nats", _SURE)
 
 
 def solve_by_harm(
@@ -161,13 +80,65 @@ def solve_by_harm(
     Raises UsageError for a limit on harm if a task has no prompts or tasks are weighed; BudgetError
     for an aim that cannot be met.
     """
-    rounds = _rounds_of(job, aim, options.progress or silent)
-    with passes_of(job, replace(options, progress=rounds.report)) as passes:
-        trials, prices, alike = _tried(job, aim, options, judge, passes, rounds, useful or {})
+    check_harm_limit(aim, options.fair, options.importance)
+    if isinstance(aim, Size):
+        counted, rounds = "lost", 1 + len(_STEPS) + _rounds(job)
+    else:
+        counted, rounds = aim.counted, _MOST_TRIALS + _MOST_COARSER + _MOST_TRIES
+        check_prompted(coded_names(job.pieces), judge.tasks())
+    exact = isinstance(aim, Size)  # a limit ends the rounds early where it is met
+    trials = Trials(
+        job, judge, counted, rounds, exact=exact, useful=useful, progress=options.progress
+    )
+    with passes_of(job, replace(options, progress=trials.report)) as trials.passes:
+        _weigh(trials, aim, options)
         if isinstance(aim, Size):
-            assert alike is not None
-            return _solve_size(trials, prices, alike, aim, options)
-        return _solve_limit(trials, prices, aim, options)
+            trials.measure_base()
+            alike = _try_for_size(trials, aim)
+            trials.first_choice = trials.rounds
+            return _solve_size(trials, alike, aim, options)
+        _try_for_limit(trials, aim)
+        trials.most_rounds = trials.rounds + _MOST_TRIES
+        trials.first_choice = trials.rounds
+        return _solve_limit(trials, aim, options)
+
+
+def _weigh(trials: Trials, aim: Size | HarmLimit, options: Options) -> None:
+    """Set the weights of the trials, and make room in the job for measured harm."""
+    pieces = trials.job.pieces
+    weights = weights_of(
+        pieces,
+        trials.passes.energies(),
+        options.measure,
+        importances(pieces, options.importance),
+        options.sensitivity,
+    )
+    totals = np.where(weights.counting.totals > 0, weights.counting.totals, 1.0)
+    trials.weights = replace(weights, by_task=_same(weights.by_task, 1 / totals))
+    trials.plain = trials.weights.by_task / weights.by_task
+    empty = Draft.empty(trials.weights.whole, trials.weights.counting)
+    trials.job, trials.keeps = _with_room(trials.job, aim, trials.judge, empty)
+
+
+def _rounds(job: Job) -> int:
+    """Return how often a size is shared out; a single content gets all of it."""
+    return _ROUNDS if job.pieces.contents > 1 else 0
+
+
+def _with_room(job: Job, aim: Size | HarmLimit, judge: HarmJudge, empty: Draft) -> tuple[Job, bool]:
+    """Return the job with stand-ins for measured harm, and whether curves are kept.
+
+    A size counts the manifest, whose harms are known only at the end. Curves are no reason to
+    refuse a size. Harms that tasks have already, as in a bundle, stay.
+    """
+    known = {task.name for task in job.pieces.tasks if task.curve}
+    names = sorted(judge.tasks() - known)
+    made = {x: replace(job, measured=Measured.unlike(names, x)) for x in (0, TRIALS)}
+    if not isinstance(aim, Size):
+        return made[TRIALS], True
+    least, more = (made[x].value(aim, empty) for x in (0, TRIALS))
+    keeps = more - least <= _CURVES * max(aim.limit - least, 0.0)
+    return made[TRIALS if keeps else 0], keeps
 
 
 def _same(by_task: Array, wanted: Array) -> Array:
@@ -182,9 +153,9 @@ def _try_for_size(trials: Trials, aim: Size) -> Draft:
     Returns the draft that meets the size.
     """
     solution = search(trials.passes, trials.job, aim, trials.weights)
-    trials.count += solution.passes
+    trials.pass_count += solution.passes
     alike = np.full(trials.contents, solution.draft.price)
-    trials.look(solution.draft, alike, trials.prompted())
+    trials.measure(solution.draft, alike, trials.prompted())
     for step in _STEPS:
         trials.run(step * alike, trials.prompted())
     return solution.draft
@@ -202,7 +173,7 @@ def _try_for_limit(trials: Trials, aim: HarmLimit) -> None:
         trials.run(np.full(trials.contents, price), left)
         if aim.shares:
             _check_several(trials.of_one_answer(aim.limit))
-        within = {i for i in left if (trials.points[i][-1].harm or 0.0) <= aim.limit}
+        within = {i for i in left if trials.harms[-1][i] <= aim.limit}
         left -= within if count else set()  # a curve needs two points
         if not left:
             break
@@ -212,14 +183,15 @@ def _try_for_limit(trials: Trials, aim: HarmLimit) -> None:
 
 def _try_coarser(trials: Trials, aim: HarmLimit, price: float) -> None:
     """Try prices above the coarsest, ``price``, for tasks that were far within the limit."""
-    before = {i: points[0] for i, points in trials.points.items() if i in trials.prompted()}
+    left, before = trials.prompted(), 0
     for _ in range(_MOST_COARSER):
-        before = {i: x for i, x in before.items() if (x.harm or 0.0) < _MET * aim.limit}
-        if not before:
+        left = {i for i in left if trials.harms[before][i] < _MET * aim.limit}
+        if not left:
             return
         price /= _FINER
-        points = trials.run(np.full(trials.contents, price), set(before))[1]
-        before = {i: points[i] for i, x in before.items() if points[i].size < _FALLS * x.size}
+        trials.run(np.full(trials.contents, price), left)
+        left = {i for i in left if trials.sizes[-1][i] < _FALLS * trials.sizes[before][i]}
+        before = trials.rounds - 1
 
 
 def _prices(
@@ -228,10 +200,10 @@ def _prices(
     """Return the own prices of all contents, (contents,)."""
     known = sorted(curves)
     if not known:
-        return np.full(trials.contents, trials.points[0][0].price)
+        return np.full(trials.contents, trials.prices[0][0])
     mine = [curves[i] for i in known]
     if isinstance(aim, Size):
-        logs = np.log([curve.points[len(curve.points) // 2].price for curve in mine])
+        logs = np.log([curve.prices[len(curve.prices) // 2] for curve in mine])
         middle = _with_others(trials, known, np.full(len(known), np.exp(logs.mean())))
         others = [i for i in range(trials.contents) if i not in curves]
         spent = sum(trials.size_near(i, float(middle[i])) for i in others)
@@ -272,101 +244,84 @@ def _coded_bytes(trials: Trials, aim: Size) -> float:
     return max(aim.limit - around, 1.0)
 
 
-def _solve_size(
-    trials: Trials, prices: Array, alike: Draft, aim: Size, options: Options
-) -> HarmSolution:
+def _solve_size(trials: Trials, alike: Draft, aim: Size, options: Options) -> HarmSolution:
     """Share out, measure and correct; return the best of what was measured.
 
     The best draft gives tasks the fewest bytes that they have no use for, and then costs least. The
     draft with all tasks alike takes part.
     """
 
-    def cost(points: Sequence[TrialPoint]) -> float:
-        known = [i for i, point in enumerate(points) if point.harm is not None]
-        harms = np.array([points[i].harm for i in known], np.float64)[:, None]
-        costs = _costs_of(trials, known, options)(harms)
+    def cost(harms: Array) -> float:
+        known = np.flatnonzero(np.isfinite(harms)).tolist()
+        costs = _costs_of(trials, known, options)(harms[known, None])
         return float(costs.max(initial=0.0) if options.fair else costs.sum())
 
     useful = trials.useful_bytes()
 
-    def rank(points: Sequence[TrialPoint]) -> tuple[float, float]:
-        wasted = sum(max(points[i].size - _SLACK * size, 0.0) for i, size in useful.items())
-        return wasted, cost(points)
+    def rank(number: int) -> tuple[float, float]:
+        sizes = trials.sizes[number].tolist()
+        wasted = sum(max(sizes[i] - _SLACK * size, 0.0) for i, size in useful.items())
+        return wasted, cost(trials.harms[number])
 
-    least, best, look = rank(trials.points_of(0)), alike, 0
+    least, best, chosen = rank(0), alike, 0
+    prices = _prices(trials, trials.curves(), aim, options)
     for _ in range(_rounds(trials.job)):
         price, weights = trials.weighed(prices)
         try:
             solution = search(trials.passes, trials.job, aim, weights, start=price)
         except (BudgetError, UnreadableError):  # what was measured meets the size
             break
-        trials.count += solution.passes
-        own = prices * (solution.draft.price / price)
-        points = trials.look(solution.draft, own, trials.prompted())
-        if (now := rank(points)) < least:
-            least, best, look = now, solution.draft, trials.looks - 1
+        trials.pass_count += solution.passes
+        trials.measure(solution.draft, prices * (solution.draft.price / price), trials.prompted())
+        if (now := rank(-1)) < least:
+            least, best, chosen = now, solution.draft, trials.rounds - 1
         prices = _prices(trials, trials.curves(), aim, options)
         if best is not solution.draft:
-            # It went too far, for what prompts tell of single tasks is noisy: half the way.
-            at = np.array([point.price for point in trials.points_of(look)])
-            prices = np.sqrt(at * prices)
-    return trials.solution(best, look)
+            # It went too far, because measurements of single tasks are noisy: go half the way.
+            prices = np.sqrt(trials.prices[chosen] * prices)
+    return trials.solution(best, chosen)
 
 
-def _solve_limit(trials: Trials, prices: Array, aim: HarmLimit, options: Options) -> HarmSolution:
+def _solve_limit(trials: Trials, aim: HarmLimit, options: Options) -> HarmSolution:
     """Lower the price of tasks beyond the limit, and raise that of tasks far within it."""
-    tried: dict[int, Draft] = {}
-    points: list[TrialPoint] = []
+    drafts: dict[int, Draft] = {}
+    prices = _prices(trials, trials.curves(), aim, options)
     for count in range(_MOST_TRIES):
-        draft, points = trials.run(prices, trials.prompted())
-        harms = [point.harm or 0.0 for point in points]
-        beyond = [i for i, harm in enumerate(harms) if not harm <= aim.limit]  # NaN as well
+        draft = trials.run(prices, trials.prompted())
+        harms = trials.harms[-1]
+        beyond = np.flatnonzero(harms > aim.limit)
         if not draft.readable:  # All of it is too coarse, whatever it does to the tasks.
-            beyond = list(range(trials.contents))
+            beyond = np.arange(trials.contents)
         # Later tries only lower prices, so that they come to an end.
         raised = draft.readable and count < _MOST_TRIES // 2
-        idle = [i for i, harm in enumerate(harms) if raised and harm < _MET * aim.limit]
+        idle = np.flatnonzero(np.nan_to_num(harms) < _MET * aim.limit) if raised else beyond[:0]
         if draft.readable:
-            tried[trials.looks - 1] = draft
-        if not beyond and not idle:
+            drafts[trials.rounds - 1] = draft
+        if not beyond.size and not idle.size:
             break
         wanted = _prices(trials, trials.curves(), aim, options)
-        before = prices.copy()
-        for i in beyond:
-            prices[i] = min(wanted[i], _BACK * prices[i])
-        for i in idle:
-            prices[i] = max(wanted[i], prices[i])
+        before, prices = prices, prices.copy()
+        prices[beyond] = np.minimum(wanted[beyond], _BACK * prices[beyond])
+        prices[idle] = np.maximum(wanted[idle], prices[idle])
         if np.array_equal(before, prices):  # idle tasks have no coarser price
             break
-    best = _smallest_within(trials, tried, aim)
-    if best is None and not draft.readable:
-        raise UnreadableError(draft)
-    if best is None:
-        raise _unmet(trials, points, aim)
-    return best
-
-
-def _smallest_within(
-    trials: Trials, tried: Mapping[int, Draft], aim: HarmLimit
-) -> HarmSolution | None:
-    """Return the smallest of the tried drafts, by look, that keeps the limit in all measurements.
-
-    Returns None if no draft keeps it.
-    """
     within = [
-        (draft.coded_bytes, look)
-        for look, draft in tried.items()
-        if all((point.harm or 0.0) <= aim.limit for point in trials.points_of(look))
+        (draft.coded_bytes, number)
+        for number, draft in drafts.items()
+        if not (trials.harms[number] > aim.limit).any()
     ]
-    if not within:
-        return None
-    look = min(within)[1]
-    return trials.solution(tried[look], look)
+    if within:
+        number = min(within)[1]
+        return trials.solution(drafts[number], number)
+    if not draft.readable:
+        raise UnreadableError(draft)
+    raise _unmet(trials, aim)
 
 
-def _unmet(trials: Trials, points: Sequence[TrialPoint], aim: HarmLimit) -> BudgetError:
+def _unmet(trials: Trials, aim: HarmLimit) -> BudgetError:
     """Return the error that names the task which is furthest beyond the limit."""
-    worst = max(range(len(points)), key=lambda i: points[i].harm or 0.0)
+    harms = np.nan_to_num(trials.harms[-1])
+    worst = int(np.argmax(harms))
     do = "a larger limit, or --lossless"
     if trials.answers[worst] < DEFAULT_HARM.prompts:  # more would not be judged
         do = f"more prompts of this task, {do}"
@@ -374,8 +329,8 @@ def _unmet(trials: Trials, points: Sequence[TrialPoint], aim: HarmLimit) -> Budg
         explain(
             f"the limit on harm cannot be kept: {aim.text}",
             adapter=trials.worst_task(worst),
-            got=f"{aim.said(points[worst].harm or 0.0)}, standard errors added, at a relative "
-            f"error of {points[worst].error:.3g}",
+            got=f"{aim.said(float(harms[worst]))}, standard errors added, at a relative "
+            f"error of {trials.errors[-1][worst]:.3g}",
             do=f"Give {do}",
         )
     )

@@ -12,9 +12,9 @@ import numpy as np
 
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.spec import Manifest, TaskEntry
-from hydraopt.harm.curves import LEAST_HARM, Line
+from hydraopt.harm.curves import LEAST_HARM, rising_line
 from hydraopt.harm.judging import BaseJudge
-from hydraopt.linalg.shapes import Factors
+from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.merging.look import MeasuredHarm
 
 __all__ = ["HarmRange", "StoredCurves", "tells_later"]
@@ -129,8 +129,8 @@ class _Curve:
     answers: number of answers measured.
     """
 
-    likely: Line
-    kl: Line
+    likely: Callable[[Array], Array]
+    kl: Callable[[Array], Array]
     last: float
     start: float
     moved: bool
@@ -140,7 +140,7 @@ class _Curve:
     def of(cls, task: TaskEntry) -> _Curve:
         errors = np.log([max(x.error, LEAST_HARM) for x in task.curve])
         likely, kl = (
-            Line(errors, np.maximum.accumulate([_log(value) for value in values]))
+            rising_line(errors, np.maximum.accumulate([_log(value) for value in values]))
             for values in ([x.likely for x in task.curve], [x.kl for x in task.curve])
         )
         start, moved = min(task.error, _LARGEST), False

@@ -27,7 +27,7 @@ from hydraopt.editing.held import decoded_set
 from hydraopt.editing.shrink import shrunk_sizes
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
-from hydraopt.harm.curves import Line
+from hydraopt.harm.curves import rising_line
 from hydraopt.harm.stored import HarmRange, StoredCurves, tells_later
 from hydraopt.inspect.likeness import likeness
 from hydraopt.inspect.products import of_products
@@ -253,10 +253,8 @@ def _with_between(
     if not points:
         return []
     logs = np.log([size for size, _ in reversed(points)])
-    lines = {
-        name: Line(logs, np.log([max(errors[name], _TINY) for _, errors in reversed(points)]))
-        for name in points[0][1]
-    }
+    by_task = {name: [max(x[name], _TINY) for _, x in reversed(points)] for name in points[0][1]}
+    lines = {name: rising_line(logs, np.log(errors)) for name, errors in by_task.items()}
     made = [points[0]]
     for (left, _), right in pairwise(points):
         for size in steps(left, right[0], _BETWEEN + 2)[1:-1]:

@@ -169,6 +169,11 @@ class HarmLimit:
             )
 
     @property
+    def counted(self) -> str:
+        """Kind of harm that is limited: "answers" that change, or "nats"."""
+        return "answers" if self.shares else "nats"
+
+    @property
     def unit(self) -> str:
         """Unit of the limit."""
         return "share of answers" if self.shares else "nats an answer"
