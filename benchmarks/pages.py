@@ -48,8 +48,6 @@ BLOCKS: Mapping[str, Path] = {
     "limits kept": _EVIDENCE / "index.md",
     "foretold": _EVIDENCE / "index.md",
     "default": _EVIDENCE / "index.md",
-    "rivals": _EVIDENCE / "index.md",
-    "fairness": _EVIDENCE / "index.md",
     "alike": _EVIDENCE / "index.md",
     "measures": _EVIDENCE / "index.md",
     "growth": _EVIDENCE / "index.md",
@@ -61,6 +59,7 @@ BLOCKS: Mapping[str, Path] = {
     "speed": _EVIDENCE / "speed.md",
     "runtime": _EVIDENCE / "speed.md",
     "scaling": _EVIDENCE / "speed.md",
+    "fleet": _EVIDENCE / "speed.md",
     "apart": _EVIDENCE / "format.md",
     "chunks": _EVIDENCE / "format.md",
     "readers": _EVIDENCE / "format.md",
@@ -73,7 +72,6 @@ BLOCKS: Mapping[str, Path] = {
     "trained tuners": _EVIDENCE / "kinds.md",
     "people": _EVIDENCE / "people.md",
     "tuners": _DOCS / "reference" / "tuners.md",
-    "fleet": _DOCS / "howto" / "fleet.md",
 }
 """The document of every block."""
 OPTIONAL = frozenset({"evidence in short"})

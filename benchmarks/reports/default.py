@@ -1,4 +1,4 @@
-"""The default: what was scored on either side of its limit, what is read there, what it makes."""
+"""Sizes of merges without a limit, and the drop of the score that is expected at other limits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 from benchmarks.common import QUALITY
 from benchmarks.pages import Table
-from benchmarks.quality.sets import SETS
 from benchmarks.reports.tables import MISSING, table, wrapped
 
 __all__ = ["SECTIONS", "TABLES", "default"]
@@ -17,20 +16,13 @@ Row = Mapping[str, Any]
 
 
 def default() -> str:
-    """Return the merged sets and the scores on either side of the limit, from default.json."""
+    """Return the merged sets, and the law of the drop of the score, from default.json."""
     file = QUALITY / "default.json"
     if not file.is_file():
         return MISSING
     result = json.loads(file.read_text(encoding="utf-8"))
-    limit = result["limit"]["max_error"]
-    return "\n".join(
-        [
-            _merged([row for row in result["merges"] if "/" not in row["name"]]),
-            "Scored sizes next to the limit:\n",
-            _scored([row for row in result["measured"] if row["set"] in SETS], limit),
-            _read_between(result["laws"]),
-        ]
-    )
+    merged = _merged([row for row in result["merges"] if "/" not in row["name"]])
+    return f"{merged}\n{_read_between(result['laws'])}"
 
 
 def _result() -> Any:
@@ -65,43 +57,13 @@ def _merged(rows: Sequence[Row]) -> str:
     return table(heads, [[r["name"], f"{r['default']['bytes']:,}", *_numbers(r)] for r in found])
 
 
-def _drop(row: Row) -> str:
-    low, high = row["mean_drop_interval"]
-    return f"{row['mean_drop_pct']:+.1f} % [{low:+.1f}, {high:+.1f}]"
-
-
-def _scored(rows: Sequence[Row], limit: float) -> str:
-    """Return the sizes whose worst errors are nearest to the limit on either side."""
-    lines = []
-    for name in dict.fromkeys(row["set"] for row in rows):
-        mine = [row for row in rows if row["set"] == name]
-        above = [row for row in mine if row["worst_error"] > limit]
-        below = [row for row in mine if row["worst_error"] <= limit]
-        nearest = [
-            *sorted(above, key=lambda x: x["worst_error"])[:1],
-            *sorted(below, key=lambda x: -x["worst_error"])[:1],
-        ]
-        lines += [
-            [
-                f"`{name}`",
-                f"{row['size_pct']:.1f} %",
-                f"{row['worst_error']:.3f}",
-                f"{row['mean_error']:.3f}",
-                _drop(row),
-                f"{row['test_rows']:,}",
-            ]
-            for row in nearest
-        ]
-    return table(["set", "of fp16", "worst error", "mean", "mean drop", "test rows"], lines)
-
-
 def _read_between(laws: Sequence[Row]) -> str:
     """Return the law that the readings follow."""
     first, *others = laws
     low, high = first["powers"]
     said = ", ".join(f"{x['power']:g} up to {x['up_to_error']:g}" for x in others)
     return wrapped(
-        f"Between the scored sizes the drop follows c error^p, with p = {first['power']:g} "
+        f"At the scored sizes the drop of the score follows c error^p, with p = {first['power']:g} "
         f"[{low:g}, {high:g}] from all sets at errors up to {first['up_to_error']:g} (with fewer "
         f"rows p is {said}) and c of each recipe. [Readings](table:default-readings.csv) at "
         "other limits have the widest range that p and c allow."

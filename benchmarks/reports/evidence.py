@@ -1,16 +1,17 @@
-"""Scores of the sets: drop against size, and what tasks and languages lose with --fair."""
+"""Scores of the sets: drop against size, and drops of tasks and languages with --fair."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.pages import Table
 from benchmarks.quality.sets import METHOD, SETS
 from benchmarks.reports import pictures
 from benchmarks.reports.scores import dropped, grouped, headline, result_files
 from benchmarks.reports.tables import CHANGED, changed, table
 
-__all__ = ["SECTIONS", "draw", "results"]
+__all__ = ["SECTIONS", "TABLES", "draw", "results"]
 
 _SIZES = ("20%", "default", "10%", "5%", "2%")
 """Sizes of the page; scores.csv has all."""
@@ -49,7 +50,7 @@ def summary() -> str:
     return table([*heads, CHANGED], lines)
 
 
-def fairness() -> str:
+def fairness() -> Table:
     """Return mean drops of the first set by task, plain and with --fair, and their spreads."""
     found = []
     for plan in ("sizes", "fair"):
@@ -63,14 +64,15 @@ def fairness() -> str:
     rows = [[task, *(f"{column[task]:.1f}" for column in by_task)] for task in by_task[0]]
     rows.append(["best to worst task", *_spreads(by_task)])
     rows.append(["best to worst language", *_spreads(by_language)])
-    return table(["mean drop, %", *titles], rows)
+    return ["mean drop, %", *titles], rows
 
 
 def _spreads(columns: Sequence[Mapping[str, float]]) -> list[str]:
     return [f"{max(column.values()) - min(column.values()):.1f}" for column in columns]
 
 
-SECTIONS = {"evidence": summary, "fairness": fairness}
+SECTIONS = {"evidence": summary}
+TABLES = {"fair.csv": fairness}
 
 
 def draw() -> None:

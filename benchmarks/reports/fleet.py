@@ -1,4 +1,4 @@
-"""What a fleet takes: the tables of docs/howto/fleet.md."""
+"""Time and memory of merges of many adapters: the tables of docs/evidence/speed.md."""
 
 from __future__ import annotations
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.common import QUALITY
+from benchmarks.pages import Table
+from benchmarks.reports.tables import table
 
-__all__ = ["SECTIONS"]
+__all__ = ["SECTIONS", "TABLES"]
+
+Row = Mapping[str, Any]
 
 
 def _result(name: str) -> dict[str, Any]:
@@ -24,37 +29,37 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+_HEADS = ("adapter", "fp16 bytes", "of that tensors", "bit by bit", "coded", "error of modules")
+
+
 def _real() -> str:
-    lines = [
-        "| adapter | fp16 bytes | of that tensors | bit by bit | coded | error of modules "
-        "| of tensors |",
-        _row(*["---"] * 7),
+    """Return the rows of adapters with tensors, and the refused ones; real.csv has all."""
+    rows = _result("real")["rows"]
+    refused = [f"{row['repo']} ({row['refused']})" for row in rows if "refused" in row]
+    lines = [_line(row) for row in rows if row.get("tensor_numbers")]
+    return f"{table([*_HEADS, 'of tensors'], lines)}\nRefused: {', '.join(refused)}.\n"
+
+
+def _line(row: Row) -> list[str]:
+    before, after = row["exact"], row["coded"]
+    least = before.get("least_bytes")
+    return [
+        row["repo"],
+        f"{row['fp16_bytes']:,}",
+        f"{100 * row['tensor_numbers'] / row['numbers']:.0f} %",
+        f"refused; at least {least:,}"
+        if least
+        else f"{before['bytes']:,} ({_error(before['error'])})",
+        f"{after['bytes']:,}",
+        _error(after["error"]),
+        _error(after["tensors_error"]),
     ]
-    refused = []
-    for row in _result("real")["rows"]:
-        name = row["repo"]
-        if "refused" in row:
-            refused.append(f"- {name}: {row['refused']}.")
-            continue
-        before, after = row["exact"], row["coded"]
-        least = before.get("least_bytes")
-        exact = (
-            f"{before['bytes']:,} ({_error(before['error'])})"
-            if least is None
-            else f"refused; at least {least:,}"
-        )
-        cells = (
-            name,
-            f"{row['fp16_bytes']:,}",
-            f"{100 * row['tensor_numbers'] / row['numbers']:.0f} %",
-            exact,
-            f"{after['bytes']:,}",
-            _error(after["error"]),
-            _error(after["tensors_error"]),
-        )
-        lines.append(_row(*cells))
-    lines += ["", "Refused:", "", *refused]
-    return "\n".join(lines) + "\n"
+
+
+def _every_real() -> Table:
+    """Return the rows of all adapters that are not refused."""
+    rows = [row for row in _result("real")["rows"] if "refused" not in row]
+    return [*_HEADS, "of tensors"], [_line(row) for row in rows]
 
 
 def _embedding() -> str:
@@ -133,3 +138,4 @@ def _change(tasks: dict[str, Any], metric: str) -> str:
 
 
 SECTIONS = {"heads": _heads, "real": _real, "embedding": _embedding, "trained tuners": _trained}
+TABLES = {"real.csv": _every_real}

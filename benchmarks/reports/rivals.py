@@ -11,25 +11,21 @@ from typing import Any
 
 from benchmarks.common import QUALITY
 from benchmarks.pages import Table
-from benchmarks.quality.sets import METHOD, SETS
+from benchmarks.quality.sets import METHOD
 from benchmarks.reports.scores import drops, result_files, row_of
-from benchmarks.reports.tables import CHANGED, MISSING, changed, recovered, table, titled
+from benchmarks.reports.tables import CHANGED, changed, recovered, titled
 
 __all__ = [
-    "SECTIONS",
     "TABLES",
     "Factor",
     "every_rival",
     "factors",
     "needed",
-    "rivals",
     "scored_rivals",
 ]
 
 Row = Mapping[str, Any]
 _LEAST = 1e-6
-_NEAR = 0.05
-"""Largest KL in the table of the page: beyond it a tenth of the score is lost."""
 HEAD = [
     "method",
     "of fp16",
@@ -90,43 +86,29 @@ def scored_rivals(folder: Path = QUALITY) -> Iterator[tuple[str, Mapping[str, An
             yield name, result
 
 
-def rivals(folder: Path = QUALITY) -> str:
-    """Return the rows of the first set that still do most of what the originals do."""
-    for name, result, rows, ours in _rows(folder):
-        if result["set"] == SETS[0]:
-            near = [_line(row, ours) for row in rows if row["kl"] <= _NEAR]
-            count, each = len(result["tasks"]), result["limits"]["rows"]
-            about = f"`{result['set']}`, {count} tasks, {each} rows each (`{name}`):"
-            return f"{about}\n\n{table(HEAD, near)}"
-    return MISSING
-
-
 def every_rival(folder: Path = QUALITY) -> Table:
     """Return the rows of every set in order of KL."""
     lines = [
-        [result["set"], *(cell.strip("*") for cell in _line(row, ours))]
-        for _, result, rows, ours in _rows(folder)
-        for row in rows
+        [result["set"], *_line(row, ours)] for result, rows, ours in _rows(folder) for row in rows
     ]
     return ["set", *HEAD], lines
 
 
-def _rows(folder: Path) -> Iterator[tuple[str, Mapping[str, Any], list[Row], list[Row]]]:
-    """Yield (file, result, its rows in order of KL, hydraopt's among them)."""
+def _rows(folder: Path) -> Iterator[tuple[Mapping[str, Any], list[Row], list[Row]]]:
+    """Yield (result, its rows in order of KL, hydraopt's among them)."""
     for name, result in scored_rivals(folder):
         named = [label for label in result["methods"] if drops(result, label)]
         rows: list[Row] = [row_of(name, result, label) for label in named]
         rows.sort(key=lambda row: row["kl"])
-        yield name, result, rows, [row for row in rows if row["method"] == METHOD]
+        yield result, rows, [row for row in rows if row["method"] == METHOD]
 
 
 def _line(row: Row, ours: Sequence[Row]) -> list[str]:
     low, high = row["mean_drop_interval"]
-    title = titled(row)
     mine = row["method"] == METHOD
     found = None if mine or not ours else needed(ours, row["kl"])
     return [
-        f"**{title}**" if mine else title,
+        titled(row),
         f"{row['size_pct']:.1f} %",
         f"{row['kl']:.2g}",
         recovered(row),
@@ -137,5 +119,4 @@ def _line(row: Row, ours: Sequence[Row]) -> list[str]:
     ]
 
 
-SECTIONS = {"rivals": rivals}
 TABLES = {"rivals.csv": every_rival}
