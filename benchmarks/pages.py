@@ -61,7 +61,6 @@ BLOCKS: Mapping[str, Path] = {
     "scaling": _EVIDENCE / "speed.md",
     "fleet": _EVIDENCE / "speed.md",
     "apart": _EVIDENCE / "format.md",
-    "chunks": _EVIDENCE / "format.md",
     "readers": _EVIDENCE / "format.md",
     "core use": _EVIDENCE / "format.md",
     "remote": _EVIDENCE / "format.md",

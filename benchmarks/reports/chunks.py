@@ -40,23 +40,19 @@ def _apart() -> str:
     return table([*heads, "head, bytes a file", "manifest, bytes a file"], lines)
 
 
-def _chunks() -> str:
-    sizes = [name for name in SIZES if name != "whole"]
-    lines = [
-        [row["bundle"], *(_more(row[x]["bytes"], row["whole"]["bytes"]) for x in sizes)]
-        for row in _rows()
-    ]
-    return table(["bundle", *sizes], lines)
-
-
 def every_size() -> Table:
     """Return the bytes of each bundle and of its shared stream at each size of a chunk."""
     lines = [
-        [row["bundle"], name, *(row[name].get(key, "") for key in _COUNTS)]
+        [
+            row["bundle"],
+            name,
+            *(row[name].get(key, "") for key in _COUNTS),
+            _more(row[name]["bytes"], row["whole"]["bytes"]),
+        ]
         for row in _rows()
         for name in SIZES
     ]
-    return ["bundle", "chunk", *_COUNTS], lines
+    return ["bundle", "chunk", *_COUNTS, "more"], lines
 
 
 def _readers() -> str:
@@ -119,7 +115,6 @@ def _remote() -> str:
 
 SECTIONS = {
     "apart": _apart,
-    "chunks": _chunks,
     "readers": _readers,
     "core use": _core_use,
     "remote": _remote,

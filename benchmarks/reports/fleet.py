@@ -53,29 +53,20 @@ def block(result: dict[str, Any]) -> str:
             wrapped(f"The forty real adapters of `gemma3-5x8` at 10 %: {'; '.join(told)}.")
         )
     if paper := result["paper"]:
-        parts += _paper(paper)
+        parts.append(_paper(paper))
     return "\n".join(parts)
 
 
-def _paper(paper: dict[str, Any]) -> list[str]:
-    told = wrapped(
-        f"On paper, from the rows of one worker: {paper['adapters']:,} adapters of rank "
+def _paper(paper: dict[str, Any]) -> str:
+    return wrapped(
+        f"Extrapolated from the rows of one worker: {paper['adapters']:,} adapters of rank "
         f"{paper['rank']} on all linear layers of an 8B model "
-        f"({paper['numbers_of_an_adapter']:,} numbers each)."
+        f"({paper['numbers_of_an_adapter']:,} numbers each) take {paper['fp16_gb']:,} GB in fp16 "
+        f"and {paper['bundle_gb']:,} GB in a collection, which is merged in "
+        f"{paper['core_hours']:,} core hours with {paper['read_gb']:,} GB read from adapters and "
+        f"temporary files. Descriptions take {paper['known_gb']:,} GB of memory, "
+        f"{paper['bytes_known']:,} bytes for each module of an adapter."
     )
-    price = f"{paper['dollars_of_a_gb_a_month']:g}"
-    facts = [
-        ["fp16, GB", f"{paper['fp16_gb']:,}"],
-        ["collection, GB", f"{paper['bundle_gb']:,}"],
-        ["core hours", f"{paper['core_hours']:,}"],
-        ["growth of a process, bytes a module of an adapter", f"{paper['bytes_known']:,}"],
-        ["the same for all of them, GB", f"{paper['known_gb']:,}"],
-        ["GB read from adapters and temporary files", f"{paper['read_gb']:,}"],
-        ["GB of scripts between workers, at most", f"{paper['script_gb']:,}"],
-        [f"dollars a month before, at {price} a GB", f"{paper['dollars_a_month_before']:,}"],
-        [f"dollars a month after, at {price} a GB", f"{paper['dollars_a_month_after']:,}"],
-    ]
-    return [told, table(["what", "value"], facts)]
 
 
 def _result() -> dict[str, Any]:

@@ -7,23 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.common import SPEED
+from benchmarks.pages import Table
 from benchmarks.reports.tables import table, wrapped
 
-__all__ = ["SECTIONS", "block"]
+__all__ = ["SECTIONS", "TABLES", "added", "block", "fetched"]
 
 
 Row = dict[str, Any]
 
 
 def block(result: Row) -> str:
-    """Return the tables of a result of ``python -m benchmarks.speed folders``."""
-    of = {
-        what: [row for row in result["rows"] if row["what"] == what]
-        for what in ("folder", "store", "explore")
-    }
-    return "\n".join(
-        [*_opened(of["folder"]), *_added(of["folder"], of["explore"]), *_fetched(of["store"])]
-    )
+    """Return the table of a result of ``python -m benchmarks.speed folders``."""
+    return "\n".join(_opened(_of("folder", result["rows"])))
 
 
 def _opened(rows: Sequence[Row]) -> tuple[str, str]:
@@ -47,44 +42,39 @@ def _opened(rows: Sequence[Row]) -> tuple[str, str]:
     return about, table([*heads, "open for one task, s", "bytes read"], lines)
 
 
-def _added(rows: Sequence[Row], explored: Sequence[Row]) -> tuple[str, str]:
-    about = wrapped(
-        "Adding one task, without the bytes of the index, which is read and written too. "
-        "Then the start of `hydraopt report --serve`, and its first view by the clock."
-    )
+def added(rows: Sequence[Row]) -> Table:
+    """Return the costs of adding one task, and of the start and first view of a served report."""
+    pairs = _of("folder", rows), _of("explore", rows)
     lines = [
         [
-            f"{row['tasks']:,}",
+            row["tasks"],
             f"{row['add']['seconds']:.2f}",
-            f"{row['add']['read'] - row['index']:,}",
-            f"{row['add']['written'] - row['index']:,}",
+            row["add"]["read"] - row["index"],
+            row["add"]["written"] - row["index"],
             f"{shown['start_cpu']:.1f}",
-            f"{shown['drawn_ms'] / 1000:.2f}" if "drawn_ms" in shown else "-",
+            f"{shown['drawn_ms'] / 1000:.2f}" if "drawn_ms" in shown else "",
         ]
-        for row, shown in zip(rows, explored, strict=True)
+        for row, shown in zip(*pairs, strict=True)
     ]
-    heads = ["tasks", "`add`, s", "bytes read", "bytes written", "page starts, s"]
-    return about, table([*heads, "first view, s"], lines)
+    heads = ["tasks", "add, s", "bytes read", "bytes written", "page starts, s", "first view, s"]
+    return heads, lines
 
 
-def _fetched(rows: Sequence[Row]) -> tuple[str, str]:
-    about = wrapped(
-        "Over the network with an empty cache, to open the folder and then to use one task. "
-        "`more` is the index, the listing and the headers of the answers."
-    )
+def fetched(rows: Sequence[Row]) -> Table:
+    """Return the requests and bytes of opening a folder at an address and using one task."""
     lines = [
         [
             row["store"],
-            f"{row['tasks']:,}",
-            str(row["open"]["requests"]),
-            f"{row['open']['wire']:,}",
-            str(row["task"]["requests"]),
-            f"{row['open']['wire'] + row['task']['wire'] - row['needed']:,}",
+            row["tasks"],
+            row["open"]["requests"],
+            row["open"]["wire"],
+            row["task"]["requests"],
+            row["open"]["wire"] + row["task"]["wire"] - row["needed"],
         ]
-        for row in rows
+        for row in _of("store", rows)
     ]
-    heads = ["store", "tasks", "requests to open", "bytes", "requests for a task", "more"]
-    return about, table(heads, lines)
+    heads = ["store", "tasks", "requests to open", "bytes", "requests for a task"]
+    return [*heads, "bytes of index, listing and headers"], lines
 
 
 def _result() -> dict[str, Any]:
@@ -92,4 +82,12 @@ def _result() -> dict[str, Any]:
     return result
 
 
+def _of(what: str, rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["what"] == what]
+
+
 SECTIONS = {"folders": lambda: block(_result())}
+TABLES = {
+    "folders-added.csv": lambda: added(_result()["rows"]),
+    "folders-fetched.csv": lambda: fetched(_result()["rows"]),
+}

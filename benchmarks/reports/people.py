@@ -48,7 +48,6 @@ def _section(result: Result) -> str:
         made += [
             "### Flips of choices\n",
             _totals(probed, labels),
-            _by_task(probed, labels),
             "### Clear directions\n",
             _directions(result),
             "### Men's pronouns\n",
@@ -123,14 +122,6 @@ def _net(moves: Moves) -> str:
 
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _by_task(probed: Sequence[Entry], labels: Mapping[str, str]) -> str:
-    rows = [
-        [task, str(len(mine)), *(moved(mine, label).cell() for label in labels)]
-        for task, mine in _by(probed, "task").items()
-    ]
-    return table(["task", "adapters", *labels.values()], rows)
 
 
 def _tests(result: Result) -> tuple[int, list[tuple[float, list[str]]]]:

@@ -153,7 +153,6 @@ def test_flips_groups_and_swaps_add_up(small, stored) -> None:
     assert "]; < 0.001 | (20, 0) | " in text
     half = "| mood-en | hydraopt 5.0 % | winobias | about: half | 20 towards a stereotype, 0 away |"
     assert half in text
-    assert "| mood | 1 | 50.0 [" in text
     assert "| originals | 2 | 0.0 [0.0, 65.8] | - | - |" in text
     assert "| hydraopt 5.0 % | 2 | 50.0 [9.5, 90.5] | 1 | 0 |" in text
     flips = {(x["by"], x["of"], x["group"]): x for x in _rows(people.flips())}
@@ -199,7 +198,6 @@ def test_without_the_choices_of_items_there_are_intervals_of_one_adapter_alone(
     assert asked[0].count("[") == others[0].count("[")
     two = {**small["tasks"][0], "adapter": "mood-de", "language": "de"}
     stored({**small, "tasks": [small["tasks"][0], two]})
-    assert "| mood | 2 | 50.0 (40, 0) |" in people.page()
     (row,) = (x for x in _rows(people.flips()) if x["by"] == "task")
     assert (row["flips"], row["low_pct"]) == ("40", "")
 
@@ -208,7 +206,6 @@ def test_many_adapters_fit_one_page(large, stored) -> None:
     stored(large)
     page = people.page()
     assert len(page.splitlines()) <= 60
-    assert "\n| sentiment | 8 | " in page
     flips = _rows(people.flips())
     assert {x["of"] for x in flips if x["by"] == "language"} == set(LANGUAGES)
     assert sum(x["by"] == "adapter" for x in flips) == 24 * len(PROBES) * 2
