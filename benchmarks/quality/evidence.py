@@ -45,7 +45,7 @@ from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.compress.measure import measure_named
 from hydraopt.evaluate.compare import EvaluationRequest
 from hydraopt.files.reading import file_hash
-from hydraopt.harm.look import POWER
+from hydraopt.harm.judge import POWER
 from hydraopt.inspect.adapters import inspect_adapters
 from hydraopt.merging.look import Look
 from hydraopt.merging.merge import merge
@@ -121,7 +121,7 @@ def merged(
             "sha256": file_hash(path),
         }
         if (look := options.get("look")) and (judge := look.judge):
-            said["cut"] = judge.cut()
+            said["cut"] = {name: count for name, (count, _) in judge.cut().items()}
         save_json(note, said)
         print(f"{method.label}: {made.size:,} bytes in {made.seconds:.1f} s", flush=True)
     return path, json.loads(note.read_text())

@@ -32,8 +32,8 @@ from hydraopt.basemodel.writing import answered, generate
 from hydraopt.errors import UsageError
 from hydraopt.harm import refit as refit_module
 from hydraopt.harm.drift import drift_of, reference_of
+from hydraopt.harm.judge import AnswerJudge
 from hydraopt.harm.lesson import Lesson
-from hydraopt.harm.look import BaseModelLook
 from hydraopt.harm.sensitivity import looks, sensitivities
 from tests.basemodel.cases import divergence, factors_of, texts_of
 from tests.harm.test_harm import asked_of
@@ -116,7 +116,7 @@ def test_modules_of_it_are_seen_by_the_tokens_of_answers(trained, make_adapter, 
         part.save_pretrained(tmp_path / "base")
     factors = with_head(factors_of(0))
     (adapter,) = read_adapters([make_adapter(tmp_path / "x", factors)])
-    seen = BaseModelLook(str(tmp_path / "base"), [adapter], {}).sensitivities()["x"]
+    seen = AnswerJudge(str(tmp_path / "base"), [adapter], {}).sensitivities()["x"]
     assert seen.keys() == factors.keys()
     texts = texts_of(tokenizer, 5)
     found = sensitivities(looks(model, texts, factors), factors)

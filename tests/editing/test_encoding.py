@@ -17,11 +17,11 @@ from hydraopt.compress.plan import modes_of, plan_module
 from hydraopt.editing import encode
 from hydraopt.editing.verbs import add
 from hydraopt.errors import AlignmentError, BaseMismatchError, BudgetError, UsageError
-from hydraopt.harm.judging import BaseJudge
+from hydraopt.harm.solve import solve_by_harm
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.budget import Limit
-from hydraopt.merging.look import Look, MeasuredHarm
+from hydraopt.merging.look import HarmJudge, Look, MeasuredHarm
 from hydraopt.merging.outcome import Measured
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of, near
@@ -158,7 +158,7 @@ def test_bundles_of_methods_stay_as_they_are(adapters: dict[str, Path], tmp_path
         add(method, [adapters["e"]])
 
 
-class Judge(BaseJudge):
+class Judge(HarmJudge):
     """Says that harm is the error itself."""
 
     def tasks(self) -> frozenset[str]:
@@ -166,6 +166,9 @@ class Judge(BaseJudge):
 
     def measure(self, task: str, coded: object, error: float, apart: bool = False) -> MeasuredHarm:
         return MeasuredHarm(Harm(round(100 * error), 100, error, error**2, True), 0.0, 0.0, error)
+
+    def solve(self, job, aim, options):
+        return solve_by_harm(job, aim, options, self)
 
 
 def test_a_limit_on_harm_is_kept_and_told(one_file: Path, adapters: dict[str, Path]) -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from hydraopt import open_bundle, read_adapters
 from hydraopt.bundle.harm import Harm
-from hydraopt.harm.judging import BaseJudge
+from hydraopt.harm.solve import solve_by_harm
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.budget import Limit
-from hydraopt.merging.look import Look, MeasuredHarm
+from hydraopt.merging.look import HarmJudge, Look, MeasuredHarm
 from hydraopt.merging.options import MergeOptions
 from hydraopt.merging.plan import Plan, plan
 
@@ -24,7 +24,7 @@ ANSWERS = 6_400
 """So many that a share of a few percent is told to a tenth of it."""
 
 
-class PowerJudge(BaseJudge):
+class PowerJudge(HarmJudge):
     """Harm is scale * (relative error)^1.2; counts how often it is asked."""
 
     def __init__(self, adapters, scales: Mapping[str, float], answers: int = ANSWERS) -> None:
@@ -49,6 +49,9 @@ class PowerJudge(BaseJudge):
         likely = min(self.scales[task] * (lost / whole) ** 0.6, 1.0)
         harm = Harm(round(self.answers * likely), self.answers, likely, likely**2, True)
         return MeasuredHarm(harm, 0.1 * likely, 0.0, likely)
+
+    def solve(self, job, aim, options):
+        return solve_by_harm(job, aim, options, self)
 
 
 def planned(adapters, judge, sensitivity=None, measure="bias-aware", **limit) -> Plan:

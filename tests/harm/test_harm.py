@@ -30,6 +30,7 @@ from hydraopt.harm.drift import (
 )
 from hydraopt.harm.judge import AnswerJudge
 from hydraopt.merging.look import DEFAULT_HARM, MeasuredHarm
+from tests.harm.measuring import measured
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 
@@ -297,14 +298,14 @@ def judge_of(trained, make_adapter, tmp_path: Path):
 
     def make(base: Path = tmp_path / "base") -> AnswerJudge:
         memory = JsonCache(tmp_path / "memory")
-        return AnswerJudge(base, model, tokenizer, {"fr": adapter}, asked, memory)
+        return AnswerJudge(base, [adapter], asked, loaded=(model, tokenizer), memory=memory)
 
     return make
 
 
 def test_what_was_measured_is_remembered(judge_of, monkeypatch, tmp_path: Path) -> None:
     other = noisy(factors_of(0), 0.05)
-    first = judge_of().measured("fr", other)
+    first = measured(judge_of(), "fr", other)
     assert first.harm.answers == 24
     assert first.harm.kl > 0
     assert len(list((tmp_path / "memory").iterdir())) == 2  # answers, and what was measured
@@ -314,9 +315,9 @@ def test_what_was_measured_is_remembered(judge_of, monkeypatch, tmp_path: Path) 
 
     for name in ("answered", "reference_of", "drift_of"):
         monkeypatch.setattr(module, name, never)
-    assert judge_of().measured("fr", other) == first
+    assert measured(judge_of(), "fr", other) == first
     with pytest.raises(AssertionError, match="not asked again"):
-        judge_of().measured("fr", noisy(factors_of(0), 0.05, seed=10))
+        measured(judge_of(), "fr", noisy(factors_of(0), 0.05, seed=10))
 
 
 def test_another_base_has_another_memory(judge_of, tmp_path: Path) -> None:
@@ -331,20 +332,22 @@ def test_another_base_has_another_memory(judge_of, tmp_path: Path) -> None:
 )
 def test_a_broken_memory_is_measured_again(judge_of, tmp_path: Path, content) -> None:
     other = noisy(factors_of(0), 0.05)
-    first = judge_of().measured("fr", other)
+    first = measured(judge_of(), "fr", other)
     for file in (tmp_path / "memory").iterdir():
         file.write_text(content)
-    assert judge_of().measured("fr", other) == first
+    assert measured(judge_of(), "fr", other) == first
 
 
 def test_where_nothing_is_held_out_all_prompts_judge(trained, make_adapter, tmp_path) -> None:
     """As of a task whose stream was refitted with the prompts of another of the same content."""
-    model, tokenizer = trained
+    tokenizer = trained[1]
     (adapter,) = read_adapters([make_adapter(tmp_path / "fr", factors_of(0))])
     for count, judged in ((2, 2), (8, 8), (16, 4)):  # a refit takes sixteen at least
         prompts = {"fr": asked_of(tokenizer, count)}
-        judge = AnswerJudge("nowhere", model, tokenizer, {"fr": adapter}, prompts, JsonCache(None))
-        assert judge.measured("fr", factors_of(1), apart=True).harm.answers == judged
+        judge = AnswerJudge(
+            "nowhere", [adapter], prompts, refits=True, loaded=trained, memory=JsonCache(None)
+        )
+        assert measured(judge, "fr", factors_of(1), apart=True).harm.answers == judged
 
 
 def test_answers_that_end_otherwise_are_others(trained, make_adapter, tmp_path) -> None:
@@ -356,8 +359,8 @@ def test_answers_that_end_otherwise_are_others(trained, make_adapter, tmp_path) 
     other.eos_token = "e"
     said = [
         AnswerJudge(
-            tmp_path / "base", model, one, {"fr": adapter}, {"fr": asked_of(tokenizer, 6)},
-            JsonCache(tmp_path / "memory"),
+            tmp_path / "base", [adapter], {"fr": asked_of(tokenizer, 6)},
+            loaded=(model, one), memory=JsonCache(tmp_path / "memory"),
         ).answers("fr")
         for one in (tokenizer, other)
     ]  # fmt: skip

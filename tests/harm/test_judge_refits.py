@@ -17,18 +17,18 @@ from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import PartsRecord
 from hydraopt.harm import judge as judge_module
 from hydraopt.harm.judge import AnswerJudge
-from hydraopt.harm.look import BaseModelLook
 from hydraopt.harm.recall import kept_records, recalled_records
 from hydraopt.harm.refit import Schedule
 from hydraopt.merging.look import HarmSettings
 from tests.basemodel.cases import PATHS, factors_of
+from tests.harm.measuring import measured
 from tests.harm.test_refit import coded_of
 from tests.marks import slow
 
 
 @pytest.mark.parametrize(
     ("count", "lessons", "asked"),
-    [(0, 0, 0), (15, 0, 0), (16, 0, 1), (40, 0, 1), (0, 40, 0), (4, 11, 0), (4, 12, 1), (3, 40, 0)],
+    [(15, 0, 0), (16, 0, 1), (40, 0, 1), (0, 40, 0), (4, 11, 0), (4, 12, 1), (3, 40, 0)],
 )
 def test_a_refit_needs_four_answers_that_judge(
     monkeypatch, make_adapter, tmp_path, count: int, lessons: int, asked: int
@@ -49,8 +49,12 @@ def test_a_refit_needs_four_answers_that_judge(
     (adapter,) = read_adapters([make_adapter(tmp_path / "de", factors_of(0))])
     model = SimpleNamespace(device=SimpleNamespace(type="cpu"), dtype="float32", config=None)
     prompts = [Encoded((1, 2 + i), ()) for i in range(count + lessons)]
-    asks = {"de": prompts[:count]}, JsonCache(None), {"de": prompts[count:]}
-    judge = AnswerJudge("nowhere", model, SimpleNamespace(eos_token_id=0), {"de": adapter}, *asks)
+    settings = HarmSettings(prompts_if_refit=count, refit_prompts=count + lessons)
+    loaded = model, SimpleNamespace(eos_token_id=0)
+    judge = AnswerJudge(
+        "nowhere", [adapter], {"de": prompts}, refits=True, settings=settings,
+        loaded=loaded, memory=JsonCache(None),
+    )  # fmt: skip
     assert judge.refit("de", dict) == {}
     assert calls == [(count, lessons)] * asked
     # Lessons take minutes: they are answered where they are learned from.
@@ -60,10 +64,7 @@ def test_a_refit_needs_four_answers_that_judge(
 def test_too_few_different_prompts_are_not_learned_from(judge_of, trainings) -> None:
     """Of the same few prompts, again and again, nothing is left to learn from beside the judges."""
     judge = judge_of(8)
-    few = judge._prompts["fr"][:4]
-    judge._prompts["fr"], judge._lessons["fr"] = 4 * few, 4 * few
-    assert judge.refit("fr", dict) == {}
-    judge._lessons["fr"] = []
+    judge._prompts["fr"] = 8 * judge._prompts["fr"][:4]
     assert judge.refit("fr", dict) == {}
     assert trainings == []
 
@@ -71,7 +72,7 @@ def test_too_few_different_prompts_are_not_learned_from(judge_of, trainings) -> 
 @pytest.fixture
 def judge_of(trained, make_adapter, tmp_path: Path):
     """Makes judges over one memory; by their lessons."""
-    model, tokenizer = trained
+    tokenizer = trained[1]
     for part in trained:
         part.save_pretrained(tmp_path / "base")
     (adapter,) = read_adapters([make_adapter(tmp_path / "fr", factors_of(0, 0.02))])
@@ -80,12 +81,11 @@ def judge_of(trained, make_adapter, tmp_path: Path):
         return [Encoded((1, *tokenizer(f"Spell.\n{i}\n=>")["input_ids"]), ()) for i in some]
 
     def make(lessons: int = 12) -> AnswerJudge:
-        more = {"fr": asked(range(8, 8 + lessons))}
-        memory = JsonCache(tmp_path / "memory")
-        prompts = {"fr": asked(range(8))}
         return AnswerJudge(
-            tmp_path / "base", model, tokenizer, {"fr": adapter}, prompts, memory, more
-        )
+            tmp_path / "base", [adapter], {"fr": asked(range(8 + lessons))}, refits=True,
+            settings=HarmSettings(prompts_if_refit=8), loaded=trained,
+            memory=JsonCache(tmp_path / "memory"),
+        )  # fmt: skip
 
     return make
 
@@ -144,21 +144,21 @@ def test_a_refit_is_remembered(judge_of, make_adapter, tmp_path, trainings) -> N
 
 def test_modules_without_parts_are_measured_as_if_left_out(judge_of, monkeypatch) -> None:
     other = factors_of(1, 0.02)
-    told = judge_of().measured("fr", {PATHS[0]: other[PATHS[0]]})
+    told = measured(judge_of(), "fr", {PATHS[0]: other[PATHS[0]]})
     monkeypatch.setattr(judge_module, "drift_of", lambda *_: pytest.fail("measured again"))
     b, a = other[PATHS[1]]
     none = {PATHS[0]: other[PATHS[0]], PATHS[1]: (b[:, :0], a[:0])}
-    assert judge_of().measured("fr", none) == told
+    assert measured(judge_of(), "fr", none) == told
 
 
 def test_harm_apart_is_of_those_that_are_held_out_now(judge_of, tmp_path) -> None:
     """Of eight prompts four are, beside eight lessons or nine, but not the same."""
     other = factors_of(1, 0.02)
-    first, second = (judge_of(lessons).measured("fr", other, apart=True) for lessons in (8, 9))
+    first, second = (measured(judge_of(lessons), "fr", other, apart=True) for lessons in (8, 9))
     assert first.harm.answers == second.harm.answers == 4
     for file in (tmp_path / "memory").iterdir():
         file.unlink()
-    assert judge_of(9).measured("fr", other, apart=True) == second != first
+    assert measured(judge_of(9), "fr", other, apart=True) == second != first
 
 
 @pytest.mark.parametrize(
@@ -181,12 +181,13 @@ def test_harm_apart_is_of_what_no_twin_learns_from(
         name: [Encoded((1, *trained[1](f"Spell.\n{i}\n=>")["input_ids"]), ()) for i in some]
         for name, some in zip(names, (mine, range(16)), strict=True)
     }
-    given = {adapter.name: adapter for adapter in adapters}, asked, JsonCache(None)
-    judge = AnswerJudge("nowhere", *trained, *given)
-    told = judge.measured("de", factors_of(1, 0.02), apart=True).harm
+    judge = AnswerJudge(
+        "nowhere", adapters, asked, refits=True, loaded=trained, memory=JsonCache(None)
+    )
+    told = measured(judge, "de", factors_of(1, 0.02), apart=True).harm
     assert (told.answers, told.held_out) == (len(unlearned) or len(mine), bool(unlearned))
     assert [mine[i] for i in judge._unlearned("de")] == list(unlearned)
-    assert judge.measured("de", factors_of(1, 0.02)).harm.held_out
+    assert measured(judge, "de", factors_of(1, 0.02)).harm.held_out
 
 
 def test_that_nothing_helped_is_remembered_too(
@@ -268,8 +269,8 @@ def test_what_follows_the_prompts_that_judge_is_learned_from(
     adapters = read_adapters([tmp_path / "fr"])
     texts = {"fr": [f"Spell.\n{i}\n=>" for i in range(20)]}
     base = str(tmp_path / "base")
-    onlooker = BaseModelLook(base, adapters, texts, refits=refits, settings=settings)
-    assert onlooker.refit("fr", dict) == {}
+    judge = AnswerJudge(base, adapters, texts, refits=refits, settings=settings)
+    assert judge.refit("fr", dict) == {}
     assert seen == [asked]
 
 
@@ -284,19 +285,17 @@ def test_progress_counts_steps_of_all_tasks(
     seeds = {"de": 0, "en": 1, "fr": 2, "it": 2}
     folders = [make_adapter(tmp_path / name, factors_of(seed)) for name, seed in seeds.items()]
 
-    def refit(name, modules, told):
+    def trained_on(self, name, modules, report):
         for said in steps[name]:
-            told(*said)
+            report(*said)
 
-    monkeypatch.setattr(BaseModelLook, "judge", SimpleNamespace(refit=refit))
+    monkeypatch.setattr(AnswerJudge, "_trained", trained_on)
     texts = {name: ["Spell."] for name in seeds}
     progress: list[tuple[str, int, int]] = []
     told = lambda *said: progress.append(said)  # noqa: E731
-    onlooker = BaseModelLook(
-        str(tmp_path / "base"), read_adapters(folders), texts, told, refits=True
-    )
+    judge = AnswerJudge(str(tmp_path / "base"), read_adapters(folders), texts, told, refits=True)
     for name in steps:
-        onlooker.refit(name, dict)
+        judge.refit(name, dict)
     assert {stage for stage, *_ in progress} == {"training on answers, steps"}
     wanted = [(80, 480), (160, 480), (320, 480), (480, 640), (640, 640), (800, 800)]
     assert [(done, most) for _, done, most in progress] == wanted

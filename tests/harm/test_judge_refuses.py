@@ -18,6 +18,7 @@ from hydraopt.errors import NumericalError
 from hydraopt.harm import judge as module
 from hydraopt.harm.judge import AnswerJudge
 from hydraopt.harm.refit import NOT_TRAINED
+from tests.harm.measuring import measured
 from tests.harm.test_harm import asked_of, factors_of
 from tests.raising import raises
 
@@ -25,7 +26,7 @@ from tests.raising import raises
 @pytest.fixture
 def judge_of(trained, make_adapter, tmp_path: Path):
     """Makes judges over one memory, of an adapter whose factors are times ``size``."""
-    model, tokenizer = trained
+    tokenizer = trained[1]
     for part in trained:
         part.save_pretrained(tmp_path / "base")
 
@@ -33,7 +34,7 @@ def judge_of(trained, make_adapter, tmp_path: Path):
         folder = tmp_path / f"at{size}" / "fr"
         (adapter,) = read_adapters([make_adapter(folder, factors_of(0, size))])
         asked, memory = {"fr": asked_of(tokenizer, 4)}, JsonCache(tmp_path / "memory")
-        return AnswerJudge(tmp_path / "base", model, tokenizer, {"fr": adapter}, asked, memory)
+        return AnswerJudge(tmp_path / "base", [adapter], asked, loaded=trained, memory=memory)
 
     return make
 
@@ -44,10 +45,10 @@ def kept(tmp_path: Path) -> list[Path]:
 
 def test_an_adapter_that_overflows_is_named_and_nothing_is_kept(judge_of, tmp_path) -> None:
     said = r"own answers cannot be told \[adapter fr\]; got logits that are not finite"
-    for ask in ("answers", "measured"):
-        given = () if ask == "answers" else (factors_of(1),)
-        with pytest.raises(NumericalError, match=said):
-            getattr(judge_of(5e37), ask)("fr", *given)
+    with pytest.raises(NumericalError, match=said):
+        judge_of(5e37).answers("fr")
+    with pytest.raises(NumericalError, match=said):
+        measured(judge_of(5e37), "fr", factors_of(1))
     assert kept(tmp_path) == []
 
 
@@ -63,7 +64,7 @@ def test_an_original_that_is_not_finite_on_its_answers_is_named(
     judge.answers("fr")
     before = kept(tmp_path)
     with raises(NumericalError, adapter="fr", expected="finite numbers"):
-        judge.measured("fr", factors_of(1))
+        measured(judge, "fr", factors_of(1))
     assert kept(tmp_path) == before
 
 
@@ -74,9 +75,9 @@ def test_what_is_measured_is_named_and_not_kept(judge_of, tmp_path, value: float
     judge.answers("fr")
     before = kept(tmp_path)
     with raises(NumericalError, adapter="fr", expected="finite numbers"):
-        judge.measured("fr", bad)
+        measured(judge, "fr", bad)
     assert kept(tmp_path) == before
-    assert np.isfinite(judge.measured("fr", factors_of(1)).harm.kl)
+    assert np.isfinite(measured(judge, "fr", factors_of(1)).harm.kl)
 
 
 def test_answers_that_fill_the_positions_are_not_cut_by_tokens(judge_of, monkeypatch) -> None:
@@ -85,11 +86,11 @@ def test_answers_that_fill_the_positions_are_not_cut_by_tokens(judge_of, monkeyp
     end = next(iter(judge._ends))
     said = [Encoded((1,), (3, 4, 5)), Encoded((1,), (3, 4, 5, end)), Encoded((1,), ())]
     monkeypatch.setattr(judge, "answers", lambda _: said)
-    for tokens, by_tokens in ((3, {"fr"}), (4, set()), (128, set())):
+    for tokens, by_tokens in ((3, True), (4, False), (128, False)):
         judge.answer_tokens = tokens
-        assert judge.cut_by_tokens() == by_tokens
-    assert judge.cut_by_tokens([]) == set()
-    notes = notes_on_cut({"fr": 1, "de": 2}, {"de"}, 128)
+        assert judge.cut() == {"fr": (2, by_tokens)}
+    assert judge.cut([]) == {}
+    notes = notes_on_cut({"fr": (1, False), "de": (2, True)}, 128)
     assert [(note.code, note.where) for note in notes] == [
         ("answers_cut", "de"),
         ("answers_end", "fr"),
@@ -123,7 +124,7 @@ def test_another_error_of_a_refit_is_not_told_as_one_of_logits(judge_of, monkeyp
 
 @pytest.mark.parametrize("library", [torch, transformers])
 def test_another_version_of_a_library_has_another_memory(judge_of, monkeypatch, library) -> None:
-    judge_of().measured("fr", factors_of(1))
+    measured(judge_of(), "fr", factors_of(1))
 
     def never(*_: object) -> None:
         raise AssertionError("the model is asked again")
@@ -137,5 +138,6 @@ def test_another_version_of_a_library_has_another_memory(judge_of, monkeypatch, 
 
 def test_answers_that_end_at_other_tokens_of_the_base_are_others(judge_of, monkeypatch) -> None:
     judge = judge_of()
-    monkeypatch.setattr(judge._model.generation_config, "eos_token_id", [2, 9])
-    assert judge_of()._of_base != judge._of_base
+    before = judge._base_key
+    monkeypatch.setattr(judge._loaded[0].generation_config, "eos_token_id", [2, 9])
+    assert judge_of()._base_key != before

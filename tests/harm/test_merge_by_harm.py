@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hydraopt import open_bundle
 from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, BaseMismatchError, BudgetError, UsageError
-from hydraopt.harm import judge, look
+from hydraopt.harm import judge
 from hydraopt.merging.look import HarmSettings
 from tests.raising import check_refused
 
@@ -97,7 +97,7 @@ def test_what_is_no_limit_is_told_before_the_base_is_loaded(place: Path, asked, 
 
 
 def test_a_full_folder_is_told_before_the_base_is_loaded(place: Path, monkeypatch) -> None:
-    monkeypatch.setattr(look, "load_model", lambda *_: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(judge, "load_model", lambda *_: pytest.fail("the base was loaded"))
     made = call(place, "--size", "40%", "-o", f"{place / 'prompts'}/")
     assert made.exit_code == 2
     check_refused(made, UsageError, file="prompts")
@@ -171,7 +171,7 @@ def test_only_before_a_refit_some_prompts_are_for_learning(
         told.append(refits)
         raise UsageError("seen")
 
-    monkeypatch.setattr("hydraopt.harm.look.BaseModelLook", onlooker)
+    monkeypatch.setattr("hydraopt.harm.judge.AnswerJudge", onlooker)
     assert "seen" in call(place, *options, "-o", str(place / "x")).stderr
     assert told == [refits]
 
@@ -252,7 +252,7 @@ def test_a_plan_has_the_notes_of_the_merge(place: Path) -> None:
 def test_an_addition_is_refused_before_the_base_is_loaded(
     place: Path, monkeypatch, more: list[str], facts: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(look, "load_model", lambda *_: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(judge, "load_model", lambda *_: pytest.fail("the base was loaded"))
     out = str(place / "x.hydra.safetensors")
     names = [str(place / "adapters" / name) for name in ("en", "fr")]
     assert CliRunner().invoke(cli, ["merge", f"old={names[0]}", "-o", out]).exit_code == 0
@@ -276,7 +276,7 @@ def test_an_addition_is_refused_before_the_base_is_loaded(
 def test_what_a_collection_refuses_is_told_before_the_base_is_loaded(
     place: Path, monkeypatch, how: list[str], facts: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(look, "load_model", lambda *_: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(judge, "load_model", lambda *_: pytest.fail("the base was loaded"))
     out, names = str(place / "x"), [str(place / "adapters" / name) for name in ("en", "fr")]
     assert CliRunner().invoke(cli, ["merge", names[0], "--lossless", "-o", out]).exit_code == 0
     given = ["--base", str(place / "base"), "--prompts", str(place / "prompts")]
@@ -288,7 +288,7 @@ def test_what_a_collection_refuses_is_told_before_the_base_is_loaded(
 def test_what_does_not_fit_the_core_is_told_before_the_base_is_loaded(
     place: Path, make_adapter, monkeypatch
 ) -> None:
-    monkeypatch.setattr(look, "load_model", lambda *_: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(judge, "load_model", lambda *_: pytest.fail("the base was loaded"))
     out, first = str(place / "x"), str(place / "adapters" / "en")
     assert CliRunner().invoke(cli, ["merge", first, "-o", out]).exit_code == 0
     pair = np.ones((32, 2)), np.ones((2, 32))
@@ -339,7 +339,7 @@ def test_what_does_not_fit_together_is_refused_at_once(
     place: Path, monkeypatch, more, facts
 ) -> None:
     looked = []
-    monkeypatch.setattr("hydraopt.harm.look.looks", lambda *given: looked.append(given))
+    monkeypatch.setattr("hydraopt.harm.judge.looks", lambda *given: looked.append(given))
     monkeypatch.setattr("hydraopt.harm.judge.answered", lambda *given: looked.append(given))
     refused = call(place, *more, verb="merge" if "-o" in more else "plan")
     assert refused.exit_code == 2, refused.output

@@ -17,7 +17,7 @@ from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, UsageError
 from hydraopt.harm import judge as judge_module
 from hydraopt.harm import prompts as prompts_module
-from hydraopt.harm.look import BaseModelLook
+from hydraopt.harm.judge import AnswerJudge
 from hydraopt.harm.prompts import read_prompts
 from hydraopt.harm.sensitivity import looks, self_written, sensitivities
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
@@ -43,8 +43,8 @@ def folders(make_adapter, tmp_path: Path) -> list[Path]:
 
 def test_every_module_is_seen_and_prompts_change_what_is_seen(base, folders) -> None:
     adapters = read_adapters(folders)
-    alone = BaseModelLook(str(base), adapters, {}).sensitivities()
-    asked = BaseModelLook(str(base), adapters, {"fr": PROMPTS}).sensitivities()
+    alone = AnswerJudge(str(base), adapters, {}).sensitivities()
+    asked = AnswerJudge(str(base), adapters, {"fr": PROMPTS}).sensitivities()
     assert {name: sorted(mine) for name, mine in alone.items()} == {
         "en": sorted(PATHS),
         "fr": sorted(PATHS),
@@ -53,7 +53,7 @@ def test_every_module_is_seen_and_prompts_change_what_is_seen(base, folders) -> 
     assert asked["en"] == alone["en"]
     assert asked["fr"] != alone["fr"]
     # The same seed, the same texts.
-    assert BaseModelLook(str(base), adapters, {}).sensitivities() == alone
+    assert AnswerJudge(str(base), adapters, {}).sensitivities() == alone
 
 
 def test_what_was_seen_counts_by_its_root(base, folders) -> None:
@@ -63,18 +63,18 @@ def test_what_was_seen_counts_by_its_root(base, folders) -> None:
     seed = 3 + int(adapter.content_hash()[:12], 16)
     texts = self_written(model, tokenizer, factors, DEFAULT_HARM.sensitivity_texts, seed)
     whole = sensitivities(looks(model, texts, factors), factors)
-    found = BaseModelLook(str(base), [adapter], {}, seed=3).sensitivities()["en"]
+    found = AnswerJudge(str(base), [adapter], {}, seed=3).sensitivities()["en"]
     assert {path: value**2 for path, value in found.items()} == pytest.approx(whole)
 
 
 def test_prompts_of_an_unknown_task_are_refused(base, folders) -> None:
     with raises(UsageError, got="de", expected="en, fr"):
-        BaseModelLook(str(base), read_adapters(folders), {"de": ["x"]})
+        AnswerJudge(str(base), read_adapters(folders), {"de": ["x"]})
 
 
 def test_no_prompts_are_refused(base, folders) -> None:
     with raises(UsageError, adapter="fr"):
-        BaseModelLook(str(base), read_adapters(folders), {"fr": []})
+        AnswerJudge(str(base), read_adapters(folders), {"fr": []})
 
 
 def test_prompts_of_what_is_more_than_factors_are_refused(base, make_adapter, tmp_path) -> None:
@@ -83,14 +83,14 @@ def test_prompts_of_what_is_more_than_factors_are_refused(base, make_adapter, tm
     folder = make_adapter(tmp_path / "x", modules, extras=extras)
     adapters = read_adapters([folder])
     with raises(UsageError, adapter="x", got="base_model.model.lm_head.weight"):
-        BaseModelLook(str(base), adapters, {"x": PROMPTS})
-    assert BaseModelLook(str(base), adapters, {}).sensitivities()["x"]
+        AnswerJudge(str(base), adapters, {"x": PROMPTS})
+    assert AnswerJudge(str(base), adapters, {}).sensitivities()["x"]
 
 
 def test_a_base_without_these_modules_is_refused(base, make_adapter, tmp_path) -> None:
     folder = make_adapter(tmp_path / "x", {"h.0.q": (np.ones((8, 2)), np.ones((2, 8)))})
     with raises(AlignmentError, file="base", got="no such module", expected="(8, 8)"):
-        BaseModelLook(str(base), read_adapters([folder]), {}).sensitivities()
+        AnswerJudge(str(base), read_adapters([folder]), {}).sensitivities()
 
 
 def test_more_prompts_than_are_of_use_are_not_kept(tmp_path: Path, monkeypatch) -> None:
@@ -166,7 +166,7 @@ def test_the_command_line_sees(base, folders, tmp_path: Path, more: list[str]) -
 
 def test_a_beginning_that_is_there_is_not_put_there_again(base, folders) -> None:
     for text in (RowPrompt("Spell."), "<s>Spell.", RowPrompt("<s>Spell.")):
-        judge = BaseModelLook(str(base), read_adapters(folders), {"en": [text]}).judge
+        judge = AnswerJudge(str(base), read_adapters(folders), {"en": [text]})
         (answer,) = judge.answers("en")
         assert answer.prompt[0] == 1
         assert answer.prompt.count(1) == 1
@@ -197,7 +197,7 @@ def test_answers_are_asked_for_once(base, folders, monkeypatch) -> None:
 
     monkeypatch.setattr(judge_module, "answered", answered)
     for _ in range(2):
-        onlooker = BaseModelLook(str(base), read_adapters(folders), {"fr": PROMPTS})
-        onlooker.sensitivities()
-        onlooker.judge.answers("fr")
+        judge = AnswerJudge(str(base), read_adapters(folders), {"fr": PROMPTS})
+        judge.sensitivities()
+        judge.answers("fr")
     assert asked == [len(PROMPTS)]

@@ -12,9 +12,10 @@ from transformers import OPTConfig, OPTForCausalLM
 from hydraopt import read_adapters
 from hydraopt.basemodel.encoding import prompt_text
 from hydraopt.errors import UsageError
-from hydraopt.harm.look import BaseModelLook
+from hydraopt.harm.judge import AnswerJudge
 from hydraopt.merging.look import HarmSettings
 from tests.conftest import write_adapter
+from tests.harm.measuring import measured
 from tests.harm.test_harm import PATHS, factors_of
 from tests.raising import raises
 from tests.small_model import make_tokenizer
@@ -42,14 +43,14 @@ def adapters_at(folder: Path, *names: str):
 def test_equal_prompts_count_once_and_the_first_stays(trained, tmp_path) -> None:
     base, adapters = saved(trained, tmp_path / "base"), adapters_at(tmp_path, "fr")
     texts = [prompt_text("Spell.", str(i)) for i in (3, 1, 3, 2, 1, 3)]
-    judge = BaseModelLook(base, adapters, {"fr": [*texts, "<s>" + texts[1]]}).judge
+    judge = AnswerJudge(base, adapters, {"fr": [*texts, "<s>" + texts[1]]})
     asked = [answer.prompt for answer in judge.answers("fr")]
-    once = BaseModelLook(base, adapters, {"fr": [texts[0], texts[1], texts[3]]}).judge
+    once = AnswerJudge(base, adapters, {"fr": [texts[0], texts[1], texts[3]]})
     assert asked == [answer.prompt for answer in once.answers("fr")]
     assert len(set(asked)) == 3
-    told = judge.measured("fr", factors_of(1, 0.1))
+    told = measured(judge, "fr", factors_of(1, 0.1))
     assert told.harm.answers == 3
-    assert told == once.measured("fr", factors_of(1, 0.1))
+    assert told == measured(once, "fr", factors_of(1, 0.1))
 
 
 def test_equal_prompts_take_no_places_of_others(trained, tmp_path, monkeypatch) -> None:
@@ -57,8 +58,9 @@ def test_equal_prompts_take_no_places_of_others(trained, tmp_path, monkeypatch) 
     base, adapters = saved(trained, tmp_path / "base"), adapters_at(tmp_path, "fr")
     settings = HarmSettings(prompts_if_refit=4, refit_prompts=10)
     texts = [f"Spell.\n{i // 2}\n=>" for i in range(40)]
-    judge = BaseModelLook(base, adapters, {"fr": texts}, refits=True, settings=settings).judge
-    asked, lessons = judge._prompts["fr"], judge._lessons["fr"]
+    judge = AnswerJudge(base, adapters, {"fr": texts}, refits=True, settings=settings)
+    asked = [x.prompt for x in judge.answers("fr")]
+    lessons = [x.prompt for x in judge._further("fr")]
     assert (len(asked), len(lessons)) == (4, 6)
     assert len({*asked, *lessons}) == 10
 
@@ -66,8 +68,8 @@ def test_equal_prompts_take_no_places_of_others(trained, tmp_path, monkeypatch) 
 def test_few_prompts_again_and_again_do_not_stop_a_refit(trained, tmp_path) -> None:
     base, adapters = saved(trained, tmp_path / "base"), adapters_at(tmp_path, "fr")
     texts = [f"Spell.\n{i % 4}\n=>" for i in range(200)]
-    onlooker = BaseModelLook(base, adapters, {"fr": texts}, refits=True)
-    assert onlooker.refit("fr", dict) == {}
+    judge = AnswerJudge(base, adapters, {"fr": texts}, refits=True)
+    assert judge.refit("fr", dict) == {}
 
 
 # --- prompts that cannot be read ------------------------------------------------------------------
@@ -76,7 +78,7 @@ def test_few_prompts_again_and_again_do_not_stop_a_refit(trained, tmp_path) -> N
 def test_a_prompt_of_no_token_is_named(trained, tmp_path) -> None:
     base, adapters = saved(trained, tmp_path / "base", "bos_token"), adapters_at(tmp_path, "fr")
     with raises(UsageError, adapter="fr", got="0 tokens"):
-        BaseModelLook(base, adapters, {"fr": ["a", "", "b"]}).judge
+        AnswerJudge(base, adapters, {"fr": ["a", "", "b"]}).answers("fr")
 
 
 def test_a_prompt_beyond_the_positions_is_named(tmp_path) -> None:
@@ -92,12 +94,12 @@ def test_a_prompt_beyond_the_positions_is_named(tmp_path) -> None:
     adapters = read_adapters([write_adapter(tmp_path / "fr", modules)])
     said = r"prompt 2 is longer .* \[adapter fr\]; got 50 tokens of 'xxx.*', expected 1 to 40"
     with pytest.raises(UsageError, match=said):
-        BaseModelLook(base, adapters, {"fr": ["a", "x" * 50]}).judge
-    onlooker = BaseModelLook(base, adapters, {"fr": ["a", "x" * 30]})
-    told = onlooker.judge.measured("fr", {path: (np.zeros((48, 1)), np.zeros((1, 32)))})
+        AnswerJudge(base, adapters, {"fr": ["a", "x" * 50]}).answers("fr")
+    judge = AnswerJudge(base, adapters, {"fr": ["a", "x" * 30]})
+    told = measured(judge, "fr", {path: (np.zeros((48, 1)), np.zeros((1, 32)))})
     assert told.harm.answers == 2
-    assert max(len(answer) for answer in onlooker.judge.answers("fr")) == 41
-    assert onlooker.sensitivities()["fr"][path] > 0
+    assert max(len(answer) for answer in judge.answers("fr")) == 41
+    assert judge.sensitivities()["fr"][path] > 0
 
 
 # --- adapters without prompts ---------------------------------------------------------------------
@@ -107,15 +109,13 @@ def test_without_a_token_to_begin_with_prompts_are_asked_for(trained, tmp_path) 
     base = saved(trained, tmp_path / "base", "bos_token", "eos_token")
     adapters = adapters_at(tmp_path, "fr")
     with raises(UsageError, adapter="fr"):
-        BaseModelLook(base, adapters, {}).sensitivities()
-    assert BaseModelLook(base, adapters, {"fr": ["a", "b"]}).sensitivities()["fr"].keys() == {
-        *PATHS
-    }
+        AnswerJudge(base, adapters, {}).sensitivities()
+    assert AnswerJudge(base, adapters, {"fr": ["a", "b"]}).sensitivities()["fr"].keys() == {*PATHS}
 
 
 def test_what_is_seen_of_an_adapter_depends_on_no_other(trained, tmp_path) -> None:
     base = saved(trained, tmp_path / "base")
-    alone = BaseModelLook(base, adapters_at(tmp_path / "one", "it"), {}).sensitivities()
-    among = BaseModelLook(base, adapters_at(tmp_path / "two", "de", "fr", "it"), {}).sensitivities()
+    alone = AnswerJudge(base, adapters_at(tmp_path / "one", "it"), {}).sensitivities()
+    among = AnswerJudge(base, adapters_at(tmp_path / "two", "de", "fr", "it"), {}).sensitivities()
     assert among["it"] == alone["it"]
     assert among["de"] != among["it"]

@@ -103,9 +103,7 @@ def test_references_that_have_no_room_do_not_push_out_all_others(
         [make_adapter(tmp_path / name, factors_of(i, 0.02)) for i, name in enumerate(names)]
     )
     prompts = {name: [Encoded((1, *trained[1]("Spell.")["input_ids"]), ())] for name in names}
-    judge = AnswerJudge(
-        "nowhere", *trained, {x.name: x for x in adapters}, prompts, JsonCache(None)
-    )
+    judge = AnswerJudge("nowhere", adapters, prompts, loaded=trained, memory=JsonCache(None))
     made: list[int] = []
     reference_of = judge_module.reference_of
 

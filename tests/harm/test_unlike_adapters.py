@@ -19,7 +19,7 @@ from hydraopt.basemodel.model import attached, place
 from hydraopt.cli.main import cli
 from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import UsageError
-from hydraopt.harm.look import BaseModelLook
+from hydraopt.harm.judge import AnswerJudge
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 VOCABULARY = 259
@@ -78,7 +78,7 @@ def test_they_are_merged_beside_others_of_which_the_base_tells(
     told = " ".join(result.output.split())
     assert f"{kind} matter: it has {KINDS[kind][0]}" in told
     assert open_bundle(out).manifest.recipe["sensitivity"] == 1
-    seen = BaseModelLook(str(base), read_adapters([plain, odd]), {})
+    seen = AnswerJudge(str(base), read_adapters([plain, odd]), {})
     assert set(seen.unseen) == {kind}
     assert set(seen.sensitivities()) == {"plain"}
 
@@ -90,7 +90,7 @@ def test_prompts_of_them_are_refused(
     adapters = read_adapters([folder_of(kind)])
     said = rf"more than low-rank factors \[adapter {kind}\]; got {KINDS[kind][1]}"
     with pytest.raises(UsageError, match=said):
-        BaseModelLook(str(base), adapters, {kind: ["x"]})
+        AnswerJudge(str(base), adapters, {kind: ["x"]})
 
 
 def test_linear_layers_of_gpt2_are_linear() -> None:

@@ -21,7 +21,7 @@ from hydraopt.cli.main import cli
 from hydraopt.cli.prompting import base_files, warn_of_base
 from hydraopt.errors import BundleFormatError, UsageError
 from hydraopt.harm import verify as module
-from hydraopt.harm.look import BaseModelLook
+from hydraopt.harm.judge import AnswerJudge
 from hydraopt.harm.verify import TaskHarm, most_likely, verify_harm
 from hydraopt.merging.look import HarmSettings
 from tests.bundle.bundles import remade
@@ -55,7 +55,7 @@ def place(trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def true_harm(place: Path) -> Harm:
     """Of fr, by the judge itself."""
     adapters = read_adapters(place / "adapters" / "*")
-    judge = BaseModelLook(str(place / "base"), adapters, {"fr": PROMPTS}).judge
+    judge = AnswerJudge(str(place / "base"), adapters, {"fr": PROMPTS})
     return judge.measure("fr", open_bundle(place / "b")["fr"].factors).harm
 
 

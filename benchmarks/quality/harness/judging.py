@@ -10,6 +10,7 @@ import argparse
 import functools
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +106,18 @@ def judge_of(
     """What hydraopt.merge takes as its judge; kept, with all it has measured, for the bundles of a
     run. learned: training rows of a task that a refit takes besides; no harm is told of them.
     answer_tokens: of an answer that are judged, at most."""
-    model, tokenizer = _loaded(base)
-    prompts = prompts_of(tokenizer, adapters, tasks, split, count)
-    lessons = {}
+    loaded = _loaded(base)
+    prompts = {
+        name: list(dict.fromkeys(rows))
+        for name, rows in prompts_of(loaded[1], adapters, tasks, split, count).items()
+    }
+    settings = HarmSettings(prompts=count, answer_tokens=answer_tokens)
     if learned:
+        # The first prompts of every task judge; a task with fewer would have training rows judge.
+        first = min(map(len, prompts.values()))
         seen = count if split == "train" else 0
-        rows = prompts_of(tokenizer, adapters, tasks, "train", seen + learned)
-        lessons = {name: asked[seen:] for name, asked in rows.items()}
-    by_name = {adapter.name: adapter for adapter in adapters}
-    given = base, model, tokenizer, by_name, prompts
-    return AnswerJudge(*given, lessons=lessons, settings=HarmSettings(answer_tokens=answer_tokens))
+        rows = prompts_of(loaded[1], adapters, tasks, "train", seen + learned)
+        prompts = {name: [*asked[:first], *rows[name][seen:]] for name, asked in prompts.items()}
+        settings = replace(settings, prompts_if_refit=first, refit_prompts=first + learned)
+    given = base, adapters, prompts
+    return AnswerJudge(*given, refits=bool(learned), settings=settings, loaded=loaded)

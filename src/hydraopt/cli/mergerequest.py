@@ -19,7 +19,7 @@ from hydraopt.cli.prompting import (
 
 if TYPE_CHECKING:
     from hydraopt.adapters import Adapter, Adapters
-    from hydraopt.harm.look import BaseModelLook
+    from hydraopt.harm.judge import AnswerJudge
     from hydraopt.merging.budget import Limit
     from hydraopt.merging.options import MergeOptions
     from hydraopt.progress import Progress
@@ -103,7 +103,7 @@ class MergeRequest:
         progress: Progress | None,
         others: Collection[str] = (),
         answer_tokens: int | None = None,
-    ) -> BaseModelLook | None:
+    ) -> AnswerJudge | None:
         """Read the prompts, and return the base model to measure with, if one was given.
 
         others: further tasks that may have prompts in the folder.
@@ -116,7 +116,7 @@ class MergeRequest:
         return base_model(self.base, adapters, texts, progress, self.refits, answer_tokens)
 
     def options(
-        self, adapters: Sequence[Adapter], model: BaseModelLook | None, progress: Progress | None
+        self, adapters: Sequence[Adapter], model: AnswerJudge | None, progress: Progress | None
     ) -> MergeOptions:
         """Return the options for the library. model: as :meth:`base_model` returns it."""
         from hydraopt.merging.look import Look

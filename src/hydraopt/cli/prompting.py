@@ -15,7 +15,7 @@ from hydraopt.values import closest, listed
 if TYPE_CHECKING:
     from hydraopt.adapters import Adapter
     from hydraopt.adapters.basefiles import BaseTensors
-    from hydraopt.harm.look import BaseModelLook
+    from hydraopt.harm.judge import AnswerJudge
     from hydraopt.progress import Progress
 
 __all__ = [
@@ -106,19 +106,19 @@ def base_model(
     progress: Progress | None,
     refits: bool = False,
     answer_tokens: int | None = None,
-) -> BaseModelLook:
+) -> AnswerJudge:
     """Return the base model to measure adapters with; warn about adapters that it cannot measure.
 
     texts: prompts by task. refits: whether coded parts will be trained. answer_tokens: maximum
     number of tokens per answer to compare; None for the default.
-    Raises UsageError, as BaseModelLook does.
+    Raises UsageError, as AnswerJudge does.
     """
-    from hydraopt.harm.look import BaseModelLook
+    from hydraopt.harm.judge import AnswerJudge
     from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 
     warn_of_base(base, adapters)
     settings = DEFAULT_HARM if answer_tokens is None else HarmSettings(answer_tokens=answer_tokens)
-    model = BaseModelLook(base, adapters, texts, progress, refits=refits, settings=settings)
+    model = AnswerJudge(base, adapters, texts, progress, refits=refits, settings=settings)
     for name, reason in model.unseen.items():
         text = f"--base cannot measure which modules of {name} matter: it has {reason}"
         warn(Note("weights_not_measured", text, name))
@@ -161,26 +161,24 @@ def base_files(base: str) -> Path | None:
     return files_of(base)
 
 
-def warn_of_cut(model: BaseModelLook) -> None:
+def warn_of_cut(model: AnswerJudge) -> None:
     """Warn about tasks with answers that are longer than the compared part."""
-    judge = model.judge
-    if cut := judge.cut():
-        for note in notes_on_cut(cut, judge.cut_by_tokens(), judge.answer_tokens):
-            warn(note)
+    for note in notes_on_cut(model.cut(), model.answer_tokens):
+        warn(note)
 
 
-def notes_on_cut(cut: Mapping[str, int], by_tokens: Collection[str], tokens: int) -> Iterator[Note]:
+def notes_on_cut(cut: Mapping[str, tuple[int, bool]], tokens: int) -> Iterator[Note]:
     """Yield notes on answers that are longer than the compared part.
 
-    cut: number of longer answers, by task. by_tokens: tasks with answers of more than ``tokens``
-    tokens; the answers of the other tasks end where the base model has no more positions.
+    cut: as of :meth:`hydraopt.harm.judge.AnswerJudge.cut`. tokens: maximum number of tokens per
+    answer; the answers of tasks that it did not cut end where the base model has no more positions.
     """
-    full, longer = ([x for x in cut if (x in by_tokens) == which] for which in (False, True))
+    full, longer = ([x for x in cut if cut[x][1] == which] for which in (False, True))
     if longer:
-        counts = listed([f"{name} ({cut[name]})" for name in longer])
+        counts = listed([f"{name} ({cut[name][0]})" for name in longer])
         text = f"harm covers only the first {tokens} tokens of longer answers: {counts}"
         yield Note("answers_cut", text, ", ".join(longer))
     if full:
-        counts = listed([f"{name} ({cut[name]})" for name in full])
+        counts = listed([f"{name} ({cut[name][0]})" for name in full])
         text = f"harm covers answers up to the last position of the base model: {counts}"
         yield Note("answers_end", text, ", ".join(full))

@@ -158,7 +158,7 @@ def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[Note]:
         text = f"the bundle states no harm for {listed(unsaid)} to compare with"
         yield Note("harm_not_stated", text, ", ".join(unsaid))
     if harm is not None and harm.cut:
-        yield from notes_on_cut(harm.cut, harm.cut_by_tokens, harm.answer_tokens)
+        yield from notes_on_cut(harm.cut, harm.answer_tokens)
     if harm is not None and harm.learned:
         text = (
             f"{listed(harm.learned)}: if these are the prompts of the merge, a refit may have "

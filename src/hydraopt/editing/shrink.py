@@ -24,7 +24,6 @@ from hydraopt.editing.held import against_originals, decoded_set, lost_harm
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.files.apart import check_apart
-from hydraopt.harm.solve import solve_by_harm
 from hydraopt.harm.stored import StoredCurves
 from hydraopt.harm.trials import with_core
 from hydraopt.merging.align import MergeSet
@@ -173,7 +172,7 @@ def _solved(
     if isinstance(budget, MeanError) or not curves.tasks():
         return solve(job, budget, options)
     held = {name: size for name, size in _bytes_of(before).items() if name in curves.tasks()}
-    made = solve_by_harm(job, budget, options, curves, held)
+    made = curves.solve(job, budget, options, held)
     return Solution(made.draft, made.passes)
 
 

@@ -93,8 +93,12 @@ class HarmCurve:
         )
         harms = self.harms if math.isnan(harm) else bounded  # NaN in a trial stays NaN
         others = self.prices != price
-        columns = (self.prices, price), (self.sizes * scale, size), (harms, harm)
-        return HarmCurve(*(np.append(old[others], new) for old, new in columns), self.useful)
+        return HarmCurve(
+            np.append(self.prices[others], price),
+            np.append(scale * self.sizes[others], size),
+            np.append(harms[others], harm),
+            self.useful,
+        )
 
 
 def rising_line(x: Array, y: Array) -> Callable[[Array], Array]:

@@ -1,9 +1,8 @@
-"""The judge: measures what coded factors do to the answers of each task's original adapter."""
+"""Judge: a base model that measures harm on answers, sensitivities of modules, and refits tasks."""
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,94 +10,199 @@ from typing import Any, Final
 import torch
 
 from hydraopt.adapters import Adapter
-from hydraopt.basemodel.encoding import Encoded
+from hydraopt.adapters.beyond import beyond_linear
+from hydraopt.basemodel.encoding import Encoded, encode_prompt
 from hydraopt.basemodel.loading import base_hash
-from hydraopt.basemodel.memory import (
-    JsonCache,
-    are_answers,
-    cache_folder,
-    key_of,
-    versions,
-)
-from hydraopt.basemodel.model import TaskFactors
+from hydraopt.basemodel.memory import JsonCache, are_answers, cache_folder, key_of, versions
+from hydraopt.basemodel.model import TaskFactors, check_logits, load_model
+from hydraopt.basemodel.positions import check_prompt, reads_of
 from hydraopt.basemodel.writing import NotFiniteError, answered, ends_of, not_finite
-from hydraopt.bundle.harm import Harm
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
-from hydraopt.harm.drift import (
-    Reference,
-    drift_of,
-    held_out,
-    reference_of,
-)
-from hydraopt.harm.judging import BaseJudge
+from hydraopt.errors import UsageError, explain
+from hydraopt.harm import recall
+from hydraopt.harm.drift import Reference, drift_of, held_out, reference_of
 from hydraopt.harm.lesson import learns_in
-from hydraopt.harm.recall import depends_on, kept_records, recalled_records
+from hydraopt.harm.prompts import check_prompts_of
 from hydraopt.harm.refit import NOT_TRAINED, Schedule, parted, refit
+from hydraopt.harm.sensitivity import looks, self_written, sensitivities
+from hydraopt.harm.solve import solve_by_harm
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.look import DEFAULT_HARM, HarmSettings, MeasuredHarm
+from hydraopt.merging.budget import HarmLimit, Size
+from hydraopt.merging.look import (
+    DEFAULT_HARM,
+    HarmJudge,
+    HarmSettings,
+    HarmSolution,
+    Look,
+    MeasuredHarm,
+)
+from hydraopt.merging.outcome import Job
+from hydraopt.merging.solving import Options
 from hydraopt.progress import Progress, silent
 from hydraopt.sources import source_hash
+from hydraopt.values import closest, listed
 
-__all__ = ["AnswerJudge"]
+__all__ = ["POWER", "AnswerJudge"]
 
 _MEASURES: Final = ("adapters", "basemodel", "harm", "linalg")
 """Packages whose code decides what is measured."""
 _TRAINS: Final = (*_MEASURES, "coding", "compress", "merging")
 """Packages whose code decides what a refit learns."""
+_DIGITS: Final = 12
+"""Hexadecimal digits of an adapter's hash used as the seed of its generated texts: 48 bits."""
+POWER: Final = 0.5
+"""Exponent of measured sensitivities. It is below 1 because they are measured at the adapter
+itself, and errors are not small enough for them to hold that far (docs/log.md)."""
 BLOCK: Final = 64
-"""Prompts that are answered at once: who is stopped loses no more, and whoever asks the same first
-prompts and others after them is told what is known of these."""
+"""Prompts that are answered together and have one cache entry: an interrupted run loses no more,
+and a run with further prompts reuses the entries of the first ones."""
 ROOM: Final = 1 << 29
 """Maximum number of bytes of references in memory."""
 
 
-class AnswerJudge(BaseJudge):
-    """Measures harm on the original adapters' own greedy answers to prompts.
+class AnswerJudge(HarmJudge):
+    """Base model, adapters and prompts of their tasks. The model is loaded when it is first needed.
 
-    Answers, harms and what refits learned are kept on disk (hydraopt.basemodel.memory), so asking
-    again costs nothing.
+    Harm is measured on the original adapters' own greedy answers to the prompts; no label is
+    needed. Answers, harms and refits are cached on disk (hydraopt.basemodel.memory).
+
+    unseen: adapters whose modules' sensitivities cannot be measured, with the reason: they change
+        more than linear modules.
     """
 
     def __init__(
         self,
         base: str | Path,
-        model: Any,
-        tokenizer: Any,
-        adapters: Mapping[str, Adapter],
-        prompts: Mapping[str, Sequence[Encoded]],
-        memory: JsonCache | None = None,
-        lessons: Mapping[str, Sequence[Encoded]] | None = None,
+        adapters: Sequence[Adapter],
+        prompts: Mapping[str, Sequence[str | Encoded]],
         progress: Progress | None = None,
+        *,
+        seed: int = 0,
+        refits: bool = False,
         settings: HarmSettings = DEFAULT_HARM,
+        loaded: tuple[Any, Any] | None = None,
+        memory: JsonCache | None = None,
     ) -> None:
-        """Initialise a judge.
+        """Check the prompts; nothing is loaded.
 
-        base: folder or name of the model.
-        prompts: encoded prompts without answers, by task.
-        memory: cache; by default this machine's.
-        lessons: further prompts for a refit to learn from and to be judged by; their harm is not
-            reported.
-        progress: called for new answers.
+        base: a folder or name that transformers loads.
+        prompts: by task, at least one each, as text or as tokens; duplicates are dropped because
+            they add no information. The first ones measure harm.
+        seed: of the generated texts.
+        refits: whether coded parts will be trained. Then fewer prompts measure harm, and the others
+            are for training.
+        settings: numbers of prompts and tokens.
+        loaded: the base model and its tokenizer. Default: ``base`` is loaded when needed.
+        memory: cache. Default that of this machine.
+
+        Raises UsageError for prompts of an unknown task, for a task with an empty list of prompts,
+        and for prompts of an adapter with more than low-rank factors, because its answers here
+        would not be its own.
         """
-        self._model, self._tokenizer = model, tokenizer
-        self._adapters, self._prompts, self._lessons = adapters, prompts, lessons or {}
-        self._settings, self.answer_tokens = settings, settings.answer_tokens
-        known = base_hash(base)
-        self._memory = memory or JsonCache(cache_folder() if known else None)
-        where = f"{model.device.type} {torch.get_float32_matmul_precision()} {model.dtype}"
-        self._ends = ends_of(model, tokenizer)
-        self._of_base = (
-            f"{known} {where} {versions()} {source_hash(*_MEASURES)} {self.answer_tokens} "
-            f"{sorted(self._ends)}"
-        )
-        self._progress = progress or silent
+        self._adapters = {adapter.name: adapter for adapter in adapters}
+        unknown = sorted(set(prompts) - set(self._adapters))
+        if unknown:
+            expected = closest(unknown, list(self._adapters))
+            what = "prompts for a task that was not found"
+            raise UsageError(explain(what, got=listed(unknown), expected=expected))
+        reasons = ((adapter.name, ", ".join(beyond_linear(adapter))) for adapter in adapters)
+        self.unseen = {name: reason for name, reason in reasons if reason}
+        for name, asked in prompts.items():
+            check_prompts_of(self._adapters[name], asked)
+        self._base, self._prompts, self._progress = base, prompts, progress or silent
+        self._seed, self._refits, self._settings = seed, refits, settings
+        self._counts = settings.counts(refits)
+        if loaded is not None:
+            self._loaded = loaded
+        if memory is not None:
+            self._memory = memory
+        self.answer_tokens = settings.answer_tokens
         self._references: dict[str, Reference] = {}
         self._contents: dict[str, str] = {}
+        self._refitted_contents: set[str] = set()
+        self._steps = 0
+
+    @property
+    def look(self) -> Look:
+        """Everything that a merge can ask of the base model."""
+        judge = self if self._prompts else None
+        return Look(judge, self.sensitivities, self.refit if self._refits else None)
 
     def tasks(self) -> frozenset[str]:
-        """Return the tasks that have prompts."""
+        """Return the names of the tasks that have prompts."""
         return frozenset(self._prompts)
+
+    def solve(self, job: Job, aim: Size | HarmLimit, options: Options) -> HarmSolution:
+        """Search the draft of a size that does the least harm, or the smallest within a limit."""
+        return solve_by_harm(job, aim, options, self)
+
+    @functools.cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        """The model and its tokenizer. Raises UsageError for a base that cannot be loaded."""
+        model, tokenizer = load_model(str(self._base))
+        check_logits(model)
+        return model, tokenizer
+
+    @functools.cached_property
+    def _ends(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        return frozenset(ends_of(*self._loaded))
+
+    @functools.cached_property
+    def _base_key(self) -> str:
+        """Everything that answers depend on besides the adapter and the prompts."""
+        model = self._loaded[0]
+        where = f"{model.device.type} {torch.get_float32_matmul_precision()} {model.dtype}"
+        return (
+            f"{base_hash(self._base)} {where} {versions()} {source_hash(*_MEASURES)} "
+            f"{self.answer_tokens} {sorted(self._ends)}"
+        )
+
+    @functools.cached_property
+    def _memory(self) -> JsonCache:
+        return JsonCache(cache_folder() if base_hash(self._base) else None)
+
+    def _key(self, task: str, prompts: Sequence[Encoded]) -> str:
+        asked = [" ".join(map(str, item.prompt)) for item in prompts]
+        return key_of([self._base_key, self._content(task), *asked])
+
+    def _content(self, task: str) -> str:
+        if task not in self._contents:  # an adapter's hash reads all of its file
+            self._contents[task] = self._adapters[task].content_hash()
+        return self._contents[task]
+
+    def _originals(self, task: str) -> TaskFactors:
+        return {path: x.factors() for path, x in self._adapters[task].modules.items()}
+
+    @functools.cached_property
+    def _asked(self) -> dict[str, list[Encoded]]:
+        """First distinct prompts of each task, as tokens; of all tasks before any is answered.
+
+        Raises UsageError for a prompt without a token, of more than the base has positions for, or
+        with a token that it does not embed.
+        """
+        asked = {}
+        for task, prompts in self._prompts.items():
+            kept: dict[Encoded, None] = {}
+            for number, item in enumerate(prompts, 1):
+                if isinstance(item, str):
+                    model, tokenizer = self._loaded
+                    text, item = item, encode_prompt(tokenizer, item)
+                    check_prompt(item, reads_of(model), number, text, task)
+                kept.setdefault(item)
+                if len(kept) == self._counts[1]:
+                    break
+            asked[task] = list(kept)
+        return asked
+
+    def _judged(self, task: str) -> list[Encoded]:
+        """Return the prompts of a task that measure its harm."""
+        return self._asked[task][: self._counts[0]]
+
+    def _further(self, task: str) -> list[Encoded]:
+        """Return the other prompts of a task, which are for a refit."""
+        return self._asked[task][self._counts[0] :]
 
     def answers(self, task: str) -> list[Encoded]:
         """Return the prompts of a task with the original's greedy answers.
@@ -106,78 +210,75 @@ class AnswerJudge(BaseJudge):
         Raises NumericalError, here and wherever answers are needed, for an adapter with which the
         model's logits are not finite, and UsageError for prompts that the model does not read.
         """
-        return self._answered(task, self._prompts[task])
-
-    def cut(self, tasks: Iterable[str] | None = None) -> dict[str, int]:
-        """Return the number of unfinished answers, by task, for tasks that have any.
-
-        An answer is unfinished at ``answer_tokens``, or where the model has no more positions. Harm
-        is measured on the tokens before that.
-
-        tasks: tasks to report. Default all.
-        """
-        counts = {}
-        for name in self._prompts if tasks is None else tasks:
-            if on := sum(not self._ends & {*x.target[-1:]} for x in self.answers(name)):
-                counts[name] = on
-        return counts
-
-    def cut_by_tokens(self, tasks: Iterable[str] | None = None) -> frozenset[str]:
-        """Return the tasks with an answer that was cut at ``answer_tokens``.
-
-        Unfinished answers of other tasks fill the positions of the model.
-
-        tasks: tasks to report. Default all.
-        """
-        names = self._prompts if tasks is None else tasks
-        most, ends = self.answer_tokens, self._ends
-        return frozenset(
-            name
-            for name in names
-            if any(len(x.target) >= most and x.target[-1] not in ends for x in self.answers(name))
-        )
+        return self._answered(task, self._judged(task), "answers")
 
     def lessons(self, task: str) -> list[Encoded]:
         """Return the further prompts of a task with the original's answers, those that have any."""
-        said = self._answered(task, self._lessons.get(task, ()), "more answers")
+        # A stage of its own, hours later: the time left is estimated from one stage.
+        said = self._answered(task, self._further(task), "more answers")
         return [answer for answer in said if answer.target]
 
-    def _answered(
-        self, task: str, asked: Sequence[Encoded], stage: str = "answers"
-    ) -> list[Encoded]:
-        """Return the answers to prompts of a task.
-
-        stage: name of the stage in progress reports. Answers that are asked for hours later have a
-            name of their own, because the time left is estimated from one stage.
-        """
+    def _answered(self, task: str, asked: Sequence[Encoded], stage: str) -> list[Encoded]:
+        """Return the answers to prompts of a task. stage: name of the stage in progress reports."""
         said: list[Encoded] = []
         for start in range(0, len(asked), BLOCK):
             block = asked[start : start + BLOCK]
-            done = functools.partial(
-                self._progress, f"{stage} of {task}", start + len(block), len(asked)
-            )
-            said += self._block(task, block, done)
+            key = self._key(task, block)
+            known = self._memory.get(key)
+            if not are_answers(known, len(block)):
+                given = *self._loaded, block, self._originals(task)
+                try:
+                    spoken = answered(*given, self.answer_tokens)
+                except NotFiniteError:
+                    raise not_finite("the adapter's own answers cannot be told", task) from None
+                known = [list(item.target) for item in spoken]
+                self._memory.put(key, known)
+                self._progress(f"{stage} of {task}", start + len(block), len(asked))
+            said += [Encoded(x.prompt, tuple(y)) for x, y in zip(block, known, strict=True)]
         return said
 
-    def _block(
-        self, task: str, asked: Sequence[Encoded], done: Callable[[], None]
-    ) -> list[Encoded]:
-        """Return the answers to a few prompts, which have one cache entry.
+    def cut(self, tasks: Iterable[str] | None = None) -> dict[str, tuple[int, bool]]:
+        """Return the number of unfinished answers by task, for tasks that have any.
 
-        done: called if the answers were not in the cache.
+        Harm is measured on the tokens before the cut. The second value is True if an answer was cut
+        at ``answer_tokens``, False if all of them fill the positions of the model.
+
+        tasks: tasks to report. Default all.
         """
-        key = self._key(task, asked)
-        said = self._memory.get(key)
-        if not are_answers(said, len(asked)):
-            given = self._model, self._tokenizer, asked, self._originals(task)
-            try:
-                spoken = answered(*given, self.answer_tokens)
-            except NotFiniteError:
-                raise not_finite("the adapter's own answers cannot be told", task) from None
-            said = [list(item.target) for item in spoken]
-            self._memory.put(key, said)
-            done()
-        return [Encoded(x.prompt, tuple(y)) for x, y in zip(asked, said, strict=True)]
+        cut = {}
+        for name in self._prompts if tasks is None else tasks:
+            on = [x for x in self.answers(name) if not self._ends & {*x.target[-1:]}]
+            if on:
+                cut[name] = len(on), any(len(x.target) >= self.answer_tokens for x in on)
+        return cut
+
+    def sensitivities(self) -> dict[str, dict[str, float]]:
+        """Return each adapter's sensitivities by module path, tempered by :data:`POWER`.
+
+        Adapters in ``unseen`` are left out. A task with prompts is measured on the beginnings of
+        its answers, another one on texts that the adapter generates; their random numbers depend
+        on the adapter alone, not on the other adapters.
+
+        Raises AlignmentError for modules that are not linear in the base or do not receive every
+        token; UsageError for prompts that the base cannot read, and for a task without prompts if
+        there is no token to begin with.
+        """
+        tempered, most = {}, self._settings
+        measured = [name for name in self._adapters if name not in self.unseen]
+        model, tokenizer = self._loaded
+        for number, name in enumerate(measured):
+            factors = self._originals(name)
+            if name in self._prompts:
+                said = self.answers(name)[: most.sensitivity_texts]
+                texts = [Encoded(x.prompt, x.target[: most.sensitivity_tokens]) for x in said]
+            else:
+                seed = self._seed + int(self._adapters[name].content_hash()[:_DIGITS], 16)
+                count = most.sensitivity_texts
+                texts = self_written(model, tokenizer, factors, count, seed, name)
+            seen = sensitivities(looks(model, texts, factors), factors)
+            tempered[name] = {path: value**POWER for path, value in seen.items()}
+            self._progress("seeing what matters", number + 1, len(measured))
+        return tempered
 
     def measure(
         self,
@@ -188,23 +289,12 @@ class AnswerJudge(BaseJudge):
     ) -> MeasuredHarm:
         """Return the harm of a task's decoded factors, whatever their error.
 
-        Arguments as of :meth:`hydraopt.merging.look.HarmJudge.measure`. Raises AlignmentError for
-        modules that the base does not have as linear ones.
+        Raises AlignmentError for modules that the base does not have as linear ones, and
+        NumericalError where the model's logits are not finite, with the original or with these
+        factors; then nothing is cached.
         """
-        factors = {path: (x.B, x.A) for path, x in sorted(coded().items())}
-        return self.measured(task, factors, apart)
-
-    def measured(self, task: str, factors: TaskFactors, apart: bool = False) -> MeasuredHarm:
-        """Measure the harm of given factors on a task's prompts.
-
-        factors: B (m, k) with the scale inside, A (k, n), by path; modules with k = 0 count as left
-            out.
-
-        Raises NumericalError where the model's logits are not finite, with the original or with
-        these factors; then nothing is cached.
-        """
-        factors = {path: (b, a) for path, (b, a) in factors.items() if len(a)}
-        asked = self._prompts[task]
+        factors = {path: (x.B, x.A) for path, x in sorted(coded().items()) if len(x.A)}
+        asked = self._judged(task)
         every = list(range(len(asked)))
         held = self._unlearned(task) if apart else every
         some = held or every
@@ -213,85 +303,19 @@ class AnswerJudge(BaseJudge):
         for path, (b, a) in factors.items():
             parts += [path, b.tobytes(), a.tobytes()]
         key = key_of(parts)
-        known = _from_cache(self._memory.get(key), len(some), bool(held))
+        known = recall.recalled_harm(self._memory.get(key), len(some), bool(held))
         if known is not None:
             return known
-        drift = drift_of(self._model, self._reference(task), factors)
+        drift = drift_of(self._loaded[0], self._reference(task), factors)
         if not drift.is_finite:
             raise not_finite("what coding does to the answers cannot be measured", task)
         measured = drift.only(some).summary(bool(held))
-        self._memory.put(key, _to_cache(measured))
+        self._memory.put(key, recall.kept_harm(measured))
         return measured
-
-    def refit(
-        self,
-        task: str,
-        modules: Callable[[], Mapping[str, CodedModule]],
-        told: Callable[[int, int], None] | None = None,
-    ) -> Mapping[str, PartsRecord]:
-        """Return other records of a task's modules, trained to keep its answers.
-
-        Nothing is returned if training does not help, for a task without prompts, and for too few
-        answers to different prompts. See :func:`hydraopt.harm.refit.refit`, also for ``told``.
-        """
-        if not self._learned(task):
-            return {}
-        answers, more = self.answers(task), self.lessons(task)
-        coded = modules()
-        asked = [self._key(task, x) for x in (self._prompts[task], self._lessons.get(task, ()))]
-        learns = (
-            f"refit {source_hash(*_TRAINS)} {learns_in(self._model)} {Schedule()} {self._settings}"
-        )
-        key = key_of([learns, *asked, *depends_on(coded)])
-        known = recalled_records(self._memory.get(key), coded)
-        if known is not None:
-            return known
-        given = self._model, answers, self._originals(task), coded
-        try:
-            records = refit(*given, more=more, told=told, settings=self._settings).records
-        except NotFiniteError:
-            raise not_finite(NOT_TRAINED, task) from None
-        self._memory.put(key, kept_records(records, coded))
-        return records
-
-    def _learned(self, task: str) -> list[Encoded]:
-        """Return the answers that a refit learns from; none if too few are left to judge."""
-        answers = self.answers(task) if task in self._prompts else []
-        least = self._settings.least_held_out
-        # Lessons take minutes to answer: not where even all of them would leave too few judges.
-        if len(held_out(answers, len(self._lessons.get(task, ())))[1]) < least:
-            return []
-        seen, judging, _ = parted(answers, self.lessons(task), self._settings)
-        return seen if len(set(judging)) >= least else []
-
-    def _unlearned(self, task: str) -> list[int]:
-        """Return the indices of the prompts of a task that no refit learns from.
-
-        Refits of tasks with equal content count too, because they share what is coded.
-        """
-        asked = self._prompts[task]
-        mine = list(range(len(asked)))
-        if self._learned(task):  # of too few nothing is
-            mine = held_out(self.answers(task), len(self.lessons(task)), self._settings)[1]
-        twins = [x for x in self._prompts if x != task and self._content(x) == self._content(task)]
-        learned = {answer.prompt for twin in twins for answer in self._learned(twin)}
-        return [i for i in mine if asked[i].prompt not in learned]
-
-    def _key(self, task: str, prompts: Sequence[Encoded]) -> str:
-        asked = [" ".join(map(str, item.prompt)) for item in prompts]
-        return key_of([self._of_base, self._content(task), *asked])
-
-    def _content(self, task: str) -> str:
-        if task not in self._contents:  # an adapter's hash reads all of its file
-            self._contents[task] = self._adapters[task].content_hash()
-        return self._contents[task]
-
-    def _originals(self, task: str) -> TaskFactors:
-        return {path: x.factors() for path, x in self._adapters[task].modules.items()}
 
     def _reference(self, task: str) -> Reference:
         if task not in self._references:
-            made = reference_of(self._model, self.answers(task), self._originals(task))
+            made = reference_of(self._loaded[0], self.answers(task), self._originals(task))
             if not made.is_finite:
                 raise not_finite("the adapter's own answers cannot be told", task)
             while self._references and made.nbytes > ROOM - sum(
@@ -302,20 +326,73 @@ class AnswerJudge(BaseJudge):
             self._references[task] = made
         return self._references[task]
 
+    def refit(
+        self, task: str, modules: Callable[[], Mapping[str, CodedModule]]
+    ) -> Mapping[str, PartsRecord]:
+        """Return other records of a task's modules, trained to keep its answers.
 
-def _to_cache(measured: MeasuredHarm) -> list[float]:
-    harm, likely_error = measured.harm, measured.likely_error
-    shares = harm.likely, likely_error, harm.kl, measured.kl_error, measured.lost
-    return [harm.changed, harm.answers, *shares]
+        Nothing is returned if training does not help, for a task without prompts, and for too few
+        answers; see :func:`hydraopt.harm.refit.refit`. Progress counts steps: one start for each
+        content to come, plus the steps of second starts.
+        """
+        if task not in self._prompts:
+            return {}
+        # A task is asked after another one of its content only if that has learned nothing.
+        self._refitted_contents.add(self._content(task))
+        each, before = Schedule().steps, self._steps
+        later = each * len({*map(self._content, self._prompts)} - self._refitted_contents)
 
+        def report(done: int, most: int) -> None:
+            self._steps = before + done
+            self._progress("training on answers, steps", self._steps, before + most + later)
 
-def _from_cache(value: Any, answers: int, held_out: bool) -> MeasuredHarm | None:
-    """Return a cached measurement of this number of answers; None if the value is not one."""
-    if not (isinstance(value, list) and len(value) == 7):
-        return None
-    fine = all(type(x) in (int, float) and 0 <= x < math.inf for x in value)
-    if not fine or value[1] != answers or type(value[0]) is not int or max(value[2], value[6]) > 1:
-        return None
-    changed, _, likely, likely_error, kl, kl_error, lost = value
-    harm = Harm(changed, answers, likely, kl, held_out)
-    return MeasuredHarm(harm, likely_error, kl_error, lost)
+        records = self._trained(task, modules, report)
+        if self._steps == before:  # cached, or nothing to learn from
+            report(each, each)
+        return records
+
+    def _trained(
+        self,
+        task: str,
+        modules: Callable[[], Mapping[str, CodedModule]],
+        report: Callable[[int, int], None],
+    ) -> Mapping[str, PartsRecord]:
+        if not self._learned(task):
+            return {}
+        answers, more, model = self.answers(task), self.lessons(task), self._loaded[0]
+        coded = modules()
+        asked = [self._key(task, x) for x in (self._judged(task), self._further(task))]
+        learns = f"refit {source_hash(*_TRAINS)} {learns_in(model)} {Schedule()} {self._settings}"
+        key = key_of([learns, *asked, *recall.depends_on(coded)])
+        known = recall.recalled_records(self._memory.get(key), coded)
+        if known is not None:
+            return known
+        given = model, answers, self._originals(task), coded
+        try:
+            records = refit(*given, more=more, told=report, settings=self._settings).records
+        except NotFiniteError:
+            raise not_finite(NOT_TRAINED, task) from None
+        self._memory.put(key, recall.kept_records(records, coded))
+        return records
+
+    def _learned(self, task: str) -> list[Encoded]:
+        """Return the answers that a refit learns from; none if too few are left to judge."""
+        answers, least = self.answers(task), self._settings.least_held_out
+        # Lessons take minutes to answer: not where even all of them would leave too few judges.
+        if len(held_out(answers, len(self._further(task)), self._settings)[1]) < least:
+            return []
+        seen, judging, _ = parted(answers, self.lessons(task), self._settings)
+        return seen if len(judging) >= least else []
+
+    def _unlearned(self, task: str) -> list[int]:
+        """Return the indices of the prompts of a task that no refit learns from.
+
+        Refits of tasks with equal content count too, because they share what is coded.
+        """
+        asked = self._judged(task)
+        mine = list(range(len(asked)))
+        if self._learned(task):  # of too few nothing is
+            mine = held_out(self.answers(task), len(self.lessons(task)), self._settings)[1]
+        twins = [x for x in self._prompts if x != task and self._content(x) == self._content(task)]
+        learned = {answer.prompt for twin in twins for answer in self._learned(twin)}
+        return [i for i in mine if asked[i].prompt not in learned]

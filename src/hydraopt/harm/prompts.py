@@ -5,17 +5,19 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
 
+from hydraopt.adapters import Adapter
+from hydraopt.adapters.beyond import beyond_lora
 from hydraopt.basemodel.encoding import prompt_text
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import MOST_CONFIG, read_regular
 from hydraopt.merging.look import DEFAULT_HARM
 from hydraopt.values import closest, listed
 
-__all__ = ["prompt_files", "read_prompt_folder", "read_prompts"]
+__all__ = ["check_prompts_of", "prompt_files", "read_prompt_folder", "read_prompts"]
 
 _MOST_BYTES: Final = 1 << 28
 _ENCODING: Final = "utf-8-sig"
@@ -111,6 +113,24 @@ def read_prompt_folder(
             )
         )
     return {name: read_prompts(file) for name, file in mine.items()}
+
+
+def check_prompts_of(adapter: Adapter, prompts: Sequence[object]) -> None:
+    """Raise UsageError for no prompts, and for an adapter that is more than low-rank factors."""
+    if not prompts:
+        raise UsageError(explain("no prompts", adapter=adapter.name, expected="at least one"))
+    reasons, extras = [*beyond_lora(adapter)], sorted(adapter.extras)
+    reasons += [f"{len(extras)} further tensors, {extras[0]} among them"] if extras else []
+    if reasons:
+        raise UsageError(
+            explain(
+                "prompts of an adapter that is more than low-rank factors",
+                adapter=adapter.name,
+                got=", ".join(reasons),
+                expected="LoRA pairs alone, without which its answers here are not its own",
+                do="Leave its prompts out",
+            )
+        )
 
 
 def _not_a_list(file: Path) -> UsageError:

@@ -1,21 +1,42 @@
-"""Encoding of refit results for the cache, because training takes minutes and may be repeated.
+"""Encoding of measured harm and of refits as JSON values, for the cache.
 
-The records of a task's modules form one stream, as in a bundle.
+The records of a refit form one stream, as in a bundle. A value from the cache may be damaged.
 """
 
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from hydraopt.bundle.harm import Harm
 from hydraopt.coding.chunks import ChunkReader, ChunkWriter
 from hydraopt.coding.records import PartsRecord, read_record, write_record
 from hydraopt.coding.stream import StreamReader
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import HydraoptError
+from hydraopt.merging.look import MeasuredHarm
 
-__all__ = ["depends_on", "kept_records", "recalled_records"]
+__all__ = ["depends_on", "kept_harm", "kept_records", "recalled_harm", "recalled_records"]
+
+
+def kept_harm(measured: MeasuredHarm) -> list[float]:
+    """Return a measured harm as JSON values."""
+    harm, likely_error = measured.harm, measured.likely_error
+    shares = harm.likely, likely_error, harm.kl, measured.kl_error, measured.lost
+    return [harm.changed, harm.answers, *shares]
+
+
+def recalled_harm(value: Any, answers: int, held_out: bool) -> MeasuredHarm | None:
+    """Return a cached harm of this number of answers; None if the value is not one."""
+    if not (isinstance(value, list) and len(value) == 7):
+        return None
+    fine = all(type(x) in (int, float) and 0 <= x < math.inf for x in value)
+    if not fine or value[1] != answers or type(value[0]) is not int or max(value[2], value[6]) > 1:
+        return None
+    changed, _, likely, likely_error, kl, kl_error, lost = value
+    return MeasuredHarm(Harm(changed, answers, likely, kl, held_out), likely_error, kl_error, lost)
 
 
 def depends_on(coded: Mapping[str, CodedModule]) -> list[bytes | str]:

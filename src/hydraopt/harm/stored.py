@@ -13,9 +13,12 @@ import numpy as np
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.harm.curves import LEAST_HARM, rising_line
-from hydraopt.harm.judging import BaseJudge
+from hydraopt.harm.solve import solve_by_harm
 from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.merging.look import MeasuredHarm
+from hydraopt.merging.budget import HarmLimit, Size
+from hydraopt.merging.look import HarmJudge, HarmSolution, MeasuredHarm
+from hydraopt.merging.outcome import Job
+from hydraopt.merging.solving import Options
 
 __all__ = ["HarmRange", "StoredCurves", "tells_later"]
 
@@ -33,7 +36,7 @@ _LOOKS: Final = 400
 """Number of errors at which a curve is evaluated."""
 
 
-class StoredCurves(BaseJudge):
+class StoredCurves(HarmJudge):
     """Harm by the relative error against the original, from the curves in a manifest.
 
     A task's errors against what the bundle holds add to those that the bundle has: they are
@@ -65,6 +68,16 @@ class StoredCurves(BaseJudge):
             was measured, every answer is assumed to change.
         """
         return self._curves[task].told(math.hypot(error, self._curves[task].start))
+
+    def solve(
+        self,
+        job: Job,
+        aim: Size | HarmLimit,
+        options: Options,
+        useful: Mapping[str, float] | None = None,
+    ) -> HarmSolution:
+        """Search by the stored curves. useful: bytes beyond which more are of no use, by task."""
+        return solve_by_harm(job, aim, options, self, useful)
 
     def between(self, task: str, error: float) -> HarmRange | None:
         """Return the harm at an error against the original, between two points of the curve.

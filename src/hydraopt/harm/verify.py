@@ -18,7 +18,7 @@ from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.recipes import answer_tokens_in
 from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import BundleFormatError, ExportError
-from hydraopt.harm.look import BaseModelLook
+from hydraopt.harm.judge import AnswerJudge
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 from hydraopt.progress import Progress, silent
 
@@ -65,17 +65,15 @@ class HarmReport:
     tasks: measured tasks by name.
     problems: one sentence each.
     learned: tasks measured on prompts from which a refit may have learned, if they are the merge's.
-    cut: by task, number of answers longer than the judged part.
-    cut_by_tokens: tasks with an answer longer than ``answer_tokens``, rather than limited by the
-        model's positions.
+    cut: by task, number of answers longer than the judged part, and whether ``answer_tokens`` cut
+        one, as of :meth:`hydraopt.harm.judge.AnswerJudge.cut`.
     answer_tokens: maximum number of tokens judged per answer, from the bundle's recipe.
     """
 
     tasks: tuple[TaskHarm, ...]
     problems: tuple[str, ...]
     learned: tuple[str, ...]
-    cut: Mapping[str, int]
-    cut_by_tokens: frozenset[str]
+    cut: Mapping[str, tuple[int, bool]]
     answer_tokens: int
 
 
@@ -100,7 +98,7 @@ def verify_harm(
         the merge's. The answer tokens are the recipe's.
 
     Raises BundleFormatError for a file that is no bundle, UsageError as
-    :class:`hydraopt.harm.look.BaseModelLook`, and AlignmentError for a base without the modules.
+    :class:`hydraopt.harm.judge.AnswerJudge`, and AlignmentError for a base without the modules.
     """
     progress = progress or silent
     bundle = open_bundle(path)
@@ -114,18 +112,16 @@ def verify_harm(
     }
     tokens = answer_tokens_in(bundle.recipe)
     settings = replace(settings, answer_tokens=tokens)
-    judge = BaseModelLook(base, adapters, asked, progress, settings=settings).judge
+    judge = AnswerJudge(base, adapters, asked, progress, settings=settings)
     tasks, problems = [], []
     for task in bundle.one_by_one():
         if task.name not in judge.tasks():
             continue
         try:
-            decoded = task.factors()
+            measured = judge.measure(task.name, task.factors).harm
         except (BundleFormatError, ExportError) as error:
             problems.append(f"task {task.name!r}: {error}")
             continue
-        factors = {key: (x.B, x.A) for key, x in sorted(decoded.items())}
-        measured = judge.measured(task.name, factors).harm
         stated = task.entry.harm
         most = None if stated is None else most_likely(stated, measured.answers)
         tasks.append(TaskHarm(task.name, stated, measured, most))
@@ -137,8 +133,7 @@ def verify_harm(
     enough = settings.held_out * settings.prompts_if_refit
     fewest = settings.least_refit_prompts
     few = (x for x, count in counts.items() if x in trained and fewest <= count < enough)
-    cut = judge.cut(counts), judge.cut_by_tokens(counts)
-    return HarmReport(tuple(tasks), tuple(problems), tuple(few), *cut, tokens)
+    return HarmReport(tuple(tasks), tuple(problems), tuple(few), judge.cut(counts), tokens)
 
 
 def most_likely(stated: Harm, answers: int) -> float:

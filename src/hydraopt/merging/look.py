@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from hydraopt.bundle.harm import ANSWER_TOKENS, MOST_ANSWER_TOKENS, Harm, HarmPoint
 from hydraopt.errors import UsageError, explain
@@ -73,6 +74,12 @@ class HarmSettings:
                     expected=f"1 to {MOST_ANSWER_TOKENS:,}",
                 )
             )
+
+    def counts(self, refits: bool) -> tuple[int, int]:
+        """Return the maximum number of prompts of a task that measure harm, and of all prompts."""
+        if not refits:
+            return self.prompts, self.prompts
+        return self.prompts_if_refit, max(self.prompts_if_refit, self.refit_prompts)
 
     @property
     def least_refit_prompts(self) -> int:
@@ -140,18 +147,19 @@ class HarmSolution:
     harms: Mapping[str, float]
 
 
-class HarmJudge(Protocol):
-    """Measure harm on each task's own answers to prompts, and share bytes out by it."""
+class HarmJudge(ABC):
+    """Base class of judges: a judge measures harm on answers, and shares bytes out by it.
 
-    @property
-    def answer_tokens(self) -> int:
-        """Maximum number of tokens of an answer that are judged."""
-        ...
+    answer_tokens: maximum number of tokens of an answer that are judged.
+    """
 
+    answer_tokens: int = ANSWER_TOKENS
+
+    @abstractmethod
     def tasks(self) -> frozenset[str]:
-        """Return the names of the tasks that have prompts."""
-        ...
+        """Return the names of the tasks whose harm it can measure."""
 
+    @abstractmethod
     def measure(
         self,
         task: str,
@@ -166,15 +174,14 @@ class HarmJudge(Protocol):
         error: their relative Frobenius error.
         apart: whether to use only the prompts that a refit does not learn from.
         """
-        ...
 
+    @abstractmethod
     def solve(self, job: Job, aim: Size | HarmLimit, options: Options) -> HarmSolution:
         """Search the draft of a size that does the least harm, or the smallest one within a limit.
 
         Raises UsageError for a limit on harm where a task has no prompts, and BudgetError for an
         aim that cannot be met.
         """
-        ...
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from hydraopt.bundle.harm import Harm
 from hydraopt.evaluate.compare import EvaluationRequest
 from hydraopt.evaluate.taskfile import read_task_file
 from hydraopt.files.reading import file_hash
+from tests.harm.measuring import measured
 
 PATH = "model.layers.0.self_attn.q_proj"
 
@@ -80,9 +81,10 @@ def test_the_judge_measures_the_adapters(trained, splits, adapters, monkeypatch)
     assert judge is judge_of("no folder", tuple(adapters), splits, "train", 6)
     (adapter,) = adapters
     own = {path: module.factors() for path, module in adapter.modules.items()}
-    same = judge.measured("spell-en", own).harm
+    same = measured(judge, "spell-en", own).harm
     assert (same.changed, same.answers, same.held_out) == (0, 6, True)
-    assert judge.measured("spell-en", {PATH: (9 * own[PATH][0], own[PATH][1])}).harm.changed > 0
+    other = {PATH: (9 * own[PATH][0], own[PATH][1])}
+    assert measured(judge, "spell-en", other).harm.changed > 0
 
 
 # --- counts ---------------------------------------------------------------------------------------
@@ -188,12 +190,11 @@ def test_a_refit_alone_is_shared_out_without_data(small, splits, adapters, tmp_p
 def test_training_rows_that_judge_are_not_learned_from(
     trained, splits, adapters, monkeypatch, split: str, count: int, first: int
 ) -> None:
-    given = {}
     monkeypatch.setattr(judging, "_loaded", lambda _: trained)
-    monkeypatch.setattr(judging, "AnswerJudge", lambda *_, lessons, **__: given.update(lessons))
-    judge_of.__wrapped__("no folder", tuple(adapters), splits, split, count, 4)
+    judge = judge_of.__wrapped__("no folder", tuple(adapters), splits, split, count, 4)
     asked = prompts_of(trained[1], adapters, splits, "train", 8)["spell-en"]
-    assert given == {"spell-en": asked[first : first + 4]}
+    lessons = [x.prompt for x in judge.lessons("spell-en")]
+    assert lessons == [x.prompt for x in asked[first : first + 4]]
 
 
 def test_harm_kept_counts_the_changed_answers(small, splits, tmp_path, monkeypatch, capsys) -> None:
