@@ -47,8 +47,8 @@ def taught(
 ) -> Modules:
     """Factors whose rounding keeps more of the original's answers than that of ``start``.
 
-    answers: prompts with the original's answers as targets. how: of a refit; stages and kinds of
-    rounding do not count here. more: further answers, of which most are learned from. Raises
+    answers: prompts with the original's answers as targets. how: of a refit; its stages do not
+    count here. more: further answers, of which most are learned from. Raises
     ValueError for fewer than four answers.
     """
     how = how or Schedule()
@@ -65,7 +65,7 @@ def taught(
     def learn(step: int, batch: int) -> None:
         if (step - 1) % how.again == 0:
             pupil.look(rounded)
-        lesson.learn(learner, pupil.placed(), batch, how.temperature)
+        lesson.learn(learner, pupil.placed(), batch)
 
     for step in descend(how, pupil.learned, len(lesson.batches), learn):
         if step in how.stops:

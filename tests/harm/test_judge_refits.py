@@ -37,7 +37,7 @@ def test_a_refit_needs_four_answers_that_judge(
 
     def refit(model, answers, originals, modules, more, told, settings):
         calls.append((len(answers), len(more)))
-        return SimpleNamespace(records={})
+        return {}
 
     def answered(model, tokenizer, prompts, factors, most):
         answers_to.append(len(prompts))
@@ -194,9 +194,8 @@ def test_that_nothing_helped_is_remembered_too(
     judge_of, make_adapter, tmp_path, trainings, monkeypatch
 ) -> None:
     _, coded = coded_of(make_adapter, tmp_path)
-    worse = SimpleNamespace(records={})
     monkeypatch.setattr(
-        judge_module, "refit", lambda *_, more, told, settings: trainings.append(0) or worse
+        judge_module, "refit", lambda *_, more, told, settings: trainings.append(0) or {}
     )
     assert judge_of().refit("fr", lambda: coded) == judge_of().refit("fr", lambda: coded) == {}
     assert trainings == [0]
@@ -263,7 +262,7 @@ def test_what_follows_the_prompts_that_judge_is_learned_from(
 
     def refit(model, answers, originals, modules, more, told, settings):
         seen.append((len(answers), len(more)))
-        return SimpleNamespace(records={})
+        return {}
 
     monkeypatch.setattr(judge_module, "refit", refit)
     adapters = read_adapters([tmp_path / "fr"])

@@ -13,6 +13,7 @@ import torch
 from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import place
+from hydraopt.bundle.harm import Harm
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import read_record
 from hydraopt.compress.recode import CodedModule
@@ -21,7 +22,7 @@ from hydraopt.harm import lesson
 from hydraopt.harm import refit as module
 from hydraopt.harm.drift import Drift, drift_of, reference_of
 from hydraopt.harm.lesson import Lesson
-from hydraopt.harm.refit import Schedule, refit
+from hydraopt.harm.refit import Schedule, parted, refit
 from hydraopt.merging.look import DEFAULT_HARM
 from tests.basemodel.cases import PATHS, factors_of, texts_of
 from tests.marks import slow
@@ -59,16 +60,24 @@ def coded_of(make_adapter, folder: Path, size: str = "40%", form: str | None = N
 
 
 def learned(model, texts, original, coded, how: Schedule, start: int = 0):
-    """(steps, records) at the stops of the course that begins with one of the starts."""
+    """Records at the stops of the course that begins with one of the starts."""
     sides, rate = list(module._starts(coded, original, how))[start]
     lesson = Lesson.of(model, texts, place(model, original), how.texts)
     course = dataclasses.replace(how, rate=rate)
     return list(module._course(model, lesson, {}, sides, course, lambda step: None))
 
 
-def likely(model, texts, original, records) -> float:
+def harm_of(model, texts, original, records) -> Harm:
     factors = {path: (x.factors.B, x.factors.A) for path, x in records.items()}
-    return drift_of(model, reference_of(model, texts, original), factors).summary().harm.likely
+    return drift_of(model, reference_of(model, texts, original), factors).summary().harm
+
+
+def held_out_harm(model, texts, original, coded, records, more=()) -> tuple[Harm, Harm]:
+    """Harm on the answers that judge a refit, of what was coded and with these records."""
+    _, judging, others = parted(texts, more)
+    old = {path: x.record for path, x in coded.items()}
+    given = model, [*judging, *others], original
+    return harm_of(*given, old), harm_of(*given, {**old, **records})
 
 
 def test_less_harm_on_what_was_held_out(trained, make_adapter, tmp_path) -> None:
@@ -76,15 +85,12 @@ def test_less_harm_on_what_was_held_out(trained, make_adapter, tmp_path) -> None
     original, coded = coded_of(make_adapter, tmp_path)
     texts = texts_of(tokenizer, 24)
     made = refit(model, texts, original, coded, schedule=SHORT)
-    assert made.after.likely < made.before.likely
-    assert made.after.kl < 0.9 * made.before.kl
+    before, after = held_out_harm(model, texts, original, coded, made)
+    assert after.likely < before.likely
+    assert after.kl < 0.9 * before.kl
     judges = texts[DEFAULT_HARM.held_out - 1 :: DEFAULT_HARM.held_out]
-    assert made.before.answers == len(judges)
-    old = {path: x.record for path, x in coded.items()}
-    assert made.before.likely == pytest.approx(likely(model, judges, original, old))
-    assert made.after.likely == pytest.approx(likely(model, judges, original, made.records))
-    assert made.steps in SHORT.stops
-    assert made.records.keys() == coded.keys()
+    assert parted(texts, ())[1:] == (judges, [])
+    assert made.keys() == coded.keys()
 
 
 def test_logits_that_are_not_finite_are_refused(trained, make_adapter, tmp_path, monkeypatch):
@@ -103,13 +109,14 @@ def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
     original, coded = coded_of(make_adapter, tmp_path)
     texts = texts_of(tokenizer, 40)
     few, empty = texts[:8], Encoded(texts[0].prompt, ())
-    helped = refit(model, few, original, coded, schedule=BRIEF, more=[*texts[8:], empty])
+    more = [*texts[8:], empty]
+    helped = refit(model, few, original, coded, schedule=BRIEF, more=more)
     # All of the first, and two of the others.
-    assert helped.before.answers == helped.after.answers == 10
-    records = {path: x.record for path, x in coded.items()}
     judging = [*few, texts[8 + 8], texts[8 + 24]]
-    assert helped.before.likely == pytest.approx(likely(model, judging, original, records))
-    assert helped.after.kl < helped.before.kl
+    assert [x for part in parted(few, more)[1:] for x in part] == judging
+    before, after = held_out_harm(model, few, original, coded, helped, more)
+    assert before.answers == after.answers == 10
+    assert after.kl < before.kl
     learned, of = [], Lesson.of
     monkeypatch.setattr(
         Lesson,
@@ -130,7 +137,7 @@ def test_others_do_not_outvote_the_first(trained, make_adapter, tmp_path, monkey
     original, coded = coded_of(make_adapter, tmp_path)
     texts = texts_of(tokenizer, 40)
     asked = {"schedule": BRIEF, "more": texts[8:]}
-    assert refit(model, texts[:8], original, coded, **asked).records
+    assert refit(model, texts[:8], original, coded, **asked)
     drift, only = module._drift, Drift.only
     changes = []
 
@@ -150,10 +157,10 @@ def test_others_do_not_outvote_the_first(trained, make_adapter, tmp_path, monkey
 
     monkeypatch.setattr(module, "_drift", counted)
     monkeypatch.setattr(Drift, "only", worse)
-    assert refit(model, texts[:8], original, coded, **asked).records == {}
+    assert refit(model, texts[:8], original, coded, **asked) == {}
     changes.clear()
     monkeypatch.setattr(Drift, "only", by_chance)
-    assert refit(model, texts[:8], original, coded, **asked).records
+    assert refit(model, texts[:8], original, coded, **asked)
 
 
 @pytest.mark.parametrize("halves", [False, slow(True)], indirect=True)
@@ -165,9 +172,10 @@ def test_never_worse_and_in_the_same_ways_over_the_same_bases(
     original, coded = coded_of(make_adapter, tmp_path, "60%", form)
     texts = texts_of(tokenizer, 16)
     made = refit(model, texts, original, coded, schedule=Schedule(2, (1, 2), 0.02))
-    assert made.after.kl <= made.before.kl
+    before, after = held_out_harm(model, texts, original, coded, made)
+    assert after.kl <= before.kl
     how = Schedule(2, (2,), 0.02)
-    ((_, tried),) = learned(model, texts, original, coded, how)
+    (tried,) = learned(model, texts, original, coded, how)
     assert tried.keys() == coded.keys()
     for path, record in tried.items():
         assert record.mode == coded[path].record.mode
@@ -185,9 +193,7 @@ def test_nothing_is_kept_that_does_not_help(trained, make_adapter, tmp_path, mon
     original, coded = coded_of(make_adapter, tmp_path)
     texts = texts_of(tokenizer, 16)
     wild = Schedule(steps=4, stops=(2, 4), rate=5.0, coded_rate=5.0)
-    made = refit(model, texts, original, coded, schedule=wild)
-    assert (made.records, made.steps) == ({}, 0)
-    assert made.after == made.before
+    assert refit(model, texts, original, coded, schedule=wild) == {}
 
 
 @pytest.mark.parametrize("helps", [False, True])
@@ -213,10 +219,10 @@ def test_what_keeps_nothing_starts_again_from_what_is_coded(
     )
     assert begun == ([0.02] if helps else [0.02, 0.03])
     assert said == [(i + 1, 12 * (i // 12 + 1)) for i in range(12 * len(begun))]
-    assert made.records
-    assert made.after.kl < made.before.kl
+    before, after = held_out_harm(model, texts, original, coded, made)
+    assert after.kl < before.kl
     once = dataclasses.replace(how, coded_rate=None)
-    assert bool(refit(model, texts, original, coded, schedule=once).records) == helps
+    assert bool(refit(model, texts, original, coded, schedule=once)) == helps
 
 
 def test_of_the_coded_parts_nothing_is_lost_before_the_first_step(
@@ -237,13 +243,10 @@ def test_the_best_stop_is_kept(trained, make_adapter, tmp_path, monkeypatch) -> 
     texts = texts_of(tokenizer, 24)
     before = {path: x.record for path, x in coded.items()}
     best = refit(model, texts, original, coded, schedule=BRIEF)
-    assert best.records
-    for tried in ([before, best.records, before], [best.records, before]):
-        monkeypatch.setattr(module, "_course", lambda *_, t=tried: enumerate(t, 1))
-        made = refit(model, texts, original, coded)
-        assert made.steps == 1 + [x is best.records for x in tried].index(True)
-        assert made.records is best.records
-        assert made.after == best.after
+    assert best
+    for tried in ([before, best, before], [best, before]):
+        monkeypatch.setattr(module, "_course", lambda *_, t=tried: iter(t))
+        assert refit(model, texts, original, coded) is best
 
 
 def test_a_stop_without_finite_numbers_is_left_out(
@@ -252,12 +255,11 @@ def test_a_stop_without_finite_numbers_is_left_out(
     model, tokenizer = trained
     original, coded = coded_of(make_adapter, tmp_path)
     texts = texts_of(tokenizer, 24)
-    best = refit(model, texts, original, coded, schedule=BRIEF).records
+    best = refit(model, texts, original, coded, schedule=BRIEF)
     drifts, drift = iter((None, SimpleNamespace(is_finite=False))), module._drift
     monkeypatch.setattr(module, "_drift", lambda *given: next(drifts, None) or drift(*given))
-    monkeypatch.setattr(module, "_course", lambda *_: enumerate(({}, best), 1))
-    made = refit(model, texts, original, coded)
-    assert (made.steps, made.records) == (2, best)
+    monkeypatch.setattr(module, "_course", lambda *_: iter(({}, best)))
+    assert refit(model, texts, original, coded) is best
 
 
 @pytest.mark.parametrize("more", [True, slow(False)])
@@ -269,24 +271,17 @@ def test_less_kl_counts_unless_surely_more_answers_change(
     texts = texts_of(tokenizer, 24)
     monkeypatch.setattr(module, "surely_changes_more", lambda before, after: more)
     made = refit(model, texts, original, coded, schedule=BRIEF)
-    assert bool(made.records) == (not more)
+    assert bool(made) == (not more)
 
 
-def test_the_same_seed_gives_the_same_and_the_model_stays(trained, make_adapter, tmp_path) -> None:
+def test_a_refit_can_be_repeated_and_the_model_stays(trained, make_adapter, tmp_path) -> None:
     model, tokenizer = trained
     weights = {name: x.clone() for name, x in model.state_dict().items()}
     original, coded = coded_of(make_adapter, tmp_path)
     texts = texts_of(tokenizer, 24)
-    how = Schedule(8, (8,), 0.02, rounding="drawn", stages=1)
-
-    def of_seed(seed: int) -> dict[str, np.ndarray]:
-        schedule = dataclasses.replace(how, seed=seed)
-        ((_, records),) = learned(model, texts, original, coded, schedule)
-        return {path: x.factors.B for path, x in records.items()}
-
-    first, again, other = of_seed(0), of_seed(0), of_seed(1)
-    assert all(np.array_equal(again[path], b) for path, b in first.items())
-    assert not all(np.array_equal(other[path], b) for path, b in first.items())
+    how = Schedule(8, (8,), 0.02, stages=1)
+    (first,), (again,) = (learned(model, texts, original, coded, how) for _ in range(2))
+    assert all(np.array_equal(again[p].factors.B, x.factors.B) for p, x in first.items())
     refit(model, texts, original, coded, schedule=how)
     assert all(torch.equal(x, weights[name]) for name, x in model.state_dict().items())
     assert not any(x.requires_grad for x in model.parameters())
@@ -299,7 +294,7 @@ def test_stages_hold_early_layers_first(trained, make_adapter, tmp_path) -> None
     model, tokenizer = trained
     original, coded = coded_of(make_adapter, tmp_path)
     how = Schedule(24, (12, 24), 0.2, stages=2)
-    (_, middle), (_, end) = learned(model, texts_of(tokenizer, 18), original, coded, how)
+    middle, end = learned(model, texts_of(tokenizer, 18), original, coded, how)
     early = sorted(coded, key=module._in_order)[: len(coded) // 2]
     same = {p for p in coded if np.array_equal(middle[p].factors.B, end[p].factors.B)}
     assert same == set(early)

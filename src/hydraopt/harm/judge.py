@@ -369,7 +369,7 @@ class AnswerJudge(HarmJudge):
             return known
         given = model, answers, self._originals(task), coded
         try:
-            records = refit(*given, more=more, told=report, settings=self._settings).records
+            records = refit(*given, more=more, told=report, settings=self._settings)
         except NotFiniteError:
             raise not_finite(NOT_TRAINED, task) from None
         self._memory.put(key, recall.kept_records(records, coded))

@@ -110,12 +110,10 @@ class Lesson:
         weight = layer.weight.detach()[tokens].float()
         return cls(batches, aims, original, of_head(model, original), tokens, weight, bias)
 
-    def learn(self, model: Any, placed: Placed, number: int, temperature: float = 1.0) -> None:
-        """Add the gradients of the KL an answer, mean over the answers of a batch.
+    def learn(self, model: Any, placed: Placed, number: int) -> None:
+        """Add the gradients of the KL per answer, mean over the answers of a batch.
 
         placed: B (m, k) and A (k, n) by path; those of the output layer get no gradients.
-        temperature: divides the logits of both; the KL is times its square, so that gradients are
-        of one size (Hinton et al. 2015, 1503.02531).
         """
         batch, aim, head = self.batches[number], self.aims[number], of_head(model, placed)
         if aim is None:
@@ -128,18 +126,18 @@ class Lesson:
         answers = int(batch.row.max()) + 1
         for start in range(0, len(leaf), _TOKENS):
             with torch.no_grad():
-                want = self._chances(model, aim[start : start + _TOKENS], self.head, temperature)
-            got = self._chances(model, leaf[start : start + _TOKENS], head, temperature)
+                want = self._chances(model, aim[start : start + _TOKENS], self.head)
+            got = self._chances(model, leaf[start : start + _TOKENS], head)
             kl = F.kl_div(got, want, log_target=True, reduction="sum")
-            torch.autograd.backward(kl * temperature**2 / answers)
+            torch.autograd.backward(kl / answers)
         torch.autograd.backward(hidden, leaf.grad)
 
-    def _chances(self, model: Any, hidden: Tensor, head: Placed, temperature: float) -> Tensor:
+    def _chances(self, model: Any, hidden: Tensor, head: Placed) -> Tensor:
         logits = F.linear(hidden.float(), self.weight, self.bias)
         for b, a in head.values():
             rows = b.detach()[self.tokens].float()
             logits = logits + F.linear(F.linear(hidden.float(), a.detach().float()), rows)
-        return (as_the_model_does(model, logits) / temperature).log_softmax(-1)
+        return as_the_model_does(model, logits).log_softmax(-1)
 
 
 def _split(texts: Sequence[Encoded]) -> Iterator[list[Encoded]]:

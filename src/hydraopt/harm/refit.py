@@ -33,7 +33,6 @@ from torch import Tensor
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import Placed, TaskFactors, of_head, place
 from hydraopt.basemodel.writing import not_finite
-from hydraopt.bundle.harm import Harm
 from hydraopt.coding.forms import Way
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule, Recoded, recode
@@ -54,7 +53,7 @@ from hydraopt.linalg.shapes import Factors
 from hydraopt.linalg.svd import halved, thin
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 
-__all__ = ["NOT_TRAINED", "Refit", "Schedule", "descend", "parted", "refit"]
+__all__ = ["NOT_TRAINED", "Schedule", "descend", "parted", "refit"]
 
 NOT_TRAINED: Final = "what is coded cannot be trained on the adapter's answers"
 """Error message for logits that are not finite."""
@@ -73,9 +72,7 @@ class Schedule:
     coded_rate: first rate from the coded parts (rounding undoes small steps); None for no such
         start.
     texts, again: answers per step; steps after which rounding is measured again.
-    rounding: "seen" (of the current parts), "drawn" (random numbers of that size) or "none".
     stages: groups of modules in layer order; the first are frozen some time before the end.
-    temperature, seed: of the KL that is minimised; of the order of answers and random numbers.
     """
 
     steps: int = 160
@@ -84,10 +81,7 @@ class Schedule:
     coded_rate: float | None = 0.02
     texts: int = 8
     again: int = 4
-    rounding: str = "seen"
     stages: int = 8
-    temperature: float = 1.0
-    seed: int = 0
 
 
 def descend(
@@ -100,7 +94,7 @@ def descend(
     learn: called with the step, 1 for the first, and its batch; adds the gradients.
     """
     optimizer = torch.optim.Adam(learned, lr=how.rate, betas=(0.9, 0.98))
-    order, waiting = np.random.default_rng(how.seed), list[int]()
+    order, waiting = np.random.default_rng(0), list[int]()
     for step in range(1, how.steps + 1):
         waiting = waiting or order.permutation(batches).tolist()
         falling = 1 - (step - 1) / how.steps
@@ -109,20 +103,6 @@ def descend(
         learn(step, waiting.pop())
         optimizer.step()
         yield step
-
-
-@dataclass(frozen=True)
-class Refit:
-    """Result of a refit.
-
-    records: records by module path; empty if no trial is better than before.
-    before, after, steps: harm on held-out answers before and after; steps until training stopped.
-    """
-
-    records: Mapping[str, PartsRecord]
-    before: Harm
-    after: Harm
-    steps: int
 
 
 def refit(
@@ -134,8 +114,10 @@ def refit(
     more: Sequence[Encoded] = (),
     told: Callable[[int, int], None] | None = None,
     settings: HarmSettings = DEFAULT_HARM,
-) -> Refit:
+) -> dict[str, PartsRecord]:
     """Train the modules in ``coded``, the output layer aside, to keep more of the answers.
+
+    Returns records by module path; none if no trial is better than before on held-out answers.
 
     answers: prompts with the original's answers as targets.
     original: B (m, r) with the scale inside, A (r, n), by module path.
@@ -161,30 +143,30 @@ def refit(
     first = _drift(model, judges, {p: x.record for p, x in coded.items()})
     if not first.is_finite:
         raise not_finite(NOT_TRAINED)
-    before = best = first.summary().harm
+    least = first.summary().harm.kl
     of_first = range(len(judging))  # others, perhaps training rows, do not outvote these
     still = of_head(model, coded)
     trained = {path: x for path, x in coded.items() if path not in still}
     held = {path: x.record for path, x in coded.items() if path in still}
     if not trained:
-        return Refit({}, before, best, 0)
+        return {}
     learner = learner_of(model)
     lesson = Lesson.of(learner, seen, place(learner, original), how.texts)
     fixed = place(learner, {path: (x.factors.B, x.factors.A) for path, x in held.items()})
-    records, steps = dict[str, PartsRecord](), 0
+    records = dict[str, PartsRecord]()
     for start, (sides, rate) in enumerate(_starts(trained, original, how)):
         later = _later(told, start * how.steps, how.steps)
-        for step, tried in _course(learner, lesson, fixed, sides, replace(how, rate=rate), later):
+        for tried in _course(learner, lesson, fixed, sides, replace(how, rate=rate), later):
             drift = _drift(model, judges, {**held, **tried})
             if not drift.is_finite:
                 continue
-            harm = drift.summary().harm
+            kl = drift.summary().harm.kl
             outvoted = surely_drifts_more(first.only(of_first), drift.only(of_first))
-            if harm.kl < best.kl and not outvoted and not surely_changes_more(first, drift):
-                best, records, steps = harm, tried, step
+            if kl < least and not outvoted and not surely_changes_more(first, drift):
+                least, records = kl, tried
         if records:
             break
-    return Refit(records, before, best, steps)
+    return records
 
 
 def _later(
@@ -226,21 +208,20 @@ def _course(
     sides: Mapping[str, _Sides],
     how: Schedule,
     told: Callable[[int], None],
-) -> Iterator[tuple[int, dict[str, PartsRecord]]]:
-    """Train from one start, and yield (steps so far, the result as records) at every stop.
+) -> Iterator[dict[str, PartsRecord]]:
+    """Train from one start, and yield the result as records at every stop.
 
     fixed: factors on the model that stay as they are.
     sides: sides to train, by module path.
     told: called with the steps so far, after each.
     """
-    drawn = torch.Generator().manual_seed(how.seed)
 
     def learn(step: int, batch: int) -> None:
         if (step - 1) % how.again == 0:
             for side in sides.values():
                 side.look()
-        free = {path: x.factors(how.rounding, drawn) for path, x in sides.items()}
-        lesson.learn(model, {**fixed, **free}, batch, how.temperature)
+        free = {path: x.factors() for path, x in sides.items()}
+        lesson.learn(model, {**fixed, **free}, batch)
 
     learned = [x for side in sides.values() for x in (side.left, side.right)]
     holds = _holds(list(sides), how)
@@ -249,7 +230,7 @@ def _course(
             sides[path].hold()
         told(step)
         if step in how.stops:
-            yield step, {path: side.look().record for path, side in sides.items()}
+            yield {path: side.look().record for path, side in sides.items()}
 
 
 def _starts(
@@ -347,20 +328,15 @@ class _Sides:
         """Freeze the parts at their current coded values."""
         self._held = self.look()
 
-    def factors(self, rounding: str, drawn: torch.Generator) -> tuple[Tensor, Tensor]:
-        """B (m, k) and A (k, n) with rounding, through which gradients go as if it were none."""
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return B (m, k) and A (k, n) as rounded, with gradients as if they were not."""
         if self._held is not None:
             factors = self._held.factors
-            return tuple(torch.tensor(x, dtype=torch.float32) for x in (factors.B, factors.A))  # type: ignore[return-value]
-        inside = self._inside()
-        if rounding == "seen":
-            inside = [x + lost for x, lost in zip(inside, self._lost, strict=True)]
-        elif rounding == "drawn":
-            inside = [
-                x + lost.square().mean(0).sqrt() * torch.randn(x.shape, generator=drawn)
-                for x, lost in zip(inside, self._lost, strict=True)
-            ]
-        b, a = self._multiplied(inside)
+            b, a = (torch.tensor(x, dtype=torch.float32) for x in (factors.B, factors.A))
+            return b, a
+        b, a = self._multiplied(
+            [x + lost for x, lost in zip(self._inside(), self._lost, strict=True)]
+        )
         return b, a.T
 
     def _inside(self) -> list[Tensor]:

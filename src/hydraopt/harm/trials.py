@@ -266,15 +266,16 @@ class Trials:
         useful, curves = self.useful_bytes(), dict[int, HarmCurve]()
         first = self.rounds if self.first_choice is None else self.first_choice
         for content in range(self.contents):
-            columns = [
+            prices, sizes, harms = (
                 np.array([row[content] for row in rows])
                 for rows in (self.prices, self.sizes, self.harms)
-            ]
-            if np.isfinite(columns[-1][:first]).any():
+            )
+            if np.isfinite(harms[:first]).any():
                 bound = useful.get(content, math.inf)
-                curve = HarmCurve(*(column[:first] for column in columns), useful=bound)
-                for trial in zip(*(column[first:].tolist() for column in columns), strict=True):
-                    curve = curve.corrected(*trial)
+                curve = HarmCurve(prices[:first], sizes[:first], harms[:first], bound)
+                for number in range(first, self.rounds):
+                    trial = prices[number], sizes[number], harms[number]
+                    curve = curve.corrected(*map(float, trial))
                 curves[content] = curve
         return curves
 

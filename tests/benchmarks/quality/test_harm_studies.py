@@ -131,7 +131,10 @@ def small(trained, splits, adapters, tmp_path: Path, monkeypatch):
 
     def judge(base, adapters, tasks, split, count, learned, answer_tokens):
         refit = lambda name, modules: {name: split}  # noqa: E731
-        said = {"tokens": answer_tokens, "cut": lambda: {"en": 2} if answer_tokens < 9 else {}}
+        said = {
+            "tokens": answer_tokens,
+            "cut": lambda: {"en": (2, True)} if answer_tokens < 9 else {},
+        }
         return SimpleNamespace(split=split, count=count, refit=refit, **said)
 
     monkeypatch.setattr(evidence, "merge", noted)
