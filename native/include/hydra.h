@@ -193,7 +193,8 @@ hydra_status hydra_find(const hydra_bundle *bundle, const char *name, hydra_task
 hydra_status hydra_describe_module(const hydra_bundle *bundle, hydra_task task, size_t index,
                                    hydra_module_info *info, hydra_error *error);
 
-/* The original's adapter_config.json, as canonical JSON: keys sorted, no spaces. */
+/* The task's config as the bundle stores it, as canonical JSON: keys sorted, no spaces. A coded
+ * task's lacks what an export writes anew (format.md, section 2). */
 hydra_status hydra_config(hydra_bundle *bundle, hydra_task task, const char **json,
                           hydra_error *error);
 

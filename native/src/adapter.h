@@ -29,16 +29,6 @@ hydra_status hy_factors_of(hy_factors *factors, hy_env *env, const hy_product *p
                            double scale, const hy_task *task, const hy_module *module);
 void hy_factors_close(hy_factors *factors, hy_env *env, const hy_module *module, int dtype);
 
-/* ---- regex.c -------------------------------------------------------------------------------- */
-
-typedef enum { HY_NO, HY_YES, HY_UNKNOWN, HY_TIRED } hy_answer;
-
-/* Whether a Python expression matches a text from its start, and to its end if `whole`. group: the
- * first group of the match, if not NULL. HY_UNKNOWN for expressions that are not understood here,
- * broken ones included, and with an error where no memory is left; HY_TIRED once all matches of the
- * call together have taken the steps of env->patience. */
-hy_answer hy_match(hy_env *env, hy_slice pattern, hy_slice text, int whole, hy_slice *group);
-
 /* ---- keys.c: names of tensors --------------------------------------------------------------- */
 
 struct hy_out; /* of extras.c, below */
@@ -127,25 +117,14 @@ typedef struct hy_rank {
 hy_slice hy_tuner(const hy_json *config);
 /* Whether PEFT's initialisation of it changes the base (PiSSA and its kin). */
 int hy_changes_base(const hy_json *config);
-/* Whether a setting is a rank, or an alpha; the error of one that is not. */
-int hy_is_rank(const hy_json *config, uint32_t node);
-int hy_is_alpha(const hy_json *config, uint32_t node);
-hydra_status hy_senseless(hy_env *env, const char *setting);
-/* Whether the settings that give ranks and scales make sense. alpha: the key of it. */
-hydra_status hy_check_rule(hy_env *env, const hy_json *config, const char *alpha);
-/* Rank and scale that a checked config's own patterns give a path. */
-hydra_status hy_rule(hy_env *env, const hy_json *config, const char *alpha, int rslora,
-                     hy_slice path, uint64_t *rank, double *scale);
-/* *yes: whether PEFT wraps a module of that path by the config's own settings. */
-hydra_status hy_finds(hy_env *env, const hy_json *config, hy_slice path, int *yes);
 /* A rank_pattern: a JSON object of what is not of rank r. */
 void hy_put_ranks(hy_text *out, hy_env *env, const hy_rank *ranks, uint32_t count, uint64_t r);
 
 /* ---- written.c ------------------------------------------------------------------------------ */
 
-/* The compact JSON of adapter_config.json. ranks: sorted by path. kept: as the config has them. */
+/* The compact JSON of adapter_config.json. ranks: sorted by path. */
 hydra_status hy_written_config(hydra_bundle *b, const hy_task *task, const hy_json *config,
-                               const hy_rank *ranks, uint32_t count, int kept, hy_text *out);
+                               const hy_rank *ranks, uint32_t count, hy_text *out);
 /* The same config without what is ours, for other tuners. */
 void hy_same_config(hydra_bundle *b, const hy_task *task, const hy_json *config, hy_text *out);
 

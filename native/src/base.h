@@ -19,7 +19,6 @@ typedef struct hy_env {
     hydra_error *error; /* of the call in progress, never NULL */
     hydra_error own;    /* what it is if the caller gave none */
     const char *where;  /* the file that messages name, or NULL */
-    uint64_t patience;  /* steps that the expressions of configs may still take in this call */
 } hy_env;
 
 #if defined(__GNUC__)

@@ -68,6 +68,12 @@ typedef struct hy_key {
     hy_slice key;
 } hy_key;
 
+/* Rank and scale in the config of a module. */
+typedef struct hy_kept {
+    uint32_t module, rank; /* module: not of the first, which stands for all that are not named */
+    double scale;
+} hy_kept;
+
 typedef struct hy_task {
     hy_slice name, base_model; /* base_model.data is NULL if there is none */
     uint32_t file;             /* of several */
@@ -84,6 +90,8 @@ typedef struct hy_task {
     uint32_t key_count;
     const hy_json *json; /* of what follows: nodes, or 0 */
     uint32_t bias_scales, extra_kinds, metadata;
+    const hy_kept *kept; /* what an export keeps, NULL if it writes ranks of its own */
+    uint32_t kept_count;
 } hy_task;
 
 /* A tensor of a file. */
@@ -140,6 +148,7 @@ struct hydra_bundle {
 
 /* Index of the i-th module (or tensor) of ranges. */
 uint32_t hy_nth(const hy_ranges *ranges, uint32_t i);
+int hy_has_index(const hy_ranges *ranges, uint32_t index);
 int hy_ranges_same(const hy_ranges *a, const hy_ranges *b);
 
 /* container.c: opens a file, up to its parsed manifest. */
@@ -198,6 +207,9 @@ hydra_status hy_add_config(hydra_bundle *b, const hy_json *json, uint32_t node);
 hydra_status hy_read_tasks(hydra_bundle *b, const hy_json *json, uint32_t table, uint32_t blob_base,
                            uint32_t blob_count, uint32_t stream_base, uint32_t content,
                            uint32_t config_base, uint32_t config_count);
+/* ranks.c: a task's column of that name; the row of one of its modules, NULL for a task without. */
+hydra_status hy_ranks_read(hydra_bundle *b, const hy_json *json, uint32_t node, hy_task *task);
+const hy_kept *hy_kept_of(const hy_task *task, uint32_t module);
 /* Tasks sorted, everything numbered by its first use. */
 hydra_status hy_check_canonical(hydra_bundle *b);
 

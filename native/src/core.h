@@ -8,11 +8,10 @@
 /* open.c: starts the allocator and limits of a bundle, or of a call without one. */
 hydra_status hy_env_open(hy_env *env, const hydra_options *options, hydra_error *error);
 
-/* A call on a bundle. Calls nest where a callback calls the library again, so each has an error and
- * a patience of its own. */
+/* A call on a bundle. Calls nest where a callback calls the library again, so each has an error of
+ * its own. */
 typedef struct hy_call {
     hydra_error error, *outer;
-    uint64_t patience;
 } hy_call;
 HY_NOINLINE void hy_enter(hydra_bundle *b, hy_call *call);
 /* Reports the result of the call to the caller, and returns it. */

@@ -6,9 +6,6 @@
 #include "core.h"
 
 
-/* Steps of all expressions of a call: below a second. An ordinary match takes a few hundred. */
-enum { PATIENCE = 1 << 26 };
-
 static void *plain_resize(void *user, void *block, size_t old_size, size_t new_size) {
     (void)user, (void)old_size;
     if (new_size) return realloc(block, new_size);
@@ -32,7 +29,6 @@ HY_NOINLINE static hydra_status report(hydra_error *error, hydra_status status,
 hydra_status hy_env_open(hy_env *env, const hydra_options *options, hydra_error *error) {
     hydra_options own;
     memset(env, 0, sizeof *env);
-    env->patience = PATIENCE;
     env->error = error ? error : &env->own;
     clear(env->error);
     env->allocator.resize = plain_resize;
@@ -45,10 +41,8 @@ hydra_status hy_env_open(hy_env *env, const hydra_options *options, hydra_error 
 
 void hy_enter(hydra_bundle *b, hy_call *call) {
     call->outer = b->env.error;
-    call->patience = b->env.patience;
     clear(&call->error);
     b->env.error = &call->error;
-    b->env.patience = PATIENCE;
     b->calls++;
 }
 
@@ -56,7 +50,6 @@ hydra_status hy_leave(hydra_bundle *b, const hy_call *call, hydra_status status,
                       hydra_error *error) {
     report(error, status, &call->error);
     b->env.error = call->outer;
-    b->env.patience = call->patience;
     if (--b->calls) return status;
     if (b->drop_core) hydra_drop_core(b);
     if (b->closed) hydra_close(b);

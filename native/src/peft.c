@@ -46,7 +46,7 @@ static void make_uniform(hydra_bundle *b, const hy_pairs *pairs, hy_rank *ranks,
 }
 
 /* The rank of each path; pairs on one wrapped layer share it. */
-static hydra_status set_ranks(hydra_bundle *b, const hy_task *task, const hy_json *config, int kept,
+static hydra_status set_ranks(hydra_bundle *b, const hy_task *task, const hy_json *config,
                               hy_pairs *pairs, hy_rank *ranks, uint32_t *count) {
     uint32_t i, made = 0, parameters = hy_get(config, 0, "target_parameters");
     uint64_t numbers = 0;
@@ -67,22 +67,15 @@ static hydra_status set_ranks(hydra_bundle *b, const hy_task *task, const hy_jso
         hy_rank *rank = rank_of(ranks, made, pairs->pairs[i].path);
         rank->rank = up_to(rank->rank, hy_pair_multiple(b, pairs, pairs->pairs + i));
     }
-    if (kept) {
-        for (i = 0; i < made; i++) {
-            uint64_t own = 0;
-            double scale;
-            HY_TRY(hy_rule(&b->env, config, "lora_alpha", 1, ranks[i].path, &own, &scale));
-            if (ranks[i].rank > own)
-                return cannot(b, task,
-                              "a module has more parts than the rank that its initialisation "
-                              "ties the base to");
-            ranks[i].rank = own;
-        }
-    } else if (made && parameters && hy_truth(config, parameters)) {
-        make_uniform(b, pairs, ranks, made);
-    }
+    if (made && parameters && hy_truth(config, parameters)) make_uniform(b, pairs, ranks, made);
     for (i = 0; i < pairs->count; i++) {
-        pairs->pairs[i].rank = rank_of(ranks, made, pairs->pairs[i].path)->rank;
+        hy_pair *pair = pairs->pairs + i;
+        const hy_kept *kept = hy_kept_of(task, pairs->members[pair->first].module);
+        if (kept && hy_pair_least_rank(pairs, b, pair) > kept->rank)
+            return cannot(b, task,
+                          "a module has more parts than the rank that its initialisation ties the "
+                          "base to");
+        pair->rank = kept ? kept->rank : rank_of(ranks, made, pair->path)->rank;
         numbers += hy_pair_numbers(b, pairs, pairs->pairs + i);
         if (numbers > (uint64_t)1 << 60) numbers = (uint64_t)1 << 60;
     }
@@ -92,27 +85,23 @@ static hydra_status set_ranks(hydra_bundle *b, const hy_task *task, const hy_jso
 /* Pairs and config of a LoRA. parts: of each module, if `outs` is to hold headers alone. */
 static hydra_status lora(hydra_bundle *b, const hy_task *task, const hy_json *config, int dtype,
                          const uint32_t *parts, hy_pairs *pairs, hy_outs *outs, hy_text *written) {
-    int kept = hy_changes_base(config);
     uint32_t count = 0, i;
     hy_rank *ranks;
     hydra_status status;
     pairs->dtype = dtype;
     HY_TRY(hy_pairs_open(pairs, b, task, config));
-    if (kept && pairs->count) HY_TRY(hy_check_rule(&b->env, config, "lora_alpha"));
-    for (i = 0; i < pairs->count && kept; i++) {
-        uint64_t rank;
-        HY_TRY(hy_rule(&b->env, config, "lora_alpha", 1, pairs->pairs[i].path, &rank,
-                       &pairs->pairs[i].scale));
-    }
+    for (i = 0; i < pairs->count && task->kept; i++)
+        pairs->pairs[i].scale =
+            hy_kept_of(task, pairs->members[pairs->pairs[i].first].module)->scale;
     for (i = 0; i < pairs->member_count && parts; i++) pairs->by_index[i]->factors.k = parts[i];
     if (!parts) HY_TRY(hy_pairs_decode(pairs, b, task));
     ranks = hy_alloc(&b->env, pairs->count, sizeof *ranks);
     if (!ranks) return b->env.error->status;
-    status = set_ranks(b, task, config, kept, pairs, ranks, &count);
-    if (!status && !parts) status = hy_written_config(b, task, config, ranks, count, kept, written);
+    status = set_ranks(b, task, config, pairs, ranks, &count);
+    if (!status && !parts) status = hy_written_config(b, task, config, ranks, count, written);
     hy_free(&b->env, ranks, pairs->count, sizeof *ranks);
     if (!status) status = hy_pairs_outs(pairs, b, outs);
-    if (!status) status = hy_exported_extras(b, task, kept, outs);
+    if (!status) status = hy_exported_extras(b, task, task->kept != NULL, outs);
     return status;
 }
 

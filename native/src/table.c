@@ -113,6 +113,17 @@ uint32_t hy_nth(const hy_ranges *ranges, uint32_t i) {
     return HY_NONE;
 }
 
+int hy_has_index(const hy_ranges *ranges, uint32_t index) {
+    uint32_t low = 0, high = ranges->pairs;
+    while (low < high) {
+        uint32_t pair = low + (high - low) / 2;
+        if (index < ranges->bounds[2 * pair]) high = pair;
+        else if (index >= ranges->bounds[2 * pair + 1]) low = pair + 1;
+        else return 1;
+    }
+    return 0;
+}
+
 int hy_ranges_same(const hy_ranges *a, const hy_ranges *b) {
     return a->count == b->count && a->pairs == b->pairs &&
            (!a->pairs || !memcmp(a->bounds, b->bounds, 2 * a->pairs * sizeof *a->bounds));

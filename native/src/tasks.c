@@ -10,7 +10,7 @@ enum { MOST_TASKS = 1000000, MOST_POINTS = 16, MOST_NAME = 200 };
 enum {
     NAME, CONFIG, CONTENT, FORMAT, BASE_MODEL, NUMBERS, DTYPE, LOSSLESS, MODULES, ERRORS, ERROR,
     CARRIED, KEYS, BIAS_SCALES, EXTRA_KINDS, NOTES, METADATA, TENSORS, TENSOR_ERRORS, HARM, CURVE,
-    ADDED
+    ADDED, RANKS
 };
 
 double hy_error_of(unsigned code) { return code == 255 ? 0.0 : exp2(-(double)code / 16); }
@@ -114,17 +114,6 @@ static hydra_status read_carried(hydra_bundle *b, const hy_json *json, uint32_t 
     return HYDRA_OK;
 }
 
-static int has_module(const hy_ranges *ranges, uint32_t module) {
-    uint32_t low = 0, high = ranges->pairs;
-    while (low < high) {
-        uint32_t pair = low + (high - low) / 2;
-        if (module < ranges->bounds[2 * pair]) high = pair;
-        else if (module >= ranges->bounds[2 * pair + 1]) low = pair + 1;
-        else return 1;
-    }
-    return 0;
-}
-
 static int by_place(const void *one, const void *other) {
     const hy_key *a = one, *b = other;
     if (a->module != b->module) return a->module < b->module ? -1 : 1;
@@ -146,7 +135,7 @@ static hydra_status read_keys(hydra_bundle *b, const hy_json *json, uint32_t nod
                    hy_natural(json, at + 1, 0, b->module_count - 1, &module) &&
                    hy_kind(json, at + 2) == HY_STRING;
         HY_CHECK(&b->env,
-                 fine && has_module(&x->modules, (uint32_t)module) &&
+                 fine && hy_has_index(&x->modules, (uint32_t)module) &&
                      (hy_is(hy_string(json, at + 2), "A") || hy_is(hy_string(json, at + 2), "B")) &&
                      hy_is_text(json, at + 3, 0),
                  "manifest: a key of '%s' is no [module, \"A\" or \"B\", key] of a module it has",
@@ -265,6 +254,7 @@ static hydra_status read_task(hydra_bundle *b, const hy_json *json, const hy_col
     HY_CHECK(&b->env, coded == (x->content != HY_NONE) && !(x->lossless && x->tensors.count),
              "manifest: the content of '%s' does not fit what it has", x->name.data);
     HY_TRY(read_keys(b, json, c[KEYS].at, x));
+    HY_TRY(hy_ranks_read(b, json, c[RANKS].at, x));
     HY_TRY(read_harm(b, json, c[HARM].at, x));
     HY_TRY(check_curve(b, json, c[CURVE].at, x));
     HY_CHECK(&b->env, hy_is_history(json, c[ADDED].at),
@@ -280,7 +270,7 @@ hydra_status hy_read_tasks(hydra_bundle *b, const hy_json *json, uint32_t table,
                      {"modules", 0, 0}, {"errors", 0, 0}, {"error", 0, 0}, {"carried", 0, 0},
                      {"keys", 0, 0}, {"bias_scales", 0, 0}, {"extra_kinds", 0, 0}, {"notes", 0, 0},
                      {"metadata", 0, 0}, {"tensors", 0, 0}, {"tensor_errors", 0, 0}, {"harm", 0, 0},
-                     {"curve", 0, 0}, {"added", 0, 0}, {NULL, 0, 0}};
+                     {"curve", 0, 0}, {"added", 0, 0}, {"ranks", 0, 0}, {NULL, 0, 0}};
     uint32_t i, rows;
     HY_TRY(hy_table_open(&b->env, json, table, c, MOST_TASKS, "tasks", &rows));
     for (i = 0; i < rows; i++, hy_table_next(json, c)) {

@@ -19,7 +19,6 @@ static hydra_status cannot(hydra_bundle *b, const hy_task *task, const char *wha
 typedef struct {
     hydra_bundle *b;
     const hy_task *task;
-    const hy_json *config;
     hy_outs *outs;
     int dtype, adalora;
     const char *const *names; /* B and A of w1, then of w2; or NULL */
@@ -27,51 +26,6 @@ typedef struct {
     const uint32_t *parts;    /* of each module, if no number is wanted */
     uint64_t numbers;
 } Tuner;
-
-static hydra_status check_adalora(Tuner *t) {
-    const hy_json *config = t->config;
-    uint32_t r = hy_get(config, 0, "init_r"), patterns = hy_get(config, 0, "rank_pattern"), i, j;
-    uint64_t rank = 0;
-    int fine = hy_is_rank(config, r) && hy_is_alpha(config, hy_get(config, 0, "lora_alpha"));
-    if (!fine) return hy_senseless(&t->b->env, "init_r or lora_alpha");
-    hy_natural(config, r, 1, UINT32_MAX, &rank);
-    if (!patterns || !hy_truth(config, patterns)) return HYDRA_OK;
-    fine = hy_kind(config, patterns) == HY_OBJECT;
-    for (i = hy_first(patterns); fine && i < hy_end(config, patterns); i = hy_next(config, i)) {
-        fine = hy_kind(config, i + 1) == HY_LIST && config->nodes[i + 1].size == rank;
-        for (j = hy_first(i + 1); fine && j < hy_end(config, i + 1); j = config->nodes[j].next)
-            fine = hy_kind(config, j) == HY_TRUE || hy_kind(config, j) == HY_FALSE;
-    }
-    return fine ? HYDRA_OK : hy_senseless(&t->b->env, "rank_pattern");
-}
-
-/* How many of AdaLoRA's ranks are left of a module: rank_pattern has a truth for each, by lora_E.
- */
-static hydra_status adalora_rule(Tuner *t, hy_slice inner, uint64_t *rank, double *scale) {
-    const hy_json *config = t->config;
-    uint32_t r = hy_get(config, 0, "init_r"), alpha = hy_get(config, 0, "lora_alpha"), i, j;
-    uint32_t patterns = hy_get(config, 0, "rank_pattern");
-    double strength;
-    if (!hy_natural(config, r, 1, UINT32_MAX, rank) || !hy_number(config, alpha, &strength))
-        return hy_senseless(&t->b->env, "init_r or lora_alpha");
-    if (!(strength > 0)) strength = (double)*rank;
-    *scale = strength / ((double)*rank + 1e-5);
-    if (!patterns || hy_kind(config, patterns) != HY_OBJECT) return HYDRA_OK;
-    for (i = hy_first(patterns); i < hy_end(config, patterns); i = hy_next(config, i)) {
-        hy_slice key = hy_string(config, i);
-        size_t at = hy_find_text(key, ".lora_E", 0), end = at + 7;
-        uint64_t left = 0;
-        if (at < key.size &&
-            (end == key.size || (key.data[end] == '.' && end + 1 < key.size &&
-                                 !memchr(key.data + end + 1, '.', key.size - end - 1))))
-            key.size = at;
-        if (!hy_same(key, inner) || hy_kind(config, i + 1) != HY_LIST) continue;
-        for (j = hy_first(i + 1); j < hy_end(config, i + 1); j = config->nodes[j].next)
-            left += hy_kind(config, j) == HY_TRUE;
-        *rank = left;
-    }
-    return HYDRA_OK;
-}
 
 /* Adds a tensor of `rows` x `columns` numbers, all zeros. */
 static hydra_status add(Tuner *t, hy_slice inner, const char *part, uint64_t rows, uint64_t columns,
@@ -125,8 +79,9 @@ static hydra_status one_module(void *user, uint32_t index, const hy_module *x,
                                const hy_product *product) {
     Tuner *t = user;
     size_t size = HY_DTYPE_BYTES[t->dtype], i;
-    uint64_t rank = 0;
-    double scale = 1;
+    uint64_t rank;
+    double scale;
+    const hy_kept *kept = hy_kept_of(t->task, (uint32_t)(x - t->b->modules));
     int factor = factor_of(x->path);
     hy_text key, settings, inner_text;
     hy_slice inner;
@@ -137,6 +92,9 @@ static hydra_status one_module(void *user, uint32_t index, const hy_module *x,
     if (t->adalora ? x->layout != HY_PLAIN || x->kind != HY_LINEAR
                    : !t->names || x->layout != HY_FACTOR || factor < 0)
         return cannot(t->b, t->task, "the tuner has no such module", x->path);
+    if (!kept)
+        return cannot(t->b, t->task, "the bundle does not state the ranks of its modules", x->path);
+    rank = kept->rank, scale = kept->scale;
     hy_text_open(&key, &t->b->env), hy_text_open(&settings, &t->b->env);
     hy_text_open(&inner_text, &t->b->env);
     status = hy_key_of(t->b, t->task, (uint32_t)(x - t->b->modules), 0, &key);
@@ -146,9 +104,6 @@ static hydra_status one_module(void *user, uint32_t index, const hy_module *x,
     hy_put(&inner_text, "", 1);
     if (!status && (settings.failed || inner_text.failed)) status = t->b->env.error->status;
     inner.data = inner_text.data, inner.size = inner_text.size ? inner_text.size - 1 : 0;
-    if (!status)
-        status = t->adalora ? adalora_rule(t, inner, &rank, &scale)
-                            : hy_rule(&t->b->env, t->config, "alpha", 0, inner, &rank, &scale);
     if (x->group && hy_set_has(&t->first, hy_stem(x))) scale = 1;
     if (!status && product->k > rank)
         status = cannot(t->b, t->task, "a module has more parts than its config's rank", x->path);
@@ -195,7 +150,7 @@ hydra_status hy_tuner_outs(hydra_bundle *b, const hy_task *task, const hy_json *
     hydra_status status;
     Tuner t;
     memset(&t, 0, sizeof t);
-    t.b = b, t.task = task, t.config = config, t.outs = outs, t.dtype = dtype;
+    t.b = b, t.task = task, t.outs = outs, t.dtype = dtype;
     t.parts = parts;
     t.adalora = hy_is(name, "ADALORA");
     t.names = hy_is(name, "LOHA") ? loha : hy_is(name, "LOKR") ? lokr : NULL;
@@ -204,9 +159,6 @@ hydra_status hy_tuner_outs(hydra_bundle *b, const hy_task *task, const hy_json *
     visitor.user = &t;
     visitor.only_read = 0;
     status = t.adalora ? HYDRA_OK : find_first(&t);
-    if (!status && task->modules.count)
-        status = t.adalora ? check_adalora(&t) : t.names ? hy_check_rule(&b->env, config, "alpha")
-                                                         : HYDRA_OK;
     if (!status && task->modules.count)
         status = parts ? each_header(&t) : hy_visit(b, task, &visitor);
     hy_free(&b->env, t.first.texts, task->modules.count, sizeof *t.first.texts);

@@ -45,11 +45,12 @@ static void put_base(Writer *w) {
     replace(w, "base_model_name_or_path");
 }
 
-static hydra_status put_targets(Writer *w, const hy_rank *ranks, uint32_t count) {
+/* The paths, where the config names nothing. */
+static void put_targets(Writer *w, const hy_rank *ranks, uint32_t count) {
     uint32_t parameters = hy_get(w->config, 0, "target_parameters"), i;
-    int yes = 1;
-    for (i = 0; i < count && yes; i++) HY_TRY(hy_finds(&w->b->env, w->config, ranks[i].path, &yes));
-    if (yes || (parameters && hy_truth(w->config, parameters))) return HYDRA_OK;
+    if (!count || hy_get(w->config, 0, "target_modules") ||
+        (parameters && hy_truth(w->config, parameters)))
+        return;
     put_name(w, "target_modules");
     hy_puts(w->out, "[");
     for (i = 0; i < count; i++) {
@@ -57,9 +58,6 @@ static hydra_status put_targets(Writer *w, const hy_rank *ranks, uint32_t count)
         hy_dump_string(w->out, ranks[i].path, 0);
     }
     hy_puts(w->out, "]");
-    replace(w, "target_modules"), replace(w, "layers_to_transform");
-    replace(w, "layers_pattern"), replace(w, "exclude_modules");
-    return HYDRA_OK;
 }
 
 /* Keys of a task's carried and coded tensors, one after another; 0 at the end. */
@@ -139,45 +137,22 @@ static void put_start(Writer *w) {
 }
 
 hydra_status hy_written_config(hydra_bundle *b, const hy_task *task, const hy_json *config,
-                               const hy_rank *ranks, uint32_t count, int kept, hy_text *out) {
+                               const hy_rank *ranks, uint32_t count, hy_text *out) {
     static const char *const ours[] = {"hydraopt", "enable_lora", "merge_weights", "peft_type"};
-    static const char *const adalora[] = {"beta1",           "beta2",        "deltaT",   "init_r",
-                                          "orth_reg_weight", "rank_pattern", "target_r", "tfinal",
-                                          "tinit",           "total_step"};
     Writer w;
-    hy_json plain;
-    const hy_json *from = config;
-    hydra_status status = HYDRA_OK;
+    hydra_status status;
     uint32_t i;
     memset(&w, 0, sizeof w);
-    memset(&plain, 0, sizeof plain);
-    w.b = b, w.task = task, w.out = out, w.config = from;
-    if (hy_is(hy_tuner(config), "ADALORA")) {
-        /* What an AdaLoRA says that a LoRA does not goes first. */
-        hy_text text;
-        hy_text_open(&text, &b->env);
-        w.out = &text;
-        for (i = 0; i < sizeof adalora / sizeof *adalora; i++) replace(&w, adalora[i]);
-        hy_puts(&text, "{");
-        put_rest(&w);
-        hy_puts(&text, "}");
-        status = text.failed ? b->env.error->status
-                             : hy_json_copy(&plain, &b->env, text.data, text.size, "a config");
-        hy_text_close(&text);
-        w.config = &plain, w.out = out, w.count = 0;
-    }
+    w.b = b, w.task = task, w.out = out, w.config = config;
     for (i = 0; i < 4; i++) replace(&w, ours[i]);
     hy_puts(out, "{");
     put_name(&w, "peft_type"), hy_puts(out, "\"LORA\"");
-    if (!status) {
-        put_base(&w);
-        status = put_targets(&w, ranks, count);
-    }
-    if (!status) status = put_kinds(&w);
-    if (!status && !kept) put_rank_settings(&w, ranks, count), put_start(&w);
+    put_base(&w);
+    put_targets(&w, ranks, count);
+    status = put_kinds(&w);
+    if (!status && !task->kept) put_rank_settings(&w, ranks, count), put_start(&w);
     if (!status) put_rest(&w);
     hy_puts(out, "}");
-    hy_json_close(&plain);
     if (!status && out->failed) status = b->env.error->status;
     return status;
 }

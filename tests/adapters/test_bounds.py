@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hydraopt import read_adapter
 from hydraopt.adapters.expressions import Patience, match
 from hydraopt.adapters.jsontext import strict_json
-from hydraopt.adapters.peftconfig import exact_pattern, finds, written_config
+from hydraopt.adapters.peftconfig import exact_pattern, finds, resolved_config, written_config
 from hydraopt.adapters.rawtensor import MOST_NUMBERS
 from hydraopt.adapters.scale import ScaleRule
 from hydraopt.adapters.tensorfile import open_tensors
@@ -226,8 +226,9 @@ def test_an_expression_that_backtracks_ends() -> None:
     started = time.process_time()
     config = {"target_modules": EVIL}
     assert not finds(config, LONG)
-    written = written_config(config, [LONG, LONG + "b", LONG + "c"], None)
-    assert written["target_modules"] == [LONG, LONG + "b", LONG + "c"]
+    paths = [LONG, LONG + "b", LONG + "c"]
+    written = written_config(resolved_config(config, paths), paths, None)
+    assert written["target_modules"] == paths
     rule = ScaleRule.from_config({"r": 2, "lora_alpha": 2, "rank_pattern": {EVIL: 4}}, Path("c"))
     with pytest.raises(AdapterFormatError):
         rule.rank(LONG)

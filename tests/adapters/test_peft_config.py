@@ -17,6 +17,7 @@ from hydraopt.adapters.peftconfig import (
     finds,
     pattern_of,
     ranks_and_alphas,
+    resolved_config,
     written_config,
 )
 
@@ -62,7 +63,7 @@ def test_paths_as_patterns_match_without_being_compiled(pattern: str, path: str)
 
 
 def test_other_expressions_are_compiled() -> None:
-    for pattern in ("a+", "a-b", "^a", "", "a" * (1 << 17)):
+    for pattern in ("a+", "a|b", "^a", "(", "a" * (1 << 17)):
         assert path_parts(pattern) is None
         assert ends_with("a", pattern) is None
 
@@ -112,6 +113,10 @@ def test_targets_that_peft_would_not_take_find_nothing(targets: Any) -> None:
     assert finds({"target_modules": "all-linear"}, "h.0.q")
 
 
+def written(config: dict[str, Any], paths: list[str], base: str | None) -> dict[str, Any]:
+    return written_config(resolved_config(config, paths), paths, base)
+
+
 def test_targets_that_miss_a_module_are_written_anew() -> None:
     config = {
         "target_modules": ["q"],
@@ -122,25 +127,25 @@ def test_targets_that_miss_a_module_are_written_anew() -> None:
         "lora_dropout": 0.1,
     }
     kept = {"target_modules": ["q"], "layers_to_transform": [0], "lora_dropout": 0.1}
-    assert written_config(config, ["m.h.0.q"], "org/base") == {
+    assert written(config, ["m.h.0.q"], "org/base") == {
         **kept,
         "peft_type": "LORA",
         "base_model_name_or_path": "org/base",
     }
     for missed in ("m.h.1.q", "m.h.0.v"):
-        written = written_config(config, [missed, "m.h.0.q"], None)
-        assert written["target_modules"] == sorted([missed, "m.h.0.q"])
-        assert "layers_to_transform" not in written
-        assert all(finds(written, path) for path in (missed, "m.h.0.q"))
+        made = written(config, [missed, "m.h.0.q"], None)
+        assert made["target_modules"] == sorted([missed, "m.h.0.q"])
+        assert "layers_to_transform" not in made
+        assert all(finds(made, path) for path in (missed, "m.h.0.q"))
     named = {"target_parameters": ["experts.w"], "base_model_name_or_path": "org/other"}
-    assert written_config(named, ["h.0.experts"], "org/base") == {**named, "peft_type": "LORA"}
+    assert written(named, ["h.0.experts"], "org/base") == {**named, "peft_type": "LORA"}
 
 
 def test_an_adalora_written_as_lora_keeps_none_of_its_own_settings():
     ranks = {"h.0.q.lora_E": [True, False]}
     adalora = {"peft_type": "ADALORA", "init_r": 2, "rank_pattern": ranks, "target_modules": ["q"]}
-    written = written_config(adalora, ["h.0.q"], None)
-    assert written == {"peft_type": "LORA", "target_modules": ["q"]}
+    made = written(adalora, ["h.0.q"], None)
+    assert made == {"peft_type": "LORA", "target_modules": ["q"]}
 
 
 @pytest.mark.parametrize("pattern", ["(0)?h", "(h|){2}", "(x)?h", "(h)", r"(\d*)h"])

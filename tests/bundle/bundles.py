@@ -13,6 +13,7 @@ import numpy as np
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.items import CarriedBlob
+from hydraopt.bundle.peft.stored import kept_ranks, stored_config
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry, default_key
 from hydraopt.bundle.writer import write_bundle
@@ -201,11 +202,12 @@ def bundle_of(adapters: Sequence[Adapter], *, lossless: bool = False, step: floa
                     if key in held[adapter.name]
                 },
                 tuple(note.text for note in adapter.notes),
+                ranks=None if lossless else kept_ranks(adapter),
             )
         )
         if not lossless:
             streams.append(coded.stream)
-    configs = tuple(dict(a.config) for a in adapters)
+    configs = tuple(a.config if lossless else stored_config(a) for a in adapters)
     manifest = Manifest(modules, tuple(tasks), tuple(carried.blobs), configs)
     return Parts(manifest, b"", streams, carried.data, expected)
 

@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hydraopt.bundle.peft.folder import export_peft
-from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
-from hydraopt.bundle.writer import write_bundle
-from hydraopt.coding.chunks import ChunkWriter
-from hydraopt.coding.records import write_record
 from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import HydraoptError
 from hydraopt.export import export_gguf
@@ -90,90 +86,30 @@ def test_powers_of_two_are_the_shortest_that_are_the_same(run: Run) -> None:
         {"target_modules": "ALL-Linear"},
         {"target_modules": r".*\.(q_proj|k_proj|v_proj|o_proj|up_proj|down_proj)"},
         {"target_modules": r"(?:.*?(?:language|h|model).*?(?:attn|mlp)?.*?(?:[qkvo]|\w+_proj).*?)"},
-        {"target_modules": r"h\.\d+\..*"},
-        {"target_modules": r"h\.[0-3]{1,2}\.(?:[^.]+\.)*?\w+$"},
-        {"target_modules": r"nothing|at all"},
+        {"target_modules": "("},
         {"layers_to_transform": [0], "layers_pattern": r"(h)"},
-        {"layers_to_transform": [0], "layers_pattern": r"(\d*)h"},
-        {"layers_to_transform": [True, False, 0.0]},
-        {"layers_to_transform": [10**30, 0]},
-        {"target_modules": ["q", "nothing"]},
+        {"target_modules": ...},
+        {"target_modules": ..., "exclude_modules": "x"},
+        {"target_modules": ..., "target_parameters": ["h.0.q"]},
         {"target_modules": []},
         {"target_modules": None},
-        {"exclude_modules": r".*1.*"},
-        {"exclude_modules": ["q"]},
-        {"layers_to_transform": [0]},
-        {"layers_to_transform": 1},
-        {"layers_to_transform": [0, 1, 2, 3], "layers_pattern": "h"},
-        {"layers_to_transform": [0, 1, 2, 3], "layers_pattern": ["layers", "h"]},
-        {"layers_to_transform": []},
         {"target_parameters": ["h.0.q"]},
         {"base_model_name_or_path": ""},
         {"base_model_name_or_path": ...},
-        {"init_lora_weights": "pissa_niter_4", "r": 64, "lora_alpha": 32},
-        {"init_lora_weights": "pissa", "r": 64, "lora_alpha": 7, "use_rslora": True},
-        {"init_lora_weights": "olora", "r": 64, "lora_alpha": 16, "rank_pattern": {r"h\.\d+": 32}},
         {"init_lora_weights": "pissa", "r": 1},
+        {"rank_pattern": {"(": 2}, "alpha_pattern": 7},
         {"init_lora_weights": "orthogonal"},
         {"init_lora_weights": "gaussian", "r": 3},
         {"init_lora_weights": False},
     ],
     ids=str,
 )
-def test_what_peft_finds_by_the_settings(run: Run, changes: dict[str, Any]) -> None:
+def test_settings_are_copied_or_written_anew(run: Run, changes: dict[str, Any]) -> None:
     ours, theirs = both_configs(run, with_config(**changes))
     if isinstance(ours, str):
         assert isinstance(theirs, str)
     else:
         assert theirs == ours
-
-
-def test_an_expression_that_is_not_known_is_refused_not_guessed(run: Run) -> None:
-    _, theirs = both_configs(run, with_config(target_modules=r"(?=h)h.*"))
-    assert isinstance(theirs, str)
-    assert "not understood" in theirs
-
-
-_ATOMS = st.sampled_from(
-    ["h", "q", "0", r"\.", ".", r"\d", r"\w", r"\W", r"\s", r"\b", r"\B", "^", "$", "[hq]", "[^h]",
-     "[0-9.]", r"[\w.]", "[]h]", "\xe9", "\u2014", "|", "{", "}", "(?=h)", "-"]
-)  # fmt: skip
-_REPEATS = st.sampled_from(["", "", "", "*", "+", "?", "*?", "{2}", "{,2}", "{1,}", "{,}", "{x}"])
-_PIECES = st.lists(st.tuples(_ATOMS, _REPEATS).map("".join), min_size=1, max_size=4).map("".join)
-EXPRESSIONS = st.recursive(
-    _PIECES, lambda inner: st.tuples(st.just("("), inner, st.just(")"), _REPEATS).map("".join)
-) | st.tuples(_PIECES, st.just("|"), _PIECES).map("".join)
-
-
-@settings(max_examples=60)
-@example("|{2}h.*", "h.q")
-@given(EXPRESSIONS, st.sampled_from(["h.q", "h\xe9.q", "h.\u2014", "h.\u0663.q", "h-q"]))
-def test_an_expression_is_matched_as_python_does_or_refused(
-    run: Run, expression: str, path: str
-) -> None:
-    pieces = Pieces.of(with_config(target_modules=expression))
-    whole = json.loads(pieces.text)
-    whole["modules"]["path"] = [path, "h.0.q"]
-    pieces.text = json.dumps(whole, sort_keys=True).encode()
-    ours, theirs = both_configs(run, pieces.pack())
-    assert theirs == ours or (isinstance(theirs, str) and "expression" in theirs)
-
-
-def test_expressions_take_so_many_steps_together(run: Run, tmp_path: Path) -> None:
-    """They find all modules, but not before either loses its patience; then paths are named."""
-    modules = tuple(ModuleEntry(f"{2000 * 'a'}{i}", "linear", 1, 1) for i in range(20))
-    stream, every = ChunkWriter(), tuple(range(20))
-    for _ in modules:
-        write_record(stream, None, False)
-        stream.end_record(0)
-    targets = f"{150 * '(a|aa|aaa|aaaa)*'}X|a.*"
-    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": targets}
-    task = TaskEntry("a", 0, 0, modules=every, errors=20 * (0.0,))
-    path = tmp_path / "b.hydra.safetensors"
-    write_bundle(path, Manifest(modules, (task,), configs=(config,)), b"", [stream.finish()], [])
-    ours, theirs = both_configs(run, path.read_bytes())
-    assert theirs == ours
-    assert len(json.loads(ours)["target_modules"]) == 20
 
 
 @pytest.mark.parametrize(
@@ -193,6 +129,8 @@ def test_expressions_take_so_many_steps_together(run: Run, tmp_path: Path) -> No
         ("q\\x41", "qA"),
         ("q.\\", "x.q.\\"),
         ("h:0/q", "x.h:0/q"),
+        ("h 0#q", "x.h-0~q"),
+        ("\u4e2d.q", "x.h.\u4e2d.q"),
         ("a-b.q", "x.a-b.q"),
         (".q", "x..q"),
     ],

@@ -10,6 +10,7 @@ import pytest
 
 from hydraopt.adapters import RawTensor
 from hydraopt.bundle.carried import pack_carried
+from hydraopt.bundle.ranks import KeptRanks
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.writer import write_bundle
 from hydraopt.coding.chunks import ChunkWriter
@@ -30,7 +31,7 @@ def fragments(path: Path) -> None:
         write_record(stream, None, False)
         stream.end_record(0)
     config = {"peft_type": "LOKR", "r": 1, "alpha": 1, "target_modules": "all-linear"}
-    task = TaskEntry("a", 0, 0, modules=own, errors=len(own) * (0.0,))
+    task = TaskEntry("a", 0, 0, modules=own, errors=len(own) * (0.0,), ranks=KeptRanks(1, 1.0))
     write_bundle(path, Manifest(modules, (task,), configs=(config,)), b"", [stream.finish()], [])
 
 

@@ -106,7 +106,6 @@ NO = verdict("unsupported", "unsupported")
 FINE = verdict()
 DAMAGED = verdict("damaged", None)
 NO_FORMATS = {"c": {"extract": ["unsupported"], "why": "reads lossless tasks of PEFT's format"}}
-NO_LOOKAROUND = {"c": {"extract": ["unsupported"], "why": "knows no lookaround"}}
 
 
 def cases() -> Iterator[Case]:
@@ -175,27 +174,32 @@ def _configs() -> Iterator[Case]:
         ("too-large-for-the-file", 2**31 - 1),
     ):  # fmt: skip
         yield f"rank-{name}", forged("linear", r=value), FINE
-        yield f"pissa-rank-{name}", forged("pissa", r=value), NO
-    for name, value in (
-        ("missing", ...), ("true", True), ("a-text", "6"), ("of-1e300", 1e300), ("huge", 10**400),
+    for name, value, word in (
+        ("null", None, FINE), ("a-number", 4, DAMAGED), ("empty", [], DAMAGED),
+        ("short", [4], DAMAGED), ("of-a-text", ["4", 1.5], DAMAGED),
+        ("of-true", [True, 1.5], DAMAGED), ("of-a-fraction", [4.0, 1.5], DAMAGED),
+        ("negative", [-1, 1.5], DAMAGED), ("of-2-31", [2**31, 1.5], DAMAGED),
+        ("of-a-list", [[4], 1.5], DAMAGED), ("of-0", [0, 1.5], NO), ("too-small", [1, 1.5], NO),
+        ("too-large-for-the-file", [2**31 - 1, 1.5], NO), ("of-scale-true", [4, True], DAMAGED),
+        ("of-scale-null", [4, None], DAMAGED), ("of-a-huge-scale", [4, 10**400], DAMAGED),
+        ("of-scale-0", [4, 0], FINE), ("of-a-negative-scale", [4, -1.5], FINE),
+        ("of-another", [4, 1.5, [1, 5, 1.2]], FINE), ("of-no-list", [4, 1.5, 5], DAMAGED),
+        ("of-no-such-module", [4, 1.5, [2, 5, 1.2]], DAMAGED),
+        ("of-a-short-row", [4, 1.5, [1, 5]], DAMAGED),
+        ("of-a-long-row", [4, 1.5, [1, 5, 1.2, 0]], DAMAGED),
+        ("of-a-list-in-a-row", [4, 1.5, [1, [5], 1.2]], DAMAGED),
+        ("stated-twice", [4, 1.5, [1, 4, 1.5]], DAMAGED),
+        ("falling", [4, 1.5, [1, 5, 1.2], [0, 5, 1.2]], DAMAGED),
+        ("of-one-module-twice", [4, 1.5, [1, 5, 1.2], [1, 6, 1.2]], DAMAGED),
     ):  # fmt: skip
-        yield f"pissa-alpha-{name}", forged("pissa", lora_alpha=value), NO
-    yield "pissa-alpha-zero", forged("pissa", lora_alpha=0), FINE
-    yield "pissa-alpha-negative", forged("pissa", lora_alpha=-6), FINE
-    for key, name, value, word in (
-        ("rank_pattern", "a-list", [4], NO), ("rank_pattern", "empty-list", [], FINE),
-        ("rank_pattern", "a-text", "q", NO), ("rank_pattern", "zero", {"zzz": 0}, NO),
-        ("rank_pattern", "true", {"zzz": True}, NO), ("rank_pattern", "broken", {"(": 4}, NO),
-        ("rank_pattern", "too-small", {"q": 1}, NO), ("rank_pattern", "empty", {"": 4}, FINE),
-        # Whatever order they are written in, patterns are tried in the order of their texts.
-        ("rank_pattern", "in-another-order", {"q": 1, "h.0.q": 4}, FINE),
-        ("rank_pattern", "of-long-text", {"a" * 70_000: 4}, NO),
-        ("alpha_pattern", "a-text", {"q": "4"}, NO), ("alpha_pattern", "zero", {"q": 0}, FINE),
-        ("alpha_pattern", "broken", {"[": 4}, NO),
-    ):  # fmt: skip
-        yield f"pissa-{key.replace('_', '-')}-{name}", forged("pissa", **{key: value}), word
-    yield "targets-broken", forged("linear", target_modules="("), FINE_OR_NOT
-    yield "targets-lookahead", forged("linear", target_modules="(?=h)h.*"), FINE_OR_NOT
+        yield f"ranks-{name}", forged("pissa", tasks(ranks=value)), word
+    both = _both(tasks(modules=[0, 1], errors="/w"), modules(path=["h.0.q", "h.0.v"]))
+    row = _both(both, tasks(ranks=[4, 1.5, [1, 5, 1.2]]))
+    yield "ranks-of-a-module-it-lacks", forged("pissa", row), DAMAGED
+    yield "ranks-of-a-linear", forged("linear", tasks(ranks=[2, 2.0])), FINE
+    yield "ranks-of-a-lossless", forged("linear", lossless(PAIR, ranks=[2, 2.0])), DAMAGED
+    for name, value in (("missing", ...), ("null", None), ("a-text", "q")):
+        yield f"targets-{name}", forged("targets", target_modules=value), FINE
     yield "targets-of-a-number", forged("linear", target_modules=5), FINE
     yield "parameters-of-a-text", forged("linear", target_parameters="q"), FINE
     yield "unknown-settings", forged("linear", x={"y": [1.5, None, "\u4e2d"]}), FINE
@@ -203,9 +207,6 @@ def _configs() -> Iterator[Case]:
     for _ in range(70):
         deep = [deep]
     yield "deep", forged("linear", x=deep), DAMAGED
-
-
-FINE_OR_NOT = verdict(**NO_LOOKAROUND)
 
 
 def _tensors() -> Iterator[Case]:
@@ -272,23 +273,16 @@ def _layouts() -> Iterator[Case]:
     yield "kasa", forged("linear", kasa_config={"x": 1}), NO
     yield "ia3-of-an-unknown-tuner", forged("ia3", peft_type="NEW"), FINE
     yield "ia3-of-an-arrow", forged("ia3", peft_type="LORA, Arrow"), FINE
-    for name, config, word in (
-        ("without-a-rank", {"init_r": ...}, NO),
-        ("of-a-small-rank", {"init_r": 2}, NO),
-        ("of-an-odd-pattern", {"rank_pattern": {"x": 2}}, NO),
-        ("of-a-short-pattern", {"rank_pattern": {"h.0.q.lora_E": [True]}}, NO),
-        ("cut", {"rank_pattern": {"h.0.v.lora_E": [True, True, False, False]}}, FINE),
-        ("cut-too-far", {"rank_pattern": {"h.0.v.lora_E": [True, False, False, False]}}, NO),
-        ("of-a-negative-alpha", {"lora_alpha": -1}, FINE),
-    ):
-        yield f"adalora-{name}", forged("adalora", **config), word
-    for name, config, word in (
-        ("without-an-alpha", {"alpha": ...}, NO),
-        ("of-a-small-rank", {"r": 2}, NO),
-        ("of-alpha-0", {"alpha": 0}, FINE),
-        ("of-rslora", {"use_rslora": True}, FINE),
-    ):
-        yield f"loha-{name}", forged("loha", **config), word
+    for name, value, word in (
+        ("without-ranks", None, NO), ("of-a-small-rank", [2, 0.5], NO),
+        ("cut", [4, 0.5, [1, 2, 0.5]], FINE), ("cut-too-far", [4, 0.5, [1, 1, 0.5]], NO),
+    ):  # fmt: skip
+        yield f"adalora-{name}", forged("adalora", tasks(ranks=value)), word
+    for name, value, word in (
+        ("without-ranks", None, NO), ("of-a-small-rank", [2, 2.0], NO),
+        ("of-scale-0", [3, 0], FINE), ("of-two-ranks", [3, 2.0, [1, 4, 2.0]], FINE),
+    ):  # fmt: skip
+        yield f"loha-{name}", forged("loha", tasks(ranks=value)), word
     key = [[0, "A", "odd"]]
     yield "adalora-of-an-odd-name", forged("adalora", tasks(keys=key)), NO
     yield "linear-of-an-odd-name", forged("linear", tasks(keys=key)), FINE

@@ -129,7 +129,7 @@ export class Bundle {
   /** Throws HydraError, "not there". */
   task(name: string): Task;
   modules(name: string): Module[];
-  /** The original's adapter_config.json. */
+  /** The config as the bundle stores it; a coded task's lacks what an export writes anew. */
   config(name: string): Promise<Record<string, unknown>>;
   /** The files of an adapter: the bytes of `hydraopt export`. */
   extract(name: string, options?: ExtractOptions): Promise<AdapterFile[]>;

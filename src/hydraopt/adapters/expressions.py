@@ -19,7 +19,7 @@ _MOST_REPEATS: Final = 10**6
 """Counted repeats multiplied, since an expression is as large as that once it is compiled."""
 _COUNTED: Final = re.compile(r"\{(?:\d*,)?(\d+)\}")
 _SECONDS: Final = 1.0
-_PLAIN: Final = re.compile(r"[\w.]+")
+_PLAIN: Final = re.compile(r"[^()\[\]{}?*+|^$\\\n]*")
 
 
 class Patience:
@@ -71,7 +71,9 @@ def match(pattern: str, path: str, patience: Patience, whole: bool = False) -> A
 
 @functools.lru_cache(maxsize=1 << 14)
 def path_parts(pattern: str) -> tuple[str, ...] | None:
-    """Return the parts of an expression that is a plain path of word characters, else None.
+    """Return the parts of an expression that is a plain path, else None.
+
+    A plain path has no character but the dot that an expression does not match as it is.
 
     Such an expression needs no compiling.
     """

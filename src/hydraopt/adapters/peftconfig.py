@@ -15,7 +15,9 @@ from typing import Any, Final
 
 from hydraopt.adapters.expressions import Patience, ends_with, match, path_parts
 
-__all__ = ["exact_pattern", "finds", "pattern_of", "ranks_and_alphas", "written_config"]
+__all__ = [
+    "exact_pattern", "finds", "pattern_of", "ranks_and_alphas", "resolved_config", "written_config",
+]  # fmt: skip
 
 _DROPPED: Final = ("hydraopt", "enable_lora", "merge_weights")
 """Left behind by other formats, and by versions of PEFT that stored fused projections in groups."""
@@ -38,22 +40,35 @@ def written_config(
 ) -> dict[str, Any]:
     """Return ``config`` for a PEFT file with pairs at ``paths``; ranks and scales unchanged.
 
-    paths: as PEFT matches them (``PeftKey.settings_path``). Targets that do not find every one of
-    them are written anew, as whole paths. base_model: named where the config names none.
+    config: of :func:`resolved_config`; without targets it gets the paths for targets.
+    paths: as PEFT matches them (``PeftKey.settings_path``).
+    base_model: named where the config names none.
     """
-    dropped = (*_DROPPED, *_ADALORA) if config.get("peft_type") == "ADALORA" else _DROPPED
-    written = {key: value for key, value in config.items() if key not in dropped}
+    written = {key: value for key, value in config.items() if key not in _DROPPED}
     written["peft_type"] = "LORA"
     if not written.get("base_model_name_or_path") and base_model:
         written["base_model_name_or_path"] = base_model
-    places = sorted(paths)
-    patience = Patience()
-    complete = all(finds(written, x, patience) for x in places)
-    if not written.get("target_parameters") and not complete:
-        written["target_modules"] = places
-        for setting in _NARROWING:
-            written.pop(setting, None)
+    targets = sorted(paths)
+    if targets and "target_modules" not in written and not written.get("target_parameters"):
+        written["target_modules"] = targets
     return written
+
+
+def resolved_config(
+    config: Mapping[str, Any], paths: Iterable[str], keeps_ranks: bool = False
+) -> dict[str, Any]:
+    """Return ``config`` without the settings that :func:`written_config` and its caller replace.
+
+    These are the patterns of ranks and scales, unless ``keeps_ranks``, and targets that do not find
+    every one of ``paths``. What remains can be copied without matching any expression.
+    """
+    replaced = set() if keeps_ranks else {"rank_pattern", "alpha_pattern"}
+    if config.get("peft_type") == "ADALORA":
+        replaced.update(_ADALORA)
+    patience = Patience()
+    if not config.get("target_parameters") and not all(finds(config, x, patience) for x in paths):
+        replaced.update(("target_modules", *_NARROWING))
+    return {key: value for key, value in config.items() if key not in replaced}
 
 
 @dataclass(frozen=True)
@@ -141,21 +156,15 @@ def pattern_of(path: str, paths: Collection[str]) -> str:
 
     PEFT tries ``(.*\\.)?(PATTERN)$``. The path itself is what people expect to read, and what
     versions before 0.14 need, which put a dot before it; it is anchored only where it matches
-    another module's path too (its end, or through a dot, which matches any character) or, with
-    characters that a pattern reads otherwise, not its own, and among more than a thousand.
+    another module's path too (its end, or through a dot, which matches any character), where it has
+    characters that a pattern reads otherwise, and among more than a thousand.
     """
-    plain = rf"(.*\.)?({path})$"
-    if len(paths) > _MOST_COMPARED:
-        return exact_pattern(path)
-    patience = Patience()
     parts = path_parts(path)
-    if parts is not None:  # what ends otherwise does not match, and is most of them
-        paths = [x for x in paths if x.endswith(parts[-1]) or "\n" in x]
+    if parts is None or len(paths) > _MOST_COMPARED:
+        return exact_pattern(path)
     for other in paths:
-        matched = ends_with(other, path)
-        if matched is None:
-            matched = _match(plain, other, patience) is not None
-        if matched != (other == path):
+        # What ends otherwise does not match, and is most of them.
+        if other.endswith(parts[-1]) and ends_with(other, path) != (other == path):
             return exact_pattern(path)
     return path
 

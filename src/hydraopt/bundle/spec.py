@@ -27,6 +27,7 @@ from hydraopt.bundle.harm import (
 from hydraopt.bundle.history import Added, added_from_json, added_to_json, check_added
 from hydraopt.bundle.items import MAX_ITEMS, CarriedBlob, CarriedItem
 from hydraopt.bundle.modules import ModuleEntry, default_key
+from hydraopt.bundle.ranks import KeptRanks
 from hydraopt.bundle.strictjson import (
     as_tuple,
     bad,
@@ -71,6 +72,7 @@ class TaskEntry:
     curve: trial encodings of the task, at most 16, whose errors rise by a step of 4.4 % at least.
         Both are snapped; see :mod:`hydraopt.bundle.harm`.
     added: where the task came from, if it was added after the merge.
+    ranks: of its config, if an export keeps them.
     """
 
     name: str
@@ -95,6 +97,7 @@ class TaskEntry:
     harm: Harm | None = None
     curve: tuple[HarmPoint, ...] = ()
     added: Added | None = None
+    ranks: KeptRanks | None = None
 
     def __post_init__(self) -> None:
         where = f"task {self.name!r}"
@@ -114,6 +117,7 @@ class TaskEntry:
         coded = bool(self.modules or self.tensors) and not self.lossless
         check(coded == (self.content is not None), f"content of {where}", self.content)
         check(not (self.lossless and self.tensors), f"tensors of {where}", self.tensors, "none")
+        check(not (self.lossless and self.ranks), f"ranks of {where}", self.ranks, "none")
         rising(self.modules, f"modules of {where}")
         rising(self.tensors, f"tensors of {where}")
         rising(self.carried, f"carried blobs of {where}")
@@ -201,8 +205,10 @@ class Manifest:
         carried = [item.key for i in task.carried for item in self.blobs[i].items]
         carried += [self.tensors[i].key for i in task.tensors]
         unique(carried, f"keys of the tensors of {where}")
-        if task.keys:
+        if task.keys or (task.ranks and task.ranks.others):
             paths = {self.modules[i].path for i in task.modules}
+            known = task.ranks is None or paths >= set(task.ranks.others)
+            check(known, f"ranks of {where} name a module it does not have")
             fine = all(path in paths and half in ("A", "B") for path, half in task.keys)
             check(fine, f"keys of {where} name a module it does not have")
             for key in task.keys.values():
@@ -244,6 +250,7 @@ class Manifest:
             row["tensor_errors"] = strictjson.pack_errors(task.tensor_errors)
             row["harm"], row["curve"] = harm_to_json(task.harm), pack_curve(task.curve)
             row["added"] = added_to_json(task.added)
+            row["ranks"] = None if task.ranks is None else task.ranks.to_json(index)
             keys = sorted(task.keys.items())
             row["keys"] = [[index[path], half, key] for (path, half), key in keys]
             tasks.append(row)
@@ -307,7 +314,7 @@ _TASK_DEFAULTS: Final[Mapping[str, Any]] = {
     "dtype": "F32", "lossless": False, "modules": "all", "errors": "", "error": 0.0,
     "carried": [], "keys": [], "bias_scales": {}, "extra_kinds": {}, "notes": [], "metadata": {},
     "tensors": [], "tensor_errors": "", "harm": None, "curve": "",
-    "added": None,
+    "added": None, "ranks": None,
 }  # fmt: skip
 
 
@@ -364,4 +371,5 @@ def _task_row(
         "harm": harm_from_json(row["harm"]),
         "curve": unpack_curve(row["curve"]),
         "added": added_from_json(row["added"]),
+        "ranks": KeptRanks.from_json(row["ranks"], modules),
     }

@@ -12,6 +12,8 @@ from hydraopt.adapters.model import Adapter, ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.bounds import naming
 from hydraopt.bundle.peft.folder import export_peft, torch_state_dict
+from hydraopt.bundle.peft.stored import kept_ranks
+from hydraopt.bundle.ranks import KeptRanks
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry, default_key
 from hydraopt.bundle.tensors import TensorEntry, reference_of, tensor_of
 from hydraopt.coding.dense import DenseRecord, matrix_shape, read_dense
@@ -85,8 +87,16 @@ class TaskAdapter:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The original adapter_config.json, or what the reader made of a format without one."""
+        """The original adapter_config.json, or what the reader made of a format without one.
+
+        The config of a coded task lacks the settings that its export writes anew.
+        """
         return self.manifest.configs[self.entry.config]
+
+    @property
+    def kept_ranks(self) -> KeptRanks | None:
+        """Ranks and scales of the config, if an export keeps them; None if it writes its own."""
+        return kept_ranks(self._original) if self.entry.lossless else self.entry.ranks
 
     @property
     def base_model(self) -> str | None:

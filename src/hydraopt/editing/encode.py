@@ -262,7 +262,7 @@ class Coder:
         )
         piece = TaskPiece(
             entry,
-            adapter.config,
+            planned.pieces.configs[0],
             draft.streams[0] if draft else b"",
             manifest.blobs,
             tuple(job.carried.data),

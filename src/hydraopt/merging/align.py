@@ -17,6 +17,7 @@ from typing import Any, Literal
 from hydraopt.adapters import Adapter, LowRankModule, RawTensor
 from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.adapters.batch import Problems
+from hydraopt.bundle.peft.stored import kept_ranks, stored_config
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
 from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.compress.core import FactorReader
@@ -174,6 +175,7 @@ def _task(
         dict(getattr(adapter.tensors, "metadata", {})) if lossless else {},
         tensors,
         tuple(0.0 for _ in tensors),
+        ranks=None if lossless else kept_ranks(adapter),
     )
 
 
@@ -248,9 +250,10 @@ def align(
     configs: list[Mapping[str, Any]] = []
     tasks = []
     for i, (adapter, content) in enumerate(zip(ordered, numbers_of, strict=True)):
-        if adapter.config not in configs:
-            configs.append(adapter.config)
-        config = configs.index(adapter.config)
+        stored = adapter.config if lossless else stored_config(adapter)
+        if stored not in configs:
+            configs.append(stored)
+        config = configs.index(stored)
         known = list(entries.values()), lossless, apart[i].kept, coded.of_adapter[i]
         tasks.append(_task(adapter, content, config, index, *known))
     readers = tuple(

@@ -19,7 +19,7 @@ from hydraopt.adapters import Adapter, RawTensor, check_same_base
 from hydraopt.adapters.beyond import changed_base
 from hydraopt.adapters.keys import parse
 from hydraopt.adapters.model import LowRankModule
-from hydraopt.adapters.peftconfig import ranks_and_alphas, written_config
+from hydraopt.adapters.peftconfig import ranks_and_alphas, resolved_config, written_config
 from hydraopt.adapters.rawtensor import TensorFile
 from hydraopt.adapters.tuners import other_tuner
 from hydraopt.errors import AdapterFormatError, NumericalError, UsageError, explain
@@ -281,5 +281,5 @@ def _config(adapter: Adapter, modules: Mapping[str, tuple[LowRankModule, float]]
             raise _refused(adapter, "two pairs of one module came out unlike", place)
     # The usual rank, so that patterns are few: they stand in the config of each task, as text.
     r = Counter(rank for rank, _ in wanted.values()).most_common(1)[0][0] if wanted else 1
-    config = written_config(adapter.config, wanted, adapter.base_model)
+    config = written_config(resolved_config(adapter.config, wanted), wanted, adapter.base_model)
     return {**config, **to_json(ranks_and_alphas(wanted, r))}

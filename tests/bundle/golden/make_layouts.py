@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from hydraopt.adapters import RawTensor
+from hydraopt.adapters.peftconfig import resolved_config
 from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.peft.folder import CONFIG, WEIGHTS, export_peft
+from hydraopt.bundle.ranks import KeptRanks
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.bundle.writer import write_bundle
@@ -107,7 +109,10 @@ CASES: dict[str, Case] = {
     "experts": Case(
         _EXPERTS, _with(target_modules=[], target_parameters=["experts.up"]), (2, 0, 1)
     ),
-    "pissa": Case((Q, V), _with(init_lora_weights="pissa", r=4, lora_alpha=6), (2, 4)),
+    "pissa": Case(
+        (Q, V), _with(init_lora_weights="pissa", r=4, lora_alpha=6, rank_pattern={"v": 5}), (2, 4),
+        entry={"ranks": KeptRanks(4, 1.5, {V.path: (5, 1.2)})},
+    ),
     "dora": Case(
         (Q,), _with(use_dora=True), extras={_MAGNITUDE: (6, 1)},
         entry={"extra_kinds": {_MAGNITUDE: "dora_magnitude"}},
@@ -131,10 +136,14 @@ CASES: dict[str, Case] = {
         (Q, V), _with(hydraopt={"format": "mlx"}, target_modules=["q", "v"]),
         entry={"format": "mlx", "dtype": "BF16"},
     ),
-    "adalora": Case((Q, V), _ADALORA, (4, 2)),
-    "loha": Case(_factors((6, 8), (6, 8), kronecker=False), _LOHA, (3, 2)),
+    "adalora": Case((Q, V), _ADALORA, (4, 2), entry={"ranks": KeptRanks(4, 4 / (4 + 1e-5))}),
+    "loha": Case(
+        _factors((6, 8), (6, 8), kronecker=False), _LOHA, (3, 2),
+        entry={"ranks": KeptRanks(3, 2.0)},
+    ),
     "lokr": Case(
-        _factors((2, 4), (3, 2), kronecker=True), {**_LOHA, "peft_type": "LOKR"}, (2, 2)
+        _factors((2, 4), (3, 2), kronecker=True), {**_LOHA, "peft_type": "LOKR"}, (2, 2),
+        entry={"ranks": KeptRanks(3, 2.0)},
     ),
     "ia3": Case(
         (), {"peft_type": "IA3", "target_modules": ["q"], "feedforward_modules": []},
@@ -178,8 +187,12 @@ def write(name: str, path: Path) -> None:
         tensor_errors=(0.0,) * len(case.tensors),
     )  # fmt: skip
     entry = replace(entry, **case.entry)
+    config = case.config
+    if config["peft_type"] == "LORA":
+        stems = {x.stem for x in case.modules}
+        config = resolved_config(config, stems, entry.ranks is not None)
     manifest = Manifest(
-        tuple(case.modules), (entry,), tuple(carried.blobs), (case.config,), {}, "org/tiny",
+        tuple(case.modules), (entry,), tuple(carried.blobs), (config,), {}, "org/tiny",
         tuple(case.tensors),
     )  # fmt: skip
     data = shared.finish(), [stream.finish()], carried.data

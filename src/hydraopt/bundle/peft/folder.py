@@ -17,16 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hydraopt.adapters.beyond import changed_base
-from hydraopt.adapters.peftconfig import ranks_and_alphas, written_config
+from hydraopt.adapters.peftconfig import ranks_and_alphas, resolved_config, written_config
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.adapters.scale import ScaleRule
 from hydraopt.adapters.torchdtypes import torch_dtype
 from hydraopt.adapters.tuners import tuner_named
 from hydraopt.bundle.peft.card import write_card
 from hydraopt.bundle.peft.extras import check_extras, exported_extras
 from hydraopt.bundle.peft.folders import check_target
-from hydraopt.bundle.peft.layout import Pair, check_room, pairs_of, settings_used
+from hydraopt.bundle.peft.layout import Pair, check_room, pairs_of
 from hydraopt.bundle.peft.tensors import dtype_named, file_chunks, rounded
 from hydraopt.errors import ExportError, explain
 from hydraopt.files.apart import check_apart
@@ -90,13 +88,12 @@ def peft_adapter(
         return tuner_adapter(task, dtype, uniform_rank)
     kind = dtype_named(dtype, task.entry.dtype)
     planned, tensors = _planned(task, uniform_rank), dict[str, RawTensor]()
-    extras = exported_extras(task, unfolded=planned.unfolded)
+    extras = exported_extras(task, unfolded=planned.kept)
     _check_distinct(task, planned.pairs, extras)
-    for pair in planned.pairs:
-        rank, scale = planned.ranks[pair.path], planned.scales.get(pair.path, 1.0)
+    for pair, (rank, scale) in planned.pairs.items():
         for key, values in zip(pair.keys, pair.tensors(rank, scale), strict=True):
             tensors[key] = rounded(key, values, kind, task.name)
-    config = _config(task, planned.ranks, planned.unfolded)
+    config = _config(task, planned)
     return config, {**tensors, **extras}
 
 
@@ -114,7 +111,7 @@ def check_peft(task: TaskAdapter) -> None:
         check_tuner(task)
         return
     planned = _planned(task, False)
-    _check_distinct(task, planned.pairs, check_extras(task, unfolded=planned.unfolded))
+    _check_distinct(task, planned.pairs, check_extras(task, unfolded=planned.kept))
 
 
 def torch_state_dict(task: TaskAdapter, dtype: object = None) -> dict[str, Any]:
@@ -137,52 +134,42 @@ def torch_state_dict(task: TaskAdapter, dtype: object = None) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Planned:
-    """The pairs of a LoRA; the rank of each settings path, and its scale where that is not 1.
+    """Layout of an export.
 
-    unfolded: ranks and scales are those of the config.
+    pairs: of a LoRA, each with its rank and its scale.
+    kept: ranks and scales are those of the config.
     """
 
-    pairs: Sequence[Pair]
-    ranks: Mapping[str, int]
-    scales: Mapping[str, float]
-    unfolded: bool
+    pairs: Mapping[Pair, tuple[int, float]]
+    kept: bool
 
 
 def _planned(task: TaskAdapter, uniform_rank: bool) -> _Planned:
-    """Plan the layout of an export.
+    """Plan the layout of an export; raise ExportError for what PEFT cannot hold."""
+    pairs, kept = pairs_of(task, task.factors()), task.kept_ranks
+    if kept is None:
+        ranks = _ranks(task, pairs, uniform_rank)
+        sizes = {pair: (ranks[pair.path], 1.0) for pair in pairs}
+    elif uniform_rank and pairs:
+        raise _cannot(task, "PiSSA and its kin change the base by rank, so one rank does not fit")
+    else:
+        sizes = {pair: kept.of(pair.module.path) for pair in pairs}
+        for pair, (rank, _) in sizes.items():
+            if pair.rank > rank:
+                what = f"{pair.path} has {pair.rank} parts, and its initialisation ties the base"
+                raise _cannot(task, f"{what} to rank {rank}")
+    check_room(task, ((pair, rank) for pair, (rank, _) in sizes.items()))
+    return _Planned(sizes, kept is not None)
 
-    Raises ExportError for what PEFT cannot hold, and for settings that make no sense.
-    """
-    pairs = pairs_of(task, task.factors())
-    with settings_used(task):
-        kept = _kept_rule(task) if pairs else None
-        if kept is not None and uniform_rank:
-            raise _cannot(
-                task, "PiSSA and its kin change the base by rank, so one rank does not fit"
-            )
-        ranks = _ranks(task, pairs, uniform_rank, kept)
-        scales = {} if kept is None else {path: kept.scale(path) for path in ranks}
-    check_room(task, ((pair, ranks[pair.path]) for pair in pairs))
-    return _Planned(pairs, ranks, scales, changed_base(task.config) is not None)
 
-
-def _check_distinct(task: TaskAdapter, pairs: Sequence[Pair], extras: Iterable[str]) -> None:
+def _check_distinct(task: TaskAdapter, pairs: Iterable[Pair], extras: Iterable[str]) -> None:
     names = Counter((*extras, *(key for pair in pairs for key in pair.keys)))
     twice = next((name for name, count in names.items() if count > 1), None)
     if twice is not None:
         raise _cannot(task, f"two tensors would have the name {twice!r}")
 
 
-def _kept_rule(task: TaskAdapter) -> ScaleRule | None:
-    """Return the config's own ranks and scales, where the base model depends on them."""
-    if changed_base(task.config) is None:
-        return None
-    return ScaleRule.from_config(task.config, task.bundle.path)
-
-
-def _ranks(
-    task: TaskAdapter, pairs: Sequence[Pair], uniform: bool, kept: ScaleRule | None
-) -> dict[str, int]:
+def _ranks(task: TaskAdapter, pairs: Sequence[Pair], uniform: bool) -> dict[str, int]:
     """Return the rank of each settings path; pairs on one wrapped layer share it."""
     ranks: dict[str, int] = {}
     for pair in pairs:
@@ -190,16 +177,7 @@ def _ranks(
     for pair in pairs:
         # Two pairs of one path may want different multiples; both divide their product.
         ranks[pair.path] = -(-ranks[pair.path] // pair.multiple) * pair.multiple
-    if kept is not None:
-        for path, rank in ranks.items():
-            if rank > kept.rank(path):
-                raise _cannot(
-                    task,
-                    f"{path} has {rank} parts, and its initialisation ties the base to rank "
-                    f"{kept.rank(path)}",
-                )
-            ranks[path] = kept.rank(path)
-    elif ranks and (uniform or task.config.get("target_parameters")):
+    if ranks and (uniform or task.config.get("target_parameters")):
         # PEFT cannot vary the rank between parameters that it wraps directly.
         multiple = math.lcm(*(pair.multiple for pair in pairs))
         most = -(-max(ranks.values()) // multiple) * multiple
@@ -207,8 +185,12 @@ def _ranks(
     return ranks
 
 
-def _config(task: TaskAdapter, ranks: Mapping[str, int], kept: bool) -> dict[str, Any]:
-    config = written_config(task.config, ranks, task.base_model)
+def _config(task: TaskAdapter, planned: _Planned) -> dict[str, Any]:
+    ranks = {pair.path: rank for pair, (rank, _) in planned.pairs.items()}
+    config: Mapping[str, Any] = task.config
+    if task.entry.lossless:
+        config = resolved_config(config, ranks, planned.kept)
+    config = written_config(config, ranks, task.base_model)
     kinds = set(task.extra_kinds.values())
     if "dora_magnitude" in kinds:
         config["use_dora"] = True
@@ -218,7 +200,7 @@ def _config(task: TaskAdapter, ranks: Mapping[str, int], kept: bool) -> dict[str
         # Heads and the like: PEFT loads them if their modules are named.
         saved = {key.rpartition(".")[0] for key, x in task.extra_kinds.items() if x == "saved"}
         config |= {"modules_to_save": sorted(saved)} if saved else {}
-    if kept:
+    if planned.kept:
         return config
     if isinstance(config.get("init_lora_weights"), str):
         # A start that leaves the base alone means nothing to trained factors, and PEFT refuses

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,19 +11,19 @@ import numpy as np
 
 from hydraopt.adapters.keys import parse
 from hydraopt.bundle.spec import ModuleEntry
-from hydraopt.errors import AdapterFormatError, ExportError, explain
+from hydraopt.errors import ExportError, explain
 from hydraopt.linalg.shapes import Array, Factors
 
 if TYPE_CHECKING:
     from hydraopt.bundle.task import TaskAdapter
 
-__all__ = ["Pair", "balanced", "check_numbers", "check_room", "pairs_of", "settings_used"]
+__all__ = ["Pair", "balanced", "check_numbers", "check_room", "pairs_of"]
 
 _FREE_NUMBERS: Final = 1 << 23
 _NUMBERS_PER_BYTE: Final = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pair:
     """One stored pair, A and B, which holds one module or all groups of one.
 
@@ -194,17 +193,6 @@ def _check_members(task: TaskAdapter, pair: Pair) -> None:
 
 def _shape_of(module: ModuleEntry) -> tuple[object, ...]:
     return module.kind, module.m, module.n, module.layout, module.groups, module.a_tail
-
-
-@contextmanager
-def settings_used(task: TaskAdapter) -> Iterator[None]:
-    """Raise ExportError where settings of a task's config that its export needs make no sense."""
-    try:
-        yield
-    except AdapterFormatError as error:
-        raise ExportError(
-            error.within(after=f" [adapter {task.name}]", adapter=task.name)
-        ) from error
 
 
 def _slots(task: TaskAdapter, module: ModuleEntry, last: int) -> int:

@@ -15,11 +15,12 @@ import numpy as np
 
 from hydraopt.adapters.keys import PREFIX, parse
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.adapters.tunerfiles import AdaLoraRule, factor_rule, factor_stems
+from hydraopt.adapters.tunerfiles import factor_stems
 from hydraopt.adapters.tuners import tuner_named
 from hydraopt.bundle.peft.below import left_to_base
-from hydraopt.bundle.peft.layout import balanced, check_numbers, settings_used
+from hydraopt.bundle.peft.layout import balanced, check_numbers
 from hydraopt.bundle.peft.tensors import dtype_named, rounded
+from hydraopt.bundle.ranks import KeptRanks
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.errors import ExportError, explain
 from hydraopt.linalg.shapes import Array
@@ -83,15 +84,15 @@ def _planned(task: TaskAdapter, extras: Collection[str]) -> list[_StoredFactors]
     extras: names of the task's other tensors.
     """
     tuner = tuner_named(task.config)
-    with settings_used(task):
-        if tuner == "ADALORA":
-            planned = list(_adalora(task))
-        elif tuner in ("LOHA", "LOKR"):
-            planned = list(_factors(task))
-        elif task.modules:
-            raise _cannot(task, f"{tuner} has no low-rank modules", next(iter(task.modules)))
-        else:
-            planned = []
+    ranks = task.kept_ranks
+    if not task.modules:
+        planned = []
+    elif tuner not in ("ADALORA", "LOHA", "LOKR"):
+        raise _cannot(task, f"{tuner} has no low-rank modules", next(iter(task.modules)))
+    elif ranks is None:
+        raise _cannot(task, "the bundle does not state the ranks of its modules")
+    else:
+        planned = list(_adalora(task, ranks) if tuner == "ADALORA" else _factors(task, ranks))
     numbers, names = 0, set(extras)
     for stored in planned:
         module, k = stored.module, task.factors()[stored.module.path].A.shape[0]
@@ -107,29 +108,29 @@ def _planned(task: TaskAdapter, extras: Collection[str]) -> list[_StoredFactors]
     return planned
 
 
-def _adalora(task: TaskAdapter) -> Iterator[_StoredFactors]:
-    rule = AdaLoraRule.of(task.config, task.bundle.path) if task.modules else None
+def _adalora(task: TaskAdapter, ranks: KeptRanks) -> Iterator[_StoredFactors]:
     for path, module in task.modules.items():
-        if rule is None or module.layout != "plain" or module.kind != "linear":
+        if module.layout != "plain" or module.kind != "linear":
             raise _cannot(task, f"AdaLoRA has no {module.kind} of layout {module.layout}", path)
         inner = _inner(task, path)
         names = tuple(f"{PREFIX}{inner}.{part}" for part in ("lora_B", "lora_A", "lora_E"))
-        yield _StoredFactors(module, names, rule.rank(inner), rule.scale)
+        yield _StoredFactors(module, names, *ranks.of(path))
 
 
-def _factors(task: TaskAdapter) -> Iterator[_StoredFactors]:
+def _factors(task: TaskAdapter, ranks: KeptRanks) -> Iterator[_StoredFactors]:
     ends = factor_stems(task.config)
-    rule = factor_rule(task.config, task.bundle.path) if task.modules else None
     scaled: set[str] = set()
     for path, module in sorted(task.modules.items(), key=lambda x: (x[1].stem, x[1].group)):
         factor = path.rpartition("::")[2].partition(".")[0]
-        if rule is None or module.layout != "factor" or factor not in ends:
+        if module.layout != "factor" or factor not in ends:
             raise _cannot(task, "a module is no factor of a product", path)
         inner = _inner(task, path)
-        scale = 1.0 if module.stem in scaled else rule.scale(inner)
+        rank, scale = ranks.of(path)
+        if module.stem in scaled:
+            scale = 1.0
         scaled.add(module.stem)
         names = tuple(f"{PREFIX}{inner}.{end}" for end in ends[factor])
-        yield _StoredFactors(module, names, rule.rank(inner), scale)
+        yield _StoredFactors(module, names, rank, scale)
 
 
 def _inner(task: TaskAdapter, path: str) -> str:
