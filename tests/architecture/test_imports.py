@@ -70,6 +70,7 @@ HEAVY = {
     "peft": set(),
     "matplotlib": {"report"},
     "gguf": {"export"},
+    "scipy": set(),
     "onnx": {"export"},
     "onnxruntime": {"export"},
     "vllm": {"export.vllm_plugin"},
@@ -253,7 +254,7 @@ def test_no_machine_is_named() -> None:
 ALONE = """
 import importlib, os, sys, warnings
 warnings.simplefilter("error")
-import numpy, numba, scipy.special, torch  # not ours, and slow to load sixty times
+import numpy, numba, torch  # not ours, and slow to load sixty times
 for name in sys.argv[1:]:
     child = os.fork()
     if child == 0:
@@ -309,8 +310,7 @@ def test_importing_the_package_and_the_command_line_loads_nothing_heavy() -> Non
     assert run(LIGHT).split("\n")[:3] == ["[]", "[]", "[]"]
 
 
-def test_merging_loads_no_torch_and_no_scipy_of_its_own() -> None:
-    # numba loads some; scipy.interpolate and scipy.special take longer than a small merge.
+def test_merging_loads_no_torch_and_no_scipy() -> None:
     script = (
         "import sys, hydraopt.merging.merge, hydraopt.editing.shrink, hydraopt.bundle.verify\n"
         "from hydraopt.coding.stream import _bits\n_bits()\n"

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from hydraopt.compress.family import Family, families_of
 from hydraopt.compress.spectrum import (
     Stacked,
-    above,
     by_chance,
     by_scatter,
     coarse,
@@ -102,7 +101,7 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0)
         nothing = np.zeros((d.size, 0))
         return SharedSpace(np.zeros(0), nothing, nothing)
     if gram is not None and least > _COARSE * unit**2 * np.linalg.norm(gram):
-        energy, w = above(gram, least / unit**2)
+        energy, w = np.linalg.eigh(gram.astype(np.float64))
         energy *= unit**2
     elif min(d.size, len(stacked)) > MOST_EXACT:
         energy, w = strongest(stacked, d)

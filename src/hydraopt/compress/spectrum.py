@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from hydraopt.linalg.rangefinder import dominant_range
 from hydraopt.linalg.shapes import Array
@@ -19,7 +16,6 @@ __all__ = [
     "ROUNDS",
     "SPARE",
     "Stacked",
-    "above",
     "by_chance",
     "by_scatter",
     "coarse",
@@ -30,9 +26,6 @@ MOST_DIRECTIONS = 512
 """Beyond, so many, the strongest. In the sets so far no basis of more has paid."""
 _CHANCE = 1.05
 """Times what chance makes, up to which tasks count as having nothing in common."""
-_FEW = 384
-"""Up to so many vectors LAPACK finds all directions in double precision as fast as some in single;
-of 1,024 it takes three times as long (by hand)."""
 SPARE, ROUNDS = 32, 3
 """Directions tried beyond those asked for, and power iterations, of the randomised method."""
 
@@ -62,32 +55,6 @@ def by_chance(gram: Stacked, d: Array, scales: Sequence[Array], length: int) -> 
     others = energies.sum() ** 2 - energies @ energies
     overlap = float(np.linalg.norm(gram)) ** 2 - float(np.sum(d**4))
     return overlap * length < _CHANCE * float(others)
-
-
-def above(gram: Stacked, least: float) -> tuple[Array, Array]:
-    """Eigenvalues of a Gram matrix, at least those above ``least``, rising, and vectors."""
-    if len(gram) <= _FEW:
-        return np.linalg.eigh(gram.astype(np.float64))
-    linalg, blas = _scipy()
-    with blas.limit(limits=1, user_api="blas"):
-        try:
-            energy, w = linalg.eigh(
-                gram, subset_by_value=(least, np.inf), driver="evr", check_finite=False
-            )
-        except linalg.LinAlgError:  # The faster driver may fail where the plain one does not.
-            energy, w = linalg.eigh(gram)
-    return energy.astype(np.float64), w.astype(np.float64)
-
-
-@functools.cache
-def _scipy() -> tuple[Any, ThreadpoolController]:
-    """Load scipy.linalg, which takes a sixth of a second, and return the limiter of its threads.
-
-    Results must not depend on the number of threads of its BLAS.
-    """
-    import scipy.linalg
-
-    return scipy.linalg, ThreadpoolController()
 
 
 def by_scatter(stacked: Stacked, d: Array) -> tuple[Array, Array]:

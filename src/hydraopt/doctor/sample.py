@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from safetensors.numpy import save_file
+
+from hydraopt.bundle.container import header_of
 
 __all__ = ["two_adapters"]
 
@@ -33,11 +34,13 @@ def two_adapters(folder: Path) -> list[Path]:
         for path, a in zip(_PATHS, common, strict=True):
             own = a + 0.3 * rng.standard_normal(a.shape)
             stem = f"base_model.model.{path}"
-            tensors[f"{stem}.lora_A.weight"] = own.astype(np.float16)
-            b = rng.standard_normal((_M, _RANK)).astype(np.float16)
+            tensors[f"{stem}.lora_A.weight"] = own.astype("<f2")
+            b = rng.standard_normal((_M, _RANK)).astype("<f2")
             tensors[f"{stem}.lora_B.weight"] = b
         (folder / name).mkdir()
         (folder / name / "adapter_config.json").write_text(json.dumps(config))
-        save_file(tensors, folder / name / "adapter_model.safetensors")
+        described = [(key, "F16", x.shape, x.nbytes) for key, x in tensors.items()]
+        content = header_of(described, {}) + b"".join(x.tobytes() for x in tensors.values())
+        (folder / name / "adapter_model.safetensors").write_bytes(content)
         made.append(folder / name)
     return made

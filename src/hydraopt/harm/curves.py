@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from hydraopt.linalg.interpolate import MonotoneCubic
 from hydraopt.linalg.shapes import Array
 
 __all__ = ["LEAST_HARM", "HarmCurve", "rising_line"]
@@ -106,11 +107,9 @@ def rising_line(x: Array, y: Array) -> Callable[[Array], Array]:
 
     Of several points at one place the first counts.
     """
-    from scipy.interpolate import PchipInterpolator  # longer to load than small merges take
-
     at, first = np.unique(x, return_index=True)
     values = y[first]
-    between = PchipInterpolator(at, values) if at.size > 1 else None
+    between = MonotoneCubic(at, values) if at.size > 1 else None
     slopes = np.clip(np.diff(values) / np.diff(at), 0.0, _STEEPEST)
 
     def line(x: Array) -> Array:

@@ -22,7 +22,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtr
 from torch import Tensor
 
 from hydraopt.basemodel.batches import batches_of
@@ -214,7 +213,8 @@ def likely_changes(drift: Drift) -> Numbers:
     step, size = _in_step(margin, moved, near)
     kept = math.sqrt(1 - _ANEW)
     ahead = margin - kept * moved - (1 - kept) * step
-    chance = ndtr(-ahead / max(math.sqrt(_ANEW) * min(size, whole), _LEAST))
+    away = -ahead / max(math.sqrt(_ANEW) * min(size, whole), _LEAST)
+    chance = torch.special.ndtr(torch.from_numpy(away)).numpy()
     stays = np.bincount(drift.row, np.log1p(-np.minimum(chance, _SURELY)), drift.answers)
     likely: Numbers = -np.expm1(stays)
     return likely

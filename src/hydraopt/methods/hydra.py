@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 from hydraopt.errors import UsageError, explain
@@ -254,9 +253,8 @@ class _Problem:
         weighed = self.overlap * ((s[:, None] * mix).T @ mix)[:, None, :, None]
         rows = self.A.reshape(tasks * r, q)
         gram = rows.T @ (weighed.reshape(tasks * r, -1) @ rows)
-        some = [q - self.rank, q - 1]
-        _, vectors = scipy.linalg.eigh(in_range(gram), subset_by_index=some, check_finite=False)
-        V: Array = np.ascontiguousarray(vectors[:, ::-1])
+        _, vectors = np.linalg.eigh(in_range(gram))
+        V: Array = np.ascontiguousarray(vectors[:, : -self.rank - 1 : -1])
         return V, np.tensordot(mix, self.B @ (self.A @ V), 1)
 
     def _gains(self, V: Array, H: Array) -> tuple[Array, Array, Array]:

@@ -105,10 +105,9 @@ def binomial_p(count: int, total: int, chance: float = 0.5) -> float:
     """
     if total == 0:
         return 1.0
-    from scipy.special import gammaln
-
     k = np.arange(total + 1)
-    logs = gammaln(total + 1) - gammaln(k + 1) - gammaln(total - k + 1)
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(k[1:]))])
+    logs = factorials[total] - factorials - factorials[::-1]
     logs = logs + k * math.log(chance) + (total - k) * math.log1p(-chance)
     likely = np.exp(logs)
     return float(min(1.0, likely[likely <= likely[count] * (1 + 1e-7)].sum()))

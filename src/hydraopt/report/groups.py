@@ -6,13 +6,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from hydraopt.bundle.reader import Bundle
 from hydraopt.inspect.choices import Choices
 from hydraopt.inspect.summary import module_type
+from hydraopt.linalg.shapes import Array
 from hydraopt.report.model import GroupRow, Layers, LikenessMatrix, MapView, TaskView
 
 __all__ = ["FORM_TEXTS", "alike_of", "forms_of", "group_rows", "map_of", "map_tasks"]
@@ -141,18 +142,22 @@ def alike_of(choices: Choices, count: int) -> LikenessMatrix | None:
     return LikenessMatrix(tuple(names[i] for i in order), rows, pairs, note)
 
 
-def _order(cosines: Any) -> list[int]:
-    """Return the leaves of an average-linkage tree over 1 - cosine, near ones side by side."""
-    from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
-    from scipy.spatial.distance import squareform
+def _order(cosines: Array) -> list[int]:
+    """Return all tasks in a row, near ones side by side.
 
-    apart = np.clip(1 - cosines, 0, 2)
-    np.fill_diagonal(apart, 0)
-    condensed = squareform((apart + apart.T) / 2, checks=False)
-    if condensed.size == 0:
-        return list(range(len(cosines)))
-    tree = linkage(condensed, "average")
-    return [int(i) for i in leaves_list(optimal_leaf_ordering(tree, condensed))]
+    Rows are joined at their ends, the nearest two ends first, until one is left.
+    """
+    row_of = [[i] for i in range(len(cosines))]
+    first, second = np.triu_indices(len(cosines), 1)
+    for pair in np.argsort(-cosines[first, second], kind="stable"):
+        i, j = int(first[pair]), int(second[pair])
+        left, right = row_of[i], row_of[j]
+        if left is not right and i in (left[0], left[-1]) and j in (right[0], right[-1]):
+            left = left if left[-1] == i else left[::-1]
+            joined = left + (right if right[0] == j else right[::-1])
+            for task in joined:
+                row_of[task] = joined
+    return row_of[0]
 
 
 def forms_of(layers: Mapping[str, Layers]) -> tuple[tuple[str, int, str], ...]:
