@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from hydraopt.inspect.choices import Choices
@@ -19,4 +21,4 @@ def test_like_tasks_stand_side_by_side() -> None:
     assert made is not None
     assert sorted(made.tasks) == sorted(names)
     seen = [name[0] for name in made.tasks]
-    assert sum(a != b for a, b in zip(seen, seen[1:], strict=False)) == 2
+    assert sum(a != b for a, b in itertools.pairwise(seen)) == 2
