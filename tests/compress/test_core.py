@@ -75,7 +75,7 @@ def test_the_strongest_directions_are_found_without_the_others(
     gram = directions.T @ directions
     np.testing.assert_allclose(gram, np.eye(most), atol=1e-5)
     stacked = (core.U, core.V)[side].astype(np.float64)
-    coordinates = found.coordinates
+    coordinates = found.within(core, ("left", "right")[side], most)
     np.testing.assert_allclose(coordinates, stacked.T @ directions, atol=1e-5)
 
 
@@ -104,7 +104,7 @@ def test_more_vectors_than_they_are_long_are_all_used(monkeypatch: pytest.Monkey
     directions = core.directions(found, "left", M)
     np.testing.assert_allclose(directions.T @ directions, np.eye(M), atol=1e-5)
     wanted = core.U.T.astype(np.float64) @ directions
-    np.testing.assert_allclose(found.coordinates, wanted, atol=1e-5)
+    np.testing.assert_allclose(found.within(core, "left", M), wanted, atol=1e-5)
 
 
 def test_they_are_the_same_each_time(partial: int) -> None:
@@ -184,14 +184,13 @@ def test_the_last_spaces_are_kept_and_counted() -> None:
         every = [core.spaces(weights), *(core.spaces(weights, family=x) for x in core.families)]
     kept = core._spaces
     assert [id(x) for x in kept.held.values()] == [id(x) for x in every]
-    sizes = [x.mix.nbytes + x.coordinates.nbytes + x.values.nbytes for y in every for x in y]
-    assert kept.room.left == ROOM - sum(sizes)
+    assert kept.room.left == ROOM - sum(x.nbytes for y in every for x in y)
 
 
 def test_what_is_computed_in_part_is_counted_so(partial: int) -> None:
     core, spaces = spaces_of(9)
     assert all(x.values.size == partial for x in spaces)
-    held = sum(x.mix.nbytes + x.coordinates.nbytes + x.values.nbytes for x in spaces)
+    held = sum(x.nbytes for x in spaces)
     assert ROOM - core._spaces.room.left == held
 
 
@@ -242,7 +241,7 @@ def strangers(seed: int, tasks: int = 40) -> list[Pair]:
 
 def test_no_directions_where_tasks_share_no_more_than_chance() -> None:
     core = CoreStore([Reads(strangers(12))]).core(0)
-    assert [x.values.size for x in core.spaces(weights_of(core), (1e-9, 1e-9))] == [0, 0]
+    assert [x.values.size for x in core.spaces(weights_of(core), needed=False)] == [0, 0]
     assert [x.values.size for x in core.spaces(weights_of(core))] == [300, 320]
 
 
@@ -250,33 +249,4 @@ def test_one_pair_of_copies_is_more_than_chance() -> None:
     pairs = strangers(13)
     pairs[1] = pairs[0]
     core = CoreStore([Reads(pairs)]).core(0)
-    assert all(x.values.size > 300 - 10 for x in core.spaces(weights_of(core), (1e-9, 1e-9)))
-
-
-def test_directions_of_little_energy_may_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    core, exact = spaces_of(14)
-    monkeypatch.setattr(core_module, "LEAST_COMPARED", 8)
-    least = float(exact[1].values[5] ** 2)
-    some = core.spaces(weights_of(core), (least, least))
-    for side in (0, 1):
-        values = some[side].values
-        assert 6 * (side == 1) <= values.size < exact[side].values.size
-        np.testing.assert_allclose(values, exact[side].values[: values.size], rtol=1e-4)
-        directions = core.directions(some[side], ("left", "right")[side], values.size)
-        np.testing.assert_allclose(directions.T @ directions, np.eye(values.size), atol=1e-4)
-        stacked = (core.U, core.V)[side].astype(np.float64)
-        wanted = stacked.T @ directions
-        np.testing.assert_allclose(some[side].coordinates, wanted, atol=1e-4)
-
-
-def test_what_is_left_out_does_not_hang_on_what_was_asked_before() -> None:
-    core = CoreStore([Reads(alike(15))]).core(0)
-    weights = weights_of(core)
-    first = core.spaces(weights, (0.1, 0.1))
-    assert core.spaces(weights, (0.11, 0.11)) is first
-    for factor in range(2, 3 + len(core.families)):
-        core.spaces([factor * w for w in weights])
-    again = core.spaces(weights, (0.1, 0.1))
-    assert again is not first
-    for a, b in zip(first, again, strict=True):
-        assert np.array_equal(a.mix, b.mix)
+    assert all(x.values.size > 300 - 10 for x in core.spaces(weights_of(core), needed=False))

@@ -110,8 +110,9 @@ def test_a_space_of_a_family_is_that_of_its_tasks_alone() -> None:
         assert there.T @ there == pytest.approx(np.eye(q), abs=1e-5)
         assert abs(there.T @ alone.directions(own, side, q)) == pytest.approx(np.eye(q), abs=1e-3)
         stacked = core.U if side == "left" else core.V
-        assert space.coordinates == pytest.approx(stacked.T @ there, abs=1e-5)
-        assert len(space.coordinates) == 6 * RANK
+        coordinates = space.within(core, side, q)
+        assert coordinates == pytest.approx(stacked.T @ there, abs=1e-5)
+        assert len(coordinates) == 6 * RANK
 
 
 @pytest.mark.parametrize("members", [3, 4, 8])

@@ -170,7 +170,8 @@ def test_the_planner_takes_the_cheapest_classes(left, right) -> None:
     tables = []
     for side, (basis, way) in enumerate(((plan.left, left), (plan.right, right))):
         length = (core.m, core.n)[side]
-        both = [space.coordinates for space in core.spaces([1.0] * T)]
+        sides = zip(("left", "right"), core.spaces([1.0] * T), strict=True)
+        both = [space.within(core, side, space.values.size) for side, space in sides]
         own = both[side][:, : basis.q] if basis else np.zeros((0, 0))
         tables.append(side_table(way, length, basis, own))
     curve = part_curve(tables[0].numbers, tables[1].numbers, measure.output)

@@ -27,6 +27,7 @@ from hydraopt.compress.core import (
     Spaces,
     Vectors,
     decomposed,
+    nothing,
 )
 from hydraopt.compress.family import Family
 from hydraopt.compress.spectrum import MOST_DIRECTIONS, ROUNDS, SPARE, Stacked
@@ -91,10 +92,7 @@ class AnyCore(Protocol):
     def count(self) -> int: ...
     def block(self, number: int) -> tuple[ModuleCore, slice]: ...
     def spaces(
-        self,
-        weights: Sequence[float],
-        least: Sequence[float] = ...,
-        family: Family | None = ...,
+        self, weights: Sequence[float], needed: bool = ..., family: Family | None = ...
     ) -> Spaces: ...
     @property
     def families(self) -> tuple[Family, ...]: ...
@@ -149,10 +147,10 @@ class WideCore:
     def spaces(
         self,
         weights: Sequence[float],
-        least: Sequence[float] = (0.0, 0.0),
+        needed: bool = True,
         family: Family | None = None,
     ) -> Spaces:
-        """Return (left, right) for task weights; ``least`` and families have no use here."""
+        """Return (left, right) for task weights; ``needed`` and families have no use here."""
         key = tuple(weights)
         if key in self._spaces.held:
             return self._spaces.held[key]
@@ -182,8 +180,7 @@ class WideCore:
 
     def over(self, basis: Basis, side: str) -> SharedSpace:
         """Return the space of an existing basis."""
-        nothing = np.zeros((0, 0))
-        return WideSpace(np.zeros(basis.q), nothing, nothing, basis.orthonormal.astype(np.float32))
+        return WideSpace(np.zeros(basis.q), *nothing(), None, basis.orthonormal.astype(np.float32))
 
 
 class _Scatter:
@@ -251,8 +248,7 @@ def _wide(energy: Array, directions: Array, unit: float) -> WideSpace:
     sound = significant(energy, STORED_IN_FLOAT32, least=1e-300)
     keep = np.flatnonzero(sound)[::-1]
     values = np.sqrt(energy[keep]) * unit
-    nothing = np.zeros((0, 0))
-    return WideSpace(values, nothing, nothing, directions[:, keep].astype(np.float32))
+    return WideSpace(values, *nothing(), None, directions[:, keep].astype(np.float32))
 
 
 class BlockStore(CoreStore):

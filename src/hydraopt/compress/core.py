@@ -7,7 +7,6 @@ does not depend on how a dW was factored.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,7 +19,6 @@ from hydraopt.compress.spectrum import (
     Stacked,
     by_chance,
     by_scatter,
-    coarse,
     strongest,
 )
 from hydraopt.linalg.basis import Basis
@@ -40,6 +38,7 @@ __all__ = [
     "Spaces",
     "Vectors",
     "decomposed",
+    "nothing",
     "part_of",
 ]
 
@@ -47,8 +46,6 @@ MOST_EXACT = 1024
 """Number of stacked vectors, or their length, up to which all directions are computed."""
 LEAST_COMPARED = 256
 """Number of vectors from which chance overlap is known well enough for a comparison."""
-_COARSE = 1e-4
-"""Share of all energy above which single precision is enough for a direction."""
 _FAINT = 1e-6
 """Share of the largest weighted singular value.
 Coordinates of fainter vectors are multiplied out."""
@@ -64,77 +61,69 @@ Vectors = tuple[Stacked, Stacked]
 
 @dataclass(frozen=True)
 class SharedSpace:
-    """Principal directions of one side over all tasks, strongest first.
+    """Principal directions of one side over some tasks, strongest first.
 
     values (q,): weighted singular values, ``sigma_i^2 = sum_t w_t |dW_t v_i|^2``.
-    coordinates: ``V_t^T V`` of each task (r_t, q), its singular vectors in these directions, one
-    task below the other, (sum r, q).
-    mix (sum r, q): the directions themselves are ``[V_1 ... V_T] mix``, (N, q).
+    own: numbers of these tasks' vectors among the vectors [V_1 ... V_T] of all tasks, (S, ).
+    mix (S, q): the directions themselves are ``[V_1 ... V_T][:, own] mix``, (N, q).
+    scale (S,): weighted singular values of the vectors ``own``.
+    multiplied (sum r, q): coordinates ``V_t^T V`` of all tasks' vectors, one task below the other,
+        float32 or float64; None where ``mix (values / scale)^2`` are these coordinates.
     """
 
     values: Array
-    coordinates: Array
+    own: NDArray[np.int64]
     mix: Array
+    scale: Array
+    multiplied: Stacked | Array | None
 
     @property
     def nbytes(self) -> int:
         """Bytes of its matrices."""
-        return self.values.nbytes + self.coordinates.nbytes + self.mix.nbytes
+        return self.mix.nbytes + (0 if self.multiplied is None else self.multiplied.nbytes)
 
     def within(self, core: ModuleCore, side: str, q: int) -> Array:
         """Return the tasks' vectors of a side in the first q directions, (sum r, q)."""
-        return self.coordinates[:, :q]
+        if self.multiplied is not None:
+            return self.multiplied[:, :q].astype(np.float64, copy=False)
+        within: Array = self.mix[:, :q] * self.values[:q] ** 2 / self.scale[:, None] ** 2
+        return within
 
 
-def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0) -> SharedSpace:
-    """Return the space of the tasks' stacked singular vectors (N, sum r) and weighted values.
+def _shared_space(
+    stacked: Stacked, scales: Sequence[Array], needed: bool, own: NDArray[np.int64]
+) -> SharedSpace:
+    """Return the space of some tasks' singular vectors, in which all tasks have coordinates.
 
-    least: directions of less energy may be left out, and all where tasks have no more in common
-    than chance makes; 0: none may.
+    stacked (N, sum r): the vectors of all tasks.
+    scales: weighted singular values of the tasks whose space it is.
+    needed: False if no direction is required where these tasks have no more in common than chance
+        makes.
+    own: numbers of their vectors in ``stacked``.
     """
     d = np.concatenate(scales)
     unit = float(d.max(initial=0.0))
-    gram = None
-    if unit and least > 0 and LEAST_COMPARED <= d.size <= MOST_EXACT:
-        gram = coarse(stacked, d / unit)
-    if unit == 0 or (gram is not None and by_chance(gram, d / unit, scales, len(stacked))):
-        nothing = np.zeros((d.size, 0))
-        return SharedSpace(np.zeros(0), nothing, nothing)
-    if gram is not None and least > _COARSE * unit**2 * np.linalg.norm(gram):
-        energy, w = np.linalg.eigh(gram.astype(np.float64))
-        energy *= unit**2
-    elif min(d.size, len(stacked)) > MOST_EXACT:
-        energy, w = strongest(stacked, d)
+    theirs = stacked if own.size == stacked.shape[1] else np.ascontiguousarray(stacked[:, own])
+    compared = not needed and LEAST_COMPARED <= d.size <= MOST_EXACT
+    if unit == 0 or (compared and by_chance(theirs, d / unit, scales)):
+        return SharedSpace(np.zeros(0), own, np.zeros((d.size, 0)), d, None)
+    exact = min(d.size, len(stacked)) <= MOST_EXACT
+    if not exact:
+        energy, w = strongest(theirs, d)
     elif len(stacked) < d.size:
-        energy, w = by_scatter(stacked, d)
+        energy, w = by_scatter(theirs, d)
     else:
         # In float64: float32 would add directions of its own, 3e-4 of the largest.
-        vectors = stacked.astype(np.float64)
+        vectors = theirs.astype(np.float64)
         energy, w = np.linalg.eigh((vectors.T @ vectors) * np.outer(d, d))
     sound = significant(energy, STORED_IN_FLOAT32, least=1e-300)
-    keep = np.flatnonzero(sound & (energy > least))[::-1][: stacked.shape[0]]
+    keep = np.flatnonzero(sound)[::-1][: stacked.shape[0]]
     values = np.sqrt(energy[keep])
     mix = d[:, None] * w[:, keep] / values
-    if min(d.size, len(stacked)) <= MOST_EXACT and d.min() > _FAINT * unit:
-        # X^T X mix of the vectors X, since (X^T X * d d^T) w is energy w.
-        coordinates = w[:, keep] * values / d[:, None]
-    else:
-        coordinates = (stacked.T @ (stacked @ mix.astype(np.float32))).astype(np.float64)
-    return SharedSpace(values, np.ascontiguousarray(coordinates), mix)
-
-
-def _space_of(
-    stacked: Stacked, scales: Sequence[Array], least: float, family: Family
-) -> SharedSpace:
-    """Return the space of some tasks, in which all tasks have coordinates."""
-    edges = np.cumsum([0, *(s.size for s in scales)])
-    own = np.concatenate([np.arange(edges[i], edges[i + 1]) for i in family])
-    theirs = np.ascontiguousarray(stacked[:, own])
-    space = _shared_space(theirs, [scales[i] for i in family], least)
-    mix = np.zeros((stacked.shape[1], space.values.size))
-    mix[own] = space.mix
-    coordinates = stacked.T @ (theirs @ space.mix.astype(np.float32))
-    return SharedSpace(space.values, coordinates.astype(np.float64), mix)
+    # X^T X mix of the weighted vectors X d, since (X^T X * d d^T) w is energy w.
+    known = theirs is stacked and exact and d.min() > _FAINT * unit
+    multiplied = None if known else stacked.T @ (theirs @ mix.astype(np.float32))
+    return SharedSpace(values, own, mix, d, multiplied)
 
 
 Spaces = tuple[SharedSpace, SharedSpace]
@@ -230,31 +219,21 @@ class ModuleCore:
         return some.reshape(len(tasks), -1, stacked.shape[1]).astype(np.float64)
 
     def spaces(
-        self,
-        weights: Sequence[float],
-        least: Sequence[float] = (0.0, 0.0),
-        family: Family | None = None,
+        self, weights: Sequence[float], needed: bool = True, family: Family | None = None
     ) -> Spaces:
         """Return the (left, right) shared spaces for task weights w_t, one per task of the module.
 
-        least: directions of less energy, left and right, may be left out, and all where tasks have
-        no more in common than chance makes; 0: none may. family: tasks whose directions these are;
-        all have coordinates.
+        needed: False if a space may be empty where tasks have no more in common than chance makes.
+        family: tasks whose directions these are; default all.
         """
-        # Most passes differ in the price alone, and little, so the last spaces are kept. What they
-        # are must not depend on those before: a store may have had no room for these.
-        least = tuple(16.0 ** math.floor(math.log(x, 16)) if x > 0 else 0.0 for x in least)
-        some = () if family is None else tuple(family.tolist())
-        key = (*weights, *least, *some)
+        # Most passes differ in the price alone, so the last spaces are kept.
+        key = (*weights, needed, *(() if family is None else family.tolist()))
         if key in self._spaces.held:
             return self._spaces.held[key]
-        scales = [s * np.sqrt(w) for s, w in zip(self.s, weights, strict=True)]
-        left, right = (
-            _shared_space(stacked, scales, x)
-            if family is None
-            else _space_of(stacked, scales, x, family)
-            for stacked, x in zip((self.U, self.V), least, strict=True)
-        )
+        some = range(len(self.s)) if family is None else family.tolist()
+        scales = [self.s[i] * np.sqrt(weights[i]) for i in some]
+        own = np.concatenate([np.arange(self._edges[i], self._edges[i + 1]) for i in some])
+        left, right = (_shared_space(x, scales, needed, own) for x in (self.U, self.V))
         spaces = left, right
         self._spaces.put(key, spaces, len(self._families[0]) if self._families else 0)
         return spaces
@@ -269,13 +248,18 @@ class ModuleCore:
     def directions(self, space: SharedSpace, side: str, q: int) -> Array:
         """Return the first q directions of a space, (N, q), float64."""
         stacked = self.U if side == "left" else self.V
-        return stacked.astype(np.float64) @ space.mix[:, :q]
+        return stacked[:, space.own].astype(np.float64) @ space.mix[:, :q]
 
     def over(self, basis: Basis, side: str) -> SharedSpace:
         """Return the space of an existing basis; its directions have no strength here."""
         stacked = self.U if side == "left" else self.V
         coordinates = stacked.T.astype(np.float64) @ basis.orthonormal
-        return SharedSpace(np.zeros(basis.q), coordinates, np.zeros((len(coordinates), 0)))
+        return SharedSpace(np.zeros(basis.q), *nothing(), coordinates)
+
+
+def nothing() -> tuple[NDArray[np.int64], Array, Array]:
+    """Return ``own``, ``mix`` and ``scale`` of a space that was not made of tasks' vectors."""
+    return np.zeros(0, np.int64), np.zeros((0, 0)), np.zeros(0)
 
 
 FactorReader = Callable[[], Iterator[tuple[int, Factors]]]

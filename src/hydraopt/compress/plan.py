@@ -97,14 +97,6 @@ def _basis(space: SharedSpace, length: int, price: float, measure: Measure) -> B
     return BasisPlan(space, chosen, float(bits[best[:q]].sum()) + _RECORD_BITS)
 
 
-def _least(length: int, price: float, measure: Measure) -> float:
-    """Return the energy below which no direction of :func:`_basis` pays."""
-    classes = np.arange(FIRST_CLASS, _END_OF_BASES)
-    gain = measure.lost - measure.cost(np.ones(classes.size), noise_of(classes))
-    bits = length * rate_of(classes) + PART_BITS
-    return float(price * (bits / np.maximum(gain, 1e-300)).min())
-
-
 def _planned(
     core: AnyCore,
     weights: Sequence[float],
@@ -121,8 +113,7 @@ def _planned(
     """
     if given is None:
         lengths = (core.m, core.n)
-        least = [0.0 if needed else _least(length, price, measure) for length in lengths]
-        spaces = core.spaces(weights, least, family)
+        spaces = core.spaces(weights, needed, family)
         return [_basis(space, lengths[side], price, measure) for side, space in enumerate(spaces)]
     return [
         BasisPlan(core.over(basis, side), np.full(basis.q, LAST_CLASS, np.int64), 0.0)

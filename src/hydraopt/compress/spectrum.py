@@ -18,7 +18,6 @@ __all__ = [
     "Stacked",
     "by_chance",
     "by_scatter",
-    "coarse",
     "strongest",
 ]
 
@@ -37,24 +36,21 @@ def _by_task(rows: Array, scales: Sequence[Array]) -> list[Array]:
     return [rows[a:b] for a, b in itertools.pairwise(edges)]
 
 
-def coarse(stacked: Stacked, d: Array) -> Stacked:
-    """Return the Gram matrix of ``stacked * d``, in single precision."""
-    weight = d.astype(np.float32)
-    gram: Stacked = (stacked.T @ stacked) * np.outer(weight, weight)
-    return gram
-
-
-def by_chance(gram: Stacked, d: Array, scales: Sequence[Array], length: int) -> bool:
-    """Return whether tasks have no more in common than random vectors.
+def by_chance(stacked: Stacked, d: Array, scales: Sequence[Array]) -> bool:
+    """Return whether tasks' vectors ``stacked * d`` have no more in common than random ones.
 
     Then no basis saves anything, since independent sources are best coded apart.
     Of random vectors of this length the squared inner products sum up to the product of the tasks'
     energies over the length.
+
+    scales: d by task, in any unit.
     """
+    weight = d.astype(np.float32)
+    gram = (stacked.T @ stacked) * np.outer(weight, weight)
     energies = np.array([float(x @ x) for x in _by_task(d, scales)])
     others = energies.sum() ** 2 - energies @ energies
     overlap = float(np.linalg.norm(gram)) ** 2 - float(np.sum(d**4))
-    return overlap * length < _CHANCE * float(others)
+    return overlap * len(stacked) < _CHANCE * float(others)
 
 
 def by_scatter(stacked: Stacked, d: Array) -> tuple[Array, Array]:
