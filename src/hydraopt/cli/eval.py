@@ -99,9 +99,8 @@ def eval_(
     """Score adapters and bundles on their tasks, against the originals and the base model.
 
     ADAPTERS are the originals. Each task of a BUNDLE is compared with the adapter of the same name:
-    the metric of the task with a 95 % interval of the difference (paired bootstrap), loss, KL
-    divergence, the share of equal next tokens, and the share of answers that change. Sequence
-    classifiers are scored with their heads: accuracy, macro-F1, and the share of equal labels.
+    the metric of the task with a 95 % interval of the difference, loss, KL divergence, equal next
+    tokens, and answers that change; for sequence classifiers accuracy, macro-F1, and equal labels.
     --probes and --swaps report changes for groups of people. Requires pip install 'hydraopt[eval]'.
 
     \b

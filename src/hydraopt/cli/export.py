@@ -71,18 +71,14 @@ def export(
 
     For one task, DIR is its folder (gguf, onnx, kohya: its file). For several tasks or --all, each
     task is written to DIR/TASK (DIR/TASK.gguf, .onnx_adapter, .safetensors). In PEFT folders ranks
-    may differ between modules (rank_pattern), B includes the scale, and lora_alpha equals r. A task
-    with tensors that the format cannot represent is refused, and the message names them.
+    may differ between modules, B includes the scale, and lora_alpha equals r. A task with tensors
+    that the format cannot represent is refused, and the message names them.
 
     \b
     Example:
       hydraopt export phone.hydra.safetensors numbers-de -o numbers-de
-      hydraopt export phone.hydra.safetensors --all -o adapters --dtype float16 --uniform-rank
       hydraopt export phone.hydra.safetensors --all -o adapters --format vllm
       hydraopt export phone.hydra.safetensors dates-de -o de.gguf --format gguf --base b.gguf
-      hydraopt export phone.hydra.safetensors dates-de -o de --format mlx
-      hydraopt export phone.hydra.safetensors dates-de -o de.onnx_adapter --format onnx
-      hydraopt export styles.hydra.safetensors --all -o styles --format kohya
       hydraopt export phone.hydra.safetensors numbers-de -o merged --format merged --base BASE
     """
     check_local(output)

@@ -90,9 +90,9 @@ def merge(
     """Merge ADAPTERS (folders, files, globs, NAME=PATH) of one base model into one bundle.
 
     Give at most one limit: --size, --error, --max-error, --harm or --lossless. The default is
-    --max-error 0.03 (docs/evidence compares limits). The file is never larger than --size. An
-    existing bundle OUT is replaced in one step when the new one is complete; any other file
-    requires --force, and a folder OUT/ must be empty.
+    --max-error 0.03. The file is never larger than --size. An existing bundle OUT is replaced in
+    one step when the new one is complete; any other file requires --force, and a folder OUT/ must
+    be empty.
 
     \b
     Example:

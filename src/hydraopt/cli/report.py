@@ -61,15 +61,14 @@ def report(
 ) -> None:
     """Write an HTML page about the size of BUNDLE and its effect on each task.
 
-    The page shows size against harm, tasks by harm, errors and bytes by module, how similar the
-    tasks are, and answers side by side. It needs no network. It also shows other sizes: those of a
-    merge with all original ADAPTERS, else those of a shrink. Coding these takes seconds, or minutes
-    for large tasks. EVAL.json is a result of hydraopt eval, with answers if --answers was given.
-    ADAPTERS and EVAL.json directly after BUNDLE mean the same as after --originals and --results.
+    The page shows size against harm, tasks by harm, errors and bytes by module, similar tasks, and
+    the answers in EVAL.json, a result of hydraopt eval. It also shows other sizes: those of a merge
+    with all original ADAPTERS, else those of a shrink. Coding these takes seconds, or minutes for
+    large tasks. ADAPTERS and EVAL.json may also follow BUNDLE directly.
 
     --serve is for bundles of many tasks: it decodes a task when you open it, accepts connections
     from this machine only, and ends with Ctrl-C; requires pip install 'hydraopt[serve]'. --card
-    writes the README.md that model hubs read, with base model, languages and measurements.
+    writes the README.md that model hubs read.
 
     \b
     Example:
