@@ -1,1 +1,1 @@
-"""What the claims rest on: runs, rivals, results and reports; README.md is the map."""
+"""Measurements behind the claims: runs, rivals, results and reports; README.md lists them."""

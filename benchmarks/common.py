@@ -1,4 +1,4 @@
-"""What every benchmark shares: the provenance of a result, and where it is written."""
+"""Helpers of all benchmarks: the provenance of a result, and the place where it is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers that stand for all results, from the result files alone.
+"""Print the main numbers of all results as one JSON object, from the result files alone.
 
     python -m benchmarks.headline [--json]
 

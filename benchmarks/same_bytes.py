@@ -1,4 +1,4 @@
-"""Does this tree write the same bytes as another revision? One line says so.
+"""Compare the bytes of bundles that this tree writes with those of another revision.
 
     python -m benchmarks.same_bytes --against 828489a
 

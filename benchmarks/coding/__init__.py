@@ -1,1 +1,1 @@
-"""Runs on the coder alone: bytes and seconds of the same integers."""
+"""Measure the coder alone: bytes and seconds of the same integers."""

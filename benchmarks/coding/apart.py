@@ -1,4 +1,4 @@
-"""Where the bytes go that a bundle takes more when its tasks lie in files of their own.
+"""Measure the extra bytes of a bundle that is split into a core and task files, by cause.
 
     python -m benchmarks.coding apart BUNDLE ...
 

@@ -1,4 +1,4 @@
-"""Bytes of bundles by the size of their chunks, as format 1 had them, and core and tasks apart.
+"""Measure the bytes of bundles by the size of their chunks, and split.
 
     python -m benchmarks.coding chunk_sizes BUNDLE ...
 

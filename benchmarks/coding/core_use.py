@@ -1,4 +1,4 @@
-"""How much of the core a task needs, in numbers of the bases.
+"""Measure the share of the core that a task needs, in numbers of the bases.
 
     python -m benchmarks.coding core_use BUNDLE ...
 

@@ -1,4 +1,4 @@
-"""Estimates that a user is shown against what the commands make, on real sets of adapters.
+"""Compare the sizes and errors that are estimated for users with those of the commands.
 
     python -m benchmarks.coding estimates examples/adapters zoo/adapters/qwen25coder-code5
 

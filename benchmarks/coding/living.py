@@ -1,4 +1,4 @@
-"""Adapters added to a collection, a few at a time, against merging all at once.
+"""Compare adapters added to a collection, a few at a time, with one merge of all.
 
     python -m benchmarks.coding living zoo/adapters/gemma3-5x8
 

@@ -1,1 +1,1 @@
-"""Runs that damage files and kill merges."""
+"""Damage files, kill merges and misuse the server."""

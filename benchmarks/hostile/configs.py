@@ -1,4 +1,4 @@
-"""Configs that say something else: types, sizes, texts and expressions that no reader expects."""
+"""Make configs with types, sizes, texts and expressions that no reader expects."""
 
 from __future__ import annotations
 

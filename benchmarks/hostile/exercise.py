@@ -1,4 +1,4 @@
-"""What is done with one damaged file: every command that takes it, as library calls.
+"""Apply every command that takes a file to one damaged file, as library calls.
 
 Run inside a worker of fuzz.py. A :class:`Verdict` says what became of the case.
 """

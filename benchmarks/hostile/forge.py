@@ -1,4 +1,4 @@
-"""Bundles that lie with right checksums: every change follows from a seed."""
+"""Forge bundles with correct checksums and false contents, from a seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forged bundles, with right checksums, in hydraopt and the C library: both judge them alike.
+"""Compare the verdicts of hydraopt and the C library on forged bundles with right checksums.
 
     python -m benchmarks.hostile forged VERDICTS --count 1000 --seed 0 --json FILE
 

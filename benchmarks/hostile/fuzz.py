@@ -1,4 +1,4 @@
-"""Damaged bundles and adapters: every command refuses them, or gives back what they hold.
+"""Run every command on damaged bundles and adapters: it must refuse them or restore the contents.
 
     python -m benchmarks.hostile fuzz --adapters 2000 --bundles 1000 --seed 0 --json FILE
 

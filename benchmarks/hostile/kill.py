@@ -1,4 +1,4 @@
-"""kill -9 at random moments of every command that writes: no name ever stands for half of anything.
+"""Kill every command that writes at random moments: no output may be half written.
 
     python -m benchmarks.hostile kill --count 300 --seed 0 --json FILE
 

@@ -1,4 +1,4 @@
-"""The commonest mistakes at the command line: does each refusal say what to do?
+"""Make common mistakes at the command line and check whether each refusal names a remedy.
 
     python -m benchmarks.hostile mistakes --json FILE
 

@@ -1,4 +1,4 @@
-"""Damage to bytes and to JSON; every change follows from a seed."""
+"""Damage bytes and JSON; every change follows from a seed."""
 
 from __future__ import annotations
 

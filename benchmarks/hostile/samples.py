@@ -1,4 +1,4 @@
-"""Sound files to damage: small adapters in every format and container, and bundles of them."""
+"""Make sound files to damage: small adapters in every format and container, and bundles of them."""
 
 from __future__ import annotations
 

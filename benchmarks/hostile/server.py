@@ -1,4 +1,4 @@
-"""A server that is treated badly: half requests, too many connections, a bundle that is exchanged.
+"""Misuse a server: half requests, too many connections, a bundle that is replaced.
 
     python -m benchmarks.hostile server --json FILE
 

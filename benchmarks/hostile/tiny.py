@@ -1,4 +1,4 @@
-"""A base model and two bundles for it, small enough that a server of them answers at once."""
+"""Make a base model and two bundles that are small enough to be served at once."""
 
 from __future__ import annotations
 

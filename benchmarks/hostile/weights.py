@@ -1,4 +1,4 @@
-"""Weight files with other tensors in them, in each container, and containers that lie."""
+"""Make weight files with unexpected tensors, and containers with false headers."""
 
 from __future__ import annotations
 

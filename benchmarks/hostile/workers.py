@@ -1,4 +1,4 @@
-"""Processes that work on damaged files for us, under limits, and may die of them."""
+"""Run work on damaged files in processes with limits, which may die."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Runs that score what merging does to adapters, and what rivals do to the same ones."""
+"""Score adapters after a merge, and the same adapters after compression by rivals."""

@@ -1,4 +1,4 @@
-"""Does --fair make tasks and languages lose alike? Plain, by harm, and fair, at equal bytes.
+"""Compare losses of tasks and languages with and without --fair, at equal bytes.
 
     python -m benchmarks.quality alike SET --of 'sentiment-*' 'slot_filling-*' --tasks TASKS
         [--only 'slot_filling-*' --rows 80 --name slots]

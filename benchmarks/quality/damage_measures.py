@@ -1,4 +1,4 @@
-"""Candidates for a measure of harm: numbers that tell how bad dW~ in place of dW would be.
+"""Candidates for a measure of harm: numbers that predict the harm of dW~ in place of dW.
 
 Letters as in docs/concepts.md: dW = B A, thin SVD dW = U diag(s) V^T, error E = dW - dW~ (always as
 two thin factors). Sums run over modules. Data-free candidates see the factors alone; ``self`` ones

@@ -1,4 +1,4 @@
-"""Which limit of the error keeps the scores? What ``hydraopt merge`` does without a limit, and why.
+"""Find the limit of the error that keeps the scores, and measure merges without a limit.
 
     python -m benchmarks.quality default [--adapters DIR] [--again] [--readings]
 

@@ -1,4 +1,4 @@
-"""What does a saved embedding take of which a hundred rows changed, with and without its base?
+"""Measure the bytes of a saved embedding with a hundred changed rows, with and without its base.
 
     python -m benchmarks.quality embedding
 

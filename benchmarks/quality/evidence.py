@@ -1,4 +1,4 @@
-"""Scores of a set's bundles, task by task, against its original adapters.
+"""Score the bundles of a set, task by task, against its original adapters.
 
     python -m benchmarks.quality evidence SET --tasks TASKS [--plan sizes] [--rows 128]
     python -m benchmarks.quality evidence SET --tasks TASKS --plan weights --split validation

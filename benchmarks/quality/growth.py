@@ -1,4 +1,4 @@
-"""Bytes per adapter against the number of adapters, at equal quality.
+"""Measure bytes per adapter against the number of adapters, at equal quality.
 
     python -m benchmarks.quality growth [--out FILE.json]
 

@@ -1,4 +1,4 @@
-"""Is a limit of harm kept on rows that the merge has not seen?
+"""Check on new rows whether merges kept their limits on harm.
 
     python -m benchmarks.quality harm_kept SET --tasks TASKS [--limits 1% 2%] [--prompts-from train]
         [--merge ADAPTER ...] [--only ADAPTER ...]

@@ -1,4 +1,4 @@
-"""What do trained heads cost, in bytes, and their rounding, in labels that flip?
+"""Measure bytes of trained heads, and labels that flip when heads are rounded.
 
     python -m benchmarks.quality heads --tasks TASKS --rows 300
 

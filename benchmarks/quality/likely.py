@@ -1,4 +1,4 @@
-"""Do prompts tell how many answers change on fresh rows, and does the likely share tell it finer?
+"""Compare changed answers on prompts, and the likely share, with changed answers on new rows.
 
     python -m benchmarks.quality likely SET --tasks TASKS [--only ADAPTER ...] [--rows 150]
 

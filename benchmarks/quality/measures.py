@@ -1,4 +1,4 @@
-"""Which computable quantity tells what an error does to a task? One row a task and a damage.
+"""Correlate computable measures of an error with its harm: one row per task and damage.
 
     python -m benchmarks.quality measures SET --tasks TASKS [--rows 48]
 

@@ -1,4 +1,4 @@
-"""Every rival on a set: bytes on disk, relative error, seconds and memory, and then task scores.
+"""Measure every rival on a set: bytes on disk, error, seconds and memory, then task scores.
 
     python -m benchmarks.quality methods SET --tune --tasks TASKS [--rows 32] [--only ADAPTER ...]
     python -m benchmarks.quality methods SET [--plan rivals|map] [--peers]

@@ -1,4 +1,4 @@
-"""What merging does to people: probes of others, and identities swapped in the test rows.
+"""Measure changes of answers about people: probes of stereotypes, and swapped people in test rows.
 
     python -m benchmarks.quality probes SET --tasks TASKS --data PROBES... [--items 32]
 

@@ -1,4 +1,4 @@
-"""What do adapters by other people take, with their heads bit by bit and with all coded?
+"""Measure bytes of adapters by other people, with heads kept bit by bit and coded.
 
     python -m benchmarks.quality real --adapters DIR
 

@@ -1,4 +1,4 @@
-"""Sets of adapters that say one thing many times: near copies, and checkpoints of one run."""
+"""Make sets of redundant adapters: near copies, and checkpoints of one run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evidence sets: which adapters, of which base, merged how. What every table names them by.
+"""Sets of adapters for the evidence: adapters, base and merges of each, and their names in tables.
 
 A set is one list of adapters, by the hashes of their content: pinned.json. What a recipe trains on
 another machine, or was trained before, is another set, and its rows stand apart.

@@ -1,4 +1,4 @@
-"""What do trained adapters of other tuners lose at 10 % of their bytes?
+"""Score trained adapters of other tuners after a merge to 10 % of their bytes.
 
     python -m benchmarks.quality trained_tuners --tasks TASKS --rows 200
 

@@ -1,4 +1,4 @@
-"""Does every kind of adapter that PEFT makes come back, and how far off is the model then?
+"""Merge and restore every kind of adapter that PEFT makes, and compare the logits of the model.
 
     python -m benchmarks.quality tuners
 

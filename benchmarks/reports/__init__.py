@@ -1,1 +1,1 @@
-"""What reads result files and writes tables and pictures; nothing here measures anything."""
+"""Read result files and write tables and pictures; nothing is measured here."""

@@ -1,4 +1,4 @@
-"""What pictures of score or error against size have in common."""
+"""Axes of pictures of score or error against size."""
 
 from __future__ import annotations
 

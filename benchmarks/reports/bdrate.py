@@ -1,4 +1,4 @@
-"""BD-rate: how many bytes a method saves at equal KL, in one number over all sizes.
+"""Compute the BD-rate: the mean factor of bytes at equal KL.
 
 Both methods' curves, log bytes over log KL, are interpolated by monotone cubics (PCHIP) and their
 mean distance over the KL that both reach is taken, as Bjontegaard does for rate and distortion of

@@ -1,4 +1,4 @@
-"""What merging and reading take, in four sentences."""
+"""Describe merging and reading in four sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the runtime and the server stand against their targets, from the result files alone.
+"""Compare the runtime and the server with their targets, from the result files alone.
 
 A row for each number with value, target, met and the result file that it is from; value and met are
 null where the result is absent, or was made under other conditions than the target asks for.

@@ -1,4 +1,4 @@
-"""Is hydraopt ahead of every rival that takes as many bytes? The table that says so, or not."""
+"""Compare hydraopt with every rival that takes at least as many bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a compressor is: it writes factors of many tasks into a folder, and reads one task back.
+"""Define a compressor: it writes factors of many tasks into a folder, and reads one task back.
 
 ``read`` gets the folder and nothing else, so what comes back is what is on disk; the bytes are
 those of the files. Factors: by task and module path (B (m, r) with the scale inside, A (r, n)).

@@ -1,4 +1,4 @@
-"""The registry's methods as compressors: what each makes, in one bundle."""
+"""Wrap the registry's methods as compressors: each writes one bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs inside a package's own environment shares; needs safetensors and torch, nothing else.
+"""Helpers inside the environment of a package; they need only safetensors and torch.
 
 There the package is installed and hydraopt is not.
 """

@@ -1,1 +1,1 @@
-"""Runs that time merging, reading, the runtime and the server."""
+"""Time merging, reading, the runtime and the server."""

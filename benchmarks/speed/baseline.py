@@ -1,4 +1,4 @@
-"""The least a merge could do: read the files, one thin QR per module and side, one write."""
+"""Time the least work of a merge: read the files, one thin QR per module and side, one write."""
 
 from __future__ import annotations
 

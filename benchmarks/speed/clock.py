@@ -1,4 +1,4 @@
-"""What the timed processes share: lines of JSON, clocks, memory, files out of the page cache.
+"""Helpers of timed processes: lines of JSON, clocks, memory, files out of the page cache.
 
 Also used inside other packages' environments, where hydraopt is not.
 """

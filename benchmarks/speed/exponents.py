@@ -1,4 +1,4 @@
-"""What the cells of scaling.py say: ratios to hydraopt, and exponents along one axis."""
+"""Compute ratios to hydraopt, and exponents along one axis, from the cells of scaling.py."""
 
 from __future__ import annotations
 

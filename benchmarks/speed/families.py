@@ -1,4 +1,4 @@
-"""A fleet with a known make-up: half of it unlike, half near-copies in families of ten."""
+"""Make a fleet of known structure: half unlike adapters, half near-copies in families of ten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a merge grows with the adapters of a fleet, and what that says of a large one, on paper.
+"""Time merges of many adapters, and extrapolate to a large fleet.
 
     python -m benchmarks.speed fleet [--tasks 100 300 1000] [--workers 1 2] [--memory 100MB]
     python -m benchmarks.speed fleet --small 10000

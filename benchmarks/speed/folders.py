@@ -1,4 +1,4 @@
-"""What a folder of core and tasks takes to open, to list, to use one task of and to add one to.
+"""Measure opening, listing, using and changing a folder of core and task files.
 
     python -m benchmarks.speed folders BUNDLE
 

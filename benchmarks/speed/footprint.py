@@ -1,4 +1,4 @@
-"""What this process takes of the machine, as the system counts it: memory, and reads of the disk.
+"""Measure memory and disk reads of this process, as the system counts them.
 
 Linux tells all of it; elsewhere what is not told is None.
 """

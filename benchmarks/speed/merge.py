@@ -1,4 +1,4 @@
-"""How fast a merge is: against the least it could do, against others, and how fast it reads back.
+"""Time a merge against the least work and against other tools, and reading it back.
 
     python -m benchmarks.speed merge ADAPTERS... [--size 5%] [--repeats 3] [--skip rivals,synthetic]
 

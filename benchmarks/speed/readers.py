@@ -1,4 +1,4 @@
-"""One task out of a bundle, by every reader there is: whole processes, and integers a second.
+"""Time reading one task by every reader: whole processes, and integers per second.
 
     python -m benchmarks.speed readers BUNDLE TASK --hydra build/native/hydra
 

@@ -1,4 +1,4 @@
-"""Bytes that come over the network to open a bundle at an address and use tasks of it.
+"""Count the bytes over the network of opening a bundle at an address and using its tasks.
 
     python -m benchmarks.speed remote BUNDLE
 

@@ -1,4 +1,4 @@
-"""The report of a bundle and the explorer of a large collection: bytes, seconds, first view.
+"""Measure the report of a bundle, and of a large collection served: bytes, seconds, first view.
 
     python -m benchmarks.speed report BUNDLE... [--originals ADAPTER ...] [--results EVAL.json ...]
         [--picture FILE.png]

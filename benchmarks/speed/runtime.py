@@ -1,4 +1,4 @@
-"""The runtime against PEFT: mixed batches, one task, memory, and switching, as ratios.
+"""Compare the runtime with PEFT: mixed batches, one task, memory, and switching, as ratios.
 
     python -m benchmarks.speed runtime SET [--size 5%] [--repeats 5] [--tokens 32] [--threads 1]
 

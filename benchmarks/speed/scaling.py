@@ -1,4 +1,4 @@
-"""How merging and reading grow with adapters, rank and width, against others, as ratios.
+"""Measure growth of merging and reading with adapters, rank and width, as ratios to other tools.
 
     python -m benchmarks.speed scaling [--limit 120] [--repeats 3] [--out FILE]
     python -m benchmarks.speed scaling --tasks 4 8 --ranks 16 --widths 512 --layers 0 --out FILE

@@ -1,4 +1,4 @@
-"""A bundle's tasks against as many adapters in files of their own, in fp16: disk, reads, memory."""
+"""Compare the tasks of a bundle with fp16 adapter files: disk, reads, memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server under load: are all answers those of their own tasks, does it stay well, does it end?
+"""Serve many clients and check every answer, the memory, and the end of the process.
 
     python -m benchmarks.speed serve_load --out benchmarks/results/speed/serve-load.json
 

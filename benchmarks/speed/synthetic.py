@@ -1,4 +1,4 @@
-"""Adapters of any width with a known make-up: a common start, and what each task learned."""
+"""Make adapters of any width with a known structure: a common start, and a part of each task."""
 
 from __future__ import annotations
 

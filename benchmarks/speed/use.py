@@ -1,4 +1,4 @@
-"""Time, bytes read and memory of each step of using a bundle: open, decode, attach, switch.
+"""Measure each step of using a bundle: open, decode, attach, switch; time, bytes read and memory.
 
     python -m benchmarks.speed use phone.hydra.safetensors --task numbers-de --base BASE
 

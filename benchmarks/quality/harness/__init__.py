@@ -1,1 +1,1 @@
-"""What benchmarks/quality/methods.py is made of: rows are built, peers asked, scores and tuning."""
+"""Parts of the runs of quality: building rows, running peers, scoring and tuning."""

@@ -1,4 +1,4 @@
-"""Rows to files: each built once, in a process of its own, and read back from its folder."""
+"""Build each row as files once, in a process of its own, and read it back from its folder."""
 
 from __future__ import annotations
 

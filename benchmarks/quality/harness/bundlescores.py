@@ -1,4 +1,4 @@
-"""Scores of bundles beside the base and the originals, saved after every task."""
+"""Score bundles beside the base and the originals; save after every task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far bundles drift from the originals' own greedy answers to some rows of each task."""
+"""Measure the divergence of bundles from the originals' greedy answers to rows of each task."""
 
 from __future__ import annotations
 

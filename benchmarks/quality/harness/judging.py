@@ -1,4 +1,4 @@
-"""Who measures harm for the evidence: the originals' own answers to rows that no score is taken on.
+"""Measure harm for the evidence on answers to rows that are not used for scores.
 
 Everything between the evidence and hydraopt's judge is here: which prompts it gets, and how it is
 made.

@@ -1,4 +1,4 @@
-"""What the evidence sees of adapters with the base model at hand, beside their harm."""
+"""Look at adapters with the base model for the evidence, beside their harm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One adapter of every kind that PEFT makes, on tiny models with random weights.
+"""Make one adapter of every kind that PEFT has, on tiny models with random weights.
 
 A case names a tuner and the settings that are not PEFT's own, as dictionaries so that PEFT is only
 imported when an adapter is made. Every trained number is moved by seeded noise, so that no adapter

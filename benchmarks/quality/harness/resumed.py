@@ -1,4 +1,4 @@
-"""A study that goes on: only over rows that were made of the same."""
+"""Continue an interrupted study if its inputs are the same."""
 
 from __future__ import annotations
 

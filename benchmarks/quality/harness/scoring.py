@@ -1,4 +1,4 @@
-"""Scores of rows that were built: what is missing is scored, what changed is dropped first."""
+"""Score built rows: drop scores of changed rows, and score what is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The merging methods' options, chosen on validation rows, as their papers choose them.
+"""Choose options of merging methods on validation rows, as their papers do.
 
 The loss of the expected answers decides, teacher-forced, in nats per target token, the mean over a
 few tasks. Every method here is linear in its scale, so one merge at scale 1 serves all scales.
