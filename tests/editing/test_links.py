@@ -25,8 +25,17 @@ from tests.marks import slow
 
 RESERVED = (INDEX_NAME, ".tasks.lock", ".renaming.json", ".replacing.tmp", "four.core.safetensors")
 """Names that commands give to files of their own; the test sees which others a command uses."""
-LONG = {"report", "plot", "refresh another", "refresh a file", "export all", "shrink"}
-"""They take seconds each."""
+LONG = {
+    "export all",
+    "merge",
+    "merge to a folder",
+    "plot",
+    "refresh a file",
+    "refresh another",
+    "report",
+    "shrink",
+}
+"""Commands that take seconds each; join, split, export and card write in the same ways."""
 
 KINDS = ("file", "dangling", "folder", "moved")
 _SCRATCH = re.compile(r"\.tmp-[0-9a-f]{16}$")

@@ -54,7 +54,7 @@ def code(folder: Path) -> list[Path]:
 
 def heads(folder: Path) -> list[Path]:
     """Classifiers: a trained head beside the factors."""
-    shapes = {f"model.layers.{i}.self_attn.v_proj": (80, 120) for i in range(8)}
+    shapes = {f"model.layers.{i}.self_attn.v_proj": (80, 120) for i in range(4)}
     config = {"modules_to_save": ["score"], "task_type": "SEQ_CLS"}
     keys = {"base_model.model.score.weight": (6, 120)}
     return _written(folder, shapes, 8, heads=keys, config=config)

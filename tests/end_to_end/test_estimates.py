@@ -62,7 +62,7 @@ def test_the_curve_of_a_bundle_is_what_shrink_makes(held: Held, tmp_path: Path) 
     assert rows[0].size < 0.6 * held.bundle.stat().st_size
     assert rows[-1].size > 0.8 * held.bundle.stat().st_size
     out = tmp_path / "y"
-    for row in (rows[0], rows[2], rows[len(rows) // 2], rows[-3], rows[-1]):
+    for row in (rows[0], rows[len(rows) // 2], rows[-1]):
         shrink(held.bundle, out, size=row.size, workers=1)
         _check(row, _errors(out))
 
@@ -71,7 +71,7 @@ def test_the_curve_with_originals_is_what_a_merge_makes(held: Held, tmp_path: Pa
     rows = _estimates(build(held.bundle, held.adapters))
     assert len(rows) > 2
     assert rows[0].size < held.bundle.stat().st_size < rows[-1].size
-    for row in (rows[0], rows[2], rows[len(rows) // 2], rows[-3], rows[-1]):
+    for row in (rows[0], rows[len(rows) // 2], rows[-1]):
         merge(held.adapters, tmp_path / "y", size=row.size, workers=1)
         _check(row, _errors(tmp_path / "y"))
 

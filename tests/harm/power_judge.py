@@ -60,15 +60,16 @@ def planned(adapters, judge, sensitivity=None, measure="bias-aware", **limit) ->
     return plan(adapters, MergeOptions(limit=limited, look=look, measure=measure, workers=1))
 
 
-@pytest.fixture
-def adapters(make_adapter, tmp_path: Path):
+@pytest.fixture(scope="session")
+def adapters(make_adapter, tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("power")
     folders = []
     for seed, name in enumerate(SCALES):
         rng = np.random.default_rng(seed)
         modules = {
             p: (rng.standard_normal((48, 4)), FALLING * rng.standard_normal((4, 40))) for p in PATHS
         }
-        folders.append(make_adapter(tmp_path / name, modules))
+        folders.append(make_adapter(folder / name, modules))
     return read_adapters(folders)
 
 
