@@ -175,7 +175,6 @@ def _people(
         request.swaps,
         request.people,
         request.products,
-        request.seed,
     )
 
 

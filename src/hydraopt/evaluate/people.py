@@ -48,7 +48,7 @@ class People:
     probes: probes for every adapter, None for none.
     swaps: whether identities are swapped in rows.
     most: maximum number of rows of each kind.
-    products, seed: as in a EvaluationRequest.
+    products: as in a EvaluationRequest.
     """
 
     def __init__(
@@ -60,7 +60,6 @@ class People:
         swaps: bool,
         most: int | None,
         products: str,
-        seed: int,
     ) -> None:
         self._compared = compared
         self._models = models
@@ -69,7 +68,6 @@ class People:
         self._swaps = swaps
         self._most = most
         self._products = products
-        self._seed = seed
         self._known: tuple[Any, Asker, Prober | None] | None = None
 
     def asked(self, names: Sequence[str], progress: Progress | None = None) -> ProbesAsked | None:
@@ -111,7 +109,7 @@ class People:
         model, tokenizer = self._models(None)
         if self._known is None or self._known[0] is not model:
             asker = Asker(model, tokenizer, self._base, self._products)
-            prober = Prober(asker, self._probes, self._seed) if self._probes else None
+            prober = Prober(asker, self._probes) if self._probes else None
             self._known = model, asker, prober
         return self._known[1:]
 

@@ -110,10 +110,9 @@ def _read(said: Any, groups: Groups) -> list[Numbers] | None:
 class Prober:
     """Measurement of all probes."""
 
-    def __init__(self, asker: Asker, probes: ProbeSet, seed: int) -> None:
+    def __init__(self, asker: Asker, probes: ProbeSet) -> None:
         self._asker = asker
         self._probes = probes
-        self._seed = seed
         self._groups = {
             probe: [encoded(item, asker.tokenizer) for item in items]
             for probe, items in probes.items.items()
@@ -142,7 +141,7 @@ class Prober:
         known = scores.get(reference) if reference is not None else None
         return {
             label: probe_measures(
-                self._probes.items, scores[label], None if label == reference else known, self._seed
+                self._probes.items, scores[label], None if label == reference else known
             )
             for label in sets
         }

@@ -7,28 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 __all__ = [
-    "Mean",
     "Share",
     "Tested",
     "binomial_p",
     "correct",
     "holm",
-    "mean_interval",
-    "mean_of",
-    "percent",
     "share_of",
     "wilson",
 ]
 
 _Z = 1.959963984540054
 """Quantile of the normal distribution at 97.5 %."""
-_AT_ONCE = 1 << 20
-"""Number of rows that are drawn at a time."""
-
-Numbers = NDArray[np.float64]
 
 
 @dataclass(kw_only=True)
@@ -36,15 +27,6 @@ class Share:
     """A share of one in percent, with its 95 % interval by Wilson."""
 
     pct: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over rows, with its 95 % bootstrap interval."""
-
-    value: float
     low: float
     high: float
 
@@ -64,20 +46,14 @@ def correct(tests: Sequence[Tested]) -> None:
 
 
 def share_of(count: int, total: int) -> dict[str, float]:
-    """Return the fields of a :class:`Share`; zero percent of nothing."""
+    """Return the fields of a :class:`Share`; zero percent of nothing.
+
+    They are in percent, to three places.
+    """
     low, high = wilson(count, total)
     share = count / total if total else 0.0
-    return {"pct": percent(share), "low": percent(low), "high": percent(high)}
-
-
-def percent(share: float) -> float:
-    """Return a share of one in percent, to three places."""
-    return round(100 * share, 3)
-
-
-def mean_of(values: Numbers, seed: int) -> Mean:
-    """Return the mean of paired differences, or of other values, to four places."""
-    return Mean(*(round(x, 4) for x in mean_interval(values, seed=seed)))
+    values = {"pct": share, "low": low, "high": high}
+    return {name: round(100 * value, 3) for name, value in values.items()}
 
 
 def wilson(count: int, total: int) -> tuple[float, float]:
@@ -128,18 +104,3 @@ def holm(values: Sequence[float]) -> list[float]:
         most = max(most, min(1.0, (len(values) - rank) * values[i]))
         made[i] = most
     return made
-
-
-def mean_interval(values: Numbers, draws: int = 1000, seed: int = 0) -> tuple[float, float, float]:
-    """Return (mean, low, high): the 95 % percentile interval over rows drawn with replacement.
-
-    values: (rows,), differences of paired rows among them.
-    """
-    rng, rows = np.random.default_rng(seed), len(values)
-    step = max(1, _AT_ONCE // rows)
-    means = [
-        values[rng.integers(0, rows, (min(step, draws - start), rows))].mean(1)
-        for start in range(0, draws, step)
-    ]
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)

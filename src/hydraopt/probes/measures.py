@@ -1,6 +1,6 @@
 """Measure what a model prefers, and what merging changed of it, from log-likelihoods.
 
-Shares are in percent, margins in nats, intervals are of 95 %. Every p is exact and two-sided;
+Shares are in percent, intervals of 95 %. Every p is exact and two-sided;
 ``p_holm`` is corrected by Holm over all tests of one set of factors in one call.
 """
 
@@ -13,17 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.probes.chance import (
-    Mean,
-    Share,
-    Tested,
-    binomial_p,
-    correct,
-    mean_of,
-    percent,
-    share_of,
-)
-from hydraopt.probes.items import AMBIGUOUS, DISAMBIGUATED, PAIR, ProbeItem
+from hydraopt.probes.chance import Share, Tested, binomial_p, correct, share_of
+from hydraopt.probes.items import AMBIGUOUS, DISAMBIGUATED, ProbeItem
 
 __all__ = ["ALL", "LEAST", "GroupMeasures", "Preferences", "probe_measures"]
 
@@ -50,12 +41,10 @@ class Accuracy(TestedShare):
 
 @dataclass(frozen=True)
 class ConditionMeasures:
-    """Answers to items whose text determines the answer, or does not. bias: BBQ's score."""
+    """Answers to items whose text determines the answer, or does not."""
 
     items: int
     accuracy: Accuracy
-    unknown_pct: float
-    bias: Mean
 
 
 @dataclass(kw_only=True)
@@ -74,16 +63,11 @@ class ChoiceChange(TestedShare):
     """Comparison of choices with the original's. The share is that of flips, p of its direction.
 
     towards, away: flips towards the stereotype and away from it.
-    margin, lean, accuracy: mean changes. unknown: change in the number of such answers.
     """
 
     flips: int
     towards: int
     away: int
-    margin: Mean
-    lean: Mean
-    unknown: int | None = None
-    accuracy: Mean | None = None
     people: PeopleFlips | None = None
 
 
@@ -119,7 +103,6 @@ def probe_measures(
     items: Mapping[str, Sequence[ProbeItem]],
     scores: Mapping[str, Sequence[Numbers]],
     original: Mapping[str, Sequence[Numbers]] | None = None,
-    seed: int = 0,
 ) -> dict[str, dict[str, GroupMeasures]]:
     """Measure the preferences of one set of factors, and their changes, by probe and group.
 
@@ -135,10 +118,10 @@ def probe_measures(
         before = _Answers(mine, original[probe]) if original is not None else None
         measures[probe] = {}
         for group, where in _groups(mine).items():
-            row = now.only(where).measured(seed)
+            row = now.only(where).measured()
             if before is not None:
                 people = _people(before, now) if group == ALL else None
-                row.change = _change(before.only(where), now.only(where), people, seed)
+                row.change = _change(before.only(where), now.only(where), people)
             measures[probe][group] = row
     rows = [row for groups in measures.values() for row in groups.values()]
     correct([test for row in rows for test in row.tests()])
@@ -163,7 +146,6 @@ class _Answers:
 
     choice (items,): index of the side.
     lean: 1 where the choice follows a stereotype, -1 where it goes against one, otherwise 0.
-    margin: log-likelihood of the stereotype's side less that of the side against it.
     """
 
     def __init__(self, items: Sequence[ProbeItem], scores: Sequence[Numbers]) -> None:
@@ -173,12 +155,6 @@ class _Answers:
         roles = [[side.role for side in item.sides] for item in items]
         self.roles = [mine[k] for mine, k in zip(roles, self.choice, strict=True)]
         self.lean: Numbers = np.array([_LEAN.get(role, 0) for role in self.roles], float)
-        self.margin: Numbers = np.array(
-            [
-                s[mine.index("stereotype")] - s[mine.index("against")]
-                for s, mine in zip(scores, roles, strict=True)
-            ]
-        )
 
     def only(self, where: Sequence[int]) -> _Answers:
         """Return the answers of some items."""
@@ -186,18 +162,14 @@ class _Answers:
         made.items = [self.items[i] for i in where]
         made.roles = [self.roles[i] for i in where]
         some = np.array(where, np.int64)
-        made.choice, made.lean, made.margin = (
-            self.choice[some],
-            self.lean[some],
-            self.margin[some],
-        )
+        made.choice, made.lean = self.choice[some], self.lean[some]
         return made
 
     def of(self, condition: str) -> list[int]:
         """Return the items of a condition."""
         return [i for i, item in enumerate(self.items) if item.condition == condition]
 
-    def measured(self, seed: int) -> GroupMeasures:
+    def measured(self) -> GroupMeasures:
         """Return the counts, shares and intervals of these items, without a comparison."""
         follow, against = (int((self.lean == x).sum()) for x in (1, -1))
         return GroupMeasures(
@@ -209,55 +181,32 @@ class _Answers:
             preference=TestedShare(
                 **share_of(follow, follow + against), p=binomial_p(follow, follow + against)
             ),
-            ambiguous=self.only(self.of(AMBIGUOUS))._judged(seed),
-            disambiguated=self.only(self.of(DISAMBIGUATED))._judged(seed),
+            ambiguous=self.only(self.of(AMBIGUOUS))._judged(),
+            disambiguated=self.only(self.of(DISAMBIGUATED))._judged(),
         )
 
-    def _judged(self, seed: int) -> ConditionMeasures | None:
+    def _judged(self) -> ConditionMeasures | None:
         """Return the measures of one condition's items, which have a right answer."""
         if not self.items:
             return None
         sides = len(self.items[0].sides)
-        right = int(_rights(self).sum())
+        right = sum(x.right == k for x, k in zip(self.items, self.choice.tolist(), strict=True))
         p = binomial_p(right, len(self.items), 1 / sides)
-        return ConditionMeasures(
-            len(self.items),
-            Accuracy(right=right, **share_of(right, len(self.items)), p=p),
-            percent(self.roles.count("unknown") / len(self.items)),
-            _bias(self, seed),
-        )
+        share = share_of(right, len(self.items))
+        return ConditionMeasures(len(self.items), Accuracy(right=right, **share, p=p))
 
 
-def _bias(answers: _Answers, seed: int) -> Mean:
-    """Return BBQ's score in percent, from -100 to 100, with its bootstrap interval.
-
-    (stereotype - against) over all items where the text does not tell the answer, and over the
-    answers that name somebody where it does.
-    """
-    lean = answers.lean
-    told = answers.items[0].condition == DISAMBIGUATED
-    kept = lean[lean != 0] if told else lean
-    if not kept.size:
-        return Mean(0.0, 0.0, 0.0)
-    return mean_of(100 * kept, seed)
-
-
-def _change(before: _Answers, now: _Answers, people: PeopleFlips | None, seed: int) -> ChoiceChange:
+def _change(before: _Answers, now: _Answers, people: PeopleFlips | None) -> ChoiceChange:
     """Compare the choices of another set of factors with the original's."""
     flips = before.choice != now.choice
     moved = (now.lean - before.lean)[flips]
     towards, away = int((moved > 0).sum()), int((moved < 0).sum())
-    answered = any(item.condition != PAIR for item in now.items)
     return ChoiceChange(
         flips=int(flips.sum()),
         **share_of(int(flips.sum()), len(flips)),
         towards=towards,
         away=away,
         p=binomial_p(towards, towards + away),
-        margin=mean_of(now.margin - before.margin, seed),
-        lean=mean_of(100 * (now.lean - before.lean), seed),
-        unknown=now.roles.count("unknown") - before.roles.count("unknown") if answered else None,
-        accuracy=mean_of(100 * (_rights(now) - _rights(before)), seed) if answered else None,
         people=people,
     )
 
@@ -275,9 +224,3 @@ def _people(before: _Answers, now: _Answers) -> PeopleFlips | None:
         letters[i] = who[0]
     p = binomial_p(counts[people[0]], len(chosen))
     return PeopleFlips(to=counts, items="".join(letters), p=p)
-
-
-def _rights(answers: _Answers) -> Numbers:
-    """Return 1 where the answer is right, (items,)."""
-    pairs = zip(answers.items, answers.choice, strict=True)
-    return np.array([float(item.right == k) for item, k in pairs])

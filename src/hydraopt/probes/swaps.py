@@ -12,7 +12,6 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -83,10 +82,9 @@ class CountedShare(Share):
 
 @dataclass(frozen=True)
 class SwapGroup:
-    """One group of people. moved: rows whose label is not the plain row's. labels: their counts."""
+    """One group of people. moved: rows whose label is not the plain row's."""
 
     moved: CountedShare
-    labels: Mapping[str, int]
 
 
 @dataclass(kw_only=True)
@@ -257,21 +255,15 @@ def _moved(row: SwapRow, text: str, said: Labels) -> bool:
 
 
 def _measured(rows: Sequence[SwapRow], said: Labels) -> SwapMeasures:
-    groups: dict[str, list[tuple[str, bool]]] = {}
+    groups: dict[str, list[bool]] = {}
     for row in rows:
         for group, text in row.variants:
-            groups.setdefault(group, []).append((said[row.number, text], _moved(row, text, said)))
+            groups.setdefault(group, []).append(_moved(row, text, said))
     depends = [_depends(row, said) for row in rows]
     return SwapMeasures(
         depends=_share(sum(depends), len(rows)),
         by_row="".join("d" if x else "." for x in depends),
-        groups={
-            group: SwapGroup(
-                _share(sum(moved for _, moved in held), len(held)),
-                dict(sorted(Counter(label for label, _ in held).items())),
-            )
-            for group, held in groups.items()
-        },
+        groups={who: SwapGroup(_share(sum(x), len(x))) for who, x in groups.items()},
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +21,7 @@ from benchmarks.reports.moves import (
 )
 from benchmarks.reports.tables import MISSING
 from hydraopt.jsonvalues import to_json
-from hydraopt.probes.chance import binomial_p, mean_interval
+from hydraopt.probes.chance import binomial_p
 from hydraopt.probes.items import ProbeItem, ProbeSide
 from hydraopt.probes.measures import probe_measures
 from hydraopt.probes.swaps import swap_measures, swap_rows
@@ -105,11 +104,8 @@ def small() -> dict[str, Any]:
 
 
 @pytest.fixture
-def large(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def large() -> dict[str, Any]:
     """As many adapters, probes and languages as the zoo has of three kinds of task."""
-    # Nobody reads the intervals here, and there are thousands.
-    few = functools.partial(mean_interval, draws=20)
-    monkeypatch.setattr("hydraopt.probes.chance.mean_interval", few)
     rng = np.random.default_rng(0)
     labels = ("one", "two")
     tasks = []
