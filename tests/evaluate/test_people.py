@@ -114,7 +114,7 @@ def test_another_tokenizer_is_not_answered_from_memory(base, cache) -> None:
     for token in (tokenizer.bos_token, tokenizer.eos_token):
         tokenizer.bos_token = token
         asker = probing.Asker(model, tokenizer, str(base), "float32")
-        probing.Prober(asker, probes, 0).base()
+        probing.Prober(asker, probes).base()
     assert len(list(cache.iterdir())) == 2
 
 
@@ -151,7 +151,7 @@ def test_a_stopped_run_keeps_what_it_had(base, cache, monkeypatch) -> None:
 
     model, tokenizer = load_model(base)
     asker = probing.Asker(model, tokenizer, str(base), "float32")
-    prober = probing.Prober(asker, read_probes([SAMPLES]), 0)
+    prober = probing.Prober(asker, read_probes([SAMPLES]))
     count = 0
     real = probing.likelihoods
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from hydraopt.basemodel.loading import files_of
+from hydraopt.basemodel.memory import JsonCache
 from hydraopt.basemodel.model import check_logits, factors_key, load_classifier, load_model
 from hydraopt.basemodel.products import products_of
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.classify import encode_texts, labels_in, run_classification
 from hydraopt.evaluate.compared import BASE, ORIGINAL, Compared, bundles_of, read_compared
 from hydraopt.evaluate.context import context_of
-from hydraopt.evaluate.kept import Kept
 from hydraopt.evaluate.people import People
 from hydraopt.evaluate.provenance import versions, weights_hash
 from hydraopt.evaluate.results import (
@@ -185,7 +185,7 @@ def _scored(
     task: TaskFile | None,
     request: EvaluationRequest,
     progress: Progress | None,
-    known: Kept | None,
+    known: JsonCache | None,
 ) -> TaskResult:
     """Return the adapter's result, without scores if none are asked for.
 
@@ -237,7 +237,7 @@ def _written(
     task: TaskFile,
     request: EvaluationRequest,
     progress: Progress | None,
-    known: Kept | None,
+    known: JsonCache | None,
 ) -> tuple[TaskRows, dict[str, Scores]]:
     model, tokenizer = models.get(None)
     rows = encode_task(task, tokenizer, request.rows, request.tokens, context_of(model))

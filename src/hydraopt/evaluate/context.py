@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hydraopt.basemodel.positions import positions_of, stated_by
 from hydraopt.errors import UsageError, explain
 
-__all__ = ["Context", "Sifted", "context_of", "sifted"]
+__all__ = ["Context", "context_of", "sifted"]
 
 
 @dataclass(frozen=True)
@@ -37,25 +37,15 @@ def context_of(model: Any) -> Context:
     return Context(stated=stated_by(model)) if most is None else Context(most)
 
 
-@dataclass(frozen=True)
-class Sifted:
-    """Rows to score.
-
-    kept: indices of the rows.
-    reasons: number of skipped rows by reason.
-    beyond: number of kept rows that are longer than the context that the base states.
-    """
-
-    kept: list[int]
-    reasons: dict[str, int] = field(default_factory=dict)
-    beyond: int = 0
-
-
-def sifted(where: str, lengths: Sequence[int], most: int | None, context: Context) -> Sifted:
-    """Select the rows that are short enough and have a token.
+def sifted(
+    where: str, lengths: Sequence[int], most: int | None, context: Context
+) -> tuple[list[int], dict[str, int]]:
+    """Return the indices of the rows that are short enough and have a token.
 
     lengths: tokens of each row. most: what was asked for, None for no limit. Raises UsageError that
     names ``where`` if no row is left.
+
+    Returns also the number of other rows by reason.
     """
     reasons = [_reason(length, most, context) for length in lengths]
     kept = [i for i, reason in enumerate(reasons) if not reason]
@@ -73,8 +63,7 @@ def sifted(where: str, lengths: Sequence[int], most: int | None, context: Contex
                 expected=f"at most {min(limits)} tokens" if long else "a text that is not empty",
             )
         )
-    beyond = sum(lengths[i] > (context.stated or lengths[i]) for i in kept)
-    return Sifted(kept, dict(counts), beyond)
+    return kept, dict(counts)
 
 
 def _reason(length: int, most: int | None, context: Context) -> str:

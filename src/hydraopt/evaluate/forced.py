@@ -19,12 +19,11 @@ from torch import Tensor
 
 from hydraopt.basemodel.batches import batches_of
 from hydraopt.basemodel.encoding import Batch, Encoded
-from hydraopt.basemodel.memory import are_answers
+from hydraopt.basemodel.memory import JsonCache, are_answers, key_of
 from hydraopt.basemodel.model import Placed, attached, hidden_states, logits_of
-from hydraopt.evaluate.kept import Kept
 from hydraopt.harm.divergence import divergence
 
-__all__ = ["Forced", "Numbers", "forced", "read_batch"]
+__all__ = ["Forced", "Numbers", "forced", "key_of_rows", "read_batch"]
 
 _TOKENS: Final = 32
 """Tokens whose distributions are compared at a time: 256,000 numbers each on a large vocabulary."""
@@ -107,7 +106,7 @@ def forced(
     sets: Mapping[str, Placed],
     reference: str | None,
     progress: Callable[[int, int], None] | None = None,
-    known: Kept | None = None,
+    known: JsonCache | None = None,
 ) -> dict[str, Forced]:
     """Return every set's results on the items' targets; the reference, if any, is the first set.
 
@@ -125,21 +124,22 @@ def forced(
             told = read_batch(model, batch, some, sets, reference)
             if known:
                 kept = {name: one.to_json() for name, one in told.items()}
-                known.put(_named(sets), kept, some)
+                known.put(key_of_rows(f"forced {list(sets)}", some), kept)
         for name, mine in made.items():
             mine.fill(chunk, told[name])
     return made
 
 
-def _named(sets: Mapping[str, Placed]) -> str:
-    return f"forced {list(sets)}"
+def key_of_rows(what: str, items: Sequence[Encoded]) -> str:
+    """Return the key under which a cache of one task has a value of these rows."""
+    return key_of([what, *(f"{item.prompt} {item.target}" for item in items)])
 
 
 def _recalled(
-    known: Kept | None, items: Sequence[Encoded], sets: Mapping[str, Placed]
+    known: JsonCache | None, items: Sequence[Encoded], sets: Mapping[str, Placed]
 ) -> dict[str, Forced] | None:
     """Return the cached results of a batch; None unless they exist for all sets."""
-    value = known.get(_named(sets), items) if known else None
+    value = known.get(key_of_rows(f"forced {list(sets)}", items)) if known else None
     if not isinstance(value, dict):
         return None
     told = {name: Forced.from_json(value.get(name), len(items)) for name in sets}
@@ -156,7 +156,7 @@ def read_batch(
 ) -> dict[str, Forced]:
     """Return the results of one batch, whose rows are these items."""
     made = {}
-    seen: _Seen | None = None
+    theirs: tuple[Tensor, Tensor] | None = None  # the reference's log probabilities, and best
     for name, placed in sets.items():
         logits = _logits(model, placed, batch)
         total = logits.logsumexp(-1)
@@ -167,11 +167,11 @@ def read_batch(
             "agreement": torch.ones_like(total),
             "divergence": torch.zeros_like(total),
         }
-        if seen is not None:
-            columns["agreement"] = (seen.best == best).float()
-            columns["divergence"] = seen.divergence(logits, total)
+        if theirs is not None:
+            columns["agreement"] = (theirs[1] == best).float()
+            columns["divergence"] = _divergence(theirs[0], logits, total)
         elif name == reference:
-            seen = _Seen(logits - total[:, None], best)
+            theirs = logits - total[:, None], best
         rows = batch.row.numpy()
         sums: dict[str, Numbers] = {
             key: np.bincount(rows, column.double().numpy(), len(items)).astype(np.float64)
@@ -209,18 +209,10 @@ def _logits(model: Any, placed: Placed, batch: Batch) -> Tensor:
     return logits_of(model, hidden, placed)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """Next-token distributions of the reference at the target positions of a batch.
+def _divergence(logs: Tensor, logits: Tensor, total: Tensor) -> Tensor:
+    """Return KL(reference || this) in nats, (N,), in float64; few tokens at a time.
 
-    logs: (N, vocabulary) logarithms of probabilities. best: (N,).
+    logs (N, vocabulary): logarithms of the reference's probabilities.
     """
-
-    logs: Tensor
-    best: Tensor
-
-    def divergence(self, logits: Tensor, total: Tensor) -> Tensor:
-        """Return KL(reference || this) in nats, (N,), in float64; few tokens at a time."""
-        pieces = (slice(start, start + _TOKENS) for start in range(0, len(logits), _TOKENS))
-        each = [divergence(self.logs[x], logits[x] - total[x, None]) for x in pieces]
-        return torch.cat(each)
+    pieces = (slice(start, start + _TOKENS) for start in range(0, len(logits), _TOKENS))
+    return torch.cat([divergence(logs[x], logits[x] - total[x, None]) for x in pieces])

@@ -24,14 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.basemodel.encoding import Encoded, encode_row
-from hydraopt.basemodel.memory import are_answers
+from hydraopt.basemodel.memory import JsonCache, are_answers
 from hydraopt.basemodel.model import Placed, TaskFactors, place
 from hydraopt.basemodel.positions import positions_of
 from hydraopt.basemodel.writing import WRITE_TOKENS, ends_of, generate
 from hydraopt.errors import NumericalError
 from hydraopt.evaluate.context import Context, sifted
-from hydraopt.evaluate.forced import Forced, Numbers, forced
-from hydraopt.evaluate.kept import Kept
+from hydraopt.evaluate.forced import Forced, Numbers, forced, key_of_rows
 from hydraopt.evaluate.metrics import Metric, metrics_of
 from hydraopt.evaluate.skipped import NoNumbersError, check_losses
 from hydraopt.evaluate.stats import Interval, paired_difference
@@ -71,15 +70,16 @@ class TaskRows:
     ) -> TaskRows:
         """Keep the rows that are within the token limits. Raises UsageError if none is left."""
         where, lengths = f"{task.name}/{task.language}", [len(item) for item in items]
-        held = sifted(where, lengths, most_tokens, context or Context())
+        limits = context or Context()
+        kept, reasons = sifted(where, lengths, most_tokens, limits)
         return cls(
             task,
-            tuple(task.rows[i] for i in held.kept),
-            tuple(items[i] for i in held.kept),
+            tuple(task.rows[i] for i in kept),
+            tuple(items[i] for i in kept),
             tuple(metrics),
-            len(items) - len(held.kept),
-            held.reasons,
-            held.beyond,
+            len(items) - len(kept),
+            reasons,
+            sum(lengths[i] > (limits.stated or lengths[i]) for i in kept),
         )
 
     def several(self) -> NDArray[np.bool_]:
@@ -169,7 +169,7 @@ def run_task(
     progress: Progress | None = None,
     changes: Collection[str] | None = None,
     texts: bool = False,
-    known: Kept | None = None,
+    known: JsonCache | None = None,
 ) -> dict[str, Scores]:
     """Score every set of factors (none: the base) on the rows of a task.
 
@@ -227,7 +227,7 @@ def _both(
     sets: Mapping[str, Placed],
     reference: str,
     bars: tuple[Callable[[int, int], None], Callable[[int, int], None]],
-    known: Kept | None,
+    known: JsonCache | None,
 ) -> tuple[dict[str, Forced], dict[str, Forced]]:
     """Teacher-force all sets on the items' own targets, and on the reference's answers.
 
@@ -297,7 +297,7 @@ def _answers(
     items: Sequence[Encoded],
     sets: Mapping[str, Placed],
     begun: Mapping[str, Sequence[tuple[int, ...]]],
-    known: Kept | None,
+    known: JsonCache | None,
 ) -> dict[str, list[tuple[int, ...]]]:
     """Return the greedily decoded tokens of every row, for the sets in ``begun``.
 
@@ -320,7 +320,8 @@ def _answers(
         block = places[start : start + _BLOCK]
         asked = [Encoded(items[i].prompt + tokens[name][i], ()) for name, i in block]
         what = f"answers of {most} {[name for name, _ in block]}"
-        said: Any = known.get(what, asked) if known else None
+        key = key_of_rows(what, asked)
+        said: Any = known.get(key) if known else None
         if not are_answers(said, len(block)):
             factors = [sets[name] for name, _ in block]
             left = [most - len(tokens[name][i]) for name, i in block]
@@ -330,7 +331,7 @@ def _answers(
                 raise NoNumbersError(dict.fromkeys(name for name, _ in block)) from error
             said = [list(x) for x in written]
             if known:
-                known.put(what, said, asked)
+                known.put(key, said)
         for (name, i), more in zip(block, said, strict=True):
             tokens[name][i] += tuple(more)
     return tokens

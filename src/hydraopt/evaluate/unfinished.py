@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.basemodel.memory import JsonCache, key_of
-from hydraopt.evaluate.kept import Kept
 from hydraopt.evaluate.results import TaskResult
 from hydraopt.files.cache import cache_root
 from hydraopt.files.reading import file_hash
@@ -50,12 +49,12 @@ class Unfinished:
         self._folder = root / key_of([source_hash(*_DECIDE), json.dumps(asked, sort_keys=True)])
         self._done = JsonCache(self._folder / "done", in_process=False)
 
-    def task(self, about: Sequence[str]) -> Kept:
+    def task(self, about: Sequence[str]) -> JsonCache:
         """Return the stored values of a task that is not done.
 
         about: its name and everything else that only this task depends on.
         """
-        return Kept(self._folder / key_of(about))
+        return JsonCache(self._folder / key_of(about), in_process=False)
 
     def entry(self, about: Sequence[str]) -> TaskResult | None:
         """Return the result of a task that is done; ``about`` begins with its name."""
