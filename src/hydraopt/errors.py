@@ -23,6 +23,7 @@ __all__ = [
     "LockedError",
     "MemoryLimitError",
     "Message",
+    "MissingExtraError",
     "NotThereError",
     "NumericalError",
     "PluginError",
@@ -141,6 +142,12 @@ class NotThereError(RemoteError, FileNotFoundError):
 
 class ExportError(HydraoptError, ValueError):
     """A task cannot be returned in the form that was asked for."""
+
+
+class MissingExtraError(HydraoptError, ModuleNotFoundError):
+    """A library is not installed. extra: name of the extra of hydraopt that installs it."""
+
+    extra: str = ""
 
 
 class PluginError(HydraoptError, ImportError):

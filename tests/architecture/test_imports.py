@@ -23,7 +23,7 @@ SOURCE = ROOT / "src" / "hydraopt"
 # if they are of one package: siblings do not know each other.
 LAYERS: list[set[str]] = [
     {"capacity", "errors", "jsonvalues", "lazy", "progress", "sources", "threads", "values"},
-    {"notes"},
+    {"extras", "notes"},
     {"compiled", "plugins"},
     {"machinecode"},
     {"files", "linalg"},
@@ -50,7 +50,6 @@ LAYERS: list[set[str]] = [
 # language; everything else here is heavy, so it loads inside the function that needs it.
 HEAVY = {
     "torch": {
-        "export",
         "bundle.peft",
         "adapters",
         "basemodel",
@@ -61,7 +60,8 @@ HEAVY = {
         "cli.serve",
         "doctor.look",
     },
-    "transformers": {"basemodel", "evaluate", "harm", "serve"},
+    "transformers": {"basemodel"},
+    "safetensors": {"basemodel"},
     "fastapi": {"serve.api"},
     "starlette": {"report.live", "serve.api"},
     "uvicorn": {"report.live", "serve.limits", "serve.server"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from hydraopt import open_bundle
 from hydraopt.adapters import read_adapter
 from hydraopt.cli.inspect import worst_module
-from hydraopt.errors import UsageError
+from hydraopt.errors import MissingExtraError, UsageError
 from hydraopt.inspect.bundle import TaskModule
 from tests.cli.conftest import TASKS, Run
 from tests.export.targets import small_task
@@ -87,10 +88,10 @@ def test_inspect_refuses(run: Run, bundle: Path, adapters: Path, tmp_path: Path)
 def test_inspect_without_matplotlib(
     run: Run, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hydraopt.report.figures.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = run("inspect", adapters / "de", "--plot", tmp_path / "x.png")
     assert result.exit_code == 2
-    check_refused(result, UsageError)
+    check_refused(result, MissingExtraError)
 
 
 def test_verify(run: Run, bundle: Path, adapters: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_container_tells_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> No
 def test_folders_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "file"))
-    harm = seen()["measured harm"]
+    harm = seen()["cache"]
     assert harm.state == "trouble"
     assert "HYDRAOPT_CACHE" in harm.do
 

@@ -8,7 +8,7 @@ import pytest
 
 from hydraopt.engines.engine import Local, OnRay
 from hydraopt.engines.pool import SerialPool
-from hydraopt.errors import UsageError
+from hydraopt.errors import MissingExtraError
 
 
 def test_one_local_worker_is_this_process() -> None:
@@ -26,6 +26,5 @@ def test_windows_has_this_process_alone(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_without_ray_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "hydraopt.engines.rayengine", raising=False)
-    with pytest.raises(UsageError):
+    with pytest.raises(MissingExtraError):
         OnRay().most()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.errors import ExportError, UsageError
+from hydraopt.errors import ExportError, MissingExtraError, UsageError
 from hydraopt.export import export_onnx
-from hydraopt.export import onnx as module
 from tests.conftest import write_adapter
 from tests.export.targets import RANKS, SHAPES, bundled, of_onnx, pairs, products, small_task
 from tests.raising import raises
@@ -252,16 +251,9 @@ def test_bases_that_are_none_are_refused(tmp_path: Path) -> None:
 def test_missing_packages_are_said(
     missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = importlib.import_module
-
-    def absent(name: str) -> Any:
-        if name == missing:
-            raise ImportError(f"No module named {name!r}")
-        return real(name)
-
     task, model = small_task(tmp_path), lora_model(tmp_path / "model.onnx")
-    monkeypatch.setattr(module.importlib, "import_module", absent)
-    with pytest.raises(ExportError):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MissingExtraError):
         export_onnx(task, tmp_path / "x.onnx_adapter", base=model)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from hydraopt.extras import require
+
 if TYPE_CHECKING:
     import torch
 
@@ -13,6 +15,7 @@ __all__ = ["dtype_name", "torch_dtype"]
 
 @cache
 def _by_name() -> dict[str, torch.dtype]:
+    require("torch")
     import torch
 
     return {

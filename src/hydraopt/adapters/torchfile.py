@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
 from hydraopt.adapters.torchdtypes import dtype_name
 from hydraopt.errors import HydraoptError
+from hydraopt.extras import require
 
 __all__ = ["open_torch"]
 
@@ -55,14 +56,9 @@ def open_torch(path: Path, size: int) -> TensorFile:
     if not archive:
         with path.open("rb") as stream:
             _check_old(stream, path, size)
-    try:
-        import torch
-    except ImportError:
-        refuse(
-            "reading a torch file needs torch, which is not installed",
-            path,
-            do="Install torch, or convert the file to safetensors",
-        )
+    require("torch", file=path)
+    import torch
+
     # The zip container can be mapped; the older bare pickle has to be read whole.
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)

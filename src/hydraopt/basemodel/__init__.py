@@ -1,1 +1,5 @@
 """Run a base model with factors attached to its modules."""
+
+from hydraopt.extras import require
+
+require("torch")

@@ -17,6 +17,7 @@ import torch
 
 from hydraopt.basemodel.memory import key_of
 from hydraopt.errors import HydraoptError, UsageError, explain
+from hydraopt.extras import require
 from hydraopt.files.reading import file_hash, read_regular
 from hydraopt.values import listed
 
@@ -53,6 +54,7 @@ def load_whole(base: str | Path, dtype: str, labels: int | None = None) -> tuple
     Raises UsageError, with the file where it can be told, if transformers cannot load the base, and
     if its weight files lack tensors of the model, hold others, or hold some in another shape.
     """
+    require("transformers")
     folder = Path(base) if Path(base).is_dir() else None
     try:
         if folder is not None:
@@ -78,10 +80,6 @@ def load_whole(base: str | Path, dtype: str, labels: int | None = None) -> tuple
             return model, AutoTokenizer.from_pretrained(base)
     except (HydraoptError, MemoryError):
         raise
-    except ModuleNotFoundError as error:
-        if error.name in ("transformers", "torch"):
-            raise  # the command says what to install
-        raise _unloadable(base, folder, error) from error
     except Exception as error:  # of a broken file: of any kind
         raise _unloadable(base, folder, error) from error
 

@@ -18,7 +18,7 @@ from hydraopt.cli.common import (
     say_notes,
     show_table,
 )
-from hydraopt.cli.looking import missing, originals_option
+from hydraopt.cli.looking import originals_option
 from hydraopt.cli.options import common_options, force_option, same_base_option
 from hydraopt.cli.people import result_notes, show_people
 from hydraopt.cli.progress import progress_bar
@@ -118,7 +118,8 @@ def eval_(
 
         check_replaceable(output, force, lambda text: b'"schema": "hydraopt.eval/' in text)
         check_apart(output, [*originals, *paths])
-    compare = _library()
+    from hydraopt.evaluate import compare
+
     request = _request(compare, base, named, options)
     compared = compare.read_compared([*originals, *paths], same_base, base)
 
@@ -200,15 +201,6 @@ def _write(result: Evaluation, output: str) -> None:
 
     text = json.dumps(to_json(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(destination(output), [text.encode()])
-
-
-def _library() -> ModuleType:
-    """Import hydraopt.evaluate.compare. Raises UsageError if its packages are missing."""
-    try:
-        from hydraopt.evaluate import compare
-    except ModuleNotFoundError as error:
-        raise missing("eval", error, "eval") from error
-    return compare
 
 
 def _tasks_named(texts: Sequence[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from hydraopt.cli.common import cannot_combine, emit_json, needs, say, say_notes, size_text
-from hydraopt.cli.looking import missing, originals_option
+from hydraopt.cli.looking import originals_option
 from hydraopt.cli.options import common_options, force_option, same_base_option
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
@@ -198,10 +198,7 @@ def _serve(bundle: str, files: Sequence[str], port: int, as_json: bool) -> None:
 
     with bind(_HOST, port) as listening:
         known = collect(bundle, files, whole=False)
-        try:
-            server = make_server(known, _HOST)
-        except ModuleNotFoundError as error:
-            raise missing("report --serve", error, "serve") from error
+        server = make_server(known, _HOST)
         address = f"http://{_HOST}:{listening.getsockname()[1]}/"
         listening.listen(64)  # a reader of the address may connect at once
         if as_json:

@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from hydraopt.cli.common import emit_json, say
-from hydraopt.cli.looking import missing
 from hydraopt.cli.main import EndedError
 from hydraopt.cli.options import common_options
 from hydraopt.errors import UsageError, explain
@@ -133,11 +132,7 @@ def serve(base: str, bundles: tuple[str, ...], as_json: bool, **options: Any) ->
       hydraopt serve ./base phone.hydra.safetensors --port 8000
     """
     asked = ServeOptions(**options)
-    try:
-        from hydraopt.serve.server import bind
-    except ModuleNotFoundError as error:
-        raise missing("serve", error, "serve") from error
-    from hydraopt.serve.server import check_key
+    from hydraopt.serve.server import bind, check_key
 
     check_key(asked.host, asked.api_key)
     # Check the port first: loading the model takes much longer.

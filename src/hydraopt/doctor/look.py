@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -28,7 +29,7 @@ State = Literal["ok", "note", "trouble"]
 """note: something optional is not there. trouble: something that commands need does not work."""
 
 PACKAGE: Final = "hydraopt"
-_FOR_USERS: Final = ("plot", "gguf", "onnx", "eval", "serve", "remote", "ray", "report")
+_FOR_USERS: Final = ("model", "eval", "serve", "remote", "gguf", "onnx", "plot", "ray")
 """Extras that commands ask for; those there are of a version are in its metadata."""
 LITTLE: Final = 1 << 30
 """Bytes of memory or of disk below which a merge of a few adapters may not end."""
@@ -75,13 +76,18 @@ def _python() -> Symptom:
 
 
 def _requirements(extra: str | None) -> list[str]:
-    """Return the requirements of an extra, or of the package itself, without markers."""
+    """Return the requirements of an extra, or of the package itself, without markers.
+
+    Extras that an extra names are resolved.
+    """
     own = []
     for line in metadata.requires(PACKAGE) or ():
         requirement, _, marker = line.partition(";")
         named = re.search(r"extra == ['\"]([^'\"]+)", marker)
         if (named[1] if named else None) == extra:
-            own.append(requirement.strip())
+            inner = re.match(rf"{PACKAGE}\[(.+)\]", requirement)
+            names = inner[1].split(",") if inner else ()
+            own += [x for name in names for x in _requirements(name)] or [requirement.strip()]
     return own
 
 
@@ -142,6 +148,8 @@ def _memory() -> Symptom:
 
 
 def _gpu() -> Symptom:
+    if find_spec("torch") is None:
+        return Symptom("GPU", "ok", "not used: no torch")
     try:
         import torch
 
@@ -156,9 +164,9 @@ def _gpu() -> Symptom:
 
 def _folders() -> Iterator[Symptom]:
     """Yield the folders that hydraopt writes: whether it can, and how much room there is."""
-    from hydraopt.basemodel.memory import cache_folder
+    from hydraopt.files.cache import cache_root
 
-    yield _writable("measured harm", cache_folder(), "Set HYDRAOPT_CACHE to a folder of yours")
+    yield _writable("cache", cache_root(), "Set HYDRAOPT_CACHE to a folder of yours")
     yield _writable("temporary files", Path(tempfile.gettempdir()), "Set TMPDIR to a folder")
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from hydraopt.engines.pool import Pool, SerialPool
 from hydraopt.engines.processes import Processes, Started
+from hydraopt.extras import require
 from hydraopt.threads import cores
 
 __all__ = ["Engine", "Local", "OnRay"]
@@ -92,6 +93,7 @@ class OnRay:
     remote = True
 
     def most(self) -> int:
+        require("ray")
         from hydraopt.engines.rayengine import connect, cpus
 
         connect(self.address)

@@ -13,16 +13,11 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
+import ray
+from ray.exceptions import RayError, RayTaskError
+
 from hydraopt.engines.pool import Closing, PendingResult, lost
 from hydraopt.errors import UsageError, WorkerError, explain
-
-try:
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-except ImportError as error:
-    raise UsageError(
-        explain("Ray is not installed", do="pip install 'hydraopt[ray]', or merge without OnRay")
-    ) from error
 
 __all__ = ["RayPool", "connect", "cpus"]
 

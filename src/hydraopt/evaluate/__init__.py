@@ -1,5 +1,8 @@
 """Score the tasks of a bundle against the originals.
 
-Everything here needs the ``eval`` extra (torch, transformers, sacrebleu, rouge-score, nltk);
-nothing outside this folder does.
+Everything here needs the extra ``eval``; nothing outside this folder does.
 """
+
+from hydraopt.extras import require
+
+require("sacrebleu", "rouge_score", "nltk", "torch", "transformers")

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
 from hydraopt.errors import ExportError, UsageError, explain
+from hydraopt.extras import require
 from hydraopt.files.reading import MOST_CONFIG, read_regular
 
 __all__ = ["GgufBase", "gguf_head", "load_gguf", "read_gguf_base"]
@@ -46,17 +47,9 @@ class GgufBase:
 
 
 def load_gguf() -> Any:
-    """Import the gguf package. Raises ExportError with advice on installation."""
-    try:
-        return importlib.import_module("gguf")
-    except ImportError as error:
-        raise ExportError(
-            explain(
-                "writing GGUF needs the gguf package",
-                got=error,
-                do="Run pip install 'hydraopt[gguf]'",
-            )
-        ) from error
+    """Import the gguf package. Raises MissingExtraError if it is not installed."""
+    require("gguf")
+    return importlib.import_module("gguf")
 
 
 def read_gguf_base(base: Path) -> GgufBase:

@@ -24,6 +24,7 @@ from hydraopt.bundle.peft.tensors import dtype_named, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, UsageError, explain
 from hydraopt.export.plain import plain_pairs, refused
+from hydraopt.extras import require
 from hydraopt.files.apart import check_apart
 from hydraopt.files.writing import replaced_file
 from hydraopt.linalg.shapes import Array
@@ -101,16 +102,8 @@ def export_onnx(
 
 
 def _package(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ExportError(
-            explain(
-                f"this export needs the {name} package",
-                got=str(error),
-                do="Run pip install 'hydraopt[onnx]'",
-            )
-        ) from error
+    require(name)
+    return importlib.import_module(name)
 
 
 def _inputs(base: Path) -> dict[tuple[str, str], LoraInput]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hydraopt.errors import UsageError, explain
+from hydraopt.extras import require
 from hydraopt.files.outputs import destination
 from hydraopt.files.writing import replaced_file
 from hydraopt.inspect.adapters import AdaptersReport
@@ -40,10 +40,7 @@ def check_plot(path: str | os.PathLike[str]) -> None:
         raise UsageError(
             explain("unknown kind of picture", file=path, expected=" or ".join(_SUFFIXES))
         )
-    if find_spec("matplotlib") is None:
-        raise UsageError(
-            explain("pictures need matplotlib", do="Run: pip install 'hydraopt[plot]'")
-        )
+    require("matplotlib")
     folder = destination(Path(path)).parent
     if not folder.is_dir():
         raise UsageError(explain("no folder for the picture", file=path, got=f"no {folder.name}/"))

@@ -3,3 +3,7 @@
 ``hydraopt serve`` is the way in; docs/reference/serving.md says how to use it. engine answers
 prompts, api speaks HTTP, server opens the port.
 """
+
+from hydraopt.extras import require
+
+require("uvicorn", "fastapi", "prometheus_client")

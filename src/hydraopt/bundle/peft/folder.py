@@ -27,6 +27,7 @@ from hydraopt.bundle.peft.folders import check_target
 from hydraopt.bundle.peft.layout import Pair, check_room, pairs_of
 from hydraopt.bundle.peft.tensors import dtype_named, file_chunks, rounded
 from hydraopt.errors import ExportError, explain
+from hydraopt.extras import require
 from hydraopt.files.apart import check_apart
 from hydraopt.files.writing import replaced_folder, write_atomically
 from hydraopt.jsonvalues import to_json
@@ -116,6 +117,7 @@ def check_peft(task: TaskAdapter) -> None:
 
 def torch_state_dict(task: TaskAdapter, dtype: object = None) -> dict[str, Any]:
     """Return the tensors of :func:`peft_adapter` as torch tensors."""
+    require("torch")
     import torch
 
     state = {}
