@@ -18,8 +18,7 @@ from hydraopt.cli.common import (
     say_notes,
     show_table,
 )
-from hydraopt.cli.looking import originals_option
-from hydraopt.cli.options import common_options, force_option, same_base_option
+from hydraopt.cli.options import common_options, force_option, originals_option, same_base_option
 from hydraopt.cli.people import result_notes, show_people
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain

@@ -16,6 +16,7 @@ __all__ = [
     "common_options",
     "exact_option",
     "force_option",
+    "originals_option",
     "prompts_option",
     "same_base_option",
     "skip_option",
@@ -144,3 +145,11 @@ def prompts_option(text: str, required: bool = False) -> Callable[[Command], Com
 def force_option(text: str) -> Callable[[Command], Command]:
     """Return the option --force, which permits to overwrite an output. text: its help."""
     return click.option("--force", is_flag=True, help=text)
+
+
+originals_option = click.option(
+    "--originals",
+    multiple=True,
+    metavar="ADAPTERS",
+    help="Original adapters of the bundle; several may follow one --originals.",
+)

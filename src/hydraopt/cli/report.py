@@ -10,8 +10,7 @@ from typing import Final
 import click
 
 from hydraopt.cli.common import cannot_combine, emit_json, needs, say, say_notes, size_text
-from hydraopt.cli.looking import originals_option
-from hydraopt.cli.options import common_options, force_option, same_base_option
+from hydraopt.cli.options import common_options, force_option, originals_option, same_base_option
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
 from hydraopt.jsonvalues import to_json
