@@ -16,7 +16,7 @@ from tools.lock import bounds
 
 TORCH = {"basemodel", "evaluate", "harm", "probes", "runtime", "serve"}
 """Packages that may import torch when they are imported."""
-IN_HARM = ["harm.curves", "harm.judging", "harm.solve", "harm.stored", "harm.trials"]
+IN_HARM = ["harm.curves", "harm.solve", "harm.stored", "harm.trials"]
 """Modules of harm that commands without a base model use."""
 REFUSE = """
 import sys
@@ -40,7 +40,7 @@ def test_the_core_imports_without_torch_scipy_and_numba() -> None:
 
 WAYS = {
     "attach": ("model", "import hydraopt; hydraopt.attach"),
-    "base model": ("model", "import hydraopt.harm.look"),
+    "base model": ("model", "import hydraopt.basemodel"),
     "evaluation": ("eval", "from hydraopt.evaluate import compare"),
     "server": ("serve", "from hydraopt.serve.server import bind"),
     "report --serve": ("serve", "from hydraopt.serve.listening import bind"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from hydraopt.cli.common import warn
+from hydraopt.extras import require
 from hydraopt.notes import Note
 from hydraopt.values import closest, listed
 
@@ -113,6 +114,7 @@ def base_model(
     number of tokens per answer to compare; None for the default.
     Raises UsageError, as AnswerJudge does.
     """
+    require("torch", "transformers")
     from hydraopt.harm.judge import AnswerJudge
     from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 

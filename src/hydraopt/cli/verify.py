@@ -31,6 +31,7 @@ from hydraopt.cli.prompting import (
     warn_of_base,
 )
 from hydraopt.errors import UsageError
+from hydraopt.extras import require
 from hydraopt.jsonvalues import to_json
 from hydraopt.notes import Note
 from hydraopt.values import counted, listed
@@ -193,6 +194,7 @@ def _measured(
     progress: Progress | None,
 ) -> HarmReport:
     """Measure the harm of the tasks that could be read, and add its problems to the report."""
+    require("torch", "transformers")
     from hydraopt.harm.verify import verify_harm
 
     read = {task.name for task in report.tasks}
