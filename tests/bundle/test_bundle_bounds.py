@@ -253,7 +253,7 @@ def test_tasks_of_one_stream_are_decoded_once(
 
 
 def test_the_examples_at_one_percent_are_far_below(tmp_path: Path) -> None:
-    merge(str(EXAMPLES / "*"), tmp_path / "b", size="1%", workers=1)
+    merge(str(EXAMPLES / "dates-*"), tmp_path / "b", size="1%", workers=1)
     bundle = open_bundle(tmp_path / "b")
     sizes = bundle.tensor_bytes
     size = sizes["shared"] + sum(v for k, v in sizes.items() if k.startswith("task/"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -52,20 +53,25 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return many_modules(tmp_path_factory.mktemp("many") / "b.hydra.safetensors", 5000)
 
 
+@pytest.fixture(scope="module")
+def some(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return many_modules(tmp_path_factory.mktemp("some") / "b.hydra.safetensors", 1500)
+
+
 @pytest.mark.parametrize("every", [False, True])
-def test_a_table_shows_the_first_rows_and_counts_the_others(many: Path, every: bool) -> None:
-    result = CliRunner().invoke(cli, ["inspect", str(many), *["--modules"] * every])
+def test_a_table_shows_the_first_rows_and_counts_the_others(some: Path, every: bool) -> None:
+    result = CliRunner().invoke(cli, ["inspect", str(some), *["--modules"] * every])
     assert result.exit_code == 0, result.output
     assert len(result.output.splitlines()) < ROWS
-    assert "4,000" in result.output
+    assert re.search(r"^500 ", result.output, re.MULTILINE)
     assert f"m{word(0)}" in result.output
 
 
-def test_json_has_all_rows(many: Path) -> None:
-    result = CliRunner().invoke(cli, ["inspect", str(many), "--json"])
+def test_json_has_all_rows(some: Path) -> None:
+    result = CliRunner().invoke(cli, ["inspect", str(some), "--json"])
     said = json.loads(result.stdout)
-    assert len(said["modules"]) == len(said["types"]) == 5000
-    assert [len(x["details"]) for x in said["tasks"]] == [5000, 5000]
+    assert len(said["modules"]) == len(said["types"]) == 1500
+    assert [len(x["details"]) for x in said["tasks"]] == [1500, 1500]
     assert {sum(x["forms"].values()) for x in said["types"]} == {2}
 
 

@@ -69,9 +69,8 @@ assert set(met) == set(range(len(allowed)))
     ("kind", "verb"),
     [
         ("folder", "remove"),
-        ("file", "add"),
-        *(slow(x, y) for x, y in [("folder", "add"), ("folder", "replace")]),
-        *(slow("file", y) for y in ["remove", "replace"]),
+        ("file", "remove"),
+        *(slow(x, y) for x in ("folder", "file") for y in ("add", "replace")),
     ],
 )
 def test_a_writer_of_several_tasks_is_killed(

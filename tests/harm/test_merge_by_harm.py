@@ -16,6 +16,7 @@ from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, BaseMismatchError, BudgetError, UsageError
 from hydraopt.harm import judge
 from hydraopt.merging.look import HarmSettings
+from tests.marks import slow
 from tests.raising import check_refused
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
@@ -48,8 +49,10 @@ def judge_first(monkeypatch, tokens: int) -> None:
     monkeypatch.setattr("hydraopt.merging.look.DEFAULT_HARM", HarmSettings(answer_tokens=tokens))
 
 
-@pytest.mark.parametrize("tokens", [1, 100])
-@pytest.mark.parametrize("how", ["merge", "plan", "add"])
+@pytest.mark.parametrize(
+    ("how", "tokens"),
+    [("merge", 1), ("merge", 100), ("plan", 1), ("add", 1), slow("plan", 100), slow("add", 100)],
+)
 def test_answers_that_go_on_are_told_of(place: Path, monkeypatch, tokens: int, how: str) -> None:
     """A limit that holds for their beginnings says so; what this model writes ends in time."""
     judge_first(monkeypatch, tokens)

@@ -59,6 +59,11 @@ def coded_of(make_adapter, folder: Path, size: str = "40%", form: str | None = N
     return {p: x.factors() for p, x in adapters[0].modules.items()}, coded
 
 
+@pytest.fixture(scope="module")
+def parts(make_adapter, tmp_path_factory: pytest.TempPathFactory):
+    return coded_of(make_adapter, tmp_path_factory.mktemp("parts"))
+
+
 def learned(model, texts, original, coded, how: Schedule, start: int = 0):
     """Records at the stops of the course that begins with one of the starts."""
     sides, rate = list(module._starts(coded, original, how))[start]
@@ -80,9 +85,9 @@ def held_out_harm(model, texts, original, coded, records, more=()) -> tuple[Harm
     return harm_of(*given, old), harm_of(*given, {**old, **records})
 
 
-def test_less_harm_on_what_was_held_out(trained, make_adapter, tmp_path) -> None:
+def test_less_harm_on_what_was_held_out(trained, parts) -> None:
     model, tokenizer = trained
-    original, coded = coded_of(make_adapter, tmp_path)
+    original, coded = parts
     texts = texts_of(tokenizer, 24)
     made = refit(model, texts, original, coded, schedule=SHORT)
     before, after = held_out_harm(model, texts, original, coded, made)
@@ -93,20 +98,20 @@ def test_less_harm_on_what_was_held_out(trained, make_adapter, tmp_path) -> None
     assert made.keys() == coded.keys()
 
 
-def test_logits_that_are_not_finite_are_refused(trained, make_adapter, tmp_path, monkeypatch):
+def test_logits_that_are_not_finite_are_refused(trained, parts, monkeypatch):
     """Where errors are limited nothing was measured before."""
     model, tokenizer = trained
-    original, coded = coded_of(make_adapter, tmp_path)
+    original, coded = parts
     monkeypatch.setattr(Drift, "is_finite", False)
     with raises(NumericalError, expected="finite numbers"):
         refit(model, texts_of(tokenizer, 24), original, coded, schedule=BRIEF)
 
 
 def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
-    trained, make_adapter, tmp_path, monkeypatch
+    trained, parts, monkeypatch
 ) -> None:
     model, tokenizer = trained
-    original, coded = coded_of(make_adapter, tmp_path)
+    original, coded = parts
     texts = texts_of(tokenizer, 40)
     few, empty = texts[:8], Encoded(texts[0].prompt, ())
     more = [*texts[8:], empty]
@@ -132,9 +137,9 @@ def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
         refit(model, texts[:1] * 8, original, coded)
 
 
-def test_others_do_not_outvote_the_first(trained, make_adapter, tmp_path, monkeypatch) -> None:
+def test_others_do_not_outvote_the_first(trained, parts, monkeypatch) -> None:
     model, tokenizer = trained
-    original, coded = coded_of(make_adapter, tmp_path)
+    original, coded = parts
     texts = texts_of(tokenizer, 40)
     asked = {"schedule": BRIEF, "more": texts[8:]}
     assert refit(model, texts[:8], original, coded, **asked)
@@ -188,9 +193,9 @@ def test_never_worse_and_in_the_same_ways_over_the_same_bases(
         assert not all(np.array_equal(x, y) for x, y in pairs)
 
 
-def test_nothing_is_kept_that_does_not_help(trained, make_adapter, tmp_path, monkeypatch) -> None:
+def test_nothing_is_kept_that_does_not_help(trained, parts, monkeypatch) -> None:
     model, tokenizer = trained
-    original, coded = coded_of(make_adapter, tmp_path)
+    original, coded = parts
     texts = texts_of(tokenizer, 16)
     wild = Schedule(steps=4, stops=(2, 4), rate=5.0, coded_rate=5.0)
     assert refit(model, texts, original, coded, schedule=wild) == {}
@@ -198,10 +203,10 @@ def test_nothing_is_kept_that_does_not_help(trained, make_adapter, tmp_path, mon
 
 @pytest.mark.parametrize("helps", [False, True])
 def test_what_keeps_nothing_starts_again_from_what_is_coded(
-    trained, make_adapter, tmp_path, monkeypatch, helps: bool
+    trained, parts, monkeypatch, helps: bool
 ) -> None:
     model, tokenizer = trained
-    original, coded = coded_of(make_adapter, tmp_path)
+    original, coded = parts
     texts = texts_of(tokenizer, 24)
     # From parts that are far from the original's there is nothing to gain in so few steps.
     far = {path: (b[:, ::-1] * 30, a) for path, (b, a) in original.items()}
@@ -225,10 +230,8 @@ def test_what_keeps_nothing_starts_again_from_what_is_coded(
     assert bool(refit(model, texts, original, coded, schedule=once)) == helps
 
 
-def test_of_the_coded_parts_nothing_is_lost_before_the_first_step(
-    trained, make_adapter, tmp_path
-) -> None:
-    _, coded = coded_of(make_adapter, tmp_path)
+def test_of_the_coded_parts_nothing_is_lost_before_the_first_step(trained, parts) -> None:
+    _, coded = parts
     assert coded
     for x in coded.values():
         start, record = module._as_coded(x), x.record.factors
@@ -237,9 +240,9 @@ def test_of_the_coded_parts_nothing_is_lost_before_the_first_step(
         np.testing.assert_allclose(*lengths, rtol=1e-5)
 
 
-def test_the_best_stop_is_kept(trained, make_adapter, tmp_path, monkeypatch) -> None:
+def test_the_best_stop_is_kept(trained, parts, monkeypatch) -> None:
     model, tokenizer = trained
-    original, coded = coded_of(make_adapter, tmp_path)
+    original, coded = parts
     texts = texts_of(tokenizer, 24)
     before = {path: x.record for path, x in coded.items()}
     best = refit(model, texts, original, coded, schedule=BRIEF)
@@ -249,11 +252,9 @@ def test_the_best_stop_is_kept(trained, make_adapter, tmp_path, monkeypatch) -> 
         assert refit(model, texts, original, coded) is best
 
 
-def test_a_stop_without_finite_numbers_is_left_out(
-    trained, make_adapter, tmp_path, monkeypatch
-) -> None:
+def test_a_stop_without_finite_numbers_is_left_out(trained, parts, monkeypatch) -> None:
     model, tokenizer = trained
-    original, coded = coded_of(make_adapter, tmp_path)
+    original, coded = parts
     texts = texts_of(tokenizer, 24)
     best = refit(model, texts, original, coded, schedule=BRIEF)
     drifts, drift = iter((None, SimpleNamespace(is_finite=False))), module._drift
@@ -264,20 +265,20 @@ def test_a_stop_without_finite_numbers_is_left_out(
 
 @pytest.mark.parametrize("more", [True, slow(False)])
 def test_less_kl_counts_unless_surely_more_answers_change(
-    trained, make_adapter, tmp_path, monkeypatch, more: bool
+    trained, parts, monkeypatch, more: bool
 ) -> None:
     model, tokenizer = trained
-    original, coded = coded_of(make_adapter, tmp_path)
+    original, coded = parts
     texts = texts_of(tokenizer, 24)
     monkeypatch.setattr(module, "surely_changes_more", lambda before, after: more)
     made = refit(model, texts, original, coded, schedule=BRIEF)
     assert bool(made) == (not more)
 
 
-def test_a_refit_can_be_repeated_and_the_model_stays(trained, make_adapter, tmp_path) -> None:
+def test_a_refit_can_be_repeated_and_the_model_stays(trained, parts) -> None:
     model, tokenizer = trained
     weights = {name: x.clone() for name, x in model.state_dict().items()}
-    original, coded = coded_of(make_adapter, tmp_path)
+    original, coded = parts
     texts = texts_of(tokenizer, 24)
     how = Schedule(8, (8,), 0.02, stages=1)
     (first,), (again,) = (learned(model, texts, original, coded, how) for _ in range(2))
@@ -287,12 +288,12 @@ def test_a_refit_can_be_repeated_and_the_model_stays(trained, make_adapter, tmp_
     assert not any(x.requires_grad for x in model.parameters())
 
 
-def test_stages_hold_early_layers_first(trained, make_adapter, tmp_path) -> None:
+def test_stages_hold_early_layers_first(trained, parts) -> None:
     holds = module._holds(["l.10.q", "l.2.q", "l.2.k", "l.0.q"], Schedule(steps=40, stages=2))
     assert holds == {20: ["l.0.q", "l.2.k"]}
     assert module._holds(["l.0.q"], Schedule(stages=1)) == {}
     model, tokenizer = trained
-    original, coded = coded_of(make_adapter, tmp_path)
+    original, coded = parts
     how = Schedule(24, (12, 24), 0.2, stages=2)
     middle, end = learned(model, texts_of(tokenizer, 18), original, coded, how)
     early = sorted(coded, key=module._in_order)[: len(coded) // 2]
@@ -300,9 +301,9 @@ def test_stages_hold_early_layers_first(trained, make_adapter, tmp_path) -> None
     assert same == set(early)
 
 
-def test_too_few_answers_and_other_modules_are_refused(trained, make_adapter, tmp_path) -> None:
+def test_too_few_answers_and_other_modules_are_refused(trained, parts) -> None:
     model, tokenizer = trained
-    original, coded = coded_of(make_adapter, tmp_path)
+    original, coded = parts
     texts = texts_of(tokenizer, 16)
     for few in ([], texts[:3], [Encoded(x.prompt, ()) for x in texts]):
         with pytest.raises(UsageError):

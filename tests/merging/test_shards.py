@@ -13,6 +13,7 @@ from hydraopt import merge
 from hydraopt.engines.engine import Local
 from hydraopt.merging.servant import Servant
 from hydraopt.merging.shards import Shards
+from tests.marks import slow
 from tests.merging.merge_cases import modules_of
 
 
@@ -152,7 +153,7 @@ HEADS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("tail", [None, b"cut"])
+@pytest.mark.parametrize("tail", [None, slow(b"cut")])
 def test_answers_that_cannot_be_read_are_made_again(three, tmp_path, tail) -> None:
     work = tmp_path / "w"
     merge(three, tmp_path / "whole", size="20%", workers=Local(1, work))

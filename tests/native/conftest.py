@@ -80,6 +80,12 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of native/tests/api.c, compiled."""
+    return _shared(tmp_path_factory, "hydra-api", "tests/api.c")
+
+
+@pytest.fixture(scope="session")
 def phone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle that the README makes, of eight tasks."""
     path = tmp_path_factory.mktemp("phone") / "phone.hydra.safetensors"

@@ -8,19 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.native.conftest import ROOT, compiler
 from tests.native.test_configs import with_config
-
-NATIVE = ROOT / "native"
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("api") / "api"
-    sources = [NATIVE / "tests" / "api.c", *sorted((NATIVE / "src").glob("*.c"))]
-    flags = ["-std=c99", "-O0", "-Wall", "-Werror", "-I", NATIVE / "include"]
-    subprocess.run([compiler(), *flags, "-o", made, *sources, "-lm"], check=True)
-    return made
 
 
 @pytest.mark.parametrize(
@@ -32,7 +20,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=str,
 )
 def test_no_failed_allocation_is_overlooked(
-    api: Path, changes: dict[str, Any], tmp_path: Path
+    api: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "x").write_bytes(with_config(**changes))
     done = subprocess.run([api, tmp_path / "x"], capture_output=True, text=True, check=False)

@@ -22,6 +22,7 @@ from hydraopt.errors import UsageError
 from hydraopt.files.url import Url
 from hydraopt.runtime.bundles import PlacedBundle
 from tests.conftest import write_adapter
+from tests.marks import slow
 from tests.runtime.conftest import pairs
 from tests.serve.conftest import BASE, TASKS, offline, plain, until
 from tests.serve.test_reload import names
@@ -67,7 +68,7 @@ def told(wild: Any, folder: Any, *tasks: str) -> dict[str, str]:
     return {task: offline(wild, folder, task, "go", 9)[0] for task in tasks}
 
 
-@pytest.mark.parametrize("how", ["index", "no index", "core"])
+@pytest.mark.parametrize("how", ["index", slow("no index"), "core"])
 def test_a_replaced_task_is_answered_as_it_is_now(
     serve, wild, folder, tmp_path, caplog, how
 ) -> None:
