@@ -25,11 +25,11 @@ from benchmarks.speed.footprint import (
     peak_bytes,
     start_peak,
 )
+from benchmarks.speed.frame import frame_of
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.collection.opening import open_bundle
 from hydraopt.progress import Progress
 from hydraopt.runtime.attached import attach
-from hydraopt.runtime.frame import frame_of
 
 __all__ = ["compare", "write_like"]
 

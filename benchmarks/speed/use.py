@@ -27,6 +27,7 @@ from torch import nn
 
 from benchmarks.commands import parser_of
 from benchmarks.speed.footprint import disk_bytes, forget, growth, limited, peak_bytes, start_peak
+from benchmarks.speed.frame import frame_of
 from benchmarks.speed.separate import compare
 from hydraopt.basemodel.model import load_model
 from hydraopt.bundle.reader import Bundle
@@ -37,7 +38,6 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.progress import Progress
 from hydraopt.runtime.attached import Attached, attach
 from hydraopt.runtime.bundles import obstacles
-from hydraopt.runtime.frame import frame_of
 from hydraopt.values import counted
 
 __all__ = ["SCHEMA", "measure_use"]

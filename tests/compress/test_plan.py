@@ -9,10 +9,11 @@ from hydraopt.coding.forms import FORMS, Mode, Way
 from hydraopt.coding.records import write_basis, write_record
 from hydraopt.coding.stream import StreamWriter
 from hydraopt.compress.alike import coefficients
-from hydraopt.compress.curve import FIRST_CLASS, noise_of, part_curve, rate_of
+from hydraopt.compress.curve import FIRST_CLASS, noise_of, part_curve, rate_of, tables
 from hydraopt.compress.measure import MEASURES, measure_named
 from hydraopt.compress.plan import modes_of, plan_module
-from hydraopt.compress.sides import side_table
+from hydraopt.compress.pricing import side_at
+from hydraopt.compress.sides import side_costs
 from hydraopt.errors import UsageError
 from tests.compress.core_factors import Pair, core_of, encoded, low_rank, orthonormal, planned
 from tests.raising import raises
@@ -161,33 +162,34 @@ def test_importance_moves_bits() -> None:
 @pytest.mark.parametrize("left", [Way.EXPLICIT, Way.SHARED, Way.PREDICTED])
 @pytest.mark.parametrize("right", [Way.EXPLICIT, Way.SHARED, Way.PREDICTED])
 def test_the_planner_takes_the_cheapest_classes(left, right) -> None:
-    # Against every pair of classes on the curve, part by part, from the same tables.
+    # Against every pair of classes on the curve, part by part, at the same costs.
     measure, price = MEASURES["bias-aware"], 1e-5
     core = core_of(nearly_one())
     plan = plan_module(core, [1.0] * T, price, measure, [Mode(left, right)])
     energies = np.concatenate([s**2 for s in core.s])
     owners = np.repeat(np.arange(T), [s.size for s in core.s])
-    tables = []
+    costs = []
     for side, (basis, way) in enumerate(((plan.left, left), (plan.right, right))):
         length = (core.m, core.n)[side]
         sides = zip(("left", "right"), core.spaces([1.0] * T), strict=True)
         both = [space.within(core, side, space.values.size) for side, space in sides]
         own = both[side][:, : basis.q] if basis else np.zeros((0, 0))
-        tables.append(side_table(way, length, basis, own))
-    curve = part_curve(tables[0].numbers, tables[1].numbers, measure.output)
+        of_ways = side_costs([way], length, basis, own)
+        costs.append(of_ways.get(way, of_ways[Way.EXPLICIT]))
+    curve = part_curve(costs[0].numbers, costs[1].numbers, measure.output)
     harm = np.zeros(T)
     for i, task in enumerate(owners):
-        rows = [
-            [x[min(i, len(x) - 1)] for x in (table.bits, table.noise, table.lost)]
-            for table in tables
-        ]
         options = []
-        for a, b in zip(curve.left - FIRST_CLASS, curve.right - FIRST_CLASS, strict=True):
-            noise = rows[0][1][a] / measure.output + rows[1][1][b]
-            kept = (1 - rows[0][2][a]) * (1 - rows[1][2][b])
+        for classes in zip(curve.left, curve.right, strict=True):
+            (bits_of_left, noise_of_left, lost_of_left), (bits, noise, lost) = (
+                side_at(x.head, x.shares, min(i, x.shares.shape[1] - 1), spread, *tables())
+                for x, spread in zip(costs, classes, strict=True)
+            )
+            noise += noise_of_left / measure.output
+            kept = (1 - lost_of_left) * (1 - lost)
             cost = kept * measure.lost * noise / (measure.lost + noise)
             cost = energies[i] * (cost + measure.projected * (1 - kept))
-            options.append((cost + price * (rows[0][0][a] + rows[1][0][b] + 10), cost))
+            options.append((cost + price * (bits_of_left + bits + 10), cost))
         best, cost = min(options)
         cut = measure.lost * energies[i]
         harm[task] += cost if best < cut else cut

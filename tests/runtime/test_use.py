@@ -12,11 +12,11 @@ import torch
 from safetensors import safe_open
 
 from benchmarks.speed import footprint, separate, use
+from benchmarks.speed.frame import frame_of
 from benchmarks.speed.use import measure_use
 from hydraopt import attach, merge, open_bundle
 from hydraopt.collection.splitting import split
 from hydraopt.errors import HydraoptError, TaskNotFoundError, UsageError
-from hydraopt.runtime.frame import frame_of
 from tests.conftest import write_adapter
 from tests.runtime.conftest import TASKS, adapters, hooks_of
 

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydraopt.bundle.peft.folder import export_peft
+from hydraopt.bundle.peft.folder import check_peft, export_peft
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.bundle.verify import check_task
 from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.errors import (
     BundleFormatError,
@@ -63,7 +62,7 @@ def of_python(path: Path) -> Verdict:
         return Verdict(word_of(error))
     for task in tasks:
         try:
-            check_task(task)
+            _check(task)
         except HydraoptError as error:
             whole = word_of(error) if whole == "ok" else whole
     assert verify_bundle(path).ok == (whole == "ok")
@@ -72,6 +71,18 @@ def of_python(path: Path) -> Verdict:
         words.append(word)
         hashes.append(found)
     return Verdict(whole, tuple(words), tuple(hashes))
+
+
+def _check(task: TaskAdapter) -> None:
+    """Read all of a task, as verifying does, and raise what is wrong with it."""
+    if not task.entry.lossless:
+        task.factors()
+    for tensor in task.carried.values():
+        tensor.raw()
+    if not any(task.manifest.tensors[i].base for i in task.entry.tensors):
+        for tensor in task.coded_tensors().values():
+            tensor.raw()
+    check_peft(task)
 
 
 def _exported(task: TaskAdapter) -> tuple[str, str | None]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.rivals.merging.by_peft import added
-from hydraopt.linalg.clusters import k_means
+from benchmarks.rivals.merging.kmeans import k_means
 from hydraopt.linalg.shapes import Factors
 from hydraopt.linalg.svd import in_range
 from hydraopt.methods.small import Merged, check_shapes, rank_for, weights_for, whole

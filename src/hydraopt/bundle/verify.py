@@ -24,7 +24,7 @@ from hydraopt.linalg.norms import distance, product_norm, ratio
 from hydraopt.linalg.shapes import Factors
 
 __all__ = [
-    "TaskReport", "VerifyReport", "check_task", "distance_from", "verify",
+    "TaskReport", "VerifyReport", "distance_from", "verify",
 ]  # fmt: skip
 
 # The task's error is stored with four digits; measuring again may differ in the order of sums.
@@ -142,16 +142,6 @@ def distance_from(task: TaskAdapter, original: Adapter) -> float:
 def _held(task: TaskAdapter) -> object:
     """Return a key for a task's stored bytes, so that equal tasks are read only once."""
     return task.entry.content, task.entry.carried
-
-
-def check_task(task: TaskAdapter) -> None:
-    """Read all of a task, as :func:`verify` does, and raise what is wrong with it.
-
-    Raises BundleFormatError for damage, ChecksumError among it, and ExportError for a coded task
-    that came from PEFT and cannot be written as a PEFT adapter again.
-    """
-    _read(task)
-    check_peft(task)
 
 
 def _read(task: TaskAdapter) -> None:

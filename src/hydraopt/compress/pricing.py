@@ -16,7 +16,7 @@ from hydraopt.compress.curve import FIRST_CLASS
 from hydraopt.compress.measure import left_noise, part_cost
 from hydraopt.linalg.shapes import Array
 
-__all__ = ["fill_table", "price_mode", "side_at"]
+__all__ = ["price_mode", "side_at"]
 
 Classes = NDArray[np.int64]
 _Side = tuple[Classes, Array, Classes]
@@ -70,17 +70,6 @@ def side_at(
         noise = share * within + lost * share * (1 - share)
         gone = lost * share**2
     return bits, noise, gone
-
-
-@njit(**LENT)
-def fill_table(
-    head: Classes, shares: Array, first: int, rates: Array, noises: Array, out: Array
-) -> None:
-    """Fill ``out`` (3, P, C) with :func:`side_at` from class ``first`` on."""
-    for part in range(out.shape[1]):
-        for i in range(out.shape[2]):
-            bits, noise, gone = side_at(head, shares, part, first + i, rates, noises)
-            out[0, part, i], out[1, part, i], out[2, part, i] = bits, noise, gone
 
 
 @njit(**LENT)

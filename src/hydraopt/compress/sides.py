@@ -1,7 +1,4 @@
-"""One side of a module's parts: what it costs and what noise it leaves, in each way of writing it.
-
-The planner prices all spread classes with these tables.
-"""
+"""Cost and noise of one side of a module's parts, by the way of writing it."""
 
 from __future__ import annotations
 
@@ -14,25 +11,19 @@ from numpy.typing import NDArray
 
 from hydraopt.coding.forms import Way
 from hydraopt.compress.core import SharedSpace
-from hydraopt.compress.curve import FIRST_CLASS, LAST_CLASS, noise_of, tables
-from hydraopt.compress.pricing import fill_table
+from hydraopt.compress.curve import noise_of
 from hydraopt.linalg.shapes import Array
 
 __all__ = [
-    "CLASSES",
     "PART_BITS",
     "BasisPlan",
     "Classes",
     "SideCost",
-    "SideTable",
     "side_costs",
-    "side_table",
 ]
 
 Classes = NDArray[np.int64]
 
-CLASSES: Final[Classes] = np.arange(FIRST_CLASS, LAST_CLASS + 1)
-"""Spread classes of a table's columns."""
 PART_BITS: Final = 10.0
 """Side information of a part: an exponent and two spread classes."""
 
@@ -100,30 +91,3 @@ def side_costs(
         if way is not Way.EXPLICIT:
             costs[way] = SideCost(way, length, plan.q, wider, shares)
     return costs
-
-
-@dataclass(frozen=True)
-class SideTable:
-    """Cost of one side of every part, written in one way.
-
-    Arrays are (P, C), or (1, C) for all parts alike, with P parts and C spread classes.
-
-    numbers: number of values in a part.
-    bits: bits of the side.
-    noise: noise relative to the part's energy.
-    lost: share of the part's energy that is lost effect, which no coefficient restores.
-    """
-
-    numbers: int
-    bits: Array
-    noise: Array
-    lost: Array
-
-
-def side_table(way: Way, length: int, plan: BasisPlan | None, own: Array) -> SideTable:
-    """Return the costs of one side at all spread classes; arguments as for :func:`side_costs`."""
-    costs = side_costs([way], length, plan, own)
-    cost = costs.get(way, costs[Way.EXPLICIT])
-    out = np.empty((3, cost.shares.shape[1], CLASSES.size))
-    fill_table(cost.head, cost.shares, FIRST_CLASS, *tables(), out)
-    return SideTable(cost.numbers, *out)
