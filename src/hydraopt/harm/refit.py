@@ -131,14 +131,7 @@ def refit(
     how = schedule or Schedule()
     seen, judging, others = parted(answers, more, settings)
     if not judging or not seen:
-        raise UsageError(
-            explain(
-                "too few answers to refit",
-                got=sum(bool(x.target) for x in answers),
-                expected=f"at least {settings.held_out} to different prompts",
-                do="Give more prompts of the task",
-            )
-        )
+        raise _too_few(answers, settings)
     judges = reference_of(model, [*judging, *others], original)
     first = _drift(model, judges, {p: x.record for p, x in coded.items()})
     if not first.is_finite:
@@ -167,6 +160,17 @@ def refit(
         if records:
             break
     return records
+
+
+def _too_few(answers: Sequence[Encoded], settings: HarmSettings) -> UsageError:
+    return UsageError(
+        explain(
+            "too few answers to refit",
+            got=sum(bool(x.target) for x in answers),
+            expected=f"at least {settings.held_out} to different prompts",
+            do="Give more prompts of the task",
+        )
+    )
 
 
 def _later(
