@@ -33,8 +33,10 @@ __all__ = ["Container", "Contents", "open_file", "refuse_file"]
 
 
 class Container:
-    """One safetensors file of ours. Raises BundleFormatError unless its header is in order, and
-    RemoteError for an address that cannot be read.
+    """One safetensors file of ours.
+
+    Raises BundleFormatError unless its header is in order, and RemoteError for an address that
+    cannot be read.
 
     formats: what it may say that it is.  hold: keep the file open, so that one that is replaced
     goes on being what it was; an address always does.  metadata, version: the header's.  header:
@@ -152,8 +154,10 @@ class Container:
         return value
 
     def check(self, names: list[str], about: Mapping[str, str]) -> None:
-        """Refuse a file whose tensors are not those named, in order, or whose metadata is not what
-        follows from the manifest."""
+        """Refuse a file with other tensors than ``names``, in this order, or with other metadata.
+
+        The metadata must be what follows from the manifest.
+        """
         if list(self._file) != names:
             odd = sorted(set(names) ^ set(self._file))[:8]
             refuse_file(

@@ -196,8 +196,10 @@ def checked_weight(name: str, weight: object, positive: bool) -> float:
 
 
 def relative_weights(adapters: Sequence[Adapter]) -> list[float]:
-    """1 / |dW_t|^2 over the whole of each adapter, so that relative errors count alike; 1 for one
-    that changes nothing."""
+    """Return 1 / |dW_t|^2 over the whole of each adapter, so that relative errors count alike.
+
+    It is 1 for an adapter that changes nothing.
+    """
     norms = [
         sum(Factors.of(*module.factors()).squared_norm() for module in adapter.modules.values())
         for adapter in adapters

@@ -113,7 +113,7 @@ def _measured(
     by_module: Mapping[str, Mapping[str, float]],
     numbers: Mapping[str, int],
 ) -> Manifest:
-    """The manifest with errors against the originals, and the numbers that these hold."""
+    """Return the manifest with errors against the originals, and the numbers that these hold."""
     tasks = []
     for task in manifest.tasks:
         mine = by_module[task.name]

@@ -68,8 +68,7 @@ class HydraFit:
         return self.history[-1]
 
     def merged(self) -> Merged:
-        """Return the factors of each task: all of them hold one A, and tasks of one head one
-        object.
+        """Return the factors of each task: all hold one A, and tasks of one head one object.
 
         A power of two goes from the heads to A, which is exact and keeps both in the range of fp16.
         """
@@ -164,8 +163,10 @@ def _order(factors: Sequence[Factors], w: Array) -> list[int]:
 def _problem(
     factors: Sequence[Factors], w: Array, rank: int, scales: bool
 ) -> tuple[_Problem, Array, Array]:
-    """Return the problem in the small core, and the bases that lead back: left (m, p), right (n,
-    q)."""
+    """Return the problem in the small core, and the bases that lead back, left and right.
+
+    The bases are (m, p) and (n, q).
+    """
     thins = [thin(f.B, f.A) for f in factors]
     left, right = stacked_bases(factors)
     r = max(max(own.s.size for own in thins), 1)
@@ -236,8 +237,7 @@ class _Problem:
             history.append(history[-1] - gained)
 
     def _fit(self, heads: int, labels: Labels, g: Array) -> tuple[Array, Array]:
-        """Return the exact V (q, R) and heads (M, p, R) for given tasks of each head and given
-        scales.
+        """Return the exact V (q, R) and heads (M, p, R) for given tasks of each head and scales.
 
         With s_c = sum w g^2 and M_c = sum w g C_t / s_c over the tasks of head c the objective is a
         constant plus sum_c s_c |M_c - H_c V^T|^2, least at the top eigenvectors V of
@@ -258,8 +258,7 @@ class _Problem:
         return V, np.tensordot(mix, self.B @ (self.A @ V), 1)
 
     def _gains(self, V: Array, H: Array) -> tuple[Array, Array, Array]:
-        """Return (gain, g) of each task with each head, (T, M), and |C_t V|^2, the most it could
-        be."""
+        """Return (gain, g) of each task with each head, (T, M), and the upper bound |C_t V|^2."""
         tasks, heads = len(self.w), len(H)
         inside = self.B @ (self.A @ V)
         inner = inside.reshape(tasks, -1) @ H.reshape(heads, -1).T
@@ -272,8 +271,10 @@ class _Problem:
         return gain, g, np.sum(inside**2, axis=(1, 2))
 
     def _assign(self, V: Array, H: Array) -> tuple[Labels, Array]:
-        """Return the exact labels and scales for given V and heads: the head that takes most error
-        away."""
+        """Return the exact labels and scales for given V and heads.
+
+        The label is the head that removes most of the error.
+        """
         gain, g, _ = self._gains(V, H)
         labels = gain.argmax(axis=1)
         return labels, g[np.arange(len(labels)), labels]
@@ -316,8 +317,7 @@ class _Problem:
         return labels, g, H
 
     def _start(self, heads: int, generator: np.random.Generator | None) -> tuple[Labels, Array]:
-        """Return the tasks to build the first heads from, as far apart as chance or, without it,
-        reach."""
+        """Return the tasks to build the first heads from, far apart by chance or by reach."""
         tasks, r, q = self.A.shape
         rows = self.A.reshape(tasks * r, q)
         gram = (self.overlap * (rows @ rows.T).reshape(self.overlap.shape)).sum(axis=(1, 3))

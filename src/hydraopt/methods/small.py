@@ -54,8 +54,7 @@ class Merged:
         return bool(np.isfinite(numbers).all())
 
     def task(self, t: int) -> Factors:
-        """Return the factors of task t with its scale inside B, as every other :class:`Factors` has
-        it."""
+        """Return the factors of task t with its scale inside B, as in every :class:`Factors`."""
         return Factors(self.factors[t].B * self.scales[t], self.factors[t].A)
 
 
@@ -67,8 +66,10 @@ def stacked_bases(factors: Sequence[Factors]) -> tuple[Array, Array]:
 
 
 def check_shapes(factors: Sequence[Factors]) -> tuple[int, int]:
-    """Return (m, n) of all the dW's; raises UsageError for no factors and AlignmentError for
-    different shapes."""
+    """Return (m, n) of all the dW's.
+
+    Raises UsageError for no factors and AlignmentError for different shapes.
+    """
     if not factors:
         raise UsageError(explain("nothing to merge", got="no factors", do="Give at least one"))
     shapes = [(f.B.shape[0], f.A.shape[1]) for f in factors]
@@ -91,10 +92,9 @@ def weights_for(
     positive: bool = False,
     what: str = "weights",
 ) -> Array:
-    """Return the tasks' weights (T,), ``default`` each if None; raises UsageError for unusable
-    ones.
+    """Return the tasks' weights (T,), ``default`` each if None.
 
-    what: they are, in the message.
+    what: name of the weights in messages. Raises UsageError for unusable weights.
     """
     if weights is None:
         return np.full(tasks, default)
@@ -117,9 +117,10 @@ def weights_for(
 
 
 def comparable(weights: Array) -> Array:
-    """Return the positive weights (T,) that are only compared with each other, as they stand if
-    products of them with squared norms stay in range, else scaled so; one below 1e-280 of the
-    largest counts as that."""
+    """Return positive weights (T,), scaled if products with squared norms would leave the range.
+
+    The weights are only compared with each other. One below 1e-280 of the largest counts as that.
+    """
     if weights.min(initial=1.0) >= 1e-100 and weights.max(initial=1.0) <= 1e100:
         return weights
     scaled: Array = np.ldexp(weights, -int(np.frexp(weights.max())[1]))

@@ -15,8 +15,9 @@ _DO = "Give another name, or overwrite it with --force (overwrite=True)"
 
 
 def check_target(target: Path, overwrite: bool) -> None:
-    """Raise UsageError if ``target`` is a file, or a folder with files and ``overwrite`` is False,
-    and as :func:`hydraopt.files.outputs.destination`.
+    """Raise UsageError if ``target`` is a file, or a folder with files and not ``overwrite``.
+
+    Raises also as :func:`hydraopt.files.outputs.destination`.
 
     An adapter that lies there may be the only copy of what was trained.
     """
@@ -28,8 +29,10 @@ def check_target(target: Path, overwrite: bool) -> None:
 
 
 def check_file(target: Path, overwrite: bool) -> None:
-    """Raise UsageError if ``target`` is a folder, or a file and ``overwrite`` is False, and as
-    :func:`hydraopt.files.outputs.destination`."""
+    """Raise UsageError if ``target`` is a folder, or a file and not ``overwrite``.
+
+    Raises also as :func:`hydraopt.files.outputs.destination`.
+    """
     destination(target)
     if target.is_dir():
         raise UsageError(explain("a folder is in the way of the file", file=target))

@@ -73,8 +73,7 @@ def tuner_adapter(
 
 
 def check_tuner(task: TaskAdapter) -> None:
-    """Raise ExportError as :func:`tuner_adapter` does, unless for numbers that do not fit a
-    dtype."""
+    """Raise ExportError as :func:`tuner_adapter` does, except for numbers that overflow a dtype."""
     _planned(task, task.described.keys() - left_to_base(task, None))
 
 
