@@ -19,6 +19,7 @@ CODES: Final[Mapping[str, str]] = {
     "changed_base": "the adapter fits only a base model that PEFT changes in the same way",
     "dora": "the magnitudes of DoRA are kept as tensors",
     "fused_projection": "the file does not state which parts of a fused projection have factors",
+    "given_twice": "paths that were given again are read once",
     "multipliers": "tensors that multiply whole modules are not in the computed norms",
     "no_adapter": "files that hold no adapter were left out",
     "no_peft_type": "the config states no tuner, so it was read as LoRA",

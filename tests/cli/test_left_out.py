@@ -55,6 +55,18 @@ def test_each_verb_leaves_them_out_and_says_so(
         assert where in done.output
 
 
+def test_a_path_that_is_given_twice_is_read_once_and_named(
+    run: Run, matches: list[Path], tmp_path: Path
+) -> None:
+    first, second = [path for path in matches if path.is_dir()][:2]
+    out = ["--error", "0.3", "-o", tmp_path / "x.hydra.safetensors", "--json"]
+    result = json.loads(run("merge", first, second, first, *out).stdout)
+    assert ("given_twice", str(first)) in [(x["code"], x["where"]) for x in result["notes"]]
+    assert len(result["tasks"]) == 2
+    named = run("merge", first, f"other={first}", *out)  # two tasks of one content
+    assert "given_twice" not in [x["code"] for x in json.loads(named.stdout)["notes"]]
+
+
 def test_what_lies_beside_changes_no_byte(run: Run, matches: list[Path], tmp_path: Path) -> None:
     adapters = [path for path in matches if path.is_dir()]
     made = []

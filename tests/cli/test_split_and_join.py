@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from hydraopt.errors import BundleFormatError, TaskNotFoundError, UsageError
@@ -63,7 +64,8 @@ def test_refused_without_output(run: Run, bundle: Path, tmp_path: Path) -> None:
     check_refused(run("split", bundle, "-o", folder), UsageError, file="apart")
     assert run("split", bundle, "-o", folder, "--force").exit_code == 0
     (core,) = folder.glob("*.core.safetensors")
-    refused = run("join", folder, core, "-o", out)
+    other = Path(shutil.copy(core, tmp_path / core.name))
+    refused = run("join", folder, other, "-o", out)
     assert refused.exit_code == 2
     check_refused(
         refused, BundleFormatError, got="three.core.safetensors", expected="NAME.core.safetensors"

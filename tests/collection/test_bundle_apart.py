@@ -74,7 +74,8 @@ def test_joined_it_is_what_it_was(which: str, tmp_path: Path) -> None:
     files = split(whole, tmp_path / "apart")
     assert [x.task for x in files] == [None, *open_bundle(whole), None]
     assert all(x.path.stat().st_size == x.size for x in files)
-    for parts in ([tmp_path / "apart"], sorted(tmp_path.glob("apart/*"), reverse=True)):
+    folder, each = tmp_path / "apart", sorted(tmp_path.glob("apart/*"), reverse=True)
+    for parts in ([folder], each, [folder, folder], [folder, *each]):
         size, tasks = join(parts, tmp_path / "joined")
         assert (tmp_path / "joined").read_bytes() == whole.read_bytes()
         assert (size, tasks) == (whole.stat().st_size, list(open_bundle(whole)))

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors import safe_open
 
+from hydraopt import merge
 from hydraopt.adapters import read_adapter
+from hydraopt.cli.main import cli
 from hydraopt.errors import ExportError
 from hydraopt.export import export_vllm
 from hydraopt.export.vllm import RANKS
@@ -134,3 +137,20 @@ def test_what_is_not_linear_is_refused(path: str, tmp_path: Path) -> None:
         made = write_adapter(folder, {}, extras=keys, r=2, lora_alpha=2)
     with raises(ExportError, adapter="a"):
         export_vllm(bundled(tmp_path, made)["a"], tmp_path / "out")
+
+
+def test_a_task_that_is_refused_leaves_the_tasks_before_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = "model.layers.0.self_attn.q_proj"
+    folders = [
+        write_adapter(
+            tmp_path / name, {path: (rng.standard_normal((520, r)), rng.standard_normal((r, 520)))}
+        )
+        for name, r in (("a", 4), ("b", 520), ("c", 4))
+    ]
+    bundle, out = tmp_path / "x.hydra.safetensors", tmp_path / "out"
+    merge(folders, bundle, lossless=True)
+    how = ["export", str(bundle), "--all", "-o", str(out), "--format", "vllm"]
+    assert CliRunner().invoke(cli, how).exit_code != 0
+    assert [x.name for x in out.iterdir()] == ["a"]
+    assert (out / "a" / "adapter_config.json").is_file()

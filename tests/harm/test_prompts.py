@@ -153,6 +153,7 @@ def test_the_command_line_sees(base, folders, tmp_path: Path, more: list[str]) -
         (["--base", str(base), "--prompts", str(prompts)], {"file": "p.txt"}),
         (["--harm", "1%"], {"names": "--base"}),
         (["--refit"], {"names": "--base"}),
+        (["--no-refit"], {"names": "--base"}),
         (["--base", str(base), "--prompts", f"fr={tmp_path / 'no'}"], {"file": "no"}),
         (["--base", str(base), *["--prompts", f"fr={prompts}"] * 2], {"names": "--prompts"}),
         (["--base", str(tmp_path / "no")], {"got": "no folder of that name"}),

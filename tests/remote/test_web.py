@@ -331,3 +331,11 @@ def test_what_is_told_of_an_address_has_no_secrets(
     with pytest.raises(UsageError) as caught:
         add(signed, [adapters["a"]])
     assert "secret-key" not in str(caught.value)
+
+
+def test_a_refused_write_names_the_bundle_and_not_its_lock(
+    served: str, adapters: dict[str, Path]
+) -> None:
+    with raises(RemoteError, file=NAME) as refused:
+        add(served, [adapters["a"]])
+    assert ".lock" not in str(refused.value)

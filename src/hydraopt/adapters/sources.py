@@ -71,18 +71,24 @@ class Selection:
     """Adapters found at a user's paths and patterns.
 
     left_out: files found there that hold no adapter.
+    repeated: paths that were given again.
     """
 
     requests: tuple[Request, ...]
     left_out: tuple[AnyPath, ...]
+    repeated: tuple[AnyPath, ...] = ()
 
     @property
     def notes(self) -> tuple[Note, ...]:
         """Return notes for the user about the selection."""
-        if not self.left_out:
-            return ()
-        text = f"left out, no adapter: {listed(self.left_out, _MOST_LISTED)}"
-        return (Note("no_adapter", text, ", ".join(map(str, self.left_out))),)
+        notes: list[Note] = []
+        if self.left_out:
+            text = f"left out, no adapter: {listed(self.left_out, _MOST_LISTED)}"
+            notes.append(Note("no_adapter", text, ", ".join(map(str, self.left_out))))
+        if self.repeated:
+            text = f"given twice, and read once: {listed(self.repeated, _MOST_LISTED)}"
+            notes.append(Note("given_twice", text, ", ".join(map(str, self.repeated))))
+        return tuple(notes)
 
 
 def locate(path: str | os.PathLike[str]) -> Source:
@@ -231,6 +237,7 @@ def expand(items: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
         items = [items]
     requests: dict[tuple[AnyPath, str | None], Request] = {}
     left_out: list[AnyPath] = []
+    repeated: dict[AnyPath, None] = {}
     for item in items:
         name, text = _named(item)
         if not text:
@@ -252,12 +259,15 @@ def expand(items: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
                 )
         for path in paths:
             whole = Path(os.path.realpath(path)) if isinstance(path, Path) else path
+            if (whole, name) in requests:
+                repeated.setdefault(path)
             requests.setdefault((whole, name), Request(path, name))
     local = [(x, x.path) for x in requests.values() if isinstance(x.path, Path)]
     folders = {Path(os.path.realpath(path.parent)) for _, path in local if _may_be(path)}
     beside = [x for x, path in local if x.name is None and _lies_in(path, folders)]
     kept = tuple(x for x in requests.values() if x not in beside)
-    return Selection(kept, tuple(dict.fromkeys([*left_out, *(x.path for x in beside)])))
+    every_left_out = dict.fromkeys([*left_out, *(x.path for x in beside)])
+    return Selection(kept, tuple(every_left_out), tuple(repeated))
 
 
 def _matches(pattern: AnyPath) -> list[AnyPath]:

@@ -70,7 +70,7 @@ def add(
       hydraopt add phone.hydra.safetensors pl=run3/best --max-error 0.1
       hydraopt add phone.hydra.safetensors numbers-de=run4/best --replace
     """
-    request = MergeRequest(refit=False, **options)
+    request = MergeRequest(can_refit=False, **options)
     from hydraopt.bundle.recipes import answer_tokens_in
     from hydraopt.collection.storage import collection_at
     from hydraopt.editing import verbs

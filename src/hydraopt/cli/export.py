@@ -72,7 +72,8 @@ def export(
     For one task, DIR is its folder (gguf, onnx, kohya: its file). For several tasks or --all, each
     task is written to DIR/TASK (DIR/TASK.gguf, .onnx_adapter, .safetensors). In PEFT folders ranks
     may differ between modules, B includes the scale, and lora_alpha equals r. A task with tensors
-    that the format cannot represent is refused, and the message names them.
+    that the format cannot represent is refused, and the message names them; the tasks before it
+    stay written.
 
     \b
     Example:

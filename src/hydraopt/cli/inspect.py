@@ -276,7 +276,7 @@ def _show_bundle(report: BundleReport, every: bool) -> None:
     own = "of fp16" if originals.stored == "fp16" else "of original"
     show_table(
         f"{report.path}: {report.size:,} bytes, {compared(report.size, originals)}",
-        ["task", error, "own bytes", "carried bytes", own, "worst module", "forms"],
+        ["task", error, "own bytes", "carried bytes", own, "worst module, about", "forms"],
         [
             [
                 x.name,

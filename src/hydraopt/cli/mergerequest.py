@@ -29,7 +29,12 @@ __all__ = ["MergeRequest"]
 
 @dataclass(frozen=True, kw_only=True)
 class MergeRequest:
-    """Options of the command. Raises click's errors and UsageError for options that do not fit."""
+    """Options of the command.
+
+    can_refit: whether the command trains coded parts.
+
+    Raises click's errors and UsageError for options that do not fit.
+    """
 
     size: str | None = None
     error: float | None = None
@@ -41,6 +46,7 @@ class MergeRequest:
     base: str | None = None
     prompted: tuple[PromptFile, ...] = ()
     refit: bool | None = None
+    can_refit: bool = True
     exact: tuple[str, ...] = ()
     same_base: bool = False
     skip_unreadable: bool = False
@@ -54,8 +60,8 @@ class MergeRequest:
             self._check_harm()
         if self.prompted and self.base is None:
             raise needs("--prompts", "--base")
-        if self.refit and not self.prompted:
-            raise needs("--refit", "--base", "--prompts")
+        if self.refit is not None and not self.prompted:
+            raise needs("--refit" if self.refit else "--no-refit", "--base", "--prompts")
         if self.refit and self.harm is not None:
             raise cannot_combine("--refit", ["--harm"], "training would change the measured harm")
         given = {"--base": self.base is not None, "--exact": bool(self.exact)}
@@ -84,7 +90,7 @@ class MergeRequest:
         error nearly all of its gain would be lost again.
         """
         wanted = self.size is not None if self.refit is None else self.refit
-        return wanted and bool(self.prompted)
+        return self.can_refit and wanted and bool(self.prompted)
 
     @property
     def importance(self) -> dict[str, float]:

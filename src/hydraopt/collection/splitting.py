@@ -97,8 +97,10 @@ def split(
 
 
 def check_elsewhere(folder: AnyPath) -> None:
-    """Raise UsageError for a folder of a bundle's files that this process works in: it is exchanged
-    for another in one step, which would leave a shell in a folder that is gone."""
+    """Raise UsageError for a folder of a bundle's files that is the working directory.
+
+    It is exchanged for another in one step, which would leave a shell in a deleted folder.
+    """
     if not isinstance(folder, Path) or not folder.is_dir():
         return
     if is_working_directory(Path(os.path.realpath(folder))) and any(
@@ -186,8 +188,9 @@ def _core_of(path: AnyPath) -> str | None:
 
 
 def _check_core(folder: AnyPath, core: str, tasks: Collection[str]) -> None:
-    """Raise UsageError for a folder with files of another core than the one of that id, or with
-    other tasks of it than these, as were added since.
+    """Raise UsageError for a folder with files of another core, or with other tasks of this core.
+
+    Other tasks were added since.
 
     What cannot be read belongs to nobody.
     """
@@ -268,7 +271,16 @@ def _source_of(paths: Sequence[AnyPath]) -> Contents:
             is_core = Container(path, (CORE, TASK), hold=False).format == CORE
             (cores if is_core else tasks).append(path)
     where = paths[0] if len(paths) == 1 else paths[0].parent
-    return open_apart(core_of(Container(only_core(cores, where), (CORE,))), tasks, where, strict)
+    core_file = core_of(Container(only_core(_once(cores), where), (CORE,)))
+    return open_apart(core_file, _once(tasks), where, strict)
+
+
+def _once(paths: Iterable[AnyPath]) -> list[AnyPath]:
+    """Return each file once: FOLDER and FOLDER/* may both be given."""
+    files: dict[object, AnyPath] = {}
+    for path in paths:
+        files.setdefault(os.path.realpath(path) if isinstance(path, Path) else path, path)
+    return list(files.values())
 
 
 def files_of(

@@ -43,6 +43,8 @@ def locked_in_store(url: Url, path: str | os.PathLike[str]) -> Iterator[None]:
         "token": secrets.token_hex(16),
     }
     data = json.dumps(mine).encode()
+    if url.is_web:  # which refuses every write: by the name that was given, not that of the lock
+        store_of(url).create(path if isinstance(path, Url) else Url(os.fspath(path)), b"")
     created = patiently(lambda: store_of(lock).create(lock, data), lock)
     if not created and _holder(lock).get("token") != mine["token"]:
         # Of the same token: it was made, and the answer that said so was lost.

@@ -214,7 +214,7 @@ def check_importance(names: Sequence[str], given: Mapping[str, float]) -> None:
     if unknown:
         raise UsageError(
             explain(
-                "importance for a task that was not found",
+                "weight for a task that was not found",
                 got=listed(unknown),
                 expected=closest(unknown, names),
             )
@@ -222,9 +222,7 @@ def check_importance(names: Sequence[str], given: Mapping[str, float]) -> None:
     for name, value in given.items():
         if _positive(value) is None:
             got = f"{name}={shown(value)}"
-            raise UsageError(
-                explain("an importance must be positive", got=got, expected="a number")
-            )
+            raise UsageError(explain("a weight must be positive", got=got, expected="a number"))
 
 
 def _positive(value: object) -> float | None:
