@@ -1,6 +1,6 @@
 """Writes src/gguf_table.h: llama.cpp's names of the layers of the architectures that are written.
 
-    python native/gguf_table.py > native/src/gguf_table.h        (needs the gguf package)
+    python native/gguf_table.py > native/src/export/gguf_table.h        (needs the gguf package)
 
 Few texts, since a C compiler takes 4095 characters, and pointers cost more: for each name of
 llama.cpp's, with # for the layer's number, that name and the names that base models' own files have

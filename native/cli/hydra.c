@@ -1,5 +1,5 @@
 /* The command hydra: looks into bundles and takes tasks out of them. */
-#include "../src/posix.h"
+#include "../src/posix/posix.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -9,7 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "hydra.h"
+#include "hydra_files.h"
+#include "scratch.h"
 
 static const char HELP[] =
     "hydra " HYDRA_VERSION ": takes LoRA adapters out of hydraopt bundles (format version 2)\n"
@@ -179,7 +180,6 @@ static int write_file(const Rows *rows, const char *path) {
     fputc('}', head);
     while (ftell(head) % 8) fputc(' ', head);
     size = ftell(head);
-    hydra_remove_scratch(path);
     out = fopen(path, "wbx");
     if (!out) {
         fclose(head);
@@ -198,7 +198,7 @@ static int write_file(const Rows *rows, const char *path) {
 static char scratch[4096];
 
 static void stop(int sign) {
-    hydra_remove_scratch(scratch);
+    scratch_remove(scratch);
     _exit(128 + sign);
 }
 
@@ -208,14 +208,8 @@ static int extract_raw(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype,
     hydra_error error;
     hydra_status status = hydra_describe(bundle, task, &info, &error);
     const char *same = NULL;
-    struct stat about;
     int failed = 0;
     size_t i;
-    if (!stat(path, &about)) {
-        fprintf(stderr, "hydra: %s: there is something of that name already. Choose another\n",
-                path);
-        return 2;
-    }
     if (!status && !info.lossless)
         status = hydra_pairs(bundle, task, dtype, take_pair, &rows, &error);
     if (!status) status = hydra_tensors(bundle, task, take_tensor, &rows, &error);
@@ -229,9 +223,9 @@ static int extract_raw(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype,
         fprintf(stderr, "hydra: %s: two tensors have one name; got ", path);
         put_json(stderr, same), fputc('\n', stderr);
         failed = 1;
-    } else if (write_file(&rows, scratch) || rename(scratch, path)) {
+    } else if (write_file(&rows, scratch)) {
         fprintf(stderr, "hydra: %s: cannot be written; got %s\n", path, strerror(errno));
-        hydra_remove_scratch(scratch);
+        scratch_remove(scratch);
         failed = 1;
     }
     for (i = 0; i < rows.count; i++)
@@ -262,14 +256,13 @@ static char *read_config(const char *path, size_t *size) {
     return text;
 }
 
-static int extract_gguf(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype, const char *base,
-                        const char *path) {
+static int extract_gguf(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype,
+                        const char *base) {
     hydra_gguf_options options;
     hydra_error error;
     hydra_status status;
     size_t size = 0;
     char *text;
-    if (!base) return wrong("--to gguf needs --base, the base model's config.json", NULL);
     text = read_config(base, &size);
     if (!text) {
         fprintf(stderr, "hydra: %s: cannot be read; got %s\n", base, strerror(errno));
@@ -278,9 +271,10 @@ static int extract_gguf(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype
     memset(&options, 0, sizeof options);
     options.struct_size = sizeof options;
     options.dtype = dtype;
+    options.sync = 1;
     status = hydra_gguf_base(text, size, NULL, &options, &error);
     free(text);
-    if (!status) status = hydra_write_gguf_file(bundle, task, &options, path, &error);
+    if (!status) status = hydra_write_gguf_file(bundle, task, &options, scratch, &error);
     return status ? fail(&error) : 0;
 }
 
@@ -335,19 +329,29 @@ static int extract(hydra_bundle *bundle, const Line *line) {
     hydra_task task;
     hydra_error error;
     size_t i;
+    int code, is_folder = *line->to == 'p';
     if (!line->task || !line->output) return wrong("extract needs TASK and -o OUTPUT", NULL);
     if (!dtype_of(line->dtype, &options.dtype))
         return wrong("--dtype is same, f16, bf16, f32 or f64", line->dtype);
     if (hydra_find(bundle, line->task, &task, &error)) return fail(&error);
     if (strcmp(line->to, "peft") && strcmp(line->to, "gguf") && strcmp(line->to, "raw"))
         return wrong("--to is peft, gguf or raw", line->to);
-    if (hydra_scratch(line->output, scratch, sizeof scratch, &error)) return fail(&error);
+    if (*line->to == 'g' && !line->base)
+        return wrong("--to gguf needs --base, the base model's config.json", NULL);
+    if (scratch_open(line->output, scratch, sizeof scratch, &error) ||
+        scratch_check(line->output, is_folder, &error))
+        return fail(&error);
     for (i = 0; i < 3; i++) /* what is ignored, as by nohup, stays so */
         if (signal(signs[i], stop) == SIG_IGN) signal(signs[i], SIG_IGN);
+    options.sync = 1; /* what is renamed is on the disk */
     if (*line->to == 'g')
-        return extract_gguf(bundle, task, options.dtype, line->base, line->output);
-    if (*line->to == 'r') return extract_raw(bundle, task, options.dtype, line->output);
-    return hydra_write_peft_folder(bundle, task, &options, line->output, &error) ? fail(&error) : 0;
+        code = extract_gguf(bundle, task, options.dtype, line->base);
+    else if (*line->to == 'r')
+        code = extract_raw(bundle, task, options.dtype, line->output);
+    else
+        code = hydra_write_peft_folder(bundle, task, &options, scratch, &error) ? fail(&error) : 0;
+    if (code) return code;
+    return scratch_done(scratch, line->output, is_folder, &error) ? fail(&error) : 0;
 }
 
 static int run(int count, char **words) {
@@ -382,7 +386,7 @@ static int run(int count, char **words) {
     } else if (!strcmp(line.verb, "extract")) {
         code = extract(bundle, &line);
     } else {
-        code = hydra_verify(bundle, &error) ? fail(&error) : 0;
+        code = hydra_verify(bundle, &error) || hydra_verify_peft(bundle, &error) ? fail(&error) : 0;
         if (!code)
             printf("%s: sound, %lu tasks\n", line.bundle, (unsigned long)hydra_task_count(bundle));
     }

@@ -93,6 +93,7 @@ void fuzz_everything(hydra_bundle *bundle, fuzz_faults *faults) {
     size_t task, i;
     sink.user = faults;
     fuzz_check(hydra_verify(bundle, &error), &error, faults);
+    fuzz_check(hydra_verify_peft(bundle, &error), &error, faults);
     for (task = 0; task < hydra_task_count(bundle) && task < 4; task++) {
         hydra_task_info info = {.struct_size = sizeof info};
         hydra_module_info module = {.struct_size = sizeof module};

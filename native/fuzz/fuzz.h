@@ -9,7 +9,7 @@
 #ifndef HYDRA_FUZZ_H
 #define HYDRA_FUZZ_H
 
-#include "../src/core.h"
+#include "../src/export/adapter.h"
 
 enum { FUZZ_MOST_FILES = 8 };
 

@@ -30,7 +30,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             hy_tolerance tolerance = {0, 1, left_out, NULL};
             hy_env env;
             hy_env_open(&env, &options, &error);
-            tolerance.strangers = size & 1;
+            tolerance.other_cores = size & 1;
             status = hy_open(readers, names, count, &tolerance, &env, &bundle, &error);
         } else {
             status = hydra_open_parts(readers, names, count, &options, &bundle, &error);

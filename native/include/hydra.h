@@ -1,19 +1,19 @@
 /* libhydra: reads hydraopt bundles (docs/reference/format.md, version 2), in C99.
  *
- * A bundle holds many LoRA adapters ("tasks") of one base model in one file. This library finds a
- * task, multiplies it out, and writes it as a PEFT folder or as a LoRA GGUF for llama.cpp. It needs
- * libc alone. Nothing is global: two threads may use two bundles at once; one bundle belongs to
- * one thread at a time.
+ * A bundle holds many LoRA adapters ("tasks") of one base model in one file. This header opens
+ * bundles and gives the numbers of a task; hydra_export.h writes a task as an adapter, and
+ * hydra_files.h opens and writes files of the system. The library needs libc alone. Nothing is
+ * global: two threads may use two bundles at once; one bundle belongs to one thread at a time.
  *
  *     hydra_error error;
  *     hydra_bundle *bundle;
- *     if (hydra_open_path("phone.hydra.safetensors", NULL, &bundle, &error)) {
+ *     hydra_task task;
+ *     if (hydra_open_memory(data, size, NULL, &bundle, &error)) {
  *         fprintf(stderr, "%s\n", error.text);
  *         return 1;
  *     }
- *     hydra_task task;
  *     if (!hydra_find(bundle, "numbers-de", &task, &error))
- *         hydra_write_peft_folder(bundle, task, NULL, "numbers-de", &error);
+ *         hydra_pairs(bundle, task, HYDRA_F16, take_pair, NULL, &error);
  *     hydra_close(bundle);
  *
  * Letters: a module of the base has m outputs and n inputs, and a task changes its weight by
@@ -51,12 +51,32 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
+#define HYDRA_VERSION_MAJOR 0
+#define HYDRA_VERSION_MINOR 1
+#define HYDRA_VERSION_PATCH 0
 #define HYDRA_VERSION "0.1.0"
 #define HYDRA_FORMAT_VERSION 2 /* of the bundles that are read */
+
+/* Between these two stands what a shared library exports. */
+#if defined(__GNUC__)
+#define HYDRA_VISIBLE _Pragma("GCC visibility push(default)")
+#define HYDRA_HIDDEN _Pragma("GCC visibility pop")
+#else
+#define HYDRA_VISIBLE
+#define HYDRA_HIDDEN
+#endif
+#ifdef __cplusplus
+#define HYDRA_BEGIN extern "C" { HYDRA_VISIBLE
+#define HYDRA_END HYDRA_HIDDEN }
+#else
+#define HYDRA_BEGIN HYDRA_VISIBLE
+#define HYDRA_END HYDRA_HIDDEN
+#endif
+
+HYDRA_BEGIN
+
+/* HYDRA_VERSION of the library that is linked, which may be another than that of this header. */
+const char *hydra_version(void);
 
 /* ---- errors --------------------------------------------------------------------------------- */
 
@@ -255,95 +275,12 @@ hydra_status hydra_tensors(hydra_bundle *bundle, hydra_task task,
                            int (*take)(void *user, const hydra_tensor *tensor), void *user,
                            hydra_error *error);
 
-/* ---- writing adapters ----------------------------------------------------------------------- */
-
-/* Where an export goes: files by name, each written from its start to its end. All three return 0,
- * or anything else if they cannot; then the export returns HYDRA_IO. `size` is that of the whole
- * file, known before. */
-typedef struct hydra_sink {
-    int (*begin)(void *user, const char *name, uint64_t size);
-    int (*write)(void *user, const void *data, size_t size);
-    int (*end)(void *user);
-    void *user;
-} hydra_sink;
-
-typedef struct hydra_peft_options {
-    size_t struct_size;
-    hydra_dtype dtype; /* of the factors; other tensors keep theirs */
-} hydra_peft_options;
-
-/* Writes a PEFT adapter: adapter_model.safetensors and adapter_config.json. The bytes
- * are those of "hydraopt export". NULL options: the original's dtype. HYDRA_UNSUPPORTED for what
- * PEFT cannot hold. */
-hydra_status hydra_write_peft(hydra_bundle *bundle, hydra_task task,
-                              const hydra_peft_options *options, const hydra_sink *sink,
-                              hydra_error *error);
-
-/* What a LoRA GGUF has to know of its base model. */
-typedef struct hydra_gguf_options {
-    size_t struct_size;
-    const char *architecture; /* llama, qwen2 or gemma3 */
-    uint32_t blocks;          /* layers */
-    uint32_t heads, kv_heads; /* of attention; a llama's rows of q and k are stored by head */
-    hydra_dtype dtype;        /* HYDRA_SAME or HYDRA_F16: f16; HYDRA_F32 */
-} hydra_gguf_options;
-
-/* Reads a transformers config.json (text of `size` bytes) of the base into *gguf, whose dtype
- * stays. `architecture` then points to a constant. HYDRA_UNSUPPORTED for other architectures. */
-hydra_status hydra_gguf_base(const char *json, size_t size, const hydra_options *options,
-                             hydra_gguf_options *gguf, hydra_error *error);
-
-/* Writes a LoRA GGUF for llama.cpp, one file. The bytes are those of "hydraopt export --format gguf
- * --base config.json". HYDRA_UNSUPPORTED for what llama.cpp cannot hold. */
-hydra_status hydra_write_gguf(hydra_bundle *bundle, hydra_task task,
-                              const hydra_gguf_options *options, const hydra_sink *sink,
-                              hydra_error *error);
-
 /* ---- checking ------------------------------------------------------------------------------- */
 
-/* Reads every byte: all checksums, and every stream to its end. Coded tasks that came from PEFT
- * must be writable as PEFT adapters, else HYDRA_UNSUPPORTED. The first thing that is wrong is the
- * error. */
+/* Reads every byte: all checksums, and every stream to its end. The first thing that is wrong is
+ * the error. hydra_verify_peft of hydra_export.h checks what remains. */
 hydra_status hydra_verify(hydra_bundle *bundle, hydra_error *error);
 
-/* ---- files of the system; left out of builds with HYDRA_NO_FILES ---------------------------- */
+HYDRA_END
 
-#ifndef HYDRA_NO_FILES
-/* Opens a bundle file; or a folder of a core and task files, or the core file of one. Of a folder
- * two files are open at a time: all must keep name, size and time until hydra_close. */
-hydra_status hydra_open_path(const char *path, const hydra_options *options,
-                             hydra_bundle **bundle, hydra_error *error);
-
-/* As hydra_open_path, but of a folder a damaged task file costs that task alone. Task files that
- * cannot be read or belong to another core, and further ones of a task that is there, are left out,
- * and their errors told to `left_out` (NULL: to nobody). task: the one that is wanted; then only
- * files of its name are opened, and all if none of them holds it. NULL: all tasks. */
-hydra_status hydra_open_readable(const char *path, const char *task, const hydra_options *options,
-                                 void (*left_out)(void *user, const hydra_error *error),
-                                 void *user, hydra_bundle **bundle, hydra_error *error);
-
-/* Writes a PEFT folder, which is made; HYDRA_USAGE if it is there already and not empty. It appears
- * whole: on failure nothing is left. A process that is killed leaves hydra_scratch. */
-hydra_status hydra_write_peft_folder(hydra_bundle *bundle, hydra_task task,
-                                     const hydra_peft_options *options, const char *folder,
-                                     hydra_error *error);
-
-/* Writes a GGUF file, in the same way; HYDRA_USAGE if it is there already. */
-hydra_status hydra_write_gguf_file(hydra_bundle *bundle, hydra_task task,
-                                   const hydra_gguf_options *options, const char *file,
-                                   hydra_error *error);
-
-/* What an export to `output` by this process is called until it is whole, into `room` bytes (4096
- * do): .NAME.tmp-PID beside it. Removes those of processes that have ended, as SIGKILL or a loss of
- * power leaves them; both functions above do so, too. Processes of other machines and containers
- * are not seen: do not export to one output from several. */
-hydra_status hydra_scratch(const char *output, char *scratch, size_t room, hydra_error *error);
-
-/* Removes it, if it is there. For handlers of signals: it calls nothing that these may not. */
-void hydra_remove_scratch(const char *scratch);
-#endif
-
-#ifdef __cplusplus
-}
-#endif
 #endif

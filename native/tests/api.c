@@ -103,6 +103,7 @@ static hydra_status everything(const hydra_options *options, File *file, size_t 
         if (status == HYDRA_UNSUPPORTED) status = HYDRA_OK;
     }
     if (!status) status = hydra_verify(bundle, &error);
+    if (!status) status = hydra_verify_peft(bundle, &error);
     EXPECT(status == HYDRA_OK || error.text[0]);
     hydra_close(bundle);
     return status;
@@ -263,8 +264,15 @@ static void bases(void) {
     EXPECT(i > 1);
 }
 
+static void check_version(void) {
+    char text[32];
+    sprintf(text, "%d.%d.%d", HYDRA_VERSION_MAJOR, HYDRA_VERSION_MINOR, HYDRA_VERSION_PATCH);
+    EXPECT(!strcmp(text, HYDRA_VERSION) && !strcmp(text, hydra_version()));
+}
+
 int main(int count, char **names) {
     int i;
+    check_version();
     bases();
     for (i = 1; i < count; i++) {
         Bytes bytes = read_whole(names[i]);

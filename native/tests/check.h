@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "hydra.h"
+#include "hydra_export.h"
 
 static int failures;
 

@@ -7,6 +7,9 @@
 #include <string.h>
 
 #include "check.h"
+#ifndef HYDRA_NO_FILES
+#include "hydra_files.h"
+#endif
 
 enum { MOST_PARTS = 16 };
 

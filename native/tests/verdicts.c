@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "hydra.h"
+#include "hydra_files.h"
 
 static void add(uint32_t *hash, const void *data, size_t size) {
     const unsigned char *bytes = data;
@@ -38,6 +38,7 @@ int main(int count, char **words) {
         hydra_status status = hydra_open_path(words[i], NULL, &bundle, NULL);
         size_t task, tasks = status ? 0 : hydra_task_count(bundle);
         if (!status) status = hydra_verify(bundle, NULL);
+        if (!status) status = hydra_verify_peft(bundle, NULL);
         printf("%s\t%s", words[i], hydra_status_name(status));
         for (task = 0; task < tasks; task++) {
             uint32_t hash = 2166136261u;

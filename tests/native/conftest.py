@@ -28,12 +28,12 @@ def compiler() -> str:
     return path
 
 
-def build(folder: Path, name: str = "hydra", main: str = "cli/hydra.c") -> Path:
-    """The command in ``folder``, compiled there unless it is. main: its own file."""
+def build(folder: Path, name: str = "hydra", main: str = "cli/*.c") -> Path:
+    """The command in ``folder``, compiled there unless it is. main: its own files."""
     made = folder / name
     if made.exists():
         return made
-    sources = [*sorted((ROOT / "native" / "src").glob("*.c")), ROOT / "native" / main]
+    sources = [x for own in ("src/*/*.c", main) for x in sorted((ROOT / "native").glob(own))]
     flags = [
         "-std=c99",
         "-O0",  # compiles in a third of the time; native/test runs all of this with -O2

@@ -21,7 +21,7 @@ def unpacker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("unpack") / "unpack"
     sources = [
         NATIVE / "tests" / "unpack.c",
-        *(NATIVE / "src" / f"{x}.c" for x in ("unpack", "base")),
+        *(NATIVE / "src" / "core" / f"{x}.c" for x in ("unpack", "base")),
     ]
     command = [
         compiler(),

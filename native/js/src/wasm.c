@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 
-#include "hydra.h"
+#include "hydra_export.h"
 #include "host.h"
 
 #define EXPORT(name) __attribute__((export_name(name)))
@@ -105,7 +105,10 @@ EXPORT("config") int config(uint32_t task, const char **json) {
 EXPORT("keep_core") int keep_core(double most) {
     return hydra_keep_core(bundle, (size_t)most, &error);
 }
-EXPORT("verify") int verify(void) { return hydra_verify(bundle, &error); }
+EXPORT("verify") int verify(void) {
+    int status = hydra_verify(bundle, &error);
+    return status ? status : (int)hydra_verify_peft(bundle, &error);
+}
 
 static int sink_begin(void *user, const char *name, uint64_t size) {
     (void)user;
