@@ -56,6 +56,7 @@ BLOCKS: Mapping[str, Path] = {
     "methods in pictures": _EVIDENCE / "rivals.md",
     "prompted": _EVIDENCE / "rivals.md",
     "map": _EVIDENCE / "rivals.md",
+    "install": _EVIDENCE / "speed.md",
     "speed": _EVIDENCE / "speed.md",
     "runtime": _EVIDENCE / "speed.md",
     "scaling": _EVIDENCE / "speed.md",

@@ -28,6 +28,7 @@ REPORTS = (
     "folders",
     "foretold",
     "head_map",
+    "install",
     "kept",
     "kinds",
     "people",

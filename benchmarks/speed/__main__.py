@@ -8,7 +8,7 @@ from benchmarks.commands import dispatch
 
 COMMANDS = (
     "merge", "scaling", "readers", "remote", "folders", "runtime", "serve_load",
-    "report", "fleet", "use",
+    "report", "fleet", "install", "use",
 )  # fmt: skip
 
 if __name__ == "__main__":
