@@ -59,7 +59,7 @@ def hydra(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The path of the command; HYDRA_COMMAND names one that is built already."""
     if given := os.environ.get("HYDRA_COMMAND"):
         return given
-    return _shared(tmp_path_factory, "hydra", "cli/hydra.c")
+    return _shared(tmp_path_factory, "hydra", "cli/*.c")
 
 
 def _shared(tmp_path_factory: pytest.TempPathFactory, name: str, main: str) -> str:

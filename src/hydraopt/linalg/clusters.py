@@ -1,4 +1,4 @@
-"""The start of k-means++, whatever the distance.
+"""Choose the first centres of k-means++, for any distance.
 
 scipy.cluster.vq.kmeans2 has it for points alone: it cannot be given another distance.
 """
