@@ -1,6 +1,7 @@
-"""docs/reference/cli.md from the commands themselves.
+"""Reference of the command line, from the commands themselves.
 
-python -m tools.cli_reference [--check]
+``python -m tools.cli_reference [--check]`` writes the table of commands in docs/reference/cli.md.
+The site shows a section for each command below it (tools/site.py).
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from collections.abc import Mapping
 import click
 
 from hydraopt.cli.main import cli
-from tools.pages import ROOT, settle
+from tools.pages import ROOT, between, settle
 
-__all__ = ["PAGE", "page"]
+__all__ = ["PAGE", "page", "sections", "table"]
 
 PAGE = ROOT / "docs" / "reference" / "cli.md"
 WIDTH = 118
@@ -25,44 +26,23 @@ _COMMON = ("- `--json`:", "- `-q, --quiet`:")
 _SEVERAL = 3
 """Number of commands with the same option and text from which the page describes it once."""
 
-INTRODUCTION = """\
-# Command line
 
-`hydraopt` has {count} commands. Each prints its section of this page with `--help`. Every command
-has `--json`, which prints JSON for machines instead of a table, and `-q` or `--quiet`, which prints
-only errors. Options of several commands:
-
-{shared}
-
-`python -m tools.cli_reference` writes this page from the commands.
-
-| exit code | meaning |
-|---|---|
-| 0 | done |
-| 1 | `verify` or `doctor` found problems |
-| 2 | error that you can correct; the reason is on stderr |
-| 70 | unexpected error; stderr names the files and says how to report it |
-| 130 | interrupted; no output is left half written |
-| 143, 129 | the same, terminated by SIGTERM or SIGHUP |
-
-With `HYDRAOPT_TRACEBACK=1` in the environment, a command that fails prints a traceback. If the
-reader of stdout ends early (`| head -1`), the exit code does not change.
-
-The inner loops are compiled when they first run. The machine code is stored in the first of these
-folders that can be written: `NUMBA_CACHE_DIR` if set, the package, the user's cache,
-`hydraopt-UID` in the folder for temporary files. If none can be written, every run compiles again
-and prints a note on stderr.
-"""
+def table() -> str:
+    """Return the table of commands, with the first sentence of the help of each."""
+    rows = (
+        f"| `{name}` | {(command.help or '').split(chr(10), 1)[0].rstrip('.')} |"
+        for name, command in sorted(cli.commands.items())
+    )
+    return "\n".join(["| command | purpose |", "|---|---|", *rows])
 
 
-def page() -> str:
-    """Return the whole page: an introduction, then a section for each command, by name."""
+def sections() -> str:
+    """Return the options of all commands, then a section for each command, by name."""
     options = {name: _options(command) for name, command in sorted(cli.commands.items())}
     counts = Counter(text for texts in options.values() for text in texts.values())
     shared = sorted(text for text, count in counts.items() if count >= _SEVERAL)
-    sections = [_section(name, cli.commands[name], options[name], shared) for name in options]
-    head = INTRODUCTION.format(count=len(options), shared="\n".join(shared))
-    return head + "\n" + "\n".join(sections)
+    made = [_section(name, cli.commands[name], options[name], shared) for name in options]
+    return "\n".join(["## Options of several commands\n", *shared, "", *made])
 
 
 def _options(command: click.Command) -> dict[str, str]:
@@ -84,7 +64,9 @@ def _section(
     own = [text for text in options.values() if text not in shared]
     also = [f"`{name}`" for name, text in options.items() if text in shared]
     if also:
-        own.append(_wrapped(f"{', '.join(also)}: [as above](#command-line).", "- ", "  "))
+        own.append(
+            _wrapped(f"{', '.join(also)}: [above](#options-of-several-commands).", "- ", "  ")
+        )
     return "\n\n".join([*parts, *(["\n".join(own)] if own else [])]) + "\n"
 
 
@@ -132,6 +114,11 @@ def _value(option: click.Option) -> str:
         return "|".join(str(choice) for choice in option.type.choices)
     plain = {"integer": "NUMBER", "integer range": "NUMBER", "float": "NUMBER"}
     return plain.get(option.type.name, option.type.name.upper())
+
+
+def page() -> str:
+    """Return the page with its table of commands."""
+    return between(PAGE.read_text(encoding="utf-8"), "commands", table())
 
 
 def main() -> None:

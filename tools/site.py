@@ -1,11 +1,13 @@
-"""A hook of mkdocs: what the pages' HTML needs that Markdown cannot say."""
+"""Hooks of mkdocs: the options of commands, and HTML that Markdown cannot express."""
 
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
-__all__ = ["kept_together", "listed", "on_page_content", "without_roles"]
+__all__ = ["kept_together", "listed", "on_page_content", "on_page_markdown", "without_roles"]
 
 _CELL = re.compile(r"<td\b[^>]*>.*?</td>", re.DOTALL)
 # A lower-case word, or a letter for a matrix: "Default:" begins a sentence.
@@ -36,6 +38,21 @@ def listed(html: str) -> str:
         return f"<ul>{''.join(f'<li>{text}</li>' for text in marked)}</ul>"
 
     return _ARGUMENTS.sub(items, html)
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Return the text of a page, with a section for each command on that of the command line.
+
+    mkdocs calls it. Raises ImportError if hydraopt is not installed.
+    """
+    if page.file.src_uri != "reference/cli.md":
+        return markdown
+    root = str(Path(__file__).resolve().parents[1])
+    if root not in sys.path:  # the command mkdocs does not search the folder in which it runs
+        sys.path.append(root)
+    from tools import cli_reference
+
+    return f"{markdown}\n\n{cli_reference.sections()}"
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:

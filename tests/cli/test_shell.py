@@ -14,6 +14,7 @@ from click.testing import CliRunner
 import hydraopt
 from hydraopt.cli import common
 from hydraopt.cli.main import cli
+from tools import cli_reference
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = (
@@ -118,25 +119,33 @@ def test_the_documents_mention_every_command(verb: str) -> None:
     assert f"hydraopt {verb}" in "".join(page.read_text(encoding="utf-8") for page in GUIDES)
 
 
-def commands_in(page: Path) -> list[str]:
-    """Lines of code that start with ``hydraopt``; test_documents runs those after a ``$``.
+def commands_in(text: str) -> list[str]:
+    """Return lines of code that start with ``hydraopt``; test_documents runs those after a ``$``.
 
     A line with brackets or dots is a usage, not a command.
     """
-    code = "\n".join(_CODE.findall(page.read_text(encoding="utf-8")))
+    code = "\n".join(_CODE.findall(text))
     lines = re.findall(r"^ *(?:\$ )?hydraopt (\w.+)$", code, re.MULTILINE)
     return [line.split("#")[0] for line in lines if "[" not in line and "..." not in line]
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_commands_in_the_documents_parse(page: Path) -> None:
-    for line in commands_in(page):
+    for line in commands_in(page.read_text(encoding="utf-8")):
+        verb, *rest = line.split()
+        cli.commands[verb].make_context(verb, rest)
+
+
+def test_examples_in_the_help_parse() -> None:
+    lines = commands_in(cli_reference.sections())
+    assert len(lines) > 20
+    for line in lines:
         verb, *rest = line.split()
         cli.commands[verb].make_context(verb, rest)
 
 
 def test_the_documents_have_commands() -> None:
-    assert sum(len(commands_in(page)) for page in DOCUMENTS) > 40
+    assert sum(len(commands_in(page.read_text(encoding="utf-8"))) for page in DOCUMENTS) > 40
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,6 @@ DOCS = ROOT / "docs"
 SITE = sorted(DOCS.rglob("*.md"))
 FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
 PAGES = [*FRONT, *SITE]
-MADE = DOCS / "reference" / "cli.md"
-"""Made from the commands, not written."""
 
 _BLOCK = re.compile(r"<!-- (?!/)([^>]+?) -->\n.*?<!-- /\1 -->", re.DOTALL)
 _FENCE = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import hydraopt
+from hydraopt.cli.main import cli
 from tests.docs.pages import DOCS, FRONT, PAGES, ROOT, SITE, name_of, paragraphs, written
 from tools import cli_reference, layout
 from tools.pages import between
-from tools.site import kept_together, listed, without_roles
+from tools.site import kept_together, listed, on_page_markdown, without_roles
 
 README = ROOT / "README.md"
 LIMIT = 120
@@ -21,8 +23,20 @@ def text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def test_the_command_line_page_is_made_from_the_commands() -> None:
+def test_the_table_of_commands_is_made_from_the_commands() -> None:
     assert text_of(cli_reference.PAGE) == cli_reference.page(), "run python -m tools.cli_reference"
+
+
+def test_the_site_shows_every_option_of_every_command() -> None:
+    def shown(place: str) -> str:
+        return on_page_markdown("text", SimpleNamespace(file=SimpleNamespace(src_uri=place)))
+
+    assert shown("tutorial.md") == "text"
+    text = shown("reference/cli.md")
+    for name, command in cli.commands.items():
+        section = text.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        options = {option for param in command.params for option in param.opts if option[0] == "-"}
+        assert [x for x in options - {"--json", "-q", "--quiet"} if x not in section] == []
 
 
 def test_the_python_page_has_every_public_name() -> None:
