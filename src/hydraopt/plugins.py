@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from hydraopt.errors import PluginError, UsageError, explain
 
-__all__ = ["EXPORTERS", "MEASURES", "METHODS", "find", "plugin", "plugin_names"]
+__all__ = ["EXPORTERS", "MEASURES", "METHODS", "find", "plugin_names"]
 
 METHODS: Final = "hydraopt.methods"
 MEASURES: Final = "hydraopt.measures"

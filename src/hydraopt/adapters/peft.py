@@ -14,7 +14,7 @@ from hydraopt.adapters.scale import ScaleRule
 from hydraopt.files.url import AnyPath
 from hydraopt.notes import Note
 
-__all__ = ["DORA", "Parsed", "check_types", "pair_up", "read_peft"]
+__all__ = ["DORA", "Parsed", "check_types", "read_peft"]
 
 
 @dataclass

@@ -16,7 +16,6 @@ from hydraopt.files.url import AnyPath
 
 __all__ = [
     "TUNERS",
-    "Treatment",
     "Tuner",
     "changing",
     "other_tuner",

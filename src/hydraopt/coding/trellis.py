@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from hydraopt.compiled import LENT, njit
 
-__all__ = ["NEXT_STATE", "QUANTISER", "STATES", "levels_of", "quantise", "reconstruct"]
+__all__ = ["NEXT_STATE", "QUANTISER", "levels_of", "quantise", "reconstruct"]
 
 STATES = 8
 NEXT_STATE: NDArray[np.int64] = np.array(

@@ -17,7 +17,7 @@ from hydraopt.files.url import AnyPath, Url
 
 __all__ = [
     "entries_beside", "folded", "is_task_name", "of_tasks", "only_core", "parts_beside",
-    "refuse_unlisted", "stem_of", "task_file_name", "task_stem",
+    "refuse_unlisted", "stem_of", "task_file_name",
 ]  # fmt: skip
 
 _LONGEST: Final = 255

@@ -26,7 +26,7 @@ from hydraopt.compress.sides import PART_BITS
 from hydraopt.linalg.shapes import Array
 
 __all__ = [
-    "EncodedTensor", "Given", "GivenBack", "MatrixReader", "SharedTensor", "blocks_of",
+    "EncodedTensor", "Given", "SharedTensor", "blocks_of",
     "encode_tensor", "estimate_tensor", "share_tensor",
 ]  # fmt: skip
 

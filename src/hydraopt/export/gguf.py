@@ -28,7 +28,7 @@ from hydraopt.files.apart import check_apart
 from hydraopt.files.writing import replaced_file
 from hydraopt.linalg.shapes import Array
 
-__all__ = ["DTYPES", "export_gguf"]
+__all__ = ["export_gguf"]
 
 DTYPES: Final = {
     "same": "f16", "f16": "f16", "float16": "f16", "f32": "f32", "float32": "f32", "q8_0": "q8_0",

@@ -28,7 +28,7 @@ from hydraopt.errors import TaskNotFoundError
 from hydraopt.files.alone import alone
 from hydraopt.files.url import AnyPath
 
-__all__ = ["FolderCache", "ServedBundle", "content_key"]
+__all__ = ["FolderCache", "ServedBundle"]
 
 _JUST_NOW: Final = 60.0
 """Seconds for which a folder is kept after it was handed out, because its server may not have read

@@ -25,7 +25,7 @@ from hydraopt.export.plain import plain_pairs, refused
 from hydraopt.files.apart import check_apart
 from hydraopt.jsonvalues import to_json
 
-__all__ = ["RANKS", "export_vllm", "vllm_adapter"]
+__all__ = ["RANKS", "export_vllm"]
 
 RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values of ``--max-lora-rank`` that all versions of vLLM permit (newer ones also 1)."""

@@ -36,7 +36,7 @@ from hydraopt.export.vllm import export_vllm
 from hydraopt.files.cache import bytes_of, cache_root
 from hydraopt.files.url import AnyPath, place_of
 
-__all__ = ["NAME", "make_resolver", "register"]
+__all__ = ["NAME", "register"]
 
 NAME: Final = "hydraopt"
 _MOST: Final = "20GB"

@@ -25,7 +25,7 @@ from hydraopt.errors import RemoteError
 from hydraopt.files.answers import PassingError, refuse
 from hydraopt.files.url import Url
 
-__all__ = ["BYTES_PER_SECOND", "REDIRECTS", "SECONDS", "HttpResponse"]
+__all__ = ["REDIRECTS", "SECONDS", "HttpResponse"]
 
 SECONDS = 120.0
 """Time limit of an answer, from the request on, while it is slower than BYTES_PER_SECOND."""

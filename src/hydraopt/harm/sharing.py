@@ -25,7 +25,6 @@ from hydraopt.harm.curves import HarmCurve
 from hydraopt.linalg.shapes import Array
 
 __all__ = [
-    "TRUSTED_HALF",
     "Costs",
     "costs_of",
     "part_of_the_way",

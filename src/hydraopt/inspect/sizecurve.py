@@ -19,7 +19,7 @@ from hydraopt.merging.sizes import CodedSize, Sizes, passes_within_reach
 from hydraopt.merging.solving import Options, price_of
 from hydraopt.merging.weights import Weights
 
-__all__ = ["ERRORS", "SizeGuess", "SizePoint", "reference_point", "size_curve", "size_guesses"]
+__all__ = ["SizeGuess", "SizePoint", "reference_point", "size_curve", "size_guesses"]
 
 ERRORS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 """Relative errors for which a size is guessed."""

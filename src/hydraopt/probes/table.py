@@ -14,7 +14,6 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import read_regular
 
 __all__ = [
-    "MOST_BYTES",
     "Loaded",
     "json_rows",
     "listed",

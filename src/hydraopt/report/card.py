@@ -15,7 +15,7 @@ from hydraopt.report.model import Judged, TaskView
 from hydraopt.report.naming import language_name
 from hydraopt.report.summary import summary_of
 
-__all__ = ["MARK", "bundle_card"]
+__all__ = ["bundle_card"]
 
 MARK: Final = "library_name: hydraopt\n"
 """A line of every card that this module writes."""

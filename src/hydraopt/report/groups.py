@@ -16,7 +16,7 @@ from hydraopt.inspect.summary import module_type
 from hydraopt.linalg.shapes import Array
 from hydraopt.report.model import GroupRow, Layers, LikenessMatrix, MapView, TaskView
 
-__all__ = ["FORM_TEXTS", "alike_of", "forms_of", "group_rows", "map_of", "map_tasks"]
+__all__ = ["alike_of", "forms_of", "group_rows", "map_of", "map_tasks"]
 
 _MOST_ROWS: Final = 60
 _MOST_COLUMNS: Final = 160

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-__all__ = ["PER_PAGE", "make_app", "make_server"]
+__all__ = ["make_app", "make_server"]
 
 PER_PAGE: Final = 50
 """Number of tasks per answer; the page's script has the same number."""

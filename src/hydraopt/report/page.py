@@ -18,7 +18,7 @@ from typing import Any, Final
 from hydraopt.jsonvalues import to_json
 from hydraopt.report.model import Page
 
-__all__ = ["SCRIPTS", "compact", "data_text", "policy_of", "render", "render_live"]
+__all__ = ["compact", "data_text", "render", "render_live"]
 
 _ASSETS = files("hydraopt.report") / "assets"
 

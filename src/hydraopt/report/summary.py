@@ -11,7 +11,7 @@ from hydraopt.inspect.originals import Originals, change_of
 from hydraopt.report.model import TaskView
 from hydraopt.values import counted
 
-__all__ = ["bytes_text", "summary_of"]
+__all__ = ["summary_of"]
 
 
 def bytes_text(count: float) -> str:

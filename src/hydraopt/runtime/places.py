@@ -13,7 +13,7 @@ from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.errors import AlignmentError, explain
 from hydraopt.files.url import AnyPath
 
-__all__ = ["ModulePlace", "Places", "Renaming", "shape_of"]
+__all__ = ["ModulePlace", "Places", "Renaming"]
 
 _SHOWN = 3
 

@@ -19,9 +19,6 @@ from hydraopt.jsonvalues import to_json
 from hydraopt.serve.replies import ApiError
 
 __all__ = [
-    "BODY_SECONDS",
-    "CONNECTIONS",
-    "HEAD_SECONDS",
     "IDLE_SECONDS",
     "OwnHosts",
     "is_loopback",

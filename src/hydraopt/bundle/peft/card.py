@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hydraopt.bundle.spec import ModuleEntry
     from hydraopt.bundle.task import TaskAdapter
 
-__all__ = ["CARD", "base_words", "card_of", "harm_text", "load_lines", "write_card"]
+__all__ = ["base_words", "harm_text", "load_lines", "write_card"]
 
 CARD: Final = "README.md"
 _MARK: Final = "\ntags:\n- hydraopt\n---\n"
