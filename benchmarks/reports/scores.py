@@ -8,6 +8,7 @@ lost, it would make the mean look better.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -50,6 +51,12 @@ SURE = 1.96
 Result = Mapping[str, Any]
 
 
+@functools.cache
+def _decoded(text: str) -> Any:
+    """Decode a result file; every report reads all of them."""
+    return json.loads(text)
+
+
 def result_files(folder: Path = QUALITY, split: str = "test") -> Iterator[tuple[str, Result]]:
     """(file name, result) of every scored set, in order of name; what was tuned on is apart.
 
@@ -57,9 +64,7 @@ def result_files(folder: Path = QUALITY, split: str = "test") -> Iterator[tuple[
 
     A result has, as "closer", what that plan scored of its bundles: tasks by label and adapter.
     """
-    read = {
-        p.name: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))
-    }
+    read = {p.name: _decoded(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))}
     found = {
         name: {
             **result,
