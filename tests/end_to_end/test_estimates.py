@@ -146,22 +146,24 @@ def test_sizes_shared_out_by_harm_are_what_shrink_makes(judged: Held, tmp_path: 
         _check(row, _errors(tmp_path / "y"))
 
 
-def test_harm_is_drawn_between_measured_errors_alone(judged: Held, tmp_path: Path) -> None:
+@pytest.mark.parametrize("whose", ["bundle", slow("originals")])
+def test_harm_is_drawn_between_measured_errors_alone(
+    judged: Held, tmp_path: Path, whose: str
+) -> None:
     path = _with_curves(judged, tmp_path / "judged.hydra.safetensors", False)
     curves = {task.name: task.curve for task in open_bundle(path).manifest.tasks}
     largest = sum(curve[-1].likely for curve in curves.values()) / len(curves)
-    for originals in ([], judged.adapters):
-        rows = _estimates(build(path, originals))
-        drawn = [row for row in rows if "likely" in row.values]
-        assert 0 < len(drawn) < len(rows)
-        for row in drawn:
-            low, high = row.ranges["likely"]
-            assert 0 <= low <= row.values["likely"][0] <= high <= 1
-            assert row.values["likely"][0] <= largest
-        coarsest = rows[0]  # its errors are beyond all trials
-        assert coarsest.values["error"][1] > max(c[-1].error for c in curves.values())
-        assert "likely" not in coarsest.values
-        assert "kl" not in coarsest.values
+    rows = _estimates(build(path, judged.adapters if whose == "originals" else []))
+    drawn = [row for row in rows if "likely" in row.values]
+    assert 0 < len(drawn) < len(rows)
+    for row in drawn:
+        low, high = row.ranges["likely"]
+        assert 0 <= low <= row.values["likely"][0] <= high <= 1
+        assert row.values["likely"][0] <= largest
+    coarsest = rows[0]  # its errors are beyond all trials
+    assert coarsest.values["error"][1] > max(c[-1].error for c in curves.values())
+    assert "likely" not in coarsest.values
+    assert "kl" not in coarsest.values
 
 
 def test_a_refitted_bundle_promises_no_harm_at_smaller_sizes(judged: Held, tmp_path: Path) -> None:
