@@ -47,13 +47,11 @@ class StoredCurves(HarmJudge):
     """
 
     def __init__(self, manifest: Manifest) -> None:
-        tasks = [x for x in manifest.tasks if len(x.curve) > 1]
-        self._curves = {x.name: _Curve.of(x) for x in tasks}
-        self._points = {x.name: x.curve for x in tasks}
+        self._tasks = {x.name: x for x in manifest.tasks if len(x.curve) > 1}
 
     def tasks(self) -> frozenset[str]:
         """Names of the tasks that have a curve."""
-        return frozenset(self._curves)
+        return frozenset(self._tasks)
 
     def measure(
         self,
@@ -67,7 +65,13 @@ class StoredCurves(HarmJudge):
         error: error against what the bundle holds. Beyond the curve's largest error, where nothing
             was measured, every answer is assumed to change.
         """
-        return self._curves[task].told(math.hypot(error, self._curves[task].start))
+        entry = self._tasks[task]
+        log = _log(math.hypot(error, _start(entry)[0]))
+        lines = (_line(entry, key) for key in ("likely", "kl"))
+        share, kl = (math.exp(float(line(np.array([log]))[0])) for line in lines)
+        share = min(share, 1.0) if log <= _log(entry.curve[-1].error) + _ROUNDED else 1.0
+        answers = _answers(entry)
+        return MeasuredHarm(Harm(round(share * answers), answers, share, kl, True), 0.0, 0.0, share)
 
     def solve(
         self,
@@ -84,7 +88,7 @@ class StoredCurves(HarmJudge):
 
         Returns None outside the errors at which harm was measured.
         """
-        points = self._points[task]
+        points = self._tasks[task].curve
         log, logs = _log(error), [_log(x.error) for x in points]
         if not logs[0] - _ROUNDED <= log <= logs[-1] + _ROUNDED:
             return None
@@ -94,7 +98,7 @@ class StoredCurves(HarmJudge):
         sides = points[right - 1], points[right]
         likely, kl = ([getattr(x, key) for x in sides] for key in ("likely", "kl"))
         expected = _part_way(likely, share)
-        deviation = math.sqrt(expected[1] * (1 - expected[1]) / self._curves[task].answers)
+        deviation = math.sqrt(expected[1] * (1 - expected[1]) / _answers(self._tasks[task]))
         return HarmRange(expected, _part_way(kl, share), deviation)
 
 
@@ -130,49 +134,36 @@ def tells_later(task: TaskEntry) -> bool:
 
     It does not for a refitted task, whose position on the curve is known from its harm alone.
     """
-    return len(task.curve) < 2 or not _Curve.of(task).moved
+    return len(task.curve) < 2 or not _start(task)[1]
 
 
-@dataclass(frozen=True)
-class _Curve:
-    """Logarithms of the likely share and of KL over that of the error, to its last point.
+def _answers(task: TaskEntry) -> int:
+    """Return the number of answers behind a task's curve."""
+    return task.harm.answers if task.harm else _ANSWERS
 
-    start: error at which the encoder does the harm that the task has.
-    moved: whether that error differs from the task's own, as a refit leaves it.
-    answers: number of answers measured.
+
+def _line(task: TaskEntry, key: str) -> Callable[[Array], Array]:
+    """Return the logarithm of the likely share or of KL as a function of that of the error."""
+    errors = np.array([_log(x.error) for x in task.curve])
+    values = [_log(getattr(x, key)) for x in task.curve]
+    return rising_line(errors, np.maximum.accumulate(values))
+
+
+def _start(task: TaskEntry) -> tuple[float, bool]:
+    """Return the error at which the encoder does the harm that a task has.
+
+    Returns also whether this differs from the task's own error, as after a refit.
     """
-
-    likely: Callable[[Array], Array]
-    kl: Callable[[Array], Array]
-    last: float
-    start: float
-    moved: bool
-    answers: int
-
-    @classmethod
-    def of(cls, task: TaskEntry) -> _Curve:
-        errors = np.log([max(x.error, LEAST_HARM) for x in task.curve])
-        likely, kl = (
-            rising_line(errors, np.maximum.accumulate([_log(value) for value in values]))
-            for values in ([x.likely for x in task.curve], [x.kl for x in task.curve])
-        )
-        start, moved = min(task.error, _LARGEST), False
-        if task.harm is not None and not _is_of_curve(task, task.harm):
-            grid = np.linspace(errors[0], errors[-1], _LOOKS)
-            within = grid[kl(grid) <= _log(task.harm.kl)]
-            nearest = float(within[-1] if within.size else errors[0])
-            moved = _log(start) > nearest + _NEAR
-            # Its answers were looked at: it is not beyond the last point.
-            start = math.exp(min(nearest + _NEAR, _log(start), float(errors[-1])))
-        answers = task.harm.answers if task.harm else _ANSWERS
-        return cls(likely, kl, float(errors[-1]), start, moved, answers)
-
-    def told(self, error: float) -> MeasuredHarm:
-        log = _log(error)
-        share, nats = (math.exp(float(x(np.array([log]))[0])) for x in (self.likely, self.kl))
-        share = min(share, 1.0) if log <= self.last + _ROUNDED else 1.0
-        harm = Harm(round(share * self.answers), self.answers, share, nats, True)
-        return MeasuredHarm(harm, 0.0, 0.0, share)
+    start, moved = min(task.error, _LARGEST), False
+    if task.harm is not None and not _is_of_curve(task, task.harm):
+        errors = [_log(x.error) for x in task.curve]
+        grid = np.linspace(errors[0], errors[-1], _LOOKS)
+        within = grid[_line(task, "kl")(grid) <= _log(task.harm.kl)]
+        nearest = float(within[-1] if within.size else errors[0])
+        moved = _log(start) > nearest + _NEAR
+        # Its answers were looked at: it is not beyond the last point.
+        start = math.exp(min(nearest + _NEAR, _log(start), errors[-1]))
+    return start, moved
 
 
 def _is_of_curve(task: TaskEntry, harm: Harm) -> bool:
