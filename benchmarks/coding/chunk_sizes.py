@@ -19,10 +19,10 @@ import zstandard
 from benchmarks.commands import parser_of
 from benchmarks.common import CODING, provenance, write_result
 from hydraopt.bundle import strictjson
-from hydraopt.bundle.container import INDEX_NAME, header_of, inflate, tensor_names
+from hydraopt.bundle.container import INDEX_NAME, header_of, inflate, metadata_of, tensor_names
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest
-from hydraopt.bundle.writer import metadata_of, pack_bundle
+from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.chunks import Chunk, ChunkWriter, read_table
 from hydraopt.coding.dense import DenseRecord, matrix_shape, read_common, read_dense, write_dense
 from hydraopt.coding.records import (

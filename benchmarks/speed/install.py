@@ -41,8 +41,8 @@ def installed(folder: Path) -> dict[str, Any]:
     (wheel,) = folder.glob("*.whl")
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    own = [folder / "venv" / "bin" / "python", *pip[1:]]
-    subprocess.run([*own, "install", "--no-cache-dir", wheel], check=True)
+    pip[0] = str(folder / "venv" / "bin" / "python")
+    subprocess.run([*pip, "install", "--no-cache-dir", wheel], check=True)
     seconds = time.perf_counter() - began
     (place,) = (folder / "venv" / "lib").glob("python*/site-packages")
     sizes = {
@@ -60,7 +60,7 @@ def installed(folder: Path) -> dict[str, Any]:
     }
 
 
-def started(name: str, command: Sequence[str | Path], folder: Path, repeats: int) -> dict[str, Any]:
+def started(name: str, command: Sequence[str], folder: Path, repeats: int) -> dict[str, Any]:
     """Least milliseconds of a command: of the process, and of the clock."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -94,9 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="hydraopt-install-") as scratch:
         folder = Path(scratch)
         rows = [installed(folder)]
-        python = folder / "venv" / "bin" / "python"
-        hydraopt = python.with_name("hydraopt")
-        merge = [hydraopt, "merge", *_ADAPTERS.iterdir(), "--size", "5%"]
+        python, hydraopt = (str(folder / "venv" / "bin" / x) for x in ("python", "hydraopt"))
+        merge = [hydraopt, "merge", *map(str, _ADAPTERS.iterdir()), "--size", "5%"]
         subprocess.run([*merge, "-o", "a.hydra.safetensors", "-q"], cwd=folder, check=True)
         commands = {
             "python": [python, "-c", ""],

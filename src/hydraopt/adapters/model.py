@@ -16,12 +16,21 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hydraopt.adapters.jsontext import shown
 from hydraopt.adapters.tensorfile import RawTensor
 from hydraopt.errors import NumericalError, UsageError, explain
 from hydraopt.files.url import AnyPath
 from hydraopt.notes import Note
 
-__all__ = ["Adapter", "ExtraKind", "Layout", "LowRankModule", "factor_path", "is_entrywise"]
+__all__ = [
+    "Adapter",
+    "ExtraKind",
+    "Layout",
+    "LowRankModule",
+    "check_name",
+    "factor_path",
+    "is_entrywise",
+]
 
 Kind = Literal["linear", "embedding", "conv"]
 Format = Literal["peft", "kohya", "diffusers", "loralib", "mlx"]
@@ -74,6 +83,26 @@ _FUNCTIONAL_SETTINGS = (
 _IDLE_SETTINGS = frozenset(
     ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision")
 )
+
+
+def check_name(name: str, path: AnyPath | None = None) -> str:
+    """Return the name itself if it can name a task and, later, a folder; else UsageError.
+
+    path: where the name is from, if nobody chose it.
+    """
+    bad = not name or name in (".", "..") or name != name.strip() or len(name) > 200
+    if bad or any(x in "/\\:" for x in name) or not shown(name):
+        raise UsageError(
+            explain(
+                "not usable as a task name",
+                file=path,
+                got=repr(name[:60]),
+                expected="1 to 200 printable characters without slash, backslash or colon, none of "
+                "them a space at an end",
+                do=None if path is None else "Give it another name: NAME=PATH",
+            )
+        )
+    return name
 
 
 def factor_path(path: str, group: int, size: tuple[int, int] | None) -> str:

@@ -13,12 +13,11 @@ from typing import Final
 from hydraopt.adapters.bases import check_same_base
 from hydraopt.adapters.batch import Problems
 from hydraopt.adapters.formats import Opened, read_opened
-from hydraopt.adapters.model import Adapter
+from hydraopt.adapters.model import Adapter, check_name
 from hydraopt.adapters.rawtensor import refuse
 from hydraopt.adapters.sources import (
     Request,
     Source,
-    check_name,
     expand,
     load_config,
     locate,

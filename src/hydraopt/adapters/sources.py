@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from hydraopt.adapters.jsontext import shown, strict_json
+from hydraopt.adapters.jsontext import strict_json
+from hydraopt.adapters.model import check_name
 from hydraopt.adapters.rawtensor import refuse
 from hydraopt.adapters.safetensorsfile import can_be_safetensors
 from hydraopt.adapters.tensorfile import WEIGHT_SUFFIXES
@@ -26,7 +27,7 @@ from hydraopt.notes import Note
 from hydraopt.values import listed
 
 __all__ = [
-    "Request", "Selection", "Source", "check_name", "expand", "load_config", "locate", "name_apart",
+    "Request", "Selection", "Source", "expand", "load_config", "locate", "name_apart",
 ]  # fmt: skip
 
 # In order of preference: safetensors cannot run code and needs no torch.
@@ -305,26 +306,6 @@ def _may_be(path: AnyPath) -> bool:
     if path.is_dir():
         return any(x.suffix in WEIGHT_SUFFIXES or x.name == _CONFIG for x in path.iterdir())
     return path.suffix.lower() in WEIGHT_SUFFIXES
-
-
-def check_name(name: str, path: AnyPath | None = None) -> str:
-    """Return the name itself if it can name a task and, later, a folder; else UsageError.
-
-    path: where the name is from, if nobody chose it.
-    """
-    bad = not name or name in (".", "..") or name != name.strip() or len(name) > 200
-    if bad or any(x in "/\\:" for x in name) or not shown(name):
-        raise UsageError(
-            explain(
-                "not usable as a task name",
-                file=path,
-                got=repr(name[:60]),
-                expected="1 to 200 printable characters without slash, backslash or colon, none of "
-                "them a space at an end",
-                do=None if path is None else "Give it another name: NAME=PATH",
-            )
-        )
-    return name
 
 
 def name_apart(candidates: list[tuple[str, ...]]) -> list[str]:

@@ -11,10 +11,9 @@ from hydraopt.adapters.rawtensor import FileSpan, HeldSpan, TensorFile
 from hydraopt.adapters.safetensorsfile import can_be_safetensors, open_safetensors
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.bounds import AGAIN, Allowance, check_blobs, check_manifest, most_text, naming
-from hydraopt.bundle.container import FORMAT, inflate, tensor_names
+from hydraopt.bundle.container import FORMAT, inflate, metadata_of, tensor_names
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.tensors import checksum
-from hydraopt.bundle.writer import metadata_of
 from hydraopt.coding import version as newest
 from hydraopt.errors import (
     AdapterFormatError,

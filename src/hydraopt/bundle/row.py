@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from hydraopt.adapters.sources import check_name
+from hydraopt.adapters.model import check_name
 from hydraopt.bundle.contents import Contents
 from hydraopt.bundle.harm import Harm, harm_from_json, harm_to_json
 from hydraopt.bundle.history import Added, added_from_json, added_to_json, check_added

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, get_args
 
-from hydraopt.adapters.model import ExtraKind, Format
+from hydraopt.adapters.model import ExtraKind, Format, check_name
 from hydraopt.adapters.rawtensor import DTYPE_BYTES
-from hydraopt.adapters.sources import check_name
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.harm import (
     Harm,

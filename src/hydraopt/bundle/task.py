@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from hydraopt.adapters.model import Adapter, ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.bounds import naming
-from hydraopt.bundle.peft.folder import export_peft, torch_state_dict
 from hydraopt.bundle.peft.stored import kept_ranks
 from hydraopt.bundle.ranks import KeptRanks
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry, default_key
@@ -265,6 +264,8 @@ class TaskAdapter:
         dtype: of the factors; a torch dtype or "float16", "bfloat16", "float32"; None is that of
         the original. Use it with a config of :meth:`save_pretrained`, whose scale is 1.
         """
+        from hydraopt.bundle.peft.folder import torch_state_dict  # who reads needs no writer
+
         return torch_state_dict(self, dtype)
 
     def save_pretrained(
@@ -275,6 +276,8 @@ class TaskAdapter:
         overwrite: bool = False,
     ) -> None:
         """Write a PEFT adapter folder; see :func:`hydraopt.export.export_peft`."""
+        from hydraopt.bundle.peft.folder import export_peft
+
         export_peft(
             self, folder, dtype=dtype or "same", uniform_rank=uniform_rank, overwrite=overwrite
         )

@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.bounds import check_blobs, check_manifest, check_text
 from hydraopt.bundle.container import (
-    FORMAT,
     deflate,
     header_of,
+    metadata_of,
     tensor_names,
 )
 from hydraopt.bundle.spec import Manifest, TaskEntry, default_key
@@ -31,7 +31,6 @@ __all__ = [
     "Canonical",
     "PackedBundle",
     "canonical",
-    "metadata_of",
     "pack_bundle",
     "write_bundle",
 ]
@@ -207,15 +206,6 @@ def write_bundle(
     leaves the old file or the new one. Raises OSError if the file cannot be written.
     """
     return pack_bundle(manifest, shared, streams, blobs).write(destination(path), library)
-
-
-def metadata_of(manifest: Manifest, version: int) -> dict[str, str]:
-    """Return the metadata of a file that follow from its manifest and its format version."""
-    about = {"format": FORMAT, "format_version": str(version)}
-    if manifest.base_model is not None:
-        about["base_model"] = manifest.base_model
-    about["tasks"] = strictjson.dumps([task.name for task in manifest.tasks])
-    return about
 
 
 @cache

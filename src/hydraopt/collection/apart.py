@@ -19,13 +19,14 @@ from hydraopt.bundle.container import (
     CORE,
     TASK,
     deflate,
+    metadata_of,
     tensor_names,
 )
 from hydraopt.bundle.contents import Container, Contents
 from hydraopt.bundle.items import CarriedBlob
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.strictjson import check
-from hydraopt.bundle.writer import PackedBundle, canonical, metadata_of
+from hydraopt.bundle.writer import PackedBundle, canonical
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError, explain
 from hydraopt.files.aside import Chosen

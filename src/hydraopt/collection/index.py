@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from hydraopt.adapters.sources import check_name
+from hydraopt.adapters.model import check_name
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.bounds import naming
 from hydraopt.bundle.container import CORE_SUFFIX, INDEX, INDEX_NAME, TASK_SUFFIX, deflate

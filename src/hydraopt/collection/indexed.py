@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -27,7 +28,7 @@ from hydraopt.errors import BundleFormatError, NotThereError, UsageError
 from hydraopt.files.folders import is_folder
 from hydraopt.files.url import AnyPath
 
-__all__ = ["IndexedFolder", "open_folder", "parts_named"]
+__all__ = ["IndexedFolder", "open_folder", "open_some", "parts_named"]
 
 KEPT: Final = 256
 """Number of task files that stay open after use; each takes some 10 kB of memory."""
@@ -162,6 +163,27 @@ def open_folder(path: AnyPath, opened: Container | None = None) -> Parts | Index
         return open_apart(core, places, path, _is_strict(path))
     files = _by_task(made, core, path)
     return IndexedFolder(path, open_apart(core, [], path), files, made)
+
+
+def open_some(path: AnyPath, opened: Container | None, tasks: Collection[str]) -> Parts:
+    """Open some tasks of a folder, or of its core file, from the files named after them.
+
+    If a task is missing, the other files on this machine are tried, because its file may have been
+    renamed.
+
+    opened: the core file, if it is open already.
+    """
+    if opened is None:
+        place, named = parts_named(path, tasks)
+        opened = Container(place, (CORE,))
+    else:
+        named = parts_beside(path, tasks)[1]
+    core = core_of(opened)
+    some = open_apart(core, named, path, False, tasks)
+    if isinstance(path, Path) and set(tasks) - set(some.names):
+        with suppress(BundleFormatError):  # the others may be damaged, and this one not there
+            return open_apart(core, parts_beside(path)[1], path, False, tasks)
+    return some
 
 
 def parts_named(path: AnyPath, tasks: Iterable[str]) -> tuple[AnyPath, list[AnyPath]]:

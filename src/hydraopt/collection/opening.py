@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydraopt.adapters.basefiles import BaseTensors, open_base
@@ -21,12 +19,9 @@ from hydraopt.bundle.container import (
     TASK,
     TASK_SUFFIX,
 )
-from hydraopt.bundle.contents import Container, Contents, open_file, refuse_file
+from hydraopt.bundle.contents import Container, open_file, refuse_file
 from hydraopt.bundle.reader import Bundle, TaskSource
-from hydraopt.collection.apart import CoreFile, core_of, open_apart
-from hydraopt.collection.beside import parts_beside
-from hydraopt.collection.indexed import open_folder, parts_named
-from hydraopt.errors import AdapterFormatError, BundleFormatError, HydraoptError, NotThereError
+from hydraopt.errors import AdapterFormatError, HydraoptError, NotThereError
 from hydraopt.files.folders import files_in, is_folder
 from hydraopt.files.ranges import RemoteFile
 from hydraopt.files.reading import open_regular
@@ -107,36 +102,17 @@ def _source_at(path: AnyPath, wanted: Sequence[str] | None = None) -> TaskSource
     comes beside the old tasks, those of another core are left out. Raises as
     :func:`hydraopt.open_bundle`.
     """
-    if is_folder(path):
-        if wanted is None:
-            return open_folder(path)
-        core, tasks = parts_named(path, wanted)
-        return _some(path, core_of(Container(core, (CORE,))), tasks, wanted)
-    file = Container(path, (FORMAT, CORE, TASK))
-    if file.format == TASK:
-        do = "Put its core file beside it, and give that or the folder"
-        refuse_file("a task file holds nothing without its core", path, do=do)
-    if file.format == FORMAT:
-        return open_file(file)
-    if wanted is None:
-        return open_folder(path, file)
-    return _some(path, core_of(file), parts_beside(path, wanted)[1], wanted)
+    file = None
+    if not is_folder(path):
+        file = Container(path, (FORMAT, CORE, TASK))
+        if file.format == TASK:
+            do = "Put its core file beside it, and give that or the folder"
+            refuse_file("a task file holds nothing without its core", path, do=do)
+        if file.format == FORMAT:
+            return open_file(file)
+    from hydraopt.collection.indexed import open_folder, open_some  # one file needs neither
 
-
-def _some(
-    path: AnyPath, core: CoreFile, named: Sequence[AnyPath], wanted: Sequence[str]
-) -> Contents:
-    """Open some tasks from the files named after them.
-
-    If a task is missing, the other files on this machine are tried, because its file may have been
-    renamed.
-    """
-    opened = open_apart(core, named, path, False, wanted)
-    missing = set(wanted) - {task.name for task in opened.manifest.tasks}
-    if missing and isinstance(path, Path):
-        with suppress(BundleFormatError):  # the others may be damaged, and this one not there
-            return open_apart(core, parts_beside(path)[1], path, False, wanted)
-    return opened
+    return open_folder(path, file) if wanted is None else open_some(path, file, wanted)
 
 
 def is_bundle(path: str | os.PathLike[str], whole: bool = False) -> bool:

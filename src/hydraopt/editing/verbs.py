@@ -15,7 +15,7 @@ from typing import Any, TypedDict, Unpack
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
-from hydraopt.adapters.sources import check_name
+from hydraopt.adapters.model import check_name
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.reader import Bundle, no_such_task
 from hydraopt.collection.piece import Change
