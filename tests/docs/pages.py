@@ -8,7 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 SITE = sorted(DOCS.rglob("*.md"))
-FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
+FRONT = [
+    ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY", "RELEASE")
+]
 PAGES = [*FRONT, *SITE]
 
 _BLOCK = re.compile(r"<!-- (?!/)([^>]+?) -->\n.*?<!-- /\1 -->", re.DOTALL)
