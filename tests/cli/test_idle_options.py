@@ -87,7 +87,7 @@ def test_options_of_adapters_do_not_fit_a_bundle(run: Run, bundle: Path, option,
 def test_a_preview_of_a_refresh_refuses_an_option_of_originals(run: Run, bundle: Path) -> None:
     done = run("refresh", bundle, "--same-base")
     assert done.exit_code == 2
-    assert "--same-base needs ADAPTERS" in done.stderr
+    assert all(x in done.stderr for x in ("--same-base", "ADAPTERS"))
 
 
 @pytest.mark.parametrize("more", [("--modules",), ("--plot", "x.png"), ("other",)])

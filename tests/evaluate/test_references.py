@@ -12,6 +12,7 @@ from hydraopt.evaluate.metrics import METRICS
 from hydraopt.evaluate.run import encode_task, run_task
 from hydraopt.evaluate.taskfile import TaskExample, read_task_file
 from tests.evaluate.test_run import factors
+from tests.raising import raises
 
 
 def add_row(tasks, **row: object) -> None:
@@ -22,8 +23,7 @@ def add_row(tasks, **row: object) -> None:
 @pytest.mark.parametrize("odd", [5, "Roma", {"text": ["Roma"]}, ["Roma", 5], True, 0, ""])
 def test_references_of_another_shape_are_refused(tasks, odd) -> None:
     add_row(tasks, references=odd)
-    words = r'test.jsonl of spell/en, line 11: "references"; got .*expected a list of strings'
-    with pytest.raises(UsageError, match=words):
+    with raises(UsageError, what="line 11", expected="strings"):
         read_task_file(tasks, "spell", "en")
 
 

@@ -31,5 +31,5 @@ def test_empty_modules_take_no_more_than_the_bundle_warrants(tmp_path) -> None:
         )
 
     assert [x.rank for x in stored_modules(task(8), "same")] == [1] * 6
-    with pytest.raises(ExportError, match="far larger than its bundle warrants"):
+    with pytest.raises(ExportError):
         stored_modules(task(1 << 24), "same")

@@ -33,12 +33,13 @@ def odd(tmp_path: Path) -> dict[str, Path]:
 def test_what_is_no_regular_file_is_refused_at_once(odd: dict[str, Path]) -> None:
     started = time.monotonic()
     for what, path in odd.items():
-        with pytest.raises(OSError, match=f"not a regular file, but {what}") as error:
+        with pytest.raises(OSError, match=path.name) as error:
             open_regular(path)
+        assert what in str(error.value)
         assert error.value.filename == os.fspath(path)
-        with pytest.raises(OSError, match="not a regular file"):
+        with pytest.raises(OSError, match=path.name):
             HeldFile(path)
-        with pytest.raises(OSError, match="not a regular file"):
+        with pytest.raises(OSError, match=path.name):
             read_part(path, 0, 1)
     assert time.monotonic() - started < 1
 
@@ -47,7 +48,7 @@ def test_sizes_are_bounded(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"0123456789")
     assert read_regular(path, 10) == b"0123456789"
-    with pytest.raises(OSError, match="too large to be read: 10 bytes, at most 9"):
+    with pytest.raises(OSError, match=r"10 .* 9"):
         read_regular(path, 9)
 
 

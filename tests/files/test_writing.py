@@ -103,7 +103,7 @@ def test_devices_fifos_and_folders_are_no_targets(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "folder").mkdir()
     for name in ("/dev/null", tmp_path / "fifo", tmp_path / "folder"):
-        with pytest.raises(OSError, match="not a regular file") as error:
+        with pytest.raises(OSError, match=os.fspath(name)) as error:
             write_atomically(name, [b"x"])
         assert error.value.filename == os.fspath(name)
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
@@ -117,7 +117,7 @@ def test_an_error_names_the_target_and_leaves_nothing(tmp_path: Path) -> None:
         yield b"x"
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left") as error:
+    with pytest.raises(OSError, match=f"Errno {errno.ENOSPC}") as error:
         write_atomically(path, full())  # type: ignore[arg-type]
     assert error.value.filename == os.fspath(path)
     assert names(tmp_path) == []

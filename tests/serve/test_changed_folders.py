@@ -98,7 +98,6 @@ def test_a_task_that_was_removed_is_404(serve, wild, folder, caplog, how) -> Non
         remove(folder, ["de"])
         rename(folder, "en", "nl")
         for task in ("de", "en"):
-            assert "no model" in str(refused(running, task))
             assert refused(running, task).status_code == 404
         assert names(running) == [BASE, "es", "fr"]
         assert said(running, "fr") == right

@@ -225,7 +225,7 @@ def test_a_port_in_use_is_said_at_once(host: str, tmp_path: Path) -> None:
         command = ["serve", "./none", str(tmp_path / "no"), "--host", host, "--port", str(port)]
         said = CliRunner().invoke(cli, command)
     assert said.exit_code == 2
-    assert "cannot listen there" in said.stderr
+    assert str(port) in said.stderr
 
 
 @pytest.mark.parametrize(

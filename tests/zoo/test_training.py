@@ -106,8 +106,8 @@ def test_a_checkpoint_of_other_rows_or_another_base_is_not_gone_on_with(
 @pytest.mark.parametrize("change", [{"batch": 11}, slow({"epochs": 0})])
 def test_training_without_a_step_is_refused(trained, items, tmp_path, change) -> None:
     plan = replace(PLAN, **change)
-    said = rf"x: 10 training rows, a batch of {plan.batch} and {plan.epochs} epochs make no step; "
-    with pytest.raises(RecipeError, match=said + '.*make "batch" smaller'):
+    facts = rf"\b10\b.*\b{plan.batch}\b.*\b{plan.epochs}\b"
+    with pytest.raises(RecipeError, match=f"{facts}.*batch"):
         train(trained[0], items, plan, tmp_path / "checkpoint.pt")
     assert list(tmp_path.iterdir()) == []
 
@@ -117,7 +117,7 @@ def test_no_folder_is_left_of_what_was_not_trained(trained, tmp_path) -> None:
     task = Task("spell", "en", INSTRUCTION, rows[:1], rows, rows)
     recipe = Recipe("smollm2-135m-instruct", "out", "float32", (PLAN,))
     factors = init_factors(trained[0], PLAN.targets, PLAN.rank, "0")
-    with attached(trained[0], factors), pytest.raises(RecipeError, match="1 training rows"):
+    with attached(trained[0], factors), pytest.raises(RecipeError, match=r"\b1\b"):
         train_adapter(*trained, recipe, PLAN, task, tmp_path / "x", factors)
     assert list(tmp_path.iterdir()) == []
 
@@ -131,9 +131,9 @@ def test_training_stops_when_nothing_improves(trained, items) -> None:
 def test_a_misspelt_recipe_is_refused() -> None:
     recipe = {"base": "gemma-3-270m", "output": "x", "adapters": []}
     assert parse_recipe(recipe).dtype == "float32"
-    with pytest.raises(RecipeError, match="dtype must be"):
+    with pytest.raises(RecipeError, match="dtype"):
         parse_recipe({**recipe, "dtype": "int8"})
-    with pytest.raises(RecipeError, match=r"unknown keys in defaults: \['rnk'\]"):
+    with pytest.raises(RecipeError, match="rnk"):
         parse_recipe({**recipe, "defaults": {"rnk": 8}})
 
 

@@ -42,9 +42,9 @@ def test_a_result_of_something_else_is_not_gone_on_with() -> None:
     nothing = Compared({}, {})
     _refuse_others("x.json", {}, nothing, extra, "float32")
     _refuse_others("x.json", before, nothing, extra, "float32")
-    with pytest.raises(SystemExit, match=r"x.json is of other products than today's"):
+    with pytest.raises(SystemExit, match=r"x\.json"):
         _refuse_others("x.json", before, nothing, extra, "bfloat16")
-    with pytest.raises(SystemExit, match="other limits"):
+    with pytest.raises(SystemExit, match="limits"):
         _refuse_others("x.json", before, nothing, {"limits": {"probe_items": 64}}, "float32")
 
 

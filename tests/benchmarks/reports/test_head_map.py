@@ -46,7 +46,7 @@ def test_rows_stand_by_heads_and_rank_scored_or_not(tmp_path: Path) -> None:
 
 def test_a_setting_that_is_none_is_refused(tmp_path: Path) -> None:
     stored(tmp_path, {"M=2 r=8 tuned": 3.0})
-    with pytest.raises(ValueError, match="expected a setting"):
+    with pytest.raises(ValueError, match="setting"):
         head_map(tmp_path)
 
 

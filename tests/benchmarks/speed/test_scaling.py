@@ -39,7 +39,7 @@ def test_an_exponent_is_that_of_the_power() -> None:
 
 @pytest.mark.parametrize("points", [[], [(4, 1.0)], [(4, 1.0), (4, 2.0)]])
 def test_one_x_has_no_exponent(points) -> None:
-    with pytest.raises(ValueError, match="two different x"):
+    with pytest.raises(ValueError, match="two"):
         exponent(points)
 
 
@@ -166,6 +166,6 @@ def test_a_table_is_of_one_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     before = out.read_text()
     assert json.loads(before)["source"] == "this"
     monkeypatch.setattr(scaling, "package_hash", lambda: "another")
-    with pytest.raises(SystemExit, match=r"scaling.json has other source; remove it first"):
+    with pytest.raises(SystemExit, match=r"scaling\.json"):
         scaling.main([*given, "2", "3", "4"])
     assert out.read_text() == before
