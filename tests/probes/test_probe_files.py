@@ -264,51 +264,23 @@ def test_half_of_a_probe_is_refused(tmp_path) -> None:
             read_probes([folder])
 
 
-RENAMED = [
-    (
-        "bbq/Age.jsonl",
-        "question_polarity",
-        "polarity",
-        "like bbq, without question_polarity",
-        r"got columns example_id, .*polarity, .*expected bbq: example_id, question_polarity, ",
-    ),
-    (
-        "crows-pairs/crows_pairs_anonymized.csv",
-        "sent_more",
-        "more",
-        "like crows-pairs, without sent_more",
-        r"got columns '', more, sent_less, .*expected crows-pairs: '', sent_more, sent_less, ",
-    ),
-    (
-        "winogender/all_sentences.tsv",
-        "sentid",
-        "id",
-        "like winogender, without sentid",
-        r"got columns id, sentence, expected winogender: sentid, sentence\.",
-    ),
-    (
-        "kobbq/KoBBQ_test_samples.tsv",
-        "sample_id\t",
-        "",
-        "like kobbq, without sample_id",
-        r"got columns label_annotation, .*expected kobbq: sample_id, context",
-    ),
-]
-
-
-@pytest.mark.parametrize(("file", "old", "new", "why", "told"), RENAMED)
-def test_a_file_of_other_columns_is_refused_where_it_is_named(
-    file, old, new, why, told, tmp_path
-) -> None:
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("bbq/Age.jsonl", "question_polarity", "polarity"),
+        ("crows-pairs/crows_pairs_anonymized.csv", "sent_more", "more"),
+        ("winogender/all_sentences.tsv", "sentid", "id"),
+        ("kobbq/KoBBQ_test_samples.tsv", "sample_id\t", ""),
+    ],
+)
+def test_a_file_of_other_columns_is_refused_where_it_is_named(file, old, new, tmp_path) -> None:
     folder = tmp_path / "probes"
     shutil.copytree(SAMPLES, folder)
     path = folder / file
     path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(UsageError, match=told) as caught:
+    with raises(UsageError, file=path.name, got="columns", expected=old.strip()):
         read_probes([path])
-    assert path.name in str(caught.value)
-    whole = read_probes([folder])
-    assert PassedBy(file, why) in whole.passed_by
+    assert PassedBy(file, "no probe") in read_probes([folder]).passed_by
     with raises(UsageError, expected="crows-pairs"):
         read_probes([path.parent])
 
@@ -341,7 +313,7 @@ def test_names_that_no_file_can_hold_are_escaped(tmp_path) -> None:
     passed = read_probes([tmp_path]).passed_by
     assert {x.file: x.why for x in passed} == {
         "\\udcff.csv": "no probe",
-        "x.jsonl": "like bbq, without question_polarity",
+        "x.jsonl": "no probe",
     }
     assert json.dumps(to_json(passed), ensure_ascii=False).encode()
     with pytest.raises(UsageError) as caught:
@@ -377,7 +349,7 @@ def test_a_folder_that_cannot_be_read_says_so(tmp_path, monkeypatch) -> None:
 def test_a_probe_in_another_layout_is_no_probe(tmp_path) -> None:
     shutil.copytree(SAMPLES / "bbq", tmp_path / "bbq")
     (tmp_path / "x.csv").write_text(",".join(BBQ_KEYS) + "\n")
-    why = "like bbq, in another layout"
+    why = "no probe"
     assert read_probes([tmp_path]).passed_by == (PassedBy("x.csv", why),)
     with pytest.raises(UsageError, match=why):
         read_probes([tmp_path / "x.csv"])

@@ -1,4 +1,4 @@
-"""Known probes: where each is from, and how its files are recognised."""
+"""Known probes, and how their files are recognised."""
 
 from __future__ import annotations
 
@@ -32,8 +32,6 @@ NO_PROBE: Final = "no probe"
 _HEAD: Final = 16_384
 """Number of bytes read to recognise a file, which is more than a row has."""
 _SUFFIXES: Final = (".tsv", ".csv", ".jsonl", ".dev", ".test")
-_LIKE: Final = 0.5
-"""Smallest share of a probe's columns in a file that looks like the probe."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,6 @@ class ProbeKind:
     beside: maps the name of a file to that of the file that is read along.
     """
 
-    source: str
-    licence: str
     fits: Callable[[str, str, Collection[str]], bool]
     load: Callable[[Path], Loaded]
     columns: tuple[str, ...] = ()
@@ -60,50 +56,38 @@ def _has(*marks: str) -> Callable[[str, str, Collection[str]], bool]:
 
 PROBES: Final = {
     "winogender": ProbeKind(
-        "github.com/rudinger/winogender-schemas",
-        "MIT",
         _has("sentid"),
         load_winogender,
         WINOGENDER_COLUMNS,
         lambda _: STATISTICS,
     ),
     "winobias": ProbeKind(
-        "github.com/uclanlp/corefBias",
-        "MIT",
         lambda name, head, _: name.startswith("pro_stereotyped_type") and "[" in head,
         load_winobias,
         beside=other_half,
     ),
     "bbq": ProbeKind(
-        "github.com/nyu-mll/BBQ",
-        "CC-BY-4.0",
         lambda name, head, _: name.endswith(".jsonl") and '"question_polarity"' in head,
         load_bbq,
         BBQ_KEYS,
     ),
     "seegull": ProbeKind(
-        "github.com/google-research-datasets/seegull",
-        "CC-BY-4.0",
         _has(*SEEGULL_COLUMNS),
         load_seegull,
         SEEGULL_COLUMNS,
     ),
     "kobbq": ProbeKind(
-        "github.com/naver-ai/KoBBQ",
-        "MIT",
         _has("sample_id", "biased_answer"),
         load_kobbq,
         KOBBQ_COLUMNS,
     ),
     "crows-pairs": ProbeKind(
-        "github.com/nyu-mll/crows-pairs",
-        "CC-BY-SA-4.0",
         _has("sent_more", "sent_less"),
         load_crows_pairs,
         CROWS_COLUMNS,
     ),
 }
-"""Kinds of probes by name."""
+"""Kinds of probes by name; docs/howto/fairness.md has their sources and licences."""
 
 
 @dataclass(frozen=True)
@@ -126,36 +110,20 @@ class Looked:
         beside = PROBES[self.probe].beside if self.probe is not None else None
         return None if beside is None else self.file.with_name(beside(self.file.name))
 
-    def like(self) -> tuple[str, list[str]] | None:
-        """Return the most similar probe and its missing columns; None if most are missing."""
-        shares = {
-            name: len(set(self.columns).intersection(kind.columns)) / len(kind.columns)
-            for name, kind in PROBES.items()
-            if kind.columns
-        }
-        best = max(shares, key=lambda name: shares[name])
-        missing = [x for x in PROBES[best].columns if x not in self.columns]
-        return (best, missing) if shares[best] >= _LIKE else None
-
+    @property
     def why(self) -> str:
-        """Explain briefly why the file belongs to no probe."""
-        like = self.like()
-        if self.trouble or like is None:
-            return f"cannot be read: {self.trouble}" if self.trouble else NO_PROBE
-        how = f"without {listed(like[1])}" if like[1] else "in another layout"
-        return f"like {like[0]}, {how}"
+        """Reason why the file belongs to no probe."""
+        return f"cannot be read: {self.trouble}" if self.trouble else NO_PROBE
 
     def refusal(self) -> UsageError:
         """Return the error for a file that was named and is of no probe; raised by the caller."""
-        like = self.like()
-        names = PROBES if like is None else (like[0],)
         expected = "; ".join(
-            f"{name}: {listed(PROBES[name].columns) or 'pro_stereotyped_typeN.txt.SPLIT'}"
-            for name in names
+            f"{name}: {listed(kind.columns) or 'pro_stereotyped_typeN.txt.SPLIT'}"
+            for name, kind in PROBES.items()
         )
         return UsageError(
             explain(
-                f"{self.why()}: the file is of no probe that is known",
+                f"{self.why}: the file is of no probe that is known",
                 file=self.file,
                 got=f"columns {listed(self.columns)}" if self.columns else "no columns",
                 expected=expected,

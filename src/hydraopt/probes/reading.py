@@ -135,8 +135,8 @@ def _looked(path: Path) -> tuple[list[tuple[Path, str]], list[PassedBy]]:
             looked.append(look(place))
     known = [(x.file, x.probe) for x in looked if x.probe is not None]
     along = {x.beside for x in looked}
-    others += [(x.file, x.why()) for x in looked if x.probe is None and x.file not in along]
-    # Those that look like a probe's first: they may be meant to be one's.
+    others += [(x.file, x.why) for x in looked if x.probe is None and x.file not in along]
+    # Those that cannot be read first: they may be meant to be a probe's.
     passed = [
         PassedBy(writable(place.relative_to(path).as_posix()), why)
         for place, why in sorted(others, key=lambda x: x[1] == NO_PROBE)
