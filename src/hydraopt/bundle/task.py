@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from hydraopt.adapters.model import Adapter, ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.bounds import naming
-from hydraopt.bundle.peft.stored import kept_ranks
 from hydraopt.bundle.ranks import KeptRanks
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry, default_key
 from hydraopt.bundle.tensors import TensorEntry, reference_of, tensor_of
@@ -95,7 +94,11 @@ class TaskAdapter:
     @property
     def kept_ranks(self) -> KeptRanks | None:
         """Ranks and scales of the config, if an export keeps them; None if it writes its own."""
-        return kept_ranks(self._original) if self.entry.lossless else self.entry.ranks
+        if not self.entry.lossless:
+            return self.entry.ranks
+        from hydraopt.bundle.peft.stored import kept_ranks  # coded tasks need no formats
+
+        return kept_ranks(self._original)
 
     @property
     def base_model(self) -> str | None:
