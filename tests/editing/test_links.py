@@ -127,9 +127,11 @@ def _seen(event: str, args: tuple[object, ...]) -> None:
     if _changed is None:
         return
     if event == "open":
-        flags = args[2]
-        if isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            _changed.append(os.path.abspath(os.fsdecode(args[0])))  # type: ignore[arg-type]
+        path, _, flags = args
+        if isinstance(path, int) or not isinstance(flags, int):
+            return  # a file that is open already
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            _changed.append(os.path.abspath(os.fsdecode(path)))  # type: ignore[arg-type]
     elif event in _CHANGES:
         args = args[1:] if event == "os.symlink" else args  # the text of a link is no path
         _changed.extend(os.path.abspath(x) for x in args if isinstance(x, str | os.PathLike))
