@@ -31,8 +31,8 @@ def test_here_everything_works(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_missing_or_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = {None: ["numpy>=1000", "no-such-thing>=1"], "plot": ["no-such-plot"]}
-    monkeypatch.setattr(module, "_requirements", lambda extra: asked.get(extra, []))
+    asked = ["numpy>=1000", "no-such-thing>=1", 'no-such-plot; extra == "plot"']
+    monkeypatch.setattr(metadata, "requires", lambda _: asked)
     symptoms = seen()
     said = f"numpy {np.__version__} is outside >=1000; no-such-thing is not installed"
     assert (symptoms["packages"].state, symptoms["packages"].said) == ("trouble", said)
