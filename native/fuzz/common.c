@@ -89,9 +89,16 @@ void fuzz_everything(hydra_bundle *bundle, fuzz_faults *faults) {
     hydra_gguf_options base = {.struct_size = sizeof base, .architecture = "llama", .blocks = 4,
                                .heads = 4, .kv_heads = 2};
     hydra_sink sink = {begin, write_some, end, NULL};
+    hydra_options options = fuzz_options(faults);
+    hydra_bundle *other;
+    const uint32_t *ranks;
     hydra_error error;
     size_t task, i;
     sink.user = faults;
+    fuzz_check(hydra_share(bundle, NULL, NULL, 0, &options, &other, &error), &error, faults);
+    for (task = 0; other && task < hydra_task_count(other) && task < 4; task++)
+        fuzz_check(hydra_ranks(other, task, &ranks, &error), &error, faults);
+    hydra_close(other);
     fuzz_check(hydra_verify(bundle, &error), &error, faults);
     fuzz_check(hydra_verify_peft(bundle, &error), &error, faults);
     for (task = 0; task < hydra_task_count(bundle) && task < 4; task++) {

@@ -3,7 +3,8 @@
  * A bundle holds many LoRA adapters ("tasks") of one base model in one file. This header opens
  * bundles and gives the numbers of a task; hydra_export.h writes a task as an adapter, and
  * hydra_files.h opens and writes files of the system. The library needs libc alone. Nothing is
- * global: two threads may use two bundles at once; one bundle belongs to one thread at a time.
+ * global: two threads may use two bundles at once, which may share their contents (hydra_share);
+ * one bundle belongs to one thread at a time.
  *
  *     hydra_error error;
  *     hydra_bundle *bundle;
@@ -132,11 +133,21 @@ typedef struct hydra_limits {
     uint64_t output;       /* bytes of one exported file */
 } hydra_limits;
 
-/* NULL in place of options, and zeros in them, stand for malloc and no limits. */
+/* Threads of the caller. run: calls body(work, 0) to body(work, count - 1), in any order and on any
+ * threads, and returns when all of them have ended. The chunks of a task are then decoded by such
+ * calls, if hydra_keep_core was called; the allocator must be callable from these threads, and
+ * each call may take as much memory as limits leave at its start. */
+typedef struct hydra_parallel {
+    void (*run)(void *user, size_t count, void (*body)(void *work, size_t index), void *work);
+    void *user;
+} hydra_parallel;
+
+/* NULL in place of options, and zeros in them, stand for malloc, no limits, and one thread. */
 typedef struct hydra_options {
     size_t struct_size;
     hydra_allocator allocator;
     hydra_limits limits;
+    hydra_parallel parallel;
 } hydra_options;
 
 /* ---- opening -------------------------------------------------------------------------------- */
@@ -158,6 +169,16 @@ hydra_status hydra_open_parts(const hydra_reader *readers, const char *const *na
 /* Opens bytes in memory, which stay the caller's until hydra_close. */
 hydra_status hydra_open_memory(const void *data, size_t size, const hydra_options *options,
                                hydra_bundle **bundle, hydra_error *error);
+
+/* Opens a bundle that shares what `of` has read, checked and kept (hydra_keep_core), for another
+ * thread or for other tasks: each has its own memory, limits and errors, and one thread uses each.
+ * Without files it has the tasks of `of`. With `count` task files, named as for hydra_open_parts,
+ * it has their tasks; `of` must then be a core that was opened apart, with or without tasks. `of`
+ * must stay open, and its core kept, until all that share it are closed; meanwhile one thread may
+ * use it. The functions of its readers are called by all of these threads. */
+hydra_status hydra_share(const hydra_bundle *of, const hydra_reader *readers,
+                         const char *const *names, size_t count, const hydra_options *options,
+                         hydra_bundle **bundle, hydra_error *error);
 
 /* Frees everything that belongs to the bundle. NULL is fine. */
 void hydra_close(hydra_bundle *bundle);
@@ -255,6 +276,24 @@ typedef struct hydra_pair {
 hydra_status hydra_pairs(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype,
                          int (*take)(void *user, const hydra_pair *pair), void *user,
                          hydra_error *error);
+
+/* How many parts each module of a task has: k of its hydra_pair, in the order of the streams. The
+ * stream is decoded for this once; the numbers live until hydra_close. */
+hydra_status hydra_ranks(hydra_bundle *bundle, hydra_task task, const uint32_t **ranks,
+                         hydra_error *error);
+
+/* Room for the factors of a module in memory of the caller's. k: parts that b (m, k) and a (k, n)
+ * have room for; then how many there are, packed for that number. */
+typedef struct hydra_factors {
+    void *b, *a;
+    uint32_t k;
+} hydra_factors;
+
+/* Decodes modules `first` to first + count - 1 of a task into factors[0] to factors[count - 1], in
+ * that dtype; HYDRA_USAGE if one lacks room. Parts of the stream without these modules are passed
+ * over. The numbers are those of hydra_pairs. */
+hydra_status hydra_read_factors(hydra_bundle *bundle, hydra_task task, size_t first, size_t count,
+                                hydra_dtype dtype, hydra_factors *factors, hydra_error *error);
 
 /* A tensor of a task beside its low-rank pairs. */
 typedef struct hydra_tensor {

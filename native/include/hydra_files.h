@@ -19,7 +19,8 @@
 HYDRA_BEGIN
 
 /* Opens a bundle file; or a folder of a core and task files, or the core file of one. Of a folder
- * two files are open at a time: all must keep name, size and time until hydra_close. */
+ * the core stays open, and a task file is opened when it is read: all must keep name, size and time
+ * until hydra_close. */
 hydra_status hydra_open_path(const char *path, const hydra_options *options,
                              hydra_bundle **bundle, hydra_error *error);
 

@@ -68,6 +68,30 @@ static int stop(void *user, const hydra_pair *pair) {
     return 1;
 }
 
+/* Ranks and the first module of a task, by a bundle that shares the contents of this one. */
+static hydra_status share_and_read(hydra_bundle *of, const hydra_options *options,
+                                   hydra_error *error) {
+    hydra_bundle *bundle;
+    hydra_status status = hydra_share(of, NULL, NULL, 0, options, &bundle, error);
+    const uint32_t *ranks = NULL;
+    EXPECT((status == HYDRA_OK) == (bundle != NULL));
+    if (!status && hydra_task_count(bundle)) status = hydra_ranks(bundle, 0, &ranks, error);
+    if (status == HYDRA_UNSUPPORTED) status = HYDRA_OK; /* a lossless task */
+    if (!status && ranks) {
+        hydra_module_info info = {.struct_size = sizeof info};
+        hydra_factors factors;
+        if (!hydra_describe_module(bundle, 0, 0, &info, NULL)) {
+            factors.k = ranks[0];
+            factors.b = malloc((size_t)info.m * ranks[0] * sizeof(double) + 1);
+            factors.a = malloc((size_t)info.n * ranks[0] * sizeof(double) + 1);
+            status = hydra_read_factors(bundle, 0, 0, 1, HYDRA_F64, &factors, error);
+            free(factors.b), free(factors.a);
+        }
+    }
+    hydra_close(bundle);
+    return status;
+}
+
 /* Everything that a bundle can be asked; the first status that is not OK, or is not the task's. */
 static hydra_status everything(const hydra_options *options, File *file, size_t size, Sink *counts,
                                int core) {
@@ -104,6 +128,7 @@ static hydra_status everything(const hydra_options *options, File *file, size_t 
     }
     if (!status) status = hydra_verify(bundle, &error);
     if (!status) status = hydra_verify_peft(bundle, &error);
+    if (!status) status = share_and_read(bundle, options, &error);
     EXPECT(status == HYDRA_OK || error.text[0]);
     hydra_close(bundle);
     return status;

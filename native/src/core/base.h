@@ -15,6 +15,7 @@
 typedef struct hy_env {
     hydra_allocator allocator;
     hydra_limits limits;
+    hydra_parallel parallel;
     size_t used;
     hydra_error *error; /* of the call in progress, never NULL */
     hydra_error own;    /* what it is if the caller gave none */

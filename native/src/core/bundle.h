@@ -141,6 +141,8 @@ struct hydra_bundle {
     hy_slice base_model, library; /* data is NULL if there is none */
     uint64_t entry_sum;           /* entries of all manifests */
     hy_core *core;                /* kept, or NULL */
+    const hydra_bundle *origin;   /* whose contents this one shares, or NULL */
+    uint32_t borrowed_configs;    /* the first of `configs`, which are the origin's */
     unsigned calls;               /* in progress: more than one inside callbacks */
     int drop_core, closed;        /* asked for inside a call, to be done at its end */
     void (*on_close)(void *user); /* of who opened the files, or NULL */

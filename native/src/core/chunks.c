@@ -111,15 +111,21 @@ void hy_source_close(hy_source *s) {
     s->chunks = NULL;
 }
 
+static void pass_chunk(hy_source *s) {
+    s->record += s->left;
+    s->start += s->chunks[s->chunk++].size;
+    s->left = s->chunk < s->chunk_count ? s->chunks[s->chunk].records : 0;
+}
+
 hydra_status hy_source_seek(hy_source *s, uint32_t record) {
-    int moved = 0;
-    while (s->chunk < s->chunk_count && record - s->record >= s->left) {
-        s->record += s->left;
-        s->start += s->chunks[s->chunk++].size;
-        s->left = s->chunk < s->chunk_count ? s->chunks[s->chunk].records : 0;
-        moved = 1;
-    }
-    return moved ? open_chunk(s) : HYDRA_OK;
+    uint32_t before = s->chunk;
+    while (s->chunk < s->chunk_count && record - s->record >= s->left) pass_chunk(s);
+    return s->chunk > before ? open_chunk(s) : HYDRA_OK;
+}
+
+hydra_status hy_source_pass(hy_source *s, uint32_t chunks) {
+    while (chunks--) pass_chunk(s);
+    return open_chunk(s);
 }
 
 hydra_status hy_source_spend(hy_source *s, uint64_t numbers) {

@@ -23,8 +23,16 @@ HY_NOINLINE hydra_status hy_leave(hydra_bundle *b, const hy_call *call, hydra_st
 hydra_status hy_read_main(hydra_bundle *b, uint32_t index);
 hydra_status hy_read_part(hydra_bundle *b, uint32_t index);
 int hy_is_of_core(const hydra_bundle *b, uint32_t index);
-/* folder.c: all of its files. */
+/* folder.c: all of its files; the tasks of those behind the core. */
 hydra_status hy_open_files(hydra_bundle *b, const hy_tolerance *tolerance);
+hydra_status hy_open_tasks(hydra_bundle *b, const hy_tolerance *tolerance);
+extern const hy_tolerance HY_INTOLERANT; /* everything that is wrong is an error */
+/* open.c: copies what the caller gave of files, behind the first `before`; streams of a file; the
+ * numbers that the streams may stand for. */
+hydra_status hy_take_files(hydra_bundle *b, const hydra_reader *readers, const char *const *names,
+                           size_t count, size_t before);
+hydra_status hy_add_streams(hydra_bundle *b, uint32_t file, uint32_t first, uint32_t count);
+void hy_set_most_numbers(hydra_bundle *b);
 /* describe.c */
 hydra_status hy_task_of(const hydra_bundle *b, hydra_task task, const hy_task **found,
                         hydra_error *error);
@@ -59,6 +67,8 @@ void hy_source_close(hy_source *source);
 /* Stands before that record, or before an earlier one of its chunk, without decoding what is
  * before the chunk. Only forward. */
 hydra_status hy_source_seek(hy_source *source, uint32_t record);
+/* Stands before the chunk that is `chunks` further on. */
+hydra_status hy_source_pass(hy_source *source, uint32_t chunks);
 /* Counts numbers of the record that is read, before they are decoded. */
 hydra_status hy_source_spend(hy_source *source, uint64_t numbers);
 hydra_status hy_source_end_record(hy_source *source);
@@ -153,14 +163,18 @@ struct hy_core {
 hydra_status hy_core_keep(hydra_bundle *b, size_t most);
 void hy_core_close(hydra_bundle *b);
 
-/* Who goes over the records of a task. module: its index in the task. Either may be NULL. */
+/* Who goes over the records of a task. Either function may be NULL. module: its index in the task;
+ * it may change the product, and takes memory from `b`, which is a context of the bundle's if the
+ * visitor is parallel. */
 typedef struct hy_visitor {
-    hydra_status (*module)(void *user, uint32_t index, const hy_module *module,
-                           const hy_product *product);
+    hydra_status (*module)(void *user, hydra_bundle *b, uint32_t index, const hy_module *module,
+                           hy_product *product);
     hydra_status (*tensor)(void *user, uint32_t index, const hy_entry *entry, const hy_dense *dense,
                            const hy_dense *common);
     void *user;
     int only_read; /* nobody looks at the numbers */
+    int parallel;  /* `module` may be called on several threads, in any order */
+    uint32_t first, count; /* modules that are visited; 0, 0: all */
 } hy_visitor;
 
 /* parts.c: how many parts the record of each module of a task has, in its order. They are decoded

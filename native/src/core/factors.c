@@ -35,43 +35,44 @@ static void scale_by(double *row, uint32_t n, int shift) {
         for (i = 0; i < n; i++) row[i] = ldexp(row[i], shift);
 }
 
-/* Where a row of b or a column of a begins goes with the dtype's size. */
-hydra_status hy_factors_of(hy_factors *f, hy_env *env, const hy_product *p, int dtype, double scale,
-                           const hy_task *task, const hy_module *module) {
+hydra_status hy_factors_into(uint8_t *b, uint8_t *a, hy_env *env, hy_product *p, int dtype,
+                             double scale, const hy_task *task, const hy_module *module) {
     size_t size = HY_DTYPE_BYTES[dtype];
     uint32_t i, j;
-    double *row;
     int fine = 1;
-    memset(f, 0, sizeof *f);
-    if (!p->k) return HYDRA_OK;
-    f->k = p->k;
-    f->b = hy_alloc(env, (uint64_t)p->m * p->k, size);
-    f->a = f->b ? hy_alloc(env, (uint64_t)p->n * p->k, size) : NULL;
-    row = f->a ? hy_alloc(env, p->m > p->n ? p->m : p->n, sizeof *row) : NULL;
-    if (!row) return env->error->status;
     for (j = 0; j < p->k; j++) {
-        const double *left = p->left + (size_t)j * p->m, *right = p->right + (size_t)j * p->n;
+        double *left = p->left + (size_t)j * p->m, *right = p->right + (size_t)j * p->n;
         int shift = 0;
         if (scale != 0) {
-            for (i = 0; i < p->m; i++) row[i] = left[i] * p->powers[j] / scale;
-            shift = shift_of(norm(row, p->m), norm(right, p->n));
+            for (i = 0; i < p->m; i++) left[i] = left[i] * p->powers[j] / scale;
+            shift = shift_of(norm(left, p->m), norm(right, p->n));
         } else {
-            memset(row, 0, p->m * sizeof *row);
+            memset(left, 0, p->m * sizeof *left);
+            memset(right, 0, p->n * sizeof *right);
         }
-        scale_by(row, p->m, -shift);
-        fine &= hy_store(dtype, row, p->m, p->k, f->b + (size_t)j * size);
-        if (scale != 0) memcpy(row, right, p->n * sizeof *row);
-        else memset(row, 0, p->n * sizeof *row);
-        scale_by(row, p->n, shift);
-        fine &= hy_store(dtype, row, p->n, 1, f->a + (size_t)j * p->n * size);
+        scale_by(left, p->m, -shift);
+        fine &= hy_store(dtype, left, p->m, p->k, b + (size_t)j * size);
+        scale_by(right, p->n, shift);
+        fine &= hy_store(dtype, right, p->n, 1, a + (size_t)j * p->n * size);
     }
-    hy_free(env, row, p->m > p->n ? p->m : p->n, sizeof *row);
     if (!fine)
         return hy_fail(env, HYDRA_RANGE,
                        "numbers of task '%s', module '%s' do not fit %s. Choose a "
                        "wider dtype",
                        task->name.data, module->path.data, HY_DTYPES[dtype]);
     return HYDRA_OK;
+}
+
+hydra_status hy_factors_of(hy_factors *f, hy_env *env, hy_product *p, int dtype, double scale,
+                           const hy_task *task, const hy_module *module) {
+    size_t size = HY_DTYPE_BYTES[dtype];
+    memset(f, 0, sizeof *f);
+    if (!p->k) return HYDRA_OK;
+    f->k = p->k;
+    f->b = hy_alloc(env, (uint64_t)p->m * p->k, size);
+    f->a = f->b ? hy_alloc(env, (uint64_t)p->n * p->k, size) : NULL;
+    if (!f->a) return env->error->status;
+    return hy_factors_into(f->b, f->a, env, p, dtype, scale, task, module);
 }
 
 void hy_factors_close(hy_factors *f, hy_env *env, const hy_module *module, int dtype) {

@@ -24,9 +24,12 @@ typedef struct hy_factors {
     uint8_t *b, *a;
 } hy_factors;
 
-/* The product over `scale`, its two norms balanced; scale 0 gives zeros. */
-hydra_status hy_factors_of(hy_factors *factors, hy_env *env, const hy_product *product, int dtype,
+/* The product over `scale`, its two norms balanced; scale 0 gives zeros. The product is used up.
+ * hy_factors_into: into b and a, which have room. */
+hydra_status hy_factors_of(hy_factors *factors, hy_env *env, hy_product *product, int dtype,
                            double scale, const hy_task *task, const hy_module *module);
+hydra_status hy_factors_into(uint8_t *b, uint8_t *a, hy_env *env, hy_product *product, int dtype,
+                             double scale, const hy_task *task, const hy_module *module);
 void hy_factors_close(hy_factors *factors, hy_env *env, const hy_module *module, int dtype);
 
 /* ---- tensors.c ------------------------------------------------------------------------------ */

@@ -5,6 +5,8 @@
 
 #define SECOND "a second core; give one core and its tasks"
 
+const hy_tolerance HY_INTOLERANT = {0, HY_NONE, NULL, NULL};
+
 /* HYDRA_OK if the file may be left out: its error is told. */
 static hydra_status leave_out(hydra_bundle *b, const hy_tolerance *t, uint32_t index,
                               hydra_status status) {
@@ -77,6 +79,12 @@ static hydra_status sort_tasks(hydra_bundle *b, const hy_tolerance *t) {
     return HYDRA_OK;
 }
 
+static hydra_status add_tasks(hydra_bundle *b, const hy_tolerance *t) {
+    uint32_t i;
+    for (i = 1; i < b->file_count; i++) HY_TRY(add_part(b, i, t));
+    return sort_tasks(b, t);
+}
+
 hydra_status hy_open_files(hydra_bundle *b, const hy_tolerance *t) {
     uint32_t i, cores = 0, core = 0;
     for (i = 0; i < b->file_count; i++) {
@@ -96,6 +104,11 @@ hydra_status hy_open_files(hydra_bundle *b, const hy_tolerance *t) {
     }
     b->env.where = b->files->name;
     HY_TRY(hy_read_main(b, 0));
-    for (i = 1; i < b->file_count; i++) HY_TRY(add_part(b, i, t));
-    return sort_tasks(b, t);
+    return add_tasks(b, t);
+}
+
+hydra_status hy_open_tasks(hydra_bundle *b, const hy_tolerance *t) {
+    uint32_t i;
+    for (i = 1; i < b->file_count; i++) HY_TRY(open_part(b, i, t));
+    return add_tasks(b, t);
 }

@@ -36,6 +36,7 @@ hydra_status hy_env_open(hy_env *env, const hydra_options *options, hydra_error 
     HY_TRY(hy_read_sized(&own, sizeof own, options, "hydra_options", env->error));
     if (own.allocator.resize) env->allocator = own.allocator;
     env->limits = own.limits;
+    env->parallel = own.parallel;
     return HYDRA_OK;
 }
 
@@ -134,7 +135,7 @@ static hydra_status check_task_names(hydra_bundle *b, const hy_file *file) {
     return HYDRA_OK;
 }
 
-static hydra_status add_streams(hydra_bundle *b, uint32_t file, uint32_t first, uint32_t count) {
+hydra_status hy_add_streams(hydra_bundle *b, uint32_t file, uint32_t first, uint32_t count) {
     uint32_t i;
     for (i = 0; i < count; i++) {
         hy_stream *stream;
@@ -204,7 +205,7 @@ hydra_status hy_read_main(hydra_bundle *b, uint32_t index) {
     blobs = hy_get(json, 0, "blobs");
     HY_TRY(hy_read_blobs(b, json, blobs, index, 0));
     HY_TRY(check_places(&b->env, file, b->blob_count, &streams));
-    HY_TRY(add_streams(b, index, 1, 1 + streams));
+    HY_TRY(hy_add_streams(b, index, 1, 1 + streams));
     for (blobs = 0; blobs < b->blob_count; blobs++) b->blobs[blobs].tensor += 2 + streams;
     if (core) {
         HY_CHECK(&b->env, !streams && b->config_count <= 1,
@@ -244,7 +245,7 @@ hydra_status hy_read_part(hydra_bundle *b, uint32_t index) {
     HY_TRY(check_places(&b->env, file, b->blob_count - first_blob, &streams));
     HY_CHECK(&b->env, streams <= 1, "a task's file holds %u streams. " AGAIN, (unsigned)streams);
     for (i = first_blob; i < b->blob_count; i++) b->blobs[i].tensor += 1 + streams;
-    HY_TRY(add_streams(b, index, 1, streams));
+    HY_TRY(hy_add_streams(b, index, 1, streams));
     node = hy_get(json, 0, "configs");
     HY_CHECK(&b->env, !node || (hy_kind(json, node) == HY_LIST && json->nodes[node].size == 1),
              "manifest: configs of a task are no list of one");
@@ -268,28 +269,32 @@ hydra_status hy_read_part(hydra_bundle *b, uint32_t index) {
 hydra_status hydra_open_parts(const hydra_reader *readers, const char *const *names, size_t count,
                               const hydra_options *options, hydra_bundle **bundle,
                               hydra_error *error) {
-    static const hy_tolerance none = {0, HY_NONE, NULL, NULL};
     hy_env env;
     *bundle = NULL;
     HY_TRY(hy_env_open(&env, options, error));
-    return hy_open(readers, names, count, &none, &env, bundle, error);
+    return hy_open(readers, names, count, &HY_INTOLERANT, &env, bundle, error);
 }
 
-/* Copies what the caller gave of each file. */
-static hydra_status take_files(hydra_bundle *b, const hydra_reader *readers,
-                               const char *const *names, size_t count) {
+hydra_status hy_take_files(hydra_bundle *b, const hydra_reader *readers, const char *const *names,
+                           size_t count, size_t before) {
     size_t i;
-    b->files = hy_alloc(&b->env, count, sizeof *b->files);
+    b->files = hy_alloc(&b->env, (uint64_t)before + count, sizeof *b->files);
     if (!b->files) return b->env.error->status;
-    b->file_count = count;
+    b->file_count = before + count;
     for (i = 0; i < count; i++) {
         size_t size = names && names[i] ? strlen(names[i]) + 1 : 0;
         char *name = size ? hy_arena_alloc(&b->env, &b->arena, size, 1) : NULL;
         if (size && !name) return b->env.error->status;
-        b->files[i].reader = readers[i];
-        b->files[i].name = size ? memcpy(name, names[i], size) : NULL;
+        b->files[before + i].reader = readers[i];
+        b->files[before + i].name = size ? memcpy(name, names[i], size) : NULL;
     }
     return HYDRA_OK;
+}
+
+void hy_set_most_numbers(hydra_bundle *b) {
+    b->most_numbers = ((uint64_t)1 << 20) + 128 * b->stream_bytes;
+    b->limits_numbers = b->env.limits.numbers && b->most_numbers > b->env.limits.numbers;
+    if (b->limits_numbers) b->most_numbers = b->env.limits.numbers;
 }
 
 hydra_status hy_open(const hydra_reader *readers, const char *const *names, size_t count,
@@ -309,13 +314,9 @@ hydra_status hy_open(const hydra_reader *readers, const char *const *names, size
         status = problem.status;
     if (status) return report(error, status, &problem);
     b->env = env;
-    status = take_files(b, readers, names, count);
+    status = hy_take_files(b, readers, names, count, 0);
     if (!status) status = hy_open_files(b, tolerance);
-    b->most_numbers = ((uint64_t)1 << 20) + 128 * b->stream_bytes;
-    if (b->env.limits.numbers && b->most_numbers > b->env.limits.numbers) {
-        b->limits_numbers = 1;
-        b->most_numbers = b->env.limits.numbers;
-    }
+    hy_set_most_numbers(b);
     b->env.where = count == 1 && !status ? b->files->name : NULL;
     b->env.error = &b->env.own; /* calls bring theirs */
     if (status) hydra_close(b);
@@ -342,6 +343,19 @@ hydra_status hydra_open_memory(const void *data, size_t size, const hydra_option
     return hydra_open(&reader, options, bundle, error);
 }
 
+/* Files, configs, blobs and tasks, unless they are another bundle's. */
+static void close_contents(hydra_bundle *b) {
+    size_t i;
+    if (b->origin && b->files == b->origin->files) return;
+    /* The first file of several over another bundle's core is that core. */
+    for (i = b->origin != NULL; i < b->file_count; i++) hy_file_close(&b->env, b->files + i);
+    hy_free(&b->env, b->files, b->file_count, sizeof *b->files);
+    for (i = b->borrowed_configs; i < b->config_count; i++) hy_text_close(b->configs + i);
+    hy_free(&b->env, b->configs, b->config_room, sizeof *b->configs);
+    hy_free(&b->env, b->blobs, b->blob_room, sizeof *b->blobs);
+    hy_free(&b->env, b->tasks, b->task_room, sizeof *b->tasks);
+}
+
 void hydra_close(hydra_bundle *b) {
     hy_env env;
     size_t i;
@@ -351,12 +365,7 @@ void hydra_close(hydra_bundle *b) {
         return;
     }
     hy_core_close(b);
-    for (i = 0; i < b->file_count; i++) hy_file_close(&b->env, b->files + i);
-    hy_free(&b->env, b->files, b->file_count, sizeof *b->files);
-    for (i = 0; i < b->config_count; i++) hy_text_close(b->configs + i);
-    hy_free(&b->env, b->configs, b->config_room, sizeof *b->configs);
-    hy_free(&b->env, b->blobs, b->blob_room, sizeof *b->blobs);
-    hy_free(&b->env, b->tasks, b->task_room, sizeof *b->tasks);
+    close_contents(b);
     for (i = 0; i < b->stream_count; i++)
         hy_free(&b->env, b->streams[i].parts, b->streams[i].part_count, sizeof(uint32_t));
     hy_free(&b->env, b->streams, b->stream_room, sizeof *b->streams);

@@ -3,9 +3,9 @@
 
 #include "core.h"
 
-static hydra_status count_parts(void *user, uint32_t index, const hy_module *module,
-                                const hy_product *product) {
-    (void)module;
+static hydra_status count_parts(void *user, hydra_bundle *b, uint32_t index,
+                                const hy_module *module, hy_product *product) {
+    (void)b, (void)module;
     ((hy_parts *)user)->counts[index] = product->k;
     return HYDRA_OK;
 }
@@ -20,10 +20,11 @@ hydra_status hy_parts_read(hydra_bundle *b, const hy_task *task,
     parts.b = b;
     parts.counts = hy_alloc(&b->env, task->modules.count, sizeof *parts.counts);
     if (!parts.counts) return b->env.error->status;
+    memset(&visitor, 0, sizeof visitor);
     visitor.module = count_parts;
     visitor.tensor = tensor;
     visitor.user = &parts;
-    visitor.only_read = 1;
+    visitor.only_read = visitor.parallel = 1;
     status = hy_visit(b, task, &visitor);
     if (status || stream->parts) {
         hy_free(&b->env, parts.counts, task->modules.count, sizeof *parts.counts);

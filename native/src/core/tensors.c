@@ -293,9 +293,8 @@ hydra_status hy_all_tensors(hydra_bundle *b, const hy_task *task, int copies, hy
     collector.b = b;
     collector.outs = outs;
     collector.copies = copies;
-    visitor.module = NULL;
+    memset(&visitor, 0, sizeof visitor);
     visitor.tensor = add_dense;
     visitor.user = &collector;
-    visitor.only_read = 0;
     return hy_visit(b, task, &visitor);
 }

@@ -70,26 +70,96 @@ static hydra_status common_of(Shared *shared, uint32_t tensor, const hy_dense **
     return HYDRA_OK;
 }
 
+/* Decodes the records of modules up to `end`; those before `first` are passed over. */
 static hydra_status visit_modules(Shared *shared, hy_source *own, const hy_task *task,
-                                  const hy_visitor *visitor) {
+                                  const hy_visitor *visitor, uint32_t first, uint32_t end) {
     hydra_bundle *b = shared->b;
     uint32_t pair, i, index = 0;
-    for (pair = 0; pair < task->modules.pairs; pair++)
-        for (i = task->modules.bounds[2 * pair]; i < task->modules.bounds[2 * pair + 1]; i++) {
+    for (pair = 0; pair < task->modules.pairs && index < end; pair++) {
+        uint32_t start = task->modules.bounds[2 * pair], stop = task->modules.bounds[2 * pair + 1];
+        for (i = start; i < stop && index < end; i++, index++) {
             const hy_module *x = b->modules + i;
             const hy_bases *bases;
             hy_product product;
             hydra_status status;
+            if (index < own->record) continue;
+            own->only_read = visitor->only_read || index < first;
             HY_TRY(bases_of(shared, i, &bases));
             status = hy_product_read(&product, own, x->m, x->n, bases);
             if (!status) status = hy_source_end_record(own);
-            if (!status && visitor->module)
-                status = visitor->module(visitor->user, index, x, &product);
+            if (!status && visitor->module && index >= first)
+                status = visitor->module(visitor->user, b, index, x, &product);
             hy_product_close(&product, &b->env);
             if (status) return status;
-            index++;
         }
+    }
     return HYDRA_OK;
+}
+
+/* ---- chunks on several threads -------------------------------------------------------------- */
+
+typedef struct {
+    hydra_status status;
+    hydra_error error;
+    size_t used; /* memory that the chunk's decoder keeps */
+} Outcome;
+
+typedef struct {
+    const hydra_bundle *b;
+    const hy_source *source; /* before the first of the chunks */
+    const hy_task *task;
+    const hy_visitor *visitor;
+    uint32_t first, end; /* modules */
+    Outcome *outcomes;
+} Work;
+
+/* Decodes one chunk in a context of its own. */
+static void decode_chunk(void *user, size_t place) {
+    const Work *w = user;
+    Outcome *outcome = w->outcomes + place;
+    hydra_bundle context = *w->b;
+    uint32_t end;
+    hy_source *own;
+    Shared shared;
+    context.env.used = 0;
+    context.env.error = &outcome->error;
+    if (context.env.limits.memory) context.env.limits.memory -= w->b->env.used;
+    own = hy_alloc(&context.env, 1, sizeof *own);
+    outcome->status = outcome->error.status;
+    if (!own) return;
+    memcpy(own, w->source, offsetof(hy_source, coder));
+    own->b = &context;
+    outcome->status = hy_source_pass(own, (uint32_t)place);
+    if (!outcome->status) outcome->status = open_shared(&shared, &context);
+    if (!outcome->status) {
+        end = own->record + own->left < w->end ? own->record + own->left : w->end;
+        outcome->status = visit_modules(&shared, own, w->task, w->visitor, w->first, end);
+        close_shared(&shared);
+    }
+    hy_free(&context.env, own, 1, sizeof *own);
+    outcome->used = context.env.used;
+}
+
+/* The same of all chunks that hold these modules, on the caller's threads. */
+static hydra_status visit_chunks(hydra_bundle *b, hy_source *own, const hy_task *task,
+                                 const hy_visitor *visitor, uint32_t first, uint32_t end) {
+    uint32_t count = 0, records = own->record, i;
+    hydra_status status = HYDRA_OK;
+    Work work;
+    while (records < end) records += own->chunks[own->chunk + count++].records;
+    work.b = b, work.source = own, work.task = task, work.visitor = visitor;
+    work.first = first, work.end = end;
+    work.outcomes = hy_alloc(&b->env, count, sizeof *work.outcomes);
+    if (!work.outcomes) return b->env.error->status;
+    b->env.parallel.run(b->env.parallel.user, count, decode_chunk, &work);
+    for (i = 0; i < count; i++) {
+        b->env.used += work.outcomes[i].used;
+        if (!work.outcomes[i].status || status) continue;
+        status = work.outcomes[i].status;
+        *b->env.error = work.outcomes[i].error;
+    }
+    hy_free(&b->env, work.outcomes, count, sizeof *work.outcomes);
+    return status;
 }
 
 static hydra_status visit_tensors(Shared *shared, hy_source *own, const hy_task *task,
@@ -117,6 +187,7 @@ hydra_status hy_visit(hydra_bundle *b, const hy_task *task, const hy_visitor *vi
     Shared *shared;
     hy_source *own;
     hydra_status status;
+    uint32_t end = visitor->count ? visitor->first + visitor->count : task->modules.count;
     if (task->content == HY_NONE) return HYDRA_OK;
     shared = hy_alloc(&b->env, 1, sizeof *shared);
     own = shared ? hy_alloc(&b->env, 1, sizeof *own) : NULL;
@@ -128,11 +199,20 @@ hydra_status hy_visit(hydra_bundle *b, const hy_task *task, const hy_visitor *vi
     status = open_shared(shared, b);
     if (!status)
         status = hy_source_open(own, b, task->content, task->modules.count + task->tensors.count);
-    own->only_read = visitor->only_read;
-    if (!status && (visitor->module || task->tensors.count))
-        status = visit_modules(shared, own, task, visitor);
-    if (!status && (visitor->tensor || !visitor->module))
-        status = visit_tensors(shared, own, task, visitor);
+    if (!status && visitor->module) status = hy_source_seek(own, visitor->first);
+    if (!status && visitor->module && end > visitor->first) {
+        int several = visitor->parallel && b->env.parallel.run && !shared->open &&
+                      end - own->record > own->left;
+        status = several ? visit_chunks(b, own, task, visitor, visitor->first, end)
+                         : visit_modules(shared, own, task, visitor, visitor->first, end);
+    }
+    if (!status && task->tensors.count && (visitor->tensor || !visitor->module)) {
+        uint32_t all = task->modules.count;
+        status = hy_source_seek(own, all);
+        if (!status) status = visit_modules(shared, own, task, visitor, all, all);
+        own->only_read = visitor->only_read;
+        if (!status) status = visit_tensors(shared, own, task, visitor);
+    }
     close_shared(shared);
     hy_source_close(own);
     hy_free(&b->env, own, 1, sizeof *own);
@@ -199,7 +279,7 @@ void hydra_drop_core(hydra_bundle *b) {
 void hy_core_close(hydra_bundle *b) {
     hy_core *core = b->core;
     uint32_t i;
-    if (!core) return;
+    if (!core || (b->origin && core == b->origin->core)) return;
     for (i = 0; core->modules && i < b->module_count; i++)
         hy_bases_close(core->modules + i, &b->env);
     for (i = 0; core->tensors && i < b->entry_count; i++)

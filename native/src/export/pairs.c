@@ -135,15 +135,14 @@ hydra_status hy_pairs_open(hy_pairs *pairs, hydra_bundle *b, const hy_task *task
 
 typedef struct {
     hy_pairs *pairs;
-    hydra_bundle *b;
     const hy_task *task;
 } Decoder;
 
-static hydra_status decode_one(void *user, uint32_t index, const hy_module *module,
-                               const hy_product *product) {
+static hydra_status decode_one(void *user, hydra_bundle *b, uint32_t index, const hy_module *module,
+                               hy_product *product) {
     Decoder *d = user;
     hy_member *member = d->pairs->by_index[index];
-    return hy_factors_of(&member->factors, &d->b->env, product, d->pairs->dtype,
+    return hy_factors_of(&member->factors, &b->env, product, d->pairs->dtype,
                          d->pairs->pairs[member->pair].scale, d->task, module);
 }
 
@@ -151,12 +150,11 @@ hydra_status hy_pairs_decode(hy_pairs *pairs, hydra_bundle *b, const hy_task *ta
     hy_visitor visitor;
     Decoder decoder;
     decoder.pairs = pairs;
-    decoder.b = b;
     decoder.task = task;
+    memset(&visitor, 0, sizeof visitor);
     visitor.module = decode_one;
-    visitor.tensor = NULL;
     visitor.user = &decoder;
-    visitor.only_read = 0;
+    visitor.parallel = 1;
     return hy_visit(b, task, &visitor);
 }
 

@@ -76,8 +76,8 @@ static hydra_status find_first(Tuner *t) {
     return HYDRA_OK;
 }
 
-static hydra_status one_module(void *user, uint32_t index, const hy_module *x,
-                               const hy_product *product) {
+static hydra_status one_module(void *user, hydra_bundle *b, uint32_t index, const hy_module *x,
+                               hy_product *product) {
     Tuner *t = user;
     size_t size = HY_DTYPE_BYTES[t->dtype], i;
     uint64_t rank;
@@ -89,7 +89,7 @@ static hydra_status one_module(void *user, uint32_t index, const hy_module *x,
     hy_tensor *out;
     hy_factors f;
     hydra_status status;
-    (void)index;
+    (void)b, (void)index;
     if (t->adalora ? x->layout != HY_PLAIN || x->kind != HY_LINEAR
                    : !t->names || x->layout != HY_FACTOR || factor < 0)
         return cannot_hold(t->b, t->task, "the tuner has no such module", x->path);
@@ -139,7 +139,7 @@ static hydra_status each_header(Tuner *t) {
         hy_product product;
         memset(&product, 0, sizeof product);
         product.m = x->m, product.n = x->n, product.k = t->parts[i];
-        HY_TRY(one_module(t, i, x, &product));
+        HY_TRY(one_module(t, t->b, i, x, &product));
     }
     return HYDRA_OK;
 }
@@ -157,10 +157,9 @@ hydra_status hy_tuner_tensors(hydra_bundle *b, const hy_task *task, const hy_jso
     t.parts = parts;
     t.adalora = hy_is(name, "ADALORA");
     t.names = hy_is(name, "LOHA") ? loha : hy_is(name, "LOKR") ? lokr : NULL;
+    memset(&visitor, 0, sizeof visitor);
     visitor.module = one_module;
-    visitor.tensor = NULL;
     visitor.user = &t;
-    visitor.only_read = 0;
     status = t.adalora ? HYDRA_OK : find_first(&t);
     if (!status && task->modules.count)
         status = parts ? each_header(&t) : hy_visit(b, task, &visitor);

@@ -25,61 +25,51 @@ static int ends_with(const char *text, const char *end) {
     return a >= b && !strcmp(text + a - b, end);
 }
 
-typedef struct Opened Opened;
-
-typedef struct {
-    Opened *owner;
+typedef struct File {
     char *path;
-    int fd; /* -1: not open at present */
+    int fd; /* of a core or a whole bundle; -1: it is opened for each read */
     uint64_t size;
     time_t changed;
+    struct File *next;
 } File;
 
-/* The files of a bundle. Of all cores one is open at a time, and of all tasks, so that a folder may
- * have more files than a process. */
-struct Opened {
+/* The files of a bundle. Task files are opened for each read, so that a folder may have more of
+ * them than a process, and threads may read at once. */
+typedef struct {
     hy_env *env;           /* the bundle's, once there is one */
     hy_arena arena;        /* of files and paths */
     hydra_reader *readers; /* the user of each is its File */
     const char **names;
     uint32_t count, reader_room, name_room;
-    File *open[2]; /* a core or a whole bundle; a task */
-};
+    File *first; /* of all, the last that was added */
+} Opened;
 
-static void close_file(File *file) {
-    if (file->fd >= 0) close(file->fd);
-    file->fd = -1;
+static int open_again(const char *path) {
+    return open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 }
 
-/* Opens it in the place of the last one of its kind; 0, or -1 with errno. */
-static int open_again(File *file, struct stat *about) {
-    File **last = file->owner->open + ends_with(file->path, TASK);
-    if (*last) close_file(*last);
-    *last = NULL;
-    file->fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (file->fd < 0) return -1;
-    *last = file;
-    return fstat(file->fd, about);
-}
-
-static int read_file(void *user, uint64_t offset, void *buffer, size_t size) {
-    File *file = user;
-    char *out = buffer;
-    struct stat about;
-    if (file->fd < 0) {
-        if (open_again(file, &about)) return -1;
-        if ((uint64_t)about.st_size != file->size || about.st_mtime != file->changed) {
-            close_file(file); /* another one by now, with another header */
-            return -1;
-        }
-    }
+static int read_some(int fd, uint64_t offset, char *out, size_t size) {
     while (size) {
-        ssize_t some = pread(file->fd, out, size, (off_t)offset);
+        ssize_t some = pread(fd, out, size, (off_t)offset);
         if (some < 0 && errno == EINTR) continue;
         if (some <= 0) return -1;
         out += some, size -= (size_t)some, offset += (uint64_t)some;
     }
     return 0;
+}
+
+static int read_file(void *user, uint64_t offset, void *buffer, size_t size) {
+    const File *file = user;
+    struct stat about;
+    int fd, failed;
+    if (file->fd >= 0) return read_some(file->fd, offset, buffer, size);
+    fd = open_again(file->path);
+    if (fd < 0) return -1;
+    /* Another one by now, with another header? */
+    failed = fstat(fd, &about) || (uint64_t)about.st_size != file->size ||
+             about.st_mtime != file->changed || read_some(fd, offset, buffer, size);
+    close(fd);
+    return failed;
 }
 
 /* Frees the lists that opening needs; the files stay. */
@@ -92,9 +82,9 @@ static void close_lists(Opened *opened) {
 
 static void close_all(void *user) {
     Opened *opened = user;
-    size_t i;
-    for (i = 0; i < 2; i++)
-        if (opened->open[i]) close_file(opened->open[i]);
+    const File *file;
+    for (file = opened->first; file; file = file->next)
+        if (file->fd >= 0) close(file->fd);
     close_lists(opened);
     hy_arena_close(opened->env, &opened->arena);
     hy_free(opened->env, opened, 1, sizeof *opened);
@@ -112,8 +102,14 @@ static hydra_status add_file(Opened *opened, const char *path, hydra_error *erro
         !hy_grow(env, &opened->names, opened->count, &opened->name_room, sizeof *opened->names))
         return env->error->status;
     memcpy(file->path, path, size);
-    file->owner = opened;
-    if (open_again(file, &about)) return hy_io(error, "cannot be opened", path);
+    file->next = opened->first;
+    opened->first = file;
+    file->fd = open_again(path);
+    if (file->fd < 0 || fstat(file->fd, &about)) return hy_io(error, "cannot be opened", path);
+    if (ends_with(path, TASK)) {
+        close(file->fd);
+        file->fd = -1;
+    }
     if (!S_ISREG(about.st_mode))
         return hy_fail_in(error, HYDRA_IO, "%s: not a regular file", path);
     file->size = (uint64_t)about.st_size;
