@@ -12,6 +12,7 @@ COMMANDS = (
     "core_use",
     "estimates",
     "living",
+    "tables",
 )
 
 if __name__ == "__main__":

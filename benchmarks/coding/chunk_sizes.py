@@ -27,7 +27,6 @@ from hydraopt.coding.chunks import Chunk, ChunkWriter, read_table
 from hydraopt.coding.dense import DenseRecord, matrix_shape, read_common, read_dense, write_dense
 from hydraopt.coding.records import (
     BasisRecord,
-    Kind,
     PartsRecord,
     read_exponents,
     read_record,
@@ -35,6 +34,7 @@ from hydraopt.coding.records import (
     write_record,
 )
 from hydraopt.coding.stream import StreamReader, StreamWriter
+from hydraopt.coding.tables import Kind
 from hydraopt.collection.opening import open_bundle
 from hydraopt.collection.splitting import split
 
@@ -58,7 +58,7 @@ def _basis(reader: StreamReader, length: int) -> BasisRecord | None:
     reader.spend(length * count)
     if count == 0:
         return None
-    block = reader.coded(length, count, Kind.BASIS_SPREAD)
+    block = reader.coded(length, count)
     return BasisRecord(block, read_exponents(reader, count))
 
 

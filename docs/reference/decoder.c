@@ -1,7 +1,7 @@
-/* A decoder of hydraopt streams (streams.md), complete, on a page. It needs zlib's crc32 alone.
+/* A decoder of hydraopt streams (streams.md), complete but for tables.h. It needs zlib's crc32 alone.
  *
  *     cc -O2 -o decoder decoder.c -lz
- *     decoder FILE KIND ROWS COLUMNS     prints the first block of every chunk of a stream, a row a line
+ *     decoder FILE SHAPE ROWS COLUMNS    prints the first block of every chunk of a stream, a row a line
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -9,111 +9,101 @@
 #include <string.h>
 #include <zlib.h>
 
-enum { CLASSES = 29, SHIFT_FROM = 25, ACTIVITIES = 3, BINS = 16, KINDS = 8 };
-enum { CONTEXTS = 2 * CLASSES * ACTIVITIES * BINS, MODEL = CONTEXTS + KINDS * 2 * BINS };
+#include "tables.h"
 
 static const uint8_t NEXT[8][2] = {{0,2},{5,7},{1,3},{6,4},{2,0},{4,6},{3,1},{7,5}};
 
 typedef struct {
     const uint8_t *data;
     size_t size, pos;
-    uint32_t code, range;
-    int32_t p[MODEL], count[MODEL];
+    uint32_t x, y;
+    int64_t first[8];                                 /* of the last list of each kind */
 } Stream;
 
-static uint32_t byte_at(Stream *s) { return s->pos < s->size ? s->data[s->pos++] : (s->pos++, 0); }
-
-static void refill(Stream *s) {
-    while (s->range < 1u << 24) { s->code = s->code << 8 | byte_at(s); s->range <<= 8; }
+static uint32_t word(Stream *s) {
+    uint32_t w = s->pos + 2 <= s->size ? s->data[s->pos] | s->data[s->pos + 1] << 8 : 0;
+    s->pos += 2;
+    return w;
 }
+
+static uint32_t u32(const uint8_t *p) { return p[0] | p[1] << 8 | p[2] << 16 | (uint32_t)p[3] << 24; }
 
 void stream_open(Stream *s, const uint8_t *data, size_t size) {
     memset(s, 0, sizeof *s);
-    s->data = data; s->size = size; s->range = 0xFFFFFFFFu;
-    for (int i = 0; i < 5; i++) s->code = s->code << 8 | byte_at(s);
-    for (int i = 0; i < MODEL; i++) s->p[i] = 32768;
+    s->data = data; s->size = size; s->pos = 8;
+    if (size >= 8) { s->x = u32(data); s->y = u32(data + 4); }
 }
 
-static int bit(Stream *s, int c) {                    /* one adaptive decision */
-    uint32_t bound = (s->range >> 16) * (uint32_t)s->p[c];
-    int32_t rate = 655360 / (10 * s->count[c] + 16), one = s->code < bound;
-    if (one) {
-        s->range = bound;
-        s->p[c] += (int32_t)((int64_t)(65536 - s->p[c]) * rate >> 16);
-        if (s->p[c] > 65536 - 64) s->p[c] = 65536 - 64;
-    } else {
-        s->code -= bound; s->range -= bound;
-        s->p[c] -= (int32_t)((int64_t)s->p[c] * rate >> 16);
-        if (s->p[c] < 64) s->p[c] = 64;
-    }
-    if (s->count[c] < 255) s->count[c]++;
+int stream_ended(const Stream *s) { return s->x == 65536 && s->y == 65536 && s->pos == s->size; }
+
+static void refill(Stream *s) { if (s->x < 65536) s->x = s->x << 16 | word(s); }
+
+static uint32_t raw(Stream *s, int width) {
+    uint32_t high = 0, v;
+    if (width > 16) { high = raw(s, width - 16) << 16; width = 16; }
+    v = s->x & ((1u << width) - 1);
+    s->x >>= width;
     refill(s);
-    return one;
+    return high | v;
 }
 
-static int64_t raw(Stream *s, int width) {            /* plain bits, high first */
-    int64_t v = 0;
-    while (width-- > 0) {
-        s->range >>= 1;
-        int one = s->code >= s->range;
-        if (one) s->code -= s->range;
-        v = v << 1 | one;
-        refill(s);
+/* A number: `row` has the slots of 29 symbols, or of the magnitudes 0 to 14 if it is symmetric. */
+static int64_t number(Stream *s, const uint16_t *row, int symmetric, int width) {
+    uint32_t slot = s->x & 4095, start = 0, f = 0;
+    int t = -1;
+    do {
+        start += f; t++;
+        f = t == 29 ? 4096 - start : row[symmetric ? abs(t - 14) : t];
+    } while (slot - start >= f);
+    s->x = f * (s->x >> 12) + slot - start;
+    refill(s);
+    int64_t v = t - 14;
+    if (t == 29) {                                    /* the escape */
+        int e = (int)raw(s, 5);
+        int64_t z = ((int64_t)1 << e) + raw(s, e);
+        v = z & 1 ? -(z >> 1) : z >> 1;
     }
+    v = v * (1 << width) + (width ? raw(s, width) : 0) - (1 << width >> 1);
+    uint32_t x = s->x; s->x = s->y; s->y = x;
     return v;
 }
 
-static int64_t magnitude(Stream *s, int c) {          /* unary to 15, then Exp-Golomb; 2^30 or more: refuse */
-    for (int j = 0; j < BINS - 1; j++) if (!bit(s, c + j)) return j;
-    int width = 0;
-    while (width < 30 && bit(s, c + BINS - 1)) width++;
-    return ((int64_t)1 << width) + raw(s, width) - 1 + (BINS - 1);
-}
-
 int64_t stream_integer(Stream *s, int kind) {         /* a side integer; 2^30 or more: refuse */
-    int c = CONTEXTS + kind * 2 * BINS;
-    int64_t v = magnitude(s, c);
-    return v && bit(s, c + BINS) ? -v : v;
+    return number(s, SIDE[kind], 0, kind == 4 ? 3 : 0) + (kind == 0 ? 10 : kind == 2 ? 16 : 0);
 }
 
-/* A block of `rows` x `columns` into out[row * columns + column]; 0 if the stream is damaged. */
-int stream_block(Stream *s, int kind, int64_t rows, int64_t columns, int32_t *out) {
-    if (s->pos > s->size + 64 || rows * columns > 1 << 25) return 0;
-    int *spread = malloc(sizeof(int) * (columns + 1)), sound = 1;
-    int64_t *seen = calloc(rows + 1, sizeof *seen), before = 0;
-    for (int64_t j = 0; j < columns && sound; j++) {
-        before += stream_integer(s, kind);
-        spread[j] = (int)before;
-        sound = before >= 0 && before <= 92;
-    }
-    for (int64_t j = 0; j < columns && sound; j++) {
-        int shift = spread[j] < CLASSES ? 0 : (spread[j] - SHIFT_FROM) >> 2, state = 0;
-        int cls = spread[j] - 4 * shift;
-        int64_t total = 0;
-        for (int64_t i = 0; i < rows; i++) { total += seen[i]; sound &= seen[i] < 1 << 30; }
-        int64_t usual = (7 * total + 10 * rows - 1) / (10 * rows), lively = (13 * total + 10 * rows - 1) / (10 * rows);
-        for (int64_t i = 0; i < rows && sound; i++) {
+void stream_list(Stream *s, int kind, int64_t count, int64_t *out) {
+    for (int64_t i = 0; i < count; i++) out[i] = stream_integer(s, kind) + (i ? out[i - 1] : s->first[kind]);
+    if (count) s->first[kind] = out[0];
+}
+
+/* A block of `rows` x `columns` into out[row * columns + column]; 0 if the stream is damaged. shape: the block's. */
+int stream_block(Stream *s, int shape, int64_t rows, int64_t columns, int32_t *out) {
+    if (rows * columns > 1 << 25) return 0;
+    int64_t class = 0, state = 0;
+    for (int64_t j = 0; j < columns; j++) {
+        class += stream_integer(s, j ? 3 : 2);
+        if (class < 0 || class > 81 || s->pos > s->size + 128) return 0;
+        for (int64_t i = 0; i < rows && !class; i++) out[i * columns + j] = 0;
+        if (!class) continue;
+        int64_t next = stream_integer(s, 5 + shape);
+        if (next < 0 || next > 2) return 0;
+        shape = (int)next;
+        state = 0;
+        for (int64_t i = 0; i < rows; i++) {
             int q = state & 1;                        /* odd states use the second quantiser */
-            int active = (seen[i] >= usual) + (seen[i] >= lively);
-            int64_t k = magnitude(s, ((q * CLASSES + cls) * ACTIVITIES + active) * BINS), v = 0;
-            if (shift) k = k << shift | raw(s, shift);
-            if (k) {
-                v = 2 * k - q;
-                seen[i] += v;
-                sound = v <= 1 << 27;
-                if (raw(s, 1)) v = -v;
-            }
+            int64_t k = class <= 17 ? number(s, LEVELS[38 * shape + 2 * (class - 1) + q], 1, 0)
+                                    : number(s, LEVELS[38 * shape + 34 + (class - 18) % 4], 1, (int)(class - 14) / 4);
+            int64_t v = 2 * k - (k > 0 ? q : k < 0 ? -q : 0);
+            if (v > 1 << 27 || v < -(1 << 27)) return 0;
             out[i * columns + j] = (int32_t)v;
             state = NEXT[state][k & 1];
         }
     }
-    free(spread); free(seen);
-    return sound;
+    return 1;
 }
 
 typedef struct { uint32_t records, numbers, bytes, crc; } Chunk;
-
-static uint32_t u32(const uint8_t *p) { return p[0] | p[1] << 8 | p[2] << 16 | (uint32_t)p[3] << 24; }
 
 static int varint(const uint8_t **p, const uint8_t *end, uint32_t *out) {
     uint64_t v = 0;
@@ -160,7 +150,7 @@ int main(int argc, char **argv) {
     for (uint32_t n = 0; n < count; at += chunks[n++].bytes) {
         if (crc32(0, data + at, chunks[n].bytes) != chunks[n].crc) return 1;
         stream_open(&s, data + at, chunks[n].bytes);
-        if (!stream_block(&s, atoi(argv[2]), rows, columns, out) || s.pos < s.size) return 1;
+        if (!stream_block(&s, atoi(argv[2]), rows, columns, out) || !stream_ended(&s)) return 1;
         for (int64_t i = 0; i < rows; i++)
             for (int64_t j = 0; j < columns; j++)
                 printf("%d%c", out[i * columns + j], j + 1 == columns ? '\n' : ' ');

@@ -1,4 +1,4 @@
-"""The door to the decoder: kept machine code, numba's own and plain Python give equal integers."""
+"""The decoder: kept machine code, numba's own and plain Python give equal integers."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydraopt.coding import decoder, rangedecoder
-from hydraopt.coding.model import new_model
+from hydraopt.coding import decoder
+from hydraopt.coding.decoder import Decoder
 from hydraopt.coding.stream import StreamWriter, quantise_block
+from hydraopt.coding.tables import Kind
 
 needs_code = pytest.mark.skipif(sys.platform != "linux", reason="loaded so on Linux only")
 
 
-def decoded(home: Any, data: bytes, shape: tuple[int, int], count: int) -> list[Any]:
-    """Everything that a decoder says of a stream: side integers, a run, a block, its state."""
-    bytes_ = np.frombuffer(data, np.uint8)
-    state, model = rangedecoder.new_decoder(bytes_), new_model()
-    side = [home.decode_integer(state, bytes_, model, kind) for kind in (0, 7)]
-    values = np.empty(count, np.int64)
-    inside = home.decode_run(state, bytes_, model, 3, values, -50, 50)
-    integers, rows = np.empty(shape, np.int32), np.zeros(shape[1], np.int64)
-    spreads = np.arange(shape[0], dtype=np.int64) * 9 % 93
-    home.decode_columns(state, bytes_, model, integers, spreads, rows)
-    found = [values, integers, rows, state, model]
-    return [*map(int, side), bool(inside), *(x.tolist() for x in found)]
+def decoded(data: bytes, columns: int, rows: int, count: int) -> list[Any]:
+    """Everything that a decoder says of a stream: side integers, a block, where it stands."""
+    one = Decoder(data)
+    found: list[Any] = []
+    for kind in (Kind.COUNT, Kind.EXPONENT):
+        values = one.numbers(kind.table, kind.shift, count)
+        found.append(None if values is None else values.tolist())
+    block = one.block(columns, rows, 0)
+    found.append(None if block is None else [x.tolist() for x in block])
+    return [*found, one.position, one.passed, one.ended]
 
 
 @needs_code
@@ -45,41 +44,22 @@ def test_the_machine_code_is_there() -> None:
 def test_any_bytes_mean_the_same_everywhere(
     data: bytes, columns: int, rows: int, count: int
 ) -> None:
-    expected = decoded(rangedecoder, data, (columns, rows), count)
-    assert decoded(decoder, data, (columns, rows), count) == expected
+    expected = decoded(data, columns, rows, count)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoder, "_loops", lambda: None)
+        assert decoded(data, columns, rows, count) == expected
 
 
-def test_a_written_block_comes_back() -> None:
+@pytest.mark.parametrize("code", [True, False])
+def test_a_written_block_comes_back(code: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not code:
+        monkeypatch.setattr(decoder, "_loops", lambda: None)
     rng = np.random.default_rng(3)
     block = quantise_block(rng.standard_normal((300, 6)) * [0.3, 1, 4, 40, 3000, 1e5])
     writer = StreamWriter()
-    writer.block(block, 2)
-    data = np.frombuffer(writer.finish(), np.uint8)
-    for home in (decoder, rangedecoder):
-        state, model = home.new_decoder(data), new_model()
-        spreads = np.empty(6, np.int64)
-        assert home.decode_run(state, data, model, 2, spreads, 0, 92)
-        integers, rows = np.empty((6, 300), np.int32), np.zeros(300, np.int64)
-        home.decode_columns(state, data, model, integers, spreads, rows)
-        assert np.array_equal(integers, block.integers)
-
-
-@needs_code
-@pytest.mark.parametrize("wrong", ["type", "order", "rows", "spreads", "state"])
-def test_arrays_of_another_form_are_refused(wrong: str) -> None:
-    data = np.zeros(20, np.uint8)
-    state, model = decoder.new_decoder(data), new_model()
-    integers, spreads = np.zeros((4, 6), np.int32), np.zeros(4, np.int64)
-    rows = np.zeros(6, np.int64)
-    if wrong == "type":
-        integers = integers.astype(np.int64)  # type: ignore[assignment]
-    elif wrong == "order":
-        integers = np.zeros((6, 4), np.int32).T
-    elif wrong == "rows":
-        rows = np.zeros(5, np.int64)
-    elif wrong == "spreads":
-        spreads = np.zeros(3, np.int64)
-    else:
-        state = np.zeros(6, np.int64)[::2]
-    with pytest.raises(ValueError, match=r"integers, |in one piece"):
-        decoder.decode_columns(state, data, model, integers, spreads, rows)
+    writer.block(block)
+    one = Decoder(writer.finish())
+    found = one.block(6, 300, 0)
+    assert found is not None
+    assert np.array_equal(found[1], block.integers)
+    assert one.ended

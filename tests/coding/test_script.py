@@ -6,7 +6,8 @@ import numpy as np
 
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.script import SHARED, Scribe, play, scripts_in
-from hydraopt.coding.stream import Block, StreamWriter, quantise_block
+from hydraopt.coding.stream import HEAVY, Block, StreamWriter, quantise_block
+from hydraopt.coding.tables import Kind
 from hydraopt.errors import BundleFormatError, NumericalError
 from tests.raising import raises
 
@@ -18,10 +19,10 @@ def blocks() -> list[Block]:
 
 
 def tell(writer: StreamWriter, block: Block, count: int) -> None:
-    writer.integer(0, count)
-    writer.run(5, np.array([3, -200, 7]))
-    writer.block(block, 3)
-    writer.integer(1, -count)
+    writer.integer(Kind.COUNT, count)
+    writer.run(Kind.EXPONENT, np.array([3, -200, 7]))
+    writer.block(block, HEAVY)
+    writer.integer(Kind.MODE, -count)
 
 
 def test_a_played_script_gives_the_bytes_of_what_was_told() -> None:
@@ -45,7 +46,7 @@ def test_a_played_script_gives_the_bytes_of_what_was_told() -> None:
 def test_scripts_stand_one_after_the_other() -> None:
     scribe, data = Scribe(), b""
     for i in range(3):
-        scribe.integer(0, i)
+        scribe.integer(Kind.COUNT, i)
         data += scribe.script(i, 10 * i)
     assert [(whose, numbers) for whose, numbers, _ in scripts_in(data)] == [
         (0, 0),
@@ -59,7 +60,7 @@ def test_what_no_reader_takes_is_refused_when_it_is_told() -> None:
     block = blocks()[0]
     huge = Block(block.levels, np.full_like(block.integers, 1 << 30), block.spreads)
     with raises(NumericalError, got="a number of 1073741824 steps"):
-        Scribe().block(huge, 3)
+        Scribe().block(huge)
 
 
 def test_damaged_scripts_are_refused() -> None:

@@ -142,9 +142,8 @@ hydra_status hy_source_end_record(hy_source *s) {
     if (--s->left) return HYDRA_OK;
     if (s->counted != chunk->numbers)
         return hy_damaged(s, "a chunk that holds fewer numbers than its table states");
-    /* What is taken past the end counts as its end: the coder reads ahead by some bytes. */
-    if (hy_coder_taken(&s->coder) < chunk->size)
-        return hy_damaged(s, "a chunk that is longer than its records");
+    if (!hy_coder_ended(&s->coder))
+        return hy_damaged(s, "a chunk that does not end where its last record does");
     s->start += chunk->size;
     s->chunk++;
     return open_chunk(s);
@@ -162,7 +161,7 @@ hydra_status hy_read_integer(hy_source *s, int kind, int64_t low, int64_t high, 
 
 hydra_status hy_read_run(hy_source *s, int kind, uint32_t count, int64_t low, int64_t high,
                          const char *what, int32_t *values) {
-    int64_t before = 0;
+    int64_t before = s->coder.first[kind];
     uint32_t i;
     for (i = 0; i < count; i++) {
         before += hy_coder_integer(&s->coder, kind);
@@ -172,5 +171,6 @@ hydra_status hy_read_run(hy_source *s, int kind, uint32_t count, int64_t low, in
                            s->name, (long long)before, what, (long long)low, (long long)high);
         values[i] = (int32_t)before;
     }
+    if (count) s->coder.first[kind] = values[0];
     return HYDRA_OK;
 }

@@ -1,29 +1,29 @@
 #include "coder.h"
 
+#include <string.h>
+
 #include "base.h"
+#include "tables.h"
 
-/* RATE[count] = floor(655360 / (10 count + 16)): part of the format. */
-#define R1(n) (uint16_t)(655360 / (10 * (n) + 16))
-#define R8(n) R1(n), R1(n + 1), R1(n + 2), R1(n + 3), R1(n + 4), R1(n + 5), R1(n + 6), R1(n + 7)
-#define R64(n) R8(n), R8(n + 8), R8(n + 16), R8(n + 24), R8(n + 32), R8(n + 40), R8(n + 48), \
-               R8(n + 56)
-static const uint16_t RATE[256] = {R64(0), R64(64), R64(128), R64(192)};
+enum { MIDDLE = 14, ESCAPE = 29, CLASSES = 17, EACH = 2 * CLASSES + 4, LEAST = 65536 };
 
-/* 2 NEXT[state][parity of the level], at 2 state + parity. q is then bit 1. */
-static const uint8_t NEXT[16] = {0, 4, 10, 14, 2, 6, 12, 8, 4, 0, 8, 12, 6, 2, 14, 10};
+static const uint8_t OFFSET[HY_KINDS] = {10, 0, 16, 0, 0, 0, 0, 0};
+static const uint8_t SHIFT[HY_KINDS] = {0, 0, 0, 0, 3, 0, 0, 0};
 
-/* The state of a coder in registers. Places, not pointers: a damaged chunk is read far past its
- * end. */
+/* The next state, at 2 state + parity of the level. */
+static const uint8_t NEXT[16] = {0, 2, 5, 7, 1, 3, 6, 4, 2, 0, 4, 6, 3, 1, 7, 5};
+
+/* The state of a coder in registers. */
 typedef struct {
-    uint32_t range, code;
+    uint32_t x, y;
     const uint8_t *data;
     size_t at, size;
 } Live;
 
 static HY_INLINE Live live_of(const hy_coder *c) {
     Live s;
-    s.range = c->range;
-    s.code = c->code;
+    s.x = c->x;
+    s.y = c->y;
     s.data = c->data;
     s.at = c->at;
     s.size = c->size;
@@ -31,148 +31,217 @@ static HY_INLINE Live live_of(const hy_coder *c) {
 }
 
 static HY_INLINE void keep(hy_coder *c, const Live *s) {
-    c->range = s->range;
-    c->code = s->code;
+    c->x = s->x;
+    c->y = s->y;
     c->at = s->at;
 }
 
-static HY_INLINE void take_byte(Live *s) {
-    s->range <<= 8;
-    s->code = s->code << 8 | (s->at < s->size ? s->data[s->at] : 0u);
-    s->at++;
+static HY_INLINE uint32_t word_at(const uint8_t *p) { return p[0] | (uint32_t)p[1] << 8; }
+
+static HY_INLINE void refill(Live *s) {
+    if (s->x < LEAST) {
+        s->x = s->x << 16 | (s->at + 2 <= s->size ? word_at(s->data + s->at) : 0);
+        s->at += 2;
+    }
 }
 
-/* A step leaves at least 2^14 of the range: two bytes are enough. */
-static HY_INLINE void normal(Live *s) {
-    if (s->range < (uint32_t)1 << 24) {
-        take_byte(s);
-        if (s->range < (uint32_t)1 << 24) take_byte(s);
-    }
+static HY_INLINE void swap(Live *s) {
+    uint32_t x = s->x;
+    s->x = s->y;
+    s->y = x;
 }
 
 void hy_coder_open(hy_coder *c, const uint8_t *data, size_t size) {
-    Live s;
-    int i;
+    int sound = size >= 8 && size % 2 == 0;
     c->data = data;
     c->size = size;
-    c->at = 1;
-    c->range = 0;
-    c->code = 0;
-    c->damaged = 0;
-    s = live_of(c);
-    for (i = 0; i < 4; i++) take_byte(&s);
-    s.range = 0xFFFFFFFFu;
-    keep(c, &s);
-    for (i = 0; i < HY_CONTEXTS; i++) {
-        c->model[i].p = 32768;
-        c->model[i].count = 0;
-    }
+    c->at = 8;
+    c->x = sound ? word_at(data) | word_at(data + 2) << 16 : 0;
+    c->y = sound ? word_at(data + 4) | word_at(data + 6) << 16 : 0;
+    c->damaged = !sound && size;
+    memset(c->first, 0, sizeof c->first);
 }
 
-size_t hy_coder_taken(const hy_coder *c) { return c->at; }
+int hy_coder_passed(const hy_coder *c) { return c->at > c->size + 128; }
 
-/* One adaptive decision. The bounds of the format, 64 and 65472, are no concern here: with these
- * rates no probability comes near them; tests/coding/test_probabilities.py goes over all there are.
- */
-static HY_INLINE int decide(Live *s, hy_context *x) {
-    uint32_t p = x->p, count = x->count, rate = RATE[count];
-    uint32_t bound = (s->range >> 16) * p;
-    x->count = (uint16_t)(count + (count < 255));
-    if (s->code < bound) {
-        s->range = bound;
-        x->p = (uint16_t)(p + ((65536 - p) * rate >> 16));
-        normal(s);
-        return 1;
-    }
-    s->code -= bound;
-    s->range -= bound;
-    x->p = (uint16_t)(p - (p * rate >> 16));
-    normal(s);
-    return 0;
+int hy_coder_ended(const hy_coder *c) {
+    return c->x == LEAST && c->y == LEAST && c->at == c->size;
 }
 
-static HY_INLINE uint32_t raw_bit(Live *s) {
-    uint32_t bit;
-    s->range >>= 1;
-    bit = s->code >= s->range;
-    s->code -= s->range & (0 - bit);
-    normal(s);
-    return bit;
-}
-
-static HY_INLINE uint32_t raw_bits(Live *s, int width) {
-    uint32_t value = 0;
-    while (width-- > 0) value = value << 1 | raw_bit(s);
+/* Up to sixteen bits. */
+static HY_INLINE uint32_t raw(Live *s, uint32_t width) {
+    uint32_t value = s->x & (((uint32_t)1 << width) - 1);
+    s->x >>= width;
+    refill(s);
     return value;
 }
 
-/* A magnitude that is `least` or more, below 2^30 + 2^4. step: from a context to the next. */
-static HY_INLINE uint32_t magnitude(hy_coder *c, Live *s, hy_context *x, int step, int least) {
-    int j, width = 0;
-    for (j = least; j < HY_BINS - 1; j++)
-        if (!decide(s, x + j * step)) return (uint32_t)j;
-    while (decide(s, x + (HY_BINS - 1) * step)) {
-        if (++width > 29) {
-            c->damaged = 1;
-            return 0;
-        }
+/* A value that has no symbol: below 2^31. */
+static int32_t escaped(Live *s) {
+    uint32_t width = raw(s, 5), high = width > 16 ? raw(s, width - 16) << 16 : 0;
+    uint32_t folded = ((uint32_t)1 << width) + high + raw(s, width < 16 ? width : 16);
+    return folded & 1 ? -(int32_t)(folded >> 1) : (int32_t)(folded >> 1);
+}
+
+static HY_INLINE void advance(Live *s, uint32_t slot, uint32_t frequency, uint32_t start) {
+    s->x = frequency * (s->x >> 12) + slot - start;
+    refill(s);
+}
+
+static int32_t side(Live *s, int kind) {
+    const uint16_t *row = SIDE[kind];
+    uint32_t slot = s->x & (HY_TOTAL - 1), start = 0, symbol = 0;
+    while (symbol < ESCAPE && slot - start >= row[symbol]) start += row[symbol++];
+    if (symbol == ESCAPE) {
+        advance(s, slot, HY_TOTAL - start, start);
+        return escaped(s);
     }
-    return ((uint32_t)1 << width) + raw_bits(s, width) - 1 + (HY_BINS - 1);
+    advance(s, slot, row[symbol], start);
+    return (int32_t)symbol - MIDDLE;
 }
 
 int32_t hy_coder_integer(hy_coder *c, int kind) {
-    hy_context *x = c->model + HY_LEVEL_CONTEXTS + kind * 2 * HY_BINS;
     Live s = live_of(c);
-    uint32_t value = magnitude(c, &s, x, 1, 0);
-    int negative = value ? decide(&s, x + HY_BINS) : 0;
+    int64_t value = side(&s, kind);
+    uint32_t shift = SHIFT[kind];
+    if (shift) value = value * (1 << shift) + raw(&s, shift) - (1 << shift >> 1);
+    swap(&s);
     keep(c, &s);
-    if (value >= HY_MOST_SUM) {
+    if (value <= -HY_MOST_SIDE || value >= HY_MOST_SIDE) {
         c->damaged = 1;
         return 0;
     }
-    return negative ? -(int32_t)value : (int32_t)value;
+    return (int32_t)value + OFFSET[kind];
 }
 
-/* ceil(share / 10 of the mean), the least sum that is at or above it. */
-static uint32_t threshold(uint64_t total, uint32_t rows, uint32_t share) {
-    uint64_t of = (uint64_t)10 * rows;
-    return (uint32_t)((share * total + of - 1) / of);
+/* One table: q halves the distance of a level from 0, as the second quantiser does. */
+static void make_table(const uint16_t *row, int q, uint32_t *step, uint8_t (*symbol)[2]) {
+    uint32_t start = 0, i;
+    for (i = 0; i < HY_SYMBOLS; i++) {
+        int level = (int)i - MIDDLE, value = 2 * level - q * ((level > 0) - (level < 0));
+        uint32_t frequency = i == ESCAPE ? HY_TOTAL - start : row[level < 0 ? -level : level];
+        step[i] = frequency | start << 12 | (uint32_t)(value + 32) << 24;
+        for (frequency += start; start < frequency; start++) symbol[start][q] = (uint8_t)i;
+    }
 }
 
-void hy_coder_column(hy_coder *c, int spread, uint32_t rows, uint32_t *sums, int32_t *out) {
-    int shift = spread < HY_CLASSES ? 0 : (spread - HY_SHIFT_FROM) >> 2;
-    hy_context *base = c->model + (spread - 4 * shift) * HY_ACTIVITIES * HY_BINS * 2;
-    uint32_t usual, lively, state = 0, any = 0, i;
-    uint64_t total = 0;
+static const hy_tables *tables_of(hy_coder *c, int number, int shape) {
+    int pair = number <= CLASSES ? number - 1 : CLASSES + (number - CLASSES - 1) % 4;
+    uint32_t of = (uint32_t)(1 + shape * (CLASSES + 4) + pair);
+    hy_tables *t = c->kept + of % HY_KEPT;
+    const uint16_t(*rows)[15] = LEVELS + shape * EACH;
+    if (t->of == of) return t;
+    if (number <= CLASSES) {
+        make_table(rows[2 * pair], 0, t->step[0], t->symbol);
+        make_table(rows[2 * pair + 1], 1, t->step[1], t->symbol);
+    } else {
+        make_table(rows[CLASSES + pair], 0, t->step[0], t->symbol);
+    }
+    t->of = of;
+    return t;
+}
+
+static HY_INLINE int32_t integer_of(hy_coder *c, int64_t level, uint32_t q) {
+    int64_t value = 2 * level - (int64_t)q * ((level > 0) - (level < 0));
+    if (value > HY_MOST_NUMBER || value < -HY_MOST_NUMBER) {
+        c->damaged = 1;
+        return 0;
+    }
+    return (int32_t)value;
+}
+
+static HY_INLINE uint32_t both_at(const hy_tables *t, uint32_t slot) {
+    uint16_t both;
+    memcpy(&both, t->symbol[slot], 2);
+    return both;
+}
+
+#define NEXTS 0x5713640246317520ULL
+
+/* Columns whose numbers are symbols alone. The loop inside reads a word for each number whether or
+ * not it is needed, as far as there are words. */
+static void plain_column(hy_coder *c, const hy_tables *t, uint32_t rows, int32_t *out) {
     Live s = live_of(c);
-    for (i = 0; i < rows; i++) total += sums[i], any |= sums[i];
-    if (any >= HY_MOST_SUM) c->damaged = 1;
-    usual = threshold(total, rows, 7);
-    lively = threshold(total, rows, 13);
-    for (i = 0; i < rows; i++) {
-        uint32_t seen = sums[i], q = state >> 1 & 1, k = 0, sign;
-        hy_context *x = base + ((seen >= usual) + (uint32_t)(seen >= lively)) * (2 * HY_BINS) + q;
-        /* Most numbers are 0 or 1: these two decisions are taken here, the rest in a loop. */
-        if (decide(&s, x)) {
-            k = 1;
-            if (decide(&s, x + 2)) k = magnitude(c, &s, x, 2, 2);
+    uint32_t state = 0, i = 0;
+    while (i < rows) {
+        size_t words = s.at < s.size ? (s.size - s.at) / 2 : 0;
+        uint32_t end = rows - i < words ? rows : i + (uint32_t)words, q, slot, symbol, step;
+        uint32_t x = s.x, y = s.y;
+        const uint8_t *p = s.data + (s.at < s.size ? s.at : s.size);
+        const uint8_t *start = p;
+        symbol = 0;
+        while (i < end) {
+            uint32_t empty, next;
+            slot = x & (HY_TOTAL - 1);
+            symbol = both_at(t, slot) >> (state & 1) * 8 & 255;
+            step = t->step[state & 1][symbol];
+            x = (step & 4095) * (x >> 12) + slot - (step >> 12 & 4095);
+            empty = x < LEAST;
+            next = x << 16 | word_at(p);
+            x = empty ? next : x;
+            p += 2 * empty;
+            if (symbol == ESCAPE) break;
+            out[i++] = (int32_t)(step >> 24) - 32;
+            state = (uint32_t)(NEXTS >> (8 * state + 4 * (symbol & 1))) & 7;
+            next = x, x = y, y = next;
         }
-        if (shift) {
-            uint32_t low = raw_bits(&s, shift);
-            if (k > HY_MOST_NUMBER >> shift) c->damaged = 1, k = 0;
-            k = k << shift | low;
+        s.x = x, s.y = y;
+        s.at += (size_t)(p - start);
+        if (i == rows) break;
+        if (symbol != ESCAPE || i == end) { /* no word is left: one number with care */
+            q = state & 1;
+            slot = s.x & (HY_TOTAL - 1);
+            symbol = t->symbol[slot][q];
+            step = t->step[q][symbol];
+            advance(&s, slot, step & 4095, step >> 12 & 4095);
         }
-        if (!k) {
-            out[i] = 0;
-            state = NEXT[state];
-            continue;
+        {
+            int32_t level = symbol == ESCAPE ? escaped(&s) : (int32_t)symbol - MIDDLE;
+            out[i++] = integer_of(c, level, state & 1);
+            state = NEXT[2 * state + ((uint32_t)level & 1)];
+            swap(&s);
         }
-        if (k > HY_MOST_NUMBER / 2) c->damaged = 1, k = 1;
-        state = NEXT[state + (k & 1)];
-        k = 2 * k - q;
-        sums[i] = seen + k;
-        sign = raw_bit(&s);
-        out[i] = (int32_t)((k ^ (0 - sign)) + sign);
     }
     keep(c, &s);
+}
+
+/* Columns whose numbers have raw bits. */
+static void fine_column(hy_coder *c, const hy_tables *t, uint32_t shift, uint32_t rows,
+                        int32_t *out) {
+    Live s = live_of(c);
+    int64_t half = (int64_t)1 << shift >> 1;
+    uint32_t state = 0, i;
+    for (i = 0; i < rows; i++) {
+        uint32_t slot = s.x & (HY_TOTAL - 1), symbol = t->symbol[slot][0];
+        uint32_t step = t->step[0][symbol];
+        int64_t level = (int32_t)symbol - MIDDLE;
+        advance(&s, slot, step & 4095, step >> 12 & 4095);
+        if (symbol == ESCAPE) level = escaped(&s);
+        level = level * ((int64_t)1 << shift) + raw(&s, shift) - half;
+        out[i] = integer_of(c, level, state & 1);
+        state = NEXT[2 * state + ((uint32_t)level & 1)];
+        swap(&s);
+    }
+    keep(c, &s);
+}
+
+void hy_coder_column(hy_coder *c, int *class_of, int *shape, uint32_t rows, int32_t *out) {
+    int first = *class_of < 0;
+    int64_t number = hy_coder_integer(c, first ? HY_FIRST_CLASS : HY_NEXT_CLASS);
+    if (!first) number += *class_of;
+    *class_of = (int)number;
+    if (number < 0 || number > HY_MOST_CLASS || hy_coder_passed(c)) c->damaged = 1;
+    if (!number || c->damaged) {
+        memset(out, 0, sizeof *out * rows);
+        return;
+    }
+    *shape = hy_coder_integer(c, HY_AFTER + *shape);
+    if (*shape < 0 || *shape >= HY_SHAPES) {
+        c->damaged = 1;
+    } else if (number <= CLASSES) {
+        plain_column(c, tables_of(c, (int)number, *shape), rows, out);
+    } else {
+        fine_column(c, tables_of(c, (int)number, *shape), (uint32_t)(number - CLASSES + 3) / 4,
+                    rows, out);
+    }
 }

@@ -1,63 +1,61 @@
-/* The adaptive binary range coder of a chunk: docs/reference/streams.md, sections 1 and 2. */
+/* The entropy coder of a chunk, rANS over fixed tables: docs/reference/streams.md, sections 1 and 2. */
 #ifndef HYDRA_CODER_H
 #define HYDRA_CODER_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-enum {
-    HY_CLASSES = 29,
-    HY_SHIFT_FROM = 25,
-    HY_ACTIVITIES = 3,
-    HY_BINS = 16,
-    HY_KINDS = 8,
-    HY_LEVEL_CONTEXTS = 2 * HY_CLASSES * HY_ACTIVITIES * HY_BINS,
-    HY_CONTEXTS = HY_LEVEL_CONTEXTS + HY_KINDS * 2 * HY_BINS,
-    HY_MOST_SPREAD = 92
-};
-
-/* Kinds of side integers, which learn apart. */
+/* Kinds of side integers, and the first of three for the shape after each shape. */
 enum {
     HY_COUNT = 0,
     HY_MODE = 1,
-    HY_COORDINATE_SPREAD = 2,
-    HY_RIGHT_SPREAD = 3,
-    HY_LEFT_SPREAD = 4,
-    HY_EXPONENT = 5,
-    HY_BASIS_SPREAD = 6,
-    HY_DENSE_SPREAD = 7
+    HY_FIRST_CLASS = 2,
+    HY_NEXT_CLASS = 3,
+    HY_EXPONENT = 4,
+    HY_AFTER = 5,
+    HY_KINDS = 8
 };
 
-#define HY_MOST_NUMBER ((uint32_t)1 << 27) /* of a block, in steps */
-#define HY_MOST_SUM ((uint32_t)1 << 30)    /* of a row, before a column */
+/* Shapes of columns; the third one is flat. */
+enum { HY_NORMAL = 0, HY_HEAVY = 1, HY_SHAPES = 3 };
 
-/* Apart, not in one word: a decision then waits for nothing but the probability. */
-typedef struct hy_context {
-    uint16_t p;     /* of a 1, in 1/65536 */
-    uint16_t count; /* of decisions, up to 255 */
-} hy_context;
+enum { HY_MOST_CLASS = 81, HY_SYMBOLS = 30, HY_TOTAL = 4096, HY_KEPT = 8 };
 
-/* One chunk. A context of levels lies beside that of the other q. */
+#define HY_MOST_NUMBER ((int32_t)1 << 27) /* of a block, in steps */
+#define HY_MOST_SIDE ((int32_t)1 << 30)   /* every |side integer| is below */
+
+/* Both tables of a class and shape, made when a column first needs them. of: their number, 0 for
+ * none. step: frequency, first slot (12 bits each), integer + 32. */
+typedef struct hy_tables {
+    uint32_t of, step[2][32];
+    uint8_t symbol[HY_TOTAL][2];
+} hy_tables;
+
+/* One chunk. What hy_coder_open does not set must be 0 before the first chunk. */
 typedef struct hy_coder {
     const uint8_t *data;
     size_t size, at; /* bytes of the chunk; bytes taken, which may be more */
-    uint32_t range, code;
-    int damaged; /* a width or a number that no writer writes */
-    hy_context model[HY_CONTEXTS];
+    uint32_t x, y;   /* the states: of the next number, and of the one after it */
+    int damaged;     /* a number that no writer writes */
+    int32_t first[HY_KINDS];   /* of the last run of each kind */
+    hy_tables kept[HY_KEPT];
 } hy_coder;
 
 /* Starts a chunk; `data` stays the caller's. */
 void hy_coder_open(hy_coder *coder, const uint8_t *data, size_t size);
 
-/* Bytes that the format has taken so far: more than `size` if the end was passed. */
-size_t hy_coder_taken(const hy_coder *coder);
+/* Whether the chunk was read far past its end. */
+int hy_coder_passed(const hy_coder *coder);
+
+/* Whether the coder is where the encoder started: at the chunk's end, with nothing left. */
+int hy_coder_ended(const hy_coder *coder);
 
 /* The next side integer of a kind; |value| < 2^30. Sets `damaged` for what no writer writes. */
 int32_t hy_coder_integer(hy_coder *coder, int kind);
 
-/* The next column of a block: `rows` integers of a spread class into out. sums: what the columns
- * before add up to in each row, all 0 at a block's start; this one is added. Sets `damaged` at
- * numbers above HY_MOST_NUMBER, and where a sum had reached HY_MOST_SUM before. */
-void hy_coder_column(hy_coder *coder, int spread, uint32_t rows, uint32_t *sums, int32_t *out);
+/* The next column of a block: `rows` integers into out. class, shape: of the column before it, -1
+ * and an expected shape ahead of the first; both are set. Sets `damaged` for what no writer
+ * writes. */
+void hy_coder_column(hy_coder *coder, int *class_of, int *shape, uint32_t rows, int32_t *out);
 
 #endif

@@ -95,7 +95,7 @@ typedef struct hy_block {
 } hy_block;
 
 hydra_status hy_block_read(hy_block *block, hy_source *source, uint32_t rows, uint32_t columns,
-                           int kind);
+                           int shape);
 void hy_block_close(hy_block *block, hy_env *env);
 /* `count` numbers of a column, from `first` on. */
 void hy_block_column(const hy_block *block, uint32_t column, uint32_t first, uint32_t count,

@@ -46,7 +46,7 @@ static hydra_status read_blocks(hy_dense *dense, hy_source *s, const hy_entry *x
     }
     for (i = 0; i < dense->block_count; i++, left -= dense->each) {
         uint32_t rows = left < dense->each ? left : dense->each;
-        HY_TRY(hy_block_read(dense->blocks + i, s, rows, x->columns, HY_DENSE_SPREAD));
+        HY_TRY(hy_block_read(dense->blocks + i, s, rows, x->columns, HY_NORMAL));
         if (left < dense->each) break;
     }
     return HYDRA_OK;

@@ -83,7 +83,7 @@ void hy_block_column(const hy_block *block, uint32_t column, uint32_t first, uin
 
 /* What a block may be, before anything is allocated for it. */
 static hydra_status check_block(hy_source *s, uint32_t rows, uint32_t columns) {
-    if (hy_coder_taken(&s->coder) > s->coder.size + 64) return hy_damaged(s, "its end too early");
+    if (hy_coder_passed(&s->coder)) return hy_damaged(s, "its end too early");
     if ((uint64_t)rows * columns > MOST_BLOCK) return hy_damaged(s, "a block of too many numbers");
     return HYDRA_OK;
 }
@@ -94,28 +94,23 @@ typedef struct {
     void *user;
 } Columns;
 
-static hydra_status read_columns(hy_source *s, uint32_t rows, uint32_t columns, int kind,
+/* shape: that the first column is expected to have. */
+static hydra_status read_columns(hy_source *s, uint32_t rows, uint32_t columns, int shape,
                                  Columns to) {
     hy_env *env = &s->b->env;
-    hydra_status status;
-    int32_t *spreads, *values;
-    uint32_t *sums;
+    hydra_status status = HYDRA_OK;
+    int32_t *values;
+    int last = -1;
     uint32_t j;
     HY_TRY(check_block(s, rows, columns));
-    spreads = hy_alloc(env, columns, sizeof *spreads);
-    values = spreads ? hy_alloc(env, rows, sizeof *values) : NULL;
-    sums = values ? hy_alloc(env, rows, sizeof *sums) : NULL;
-    status = sums ? hy_read_run(s, kind, columns, 0, HY_MOST_SPREAD, "a spread class", spreads)
-                  : env->error->status;
+    values = hy_alloc(env, rows, sizeof *values);
+    if (!values) return env->error->status;
     for (j = 0; j < columns && !status; j++) {
-        hy_coder_column(&s->coder, spreads[j], rows, sums, values);
-        if (s->coder.damaged)
-            status = hy_damaged(s, "a number or the sum of a row that is too large");
+        hy_coder_column(&s->coder, &last, &shape, rows, values);
+        if (s->coder.damaged) status = hy_damaged(s, "a class or a number that no block may hold");
         else if (!to.take(to.user, j, values)) status = env->error->status;
     }
-    hy_free(env, sums, rows, sizeof *sums);
     hy_free(env, values, rows, sizeof *values);
-    hy_free(env, spreads, columns, sizeof *spreads);
     return status;
 }
 
@@ -131,7 +126,7 @@ static int pack_column(void *user, uint32_t column, int32_t *values) {
 }
 
 hydra_status hy_block_read(hy_block *block, hy_source *s, uint32_t rows, uint32_t columns,
-                           int kind) {
+                           int shape) {
     Packer packer;
     Columns to;
     hydra_status status;
@@ -146,7 +141,7 @@ hydra_status hy_block_read(hy_block *block, hy_source *s, uint32_t rows, uint32_
     packer.used = 0;
     to.take = pack_column;
     to.user = &packer;
-    status = read_columns(s, rows, columns, kind, to);
+    status = read_columns(s, rows, columns, shape, to);
     if (!status && packer.used < block->room) {
         uint8_t *less =
             hy_resize(&s->b->env, block->data, block->room, packer.used ? packer.used : 1);
@@ -181,7 +176,7 @@ static hydra_status read_basis(hy_basis *basis, hy_source *s, uint32_t length) {
     HY_TRY(hy_read_integer(s, HY_COUNT, 0, most, "the number of basis vectors", &q));
     if (!q) return HYDRA_OK;
     HY_TRY(hy_source_spend(s, (uint64_t)length * (uint32_t)q));
-    HY_TRY(hy_block_read(&basis->block, s, length, (uint32_t)q, HY_BASIS_SPREAD));
+    HY_TRY(hy_block_read(&basis->block, s, length, (uint32_t)q, HY_NORMAL));
     HY_TRY(read_powers(s, (uint32_t)q, &basis->powers));
     basis->q = (uint32_t)q;
     return HYDRA_OK;
@@ -255,7 +250,7 @@ static int add_column(void *user, uint32_t column, int32_t *values) {
 
 /* One side of k vectors of length n: values (k, n). way: 0 explicit, 1 shared, 2 predicted. */
 static hydra_status read_side(hy_source *s, int way, const hy_basis *basis, uint32_t n, uint32_t k,
-                              int kind, double **values) {
+                              double **values) {
     hy_block coordinates;
     hydra_status status;
     Adder adder;
@@ -263,7 +258,7 @@ static hydra_status read_side(hy_source *s, int way, const hy_basis *basis, uint
     if (way) {
         if (!basis || !basis->q)
             return hy_damaged(s, "a shared side in a module without such a basis");
-        status = hy_block_read(&coordinates, s, basis->q, k, HY_COORDINATE_SPREAD);
+        status = hy_block_read(&coordinates, s, basis->q, k, HY_HEAVY);
     } else {
         memset(&coordinates, 0, sizeof coordinates);
         status = check_block(s, n, k);
@@ -280,7 +275,7 @@ static hydra_status read_side(hy_source *s, int way, const hy_basis *basis, uint
     adder.rows = n;
     to.take = add_column;
     to.user = &adder;
-    return read_columns(s, n, k, kind, to);
+    return read_columns(s, n, k, HY_NORMAL, to);
 }
 
 hydra_status hy_product_read(hy_product *p, hy_source *s, uint32_t m, uint32_t n,
@@ -295,9 +290,8 @@ hydra_status hy_product_read(hy_product *p, hy_source *s, uint32_t m, uint32_t n
     p->k = (uint32_t)k;
     if (bases && (bases->left.q || bases->right.q))
         HY_TRY(hy_read_integer(s, HY_MODE, 0, 8, "the mode of a record", &mode));
-    HY_TRY(
-        read_side(s, mode % 3, bases ? &bases->right : NULL, n, p->k, HY_RIGHT_SPREAD, &p->right));
-    HY_TRY(read_side(s, mode / 3, bases ? &bases->left : NULL, m, p->k, HY_LEFT_SPREAD, &p->left));
+    HY_TRY(read_side(s, mode % 3, bases ? &bases->right : NULL, n, p->k, &p->right));
+    HY_TRY(read_side(s, mode / 3, bases ? &bases->left : NULL, m, p->k, &p->left));
     return read_powers(s, p->k, &p->powers);
 }
 

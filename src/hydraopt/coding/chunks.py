@@ -8,12 +8,10 @@ those before it. docs/reference/streams.md is the normative text.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NoReturn
-
-import numpy as np
 
 from hydraopt.coding.stream import CodingRoom, StreamReader, StreamWriter
 from hydraopt.errors import NumericalError, explain
@@ -21,13 +19,12 @@ from hydraopt.files.aside import Aside, Place
 
 __all__ = ["CHUNK_BYTES", "Chunk", "ChunkReader", "ChunkWriter", "pack_table", "read_table"]
 
-CHUNK_BYTES: Final = 1 << 16
+CHUNK_BYTES: Final = 1 << 14
 """A chunk is closed as soon as it has so many bytes: docs/evidence/format.md has the table."""
 _MOST_NUMBERS: Final = 1 << 31
 """A chunk is closed as soon as it has so many numbers, and no record has more, so that the counts
 of the table are below 2^32."""
 _VARINT_BYTES: Final = 5
-_NO_MODEL: Final = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -126,28 +123,22 @@ class ChunkWriter(StreamWriter):
     """Writes one stream. Whoever writes records says where each ends. Not thread-safe.
 
     most: bytes from which on a chunk is closed; 0 makes a chunk of each record. aside: where the
-    stream's bytes and contexts lie between turns, so that thousands of streams are written side by
-    side in the memory of one; see :meth:`turn`.
+    stream lies between turns, so that thousands of streams are written side by side in the memory
+    of one; see :meth:`turn`.
     """
 
     def __init__(self, most: int = CHUNK_BYTES, aside: Aside | None = None) -> None:
         super().__init__()
         self._most, self._aside = most, aside
         self._chunks: list[Chunk] = []
-        self._open: list[bytes | Place] = []
+        self._open: list[Place] = []
         self._closed: list[bytes | Place] = []
-        self._saved: Place | None = None
-        self._bytes = self._left = self._records = self._numbers = 0
+        self._bytes = self._records = self._numbers = 0
 
     @property
     def size(self) -> int:
-        """Bytes so far, without the table, to within the few that the coder still holds."""
-        return self._bytes + self._of_chunk
-
-    @property
-    def _of_chunk(self) -> int:
-        """Bytes of the chunk that is open."""
-        return self._left + super().size
+        """Bytes so far, without the table, to within a few."""
+        return self._bytes + super().size
 
     @contextmanager
     def turn(self, room: CodingRoom) -> Iterator[None]:
@@ -158,18 +149,9 @@ class ChunkWriter(StreamWriter):
         aside = self._aside
         assert aside is not None
         self._room = room
-        if self._saved is not None:
-            self._model = np.frombuffer(aside.read(self._saved), np.int32).copy()
         yield
-        if written := self.drained():
-            self._open.append(aside.put(written))
-            self._left += len(written)
-        model = self._model.tobytes()
-        if self._saved is None:
-            self._saved = aside.put(model)
-        else:
-            aside.write(self._saved, model)
-        self._model = _NO_MODEL
+        if steps := self.drained():
+            self._open.append(aside.put(steps))
 
     def end_record(self, numbers: int) -> None:
         """End a record, which is everything written since the last call.
@@ -189,19 +171,17 @@ class ChunkWriter(StreamWriter):
             )
         self._records += 1
         self._numbers += numbers
-        if self._of_chunk >= self._most or self._numbers >= _MOST_NUMBERS:
+        if super().size >= self._most or self._numbers >= _MOST_NUMBERS:
             self._close()
 
     def _close(self) -> None:
-        data = super().finish()
-        if self._open:  # a stream ends without zero bytes, also without those put aside before
-            data = b"".join([*map(self._read, self._open), data]).rstrip(b"\0")
+        data = super().finish(map(self._read, reversed(self._open)))
         crc = zlib.crc32(data)
         self._chunks.append(Chunk(self._records, self._numbers, len(data), crc))
         self._closed.append(data if self._aside is None else self._aside.put(data))
         self._bytes += len(data)
         self._open.clear()
-        self._left = self._records = self._numbers = 0
+        self._records = self._numbers = 0
         self.restart()
 
     def _read(self, piece: bytes | Place) -> bytes:
@@ -210,8 +190,9 @@ class ChunkWriter(StreamWriter):
         assert self._aside is not None
         return self._aside.read(piece)
 
-    def finish(self) -> bytes:
+    def finish(self, drained: Iterable[bytes] = ()) -> bytes:
         """Close the stream and return its bytes; those of no records are none."""
+        assert not drained  # whoever drains a stream with chunks is its own turn
         if self._records:
             self._close()
         return b"".join([pack_table(self._chunks), *map(self._read, self._closed)])
@@ -293,8 +274,8 @@ class ChunkReader(StreamReader):
         chunk = self._chunks[-1]
         if self._counted != chunk.numbers:
             self.damaged(f"a chunk holds {self._counted} numbers, its table states {chunk.numbers}")
-        if super().position != chunk.size:
-            self.damaged(f"a chunk of {chunk.size} bytes ends after {super().position}")
+        if not self._decoder.ended:
+            self.damaged(f"a chunk of {chunk.size} bytes does not end where its last record does")
         self._chunks.pop()
         self._start += chunk.size
         self._open()

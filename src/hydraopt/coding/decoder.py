@@ -1,7 +1,7 @@
-"""Interface of the decoder; its loops may be any machine code with the same functions.
+"""The decoder of a chunk; its loops may be any machine code with the same functions.
 
-The loops are those of rangedecoder.py and product.py, called as C functions: see
-:data:`_PROTOTYPES`. A library that exports the same four may take their place; whatever does, the
+The loops are those of ransdecoder.py and product.py, called as C functions: see
+:data:`_PROTOTYPES`. A library that exports the same three may take their place; whatever does, the
 numbers are equal.
 """
 
@@ -17,45 +17,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.coding import product as products
-from hydraopt.coding import rangedecoder
-from hydraopt.coding.model import MODEL_SIZE
+from hydraopt.coding import ransdecoder
+from hydraopt.coding.ransencoder import LEAST
+from hydraopt.coding.tables import FREQUENCIES, STARTS, TOTAL, symbols_of_slots
 from hydraopt.linalg.shapes import Array
 from hydraopt.machinecode import INLINED, machine_code
 
-__all__ = [
-    "decode_columns",
-    "decode_integer",
-    "decode_run",
-    "new_decoder",
-    "prepare",
-    "product",
-    "taken",
-]
-
-new_decoder = rangedecoder.new_decoder
-taken = rangedecoder.taken
+__all__ = ["Decoder", "prepare", "product"]
 
 _SOURCES: Final = [
     Path(__file__).with_name(f"{x}.py")
-    for x in ("decoder", "model", "product", "rangedecoder", "trellis")
+    for x in ("decoder", "frequencies", "product", "ransdecoder", "tables", "trellis")
 ]
 
-# int64_t integer(int64_t *state, const uint8_t *data, int64_t size, int32_t *model, int64_t kind)
-# int64_t run(state, data, size, model, kind, int64_t *values, int64_t count, int64_t low,
-#             int64_t high)
-# int64_t columns(state, data, size, model, int32_t *integers, const int64_t *spreads,
-#                 int64_t *rows, int64_t columns, int64_t count)
+# int64_t numbers(int64_t *state, const uint16_t *words, int64_t size, const uint8_t *symbols,
+#                 const uint32_t *slots, int64_t table, int64_t shift, int64_t *values,
+#                 int64_t count)
+# int64_t block(state, words, size, symbols, slots, int64_t shape, int32_t *integers,
+#               int64_t *spreads, int64_t columns, int64_t count)
 # int64_t product(const double *columns, const double *right, double *out, int64_t vectors,
 #                 int64_t parts, int64_t count)
-# state: 3 numbers.  model: MODEL_SIZE.  integers: (columns, count).  rows: count.  Of a product:
-# columns (vectors, count), right (vectors, parts), out (parts, count).
-_STREAM: Final = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
+# state: 3 numbers.  symbols: (tables, 4096).  slots: (tables, 30).  integers: (columns, count).  Of
+# a product: columns (vectors, count), right (vectors, parts), out (parts, count).
+_PLACE: Final = ctypes.c_void_p
 _WHOLE: Final = ctypes.c_int64
+_STREAM: Final = (_PLACE, _PLACE, _WHOLE, _PLACE, _PLACE)
 _PROTOTYPES: Final = {
-    "integer": ctypes.CFUNCTYPE(_WHOLE, *_STREAM, _WHOLE),
-    "run": ctypes.CFUNCTYPE(_WHOLE, *_STREAM, _WHOLE, ctypes.c_void_p, _WHOLE, _WHOLE, _WHOLE),
-    "columns": ctypes.CFUNCTYPE(_WHOLE, *_STREAM, *[ctypes.c_void_p] * 3, _WHOLE, _WHOLE),
-    "product": ctypes.CFUNCTYPE(_WHOLE, *[ctypes.c_void_p] * 3, _WHOLE, _WHOLE, _WHOLE),
+    "numbers": ctypes.CFUNCTYPE(_WHOLE, *_STREAM, _WHOLE, _WHOLE, _PLACE, _WHOLE),
+    "block": ctypes.CFUNCTYPE(_WHOLE, *_STREAM, _WHOLE, _PLACE, _PLACE, _WHOLE, _WHOLE),
+    "product": ctypes.CFUNCTYPE(_WHOLE, _PLACE, _PLACE, _PLACE, _WHOLE, _WHOLE, _WHOLE),
 }
 
 
@@ -65,57 +55,65 @@ def prepare() -> None:
     Call it in one thread before several decode at the same time.
     """
     _loops()
+    _tables()
 
 
-def decode_integer(
-    state: NDArray[np.int64], data: NDArray[np.uint8], model: NDArray[np.int32], kind: int
-) -> int:
-    """Decode a side integer; mirrors :func:`hydraopt.coding.rangeencoder.encode_integer`."""
-    loops = _loops()
-    if loops is None:
-        return rangedecoder.decode_integer(state, data, model, kind)
-    return int(loops["integer"](*_stream(state, data, model), kind))
+@cache
+def _tables() -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
+    """Return the symbol of each slot, and frequency and first slot of each symbol."""
+    return symbols_of_slots(), FREQUENCIES.astype(np.uint32) | STARTS.astype(np.uint32) << 16
 
 
-def decode_run(
-    state: NDArray[np.int64],
-    data: NDArray[np.uint8],
-    model: NDArray[np.int32],
-    kind: int,
-    values: NDArray[np.int64],
-    low: int,
-    high: int,
-) -> bool:
-    """Decode integers of one kind and return whether all lie in [low, high].
+class Decoder:
+    """Decoder of one chunk. It reads zeros past the end of the bytes.
 
-    Mirrors :func:`hydraopt.coding.rangeencoder.encode_run`.
+    passed: whether it has read far past the end. ended: whether it stands where the encoder
+    started. position: bytes taken.
     """
-    loops = _loops()
-    if loops is None:
-        return rangedecoder.decode_run(state, data, model, kind, values, low, high)
-    out = _pointer(values, "int64")
-    return bool(loops["run"](*_stream(state, data, model), kind, out, values.size, low, high))
 
+    def __init__(self, data: bytes) -> None:
+        whole = data.ljust(8, b"\0")
+        self._size, self._odd = len(data), len(data) < 8 or len(data) % 2
+        states = np.frombuffer(whole[:8], "<u4").astype(np.int64)
+        self._words = np.frombuffer(whole[8 : len(whole) & ~1], "<u2").astype(np.uint16)
+        self._state = np.array([*states, 0], np.int64)
+        self._arrays = (self._state, self._words, *_tables())
+        places = [_pointer(x) for x in self._arrays]
+        self._stream = (*places[:2], self._words.size, *places[2:])
 
-def decode_columns(
-    state: NDArray[np.int64],
-    data: NDArray[np.uint8],
-    model: NDArray[np.int32],
-    integers: NDArray[np.int32],
-    spreads: NDArray[np.int64],
-    rows: NDArray[np.int64],
-) -> bool:
-    """Decode and reconstruct columns: ``integers`` (k, N), in steps; updates ``rows``.
+    @property
+    def position(self) -> int:
+        return min(8 + 2 * int(self._state[2]), self._size)
 
-    Returns whether all numbers and all sums of rows are such as a writer writes.
-    """
-    loops = _loops()
-    if loops is None:
-        return rangedecoder.decode_columns(state, data, model, integers, spreads, rows)
-    if integers.shape != (spreads.size, rows.size):
-        raise ValueError(f"{integers.shape} integers, {spreads.size} spreads, {rows.size} rows")
-    arrays = _pointer(integers, "int32"), _pointer(spreads, "int64"), _pointer(rows, "int64")
-    return bool(loops["columns"](*_stream(state, data, model), *arrays, *integers.shape))
+    @property
+    def passed(self) -> bool:
+        return int(self._state[2]) > self._words.size + ransdecoder.BEYOND
+
+    @property
+    def ended(self) -> bool:
+        return self._state.tolist() == [LEAST, LEAST, self._words.size] and not self._odd
+
+    def numbers(self, table: int, shift: int, count: int) -> NDArray[np.int64] | None:
+        """Decode side integers; None if one is too large."""
+        values, loops = np.empty(count, np.int64), _loops()
+        if loops is None:
+            inside = ransdecoder.decode_numbers(*self._arrays, table, shift, values)
+        else:
+            inside = loops["numbers"](*self._stream, table, shift, _pointer(values), count)
+        return values if inside else None
+
+    def block(
+        self, columns: int, count: int, shape: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]] | None:
+        """Decode spread classes and integers (columns, count); None for what no writer writes."""
+        integers, spreads = np.empty((columns, count), np.int32), np.empty(columns, np.int64)
+        loops = _loops()
+        if loops is None:
+            inside = ransdecoder.decode_block(*self._arrays, shape, integers, spreads)
+        else:
+            places = _pointer(integers), _pointer(spreads)
+            inside = loops["block"](*self._stream, shape, *places, columns, count)
+        return (spreads, integers) if inside else None
 
 
 def product(left: Array, right: NDArray[np.float64] | NDArray[np.int32]) -> Array:
@@ -135,24 +133,14 @@ def product(left: Array, right: NDArray[np.float64] | NDArray[np.int32]) -> Arra
     if loops is None:
         products.add_products(columns, numbers, out)
     else:
-        arrays = (_pointer(x, "float64") for x in (columns, numbers, out))
+        arrays = (_pointer(x) for x in (columns, numbers, out))
         loops["product"](*arrays, *numbers.shape, left.shape[0])
     return out.T
 
 
-def _stream(
-    state: NDArray[np.int64], data: NDArray[np.uint8], model: NDArray[np.int32]
-) -> tuple[int, int, int, int]:
-    return _pointer(state, "int64"), _pointer(data, "uint8"), data.size, _pointer(model, "int32")
-
-
-def _pointer(array: NDArray[Any], dtype: str) -> int:
-    """Return the address of an array's data.
-
-    The C code assumes a contiguous array of ``dtype``. Raises ValueError for any other.
-    """
-    if array.dtype != dtype or not array.flags.c_contiguous:
-        raise ValueError(f"an array of {array.dtype}, expected {dtype} in one piece")
+def _pointer(array: NDArray[Any]) -> int:
+    """Return the address of an array's data, which the C code takes to be in one piece."""
+    assert array.flags.c_contiguous
     return array.ctypes.data
 
 
@@ -170,41 +158,36 @@ def _compile() -> dict[str, Any]:
 
     untyped: Any = numba  # its annotations know none of the signatures below
     carray, cfunc, types = untyped.carray, untyped.cfunc, untyped.types
-    whole, size = types.int64, MODEL_SIZE
-    wholes, bytes_, narrow = (types.CPointer(x) for x in (whole, types.uint8, types.int32))
-    doubles = types.CPointer(types.float64)
-    stream = (wholes, bytes_, whole, narrow)
+    whole = types.int64
+    wholes, narrow, doubles = (types.CPointer(x) for x in (whole, types.int32, types.float64))
+    words, symbols, slots = (types.CPointer(x) for x in (types.uint16, types.uint8, types.uint32))
+    stream, tables = (wholes, words, whole, symbols, slots), FREQUENCIES.shape
 
-    @cfunc(whole(*stream, whole), nopython=True, **INLINED)
-    def integer(state, data, count, model, kind):  # type: ignore[no-untyped-def]
-        return rangedecoder.decode_integer(
-            carray(state, 3), carray(data, count), carray(model, size), kind
-        )
-
-    @cfunc(whole(*stream, whole, wholes, whole, whole, whole), nopython=True, **INLINED)
-    def run(state, data, count, model, kind, values, many, low, high):  # type: ignore[no-untyped-def]
+    @cfunc(whole(*stream, whole, whole, wholes, whole), nopython=True, **INLINED)
+    def numbers(state, data, size, of_slots, of_symbols, table, shift, values, count):  # type: ignore[no-untyped-def]
         return int(
-            rangedecoder.decode_run(
+            ransdecoder.decode_numbers(
                 carray(state, 3),
-                carray(data, count),
-                carray(model, size),
-                kind,
-                carray(values, many),
-                low,
-                high,
+                carray(data, size),
+                carray(of_slots, (tables[0], TOTAL)),
+                carray(of_symbols, tables),
+                table,
+                shift,
+                carray(values, count),
             )
         )
 
-    @cfunc(whole(*stream, narrow, wholes, wholes, whole, whole), nopython=True, **INLINED)
-    def columns(state, data, count, model, integers, spreads, rows, k, n):  # type: ignore[no-untyped-def]
+    @cfunc(whole(*stream, whole, narrow, wholes, whole, whole), nopython=True, **INLINED)
+    def block(state, data, size, of_slots, of_symbols, shape, integers, spreads, k, n):  # type: ignore[no-untyped-def]
         return int(
-            rangedecoder.decode_columns(
+            ransdecoder.decode_block(
                 carray(state, 3),
-                carray(data, count),
-                carray(model, size),
+                carray(data, size),
+                carray(of_slots, (tables[0], TOTAL)),
+                carray(of_symbols, tables),
+                shape,
                 carray(integers, (k, n)),
                 carray(spreads, k),
-                carray(rows, n),
             )
         )
 
@@ -217,4 +200,4 @@ def _compile() -> dict[str, Any]:
         )
         return 0
 
-    return {"integer": integer, "run": run, "columns": columns, "product": product}
+    return {"numbers": numbers, "block": block, "product": product}

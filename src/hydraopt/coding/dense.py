@@ -198,11 +198,11 @@ def write_dense(writer: StreamWriter, record: DenseRecord) -> None:
     writer.integer(Kind.COUNT, rest.exponent % _FINER)
     if rest.rows is not None:
         writer.integer(Kind.COUNT, rest.rows.size)
-        writer.run(Kind.ROW, rest.rows)
+        writer.run(Kind.COUNT, rest.rows)
     if rest.offsets is not None:
-        writer.run(Kind.ROW, rest.offsets)
+        writer.run(Kind.COUNT, rest.offsets)
     for block in rest.blocks:
-        writer.block(block, Kind.DENSE_SPREAD)
+        writer.block(block)
 
 
 def read_dense(
@@ -234,16 +234,13 @@ def read_dense(
     if bounded:
         reader.spend(rows * columns + (columns if what & _OFFSETS else 0))
     if what & _ROWS:
-        indices = reader.run(Kind.ROW, rows, 0, shape[0] - 1, "a row")
+        indices = reader.run(Kind.COUNT, rows, 0, shape[0] - 1, "a row")
         if np.any(np.diff(indices) <= 0):
             reader.damaged("rows of a tensor are not rising")
     offsets = None
     if what & _OFFSETS:
-        offsets = reader.run(Kind.ROW, columns, -MOST_OFFSET, MOST_OFFSET, "an offset")
-    blocks = [
-        reader.coded(chunk.stop - chunk.start, columns, Kind.DENSE_SPREAD)
-        for chunk in _chunks(rows, columns)
-    ]
+        offsets = reader.run(Kind.COUNT, columns, -MOST_OFFSET, MOST_OFFSET, "an offset")
+    blocks = [reader.coded(chunk.stop - chunk.start, columns) for chunk in _chunks(rows, columns)]
     return DenseRecord(parts, Rest(exponent, tuple(blocks), indices, offsets), bool(what & _COMMON))
 
 

@@ -7,7 +7,6 @@ docs/reference/format.md is the normative text of the records.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from hydraopt.coding.coefficients import EXPONENT_GRID, exponents, power
 from hydraopt.coding.decoder import product
 from hydraopt.coding.forms import MODES, PRIVATE, Mode, Way
-from hydraopt.coding.stream import Block, StreamReader, StreamWriter, quantise_block
+from hydraopt.coding.stream import HEAVY, Block, StreamReader, StreamWriter, quantise_block
+from hydraopt.coding.tables import Kind
 from hydraopt.errors import NumericalError, explain
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Array, Factors
@@ -42,21 +42,6 @@ __all__ = [
 
 _EXPONENT_OCTAVES = 200
 _EXPONENT_RANGE = EXPONENT_GRID * _EXPONENT_OCTAVES
-
-
-class Kind(IntEnum):
-    """Kinds of side integers, which learn apart; part of the format."""
-
-    COUNT = 0
-    MODE = 1
-    COORDINATE_SPREAD = 2
-    RIGHT_SPREAD = 3
-    LEFT_SPREAD = 4
-    EXPONENT = 5
-    BASIS_SPREAD = 6
-    DENSE_SPREAD = 7
-    ROW = 0
-    """With the counts: there are no more kinds, and few tensors have rows."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +172,7 @@ def write_basis(writer: StreamWriter, record: BasisRecord | None) -> None:
         writer.integer(Kind.COUNT, 0)
         return
     writer.integer(Kind.COUNT, len(record.block.spreads))
-    writer.block(record.block, Kind.BASIS_SPREAD)
+    writer.block(record.block)
     _write_exponents(writer, record.exponents)
 
 
@@ -197,15 +182,15 @@ def read_basis(reader: StreamReader, length: int, most: int) -> Basis | None:
     if count == 0:
         return None
     reader.spend(length * count)
-    integers = reader.block(length, count, Kind.BASIS_SPREAD)
+    integers = reader.block(length, count)
     return Basis(integers * power(read_exponents(reader, count)))
 
 
-def _write_side(writer: StreamWriter, side: Side, kind: Kind) -> None:
+def _write_side(writer: StreamWriter, side: Side) -> None:
     if side.coordinates is not None:
-        writer.block(side.coordinates, Kind.COORDINATE_SPREAD)
+        writer.block(side.coordinates, HEAVY)
     if side.own is not None:
-        writer.block(side.own, kind)
+        writer.block(side.own)
 
 
 def write_record(writer: StreamWriter, record: PartsRecord | None, has_bases: bool) -> None:
@@ -216,8 +201,8 @@ def write_record(writer: StreamWriter, record: PartsRecord | None, has_bases: bo
     writer.integer(Kind.COUNT, record.count)
     if has_bases:
         writer.integer(Kind.MODE, record.mode.code)
-    _write_side(writer, record.right, Kind.RIGHT_SPREAD)
-    _write_side(writer, record.left, Kind.LEFT_SPREAD)
+    _write_side(writer, record.right)
+    _write_side(writer, record.left)
     _write_exponents(writer, record.exponents)
 
 
@@ -284,8 +269,8 @@ def read_split_record(reader: StreamReader, m: int, n: int, p: int, q: int) -> S
     count, mode = _read_count(reader, m, n, bool(p or q))
     if count == 0:
         return SplitRecord.of(Factors(np.zeros((m, 0)), np.zeros((0, n))))
-    right = _read_side(reader, mode.right, q, n, count, Kind.RIGHT_SPREAD)
-    left = _read_side(reader, mode.left, p, m, count, Kind.LEFT_SPREAD)
+    right = _read_side(reader, mode.right, q, n, count)
+    left = _read_side(reader, mode.left, p, m, count)
     return SplitRecord(left, right, power(read_exponents(reader, count)), mode)
 
 
@@ -298,16 +283,14 @@ def _read_count(reader: StreamReader, m: int, n: int, has_bases: bool) -> tuple[
     return count, MODES[reader.integer(Kind.MODE, 0, len(MODES) - 1, "the mode of a record")]
 
 
-def _read_side(
-    reader: StreamReader, way: Way, width: int, length: int, count: int, kind: Kind
-) -> SplitSide:
+def _read_side(reader: StreamReader, way: Way, width: int, length: int, count: int) -> SplitSide:
     coordinates = own = None
     if way is not Way.EXPLICIT:
         if width == 0:
             reader.damaged(f"a {way.name.lower()} side in a module without such a basis")
-        coordinates = reader.block(width, count, Kind.COORDINATE_SPREAD)
+        coordinates = reader.block(width, count, HEAVY)
     if way is not Way.SHARED:
-        own = reader.block(length, count, kind)
+        own = reader.block(length, count)
     return SplitSide(coordinates, own)
 
 
@@ -330,21 +313,21 @@ def read_record(
     count, mode = _read_count(reader, m, n, left is not None or right is not None)
     if count == 0:
         return None
-    rights = _read_coded(reader, mode.right, right, n, count, Kind.RIGHT_SPREAD)
-    lefts = _read_coded(reader, mode.left, left, m, count, Kind.LEFT_SPREAD)
+    rights = _read_coded(reader, mode.right, right, n, count)
+    lefts = _read_coded(reader, mode.left, left, m, count)
     return PartsRecord(lefts, rights, read_exponents(reader, count))
 
 
 def _read_coded(
-    reader: StreamReader, way: Way, basis: Basis | None, length: int, count: int, kind: Kind
+    reader: StreamReader, way: Way, basis: Basis | None, length: int, count: int
 ) -> Side:
     coordinates = own = None
     values = np.zeros((length, count))
     if way is not Way.EXPLICIT:
         assert basis is not None
-        coordinates = reader.coded(basis.q, count, Kind.COORDINATE_SPREAD)
+        coordinates = reader.coded(basis.q, count, HEAVY)
         values = product(basis.vectors, coordinates.values)
     if way is not Way.SHARED:
-        own = reader.coded(length, count, kind)
+        own = reader.coded(length, count)
         values = values + own.values
     return Side(way, coordinates, own, values)

@@ -14,7 +14,8 @@ from typing import Final, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.coding.stream import Block, StreamWriter
+from hydraopt.coding.stream import NORMAL, Block, StreamWriter
+from hydraopt.coding.tables import Kind
 from hydraopt.errors import BundleFormatError, explain
 
 __all__ = ["SHARED", "Scribe", "apart", "play", "scripts_in"]
@@ -35,18 +36,18 @@ class Scribe(StreamWriter):
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
 
-    def integer(self, kind: int, value: int) -> None:
+    def integer(self, kind: Kind, value: int) -> None:
         self._pieces.append(_STEP.pack(_INTEGER, kind, value, 0, 0))
 
-    def run(self, kind: int, values: NDArray[np.int64]) -> None:
+    def run(self, kind: Kind, values: NDArray[np.int64]) -> None:
         self._pieces.append(_STEP.pack(_RUN, kind, 0, values.size, 0))
         self._pieces.append(np.ascontiguousarray(values, "<i8").tobytes())
 
-    def block(self, block: Block, kind: int) -> None:
+    def block(self, block: Block, shape: int = NORMAL) -> None:
         block.check()
         levels, most = block.levels, (block.largest + 1) // 2  # of a level, see levels_of
         size = next(size for size in _LEVEL_BYTES if most < 1 << 8 * size - 1)
-        self._pieces.append(_STEP.pack(_LEVELS, kind, size, *levels.shape))
+        self._pieces.append(_STEP.pack(_LEVELS, shape, size, *levels.shape))
         self._pieces.append(np.ascontiguousarray(block.spreads, "<i8").tobytes())
         self._pieces.append(levels.astype(f"<i{size}").tobytes())
 
@@ -100,9 +101,9 @@ def play(steps: memoryview, writer: StreamWriter) -> None:
         what, kind, value, columns, count = _STEP.unpack_from(steps, at)
         at += _STEP.size
         if what == _INTEGER:
-            writer.integer(kind, value)
+            writer.integer(Kind(kind), value)
         elif what == _RUN:
-            writer.run(kind, take(columns, "<i8").astype(np.int64))
+            writer.run(Kind(kind), take(columns, "<i8").astype(np.int64))
         elif what == _LEVELS and value in _LEVEL_BYTES:
             spreads = take(columns, "<i8").astype(np.int64)
             levels = take(columns * count, f"<i{value}").astype(np.int32)

@@ -1,48 +1,55 @@
 """Streams: blocks of columns and side integers, in and out of bytes.
 
 A block is a matrix (N, k) whose columns are quantised one after another, each with its spread
-class; what the earlier columns of a row held tells the coder how lively the row is. ``x`` is in
-steps throughout: what the integers mean in the units of a weight is the bundle's business (see
-hydraopt.coding.records).
+class. ``x`` is in steps throughout: what the integers mean in the units of a weight is the bundle's
+business (see hydraopt.coding.records).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+import struct
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.coding.decoder import (
-    decode_columns,
-    decode_integer,
-    decode_run,
-    new_decoder,
-    taken,
+from hydraopt.coding.decoder import Decoder
+from hydraopt.coding.ransdecoder import MOST_NUMBER, MOST_SIDE
+from hydraopt.coding.ransencoder import (
+    COUNT,
+    LEAST,
+    MOST_STEPS,
+    PRICE,
+    emit_block,
+    emit_numbers,
+    encode,
+    new_meter,
 )
-from hydraopt.coding.gaussian import level_bits
-from hydraopt.coding.model import MOST_NUMBER, MOST_SIDE, MOST_SUM, new_model
-from hydraopt.coding.rangeencoder import (
-    POSITION,
-    encode_columns,
-    encode_integer,
-    encode_run,
-    finish,
-    new_encoder,
-    written,
+from hydraopt.coding.spread import MAX_SPREAD, spread_classes
+from hydraopt.coding.tables import (
+    COST_BITS,
+    FIRST_SPREAD,
+    FREQUENCIES,
+    PRICES,
+    STARTS,
+    SYMBOLS,
+    Kind,
+    level_bits,
 )
-from hydraopt.coding.spread import MAX_SPREAD, spread_classes, spread_of
 from hydraopt.coding.trellis import levels_of, quantise, reconstruct
 from hydraopt.compiled import LENT, njit
 from hydraopt.errors import BundleFormatError, NumericalError, explain
 
 __all__ = [
+    "HEAVY",
     "LAMBDA",
     "MOST_NUMBERS",
     "MOST_NUMBERS_OF_FILE",
+    "NORMAL",
     "Block",
     "CodingRoom",
     "StreamReader",
@@ -51,6 +58,8 @@ __all__ = [
     "quantise_block",
 ]
 
+_STATES: Final = struct.Struct("<II")  # both states, ahead of the words
+_TABLES: Final = FREQUENCIES, PRICES
 LAMBDA = 0.28
 """Squared steps per bit in the trellis search: 2 ln 2 times its mean squared error, where the
 rate-distortion slope of the quantiser meets that of the budget (docs/decisions.md)."""
@@ -59,7 +68,7 @@ rate-distortion slope of the quantiser meets that of the budget (docs/decisions.
 @functools.cache
 def _bits() -> NDArray[np.float64]:
     """Return the costs of levels for each spread class, (classes, 2, levels)."""
-    return np.stack([level_bits(float(s)) for s in spread_of(np.arange(MAX_SPREAD + 1))])
+    return np.stack([level_bits(max(s - FIRST_SPREAD + 1, 1)) for s in range(MAX_SPREAD + 1)])
 
 
 @njit(**LENT)
@@ -106,19 +115,14 @@ class Block:
     def check(self, adapter: str | None = None, module: str | None = None) -> None:
         """Raise NumericalError, naming adapter and module, for a block that no reader accepts.
 
-        A block must not have too many numbers, nor numbers or sums of rows that exceed 32 bits.
+        A block must not have too many numbers, nor numbers that exceed the format's largest.
         """
         columns, count = self.levels.shape
         got = expected = None
         if self.levels.size > MOST_NUMBERS:
             got, expected = f"{count} x {columns} numbers in a block", f"at most {MOST_NUMBERS}"
-        else:
-            if self.largest > MOST_NUMBER:
-                got, expected = f"a number of {self.largest} steps", f"at most {MOST_NUMBER}"
-            elif self.largest * (columns - 1) >= MOST_SUM:
-                rows = np.abs(self.integers[:-1].astype(np.int64)).sum(axis=0)
-                if int(rows.max(initial=0)) >= MOST_SUM:
-                    got, expected = f"a row of {rows.max()} steps in sum", f"below {MOST_SUM}"
+        elif self.largest > MOST_NUMBER:
+            got, expected = f"a number of {self.largest} steps", f"at most {MOST_NUMBER}"
         if got is not None:
             raise NumericalError(
                 explain(
@@ -145,8 +149,10 @@ def quantise_block(x: NDArray[np.float64], lam: float = LAMBDA) -> Block:
     return Block(levels, integers, spreads)
 
 
-_RESERVED = 1 << 16
-"""Numbers that are coded at once, as far as a column allows; a number takes 16 bytes at most."""
+_RESERVED: Final = 1 << 16
+"""Numbers that are turned into steps at once, as far as a column allows."""
+NORMAL, HEAVY = 0, 1
+"""Shapes that the first column of a block may be expected to have: see StreamWriter.block."""
 MOST_NUMBERS = 1 << 25
 """Most numbers of a block, which bounds what a damaged or hostile stream can make us allocate."""
 
@@ -166,17 +172,18 @@ def most_numbers(size: int) -> int:
 
 
 class CodingRoom:
-    """Bytes that a coder writes to; one room may serve many streams, one after the other."""
+    """Steps of the coder; one room may serve many streams, one after the other."""
 
     def __init__(self) -> None:
-        self.out = np.zeros(1 << 12, np.uint8)
+        self.steps = np.zeros(1 << 12, np.uint16)
+        self.counts = np.zeros((2, SYMBOLS), np.int64)
 
     def reserve(self, size: int) -> None:
         """Make it that large; what is in it stays."""
-        if size > self.out.size:
-            grown = np.zeros(max(size, 2 * self.out.size), np.uint8)
-            grown[: self.out.size] = self.out
-            self.out = grown
+        if size > self.steps.size:
+            grown = np.zeros(max(size, 2 * self.steps.size), np.uint16)
+            grown[: self.steps.size] = self.steps
+            self.steps = grown
 
 
 class StreamWriter:
@@ -190,67 +197,79 @@ class StreamWriter:
         self.restart()
 
     def restart(self) -> None:
-        """Begin anew: an empty stream, and contexts that have learned nothing."""
-        self._state = new_encoder()
-        self._model = new_model()
+        """Begin anew: an empty stream."""
+        self._meter = new_meter()
+        self._first = dict.fromkeys(Kind, 0)
 
-    @property
-    def _out(self) -> NDArray[np.uint8]:
-        return self._room.out
-
-    def _reserve(self, extra: int) -> None:
-        # The pending bytes of a carry chain are written later, so they need room as well.
-        self._room.reserve(written(self._state) + extra)
+    def _reserve(self, numbers: int) -> None:
+        self._room.reserve(int(self._meter[COUNT]) + MOST_STEPS * numbers)
 
     @property
     def size(self) -> int:
-        """Bytes so far, to within the few that the coder still holds."""
-        return written(self._state)
+        """Bytes so far, to within a few."""
+        return _STATES.size + (int(self._meter[PRICE]) >> COST_BITS + 3)
 
-    def integer(self, kind: int, value: int) -> None:
-        """Append a side integer of one of the kinds [0, 8); |value| < 2^30."""
-        if abs(value) >= MOST_SIDE:
-            raise ValueError(f"side integer out of range: {value}")
-        self._reserve(64)
-        # int(): numba looks an IntEnum up anew at every call, which costs more than the coding.
-        encode_integer(self._state, self._out, self._model, int(kind), value)
+    def integer(self, kind: Kind, value: int) -> None:
+        """Append a side integer; |value| < 2^29."""
+        self._emit(kind, np.array([value], np.int64))
 
-    def run(self, kind: int, values: NDArray[np.int64]) -> None:
-        """Append integers of one kind, each as its difference to the one before."""
-        if values.size and int(np.abs(values).max()) >= 1 << 29:
+    def run(self, kind: Kind, values: NDArray[np.int64]) -> None:
+        """Append integers of one kind, each as its difference to the one before.
+
+        The first one is written as its difference to the first one of the run of that kind before
+        it, 0 for the first run of a stream.
+        """
+        if values.size:
+            self._emit(kind, np.diff(values, prepend=self._first[kind]))
+            self._first[kind] = int(values[0])
+
+    def _emit(self, kind: Kind, values: NDArray[np.int64]) -> None:
+        if int(np.abs(values).max()) >= MOST_SIDE:
             raise ValueError(f"side integer out of range: {values}")
-        self._reserve(64 * values.size + 64)
-        encode_run(self._state, self._out, self._model, int(kind), values)
+        self._reserve(values.size)
+        values = values - kind.offset
+        emit_numbers(self._room.steps, self._meter, *_TABLES, kind.table, kind.shift, values)
 
-    def block(self, block: Block, kind: int) -> None:
-        """Append the spread classes, as differences coded under ``kind``, and the columns.
+    def block(self, block: Block, shape: int = NORMAL) -> None:
+        """Append the columns, each with its class and shape.
 
-        Raises NumericalError for what no reader takes, see :meth:`Block.check`.
+        shape: that the first column is expected to have, NORMAL or HEAVY; it may have another one,
+        which takes some bits more. Raises NumericalError for what no reader takes, see
+        :meth:`Block.check`.
         """
         block.check()
-        self.levels(block.levels, block.spreads, kind)
+        self.levels(block.levels, block.spreads, shape)
 
-    def levels(self, levels: NDArray[np.int32], spreads: NDArray[np.int64], kind: int) -> None:
+    def levels(self, levels: NDArray[np.int32], spreads: NDArray[np.int64], shape: int) -> None:
         """Append the levels (k, N) and spread classes (k,) of a block that was checked."""
-        self.run(kind, spreads)
-        rows = np.zeros(levels.shape[1], np.int64)
-        some = max(_RESERVED // max(rows.size, 1), 1)
+        before = np.array([-1, shape], np.int64)
+        some = max(_RESERVED // max(levels.shape[1], 1), 1)
         for j in range(0, spreads.size, some):
             part = levels[j : j + some]
-            self._reserve(16 * part.size + 64)
-            encode_columns(self._state, self._out, self._model, part, spreads[j : j + some], rows)
+            self._reserve(part.size + 2 * len(part))
+            room = self._room
+            columns = part, spreads[j : j + some]
+            emit_block(room.steps, self._meter, *_TABLES, *columns, before, room.counts)
 
     def drained(self) -> bytes:
-        """Take the bytes that no carry can change any more out of the room."""
-        end = int(self._state[POSITION])
-        self._state[POSITION] = 0
-        return self._out[:end].tobytes()
+        """Take the steps out of the room; :meth:`finish` needs them."""
+        end = int(self._meter[COUNT])
+        self._meter[COUNT] = 0
+        return self._room.steps[:end].tobytes()
 
-    def finish(self) -> bytes:
-        """Close the stream and return its bytes, those that were drained left out."""
-        self._reserve(64)
-        end = finish(self._state, self._out)
-        return self._out[:end].tobytes()
+    def finish(self, drained: Iterable[bytes] = ()) -> bytes:
+        """Close the stream and return its bytes.
+
+        drained: all that was taken out of the room, the last piece first.
+        """
+        states = np.full(2, LEAST, np.uint64)
+        words = []
+        for piece in itertools.chain([self.drained()], drained):
+            steps = np.frombuffer(piece, np.uint16)
+            out = np.empty(steps.size, np.uint16)
+            words.append(out[: encode(steps, FREQUENCIES, STARTS, states, out)])
+        coded = np.concatenate(words)[::-1].astype("<u2").tobytes()
+        return _STATES.pack(*states.tolist()) + coded
 
 
 class StreamReader:
@@ -269,73 +288,78 @@ class StreamReader:
         self.restart(data)
 
     def restart(self, data: bytes | memoryview | NDArray[np.uint8]) -> None:
-        """Begin with other bytes, and contexts that have learned nothing."""
-        self._data = np.frombuffer(data, np.uint8)
-        self._state = new_decoder(self._data)
-        self._model = new_model()
+        """Begin with other bytes."""
+        self._decoder = Decoder(bytes(data))
+        self._first = dict.fromkeys(Kind, 0)
 
     def spend(self, numbers: int) -> None:
         """Raise BundleFormatError if the stream may not hold this many more numbers."""
         if self._spend is not None:
             self._spend(numbers)
 
-    def integer(self, kind: int, low: int, high: int, what: str) -> int:
+    def integer(self, kind: Kind, low: int, high: int, what: str) -> int:
         """Read a side integer; raise BundleFormatError unless it is in [low, high]."""
-        value = int(decode_integer(self._state, self._data, self._model, int(kind)))
-        if not low <= value <= high or abs(value) >= MOST_SIDE:
+        value = int(self._numbers(kind, 1, what)[0])
+        if not low <= value <= high:
             self.damaged(f"{what} is {value}, expected {low} to {high}")
         return value
 
-    def run(self, kind: int, count: int, low: int, high: int, what: str) -> NDArray[np.int64]:
+    def run(self, kind: Kind, count: int, low: int, high: int, what: str) -> NDArray[np.int64]:
         """Read ``count`` integers of a :meth:`StreamWriter.run`; raises as :meth:`integer`."""
-        values = np.empty(count, np.int64)
-        if not decode_run(self._state, self._data, self._model, int(kind), values, low, high):
+        if count == 0:
+            return np.zeros(0, np.int64)
+        values = self._first[kind] + np.cumsum(self._numbers(kind, count, what))
+        if values.min() < low or values.max() > high:
             self.damaged(f"{what} is {values.min()} or {values.max()}, expected {low} to {high}")
+        self._first[kind] = int(values[0])
         return values
 
-    def block(self, count: int, columns: int, kind: int) -> NDArray[np.int32]:
+    def _numbers(self, kind: Kind, count: int, what: str) -> NDArray[np.int64]:
+        values = self._decoder.numbers(kind.table, kind.shift, count)
+        if values is None:
+            self.damaged(f"{what} is beyond what any may be")
+        return values + kind.offset
+
+    def block(self, count: int, columns: int, shape: int = NORMAL) -> NDArray[np.int32]:
         """Read a block of integers (count, columns); mirrors :meth:`StreamWriter.block`.
 
         Raises BundleFormatError if the stream has been read past its end, before it allocates.
         """
-        return self._columns(count, columns, kind)[1].T
+        return self._columns(count, columns, shape)[1].T
 
-    def coded(self, count: int, columns: int, kind: int) -> Block:
+    def coded(self, count: int, columns: int, shape: int = NORMAL) -> Block:
         """Read a block as a writer takes it; writing it again gives the same bytes."""
-        spreads, integers = self._columns(count, columns, kind)
+        spreads, integers = self._columns(count, columns, shape)
         levels = np.empty_like(integers)
         for row, out in zip(integers, levels, strict=True):
             levels_of(row, out)
         return Block(levels, integers, spreads)
 
     def _columns(
-        self, count: int, columns: int, kind: int
+        self, count: int, columns: int, shape: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Spread classes and integers (columns, count) of the next block."""
-        if taken(self._state) > self._data.size + 64:
+        if self._decoder.passed:
             self.damaged(f"its end was passed with {count * columns} numbers still to come")
         if count * columns > MOST_NUMBERS:
             self.damaged(f"a block claims {count} x {columns} numbers")
-        spreads = self.run(kind, columns, 0, MAX_SPREAD, "a spread class")
-        rows = np.zeros(count, np.int64)
-        integers = np.empty((columns, count), np.int32)
-        inside = decode_columns(self._state, self._data, self._model, integers, spreads, rows)
-        if not inside:
-            self.damaged("a number or the sum of a row is beyond what a block may hold")
-        return spreads, integers
+        found = self._decoder.block(columns, count, shape)
+        if found is None:
+            self.damaged("a class or a number is beyond what a block may hold")
+        return found
 
     def end_record(self) -> None:
         """Mark the end of a record; a stream without chunks ignores it."""
 
     def close(self) -> None:
         """Raise BundleFormatError unless the stream ends here."""
-        if self.position != self._data.size:
-            self.damaged(f"{self._data.size} bytes, of which the records take {self.position}")
+        if not self._decoder.ended:
+            self.damaged("it does not end where its last record ends")
 
     @property
     def position(self) -> int:
         """Bytes taken from the stream so far."""
-        return min(taken(self._state), self._data.size)
+        return self._decoder.position
 
     def damaged(self, what: str) -> NoReturn:
         """Raise BundleFormatError about this stream."""

@@ -225,10 +225,10 @@ def _merge() -> Symptom:
 
 def _machine_code() -> Symptom:
     """Report the folder of the compiled loops, after a merge has compiled them."""
-    from hydraopt.coding.rangeencoder import _encode_magnitude_rest
+    from hydraopt.coding.ransencoder import encode
 
     do = "Set NUMBA_CACHE_DIR to a folder of yours that can be written"
-    compiled: Any = _encode_magnitude_rest
+    compiled: Any = encode
     try:
         kept = compiled.stats.cache_path
     except Exception as error:  # no compiler, or compiling is switched off

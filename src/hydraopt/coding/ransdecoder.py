@@ -1,0 +1,169 @@
+"""Loops of the decoder; mirrors ransencoder.py.
+
+They never read outside the data, and stop soon after its end, so a damaged stream gives wrong
+numbers but no crash; what may be allocated is checked in stream.py. They neither raise nor
+allocate, as machinecode.py needs it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydraopt.coding.spread import MAX_SPREAD
+from hydraopt.coding.tables import (
+    CLASSES,
+    ESCAPE,
+    FIRST_SPREAD,
+    LEVEL_TABLES,
+    MIDDLE,
+    SHAPES,
+    TOTAL,
+    TOTAL_BITS,
+    Kind,
+)
+from hydraopt.coding.trellis import NEXT_STATE
+from hydraopt.compiled import njit
+from hydraopt.machinecode import INLINED
+
+__all__ = ["BEYOND", "MOST_NUMBER", "MOST_SIDE", "decode_block", "decode_numbers"]
+
+MOST_SIDE: Final = 1 << 30
+"""Every |side integer| is below; part of the format."""
+MOST_NUMBER: Final = 1 << 27
+"""Largest |integer| of a block, in steps; part of the format, so that 32 bits are enough."""
+BEYOND: Final = 64
+"""Words past the end after which a block is given up."""
+_EACH: Final = 2 * CLASSES + 4
+_FIRST, _NEXT, _AFTER = (LEVEL_TABLES + x for x in (Kind.FIRST_CLASS, Kind.NEXT_CLASS, 5))
+_FIRST_OFFSET: Final = Kind.FIRST_CLASS.offset
+_MOST_CLASS: Final = MAX_SPREAD - FIRST_SPREAD + 1
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _refilled(x: int, at: int, words: NDArray[np.uint16]) -> tuple[int, int]:
+    if x < 65536:
+        x = x << 16 | (np.int64(words[at]) if at < words.size else 0)
+        at += 1
+    return x, at
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _raw(x: int, at: int, words: NDArray[np.uint16], width: int) -> tuple[int, int, int]:
+    value = x & ((1 << width) - 1)
+    x, at = _refilled(x >> width, at, words)
+    return value, x, at
+
+
+@njit(cache=True, nogil=True, **INLINED)
+def _escaped(x: int, at: int, words: NDArray[np.uint16]) -> tuple[int, int, int]:
+    """Decode a value that has no symbol."""
+    width, x, at = _raw(x, at, words, 5)
+    high = 0
+    if width > 16:
+        high, x, at = _raw(x, at, words, width - 16)
+    low, x, at = _raw(x, at, words, min(width, 16))
+    folded = (1 << width) + (high << 16) + low
+    return -(folded >> 1) if folded & 1 else folded >> 1, x, at
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _number(
+    x: int,
+    at: int,
+    words: NDArray[np.uint16],
+    symbols: NDArray[np.uint8],
+    slots: NDArray[np.uint32],
+    table: int,
+    shift: int,
+) -> tuple[int, int, int]:
+    """Decode a number: its symbol in a table, and ``shift`` raw bits."""
+    slot = x & (TOTAL - 1)
+    index = int(symbols[np.uint64(table), np.uint64(slot)])
+    step = int(slots[np.uint64(table), np.uint64(index)])
+    x, at = _refilled((step & 0xFFFF) * (x >> TOTAL_BITS) + slot - (step >> 16), at, words)
+    value = index - MIDDLE
+    if index == ESCAPE:
+        value, x, at = _escaped(x, at, words)
+    if shift:
+        low, x, at = _raw(x, at, words, shift)
+        value = (value << shift) + low - (1 << shift >> 1)
+    return value, x, at
+
+
+@njit(cache=True, nogil=True, **INLINED)
+def decode_numbers(
+    state: NDArray[np.int64],
+    words: NDArray[np.uint16],
+    symbols: NDArray[np.uint8],
+    slots: NDArray[np.uint32],
+    table: int,
+    shift: int,
+    values: NDArray[np.int64],
+) -> bool:
+    """Decode side integers into ``values`` and return whether all are below MOST_SIDE.
+
+    state: the two states of the coder, the next one first, and the words taken. symbols, slots:
+    symbol of each slot; frequency and first slot of each symbol (low and high half).
+    """
+    x, y, at = state[0], state[1], state[2]
+    inside = True
+    for i in range(values.size):
+        value, x, at = _number(x, at, words, symbols, slots, table, shift)
+        inside &= -MOST_SIDE < value < MOST_SIDE
+        values[i] = value
+        x, y = y, x
+    state[0], state[1], state[2] = x, y, at
+    return inside
+
+
+@njit(cache=True, nogil=True, **INLINED)
+def decode_block(
+    state: NDArray[np.int64],
+    words: NDArray[np.uint16],
+    symbols: NDArray[np.uint8],
+    slots: NDArray[np.uint32],
+    shape: int,
+    integers: NDArray[np.int32],
+    spreads: NDArray[np.int64],
+) -> bool:
+    """Decode columns of integers (k, N), in steps, and their spread classes (k,).
+
+    shape: that the first column is most like. Returns whether all is what a writer writes.
+    """
+    x, y, at = state[0], state[1], state[2]
+    number, inside = 0, True
+    for j in range(spreads.size):
+        table = _NEXT if j else _FIRST
+        step, x, at = _number(x, at, words, symbols, slots, table, 0)
+        x, y = y, x
+        number += step + (0 if j else _FIRST_OFFSET)
+        if number < 0 or number > _MOST_CLASS or at > words.size + BEYOND:
+            return False
+        spreads[j] = number + FIRST_SPREAD - 1 if number else 0
+        if number == 0:
+            for i in range(integers.shape[1]):
+                integers[j, i] = 0
+            continue
+        shape, x, at = _number(x, at, words, symbols, slots, _AFTER + shape, 0)
+        x, y = y, x
+        if shape < 0 or shape >= SHAPES:
+            return False
+        shift = 0 if number <= CLASSES else (number - CLASSES + 3) >> 2
+        even = shape * _EACH + 2 * (number - 1)
+        odd = even + 1
+        if shift:
+            even = odd = shape * _EACH + 2 * CLASSES + (number - CLASSES - 1) % 4
+        s = np.uint64(0)  # Unsigned, so that no check for a negative index is compiled.
+        for i in range(integers.shape[1]):
+            q = int(s & np.uint64(1))
+            level, x, at = _number(x, at, words, symbols, slots, odd if q else even, shift)
+            x, y = y, x
+            s = np.uint64(NEXT_STATE[s, np.uint64(level & 1)])
+            value = 2 * level - q * (int(level > 0) - int(level < 0))
+            inside &= -MOST_NUMBER <= value <= MOST_NUMBER
+            integers[j, i] = value
+    state[0], state[1], state[2] = x, y, at
+    return inside

@@ -1,0 +1,251 @@
+"""Encoder of the entropy coder: rANS over fixed tables, the same bytes on every machine.
+
+What is written becomes steps first, because rANS codes a chunk from its end. A step is a symbol of
+a table, or up to sixteen raw bits. docs/reference/streams.md is the normative text of the coder;
+steps are no part of the format.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydraopt.coding.tables import (
+    CLASSES,
+    COST_BITS,
+    ESCAPE,
+    FIRST_SPREAD,
+    LEVEL_TABLES,
+    MIDDLE,
+    SHAPES,
+    TOTAL_BITS,
+    Kind,
+)
+from hydraopt.coding.trellis import NEXT_STATE
+from hydraopt.compiled import LENT, njit
+
+__all__ = [
+    "COUNT",
+    "LEAST",
+    "MOST_STEPS",
+    "PRICE",
+    "emit_block",
+    "emit_numbers",
+    "encode",
+    "new_meter",
+]
+
+LEAST: Final = 1 << 16
+"""Least value of a state, and its value where a chunk ends; part of the format."""
+COUNT, PRICE = 0, 1
+"""Of a meter: steps in the buffer; price of all so far, in 1/256 bit."""
+MOST_STEPS: Final = 9
+"""Steps of a number, at most: a symbol, and twice two for each of four runs of raw bits."""
+Table = NDArray[np.int32]
+_RAW: Final = 1 << 15
+"""Marks the second step of raw bits, which has their width; the first one has the bits."""
+_EACH: Final = 2 * CLASSES + 4
+_FIRST, _NEXT, _AFTER = (LEVEL_TABLES + x for x in (Kind.FIRST_CLASS, Kind.NEXT_CLASS, 5))
+_FIRST_OFFSET: Final = Kind.FIRST_CLASS.offset
+
+
+def new_meter() -> NDArray[np.int64]:
+    """Return the meter of an empty chunk."""
+    return np.zeros(2, np.int64)
+
+
+@njit(**LENT, inline="always")
+def _raw(steps: NDArray[np.uint16], at: int, value: int, width: int) -> int:
+    steps[at] = value & ((1 << width) - 1)
+    steps[at + 1] = _RAW | width
+    return at + 2
+
+
+@njit(**LENT, inline="always")
+def _width(value: int) -> int:
+    """Return the raw bits of a value that has no symbol, without the five of their number."""
+    folded = 2 * value if value > 0 else 1 - 2 * value
+    width = 0
+    while folded >> (width + 1):
+        width += 1
+    return width
+
+
+@njit(**LENT)
+def _emit(
+    steps: NDArray[np.uint16], at: int, frequencies: Table, table: int, shift: int, value: int
+) -> int:
+    """Write the steps of a number: its symbol in a table, and ``shift`` raw bits."""
+    value += 1 << shift >> 1
+    symbol = value >> shift
+    if abs(symbol) <= MIDDLE and frequencies[table, symbol + MIDDLE]:
+        steps[at] = table << 5 | (symbol + MIDDLE)
+        at += 1
+    else:
+        steps[at] = table << 5 | ESCAPE
+        folded = 2 * symbol if symbol > 0 else 1 - 2 * symbol
+        width = _width(symbol)
+        at = _raw(steps, at + 1, width, 5)
+        if width > 16:
+            at = _raw(steps, at, folded >> 16, width - 16)
+        at = _raw(steps, at, folded, min(width, 16))
+    if shift:
+        at = _raw(steps, at, value, shift)
+    return at
+
+
+@njit(**LENT)
+def _price(prices: Table, table: int, shift: int, value: int) -> int:
+    """Return the price of a number."""
+    symbol = (value + (1 << shift >> 1)) >> shift
+    price = prices[table, symbol + MIDDLE] if abs(symbol) <= MIDDLE else 0
+    if price == 0:
+        price = prices[table, ESCAPE] + ((5 + _width(symbol)) << COST_BITS)
+    return int(price) + (shift << COST_BITS)
+
+
+@njit(**LENT)
+def emit_numbers(
+    steps: NDArray[np.uint16],
+    meter: NDArray[np.int64],
+    frequencies: Table,
+    prices: Table,
+    table: int,
+    shift: int,
+    values: NDArray[np.int64],
+) -> None:
+    """Append side integers. ``steps`` must have MOST_STEPS free places for each."""
+    for value in values:
+        meter[COUNT] = _emit(steps, meter[COUNT], frequencies, table, shift, value)
+        meter[PRICE] += _price(prices, table, shift, value)
+
+
+@njit(**LENT)
+def _shape(
+    levels: NDArray[np.int32],
+    prices: Table,
+    number: int,
+    before: int,
+    counts: NDArray[np.int64],
+) -> tuple[int, int]:
+    """Return the shape in which a column of a class takes the fewest bits, and its price."""
+    shift = 0 if number <= CLASSES else (number - CLASSES + 3) >> 2
+    half = 1 << shift >> 1
+    counts[:] = 0
+    state = np.uint64(0)
+    far = 0
+    for i in range(levels.size):
+        symbol = (levels[i] + half) >> shift
+        if abs(symbol) <= MIDDLE:
+            counts[state & np.uint64(1), np.uint64(symbol + MIDDLE)] += 1
+        else:
+            counts[state & np.uint64(1), np.uint64(ESCAPE)] += 1
+            far += 5 + _width(symbol)
+        state = np.uint64(NEXT_STATE[state, np.uint64(levels[i] & 1)])
+    best, least = 0, 1 << 62
+    for shape in range(SHAPES):
+        price = _price(prices, _AFTER + before, 0, shape)
+        for q in range(2):
+            table = shape * _EACH + 2 * (number - 1) + q
+            if shift:
+                table = shape * _EACH + 2 * CLASSES + (number - CLASSES - 1) % 4
+            for index in range(ESCAPE):
+                if counts[q, index]:
+                    price += counts[q, index] * _price(prices, table, 0, index - MIDDLE)
+            price += counts[q, ESCAPE] * prices[table, ESCAPE]
+        if price < least:
+            best, least = shape, price
+    return best, least + ((far + shift * levels.size) << COST_BITS)
+
+
+@njit(**LENT)
+def emit_block(
+    steps: NDArray[np.uint16],
+    meter: NDArray[np.int64],
+    frequencies: Table,
+    prices: Table,
+    levels: NDArray[np.int32],
+    spreads: NDArray[np.int64],
+    before: NDArray[np.int64],
+    counts: NDArray[np.int64],
+) -> None:
+    """Append columns of levels (k, N) of the spread classes (k,).
+
+    before: class and shape of the last column, updated; the class is -1 before a block's first.
+    counts (2, SYMBOLS): scratch. ``steps`` must have MOST_STEPS (N + 2) k free places.
+    """
+    at = meter[COUNT]
+    for j in range(levels.shape[0]):
+        number = max(spreads[j] - FIRST_SPREAD + 1, 1) if levels[j].any() else 0
+        table, step = _NEXT, number - before[0]
+        if before[0] < 0:
+            table, step = _FIRST, number - _FIRST_OFFSET
+        at = _emit(steps, at, frequencies, table, 0, step)
+        meter[PRICE] += _price(prices, table, 0, step)
+        before[0] = number
+        if number == 0:
+            continue
+        shape, price = _shape(levels[j], prices, number, before[1], counts)
+        at = _emit(steps, at, frequencies, _AFTER + before[1], 0, shape)
+        before[1] = shape
+        shift = 0 if number <= CLASSES else (number - CLASSES + 3) >> 2
+        even = odd = shape * _EACH + 2 * CLASSES + (number - CLASSES - 1) % 4
+        if shift == 0:
+            even = shape * _EACH + 2 * (number - 1)
+            odd = even + 1
+        state = np.uint64(0)
+        for i in range(levels.shape[1]):
+            level = levels[j, i]
+            table = odd if state & np.uint64(1) else even
+            index = np.uint64(level + MIDDLE)  # huge for a level below -MIDDLE
+            if shift == 0 and index < ESCAPE and frequencies[np.uint64(table), index]:
+                steps[np.uint64(at)] = np.uint64(table << 5) | index
+                at += 1
+            else:
+                at = _emit(steps, at, frequencies, table, shift, level)
+            state = np.uint64(NEXT_STATE[state, np.uint64(level & 1)])
+        meter[PRICE] += price
+    meter[COUNT] = at
+
+
+@njit(**LENT, error_model="numpy")
+def encode(
+    steps: NDArray[np.uint16],
+    frequencies: Table,
+    starts: Table,
+    states: NDArray[np.uint64],
+    out: NDArray[np.uint16],
+) -> int:
+    """Encode steps from the last one to the first.
+
+    states (2,): of the coder, updated; the second one is that of the last number. out: of as many
+    places as there are steps; filled from the front with words that a reader takes from the end.
+    Returns how many words there are.
+    """
+    size, i = np.uint64(0), np.int64(steps.size - 1)
+    y, x = states[0], states[1]
+    while i >= 0:
+        step = np.uint64(steps[np.uint64(i)])
+        if step & np.uint64(_RAW):
+            width = step & np.uint64(31)
+            if x >> (np.uint64(32) - width):
+                out[size] = x & np.uint64(0xFFFF)
+                size += np.uint64(1)
+                x >>= np.uint64(16)
+            x = x << width | np.uint64(steps[np.uint64(i - 1)])
+            i -= 2
+            continue
+        table, index = step >> np.uint64(5), step & np.uint64(31)
+        frequency = np.uint64(frequencies[table, index])
+        if x >> np.uint64(20) >= frequency:
+            out[size] = x & np.uint64(0xFFFF)
+            size += np.uint64(1)
+            x >>= np.uint64(16)
+        whole = x // frequency
+        rest = x - whole * frequency
+        x, y = y, (whole << np.uint64(TOTAL_BITS)) + rest + np.uint64(starts[table, index])
+        i -= 1
+    states[0], states[1] = y, x
+    return int(size)
