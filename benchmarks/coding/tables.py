@@ -5,9 +5,9 @@
 The source of a shape is a generalised Gaussian, drawn in columns of each spread class and quantised
 with the prices of the tables as they are: run the command until they hardly change. The tables of
 side integers are rounded counts of those in bundles of this repository's adapters. Writes
-src/hydraopt/coding/frequencies.py, docs/reference/tables.h and native/src/core/tables.h, and prints the
-rates and noises of src/hydraopt/compress/curve.py. The tables are part of the format: other numbers
-are another format.
+src/hydraopt/coding/frequencies.py, docs/reference/tables.h and native/src/core/tables.h, and prints
+the rates and noises of src/hydraopt/compress/curve.py. The tables are part of the format: other
+numbers are another format.
 """
 
 from __future__ import annotations
@@ -158,7 +158,8 @@ SIDE: Final = [
 '''
 HEADER = """/* Frequencies of the entropy coder (streams.md, section 1), in 1/4096: made by
  * `python -m benchmarks.coding tables`. LEVELS: of the magnitudes 0 to 14 of levels, a row for each
- * shape, class and quantiser. SIDE: of the values -14 to 14 of side integers, a row for each kind. */
+ * shape, class and quantiser. SIDE: of the values -14 to 14 of side integers, a row for each
+ * kind. */
 static const uint16_t LEVELS[{level_tables}][15] = {{
 {levels}
 }};

@@ -22,6 +22,7 @@ from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.writer import write_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.stream import most_numbers
+from hydraopt.coding.tables import Kind
 from hydraopt.errors import BundleFormatError, ExportError
 from hydraopt.inspect.bundle import inspect_bundle
 from tests.bundle.bundles import Parts, tiny
@@ -134,7 +135,8 @@ def coded(
     value["tasks"] |= {"modules": {"=": "all"}, "errors": {"=": ""}}
     writer = ChunkWriter()
     for _ in range(count):
-        for kind, number in zip((0, 5, 0, 0), record, strict=False):
+        kinds = Kind.COUNT, Kind.EXPONENT, Kind.COUNT, Kind.COUNT
+        for kind, number in zip(kinds, record, strict=False):
             writer.integer(kind, number)
         writer.end_record(min(numbers, (1 << 31) - 1))
     streams = [writer.finish()] * len(names)

@@ -19,6 +19,7 @@ from hydraopt.coding.records import (
     write_record,
 )
 from hydraopt.coding.stream import StreamReader, StreamWriter
+from hydraopt.coding.tables import Kind
 from hydraopt.compress.encode import EncodedModule
 from hydraopt.compress.measure import MEASURES, Measure
 from hydraopt.errors import BundleFormatError
@@ -256,7 +257,7 @@ def test_a_side_that_needs_a_basis_says_so() -> None:
 )
 def test_counts_that_cannot_be_are_refused(count: int, facts: dict[str, object]) -> None:
     writer = StreamWriter()
-    writer.integer(0, count)
+    writer.integer(Kind.COUNT, count)
     with raises(BundleFormatError, **facts):
         read_factors(StreamReader(writer.finish()), M, N, None, None)
 

@@ -1,6 +1,7 @@
 /* Frequencies of the entropy coder (streams.md, section 1), in 1/4096: made by
  * `python -m benchmarks.coding tables`. LEVELS: of the magnitudes 0 to 14 of levels, a row for each
- * shape, class and quantiser. SIDE: of the values -14 to 14 of side integers, a row for each kind. */
+ * shape, class and quantiser. SIDE: of the values -14 to 14 of side integers, a row for each
+ * kind. */
 static const uint16_t LEVELS[114][15] = {
     {4091, 2},
     {3575, 260},

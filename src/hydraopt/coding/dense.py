@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from hydraopt.coding.coefficients import EXPONENT_GRID, power
 from hydraopt.coding.decoder import product
 from hydraopt.coding.records import (
-    Kind,
     PartsRecord,
     check_exponents,
     read_exponents,
@@ -27,6 +26,7 @@ from hydraopt.coding.records import (
     write_record,
 )
 from hydraopt.coding.stream import Block, StreamReader, StreamWriter, quantise_block
+from hydraopt.coding.tables import Kind
 from hydraopt.linalg.shapes import Array
 
 __all__ = [

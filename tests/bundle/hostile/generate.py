@@ -18,6 +18,7 @@ from hydraopt.bundle.container import deflate, tensor_names
 from hydraopt.bundle.writer import checksum
 from hydraopt.coding.chunks import Chunk, pack_table, read_table
 from hydraopt.coding.stream import StreamWriter
+from hydraopt.coding.tables import Kind
 from hydraopt.errors import BundleFormatError, ChecksumError, UnsupportedVersionError
 from tests.bundle.bundles import Parts
 
@@ -262,6 +263,6 @@ def _huge(parts: Parts) -> bytes:
 def promise(count: int, records: int, numbers: int = 0) -> bytes:
     """A stream of so many records, which says how many vectors follow, and then nothing."""
     writer = StreamWriter()
-    writer.integer(0, count)
+    writer.integer(Kind.COUNT, count)
     data = writer.finish()
     return pack_table([Chunk(records, numbers, len(data), zlib.crc32(data))]) + data
