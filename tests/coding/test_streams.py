@@ -150,7 +150,7 @@ GOLDEN_SIDE = [
     (Kind.COUNT, 2**30 - 1),
 ]
 GOLDEN_BYTES = (
-    "9397cdc323d0b812fdffdb29e447feffeaffdacdf92f824a45dc71ecfbff064a"
+    "9397cdc323d0b812fdffdb29e4a7feffeaffb52df99f824a45dc71ecfbff064a"
     "631da7b1b987c618b94cc355e8d061e035691efaa604"
 )
 

@@ -63,6 +63,9 @@ _TABLES: Final = FREQUENCIES, PRICES
 LAMBDA = 0.28
 """Squared steps per bit in the trellis search: 2 ln 2 times its mean squared error, where the
 rate-distortion slope of the quantiser meets that of the budget (docs/decisions.md)."""
+COARSE: Final = 13
+"""Columns of this spread class and below are worth fewer bits: most of their numbers become zero,
+and what is left is scaled up to undo that, with its error."""
 
 
 @functools.cache
@@ -75,7 +78,7 @@ def _bits() -> NDArray[np.float64]:
 def _quantise_columns(
     x: NDArray[np.float64],
     spreads: NDArray[np.int64],
-    lam: float,
+    lam: NDArray[np.float64],
     bits: NDArray[np.float64],
     levels: NDArray[np.int32],
     integers: NDArray[np.int32],
@@ -83,7 +86,7 @@ def _quantise_columns(
     paths: NDArray[np.uint8],
 ) -> None:
     for j in range(x.shape[0]):
-        quantise(x[j], lam, bits[spreads[j]], levels[j], choices, paths)
+        quantise(x[j], lam[j], bits[spreads[j]], levels[j], choices, paths)
         reconstruct(levels[j], integers[j])
 
 
@@ -145,7 +148,8 @@ def quantise_block(x: NDArray[np.float64], lam: float = LAMBDA) -> Block:
     levels = np.empty((columns, count), np.int32)
     integers = np.empty((columns, count), np.int32)
     scratch = np.empty((count, 4), np.int32), np.empty(count, np.uint8)
-    _quantise_columns(by_column, spreads, lam, _bits(), levels, integers, *scratch)
+    prices = np.where(spreads <= COARSE, 0.9 * lam, lam)
+    _quantise_columns(by_column, spreads, prices, _bits(), levels, integers, *scratch)
     return Block(levels, integers, spreads)
 
 

@@ -245,7 +245,7 @@ def _chunks(parts: Parts) -> Iterator[Case]:
     yield case("a varint of 33 bits", beyond, "records that no writer")
     more = data + b"\1" * 9
     chunk = dataclasses.replace(only, size=len(more), crc=zlib.crc32(more))
-    yield case("bytes after records", pack_table([chunk]) + more, "ends after")
+    yield case("bytes after records", pack_table([chunk]) + more, "does not end")
 
 
 def _never(what: str) -> NoReturn:
