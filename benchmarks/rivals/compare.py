@@ -204,16 +204,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     adapters = read_adapters(args.adapters)
     work = args.out / "rows"
     head = provenance("hydraopt and its rivals", seed=0)
-    found = []
+    hashes = {adapter.name: adapter.content_hash() for adapter in adapters}
+    found: list[tuple[Compressor, Row]] = []
+
+    def save() -> str:
+        rows = [note for _, note in found]
+        table = shown(rows)
+        save_json(args.out / "compare.json", {**head, "adapters": hashes, "rows": rows})
+        (args.out / "compare.txt").write_text(table + "\n", encoding="utf-8")
+        return table
+
     for row, note in compare(adapters, work, args.sizes, args.only):
         found.append((row, note))
         print(note.get("failed") or f"{row.label}: {note['bytes']:,} bytes", flush=True)
+        save()  # a run that is stopped keeps these rows
     if args.score:
         score(adapters, found, work, args.base, args.tasks, args.rows)
-    rows = [note for _, note in found]
-    hashes = {adapter.name: adapter.content_hash() for adapter in adapters}
-    save_json(args.out / "compare.json", {**head, "adapters": hashes, "rows": rows})
-    table = shown(rows)
-    (args.out / "compare.txt").write_text(table + "\n", encoding="utf-8")
-    draw(rows, args.out / "compare.png")
+    table = save()
+    draw([note for _, note in found], args.out / "compare.png")
     print(table)
