@@ -7,6 +7,7 @@ import sys
 from benchmarks.commands import dispatch
 
 COMMANDS = (
+    "against",
     "apart",
     "chunk_sizes",
     "core_use",
