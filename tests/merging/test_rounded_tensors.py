@@ -94,6 +94,6 @@ def test_errors_stated_before_rounding_are_verified_still(
     monkeypatch.setattr("hydraopt.merging.passes.rounded_matrix", lambda entry, matrix: matrix)
     merge(both, tmp_path / "b", max_error=0.003, same_base=True, workers=1)
     got, stated, _ = given_back(tmp_path / "b", "a", HEAD)
-    assert stated != pytest.approx(error_of(got, head), rel=0.05)
+    assert stated != pytest.approx(error_of(got, head), rel=0.02)
     report = verify_bundle(tmp_path / "b", [read_adapter(x) for x in both])
     assert report.ok, report.problems
