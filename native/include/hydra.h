@@ -134,9 +134,10 @@ typedef struct hydra_limits {
 } hydra_limits;
 
 /* Threads of the caller. run: calls body(work, 0) to body(work, count - 1), in any order and on any
- * threads, and returns when all of them have ended. The chunks of a task are then decoded by such
- * calls, if hydra_keep_core was called; the allocator must be callable from these threads, and
- * each call may take as much memory as limits leave at its start. */
+ * threads, and returns when all of them have ended. hydra_keep_core without a bound then decodes
+ * the chunks of the core by such calls, and once it was called, so are the chunks of a task; the
+ * allocator must be callable from these threads, and each call may take as much memory as limits
+ * leave at its start. */
 typedef struct hydra_parallel {
     void (*run)(void *user, size_t count, void (*body)(void *work, size_t index), void *work);
     void *user;

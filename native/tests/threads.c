@@ -190,6 +190,12 @@ int main(int count, char **paths) {
     EXPECT(!hydra_share(whole, NULL, NULL, 0, &options, &parallel, NULL));
     EXPECT(by_factors(parallel, MOST_MODULES).sum == expected.sum && ran > 0);
     hydra_close(parallel);
+    ran = 0;
+    EXPECT(!hydra_open_path(paths[1], &options, &parallel, NULL));
+    EXPECT(!hydra_keep_core(parallel, 0, NULL) && ran == 1);
+    EXPECT(by_pairs(parallel).sum == expected.sum);
+    EXPECT(!hydra_verify(parallel, NULL));
+    hydra_close(parallel);
     hydra_close(whole);
     hydra_close(core);
     for (i = 0; i < files; i++) free((void *)(uintptr_t)bytes[i].data);

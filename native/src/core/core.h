@@ -81,6 +81,13 @@ hydra_status hy_read_integer(hy_source *source, int kind, int64_t low, int64_t h
 hydra_status hy_read_run(hy_source *source, int kind, uint32_t count, int64_t low, int64_t high,
                          const char *what, int32_t *values);
 
+/* Reads records up to `end` in a context of the bundle. */
+typedef hydra_status hy_span(void *user, hydra_bundle *context, hy_source *source, uint32_t end);
+/* parallel.c: calls `span` for the records up to `end`: on the caller's threads for each chunk, if
+ * the options of the bundle have any, else at once. Afterwards `source` must seek. */
+hydra_status hy_each_chunk(hydra_bundle *b, hy_source *source, uint32_t end, hy_span *span,
+                           void *user);
+
 /* ---- records.c ------------------------------------------------------------------------------ */
 
 /* A block (rows, columns), column after column, each in as few bytes a number as it takes. */

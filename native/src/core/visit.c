@@ -96,69 +96,20 @@ static hydra_status visit_modules(Shared *shared, hy_source *own, const hy_task 
     return HYDRA_OK;
 }
 
-/* ---- chunks on several threads -------------------------------------------------------------- */
-
 typedef struct {
-    hydra_status status;
-    hydra_error error;
-    size_t used; /* memory that the chunk's decoder keeps */
-} Outcome;
-
-typedef struct {
-    const hydra_bundle *b;
-    const hy_source *source; /* before the first of the chunks */
     const hy_task *task;
     const hy_visitor *visitor;
-    uint32_t first, end; /* modules */
-    Outcome *outcomes;
-} Work;
+} Visit;
 
-/* Decodes one chunk in a context of its own. */
-static void decode_chunk(void *user, size_t place) {
-    const Work *w = user;
-    Outcome *outcome = w->outcomes + place;
-    hydra_bundle context = *w->b;
-    uint32_t end;
-    hy_source *own;
+/* The modules of one chunk; what is shared needs no decoding. */
+static hydra_status visit_span(void *user, hydra_bundle *b, hy_source *own, uint32_t end) {
+    const Visit *visit = user;
     Shared shared;
-    context.env.used = 0;
-    context.env.error = &outcome->error;
-    if (context.env.limits.memory) context.env.limits.memory -= w->b->env.used;
-    own = hy_alloc(&context.env, 1, sizeof *own);
-    outcome->status = outcome->error.status;
-    if (!own) return;
-    memcpy(own, w->source, offsetof(hy_source, coder));
-    own->b = &context;
-    outcome->status = hy_source_pass(own, (uint32_t)place);
-    if (!outcome->status) outcome->status = open_shared(&shared, &context);
-    if (!outcome->status) {
-        end = own->record + own->left < w->end ? own->record + own->left : w->end;
-        outcome->status = visit_modules(&shared, own, w->task, w->visitor, w->first, end);
-        close_shared(&shared);
-    }
-    hy_free(&context.env, own, 1, sizeof *own);
-    outcome->used = context.env.used;
-}
-
-/* The same of all chunks that hold these modules, on the caller's threads. */
-static hydra_status visit_chunks(hydra_bundle *b, hy_source *own, const hy_task *task,
-                                 const hy_visitor *visitor, uint32_t first, uint32_t end) {
-    uint32_t count = 0, records = own->record, i;
-    hydra_status status = HYDRA_OK;
-    Work work;
-    while (records < end) records += own->chunks[own->chunk + count++].records;
-    work.b = b, work.source = own, work.task = task, work.visitor = visitor;
-    work.first = first, work.end = end;
-    work.outcomes = hy_alloc(&b->env, count, sizeof *work.outcomes);
-    if (!work.outcomes) return b->env.error->status;
-    b->env.parallel.run(b->env.parallel.user, count, decode_chunk, &work);
-    for (i = 0; i < count; i++) {
-        b->env.used += work.outcomes[i].used;
-        if (!work.outcomes[i].status || status) continue;
-        status = work.outcomes[i].status;
-        *b->env.error = work.outcomes[i].error;
-    }
-    hy_free(&b->env, work.outcomes, count, sizeof *work.outcomes);
+    hydra_status status = open_shared(&shared, b);
+    if (!status)
+        status = visit_modules(&shared, own, visit->task, visit->visitor, visit->visitor->first,
+                               end);
+    close_shared(&shared);
     return status;
 }
 
@@ -201,10 +152,11 @@ hydra_status hy_visit(hydra_bundle *b, const hy_task *task, const hy_visitor *vi
         status = hy_source_open(own, b, task->content, task->modules.count + task->tensors.count);
     if (!status && visitor->module) status = hy_source_seek(own, visitor->first);
     if (!status && visitor->module && end > visitor->first) {
-        int several = visitor->parallel && b->env.parallel.run && !shared->open &&
-                      end - own->record > own->left;
-        status = several ? visit_chunks(b, own, task, visitor, visitor->first, end)
-                         : visit_modules(shared, own, task, visitor, visitor->first, end);
+        Visit visit;
+        visit.task = task, visit.visitor = visitor;
+        status = visitor->parallel && !shared->open
+                     ? hy_each_chunk(b, own, end, visit_span, &visit)
+                     : visit_modules(shared, own, task, visitor, visitor->first, end);
     }
     if (!status && task->tensors.count && (visitor->tensor || !visitor->module)) {
         uint32_t all = task->modules.count;
@@ -222,31 +174,44 @@ hydra_status hy_visit(hydra_bundle *b, const hy_task *task, const hy_visitor *vi
 
 /* ---- the kept core -------------------------------------------------------------------------- */
 
-static hydra_status read_core(hydra_bundle *b, hy_source *s, hy_core *core, size_t before,
-                              size_t most) {
-    uint32_t i;
-    HY_TRY(hy_source_open(s, b, 0, b->module_count + b->entry_count));
-    for (i = 0; i < b->module_count + b->entry_count; i++) {
+typedef struct {
+    hy_core *core;
+    size_t before, most; /* bytes in use before, and how many more there may be; 0: any */
+} Keeper;
+
+static hydra_status read_span(void *user, hydra_bundle *b, hy_source *own, uint32_t end) {
+    const Keeper *k = user;
+    while (own->record < end) {
+        uint32_t i = own->record;
         if (i < b->module_count)
-            HY_TRY(hy_bases_read(core->modules + i, s, b->modules + i));
+            HY_TRY(hy_bases_read(k->core->modules + i, own, b->modules + i));
         else
-            HY_TRY(hy_dense_read(core->tensors + (i - b->module_count), s,
+            HY_TRY(hy_dense_read(k->core->tensors + (i - b->module_count), own,
                                  b->entries + (i - b->module_count), NULL, 1));
-        if (most && b->env.used - before > most)
+        if (k->most && b->env.used - k->before > k->most)
             return hy_fail(
                 &b->env, HYDRA_LIMIT,
                 "what is shared takes more memory than allowed; expected at most %llu bytes",
-                (unsigned long long)most);
+                (unsigned long long)k->most);
     }
     return HYDRA_OK;
 }
 
+static hydra_status read_core(hydra_bundle *b, hy_source *s, Keeper *keeper) {
+    uint32_t records = b->module_count + b->entry_count;
+    HY_TRY(hy_source_open(s, b, 0, records));
+    /* A bound counts what all chunks take. */
+    return keeper->most ? read_span(keeper, b, s, records)
+                        : hy_each_chunk(b, s, records, read_span, keeper);
+}
+
 hydra_status hy_core_keep(hydra_bundle *b, size_t most) {
-    size_t before = b->env.used;
+    Keeper keeper;
     hy_core *core;
     hy_source *s;
     hydra_status status;
     if (b->core || !has_shared(b)) return HYDRA_OK;
+    keeper.before = b->env.used;
     s = hy_alloc(&b->env, 1, sizeof *s);
     core = s ? hy_alloc(&b->env, 1, sizeof *core) : NULL;
     if (core) core->modules = hy_alloc(&b->env, b->module_count, sizeof *core->modules);
@@ -255,7 +220,8 @@ hydra_status hy_core_keep(hydra_bundle *b, size_t most) {
     status = b->env.error->status;
     if (core && core->tensors) {
         s->b = b;
-        status = read_core(b, s, core, before, most);
+        keeper.core = core, keeper.most = most;
+        status = read_core(b, s, &keeper);
         hy_source_close(s);
     }
     b->core = core;
