@@ -224,11 +224,11 @@ def forge_config(data: bytes, rng: random.Random) -> bytes:
             {"layout": {"=": layout}, "groups": {"=": groups}, "group": {"=": groups - 1}}
         )
     else:
-        configs[0] |= {
-            "init_lora_weights": rng.choice(["pissa", "olora", True]),
-            "r": rng.choice([1, 10**6, 10**9, 10**400]),
-            "enable_lora": [True] * rng.choice([1, 1000, 10**6]),
-        }
+        rank = rng.choice([0, 1, 10**6, 10**9, 10**400])
+        scale = rng.choice([1.0, 0, -1e308, 10**400])
+        rows = [[i, rank, 2.0] for i in range(rng.choice([0, 1, 1000]))]
+        manifest.get("tasks", {})["ranks"] = {"=": [rank, scale, *rows]}
+        configs[0] |= {"enable_lora": [True] * rng.choice([1, 1000, 10**6])}
     parts[0] = packed(manifest)
     return seal(header, parts)
 
