@@ -42,7 +42,7 @@ _FIRST_OFFSET: Final = Kind.FIRST_CLASS.offset
 _MOST_CLASS: Final = MAX_SPREAD - FIRST_SPREAD + 1
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, **INLINED)
 def _refilled(x: int, at: int, words: NDArray[np.uint16]) -> tuple[int, int]:
     if x < 65536:
         x = x << 16 | (np.int64(words[at]) if at < words.size else 0)
@@ -50,7 +50,7 @@ def _refilled(x: int, at: int, words: NDArray[np.uint16]) -> tuple[int, int]:
     return x, at
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, **INLINED)
 def _raw(x: int, at: int, words: NDArray[np.uint16], width: int) -> tuple[int, int, int]:
     value = x & ((1 << width) - 1)
     x, at = _refilled(x >> width, at, words)
@@ -69,7 +69,7 @@ def _escaped(x: int, at: int, words: NDArray[np.uint16]) -> tuple[int, int, int]
     return -(folded >> 1) if folded & 1 else folded >> 1, x, at
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, **INLINED)
 def _number(
     x: int,
     at: int,

@@ -56,14 +56,14 @@ def new_meter() -> NDArray[np.int64]:
     return np.zeros(2, np.int64)
 
 
-@njit(**LENT, inline="always")
+@njit(**LENT, forceinline=True)
 def _raw(steps: NDArray[np.uint16], at: int, value: int, width: int) -> int:
     steps[at] = value & ((1 << width) - 1)
     steps[at + 1] = _RAW | width
     return at + 2
 
 
-@njit(**LENT, inline="always")
+@njit(**LENT, forceinline=True)
 def _width(value: int) -> int:
     """Return the raw bits of a value that has no symbol, without the five of their number."""
     folded = 2 * value if value > 0 else 1 - 2 * value
