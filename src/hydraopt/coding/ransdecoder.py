@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from hydraopt.coding.spread import MAX_SPREAD
 from hydraopt.coding.tables import (
-    CLASSES,
     ESCAPE,
     FIRST_SPREAD,
     LEVEL_TABLES,
@@ -23,6 +22,9 @@ from hydraopt.coding.tables import (
     TOTAL,
     TOTAL_BITS,
     Kind,
+    half_of,
+    level_table,
+    shift_of,
 )
 from hydraopt.coding.trellis import NEXT_STATE
 from hydraopt.compiled import njit
@@ -36,9 +38,11 @@ MOST_NUMBER: Final = 1 << 27
 """Largest |integer| of a block, in steps; part of the format, so that 32 bits are enough."""
 BEYOND: Final = 64
 """Words past the end after which a block is given up."""
-_EACH: Final = 2 * CLASSES + 4
 _FIRST, _NEXT, _AFTER = (LEVEL_TABLES + x for x in (Kind.FIRST_CLASS, Kind.NEXT_CLASS, 5))
 _FIRST_OFFSET: Final = Kind.FIRST_CLASS.offset
+_shift_of, _half_of, _level_table = (
+    njit(cache=True, nogil=True, inline="always")(x) for x in (shift_of, half_of, level_table)
+)
 _MOST_CLASS: Final = MAX_SPREAD - FIRST_SPREAD + 1
 
 
@@ -89,7 +93,7 @@ def _number(
         value, x, at = _escaped(x, at, words)
     if shift:
         low, x, at = _raw(x, at, words, shift)
-        value = (value << shift) + low - (1 << shift >> 1)
+        value = (value << shift) + low - _half_of(shift)
     return value, x, at
 
 
@@ -151,11 +155,8 @@ def decode_block(
         x, y = y, x
         if shape < 0 or shape >= SHAPES:
             return False
-        shift = 0 if number <= CLASSES else (number - CLASSES + 3) >> 2
-        even = shape * _EACH + 2 * (number - 1)
-        odd = even + 1
-        if shift:
-            even = odd = shape * _EACH + 2 * CLASSES + (number - CLASSES - 1) % 4
+        shift = _shift_of(number)
+        even, odd = _level_table(shape, number, 0), _level_table(shape, number, 1)
         s = np.uint64(0)  # Unsigned, so that no check for a negative index is compiled.
         for i in range(integers.shape[1]):
             q = int(s & np.uint64(1))

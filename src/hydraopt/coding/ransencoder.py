@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.coding.tables import (
-    CLASSES,
     COST_BITS,
     ESCAPE,
     FIRST_SPREAD,
@@ -22,6 +21,9 @@ from hydraopt.coding.tables import (
     SHAPES,
     TOTAL_BITS,
     Kind,
+    half_of,
+    level_table,
+    shift_of,
 )
 from hydraopt.coding.trellis import NEXT_STATE
 from hydraopt.compiled import LENT, njit
@@ -44,9 +46,11 @@ COUNT, PRICE = 0, 1
 MOST_STEPS: Final = 9
 """Steps of a number, at most: a symbol, and twice two for each of four runs of raw bits."""
 Table = NDArray[np.int32]
+_shift_of, _half_of, _level_table = (
+    njit(**LENT, inline="always")(x) for x in (shift_of, half_of, level_table)
+)
 _RAW: Final = 1 << 15
 """Marks the second step of raw bits, which has their width; the first one has the bits."""
-_EACH: Final = 2 * CLASSES + 4
 _FIRST, _NEXT, _AFTER = (LEVEL_TABLES + x for x in (Kind.FIRST_CLASS, Kind.NEXT_CLASS, 5))
 _FIRST_OFFSET: Final = Kind.FIRST_CLASS.offset
 
@@ -78,7 +82,7 @@ def _emit(
     steps: NDArray[np.uint16], at: int, frequencies: Table, table: int, shift: int, value: int
 ) -> int:
     """Write the steps of a number: its symbol in a table, and ``shift`` raw bits."""
-    value += 1 << shift >> 1
+    value += _half_of(shift)
     symbol = value >> shift
     if abs(symbol) <= MIDDLE and frequencies[table, symbol + MIDDLE]:
         steps[at] = table << 5 | (symbol + MIDDLE)
@@ -99,7 +103,7 @@ def _emit(
 @njit(**LENT)
 def _price(prices: Table, table: int, shift: int, value: int) -> int:
     """Return the price of a number."""
-    symbol = (value + (1 << shift >> 1)) >> shift
+    symbol = (value + _half_of(shift)) >> shift
     price = prices[table, symbol + MIDDLE] if abs(symbol) <= MIDDLE else 0
     if price == 0:
         price = prices[table, ESCAPE] + ((5 + _width(symbol)) << COST_BITS)
@@ -131,8 +135,8 @@ def _shape(
     counts: NDArray[np.int64],
 ) -> tuple[int, int]:
     """Return the shape in which a column of a class takes the fewest bits, and its price."""
-    shift = 0 if number <= CLASSES else (number - CLASSES + 3) >> 2
-    half = 1 << shift >> 1
+    shift = _shift_of(number)
+    half = _half_of(shift)
     counts[:] = 0
     state = np.uint64(0)
     far = 0
@@ -148,9 +152,7 @@ def _shape(
     for shape in range(SHAPES):
         price = _price(prices, _AFTER + before, 0, shape)
         for q in range(2):
-            table = shape * _EACH + 2 * (number - 1) + q
-            if shift:
-                table = shape * _EACH + 2 * CLASSES + (number - CLASSES - 1) % 4
+            table = _level_table(shape, number, q)
             for index in range(ESCAPE):
                 if counts[q, index]:
                     price += counts[q, index] * _price(prices, table, 0, index - MIDDLE)
@@ -190,11 +192,8 @@ def emit_block(
         shape, price = _shape(levels[j], prices, number, before[1], counts)
         at = _emit(steps, at, frequencies, _AFTER + before[1], 0, shape)
         before[1] = shape
-        shift = 0 if number <= CLASSES else (number - CLASSES + 3) >> 2
-        even = odd = shape * _EACH + 2 * CLASSES + (number - CLASSES - 1) % 4
-        if shift == 0:
-            even = shape * _EACH + 2 * (number - 1)
-            odd = even + 1
+        shift = _shift_of(number)
+        even, odd = _level_table(shape, number, 0), _level_table(shape, number, 1)
         state = np.uint64(0)
         for i in range(levels.shape[1]):
             level = levels[j, i]
