@@ -41,7 +41,7 @@ BEYOND: Final = 64
 _FIRST, _NEXT, _AFTER = (LEVEL_TABLES + x for x in (Kind.FIRST_CLASS, Kind.NEXT_CLASS, 5))
 _FIRST_OFFSET: Final = Kind.FIRST_CLASS.offset
 _shift_of, _half_of, _level_table = (
-    njit(cache=True, nogil=True, inline="always")(x) for x in (shift_of, half_of, level_table)
+    njit(cache=True, nogil=True, **INLINED)(x) for x in (shift_of, half_of, level_table)
 )
 _MOST_CLASS: Final = MAX_SPREAD - FIRST_SPREAD + 1
 

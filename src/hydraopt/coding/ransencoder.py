@@ -203,7 +203,7 @@ def emit_block(
                 steps[np.uint64(at)] = np.uint64(table << 5) | index
                 at += 1
             else:
-                at = _emit(steps, at, frequencies, table, shift, level)
+                at = _emit(steps, at, frequencies, table, shift, np.int64(level))
             state = np.uint64(NEXT_STATE[state, np.uint64(level & 1)])
         meter[PRICE] += price
     meter[COUNT] = at
