@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydraopt.coding import decoder
-from hydraopt.coding.decoder import Decoder
+from hydraopt.coding.decoder import ChunkDecoder
 from hydraopt.coding.stream import StreamWriter, quantise_block
 from hydraopt.coding.tables import Kind
 
@@ -20,7 +20,7 @@ needs_code = pytest.mark.skipif(sys.platform != "linux", reason="loaded so on Li
 
 def decoded(data: bytes, columns: int, rows: int, count: int) -> list[Any]:
     """Everything that a decoder says of a stream: side integers, a block, where it stands."""
-    one = Decoder(data)
+    one = ChunkDecoder(data)
     found: list[Any] = []
     for kind in (Kind.COUNT, Kind.EXPONENT):
         values = one.numbers(kind.table, kind.shift, count)
@@ -58,7 +58,7 @@ def test_a_written_block_comes_back(code: bool, monkeypatch: pytest.MonkeyPatch)
     block = quantise_block(rng.standard_normal((300, 6)) * [0.3, 1, 4, 40, 3000, 1e5])
     writer = StreamWriter()
     writer.block(block)
-    one = Decoder(writer.finish())
+    one = ChunkDecoder(writer.finish())
     found = one.block(6, 300, 0)
     assert found is not None
     assert np.array_equal(found[1], block.integers)

@@ -1,4 +1,4 @@
-/* The entropy coder of a chunk, rANS over fixed tables: docs/reference/streams.md, sections 1 and 2. */
+/* The entropy coder of a chunk, rANS over fixed tables: streams.md, sections 1 and 2. */
 #ifndef HYDRA_CODER_H
 #define HYDRA_CODER_H
 

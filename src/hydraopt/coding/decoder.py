@@ -1,4 +1,4 @@
-"""The decoder of a chunk; its loops may be any machine code with the same functions.
+"""Decoder of a chunk, whose loops may be any machine code with the same functions.
 
 The loops are those of ransdecoder.py and product.py, called as C functions: see
 :data:`_PROTOTYPES`. A library that exports the same three may take their place; whatever does, the
@@ -23,7 +23,7 @@ from hydraopt.coding.tables import FREQUENCIES, STARTS, TOTAL, symbols_of_slots
 from hydraopt.linalg.shapes import Array
 from hydraopt.machinecode import INLINED, machine_code
 
-__all__ = ["Decoder", "prepare", "product"]
+__all__ = ["ChunkDecoder", "prepare", "product"]
 
 _SOURCES: Final = [
     Path(__file__).with_name(f"{x}.py")
@@ -64,8 +64,8 @@ def _tables() -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
     return symbols_of_slots(), FREQUENCIES.astype(np.uint32) | STARTS.astype(np.uint32) << 16
 
 
-class Decoder:
-    """Decoder of one chunk. It reads zeros past the end of the bytes.
+class ChunkDecoder:
+    """ChunkDecoder of one chunk. It reads zeros past the end of the bytes.
 
     passed: whether it has read far past the end. ended: whether it stands where the encoder
     started. position: bytes taken.

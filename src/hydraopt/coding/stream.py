@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.coding.decoder import Decoder
+from hydraopt.coding.decoder import ChunkDecoder
 from hydraopt.coding.ransdecoder import MOST_NUMBER, MOST_SIDE
 from hydraopt.coding.ransencoder import (
     COUNT,
@@ -293,7 +293,7 @@ class StreamReader:
 
     def restart(self, data: bytes | memoryview | NDArray[np.uint8]) -> None:
         """Begin with other bytes."""
-        self._decoder = Decoder(bytes(data))
+        self._decoder = ChunkDecoder(bytes(data))
         self._first = dict.fromkeys(Kind, 0)
 
     def spend(self, numbers: int) -> None:
