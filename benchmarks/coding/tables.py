@@ -53,8 +53,9 @@ def columns_of(shape: str, spread: int, rng: np.random.Generator) -> NDArray[np.
     size = (LENGTH, COLUMNS)
     x = rng.gamma(1 / p, 1.0, size) ** (1 / p) * rng.choice([-1.0, 1.0], size)
     x /= np.sqrt(np.mean(x * x, axis=0))
-    scale: NDArray[np.float64] = spread_of(spread + rng.uniform(-0.5, 0.5, COLUMNS))
-    return x * scale
+    scale = float(spread_of(np.array([spread]))[0]) * 2 ** (rng.uniform(-0.5, 0.5, COLUMNS) / 4)
+    columns: NDArray[np.float64] = x * scale
+    return columns
 
 
 def states_of(levels: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -128,7 +129,7 @@ def side_frequencies(kind: Kind) -> list[int]:
 
 def listing(rows: Sequence[Sequence[int]], brackets: str) -> str:
     """Rows of numbers, a line each, folded."""
-    left, right = brackets
+    left, right = brackets[0], brackets[1]
     lines = []
     for row in rows:
         whole = ", ".join(map(str, row))
@@ -191,7 +192,8 @@ def curve() -> Iterator[tuple[int, float, float]]:
         block = stream.quantise_block(x)
         writer = stream.StreamWriter()
         writer.block(block)
-        rho = np.sum(x * block.values) / np.linalg.norm(x) / max(np.linalg.norm(block.values), 1e-9)
+        length = float(np.linalg.norm(block.values))
+        rho = float(np.sum(x * block.values) / np.linalg.norm(x)) / max(length, 1e-9)
         yield spread, 8 * writer.size / x.size, float(min(1 / max(rho, 1e-9) ** 2 - 1, 1e9))
 
 

@@ -61,11 +61,12 @@ def prepare() -> None:
 @cache
 def _tables() -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
     """Return the symbol of each slot, and frequency and first slot of each symbol."""
-    return symbols_of_slots(), FREQUENCIES.astype(np.uint32) | STARTS.astype(np.uint32) << 16
+    slots = (FREQUENCIES | STARTS << 16).astype(np.uint32)
+    return symbols_of_slots(), slots
 
 
 class ChunkDecoder:
-    """ChunkDecoder of one chunk. It reads zeros past the end of the bytes.
+    """Decoder of one chunk. It reads zeros past the end of the bytes.
 
     passed: whether it has read far past the end. ended: whether it stands where the encoder
     started. position: bytes taken.

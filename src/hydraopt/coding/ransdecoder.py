@@ -40,16 +40,16 @@ BEYOND: Final = 64
 """Words past the end after which a block is given up."""
 _FIRST, _NEXT, _AFTER = (LEVEL_TABLES + x for x in (Kind.FIRST_CLASS, Kind.NEXT_CLASS, 5))
 _FIRST_OFFSET: Final = Kind.FIRST_CLASS.offset
-_shift_of, _half_of, _level_table = (
-    njit(cache=True, nogil=True, **INLINED)(x) for x in (shift_of, half_of, level_table)
-)
+_shift_of = njit(cache=True, nogil=True, **INLINED)(shift_of)
+_half_of = njit(cache=True, nogil=True, **INLINED)(half_of)
+_level_table = njit(cache=True, nogil=True, **INLINED)(level_table)
 _MOST_CLASS: Final = MAX_SPREAD - FIRST_SPREAD + 1
 
 
 @njit(cache=True, nogil=True, **INLINED)
 def _refilled(x: int, at: int, words: NDArray[np.uint16]) -> tuple[int, int]:
     if x < 65536:
-        x = x << 16 | (np.int64(words[at]) if at < words.size else 0)
+        x = x << 16 | (int(words[at]) if at < words.size else 0)
         at += 1
     return x, at
 

@@ -46,9 +46,9 @@ COUNT, PRICE = 0, 1
 MOST_STEPS: Final = 9
 """Steps of a number, at most: a symbol, and twice two for each of four runs of raw bits."""
 Table = NDArray[np.int32]
-_shift_of, _half_of, _level_table = (
-    njit(**LENT, inline="always")(x) for x in (shift_of, half_of, level_table)
-)
+_shift_of = njit(**LENT, inline="always")(shift_of)
+_half_of = njit(**LENT, inline="always")(half_of)
+_level_table = njit(**LENT, inline="always")(level_table)
 _RAW: Final = 1 << 15
 """Marks the second step of raw bits, which has their width; the first one has the bits."""
 _FIRST, _NEXT, _AFTER = (LEVEL_TABLES + x for x in (Kind.FIRST_CLASS, Kind.NEXT_CLASS, 5))
@@ -203,7 +203,7 @@ def emit_block(
                 steps[np.uint64(at)] = np.uint64(table << 5) | index
                 at += 1
             else:
-                at = _emit(steps, at, frequencies, table, shift, np.int64(level))
+                at = _emit(steps, at, frequencies, table, shift, int(level))
             state = np.uint64(NEXT_STATE[state, np.uint64(level & 1)])
         meter[PRICE] += price
     meter[COUNT] = at
