@@ -46,9 +46,9 @@ COUNT, PRICE = 0, 1
 MOST_STEPS: Final = 9
 """Steps of a number, at most: a symbol, and twice two for each of four runs of raw bits."""
 Table = NDArray[np.int32]
-_shift_of = njit(**LENT, inline="always")(shift_of)
-_half_of = njit(**LENT, inline="always")(half_of)
-_level_table = njit(**LENT, inline="always")(level_table)
+_shift_of = njit(**LENT)(shift_of)
+_half_of = njit(**LENT)(half_of)
+_level_table = njit(**LENT)(level_table)
 _RAW: Final = 1 << 15
 """Marks the second step of raw bits, which has their width; the first one has the bits."""
 _FIRST, _NEXT, _AFTER = (LEVEL_TABLES + x for x in (Kind.FIRST_CLASS, Kind.NEXT_CLASS, 5))
@@ -60,14 +60,14 @@ def new_meter() -> NDArray[np.int64]:
     return np.zeros(2, np.int64)
 
 
-@njit(**LENT, forceinline=True)
+@njit(**LENT)
 def _raw(steps: NDArray[np.uint16], at: int, value: int, width: int) -> int:
     steps[at] = value & ((1 << width) - 1)
     steps[at + 1] = _RAW | width
     return at + 2
 
 
-@njit(**LENT, forceinline=True)
+@njit(**LENT)
 def _width(value: int) -> int:
     """Return the raw bits of a value that has no symbol, without the five of their number."""
     folded = 2 * value if value > 0 else 1 - 2 * value

@@ -42,7 +42,7 @@ _BEFORE: NDArray[np.int64] = np.array(
 _FAR = 1e300
 
 
-@njit(**LENT, forceinline=True)
+@njit(**LENT)
 def _best(
     a: float, q: int, lam: float, bits: NDArray[np.float64], slope: float
 ) -> tuple[int, float, int, float]:

@@ -26,17 +26,17 @@ _DIP: Final = 0.6
 prediction errs less, what is left to be written is written more coarsely."""
 
 # The measure's formulas, compiled into the loops below.
-_part_cost = njit(**LENT, forceinline=True)(part_cost)
-_left_noise = njit(**LENT, forceinline=True)(left_noise)
+_part_cost = njit(**LENT)(part_cost)
+_left_noise = njit(**LENT)(left_noise)
 
 
-@njit(**LENT, forceinline=True)
+@njit(**LENT)
 def _clipped(table: Array, index: int) -> float:
     """Return an entry, or the one at the nearer end."""
     return float(table[min(max(index, 0), table.size - 1)])
 
 
-@njit(**LENT, forceinline=True)
+@njit(**LENT)
 def side_at(
     head: Classes, shares: Array, part: int, spread: int, rates: Array, noises: Array
 ) -> tuple[float, float, float]:
