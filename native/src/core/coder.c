@@ -10,8 +10,10 @@ enum { MIDDLE = 14, ESCAPE = 29, CLASSES = 17, EACH = 2 * CLASSES + 4, LEAST = 6
 static const uint8_t OFFSET[HY_KINDS] = {10, 0, 16, 0, 0, 0, 0, 0};
 static const uint8_t SHIFT[HY_KINDS] = {0, 0, 0, 0, 3, 0, 0, 0};
 
-/* The next state, at 2 state + parity of the level. */
-static const uint8_t NEXT[16] = {0, 2, 5, 7, 1, 3, 6, 4, 2, 0, 4, 6, 3, 1, 7, 5};
+/* The next state by state and parity of the level: in four bits, at 2 state + parity. */
+static HY_INLINE uint32_t next_state(uint32_t state, uint32_t level) {
+    return (uint32_t)(UINT64_C(0x5713640246317520) >> (8 * state + 4 * (level & 1))) & 7;
+}
 
 /* The state of a coder in registers. */
 typedef struct {
@@ -150,13 +152,10 @@ static HY_INLINE int32_t integer_of(hy_coder *c, int64_t level, uint32_t q) {
     return (int32_t)value;
 }
 
+/* The symbols of a slot in both tables, which are one load: the state that chooses is late. */
 static HY_INLINE uint32_t both_at(const hy_tables *t, uint32_t slot) {
-    uint16_t both;
-    memcpy(&both, t->symbol[slot], 2);
-    return both;
+    return t->symbol[slot][0] | (uint32_t)t->symbol[slot][1] << 8;
 }
-
-#define NEXTS 0x5713640246317520ULL
 
 /* Columns whose numbers are symbols alone. The loop inside reads a word for each number whether or
  * not it is needed, as far as there are words. */
@@ -182,7 +181,7 @@ static void plain_column(hy_coder *c, const hy_tables *t, uint32_t rows, int32_t
             p += 2 * empty;
             if (symbol == ESCAPE) break;
             out[i++] = (int32_t)(step >> 24) - 32;
-            state = (uint32_t)(NEXTS >> (8 * state + 4 * (symbol & 1))) & 7;
+            state = next_state(state, symbol);
             next = x, x = y, y = next;
         }
         s.x = x, s.y = y;
@@ -198,7 +197,7 @@ static void plain_column(hy_coder *c, const hy_tables *t, uint32_t rows, int32_t
         {
             int32_t level = symbol == ESCAPE ? escaped(&s) : (int32_t)symbol - MIDDLE;
             out[i++] = integer_of(c, level, state & 1);
-            state = NEXT[2 * state + ((uint32_t)level & 1)];
+            state = next_state(state, (uint32_t)level);
             swap(&s);
         }
     }
@@ -219,7 +218,7 @@ static void fine_column(hy_coder *c, const hy_tables *t, uint32_t shift, uint32_
         if (symbol == ESCAPE) level = escaped(&s);
         level = level * ((int64_t)1 << shift) + raw(&s, shift) - half;
         out[i] = integer_of(c, level, state & 1);
-        state = NEXT[2 * state + ((uint32_t)level & 1)];
+        state = next_state(state, (uint32_t)level);
         swap(&s);
     }
     keep(c, &s);
