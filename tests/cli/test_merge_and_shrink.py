@@ -209,7 +209,7 @@ def test_shrink_refuses(run: Run, bundle: Path, adapters: Path, tmp_path: Path) 
         ((bundle, "-o", output), {}),
         (
             (bundle, "-o", output, "--size", "90%"),
-            {"file": "three.hydra.safetensors", "expected": "3,936 bytes"},
+            {"file": "three.hydra.safetensors", "expected": f"{bundle.stat().st_size:,} bytes"},
         ),
         ((bundle, "-o", bundle, "--size", "20%"), {"file": "three.hydra.safetensors"}),
         (

@@ -218,11 +218,11 @@ def test_what_keeps_nothing_starts_again_from_what_is_coded(
     monkeypatch.setattr(
         module, "descend", lambda how, *rest: begun.append(how.rate) or descend(how, *rest)
     )
-    how, said = Schedule(12, (4, 8, 12), 0.02, 0.03), []
+    how, said = Schedule(12, (4, 8, 12), 0.01, 0.03), []
     made = refit(
         model, texts, original, coded, schedule=how, told=lambda *steps: said.append(steps)
     )
-    assert begun == ([0.02] if helps else [0.02, 0.03])
+    assert begun == ([0.01] if helps else [0.01, 0.03])
     assert said == [(i + 1, 12 * (i // 12 + 1)) for i in range(12 * len(begun))]
     before, after = held_out_harm(model, texts, original, coded, made)
     assert after.kl < before.kl

@@ -48,7 +48,7 @@ def place(trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "prompts").mkdir()
     lines = "".join(json.dumps(text) + "\n" for text in PROMPTS)
     (folder / "prompts" / "fr.jsonl").write_text(lines)
-    merge(folder / "adapters" / "*", folder / "b", size="45%", workers=1)
+    merge(folder / "adapters" / "*", folder / "b", size="35%", workers=1)
     return folder
 
 
