@@ -2,6 +2,7 @@
 
 import { HydraError } from "./error.js";
 import { printed } from "./printed.js";
+import { unlessAborted } from "./signal.js";
 import { Source, bytesOf } from "./source.js";
 
 const STATUS = [
@@ -13,6 +14,8 @@ const DTYPES = { same: 0, float16: 1, bfloat16: 2, float32: 3, float64: 4 };
 /** By hydra_dtype: what numbers come in. Halves come as their bits. */
 const ARRAYS = [null, Uint16Array, Uint16Array, Float32Array, Float64Array];
 const DTYPE_NAMES = [null, "F16", "BF16", "F32", "F64"];
+/** Numbers that are decoded at once when modules are read one after another. */
+const BATCH = 2 ** 20;
 
 let compiled;
 
@@ -61,6 +64,8 @@ export class Bundle {
   #sink;
   #take;
   #last = Promise.resolve(); // calls wait for each other: an instance does one thing at a time
+  #signal; // of the call that runs
+  #iterating = 0; // loops over pairs, for which bytes stay between calls
 
   constructor(sources, options) {
     this.#sources = sources;
@@ -121,9 +126,9 @@ export class Bundle {
     return Array.from({ length: modules }, (_, i) => this.#module(wasm.describe_module(index, i)));
   }
 
-  async config(name) {
+  async config(name, { signal } = {}) {
     const { index } = this.task(name);
-    return this.#alone(async () => {
+    return this.#alone(signal, async () => {
       const at = this.#room(4);
       await this.#run(() => this.#wasm.config(index, at));
       const json = this.#text(new DataView(this.#wasm.memory.buffer).getUint32(at, true));
@@ -133,10 +138,10 @@ export class Bundle {
   }
 
   /** Files of an adapter, [{name, data}]. */
-  async extract(name, { to = "peft", dtype = "same", baseConfig } = {}) {
+  async extract(name, { to = "peft", dtype = "same", baseConfig, signal } = {}) {
     const { index } = this.task(name);
     const type = dtypeOf(dtype);
-    return this.#alone(async () => {
+    return this.#alone(signal, async () => {
       await this.#core();
       if (to === "peft") return this.#written(() => this.#wasm.write_peft(index, type));
       if (to !== "gguf")
@@ -155,48 +160,63 @@ export class Bundle {
     });
   }
 
-  async pairs(name, { dtype = "float32" } = {}) {
-    const { index } = this.task(name);
+  async *pairs(name, { dtype = "float32", signal } = {}) {
+    const { index, lossless, modules } = this.task(name);
     const type = dtypeOf(dtype);
-    return this.#alone(async () => {
-      await this.#core();
-      return this.#taken((at) => this.#pair(at), () => this.#wasm.pairs(index, type));
-    });
+    const read = (first) =>
+      this.#alone(signal, async () => {
+        await this.#core();
+        return this.#taken((at) => this.#pair(at), () => this.#wasm.pairs(index, first, BATCH, type));
+      });
+    this.#iterating += 1;
+    try {
+      for (let first = 0; first < modules || lossless; ) {
+        const some = await read(first); // fails for a lossless task
+        yield* some;
+        first += some.length;
+      }
+    } finally {
+      this.#iterating -= 1;
+      this.#forget();
+    }
   }
 
-  async tensors(name) {
+  async tensors(name, { signal } = {}) {
     const { index } = this.task(name);
-    return this.#alone(async () => {
+    return this.#alone(signal, async () => {
       await this.#core();
       return this.#taken((at) => this.#tensor(at), () => this.#wasm.tensors(index));
     });
   }
 
-  async verify() {
-    return this.#alone(async () => {
+  async verify({ signal } = {}) {
+    return this.#alone(signal, async () => {
       // All of it at once: a call that misses something starts over, and this one reads everything.
-      await Promise.all(this.#sources.map((x) => x.fetch(0, x.size)));
+      await Promise.all(this.#sources.map((x) => x.fetch(0, x.size, signal)));
       await this.#run(() => this.#wasm.verify());
     });
   }
 
   close() {
     this.#exports = undefined;
-    this.#forget();
+    this.#sources.forEach((x) => x.forget());
   }
 
-  /** One call after another, and none after close. */
-  #alone(work) {
+  /** One call after another, and none after close or after the signal. */
+  #alone(signal, work) {
     const turn = this.#last.then(() => {
       this.#wasm; // throws if the bundle is closed
+      signal?.throwIfAborted();
+      this.#signal = signal;
       return work();
     });
-    this.#last = turn.catch(() => undefined);
-    return turn.finally(() => this.#forget());
+    const done = turn.finally(() => this.#forget());
+    this.#last = done.catch(() => undefined);
+    return unlessAborted(signal, done);
   }
 
   #forget() {
-    this.#sources.forEach((x) => x.forget());
+    if (!this.#iterating) this.#sources.forEach((x) => x.forget());
   }
 
   async #core() {
@@ -234,6 +254,7 @@ export class Bundle {
       if (status !== IO || !this.#missing)
         throw new HydraError(STATUS[status], this.#text(this.#wasm.error_text()));
       await this.#missing();
+      this.#signal?.throwIfAborted();
     }
   }
 
@@ -245,7 +266,7 @@ export class Bundle {
         const most = size >>> 0;
         const held = source.held(offset, most);
         if (held) bytes(at, most).set(held);
-        else this.#missing = () => source.fetch(offset, most);
+        else this.#missing = () => source.fetch(offset, most, this.#signal);
         return held ? 0 : 1;
       },
       number: (at, size) => Number(new TextDecoder().decode(bytes(at, size))),
@@ -368,6 +389,8 @@ export class Bundle {
     return this.#wasm.memory.buffer.slice(at, at + size);
   }
 }
+
+if (Symbol.dispose) Bundle.prototype[Symbol.dispose] = Bundle.prototype.close;
 
 function dtypeOf(name) {
   if (!(name in DTYPES))

@@ -1,17 +1,20 @@
 /** hydraopt bundles in browsers and Node: many LoRA adapters ("tasks") of one base model in one
  * file, each of which comes back as a PEFT folder, a llama.cpp GGUF, or numbers. */
 
-/** Where a file is: its bytes, a URL (read by ranges), a Response (read whole), or a reader of your
- * own. In Node a string is a path, unless it begins as an address does, and file: URLs are read as
- * well. */
+/// <reference lib="esnext.disposable" />
+
+/** Source of a file: its bytes, a file of the origin-private file system, a URL (read by ranges), a
+ * Response (read whole), or a reader of your own. In Node a string is a path, unless it begins as an
+ * address does, and file: URLs are read as well. */
 export type Source =
   | Blob
+  | FileSystemFileHandle
   | ArrayBuffer
   | ArrayBufferView
   | string
   | URL
   | Response
-  | { size: number; read(offset: number, size: number): Promise<Uint8Array> };
+  | { size: number; read(offset: number, size: number, signal?: AbortSignal): Promise<Uint8Array> };
 
 export interface Options {
   /** Keep what all tasks share decoded: every further task then costs its own bytes only. True. */
@@ -33,6 +36,11 @@ export interface Options {
   /** hydra.wasm, where it does not lie beside the module: its URL (relative to the page), in Node
    * also its path, a Response, its bytes, or compiled. */
   wasm?: string | URL | Response | ArrayBuffer | ArrayBufferView | WebAssembly.Module;
+}
+
+export interface CallOptions {
+  /** Ends this call: it rejects with the signal's reason. Other calls on the bundle go on. */
+  signal?: AbortSignal;
 }
 
 export type Dtype = "same" | "float16" | "bfloat16" | "float32" | "float64";
@@ -98,7 +106,7 @@ export interface AdapterFile {
   data: Uint8Array;
 }
 
-export interface ExtractOptions {
+export interface ExtractOptions extends CallOptions {
   /** A PEFT folder (two files), or a LoRA GGUF for llama.cpp (one). "peft". */
   to?: "peft" | "gguf";
   /** Of the factors; "same" is the original's, and F16 in a GGUF. */
@@ -130,17 +138,20 @@ export class Bundle {
   task(name: string): Task;
   modules(name: string): Module[];
   /** The config as the bundle stores it; a coded task's lacks what an export writes anew. */
-  config(name: string): Promise<Record<string, unknown>>;
+  config(name: string, options?: CallOptions): Promise<Record<string, unknown>>;
   /** The files of an adapter: the bytes of `hydraopt export`. */
   extract(name: string, options?: ExtractOptions): Promise<AdapterFile[]>;
-  pairs(name: string, options?: { dtype?: Dtype }): Promise<Pair[]>;
+  /** The low-rank modules of a task, in the order of modules(); a few are in memory at a time. */
+  pairs(name: string, options?: CallOptions & { dtype?: Dtype }): AsyncGenerator<Pair, void, void>;
   /** Tensors beside the pairs: those kept bit by bit, and those that are coded. */
-  tensors(name: string): Promise<Tensor[]>;
+  tensors(name: string, options?: CallOptions): Promise<Tensor[]>;
   /** Reads every byte; throws HydraError for the first thing that is wrong. */
-  verify(): Promise<void>;
+  verify(options?: CallOptions): Promise<void>;
   /** Gives the memory back. Calls that wait and later ones that need the file end with HydraError,
    * "usage"; `tasks` and what else is known stay. */
   close(): void;
+  /** close, for `using`, where the engine has Symbol.dispose. */
+  [Symbol.dispose](): void;
 }
 
 /** Opens a bundle file, or all files of a folder (`hydraopt split`), in any order: its core and its

@@ -3,12 +3,14 @@
  * Ranges that were read are kept until `forget`, so that a call into WebAssembly can be repeated. */
 
 import { HydraError } from "./error.js";
+import { eitherOf } from "./signal.js";
 
 /** Bytes that are asked for at once when nothing is known of a file yet. */
 const FIRST = 16384;
 
 export class Source {
-  /** size: of the file. read(offset, size): a promise of exactly these bytes. name: or undefined. */
+  /** size: of the file. read(offset, size, signal): a promise of exactly these bytes. name: or
+   * undefined. */
   constructor(size, read, name) {
     this.size = size;
     this.name = name;
@@ -37,12 +39,13 @@ export class Source {
         new Uint8Array(await from.slice(offset, offset + size).arrayBuffer()),
         from.name,
       );
+    if (typeof from?.getFile === "function") return Source.of(await from.getFile(), options, files);
     if (from && typeof from.read === "function" && Number.isSafeInteger(from.size))
-      return new Source(from.size, (offset, size) => from.read(offset, size));
+      return new Source(from.size, (...range) => from.read(...range));
     throw new HydraError(
       "usage",
-      "a bundle is a Blob, an ArrayBuffer, a typed array, a URL, a Response, in Node a path, or " +
-        "{size, read(offset, size)}",
+      "a bundle is a Blob, a FileSystemFileHandle, an ArrayBuffer, a typed array, a URL, a Response, " +
+        "in Node a path, or {size, read(offset, size)}",
     );
   }
 
@@ -65,14 +68,14 @@ export class Source {
   }
 
   /** Fetches bytes and holds them; what is held of their start is not fetched again. */
-  async fetch(offset, size) {
+  async fetch(offset, size, signal) {
     const end = offset === 0 ? Math.min(Math.max(size, FIRST), this.size) : offset + size;
     const covers = (x) => x.offset <= offset && offset < x.offset + x.bytes.length;
     const part = this.parts.find(covers);
     const start = part?.bytes.subarray(offset - part.offset, end - part.offset);
     const from = offset + (start?.length ?? 0);
     if (start && from === end) return;
-    const bytes = await this.read(from, end - from);
+    const bytes = await this.read(from, end - from, signal);
     if (bytes.length !== end - from)
       throw new HydraError(
         "io",
@@ -143,28 +146,29 @@ export async function bytesOf(from, files) {
 
 /** By ranges; a server without them gives the whole file once. */
 async function fromUrl(url, { fetch = globalThis.fetch, signal } = {}) {
-  const tried = async (work) => {
+  const tried = async (work, stop) => {
     try {
       return await work();
     } catch (error) {
-      if (error?.name === "AbortError" || signal?.aborted) throw error;
+      if (error?.name === "AbortError" || stop?.aborted) throw error;
       const do_ = /^https?:/.test(url)
         ? "check the address and the server"
         : "of a file on this machine give a File, as an <input type=file> has it";
       throw new HydraError("io", `${url}: cannot be fetched (${error.message}); ${do_}`);
     }
   };
-  const ask = async (offset, size, tag) => {
+  const ask = async (offset, size, stop, tag) => {
     const headers = { Range: `bytes=${offset}-${offset + size - 1}` };
     if (tag) headers["If-Range"] = tag;
-    const answer = await tried(() => fetch(url, { headers, signal }));
+    const answer = await tried(() => fetch(url, { headers, signal: stop }), stop);
     if (answer.status !== 206 && answer.status !== 200)
       throw new HydraError("io", `${url}: the server answers ${answer.status} ${answer.statusText}`);
     return answer;
   };
-  const body = (answer) => tried(async () => new Uint8Array(await answer.arrayBuffer()));
-  const first = await ask(0, FIRST);
-  const bytes = await body(first);
+  const body = (answer, stop) =>
+    tried(async () => new Uint8Array(await answer.arrayBuffer()), stop);
+  const first = await ask(0, FIRST, signal);
+  const bytes = await body(first, signal);
   if (first.status === 200) {
     const source = new Whole(bytes, url);
     source.count(bytes);
@@ -175,11 +179,12 @@ async function fromUrl(url, { fetch = globalThis.fetch, signal } = {}) {
     throw new HydraError("io", `${url}: the server does not say how long the file is`);
   const etag = first.headers.get("ETag");
   const tag = etag && !etag.startsWith("W/") ? etag : undefined;
-  const read = async (offset, size) => {
-    const answer = await ask(offset, size, tag);
+  const read = async (offset, size, one) => {
+    const stop = eitherOf(one, signal);
+    const answer = await ask(offset, size, stop, tag);
     if (answer.status !== 206)
       throw new HydraError("io", `${url}: the file has changed since it was opened; open it again`);
-    return body(answer);
+    return body(answer, stop);
   };
   const source = new Source(Number(stated[2]), read, url);
   source.count(bytes);

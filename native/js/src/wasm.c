@@ -6,6 +6,7 @@
  */
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "hydra_export.h"
 #include "host.h"
@@ -139,17 +140,65 @@ EXPORT("write_gguf") int write_gguf(uint32_t task, int dtype, const char *json, 
     return hydra_write_gguf(bundle, task, &options, &SINK, &error);
 }
 
-static int take_pair(void *user, const hydra_pair *pair) {
-    (void)user;
-    return host_pair(pair);
-}
 static int take_tensor(void *user, const hydra_tensor *tensor) {
     (void)user;
     return host_tensor(tensor);
 }
 
-EXPORT("pairs") int pairs(uint32_t task, int dtype) {
-    return hydra_pairs(bundle, task, (hydra_dtype)dtype, take_pair, NULL, &error);
+/* A dtype other than HYDRA_SAME. */
+static hydra_dtype dtype_of(uint32_t task, int dtype) {
+    hydra_task_info info = {.struct_size = sizeof info};
+    if (dtype || hydra_describe(bundle, task, &info, NULL)) return (hydra_dtype)dtype;
+    if (!strcmp(info.dtype, "F16")) return HYDRA_F16;
+    if (!strcmp(info.dtype, "F32")) return HYDRA_F32;
+    return strcmp(info.dtype, "F64") ? HYDRA_BF16 : HYDRA_F64;
+}
+
+/* Reads `count` modules from `first` into memory for `numbers` numbers and calls the host's pair. */
+static int give_pairs(uint32_t task, uint32_t first, uint32_t count, hydra_dtype dtype,
+                      const uint32_t *ranks, size_t numbers) {
+    size_t bytes = dtype == HYDRA_F64 ? 8 : dtype == HYDRA_F32 ? 4 : 2;
+    hydra_factors *factors = malloc(count * sizeof *factors + 8 + numbers * bytes);
+    char *at = (char *)factors + (count * sizeof *factors + 7) / 8 * 8;
+    uint32_t i;
+    int status = HYDRA_OK;
+    if (!factors) return HYDRA_MEMORY;
+    for (i = 0; i < count && !status; i++) {
+        uint32_t k = ranks[first + i];
+        status = hydra_describe_module(bundle, task, first + i, &module, &error);
+        factors[i].k = k;
+        factors[i].b = at, at += bytes * module.m * k;
+        factors[i].a = at, at += bytes * module.n * k;
+    }
+    if (!status)
+        status = hydra_read_factors(bundle, task, first, count, dtype, factors, &error);
+    for (i = 0; i < count && !status; i++) {
+        hydra_pair pair = {first + i, &module, factors[i].k, dtype, factors[i].b, factors[i].a};
+        status = hydra_describe_module(bundle, task, first + i, &module, &error);
+        if (!status && host_pair(&pair)) status = HYDRA_STOPPED;
+    }
+    free(factors);
+    return status;
+}
+
+/* Modules from `first`: as many as stand for at most `most` numbers, and at least one. */
+EXPORT("pairs") int pairs(uint32_t task, uint32_t first, uint32_t most, int dtype) {
+    hydra_task_info info = {.struct_size = sizeof info};
+    const uint32_t *ranks;
+    uint64_t numbers = 0;
+    uint32_t end;
+    int status = hydra_describe(bundle, task, &info, &error);
+    if (!status) status = hydra_ranks(bundle, task, &ranks, &error);
+    for (end = first; !status && end < info.modules; end++) {
+        uint64_t more;
+        status = hydra_describe_module(bundle, task, end, &module, &error);
+        more = ((uint64_t)module.m + module.n) * ranks[end];
+        if (end > first && numbers + more > most) break;
+        numbers += more;
+    }
+    if (status) return status;
+    if (numbers > SIZE_MAX / 16) return HYDRA_MEMORY;
+    return give_pairs(task, first, end - first, dtype_of(task, dtype), ranks, (size_t)numbers);
 }
 EXPORT("tensors") int tensors(uint32_t task) {
     return hydra_tensors(bundle, task, take_tensor, NULL, &error);

@@ -69,6 +69,34 @@ async function clickThrough(pages) {
 
 test("a page opens a bundle and gives adapters", { skip, timeout: 120000 }, () => clickThrough());
 
+test("a page with a content security policy opens a file of OPFS", { skip, timeout: 120000 }, async () => {
+  const { chromium: browser } = await import("playwright-core");
+  const server = await serve({ bundle: `${made()}/bundle.hydra.safetensors` });
+  const running = await browser.launch({ executablePath: chromium, args: QUIET });
+  try {
+    const page = await running.newPage();
+    const policy = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'";
+    const headers = { "Content-Security-Policy": policy, "Content-Type": "text/html" };
+    await page.route("**/strict", (route) => route.fulfill({ headers, body: "<!doctype html>" }));
+    await page.goto(`http://127.0.0.1:${server.address().port}/strict`);
+    const [tasks, modules] = await page.evaluate(async () => {
+      const { openBundle } = await import("/src/index.js");
+      const root = await navigator.storage.getDirectory();
+      const handle = await root.getFileHandle("tasks.hydra.safetensors", { create: true });
+      const answer = await fetch("/bundle");
+      await answer.body.pipeTo(await handle.createWritable());
+      const bundle = await openBundle(handle);
+      let count = 0;
+      for await (const { k, a, n } of bundle.pairs(bundle.tasks[0].name)) count += a.length === k * n;
+      return [bundle.tasks.length, count - bundle.tasks[0].modules];
+    });
+    assert.deepEqual([tasks, modules], [3, 0]);
+  } finally {
+    await running.close();
+    server.close();
+  }
+});
+
 /** What each bundler makes of `entry`, in `folder`: `name`.js and what it needs beside it. */
 const BUNDLERS = {
   async esbuild(load, entry, folder, name, platform) {

@@ -4,7 +4,7 @@ import { after, before, describe, test } from "node:test";
 
 import { serve } from "../demo/serve.js";
 import { HydraError, openBundle } from "hydraopt";
-import { made } from "./bundles.js";
+import { all, made } from "./bundles.js";
 
 const folder = made();
 const file = `${folder}/bundle.hydra.safetensors`;
@@ -78,24 +78,24 @@ describe("a bundle in memory", () => {
   test("gives pairs whose product is that of the files", async () => {
     const bundle = await openBundle(bytes);
     const [{ name }] = bundle.tasks;
-    const pairs = await bundle.pairs(name);
+    const pairs = await all(bundle.pairs(name));
     assert.equal(pairs.length, bundle.task(name).modules);
     for (const { m, n, k, a, b } of pairs) {
       assert.equal(b.length, m * k);
       assert.equal(a.length, k * n);
       assert.ok(a.every(Number.isFinite) && b.every(Number.isFinite));
     }
-    const wide = await bundle.pairs(name, { dtype: "float64" });
+    const wide = await all(bundle.pairs(name, { dtype: "float64" }));
     assert.deepEqual(pairs[0].a, new Float32Array(wide[0].a));
-    await assert.rejects(bundle.pairs(name, { dtype: "int3" }), /dtype/);
+    await assert.rejects(all(bundle.pairs(name, { dtype: "int3" })), { code: "usage" });
   });
 
   test("calls at once wait for each other", async () => {
     const bundle = await openBundle(bytes);
     const names = bundle.tasks.map((task) => task.name);
-    const all = await Promise.all(names.map((name) => bundle.extract(name)));
+    const files = await Promise.all(names.map((name) => bundle.extract(name)));
     for (const [i, name] of names.entries())
-      assert.deepEqual(byName(all[i]), await exported(name, "peft"));
+      assert.deepEqual(byName(files[i]), await exported(name, "peft"));
   });
 
   test("a damaged one is refused, wherever the damage is", async () => {

@@ -8,7 +8,7 @@ import { pathToFileURL } from "node:url";
 
 import { HydraError, openBundle } from "hydraopt";
 import { serve } from "../demo/serve.js";
-import { made } from "./bundles.js";
+import { all, made } from "./bundles.js";
 
 const file = `${made()}/bundle.hydra.safetensors`;
 const bytes = await readFile(file);
@@ -29,7 +29,7 @@ const CALLS = {
   config: (bundle, name) => bundle.config(name),
   extract: (bundle, name) => bundle.extract(name),
   gguf: (bundle, name) => bundle.extract(name, { to: "gguf", baseConfig }),
-  pairs: (bundle, name) => bundle.pairs(name),
+  pairs: (bundle, name) => all(bundle.pairs(name)),
   tensors: (bundle, name) => bundle.tensors(name),
   verify: (bundle) => bundle.verify(),
   modules: async (bundle, name) => bundle.modules(name),
@@ -42,7 +42,7 @@ describe("a bundle that is closed", () => {
       const bundle = await openBundle(bytes);
       const [{ name }] = bundle.tasks;
       bundle.close();
-      bundle.close();
+      bundle[Symbol.dispose]();
       await assert.rejects(call(bundle, name), closed);
       assert.equal(bundle.task(name).name, name);
       assert.equal(bundle.size, bytes.length);
@@ -101,6 +101,13 @@ describe("sources", () => {
     await assert.rejects(openBundle(missing), { name: "HydraError", code: "io" });
     const cut = new ReadableStream({ pull: (stream) => stream.error(new TypeError("terminated")) });
     await assert.rejects(openBundle(new Response(cut)), { name: "HydraError", code: "io" });
+  });
+
+  test("a handle of a file system is read by ranges", async () => {
+    const handle = { kind: "file", getFile: async () => new File([bytes], "tasks") };
+    const bundle = await openBundle(handle);
+    assert.ok(bundle.bytesRead < bytes.length);
+    await bundle.verify();
   });
 
   test("files that cannot be read are typed errors", async () => {

@@ -1,6 +1,7 @@
 /** What is packed is what the module needs, in browsers and in Node. */
 
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 
@@ -37,4 +38,12 @@ test("what a browser gets imports nothing of Node", async () => {
     assert.deepEqual(outside, []);
   }
   assert.notEqual(node, browser);
+});
+
+test("the licence is packed", () => {
+  const text = execFileSync("npm", ["pack", "--dry-run", "--json"], { cwd: folder, encoding: "utf8" });
+  const [{ files }] = JSON.parse(text);
+  const names = files.map((file) => file.path);
+  for (const name of ["LICENSE", "README.md", "src/hydra.wasm", "src/index.d.ts"])
+    assert.ok(names.includes(name), name);
 });
