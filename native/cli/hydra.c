@@ -344,12 +344,9 @@ static int extract(hydra_bundle *bundle, const Line *line) {
     for (i = 0; i < 3; i++) /* what is ignored, as by nohup, stays so */
         if (signal(signs[i], stop) == SIG_IGN) signal(signs[i], SIG_IGN);
     options.sync = 1; /* what is renamed is on the disk */
-    if (*line->to == 'g')
-        code = extract_gguf(bundle, task, options.dtype, line->base);
-    else if (*line->to == 'r')
-        code = extract_raw(bundle, task, options.dtype, line->output);
-    else
-        code = hydra_write_peft_folder(bundle, task, &options, scratch, &error) ? fail(&error) : 0;
+    if (*line->to == 'g') code = extract_gguf(bundle, task, options.dtype, line->base);
+    else if (*line->to == 'r') code = extract_raw(bundle, task, options.dtype, line->output);
+    else code = hydra_write_peft_folder(bundle, task, &options, scratch, &error) ? fail(&error) : 0;
     if (code) return code;
     return scratch_done(scratch, line->output, is_folder, &error) ? fail(&error) : 0;
 }
