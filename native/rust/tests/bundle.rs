@@ -47,6 +47,11 @@ fn errors_have_a_status() {
         status(bundle.read_factors("nowhere", |_| ()).unwrap_err()),
         "not there"
     );
+    let config = r#"{"model_type": "bert"}"#;
+    let name = bundle.tasks()[0].name.clone();
+    let refused = bundle.write_gguf(&name, config, "none.gguf").unwrap_err();
+    assert_eq!(status(refused), "unsupported");
+    assert!(!Path::new("none.gguf").exists());
 }
 
 #[test]
