@@ -154,7 +154,8 @@ static hydra_dtype dtype_of(uint32_t task, int dtype) {
     return strcmp(info.dtype, "F64") ? HYDRA_BF16 : HYDRA_F64;
 }
 
-/* Reads `count` modules from `first` into memory for `numbers` numbers and calls the host's pair. */
+/* Reads `count` modules from `first` into memory for `numbers` numbers, then calls the host's
+ * pair. */
 static int give_pairs(uint32_t task, uint32_t first, uint32_t count, hydra_dtype dtype,
                       const uint32_t *ranks, size_t numbers) {
     size_t bytes = dtype == HYDRA_F64 ? 8 : dtype == HYDRA_F32 ? 4 : 2;
