@@ -189,11 +189,26 @@ assert type(decode_block).__name__ == "function"
 import tests.coding.test_streams as t
 from hydraopt.coding.stream import quantise_block
 data, block = t.golden_stream()
-x = numpy.array(json.loads(input()))
-noise = quantise_block(x)
+x, far = json.loads(input())
+noise = quantise_block(numpy.array(x))
 print(json.dumps([data.hex(), *t.read_golden(data), noise.levels.tolist(),
-                  t.round_trip(noise).tolist()]))
+                  t.round_trip(noise).tolist(), t.refused(bytes.fromhex(far))]))
 """
+
+
+def far_stream() -> bytes:
+    """Levels of 31 bits, which no writer writes and no 32 bits hold as integers."""
+    writer = StreamWriter()
+    writer.levels(np.full((1, 3), 2**31 - 1, np.int32), np.array([MAX_SPREAD]), 0)
+    return writer.finish()
+
+
+def refused(data: bytes) -> bool:
+    try:
+        StreamReader(data).block(3, 1)
+    except BundleFormatError:
+        return True
+    return False
 
 
 def test_pure_python_agrees_with_compiled_code() -> None:
@@ -201,19 +216,21 @@ def test_pure_python_agrees_with_compiled_code() -> None:
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
-        input=json.dumps(x.tolist()),
+        input=json.dumps([x.tolist(), far_stream().hex()]),
         env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
         cwd=root,
         check=True,
         capture_output=True,
         text=True,
     )
-    data, side, values, levels, again = json.loads(done.stdout)
+    data, side, values, levels, again, far = json.loads(done.stdout)
     block = quantise_block(x)
     assert data == GOLDEN_BYTES
     assert (side, values) == read_golden(bytes.fromhex(GOLDEN_BYTES))
     assert levels == block.levels.tolist()
     assert again == block.integers.T.tolist()
+    assert far
+    assert refused(far_stream())
 
 
 # --- damage -------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def decode_block(
     shape: that the first column is most like. Returns whether all is what a writer writes.
     """
     x, y, at = state[0], state[1], state[2]
-    number, inside = 0, True
+    number = 0
     for j in range(spreads.size):
         table = _NEXT if j else _FIRST
         step, x, at = _number(x, at, words, symbols, slots, table, 0)
@@ -164,7 +164,8 @@ def decode_block(
             x, y = y, x
             s = np.uint64(NEXT_STATE[s, np.uint64(level & 1)])
             value = 2 * level - q * (int(level > 0) - int(level < 0))
-            inside &= -MOST_NUMBER <= value <= MOST_NUMBER
+            if not -MOST_NUMBER <= value <= MOST_NUMBER:
+                return False
             integers[j, i] = value
     state[0], state[1], state[2] = x, y, at
-    return inside
+    return True
