@@ -11,7 +11,6 @@ import binascii
 import json
 import math
 import operator
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, NoReturn
@@ -48,7 +47,8 @@ __all__ = [
 ]
 
 MAX_TEXT: Final = 4096
-_LARGEST: Final = sys.float_info.max
+_INFINITE: Final = (1 << 1024) - (1 << 970)
+"""Least whole number that rounds to no finite double."""
 _EXACT: Final = 255
 _STEPS: Final = 16
 _GRID: Final[tuple[float, ...]] = (*(2.0 ** (-code / _STEPS) for code in range(_EXACT)), 0.0)
@@ -258,7 +258,7 @@ def natural(value: Any, what: str, low: int, high: int) -> None:
 
 def amount(value: Any, what: str) -> None:
     """Check for a number >= 0 that a double can hold; JSON may write it as a whole number."""
-    fine = isinstance(value, float | int) and type(value) is not bool and 0 <= value <= _LARGEST
+    fine = isinstance(value, float | int) and type(value) is not bool and 0 <= value < _INFINITE
     check(fine, what, value, "a finite number >= 0")
 
 

@@ -131,15 +131,18 @@ def balanced(factors: Factors, scale: float = 1.0) -> Factors:
     """Divide the product by ``scale``, and balance the norms of B's columns with those of A's rows.
 
     Parts are scaled by powers of two, which is exact, so norms agree to a factor of 2. It keeps
-    both sides in the middle of a narrow range: fp16 holds neither 10^5 nor 10^-8.
+    both sides in the middle of a narrow range: fp16 holds neither 10^5 nor 10^-8. A part with a norm
+    beyond a double stays as it is.
     """
     if not scale:  # what a scale of 0 multiplies does not count
         return Factors(np.zeros(factors.B.shape), np.zeros(factors.A.shape))
     # No copy where none is needed: an export's memory is bounded by the bytes of its bundle.
-    b, a = factors.B if scale == 1 else factors.B / scale, factors.A
-    nb, na = np.linalg.norm(b, axis=0), np.linalg.norm(a, axis=1)
-    ratio = np.divide(nb, na, out=np.ones_like(nb), where=(na > 0) & (nb > 0))
-    shift = np.rint(0.5 * np.log2(ratio)).astype(np.int32)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        b, a = factors.B if scale == 1 else factors.B / scale, factors.A
+        nb, na = np.linalg.norm(b, axis=0), np.linalg.norm(a, axis=1)
+        ratio = np.divide(nb, na, out=np.ones_like(nb), where=(na > 0) & (nb > 0))
+        octaves = np.rint(0.5 * np.log2(ratio))
+    shift = np.where(np.isfinite(octaves), octaves, 0).astype(np.int32)
     return Factors(np.ldexp(b, -shift), np.ldexp(a, shift[:, None]))
 
 
