@@ -89,10 +89,15 @@ def test_side_integers_round_trip(values: list[tuple[Kind, int]]) -> None:
     ]
 
 
-@pytest.mark.parametrize("value", [2**30, -(2**30)])
-def test_a_side_integer_out_of_range_is_refused(value: int) -> None:
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_writer_refuses_exactly_what_readers_refuse(kind: Kind, sign: int) -> None:
+    writer = StreamWriter()
     with pytest.raises(ValueError, match="range"):
-        StreamWriter().integer(Kind.COUNT, value)
+        writer.integer(kind, kind.offset + sign * 2**30)
+    largest = kind.offset + sign * (2**30 - 1)
+    writer.integer(kind, largest)
+    assert StreamReader(writer.finish()).integer(kind, largest, largest, "x") == largest
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (5, 0), (0, 3), (1, 1), (7, 2)])

@@ -379,7 +379,7 @@ def test_a_size_takes_two_passes(tmp_path, size) -> None:
 
 
 def test_streams_that_no_reader_would_take_are_not_written(three, tmp_path, monkeypatch) -> None:
-    # Not to be had with real weights: a context's rarest bit costs 1/710 bit.
+    # Real weights stand for fewer numbers per byte than the format allows.
     monkeypatch.setattr("hydraopt.coding.stream.MOST_NUMBERS_OF_FILE", (0, 1))
     with pytest.raises(NumericalError):
         merge(three, tmp_path / "out", size="10%", workers=1)

@@ -73,9 +73,7 @@ def match(pattern: str, path: str, patience: Patience, whole: bool = False) -> A
 def path_parts(pattern: str) -> tuple[str, ...] | None:
     """Return the parts of an expression that is a plain path, else None.
 
-    A plain path has no character but the dot that an expression does not match as it is.
-
-    Such an expression needs no compiling.
+    In a plain path every character but the dot matches itself alone, so it needs no compiling.
     """
     if len(pattern) > _LONGEST or not _PLAIN.fullmatch(pattern):
         return None

@@ -1,8 +1,8 @@
-"""Decoder of a chunk, whose loops may be any machine code with the same functions.
+"""Decoder of a chunk. Its loops may be any machine code with the same functions.
 
 The loops are those of ransdecoder.py and product.py, called as C functions: see
-:data:`_PROTOTYPES`. A library that exports the same three may take their place; whatever does, the
-numbers are equal.
+:data:`_PROTOTYPES`. A library that exports the same three may replace them and must give equal
+numbers.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from hydraopt.coding import product as products
 from hydraopt.coding import ransdecoder
-from hydraopt.coding.ransencoder import LEAST
-from hydraopt.coding.tables import FREQUENCIES, STARTS, TOTAL, symbols_of_slots
+from hydraopt.coding.tables import FREQUENCIES, LEAST_STATE, STARTS, TOTAL, symbols_of_slots
 from hydraopt.linalg.shapes import Array
 from hydraopt.machinecode import INLINED, machine_code
 
@@ -27,7 +26,7 @@ __all__ = ["ChunkDecoder", "prepare", "product"]
 
 _SOURCES: Final = [
     Path(__file__).with_name(f"{x}.py")
-    for x in ("decoder", "frequencies", "product", "ransdecoder", "tables", "trellis")
+    for x in ("decoder", "frequencies", "product", "ransdecoder", "spread", "tables", "trellis")
 ]
 
 # int64_t numbers(int64_t *state, const uint16_t *words, int64_t size, const uint8_t *symbols,
@@ -92,7 +91,8 @@ class ChunkDecoder:
 
     @property
     def ended(self) -> bool:
-        return self._state.tolist() == [LEAST, LEAST, self._words.size] and not self._odd
+        end = [LEAST_STATE, LEAST_STATE, self._words.size]
+        return self._state.tolist() == end and not self._odd
 
     def numbers(self, table: int, shift: int, count: int) -> NDArray[np.int64] | None:
         """Decode side integers; None if one is too large."""

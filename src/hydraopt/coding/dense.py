@@ -3,7 +3,7 @@
 A tensor is coded as a matrix (N, k), N >= k, that is the difference from what the reader already
 has: ``X ~ reference + L + R``, with L a few parts (a low-rank product, as a module's) and R a block
 of numbers in steps, whole or of some rows only. Each may be missing.
-docs/reference/format.md is the normative text of the records.
+docs/reference/streams.md is the normative text of the records.
 """
 
 from __future__ import annotations

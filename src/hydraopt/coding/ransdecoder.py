@@ -16,7 +16,7 @@ from hydraopt.coding.spread import MAX_SPREAD
 from hydraopt.coding.tables import (
     ESCAPE,
     FIRST_SPREAD,
-    LEVEL_TABLES,
+    LEAST_STATE,
     MIDDLE,
     SHAPES,
     TOTAL,
@@ -37,8 +37,10 @@ MOST_SIDE: Final = 1 << 30
 MOST_NUMBER: Final = 1 << 27
 """Largest |integer| of a block, in steps; part of the format, so that 32 bits are enough."""
 BEYOND: Final = 64
-"""Words past the end after which a block is given up."""
-_FIRST, _NEXT, _AFTER = (LEVEL_TABLES + x for x in (Kind.FIRST_CLASS, Kind.NEXT_CLASS, 5))
+"""Number of words past the end of a chunk at which decoding of a block stops."""
+_FIRST: Final = Kind.FIRST_CLASS.table
+_NEXT: Final = Kind.NEXT_CLASS.table
+_AFTER: Final = Kind.AFTER_NORMAL.table
 _FIRST_OFFSET: Final = Kind.FIRST_CLASS.offset
 _shift_of = njit(cache=True, nogil=True, **INLINED)(shift_of)
 _half_of = njit(cache=True, nogil=True, **INLINED)(half_of)
@@ -48,7 +50,7 @@ _MOST_CLASS: Final = MAX_SPREAD - FIRST_SPREAD + 1
 
 @njit(cache=True, nogil=True, **INLINED)
 def _refilled(x: int, at: int, words: NDArray[np.uint16]) -> tuple[int, int]:
-    if x < 65536:
+    if x < LEAST_STATE:
         x = x << 16 | (int(words[at]) if at < words.size else 0)
         at += 1
     return x, at
@@ -109,8 +111,9 @@ def decode_numbers(
 ) -> bool:
     """Decode side integers into ``values`` and return whether all are below MOST_SIDE.
 
-    state: the two states of the coder, the next one first, and the words taken. symbols, slots:
-    symbol of each slot; frequency and first slot of each symbol (low and high half).
+    state (3,): the two states of the coder, the next one first, and the number of words taken.
+    symbols (tables, 4096): symbol of each slot.
+    slots (tables, 30): frequency (low half) and first slot (high half) of each symbol.
     """
     x, y, at = state[0], state[1], state[2]
     inside = True
@@ -135,7 +138,8 @@ def decode_block(
 ) -> bool:
     """Decode columns of integers (k, N), in steps, and their spread classes (k,).
 
-    shape: that the first column is most like. Returns whether all is what a writer writes.
+    shape: expected shape of the first column. Returns False for what no writer writes. The other
+    arguments are those of :func:`decode_numbers`.
     """
     x, y, at = state[0], state[1], state[2]
     number = 0

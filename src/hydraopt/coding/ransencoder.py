@@ -16,7 +16,6 @@ from hydraopt.coding.tables import (
     COST_BITS,
     ESCAPE,
     FIRST_SPREAD,
-    LEVEL_TABLES,
     MIDDLE,
     SHAPES,
     TOTAL_BITS,
@@ -30,7 +29,6 @@ from hydraopt.compiled import LENT, njit
 
 __all__ = [
     "COUNT",
-    "LEAST",
     "MOST_STEPS",
     "PRICE",
     "emit_block",
@@ -39,19 +37,19 @@ __all__ = [
     "new_meter",
 ]
 
-LEAST: Final = 1 << 16
-"""Least value of a state, and its value where a chunk ends; part of the format."""
 COUNT, PRICE = 0, 1
-"""Of a meter: steps in the buffer; price of all so far, in 1/256 bit."""
+"""Indices of a meter: steps in the buffer; price of all steps so far, in 1/256 bit."""
 MOST_STEPS: Final = 9
-"""Steps of a number, at most: a symbol, and twice two for each of four runs of raw bits."""
+"""Most steps of a number: a symbol, and two for each of four runs of raw bits."""
 Table = NDArray[np.int32]
 _shift_of = njit(**LENT)(shift_of)
 _half_of = njit(**LENT)(half_of)
 _level_table = njit(**LENT)(level_table)
 _RAW: Final = 1 << 15
 """Marks the second step of raw bits, which has their width; the first one has the bits."""
-_FIRST, _NEXT, _AFTER = (LEVEL_TABLES + x for x in (Kind.FIRST_CLASS, Kind.NEXT_CLASS, 5))
+_FIRST: Final = Kind.FIRST_CLASS.table
+_NEXT: Final = Kind.NEXT_CLASS.table
+_AFTER: Final = Kind.AFTER_NORMAL.table
 _FIRST_OFFSET: Final = Kind.FIRST_CLASS.offset
 
 
@@ -69,7 +67,7 @@ def _raw(steps: NDArray[np.uint16], at: int, value: int, width: int) -> int:
 
 @njit(**LENT)
 def _width(value: int) -> int:
-    """Return the raw bits of a value that has no symbol, without the five of their number."""
+    """Return the number of raw bits of an escaped value, without the five that state it."""
     folded = 2 * value if value > 0 else 1 - 2 * value
     width = 0
     while folded >> (width + 1):
@@ -102,7 +100,7 @@ def _emit(
 
 @njit(**LENT)
 def _price(prices: Table, table: int, shift: int, value: int) -> int:
-    """Return the price of a number."""
+    """Return the price of a number, in 1/256 bit."""
     symbol = (value + _half_of(shift)) >> shift
     price = prices[table, symbol + MIDDLE] if abs(symbol) <= MIDDLE else 0
     if price == 0:
@@ -134,7 +132,10 @@ def _shape(
     before: int,
     counts: NDArray[np.int64],
 ) -> tuple[int, int]:
-    """Return the shape in which a column of a class takes the fewest bits, and its price."""
+    """Return the shape in which a column (N,) of a class takes the fewest bits, and its price.
+
+    before: shape of the last column. counts (2, SYMBOLS): scratch. The price is in 1/256 bit.
+    """
     shift = _shift_of(number)
     half = _half_of(shift)
     counts[:] = 0
@@ -175,7 +176,7 @@ def emit_block(
 ) -> None:
     """Append columns of levels (k, N) of the spread classes (k,).
 
-    before: class and shape of the last column, updated; the class is -1 before a block's first.
+    before (2,): class and shape of the last column, updated; class -1 for a block's first column.
     counts (2, SYMBOLS): scratch. ``steps`` must have MOST_STEPS (N + 2) k free places.
     """
     at = meter[COUNT]
@@ -219,9 +220,9 @@ def encode(
 ) -> int:
     """Encode steps from the last one to the first.
 
-    states (2,): of the coder, updated; the second one is that of the last number. out: of as many
-    places as there are steps; filled from the front with words that a reader takes from the end.
-    Returns how many words there are.
+    states (2,): of the coder, updated; the last number uses the second one.
+    out: as long as ``steps``; filled from the front with words that a reader takes from the end.
+    Returns the number of words.
     """
     size, i = np.uint64(0), np.int64(steps.size - 1)
     y, x = states[0], states[1]

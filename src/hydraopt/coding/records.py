@@ -1,7 +1,7 @@
 """One module's record in a stream: shared bases, and a task's parts over them. Encode and decode.
 
 Everything decoded is an integer or a power of two on a grid, so decoding is exact everywhere.
-docs/reference/format.md is the normative text of the records.
+docs/reference/streams.md is the normative text of the records.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Side:
     values: Array
 
     def keep(self, columns: NDArray[np.bool_] | slice) -> Side:
-        """Only the marked columns."""
+        """Return the side of the marked columns."""
         coordinates = self.coordinates and self.coordinates.keep(columns)
         return Side(
             self.way, coordinates, self.own and self.own.keep(columns), self.values[:, columns]

@@ -1,4 +1,4 @@
-"""Records on their way to a stream: what a writer will be told, in bytes.
+"""Scripts of records: the calls that a stream's writer will get, as bytes.
 
 Records are made module by module and coded task by task, mostly in different processes. A script
 holds what coding needs and no more: levels in the fewest bytes that hold them, not what they stand
@@ -23,15 +23,14 @@ __all__ = ["SHARED", "Scribe", "apart", "play", "scripts_in"]
 SHARED: Final = 0xFFFFFFFF
 """Stands for the shared stream, where scripts say which content's they are."""
 _RECORD: Final = struct.Struct("<IQI")  # whose; numbers; bytes of the steps
-_STEP: Final = struct.Struct(
-    "<BBqII"
-)  # what; kind; an integer, or the bytes of a level; rows, columns
+_STEP: Final = struct.Struct("<BBqII")
+"""What; kind or shape; an integer, or the bytes of a level; columns, rows."""
 _INTEGER, _RUN, _LEVELS = range(3)
 _LEVEL_BYTES: Final = (1, 2, 4)
 
 
 class Scribe(StreamWriter):
-    """Takes what a record's writer says, and keeps it as a script."""
+    """Writer that keeps a record as a script."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -83,7 +82,7 @@ def scripts_in(data: bytes) -> Iterator[tuple[int, int, memoryview]]:
 
 
 def play(steps: memoryview, writer: StreamWriter) -> None:
-    """Tell a writer what the steps of a script say. Raises BundleFormatError for damage."""
+    """Write the steps of a script to a stream. Raises BundleFormatError for damage."""
     at = 0
 
     def take(count: int, dtype: str) -> NDArray[np.generic]:

@@ -18,7 +18,7 @@ _EACH: Final = 4
 
 
 def spread_of(classes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Root mean square, in steps, of numbers of the given classes: 2^((class - 16) / 4)."""
+    """Return the root mean square of numbers of these classes, in steps: 2^((class - 16) / 4)."""
     return 2.0 ** ((classes - _UNIT) / _EACH)
 
 

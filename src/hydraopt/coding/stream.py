@@ -21,7 +21,6 @@ from hydraopt.coding.decoder import ChunkDecoder
 from hydraopt.coding.ransdecoder import MOST_NUMBER, MOST_SIDE
 from hydraopt.coding.ransencoder import (
     COUNT,
-    LEAST,
     MOST_STEPS,
     PRICE,
     emit_block,
@@ -34,6 +33,7 @@ from hydraopt.coding.tables import (
     COST_BITS,
     FIRST_SPREAD,
     FREQUENCIES,
+    LEAST_STATE,
     PRICES,
     STARTS,
     SYMBOLS,
@@ -63,9 +63,11 @@ _TABLES: Final = FREQUENCIES, PRICES
 LAMBDA = 0.28
 """Squared steps per bit in the trellis search: 2 ln 2 times its mean squared error, where the
 rate-distortion slope of the quantiser meets that of the budget (docs/decisions.md)."""
-COARSE: Final = 13
-"""Columns of this spread class and below are worth fewer bits: most of their numbers become zero,
-and what is left is scaled up to undo that, with its error."""
+_COARSE: Final = 13
+"""Columns of this spread class and below have a lower price of bits: most of their numbers become
+zero, and the others are scaled up to undo that, with their error."""
+_COARSE_PRICE: Final = 0.9
+"""Price of a bit in these columns, relative to LAMBDA."""
 
 
 @functools.cache
@@ -112,7 +114,7 @@ class Block:
         return max(int(self.integers.max(initial=0)), -int(self.integers.min(initial=0)))
 
     def keep(self, columns: NDArray[np.bool_] | slice) -> Block:
-        """Only the marked columns."""
+        """Return the block of the marked columns."""
         return Block(self.levels[columns], self.integers[columns], self.spreads[columns])
 
     def check(self, adapter: str | None = None, module: str | None = None) -> None:
@@ -139,7 +141,7 @@ class Block:
             )
 
 
-def quantise_block(x: NDArray[np.float64], lam: float = LAMBDA) -> Block:
+def quantise_block(x: NDArray[np.float64]) -> Block:
     """Quantise ``x`` (N, k), in steps, column by column; spreads follow from the columns' RMS."""
     count, columns = x.shape
     by_column = np.ascontiguousarray(x.T, dtype=np.float64)
@@ -148,19 +150,17 @@ def quantise_block(x: NDArray[np.float64], lam: float = LAMBDA) -> Block:
     levels = np.empty((columns, count), np.int32)
     integers = np.empty((columns, count), np.int32)
     scratch = np.empty((count, 4), np.int32), np.empty(count, np.uint8)
-    prices = np.where(spreads <= COARSE, 0.9 * lam, lam)
+    prices = np.where(spreads <= _COARSE, _COARSE_PRICE * LAMBDA, LAMBDA)
     _quantise_columns(by_column, spreads, prices, _bits(), levels, integers, *scratch)
     return Block(levels, integers, spreads)
 
 
 _RESERVED: Final = 1 << 16
-"""Numbers that are turned into steps at once, as far as a column allows."""
+"""Approximate number of values that are turned into steps at once; at least one column."""
 NORMAL, HEAVY = 0, 1
 """Shapes that the first column of a block may be expected to have: see StreamWriter.block."""
 MOST_NUMBERS = 1 << 25
-"""Most numbers of a block, which bounds what a damaged or hostile stream can make us allocate."""
-
-
+"""Most numbers of a block, which bounds the memory that a damaged or hostile stream can ask for."""
 MOST_NUMBERS_OF_FILE: Final = 1 << 20, 128
 """Numbers that the streams of a file may stand for, and how many more for each of their bytes. The
 examples and forty adapters of a real model, at 1 % of fp16, hold 7 numbers to a byte. Streams that
@@ -183,7 +183,7 @@ class CodingRoom:
         self.counts = np.zeros((2, SYMBOLS), np.int64)
 
     def reserve(self, size: int) -> None:
-        """Make it that large; what is in it stays."""
+        """Make room for ``size`` steps; the steps that it holds stay."""
         if size > self.steps.size:
             grown = np.zeros(max(size, 2 * self.steps.size), np.uint16)
             grown[: self.steps.size] = self.steps
@@ -214,7 +214,7 @@ class StreamWriter:
         return _STATES.size + (int(self._meter[PRICE]) >> COST_BITS + 3)
 
     def integer(self, kind: Kind, value: int) -> None:
-        """Append a side integer; |value| < 2^29."""
+        """Append a side integer. Raises ValueError unless |value - kind.offset| < 2^30."""
         self._emit(kind, np.array([value], np.int64))
 
     def run(self, kind: Kind, values: NDArray[np.int64]) -> None:
@@ -228,17 +228,17 @@ class StreamWriter:
             self._first[kind] = int(values[0])
 
     def _emit(self, kind: Kind, values: NDArray[np.int64]) -> None:
-        if int(np.abs(values).max()) >= MOST_SIDE:
-            raise ValueError(f"side integer out of range: {values}")
-        self._reserve(values.size)
         values = values - kind.offset
+        if int(np.abs(values).max()) >= MOST_SIDE:
+            raise ValueError(f"side integer out of range: {values + kind.offset}")
+        self._reserve(values.size)
         emit_numbers(self._room.steps, self._meter, *_TABLES, kind.table, kind.shift, values)
 
     def block(self, block: Block, shape: int = NORMAL) -> None:
         """Append the columns, each with its class and shape.
 
-        shape: that the first column is expected to have, NORMAL or HEAVY; it may have another one,
-        which takes some bits more. Raises NumericalError for what no reader takes, see
+        shape: expected shape of the first column, NORMAL or HEAVY. Another shape takes some bits
+        more. Raises NumericalError for what no reader takes, see
         :meth:`Block.check`.
         """
         block.check()
@@ -266,7 +266,7 @@ class StreamWriter:
 
         drained: all that was taken out of the room, the last piece first.
         """
-        states = np.full(2, LEAST, np.uint64)
+        states = np.full(2, LEAST_STATE, np.uint64)
         words = []
         for piece in itertools.chain([self.drained()], drained):
             steps = np.frombuffer(piece, np.uint16)
@@ -342,7 +342,7 @@ class StreamReader:
     def _columns(
         self, count: int, columns: int, shape: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Spread classes and integers (columns, count) of the next block."""
+        """Return spread classes (columns,) and integers (columns, count) of the next block."""
         if self._decoder.passed:
             self.damaged(f"its end was passed with {count * columns} numbers still to come")
         if count * columns > MOST_NUMBERS:

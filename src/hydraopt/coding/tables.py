@@ -1,4 +1,4 @@
-"""Fixed tables of the entropy coder: the frequency of each symbol in each context.
+"""Fixed tables of the entropy coder: frequencies of the symbols of levels and side integers.
 
 A symbol 0 to 28 stands for the values -14 to 14, symbol 29 for any other value. A column of levels
 uses a table for each quantiser, chosen by its class and shape; each kind of side integer has one.
@@ -23,6 +23,7 @@ __all__ = [
     "ESCAPE",
     "FIRST_SPREAD",
     "FREQUENCIES",
+    "LEAST_STATE",
     "LEVEL_TABLES",
     "MIDDLE",
     "PRICES",
@@ -42,6 +43,8 @@ __all__ = [
 TOTAL_BITS: Final = 12
 TOTAL: Final = 1 << TOTAL_BITS
 """Sum of the frequencies of a table."""
+LEAST_STATE: Final = 1 << 16
+"""Least value of a coder's state, and its value where a chunk ends; part of the format."""
 MIDDLE: Final = 14
 """Symbol of the value 0, and largest value with a symbol."""
 ESCAPE: Final = 2 * MIDDLE + 1
@@ -85,17 +88,17 @@ class Kind(IntEnum):
 
 
 def shift_of(number: int) -> int:
-    """Return how many low bits of the levels of a class are raw."""
+    """Return the number of low bits of the levels of a class that are raw."""
     return 0 if number <= CLASSES else (number - CLASSES + 3) >> 2
 
 
 def half_of(shift: int) -> int:
-    """Return what is added to a value before its raw bits are cut off, so that symbols round."""
+    """Return the number added to a value before its raw bits are cut off, so that symbols round."""
     return 1 << shift >> 1
 
 
 def level_table(shape: int, number: int, quantiser: int) -> int:
-    """Return the table of a class of at least 1."""
+    """Return the index of the table of a class of at least 1."""
     if number <= CLASSES:
         return shape * _EACH + 2 * (number - 1) + quantiser
     return shape * _EACH + 2 * CLASSES + (number - CLASSES - 1) % 4
@@ -112,10 +115,11 @@ def _frequencies() -> NDArray[np.int32]:
 
 
 FREQUENCIES: Final = _frequencies()
-"""(tables, 30), in 1/4096; 0 for a value that is written as an escape."""
+"""(tables, 30), slots of each symbol out of 4096; 0 for a value that is written as an escape."""
 STARTS: Final = (np.cumsum(FREQUENCIES, axis=1) - FREQUENCIES).astype(np.int32)
-"""First slot of each symbol; it has as many as its frequency."""
+"""(tables, 30), first slot of each symbol, which has as many slots as its frequency."""
 COST_BITS: Final = 8
+"""Prices are in units of 2^-COST_BITS bits."""
 
 
 def _prices() -> NDArray[np.int32]:
@@ -125,7 +129,7 @@ def _prices() -> NDArray[np.int32]:
 
 
 PRICES: Final = _prices()
-"""Price of each symbol in 1/256 bit; 0 for a value that is written as an escape."""
+"""(tables, 30), price of each symbol in 1/256 bit; 0 for a value that is written as an escape."""
 
 
 @functools.cache
