@@ -97,7 +97,7 @@ typedef enum hydra_status {
     HYDRA_STOPPED = 11 /* the caller's own function asked for the end */
 } hydra_status;
 
-/* What went wrong: one or two sentences, what, where, what was got and expected, what to do. */
+/* An error. text: the problem, its place, actual and expected values, and a remedy. */
 typedef struct hydra_error {
     hydra_status status;
     char text[512];
@@ -135,9 +135,9 @@ typedef struct hydra_limits {
 
 /* Threads of the caller. run: calls body(work, 0) to body(work, count - 1), in any order and on any
  * threads, and returns when all of them have ended. hydra_keep_core without a bound then decodes
- * the chunks of the core by such calls, and once it was called, so are the chunks of a task; the
- * allocator must be callable from these threads, and each call may take as much memory as limits
- * leave at its start. */
+ * the chunks of the core in such calls. While the core is kept, hydra_ranks, hydra_read_factors,
+ * hydra_verify and exports decode the chunks of a task in the same way. The allocator must be
+ * callable from these threads. Each call may take as much memory as limits leave at its start. */
 typedef struct hydra_parallel {
     void (*run)(void *user, size_t count, void (*body)(void *work, size_t index), void *work);
     void *user;
@@ -201,7 +201,7 @@ typedef struct hydra_task_info {
     size_t tensors;          /* coded tensors that are no low-rank products */
     size_t carried;          /* tensors that are kept bit by bit */
     uint64_t stream_bytes;   /* of its own stream; tasks of equal content share one */
-    double harm_likely;      /* expected share of answers that change, or -1: nobody measured */
+    double harm_likely;      /* expected share of answers that change; -1: not measured */
     uint64_t carried_bytes;  /* of what is kept bit by bit, as it lies in the file */
 } hydra_task_info;
 

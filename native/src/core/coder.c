@@ -70,7 +70,7 @@ int hy_coder_ended(const hy_coder *c) {
     return c->x == LEAST && c->y == LEAST && c->at == c->size;
 }
 
-/* Up to sixteen bits. */
+/* Takes up to sixteen raw bits. */
 static HY_INLINE uint32_t raw(Live *s, uint32_t width) {
     uint32_t value = s->x & (((uint32_t)1 << width) - 1);
     s->x >>= width;
@@ -78,7 +78,7 @@ static HY_INLINE uint32_t raw(Live *s, uint32_t width) {
     return value;
 }
 
-/* A value that has no symbol: below 2^31. */
+/* Decodes a value that has no symbol; its magnitude is below 2^31. */
 static int32_t escaped(Live *s) {
     uint32_t width = raw(s, 5), high = width > 16 ? raw(s, width - 16) << 16 : 0;
     uint32_t folded = ((uint32_t)1 << width) + high + raw(s, width < 16 ? width : 16);
@@ -116,7 +116,7 @@ int32_t hy_coder_integer(hy_coder *c, int kind) {
     return (int32_t)value + OFFSET[kind];
 }
 
-/* One table: q halves the distance of a level from 0, as the second quantiser does. */
+/* Makes the table of a quantiser: integers of the second one, q = 1, are one step nearer to 0. */
 static void make_table(const uint16_t *row, int q, uint32_t *step, uint8_t (*symbol)[2]) {
     uint32_t start = 0, i;
     for (i = 0; i < HY_SYMBOLS; i++) {
@@ -157,8 +157,8 @@ static HY_INLINE uint32_t both_at(const hy_tables *t, uint32_t slot) {
     return t->symbol[slot][0] | (uint32_t)t->symbol[slot][1] << 8;
 }
 
-/* Columns whose numbers are symbols alone. The loop inside reads a word for each number whether or
- * not it is needed, as far as there are words. */
+/* Decodes a column whose numbers have no raw bits. The inner loop reads a word for each number,
+ * needed or not, while there are words. */
 static void plain_column(hy_coder *c, const hy_tables *t, uint32_t rows, int32_t *out) {
     Live s = live_of(c);
     uint32_t state = 0, i = 0;
@@ -187,7 +187,7 @@ static void plain_column(hy_coder *c, const hy_tables *t, uint32_t rows, int32_t
         s.x = x, s.y = y;
         s.at += (size_t)(p - start);
         if (i == rows) break;
-        if (symbol != ESCAPE || i == end) { /* no word is left: one number with care */
+        if (symbol != ESCAPE) { /* no word is left: one number with care */
             q = state & 1;
             slot = s.x & (HY_TOTAL - 1);
             symbol = t->symbol[slot][q];
@@ -204,7 +204,7 @@ static void plain_column(hy_coder *c, const hy_tables *t, uint32_t rows, int32_t
     keep(c, &s);
 }
 
-/* Columns whose numbers have raw bits. */
+/* Decodes a column whose numbers have raw bits. */
 static void fine_column(hy_coder *c, const hy_tables *t, uint32_t shift, uint32_t rows,
                         int32_t *out) {
     Live s = live_of(c);

@@ -25,7 +25,10 @@ static void decode_chunk(void *user, size_t place) {
     hy_source *own;
     context.env.used = 0;
     context.env.error = &outcome->error;
-    if (context.env.limits.memory) context.env.limits.memory -= w->b->env.used;
+    if (context.env.limits.memory) {
+        size_t left = context.env.limits.memory - w->b->env.used;
+        context.env.limits.memory = left ? left : 1; /* 0 would be no limit */
+    }
     own = hy_alloc(&context.env, 1, sizeof *own);
     outcome->status = outcome->error.status;
     if (!own) return;
