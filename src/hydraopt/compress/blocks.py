@@ -27,7 +27,7 @@ from hydraopt.compress.core import (
     Spaces,
     Vectors,
     decomposed,
-    nothing,
+    no_vectors,
 )
 from hydraopt.compress.family import Family
 from hydraopt.compress.spectrum import MOST_DIRECTIONS, ROUNDS, SPARE, Stacked
@@ -180,7 +180,9 @@ class WideCore:
 
     def over(self, basis: Basis, side: str) -> SharedSpace:
         """Return the space of an existing basis."""
-        return WideSpace(np.zeros(basis.q), *nothing(), None, basis.orthonormal.astype(np.float32))
+        return WideSpace(
+            np.zeros(basis.q), *no_vectors(), None, basis.orthonormal.astype(np.float32)
+        )
 
 
 class _Scatter:
@@ -248,7 +250,7 @@ def _wide(energy: Array, directions: Array, unit: float) -> WideSpace:
     sound = significant(energy, STORED_IN_FLOAT32, least=1e-300)
     keep = np.flatnonzero(sound)[::-1]
     values = np.sqrt(energy[keep]) * unit
-    return WideSpace(values, *nothing(), None, directions[:, keep].astype(np.float32))
+    return WideSpace(values, *no_vectors(), None, directions[:, keep].astype(np.float32))
 
 
 class BlockStore(CoreStore):

@@ -38,7 +38,7 @@ __all__ = [
     "Spaces",
     "Vectors",
     "decomposed",
-    "nothing",
+    "no_vectors",
     "part_of",
 ]
 
@@ -64,7 +64,7 @@ class SharedSpace:
     """Principal directions of one side over some tasks, strongest first.
 
     values (q,): weighted singular values, ``sigma_i^2 = sum_t w_t |dW_t v_i|^2``.
-    own: numbers of these tasks' vectors among the vectors [V_1 ... V_T] of all tasks, (S, ).
+    own (S,): indices of these tasks' vectors among the vectors [V_1 ... V_T] of all tasks.
     mix (S, q): the directions themselves are ``[V_1 ... V_T][:, own] mix``, (N, q).
     scale (S,): weighted singular values of the vectors ``own``.
     multiplied (sum r, q): coordinates ``V_t^T V`` of all tasks' vectors, one task below the other,
@@ -99,7 +99,7 @@ def _shared_space(
     scales: weighted singular values of the tasks whose space it is.
     needed: False if no direction is required where these tasks have no more in common than chance
         makes.
-    own: numbers of their vectors in ``stacked``.
+    own: indices of their vectors in ``stacked``.
     """
     d = np.concatenate(scales)
     unit = float(d.max(initial=0.0))
@@ -132,7 +132,7 @@ Spaces = tuple[SharedSpace, SharedSpace]
 
 @dataclass
 class Room:
-    """Bytes that may still be kept."""
+    """Number of bytes that may still be kept."""
 
     left: int
 
@@ -151,7 +151,7 @@ class KeptSpaces:
     held: dict[tuple[float, ...], Spaces] = field(default_factory=dict)
 
     def put(self, key: tuple[float, ...], spaces: Spaces, older: int) -> None:
-        """Keep ``spaces``, beside at most ``older`` of those before."""
+        """Keep ``spaces`` if there is room, and at most ``older`` earlier ones."""
         while len(self.held) > older:
             gone = self.held.pop(next(iter(self.held)))
             self.room.left += sum(x.nbytes for x in gone)
@@ -224,7 +224,7 @@ class ModuleCore:
         """Return the (left, right) shared spaces for task weights w_t, one per task of the module.
 
         needed: False if a space may be empty where tasks have no more in common than chance makes.
-        family: tasks whose directions these are; default all.
+        family: indices of the tasks whose directions these are; default all.
         """
         # Most passes differ in the price alone, so the last spaces are kept.
         key = (*weights, needed, *(() if family is None else family.tolist()))
@@ -254,10 +254,10 @@ class ModuleCore:
         """Return the space of an existing basis; its directions have no strength here."""
         stacked = self.U if side == "left" else self.V
         coordinates = stacked.T.astype(np.float64) @ basis.orthonormal
-        return SharedSpace(np.zeros(basis.q), *nothing(), coordinates)
+        return SharedSpace(np.zeros(basis.q), *no_vectors(), coordinates)
 
 
-def nothing() -> tuple[NDArray[np.int64], Array, Array]:
+def no_vectors() -> tuple[NDArray[np.int64], Array, Array]:
     """Return ``own``, ``mix`` and ``scale`` of a space that was not made of tasks' vectors."""
     return np.zeros(0, np.int64), np.zeros((0, 0)), np.zeros(0)
 

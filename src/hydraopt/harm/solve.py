@@ -35,35 +35,32 @@ from hydraopt.merging.solving import Options, passes_of, price_of, search
 from hydraopt.merging.weights import importances, weights_of
 from hydraopt.values import listed
 
-__all__ = [
-    "TRIALS",
-    "solve_by_harm",
-]
+__all__ = ["TRIALS", "solve_by_harm"]
 
 _STEPS: Final = (1 / 9, 1 / 3, 3.0, 9.0)
 """Prices of the trials for a size, over the one that meets it with all tasks alike."""
 _FIRST_ERROR: Final = 0.5
-"""The mean error of the first trial for a limit."""
+"""Mean error of the first trial for a limit."""
 _FINER: Final = 1 / 6
-"""Each later one has so much of the price before, each coarser one of the price behind."""
+"""Ratio of the price of a finer trial to the price of the trial before."""
 _MOST_TRIALS: Final = 9
 _MOST_COARSER: Final = 4
 _FALLS: Final = 0.95
-"""A coarser trial has at most so many of a stream's bytes, or there is no less to be had."""
+"""Largest ratio of a stream's bytes in a coarser trial to those before. Above it, trials end."""
 _CURVES: Final = 0.25
-"""Curves are kept where they take no more of the bytes that are left for what is coded."""
+"""Largest share of the bytes left for coded data that curves may take; else they are not kept."""
 _ROUNDS: Final = 3
-"""Times that a size is shared out and measured."""
+"""Number of times that a size is shared out and measured."""
 TRIALS: Final = 1 + len(_STEPS) + _ROUNDS
-"""Points of a curve for a size."""
+"""Number of points of a curve for a size."""
 _MOST_TRIES: Final = 8
 """Maximum number of rounds at chosen prices, for a limit."""
 _AIM, _MET = 0.85, 0.5
-"""Shares of a limit: where to aim, and from where on a task is left as it is."""
+"""Shares of a limit: harm that prices aim at, and harm from which a task's price is not raised."""
 _SLACK: Final = 1.05
 """Tolerance on the bytes that a task has a use for: a size is met by all tasks' prices together."""
 _BACK: Final = 1 / 2
-"""A task that is beyond its limit gets at most so much of the price that it had."""
+"""Largest ratio of the next price to the present one for a task beyond its limit."""
 
 
 def solve_by_harm(

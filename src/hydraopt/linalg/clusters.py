@@ -1,6 +1,6 @@
 """Choose the first centres of k-means++, for any distance.
 
-scipy.cluster.vq.kmeans2 has it for points alone: it cannot be given another distance.
+scipy.cluster.vq.kmeans2 accepts points only, and no other distance.
 """
 
 from __future__ import annotations
