@@ -1,4 +1,4 @@
-/* Numbers of a task for a caller who writes no adapter: pairs and tensors. */
+/* Gives the pairs and tensors of a task to the caller. */
 #include <string.h>
 
 #include "factors.h"
@@ -34,7 +34,7 @@ static hydra_status give_pair(void *user, hydra_bundle *b, uint32_t index, const
     return status;
 }
 
-/* A task that is no lossless one. */
+/* Finds a task; refuses a lossless one. */
 static hydra_status coded_task(hydra_bundle *b, hydra_task index, const hy_task **task) {
     HY_TRY(hy_task_of(b, index, task, b->env.error));
     if (!(*task)->lossless) return HYDRA_OK;

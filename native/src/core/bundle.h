@@ -70,7 +70,7 @@ typedef struct hy_key {
 
 /* Rank and scale in the config of a module. */
 typedef struct hy_kept {
-    uint32_t module, rank; /* module: not of the first, which stands for all that are not named */
+    uint32_t module, rank; /* module: unused in the first row, which is of all other modules */
     double scale;
 } hy_kept;
 
@@ -90,7 +90,7 @@ typedef struct hy_task {
     uint32_t key_count;
     const hy_json *json; /* of what follows: nodes, or 0 */
     uint32_t bias_scales, extra_kinds, metadata;
-    const hy_kept *kept; /* what an export keeps, NULL if it writes ranks of its own */
+    const hy_kept *kept; /* ranks that an export keeps; NULL: it takes those of the pairs */
     uint32_t kept_count;
 } hy_task;
 
@@ -210,7 +210,7 @@ hydra_status hy_add_config(hydra_bundle *b, const hy_json *json, uint32_t node);
 hydra_status hy_read_tasks(hydra_bundle *b, const hy_json *json, uint32_t table, uint32_t blob_base,
                            uint32_t blob_count, uint32_t stream_base, uint32_t content,
                            uint32_t config_base, uint32_t config_count);
-/* ranks.c: a task's column of that name; the row of one of its modules, NULL for a task without. */
+/* ranks.c: reads the column `ranks` of a task; finds the row of a module, NULL if it has none. */
 hydra_status hy_ranks_read(hydra_bundle *b, const hy_json *json, uint32_t node, hy_task *task);
 const hy_kept *hy_kept_of(const hy_task *task, uint32_t module);
 /* Tasks sorted, everything numbered by its first use. */
@@ -221,7 +221,7 @@ double hy_kl_of(unsigned code);
 
 /* What of several files is left out rather than refused. */
 typedef struct hy_tolerance {
-    int other_cores; /* tasks of other cores, without a word */
+    int other_cores; /* tasks of other cores, without an error */
     uint32_t kept; /* files from this one on, if something is wrong with them; HY_NONE: none */
     void (*left_out)(void *user, const hydra_error *error); /* is told what, or NULL */
     void *user;

@@ -57,7 +57,7 @@ typedef struct hy_source {
     uint32_t chunk_count, chunk, left; /* left: records of the chunk that are to be read */
     uint32_t record, record_count;     /* next record, and how many there are */
     uint64_t counted;                  /* numbers of the chunk so far */
-    int only_read;                     /* nobody wants the products: sides lack what is shared */
+    int only_read;                     /* products are not needed: sides lack what is shared */
     hy_coder coder;
 } hy_source;
 

@@ -1,4 +1,4 @@
-/* The chunks of a stream, decoded on the caller's threads. */
+/* Decodes the chunks of a stream on the caller's threads. */
 #include <string.h>
 
 #include "core.h"
@@ -6,7 +6,7 @@
 typedef struct {
     hydra_status status;
     hydra_error error;
-    size_t used; /* memory that the decoder of the chunk keeps */
+    size_t used; /* bytes that the decoded chunk keeps */
 } Outcome;
 
 typedef struct {

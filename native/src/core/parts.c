@@ -1,4 +1,4 @@
-/* How many parts the record of each module of a task has. */
+/* Counts the parts of each module of a task. */
 #include <string.h>
 
 #include "core.h"

@@ -1,4 +1,4 @@
-/* Ranks and scales that an export of a task keeps, by module. */
+/* Reads the column `ranks`: ranks and scales that an export of a task keeps, by module. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +15,7 @@ static int read_size(const hy_json *json, uint32_t node, hy_kept *kept) {
     return 1;
 }
 
-/* The values are plain, so that each is one node behind the one before. */
+/* Whether a node is a list of `size` values that have no children: one node each. */
 static int is_row(const hy_json *json, uint32_t node, uint32_t size) {
     return hy_kind(json, node) == HY_LIST && json->nodes[node].size == size &&
            hy_end(json, node) == node + 1 + size;

@@ -1,9 +1,9 @@
-/* Bundles that use what another one has read, checked and decoded. */
+/* Opens bundles that share the contents and the decoded core of another one. */
 #include <string.h>
 
 #include "core.h"
 
-/* What no call changes. */
+/* Takes over what no call changes. */
 static void borrow(hydra_bundle *b, const hydra_bundle *of) {
     b->origin = of;
     b->files = of->files, b->file_count = of->file_count;
@@ -18,7 +18,7 @@ static void borrow(hydra_bundle *b, const hydra_bundle *of) {
     b->env.where = of->file_count == 1 ? of->files->name : NULL;
 }
 
-/* Streams of its own, because calls count in them. */
+/* Copies the streams, because calls count in them. */
 static hydra_status copy_streams(hydra_bundle *b, const hydra_bundle *of) {
     uint32_t i;
     b->streams = hy_alloc(&b->env, of->stream_count, sizeof *b->streams);
@@ -31,7 +31,7 @@ static hydra_status copy_streams(hydra_bundle *b, const hydra_bundle *of) {
     return HYDRA_OK;
 }
 
-/* The core of `of`, with no task. */
+/* Leaves the core of `of` alone, without its tasks. */
 static hydra_status take_core(hydra_bundle *b, const hydra_bundle *of) {
     if (of->files->kind != HY_CORE)
         return hy_fail(&b->env, HYDRA_USAGE,

@@ -1,4 +1,4 @@
-/* Whether every byte is right. */
+/* Reads and checks every byte. */
 #include <string.h>
 
 #include "factors.h"
@@ -39,7 +39,7 @@ static hydra_status verify_blobs(hydra_bundle *b) {
     return HYDRA_OK;
 }
 
-/* Each stream once, by the first task that has it. */
+/* Reads each stream once, for the first task that has it. */
 static hydra_status verify_streams(hydra_bundle *b) {
     uint8_t *seen = hy_alloc(&b->env, b->stream_count, 1);
     hydra_status status = seen ? HYDRA_OK : b->env.error->status;

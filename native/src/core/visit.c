@@ -1,13 +1,13 @@
-/* Going over a task's stream, beside what is shared: kept, or decoded along with it. */
+/* Decodes a task's stream together with the shared one, unless the core is kept. */
 #include <string.h>
 
 #include "core.h"
 
-/* What is shared, as a visit needs it: kept by the bundle, or read on. */
+/* Access to the shared stream during a visit. */
 typedef struct {
     hydra_bundle *b;
     hy_source source;
-    int open;      /* the source is */
+    int open;       /* whether `source` is; 0 if the core is kept */
     hy_bases bases; /* of the module that was read last */
     hy_dense dense; /* of the tensor that was read last */
 } Shared;
@@ -70,7 +70,7 @@ static hydra_status common_of(Shared *shared, uint32_t tensor, const hy_dense **
     return HYDRA_OK;
 }
 
-/* Decodes the records of modules up to `end`; those before `first` are passed over. */
+/* Decodes the records of modules up to `end`, and calls the visitor from `first` on. */
 static hydra_status visit_modules(Shared *shared, hy_source *own, const hy_task *task,
                                   const hy_visitor *visitor, uint32_t first, uint32_t end) {
     hydra_bundle *b = shared->b;
@@ -101,7 +101,7 @@ typedef struct {
     const hy_visitor *visitor;
 } Visit;
 
-/* The modules of one chunk; what is shared needs no decoding. */
+/* Decodes the modules of one chunk; the core is kept, or there is none. */
 static hydra_status visit_span(void *user, hydra_bundle *b, hy_source *own, uint32_t end) {
     const Visit *visit = user;
     Shared shared;
@@ -176,7 +176,7 @@ hydra_status hy_visit(hydra_bundle *b, const hy_task *task, const hy_visitor *vi
 
 typedef struct {
     hy_core *core;
-    size_t before, most; /* bytes in use before, and how many more there may be; 0: any */
+    size_t before, most; /* bytes in use before; largest number of further bytes, 0 for any */
 } Keeper;
 
 static hydra_status read_span(void *user, hydra_bundle *b, hy_source *own, uint32_t end) {
@@ -200,7 +200,7 @@ static hydra_status read_span(void *user, hydra_bundle *b, hy_source *own, uint3
 static hydra_status read_core(hydra_bundle *b, hy_source *s, Keeper *keeper) {
     uint32_t records = b->module_count + b->entry_count;
     HY_TRY(hy_source_open(s, b, 0, records));
-    /* A bound counts what all chunks take. */
+    /* A bound counts the bytes of all chunks, so they are decoded one after another. */
     return keeper->most ? read_span(keeper, b, s, records)
                         : hy_each_chunk(b, s, records, read_span, keeper);
 }
