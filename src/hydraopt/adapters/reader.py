@@ -264,7 +264,7 @@ def _read_files(source: Source, name: str, base_model: str | None, alpha: float 
 
 
 def _check_texts(source: Source, texts: Iterable[str]) -> None:
-    """Names that a bundle has no room for, or that would hide something in a terminal."""
+    """Refuse names that a bundle cannot hold, or that would hide something in a terminal."""
     for text in texts:
         if len(text) > _LONGEST or not text.isprintable():
             refuse(

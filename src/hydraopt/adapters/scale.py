@@ -68,7 +68,7 @@ class ScaleRule:
         return int(self._find(self._ranks, path, self.r))
 
     def scale(self, path: str) -> float:
-        """Scale of the module at path."""
+        """Return the scale of the module at path."""
         r, alpha = self.rank(path), float(self._find(self._alphas, path, self.alpha))
         return alpha / math.sqrt(r) if self.rslora else alpha / r
 

@@ -159,7 +159,7 @@ def _ended(number: int, _frame: object) -> None:
 
 
 def main() -> None:
-    """Entry point of the ``hydraopt`` command."""
+    """Run the ``hydraopt`` command."""
     gc.set_threshold(_YOUNG)
     end_in_order()
     open_streams()

@@ -146,7 +146,7 @@ class DenseRecord:
                 block.check(adapter, module)
 
     def numbers(self, whole: int, bounded: bool) -> int:
-        """Numbers that the record stands for, of a tensor of ``whole``; see :func:`read_dense`."""
+        """Count the numbers of a record of a tensor of ``whole``; see :func:`read_dense`."""
         own = 0 if self.parts is None else self.parts.numbers
         if not bounded:
             return whole + own

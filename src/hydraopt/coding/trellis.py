@@ -85,7 +85,7 @@ def quantise(
     choices: NDArray[np.int32],
     paths: NDArray[np.uint8],
 ) -> None:
-    """Levels of one column with the least ``sum (x - reconstruction)^2 + lam * bits``.
+    """Compute the levels of a column with the least ``sum (x - reconstruction)^2 + lam * bits``.
 
     x: (N,) in steps. lam: squared steps per bit; at the optimum about 0.28 (2 ln 2 times the mean
     squared error of the trellis). bits: (2, K+1), the expected cost of |level| = 0..K in each

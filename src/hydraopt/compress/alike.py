@@ -53,7 +53,7 @@ class Alike:
 
 
 def steps(classes: Classes, numbers: int) -> Array:
-    """Lengths, in steps, of columns of ``numbers`` entries at the given spread classes."""
+    """Return lengths, in steps, of columns of ``numbers`` entries at the given spread classes."""
     lengths: Array = np.sqrt(numbers) * spread_of(classes)
     return lengths
 

@@ -205,7 +205,7 @@ class ModuleCore:
         return slice(self._edges[i], self._edges[i + 1])
 
     def thin(self, i: int) -> Thin:
-        """Thin SVD of the i-th task of this module, float64."""
+        """Return the thin SVD of the i-th task of this module, float64."""
         own = self.vectors_of(i)
         return Thin(self.U[:, own].astype(np.float64), self.s[i], self.V[:, own].astype(np.float64))
 

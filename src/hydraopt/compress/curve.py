@@ -51,12 +51,12 @@ def tables() -> tuple[Array, Array]:
 
 
 def rate_of(classes: NDArray[np.int64]) -> Array:
-    """Bits a number at the given spread classes (clipped to the table)."""
+    """Return bits per number at the given spread classes (clipped to the table)."""
     return tables()[0].take(classes, mode="clip")
 
 
 def noise_of(classes: NDArray[np.int64]) -> Array:
-    """Relative squared noise, bias undone, at the given spread classes (clipped to the table)."""
+    """Return the relative squared noise, bias undone, at spread classes (clipped to the table)."""
     return tables()[1].take(classes, mode="clip")
 
 
@@ -76,7 +76,7 @@ class Curve:
 
 @functools.cache
 def _side_hull() -> tuple[NDArray[np.int64], Array, Array]:
-    """Classes on the lower convex hull of (rate, noise), with their rates and noises."""
+    """Return the classes on the lower convex hull of (rate, noise), with rates and noises."""
     classes = np.arange(FIRST_CLASS, LAST_CLASS + 1)
     rate, noise = rate_of(classes), noise_of(classes)
     hull: list[int] = []

@@ -39,14 +39,14 @@ _SAVES: Final = 0.98
 
 @functools.cache
 def tables() -> tuple[Array, Array, Array]:
-    """Logarithms (to 2) of spreads in steps; bits a number and log of the error left at each."""
+    """Return log2 of spreads in steps, and bits per number and log of the error left at each."""
     classes = np.arange(LAST_CLASS + 1)
     noise = noise_of(classes)
     return np.log2(spread_of(classes)), rate_of(classes), np.log2(noise / (1 + noise))
 
 
 def spent(squares: Array, rows: int, step: float) -> tuple[float, float]:
-    """About the bits of columns (k,) of ``rows`` numbers each, and the squared error left.
+    """Estimate the bits of columns (k,) of ``rows`` numbers each, and the squared error left.
 
     squares: squared norms of the columns.
     """

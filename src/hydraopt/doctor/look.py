@@ -184,7 +184,7 @@ def _writable(what: str, folder: Path, do: str) -> Symptom:
 
 
 def _base(base: str) -> Symptom:
-    """Headers alone are read, whatever the base's size."""
+    """Check the base model by the headers of its files alone."""
     from hydraopt.adapters.basefiles import open_base
 
     try:

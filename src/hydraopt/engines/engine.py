@@ -33,7 +33,7 @@ class Engine(Protocol):
     def memory(self) -> int | None: ...
 
     def most(self) -> int:
-        """Maximum number of workers."""
+        """Return the maximum number of workers."""
         ...
 
     def pool(self, size: int, after: Callable[[], None]) -> Pool:

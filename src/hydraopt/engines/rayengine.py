@@ -109,7 +109,7 @@ def _disconnect() -> None:
 
 
 def cpus() -> int:
-    """Cores of the cluster."""
+    """Return the number of cores of the cluster."""
     return max(int(ray.cluster_resources().get("CPU", 1)), 1)
 
 

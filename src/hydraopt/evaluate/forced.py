@@ -49,7 +49,7 @@ class Forced:
 
     @classmethod
     def empty(cls, rows: int) -> Forced:
-        """Zeros, to be filled."""
+        """Return zeros, to be filled."""
         loss, tokens, divergence, agreement = np.zeros((4, rows))
         return cls(loss, tokens, divergence, agreement, [()] * rows)
 
@@ -94,7 +94,7 @@ class Forced:
         return made
 
     def exact(self, items: Sequence[Encoded]) -> Numbers:
-        """1 where greedy decoding writes the item's target, (rows,)."""
+        """Return 1 where greedy decoding writes the item's target, (rows,)."""
         pairs = zip(self.written, items, strict=True)
         return np.array([float(mine == item.target) for mine, item in pairs])
 
@@ -203,7 +203,7 @@ def _written(best: Sequence[int], target: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _logits(model: Any, placed: Placed, batch: Batch) -> Tensor:
-    """Logits at the target positions, (N, vocabulary)."""
+    """Return the logits at the target positions, (N, vocabulary)."""
     with attached(model, placed):
         hidden = hidden_states(model, batch)
     return logits_of(model, hidden, placed)

@@ -95,7 +95,7 @@ def _slots(answer: str, row: TaskExample, language: str) -> Sequence[float]:
 
 
 def _pieces(text: str, language: str) -> list[str]:
-    """Words; characters where words have no spaces between them."""
+    """Return words, or characters where words have no spaces between them."""
     words = text.split()
     return list("".join(words)) if language in ("zh", "ja") else words
 

@@ -250,7 +250,7 @@ def _both(
 def _longer(
     one: Sequence[tuple[int, ...]], two: Sequence[tuple[int, ...]]
 ) -> list[tuple[int, ...]]:
-    """Two beginnings of the same answers: row by row the one that knows more."""
+    """Return the longer of two beginnings of the same answers, row by row."""
     return [max(pair, key=len) for pair in zip(one, two, strict=True)]
 
 

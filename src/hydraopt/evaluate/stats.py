@@ -39,7 +39,7 @@ def paired_difference(
     draws: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """``total(new) - total(old)`` over rows drawn with replacement, the same rows for both.
+    """Return ``total(new) - total(old)`` over rows drawn with replacement, the same for both.
 
     old, new: (rows, numbers) as of hydraopt.evaluate.metrics. Source: Efron and Tibshirani 1993, An
     Introduction to the Bootstrap, the percentile interval; Koehn 2004 for paired test sets.

@@ -117,7 +117,7 @@ class MlxConfig:
 def mlx_adapter(
     task: TaskAdapter, dtype: str = "same", base: str | os.PathLike[str] | None = None
 ) -> tuple[MlxConfig, dict[str, RawTensor]]:
-    """Config and tensors of the task as mlx-lm takes them; see :func:`export_mlx`.
+    """Return config and tensors of the task for mlx-lm; see :func:`export_mlx`.
 
     The scale of the config is that of all modules, if they share one; else 1, and each module's own
     is inside lora_b. Ranks are padded with zeros to the largest.

@@ -211,7 +211,7 @@ def _name(
 def _missing(
     task: TaskAdapter, tensors: Mapping[str, Array], rank: int, inputs: Inputs | None
 ) -> dict[str, Array]:
-    """Zeros for inputs that the model needs and the task has nothing for."""
+    """Return zeros for inputs that the model needs and the task does not have."""
     zeros: dict[str, Array] = {}
     for (path, half), x in (inputs or {}).items():
         if not x.required or x.name in tensors:

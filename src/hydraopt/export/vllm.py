@@ -85,7 +85,7 @@ class VllmConfig:
 def vllm_adapter(
     task: TaskAdapter, dtype: object = "same", base: str | os.PathLike[str] | None = None
 ) -> tuple[VllmConfig, dict[str, RawTensor]]:
-    """Config and tensors of the task as vLLM takes them; see :func:`export_vllm`.
+    """Return config and tensors of the task for vLLM; see :func:`export_vllm`.
 
     All modules have one rank, the least of :data:`RANKS` that holds them, padded with zeros, which
     changes no product; lora_alpha equals it, so the scale is 1.

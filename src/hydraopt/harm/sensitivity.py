@@ -179,7 +179,7 @@ def self_written(
 
 
 def sensitivities(seen: Iterable[Activations], factors: TaskFactors) -> dict[str, float]:
-    """By module path, what a unit of squared Frobenius error does there, for hydraopt.merge.
+    """Return by module path the effect of a unit of squared Frobenius error, for hydraopt.merge.
 
     With the thin SVD dW = U diag(s) V^T: noise N on the input side, E = U diag(s) N^T, gives
     E[(g^T E x)^2] = |diag(s) U^T g|^2 |x|^2 for N of unit variance, and |E|^2 = n |s|^2; the output

@@ -50,7 +50,7 @@ class StoredCurves(HarmJudge):
         self._tasks = {x.name: x for x in manifest.tasks if len(x.curve) > 1}
 
     def tasks(self) -> frozenset[str]:
-        """Names of the tasks that have a curve."""
+        """Return the names of the tasks that have a curve."""
         return frozenset(self._tasks)
 
     def measure(

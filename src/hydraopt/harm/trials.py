@@ -154,7 +154,7 @@ class Trials:
         return [(task.name, task.content) for task in tasks if task.content is not None]
 
     def report(self, stage: str, done: int, total: int) -> None:
-        """Report a stage of the present round as a part of the whole. A Progress.
+        """Report a stage of the present round as a part of the whole; this is a Progress.
 
         The count is of whole rounds, so that the time left is estimated from rounds with everything
         in them: nothing before the first is done, and never from a pass alone.

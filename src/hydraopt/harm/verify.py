@@ -1,8 +1,7 @@
-"""Measuring harm again: what a bundle's tasks do to their originals' answers, beside what it says.
+"""Measure the harm of a bundle's tasks again, and compare it with the stated harm.
 
-What is stated is a share of few answers, and what is measured one of few again, of other prompts
-perhaps. So a task is called worse than stated only where its share is beyond what chance explains:
-see :func:`most_likely`.
+Both are shares of few answers, perhaps to different prompts. So a task counts as worse than stated
+only if chance does not explain the difference: see :func:`most_likely`.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from hydraopt.progress import Progress, silent
 __all__ = ["HarmReport", "TaskHarm", "most_likely", "verify_harm"]
 
 DEVIATIONS: Final = 3.0
-"""Standard deviations that chance is granted: of forty tasks that are as stated, one in twenty such
-sets has a task beyond them."""
+"""Number of standard deviations that count as chance. Of sets of forty tasks that are as stated,
+one in twenty has a task beyond them."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class TaskHarm:
         return self.most is None or self.measured.likely <= self.most
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON values."""
         measured = asdict(self.measured)
         del measured["held_out"]
         stated = None if self.stated is None else asdict(self.stated)

@@ -14,7 +14,7 @@ __all__ = ["Bases", "Basis", "symmetric_inverse"]
 
 
 def symmetric_inverse(gram: Array) -> Array:
-    """Inverse of a symmetric positive matrix, (k, k); the pseudo-inverse where it is singular."""
+    """Return the inverse of a symmetric positive (k, k), or its pseudo-inverse if singular."""
     values, vectors = np.linalg.eigh(gram)
     sound = significant(values, GRAM)
     kept = vectors[:, sound]
@@ -44,7 +44,7 @@ class Basis:
         return symmetric_inverse(self.vectors.T @ self.vectors)
 
     def coordinates(self, x: Array) -> Array:
-        """Least-squares coordinates (q, k) of the columns of ``x`` (N, k)."""
+        """Return least-squares coordinates (q, k) of the columns of ``x`` (N, k)."""
         coordinates: Array = self.inverse @ (self.vectors.T @ x)
         return coordinates
 

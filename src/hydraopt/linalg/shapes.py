@@ -30,11 +30,11 @@ class Factors:
         return cls(b.astype(np.float64), a.astype(np.float64))
 
     def squared_norm(self) -> float:
-        """Squared Frobenius norm, without forming (m, n)."""
+        """Return the squared Frobenius norm, without forming (m, n)."""
         return float(np.sum((self.B.T @ self.B) * (self.A @ self.A.T)))
 
     def inner(self, other: Factors) -> float:
-        """Frobenius inner product with another low-rank matrix of the same (m, n)."""
+        """Return the Frobenius inner product with another low-rank matrix of the same (m, n)."""
         return float(np.sum((self.B.T @ other.B) * (self.A @ other.A.T)))
 
 

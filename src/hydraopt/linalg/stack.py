@@ -74,7 +74,7 @@ def _roots(rows: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
 
 
 def inverses(grams: Array) -> Array:
-    """Inverses of symmetric positive matrices (T, k, k); pseudo-inverses where they are singular.
+    """Return inverses of symmetric positive matrices (T, k, k); pseudo-inverses if singular.
 
     As :func:`hydraopt.linalg.basis.symmetric_inverse` of each.
     """

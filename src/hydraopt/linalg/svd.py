@@ -11,7 +11,9 @@ __all__ = ["halved", "in_range", "thin"]
 
 
 def thin(B: Array, A: Array) -> Thin:
-    """Thin SVD of ``B A`` through the small core; rank cut at eps * max(m, n) * s_0, signs fixed.
+    """Return the thin SVD of ``B A`` by the small core.
+
+    The rank is cut at eps * max(m, n) * s_0, and signs are fixed.
 
     B (m, r), A (r, n). The largest entry of each column of V is positive, so that equal products
     give equal factors. O((m + n) r^2 + r^3); never forms (m, n). Exact zeros give k = 0.

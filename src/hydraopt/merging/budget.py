@@ -51,7 +51,7 @@ def _written(limit: object) -> str:
 
 
 def parse_size(text: str | int, fp16_bytes: int) -> int:
-    """Bytes of "5%" (of the inputs' fp16 bytes), "3MB" (10^6), "3MiB" (2^20) or a plain number.
+    """Return bytes of "5%" (of the fp16 bytes), "3MB" (10^6), "3MiB" (2^20) or a plain number.
 
     Raises UsageError for anything else, and for less than a byte.
     """

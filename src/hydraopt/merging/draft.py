@@ -135,7 +135,7 @@ class Course:
 
 
 def legs_of(modules: int) -> Iterator[range]:
-    """Long legs first, single modules last: what these miss by is what the pass will miss by."""
+    """Yield long legs first and single modules last, whose misses are those of the pass."""
     start = 0
     while start < modules:
         stop = start + max((modules - start) // _LEG, 1)

@@ -31,7 +31,7 @@ class JoinedFactors:
 
 
 def joined(sets: Sequence[MergeSet], base_model: str | None) -> MergeSet:
-    """One merge set of the tasks of all, whose names differ.
+    """Return one merge set of the tasks of all sets, whose names differ.
 
     Raises AlignmentError where two mean different modules by one path.
     """

@@ -60,7 +60,7 @@ class LoadedAdapters:
 def load(
     adapters: StrPath | Iterable[StrPath | Adapter], same_base: bool, alpha: float | None
 ) -> LoadedAdapters:
-    """Adapters from paths, globs and NAME=PATH strings, beside those that are read already.
+    """Read adapters from paths, globs and NAME=PATH strings; keep those that are read already.
 
     Raises UsageError for two of one name, and what :func:`hydraopt.read_adapters` raises.
     """

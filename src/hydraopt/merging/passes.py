@@ -178,7 +178,7 @@ class Passes(Closing):
         return chosen, threads
 
     def energies(self) -> Array:
-        """Squared Frobenius norms, (contents, items)."""
+        """Return squared Frobenius norms, (contents, items)."""
 
         def once() -> Array:
             energies = np.zeros((self._contents, self._items))
@@ -192,7 +192,7 @@ class Passes(Closing):
         return self._steadily(once)
 
     def estimate(self, price: float, weights: Array) -> Array:
-        """Bits that the planner expects of each item at a price; no number is rounded.
+        """Estimate the bits of each item at a price; no number is rounded.
 
         weights: as for :meth:`run`.
         """
@@ -233,7 +233,7 @@ class Passes(Closing):
     def _written(
         self, price: float, weights: Array, stage: str, course: Course | None
     ) -> tuple[_Tally, bytes, Laid]:
-        """All items at a price, mended by a course; the shared stream, and each content's."""
+        """Write all items at a price, mended by a course: the shared stream, and each content's."""
         if not all(self._blocks):
             self.energies()
         workers = range(self._pool.size)
@@ -267,7 +267,7 @@ class Passes(Closing):
         course: Course | None,
         tally: _Tally,
     ) -> None:
-        """Items at one price; when they are written, the tally has the size of the streams."""
+        """Encode items at one price; written ones give the tally the size of the streams."""
         writing: deque[list[PendingResult]] = deque()
         bits = course.bits if course else np.zeros(self._items)
         asked = (
@@ -300,14 +300,14 @@ class Passes(Closing):
             yield index, answer.result(), answer
 
     def _map(self, method: str, asked: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-        """(item, result) in order; each question starts with its item."""
+        """Yield (item, result) in order; each question starts with its item."""
         for index, answer in self._ahead(method, asked):
             yield index, answer.result()
 
     def _ahead(
         self, method: str, asked: Iterable[tuple[Any, ...]], parts: int = 0
     ) -> Iterator[tuple[int, PendingResult]]:
-        """(item, answer) in order, asked for ahead by at most a few items."""
+        """Yield (item, answer) in order; at most a few items are asked for ahead."""
         with self._libraries.limit(limits=1, user_api="blas"):
             waiting: deque[tuple[int, PendingResult]] = deque()
             ahead = (_AHEAD if parts else _MANY_AHEAD) * self._pool.size

@@ -74,7 +74,7 @@ def engine_of(workers: int | Engine | None) -> Engine:
 
 
 def workers_for(engine: Engine, numbers: int, items: int) -> int:
-    """Workers of a job about so many numbers, in so many modules and coded tensors."""
+    """Return the workers of a job by its numbers of values, modules and coded tensors."""
     size = min(engine.most(), items)
     return max(size if engine.remote else min(size, 1 + numbers // WORTH), 1)
 

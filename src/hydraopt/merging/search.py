@@ -183,7 +183,7 @@ def _same_bytes(before: Trial[D], trial: Trial[D]) -> bool:
 
 
 def coded_bits(budget: Size, fixed: int) -> float:
-    """Bits that the planner may expect of what is coded, in a file of the wanted size."""
+    """Return the bits that coded data may take in a file of the wanted size."""
     return 8 * max(_SIZE_AIM * budget.limit - fixed, 1.0) / _CODED
 
 

@@ -93,14 +93,14 @@ def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
 
 
 def solve_at(job: Job, price: float, options: Options) -> Draft:
-    """One pass at a price of a bit, whatever comes out."""
+    """Run one pass at a price of a bit, whatever its result."""
     with passes_of(job, options) as passes:
         weights = weights_for(passes, job, options)
         return passes.run(price, weights.whole, weights.counting)
 
 
 def solve_kept(job: Job, price: float, options: Options, kept: Mapping[str, KeptError]) -> Draft:
-    """One pass at a price of a bit; more, if tasks need a price of their own to keep their errors.
+    """Run one pass at a price of a bit; more, if tasks need own prices to keep their errors.
 
     kept: by task. The strictest one counts of tasks that share a content.
     """
@@ -188,7 +188,7 @@ def search(
 
 
 def price_of(budget: MeanError | WorstError, job: Job, weights: Weights) -> float:
-    """About the price of a bit at which the errors are what ``budget`` permits.
+    """Estimate the price of a bit at which the errors are what ``budget`` permits.
 
     Where all numbers are coded finely, each has a noise that counts price / (2 ln 2), as a Gaussian
     source's has; so the relative error of a task is the root of the price times a constant of its
@@ -217,7 +217,7 @@ def _by_content(job: Job, kept: Mapping[str, KeptError]) -> dict[int, KeptError]
 
 
 def _errors(job: Job, draft: Draft) -> dict[int, float]:
-    """By content, the error that its tasks would state."""
+    """Return the error that the tasks of each content would state."""
     tasks = dataclasses.replace(job, told=None).manifest(draft).tasks
     return {task.content: task.error for task in tasks if task.content is not None}
 

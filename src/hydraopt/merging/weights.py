@@ -194,7 +194,7 @@ def sensed(sensitivity: Sensed) -> Sensitivity:
 
 
 def importances(pieces: MergeSet, given: Mapping[str, float], worst: bool = False) -> Array:
-    """(contents,), the sum over the tasks that share a content; 1 for a task that is not given.
+    """Return (contents,), sums over tasks that share a content; 1 for a task that is not given.
 
     worst: the largest of them instead, for where the worst task counts and no sum. Raises
     UsageError as :func:`check_importance` does.
@@ -234,7 +234,7 @@ def _positive(value: object) -> float | None:
 def task_weights(
     energies: Array, importance: Array, measure: Measure, norm: float | None = None
 ) -> Array:
-    """``w_c = importance_c / |dW_c|^(2 relative)``, (contents,).
+    """Return ``w_c = importance_c / |dW_c|^(2 relative)``, (contents,).
 
     energies: (contents, modules), squared Frobenius norms. In all the weights are as if relative
     errors counted, so that a price means the same in every measure. norm: with the |dW| of a middle
@@ -253,7 +253,7 @@ def task_weights(
 
 
 def _by_size(norms: Array, middle: float, measure: Measure) -> Array:
-    """Weights of tasks of these norms, (contents,), of the importance 1."""
+    """Return the weights of tasks of these norms, (contents,), of the importance 1."""
     size = np.clip(norms / middle, 1 / measure.farthest, measure.farthest)
     weights: Array = size ** (2 - 2 * measure.relative) / norms**2
     return weights

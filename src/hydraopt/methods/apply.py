@@ -236,7 +236,7 @@ class _Stored:
         return RawTensor(key, held.dtype, held.shape, held.source, held.read)
 
     def module(self, adapter: Adapter, merged: Merged, t: int) -> tuple[LowRankModule, float]:
-        """Task t's module, and its alpha."""
+        """Return task t's module, and its alpha."""
         old = adapter.modules[self._path]
         factors = merged.factors[t]
         r = factors.A.shape[0]
@@ -274,7 +274,7 @@ def _adapter(
 
 
 def _config(adapter: Adapter, modules: Mapping[str, tuple[LowRankModule, float]]) -> dict[str, Any]:
-    """adapter_config.json by which PEFT gives each module its rank and its alpha."""
+    """Return the adapter_config.json by which PEFT gives each module its rank and alpha."""
     wanted: dict[str, tuple[int, float]] = {}
     for path, (module, alpha) in modules.items():
         key = parse(module.a.name)

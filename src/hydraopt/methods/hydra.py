@@ -295,7 +295,7 @@ class _Problem:
         return labels, g
 
     def _objective(self, V: Array, H: Array, labels: Labels, g: Array) -> float:
-        """From the residuals themselves: a difference of norms is blind to small errors."""
+        """Compute the error from the residuals; a difference of norms is blind to small errors."""
         along = self.A @ V
         outside = self.A - along @ V.T
         lost = np.sum(np.sum(self.B**2, axis=1) * np.sum(outside**2, axis=2), axis=1)

@@ -281,7 +281,7 @@ def _rows_each(x: Tensor, tasks: int, name: str) -> int:
 
 
 def _added(output: Tensor, change: Tensor) -> Tensor:
-    """Their sum; in place where no gradient needs the output, which is the module's own."""
+    """Return the sum; in place where no gradient needs the output, which is the module's own."""
     if torch.is_grad_enabled() and (output.requires_grad or change.requires_grad):
         return output + change
     return output.add_(change)

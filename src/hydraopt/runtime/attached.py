@@ -341,7 +341,7 @@ class Attached:
         return chosen
 
     def _hook(self, name: str) -> None:
-        """See that the module of that name asks for what is selected."""
+        """Register a hook on the module of that name that applies the selection."""
         if name in self._handles:
             return
 

@@ -141,7 +141,7 @@ class ModelEngine:
         done.result()
 
     def hurry(self, seconds: float) -> None:
-        """End, with the reason "closing", whatever is not answered in that time."""
+        """End unanswered requests after that time, with the reason "closing"."""
         self._until = time.monotonic() + seconds
 
     def stop(self, seconds: float | None = None) -> bool:
@@ -285,7 +285,7 @@ class ModelEngine:
         self._memory, self._decodes = self._attached.memory(), self._attached.stats.decodes
 
     def _change(self) -> None:
-        """Let others take the place of what is attached, as far as they can."""
+        """Replace the attached tasks by others, as far as possible."""
         while self._changes:
             make, done = self._changes.popleft()
             new = None

@@ -128,7 +128,7 @@ class _Limited(H11Protocol):
         self._refuse(ApiError(408, f"the {what} did not come within {seconds:g} s", "timeout"))
 
     def _refuse(self, error: ApiError) -> None:
-        """Say so where nothing was said yet, and close."""
+        """Send the error unless an answer has begun, and close the connection."""
         if self.cycle is not None and not self.cycle.response_complete:
             # Whoever reads the body sees that nobody is there any more.
             self.cycle.disconnected = True
