@@ -50,7 +50,7 @@ int hy_coder_passed(const hy_coder *coder);
 /* Whether the coder is where the encoder started: at the chunk's end, with nothing left. */
 int hy_coder_ended(const hy_coder *coder);
 
-/* Decodes the next side integer of a kind; |value| < 2^30. Sets `damaged` for what no writer writes. */
+/* Decodes the next side integer of a kind. Sets `damaged` for what no writer writes. */
 int32_t hy_coder_integer(hy_coder *coder, int kind);
 
 /* Decodes the next column of a block, `rows` integers, into out. class_of, shape: those of the
