@@ -344,6 +344,14 @@ def test_the_writer_refuses_what_no_reader_takes() -> None:
         StreamWriter().block(Block(wide, wide, np.zeros(2, np.int64)))
 
 
+@pytest.mark.parametrize(
+    "number", [2.0**27 + 4, -(2.0**31), 2.0**32, 2.0**60, 1e308, np.inf, np.nan]
+)
+def test_a_number_that_no_block_holds_is_refused(number: float) -> None:
+    with pytest.raises(NumericalError):
+        quantise_block(np.array([[1.0, 0.0], [number, 1.0], [2.0, 3.0]])).check()
+
+
 @pytest.mark.parametrize("exponent", [6401, -6401])
 def test_a_coefficient_that_no_reader_takes_is_refused(exponent: int) -> None:
     record = BasisRecord(quantise_block(np.ones((4, 1))), np.array([exponent], np.int64))

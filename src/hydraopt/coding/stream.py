@@ -141,11 +141,22 @@ class Block:
             )
 
 
+_FAR: Final = 2.0**29
+"""Steps that 32 bits hold and :meth:`Block.check` refuses."""
+
+
 def quantise_block(x: NDArray[np.float64]) -> Block:
-    """Quantise ``x`` (N, k), in steps, column by column; spreads follow from the columns' RMS."""
+    """Quantise ``x`` (N, k), in steps, column by column; spreads follow from the columns' RMS.
+
+    :meth:`Block.check` refuses the result if a number is too large, infinite or NaN.
+    """
     count, columns = x.shape
     by_column = np.ascontiguousarray(x.T, dtype=np.float64)
-    rms = np.sqrt(np.einsum("jn,jn->j", by_column, by_column) / max(count, 1))
+    squares = np.einsum("jn,jn->j", by_column, by_column)
+    if not squares.max(initial=0) < _FAR**2:
+        by_column = np.clip(np.nan_to_num(by_column, nan=_FAR), -_FAR, _FAR)
+        squares = np.einsum("jn,jn->j", by_column, by_column)
+    rms = np.sqrt(squares / max(count, 1))
     spreads = spread_classes(rms)
     levels = np.empty((columns, count), np.int32)
     integers = np.empty((columns, count), np.int32)
