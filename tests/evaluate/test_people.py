@@ -64,6 +64,8 @@ def test_probes_need_no_tasks_and_compare_with_the_original(adapter, bundle, bas
         assert list(by_set) == ["original", bundle.name]
         assert "change" not in by_set["original"]["all"]
         assert by_set[bundle.name]["all"]["change"]["flips"] <= head["items"][probe]
+    flips = [x[bundle.name]["all"]["change"]["flips"] for x in task["probes"].values()]
+    assert any(flips)
 
 
 def test_a_table_for_people(adapter, bundle, base) -> None:
