@@ -1,4 +1,4 @@
-/* What the records of a task give: factors and tensors in their dtypes. */
+/* Factors and tensors of a task, in their dtypes. */
 #ifndef HYDRA_FACTORS_H
 #define HYDRA_FACTORS_H
 
@@ -9,11 +9,11 @@
 /* Stores `count` doubles in a float dtype, little-endian, rounded to nearest, ties to even; 0 if
  * one of them is too large for it. stride: numbers from one's place to the next one's. */
 int hy_store(int dtype, const double *values, size_t count, size_t stride, uint8_t *out);
-/* The same of what is clipped to the largest number of the dtype. */
+/* As hy_store, of values that are first clipped to the largest number of the dtype. */
 void hy_store_clipped(int dtype, double *values, size_t count, uint8_t *out);
 /* The number at `data` of a float dtype, through float32. */
 double hy_load(int dtype, const uint8_t *data);
-/* The dtype of factors that a caller asked for, of a task whose own is `own`. */
+/* The dtype of factors for a caller's choice and the task's own dtype. */
 int hy_dtype_of(hydra_dtype asked, int own);
 
 /* ---- factors.c ------------------------------------------------------------------------------ */
@@ -24,7 +24,7 @@ typedef struct hy_factors {
     uint8_t *b, *a;
 } hy_factors;
 
-/* The product over `scale`, its two norms balanced; scale 0 gives zeros. The product is used up.
+/* Divides a product by `scale` and balances its norms; scale 0 gives zeros. The product is used up.
  * hy_factors_into: into b and a, which have room. */
 hydra_status hy_factors_of(hy_factors *factors, hy_env *env, hy_product *product, int dtype,
                            double scale, const hy_task *task, const hy_module *module);
@@ -34,7 +34,7 @@ void hy_factors_close(hy_factors *factors, hy_env *env, const hy_module *module,
 
 /* ---- tensors.c ------------------------------------------------------------------------------ */
 
-/* A tensor to be written. data: of it, or NULL for what `pair` gives. */
+/* A tensor to be written. data: its bytes; NULL: A or B (`half`) of the pair `pair`. */
 typedef struct hy_tensor {
     hy_slice name; /* in the arena */
     int dtype;

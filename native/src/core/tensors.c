@@ -1,4 +1,4 @@
-/* Tensors beside the low-rank pairs, unpacked and decoded. */
+/* Unpacks and decodes tensors beside the low-rank pairs. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,7 +52,7 @@ static hydra_status put_row(hy_kinds *kinds, hydra_bundle *b, uint32_t *room, hy
     return HYDRA_OK;
 }
 
-/* Rows of one key become one. */
+/* Joins the rows of one key. */
 static void join_rows(hy_kinds *kinds) {
     uint32_t i, made = 0;
     if (kinds->count) qsort(kinds->rows, kinds->count, sizeof *kinds->rows, hy_compare);

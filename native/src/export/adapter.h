@@ -1,4 +1,4 @@
-/* From a task to an adapter: pairs, configs, other tensors, and who writes files. */
+/* From a task to an adapter: pairs, configs, other tensors, and writers of files. */
 #ifndef HYDRA_ADAPTER_H
 #define HYDRA_ADAPTER_H
 
@@ -7,7 +7,7 @@
 
 /* ---- keys.c: names of tensors --------------------------------------------------------------- */
 
-/* A name without what wrappers of training left in it; to be closed. */
+/* A name without the prefixes of training wrappers; to be closed. */
 void hy_plain_name(hy_text *out, hy_slice key);
 /* The module's path of a PEFT key of A or B, up to ".base_layer": what PEFT matches patterns with.
  * 0 if it is no such key, or no memory is left; then settings has failed. inner: the path as the
@@ -15,7 +15,7 @@ void hy_plain_name(hy_text *out, hy_slice key);
 int hy_parse_key(hy_text *settings, hy_text *inner, hy_slice key);
 /* The usual key of A (half 0) or B of a module. */
 void hy_default_key(hy_text *out, const hy_module *module, int half);
-/* That of a task. */
+/* The key of A or B of a task's module: its own one or the usual one. */
 hydra_status hy_key_of(hydra_bundle *b, const hy_task *task, uint32_t module, int half,
                        hy_text *out);
 /* The name that PEFT gives a tensor beside the pairs. named: whether the word behind
@@ -47,15 +47,15 @@ typedef struct hy_rank {
 
 /* The tuner of a config: LORA for none. */
 hy_slice hy_tuner(const hy_json *config);
-/* Whether PEFT's initialisation of it changes the base (PiSSA and its kin). */
+/* Whether the config's initialisation changes the base (PiSSA and its kin). */
 int hy_changes_base(const hy_json *config);
-/* A rank_pattern: a JSON object of what is not of rank r. */
+/* A rank_pattern: a JSON object of the ranks that differ from r. */
 void hy_put_ranks(hy_text *out, hy_env *env, const hy_rank *ranks, uint32_t count, uint64_t r);
 
 /* The compact JSON of adapter_config.json. ranks: sorted by path. */
 hydra_status hy_written_config(hydra_bundle *b, const hy_task *task, const hy_json *config,
                                const hy_rank *ranks, uint32_t count, hy_text *out);
-/* The same config without what is ours, for other tuners. */
+/* The config without hydraopt's own settings, for other tuners. */
 void hy_same_config(hydra_bundle *b, const hy_task *task, const hy_json *config, hy_text *out);
 
 /* ---- pairs.c -------------------------------------------------------------------------------- */
@@ -86,7 +86,7 @@ typedef struct hy_pairs {
     int dtype;
 } hy_pairs;
 
-/* Names and groups, nothing decoded. config: of the task. */
+/* Opens the pairs by names and groups; nothing is decoded. config: of the task. */
 hydra_status hy_pairs_open(hy_pairs *pairs, hydra_bundle *b, const hy_task *task,
                            const hy_json *config);
 /* Decodes the factors, over each pair's scale. */
@@ -115,7 +115,6 @@ hydra_status hy_tuner_tensors(hydra_bundle *b, const hy_task *task, const hy_jso
  * shapes, ranks and settings, and at no number. parts: of each of its modules. */
 hydra_status hy_check_peft(hydra_bundle *b, const hy_task *task, const hy_json *config,
                            const uint32_t *parts);
-
 
 /* safetensors.c: sorts the tensors by name, and refuses two of one name. */
 hydra_status hy_check_names(hydra_bundle *b, const hy_task *task, hy_tensors *outs);
