@@ -1,15 +1,15 @@
-"""Harm: how many of an adapter's own answers change with other factors, and how far they drift.
+"""Measure how many of an adapter's answers change with other factors, and how far they drift.
 
-The original adapter's greedy answers are the reference, so no label is needed. One teacher-forced
-pass over them tells both numbers: greedy decoding writes an answer again exactly when every token
-of it is the argmax given those before it; and the sum over its tokens of KL(original || coded) is
+The reference is the original adapter's greedy answers, so no label is needed. One teacher-forced
+pass over them gives both numbers. Greedy decoding writes an answer again exactly if each of its
+tokens is the argmax after the tokens before it. The sum over its tokens of KL(original || coded) is
 the KL of the whole answer's distribution on that path.
 
-A count of changed answers is coarse: of 64 answers none, or one, or two change. So the share that
-is likely to change is told as well, from how sure the original is of each token (its margin) and
-how far margins move: see :func:`likely_changes`. And not every change is a loss: an answer that the
-original holds for unlikely itself may as well be another. So a third share is told, that of answers
-*lost*: likely to change, each counted by the probability that the original gives it.
+A count of changed answers is coarse, because few of 64 answers change. The share of answers that
+are likely to change is finer: it follows from the original's margin at each token and from how far
+margins move (:func:`likely_changes`). Not every change is a loss, because the original itself may
+be unsure of an answer. The share of answers *lost* therefore counts each likely change by the
+probability that the original gives the answer.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ LIKELIEST: Final = 256
 OPEN: Final = 1e-3
 """Probability of the other next tokens from which all next tokens are compared."""
 OPEN_TOKENS: Final = 32
-"""Tokens for which that is done at once, with twice the number of logits in memory."""
+"""Number of such tokens compared at once; each has twice the number of logits in memory."""
 _LEAST: Final = 1e-9
 _NEAR: Final = 3.0
-"""Margins up to about so many times what margins move are those that matter."""
+"""Largest margin that matters, relative to the changes of margins."""
 _SURELY: Final = 1 - 1e-9
 _ANEW: Final = 0.5
 """Share of the noise's variance that is not common to two drafts."""
@@ -109,7 +109,7 @@ class Reference:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory, about."""
+        """Approximate number of bytes in memory."""
         kept = (x for pieces in self.seen for x in pieces)
         ids = sum(2 * batch.ids.nbytes for batch in self.batches)
         return ids + sum(x.tokens.nbytes + x.logs.nbytes + x.hidden.nbytes for x in kept)
@@ -158,7 +158,7 @@ class Drift:
 
     @property
     def changed(self) -> int:
-        """Answers of which some token changes."""
+        """Number of answers in which some token changes."""
         return len(set(self.row[self.moved > self.margin].tolist()))
 
     def summary(self, held_out: bool = False) -> MeasuredHarm:

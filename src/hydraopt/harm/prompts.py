@@ -1,4 +1,4 @@
-"""Prompts out of files: what a user asks of each task, without labels."""
+"""Read prompts of tasks from files; labels are not needed."""
 
 from __future__ import annotations
 
@@ -89,11 +89,12 @@ def read_prompt_folder(
 ) -> dict[str, list[str]]:
     """Return the prompts by task, from a folder of :func:`prompt_files`; see :func:`read_prompts`.
 
-    names: the tasks that are asked about; one without a file is left out. others: tasks that there
-    are besides, whose files are not read. Nor are files of no task, where every task that is asked
-    about has one. Raises UsageError for a folder that is none, for two files of a task, for files
-    of no task beside tasks without a file, which may be meant by them, and for a ``.json`` file of
-    a task that has no other.
+    names: tasks whose prompts are read; a task without a file is left out.
+    others: further tasks, whose files are ignored.
+
+    Files of no task are ignored if every task in ``names`` has a file. Raises UsageError for a path
+    that is no folder, for two files of a task, for files of no task if a task has no file, because
+    a name may be wrong, and for a task with only a ``.json`` file.
     """
     files = prompt_files(path)
     for odd in sorted(Path(path).iterdir()):

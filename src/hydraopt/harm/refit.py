@@ -1,17 +1,17 @@
 """Refit: the coded parts of an adapter trained to keep its own answers, rounding included.
 
-The encoder rounds each module to be near the original's weights. Here both sides of all parts are
-trained together, by the KL divergence from the original at the tokens of its own answers, while
-each step sees what rounding does to them; so the parts learn to mend, together, what rounding did
-to each. What comes out are records of as many parts, in the same ways and at the same rate as
-before. Some of the answers are held out: training stops where their KL is least, and nothing is
-kept that does not help there, or that surely changes more of them.
+The encoder rounds each module to be near the original's weights. A refit trains both sides of all
+parts together, by the KL divergence from the original at the tokens of its own answers. Each step
+uses rounded parts, so the parts learn to compensate for each other's rounding. The result is
+records of as many parts, in the same ways and at the same rate. Some answers are held out: training
+stops where their KL is least, and a result is discarded if it does not help there or surely changes
+more of them.
 
-Training starts from the original's strongest parts, which leave most to learn and mostly end best.
-Where few parts are left they end worse than what is coded: then it starts again, from that.
+Training starts from the original's strongest parts, which usually end best. With few parts they may
+end worse than the coded parts; then training starts again from the coded parts.
 
-In stages: the modules of a stage are held at what was coded of them, and the rest goes on learning
-what they lost.
+Training has stages: the modules of a stage are frozen at their coded values, and the others
+continue to learn what these lost.
 
 Sources: quantisation-aware training with straight-through gradients (Bengio et al. 2013,
 1308.3432); noise in the rounding's place (Defossez et al. 2022, 2104.09987); distillation from the

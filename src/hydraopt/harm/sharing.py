@@ -1,17 +1,17 @@
 """Own prices for all streams, from their curves: equal slope or equal harm for a size, or a limit.
 
-For a size the sum over streams of what is counted is lowered at a given number of bytes: with one
-multiplier for all, each stream takes the price at which harm + multiplier * bytes is least. A task
-that loses a share M of its answers with the base model alone, and p of them as it is coded, counts
-M x / (1 - x), x = p / M: about p where little is lost, and up to 49 M as nothing of the adapter is
-left, so that no task is given up for little. Beyond that nothing more is counted: a size that is
-too small for all gives some up.
+For a size, the sum of the streams' costs is minimised at a given number of bytes: with one
+multiplier for all streams, each stream takes the price at which cost + multiplier * bytes is least.
+A task that loses a share M of its answers with the base model alone, and a share p as coded, costs
+M x / (1 - x), x = p / M. This is about p if little is lost, and up to 49 M if nothing of the
+adapter is left, so that no task is given up for a small gain. The cost does not grow further, so a
+size that is too small for all tasks gives some of them up.
 
-What two dozen prompts tell of one task is noisy, and the least sum is where noise moved most. So
-prices go from those without prompts part of the way to these (James and Stein 1961).
+Measurements on two dozen prompts per task are noisy, and the least sum favours the curves with the
+most noise. So prices move only part of the way from those without prompts (James and Stein 1961).
 
-Fair is the other way to share a size out: x / (1 - x), or the KL, of the worst stream is lowered,
-which makes all alike as far as their curves reach.
+With "fair", x / (1 - x) or the KL of the worst stream is minimised instead, which makes all streams
+equal as far as their curves reach.
 """
 
 from __future__ import annotations

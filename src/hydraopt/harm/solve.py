@@ -1,9 +1,8 @@
 """Search by harm: trials of all tasks, their curves, own prices, and new trials at these prices.
 
-A size is shared out so that the most is gained for it, or, fair, so that the worst task is harmed
-least; a limit on harm is kept by each task. Curves move with the weights of the others (a task of
-little weight lives on bases that were made for them), so what was chosen is measured again and the
-curves are corrected, in a few rounds.
+A size is shared out for the least total cost or, with "fair", for the least harm of the worst task.
+A limit on harm holds for each task. Curves depend on the weights of the other tasks, because tasks
+share bases, so the chosen prices are measured again and the curves corrected, in a few rounds.
 """
 
 from __future__ import annotations

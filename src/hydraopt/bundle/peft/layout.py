@@ -131,8 +131,8 @@ def balanced(factors: Factors, scale: float = 1.0) -> Factors:
     """Divide the product by ``scale``, and balance the norms of B's columns with those of A's rows.
 
     Parts are scaled by powers of two, which is exact, so norms agree to a factor of 2. It keeps
-    both sides in the middle of a narrow range: fp16 holds neither 10^5 nor 10^-8. A part with a norm
-    beyond a double stays as it is.
+    both sides in the middle of a narrow range: fp16 holds neither 10^5 nor 10^-8. A part whose norm
+    overflows a double stays as it is.
     """
     if not scale:  # what a scale of 0 multiplies does not count
         return Factors(np.zeros(factors.B.shape), np.zeros(factors.A.shape))
