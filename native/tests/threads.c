@@ -108,6 +108,44 @@ static void run(void *user, size_t count, void (*body)(void *work, size_t index)
     free(threads), free(calls);
 }
 
+/* ---- limits of memory ----------------------------------------------------------------------- */
+
+static size_t in_use; /* bytes that the library has of count_bytes */
+
+static void *count_bytes(void *user, void *block, size_t old_size, size_t new_size) {
+    (void)user;
+    in_use += new_size - old_size;
+    if (new_size) return realloc(block, new_size);
+    free(block);
+    return NULL;
+}
+
+/* Calls one after another; user: bytes in use at the start. */
+static void run_here(void *user, size_t count, void (*body)(void *work, size_t index), void *work) {
+    size_t i;
+    *(size_t *)user = in_use;
+    for (i = 0; i < count; i++) body(work, i);
+}
+
+/* A limit that is used up when the calls start leaves nothing for them. */
+static void check_exact_limit(const hydra_reader *core) {
+    hydra_options options = {.struct_size = sizeof options};
+    hydra_bundle *bundle;
+    size_t used = 0;
+    options.allocator.resize = count_bytes;
+    options.parallel.run = run_here;
+    options.parallel.user = &used;
+    EXPECT(!hydra_open_parts(core, NULL, 1, &options, &bundle, NULL));
+    EXPECT(!hydra_keep_core(bundle, 0, NULL) && used > 0);
+    hydra_close(bundle);
+    options.limits.memory = used;
+    EXPECT(!hydra_open_parts(core, NULL, 1, &options, &bundle, NULL));
+    used = 0;
+    EXPECT(hydra_keep_core(bundle, 0, NULL) == HYDRA_LIMIT && used == options.limits.memory);
+    hydra_close(bundle);
+    EXPECT(!in_use);
+}
+
 /* ---- one core, several threads -------------------------------------------------------------- */
 
 typedef struct {
@@ -198,6 +236,7 @@ int main(int count, char **paths) {
     hydra_close(parallel);
     hydra_close(whole);
     hydra_close(core);
+    check_exact_limit(readers);
     for (i = 0; i < files; i++) free((void *)(uintptr_t)bytes[i].data);
     return failures ? 1 : 0;
 }
