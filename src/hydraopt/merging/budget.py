@@ -1,4 +1,4 @@
-"""Budgets: the one limit that a user sets, on the bytes of the file or on the error of the tasks.
+"""Budgets: the one limit that a user sets, on bytes, error or harm.
 
 A budget says what it limits, and whose fault it is when a change breaks it. The search for the
 price of a bit that meets one is in :mod:`hydraopt.merging.search`.
