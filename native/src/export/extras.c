@@ -61,8 +61,8 @@ static hydra_status rename_out(hydra_bundle *b, hy_tensors *outs, hy_tensor *x, 
     return copy ? HYDRA_OK : b->env.error->status;
 }
 
-/* A DoRA as_magnitude of kohya or MLX, as PEFT holds that of a linear layer: one number an output.
- */
+/* Shapes and names a DoRA magnitude of kohya or MLX as PEFT's of a linear layer: a number for each
+ * output. */
 static hydra_status as_magnitude(hydra_bundle *b, const hy_task *task, hy_tensors *outs,
                                  hy_tensor *x) {
     static const char *const ends[] = {".m", ".dora_scale", ".lora_magnitude_vector"};
@@ -81,7 +81,7 @@ static hydra_status as_magnitude(hydra_bundle *b, const hy_task *task, hy_tensor
             if (hy_same(b->modules[i].path, stem)) module = b->modules + i;
     if (!module || module->kind != HY_LINEAR || outputs != module->m ||
         !(x->axes == 1 || (x->axes == 2 && x->shape[0] == outputs)))
-        return no_place(b, task, x->name, "a as_magnitude of that shape");
+        return no_place(b, task, x->name, "a magnitude of that shape");
     shape = (uint64_t *)(uintptr_t)x->shape;
     shape[0] = outputs;
     x->axes = 1;

@@ -16,8 +16,8 @@ static uint64_t up_to(uint64_t rank, uint64_t multiple) {
 static hydra_status cannot_write(hydra_bundle *b, const hy_task *task, const char *what) {
     return hy_fail(
         &b->env, HYDRA_UNSUPPORTED,
-        "task '%s' cannot_write be written as a PEFT adapter: %s. Merge it with --lossless, or "
-        "leave out what PEFT cannot_write hold",
+        "task '%s' cannot be written as a PEFT adapter: %s. Merge it with --lossless, or "
+        "leave out what PEFT cannot hold",
         task->name.data, what);
 }
 
@@ -28,7 +28,7 @@ static hy_rank *rank_of(hy_rank *ranks, uint32_t count, hy_slice path) {
     return bsearch(&key, ranks, count, sizeof key, by_path);
 }
 
-/* The one rank that all have where PEFT cannot_write vary it. */
+/* The one rank that all have where PEFT cannot vary it. */
 static void make_uniform(hydra_bundle *b, const hy_pairs *pairs, hy_rank *ranks, uint32_t count) {
     uint64_t multiple = 1, most = 1;
     uint32_t i;

@@ -12,7 +12,7 @@ static hydra_status cannot_hold(hydra_bundle *b, const hy_task *task, const char
                                 hy_slice path) {
     return hy_fail(
         &b->env, HYDRA_UNSUPPORTED,
-        "task '%s', module '%.160s' cannot_hold be written as a PEFT adapter: %s. Merge it with "
+        "task '%s', module '%.160s' cannot be written as a PEFT adapter: %s. Merge it with "
         "--lossless, or leave it out",
         task->name.data, path.data, what);
 }
