@@ -64,10 +64,10 @@ typedef struct hy_source {
 /* Reads a stream and its table, and counts its numbers against those of the file. */
 hydra_status hy_source_open(hy_source *source, hydra_bundle *b, uint32_t stream, uint32_t records);
 void hy_source_close(hy_source *source);
-/* Stands before that record, or before an earlier one of its chunk, without decoding what is
- * before the chunk. Only forward. */
+/* Moves forward to that record, or to an earlier one of its chunk, without decoding the chunks
+ * before. */
 hydra_status hy_source_seek(hy_source *source, uint32_t record);
-/* Stands before the chunk that is `chunks` further on. */
+/* Skips `chunks` chunks. */
 hydra_status hy_source_pass(hy_source *source, uint32_t chunks);
 /* Counts numbers of the record that is read, before they are decoded. */
 hydra_status hy_source_spend(hy_source *source, uint64_t numbers);
@@ -170,8 +170,8 @@ struct hy_core {
 hydra_status hy_core_keep(hydra_bundle *b, size_t most);
 void hy_core_close(hydra_bundle *b);
 
-/* Who goes over the records of a task. Either function may be NULL. module: its index in the task;
- * it may change the product, and takes memory from `b`, which is a context of the bundle's if the
+/* Callbacks of a visit to the records of a task; either may be NULL. index: in the task. `module`
+ * may change the product, and takes memory from `b`, which is a context of the bundle if the
  * visitor is parallel. */
 typedef struct hy_visitor {
     hydra_status (*module)(void *user, hydra_bundle *b, uint32_t index, const hy_module *module,
@@ -179,7 +179,7 @@ typedef struct hy_visitor {
     hydra_status (*tensor)(void *user, uint32_t index, const hy_entry *entry, const hy_dense *dense,
                            const hy_dense *common);
     void *user;
-    int only_read; /* nobody looks at the numbers */
+    int only_read; /* the numbers are not needed */
     int parallel;  /* `module` may be called on several threads, in any order */
     uint32_t first, count; /* modules that are visited; 0, 0: all */
 } hy_visitor;

@@ -94,7 +94,7 @@ typedef struct {
     void *user;
 } Columns;
 
-/* shape: that the first column is expected to have. */
+/* shape: the block's, which the first column is expected to have. */
 static hydra_status read_columns(hy_source *s, uint32_t rows, uint32_t columns, int shape,
                                  Columns to) {
     hy_env *env = &s->b->env;

@@ -186,7 +186,7 @@ static int named_or(const hy_json *json, uint32_t node, const char *const names[
     return hy_kind(json, node) == HY_STRING ? hy_one_of(hy_string(json, node), names) : -1;
 }
 
-/* The plain columns of a row, the name first. */
+/* Reads the columns of a row that do not depend on others, the name first. */
 static hydra_status read_plain(hydra_bundle *b, const hy_json *json, const hy_column *c,
                                hy_task *x) {
     uint64_t numbers;
@@ -233,7 +233,7 @@ static hydra_status read_plain(hydra_bundle *b, const hy_json *json, const hy_co
     return HYDRA_OK;
 }
 
-/* The columns that go by what was read before. */
+/* Reads the columns that depend on others. */
 static hydra_status read_rest(hydra_bundle *b, const hy_json *json, const hy_column *c,
                               hy_task *x) {
     uint32_t i, kinds;

@@ -65,7 +65,7 @@ static int read_file(void *user, uint64_t offset, void *buffer, size_t size) {
     if (file->fd >= 0) return read_some(file->fd, offset, buffer, size);
     fd = open_again(file->path);
     if (fd < 0) return -1;
-    /* Another one by now, with another header? */
+    /* Whether the file was replaced by one with another header. */
     failed = fstat(fd, &about) || (uint64_t)about.st_size != file->size ||
              about.st_mtime != file->changed || read_some(fd, offset, buffer, size);
     close(fd);

@@ -10,7 +10,7 @@
 
 #include "files.h"
 
-/* Where an export goes: files of a folder, or one file. */
+/* The output of an export: files of a folder, or one file. */
 typedef struct {
     const char *path;
     int is_folder, sync, error; /* error: errno of what failed */
