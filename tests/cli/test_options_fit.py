@@ -87,6 +87,11 @@ def test_an_evaluation_replaces_no_file_of_others(run: Run, bundle: Path, tmp_pa
     assert bundle.read_bytes() == before
 
 
+def test_a_page_is_not_written_as_markdown(run: Run, bundle: Path, tmp_path: Path) -> None:
+    check_refused(run("report", bundle, "-o", tmp_path / "README.md"), UsageError, expected=".html")
+    assert not list(tmp_path.glob("*.md"))
+
+
 def test_originals_get_the_alpha_that_their_merge_got(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     file, out = tmp_path / "mine.safetensors", tmp_path / "x.hydra.safetensors"

@@ -336,10 +336,10 @@ def test_nothing_is_written_over_http(adapters: dict[str, Path]) -> None:
 
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with raises(RemoteError, file="x.hydra.safetensors", got="no gcsfs"):
+    with raises(RemoteError, file="x.hydra.safetensors", expected="gcsfs"):
         open_bundle("gs://bucket/x.hydra.safetensors")
     monkeypatch.setitem(sys.modules, "fsspec", None)
-    with raises(RemoteError, file="x.hydra.safetensors", got="no fsspec"):
+    with raises(RemoteError, expected="fsspec"):
         open_bundle("s3://bucket/x.hydra.safetensors")
     monkeypatch.undo()
     with raises(RemoteError, file="x", got="nosuch"):

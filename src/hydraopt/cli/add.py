@@ -59,10 +59,10 @@ def add(
 ) -> None:
     """Add ADAPTERS to BUNDLE, a file or a folder of core and task files.
 
-    Each adapter is coded with the shared core of BUNDLE. The core and the other tasks do not
-    change, and the order of additions does not matter. Give at most one limit; without a limit,
-    bytes are traded against error as in the merge. An adapter unlike those in BUNDLE takes more
-    bytes; hydraopt refresh estimates how many a new core would save.
+    BUNDLE is changed in place. Each adapter is coded with its shared core. The core and the other
+    tasks do not change, and the order of additions does not matter. Give at most one limit; without
+    a limit, bytes are traded against error as in the merge. An adapter unlike those in BUNDLE takes
+    more bytes; hydraopt refresh estimates how many a new core would save.
 
     \b
     Example:

@@ -17,8 +17,9 @@ __all__ = ["remove"]
 def remove(bundle: str, tasks: tuple[str, ...], as_json: bool) -> None:
     """Remove TASKS from BUNDLE, a file or a folder of core and task files.
 
-    All bytes that belong only to TASKS are deleted, and no other byte changes. The core stays,
-    although it was computed from the removed tasks too; hydraopt refresh computes a new one.
+    BUNDLE is changed in place. All bytes that belong only to TASKS are deleted, and no other byte
+    changes. The core stays, although it was computed from the removed tasks too; hydraopt refresh
+    computes a new one.
 
     \b
     Example:

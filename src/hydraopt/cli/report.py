@@ -94,6 +94,9 @@ def report(
         _card(bundle, files, output, force, as_json)
     elif output is None:
         raise needs("report", "-o, --card or --serve")
+    elif output.lower().endswith(".md"):
+        do = "Write a card with --card, or give the page a name that ends in .html"
+        raise UsageError(explain("the page is HTML", file=output, expected=".html", do=do))
     else:
         _page(bundle, adapters, files, output, same_base, force, as_json)
 

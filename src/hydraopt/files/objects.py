@@ -141,10 +141,10 @@ def _missing(library: str, url: Url) -> RemoteError:
     what = "hydraopt[remote]" if library in {*_IN_EXTRA, "fsspec"} else library
     return RemoteError(
         explain(
-            "the address needs a library that is not installed",
+            "a library is not installed",
             file=url,
-            got=f"no {library}",
-            do=f"Install it: pip install '{what}'",
+            expected=library,
+            do=f"Run: pip install '{what}'",
         )
     )
 

@@ -128,9 +128,10 @@ def _asked(url: Url, headers: Mapping[str, str]) -> HttpResponse:
     except ImportError as error:
         raise RemoteError(
             explain(
-                "addresses need a library that is not installed",
-                got=error.name,
-                do="Install it: pip install 'hydraopt[remote]'",
+                "a library is not installed",
+                file=url,
+                expected=error.name,
+                do="Run: pip install 'hydraopt[remote]'",
             )
         ) from error
     # A range counts bytes of the file as it is, not of a packed form of it.
