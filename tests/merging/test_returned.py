@@ -246,3 +246,16 @@ def test_two_names_of_one_tensor_are_refused_unless_both_come_back(tmp_path: Pat
     assert {key: x.raw() for key, x in again.tensors.items()} == {
         key: x.raw() for key, x in original.tensors.items()
     }
+
+
+def test_settings_that_python_takes_for_equal_stay_apart(tmp_path: Path, make_adapter) -> None:
+    """1 and true, 0 and false, 1 and 1.0 are equal in Python and not in JSON."""
+    pair = np.ones((6, 2)), np.ones((2, 8))
+    values = {"a": 1, "b": True, "c": 1.0}
+    folders = [make_adapter(tmp_path / x, {"h.0.q": pair}, own=y) for x, y in values.items()]
+    merge(folders, tmp_path / "x", lossless=True)
+    bundle = open_bundle(tmp_path / "x")
+    for name, value in values.items():
+        export_task(bundle[name], tmp_path / "back" / name)
+        config = json.loads((tmp_path / "back" / name / "adapter_config.json").read_text())
+        assert (config["own"], type(config["own"])) == (value, type(value))

@@ -19,6 +19,7 @@ from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.adapters.batch import Problems
 from hydraopt.bundle.peft.stored import kept_ranks, stored_config
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
+from hydraopt.bundle.strictjson import dumps
 from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.compress.core import FactorReader
 from hydraopt.errors import (
@@ -248,12 +249,13 @@ def align(
     index = {path: i for i, path in enumerate(entries)}
     coded = collect(ordered, apart, numbers_of, base)
     configs: list[Mapping[str, Any]] = []
+    places: dict[str, int] = {}  # by text: Python takes 1 and true for equal
     tasks = []
     for i, (adapter, content) in enumerate(zip(ordered, numbers_of, strict=True)):
         stored = adapter.config if lossless else stored_config(adapter)
-        if stored not in configs:
+        config = places.setdefault(dumps(stored), len(configs))
+        if config == len(configs):
             configs.append(stored)
-        config = configs.index(stored)
         known = list(entries.values()), lossless, apart[i].kept, coded.of_adapter[i]
         tasks.append(_task(adapter, content, config, index, *known))
     readers = tuple(
