@@ -193,7 +193,7 @@ def _configs() -> Iterator[Case]:
         ("of-one-module-twice", [4, 1.5, [1, 5, 1.2], [1, 6, 1.2]], DAMAGED),
         ("of-the-largest-scale", [4, 2**1024 - 2**970 - 1], FINE),
         ("of-a-scale-beyond-a-double", [4, 2**1024 - 2**970], DAMAGED),
-        ("of-a-tiny-scale", [4, 1e-160], NO_PLACE),
+        ("of-a-tiny-scale", [4, 1e-160], verdict("ok", "range")),
     ):  # fmt: skip
         yield f"ranks-{name}", forged("pissa", tasks(ranks=value)), word
     both = _both(tasks(modules=[0, 1], errors="/w"), modules(path=["h.0.q", "h.0.v"]))

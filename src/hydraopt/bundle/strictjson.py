@@ -258,7 +258,8 @@ def natural(value: Any, what: str, low: int, high: int) -> None:
 
 def amount(value: Any, what: str) -> None:
     """Check for a number >= 0 that a double can hold; JSON may write it as a whole number."""
-    fine = isinstance(value, float | int) and type(value) is not bool and 0 <= value < _INFINITE
+    is_number = isinstance(value, float | int) and type(value) is not bool
+    fine = is_number and 0 <= value < (_INFINITE if isinstance(value, int) else math.inf)
     check(fine, what, value, "a finite number >= 0")
 
 
