@@ -216,6 +216,17 @@ def _is_coded(adapter: Adapter, own: TensorsApart) -> bool:
     return bool(adapter.modules or own.coded)
 
 
+def _configs(
+    adapters: Sequence[Adapter], lossless: bool
+) -> tuple[tuple[Mapping[str, Any], ...], list[int]]:
+    """Return the distinct configs to store, and for each adapter the index of its config."""
+    stored = [x.config if lossless else stored_config(x) for x in adapters]
+    texts = [dumps(config) for config in stored]  # Python takes 1 and true for equal
+    distinct = dict(zip(reversed(texts), reversed(stored), strict=True))
+    places = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    return tuple(distinct[text] for text in places), [places[text] for text in texts]
+
+
 def align(
     adapters: Sequence[Adapter],
     base_model: str | None,
@@ -248,16 +259,11 @@ def align(
     entries = _modules(ordered)
     index = {path: i for i, path in enumerate(entries)}
     coded = collect(ordered, apart, numbers_of, base)
-    configs: list[Mapping[str, Any]] = []
-    places: dict[str, int] = {}  # by text: Python takes 1 and true for equal
+    configs, config_of = _configs(ordered, lossless)
     tasks = []
     for i, (adapter, content) in enumerate(zip(ordered, numbers_of, strict=True)):
-        stored = adapter.config if lossless else stored_config(adapter)
-        config = places.setdefault(dumps(stored), len(configs))
-        if config == len(configs):
-            configs.append(stored)
         known = list(entries.values()), lossless, apart[i].kept, coded.of_adapter[i]
-        tasks.append(_task(adapter, content, config, index, *known))
+        tasks.append(_task(adapter, content, config_of[i], index, *known))
     readers = tuple(
         AdapterFactors(
             tuple((i, a.modules[path]) for i, a in enumerate(distinct) if path in a.modules)
@@ -268,7 +274,7 @@ def align(
         tuple(entries.values()),
         readers,
         tuple(tasks),
-        tuple(configs),
+        configs,
         tuple(own.kept for own in apart),
         base_model,
         sum(adapter.numbers for adapter in ordered),
