@@ -161,6 +161,7 @@ def test_a_full_disk_only_costs_the_cache(tmp_path: Path) -> None:
     assert done.stderr == "note: compiled code could not be kept: File too large.\n"
 
 
+@pytest.mark.slow
 def test_numba_loads_when_a_function_runs(tmp_path: Path) -> None:
     script = (
         "import sys, numpy\n"

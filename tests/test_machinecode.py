@@ -53,6 +53,7 @@ def run(folder: Path, **settings: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_the_second_process_needs_no_numba(tmp_path: Path) -> None:
     place = str(tmp_path / "place")
     assert run(tmp_path, NUMBA_CACHE_DIR=place) == ("44 3 True\n", "")

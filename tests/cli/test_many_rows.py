@@ -58,6 +58,7 @@ def some(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return many_modules(tmp_path_factory.mktemp("some") / "b.hydra.safetensors", 1500)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [False, True])
 def test_a_table_shows_the_first_rows_and_counts_the_others(some: Path, every: bool) -> None:
     result = CliRunner().invoke(cli, ["inspect", str(some), *["--modules"] * every])

@@ -294,6 +294,7 @@ def test_metadata_that_lies(apart: Path) -> None:
     assert not verify_bundle(apart).ok
 
 
+@pytest.mark.slow
 def test_many_tasks_of_many_modules_are_too_many(tmp_path: Path) -> None:
     """Each file is small; together they stand for more than their bytes warrant."""
     from tests.bundle.bundles import tiny_modules

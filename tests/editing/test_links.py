@@ -188,6 +188,7 @@ def tree(top: Path) -> dict[str, object]:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", [slow(x) if x in LONG else x for x in VERBS])
 def test_nothing_is_written_through_a_link(verb: str, given: Given, tmp_path: Path) -> None:
     act, folder, outside = VERBS[verb], tmp_path / "four", tmp_path / "outside"

@@ -91,6 +91,7 @@ def _killed(path: Path, adapter: Path, count: int) -> None:
 
 
 # Three seconds each, most of them the start of a process.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [x if x.name == "folder" else slow(x) for x in kinds()], indirect=True, ids=_name
 )

@@ -74,6 +74,7 @@ assert None in told
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["split", slow("refresh")])
 def test_killed_before_any_change_all_tasks_are_there(
     merged: Path, tmp_path: Path, how: str

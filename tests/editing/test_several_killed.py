@@ -65,6 +65,7 @@ assert set(met) == set(range(len(allowed)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "verb"),
     [

@@ -146,6 +146,7 @@ def test_sizes_shared_out_by_harm_are_what_shrink_makes(judged: Held, tmp_path: 
         _check(row, _errors(tmp_path / "y"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whose", ["bundle", slow("originals")])
 def test_harm_is_drawn_between_measured_errors_alone(
     judged: Held, tmp_path: Path, whose: str
@@ -166,6 +167,7 @@ def test_harm_is_drawn_between_measured_errors_alone(
     assert "kl" not in coarsest.values
 
 
+@pytest.mark.slow
 def test_a_refitted_bundle_promises_no_harm_at_smaller_sizes(judged: Held, tmp_path: Path) -> None:
     """Its share of 0 says nothing of tasks that are coded again."""
     path = _with_curves(judged, tmp_path / "refitted.hydra.safetensors", True)

@@ -15,6 +15,7 @@ from tests.harm.power_judge import SCALES, PowerJudge, harms_of
 from tests.marks import slow
 
 
+@pytest.mark.slow
 def test_shrink_shares_out_by_the_curves_that_the_bundle_holds(adapters, tmp_path: Path) -> None:
     judge = PowerJudge(adapters, SCALES)
     merge(adapters, tmp_path / "big", size="45%", look=Look(judge=judge))

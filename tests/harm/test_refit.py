@@ -107,6 +107,7 @@ def test_logits_that_are_not_finite_are_refused(trained, parts, monkeypatch):
         refit(model, texts_of(tokenizer, 24), original, coded, schedule=BRIEF)
 
 
+@pytest.mark.slow
 def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
     trained, parts, monkeypatch
 ) -> None:
@@ -137,6 +138,7 @@ def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
         refit(model, texts[:1] * 8, original, coded)
 
 
+@pytest.mark.slow
 def test_others_do_not_outvote_the_first(trained, parts, monkeypatch) -> None:
     model, tokenizer = trained
     original, coded = parts

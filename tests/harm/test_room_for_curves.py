@@ -62,6 +62,7 @@ def test_a_round_that_misses_the_size_leaves_what_was_measured(
     assert len(calls) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1120, slow(1180), slow(1300)])
 def test_a_shrink_counts_the_curves_that_stay(adapters, tmp_path: Path, size: int) -> None:
     """The bundle's own are in what it makes, whatever room there is."""

@@ -112,6 +112,7 @@ def test_a_task_whose_prompts_have_no_near_tie_keeps_its_limit(adapters, tmp_pat
     assert SCALES["hard"] * made.errors["hard"] ** 1.2 < 0.03
 
 
+@pytest.mark.slow
 def test_few_answers_move_a_size_part_of_the_way(adapters, tmp_path: Path) -> None:
     """What they tell of single tasks is noisy, so tasks stay nearer to where they are without."""
     merge(adapters, tmp_path / "none", size="40%")
@@ -172,6 +173,7 @@ def test_a_task_without_prompts_is_between_others(adapters, tmp_path: Path) -> N
     assert made.errors["hard"] < made.errors["fair"] < made.errors["easy"]
 
 
+@pytest.mark.slow
 def test_a_task_without_prompts_is_weighed_as_without_any(adapters, tmp_path: Path) -> None:
     judge = PowerJudge(adapters, {name: SCALES[name] for name in ("easy", "hard")})
     errors = {}
@@ -233,6 +235,7 @@ def test_an_error_is_kept_and_its_harm_told(adapters, tmp_path: Path) -> None:
         assert harm.likely == pytest.approx(SCALES[name] * made.errors[name] ** 1.2, rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_order_in_which_a_judge_names_its_tasks_does_not_matter(adapters, tmp_path) -> None:
     class Backwards(PowerJudge):
         def tasks(self) -> frozenset[str]:

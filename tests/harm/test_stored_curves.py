@@ -127,6 +127,7 @@ def test_what_was_measured_is_not_taken_for_what_lies_beyond_the_last_trial(
     assert said.likely == pytest.approx(last.likely)
 
 
+@pytest.mark.slow
 def test_every_task_that_a_merge_coded_is_one_of_its_trials(adapters, tmp_path: Path) -> None:
     """Whatever other trial has nearly its error: without a refit all curves stay."""
     judge = PowerJudge(adapters, SCALES)

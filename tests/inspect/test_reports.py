@@ -269,6 +269,7 @@ def test_wrong_things_are_refused(folder: Path, tmp_path: Path) -> None:
         inspect_adapters(folder / "t1", measure="feeling")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".png", slow(".svg"), slow(".pdf")])
 def test_pictures(report: AdaptersReport, bundle: Path, tmp_path: Path, suffix: str) -> None:
     # Names that matplotlib would take for formulas, and one that is longer than the picture.

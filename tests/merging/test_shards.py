@@ -153,6 +153,7 @@ HEADS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", [None, slow(b"cut")])
 def test_answers_that_cannot_be_read_are_made_again(three, tmp_path, tail) -> None:
     work = tmp_path / "w"

@@ -215,6 +215,7 @@ def killing(monkeypatch: pytest.MonkeyPatch, times: int, method: str) -> list[in
     return killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [slow("learn"), slow("energies"), slow("bits"), "encode", slow("write"), slow("finish")],
@@ -269,6 +270,7 @@ merge(sys.argv[2:], sys.argv[1], size="20%", workers=2, progress=told)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGINT, slow(signal.SIGKILL)])
 def test_an_interrupted_merge_leaves_no_process_and_no_output(three, tmp_path, end) -> None:
     script = tmp_path / "script.py"

@@ -193,6 +193,7 @@ def test_an_object_that_is_replaced_while_it_is_copied_is_an_error(
         copy_to(address, tmp_path / "y")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["store", "folder"])
 @pytest.mark.parametrize("bucket", ["memory"], indirect=True)
 def test_a_journal_that_no_rename_left_costs_no_task(

@@ -227,6 +227,7 @@ def test_links_that_lead_nowhere_are_left_out(name: str) -> None:
         assert [x.name for x in store_of(address).entries(address) or ()] == ["x.core.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_page_of_more_links_than_a_folder_has_files_is_refused() -> None:
     """The work is bounded by the number of links, so most of them are not looked at."""
     link = b'<a href="http://x/">'

@@ -68,6 +68,7 @@ def told(wild: Any, folder: Any, *tasks: str) -> dict[str, str]:
     return {task: offline(wild, folder, task, "go", 9)[0] for task in tasks}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["index", slow("no index"), "core"])
 def test_a_replaced_task_is_answered_as_it_is_now(
     serve, wild, folder, tmp_path, caplog, how
