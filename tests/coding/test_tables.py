@@ -56,9 +56,7 @@ def test_every_class_has_a_table_of_its_own_up_to_where_bits_are_raw() -> None:
 
 @pytest.mark.parametrize("path", ["docs/reference/tables.h", "native/src/core/tables.h"])
 def test_the_headers_have_the_same_numbers(path: str) -> None:
-    found = next((x for x in (ROOT / path, *ROOT.glob("native/**/tables.h")) if x.exists()), None)
-    assert found is not None
-    text = re.sub(r"/\*.*?\*/", "", found.read_text(), flags=re.DOTALL)
+    text = re.sub(r"/\*.*?\*/", "", (ROOT / path).read_text(), flags=re.DOTALL)
     arrays = [
         [[int(x) for x in re.findall(r"\d+", row)] for row in re.findall(r"\{([^{}]*)\}", body)]
         for body in text.split("static const")[1:]

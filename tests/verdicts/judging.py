@@ -17,6 +17,7 @@ from typing import Any
 
 from hydraopt.bundle.peft.folder import check_peft, export_peft
 from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle.verify import read_stored
 from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.errors import (
     BundleFormatError,
@@ -75,13 +76,7 @@ def of_python(path: Path) -> Verdict:
 
 def _check(task: TaskAdapter) -> None:
     """Read all of a task, as verifying does, and raise what is wrong with it."""
-    if not task.entry.lossless:
-        task.factors()
-    for tensor in task.carried.values():
-        tensor.raw()
-    if not any(task.manifest.tensors[i].base for i in task.entry.tensors):
-        for tensor in task.coded_tensors().values():
-            tensor.raw()
+    read_stored(task)
     check_peft(task)
 
 

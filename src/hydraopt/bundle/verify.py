@@ -144,7 +144,8 @@ def _held(task: TaskAdapter) -> object:
     return task.entry.content, task.entry.carried
 
 
-def _read(task: TaskAdapter) -> None:
+def read_stored(task: TaskAdapter) -> None:
+    """Decode everything that a task stores; raise HydraoptError for what is damaged."""
     if not task.entry.lossless:
         task.factors()
     for tensor in task.carried.values():
@@ -157,7 +158,7 @@ def _read(task: TaskAdapter) -> None:
 def _trouble(task: TaskAdapter) -> str | None:
     """Read all of a task's bytes and return a description of what is wrong; None if nothing is."""
     try:
-        _read(task)
+        read_stored(task)
     except HydraoptError as error:
         return str(error)
     return None

@@ -1,4 +1,4 @@
-"""What a bundle stores of an adapter's config: resolved, so that readers match no expression."""
+"""Resolve what a bundle stores of an adapter's config, so that readers match no expression."""
 
 from __future__ import annotations
 
