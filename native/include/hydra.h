@@ -85,7 +85,7 @@ typedef enum hydra_status {
     HYDRA_OK = 0,
     HYDRA_DAMAGED = 1,       /* no bundle, cut off, or against the format */
     HYDRA_CHECKSUM = 2,      /* bytes are not those that were written; a kind of damage */
-    HYDRA_VERSION_ERROR = 3, /* a version or draft of the format that is not read here */
+    HYDRA_VERSION_ERROR = 3, /* a version of the format that is not read here */
     HYDRA_NOT_THERE = 4,     /* no task, tensor or file of that name */
     HYDRA_UNSUPPORTED =
         5,            /* sound, but the target cannot hold it, or this library cannot make it */

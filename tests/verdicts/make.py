@@ -326,6 +326,14 @@ def _files() -> Iterator[Case]:
     yield "of-version-0", forged("linear", about={"format_version": "0"}), DAMAGED
     yield "of-another-format", forged("linear", about={"format": "other"}), DAMAGED
     yield "with-more-metadata", forged("linear", about={"more": "x"}), DAMAGED
+    yield "with-another-key", forged("linear", _more("more")), DAMAGED
+    for table in ("modules", "tasks", "tensors"):
+        change = _more("more", table)
+        yield f"with-another-column-of-{table}", forged("coded", change), DAMAGED
+    yield "with-another-column-of-a-blob", forged("bias", _more("more", "blobs")), DAMAGED
+    every = _both(_more("_more"), *(_more("_more", x) for x in ("modules", "tasks", "tensors")))
+    yield "with-optional-keys", forged("coded", every, about={"_more": "x"}), FINE
+    yield "with-an-optional-column-of-a-blob", forged("bias", _more("_more", "blobs")), FINE
 
     def broken(_: dict[str, Any], payload: dict[str, bytes]) -> None:
         data = payload["task/0"]
@@ -337,6 +345,16 @@ def _files() -> Iterator[Case]:
         payload["task/1"] = payload["task/0"]
 
     yield "stream-without-a-task", forged("linear", unused), DAMAGED
+
+
+def _more(name: str, table: str = "") -> Callable[[dict[str, Any], dict[str, bytes]], None]:
+    """A key of this name in the manifest, or a column in a table of it."""
+
+    def change(whole: dict[str, Any], _: dict[str, bytes]) -> None:
+        of = whole[table] if table else whole
+        (of[0] if table == "blobs" else of)[name] = {"=": "x"}
+
+    return change
 
 
 def main() -> None:

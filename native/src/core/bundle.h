@@ -27,6 +27,9 @@ extern const uint8_t HY_DTYPE_BYTES[];
 /* Index of a text among the names, or -1. */
 int hy_one_of(hy_slice text, const char *const names[]);
 
+/* Whether a key or column that is not known here may be ignored: it begins with '_'. */
+int hy_is_optional(hy_slice name);
+
 typedef struct hy_module {
     hy_slice path;
     uint32_t m, n, group, groups;

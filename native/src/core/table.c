@@ -23,6 +23,8 @@ int hy_one_of(hy_slice text, const char *const names[]) {
     return -1;
 }
 
+int hy_is_optional(hy_slice name) { return name.size && name.data[0] == '_'; }
+
 hydra_status hy_table_open(hy_env *env, const hy_json *json, uint32_t table, hy_column *columns,
                            uint32_t most, const char *what, uint32_t *rows) {
     uint32_t i, lead;
@@ -38,6 +40,7 @@ hydra_status hy_table_open(hy_env *env, const hy_json *json, uint32_t table, hy_
     for (i = hy_first(table); i < hy_end(json, table); i = hy_next(json, i)) {
         hy_slice name = hy_string(json, i);
         uint32_t cells = i + 1;
+        if (hy_is_optional(name)) continue;
         for (j = 0; columns[j].name && !hy_is(name, columns[j].name);) j++;
         HY_CHECK(env, columns[j].name, "manifest: %s have an unknown column '%.80s'", what,
                  name.data);

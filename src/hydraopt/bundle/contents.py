@@ -174,7 +174,7 @@ class Container:
                 got = repr(self.metadata.get(key))[:80]
                 what = f"metadata {key!r} contradicts the manifest"
                 refuse_file(what, self.path, got, value[:80])
-        unknown = sorted(set(self.metadata) - {*about, "library", "checksums"})
+        unknown = strictjson.unknown_names(self.metadata, {*about, "library", "checksums"})
         if unknown:
             refuse_file("metadata has unknown keys", self.path, ", ".join(unknown)[:80])
 

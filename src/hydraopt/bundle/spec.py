@@ -319,7 +319,7 @@ _TASK_DEFAULTS: Final[Mapping[str, Any]] = {
 
 def _check_keys(value: Any, names: list[str]) -> None:
     check(isinstance(value, dict), "not an object", value)
-    unknown = sorted(set(value) - set(names))
+    unknown = strictjson.unknown_names(value, names)
     check(not unknown, "unknown keys", unknown, f"only {', '.join(names)}")
 
 

@@ -41,6 +41,7 @@ __all__ = [
     "text",
     "text_map",
     "unique",
+    "unknown_names",
     "unpack_columns",
     "unpack_errors",
     "unpack_ranges",
@@ -111,7 +112,7 @@ def unpack_columns(
 ) -> list[dict[str, Any]]:
     """Convert :func:`pack_columns` back to at most ``most`` rows, with known columns only."""
     check(isinstance(columns, dict), f"{what} are not a table", columns, "an object of columns")
-    unknown = sorted(set(columns) - {lead, *defaults})
+    unknown = unknown_names(columns, {lead, *defaults})
     check(not unknown, f"{what} have unknown columns", unknown, sorted({lead, *defaults}))
     leading = columns.get(lead)
     check(isinstance(leading, list), f"{what} lack the column {lead!r}", leading, "a list")
@@ -234,6 +235,14 @@ def check(fine: object, what: str, got: object = None, expected: object = None) 
     """Raise BundleFormatError unless ``fine``."""
     if not fine:
         bad(what, got, expected)
+
+
+def unknown_names(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Return the names that a reader must refuse: not known, and not optional.
+
+    Names that begin with ``_`` are optional: a later minor version of the format may add them.
+    """
+    return sorted(name for name in set(names).difference(known) if not name.startswith("_"))
 
 
 def as_tuple(value: Any) -> tuple[Any, ...]:

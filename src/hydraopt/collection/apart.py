@@ -303,7 +303,7 @@ def two_of_one_name(name: str, one: AnyPath, other: AnyPath) -> BundleFormatErro
 def _core_manifest(file: Container, value: Any) -> Manifest:
     with naming(file.path):
         check(isinstance(value, dict), "not an object", value)
-        unknown = sorted(set(value) - _CORE_KEYS)
+        unknown = strictjson.unknown_names(value, _CORE_KEYS)
         check(not unknown, "unknown keys of a core", unknown, ", ".join(sorted(_CORE_KEYS)))
         manifest = Manifest.from_json({**value, "tasks": {"name": []}})
         check(len(manifest.configs) <= 1, "configs of a core", len(manifest.configs), "at most 1")
@@ -314,7 +314,7 @@ def _core_manifest(file: Container, value: Any) -> Manifest:
 def _task_manifest(file: Container, value: Any, core: Manifest) -> Manifest:
     with naming(file.path):
         check(isinstance(value, dict), "not an object", value)
-        unknown = sorted(set(value) - _TASK_KEYS)
+        unknown = strictjson.unknown_names(value, _TASK_KEYS)
         check(not unknown, "unknown keys of a task", unknown, ", ".join(sorted(_TASK_KEYS)))
         first = core.configs[0] if core.configs else {}
         differences = value.get("configs", [{}])

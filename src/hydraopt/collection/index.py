@@ -161,7 +161,8 @@ def read_index(
 def _read(file: Container, most: int) -> tuple[str, dict[str, IndexedFile]]:
     value = file.manifest(most)
     with naming(file.path):
-        check(isinstance(value, dict) and set(value) == {"core", "files"}, "keys of an index")
+        right = isinstance(value, dict) and not {"core", "files"}.difference(value)
+        check(right and not strictjson.unknown_names(value, ("core", "files")), "keys of an index")
         assert isinstance(value, dict)  # for mypy
         about = {"format": INDEX, "format_version": str(file.version)}
         file.check(["manifest"], {**about, "core": file.metadata.get("core", "")})
