@@ -2,7 +2,7 @@
 
     python -m benchmarks.hostile forged VERDICTS --count 1000 --seed 0 --json FILE
 
-VERDICTS: native/tests/verdicts.c, compiled, best with sanitizers (native/test does both). Each
+VERDICTS: native/tests/conformance.c, compiled, best with sanitizers (native/test does both). Each
 forgery is verified, and each of its tasks written as a PEFT adapter. Those on which the two differ
 stay in --keep. Exit code 1 if there is any.
 """
@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from benchmarks.commands import parser_of
 from benchmarks.hostile.fuzz import environment, write_result
 from tests.bundle.forged import forgeries
-from tests.verdicts.judging import differences, of_c, of_python
+from tests.conformance.judging import differences, of_c, of_python
 
 
 def compare(command: str, count: int, start: int, keep: Path) -> dict[str, Any]:

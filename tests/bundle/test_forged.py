@@ -15,7 +15,7 @@ from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.errors import AlignmentError, ExportError, HydraoptError, UsageError
 from hydraopt.export.formats import FORMATS, export_task
 from tests.bundle.forged import forgeries
-from tests.verdicts.make import CASES
+from tests.conformance.make import CASES
 
 
 @pytest.fixture(scope="module")

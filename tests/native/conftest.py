@@ -84,10 +84,10 @@ def _shared(tmp_path_factory: pytest.TempPathFactory, name: str, main: str) -> s
 
 @pytest.fixture(scope="session")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The path of native/tests/verdicts.c, compiled; of one built already, beside HYDRA_COMMAND."""
+    """The path of native/tests/conformance.c, compiled, or of one beside HYDRA_COMMAND."""
     if given := os.environ.get("HYDRA_COMMAND"):
-        return str(Path(given).with_name("hydra-verdicts"))
-    return _shared(tmp_path_factory, "hydra-verdicts", "tests/verdicts.c")
+        return str(Path(given).with_name("hydra-conformance"))
+    return _shared(tmp_path_factory, "hydra-conformance", "tests/conformance.c")
 
 
 @pytest.fixture(scope="session")

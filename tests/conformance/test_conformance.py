@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.verdicts.judging import of_python
-from tests.verdicts.make import CASES, LIST, SUFFIX, cases
+from tests.conformance.judging import of_python
+from tests.conformance.make import CASES, LIST, SUFFIX, cases
 
 LISTED = json.loads(LIST.read_text())
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 
 from tests.bundle.forged import forgeries
-from tests.verdicts.judging import differences, of_c, of_python
-from tests.verdicts.make import CASES, LIST, SUFFIX
+from tests.conformance.judging import differences, of_c, of_python
+from tests.conformance.make import CASES, LIST, SUFFIX
 
 
 def test_the_verdicts_of_the_list(verdicts: str) -> None:

@@ -1,4 +1,4 @@
-/** The verdicts that all readers must give: tests/verdicts. This one reads with the C library, so
+/** The verdicts that all readers must give: conformance/. This one reads with the C library, so
  * what that lacks it lacks as well: "here" says what it answers instead. */
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
@@ -6,8 +6,8 @@ import { test } from "node:test";
 
 import { HydraError, openBundle } from "hydraopt";
 
-const folder = new URL("../../../tests/verdicts/", import.meta.url);
-const listed = JSON.parse(await readFile(new URL("verdicts.json", folder)));
+const folder = new URL("../../../conformance/", import.meta.url);
+const listed = JSON.parse(await readFile(new URL("expected.json", folder)));
 
 /** The code of what a call is refused for, or "ok". */
 async function word(call) {

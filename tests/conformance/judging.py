@@ -96,7 +96,7 @@ def _exported(task: TaskAdapter) -> tuple[str, str | None]:
 
 
 def of_c(command: str, paths: Sequence[Path]) -> list[Verdict]:
-    """The C library's verdicts, by native/tests/verdicts.c."""
+    """The C library's verdicts, by native/tests/conformance.c."""
     done = subprocess.run([command, *paths], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     made = []

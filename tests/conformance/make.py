@@ -1,9 +1,9 @@
-"""Write cases/NAME.hydra.safetensors, and verdicts.json with what every reader says of them.
+"""Write the cases of conformance/, and expected.json with what every reader says of them.
 
-    PYTHONPATH=src:. python -m tests.verdicts.make
+    PYTHONPATH=src:. python -m tests.conformance.make
 
 Each case is a golden bundle with one thing changed and right checksums. Readers in all languages
-are held to verdicts.json, which lists for each case: "verify", what verifying the file gives, and
+are held to expected.json, which lists for each case: "verify", what verifying the file gives, and
 "extract", what writing each task as a PEFT adapter gives, tasks in the order of their names. The
 words are those of hydra_status_name. "here": what a reader that lacks something says instead, and
 why. Run again only when the format or a verdict changes.
@@ -19,9 +19,9 @@ from typing import Any
 
 from tests.native.mutants import Pieces
 
-FOLDER = Path(__file__).parent
-CASES, LIST = FOLDER / "cases", FOLDER / "verdicts.json"
-GOLDEN = FOLDER.parent / "bundle" / "golden" / "layouts"
+FOLDER = Path(__file__).parents[2] / "conformance"
+CASES, LIST = FOLDER / "cases", FOLDER / "expected.json"
+GOLDEN = Path(__file__).parents[1] / "bundle" / "golden" / "layouts"
 SUFFIX = ".hydra.safetensors"
 PREFIX = "base_model.model."
 BIAS = f"{PREFIX}h.0.q.lora_B.bias"
