@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hydraopt.inspect.bundle import inspect_bundle
     from hydraopt.merging.merge import MergeResult, merge
     from hydraopt.report.files import write_report
+    from hydraopt.report.hub import push_to_hub
     from hydraopt.runtime.attached import Attached, attach
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ _HOMES = {
     "inspect_bundle": "hydraopt.inspect.bundle",
     "merge": "hydraopt.merging.merge",
     "open_bundle": "hydraopt.collection.opening",
+    "push_to_hub": "hydraopt.report.hub",
     "read_adapter": "hydraopt.adapters",
     "read_adapters": "hydraopt.adapters",
     "remove": "hydraopt.editing.verbs",
@@ -69,6 +71,7 @@ __all__ = [
     "inspect_bundle",
     "merge",
     "open_bundle",
+    "push_to_hub",
     "read_adapter",
     "read_adapters",
     "remove",

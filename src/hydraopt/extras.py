@@ -24,6 +24,7 @@ EXTRA_OF: Final[Mapping[str, str]] = {
     "onnxruntime": "onnx",
     "matplotlib": "plot",
     "ray": "ray",
+    "huggingface_hub": "hub",
 }
 """Extra that installs a library, by the name under which the library is imported."""
 

@@ -95,6 +95,7 @@ PUBLIC = {
     "inspect_bundle",
     "merge",
     "open_bundle",
+    "push_to_hub",
     "read_adapter",
     "read_adapters",
     "remove",

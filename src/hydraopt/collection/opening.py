@@ -21,7 +21,13 @@ from hydraopt.bundle.container import (
 )
 from hydraopt.bundle.contents import Container, open_file, refuse_file
 from hydraopt.bundle.reader import Bundle, TaskSource
-from hydraopt.errors import AdapterFormatError, HydraoptError, NotThereError
+from hydraopt.errors import (
+    AdapterFormatError,
+    BundleFormatError,
+    HydraoptError,
+    NotThereError,
+    explain,
+)
 from hydraopt.files.folders import files_in, is_folder
 from hydraopt.files.ranges import RemoteFile
 from hydraopt.files.reading import open_regular
@@ -47,9 +53,10 @@ def open_bundle(
     """Open a bundle; only its header and its manifest are read.
 
     path: a bundle file; a folder of a core file and task files; a core file, which is opened with
-        the task files beside it; or an address of one of these. In a folder with an index each
-        task file is read when its task is first used. Of an address only the ranges that are not
-        in the cache are fetched (hydraopt.files.cache).
+        the task files beside it; or an address of one of these. hf://OWNER/NAME opens the only
+        bundle of a repository on the Hugging Face hub. In a folder with an index each task file is
+        read when its task is first used. Of an address only the ranges that are not in the cache
+        are fetched (hydraopt.files.cache).
     base: the base model's folder, or its own tensors by name, for tasks that hold differences from
         them.
     tasks: names of the tasks to open; None for all. Of a bundle in several files the other task
@@ -59,7 +66,7 @@ def open_bundle(
     damaged manifest, UnsupportedVersionError for a bundle of a newer format, TaskNotFoundError for
     a task of ``tasks`` that does not exist, RemoteError for an address that cannot be read.
     """
-    place = place_of(path)
+    place = _in_repository(place_of(path))
     wanted = None if tasks is None else list(dict.fromkeys(tasks))
     bundle = Bundle(place, open_base(base), _source_at(place, wanted))
     for name in wanted or ():
@@ -115,6 +122,28 @@ def _source_at(path: AnyPath, wanted: Sequence[str] | None = None) -> TaskSource
     return open_folder(path, file) if wanted is None else open_some(path, file, wanted)
 
 
+def _in_repository(place: AnyPath) -> AnyPath:
+    """Return the only bundle file of a repository on the hub; every other place as given.
+
+    Raises BundleFormatError for a repository of several bundles.
+    """
+    if not isinstance(place, Url) or not place.is_repository:
+        return place
+    suffixes = (BUNDLE_SUFFIX, CORE_SUFFIX)
+    names = [x.name for x in files_in(place) or () if x.name.endswith(suffixes)]
+    if len(names) > 1:
+        raise BundleFormatError(
+            explain(
+                "the repository has several bundles",
+                file=place,
+                got=", ".join(names[:8]),
+                expected="one",
+                do="Give the address of one of them",
+            )
+        )
+    return place / names[0] if names and names[0].endswith(BUNDLE_SUFFIX) else place
+
+
 def is_bundle(path: str | os.PathLike[str], whole: bool = False) -> bool:
     """Return True if the file declares itself a bundle or a part of one; nothing else is checked.
 
@@ -122,7 +151,7 @@ def is_bundle(path: str | os.PathLike[str], whole: bool = False) -> bool:
     can report what is wrong. A folder counts if it contains a core file. False if the path does not
     exist, and, with ``whole``, for parts of a bundle.
     """
-    file = place_of(path)
+    file = _in_repository(place_of(path))
     if isinstance(file, Url):
         return _is_remote_bundle(file, whole)
     if file.is_dir():

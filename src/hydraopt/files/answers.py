@@ -7,12 +7,17 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from hydraopt.errors import NotThereError, RemoteError, explain
 from hydraopt.files.url import Url
 
-__all__ = ["Check", "Entry", "Mark", "PassingError", "Start", "check_room", "gone", "refuse"]
+__all__ = [
+    "HUB_KEY", "Check", "Entry", "Mark", "PassingError", "Start", "check_room", "gone", "refuse",
+]  # fmt: skip
+
+HUB_KEY: Final = "Check the address; for a private or gated repository, set HF_TOKEN"
+_ANYWHERE: Final = "Check the address; a store may also answer so to who may not read it"
 
 Check = Callable[[bytes | bytearray, int], bool]
 """Function of an object's first bytes and its size that checks if its reader can use it.
@@ -83,12 +88,9 @@ def refuse(
     raise RemoteError(explain(what, file=url, got=said, expected=expected, do=do))
 
 
-def gone(
-    url: Url,
-    got: str | None = None,
-    do: str = "Check the address; a store may also answer so to who may not read it",
-) -> NotThereError:
+def gone(url: Url, got: str | None = None, do: str | None = None) -> NotThereError:
     """Return the error for an address at which nothing is found."""
+    do = do or (HUB_KEY if url.is_hub else _ANYWHERE)
     return NotThereError(explain("nothing is at the address", file=url, got=got, do=do))
 
 

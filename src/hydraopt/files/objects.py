@@ -12,17 +12,18 @@ from datetime import datetime
 from typing import Any, Final
 
 from hydraopt.errors import RemoteError, explain
-from hydraopt.files.answers import Check, Entry, Mark, PassingError, Start, gone, refuse
+from hydraopt.files.answers import HUB_KEY, Check, Entry, Mark, PassingError, Start, gone, refuse
 from hydraopt.files.url import Url
 
-__all__ = ["ObjectStore"]
+__all__ = ["ObjectStore", "naming"]
 
 _TAGS: Final = ("ETag", "etag", "md5Hash", "blob_id", "generation", "LastModified", "created")
 _LIBRARIES: Final = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub",
     "az": "adlfs", "abfs": "adlfs",
 }  # fmt: skip
-_IN_EXTRA: Final = {"s3fs", "requests"}
+_EXTRAS: Final = {"fsspec": "remote", "s3fs": "remote", "huggingface_hub": "hub"}
+"""Extra of hydraopt that installs a library; others are installed by their own names."""
 _DENIED: Final = (
     "accessdenied", "forbidden", "invalidaccesskeyid", "signaturedoesnotmatch", "expiredtoken",
     "nocredentials", "unable to locate credentials", "partialcredentials", "unauthorized",
@@ -42,8 +43,11 @@ class ObjectStore:
     def read(self, url: Url, start: int, size: int, mark: Mark) -> bytes:
         if not size:
             return b""
-        with _naming(url):
-            data = bytes(_system(url).cat_file(url.text, start=start, end=start + size))
+        with naming(url):
+            # Without this setting, the file system of the hub fetches 5 MiB at a time.
+            exact = {"cache_type": "none"} if url.is_hub else {}
+            system = _system(url, listed=True)
+            data = bytes(system.cat_file(url.text, start=start, end=start + size, **exact))
         if len(data) < size:
             # Shorter for good only if it is another object now.
             now = self.mark(url)
@@ -56,14 +60,14 @@ class ObjectStore:
         return data
 
     def mark(self, url: Url) -> Mark:
-        with _naming(url):
+        with naming(url):
             about = _system(url).info(url.text)
         if about.get("type") == "directory" or not isinstance(about.get("size"), int):
             raise gone(url, "a folder")
         return Mark(about["size"], _tag_of(about))
 
     def entries(self, url: Url) -> list[Entry] | None:
-        with _naming(url):
+        with naming(url):
             try:
                 rows = _system(url).ls(url.text.rstrip("/"), detail=True)
             except FileNotFoundError:
@@ -78,7 +82,7 @@ class ObjectStore:
         return inside
 
     def matches(self, url: Url) -> list[Url]:
-        with _naming(url):
+        with naming(url):
             return [Url(_full(str(x), url)) for x in sorted(_system(url).glob(url.text))]
 
     def put(self, url: Url, data: bytes) -> None:
@@ -103,7 +107,7 @@ class ObjectStore:
         self._written(url, gone_now)
 
     def _written(self, url: Url, act: Callable[[Any], object]) -> None:
-        with _naming(url):
+        with naming(url):
             try:
                 act(_system(url))
             except _NO_WRITE as error:
@@ -119,12 +123,15 @@ def _tag_of(about: Mapping[str, Any]) -> str | None:
     return None if tag is None else str(tag)
 
 
-def _system(url: Url) -> Any:
-    """Return the file system of an address, which does not cache listings."""
+def _system(url: Url, listed: bool = False) -> Any:
+    """Return the file system of an address, without its cached listings.
+
+    listed: keep them, for ranges of an object whose mark was just read.
+    """
     try:
         import fsspec
     except ImportError as error:
-        raise _missing("fsspec", url) from error
+        raise _missing("huggingface_hub" if url.is_hub else "fsspec", url) from error
     try:
         system, _ = fsspec.core.url_to_fs(url.text)
     except ImportError as error:
@@ -133,12 +140,14 @@ def _system(url: Url) -> Any:
     except ValueError as error:
         refuse("no store of that kind is known", url, url.scheme, "s3, gs, hf, https", None)
         raise AssertionError from error
-    system.invalidate_cache()
+    if not listed:
+        system.invalidate_cache()
     return system
 
 
 def _missing(library: str, url: Url) -> RemoteError:
-    what = "hydraopt[remote]" if library in {*_IN_EXTRA, "fsspec"} else library
+    extra = _EXTRAS.get(library)
+    what = f"hydraopt[{extra}]" if extra else library
     return RemoteError(
         explain(
             "a library is not installed",
@@ -150,7 +159,7 @@ def _missing(library: str, url: Url) -> RemoteError:
 
 
 @contextmanager
-def _naming(url: Url) -> Iterator[None]:
+def naming(url: Url) -> Iterator[None]:
     """Convert exceptions of a store's library to errors of ours that name the address."""
     try:
         yield
@@ -162,7 +171,8 @@ def _naming(url: Url) -> Iterator[None]:
         said = f"{type(error).__name__}: {error}"
         low = said.lower().replace(" ", "")
         if isinstance(error, PermissionError) or any(x.replace(" ", "") in low for x in _DENIED):
-            refuse("store denies access", url, type(error).__name__, do=_KEYS)
+            do = HUB_KEY if url.is_hub else _KEYS
+            refuse("store denies access", url, type(error).__name__, do=do)
         if "preconditionfailed" in low or "atleastoneofthepre-conditions" in low:
             raise FileExistsError(str(url)) from error
         if isinstance(error, IsADirectoryError):

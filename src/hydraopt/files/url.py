@@ -18,8 +18,8 @@ _ADDRESS: Final = re.compile(r"([a-z][a-z0-9+.-]+)://(.*)", re.DOTALL)
 _WEB: Final = ("http", "https")
 _SECRET: Final = re.compile(r"[^/]*@")
 """Name and password, at the start of what follows the scheme; a password may hold an @."""
-_NO_HOST: Final = ("hf",)
-"""Schemes whose addresses hold no password: an @ there starts a revision."""
+_HUB: Final = "hf"
+"""Scheme of the Hugging Face hub, whose addresses hold no password: an @ starts a revision."""
 
 
 class Url(os.PathLike[str]):
@@ -41,6 +41,16 @@ class Url(os.PathLike[str]):
     def is_web(self) -> bool:
         """True if the address is read over HTTP directly; such an address is read-only."""
         return self.scheme in _WEB
+
+    @property
+    def is_hub(self) -> bool:
+        """True for an address on the Hugging Face hub."""
+        return self.scheme == _HUB
+
+    @property
+    def is_repository(self) -> bool:
+        """True for hf://OWNER/NAME, a whole model repository on the hub, also with a revision."""
+        return self.is_hub and len(self.parts) == 2
 
     @property
     def text(self) -> str:
@@ -102,7 +112,7 @@ class Url(os.PathLike[str]):
 
     def __str__(self) -> str:
         hidden = "?..." if self._query else ""
-        secret = None if self.scheme in _NO_HOST else _SECRET.match(self._path)
+        secret = None if self.is_hub else _SECRET.match(self._path)
         return f"{self.scheme}://{self._path[secret.end() if secret else 0 :]}{hidden}"
 
     def __repr__(self) -> str:

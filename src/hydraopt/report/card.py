@@ -33,8 +33,11 @@ _METRICS: Final = {
 """Names that hubs use for the metrics of hydraopt eval."""
 
 
-def bundle_card(known: Collected) -> str:
-    """Return the card as text. It marks what was not measured; names cannot become markup."""
+def bundle_card(known: Collected, address: str | None = None) -> str:
+    """Return the card as text. It marks what was not measured; names cannot become markup.
+
+    address: where the bundle will be, for the commands on the card. None: a file of its name.
+    """
     bundle, tasks = known.bundle, known.tasks
     summary = summary_of(bundle, tasks, known.originals, known.image)
     said = "\n".join(f"- {_plain(line)}" for line in summary)
@@ -44,7 +47,8 @@ def bundle_card(known: Collected) -> str:
     parts = [
         "---\n" + "".join(f"{line}\n" for line in _header(known)) + "---\n",
         f"# {_plain(name)}\n",
-        f"A bundle of {len(tasks):,} adapters of {base}, made by hydraopt.\n\n{_use(known)}",
+        f"A bundle of {len(tasks):,} adapters of {base}, made by hydraopt.\n",
+        _use(known, address),
         f"{said}\n",
         f"## Tasks\n\n{_table(tasks, known.image)}",
         *_languages(tasks),
@@ -53,10 +57,10 @@ def bundle_card(known: Collected) -> str:
     return "\n".join(parts)
 
 
-def _use(known: Collected) -> str:
+def _use(known: Collected, address: str | None) -> str:
     """Return the command that exports a task, and for image models the lines that load it."""
     bundle, name = known.bundle, _code(known.tasks[0].name)
-    where, first = shlex.quote(_code(known.name)), shlex.quote(name)
+    where, first = shlex.quote(address or _code(known.name)), shlex.quote(name)
     if not known.image:
         command = f"hydraopt export {where} {first} -o {first}"
         return f"Each comes back as a PEFT adapter:\n\n```text\n{command}\n```\n"
