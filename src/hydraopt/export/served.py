@@ -14,7 +14,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -25,14 +25,17 @@ from hydraopt.bundle.peft.folder import CONFIG, WEIGHTS
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.collection.following import Following
 from hydraopt.errors import TaskNotFoundError
+from hydraopt.export.vllm import export_vllm
 from hydraopt.files.alone import alone
+from hydraopt.files.cache import bytes_of, cache_root
 from hydraopt.files.url import AnyPath
 
-__all__ = ["FolderCache", "ServedBundle"]
+__all__ = ["FolderCache", "ServedBundle", "folder_cache", "write_served"]
 
 _JUST_NOW: Final = 60.0
 """Seconds for which a folder is kept after it was handed out, because its server may not have read
 it."""
+_MOST: Final = "20GB"
 _DIGITS: Final = 16
 _KEY: Final = re.compile(rf"[0-9a-f]{{{_DIGITS}}}")
 _LOCK: Final = ".lock"
@@ -153,6 +156,23 @@ class FolderCache:
         with suppress(OSError):
             return home.stat().st_mtime > border
         return False
+
+
+def folder_cache(environment: Mapping[str, str]) -> FolderCache:
+    """Return the cache that HYDRAOPT_VLLM_CACHE and HYDRAOPT_VLLM_CACHE_SIZE describe.
+
+    Raises UsageError for a size that is none.
+    """
+    own = environment.get("HYDRAOPT_VLLM_CACHE")
+    name = "HYDRAOPT_VLLM_CACHE_SIZE"
+    most = bytes_of(environment.get(name) or _MOST, name)
+    return FolderCache(Path(own) if own else cache_root(environment) / "vllm", most)
+
+
+def write_served(bundle: ServedBundle, task: TaskAdapter, folder: Path) -> None:
+    """Export a task of a bundle as the folder that vLLM, LoRAX and SGLang load."""
+    bundle.decode_core(task)
+    export_vllm(task, folder, overwrite=True)
 
 
 def _is_own(home: Path) -> bool:

@@ -23,7 +23,7 @@ import functools
 import logging
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,15 +31,12 @@ from hydraopt.adapters.bases import base_key
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import HydraoptError
-from hydraopt.export.served import FolderCache, ServedBundle
-from hydraopt.export.vllm import export_vllm
-from hydraopt.files.cache import bytes_of, cache_root
+from hydraopt.export.served import FolderCache, ServedBundle, folder_cache, write_served
 from hydraopt.files.url import AnyPath, place_of
 
 __all__ = ["NAME", "register"]
 
 NAME: Final = "hydraopt"
-_MOST: Final = "20GB"
 
 _log = logging.getLogger("hydraopt.vllm")
 
@@ -55,7 +52,7 @@ def register() -> None:
         return
     for place in places:
         open_bundle(place, tasks=())
-    cache = _cache(os.environ)
+    cache = folder_cache(os.environ)
     from vllm.lora.resolver import LoRAResolverRegistry
 
     # vLLM calls plug-ins in each of its processes, and in some more than once.
@@ -92,18 +89,13 @@ def make_resolver(bundles: Sequence[AnyPath], cache: FolderCache, *, any_base: b
             try:
                 task = bundle.task(name)
                 if task is not None and (any_base or _fits(task, base_model)):
-                    return cache.folder(task, functools.partial(_write, bundle))
+                    return cache.folder(task, functools.partial(write_served, bundle))
             except (HydraoptError, OSError) as error:
                 # To the client vLLM says that there is no such adapter; the reason is for the log.
                 _log.error("task %r of %s cannot be served: %s", name, bundle.path, error)
         return None
 
     return HydraoptResolver()
-
-
-def _write(bundle: ServedBundle, task: TaskAdapter, folder: Path) -> None:
-    bundle.decode_core(task)
-    export_vllm(task, folder, overwrite=True)
 
 
 def _fits(task: TaskAdapter, base_model: str) -> bool:
@@ -124,10 +116,3 @@ def _places(setting: str) -> list[AnyPath]:
     # An address has the mark that paths are separated by.
     texts = setting.split() if "://" in setting else setting.split(os.pathsep)
     return [place_of(text) for text in texts if text]
-
-
-def _cache(environment: Mapping[str, str]) -> FolderCache:
-    own = environment.get("HYDRAOPT_VLLM_CACHE")
-    name = "HYDRAOPT_VLLM_CACHE_SIZE"
-    most = bytes_of(environment.get(name) or _MOST, name)
-    return FolderCache(Path(own) if own else cache_root(environment) / "vllm", most)
