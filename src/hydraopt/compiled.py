@@ -20,11 +20,23 @@ from typing import Any, Final, TypeVar
 from hydraopt.errors import MemoryLimitError, explain
 from hydraopt.notes import Note
 
-__all__ = ["LENT", "check_memory", "njit", "own_place", "private_folder", "say_unkept"]
+__all__ = ["INNER", "LENT", "check_memory", "njit", "own_place", "private_folder", "say_unkept"]
 
-LENT: Final[Mapping[str, Any]] = {"cache": True, "nogil": True, "_nrt": False}
+LENT: Final[Mapping[str, Any]] = {
+    "cache": True,
+    "nogil": True,
+    "no_cfunc_wrapper": True,
+    "_nrt": False,
+}
 """Options of a function that allocates nothing: the arrays that it is lent are not counted, which
 would take longer than to code a number."""
+INNER: Final[Mapping[str, Any]] = {
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "_nrt": False,
+}
+"""Options of such a function that only compiled functions call. Their code contains it, so it needs
+no cache and no wrapper for calls from Python, which would take a third of the compilation."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

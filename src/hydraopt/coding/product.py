@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from hydraopt.compiled import njit
+from hydraopt.compiled import LENT, njit
 from hydraopt.linalg.shapes import Array
 from hydraopt.machinecode import INLINED
 
@@ -17,7 +17,7 @@ _ROWS: Final = 1024
 """Rows at a time, so that a column and its sums stay in the cache nearest to the processor."""
 
 
-@njit(cache=True, nogil=True, **INLINED)
+@njit(**LENT, **INLINED)
 def add_products(columns: Array, right: Array, out: Array) -> None:
     """Add ``columns^T right`` to ``out^T``: columns (q, N), right (q, k), out (k, N)."""
     # Without fastmath neither the order of sums is changed nor a product fused with a sum.

@@ -18,16 +18,18 @@ from hydraopt.coding.tables import (
     FIRST_SPREAD,
     LEAST_STATE,
     MIDDLE,
+    ONE,
     SHAPES,
     TOTAL,
     TOTAL_BITS,
+    ZERO,
     Kind,
     half_of,
     level_table,
     shift_of,
 )
 from hydraopt.coding.trellis import NEXT_STATE
-from hydraopt.compiled import njit
+from hydraopt.compiled import INNER, LENT, njit
 from hydraopt.machinecode import INLINED
 
 __all__ = ["BEYOND", "MOST_NUMBER", "MOST_SIDE", "decode_block", "decode_numbers"]
@@ -42,13 +44,13 @@ _FIRST: Final = Kind.FIRST_CLASS.table
 _NEXT: Final = Kind.NEXT_CLASS.table
 _AFTER: Final = Kind.AFTER_NORMAL.table
 _FIRST_OFFSET: Final = Kind.FIRST_CLASS.offset
-_shift_of = njit(cache=True, nogil=True, **INLINED)(shift_of)
-_half_of = njit(cache=True, nogil=True, **INLINED)(half_of)
-_level_table = njit(cache=True, nogil=True, **INLINED)(level_table)
+_shift_of = njit(**INNER, **INLINED)(shift_of)
+_half_of = njit(**INNER, **INLINED)(half_of)
+_level_table = njit(**INNER, **INLINED)(level_table)
 _MOST_CLASS: Final = MAX_SPREAD - FIRST_SPREAD + 1
 
 
-@njit(cache=True, nogil=True, **INLINED)
+@njit(**INNER, **INLINED)
 def _refilled(x: int, at: int, words: NDArray[np.uint16]) -> tuple[int, int]:
     if x < LEAST_STATE:
         x = x << 16 | (int(words[at]) if at < words.size else 0)
@@ -56,14 +58,14 @@ def _refilled(x: int, at: int, words: NDArray[np.uint16]) -> tuple[int, int]:
     return x, at
 
 
-@njit(cache=True, nogil=True, **INLINED)
+@njit(**INNER, **INLINED)
 def _raw(x: int, at: int, words: NDArray[np.uint16], width: int) -> tuple[int, int, int]:
     value = x & ((1 << width) - 1)
     x, at = _refilled(x >> width, at, words)
     return value, x, at
 
 
-@njit(cache=True, nogil=True, **INLINED)
+@njit(**INNER, **INLINED)
 def _escaped(x: int, at: int, words: NDArray[np.uint16]) -> tuple[int, int, int]:
     """Decode a value that has no symbol."""
     width, x, at = _raw(x, at, words, 5)
@@ -75,7 +77,7 @@ def _escaped(x: int, at: int, words: NDArray[np.uint16]) -> tuple[int, int, int]
     return -(folded >> 1) if folded & 1 else folded >> 1, x, at
 
 
-@njit(cache=True, nogil=True, **INLINED)
+@njit(**INNER, **INLINED)
 def _number(
     x: int,
     at: int,
@@ -99,7 +101,7 @@ def _number(
     return value, x, at
 
 
-@njit(cache=True, nogil=True, **INLINED)
+@njit(**LENT, **INLINED)
 def decode_numbers(
     state: NDArray[np.int64],
     words: NDArray[np.uint16],
@@ -126,7 +128,7 @@ def decode_numbers(
     return inside
 
 
-@njit(cache=True, nogil=True, **INLINED)
+@njit(**LENT, **INLINED)
 def decode_block(
     state: NDArray[np.int64],
     words: NDArray[np.uint16],
@@ -145,7 +147,7 @@ def decode_block(
     number = 0
     for j in range(spreads.size):
         table = _NEXT if j else _FIRST
-        step, x, at = _number(x, at, words, symbols, slots, table, 0)
+        step, x, at = _number(x, at, words, symbols, slots, table, ZERO)
         x, y = y, x
         number += step + (0 if j else _FIRST_OFFSET)
         if number < 0 or number > _MOST_CLASS or at > words.size + BEYOND:
@@ -155,12 +157,12 @@ def decode_block(
             for i in range(integers.shape[1]):
                 integers[j, i] = 0
             continue
-        shape, x, at = _number(x, at, words, symbols, slots, _AFTER + shape, 0)
+        shape, x, at = _number(x, at, words, symbols, slots, _AFTER + shape, ZERO)
         x, y = y, x
         if shape < 0 or shape >= SHAPES:
             return False
         shift = _shift_of(number)
-        even, odd = _level_table(shape, number, 0), _level_table(shape, number, 1)
+        even, odd = _level_table(shape, number, ZERO), _level_table(shape, number, ONE)
         s = np.uint64(0)  # Unsigned, so that no check for a negative index is compiled.
         for i in range(integers.shape[1]):
             q = int(s & np.uint64(1))

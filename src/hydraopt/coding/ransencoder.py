@@ -15,17 +15,18 @@ from numpy.typing import NDArray
 from hydraopt.coding.tables import (
     COST_BITS,
     ESCAPE,
-    FIRST_SPREAD,
     MIDDLE,
+    ONE,
     SHAPES,
     TOTAL_BITS,
+    ZERO,
     Kind,
     half_of,
     level_table,
     shift_of,
 )
 from hydraopt.coding.trellis import NEXT_STATE
-from hydraopt.compiled import LENT, njit
+from hydraopt.compiled import INNER, LENT, njit
 
 __all__ = [
     "COUNT",
@@ -42,9 +43,9 @@ COUNT, PRICE = 0, 1
 MOST_STEPS: Final = 9
 """Most steps of a number: a symbol, and two for each of four runs of raw bits."""
 Table = NDArray[np.int32]
-_shift_of = njit(**LENT)(shift_of)
-_half_of = njit(**LENT)(half_of)
-_level_table = njit(**LENT)(level_table)
+_shift_of = njit(**INNER)(shift_of)
+_half_of = njit(**INNER)(half_of)
+_level_table = njit(**INNER)(level_table)
 _RAW: Final = 1 << 15
 """Marks the second step of raw bits, which has their width; the first one has the bits."""
 _FIRST: Final = Kind.FIRST_CLASS.table
@@ -58,14 +59,14 @@ def new_meter() -> NDArray[np.int64]:
     return np.zeros(2, np.int64)
 
 
-@njit(**LENT)
+@njit(**INNER)
 def _raw(steps: NDArray[np.uint16], at: int, value: int, width: int) -> int:
     steps[at] = value & ((1 << width) - 1)
     steps[at + 1] = _RAW | width
     return at + 2
 
 
-@njit(**LENT)
+@njit(**INNER)
 def _width(value: int) -> int:
     """Return the number of raw bits of an escaped value, without the five that state it."""
     folded = 2 * value if value > 0 else 1 - 2 * value
@@ -75,7 +76,7 @@ def _width(value: int) -> int:
     return width
 
 
-@njit(**LENT)
+@njit(**INNER)
 def _emit(
     steps: NDArray[np.uint16], at: int, frequencies: Table, table: int, shift: int, value: int
 ) -> int:
@@ -98,7 +99,7 @@ def _emit(
     return at
 
 
-@njit(**LENT)
+@njit(**INNER)
 def _price(prices: Table, table: int, shift: int, value: int) -> int:
     """Return the price of a number, in 1/256 bit."""
     symbol = (value + _half_of(shift)) >> shift
@@ -124,7 +125,7 @@ def emit_numbers(
         meter[PRICE] += _price(prices, table, shift, value)
 
 
-@njit(**LENT)
+@njit(**INNER)
 def _shape(
     levels: NDArray[np.int32],
     prices: Table,
@@ -151,12 +152,12 @@ def _shape(
         state = np.uint64(NEXT_STATE[state, np.uint64(levels[i] & 1)])
     best, least = 0, 1 << 62
     for shape in range(SHAPES):
-        price = _price(prices, _AFTER + before, 0, shape)
+        price = _price(prices, _AFTER + before, ZERO, shape)
         for q in range(2):
             table = _level_table(shape, number, q)
             for index in range(ESCAPE):
                 if counts[q, index]:
-                    price += counts[q, index] * _price(prices, table, 0, index - MIDDLE)
+                    price += counts[q, index] * _price(prices, table, ZERO, index - MIDDLE)
             price += counts[q, ESCAPE] * prices[table, ESCAPE]
         if price < least:
             best, least = shape, price
@@ -170,41 +171,41 @@ def emit_block(
     frequencies: Table,
     prices: Table,
     levels: NDArray[np.int32],
-    spreads: NDArray[np.int64],
+    numbers: NDArray[np.int64],
     before: NDArray[np.int64],
     counts: NDArray[np.int64],
 ) -> None:
-    """Append columns of levels (k, N) of the spread classes (k,).
+    """Append columns of levels (k, N) of the classes (k,), counted as in a stream.
 
     before (2,): class and shape of the last column, updated; class -1 for a block's first column.
     counts (2, SYMBOLS): scratch. ``steps`` must have MOST_STEPS (N + 2) k free places.
     """
     at = meter[COUNT]
     for j in range(levels.shape[0]):
-        number = max(spreads[j] - FIRST_SPREAD + 1, 1) if levels[j].any() else 0
+        number = numbers[j]
         table, step = _NEXT, number - before[0]
         if before[0] < 0:
             table, step = _FIRST, number - _FIRST_OFFSET
-        at = _emit(steps, at, frequencies, table, 0, step)
-        meter[PRICE] += _price(prices, table, 0, step)
+        at = _emit(steps, at, frequencies, table, ZERO, step)
+        meter[PRICE] += _price(prices, table, ZERO, step)
         before[0] = number
         if number == 0:
             continue
         shape, price = _shape(levels[j], prices, number, before[1], counts)
-        at = _emit(steps, at, frequencies, _AFTER + before[1], 0, shape)
+        at = _emit(steps, at, frequencies, _AFTER + before[1], ZERO, shape)
         before[1] = shape
         shift = _shift_of(number)
-        even, odd = _level_table(shape, number, 0), _level_table(shape, number, 1)
+        even, odd = _level_table(shape, number, ZERO), _level_table(shape, number, ONE)
         state = np.uint64(0)
         for i in range(levels.shape[1]):
-            level = levels[j, i]
+            level = np.int64(levels[j, i])
             table = odd if state & np.uint64(1) else even
             index = np.uint64(level + MIDDLE)  # huge for a level below -MIDDLE
             if shift == 0 and index < ESCAPE and frequencies[np.uint64(table), index]:
                 steps[np.uint64(at)] = np.uint64(table << 5) | index
                 at += 1
             else:
-                at = _emit(steps, at, frequencies, table, shift, int(level))
+                at = _emit(steps, at, frequencies, table, shift, level)
             state = np.uint64(NEXT_STATE[state, np.uint64(level & 1)])
         meter[PRICE] += price
     meter[COUNT] = at

@@ -258,12 +258,13 @@ class StreamWriter:
     def levels(self, levels: NDArray[np.int32], spreads: NDArray[np.int64], shape: int) -> None:
         """Append the levels (k, N) and spread classes (k,) of a block that was checked."""
         before = np.array([-1, shape], np.int64)
+        numbers = np.where(levels.any(axis=1), np.maximum(spreads - FIRST_SPREAD + 1, 1), 0)
         some = max(_RESERVED // max(levels.shape[1], 1), 1)
         for j in range(0, spreads.size, some):
             part = levels[j : j + some]
             self._reserve(part.size + 2 * len(part))
             room = self._room
-            columns = part, spreads[j : j + some]
+            columns = part, numbers[j : j + some]
             emit_block(room.steps, self._meter, *_TABLES, *columns, before, room.counts)
 
     def drained(self) -> bytes:

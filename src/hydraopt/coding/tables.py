@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,14 @@ __all__ = [
     "LEAST_STATE",
     "LEVEL_TABLES",
     "MIDDLE",
+    "ONE",
     "PRICES",
     "SHAPES",
     "STARTS",
     "SYMBOLS",
     "TOTAL",
     "TOTAL_BITS",
+    "ZERO",
     "Kind",
     "half_of",
     "level_bits",
@@ -56,6 +58,9 @@ SHAPES: Final = 3
 """Normal, heavy-tailed and flat columns."""
 FIRST_SPREAD: Final = 12
 """Spread class (see spread.py) that a stream calls 1; a column of zeros has class 0 there."""
+ZERO: Final[Any] = np.int64(0)
+ONE: Final[Any] = np.int64(1)
+"""Arguments of compiled functions. numba compiles a function again for each literal argument."""
 _EACH: Final = 2 * CLASSES + 4
 LEVEL_TABLES: Final = SHAPES * _EACH
 

@@ -20,7 +20,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.compiled import LENT, njit
+from hydraopt.coding.tables import ONE, ZERO
+from hydraopt.compiled import INNER, LENT, njit
 
 __all__ = ["NEXT_STATE", "QUANTISER", "levels_of", "quantise", "reconstruct"]
 
@@ -42,7 +43,7 @@ _BEFORE: NDArray[np.int64] = np.array(
 _FAR = 1e300
 
 
-@njit(**LENT)
+@njit(**INNER)
 def _best(
     a: float, q: int, lam: float, bits: NDArray[np.float64], slope: float
 ) -> tuple[int, float, int, float]:
@@ -102,8 +103,8 @@ def quantise(
     c1 = c2 = c3 = c4 = c5 = c6 = c7 = _FAR
     for i in range(count):
         a = abs(x[i])
-        k00, e00, k01, e01 = _best(a, 0, lam, bits, slope)
-        k10, e10, k11, e11 = _best(a, 1, lam, bits, slope)
+        k00, e00, k01, e01 = _best(a, ZERO, lam, bits, slope)
+        k10, e10, k11, e11 = _best(a, ONE, lam, bits, slope)
         choices[i, 0], choices[i, 1], choices[i, 2], choices[i, 3] = k00, k01, k10, k11
         n0, m0 = c0 + e00, c4 + e01
         n1, m1 = c2 + e00, c6 + e01

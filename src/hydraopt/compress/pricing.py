@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.compiled import LENT, njit
+from hydraopt.compiled import INNER, LENT, njit
 from hydraopt.compress.curve import FIRST_CLASS
 from hydraopt.compress.measure import left_noise, part_cost
 from hydraopt.linalg.shapes import Array
@@ -26,11 +26,11 @@ _DIP: Final = 0.6
 prediction errs less, what is left to be written is written more coarsely."""
 
 # The measure's formulas, compiled into the loops below.
-_part_cost = njit(**LENT)(part_cost)
-_left_noise = njit(**LENT)(left_noise)
+_part_cost = njit(**INNER)(part_cost)
+_left_noise = njit(**INNER)(left_noise)
 
 
-@njit(**LENT)
+@njit(**INNER)
 def _clipped(table: Array, index: int) -> float:
     """Return an entry, or the one at the nearer end."""
     return float(table[min(max(index, 0), table.size - 1)])
@@ -72,7 +72,7 @@ def side_at(
     return bits, noise, gone
 
 
-@njit(**LENT)
+@njit(**INNER)
 def _cheapest(
     energy: Array,
     left: _Side,
