@@ -1,8 +1,8 @@
 """Compare the verdicts of hydraopt and the C library on forged bundles with right checksums.
 
-    python -m benchmarks.hostile forged VERDICTS --count 1000 --seed 0 --json FILE
+    python -m benchmarks.hostile forged READER --count 1000 --seed 0 --json FILE
 
-VERDICTS: native/tests/conformance.c, compiled, best with sanitizers (native/test does both). Each
+READER: native/tests/conformance.c, compiled, best with sanitizers (native/test does both). Each
 forgery is verified, and each of its tasks written as a PEFT adapter. Those on which the two differ
 stay in --keep. Exit code 1 if there is any.
 """
@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from benchmarks.commands import parser_of
 from benchmarks.hostile.fuzz import environment, write_result
+from conformance.run import results_of
 from tests.bundle.forged import forgeries
-from tests.conformance.judging import differences, of_c, of_python
+from tests.conformance.judging import differences, of_python
 
 
 def compare(command: str, count: int, start: int, keep: Path) -> dict[str, Any]:
@@ -47,8 +48,8 @@ def compare(command: str, count: int, start: int, keep: Path) -> dict[str, Any]:
             counts["forgeries"] += 1
             try:
                 ours = of_python(path)
-                found = differences(path, ours, of_c(command, [path])[0])
-                counts["sound" if ours.whole == "ok" else "refused"] += 1
+                found = differences(path, ours, results_of([command], [path])[0])
+                counts["sound" if ours["verify"] == "ok" else "refused"] += 1
             except Exception as error:
                 found = [f"{type(error).__name__}: {error}"[:300]]
             if found:
@@ -63,14 +64,14 @@ def compare(command: str, count: int, start: int, keep: Path) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = parser_of(__name__, __doc__)
-    parser.add_argument("verdicts", metavar="VERDICTS")
+    parser.add_argument("reader", metavar="READER")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write the result")
     parser.add_argument("--keep", type=Path, default=Path("forged"), help="folder for forgeries")
     options = parser.parse_args(arguments)
-    found = compare(options.verdicts, options.count, options.seed, options.keep)
-    told = f"forged VERDICTS --count {options.count} --seed {options.seed}"
+    found = compare(options.reader, options.count, options.seed, options.keep)
+    told = f"forged READER --count {options.count} --seed {options.seed}"
     head = {"schema": "hydraopt.forged/1", "command": f"python -m benchmarks.hostile {told}"}
     write_result({**head, "seed": options.seed, **found, **environment()}, options.json)
     print(*found["failures"], sep="\n", file=sys.stderr)

@@ -83,7 +83,7 @@ def _shared(tmp_path_factory: pytest.TempPathFactory, name: str, main: str) -> s
 
 
 @pytest.fixture(scope="session")
-def verdicts(tmp_path_factory: pytest.TempPathFactory) -> str:
+def conformance(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The path of native/tests/conformance.c, compiled, or of one beside HYDRA_COMMAND."""
     if given := os.environ.get("HYDRA_COMMAND"):
         return str(Path(given).with_name("hydra-conformance"))

@@ -1,31 +1,21 @@
-"""The C library and hydraopt say the same of every bundle."""
+"""The C library gives the results of conformance/, and those of hydraopt for forged bundles."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 
+from conformance.run import differences, expected_results, path_of, results_of
 from tests.bundle.forged import forgeries
-from tests.conformance.judging import differences, of_c, of_python
-from tests.conformance.make import CASES, LIST, SUFFIX
+from tests.conformance import judging
 
 
-def test_the_verdicts_of_the_list(verdicts: str) -> None:
-    listed = json.loads(LIST.read_text())
-    found = of_c(verdicts, [CASES / f"{name}{SUFFIX}" for name in listed])
-    for (name, expected), theirs in zip(listed.items(), found, strict=True):
-        wanted = {**expected, **expected.get("here", {}).get("c", {})}
-        assert (theirs.whole, list(theirs.tasks)) == (wanted["verify"], wanted["extract"]), name
-
-
-def test_what_is_written_is_the_same(verdicts: str) -> None:
-    listed = json.loads(LIST.read_text())
-    paths = [CASES / f"{name}{SUFFIX}" for name in listed if "here" not in listed[name]]
-    for path, theirs in zip(paths, of_c(verdicts, paths), strict=True):
-        assert differences(path, of_python(path), theirs) == [], path.name
+def test_the_results_of_conformance(conformance: str) -> None:
+    cases = expected_results()
+    for case, got in zip(cases, results_of([conformance], [*map(path_of, cases)]), strict=True):
+        assert differences(case, got) == [], case["case"]
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +25,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=60)
 @given(forgeries())
-def test_forgeries_are_judged_alike(verdicts: str, path: Path, data: bytes) -> None:
+def test_forgeries_are_judged_alike(conformance: str, path: Path, data: bytes) -> None:
     path.write_bytes(data)
-    assert differences(path, of_python(path), of_c(verdicts, [path])[0]) == []
+    (theirs,) = results_of([conformance], [path])
+    assert judging.differences(path, judging.of_python(path), theirs) == []

@@ -191,6 +191,8 @@ hydra_status hy_shape_read(hydra_bundle *b, const hy_json *json, uint32_t node, 
 
 /* [day, digest] of where a task came from; also null, and no node. */
 int hy_is_added(const hy_json *json, uint32_t node);
+/* Whether a value is the first 16 hex digits of a sha256. */
+int hy_is_digest(const hy_json *json, uint32_t node);
 
 /* bounds.c: what is counted before it is believed. core: of a task's file, the core's manifest.
  * size: bytes of the file, or of all files. */

@@ -154,8 +154,8 @@ static hydra_status read_entry(hydra_bundle *b, const hy_json *json, const hy_co
     x->columns = (uint32_t)(x->transposed ? first : others);
     x->dtype = (uint8_t)dtype, x->kind = (uint8_t)kind;
     if (c[BASE].at && hy_kind(json, c[BASE].at) != HY_NULL) {
-        HY_CHECK(&b->env, hy_is_text(json, c[BASE].at, 0), "manifest: the base of '%s' is no text",
-                 x->key.data);
+        HY_CHECK(&b->env, hy_is_digest(json, c[BASE].at),
+                 "manifest: the base of '%s' is no 16 hex digits", x->key.data);
         x->base = hy_string(json, c[BASE].at);
     }
     return HYDRA_OK;

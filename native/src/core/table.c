@@ -217,16 +217,22 @@ static int is_day(hy_slice text) {
     return part[2] <= days[part[1] - 1] + (part[1] == 2 && leap);
 }
 
+int hy_is_digest(const hy_json *json, uint32_t node) {
+    hy_slice text;
+    uint32_t i;
+    if (hy_kind(json, node) != HY_STRING) return 0;
+    text = hy_string(json, node);
+    if (text.size != 16) return 0;
+    for (i = 0; i < 16; i++)
+        if (!memchr("0123456789abcdef", text.data[i], 16)) return 0;
+    return 1;
+}
+
 int hy_is_added(const hy_json *json, uint32_t node) {
-    hy_slice digest;
-    uint32_t i, second;
+    uint32_t second;
     if (!node || hy_kind(json, node) == HY_NULL) return 1;
     if (hy_kind(json, node) != HY_LIST || json->nodes[node].size != 2) return 0;
     second = json->nodes[node + 1].next;
-    if (hy_kind(json, node + 1) != HY_STRING || hy_kind(json, second) != HY_STRING) return 0;
-    digest = hy_string(json, second);
-    if (digest.size != 16) return 0;
-    for (i = 0; i < 16; i++)
-        if (!memchr("0123456789abcdef", digest.data[i], 16)) return 0;
-    return is_day(hy_string(json, node + 1));
+    if (hy_kind(json, node + 1) != HY_STRING) return 0;
+    return hy_is_digest(json, second) && is_day(hy_string(json, node + 1));
 }

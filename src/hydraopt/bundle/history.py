@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Final
+from typing import Any
 
-from hydraopt.bundle.strictjson import check
+from hydraopt.bundle.strictjson import check, digest
 
 __all__ = ["Added", "added_from_json", "added_to_json", "check_added"]
-
-_DIGEST: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -33,8 +30,7 @@ def check_added(added: Any, where: str) -> None:
         return
     check(isinstance(added, Added), f"history of {where}", added, "an Added or None")
     check(_is_day(added.day), f"day of {where}", added.day, "YYYY-MM-DD")
-    right = isinstance(added.digest, str) and _DIGEST.fullmatch(added.digest)
-    check(right, f"digest of {where}", added.digest, "16 hex digits")
+    digest(added.digest, f"digest of {where}")
 
 
 def _is_day(value: Any) -> bool:

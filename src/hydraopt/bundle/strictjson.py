@@ -26,6 +26,7 @@ __all__ = [
     "code_of",
     "config_difference",
     "config_from_difference",
+    "digest",
     "dumps",
     "error_of",
     "in_order",
@@ -275,6 +276,12 @@ def amount(value: Any, what: str) -> None:
 def one_of(value: Any, known: Any, what: str) -> None:
     """Check for one of the known texts."""
     check(isinstance(value, str) and value in known, what, value, ", ".join(known))
+
+
+def digest(value: Any, what: str) -> None:
+    """Check for the first 16 hex digits of a sha256, in lower case."""
+    right = isinstance(value, str) and len(value) == 16 and not set(value) - set("0123456789abcdef")
+    check(right, what, value, "16 hex digits")
 
 
 def rising(values: tuple[Any, ...], what: str) -> None:

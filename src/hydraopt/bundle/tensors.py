@@ -15,7 +15,7 @@ from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.model import ExtraKind
 from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
 from hydraopt.bundle.peft.tensors import nearest
-from hydraopt.bundle.strictjson import check, natural, one_of, text
+from hydraopt.bundle.strictjson import check, digest, natural, one_of, text
 from hydraopt.coding.dense import DenseRecord, as_matrix, from_matrix, matrix_shape
 from hydraopt.errors import BaseMismatchError, UsageError, explain
 from hydraopt.files.url import AnyPath
@@ -65,7 +65,7 @@ class TensorEntry:
         check(rows <= _MOST_ROWS, f"rows of {self.key!r}", rows, f"at most {_MOST_ROWS}")
         one_of(self.kind, get_args(ExtraKind), f"kind of {self.key!r}")
         if self.base is not None:
-            text(self.base, f"base of {self.key!r}")
+            digest(self.base, f"base of {self.key!r}")
 
     @property
     def numbers(self) -> int:
