@@ -70,6 +70,25 @@ def small_task(folder: Path, seed: int = 0, form: str = "peft", **options: Any) 
     return bundled(folder, made)["numbers"]
 
 
+def stacked_experts(folder: Path, swapped: bool = False, rank: int = 2) -> Path:
+    """An adapter of three experts in one tensor: gate_up_proj (12, 8) and down_proj (8, 6) each.
+
+    swapped: as older versions of PEFT wrote it, where A reads the output.
+    """
+    rng, path = np.random.default_rng(3), "model.layers.0.mlp.experts"
+    shapes = {f"{path}.base_layer": (12, 8), path: (8, 6)}
+    tensors = {}
+    for name, (m, n) in shapes.items():
+        rows, columns = (n, m) if swapped else (m, n)
+        tensors[name] = (
+            rng.standard_normal((rows, 3 * rank)),
+            rng.standard_normal((3 * rank, columns)),
+        )
+    parameters = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    config = {"target_modules": [], "target_parameters": parameters, "r": rank, "lora_alpha": rank}
+    return write_adapter(folder, tensors, rank_pattern={}, alpha_pattern={}, **config)
+
+
 def products(task: TaskAdapter) -> Dense:
     return {path: x.B @ x.A for path, x in task.factors().items()}
 

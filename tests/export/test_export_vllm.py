@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from hydraopt import merge
 from hydraopt.adapters import read_adapter
@@ -18,7 +19,7 @@ from hydraopt.errors import ExportError
 from hydraopt.export import export_vllm
 from hydraopt.export.vllm import RANKS
 from tests.conftest import write_adapter
-from tests.export.targets import SHAPES, bundled, pairs, products, small_task
+from tests.export.targets import SHAPES, bundled, pairs, products, small_task, stacked_experts
 from tests.raising import raises
 
 
@@ -122,6 +123,39 @@ def test_targets_are_whole_paths_where_names_do_not_tell(tmp_path: Path) -> None
     export_vllm(bundled(tmp_path, *made)["some"], tmp_path / "out")
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["target_modules"] == sorted(some)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_stacked_experts_are_those_that_it_stacks(swapped: bool, tmp_path: Path) -> None:
+    """LoRAModelManager._stack_moe_lora_weights: base_layer is gate_up_proj, the other down_proj."""
+    task = bundled(tmp_path, stacked_experts(tmp_path / "moe", swapped))["moe"]
+    export_vllm(task, tmp_path / "out", dtype="float32")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    dense = products(task)
+    path = "model.layers.0.mlp.experts"
+    with safe_open(tmp_path / "out" / "adapter_model.safetensors", "np") as file:
+        for name, shape in ((f"{path}.base_layer", (12, 8)), (path, (8, 6))):
+            a = file.get_tensor(f"base_model.model.{name}.lora_A.weight")
+            b = file.get_tensor(f"base_model.model.{name}.lora_B.weight")
+            a = a.reshape(3, config["r"], a.shape[-1])
+            b = b.reshape(b.shape[0], config["r"], 3).transpose(2, 0, 1)
+            for expert in range(3):
+                expected = dense[f"{name}::{expert}"]
+                assert (b[expert] @ a[expert]).shape == shape
+                np.testing.assert_allclose(
+                    b[expert] @ a[expert], expected.T if swapped else expected, atol=1e-4
+                )
+
+
+def test_one_projection_of_stacked_experts_is_refused(tmp_path: Path) -> None:
+    folder = stacked_experts(tmp_path / "moe")
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(
+        {key: x for key, x in tensors.items() if "base_layer" in key},
+        folder / "adapter_model.safetensors",
+    )
+    with raises(ExportError, adapter="moe", module="model.layers.0.mlp.experts"):
+        export_vllm(bundled(tmp_path, folder)["moe"], tmp_path / "out")
 
 
 @pytest.mark.parametrize("path", ["model.embed_tokens", "conv"])

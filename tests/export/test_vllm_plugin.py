@@ -30,7 +30,7 @@ from hydraopt.export.served import FolderCache, ServedBundle
 from hydraopt.files.url import Url
 from hydraopt.merging.budget import Limit
 from tests.conftest import write_adapter
-from tests.export.targets import bundled, pairs
+from tests.export.targets import bundled, pairs, stacked_experts
 from tests.raising import raises
 from tests.remote.servers import Web, web_server
 
@@ -40,11 +40,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class LoRARequest:
-    """The fields that vLLM has had since its first resolver."""
+    """Fields of vLLM's class, in its order, but for tensorizer's."""
 
     lora_name: str
     lora_int_id: int
-    lora_path: str
+    lora_path: str = ""
+    base_model_name: str | None = None
+    load_inplace: bool = False
+    is_3d_lora_weight: bool = False
 
     def __post_init__(self) -> None:
         if self.lora_int_id < 1:
@@ -172,6 +175,18 @@ def test_what_it_does_not_have_is_left_to_others(
         assert "HYDRAOPT_ANY_BASE" in caplog.text
         assert ask(resolver, "head") is None
         assert "score.weight" in caplog.text
+
+
+def test_stacked_experts_are_marked(
+    monkeypatch: pytest.MonkeyPatch, registry: Registry, tmp_path: Path
+) -> None:
+    made = [stacked_experts(tmp_path / "moe"), write_adapter(tmp_path / "de", pairs())]
+    resolver = started(monkeypatch, registry, bundled(tmp_path, *made).path)
+    found = {name: ask(resolver, name) for name in ("moe", "de")}
+    assert {name: x.is_3d_lora_weight for name, x in found.items() if x} == {
+        "moe": True,
+        "de": False,
+    }
 
 
 def test_any_base(monkeypatch: pytest.MonkeyPatch, registry: Registry, bundle: Path) -> None:

@@ -14,6 +14,7 @@ from hydraopt.bundle.peft.layout import Pair
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, explain
+from hydraopt.linalg.shapes import Factors
 
 __all__ = ["ALORA", "LINEAR", "plain_pairs", "refuse_all_but", "refuse_settings", "refused"]
 
@@ -42,22 +43,27 @@ def plain_pairs(
     engine: str,
     settings: Collection[str] = (),
     base: Base = None,
+    layouts: Collection[Layout] = _PLAIN,
 ) -> list[Pair]:
     """Return the task's pairs by module path: A (r, n) and B (m, r) of linear layers, scale inside.
 
     engine: who is to load them, for messages. Names are those of the paths, whatever the original
     file called them.  settings: such as change what pairs mean and have a place in the format.
-    base: as in :func:`refuse_all_but`.
+    base: as in :func:`refuse_all_but`.  layouts: "plain", maybe "experts": one pair of all experts.
 
     Raises ExportError, naming adapter and module, for everything else a task may hold: tensors that
     are not low-rank (biases, saved modules, DoRA, token rows), embeddings, convolutions, fused or
     stacked layers, two pairs on one layer, and settings that change what the pairs mean.
     """
-    refuse_all_but(task, engine, settings=settings, base=base)
+    refuse_all_but(task, engine, layouts=layouts, settings=settings, base=base)
     factors = task.factors()
+    grouped: dict[str, list[tuple[int, ModuleEntry, Factors]]] = {}
+    for path, module in sorted(task.modules.items()):
+        stem = module.stem if module.layout == "experts" else path
+        grouped.setdefault(stem, []).append((module.group, module, factors[path]))
     return [
-        Pair((spell(path, "A"), spell(path, "B")), path, ((0, module, factors[path]),))
-        for path, module in sorted(task.modules.items())
+        Pair((spell(path, "A"), spell(path, "B")), path, tuple(sorted(members, key=lambda x: x[0])))
+        for path, members in grouped.items()
     ]
 
 
@@ -155,6 +161,6 @@ def _problem(
         return "a factor of a product"
     if module.layout not in layouts:
         return "layers that are fused or stacked in one tensor"
-    if "base_layer" in module.path.split("."):
+    if "base_layer" in module.stem.split(".") and module.layout != "experts":
         return "two pairs on one layer"
     return None

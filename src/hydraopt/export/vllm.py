@@ -4,10 +4,16 @@ vLLM's loader (``vllm.lora``: ``PEFTHelper``, ``parse_fine_tuned_lora_name``, ``
 one rank, one alpha, names ``base_model.model.PATH.lora_A.weight``, no biases, no saved modules, no
 DoRA, and reserves memory for a ``max_lora_rank`` out of a short list; LoRAX takes the scale from
 the config's r and lora_alpha alone. docs/reference/exports.md lists the rules one by one.
+
+Experts stacked in one tensor (PEFT's ``target_parameters``) keep PEFT's layout, which vLLM reads in
+``LoRAModelManager._stack_moe_lora_weights``: PATH.experts.base_layer holds the pair of gate_up_proj
+and PATH.experts the pair of down_proj, both are required, and A reads the input of the layer. Older
+versions of PEFT swap input and output where the base stores experts as (experts, out, in).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +23,14 @@ from typing import Final
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.peft.folder import write_peft
 from hydraopt.bundle.peft.folders import check_target
-from hydraopt.bundle.peft.layout import check_room
+from hydraopt.bundle.peft.layout import Pair, check_room
 from hydraopt.bundle.peft.tensors import dtype_named, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
 from hydraopt.export.plain import plain_pairs, refused
 from hydraopt.files.apart import check_apart
 from hydraopt.jsonvalues import to_json
+from hydraopt.linalg.shapes import Factors
 
 __all__ = ["RANKS", "export_vllm"]
 
@@ -31,6 +38,7 @@ RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values of ``--max-lora-rank`` that all versions of vLLM permit (newer ones also 1)."""
 
 _ENGINE: Final = "vLLM"
+_BELOW: Final = ".base_layer"
 
 
 def export_vllm(
@@ -77,6 +85,7 @@ class VllmConfig:
     peft_type: str = "LORA"
     r: int
     target_modules: Sequence[str]
+    target_parameters: Sequence[str] | None = None
     task_type: str | None
     use_dora: bool = False
     use_rslora: bool = False
@@ -93,7 +102,9 @@ def vllm_adapter(
     kind = dtype_named(dtype, task.entry.dtype)
     if kind == "F64":
         kind = "F32"  # computing in 64 bits is in no engine's types
-    pairs = plain_pairs(task, _ENGINE, base=base)
+    pairs = plain_pairs(task, _ENGINE, base=base, layouts=("plain", "experts"))
+    stacked = _experts(task, pairs)
+    pairs = [stacked.get(pair.path, pair) for pair in pairs]
     largest = max(pairs, key=lambda pair: pair.rank)
     rank = next((r for r in RANKS if r >= largest.rank), None)
     if rank is None:
@@ -104,7 +115,7 @@ def vllm_adapter(
     for pair in pairs:
         for key, values in zip(pair.keys, pair.tensors(rank, 1.0), strict=True):
             tensors[key] = rounded(key, values, kind, task.name)
-    paths = sorted(pair.path for pair in pairs)
+    paths = sorted(pair.path for pair in pairs if pair.path not in stacked)
     names = sorted({path.rpartition(".")[2] for path in paths})
     config = VllmConfig(
         base_model_name_or_path=task.base_model,
@@ -113,9 +124,41 @@ def vllm_adapter(
         modules_to_save=None,
         r=rank,
         target_modules=names if _only_targets(names, paths, task) else paths,
+        target_parameters=task.config.get("target_parameters") if stacked else None,
         task_type=task.config.get("task_type"),
     )
     return config, tensors
+
+
+def _experts(task: TaskAdapter, pairs: Sequence[Pair]) -> dict[str, Pair]:
+    """Return the pairs of stacked experts by path, as vLLM reads them.
+
+    Raises ExportError for a layer without both projections, or with others than these.
+    """
+    stacked = {pair.path: pair for pair in pairs if pair.module.layout == "experts"}
+    result = {}
+    for path in sorted(x.removesuffix(_BELOW) for x in stacked):
+        up, down = stacked.get(path + _BELOW), stacked.get(path)
+        if up is None or down is None:
+            raise refused(task, _ENGINE, "one of the two projections of stacked experts", path)
+        above, below = (up.module.m, up.module.n), (down.module.n, down.module.m)
+        if above == (2 * below[0], below[1]):
+            result |= {up.path: up, down.path: down}
+        elif above == (below[0], 2 * below[1]):
+            result |= {up.path: _swapped(up), down.path: _swapped(down)}
+        else:
+            what = "stacked experts other than gate_up_proj and then down_proj"
+            raise refused(task, _ENGINE, what, path)
+    return result
+
+
+def _swapped(pair: Pair) -> Pair:
+    """Return the pair of the transposed change."""
+    members = (
+        (position, module, Factors(factors.A.T, factors.B.T))
+        for position, module, factors in pair.members
+    )
+    return dataclasses.replace(pair, members=tuple(members))
 
 
 def _only_targets(names: list[str], paths: list[str], task: TaskAdapter) -> bool:

@@ -77,19 +77,26 @@ def make_resolver(bundles: Sequence[AnyPath], cache: FolderCache, *, any_base: b
     class HydraoptResolver(LoRAResolver):  # type: ignore[misc]  # vLLM is not installed here
         async def resolve_lora(self, base_model_name: str, lora_name: str) -> Any:
             """Return the request for a task, or None if no bundle has it for that base."""
-            folder = await asyncio.to_thread(_find, base_model_name, lora_name)
-            if folder is None:
+            found = await asyncio.to_thread(_find, base_model_name, lora_name)
+            if found is None:
                 return None
+            task, folder = found
             # vLLM puts a number of its own in place of this one, which has to be positive.
             number = zlib.crc32(lora_name.encode()) % (2**31 - 1) + 1
-            return LoRARequest(lora_name=lora_name, lora_int_id=number, lora_path=str(folder))
+            request = LoRARequest(lora_name=lora_name, lora_int_id=number, lora_path=str(folder))
+            if hasattr(request, "is_3d_lora_weight"):
+                # A server with --enable-mixed-moe-lora-format does not look at the tensors.
+                stacked = any(x.layout == "experts" for x in task.modules.values())
+                request.is_3d_lora_weight = stacked
+            return request
 
-    def _find(base_model: str, name: str) -> Path | None:
+    def _find(base_model: str, name: str) -> tuple[TaskAdapter, Path] | None:
         for bundle in served:
             try:
                 task = bundle.task(name)
                 if task is not None and (any_base or _fits(task, base_model)):
-                    return cache.folder(task, functools.partial(write_served, bundle))
+                    write = functools.partial(write_served, bundle)
+                    return task, cache.folder(task, write)
             except (HydraoptError, OSError) as error:
                 # To the client vLLM says that there is no such adapter; the reason is for the log.
                 _log.error("task %r of %s cannot be served: %s", name, bundle.path, error)
