@@ -28,6 +28,7 @@ BASE = "smollm2-135m-instruct"
 
 def merge_examples(size: str, output: Path) -> Bundle:
     """Merge examples/adapters/* and print what came out."""
+    _progress("merging; the first merge also compiles ...")
     result = merge(HERE / "adapters" / "*", output, size=size)
     bundle = open_bundle(output)
     print(f"{'task':12} {'fp16 bytes':>12} {'in the bundle':>14} {'relative error':>15}")
@@ -55,6 +56,7 @@ def answer(bundle: Bundle, name: str, row: int) -> None:
     rows = [json.loads(line) for line in lines]
     instruction = rows[0]["instruction"]
     logging.disable_progress_bar()
+    _progress("loading the base model ...")
     model, tokenizer = load_base(BASE)
     from_bundle = {
         path: (torch.from_numpy(x.B).float(), torch.from_numpy(x.A).float())
@@ -68,15 +70,22 @@ def answer(bundle: Bundle, name: str, row: int) -> None:
     text = prompt_text(instruction, rows[row]["input"])
     print(f"\n{name}, held-out row {row}: {text!r}\nexpected            {rows[row]['output']}")
     losses = []
-    for way, factors in ways.items():
+    for count, (way, factors) in enumerate(ways.items(), 1):
+        _progress(f"{count} of {len(ways)}: answering with the {way.removeprefix('from the ')} ...")
         with attached(model, factors):
-            print(f"{way:18}  {_greedy(model, tokenizer, text)}")
+            print(f"{way:18}  {_greedy(model, tokenizer, text)}", flush=True)
+            _progress(f"{count} of {len(ways)}: measuring the loss on {len(rows)} rows ...")
             losses.append(score(model, tokenizer, rows, instruction)["nll"])
     print(
         f"\nloss per target token on {len(rows)} held-out rows: base {losses[0]:.4f}, "
         f"original {losses[1]:.4f}, bundle {losses[2]:.4f}; "
         f"{100 * recovery(*losses):.2f} % of the adapter's gain recovered"
     )
+
+
+def _progress(text: str) -> None:
+    """Print what the script is doing to stderr, so that stdout has only results."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _greedy(model: Any, tokenizer: Any, text: str, most: int = 32) -> str:

@@ -87,9 +87,9 @@ def _note(folder: Path) -> str:
     )
     if times := _times(folder):
         text += (
-            f" At equal KL the best rival at {_LARGEST:.0f} % of fp16 or less takes "
-            f"{times[0]:.1f} to {times[-1]:.1f} times the bytes; none of these rivals uses "
-            "entropy coding."
+            f" For the same KL, the best other method needs {times[0]:.1f} to {times[-1]:.1f} times "
+            "as many bytes as hydraopt, depending on the set; methods that need more than "
+            f"{_LARGEST:.0f} % of the fp16 size are left out. None of them uses entropy coding."
         )
     return wrapped(text)
 

@@ -136,7 +136,7 @@ def _experts(task: TaskAdapter, pairs: Sequence[Pair]) -> dict[str, Pair]:
     Raises ExportError for a layer without both projections, or with others than these.
     """
     stacked = {pair.path: pair for pair in pairs if pair.module.layout == "experts"}
-    result = {}
+    result: dict[str, Pair] = {}
     for path in sorted(x.removesuffix(_BELOW) for x in stacked):
         up, down = stacked.get(path + _BELOW), stacked.get(path)
         if up is None or down is None:
