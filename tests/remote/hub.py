@@ -86,8 +86,9 @@ def hub_server() -> Iterator[Hub]:
 
         def _get(self, path: str) -> tuple[int, dict[str, str], bytes]:
             if match := re.fullmatch(_REPOSITORY + r"(?:/revision/(.+))?", path):
-                self._read(match[1], match[2] or "main")
-                return _as_json({"id": match[1], "sha": hub.head(match[1]), "siblings": []})
+                files = self._read(match[1], match[2] or "main")
+                named = [{"rfilename": name} for name in files]
+                return _as_json({"id": match[1], "sha": hub.head(match[1]), "siblings": named})
             if match := re.fullmatch(_REPOSITORY + r"/tree/([^/]+)(?:/(.*))?", path):
                 files = self._read(match[1], match[2])
                 if match[3]:

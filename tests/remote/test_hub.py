@@ -139,16 +139,27 @@ def test_a_pushed_bundle_comes_with_its_card_in_one_commit(
 def test_a_pushed_folder_takes_the_place_of_an_older_one(
     hub: Hub, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_TOKEN", hub.token)
     folder = tmp_path / "four"
     split(merged, folder)
-    push_to_hub(folder, HOME)
+    push_to_hub(folder, HOME, private=True, token=hub.token)
     hub.repositories[HOME][-1]["notes.txt"] = b"mine"
     remove(folder, ["b"])
-    address = push_to_hub(folder, HOME, message="Without b")
+    address = push_to_hub(folder, HOME, token=hub.token, message="Without b")
+    monkeypatch.setenv("HF_TOKEN", hub.token)
     assert "notes.txt" in hub.repositories[HOME][-1]
     assert list(open_bundle(address)) == ["a", "c", "d"]
     assert list(open_bundle(f"hf://{HOME}")) == ["a", "c", "d"]
+
+
+def test_a_card_is_renewed_unless_another_wrote_it(hub: Hub, merged: Path) -> None:
+    push_to_hub(merged, HOME, private=True, token=hub.token)
+    card = hub.repositories[HOME][-1]["README.md"]
+    hub.repositories[HOME][-1]["README.md"] = card + b"old"
+    push_to_hub(merged, HOME, token=hub.token)
+    assert hub.repositories[HOME][-1]["README.md"] == card
+    hub.repositories[HOME][-1]["README.md"] = b"# mine"
+    push_to_hub(merged, HOME, token=hub.token)
+    assert hub.repositories[HOME][-1]["README.md"] == b"# mine"
 
 
 def test_a_merge_writes_to_the_hub(

@@ -38,7 +38,7 @@ __all__ = ["NAME", "register"]
 
 NAME: Final = "hydraopt"
 
-_log = logging.getLogger("hydraopt.vllm")
+_log = logging.getLogger(__name__)
 
 
 def register() -> None:

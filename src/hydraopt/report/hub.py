@@ -9,10 +9,10 @@ from typing import Final
 
 from hydraopt.bundle.container import CORE, CORE_SUFFIX, INDEX_NAME, TASK_SUFFIX
 from hydraopt.errors import UsageError, explain
-from hydraopt.files.hub import commit, make_repository
+from hydraopt.files.hub import Repository
 from hydraopt.files.url import Url, place_of
 from hydraopt.report.build import collect
-from hydraopt.report.card import bundle_card
+from hydraopt.report.card import MARK, bundle_card
 
 __all__ = ["push_to_hub"]
 
@@ -20,6 +20,7 @@ StrPath = str | os.PathLike[str]
 
 _CARD: Final = "README.md"
 _HUB: Final = "hf://"
+_MOST_CARD: Final = 1 << 20
 
 
 def push_to_hub(
@@ -34,7 +35,8 @@ def push_to_hub(
     """Upload a bundle and its model card to a model repository of the Hugging Face hub.
 
     All files are uploaded in one commit. If the bundle has several files, the commit also removes
-    task files and core files that are in the repository but not in this bundle.
+    task files and core files that are in the repository but not in this bundle. A README.md that
+    hydraopt did not write stays.
 
     bundle: path of the bundle on this machine.
     repository: OWNER/NAME. It is created if it does not exist.
@@ -61,7 +63,10 @@ def push_to_hub(
     if apart and index.is_file():
         files[INDEX_NAME] = index
     card = bundle_card(known, address=url.text).encode()
-    make_repository(url, private, token)
+    hub = Repository(url, token)
+    hub.make(private)
+    before = hub.start_of(_CARD, _MOST_CARD)
+    cards = {_CARD: card} if before is None or MARK.encode() in before else {}
     stale = (CORE_SUFFIX, TASK_SUFFIX, INDEX_NAME) if apart else ()
-    made = commit(url, {_CARD: card, **files}, stale, message or f"Upload {known.name}", token)
+    made = hub.commit({**cards, **files}, stale, message or f"Upload {known.name}")
     return f"{url.text}@{made}"
