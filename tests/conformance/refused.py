@@ -30,8 +30,8 @@ def cases() -> Iterator[Case]:
     """Yield all cases."""
     for ground, found in (
         (1, _containers()), (3, _tensors()), (4, _checksums()), (5, _metadata()), (6, _deflated()),
-        (7, _texts()), (8, _tables()), (9, _values()), (10, _twice()), (11, _indices()),
-        (12, _order()), (13, _contents()), (14, _configs()), (15, _copies()), (16, _long()),
+        (7, _texts()), (8, _tables()), (9, _values()), (9, _paths()), (10, _twice()),
+        (11, _indices()), (12, _order()), (13, _contents()), (14, _configs()), (15, _copies()), (16, _long()),
     ):  # fmt: skip
         for name, data in found:
             yield f"r{ground:02}-{name}", data, damaged(ground)
@@ -205,6 +205,19 @@ def _values() -> Found:
 def _doubled(table: dict[str, Any]) -> dict[str, Any]:
     """Return a table with its first row twice."""
     return {key: x if "=" in x else [x[0], x[0]] for key, x in table.items()}
+
+
+def _paths() -> Found:
+    nine = modules(a_tail=[[1] * 9])
+    yield "kernel-of-nine-axes", forged("conv", nine)
+    for name, path in (
+        ("without-a-slot", "qkv"),
+        ("of-a-word", "qkv::a"),
+        ("long", "qkv::00000000"),
+    ):
+        yield f"slot-{name}", forged("fused", modules(path=[path, "h.0.qkv::2"]))
+    for name, path in (("of-no-factor", "q"), ("of-w3", "q::w3"), ("of-another-size", "q::w1.1x1")):
+        yield f"path-{name}", forged("loha", modules(path=[path, "h.0.q::w2"]))
 
 
 def _twice() -> Found:

@@ -1,0 +1,20 @@
+"""A reader in Java that was written from the specification alone gives the expected results."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from conformance.run import FOLDER, differences, expected_results, path_of, results_of
+
+TABLES = FOLDER.parent / "docs" / "reference" / "tables.h"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("javac") is None, reason="needs a JDK")
+def test_it_gives_the_expected_results() -> None:
+    cases = expected_results()
+    command = ["java", str(FOLDER / "Reader.java"), str(TABLES)]
+    for case, got in zip(cases, results_of(command, [*map(path_of, cases)]), strict=True):
+        assert differences(case, got) == [], case["case"]
