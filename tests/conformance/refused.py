@@ -31,7 +31,8 @@ def cases() -> Iterator[Case]:
     for ground, found in (
         (1, _containers()), (3, _tensors()), (4, _checksums()), (5, _metadata()), (6, _deflated()),
         (7, _texts()), (8, _tables()), (9, _values()), (9, _paths()), (10, _twice()),
-        (11, _indices()), (12, _order()), (13, _contents()), (14, _configs()), (15, _copies()), (16, _long()),
+        (11, _indices()), (12, _order()), (13, _contents()), (14, _configs()),
+        (15, _copies()), (16, _long()),
     ):  # fmt: skip
         for name, data in found:
             yield f"r{ground:02}-{name}", data, damaged(ground)
