@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 import hydraopt
 from hydraopt.cli.main import cli
 from tests.docs.pages import DOCS, FRONT, PAGES, ROOT, SITE, name_of, paragraphs, written
-from tools import cli_reference, layout
+from tools import cli_reference, layout, public_names
 from tools.pages import between
 from tools.site import kept_together, listed, on_page_markdown, without_roles
 
@@ -23,8 +23,10 @@ def text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def test_the_table_of_commands_is_made_from_the_commands() -> None:
-    assert text_of(cli_reference.PAGE) == cli_reference.page(), "run python -m tools.cli_reference"
+@pytest.mark.parametrize("tool", [cli_reference, public_names], ids=lambda tool: tool.__name__)
+def test_the_page_is_what_its_script_writes(tool: ModuleType) -> None:
+    """A public name that went or came shows in a change of docs/reference/stability.md."""
+    assert text_of(tool.PAGE) == tool.page(), f"run python -m {tool.__name__}"
 
 
 def test_the_site_shows_every_option_of_every_command() -> None:
