@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +15,10 @@ TABLES = FOLDER.parent / "docs" / "reference" / "tables.h"
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("javac") is None, reason="needs a JDK")
-def test_it_gives_the_expected_results() -> None:
+def test_it_gives_the_expected_results(tmp_path: Path) -> None:
     cases = expected_results()
-    command = ["java", str(FOLDER / "Reader.java"), str(TABLES)]
+    sources = sorted((FOLDER / "java").iterdir())
+    subprocess.run(["javac", "-d", tmp_path, *sources], check=True)
+    command = ["java", "-cp", str(tmp_path), "reader.Reader", str(TABLES)]
     for case, got in zip(cases, results_of(command, [*map(path_of, cases)]), strict=True):
         assert differences(case, got) == [], case["case"]
