@@ -158,3 +158,20 @@ export class Bundle {
  * task files; the index is left out. Of a
  * URL only the header is fetched, later what all tasks share, once, and what a task needs. */
 export function openBundle(from: Source | Source[], options?: Options): Promise<Bundle>;
+
+/** Bundle in a worker. The facts are those of a Bundle; bytesRead and requests as of the last call. */
+export type WorkerBundle = Readonly<
+  Pick<Bundle, "tasks" | "baseModel" | "library" | "size" | "bytesRead" | "requests">
+> &
+  Pick<Bundle, "config" | "extract" | "tensors" | "verify" | "close">;
+
+/** Opens a bundle in a worker, so that decoding does not block the page. The worker runs
+ * `answerCalls(self)`. Sources are those that can be sent to a worker: no Response, no reader. */
+export function openInWorker(
+  worker: Worker | MessagePort,
+  from: Exclude<Source, Response | { read: unknown }> | Exclude<Source, Response>[],
+  options?: Pick<Options, "keepCore" | "limits" | "signal"> & { wasm?: string | WebAssembly.Module },
+): Promise<WorkerBundle>;
+
+/** Answers the calls of `openInWorker`, in a worker. */
+export function answerCalls(scope: unknown): void;

@@ -6,9 +6,11 @@ import { fileURLToPath } from "node:url";
 import { opener } from "./bundle.js";
 import { HydraError } from "./error.js";
 import { Source } from "./source.js";
+import { answerer } from "./worker.js";
 
 export { Bundle } from "./bundle.js";
 export { HydraError };
+export { openInWorker } from "./worker.js";
 
 /** Runs `work`; what the system refuses becomes a HydraError. */
 async function trying(path, work) {
@@ -66,3 +68,4 @@ const files = {
 };
 
 export const openBundle = opener(files);
+export const answerCalls = answerer(openBundle);
