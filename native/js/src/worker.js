@@ -128,8 +128,9 @@ function errorOf({ name, message, code }) {
   return Object.assign(new Error(message), { name });
 }
 
-/** Returns the buffers that files or tensors fill, which move to the page instead of being copied. */
+/** Returns the buffers that files or tensors fill; they move to the page without a copy. */
 function buffersOf(value) {
   const parts = Array.isArray(value) ? value.map((x) => x.data) : [];
-  return parts.map((x) => x.buffer).filter((x, i) => x.byteLength === parts[i].byteLength);
+  const buffers = parts.map((x) => x.buffer);
+  return buffers.filter((x, i) => x.byteLength === parts[i].byteLength);
 }
