@@ -29,7 +29,7 @@ State = Literal["ok", "note", "trouble"]
 """note: something optional is not there. trouble: something that commands need does not work."""
 
 PACKAGE: Final = "hydraopt"
-_FOR_USERS: Final = ("model", "eval", "serve", "remote", "gguf", "onnx", "plot", "ray")
+_FOR_USERS: Final = ("model", "eval", "serve", "remote", "hub", "gguf", "onnx", "plot", "ray")
 """Extras that commands ask for; those there are of a version are in its metadata."""
 LITTLE: Final = 1 << 30
 """Bytes of memory or of disk below which a merge of a few adapters may not end."""
