@@ -11,12 +11,10 @@ and a second call goes on where the first stopped: benchmarks/results/quality/SE
 schema of hydraopt eval with ``methods`` added. What is tuned is tuned on the validation split
 (SET.PLAN.validation.json) without writing answers: losses, KL and exact match tell enough.
 
-The plan "harm" has the default, bytes shared out by measured harm ("curves") and what is kept
-fitted again as well ("refit") beside each other; "curves" has the first two, "ways" as well, with
-what is made without a limit; "refit" has the third, "refit-alone" a refit of what is shared out
-without data. Their prompts are training rows, or with
-``--prompts-from validation`` rows that the adapter has not seen. A refit takes long:
-``--keep-bundles`` takes one that lies under build/ whatever code made it.
+The plan "harm" has sizes as they are beside sizes whose parts are trained on answers to prompts,
+"refit-alone" the latter alone. Prompts are training rows, or with ``--prompts-from validation``
+rows that the adapter has not seen. A refit takes long: ``--keep-bundles`` takes one that lies under
+build/ whatever code made it.
 """
 
 from __future__ import annotations
@@ -157,7 +155,6 @@ def _options(
     judge: split and count of the prompts that harm is measured on, and tokens of an answer.
     refit: True, or the tasks, whose coded parts are trained on these prompts and on as many
     training rows as judge says.
-    shared_out: whether a size is shared out by measured harm.
     """
     options = dict(method.options)
     asks = ASKS_PROMPTS & options.keys()
@@ -175,8 +172,6 @@ def _options(
             options["trained"] = lambda name, modules: (
                 judge.refit(name, modules) if name in names else {}
             )
-        if not options.pop("shared_out", True):
-            del options["judge"]
     if "tuned" in options:
         measure = measure_named(options.get("measure", DEFAULT_MEASURE))
         options["measure"] = replace(measure, **options.pop("tuned"))

@@ -33,7 +33,7 @@ from benchmarks.quality.evidence import (
 from benchmarks.quality.harness.bundlescores import score, scored
 from benchmarks.quality.harness.judging import add_prompts
 from benchmarks.quality.harness.options import add_study
-from benchmarks.quality.sets import CURVES, JUDGED, Method
+from benchmarks.quality.sets import METHOD, Method
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.collection.opening import open_bundle
@@ -167,8 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked: dict[str, Any] = {"split": args.prompts_from, "count": args.prompts}
     if args.answer_tokens != ANSWER_TOKENS:
         asked["answer_tokens"] = args.answer_tokens
-    options: dict[str, Any] = {**JUDGED[CURVES], "judge": asked}
-    methods = [Method(CURVES, f"harm {limit}", options) for limit in args.limits]
+    options: dict[str, Any] = {"judge": asked, "sensitivity": "prompts"}
+    methods = [Method(METHOD, f"harm {limit}", options) for limit in args.limits]
     # Beside the bundles of whole sets, which have the same names.
     place = f"{args.set}/harm-kept"
     made = [merged(args.set, adapters, x, args.tasks, args.keep_bundles, place) for x in methods]

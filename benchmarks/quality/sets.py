@@ -16,19 +16,15 @@ from typing import Any
 from benchmarks.common import ROOT
 
 __all__ = [
-    "ALIKE",
     "ALONE",
-    "BOTH",
     "CLOSER",
     "CURVES",
     "DEFAULT",
-    "JUDGED",
     "METHOD",
     "PLANS",
+    "PROMPTED",
     "REFIT",
-    "REFITTED",
     "SETS",
-    "SHARED_OUT",
     "WAYS",
     "Method",
     "pinned",
@@ -43,8 +39,8 @@ METHOD = "hydraopt"
 """What tables call ours; the paper's method is "HydraOpt" there."""
 CURVES, REFIT, ALONE = f"{METHOD}-curves", f"{METHOD}-refit", f"{METHOD}-refit-alone"
 WITH_PROMPTS = (CURVES, REFIT, ALONE)
-"""The same with prompts: bytes shared out by measured harm; what is kept fitted again too; and
-fitted again alone, shared out as without prompts."""
+"""The same with prompts: a size divided by measured harm; the same with trained parts, both of
+earlier versions, in stored results; and trained parts alone, as merges with prompts are today."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +71,8 @@ def _sizes(name: str, sizes: str, **options: Any) -> list[Method]:
     return [Method(name, size, options) for size in sizes.split()]
 
 
-JUDGED: dict[str, dict[str, Any]] = {
-    CURVES: {"judge": {}, "sensitivity": "prompts"},
-    REFIT: {"judge": {}, "sensitivity": "prompts", "refit": True},
-    ALONE: {"judge": {}, "refit": True, "shared_out": False},
-}
-"""What the ways with prompts are told, as merge --prompts does; evidence.py fills in which prompts.
-"""
+PROMPTED: dict[str, Any] = {"judge": {}, "sensitivity": "prompts", "refit": True}
+"""What a merge is told, as merge --prompts does; evidence.py fills in which prompts."""
 
 
 _CHOSEN: dict[str, Any] = {
@@ -144,39 +135,20 @@ def _seen(name: str, text: str, power: float, change: Mapping[str, Any]) -> Meth
 
 _HARMED = "5% 3% 2%"
 _EARLIER = "10% 5%"
-_ALIKE_AT = "5% 2%"
 CLOSER = "closer"
 """The plan that looks again, with more test rows, at bundles of the plan "sizes"."""
-SHARED_OUT = "curves"
-"""The plan of sizes shared out by measured harm, beside those that are not."""
 WAYS = "ways"
-"""The plan of the same at the sizes of a set that breaks earlier, and of the default."""
-REFITTED = "refit"
-"""The plan of sizes that are shared out and then fitted again."""
+"""The plan of the sizes of a set that breaks earlier, and of the default."""
 NOT_SHARED = "refit-alone"
-"""The plan of sizes that are fitted again, and shared out as without prompts."""
-BOTH = "harm"
-"""The plan of sizes as they are, shared out, and fitted again as well, beside each other."""
-ALIKE = "alike"
-"""The plan of alike.py."""
+"""The plan of sizes whose parts are trained."""
 PLANS: dict[str, list[Method]] = {
     "sizes": _sizes(METHOD, "52% 20% 10% 5% 3% 2% 1%"),
     CLOSER: _sizes(METHOD, "10% 5%"),
     DEFAULT: _sizes(METHOD, DEFAULT),
-    BOTH: [
-        *_sizes(METHOD, _HARMED),
-        *(x for name in (CURVES, REFIT) for x in _sizes(name, _HARMED, **JUDGED[name])),
-    ],
-    SHARED_OUT: [*_sizes(METHOD, _HARMED), *_sizes(CURVES, _HARMED, **JUDGED[CURVES])],
-    WAYS: [*_sizes(METHOD, f"{DEFAULT} {_EARLIER}"), *_sizes(CURVES, _EARLIER, **JUDGED[CURVES])],
-    REFITTED: _sizes(REFIT, _HARMED, **JUDGED[REFIT]),
-    NOT_SHARED: _sizes(ALONE, _HARMED, **JUDGED[ALONE]),
+    "harm": [*_sizes(METHOD, _HARMED), *_sizes(ALONE, _HARMED, **PROMPTED)],
+    WAYS: _sizes(METHOD, f"{DEFAULT} {_EARLIER}"),
+    NOT_SHARED: _sizes(ALONE, _HARMED, **PROMPTED),
     "fair": _sizes("hydraopt-fair", "5% 2%", fair=True),
-    ALIKE: [
-        *_sizes(METHOD, _ALIKE_AT),
-        *_sizes(CURVES, _ALIKE_AT, **JUDGED[CURVES]),
-        *_sizes(f"{CURVES}-fair", _ALIKE_AT, **JUDGED[CURVES], fair=True),
-    ],
     "sensitivity": [
         m for text in ("self", "prompts") for m in _sizes(f"see-{text}", "5% 2%", sensitivity=text)
     ],

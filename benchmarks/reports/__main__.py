@@ -18,7 +18,6 @@ from benchmarks.commands import parser_of
 __all__ = ["REPORTS", "main", "sections_of", "tables_of"]
 
 REPORTS = (
-    "alike",
     "bdrate",
     "chunks",
     "default",

@@ -6,7 +6,7 @@
 A page of each bundle is built and opened in a headless Chromium, which says when it had drawn
 itself. axe looks for barriers on it and on a task's own page, on a desk and on a phone, light and
 dark, if HYDRAOPT_AXE names axe.min.js of npm's axe-core. The collection is made of the first
-bundle's own streams under other names, with harms and curves drawn at random; its server is started
+bundle's own streams under other names, with harms drawn at random; its server is started
 as a user would, and asked by the same browser. --picture stores the top of the last bundle's page.
 Needs chromium, chromedriver and selenium.
 """
@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks.commands import parser_of
 from benchmarks.common import SPEED, provenance, write_result
 from hydraopt import open_bundle
-from hydraopt.bundle.harm import Harm, HarmPoint
+from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.writer import write_bundle
 from hydraopt.report.build import build
 from hydraopt.report.page import render
@@ -50,17 +50,15 @@ def write_collection(bundle: Path, path: Path, count: int, seed: int = 0) -> Non
     entries = opened.manifest.tasks
     tasks = []
     for i in range(count):
-        error = float(min(rng.lognormal(-1.2, 0.3), 0.45))  # a curve goes on to twice as much
+        error = float(min(rng.lognormal(-1.2, 0.3), 0.45))
         likely = float(min(1.0, 0.2 * error * rng.lognormal(0, 0.7)))
         changed = int(rng.binomial(64, likely))
-        curve = tuple(HarmPoint(error * x, min(1.0, likely * x), 0.1 * x) for x in (0.5, 1, 2))
         tasks.append(
             dataclasses.replace(
                 entries[i % len(entries)],
                 name=f"skill{i // len(LANGUAGES):04d}-{LANGUAGES[i % len(LANGUAGES)]}",
                 error=error,
                 harm=Harm(changed, 64, likely, 0.1, True),
-                curve=curve,
             )
         )
     manifest = dataclasses.replace(opened.manifest, tasks=tuple(tasks))
@@ -93,7 +91,6 @@ def page_row(
     return {
         "what": "report",
         "tasks": len(tasks),
-        "stored_curves": sum(bool(task.curve) for task in tasks),
         "originals": bool(originals),
         "results": [path.name for path in results],
         "page_bytes": len(text.encode()),

@@ -16,8 +16,6 @@ from tools.lock import bounds
 
 TORCH = {"basemodel", "evaluate", "harm", "probes", "runtime", "serve"}
 """Packages that may import torch when they are imported."""
-IN_HARM = ["harm.curves", "harm.solve", "harm.stored", "harm.trials"]
-"""Modules of harm that commands without a base model use."""
 REFUSE = """
 import sys
 class Refused:
@@ -29,7 +27,7 @@ sys.meta_path.insert(0, Refused())
 
 
 def test_the_core_imports_without_torch_scipy_and_numba() -> None:
-    light = [x for x in MODULES if x.partition(".")[0] not in TORCH] + IN_HARM
+    light = [x for x in MODULES if x.partition(".")[0] not in TORCH]
     names = [
         f"hydraopt.{x}".rstrip(".") for x in light if x not in ("__main__", "engines.rayengine")
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt.bundle.harm import Harm, HarmPoint
+from hydraopt.bundle.harm import Harm
 from hydraopt.cli.inspect import RECIPE_TEXTS, recipe_text
 from hydraopt.collection.opening import open_bundle
 from hydraopt.merging.recipe import MergeRecipe, RefreshRecipe, ShrinkRecipe
@@ -18,16 +18,14 @@ from tests.marks import slow
 
 HELD = Harm(changed=3, answers=48, likely=0.0471, kl=0.0123, held_out=True)
 FITTED = Harm(changed=1, answers=1, likely=1.0, kl=2.5, held_out=False)
-CURVE = (HarmPoint(0.25, 0.0625, 0.5), HarmPoint(0.5, 0.25, 2.0))
 COLUMNS = ("answers that change", "likely", "KL an answer", "held out")
 
 
 @pytest.fixture(scope="module")
 def measured(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of three tasks, two were measured; one has a curve."""
+    """Of three tasks, two were measured."""
     path = tmp_path_factory.mktemp("measured") / "m.hydra.safetensors"
-    de = {"harm": HELD, "curve": CURVE}
-    return remade(open_bundle(bundle), path, de=de, fr={"harm": FITTED})
+    return remade(open_bundle(bundle), path, de={"harm": HELD}, fr={"harm": FITTED})
 
 
 def test_inspect_shows_what_was_measured(run: Run, measured: Path) -> None:
@@ -47,26 +45,24 @@ def test_inspect_says_nothing_of_what_nobody_measured(run: Run, bundle: Path) ->
     result = run("inspect", bundle)
     assert not [name for name in COLUMNS if name in result.stdout]
     report = json.loads(run("inspect", bundle, "--json").stdout)
-    assert all(x["harm"] is None and x["curve"] == [] for x in report["tasks"])
+    assert all(x["harm"] is None for x in report["tasks"])
 
 
 def test_inspect_json(run: Run, measured: Path) -> None:
     tasks = {x["name"]: x for x in json.loads(run("inspect", measured, "--json").stdout)["tasks"]}
     assert tasks["de"]["harm"] == dataclasses.asdict(HELD)
-    assert tasks["de"]["curve"] == [dataclasses.asdict(point) for point in CURVE]
-    assert (tasks["en"]["harm"], tasks["en"]["curve"]) == (None, [])
+    assert tasks["en"]["harm"] is None
     assert tasks["fr"]["harm"] == dataclasses.asdict(FITTED)
 
 
 @pytest.mark.parametrize("limit", [slow(("--size", "15%")), ("--error", "0.3")])
-def test_a_shrink_drops_the_harm_and_keeps_the_curve(
+def test_a_shrink_drops_the_harm(
     run: Run, measured: Path, tmp_path: Path, limit: tuple[str, str]
 ) -> None:
     result = run("shrink", measured, "-o", tmp_path / "small", *limit)
     assert result.exit_code == 0, result.output
-    tasks = {x.name: x for x in open_bundle(tmp_path / "small").manifest.tasks}
-    assert [x.harm for x in tasks.values()] == [None] * 3
-    assert (tasks["de"].curve, tasks["fr"].curve) == (CURVE, ())
+    tasks = open_bundle(tmp_path / "small").manifest.tasks
+    assert [x.harm for x in tasks] == [None] * 3
 
 
 def card(run: Run, bundle: Path, task: str, out: Path) -> str:

@@ -49,7 +49,6 @@ ROW_KEYS = {
     "tensors",
     "tensor_error",
     "harm",
-    "curve",
 }
 
 

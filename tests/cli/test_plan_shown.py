@@ -8,28 +8,25 @@ import pytest
 
 from hydraopt.bundle.harm import Harm
 from hydraopt.cli.results import show_plan
-from hydraopt.merging.look import TaskTrial
+from hydraopt.merging.limit import TaskTrial
 from hydraopt.merging.plan import Plan, PlannedTask
 from hydraopt.notes import Note
 from hydraopt.values import counted
 
 
-def plan(counts: str, harms: list[float], alone: int = 0) -> Plan:
-    """One task with trials of these harms, planned at the last, and tasks without prompts."""
-    trials = [TaskTrial(1000.0 * (9 - i), 0.1, x, x, x, x) for i, x in enumerate(harms)]
+def plan(counts: str, harms: list[float]) -> Plan:
+    """One task with trials of these harms, planned at the last."""
+    trials = [TaskTrial(1000.0 * (9 - i), 0.1, x, x, x) for i, x in enumerate(harms)]
     stated = Harm(changed=3, answers=48, likely=0.0471, kl=0.0789, held_out=True)
-    tasks = [PlannedTask("de", tuple(trials), 1000.0, 0.1, harms[-1], stated)]
-    # One of them has nothing that is coded, so that it has no price.
-    tasks += [PlannedTask(f"x{i}", (), 500.0 * i, 0.1, None, None) for i in range(alone)]
-    limit = "size" if counts == "lost" else "harm"
-    return Plan(limit, 0.01, counts, tuple(tasks), 2000, 10_000, (), False)
+    tasks = [PlannedTask("de", 1000.0, 0.1, stated, harms[-1], tuple(trials))]
+    return Plan("harm", 0.01, counts, tuple(tasks), 2000, 10_000, (), False)
 
 
 @pytest.mark.parametrize(
     ("counts", "harms", "shown", "unit"),
     [
         ("answers", [5e-95, 0.0123], ["< 0.001", "1.23"], "counted %"),
-        ("lost", [0.0, 0.5], ["< 0.001", "50"], "counted %"),
+        ("answers", [0.0, 0.5], ["< 0.001", "50"], "counted %"),
         ("nats", [2e-7, 0.0004], ["< 1e-06", "0.0004"], "counted nats"),
     ],
 )
@@ -45,7 +42,7 @@ def test_a_harm_is_told_in_few_digits(capsys, counts, harms, shown, unit) -> Non
 
 
 def test_of_many_trials_the_first_the_last_and_some_between_are_shown(capsys) -> None:
-    show_plan(plan("lost", [0.01 * i for i in range(1, 9)]), as_json=False)
+    show_plan(plan("answers", [0.01 * i for i in range(1, 9)]), as_json=False)
     told = " ".join(capsys.readouterr().out.split())
     assert [x for x in range(1, 9) if told.count(f" kB {x} ") > (x == 8)] == [1, 3, 6, 8]
     assert "trials 4 of 8 are shown; --json has all" in told
@@ -53,17 +50,21 @@ def test_of_many_trials_the_first_the_last_and_some_between_are_shown(capsys) ->
 
 def test_notes_and_a_refit_are_told(capsys) -> None:
     made = dataclasses.replace(
-        plan("lost", [0.1]), notes=(Note("all_fits", "one"), Note("all_fits", "two")), refit=True
+        plan("answers", [0.1]), notes=(Note("all_fits", "one"), Note("all_fits", "two")), refit=True
     )
     show_plan(made, as_json=False)
     told = capsys.readouterr().out
     assert all(text in told for text in ("note: one", "note: two", ", before a refit"))
 
 
-def test_tasks_without_prompts_are_counted(capsys) -> None:
-    for alone, said in ((2, "1 task"), (3, "2 tasks")):
-        show_plan(plan("lost", [0.1, 0.2], alone), as_json=False)
-        assert said in capsys.readouterr().out
+def test_a_size_has_measured_harm_and_no_trials(capsys) -> None:
+    stated = Harm(changed=3, answers=48, likely=0.0471, kl=0.0789, held_out=True)
+    tasks = PlannedTask("de", 1000.0, 0.1, stated), PlannedTask("en", 500.0, 0.1, None)
+    show_plan(Plan("size", 2000, "answers", tasks, 2000, 10_000, (), False), as_json=False)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "de 1.00 kB - 3 of 48 4.71 % 0.0789 nats" in told
+    assert "en 500 B - - - -" in told
+    assert "Trials" not in told
 
 
 def test_one_task_and_several() -> None:

@@ -17,12 +17,10 @@ from hydraopt.compress.plan import modes_of, plan_module
 from hydraopt.editing import encode
 from hydraopt.editing.verbs import add
 from hydraopt.errors import AlignmentError, BaseMismatchError, BudgetError, UsageError
-from hydraopt.harm.solve import solve_by_harm
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.budget import Limit
 from hydraopt.merging.look import HarmJudge, Look, MeasuredHarm
-from hydraopt.merging.outcome import Measured
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of, near
 from tests.raising import raises
@@ -165,10 +163,7 @@ class Judge(HarmJudge):
         return frozenset("e")
 
     def measure(self, task: str, coded: object, error: float, apart: bool = False) -> MeasuredHarm:
-        return MeasuredHarm(Harm(round(100 * error), 100, error, error**2, True), 0.0, 0.0, error)
-
-    def solve(self, job, aim, options):
-        return solve_by_harm(job, aim, options, self)
+        return MeasuredHarm(Harm(round(100 * error), 100, error, error**2, True), 0.0, 0.0)
 
 
 def test_a_limit_on_harm_is_kept_and_told(one_file: Path, adapters: dict[str, Path]) -> None:
@@ -177,7 +172,6 @@ def test_a_limit_on_harm_is_kept_and_told(one_file: Path, adapters: dict[str, Pa
     entry = open_bundle(one_file)["e"].entry
     assert entry.harm is not None
     assert entry.harm.likely <= 0.05
-    assert len(entry.curve) > 1
     assert done.added[0].harm == entry.harm
     with pytest.raises(UsageError):
         add(one_file, [f"x={adapters['e']}"], limit=Limit(harm="5%"))
@@ -212,7 +206,7 @@ def test_a_size_counts_what_is_told_of_harm(one_file, adapters, monkeypatch) -> 
     harm = open_bundle(one_file)["e"].entry.harm
     assert harm is not None
     ((job, budget, draft),) = seen
-    told = dataclasses.replace(job, measured={"e": Measured(harm)})
+    told = dataclasses.replace(job, harms={"e": harm})
     assert job.value(budget, draft) == pytest.approx(told.value(budget, draft), abs=6)
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from hydraopt import merge, open_bundle, read_adapters, shrink
-from hydraopt.bundle.harm import Harm, HarmPoint
-from hydraopt.bundle.writer import write_bundle
 from hydraopt.editing.refresh import expected_saving, refresh
 from hydraopt.editing.verbs import add
 from hydraopt.inspect import inspect_adapters
@@ -105,78 +102,12 @@ def test_the_saving_that_refresh_expects_is_what_it_saves(held: Held, tmp_path: 
         assert expected.saved == pytest.approx(saved, rel=NEAR, abs=0.001)
 
 
-def _with_curves(held: Held, path: Path, refitted: bool) -> Path:
-    """The bundle as a merge with prompts leaves it: harm measured at errors around its own.
-
-    refitted: the harm is below all of the curve, as only a refit leaves it.
-    """
-    opened = open_bundle(held.bundle)
-    tasks = []
-    for i, task in enumerate(opened.manifest.tasks):
-        scale = 0.02 * 4**i
-        errors = [x * task.error for x in (0.4, 0.65, 1.0, 1.6, 2.6)]
-        points = tuple(HarmPoint(e, min(scale * e, 1.0), (scale * e) ** 2) for e in errors)
-        own = points[2]
-        harm = Harm(1, 64, own.likely, own.kl, True)
-        if refitted:
-            harm = Harm(0, 64, 0.0, 1e-6, True)
-        tasks.append(dataclasses.replace(task, harm=harm, curve=points))
-    manifest = dataclasses.replace(opened.manifest, tasks=tuple(tasks))
-    streams = [opened.read(f"task/{i}") for i in range(opened.manifest.streams)]
-    write_bundle(path, manifest, opened.read("shared"), streams, [])
-    return path
-
-
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Held:
     folder = tmp_path_factory.mktemp("judged")
     adapters = SETS["code"](folder)
     merge(adapters, folder / "x", size="25%", workers=1)
     return Held(folder / "x", adapters)
-
-
-@pytest.mark.slow
-def test_sizes_shared_out_by_harm_are_what_shrink_makes(judged: Held, tmp_path: Path) -> None:
-    """Where a bundle keeps curves of harm, shrink goes by them; so does the page."""
-    path = _with_curves(judged, tmp_path / "judged.hydra.safetensors", False)
-    rows = _estimates(build(path))
-    assert len(rows) > 2
-    for row in (rows[0], rows[-1]):
-        shrink(path, tmp_path / "y", size=row.size, workers=1)
-        _check(row, _errors(tmp_path / "y"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("whose", ["bundle", slow("originals")])
-def test_harm_is_drawn_between_measured_errors_alone(
-    judged: Held, tmp_path: Path, whose: str
-) -> None:
-    path = _with_curves(judged, tmp_path / "judged.hydra.safetensors", False)
-    curves = {task.name: task.curve for task in open_bundle(path).manifest.tasks}
-    largest = sum(curve[-1].likely for curve in curves.values()) / len(curves)
-    rows = _estimates(build(path, judged.adapters if whose == "originals" else []))
-    drawn = [row for row in rows if "likely" in row.values]
-    assert 0 < len(drawn) < len(rows)
-    for row in drawn:
-        low, high = row.ranges["likely"]
-        assert 0 <= low <= row.values["likely"][0] <= high <= 1
-        assert row.values["likely"][0] <= largest
-    coarsest = rows[0]  # its errors are beyond all trials
-    assert coarsest.values["error"][1] > max(c[-1].error for c in curves.values())
-    assert "likely" not in coarsest.values
-    assert "kl" not in coarsest.values
-
-
-@pytest.mark.slow
-def test_a_refitted_bundle_promises_no_harm_at_smaller_sizes(judged: Held, tmp_path: Path) -> None:
-    """Its share of 0 says nothing of tasks that are coded again."""
-    path = _with_curves(judged, tmp_path / "refitted.hydra.safetensors", True)
-    page = build(path)
-    assert all(task.likely == 0 for task in page.tasks)
-    rows = _estimates(page)
-    assert len(rows) > 2
-    assert not any({"likely", "kl"} & set(row.values) for row in rows)
-    assert page.sizes_note
 
 
 @pytest.mark.parametrize("limit", [{"size": "20%"}, {"harm": "5%"}])
@@ -191,8 +122,8 @@ def test_a_plan_is_what_the_merge_then_makes(
     assert planned.size == pytest.approx(made.size, rel=NEAR)
     for task in planned.tasks:
         assert task.error == pytest.approx(made.errors[task.name], rel=NEAR)
-        assert task.stated is not None
-        assert task.stated.likely == pytest.approx(made.harms[task.name].likely, rel=NEAR)
+        assert task.harm is not None
+        assert task.harm.likely == pytest.approx(made.harms[task.name].likely, rel=NEAR)
 
 
 def test_a_lossless_bundle_has_no_other_size_and_a_reason(judged: Held, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from hydraopt import open_bundle, read_adapters
 from hydraopt.bundle.harm import Harm
-from hydraopt.harm.solve import solve_by_harm
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.budget import Limit
 from hydraopt.merging.look import HarmJudge, Look, MeasuredHarm
@@ -48,10 +47,7 @@ class PowerJudge(HarmJudge):
             lost, whole = lost + float(np.square(dw - got).sum()), whole + float((dw**2).sum())
         likely = min(self.scales[task] * (lost / whole) ** 0.6, 1.0)
         harm = Harm(round(self.answers * likely), self.answers, likely, likely**2, True)
-        return MeasuredHarm(harm, 0.1 * likely, 0.0, likely)
-
-    def solve(self, job, aim, options):
-        return solve_by_harm(job, aim, options, self)
+        return MeasuredHarm(harm, 0.1 * likely, 0.0)
 
 
 def planned(adapters, judge, sensitivity=None, measure="bias-aware", **limit) -> Plan:

@@ -9,13 +9,14 @@ import pytest
 
 from hydraopt.harm import drift as drift_module
 from hydraopt.harm.drift import Drift
-from hydraopt.harm.trials import counted_harm
+from hydraopt.merging.budget import HarmLimit
+from hydraopt.merging.limit import counted_harm
 
 
 def drift_with(kl) -> Drift:
     """An answer of one token for each KL."""
     same = np.ones(len(kl))
-    return Drift(np.arange(len(kl)), np.array(kl, float), same, same, same)
+    return Drift(np.arange(len(kl)), np.array(kl, float), same, same, len(kl))
 
 
 def told_of(monkeypatch, likely, kl):
@@ -49,5 +50,5 @@ def test_one_answer_is_not_told_as_sure(monkeypatch, likely: float) -> None:
 
 def test_one_answer_does_not_keep_a_limit_of_a_few_percent(monkeypatch) -> None:
     judged = told_of(monkeypatch, [0.0], [1e-6])
-    assert counted_harm("answers", judged) == pytest.approx(0.5)
-    assert math.isfinite(counted_harm("nats", judged))
+    assert counted_harm(HarmLimit(0.01), judged) == pytest.approx(0.5)
+    assert math.isfinite(counted_harm(HarmLimit(0.01, shares=False), judged))

@@ -131,7 +131,7 @@ def test_a_limit_on_harm_is_kept_and_told(place: Path) -> None:
     assert "en (12), fr (12)" in made.stderr
     with (place / "prompts" / "en.jsonl").open("a") as more:
         more.write(json.dumps("Spell.\n0\n=>") + "\n")
-    made = call(place, "--size", "40%", "--no-refit", verb="plan")
+    made = call(place, "--size", "40%", verb="plan")
     assert "en (12), fr (12)" in made.stderr
     manifest = open_bundle(out).manifest
     limit = [manifest.recipe[key] for key in ("limit", "value", "unit")]
@@ -139,7 +139,6 @@ def test_a_limit_on_harm_is_kept_and_told(place: Path) -> None:
     for task in manifest.tasks:
         assert task.harm is not None
         assert task.harm.likely <= 0.2
-        assert len(task.curve) >= 2
 
 
 def test_a_task_without_prompts_is_told(place: Path, monkeypatch) -> None:

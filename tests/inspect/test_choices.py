@@ -66,7 +66,6 @@ def test_sizes_fall_and_errors_rise(bundle: Bundle, adapters: list[Path]) -> Non
         assert len(sizes) > 2
         assert sizes == sorted(sizes, reverse=True)
         assert errors == sorted(errors)
-        assert not any(point.harms for point in made.points)  # nobody measured
         assert (max(sizes) > bundle.size) == bool(given)
 
 

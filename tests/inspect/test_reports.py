@@ -20,7 +20,7 @@ from hydraopt.inspect import inspect_adapters, inspect_bundle, is_bundle
 from hydraopt.inspect.adapters import AdaptersReport
 from hydraopt.inspect.bundle import BundleReport
 from hydraopt.jsonvalues import to_json
-from hydraopt.merging.look import TaskTrial
+from hydraopt.merging.limit import TaskTrial
 from hydraopt.merging.merge import merge
 from hydraopt.merging.plan import Plan, PlannedTask
 from hydraopt.report.figures import (
@@ -310,14 +310,14 @@ def test_a_picture_has_a_folder(tmp_path: Path) -> None:
 
 def _plan(counted: str, limit: str, value: float) -> Plan:
     """One task with two trials, planned beside them."""
-    trials = tuple(TaskTrial(1e4 / x, 0.1, x, x, x, x) for x in (2e-4, 2e-3))
-    task = PlannedTask("de", trials, 1e7, 0.1, 1e-3, None)
+    trials = tuple(TaskTrial(1e4 / x, 0.1, x, x, x) for x in (2e-4, 2e-3))
+    task = PlannedTask("de", 1e7, 0.1, None, 1e-3, trials)
     return Plan(limit, value, counted, (task,), 10**7, 10**8, (), False)
 
 
 @pytest.mark.parametrize(
     ("counted", "limit", "value", "at"),
-    [("answers", "harm", 0.02, 2.0), ("nats", "harm", 0.01, 0.01), ("lost", "size", 5e3, None)],
+    [("answers", "harm", 0.02, 2.0), ("nats", "harm", 0.01, 0.01), ("answers", "size", 5e3, None)],
 )
 def test_the_limit_of_a_plan_is_in_its_picture(counted, limit, value, at) -> None:
     """A limit on harm is a line across; that of a size is in the title."""
@@ -329,7 +329,7 @@ def test_the_limit_of_a_plan_is_in_its_picture(counted, limit, value, at) -> Non
     assert at is not None or "5,000" in figure.get_suptitle() + _titles(figure)
 
 
-@pytest.mark.parametrize(("counted", "factor"), [("nats", 1.0), ("lost", 100.0)])
+@pytest.mark.parametrize(("counted", "factor"), [("nats", 1.0), ("answers", 100.0)])
 def test_little_harm_is_drawn_where_it_is(counted: str, factor: float) -> None:
     figure = figure_of(_plan(counted, "size", 5000.0))
     line, dot = figure.axes[0].get_lines()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from hydraopt.bundle.harm import Harm, HarmPoint
+from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.history import Added
 from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection.opening import open_bundle
@@ -49,11 +49,9 @@ def _judged(bundle: Path) -> None:
     tasks = []
     for i, task in enumerate(opened.manifest.tasks):
         harm = Harm(4 * i, 64, 0.06 * i + 0.001, 0.02 * i, True)
-        points = (HarmPoint(0.1 * x, min(1.0, 0.02 * x * (i + 1)), 0.01 * x) for x in (1, 3, 9))
         added = Added("2026-11-20", "0123456789abcdef") if task.name == "moods-en" else None
-        curve = () if i == 0 else tuple(points)
         notes = ("<b>note</b> of a task",) if task.name == HOSTILE else ()
-        tasks.append(dataclasses.replace(task, harm=harm, curve=curve, added=added, notes=notes))
+        tasks.append(dataclasses.replace(task, harm=harm, added=added, notes=notes))
     manifest = dataclasses.replace(opened.manifest, tasks=tuple(tasks))
     streams = [opened.read(f"task/{i}") for i in range(opened.manifest.streams)]
     write_bundle(bundle, manifest, opened.read("shared"), streams, [])

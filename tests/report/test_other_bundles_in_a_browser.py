@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydraopt.bundle.harm import Harm, HarmPoint
+from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.writer import write_bundle
 from hydraopt.merging.merge import merge
 from hydraopt.report.build import build
@@ -68,8 +68,7 @@ def harmed(folder: Path) -> str:
     for task in parts.manifest.tasks:
         share = CHANGED[task.name] / ANSWERS
         harm = Harm(CHANGED[task.name], ANSWERS, min(share + 0.001, 1.0), 0.1 * share, True)
-        curve = (HarmPoint(0.1 * x, min(1.0, (share + 0.001) * x), 0.1 * x) for x in (1, 3, 9))
-        tasks.append(dataclasses.replace(task, harm=harm, curve=tuple(curve)))
+        tasks.append(dataclasses.replace(task, harm=harm))
     manifest = dataclasses.replace(parts.manifest, tasks=tuple(tasks))
     write_bundle(folder / "harmed", manifest, *parts.args[1:])
     page = build(folder / "harmed")

@@ -111,7 +111,6 @@ def test_sizes_hold_the_bundle_the_scored_and_the_coded(page: Page, plain: Page)
     assert max(row.size for row in coded) > page.size
     smaller = [row for row in plain.sizes if row.kind == "estimated"]
     assert max(row.size for row in smaller) <= page.size
-    # One of the tasks has no curve: a mean without it is none of the bundle.
     assert not any("likely" in row.values for row in smaller)
 
 

@@ -55,11 +55,7 @@ __all__ = ["merge"]
     "0.01nats of KL per answer.",
 )
 @weight_option
-@click.option(
-    "--fair",
-    is_flag=True,
-    help="Give all tasks the same error, or, with --prompts and --size, the same harm.",
-)
+@click.option("--fair", is_flag=True, help="Give all tasks the same error.")
 @click.option(
     "--base",
     help="Base model, a folder or OWNER/NAME that transformers loads, to measure which modules of "

@@ -35,13 +35,6 @@ __all__ = ["plan"]
 @click.option("--base", required=True, help="Base model, as for merge.")
 @prompts_option("Prompts to measure harm on, as for merge.", required=True)
 @weight_option
-@click.option("--fair", is_flag=True, help="Plan the same harm for all tasks; only with --size.")
-@click.option(
-    "--refit/--no-refit",
-    default=None,
-    help="Plan for a merge with or without a refit, which leaves fewer prompts to measure harm on. "
-    "Nothing is trained here. Default with --size: --refit.",
-)
 @click.option("--plot", metavar="FILE", help="Draw the plan: .png, .svg or .pdf.")
 @same_base_option
 @skip_option

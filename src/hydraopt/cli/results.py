@@ -20,13 +20,12 @@ from hydraopt.cli.common import (
     worst,
 )
 from hydraopt.jsonvalues import to_json
-from hydraopt.notes import Note
 from hydraopt.values import counted
 
 if TYPE_CHECKING:
     from hydraopt.editing.verbs import Changed
     from hydraopt.inspect.bundle import TaskCost
-    from hydraopt.merging.look import TaskTrial
+    from hydraopt.merging.limit import TaskTrial
     from hydraopt.merging.merge import MergeResult
     from hydraopt.merging.plan import Plan
 
@@ -186,14 +185,14 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             return "-"
         return f"{scale * harm:.3g}" if scale * harm >= least else f"< {least:g}"
 
-    tasks, left = worst(plan.tasks, lambda task: task.harm or 0.0)
+    tasks, left = worst(plan.tasks, lambda task: task.harm.likely if task.harm else 0.0)
     show_table(
         f"Planned bytes, and {what} ({unit})",
         ["task", "planned", f"counted {unit}", *HARM_COLUMNS[:3]],
-        [[x.name, size_text(x.size), harm_text(x.harm), *harm_cells(x.stated)[:3]] for x in tasks],
+        [[x.name, size_text(x.size), harm_text(x.counted), *harm_cells(x.harm)[:3]] for x in tasks],
     )
     trials = [
-        ["" if i else task.name, size_text(trial.size), harm_text(trial.harm)]
+        ["" if i else task.name, size_text(trial.size), harm_text(trial.counted)]
         for task in tasks
         for i, trial in enumerate(_some(task.trials))
     ]
@@ -209,8 +208,3 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     before = ", before a refit" if plan.refit else ""
     size = f"{plan.size:,} bytes ({size_text(plan.size)})"
     say(f"size    {size}, {percent(plan.size / plan.fp16_bytes)} of the fp16 bytes{before}")
-    alone = sum(task.harm is None and task.size > 0 for task in plan.tasks)
-    if alone:
-        tasks_alone = counted(alone, "task")
-        text = f"{tasks_alone} without prompts: sized as in a merge without prompts, then scaled"
-        say_notes([Note("no_prompts", text)])

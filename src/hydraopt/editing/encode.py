@@ -35,9 +35,10 @@ from hydraopt.merging.budget import HarmLimit, Size
 from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.finish import measure_tasks
 from hydraopt.merging.frozen import FrozenCore, MiddlePrice
+from hydraopt.merging.limit import solve_harm
 from hydraopt.merging.notes import notes_of
 from hydraopt.merging.options import MergeOptions
-from hydraopt.merging.outcome import Job, Measured
+from hydraopt.merging.outcome import Job, unlike_harms
 from hydraopt.merging.recipe import CoreRecipe
 from hydraopt.merging.solving import Options, solve, solve_at
 from hydraopt.merging.weights import Sensitivity, sensed
@@ -218,21 +219,17 @@ class Coder:
         budget = self.options.limit.budget(job.pieces.fp16_bytes)
         judge = self.options.look.judge
         judged = judge is not None and adapter.name in judge.tasks()
-        measured = Measured(None)
         if judged:  # a size counts what the manifest will say of it
-            job = dataclasses.replace(job, measured=Measured.unlike([adapter.name], 0))
+            job = dataclasses.replace(job, harms=unlike_harms([adapter.name]))
         if isinstance(budget, HarmLimit):
-            solution = self.options.look.check_harm().solve(job, budget, options)
-            draft = solution.draft
-            measured = Measured(None, solution.curves[adapter.name])
+            draft = solve_harm(job, budget, options, self.options.look.check_harm()).draft
         elif budget is not None:
             draft = solve(job, budget, options).draft
         else:
             draft = self._at_price(job, options)
         if judge is not None and judged:
-            told = measure_tasks(draft, job, judge, {0}, self.options.progress or silent)
-            measured = dataclasses.replace(measured, harm=told[adapter.name].harm)
-        job = dataclasses.replace(job, measured={adapter.name: measured})
+            told = measure_tasks(draft, job, judge, self.options.progress or silent)
+            job = dataclasses.replace(job, harms={adapter.name: told[adapter.name].harm})
         if isinstance(budget, Size) and job.value(budget, draft) > budget.limit:
             raise job.too_small(budget, int(job.value(budget, draft)))
         return job, draft

@@ -12,12 +12,10 @@ from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.harm.stored import tells_later
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.dense import TensorMatrices
 from hydraopt.notes import Note
-from hydraopt.values import listed
 
 __all__ = ["against_originals", "decoded_set", "lost_harm"]
 
@@ -111,8 +109,7 @@ def against_originals(added: Manifest, before: Manifest, names: Collection[str])
     """Return the manifest ``added`` with the errors of some tasks against the originals.
 
     Their errors are against the bundle ``before``, so the result is an estimate. These tasks state
-    no harm, because the answers of the new coding were not measured. A task's curve is about its
-    original and stays, except after a refit, when its position on the curve is no longer known.
+    no harm, because the answers of the new coding were not measured.
 
     names: tasks that were coded again.
     """
@@ -132,7 +129,6 @@ def against_originals(added: Manifest, before: Manifest, names: Collection[str])
             errors=tuple(map(math.hypot, task.errors, more)),
             tensor_errors=tuple(map(math.hypot, task.tensor_errors, dense)),
             harm=None,
-            curve=task.curve if tells_later(first) else (),
         )
 
     return dataclasses.replace(added, tasks=tuple(map(whole, added.tasks)))
@@ -145,21 +141,11 @@ def _errors(
     return {table[i]: error for i, error in zip(indices, errors, strict=True)}
 
 
-def lost_harm(before: Manifest, decoded: Collection[str]) -> Iterator[Note]:
-    """Yield notes on stated harm that no longer holds.
-
-    decoded: tasks that are coded from what the bundle holds, not from their originals.
-    """
+def lost_harm(before: Manifest) -> Iterator[Note]:
+    """Yield a note if the bundle before states harm, which no longer holds."""
     if any(task.harm for task in before.tasks):
         text = (
             "the harm that was stated is not this bundle's: hydraopt verify BUNDLE ADAPTERS "
             "--base BASE --prompts DIR measures it"
         )
         yield Note("harm_outdated", text)
-    refitted = [x.name for x in before.tasks if x.name in decoded and not tells_later(x)]
-    if refitted:
-        text = (
-            f"no curve of harm is kept of {listed(refitted)}: after a refit nothing tells where on "
-            "it a task is that is coded again"
-        )
-        yield Note("curves_lost", text, ", ".join(refitted))

@@ -209,7 +209,7 @@ def _tasks(
         do = "Make a new one of adapters: hydraopt merge"
         raise UsageError(explain("the collection has no tasks", file=bundle.path, do=do))
     pieces = joined(sets, bundle.base_model)
-    lost = lost_harm(bundle.manifest, decoded)
+    lost = lost_harm(bundle.manifest)
     notes = *(loaded.notes if loaded else ()), *pieces.notes, *lost
     return _Tasks(bundle, pieces, originals, notes)
 
@@ -331,15 +331,12 @@ def _kept(tasks: _Tasks) -> dict[str, KeptError]:
 
 
 def _told(made: Manifest, tasks: _Tasks) -> Manifest:
-    """Return the manifest with what is known of the tasks from before: curves, history, errors.
+    """Return the manifest with what is known of the tasks from before: history and errors.
 
     Errors are adjusted for tasks that were coded again.
     """
     old = {task.name: task for task in tasks.bundle.manifest.tasks}
-    rows = tuple(
-        dataclasses.replace(task, added=old[task.name].added, curve=old[task.name].curve)
-        for task in made.tasks
-    )
+    rows = tuple(dataclasses.replace(task, added=old[task.name].added) for task in made.tasks)
     whole = dataclasses.replace(made, tasks=rows)
     return against_originals(whole, tasks.bundle.manifest, tasks.decoded)
 

@@ -7,9 +7,7 @@ the KL of the whole answer's distribution on that path.
 
 A count of changed answers is coarse, because few of 64 answers change. The share of answers that
 are likely to change is finer: it follows from the original's margin at each token and from how far
-margins move (:func:`likely_changes`). Not every change is a loss, because the original itself may
-be unsure of an answer. The share of answers *lost* therefore counts each likely change by the
-probability that the original gives the answer.
+margins move (:func:`likely_changes`).
 """
 
 from __future__ import annotations
@@ -96,15 +94,14 @@ class Reference:
     """The original's answers, batch by batch.
 
     order: indices of the answers in each batch.
-    sure (answers,): probability that the original gives each answer; 1 for an empty answer, which
-        cannot change.
+    answers: number of answers, empty ones among them.
     head: the original's factors on the output layer.
     """
 
     batches: tuple[Batch, ...]
     order: tuple[tuple[int, ...], ...]
     seen: tuple[tuple[_TokenLogits, ...], ...]
-    sure: Numbers
+    answers: int
     head: Placed
 
     @property
@@ -129,19 +126,14 @@ class Drift:
     kl: KL(original || other), nats.
     margin, moved: lead of the original's first choice in logits, and how far the lead falls;
         negative if it grows. A token changes where ``moved > margin``.
-    sure (answers,): as in a Reference.
+    answers: number of answers, empty ones among them.
     """
 
     row: NDArray[np.int64]
     kl: Numbers
     margin: Numbers
     moved: Numbers
-    sure: Numbers
-
-    @property
-    def answers(self) -> int:
-        """Number of answers."""
-        return len(self.sure)
+    answers: int
 
     def only(self, some: Sequence[int]) -> Drift:
         """Return the drift of these answers alone."""
@@ -149,7 +141,7 @@ class Drift:
         place[list(some)] = np.arange(len(some))
         kept = place[self.row] >= 0
         row = place[self.row[kept]]
-        return Drift(row, self.kl[kept], self.margin[kept], self.moved[kept], self.sure[list(some)])
+        return Drift(row, self.kl[kept], self.margin[kept], self.moved[kept], len(some))
 
     @property
     def is_finite(self) -> bool:
@@ -176,9 +168,8 @@ class Drift:
         told, nats = float(likely.mean()), float(kl.mean())
         alone = self.answers == 1
         errors = (_error_of_one(told), nats) if alone else (_error(likely), _error(kl))
-        lost = float((likely * self.sure).mean())
         harm = Harm(self.changed, self.answers, told, nats, held_out)
-        return MeasuredHarm(harm, *errors, lost)
+        return MeasuredHarm(harm, *errors)
 
 
 def _error(values: Numbers) -> float:
@@ -298,23 +289,7 @@ def reference_of(model: Any, answers: Sequence[Encoded], original: TaskFactors) 
     batches = tuple(batch for _, batch in made)
     placed = place(model, original)
     seen = tuple(tuple(_seen(model, x, placed) for x in _pieces(model, y, placed)) for y in batches)
-    sure = _probabilities(batches, chunks, seen, len(answers))
-    return Reference(batches, chunks, seen, sure, of_head(model, placed))
-
-
-def _probabilities(
-    batches: Sequence[Batch],
-    chunks: Sequence[Sequence[int]],
-    seen: Sequence[Sequence[_TokenLogits]],
-    answers: int,
-) -> Numbers:
-    """Return the probability of each greedy answer, the product over its tokens, (answers,)."""
-    logs = np.zeros(answers)
-    for batch, chunk, pieces in zip(batches, chunks, seen, strict=True):
-        rows = np.array(chunk)[batch.row.cpu().numpy()]
-        np.add.at(logs, rows, np.concatenate([_numbers(piece.logs[:, 0]) for piece in pieces]))
-    sure: Numbers = np.exp(np.minimum(logs, 0.0))
-    return sure
+    return Reference(batches, chunks, seen, len(answers), of_head(model, placed))
 
 
 @torch.inference_mode()
@@ -334,9 +309,9 @@ def drift_of(model: Any, reference: Reference, factors: TaskFactors) -> Drift:
             start += len(kl)
     if not columns:
         nothing = np.zeros(0)
-        return Drift(nothing.astype(np.int64), nothing, nothing, nothing, reference.sure)
+        return Drift(nothing.astype(np.int64), nothing, nothing, nothing, reference.answers)
     row, kl, margin, moved = (np.concatenate(x) for x in zip(*columns, strict=True))
-    return Drift(row.astype(np.int64), kl, margin, moved, reference.sure)
+    return Drift(row.astype(np.int64), kl, margin, moved, reference.answers)
 
 
 def _pieces(model: Any, batch: Batch, placed: Placed) -> Iterator[Tensor]:

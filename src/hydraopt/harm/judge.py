@@ -26,19 +26,14 @@ from hydraopt.harm.lesson import learns_in
 from hydraopt.harm.prompts import check_prompts_of
 from hydraopt.harm.refit import NOT_TRAINED, Schedule, parted, refit
 from hydraopt.harm.sensitivity import looks, self_written, sensitivities
-from hydraopt.harm.solve import solve_by_harm
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.budget import HarmLimit, Size
 from hydraopt.merging.look import (
     DEFAULT_HARM,
     HarmJudge,
     HarmSettings,
-    HarmSolution,
     Look,
     MeasuredHarm,
 )
-from hydraopt.merging.outcome import Job
-from hydraopt.merging.solving import Options
 from hydraopt.progress import Progress, silent
 from hydraopt.sources import source_hash
 from hydraopt.values import closest, listed
@@ -132,10 +127,6 @@ class AnswerJudge(HarmJudge):
     def tasks(self) -> frozenset[str]:
         """Return the names of the tasks that have prompts."""
         return frozenset(self._prompts)
-
-    def solve(self, job: Job, aim: Size | HarmLimit, options: Options) -> HarmSolution:
-        """Search the draft of a size that does the least harm, or the smallest within a limit."""
-        return solve_by_harm(job, aim, options, self)
 
     @functools.cached_property
     def _loaded(self) -> tuple[Any, Any]:

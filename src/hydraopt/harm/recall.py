@@ -23,20 +23,20 @@ __all__ = ["depends_on", "kept_harm", "kept_records", "recalled_harm", "recalled
 
 def kept_harm(measured: MeasuredHarm) -> list[float]:
     """Return a measured harm as JSON values."""
-    harm, likely_error = measured.harm, measured.likely_error
-    shares = harm.likely, likely_error, harm.kl, measured.kl_error, measured.lost
+    harm = measured.harm
+    shares = harm.likely, measured.likely_error, harm.kl, measured.kl_error
     return [harm.changed, harm.answers, *shares]
 
 
 def recalled_harm(value: Any, answers: int, held_out: bool) -> MeasuredHarm | None:
     """Return a cached harm of this number of answers; None if the value is not one."""
-    if not (isinstance(value, list) and len(value) == 7):
+    if not (isinstance(value, list) and len(value) == 6):
         return None
     fine = all(type(x) in (int, float) and 0 <= x < math.inf for x in value)
-    if not fine or value[1] != answers or type(value[0]) is not int or max(value[2], value[6]) > 1:
+    if not fine or value[1] != answers or type(value[0]) is not int or value[2] > 1:
         return None
-    changed, _, likely, likely_error, kl, kl_error, lost = value
-    return MeasuredHarm(Harm(changed, answers, likely, kl, held_out), likely_error, kl_error, lost)
+    changed, _, likely, likely_error, kl, kl_error = value
+    return MeasuredHarm(Harm(changed, answers, likely, kl, held_out), likely_error, kl_error)
 
 
 def depends_on(coded: Mapping[str, CodedModule]) -> list[bytes | str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from hydraopt.bundle.harm import Harm, HarmPoint
+from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.reader import Bundle
 from hydraopt.coding.records import read_basis
 from hydraopt.collection.opening import open_bundle
@@ -34,7 +34,7 @@ class TaskCost:
     tensors, tensor_error: coded tensors beside the modules, and the largest relative error among
         them; None without any.
     shared_with: tasks of equal content, which use the same stream, at most a hundred.
-    harm: None if not measured. curve: its trial encodings.
+    harm: None if not measured.
     """
 
     name: str
@@ -51,7 +51,6 @@ class TaskCost:
     shared_with: tuple[str, ...]
     notes: tuple[Note, ...]
     harm: Harm | None
-    curve: tuple[HarmPoint, ...]
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,6 @@ def task_rows(bundle: Bundle) -> list[TaskCost]:
             shared_with=tuple(shared[task.name]),
             notes=stored(task.name, task.notes),
             harm=task.harm,
-            curve=tuple(task.curve),
         )
         for task in bundle.manifest.tasks
     ]

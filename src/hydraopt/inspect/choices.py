@@ -2,8 +2,7 @@
 
 Likeness comes from the tasks' products, of the originals or as the bundle decodes. Several other
 sizes are coded as ``shrink`` or ``merge`` codes them, so their errors are those of that command;
-between them errors are interpolated. Harm is read from the curves of the bundle, between the errors
-at which a merge measured it.
+between them errors are interpolated.
 """
 
 from __future__ import annotations
@@ -27,10 +26,9 @@ from hydraopt.editing.held import decoded_set
 from hydraopt.editing.shrink import shrunk_sizes
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
-from hydraopt.harm.curves import rising_line
-from hydraopt.harm.stored import HarmRange, StoredCurves, tells_later
 from hydraopt.inspect.likeness import likeness
 from hydraopt.inspect.products import of_products
+from hydraopt.linalg.interpolate import MonotoneCubic
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import align
 from hydraopt.merging.budget import Size
@@ -67,13 +65,10 @@ class Choice:
     """Size that the tasks could have.
 
     size (bytes): of the whole file. errors: by task, relative Frobenius error against the original.
-    harms: by task, its harm at that error; only tasks whose harm a merge measured at errors on both
-    sides of it.
     """
 
     size: int
     errors: Mapping[str, float]
-    harms: Mapping[str, HarmRange]
 
 
 @dataclass(frozen=True)
@@ -134,7 +129,7 @@ def choices(
         if len(points) < 2:
             points, missing = [], _UNREACHED
     drawn = _with_between([(point.size, point.errors) for point in points])
-    made = tuple(_choice(bundle, *point, loaded is not None) for point in drawn)
+    made = tuple(Choice(*point) for point in drawn)
     return Choices(tasks, cosines, made, loaded is not None, missing)
 
 
@@ -254,7 +249,7 @@ def _with_between(
         return []
     logs = np.log([size for size, _ in reversed(points)])
     by_task = {name: [max(x[name], _TINY) for _, x in reversed(points)] for name in points[0][1]}
-    lines = {name: rising_line(logs, np.log(errors)) for name, errors in by_task.items()}
+    lines = {name: MonotoneCubic(logs, np.log(errors)) for name, errors in by_task.items()}
     made = [points[0]]
     for (left, _), right in pairwise(points):
         for size in steps(left, right[0], _BETWEEN + 2)[1:-1]:
@@ -262,15 +257,3 @@ def _with_between(
             made.append((size, {name: math.exp(line(at)[0]) for name, line in lines.items()}))
         made.append(right)
     return made
-
-
-def _choice(bundle: Bundle, size: int, errors: Mapping[str, float], originals: bool) -> Choice:
-    """Return a size with the harm that the stored curves tell of its errors.
-
-    Without the originals a task that was refitted has none: nothing tells where on its curve it is
-    after it is coded again.
-    """
-    curves = StoredCurves(bundle.manifest)
-    told = [x.name for x in bundle.manifest.tasks if originals or tells_later(x)]
-    ranges = ((x, curves.between(x, errors[x])) for x in told if x in curves.tasks())
-    return Choice(size, errors, {x: harm for x, harm in ranges if harm is not None})

@@ -11,7 +11,7 @@ from hydraopt.merging.budget import Budget, HarmLimit
 from hydraopt.merging.decoded import DecodedDraft
 from hydraopt.merging.draft import Draft
 from hydraopt.merging.look import HarmJudge, Look, MeasuredHarm
-from hydraopt.merging.outcome import Job, Measured
+from hydraopt.merging.outcome import Job
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.refit import refitted
 from hydraopt.merging.rewrite import Rewritten
@@ -38,35 +38,30 @@ def finished(
     originals, before = {adapter.name: adapter for adapter in adapters}, solution.draft
     if look.refit and not isinstance(budget, HarmLimit):  # options refuse both
         refit = functools.partial(refitted, before, job.pieces, originals, look.refit, budget)
-        job, solution = _refitted(job, solution, budget, refit, look.tasks)
+        job, solution = _refitted(job, solution, budget, refit)
     if look.judge is None:
         return job, solution
-    everything, told = range(job.pieces.contents), progress or silent
     changed = _other_streams(job, before, solution.draft)
-    judged = measure_tasks(solution.draft, job, look.judge, everything, told, changed)
-    nothing = Measured(None)
-    measured = {
-        name: dataclasses.replace(job.measured.get(name, nothing), harm=x.harm)
-        for name, x in judged.items()
-    }
-    return dataclasses.replace(job, measured=measured), solution
+    judged = measure_tasks(solution.draft, job, look.judge, progress or silent, changed)
+    harms = {name: x.harm for name, x in judged.items()}
+    return dataclasses.replace(job, harms=harms), solution
 
 
 def measure_tasks(
     draft: Draft,
     job: Job,
     judge: HarmJudge,
-    contents: Collection[int],
     progress: Progress,
     refitted: Collection[str] = (),
     stage: str = "measuring harm",
 ) -> dict[str, MeasuredHarm]:
-    """Measure the harm of a draft to the tasks of these contents that have prompts.
+    """Measure the harm of a draft to the coded tasks that have prompts.
 
     refitted: tasks to measure only on the prompts that no refit learned from.
     """
     decoded, errors, judged = DecodedDraft(draft, job.pieces), draft.relative_errors(), {}
-    asked = [x for x in job.pieces.tasks if x.name in judge.tasks() and x.content in contents]
+    names = judge.tasks()
+    asked = [x for x in job.pieces.tasks if x.name in names and x.content is not None]
     for done, task in enumerate(asked, 1):
         assert task.content is not None
         factors = functools.partial(decoded.factors, task)
@@ -81,21 +76,13 @@ def _refitted(
     solution: Solution[Draft],
     budget: Budget,
     refit: Callable[[Callable[[Draft, int], float]], Rewritten],
-    judged: Collection[str],
 ) -> tuple[Job, Solution[Draft]]:
     """Replace the records of as many tasks as keep the budget by refitted ones.
 
     refit: takes a function that returns the budget's value for a draft and its number of refitted
     tasks.
-    judged: tasks whose harm is measured afterwards, which takes bytes of the manifest.
     """
-    nothing, stand_ins = Measured(None), Measured.unlike(sorted(judged), 0)
-    counted = {
-        name: dataclasses.replace(job.measured.get(name, nothing), harm=x.harm)
-        for name, x in stand_ins.items()
-    }
-    as_written = dataclasses.replace(job, measured={**job.measured, **counted})
-    made = refit(lambda draft, tasks: _with(as_written, tasks).value(budget, draft))
+    made = refit(lambda draft, tasks: _with(job, tasks).value(budget, draft))
     job = _noted(_with(job, made.tasks), made, budget)
     return job, dataclasses.replace(solution, draft=made.draft)
 

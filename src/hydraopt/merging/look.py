@@ -8,28 +8,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from hydraopt.bundle.harm import ANSWER_TOKENS, MOST_ANSWER_TOKENS, Harm, HarmPoint
+from hydraopt.bundle.harm import ANSWER_TOKENS, MOST_ANSWER_TOKENS, Harm
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.budget import HarmLimit, Size
 from hydraopt.merging.refit import Refitter
 from hydraopt.merging.weights import Sensed
-
-if TYPE_CHECKING:
-    from hydraopt.merging.draft import Draft
-    from hydraopt.merging.outcome import Job
-    from hydraopt.merging.solving import Options
 
 __all__ = [
     "DEFAULT_HARM",
     "HarmJudge",
     "HarmSettings",
-    "HarmSolution",
     "Look",
     "MeasuredHarm",
-    "TaskTrial",
 ]
 
 _GIVE_PROMPTS: Final = (
@@ -92,63 +84,15 @@ DEFAULT_HARM: Final = HarmSettings()
 
 @dataclass(frozen=True)
 class MeasuredHarm:
-    """Measured harm, with standard errors for the choice of prompts.
-
-    lost: expected share of answers that change, each counted by the probability that the original
-        gives it: the number of right answers that are lost, if the original judges itself well.
-    """
+    """Measured harm, with standard errors for the choice of prompts."""
 
     harm: Harm
     likely_error: float
     kl_error: float
-    lost: float
-
-
-@dataclass(frozen=True)
-class TaskTrial:
-    """Result of a trial for one task.
-
-    size: bytes, including the task's share of the shared core.
-    error: relative Frobenius error.
-    likely: share of answers that change.
-    kl: nats an answer.
-    lost: share of answers that change, each counted by how sure the original is of it.
-    harm: harm as the search counts it.
-    """
-
-    size: float
-    error: float
-    likely: float
-    kl: float
-    lost: float
-    harm: float
-
-
-@dataclass(frozen=True)
-class HarmSolution:
-    """Draft that a search by harm chose.
-
-    passes: number of coding passes.
-    counted: kind of harm that was limited or minimised.
-    curves: points to keep in the manifest, by task; empty if the size has no room for them.
-    room: whether the size has room for curves.
-    trials: all trials of each task, by falling size.
-    sizes: bytes of each content in the chosen trial, including its share of the shared core.
-    harms: harm of each task in the chosen trial, as the search counts it.
-    """
-
-    draft: Draft
-    passes: int
-    counted: str
-    curves: Mapping[str, tuple[HarmPoint, ...]]
-    room: bool
-    trials: Mapping[str, tuple[TaskTrial, ...]]
-    sizes: Mapping[int, float]
-    harms: Mapping[str, float]
 
 
 class HarmJudge(ABC):
-    """Base class of judges: a judge measures harm on answers, and shares bytes out by it.
+    """Base class of judges: a judge measures harm on answers.
 
     answer_tokens: maximum number of tokens of an answer that are judged.
     """
@@ -173,14 +117,6 @@ class HarmJudge(ABC):
             are left out are those of the base model alone.
         error: their relative Frobenius error.
         apart: whether to use only the prompts that a refit does not learn from.
-        """
-
-    @abstractmethod
-    def solve(self, job: Job, aim: Size | HarmLimit, options: Options) -> HarmSolution:
-        """Search the draft of a size that does the least harm, or the smallest one within a limit.
-
-        Raises UsageError for a limit on harm where a task has no prompts, and BudgetError for an
-        aim that cannot be met.
         """
 
 

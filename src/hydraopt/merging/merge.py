@@ -28,11 +28,12 @@ from hydraopt.engines.engine import Engine
 from hydraopt.files.apart import check_apart
 from hydraopt.files.url import place_of
 from hydraopt.merging.align import MergeSet, align
-from hydraopt.merging.budget import Budget, HarmLimit, Limit, MeanError, Size, WorstError
+from hydraopt.merging.budget import Budget, HarmLimit, Limit, Size
 from hydraopt.merging.dense import check_exact
 from hydraopt.merging.draft import Draft
 from hydraopt.merging.finish import finished
-from hydraopt.merging.look import HarmSolution, Look
+from hydraopt.merging.limit import HarmSolution, solve_harm
+from hydraopt.merging.look import Look
 from hydraopt.merging.notes import notes_of
 from hydraopt.merging.options import (
     DEFAULT_MAX_ERROR,
@@ -44,11 +45,11 @@ from hydraopt.merging.options import (
 from hydraopt.merging.outcome import (
     Job,
     LoadedAdapters,
-    Measured,
     StrPath,
     Written,
     inputs_of,
     load,
+    unlike_harms,
 )
 from hydraopt.merging.portable import engine_of, workers_for
 from hydraopt.merging.recipe import MergeRecipe
@@ -77,11 +78,6 @@ PERHAPS_ALL: Final = 0.6
 Trained 16-bit numbers take more."""
 _ALL_FITS: Final = Note(
     "all_fits", "every bit fits into the size that was asked for: nothing is lost"
-)
-_NO_CURVES: Final = Note(
-    "curves_left_out",
-    "the curves of harm are not kept: so small a bundle has no room for them, and a later shrink "
-    "shares out by errors alone",
 )
 
 
@@ -121,7 +117,7 @@ class Solved:
 
     budget: the limit that it keeps; None for a lossless merge.
     solution: draft of the coded parts; None if nothing is coded.
-    by_harm: how a search by harm found the draft; None for any other search.
+    by_harm: how the search for a limit on harm found the draft; None for any other limit.
     """
 
     job: Job
@@ -270,16 +266,12 @@ def _started(loaded: LoadedAdapters, workers: int | Engine | None) -> Iterator[E
 
 
 def _searched(job: Job, budget: Budget | HarmLimit, options: Options, look: Look) -> Solved:
-    """Search the draft that meets the budget, by harm if a judge can share the bytes out."""
-    if look.judge is None or isinstance(budget, MeanError | WorstError):
-        assert not isinstance(budget, HarmLimit)
+    """Search the draft that meets the budget."""
+    if not isinstance(budget, HarmLimit):
+        if isinstance(budget, Size):  # counts what the manifest will say of harm
+            job = dataclasses.replace(job, harms=unlike_harms(sorted(look.tasks)))
         return Solved(job, options.measure, budget, solve_budget(job, budget, options))
-    made = look.judge.solve(job, budget, options)
-    curves = {name: Measured(None, curve) for name, curve in made.curves.items()}
-    if not made.room:
-        pieces = dataclasses.replace(job.pieces, notes=(*job.pieces.notes, _NO_CURVES))
-        job = dataclasses.replace(job, pieces=pieces)
-    job = dataclasses.replace(job, measured=curves)
+    made = solve_harm(job, budget, options, look.check_harm())
     return Solved(job, options.measure, budget, Solution(made.draft, made.passes), made)
 
 

@@ -42,7 +42,7 @@ class MergeOptions:
     limit: what the merge keeps; see :class:`hydraopt.merging.budget.Limit`. Default: no task's
         error is above DEFAULT_MAX_ERROR. A size holds every bit where it has room for that.
     importance: weight of each task's error. Default 1.
-    fair: whether to bring all tasks as near to one error as possible, or with a judge to one harm.
+    fair: whether to bring all tasks as near to one error as possible.
     measure: measure of errors, or the name of one; see hydraopt.compress.measure.
     look: base model, which measures harm and sensitivities and trains coded parts.
     forms: permitted forms. Default all.

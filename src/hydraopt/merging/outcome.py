@@ -18,7 +18,7 @@ import numpy as np
 
 from hydraopt.adapters import Adapter, Adapters, check_same_base, read_adapters
 from hydraopt.bundle.carried import Carried, pack_carried
-from hydraopt.bundle.harm import Harm, HarmPoint, thinned
+from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.writer import PackedBundle, pack_bundle
 from hydraopt.collection.output import size_apart
@@ -34,7 +34,7 @@ from hydraopt.merging.recipe import Recipe
 from hydraopt.merging.weights import Counting
 from hydraopt.notes import Note
 
-__all__ = ["Job", "LoadedAdapters", "Measured", "StrPath", "Written", "inputs_of", "load"]
+__all__ = ["Job", "LoadedAdapters", "StrPath", "Written", "inputs_of", "load", "unlike_harms"]
 
 StrPath = str | os.PathLike[str]
 
@@ -95,34 +95,24 @@ def inputs_of(adapters: Iterable[Adapter]) -> list[AnyPath]:
     return inputs
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Measured harm of a task's answers; see :class:`hydraopt.bundle.spec.TaskEntry`."""
+def unlike_harms(names: Iterable[str]) -> dict[str, Harm]:
+    """Return stand-ins that take as many bytes in a manifest as what will be measured, by task.
 
-    harm: Harm | None
-    curve: tuple[HarmPoint, ...] = ()
-
-    @classmethod
-    def unlike(cls, names: Iterable[str], points: int) -> dict[str, Measured]:
-        """Return stand-ins that take as many bytes in a manifest as what will be measured, by task.
-
-        They may take a few more, because small numbers are written with more digits.
-        """
-        measured = {}
-        rng = np.random.default_rng(0)
-        for name in names:
-            numbers = rng.random((points, 3))
-            curve = thinned(HarmPoint(*map(float, row)) for row in numbers)
-            changed, likely, kl = int(rng.integers(100, 256)), *rng.uniform(1e-4, 1e-3, 2)
-            measured[name] = cls(Harm(changed, 256, float(likely), float(kl), True), curve)
-        return measured
+    They may take a few more, because small numbers are written with more digits.
+    """
+    harms = {}
+    rng = np.random.default_rng(0)
+    for name in names:
+        changed, likely, kl = int(rng.integers(100, 256)), *rng.uniform(1e-4, 1e-3, 2)
+        harms[name] = Harm(changed, 256, float(likely), float(kl), True)
+    return harms
 
 
 @dataclass(frozen=True)
 class Job:
     """Input of a bundle: pieces, the carried ones among them, and the manifest's recipe.
 
-    measured: measured harm by task, for the manifest.
+    harms: measured harm by task, for the manifest.
     around: bytes of a file without the tasks, if only the tasks' bytes are to be counted.
     core_file: name of the core file if core and tasks go to separate files, which take more bytes
         than a single file; otherwise None.
@@ -132,7 +122,7 @@ class Job:
     pieces: MergeSet
     carried: Carried
     recipe: Recipe
-    measured: Mapping[str, Measured] = field(default_factory=dict)
+    harms: Mapping[str, Harm] = field(default_factory=dict)
     around: int = 0
     core_file: str | None = None
     told: Callable[[Manifest], Manifest] | None = None
@@ -151,8 +141,8 @@ class Job:
             changes: dict[str, Any] = {"carried": self.carried.tasks.get(task.name, ())}
             if draft is not None and task.content is not None:
                 changes.update(self._errors(draft, task))
-            if task.name in self.measured:
-                changes.update(vars(self.measured[task.name]))
+            if task.name in self.harms:
+                changes["harm"] = self.harms[task.name]
             tasks.append(dataclasses.replace(task, **changes))
         price = {}
         # With a core, or a size to be relative to, the price is the one that the recipe has.

@@ -1,4 +1,4 @@
-"""Plan of a merge by harm: all of the merge but a refit and its file."""
+"""Plan of a merge: all of it but a refit and its file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from hydraopt.adapters import Adapter
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.spec import TaskEntry
 from hydraopt.errors import UsageError, explain
-from hydraopt.merging.look import HarmSolution, TaskTrial
+from hydraopt.linalg.shapes import Array
+from hydraopt.merging.budget import HarmLimit
+from hydraopt.merging.limit import HarmSolution, TaskTrial, bytes_with_core
 from hydraopt.merging.merge import checked_manifest, notes_on, prepare, solve
 from hydraopt.merging.options import MergeOptions
 from hydraopt.merging.outcome import StrPath
@@ -34,7 +36,6 @@ class Words(NamedTuple):
 
 WORDS: Mapping[str, Words] = {
     "answers": Words(100.0, "%", "share of answers that change"),
-    "lost": Words(100.0, "%", "share of answers lost"),
     "nats": Words(1.0, "nats", "KL an answer"),
 }
 """Format of a harm, by the kind that a plan counts."""
@@ -44,19 +45,19 @@ WORDS: Mapping[str, Words] = {
 class PlannedTask:
     """Planned result for one task.
 
-    trials: measurements, by falling size, with later tries among them; empty without prompts.
     size: bytes, including the task's share of the shared core.
     error: relative Frobenius error.
-    harm: harm as the search counts it; None without prompts.
-    stated: harm that the bundle will state; None without prompts.
+    harm: harm that the bundle will state; None without prompts.
+    counted: harm as it is compared with a limit on harm; None for a size.
+    trials: for a limit on harm, all measurements by falling size.
     """
 
     name: str
-    trials: tuple[TaskTrial, ...]
     size: float
     error: float
-    harm: float | None
-    stated: Harm | None
+    harm: Harm | None
+    counted: float | None = None
+    trials: tuple[TaskTrial, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,8 @@ class Plan:
     """Planned result of a merge.
 
     limit: the limit asked for, as "size" or "harm".
-    counted: kind of harm. For a size it is "lost" answers, and a little for KL; for a limit it is
-        "answers" that change or "nats" an answer, plus a standard error. For answers the
-        prediction from KL counts if it is higher.
+    counted: kind of harm, "answers" that change or "nats" an answer. For a limit a standard error
+        is added, and for answers the prediction from KL counts if it is higher.
     size: bytes of one file; a folder may have others.
     fp16_bytes: fp16 bytes of the inputs.
     notes: notes of the merge.
@@ -91,7 +91,7 @@ def plan(adapters: StrPath | Iterable[StrPath | Adapter], options: MergeOptions)
     cache. A merge of the same adapters to one file, without a refit, repeats no measurement and
     writes the file that was planned.
 
-    options: with a judge and either a size or a limit on harm.
+    options: with either a size or a limit on harm.
 
     Raises the same errors as a merge, and UsageError for other options and if there is nothing to
     plan.
@@ -101,20 +101,20 @@ def plan(adapters: StrPath | Iterable[StrPath | Adapter], options: MergeOptions)
     refit = options.look.refit is not None
     options = replace(options, look=replace(options.look, refit=None))
     solved = solve(prepare(adapters, options))
-    if solved.by_harm is None:
+    if solved.solution is None:
         lossless = solved.job.recipe.to_json().get("limit") == "lossless"
-        got = "a size with room for every bit" if lossless else "no coded tensors, or no judge"
+        got = "a size with room for every bit" if lossless else "no coded tensors"
         do = "Merge with it: the bundle has every bit" if lossless else None
         raise UsageError(explain("there is nothing to plan", got=got, do=do))
-    assert solved.solution is not None
     assert solved.budget is not None
     manifest, pieces = checked_manifest(solved), solved.job.pieces
-    tasks = tuple(_planned(task, solved.by_harm) for task in manifest.tasks)
+    sizes = bytes_with_core(solved.solution.draft)
+    tasks = tuple(_planned(task, sizes, solved.by_harm) for task in manifest.tasks)
     whole = solved.job.size(solved.solution.draft, manifest)
     return Plan(
         solved.budget.name,
         float(solved.budget.limit),
-        solved.by_harm.counted,
+        solved.budget.counted if isinstance(solved.budget, HarmLimit) else "answers",
         tasks,
         whole,
         pieces.fp16_bytes,
@@ -135,9 +135,15 @@ def plan_limit(plan: Plan) -> str:
     return f"{100 * plan.value:g} % of each task's answers may change"
 
 
-def _planned(task: TaskEntry, made: HarmSolution) -> PlannedTask:
-    """Return the plan of one task. task: its entry in the future manifest."""
+def _planned(task: TaskEntry, sizes: Array, by_harm: HarmSolution | None) -> PlannedTask:
+    """Return the plan of one task.
+
+    task: its entry in the future manifest. sizes (contents,): bytes with shares of the core.
+    """
     if task.content is None:
-        return PlannedTask(task.name, (), 0.0, task.error, None, None)
-    trials, harm = made.trials.get(task.name, ()), made.harms.get(task.name)
-    return PlannedTask(task.name, trials, made.sizes[task.content], task.error, harm, task.harm)
+        return PlannedTask(task.name, 0.0, task.error, None)
+    planned = PlannedTask(task.name, float(sizes[task.content]), task.error, task.harm)
+    if by_harm is None:
+        return planned
+    chosen, trials = by_harm.chosen[task.name], by_harm.trials[task.name]
+    return replace(planned, counted=chosen.counted, trials=trials)

@@ -193,18 +193,16 @@ def sensed(sensitivity: Sensed) -> Sensitivity:
     return (sensitivity() if callable(sensitivity) else sensitivity) or {}
 
 
-def importances(pieces: MergeSet, given: Mapping[str, float], worst: bool = False) -> Array:
+def importances(pieces: MergeSet, given: Mapping[str, float]) -> Array:
     """Return (contents,), sums over tasks that share a content; 1 for a task that is not given.
 
-    worst: the largest of them instead, for where the worst task counts and no sum. Raises
-    UsageError as :func:`check_importance` does.
+    Raises UsageError as :func:`check_importance` does.
     """
     check_importance([task.name for task in pieces.tasks], given)
     importance = np.zeros(pieces.contents)
     for task in pieces.tasks:
         if task.content is not None:
-            value, before = float(given.get(task.name, 1.0)), importance[task.content]
-            importance[task.content] = max(before, value) if worst else before + value
+            importance[task.content] += float(given.get(task.name, 1.0))
     return importance
 
 

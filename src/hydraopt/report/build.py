@@ -258,7 +258,7 @@ def _page(known: Collected, layers: dict[str, Layers], made: Choices | None) -> 
         layers={},
         modules=tuple(module.path for module in bundle.core.modules),
         sizes=sizes,
-        sizes_note=sizes_note(made, tasks, sizes, MOST_COMPARED, _has_too_many_modules(bundle)),
+        sizes_note=sizes_note(made, tasks, MOST_COMPARED, _has_too_many_modules(bundle)),
         map=map_of(bundle, tasks, layers),
         alike=alike_of(made, len(tasks)) if made is not None else None,
         languages=group_rows(tasks, lambda x: language_name(x.language)),

@@ -7,7 +7,7 @@ task is the measured share of its original's answers that change.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from hydraopt.notes import Note
@@ -121,15 +121,13 @@ class SizeRow:
 
     kind: "chosen" is the bundle itself, "measured" another bundle of the same tasks in a result,
     "estimated" one that was coded for the page or lies between two of these.
-    values: by measure, (mean, worst, name of the worst task). ranges: by measure that is an
-    estimate, the bounds of the mean.
+    values: by measure, (mean, worst, name of the worst task).
     """
 
     kind: Literal["chosen", "measured", "estimated"]
     label: str
     size: int
     values: Mapping[str, tuple[float, float, str]]
-    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

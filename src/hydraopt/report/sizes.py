@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from hydraopt.inspect.choices import Choice, Choices
+from hydraopt.inspect.choices import Choices
 from hydraopt.report.evidence import Evidence
 from hydraopt.report.model import SizeRow, TaskView
 
@@ -31,14 +30,14 @@ def size_rows(
     rows = [SizeRow("chosen", label, size, values), *evidence.others]
     for point in () if choices is None else choices.points:
         share = f"{100 * point.size / fp16_bytes:.2f} % of fp16" if fp16_bytes else ""
-        rows.append(_estimated(share, point, columns))
+        error = _mean_and_worst(point.errors)
+        rows.append(SizeRow("estimated", share, point.size, {"error": error} if error else {}))
     return tuple(sorted(rows, key=lambda row: row.size))
 
 
 def sizes_note(
     made: Choices | None,
     tasks: Sequence[TaskView],
-    sizes: Sequence[SizeRow],
     most: int,
     too_many: bool,
 ) -> str:
@@ -67,26 +66,9 @@ def sizes_note(
             "larger size is known, and a merge from the originals gives a better one of the same "
             "size."
         )
-    return " ".join([note, *_harm_note(tasks, sizes)])
-
-
-def _harm_note(tasks: Sequence[TaskView], sizes: Sequence[SizeRow]) -> Iterator[str]:
-    """Yield sentences on the harm of other sizes, and on sizes without one."""
-    if all(task.likely is None for task in tasks):
-        return
-    coded = [row for row in sizes if row.kind == "estimated"]
-    count = sum("likely" in row.values for row in coded)
-    if count:
-        yield (
-            "Their harm is an estimate, read between two errors at which a merge measured it; the "
-            "range spans both, and a standard error of the measurement for answers that change."
-        )
-    if count < len(coded):
-        where = f"At {len(coded) - count} of the other sizes" if count else "At the other sizes"
-        yield (
-            f"{where} no harm is stated: some task's error is not among those at which a merge "
-            "measured its answers, or a refit changed what its curve means."
-        )
+    if any(task.harm is not None for task in tasks):
+        note += " Their harm was not measured."
+    return note
 
 
 def _columns(tasks: Sequence[TaskView]) -> dict[str, Column]:
@@ -110,27 +92,3 @@ def _mean_and_worst(column: Column) -> tuple[float, float, str] | None:
         return None
     worst = max(known, key=lambda name: known[name])
     return sum(known.values()) / len(known), known[worst], worst
-
-
-def _estimated(label: str, point: Choice, own: Mapping[str, Column]) -> SizeRow:
-    """Return the row of a size that was coded for the page.
-
-    own: what is known of the bundle. A mean of harms is comparable with the bundle's own only over
-    the same tasks, so a measure is left out unless all of these have a harm at this size.
-    """
-    values: Values = {}
-    ranges: dict[str, tuple[float, float]] = {}
-    if error := _mean_and_worst(point.errors):
-        values["error"] = error
-    for key in ("likely", "kl"):
-        names = [name for name, value in own[key].items() if value is not None]
-        if not names or not all(name in point.harms for name in names):
-            continue
-        held = {name: getattr(point.harms[name], key) for name in names}
-        low, mean, high = (sum(x[i] for x in held.values()) / len(held) for i in range(3))
-        if key == "likely":  # of other prompts another share of the answers would have changed
-            spread = math.hypot(*(point.harms[name].likely_error for name in names)) / len(names)
-            low, high = max(low - spread, 0.0), min(high + spread, 1.0)
-        worst = max(held, key=lambda name: held[name][1])
-        values[key], ranges[key] = (mean, held[worst][1], worst), (low, high)
-    return SizeRow("estimated", label, point.size, values, ranges)

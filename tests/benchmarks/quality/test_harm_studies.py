@@ -15,7 +15,7 @@ from benchmarks.quality.evidence import methods_of
 from benchmarks.quality.harness import judging, looking
 from benchmarks.quality.harness.bundlescores import score
 from benchmarks.quality.harness.judging import judge_of, prompts_of
-from benchmarks.quality.sets import ALONE, CURVES, DEFAULT, PLANS, REFIT, WITH_PROMPTS, Method
+from benchmarks.quality.sets import ALONE, DEFAULT, PLANS, Method
 from hydraopt import merge
 from hydraopt.basemodel.encoding import encode_row
 from hydraopt.bundle.harm import Harm
@@ -42,16 +42,14 @@ def test_every_limit_is_what_merge_takes() -> None:
 
 def test_a_plan_of_harm_is_told_its_prompts_and_sizes() -> None:
     methods = methods_of("harm", [], "validation", 24)
-    assert [x.size for x in methods] == ["5%", "3%", "2%"] * 3
-    assert {x.name for x in methods} == {"hydraopt", CURVES, REFIT}
+    assert [x.size for x in methods] == ["5%", "3%", "2%"] * 2
+    assert {x.name for x in methods} == {"hydraopt", ALONE}
     for method in methods:
         asked = method.options.get("judge")
-        assert asked == (
-            {"split": "validation", "count": 24} if method.name in WITH_PROMPTS else None
-        )
-        assert method.options.get("refit", False) == (method.name == "hydraopt-refit")
+        assert asked == ({"split": "validation", "count": 24} if method.name == ALONE else None)
+        assert method.options.get("refit", False) == (method.name == ALONE)
     assert methods_of("harm", ["10%", "7%"], "train", 64)[-1] == Method(
-        "hydraopt-refit",
+        ALONE,
         "7%",
         {"judge": {"split": "train", "count": 64}, "sensitivity": "prompts", "refit": True},
     )
@@ -155,15 +153,15 @@ def run(module, tmp_path: Path, tasks: Path, *more: str) -> dict:
 
 
 def test_tasks_that_are_not_scored_are_not_refitted() -> None:
-    methods = evidence.methods_of("refit", ["3%"], "train", 8, ["b", "a"])
+    methods = evidence.methods_of("refit-alone", ["3%"], "train", 8, ["b", "a"])
     assert [method.options["refit"] for method in methods] == [["a", "b"]]
 
 
 def test_methods_of_a_plan_can_be_left_out() -> None:
-    some = evidence.methods_of("harm", ["3%"], "train", 8, named=[REFIT, CURVES])
-    assert [method.name for method in some] == [CURVES, REFIT]
-    with pytest.raises(SystemExit, match="hydraopt-refit"):
-        evidence.methods_of("curves", [], "train", 8, named=[REFIT])
+    some = evidence.methods_of("harm", ["3%"], "train", 8, named=[ALONE])
+    assert [method.name for method in some] == [ALONE]
+    with pytest.raises(SystemExit, match=ALONE):
+        evidence.methods_of("sizes", [], "train", 8, named=[ALONE])
 
 
 def test_a_refit_alone_is_told_of_training_rows() -> None:
@@ -172,19 +170,8 @@ def test_a_refit_alone_is_told_of_training_rows() -> None:
     judged = {"split": "validation", "count": 8}
     assert asked == {
         "hydraopt": None,
-        "hydraopt-curves": judged,
-        "hydraopt-refit": {**judged, "learned": 300},
+        ALONE: {**judged, "learned": 300},
     }
-
-
-def test_a_refit_alone_is_shared_out_without_data(small, splits, adapters, tmp_path) -> None:
-    methods = evidence.methods_of("refit-alone", ["5%"], "train", 4)
-    assert [(x.name, x.limit) for x in methods] == [(ALONE, {"size": "5%"})]
-    evidence.merged("gemma3-5x8", adapters, methods[0], splits)
-    (asked,) = small
-    assert {"judge", "sensitivity", "shared_out", "refit"}.isdisjoint(asked)
-    assert (asked["look"].judge, asked["look"].sensitivity) == (None, None)
-    assert asked["look"].refit("spell-en", None) == {"spell-en": "train"}
 
 
 @pytest.mark.parametrize(
@@ -291,7 +278,7 @@ def test_a_task_that_could_not_be_scored_is_named(small, splits, tmp_path, capsy
 
 
 def test_a_bundle_of_another_run_is_not_scored(small, splits, adapters, tmp_path) -> None:
-    method = evidence.methods_of("curves", ["3%"], "train", 4)[1]
+    method = evidence.methods_of("harm", ["3%"], "train", 4)[1]
     path, said = evidence.merged("gemma3-5x8", adapters, method, splits)
     assert said["sha256"] == file_hash(path)
     path.write_bytes(path.read_bytes() + b" ")
@@ -309,7 +296,7 @@ def test_what_is_seen_is_seen_on_the_prompts_that_judge(
         return {"spell-en": {}}
 
     monkeypatch.setattr(evidence, "seen_by", seen_by)
-    for method in evidence.methods_of("curves", ["3%"], "validation", 5):
+    for method in evidence.methods_of("harm", ["3%"], "validation", 5):
         evidence.merged("gemma3-5x8", adapters, method, splits)
     assert asked == [("prompts", {"split": "validation", "count": 5})]
     texts = looking.texts_of("prompts", *trained, adapters[0], splits, 0, "validation", 5)

@@ -11,8 +11,7 @@ H.sizes = (page) => {
   const facts = (row) => [H.el("p", {}, H.el("strong", {}, sized(row)), `. ${kinds[row.kind]}${row.kind === "estimated" ? "" : `: ${row.label}`}.`),
     H.el("ul", {}, Object.entries(row.values).map(([name, [mean, worst, task]]) => {
       const { label, text } = H.measures[name];
-      const range = row.ranges[name] ? ` (between ${text(row.ranges[name][0])} and ${text(row.ranges[name][1])})` : "";
-      return H.el("li", {}, `${label}: ${text(mean)} in the mean${range}, ${text(worst)} in the worst task, ${task}`);
+      return H.el("li", {}, `${label}: ${text(mean)} in the mean, ${text(worst)} in the worst task, ${task}`);
     }))];
   const output = H.el("div", { class: "card", role: "status" }, facts(own));
   const section = (...parts) => H.section("sizes", "Size against harm", parts, H.el("p", { class: "quiet" }, page.sizes_note));

@@ -50,7 +50,7 @@ H.beginning = (paths) => {
 // axis from which it is logarithmic, so that small harm stays readable beside large harm.
 H.measures = {
   changed: { label: "answers that change (measured)", axis: "answers that change, %", scale: 100, knee: 1, text: H.percent },
-  likely: { label: "answers likely to change (stored curves)", axis: "answers likely to change, %", scale: 100, knee: 1, text: H.percent },
+  likely: { label: "answers likely to change", axis: "answers likely to change, %", scale: 100, knee: 1, text: H.percent },
   kl: { label: "KL an answer", axis: "KL an answer, nats", scale: 1, knee: 0.01, text: H.nats },
   drop: { label: "drop of the score", axis: "drop of the score, points", scale: 1, knee: 1, text: (x) => `${H.points(x)} points` },
   error: { label: "relative error of the weights", axis: "relative error of the weights", scale: 1, text: H.error },

@@ -1,0 +1,327 @@
+"""Search for the smallest draft with which every task keeps a limit on harm.
+
+Each task has a price of a bit of its own. A round is one coding pass and a measurement of every
+task; a secant through a task's rounds, of log harm over log price, gives its next price. Tasks
+share bases, so the harm of one depends a little on the prices of the others. Later rounds therefore
+only lower prices, to ones that kept the limit before, so that the search ends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from hydraopt.bundle.harm import Harm
+from hydraopt.errors import BudgetError, UsageError, explain
+from hydraopt.files.aside import sizes_of
+from hydraopt.linalg.shapes import Array
+from hydraopt.merging.budget import HarmLimit, MeanError
+from hydraopt.merging.draft import Draft, UnreadableError
+from hydraopt.merging.finish import measure_tasks
+from hydraopt.merging.look import DEFAULT_HARM, HarmJudge, MeasuredHarm
+from hydraopt.merging.options import check_harm_limit, check_prompted, coded_names
+from hydraopt.merging.outcome import Job
+from hydraopt.merging.passes import Passes
+from hydraopt.merging.search import ERROR_SLOPE, Secant
+from hydraopt.merging.solving import Options, passes_of, price_of, weights_for
+from hydraopt.merging.weights import Weights
+from hydraopt.progress import Progress, silent
+from hydraopt.values import listed
+
+__all__ = ["HarmSolution", "TaskTrial", "bytes_with_core", "counted_harm", "solve_harm"]
+
+_FIRST_ERROR: Final = 0.5
+"""Mean error of the first round."""
+_MOST_ROUNDS: Final = 10
+_RAISES: Final = 6
+"""Number of rounds after which no price is raised."""
+_FARTHEST: Final = 50.0
+"""Largest factor between the prices of a task in two rounds."""
+_BACK: Final = 1 / 2
+"""Largest ratio of the next price to the present one for a task that never kept the limit."""
+_AIM, _MET = 0.85, 0.5
+"""Shares of a limit: harm that prices aim at, and harm from which a task's price is not raised."""
+_FALLS: Final = 0.95
+"""Largest ratio of a task's bytes after its price was raised to those before; else it stays."""
+_LEAST_RATE: Final = 0.05
+"""Minimum ratio of the share of changed answers to the root of KL.
+It is the ratio of dates in words (docs/log.md)."""
+_HALF: Final = 0.5
+"""Largest share of changed answers from which a trial's rate is derived."""
+_NEARLY: Final = 0.98
+"""Upper bound on a share, because its logarithm is taken."""
+
+
+@dataclass(frozen=True)
+class TaskTrial:
+    """Result of a round for one task.
+
+    size: bytes, including the task's share of the shared core.
+    error: relative Frobenius error.
+    likely: share of answers that change.
+    kl: nats an answer.
+    counted: harm as it is compared with the limit, see :func:`counted_harm`.
+    """
+
+    size: float
+    error: float
+    likely: float
+    kl: float
+    counted: float
+
+
+@dataclass(frozen=True)
+class HarmSolution:
+    """Draft that keeps a limit on harm.
+
+    passes: number of coding passes.
+    chosen: result for each task.
+    trials: all rounds of each task, by falling size.
+    """
+
+    draft: Draft
+    passes: int
+    chosen: Mapping[str, TaskTrial]
+    trials: Mapping[str, tuple[TaskTrial, ...]]
+
+
+@dataclass(frozen=True)
+class _Round:
+    """Coding pass and what it does to the tasks: prices of contents, (contents,), harms by task."""
+
+    draft: Draft
+    prices: Array
+    judged: Mapping[str, MeasuredHarm]
+
+
+def solve_harm(job: Job, limit: HarmLimit, options: Options, judge: HarmJudge) -> HarmSolution:
+    """Search the smallest draft with which every task keeps the limit.
+
+    Raises UsageError for tasks without prompts, or with a single answer that tells nothing of
+    others, and BudgetError for a limit that is not kept.
+    """
+    check_harm_limit(limit, options.fair, options.importance)
+    check_prompted(coded_names(job.pieces), judge.tasks())
+    told = options.progress or silent
+    search = _Search(job, limit, judge, told)
+    with passes_of(job, dataclasses.replace(options, progress=search.report)) as passes:
+        weights = weights_for(passes, job, options)
+        weights = dataclasses.replace(weights, by_task=_relative(weights))
+        prices = np.full(job.pieces.contents, price_of(MeanError(_FIRST_ERROR), job, weights))
+        for count in range(1, _MOST_ROUNDS + 1):
+            search.run(passes, weights, prices)
+            wanted = search.next_prices(raises=count < _RAISES)
+            if np.array_equal(wanted, prices):
+                break
+            prices = wanted
+    return search.solution()
+
+
+def _relative(weights: Weights) -> Array:
+    """Return weights by task at which an error counts relative to its task, at the same scale."""
+    totals = np.where(weights.counting.totals > 0, weights.counting.totals, 1.0)
+    scale = weights.by_task.sum() / (1 / totals).sum()
+    relative: Array = scale / totals
+    return relative
+
+
+class _Search:
+    """Rounds of a search, and what they tell of each task."""
+
+    def __init__(self, job: Job, limit: HarmLimit, judge: HarmJudge, progress: Progress) -> None:
+        self._job, self._limit, self._judge, self._told = job, limit, judge, progress
+        self._rounds: list[_Round] = []
+        self._contents = {x.name: x.content for x in job.pieces.tasks if x.content is not None}
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        """Report a stage of the present round as a part of the whole; this is a Progress."""
+        count = len(self._rounds)
+        what = f"measuring harm, round {count + 1} of at most {_MOST_ROUNDS}"
+        self._told(f"{what}, {stage} {done} of {total}", count, _MOST_ROUNDS)
+
+    def run(self, passes: Passes, weights: Weights, prices: Array) -> None:
+        """Run a round at own prices, (contents,). Readers may refuse its draft."""
+        price = float(np.exp(np.log(prices).mean()))
+        own = dataclasses.replace(weights, by_task=weights.by_task * (price / prices))
+        try:
+            draft = passes.run(price, own.whole, own.counting, "module")
+        except UnreadableError as error:
+            draft = error.draft
+        judged = measure_tasks(draft, self._job, self._judge, self.report, stage="task")
+        self._rounds.append(_Round(draft, prices, judged))
+        if len(self._rounds) == 1 and self._limit.shares:
+            _check_several(judged, self._limit.limit)
+
+    def _counted(self, name: str) -> list[float]:
+        """Return the harm of a task in each round; each round informs the rates of the others."""
+        judged = [x.judged[name] for x in self._rounds]
+        harms = [x.harm for x in judged]
+        return [
+            counted_harm(self._limit, x, [*harms[:i], *harms[i + 1 :]])
+            for i, x in enumerate(judged)
+        ]
+
+    def _worst(self) -> Array:
+        """Return the harm of the worst task of each content, (rounds, contents)."""
+        worst = np.zeros((len(self._rounds), self._job.pieces.contents))
+        for name, content in self._contents.items():
+            worst[:, content] = np.maximum(worst[:, content], self._counted(name))
+        return worst
+
+    def next_prices(self, raises: bool) -> Array:
+        """Return the prices of the next round, (contents,); the present ones at the end.
+
+        raises: whether prices of tasks far within the limit are raised.
+        """
+        harms = self._worst()
+        sizes = np.stack([bytes_with_core(x.draft) for x in self._rounds])
+        prices = np.stack([x.prices for x in self._rounds])
+        wanted = [
+            self._next_price(prices[:, i], harms[:, i], sizes[:, i], raises)
+            for i in range(prices.shape[1])
+        ]
+        return np.array(wanted)
+
+    def _next_price(self, prices: Array, harms: Array, sizes: Array, raises: bool) -> float:
+        """Return the next price of a content. prices, harms, sizes (rounds,): of its rounds."""
+        limit, price = self._limit.limit, float(prices[-1])
+        readable = [x.draft.readable for x in self._rounds]
+        if readable[-1] and harms[-1] <= limit:
+            vain = len(prices) > 1 and prices[-2] < price and sizes[-1] > _FALLS * sizes[-2]
+            if not raises or vain or harms[-1] >= _MET * limit:
+                return price
+        elif not raises:
+            within = np.array(readable) & (harms <= limit) & (prices < price)
+            if within.any():
+                return float(prices[within].max())
+        secant = Secant(_AIM * limit, ERROR_SLOPE * (1 if self._limit.shares else 2))
+        for before, harm, fine in zip(prices, harms, readable, strict=True):
+            if fine:
+                secant.add(float(before), float(harm), True)
+            else:
+                secant.refuse(float(before))
+        wanted = min(max(secant.next_price(), price / _FARTHEST), price * _FARTHEST)
+        if readable[-1] and harms[-1] <= limit:
+            return max(wanted, price)
+        return min(wanted, price if raises else _BACK * price)
+
+    def solution(self) -> HarmSolution:
+        """Return the smallest draft that keeps the limit. Raises BudgetError if there is none."""
+        worst = self._worst().max(axis=1, initial=0.0)
+        kept = [
+            (x.draft.coded_bytes, i)
+            for i, x in enumerate(self._rounds)
+            if worst[i] <= self._limit.limit and x.draft.readable
+        ]
+        if not kept:
+            if not self._rounds[-1].draft.readable:
+                raise UnreadableError(self._rounds[-1].draft)
+            raise self._unmet()
+        number = min(kept)[1]
+        trials = {name: self._trials(name) for name in self._contents}
+        return HarmSolution(
+            self._rounds[number].draft,
+            len(self._rounds),
+            {name: mine[number] for name, mine in trials.items()},
+            {
+                name: tuple(sorted(mine, key=lambda trial: -trial.size))
+                for name, mine in trials.items()
+            },
+        )
+
+    def _trials(self, name: str) -> list[TaskTrial]:
+        content, counts, trials = self._contents[name], self._counted(name), []
+        for made, count in zip(self._rounds, counts, strict=True):
+            harm, errors = made.judged[name].harm, made.draft.relative_errors()
+            size = float(bytes_with_core(made.draft)[content])
+            trials.append(TaskTrial(size, float(errors[content]), harm.likely, harm.kl, count))
+        return trials
+
+    def _unmet(self) -> BudgetError:
+        """Return the error that names the task which is furthest beyond the limit."""
+        counts = {name: self._counted(name)[-1] for name in self._contents}
+        worst = max(counts, key=counts.__getitem__)
+        last = self._rounds[-1]
+        error = last.draft.relative_errors()[self._contents[worst]]
+        do = "a larger limit, or --lossless"
+        if last.judged[worst].harm.answers < DEFAULT_HARM.prompts:  # more would not be judged
+            do = f"more prompts of this task, {do}"
+        said = self._limit.said(counts[worst])
+        return BudgetError(
+            explain(
+                f"the limit on harm cannot be kept: {self._limit.text}",
+                adapter=worst,
+                got=f"{said}, standard errors added, at a relative error of {error:.3g}",
+                do=f"Give {do}",
+            )
+        )
+
+
+def bytes_with_core(draft: Draft) -> Array:
+    """Return the bytes of a draft's contents, (contents,), each with its share of the core."""
+    sizes = np.array(sizes_of(draft.streams), np.float64)
+    together: Array = sizes * (1 + len(draft.shared) / max(sizes.sum(), 1.0))
+    return together
+
+
+def counted_harm(limit: HarmLimit, judged: MeasuredHarm, others: Sequence[Harm] = ()) -> float:
+    """Return the harm of a task as it is compared with the limit.
+
+    It is the share of answers that change, or the KL per answer, plus one standard error as a
+    margin for other prompts: four of five other samples show less.
+
+    others: harm in other rounds of the same task.
+
+    Answers change about as the root of KL, and all of them at most: a share 1 - exp(-c sqrt(KL)),
+    with a separate c for each task. The share predicted from KL counts if it is larger: of a few
+    answers none may be near to changing, and before a cliff KL rises first (docs/log.md). c is
+    measured in the task's rounds, whose coarse ones change many answers, and has its own standard
+    error, as KL has.
+    """
+    harm, nats = judged.harm, judged.harm.kl + judged.kl_error
+    if not limit.shares:
+        return nats
+    predicted = -math.expm1(-_rate(harm, others) * math.sqrt(nats))
+    return min(max(harm.likely + judged.likely_error, predicted), 1.0)
+
+
+def _rate(harm: Harm, others: Sequence[Harm]) -> float:
+    """Return the rate c of a task, plus one standard error.
+
+    KL continues to rise where nearly all answers change. The rate therefore uses the trials in
+    which half of the answers stay, or without any the trial with the fewest changes.
+    """
+    seen = [(harm.likely, harm.kl), *((x.likely, x.kl) for x in others)]
+    some = [x for x in seen if x[0] <= _HALF] or [min(seen)]
+    roots = sum(math.sqrt(kl) for _, kl in some)
+    if roots == 0:
+        return _LEAST_RATE
+    rate = sum(-math.log1p(-min(likely, _NEARLY)) for likely, _ in some) / roots
+    # All trials are of the same answers; the coarsest one determines the precision of the rate.
+    changes = harm.answers * max(likely for likely, _ in some)
+    return max(rate * (1 + 1 / math.sqrt(max(changes, 1.0))), _LEAST_RATE)
+
+
+def _check_several(judged: Mapping[str, MeasuredHarm], limit: float) -> None:
+    """Raise UsageError for tasks with a single answer that tells nothing of others.
+
+    It is likely to stay, but within one standard error half of the answers may change.
+    """
+    names = sorted(
+        name
+        for name, x in judged.items()
+        if x.harm.answers == 1 and x.harm.likely < _HALF <= x.harm.likely + x.likely_error
+    )
+    if limit < _HALF and names:
+        raise UsageError(
+            explain(
+                "a limit on harm needs several prompts for every task",
+                got=f"one prompt of {listed(names)}, which tells nothing of others",
+                do="Add different ones, 64 or more, or give --size or --error instead",
+            )
+        )
