@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -67,15 +66,6 @@ def many_tasks(value: Any) -> dict[str, Any]:
     value["modules"] = {"path": [f"m{i}" for i in range(3000)], "m": {"=": 9}, "n": {"=": 9}}
     tasks["name"] = [f"t{i:06}" for i in range(60_000)]
     tasks.update({k: {"=": x[0]} for k, x in tasks.items() if k != "name" and type(x) is list})
-    return {"manifest": value}
-
-
-def many_points(value: Any) -> dict[str, Any]:
-    value["modules"] = {"path": []}
-    names = ["".join(x) for x in itertools.product("0123456789abcdefghijk", repeat=4)]
-    curve = base64.b64encode(bytes(x for i in range(16) for x in (99 - i, 0, 0))).decode()
-    value["tasks"] = {"name": names, "curve": {"=": curve}}
-    del value["blobs"]
     return {"manifest": value}
 
 
@@ -156,7 +146,6 @@ CASES = {
     "rows of a base's tensor": (many_rows, "more numbers than the bytes of the file can hold"),
     "many modules": (many_modules, "too many entries"),
     "many tasks": (many_tasks, "too many entries"),
-    "many points of curves": (many_points, "too many entries"),
     "understated numbers": (understated, "more than the 9 numbers that its table states"),
     "wide modules": (wide_modules, "more numbers than the bytes of the file can hold"),
     "a manifest of brackets": (big_text, "manifest cannot be unpacked"),

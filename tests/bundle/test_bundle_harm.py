@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from dataclasses import replace
@@ -14,14 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydraopt.bundle.harm import MAX_POINTS, Harm, HarmPoint, pack_curve, thinned, unpack_curve
+from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.spec import Manifest, TaskEntry
-from hydraopt.bundle.strictjson import error_of
 from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import Parts, tiny
-from tests.bundle.golden.make import CURVE, HARM, SECOND
+from tests.bundle.golden.make import HARM, SECOND
 from tests.raising import raises
 
 NUMBERS = st.floats(0, 1e6)
@@ -35,28 +33,25 @@ def harms(draw: st.DrawFn) -> Harm:
     return Harm(changed, answers, draw(SHARES), draw(NUMBERS), draw(st.booleans()))
 
 
-CURVES = st.lists(st.builds(HarmPoint, NUMBERS, SHARES, NUMBERS), max_size=40)
-
-
-def measured(harm: Harm | None, curve: tuple[HarmPoint, ...] = ()) -> Parts:
-    """A bundle of two tasks, of which the first has these."""
+def measured(harm: Harm | None) -> Parts:
+    """A bundle of two tasks, of which the first has this harm."""
     parts = tiny(("de", "en"))
     first, second = parts.manifest.tasks
-    tasks = (replace(first, harm=harm, curve=curve), second)
+    tasks = (replace(first, harm=harm), second)
     return replace(parts, manifest=replace(parts.manifest, tasks=tasks))
 
 
-@given(harms(), CURVES)
-def test_a_manifest_equals_itself_through_json(harm: Harm, points: list[HarmPoint]) -> None:
-    manifest = measured(harm, thinned(points)).manifest
+@given(harms())
+def test_a_manifest_equals_itself_through_json(harm: Harm) -> None:
+    manifest = measured(harm).manifest
     value = json.loads(json.dumps(manifest.to_json(), allow_nan=False))
     assert Manifest.from_json(value) == manifest
     again = Manifest.from_json(value).to_json()
     assert json.dumps(again, sort_keys=True) == json.dumps(value, sort_keys=True)
 
 
-@given(harms(), NUMBERS, SHARES, NUMBERS)
-def test_what_is_kept_is_near(harm: Harm, error: float, likely: float, kl: float) -> None:
+@given(harms())
+def test_what_is_kept_is_near(harm: Harm) -> None:
     kept = TaskEntry("de", 0, harm=harm).harm
     assert kept is not None
     assert (kept.changed, kept.answers, kept.held_out) == (
@@ -66,70 +61,27 @@ def test_what_is_kept_is_near(harm: Harm, error: float, likely: float, kl: float
     )
     assert kept.likely == pytest.approx(harm.likely, rel=0.005, abs=0)
     assert kept.kl == pytest.approx(harm.kl, rel=0.005, abs=0)
-    (point,) = TaskEntry("de", 0, curve=(HarmPoint(error, likely, kl),)).curve
-    for value, stored, step, low, high in (
-        (error, point.error, 16, 2.0 ** (-254 / 16), 1.0),
-        (likely, point.likely, 16, 2.0 ** (-254 / 16), 1.0),
-        (kl, point.kl, 8, 2.0 ** (8 - 254 / 8), 256.0),
-    ):
-        if value == 0:
-            assert stored == 0
-        else:
-            inside = min(max(value, low), high)
-            assert abs(math.log2(stored / inside)) <= 0.5 / step + 1e-9
-
-
-@given(CURVES)
-def test_thinned_points_are_a_curve(points: list[HarmPoint]) -> None:
-    curve = thinned(points)
-    assert TaskEntry("de", 0, curve=curve).curve == curve
-    assert thinned(reversed(curve)) == thinned(curve) == curve
-    errors = {point.snapped().error for point in points}
-    assert len(curve) == min(len(errors), MAX_POINTS)
-    if curve:
-        assert (curve[0].error, curve[-1].error) == (min(errors), max(errors))
-        assert points[0].snapped() in curve
-
-
-@given(st.lists(st.integers(0, 200), min_size=MAX_POINTS + 1, max_size=40, unique=True))
-def test_of_too_many_points_the_first_is_kept(codes: list[int]) -> None:
-    """It is what the bundle holds."""
-    points = [HarmPoint(error_of(code), 0.1, 0.1) for code in codes]
-    curve = thinned(points)
-    errors = [point.error for point in points]
-    assert len({point.error for point in curve}) == len(curve) == MAX_POINTS
-    assert points[0].snapped() in curve
-    assert (curve[0].error, curve[-1].error) == (min(errors), max(errors))
 
 
 def test_a_task_without_them_costs_no_byte() -> None:
     value = measured(None).manifest.to_json()
-    assert {"harm", "curve"} & set(value["tasks"]) == set()
+    assert "harm" not in value["tasks"]
     assert value == tiny(("de", "en")).manifest.to_json()
-
-
-def test_a_point_costs_three_bytes() -> None:
-    assert len(base64.b64decode(pack_curve(CURVE))) == 3 * len(CURVE)
-    assert unpack_curve(pack_curve(CURVE)) == CURVE
 
 
 def test_by_hand() -> None:
     """As the format's page says, without the code that writes it."""
-    codes = bytes([48, 255, 255, 32, 64, 72, 16, 0, 48])
-    assert unpack_curve(base64.b64encode(codes).decode()) == CURVE
-    value = measured(HARM, CURVE).manifest.to_json()
+    value = measured(HARM).manifest.to_json()
     assert value["tasks"]["harm"] == [[3, 48, 0.0471, 0.0123, True], None]
-    assert value["tasks"]["curve"] == [base64.b64encode(codes).decode(), ""]
 
 
 def test_the_golden_files() -> None:
     tasks = {task.name: task for task in open_bundle(SECOND).manifest.tasks}
-    assert (tasks["fr"].harm, tasks["fr"].curve) == (HARM, CURVE)
-    assert (tasks["de"].harm, tasks["de"].curve) == (None, ())
+    assert (tasks["fr"].harm, tasks["de"].harm) == (HARM, None)
 
 
 def test_through_a_file(tmp_path: Path) -> None:
-    parts = measured(HARM, CURVE)
+    parts = measured(HARM)
     write_bundle(tmp_path / "b", *parts.args)
     bundle = open_bundle(tmp_path / "b")
     assert bundle.manifest == parts.manifest
@@ -167,63 +119,31 @@ def test_a_harm_that_cannot_be(values: tuple[Any, ...], words: str) -> None:
         Harm(*values)
 
 
-@pytest.mark.parametrize("values", [(NAN, 0, 0), (0.1, NAN, 0), (0.1, 0, NAN), (0.1, 1.5, 0)])
-def test_a_point_that_cannot_be(values: tuple[float, float, float]) -> None:
-    with pytest.raises(BundleFormatError):
-        HarmPoint(*values)
-
-
 def test_a_task_checks_what_it_is_given() -> None:
-    points = [HarmPoint(0.01 * 1.2**i, 0.1, 0.1) for i in range(17)]
     for changes, facts in (
         ({"harm": (1, 8, 0.1, 0.1, True)}, {"got": "(1, 8, 0.1, 0.1, True)"}),
         ({"error": 10**400}, {}),
         ({"error": True}, {}),
         ({"bias_scales": {"q": 10**400}}, {}),
-        ({"curve": points[:2]}, {}),
-        ({"curve": ((0.1, 0.1, 0.1),)}, {}),
-        ({"curve": tuple(points)}, {"got": "17"}),
-        ({"curve": (points[1], points[0])}, {}),
-        # Apart, but not on the grid.
-        ({"curve": (HarmPoint(0.2, 0, 0), HarmPoint(0.2001, 0, 0))}, {}),
     ):
         values: dict[str, Any] = changes
         with raises(BundleFormatError, **facts):
             TaskEntry("de", 0, **values)
-    assert len(TaskEntry("de", 0, curve=tuple(points[:16])).curve) == 16
 
 
-def curve_text(*codes: int) -> str:
-    return base64.b64encode(bytes(codes)).decode()
-
-
-SEVENTEEN = [code for i in range(17) for code in (99 - i, 0, 0)]
 WRONG_COLUMNS: dict[str, tuple[str, Any, str]] = {
     **{f"harm: {name}": ("harm", list(x), words) for name, (x, words) in WRONG_HARMS.items()},
     "harm: four values": ("harm", [1, 8, 0.1, 0.1], "harm of a task"),
     "harm: an object": ("harm", {"changed": 1}, "column 'harm'|harm of a task"),
     "harm: a text": ("harm", "none", "harm of a task"),
     "harm: KL that is rounded beyond all": ("harm", [1, 8, 0.1, 1.797e308, True], "KL an answer"),
-    "curve: a list": ("curve", [[0.1, 0.1, 0.1]], "curve"),
-    "curve: null": ("curve", None, "curve"),
-    "curve: no base64": ("curve", "****", "base64"),
-    "curve: foreign letters": ("curve", "äöü!", "base64"),
-    "curve: two bytes": ("curve", "AAA=", "three bytes a point"),
-    "curve: 17 points": (
-        "curve",
-        curve_text(*[x for i in range(17) for x in (99 - i, 0, 0)]),
-        "16",
-    ),
-    "curve: falling errors": ("curve", curve_text(10, 0, 0, 20, 0, 0), "do not rise"),
-    "curve: equal errors": ("curve", curve_text(10, 0, 0, 10, 9, 9), "do not rise"),
-    "curve: zero after some": ("curve", curve_text(10, 0, 0, 255, 0, 0), "do not rise"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG_COLUMNS)
 def test_a_hostile_manifest_is_refused(name: str) -> None:
     column, cell, words = WRONG_COLUMNS[name]
-    value = measured(HARM, CURVE).manifest.to_json()
+    value = measured(HARM).manifest.to_json()
     value["tasks"][column][0] = cell
     with pytest.raises(BundleFormatError, match=words):
         Manifest.from_json(value)

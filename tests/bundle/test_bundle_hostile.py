@@ -97,7 +97,6 @@ def test_no_manifest_raises_anything_else() -> None:
     sound["tasks"]["bias_scales"] = [{"head.bias": 2.0}, {}]
     sound["tasks"]["extra_kinds"] = {"=": {"head.bias": "lora_bias"}}
     sound["tasks"]["harm"] = [[1, 8, 0.1, 0.2, True], None]
-    sound["tasks"]["curve"] = {"=": "FAAACgAA"}
     sound["configs"].append({"set": {"r": 2}, "drop": ["r"]})
     accepted = 0
     for place in places(sound):

@@ -146,7 +146,7 @@ def _exchange(draw: random.Random, inner: Any, key: Any) -> None:
     elif way == 1 and isinstance(inner, list):
         inner.insert(draw.randrange(len(inner) + 1), draw.choice(_ODD))
     elif way == 2 and isinstance(inner, dict):
-        names = ("more", "=", "harm", "curve", "keys", "modules", "of", "added")
+        names = ("more", "=", "harm", "keys", "modules", "of", "added")
         inner[draw.choice(names)] = draw.choice(_ODD)
     elif way == 3 and type(inner[key]) is int:
         inner[key] += draw.choice((-1, 1, 100))

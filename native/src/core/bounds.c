@@ -43,7 +43,6 @@ static uint64_t of_cell(const Counts *c, hy_slice name, uint32_t cell) {
     uint32_t at;
     if (hy_is(name, "modules")) return of_ranges(json, cell, c->modules);
     if (hy_is(name, "tensors")) return of_ranges(json, cell, c->tensors);
-    if (type == HY_STRING) return hy_is(name, "curve") ? hy_length(hy_string(json, cell)) : 0;
     if (type != HY_LIST && type != HY_OBJECT) return 0;
     whole = json->nodes[cell].size;
     if (!hy_is(name, "carried") || type != HY_LIST) return whole;

@@ -222,7 +222,6 @@ const hy_kept *hy_kept_of(const hy_task *task, uint32_t module);
 hydra_status hy_check_canonical(hydra_bundle *b);
 
 double hy_error_of(unsigned code);
-double hy_kl_of(unsigned code);
 
 /* What of several files is left out rather than refused. */
 typedef struct hy_tolerance {

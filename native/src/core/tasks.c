@@ -5,17 +5,16 @@
 
 #include "bundle.h"
 
-enum { MOST_TASKS = 1000000, MOST_POINTS = 16, MOST_NAME = 200 };
+enum { MOST_TASKS = 1000000, MOST_NAME = 200 };
 
 enum {
     T_NAME, T_CONFIG, T_CONTENT, T_FORMAT, T_BASE_MODEL, T_NUMBERS,
     T_DTYPE, T_LOSSLESS, T_MODULES, T_ERRORS, T_ERROR, T_CARRIED, T_KEYS,
     T_BIAS_SCALES, T_EXTRA_KINDS, T_NOTES, T_METADATA, T_TENSORS,
-    T_TENSOR_ERRORS, T_HARM, T_CURVE, T_ADDED, T_RANKS
+    T_TENSOR_ERRORS, T_HARM, T_ADDED, T_RANKS
 };
 
 double hy_error_of(unsigned code) { return code == 255 ? 0.0 : exp2(-(double)code / 16); }
-double hy_kl_of(unsigned code) { return code == 255 ? 0.0 : exp2(8 - (double)code / 8); }
 
 static int usable_name(hy_slice name) {
     size_t i;
@@ -71,26 +70,6 @@ static hydra_status read_harm(hydra_bundle *b, const hy_json *json, uint32_t nod
     x->kl = hy_rounded(x->kl, 3);
     x->held_out = held == HY_TRUE;
     x->has_harm = 1;
-    return HYDRA_OK;
-}
-
-static hydra_status check_curve(hydra_bundle *b, const hy_json *json, uint32_t node,
-                                const hy_task *x) {
-    uint8_t codes[4 * MOST_POINTS + 4];
-    hy_slice text;
-    int32_t count, i;
-    if (!node) return HYDRA_OK;
-    HY_CHECK(&b->env, hy_kind(json, node) == HY_STRING, "manifest: the curve of '%s' is no text",
-             x->name.data);
-    text = hy_string(json, node);
-    /* Three bytes are four characters, so that there is no padding but what is too much. */
-    count = text.size <= 4 * MOST_POINTS && text.size % 4 == 0 ? hy_base64(text, codes) : -1;
-    HY_CHECK(&b->env, count >= 0 && count % 3 == 0,
-             "manifest: the curve of '%s' is no base64 of at most %d points", x->name.data,
-             MOST_POINTS);
-    for (i = 3; i < count; i += 3)
-        HY_CHECK(&b->env, codes[i] != 255 && (codes[i] < codes[i - 3] || codes[i - 3] == 255),
-                 "manifest: errors of the curve of '%s' do not rise", x->name.data);
     return HYDRA_OK;
 }
 
@@ -257,7 +236,6 @@ static hydra_status read_rest(hydra_bundle *b, const hy_json *json, const hy_col
     HY_TRY(read_keys(b, json, c[T_KEYS].at, x));
     HY_TRY(hy_ranks_read(b, json, c[T_RANKS].at, x));
     HY_TRY(read_harm(b, json, c[T_HARM].at, x));
-    HY_TRY(check_curve(b, json, c[T_CURVE].at, x));
     HY_CHECK(&b->env, hy_is_added(json, c[T_ADDED].at),
              "manifest: the history of '%s' is no [day, 16 hex digits]", x->name.data);
     return check_tensor_keys(b, json, x);
@@ -271,7 +249,7 @@ hydra_status hy_read_tasks(hydra_bundle *b, const hy_json *json, uint32_t table,
                      {"modules", 0, 0}, {"errors", 0, 0}, {"error", 0, 0}, {"carried", 0, 0},
                      {"keys", 0, 0}, {"bias_scales", 0, 0}, {"extra_kinds", 0, 0}, {"notes", 0, 0},
                      {"metadata", 0, 0}, {"tensors", 0, 0}, {"tensor_errors", 0, 0}, {"harm", 0, 0},
-                     {"curve", 0, 0}, {"added", 0, 0}, {"ranks", 0, 0}, {NULL, 0, 0}};
+                     {"added", 0, 0}, {"ranks", 0, 0}, {NULL, 0, 0}};
     uint32_t i, rows;
     HY_TRY(hy_table_open(&b->env, json, table, c, MOST_TASKS, "tasks", &rows));
     for (i = 0; i < rows; i++, hy_table_next(json, c)) {

@@ -189,8 +189,6 @@ def _length(name: str, value: Any, all_of: int, items: Sequence[int]) -> int:
             return all_of
         ranges = zip(value[::2], value[1::2], strict=False)
         return sum(max(b - a, 0) for a, b in ranges)
-    if name == "curve" and isinstance(value, str):
-        return len(value)
     if not isinstance(value, Mapping | list):
         return 0
     if name == "carried":

@@ -15,13 +15,9 @@ from hydraopt.adapters.rawtensor import DTYPE_BYTES
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.harm import (
     Harm,
-    HarmPoint,
-    check_curve,
     check_harm,
     harm_from_json,
     harm_to_json,
-    pack_curve,
-    unpack_curve,
 )
 from hydraopt.bundle.history import Added, added_from_json, added_to_json, check_added
 from hydraopt.bundle.items import MAX_ITEMS, CarriedBlob, CarriedItem
@@ -68,7 +64,6 @@ class TaskEntry:
     tensors, tensor_errors: the same as modules and errors, of coded tensors; an error is relative
         to the tensor, or to its difference from what means no change or from the base's own.
     harm: what the coded task does to its answers, as measured; None where nobody looked.
-    curve: trial encodings of the task, at most 16, whose errors rise by a step of 4.4 % at least.
         Both are snapped; see :mod:`hydraopt.bundle.harm`.
     added: where the task came from, if it was added after the merge.
     ranks: of its config, if an export keeps them.
@@ -94,7 +89,6 @@ class TaskEntry:
     tensors: tuple[int, ...] = ()
     tensor_errors: tuple[float, ...] = ()
     harm: Harm | None = None
-    curve: tuple[HarmPoint, ...] = ()
     added: Added | None = None
     ranks: KeptRanks | None = None
 
@@ -132,7 +126,6 @@ class TaskEntry:
                 object.__setattr__(self, name, snapped)
         object.__setattr__(self, "error", float(f"{self.error:.4g}"))
         object.__setattr__(self, "harm", check_harm(self.harm, where))
-        object.__setattr__(self, "curve", check_curve(self.curve, where))
         check_added(self.added, where)
         text_map(self.bias_scales, f"bias scales of {where}", (int, float))
         text_map(self.extra_kinds, f"kinds of extras of {where}", str)
@@ -247,7 +240,7 @@ class Manifest:
             row["errors"] = strictjson.pack_errors(task.errors)
             row["tensors"] = _ranges_or_none(task.tensors, len(self.tensors))
             row["tensor_errors"] = strictjson.pack_errors(task.tensor_errors)
-            row["harm"], row["curve"] = harm_to_json(task.harm), pack_curve(task.curve)
+            row["harm"] = harm_to_json(task.harm)
             row["added"] = added_to_json(task.added)
             row["ranks"] = None if task.ranks is None else task.ranks.to_json(index)
             keys = sorted(task.keys.items())
@@ -312,7 +305,7 @@ _TASK_DEFAULTS: Final[Mapping[str, Any]] = {
     "config": 0, "content": None, "format": "peft", "base_model": None, "numbers": 0,
     "dtype": "F32", "lossless": False, "modules": "all", "errors": "", "error": 0.0,
     "carried": [], "keys": [], "bias_scales": {}, "extra_kinds": {}, "notes": [], "metadata": {},
-    "tensors": [], "tensor_errors": "", "harm": None, "curve": "",
+    "tensors": [], "tensor_errors": "", "harm": None,
     "added": None, "ranks": None,
 }  # fmt: skip
 
@@ -368,7 +361,6 @@ def _task_row(
         "notes": as_tuple(row["notes"]),
         "keys": keys,
         "harm": harm_from_json(row["harm"]),
-        "curve": unpack_curve(row["curve"]),
         "added": added_from_json(row["added"]),
         "ranks": KeptRanks.from_json(row["ranks"], modules),
     }

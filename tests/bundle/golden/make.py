@@ -15,7 +15,7 @@ import numpy as np
 
 from hydraopt.adapters import RawTensor
 from hydraopt.bundle.carried import pack_carried
-from hydraopt.bundle.harm import Harm, HarmPoint
+from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.bundle.writer import write_bundle
@@ -46,7 +46,6 @@ MODULES = (
 CHUNK = 40
 """Bytes that close a chunk: few, so that streams of a few hundred bytes have several."""
 HARM = Harm(changed=3, answers=48, likely=0.0471, kl=0.0123, held_out=True)
-CURVE = (HarmPoint(0.125, 0.0, 0.0), HarmPoint(0.25, 0.0625, 0.5), HarmPoint(0.5, 1.0, 4.0))
 _WAYS = ((Way.EXPLICIT, Way.SHARED), (Way.SHARED, Way.SHARED), (Way.PREDICTED, Way.EXPLICIT))
 
 
@@ -104,7 +103,7 @@ def parts() -> Parts:
     whole = TaskEntry("de", 0, 0, "peft", "org/tiny", 72, "BF16", False, (0, 1, 2), errors, 0.15)
     french = replace(whole, name="fr", content=1, config=1, carried=carried.tasks["fr"])
     french = replace(french, tensors=(0, 1, 2), tensor_errors=(0.1, 0.0, 0.25))
-    french = replace(french, harm=HARM, curve=CURVE)
+    french = replace(french, harm=HARM)
     configs = (config, {**config, "lora_alpha": 8, "use_rslora": True})
     tasks = (whole, french, replace(whole, name="same"))
     about = {"size": "5%"}, "org/tiny", TENSORS
