@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hydraopt.harm.sensitivity import Activations
+from hydraopt.basemodel.sensitivity import Activations
 from hydraopt.linalg.svd import thin
 
 __all__ = ["CANDIDATES", "FREE", "candidates"]

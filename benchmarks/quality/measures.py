@@ -29,10 +29,10 @@ from benchmarks.quality.harness.looking import texts_of
 from benchmarks.quality.sets import SETS
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.products import products_of
+from hydraopt.basemodel.sensitivity import Activations, look
 from hydraopt.collection.opening import open_bundle
 from hydraopt.evaluate.run import encode_task, run_task
 from hydraopt.evaluate.taskfile import named_task, read_task_file
-from hydraopt.harm.sensitivity import Activations, look
 from hydraopt.linalg.svd import thin
 from hydraopt.merging.merge import merge
 

@@ -28,13 +28,13 @@ from hydraopt.basemodel.model import (
     of_head,
     place,
 )
+from hydraopt.basemodel.sensitivity import looks, sensitivities
 from hydraopt.basemodel.writing import answered, generate
 from hydraopt.errors import UsageError
 from hydraopt.harm import refit as refit_module
 from hydraopt.harm.drift import drift_of, reference_of
 from hydraopt.harm.judge import AnswerJudge
 from hydraopt.harm.lesson import Lesson
-from hydraopt.harm.sensitivity import looks, sensitivities
 from tests.basemodel.cases import divergence, factors_of, texts_of
 from tests.harm.test_harm import asked_of
 from tests.harm.test_refit import SHORT, coded_of
@@ -140,7 +140,7 @@ def test_texts_are_seen_a_few_at_a_time(trained, monkeypatch) -> None:
     model, tokenizer = trained
     factors, texts = factors_of(0), texts_of(tokenizer, 5)
     whole = sensitivities(looks(model, texts, factors), factors)
-    monkeypatch.setattr("hydraopt.harm.sensitivity.BATCH_TOKENS", 40)
+    monkeypatch.setattr("hydraopt.basemodel.sensitivity.BATCH_TOKENS", 40)
     parts = [*looks(model, texts, factors)]
     assert len(parts) > 2
     assert sensitivities(parts, factors) == pytest.approx(whole, rel=1e-3)

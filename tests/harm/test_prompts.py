@@ -13,13 +13,13 @@ from tokenizers.processors import TemplateProcessing
 from hydraopt import open_bundle, read_adapters
 from hydraopt.basemodel.encoding import RowPrompt, encode_prompt, encode_row, prompt_text
 from hydraopt.basemodel.model import load_model
+from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
 from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, UsageError
 from hydraopt.harm import judge as judge_module
 from hydraopt.harm import prompts as prompts_module
 from hydraopt.harm.judge import AnswerJudge
 from hydraopt.harm.prompts import read_prompts
-from hydraopt.harm.sensitivity import looks, self_written, sensitivities
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 from tests.marks import slow
 from tests.raising import check_refused, raises

@@ -14,8 +14,8 @@ from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.products import products_of
+from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
 from hydraopt.basemodel.writing import answered
-from hydraopt.harm.sensitivity import looks, self_written, sensitivities
 from hydraopt.merging.look import DEFAULT_HARM
 
 __all__ = ["seen_by", "texts_of"]

@@ -16,6 +16,7 @@ from hydraopt.basemodel.loading import base_hash
 from hydraopt.basemodel.memory import JsonCache, are_answers, cache_folder, key_of, versions
 from hydraopt.basemodel.model import TaskFactors, check_logits, load_model
 from hydraopt.basemodel.positions import check_prompt, reads_of
+from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
 from hydraopt.basemodel.writing import NotFiniteError, answered, ends_of, not_finite
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
@@ -25,7 +26,6 @@ from hydraopt.harm.drift import Reference, drift_of, held_out, reference_of
 from hydraopt.harm.lesson import learns_in
 from hydraopt.harm.prompts import check_prompts_of
 from hydraopt.harm.refit import NOT_TRAINED, Schedule, parted, refit
-from hydraopt.harm.sensitivity import looks, self_written, sensitivities
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.look import (
     DEFAULT_HARM,

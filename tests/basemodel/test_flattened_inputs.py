@@ -10,9 +10,9 @@ from transformers import OPTConfig, OPTForCausalLM, Qwen2MoeConfig, Qwen2MoeForC
 
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import attached, attached_in_blocks, place
+from hydraopt.basemodel.sensitivity import look, looks, sensitivities
 from hydraopt.basemodel.writing import generate
 from hydraopt.errors import AlignmentError
-from hydraopt.harm.sensitivity import look, looks, sensitivities
 from tests.marks import slow
 from tests.raising import raises
 from tests.small_model import make_tokenizer
