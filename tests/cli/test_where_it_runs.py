@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.marks import slow
+
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "hydraopt"
 NOBODY = 54321  # no user of that number: no home folder either
 CAPABILITIES = "-all,+dac_read_search"  # the interpreter may lie in a home folder that is closed
@@ -104,8 +106,13 @@ def test_another_user_on_a_read_only_tree(elsewhere: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
-@pytest.mark.parametrize("mebibytes", [100, 400, 600])
-@pytest.mark.parametrize("verb", ["inspect", "verify"])
+@pytest.mark.parametrize(
+    ("verb", "mebibytes"),
+    [
+        ("inspect", 100), ("verify", 600), slow("inspect", 400), slow("inspect", 600),
+        slow("verify", 100), slow("verify", 400),
+    ],
+)  # fmt: skip
 def test_too_little_memory_is_one_line(verb: str, mebibytes: int, bundle: Path) -> None:
     line = f'ulimit -v {mebibytes << 10}; exec "$@"'
     command = [sys.executable, "-m", "hydraopt", verb, str(bundle)]

@@ -65,10 +65,8 @@ def test_the_sides_are_told_as_long_as_they_were_and_multiply_to_the_record(mode
     coded = coded_of(mode)
     wanted = factors_of(coded, 2)
     made = recode(wanted, coded)
-    assert (
-        pytest.approx(made.record.factors.B @ made.record.factors.A, rel=1e-9, abs=1e-9)
-        == made.factors.B @ made.factors.A
-    )
+    coded_product = made.record.factors.B @ made.record.factors.A
+    np.testing.assert_allclose(made.factors.B @ made.factors.A, coded_product, rtol=1e-9, atol=1e-9)
     for got, want in ((made.factors.B.T, wanted.B.T), (made.factors.A, wanted.A)):
         along = np.sum(got * want, 1) / np.sum(want * want, 1)
         assert along == pytest.approx(1.0, abs=0.03)  # half a step of the grid, and rounding

@@ -51,7 +51,14 @@ def judge_first(monkeypatch, tokens: int) -> None:
 
 @pytest.mark.parametrize(
     ("how", "tokens"),
-    [("merge", 1), ("merge", 100), ("plan", 1), ("add", 1), slow("plan", 100), slow("add", 100)],
+    [
+        ("merge", 1),
+        ("merge", 100),
+        slow("plan", 1),
+        ("add", 1),
+        slow("plan", 100),
+        slow("add", 100),
+    ],
 )
 def test_answers_that_go_on_are_told_of(place: Path, monkeypatch, tokens: int, how: str) -> None:
     """A limit that holds for their beginnings says so; what this model writes ends in time."""

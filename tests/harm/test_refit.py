@@ -14,7 +14,6 @@ from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import place
 from hydraopt.bundle.harm import Harm
-from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import read_record
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import AlignmentError, NumericalError, UsageError
@@ -25,7 +24,7 @@ from hydraopt.harm.lesson import Lesson
 from hydraopt.harm.refit import Schedule, parted, refit
 from hydraopt.merging.look import DEFAULT_HARM
 from tests.basemodel.cases import PATHS, factors_of, texts_of
-from tests.marks import slow
+from tests.marks import FORM_CASES, slow
 from tests.raising import raises
 
 
@@ -171,7 +170,7 @@ def test_others_do_not_outvote_the_first(trained, parts, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("halves", [False, slow(True)], indirect=True)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORM_CASES)
 def test_never_worse_and_in_the_same_ways_over_the_same_bases(
     trained, make_adapter, tmp_path, form
 ) -> None:

@@ -20,14 +20,14 @@ from hydraopt.merging.look import Look
 from hydraopt.merging.merge import merge
 from hydraopt.merging.options import DEFAULT_MAX_ERROR
 from hydraopt.merging.search import Solution
-from tests.marks import slow
+from tests.marks import FORM_CASES, slow
 from tests.merging.merge_cases import PATHS, decoded, measured, modules_of, near, originals
 from tests.raising import raises
 
 # --- errors --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", [None, *FORMS])
+@pytest.mark.parametrize("form", [None, *FORM_CASES])
 def test_errors_in_the_bundle_are_the_measured_ones(three, tmp_path, form) -> None:
     result = merge(three, tmp_path / "out", size="20%", forms=[form] if form else None, workers=1)
     got, wanted = decoded(tmp_path / "out"), originals(three)

@@ -23,6 +23,7 @@ from hydraopt.merging.outcome import Job
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.refit import refitted
 from hydraopt.merging.solving import Options, solve
+from tests.marks import FORM_CASES
 from tests.raising import raises
 
 
@@ -71,7 +72,7 @@ def noisy(names: str, share: float):
     return ask
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORM_CASES)
 def test_others_stay_and_errors_are_those_from_the_originals(three, form) -> None:
     solved = Solved(three, Size(14000), (form,))
     made = solved.refitted(noisy("b", 0.1), Size(15000))

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydraopt.coding.forms import FORMS
 from hydraopt.merging.merge import merge
+from tests.marks import FORM_CASES
 from tests.merging.merge_cases import PATHS, decoded, measured, modules_of, originals
 
 
-@pytest.mark.parametrize("form", [None, *FORMS])
+@pytest.mark.parametrize("form", [None, *FORM_CASES])
 def test_a_power_of_two_goes_through_exactly(make_adapter, tmp_path, form) -> None:
     plain = [make_adapter(tmp_path / "plain" / str(i), modules_of(i), alpha=4) for i in range(3)]
     large = [make_adapter(tmp_path / "large" / str(i), modules_of(i), alpha=32) for i in range(3)]

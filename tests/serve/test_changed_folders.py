@@ -90,7 +90,7 @@ def test_a_replaced_task_is_answered_as_it_is_now(
     assert caplog.records == []
 
 
-@pytest.mark.parametrize("how", ["index", "no index"])
+@pytest.mark.parametrize("how", ["index", slow("no index")])
 def test_a_task_that_was_removed_is_404(serve, wild, folder, caplog, how) -> None:
     if how == "no index":
         (folder / INDEX_NAME).unlink()

@@ -33,13 +33,26 @@ LOOSE = 3.0
 PRODUCTS = {"RANDLORA": 5.0}
 """The same, where an error of each of four tensors multiplies."""
 BY_NAME = {case.name: case for case in CASES}
-OFTEN = {"LORA, KaSA", "ADALORA, ranks cut", "LOHA, convolutions", "LOKR, both decomposed"}
+OFTEN = {
+    "LORA, KaSA", "ADALORA, ranks cut", "LOHA, convolutions", "LOKR, both decomposed",
+    "PROMPT_TUNING", "PREFIX_TUNING", "RANDLORA",
+}  # fmt: skip
+"""Cases of the default suite beside those of :func:`is_unlike_others`."""
+
+
+def is_unlike_others(case: Case) -> bool:
+    """Return whether a tuner has another treatment, or other kinds of tensors, than most."""
+    tuner = TUNERS[case.tuner]
+    return (tuner.treatment, set(tuner.parts.values())) != ("tensors", {"tuner"})
+
+
 MERGED = [
-    # Further settings of a tuner take another ten seconds together.
     pytest.param(
         case,
         id=case.name,
-        marks=() if case.name in {case.tuner, *OFTEN} else pytest.mark.slow,
+        marks=()
+        if case.name in OFTEN or (case.name == case.tuner and is_unlike_others(case))
+        else pytest.mark.slow,
     )
     for case in CASES
     if TUNERS[case.tuner].treatment != "refused"
