@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from adapter_files import pack
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hydraopt import read_adapter
@@ -245,7 +245,6 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=150)
 @given(st.lists(PIECES, max_size=6).map("".join), PATHS, st.booleans())
 def test_expressions_mean_what_they_mean_to_re(pattern: str, path: str, whole: bool) -> None:
     wrapped = pattern if whole else rf"(.*\.)?({pattern})$"

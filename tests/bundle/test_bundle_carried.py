@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hydraopt.adapters import RawTensor
@@ -26,7 +26,6 @@ def normal(key: str, seed: int, count: int = 50) -> RawTensor:
     return RawTensor.from_numpy(key, values)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_bits_come_back(data: st.DataObject) -> None:
     tasks: dict[str, dict[str, RawTensor]] = {}

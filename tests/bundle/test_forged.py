@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, given
 
 from benchmarks.hostile.samples import write_base
 from hydraopt.bundle.peft.folder import export_peft
@@ -23,7 +23,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("forged")
 
 
-@settings(max_examples=100)
 @given(forgeries())
 def test_what_verify_passes_can_be_exported(folder: Path, data: bytes) -> None:
     path = folder / "x.hydra.safetensors"

@@ -11,6 +11,7 @@ import pytest
 
 from hydraopt.errors import BatchError
 from tests.cli.conftest import MakeAdapter, Run
+from tests.marks import slow
 from tests.raising import check_refused
 
 
@@ -34,7 +35,7 @@ def commands(output: str) -> list[list[str]]:
     return [shlex.split(x)[1:] for x in output.splitlines() if x.startswith("  hydraopt merge ")]
 
 
-@pytest.mark.parametrize("form", ["-o", "--output", "--output="])
+@pytest.mark.parametrize("form", ["-o", slow("--output"), "--output="])
 def test_the_commands_that_are_printed_merge_each_group(
     run: Run, batch: Path, tmp_path: Path, form: str
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hydraopt.coding.dense import (
@@ -49,7 +49,6 @@ def test_a_tensor_is_its_matrix(shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(from_matrix(matrix, shape), x)
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     rows=st.integers(1, 40),
     columns=st.integers(1, 6),

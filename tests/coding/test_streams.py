@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hydraopt.coding.records import BasisRecord, write_basis
@@ -271,7 +271,6 @@ def whole_stream() -> bytes:
     return writer.finish()
 
 
-@settings(max_examples=150)
 @given(st.data())
 def test_damaged_streams_give_values_or_a_typed_error(data: st.DataObject) -> None:
     stream = bytearray(whole_stream())

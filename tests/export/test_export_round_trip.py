@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
@@ -200,7 +200,6 @@ def save_with(
     return read_adapter(folder / "a.safetensors")
 
 
-@settings(max_examples=200)
 @given(
     values=st.lists(st.floats(width=64, allow_nan=False, allow_infinity=False), max_size=8),
     dtype=st.sampled_from(["F16", "BF16", "F32", "F64"]),
