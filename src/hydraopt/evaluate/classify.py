@@ -25,7 +25,7 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.context import Context
 from hydraopt.evaluate.metrics import METRICS, metrics_of
 from hydraopt.evaluate.run import Scores, TaskRows
-from hydraopt.evaluate.skipped import check_numbers
+from hydraopt.evaluate.skipped import check_finite
 from hydraopt.evaluate.taskfile import TaskFile
 from hydraopt.probes.swaps import SwapRow
 from hydraopt.progress import Progress
@@ -184,7 +184,7 @@ def classify_texts(
         placed = place(model, one.factors)
         with replaced(model, place_saved(model, one.saved)), attached(model, placed):
             logits = _logits(model, items)
-        check_numbers(adapter, name, [logits])
+        check_finite({name: [logits]}, adapter)
         best = logits.argmax(1)
         made[name] = {text: labels[k] for text, k in zip(texts, best, strict=True)}
     return made

@@ -28,7 +28,7 @@ from hydraopt.evaluate.results import (
     task_result,
 )
 from hydraopt.evaluate.run import Scores, TaskRows, encode_task, run_task
-from hydraopt.evaluate.skipped import NoNumbersError, no_numbers, of_scores
+from hydraopt.evaluate.skipped import NoNumbersError, check_scores
 from hydraopt.evaluate.taskfile import TaskFile, TaskName, named_task, read_task_file
 from hydraopt.evaluate.unfinished import Unfinished, base_files
 from hydraopt.jsonvalues import to_json
@@ -109,7 +109,9 @@ def evaluate(
     tasks = {x: y for x, y in _task_files(compared, request).items() if x not in done}
     head, results = _head(compared, request), list[TaskResult]()
     models = _Models(request.base)
-    people = _people(compared, request, models, probes)
+    limits = request.swaps, request.people, request.products
+    people = People(compared, models.get, request.base, probes, *limits)
+    scorer = _Scorer(compared, request, models, progress)
     begun = _unfinished(head, request, probes)
 
     def result() -> Evaluation:
@@ -121,8 +123,7 @@ def evaluate(
             about = _about(compared, name, task)
             one = begun.entry(about) if begun else None
             if one is None:
-                kept = begun.task(about) if begun else None
-                one = _scored(models, compared, name, task, request, progress, kept)
+                one = scorer.result(name, task, begun.task(about) if begun else None)
                 one = people.add(one, task, progress)
                 if begun:
                     begun.finish(about, one)
@@ -164,53 +165,6 @@ def _about(compared: Compared, name: str, task: TaskFile | None) -> list[str]:
     return [name, *rows, *others]
 
 
-def _people(
-    compared: Compared, request: EvaluationRequest, models: _Models, probes: ProbeSet | None
-) -> People:
-    return People(
-        compared,
-        models.get,
-        request.base,
-        probes,
-        request.swaps,
-        request.people,
-        request.products,
-    )
-
-
-def _scored(
-    models: _Models,
-    compared: Compared,
-    name: str,
-    task: TaskFile | None,
-    request: EvaluationRequest,
-    progress: Progress | None,
-    known: JsonCache | None,
-) -> TaskResult:
-    """Return the adapter's result, without scores if none are asked for.
-
-    If logits are not finite there are none either, and ``skipped`` gives the reason.
-    """
-    if task is None:
-        return TaskResult(name)
-    bare = TaskResult(name, task.name, task.language)
-    if not request.score:
-        return bare
-    asked = models, compared, name, task, request, progress
-    try:
-        heads = compared.classifies(name)
-        rows, scores = _classified(*asked) if heads else _written(*asked, known)
-    except NoNumbersError as error:
-        return replace(bare, skipped=no_numbers(name, error.labels))
-    why = of_scores(name, scores)
-    if why is not None:
-        return replace(bare, skipped=why)
-    result = task_result(name, rows, scores, request.seed, heads)
-    if request.answers is None:
-        return result
-    return replace(result, answers=kept_answers(rows, scores, request.answers))
-
-
 class _Models:
     """Base as a language model, or as a classifier of some labels: the last one is kept."""
 
@@ -230,44 +184,70 @@ class _Models:
         return self._loaded
 
 
-def _written(
-    models: _Models,
-    compared: Compared,
-    name: str,
-    task: TaskFile,
-    request: EvaluationRequest,
-    progress: Progress | None,
-    known: JsonCache | None,
-) -> tuple[TaskRows, dict[str, Scores]]:
-    model, tokenizer = models.get(None)
-    rows = encode_task(task, tokenizer, request.rows, request.tokens, context_of(model))
-    sets = compared.sets(name)
-    if not request.with_base:
-        del sets[BASE]
-    reference = ORIGINAL if ORIGINAL in sets else None
-    written = [label for label in sets if label != BASE or request.write_base]
-    write = written if request.write else False
-    changes = [label for label in sets if label != BASE]
-    texts = request.answers is not None
-    made = run_task(model, tokenizer, rows, sets, reference, write, progress, changes, texts, known)
-    return rows, made
+@dataclass(frozen=True)
+class _Scorer:
+    """Scores of one adapter after another."""
 
+    compared: Compared
+    request: EvaluationRequest
+    models: _Models
+    progress: Progress | None
 
-def _classified(
-    models: _Models,
-    compared: Compared,
-    name: str,
-    task: TaskFile,
-    request: EvaluationRequest,
-    progress: Progress | None,
-) -> tuple[TaskRows, dict[str, Scores]]:
-    sets = compared.classifiers(name)
-    labels = labels_in(name, next(iter(sets.values())).saved)
-    model, tokenizer = models.get(labels)
-    context = context_of(model)
-    rows = encode_texts(task, tokenizer, labels, request.rows, request.tokens, context)
-    reference = ORIGINAL if ORIGINAL in sets else None
-    return rows, run_classification(model, rows, sets, reference, progress)
+    def result(self, name: str, task: TaskFile | None, known: JsonCache | None) -> TaskResult:
+        """Return the adapter's result, without scores if none are asked for.
+
+        If logits are not finite there are none either, and ``skipped`` gives the reason.
+        known: cache of what was measured before an interruption.
+        """
+        if task is None:
+            return TaskResult(name)
+        bare = TaskResult(name, task.name, task.language)
+        if not self.request.score:
+            return bare
+        heads = self.compared.classifies(name)
+        try:
+            rows, scores = (
+                self._classified(name, task) if heads else self._written(name, task, known)
+            )
+            check_scores(scores)
+        except NoNumbersError as error:
+            return replace(bare, skipped=str(NoNumbersError(error.sources, name)))
+        result = task_result(name, rows, scores, self.request.seed, heads)
+        if self.request.answers is None:
+            return result
+        return replace(result, answers=kept_answers(rows, scores, self.request.answers))
+
+    def _written(
+        self, name: str, task: TaskFile, known: JsonCache | None
+    ) -> tuple[TaskRows, dict[str, Scores]]:
+        request = self.request
+        model, tokenizer = self.models.get(None)
+        rows = encode_task(task, tokenizer, request.rows, request.tokens, context_of(model))
+        sets = self.compared.sets(name)
+        if not request.with_base:
+            del sets[BASE]
+        changes = [label for label in sets if label != BASE]
+        return rows, run_task(
+            model,
+            tokenizer,
+            rows,
+            sets,
+            ORIGINAL if ORIGINAL in sets else None,
+            write=([*sets] if request.write_base else changes) if request.write else False,
+            progress=self.progress,
+            changes=changes,
+            texts=request.answers is not None,
+            known=known,
+        )
+
+    def _classified(self, name: str, task: TaskFile) -> tuple[TaskRows, dict[str, Scores]]:
+        sets = self.compared.classifiers(name)
+        labels = labels_in(name, next(iter(sets.values())).saved)
+        model, tokenizer = self.models.get(labels)
+        limits = self.request.rows, self.request.tokens, context_of(model)
+        rows = encode_texts(task, tokenizer, labels, *limits)
+        reference = ORIGINAL if ORIGINAL in sets else None
+        return rows, run_classification(model, rows, sets, reference, self.progress)
 
 
 def _task_files(compared: Compared, request: EvaluationRequest) -> dict[str, TaskFile | None]:

@@ -65,15 +65,13 @@ class Compared:
         tasks += [(name, bundle[name]) for bundle in self.bundles.values() for name in bundle]
         for name, task in tasks:
             if reasons := [*beyond_lora(task)]:
-                raise _unlike(name, ", ".join(reasons))
-        extras: list[tuple[str, list[str]]] = [
-            (name, sorted(adapter.extras)) for name, adapter in self.adapters.items()
-        ]
-        for bundle in self.bundles.values():
-            extras += [(name, sorted(bundle[name].extra_kinds)) for name in bundle]
-        for name, keys in extras:
+                raise _refused(name, ", ".join(reasons), "LoRA pairs of linear modules alone")
+        for name, task in tasks:
+            keys = sorted(task.extras if isinstance(task, Adapter) else task.extra_kinds)
             if keys and not self.classifies(name):
-                raise _more_than_factors(name, keys)
+                got = f"{len(keys)} further tensors, {keys[0]} among them"
+                expected = "LoRA pairs of linear modules alone, or a classifier with its head"
+                raise _refused(name, got, expected)
 
     def classifies(self, name: str) -> bool:
         """Return whether the adapter of that name classifies sequences, with a head of its own."""
@@ -111,25 +109,10 @@ class Compared:
         return by_label
 
 
-def _unlike(name: str, has: str) -> UsageError:
+def _refused(name: str, got: str, expected: str) -> UsageError:
+    what = f"adapter {name} is more than low-rank factors of linear modules"
     return UsageError(
-        explain(
-            f"adapter {name} is more than changes of linear modules",
-            got=has,
-            expected="LoRA pairs of linear modules alone",
-            do="Export it and score it with PEFT",
-        )
-    )
-
-
-def _more_than_factors(name: str, keys: Sequence[str]) -> UsageError:
-    return UsageError(
-        explain(
-            f"adapter {name} is more than low-rank factors",
-            got=f"{len(keys)} further tensors, {keys[0]} among them",
-            expected="LoRA pairs of linear modules alone, or a classifier with its head",
-            do="Export it and score it with PEFT",
-        )
+        explain(what, got=got, expected=expected, do="Export it and score it with PEFT")
     )
 
 

@@ -22,7 +22,7 @@ from hydraopt.basemodel.memory import JsonCache, key_of
 from hydraopt.basemodel.model import Placed, TaskFactors, factors_key, place
 from hydraopt.basemodel.positions import positions_of
 from hydraopt.errors import UsageError, explain
-from hydraopt.evaluate.skipped import check_numbers
+from hydraopt.evaluate.skipped import check_finite
 from hydraopt.files.cache import cache_root
 from hydraopt.probes.items import encoded
 from hydraopt.probes.measures import Preferences, probe_measures
@@ -137,7 +137,7 @@ class Prober:
         for number, (label, factors) in enumerate(sets.items()):
             bar = _bar(progress, name, number, len(sets))
             scores[label] = self._scores(factors, bar)
-            check_numbers(name, label, [x for held in scores[label].values() for x in held])
+            check_finite({label: [x for rows in scores[label].values() for x in rows]}, name)
         known = scores.get(reference) if reference is not None else None
         return {
             label: probe_measures(
@@ -203,7 +203,7 @@ def swap_labels(
             some = numbers[start : start + _BLOCK_ROWS]
             groups = [[item for x in texts[i] for item in prompt(x)] for i in some]
             for i, scores in zip(some, asker.ask(placed, mine, groups), strict=True):
-                check_numbers(name, label, [scores])
+                check_finite({label: [scores]}, name)
                 best = scores.reshape(-1, len(labels)).argmax(1)
                 for text, k in zip(texts[i], best, strict=True):
                     made[label][i, text] = labels[k]

@@ -30,9 +30,9 @@ from hydraopt.basemodel.positions import positions_of
 from hydraopt.basemodel.writing import WRITE_TOKENS, ends_of, generate
 from hydraopt.errors import NumericalError
 from hydraopt.evaluate.context import Context, sifted
-from hydraopt.evaluate.forced import Forced, Numbers, forced, key_of_rows
+from hydraopt.evaluate.forced import ForcedRow, Numbers, forced, key_of_rows
 from hydraopt.evaluate.metrics import Metric, metrics_of
-from hydraopt.evaluate.skipped import NoNumbersError, check_losses
+from hydraopt.evaluate.skipped import NoNumbersError, check_finite
 from hydraopt.evaluate.stats import Interval, paired_difference
 from hydraopt.evaluate.taskfile import TaskExample, TaskFile
 from hydraopt.progress import Progress
@@ -192,7 +192,7 @@ def run_task(
     told = chosen - {reference} if changes is None else chosen & set(changes) - {reference}
     title = f"{rows.task.name}/{rows.task.language}"
     bar = _bar(progress, title)
-    along: dict[str, Forced] = {}
+    along: dict[str, list[ForcedRow]] = {}
     if reference in placed and (writers | told) - {reference}:
         begun_bar = _bar(progress, f"{title} {reference}")
         bars = begun_bar, bar
@@ -200,10 +200,10 @@ def run_task(
     else:
         first = forced(model, rows.items, placed, reference, bar, known)
     if writers:
-        check_losses({name: x.loss for name, x in first.items()})
-    begun = {name: first[name].written for name in placed if name in writers}
+        check_finite({name: [_column(x, "loss")] for name, x in first.items()})
+    begun = {name: _written(first[name]) for name in placed if name in writers}
     if along:
-        begun = {name: _longer(mine, along[name].written) for name, mine in begun.items()}
+        begun = {name: _longer(mine, _written(along[name])) for name, mine in begun.items()}
     answers = _answers(model, tokenizer, rows.items, placed, begun, known)
     return {
         name: _scores(
@@ -228,23 +228,35 @@ def _both(
     reference: str,
     bars: tuple[Callable[[int, int], None], Callable[[int, int], None]],
     known: JsonCache | None,
-) -> tuple[dict[str, Forced], dict[str, Forced]]:
+) -> tuple[dict[str, list[ForcedRow]], dict[str, list[ForcedRow]]]:
     """Teacher-force all sets on the items' own targets, and on the reference's answers.
 
     The reference takes one pass before, which tells how far it writes the targets. All sets read
     its answers, also one that nobody asks: behind the same prompts they cost little.
     bars: the progress of that pass and of the others.
     """
-    begun = forced(model, items, {reference: sets[reference]}, reference, bars[0], known)
-    check_losses({reference: begun[reference].loss})
-    alone = {reference: begun[reference].written}
-    said = _answers(model, tokenizer, items, sets, alone, known)[reference]
+    (begun,) = forced(
+        model, items, {reference: sets[reference]}, reference, bars[0], known
+    ).values()
+    check_finite({reference: [_column(begun, "loss")]})
+    said = _answers(model, tokenizer, items, sets, {reference: _written(begun)}, known)[reference]
     other = [i for i, item in enumerate(items) if said[i] != item.target]
     answered = [Encoded(items[i].prompt, said[i]) for i in other]
     made = forced(model, [*items, *answered], sets, reference, bars[1], known)
-    own = {name: x.rows(slice(len(items))) for name, x in made.items()}
-    answers = {name: x.rows(slice(len(items), None)) for name, x in made.items()}
-    return own, {name: own[name].updated(other, answers[name]) for name in sets}
+    own = {name: rows[: len(items)] for name, rows in made.items()}
+    along = {}
+    for name, rows in made.items():
+        changed = dict(zip(other, rows[len(items) :], strict=True))
+        along[name] = [changed.get(i, row) for i, row in enumerate(own[name])]
+    return own, along
+
+
+def _column(rows: Sequence[ForcedRow], name: str) -> Numbers:
+    return np.array([getattr(row, name) for row in rows], np.float64)
+
+
+def _written(rows: Sequence[ForcedRow]) -> list[tuple[int, ...]]:
+    return [row.written for row in rows]
 
 
 def _longer(
@@ -259,7 +271,10 @@ def _decoded(tokenizer: Any, answers: Sequence[tuple[int, ...]]) -> tuple[str, .
 
 
 def _scores(
-    rows: TaskRows, own: Forced, along: Forced | None, answers: tuple[str, ...] | None
+    rows: TaskRows,
+    own: Sequence[ForcedRow],
+    along: Sequence[ForcedRow] | None,
+    answers: tuple[str, ...] | None,
 ) -> Scores:
     """Compute a set's scores.
 
@@ -267,7 +282,8 @@ def _scores(
     along: teacher-forced results on the reference's answers.
     answers: generated answers as text.
     """
-    exact, several = own.exact(rows.items), rows.several()
+    exact = np.array([x.written == item.target for x, item in zip(own, rows.items, strict=True)])
+    exact, several = exact.astype(np.float64), rows.several()
     numbers: dict[str, Numbers] = {}
     for metric in rows.metrics:
         if metric.exact and not several.any():
@@ -278,16 +294,17 @@ def _scores(
             if metric.exact:
                 told[:, 0] = np.where(several, np.maximum(told[:, 0], exact), exact)
             numbers[metric.name] = told
+    changed = divergence = None
+    if along is not None:
+        changed = (_column(along, "agreement") < _column(along, "tokens")).astype(float)
+        divergence = _column(along, "divergence")
     return Scores(
-        loss=own.loss,
-        tokens=own.tokens,
+        **{name: _column(own, name) for name in ("loss", "tokens", "divergence", "agreement")},
         exact=exact,
-        divergence=own.divergence,
-        agreement=own.agreement,
         numbers=numbers,
         answers=answers,
-        changed=None if along is None else (along.agreement < along.tokens).astype(float),
-        answer_divergence=None if along is None else along.divergence,
+        changed=changed,
+        answer_divergence=divergence,
     )
 
 
