@@ -73,17 +73,16 @@ def canonical(manifest: Manifest, streams: Sequence[bytes], blobs: Sequence[byte
             content = contents(same, task.content)
         # By their keys, which no task has twice: the numbers that the caller gave them must not
         # matter.
-        for blob in sorted(task.carried, key=keys.__getitem__):
-            groups(blob, blob)
+        carried = [groups(blob, blob) for blob in sorted(task.carried, key=keys.__getitem__)]
         tasks.append(
             replace(
                 task,
                 content=content,
+                carried=tuple(sorted(carried)),
                 config=configs(strictjson.dumps(manifest.configs[task.config]), task.config),
                 keys={at: key for at, key in task.keys.items() if key != defaults[at]},
             )
         )
-    tasks = [replace(x, carried=tuple(sorted(groups(i, i) for i in x.carried))) for x in tasks]
     check(len(groups.first) == len(blobs), "a blob belongs to no task")
     ordered = replace(
         manifest,
