@@ -21,9 +21,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from numpy.typing import NDArray
+
 from hydraopt.compiled import check_memory, own_place, private_folder, say_unkept
 
-__all__ = ["INLINED", "machine_code"]
+__all__ = ["INLINED", "address_of", "machine_code"]
 
 INLINED: Final = {"error_model": "numpy", "forceinline": True}
 """Options of numba for every function that one of :func:`machine_code` calls: divisions do not
@@ -65,6 +67,12 @@ def machine_code(
             return None
         _keep(file, key + hashlib.sha256(code).digest() + code)
     return _loaded(llvm, code, names)
+
+
+def address_of(array: NDArray[Any]) -> int:
+    """Return the address of an array's data, which the C code takes to be in one piece."""
+    assert array.flags.c_contiguous
+    return array.ctypes.data
 
 
 def _key(sources: Sequence[Path], host: bytes) -> bytes | None:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydraopt.coding.decoder import product
+from hydraopt.coding.product import product
 
 
 def _by_the_book(left: np.ndarray, right: np.ndarray) -> np.ndarray:

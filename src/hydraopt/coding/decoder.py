@@ -1,8 +1,7 @@
 """Decoder of a chunk. Its loops may be any machine code with the same functions.
 
-The loops are those of ransdecoder.py and product.py, called as C functions: see
-:data:`_PROTOTYPES`. A library that exports the same three may replace them and must give equal
-numbers.
+The loops are those of ransdecoder.py, called as C functions: see :data:`_PROTOTYPES`. A library
+that exports both may replace them and must give equal numbers.
 """
 
 from __future__ import annotations
@@ -16,17 +15,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.coding import product as products
-from hydraopt.coding import ransdecoder
+from hydraopt.coding import product, ransdecoder
 from hydraopt.coding.tables import FREQUENCIES, LEAST_STATE, STARTS, TOTAL, symbols_of_slots
-from hydraopt.linalg.shapes import Array
-from hydraopt.machinecode import INLINED, machine_code
+from hydraopt.machinecode import INLINED, address_of, machine_code
 
-__all__ = ["ChunkDecoder", "prepare", "product"]
+__all__ = ["ChunkDecoder", "prepare"]
 
 _SOURCES: Final = [
     Path(__file__).with_name(f"{x}.py")
-    for x in ("decoder", "frequencies", "product", "ransdecoder", "spread", "tables", "trellis")
+    for x in ("decoder", "frequencies", "ransdecoder", "spread", "tables", "trellis")
 ]
 
 # int64_t numbers(int64_t *state, const uint16_t *words, int64_t size, const uint8_t *symbols,
@@ -34,17 +31,13 @@ _SOURCES: Final = [
 #                 int64_t count)
 # int64_t block(state, words, size, symbols, slots, int64_t shape, int32_t *integers,
 #               int64_t *spreads, int64_t columns, int64_t count)
-# int64_t product(const double *columns, const double *right, double *out, int64_t vectors,
-#                 int64_t parts, int64_t count)
-# state: 3 numbers.  symbols: (tables, 4096).  slots: (tables, 30).  integers: (columns, count).  Of
-# a product: columns (vectors, count), right (vectors, parts), out (parts, count).
+# state: 3 numbers.  symbols: (tables, 4096).  slots: (tables, 30).  integers: (columns, count).
 _PLACE: Final = ctypes.c_void_p
 _WHOLE: Final = ctypes.c_int64
 _STREAM: Final = (_PLACE, _PLACE, _WHOLE, _PLACE, _PLACE)
 _PROTOTYPES: Final = {
     "numbers": ctypes.CFUNCTYPE(_WHOLE, *_STREAM, _WHOLE, _WHOLE, _PLACE, _WHOLE),
     "block": ctypes.CFUNCTYPE(_WHOLE, *_STREAM, _WHOLE, _PLACE, _PLACE, _WHOLE, _WHOLE),
-    "product": ctypes.CFUNCTYPE(_WHOLE, _PLACE, _PLACE, _PLACE, _WHOLE, _WHOLE, _WHOLE),
 }
 
 
@@ -54,6 +47,7 @@ def prepare() -> None:
     Call it in one thread before several decode at the same time.
     """
     _loops()
+    product.load()
     _tables()
 
 
@@ -78,7 +72,7 @@ class ChunkDecoder:
         self._words = np.frombuffer(whole[8 : len(whole) & ~1], "<u2").astype(np.uint16)
         self._state = np.array([*states, 0], np.int64)
         self._arrays = (self._state, self._words, *_tables())
-        places = [_pointer(x) for x in self._arrays]
+        places = [address_of(x) for x in self._arrays]
         self._stream = (*places[:2], self._words.size, *places[2:])
 
     @property
@@ -100,7 +94,7 @@ class ChunkDecoder:
         if loops is None:
             inside = ransdecoder.decode_numbers(*self._arrays, table, shift, values)
         else:
-            inside = loops["numbers"](*self._stream, table, shift, _pointer(values), count)
+            inside = loops["numbers"](*self._stream, table, shift, address_of(values), count)
         return values if inside else None
 
     def block(
@@ -112,37 +106,9 @@ class ChunkDecoder:
         if loops is None:
             inside = ransdecoder.decode_block(*self._arrays, shape, integers, spreads)
         else:
-            places = _pointer(integers), _pointer(spreads)
+            places = address_of(integers), address_of(spreads)
             inside = loops["block"](*self._stream, shape, *places, columns, count)
         return (spreads, integers) if inside else None
-
-
-def product(left: Array, right: NDArray[np.float64] | NDArray[np.int32]) -> Array:
-    """Return ``left @ right``, (N, q) times (q, k), in a fixed order of sums.
-
-    Products of column 0 of ``left`` come first, then of column 1 and so on, each rounded, then
-    added to the sum, which is rounded again.
-
-    A BLAS adds up in an order of its own, which differs from machine to machine.
-    """
-    loops = _loops()
-    columns = np.ascontiguousarray(left.T, np.float64)
-    numbers = np.ascontiguousarray(right, np.float64)
-    out = np.zeros((right.shape[1], left.shape[0]))
-    if columns.shape[0] != numbers.shape[0]:
-        raise ValueError(f"a product of {left.shape} and {right.shape}")
-    if loops is None:
-        products.add_products(columns, numbers, out)
-    else:
-        arrays = (_pointer(x) for x in (columns, numbers, out))
-        loops["product"](*arrays, *numbers.shape, left.shape[0])
-    return out.T
-
-
-def _pointer(array: NDArray[Any]) -> int:
-    """Return the address of an array's data, which the C code takes to be in one piece."""
-    assert array.flags.c_contiguous
-    return array.ctypes.data
 
 
 @cache
@@ -160,7 +126,7 @@ def _compile() -> dict[str, Any]:
     untyped: Any = numba  # its annotations know none of the signatures below
     carray, cfunc, types = untyped.carray, untyped.cfunc, untyped.types
     whole = types.int64
-    wholes, narrow, doubles = (types.CPointer(x) for x in (whole, types.int32, types.float64))
+    wholes, narrow = types.CPointer(whole), types.CPointer(types.int32)
     words, symbols, slots = (types.CPointer(x) for x in (types.uint16, types.uint8, types.uint32))
     stream, tables = (wholes, words, whole, symbols, slots), FREQUENCIES.shape
 
@@ -192,13 +158,4 @@ def _compile() -> dict[str, Any]:
             )
         )
 
-    @cfunc(whole(doubles, doubles, doubles, whole, whole, whole), nopython=True, **INLINED)
-    def product(columns, right, out, vectors, parts, count):  # type: ignore[no-untyped-def]
-        products.add_products(
-            carray(columns, (vectors, count)),
-            carray(right, (vectors, parts)),
-            carray(out, (parts, count)),
-        )
-        return 0
-
-    return {"numbers": numbers, "block": block, "product": product}
+    return {"numbers": numbers, "block": block}

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.coding.coefficients import EXPONENT_GRID, power
-from hydraopt.coding.decoder import product
+from hydraopt.coding.product import product
 from hydraopt.coding.records import (
     PartsRecord,
     check_exponents,

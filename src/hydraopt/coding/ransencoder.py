@@ -7,7 +7,7 @@ steps are no part of the format.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -198,7 +198,7 @@ def emit_block(
         even, odd = _level_table(shape, number, ZERO), _level_table(shape, number, ONE)
         state = np.uint64(0)
         for i in range(levels.shape[1]):
-            level = np.int64(levels[j, i])
+            level: Any = np.int64(levels[j, i])
             table = odd if state & np.uint64(1) else even
             index = np.uint64(level + MIDDLE)  # huge for a level below -MIDDLE
             if shift == 0 and index < ESCAPE and frequencies[np.uint64(table), index]:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.coding.coefficients import EXPONENT_GRID, exponents, power
-from hydraopt.coding.decoder import product
 from hydraopt.coding.forms import MODES, PRIVATE, Mode, Way
+from hydraopt.coding.product import product
 from hydraopt.coding.stream import HEAVY, Block, StreamReader, StreamWriter, quantise_block
 from hydraopt.coding.tables import Kind
 from hydraopt.errors import NumericalError, explain

@@ -128,9 +128,10 @@ COST_BITS: Final = 8
 
 
 def _prices() -> NDArray[np.int32]:
-    bits = [math.log2(TOTAL / x) for x in range(1, TOTAL)]
-    each = [0, *(max(round(x * (1 << COST_BITS)), 1) for x in bits)]
-    return np.array(each, np.int32)[FREQUENCIES]
+    frequencies, places = np.unique(FREQUENCIES, return_inverse=True)
+    bits = (math.log2(TOTAL / x) if x else 0.0 for x in frequencies.tolist())
+    each = [max(round(x * (1 << COST_BITS)), 1) if x else 0 for x in bits]
+    return np.array(each, np.int32)[places].reshape(FREQUENCIES.shape)
 
 
 PRICES: Final = _prices()
