@@ -64,7 +64,8 @@ static hydra_status known_keys(hy_env *env, const hy_json *json, uint32_t object
     uint32_t i;
     HY_CHECK(env, hy_kind(json, object) == HY_OBJECT, "%s is no object. " AGAIN, what);
     for (i = hy_first(object); i < hy_end(json, object); i = hy_next(json, i))
-        HY_CHECK(env, hy_is_optional(hy_string(json, i)) || hy_one_of(hy_string(json, i), known) >= 0,
+        HY_CHECK(env,
+                 hy_is_optional(hy_string(json, i)) || hy_one_of(hy_string(json, i), known) >= 0,
                  "%s has an unknown key '%.80s'. " AGAIN, what, hy_string(json, i).data);
     return HYDRA_OK;
 }
