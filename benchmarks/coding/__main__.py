@@ -14,6 +14,7 @@ COMMANDS = (
     "estimates",
     "living",
     "tables",
+    "trellises",
 )
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@
 
 #include "tables.h"
 
-static const uint8_t NEXT[8][2] = {{0,2},{5,7},{1,3},{6,4},{2,0},{4,6},{3,1},{7,5}};
-
 typedef struct {
     const uint8_t *data;
     size_t size, pos;
@@ -97,7 +95,7 @@ int stream_block(Stream *s, int shape, int64_t rows, int64_t columns, int32_t *o
             int64_t v = 2 * k - (k > 0 ? q : k < 0 ? -q : 0);
             if (v > 1 << 27 || v < -(1 << 27)) return 0;
             out[i * columns + j] = (int32_t)v;
-            state = NEXT[state][k & 1];
+            state = state >> 1 ^ (state & 1) * 58 ^ (k & 1) * 17;
         }
     }
     return 1;

@@ -49,10 +49,10 @@ def test_bytes_by_hand() -> None:
     begin, end = header["task/1"]["data_offsets"]
     stream = data[8 + length + begin : 8 + length + end]
     # Three chunks of two records each; 143 numbers take two bytes.
-    assert [stream[i] for i in (0, 1, 2, 3)] == [3, 2, 54, 44]
+    assert [stream[i] for i in (0, 1, 2, 3)] == [3, 2, 54, 42]
     assert [stream[i] for i in (8, 9, 10, 11)] == [2, 128 | 15, 1, 68]
     assert int.from_bytes(stream[23:27], "little") == zlib.crc32(stream[:23])
-    assert int.from_bytes(stream[4:8], "little") == zlib.crc32(stream[27 : 27 + 44])
+    assert int.from_bytes(stream[4:8], "little") == zlib.crc32(stream[27 : 27 + 42])
 
 
 def test_written_again(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hydraopt.coding.stream import LAMBDA, quantise_block
 from hydraopt.coding.tables import level_bits
-from hydraopt.coding.trellis import NEXT_STATE, QUANTISER, quantise, reconstruct
+from hydraopt.coding.trellis import STATES, quantise, reconstruct
 from hydraopt.coding.trellis import levels_of as levels_behind
 
 COLUMN = st.lists(st.floats(-400, 400, allow_nan=False), min_size=1, max_size=30)
@@ -20,8 +20,14 @@ CLASSES = [1, 5, 10, 17, 30]
 
 def levels_of(x: np.ndarray, lam: float, bits: np.ndarray) -> np.ndarray:
     levels = np.empty(x.size, np.int32)
-    quantise(x, lam, bits, levels, np.empty((x.size, 4), np.int32), np.empty(x.size, np.uint8))
+    choices, paths = np.empty((x.size, 4), np.int32), np.empty((x.size, STATES), np.uint8)
+    quantise(x, lam, bits, levels, choices, paths, np.empty((4, STATES // 2), np.float32))
     return levels
+
+
+def after(state: int, level: int) -> int:
+    """The next state, as docs/reference/streams.md states it."""
+    return (state // 2) ^ (58 * (state % 2)) ^ (17 * (level % 2))
 
 
 def rate(bits: np.ndarray, q: int, k: int) -> float:
@@ -38,9 +44,9 @@ def objective(x: np.ndarray, levels: np.ndarray, lam: float, bits: np.ndarray) -
     """What quantise() promises to make small, computed along the path."""
     state, total = 0, 0.0
     for value, k in zip(x.tolist(), levels.tolist(), strict=True):
-        q = int(QUANTISER[state])
+        q = state % 2
         total += (value - point(q, k)) ** 2 + lam * rate(bits, q, k)
-        state = int(NEXT_STATE[state, k & 1])
+        state = after(state, k)
     return total
 
 
@@ -48,11 +54,11 @@ def rounded(x: np.ndarray) -> np.ndarray:
     """Each number to the nearest point of the quantiser whose turn it is."""
     state, levels = 0, []
     for value in x.tolist():
-        q = int(QUANTISER[state])
+        q = state % 2
         low = int((abs(value) + q) / 2)
         k = min((abs(abs(value) - point(q, level)), level) for level in (0, low, low + 1))[1]
         levels.append(k if value >= 0 else -k)
-        state = int(NEXT_STATE[state, k & 1])
+        state = after(state, k)
     return np.array(levels, np.int32)
 
 
@@ -60,7 +66,7 @@ def rounded(x: np.ndarray) -> np.ndarray:
 def test_never_worse_than_rounding(values: list[float], number: int, lam: float) -> None:
     x, bits = np.array(values), level_bits(number)
     best = objective(x, levels_of(x, lam, bits), lam, bits)
-    assert best <= objective(x, rounded(x), lam, bits) * (1 + 1e-12) + 1e-9
+    assert best <= objective(x, rounded(x), lam, bits) * (1 + 1e-6) + 1e-5
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -70,7 +76,7 @@ def test_least_squares_is_optimal(seed: int) -> None:
     signed = [[k if value >= 0 else -k for k in range(6)] for value in x]
     every = (np.array(path, np.int32) for path in itertools.product(*signed))
     best = min(objective(x, path, 0.0, bits) for path in every)
-    assert objective(x, levels_of(x, 0.0, bits), 0.0, bits) == pytest.approx(best, rel=1e-12)
+    assert objective(x, levels_of(x, 0.0, bits), 0.0, bits) == pytest.approx(best, rel=1e-6)
 
 
 @given(COLUMN)
@@ -88,24 +94,22 @@ def test_error_is_bounded_and_signs_are_kept(values: list[float]) -> None:
 def test_noise_on_a_gaussian_beats_plain_rounding(spread: float) -> None:
     x = np.random.default_rng(0).standard_normal((20_000, 1)) * spread
     noise = np.mean((quantise_block(x).values - x) ** 2)
-    # Points 2 apart leave 4/12 = 0.333 by rounding; eight states gain about 1.1 dB of 1.53.
+    # Points 2 apart leave 4/12 = 0.333 by rounding; the trellis gains about 1.2 dB of 1.53.
     assert 0.18 < noise < 0.26
 
 
-@given(st.integers(0, 7), st.integers(0, 7), st.integers(0, 1))
-def test_every_state_has_two_ways_in_and_out(a: int, b: int, parity: int) -> None:
-    assert sorted(NEXT_STATE.ravel().tolist()) == sorted(list(range(8)) * 2)
-    if a != b:
-        assert NEXT_STATE[a].tolist() != NEXT_STATE[b].tolist()
-    assert NEXT_STATE[a, 0] != NEXT_STATE[a, 1]
+def test_every_state_has_two_ways_in_and_out() -> None:
+    ways = [(after(state, 0), after(state, 1)) for state in range(STATES)]
+    assert sorted(state for way in ways for state in way) == sorted([*range(STATES)] * 2)
+    assert len({frozenset(way) for way in ways}) == STATES // 2
 
 
 def test_reconstruction_by_hand() -> None:
     levels = np.array([1, 1, 1, -1, 0, -2, 3, 0, 1], np.int32)
     out = np.empty_like(levels)
     reconstruct(levels, out)
-    # States 0 2 3 4 0 0 0 2 1; odd states subtract the sign.
-    assert out.tolist() == [2, 2, 1, -2, 0, -4, 6, 0, 1]
+    # States 0 17 35 58 12 6 3 42 21; odd states subtract the sign.
+    assert out.tolist() == [2, 1, 1, -2, 0, -4, 5, 0, 1]
 
 
 @given(st.lists(st.integers(-(2**27), 2**27), max_size=40))

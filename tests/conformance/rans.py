@@ -64,7 +64,7 @@ class Coder:
             else:
                 table = 38 * shape + 34 + (spread - 18) % 4
                 self.number(table, (spread - 14) // 4, level)
-            state = _NEXT[state][level % 2]
+            state = (state // 2) ^ (58 * (state % 2)) ^ (17 * (level % 2))
 
     def finish(self) -> bytes:
         """Return the bytes of the chunk."""
@@ -79,9 +79,6 @@ class Coder:
             states[i % 2] = x
         joined = b"".join(word.to_bytes(2, "little") for word in reversed(words))
         return b"".join(x.to_bytes(4, "little") for x in states) + joined
-
-
-_NEXT = (0, 2), (5, 7), (1, 3), (6, 4), (2, 0), (4, 6), (3, 1), (7, 5)
 
 
 def _raw(width: int, bits: int) -> list[tuple[int, int, int]]:

@@ -10,9 +10,9 @@ enum { MIDDLE = 14, ESCAPE = 29, CLASSES = 17, EACH = 2 * CLASSES + 4, LEAST = 6
 static const uint8_t OFFSET[HY_KINDS] = {10, 0, 16, 0, 0, 0, 0, 0};
 static const uint8_t SHIFT[HY_KINDS] = {0, 0, 0, 0, 3, 0, 0, 0};
 
-/* The next state by state and parity of the level: in four bits, at 2 state + parity. */
+/* The next state of the trellis. */
 static HY_INLINE uint32_t next_state(uint32_t state, uint32_t level) {
-    return (uint32_t)(UINT64_C(0x5713640246317520) >> (8 * state + 4 * (level & 1))) & 7;
+    return state >> 1 ^ (state & 1) * 58 ^ (level & 1) * 17;
 }
 
 /* The state of a coder in registers. */

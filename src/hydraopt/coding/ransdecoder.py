@@ -28,7 +28,7 @@ from hydraopt.coding.tables import (
     level_table,
     shift_of,
 )
-from hydraopt.coding.trellis import NEXT_STATE
+from hydraopt.coding.trellis import next_state
 from hydraopt.compiled import INNER, LENT, njit
 from hydraopt.machinecode import INLINED
 
@@ -168,7 +168,7 @@ def decode_block(
             q = int(s & np.uint64(1))
             level, x, at = _number(x, at, words, symbols, slots, odd if q else even, shift)
             x, y = y, x
-            s = np.uint64(NEXT_STATE[s, np.uint64(level & 1)])
+            s = next_state(s, level)
             value = 2 * level - q * (int(level > 0) - int(level < 0))
             if not -MOST_NUMBER <= value <= MOST_NUMBER:
                 return False

@@ -25,7 +25,7 @@ from hydraopt.coding.tables import (
     level_table,
     shift_of,
 )
-from hydraopt.coding.trellis import NEXT_STATE
+from hydraopt.coding.trellis import next_state
 from hydraopt.compiled import INNER, LENT, njit
 
 __all__ = [
@@ -149,7 +149,7 @@ def _shape(
         else:
             counts[state & np.uint64(1), np.uint64(ESCAPE)] += 1
             far += 5 + _width(symbol)
-        state = np.uint64(NEXT_STATE[state, np.uint64(levels[i] & 1)])
+        state = next_state(state, levels[i])
     best, least = 0, 1 << 62
     for shape in range(SHAPES):
         price = _price(prices, _AFTER + before, ZERO, shape)
@@ -206,7 +206,7 @@ def emit_block(
                 at += 1
             else:
                 at = _emit(steps, at, frequencies, table, shift, level)
-            state = np.uint64(NEXT_STATE[state, np.uint64(level & 1)])
+            state = next_state(state, level)
         meter[PRICE] += price
     meter[COUNT] = at
 

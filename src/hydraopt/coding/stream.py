@@ -40,7 +40,7 @@ from hydraopt.coding.tables import (
     Kind,
     level_bits,
 )
-from hydraopt.coding.trellis import levels_of, quantise, reconstruct
+from hydraopt.coding.trellis import STATES, levels_of, quantise, reconstruct
 from hydraopt.compiled import LENT, njit
 from hydraopt.errors import BundleFormatError, NumericalError, explain
 
@@ -60,7 +60,7 @@ __all__ = [
 
 _STATES: Final = struct.Struct("<II")  # both states, ahead of the words
 _TABLES: Final = FREQUENCIES, PRICES
-LAMBDA = 0.28
+LAMBDA = 0.27
 """Squared steps per bit in the trellis search: 2 ln 2 times its mean squared error, where the
 rate-distortion slope of the quantiser meets that of the budget (docs/decisions.md)."""
 _COARSE: Final = 13
@@ -86,9 +86,10 @@ def _quantise_columns(
     integers: NDArray[np.int32],
     choices: NDArray[np.int32],
     paths: NDArray[np.uint8],
+    costs: NDArray[np.float32],
 ) -> None:
     for j in range(x.shape[0]):
-        quantise(x[j], lam[j], bits[spreads[j]], levels[j], choices, paths)
+        quantise(x[j], lam[j], bits[spreads[j]], levels[j], choices, paths, costs)
         reconstruct(levels[j], integers[j])
 
 
@@ -160,7 +161,8 @@ def quantise_block(x: NDArray[np.float64]) -> Block:
     spreads = spread_classes(rms)
     levels = np.empty((columns, count), np.int32)
     integers = np.empty((columns, count), np.int32)
-    scratch = np.empty((count, 4), np.int32), np.empty(count, np.uint8)
+    choices, paths = np.empty((count, 4), np.int32), np.empty((count, STATES), np.uint8)
+    scratch = choices, paths, np.empty((4, STATES // 2), np.float32)
     prices = np.where(spreads <= _COARSE, _COARSE_PRICE * LAMBDA, LAMBDA)
     _quantise_columns(by_column, spreads, prices, _bits(), levels, integers, *scratch)
     return Block(levels, integers, spreads)

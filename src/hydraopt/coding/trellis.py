@@ -2,14 +2,15 @@
 
 Two uniform quantisers share one step: Q0 reconstructs at even multiples of the step, Q1 at odd
 multiples and zero. Which one a number uses follows from the parities of the numbers before it,
-through a trellis of eight states. The decoder is a table look-up; the encoder finds the sequence
-with the lowest ``squared error + lam * bits`` by dynamic programming. On a Gaussian source this
-takes back about half of the quarter bit that separates a plain quantiser from the Shannon bound
-(docs/decisions.md has the table).
+through a trellis of 64 states: odd states use Q1. The decoder computes the next state; the encoder
+finds the sequence with the lowest ``squared error + lam * bits`` by dynamic programming. On a
+Gaussian source this takes back two thirds of the quarter bit that separates a plain quantiser from
+the Shannon bound (docs/decisions.md has the table).
 
 Source: Marcellin and Fischer 1990, trellis coded quantization; the form with two quantisers and
-parity-driven states is the "dependent quantization" of H.266/VVC (ITU-T H.266, 8.7.3), here with
-eight states. Differs: no sign-data hiding, the state runs on over a whole column.
+parity-driven states is the "dependent quantization" of H.266/VVC (ITU-T H.266, 8.7.3). Differs: 64
+states, the best of all codes of this form; no sign-data hiding; the state runs on over a whole
+column.
 
 Units: ``x`` is in steps. A level k reconstructs to the integer ``2k`` (Q0) or ``2k - sign(k)``
 (Q1).
@@ -17,30 +18,34 @@ Units: ``x`` is in steps. A level k reconstructs to the integer ``2k`` (Q0) or `
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.coding.tables import ONE, ZERO
 from hydraopt.compiled import INNER, LENT, njit
 
-__all__ = ["NEXT_STATE", "QUANTISER", "levels_of", "quantise", "reconstruct"]
+__all__ = ["STATES", "levels_of", "next_state", "quantise", "reconstruct"]
 
-STATES = 8
-NEXT_STATE: NDArray[np.int64] = np.array(
-    [[0, 2], [5, 7], [1, 3], [6, 4], [2, 0], [4, 6], [3, 1], [7, 5]], dtype=np.int64
-)
-"""NEXT_STATE[state, level & 1]; part of the format (docs/reference/streams.md)."""
-QUANTISER: NDArray[np.int64] = np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype=np.int64)
-"""Quantiser of each state; part of the format."""
-_BEFORE: NDArray[np.int64] = np.array(
-    [
-        [(s, parity) for s in range(STATES) for parity in (0, 1) if NEXT_STATE[s, parity] == t]
-        for t in range(STATES)
-    ]
-)
-"""Pairs of (state, parity) that lead to each state, by falling precedence."""
+STATES: Final = 64
+_HALF: Final = STATES // 2
+_AFTER_ODD: Final = 58
+_AFTER_ODD_LEVEL: Final = 17
+
+
+@njit(**INNER)
+def next_state(state: np.uint64, level: int) -> np.uint64:
+    """Return the state after a level; part of the format (docs/reference/streams.md)."""
+    one = np.uint64(1)
+    odd_state, odd_level = state & one, np.uint64(level & 1)
+    return np.uint64(
+        state >> one ^ odd_state * np.uint64(_AFTER_ODD) ^ odd_level * np.uint64(_AFTER_ODD_LEVEL)
+    )
+
 
 _FAR = 1e300
+_UNREACHED = 1e30
 
 
 @njit(**INNER)
@@ -85,69 +90,83 @@ def quantise(
     levels: NDArray[np.int32],
     choices: NDArray[np.int32],
     paths: NDArray[np.uint8],
+    costs: NDArray[np.float32],
 ) -> None:
     """Compute the levels of a column with the least ``sum (x - reconstruction)^2 + lam * bits``.
 
-    x: (N,) in steps. lam: squared steps per bit; at the optimum about 0.28 (2 ln 2 times the mean
+    x: (N,) in steps. lam: squared steps per bit; at the optimum about 0.27 (2 ln 2 times the mean
     squared error of the trellis). bits: (2, K+1), the expected cost of |level| = 0..K in each
     quantiser, signs included; levels beyond K go on with the last difference. levels: (N,) output.
-    choices (N, 4), paths (N,): scratch. Deterministic; O(8 N).
+    choices (N, 4), paths (N, 64), costs (4, 32): scratch. Deterministic; O(64 N).
     """
     count = x.shape[0]
     top = bits.shape[1] - 1
     slope = lam * (bits[0, top] - bits[0, top - 1])
-    # Each state has two ways in, from the states and by the parities that NEXT_STATE says; written
-    # out, the eight costs stay in registers.
-    # Bit t of paths: whether the second way won.
-    c0 = 0.0
-    c1 = c2 = c3 = c4 = c5 = c6 = c7 = _FAR
+    # Costs of the states 2 i and 2 i + 1, relative to state 0, and of the states after them.
+    even, odd, after_even, after_odd = costs[0], costs[1], costs[2], costs[3]
+    even[:] = np.float32(_UNREACHED)
+    odd[:] = np.float32(_UNREACHED)
+    even[0] = 0.0
     for i in range(count):
         a = abs(x[i])
         k00, e00, k01, e01 = _best(a, ZERO, lam, bits, slope)
         k10, e10, k11, e11 = _best(a, ONE, lam, bits, slope)
         choices[i, 0], choices[i, 1], choices[i, 2], choices[i, 3] = k00, k01, k10, k11
-        n0, m0 = c0 + e00, c4 + e01
-        n1, m1 = c2 + e00, c6 + e01
-        n2, m2 = c0 + e01, c4 + e00
-        n3, m3 = c2 + e01, c6 + e00
-        n4, m4 = c3 + e11, c5 + e10
-        n5, m5 = c1 + e10, c7 + e11
-        n6, m6 = c3 + e10, c5 + e11
-        n7, m7 = c1 + e11, c7 + e10
-        paths[i] = (
-            (m0 < n0)
-            | (m1 < n1) << 1
-            | (m2 < n2) << 2
-            | (m3 < n3) << 3
-            | (m4 < n4) << 4
-            | (m5 < n5) << 5
-            | (m6 < n6) << 6
-            | (m7 < n7) << 7
-        )
-        c0, c1, c2, c3 = min(n0, m0), min(n1, m1), min(n2, m2), min(n3, m3)
-        c4, c5, c6, c7 = min(n4, m4), min(n5, m5), min(n6, m6), min(n7, m7)
-    costs = (c0, c1, c2, c3, c4, c5, c6, c7)
-    state = 0
-    for s in range(1, 8):
-        if costs[s] < costs[state]:
-            state = s
-    for i in range(count - 1, -1, -1):
-        second = (paths[i] >> state) & 1
-        before = _BEFORE[state, second, 0]
-        k = choices[i, 2 * (before & 1) + _BEFORE[state, second, 1]]
+        # All paths lose the same number, so that the costs stay small.
+        least = min(e00, e01, e10, e11)
+        f00, f01 = np.float32(e00 - least) - even[0], np.float32(e01 - least) - even[0]
+        f10, f11 = np.float32(e10 - least) - even[0], np.float32(e11 - least) - even[0]
+        # Each state has two ways in, both from states of one quantiser.
+        # paths: whether the way of an odd level is better.
+        for t in range(_HALF):
+            by_even = even[t] + f00
+            by_odd = even[t ^ _AFTER_ODD_LEVEL] + f01
+            paths[i, t] = by_odd < by_even
+            after_even[t] = min(by_even, by_odd)
+        for t in range(_HALF):
+            before = t ^ (_AFTER_ODD - _HALF)
+            by_even = odd[before] + f10
+            by_odd = odd[before ^ _AFTER_ODD_LEVEL] + f11
+            paths[i, _HALF + t] = by_odd < by_even
+            after_odd[t] = min(by_even, by_odd)
+        for t in range(_HALF // 2):
+            even[t], odd[t] = after_even[2 * t], after_even[2 * t + 1]
+            even[_HALF // 2 + t], odd[_HALF // 2 + t] = after_odd[2 * t], after_odd[2 * t + 1]
+    _trace(x, even, odd, choices, paths, levels)
+
+
+@njit(**INNER)
+def _trace(
+    x: NDArray[np.float64],
+    even: NDArray[np.float32],
+    odd: NDArray[np.float32],
+    choices: NDArray[np.int32],
+    paths: NDArray[np.uint8],
+    levels: NDArray[np.int32],
+) -> None:
+    """Follow the best path from its end; the other arguments are those of :func:`quantise`."""
+    state, least = 0, even[0]
+    for t in range(_HALF):
+        if even[t] < least:
+            least, state = even[t], 2 * t
+        if odd[t] < least:
+            least, state = odd[t], 2 * t + 1
+    for i in range(x.shape[0] - 1, -1, -1):
+        q, parity = int(state >= _HALF), int(paths[i, state])
+        k = choices[i, 2 * q + parity]
         levels[i] = k if x[i] >= 0 else -k
-        state = before
+        state = 2 * (state ^ _AFTER_ODD * q ^ _AFTER_ODD_LEVEL * parity) + q
 
 
 @njit(**LENT)
 def reconstruct(levels: NDArray[np.int32], out: NDArray[np.int32]) -> None:
     """Compute the integers (in steps) of a column of levels; levels (N,), out (N,)."""
-    state = 0
+    state = np.uint64(0)
     for i in range(levels.shape[0]):
         k = levels[i]
-        q = QUANTISER[state]
+        q = np.int64(state & np.uint64(1))
         out[i] = 2 * k - (q if k > 0 else (-q if k < 0 else 0))
-        state = NEXT_STATE[state, k & 1]
+        state = next_state(state, k)
 
 
 def levels_of(integers: NDArray[np.int32], out: NDArray[np.int32]) -> None:
