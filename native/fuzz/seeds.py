@@ -14,7 +14,7 @@ from tests.bundle.hostile.generate import generate
 from tests.bundle.test_bundle_hostile import parts_with_blob
 from tests.native.mutants import Pieces, mutant, sources
 
-_APART = Path(__file__).parents[1] / "tests" / "apart"
+_APART = Path(__file__).parents[2] / "conformance" / "cases" / "apart"
 _PATTERNS = (r"(.*\.)?(h\.\d+\.(q|v)_proj)$", r".*?\.[^.]*\.(\d+)\.", r"^(?:a{2,3}?b|[^x\w]+)*\bq$")
 
 

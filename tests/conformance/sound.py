@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
+import tempfile
 import zlib
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.coding.tables import Kind
-from tests.conformance.forging import FINE, GOLDEN, SUFFIX, Case, Verdict, golden
+from hydraopt.collection.splitting import split
+from tests.bundle.golden.make import SECOND
+from tests.conformance.forging import FINE, GOLDEN, Case, Verdict, golden
 from tests.conformance.rans import Coder, stream
 from tests.native.mutants import Pieces
 
 LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}
-APART = Path(__file__).parents[2] / "native" / "tests" / "apart"
 RANGE = Verdict("ok", "range")
 _DTYPES = {
     "U64": 8, "I64": 8, "F64": 8, "F32": 4, "U32": 4, "I32": 4, "BF16": 2, "F16": 2, "U16": 2,
@@ -28,7 +31,7 @@ def cases() -> Iterator[Case]:
     """Yield all cases."""
     for folder in sorted((GOLDEN / "layouts").iterdir()):
         yield folder.name, golden(folder.name), FINE
-    second = (GOLDEN / f"second{SUFFIX}").read_bytes()
+    second = SECOND.read_bytes()
     yield "three-tasks", second, FINE
     yield from _folders()
     yield "no-tasks", bundle({"modules": {"path": []}, "tasks": {"name": []}}), FINE
@@ -278,11 +281,14 @@ def _spelled(data: bytes) -> bytes:
 
 
 def _folders() -> Iterator[Case]:
-    files = {path.name: path.read_bytes() for path in sorted(APART.iterdir())}
+    with tempfile.TemporaryDirectory() as folder:
+        split(SECOND, folder)
+        files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+    files.pop(INDEX_NAME)  # it has times
     yield "apart", files, FINE
     some = {name: data for name, data in files.items() if "fr" not in name}
     yield "apart-without-a-task", some, FINE
-    yield "apart-with-a-damaged-index", {**files, "tasks.index.safetensors": b"x"}, FINE
+    yield "apart-with-a-damaged-index", {**files, INDEX_NAME: b"x"}, FINE
     fr = "fr.task.safetensors"
     length = int.from_bytes(files[fr][:8], "little")
     header = json.loads(files[fr][8 : 8 + length])
