@@ -214,7 +214,7 @@ final class Bundle {
 
     /** Entries of a task (format.md, section 7). */
     long counted(Map<String, Object> task) {
-        long count = task.get("curve") instanceof String curve ? characters(curve) : 0;
+        long count = 0;
         for (Map.Entry<String, Object> each : task.entrySet()) {
             boolean ranges = each.getKey().equals("modules") || each.getKey().equals("tensors");
             if (!ranges) count += length(each.getValue());

@@ -121,9 +121,6 @@ final class Rows {
             whole(harm.get(0), 0, whole(harm.get(1), 1, 1000000000));
             check(real(harm.get(2)) >= 0 && real(harm.get(2)) <= 1 && real(harm.get(3)) >= 0, 9);
         }
-        byte[] curve = bytes64(task.get("curve"));
-        check(curve.length % 3 == 0 && curve.length <= 48, 9);
-        for (int i = 3; i < curve.length; i += 3) check((curve[i] & 255) < (curve[i - 3] & 255), 9);
         if (task.get("added") != null) {
             List<Object> added = list(task.get("added"), 9);
             check(added.size() == 2 && added.get(0) instanceof String x && x.matches("\\d{4}-\\d\\d-\\d\\d"), 9);

@@ -137,7 +137,7 @@ final class Values {
     static final Map<String, Object> TASK = columns("name", REQUIRED, "content", null, "config", ZERO, "format",
             "peft", "base_model", null, "numbers", ZERO, "dtype", "F32", "lossless", false, "modules", "all", "errors",
             "", "error", 0.0, "tensors", NONE, "tensor_errors", "", "carried", NONE, "keys", NONE, "bias_scales",
-            Map.of(), "extra_kinds", Map.of(), "notes", NONE, "metadata", Map.of(), "harm", null, "curve", "", "added",
+            Map.of(), "extra_kinds", Map.of(), "notes", NONE, "metadata", Map.of(), "harm", null, "added",
             null, "ranks", null);
 
     static int compare(String a, String b) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import tempfile
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.hostile.forge import deflated, manifest_of, parts_of, seal
 from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.coding.tables import Kind
 from hydraopt.collection.splitting import split
@@ -289,12 +291,21 @@ def _folders() -> Iterator[Case]:
     some = {name: data for name, data in files.items() if "fr" not in name}
     yield "apart-without-a-task", some, FINE
     yield "apart-with-a-damaged-index", {**files, INDEX_NAME: b"x"}, FINE
-    fr = "fr.task.safetensors"
-    length = int.from_bytes(files[fr][:8], "little")
-    header = json.loads(files[fr][8 : 8 + length])
-    header["__metadata__"]["core"] = "0" * 16
-    text = json.dumps(header, separators=(",", ":")).encode()
-    other = len(text).to_bytes(8, "little") + text + files[fr][8 + length :]
+    fr, core = "fr.task.safetensors", "second.core.safetensors"
     damaged = Verdict("damaged", None, "R30")
-    yield "apart-of-another-core", {**files, fr: other}, damaged
+    yield "apart-of-another-core", {**files, fr: _marked(files[fr], core="0" * 16)}, damaged
     yield "apart-twice", {**files, f"x{fr}": files[fr]}, damaged
+    optional = {core: _marked(files.pop(core), _more="x")}
+    about = parts_of(optional[core])[0]["__metadata__"]
+    digest = hashlib.sha256(about["checksums"].encode()).hexdigest()[:16]
+    optional |= {name: _marked(data, core=digest, _more="x") for name, data in files.items()}
+    yield "apart-with-optional-keys", optional, FINE
+
+
+def _marked(data: bytes, **keys: str) -> bytes:
+    """Return a file with these keys in its metadata; optional ones also in its manifest."""
+    header, parts = parts_of(data)
+    header["__metadata__"] |= keys
+    optional = {key: value for key, value in keys.items() if key.startswith("_")}
+    parts[0] = deflated(json.dumps({**manifest_of(parts[0]), **optional}).encode())
+    return seal(header, parts)
