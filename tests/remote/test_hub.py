@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard, constants
 
-from hydraopt import open_bundle, push_to_hub
+from hydraopt import merge, open_bundle, push_to_hub
 from hydraopt.collection.opening import is_bundle
 from hydraopt.collection.splitting import split
 from hydraopt.editing.verbs import remove
@@ -162,14 +162,15 @@ def test_a_card_is_renewed_unless_another_wrote_it(hub: Hub, merged: Path) -> No
     assert hub.repositories[HOME][-1]["README.md"] == b"# mine"
 
 
-def test_a_merge_writes_to_the_hub(
+def test_a_merge_reads_adapters_from_the_hub_and_writes_there(
     holding: Hub, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydraopt import merge
-
+    for name in ("a", "b"):
+        files = {x.name: x.read_bytes() for x in adapters[name].iterdir()}
+        holding.repositories[f"owner/{name}"] = [files]
     monkeypatch.setenv("HF_TOKEN", holding.token)
     address = f"hf://{HOME}/new.hydra.safetensors"
-    merge([adapters["a"], adapters["b"]], address, error=0.05)
+    merge(["hf://owner/a", "hf://owner/b"], address, error=0.05)
     assert list(open_bundle(address)) == ["a", "b"]
 
 
