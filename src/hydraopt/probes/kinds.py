@@ -25,7 +25,7 @@ from hydraopt.probes.pairs import (
 )
 from hydraopt.probes.table import Loaded, listed
 
-__all__ = ["NO_PROBE", "PROBES", "Looked", "ProbeKind", "look"]
+__all__ = ["NO_PROBE", "PROBES", "Looked", "ProbeKind", "look", "read_along"]
 
 NO_PROBE: Final = "no probe"
 
@@ -90,30 +90,24 @@ PROBES: Final = {
 """Kinds of probes by name; docs/howto/fairness.md has their sources and licences."""
 
 
+def read_along(file: Path, probe: str) -> Path | None:
+    """Return the second file that the items of a file are of; None for most probes."""
+    beside = PROBES[probe].beside
+    return None if beside is None else file.with_name(beside(file.name))
+
+
 @dataclass(frozen=True)
 class Looked:
     """Result of inspecting a file.
 
-    probe: its probe, None for none.
+    probe: its probe, None for none, and ``why`` there is none.
     columns: columns of its first row, as far as they can be read.
-    trouble: reason why it cannot be read at all.
     """
 
     file: Path
     probe: str | None
     columns: tuple[str, ...] = ()
-    trouble: str = ""
-
-    @property
-    def beside(self) -> Path | None:
-        """File that its probe reads as well."""
-        beside = PROBES[self.probe].beside if self.probe is not None else None
-        return None if beside is None else self.file.with_name(beside(self.file.name))
-
-    @property
-    def why(self) -> str:
-        """Reason why the file belongs to no probe."""
-        return f"cannot be read: {self.trouble}" if self.trouble else NO_PROBE
+    why: str = NO_PROBE
 
     def refusal(self) -> UsageError:
         """Return the error for a file that was named and is of no probe; raised by the caller."""
@@ -140,7 +134,7 @@ def look(file: Path) -> Looked:
         with open_regular(file) as stream:
             head = stream.read(_HEAD).decode("utf-8-sig", errors="replace")
     except OSError as error:
-        return Looked(file, None, trouble=error.strerror or str(error))
+        return Looked(file, None, why=f"cannot be read: {error.strerror or error}")
     columns = _columns(file, head)
     fitting = [name for name, kind in PROBES.items() if kind.fits(file.name, head, columns)]
     return Looked(file, fitting[0] if fitting else None, columns)

@@ -65,22 +65,12 @@ def load_winogender(path: Path) -> Loaded:
         usual = "female" if share > 50 else "male"
         refers = "the occupation" if rest[1] == "0" else "somebody else"
         groups = (("occupation of mostly", usual), ("pronoun of", refers), ("job", occupation))
-        made.items.append(_pronouns("winogender", key, by, usual, groups))
+        sides = tuple(
+            ProbeSide(by[who], "stereotype" if who == usual else "against", who=who)
+            for who in ("female", "male")
+        )
+        made.items.append(ProbeItem("winogender", key, "en", sides, groups))
     return made
-
-
-def _pronouns(
-    probe: str,
-    key: str,
-    by: dict[str, str],
-    usual: str,
-    groups: tuple[tuple[str, str], ...],
-) -> ProbeItem:
-    sides = tuple(
-        ProbeSide(by[who], "stereotype" if usual == who else "against", who=who)
-        for who in ("female", "male")
-    )
-    return ProbeItem(probe, key, "en", sides, groups)
 
 
 _WOMEN: Final = {"she", "her", "hers", "herself"}
@@ -117,17 +107,17 @@ def load_winobias(path: Path) -> Loaded:
         if bare[0] != bare[1] or not pronouns or person is None:
             made.skip("pairs that differ in more than pronouns")
             continue
-        sex = "female" if pronouns[0].lower() in _WOMEN else "male"
+        woman = pronouns[0].lower() in _WOMEN
+        sex, other_sex = ("female", "male") if woman else ("male", "female")
         how = "meaning" if kind == "1" else "grammar"
         groups = (
             ("occupation of mostly", sex),
             ("pronoun told by", how),
             ("job", person[1].strip().lower()),
         )
-        opposite = "male" if sex == "female" else "female"
         sides = (
             ProbeSide(texts[0], "stereotype", who=sex),
-            ProbeSide(texts[1], "against", who=opposite),
+            ProbeSide(texts[1], "against", who=other_sex),
         )
         key = f"type{kind} {split} {number}"
         made.items.append(ProbeItem("winobias", key, "en", sides, groups))

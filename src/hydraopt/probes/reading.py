@@ -11,7 +11,7 @@ from typing import Final
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import file_hash
 from hydraopt.probes.items import ProbeItem, sampled
-from hydraopt.probes.kinds import NO_PROBE, PROBES, Looked, look
+from hydraopt.probes.kinds import NO_PROBE, PROBES, look, read_along
 from hydraopt.probes.table import Loaded, writable
 
 __all__ = ["PROBES", "ProbeSet", "read_probes"]
@@ -92,6 +92,7 @@ def read_probes(paths: Sequence[str | os.PathLike[str]], most: int | None = None
             if sum(map(len, items.values())) > MOST_ITEMS:
                 expected = f"at most {MOST_ITEMS:,}"
                 raise UsageError(explain("too many items", file=file, expected=expected))
+            along = read_along(file, name)
             sources.append(
                 ProbeSource(
                     name,
@@ -99,22 +100,13 @@ def read_probes(paths: Sequence[str | os.PathLike[str]], most: int | None = None
                     file_hash(file),
                     len(mine) - before,
                     loaded.left_out,
-                    _read_along(file, name),
+                    along and HashedFile(writable(along.name), file_hash(along)),
                 )
             )
     chosen = {name: sampled(list(mine.values()), most) for name, mine in items.items() if mine}
     if not chosen:
         raise UsageError(explain("no probe has an item", got=f"{len(sources)} files without any"))
     return ProbeSet(chosen, tuple(sources), tuple(passed))
-
-
-def _read_along(file: Path, probe: str) -> HashedFile | None:
-    """Return the second file that the items are of; None for most probes."""
-    beside = PROBES[probe].beside
-    if beside is None:
-        return None
-    other = file.with_name(beside(file.name))
-    return HashedFile(writable(other.name), file_hash(other))
 
 
 def _looked(path: Path) -> tuple[list[tuple[Path, str]], list[PassedBy]]:
@@ -126,15 +118,11 @@ def _looked(path: Path) -> tuple[list[tuple[Path, str]], list[PassedBy]]:
         if one.probe is None:
             raise one.refusal()
         return [(path, one.probe)], []
-    others: list[tuple[Path, str]] = []
-    looked: list[Looked] = []
-    for place, why in _walk(path):
-        if why:
-            others.append((place, why))
-        else:
-            looked.append(look(place))
+    places = list(_walk(path))
+    looked = [look(place) for place, why in places if not why]
     known = [(x.file, x.probe) for x in looked if x.probe is not None]
-    along = {x.beside for x in looked}
+    along = {read_along(*one) for one in known}
+    others = [(place, why) for place, why in places if why]
     others += [(x.file, x.why) for x in looked if x.probe is None and x.file not in along]
     # Those that cannot be read first: they may be meant to be a probe's.
     passed = [
