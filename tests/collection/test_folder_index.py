@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -71,14 +72,17 @@ def test_opening_reads_no_task_file_and_a_task_reads_its_own(folder: Path, read:
 def test_the_core_is_decoded_once_for_all_tasks(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded = []
-    open_shared = Bundle._open_shared
-    counted = lambda self: decoded.append(self) or open_shared(self)  # noqa: E731
-    monkeypatch.setattr(Bundle, "_open_shared", counted)
+    decoded, open_stream = [], Bundle.open_stream
+
+    def counted(self: Bundle, name: str, *more: Any) -> Any:
+        decoded.append(name)
+        return open_stream(self, name, *more)
+
+    monkeypatch.setattr(Bundle, "open_stream", counted)
     opened = open_bundle(folder)
     for name in NAMES:
         opened[name].factors()
-    assert len(decoded) == 1
+    assert decoded.count("shared") == 1
 
 
 def test_of_many_tasks_the_last_stay_open_and_all_count(
