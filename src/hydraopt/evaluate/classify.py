@@ -153,9 +153,7 @@ def run_classification(
     for number, (name, one) in enumerate(sets.items()):
         if progress:
             progress(f"{rows.task.name}/{rows.task.language}", number, len(sets))
-        placed = place(model, one.factors)
-        with replaced(model, place_saved(model, one.saved)), attached(model, placed):
-            logits[name] = _logits(model, rows.items)
+        logits[name] = _logits(model, rows.items, one)
     wanted = np.array([rows.task.labels.index(row.output) for row in rows.rows])
     return {
         name: _scores(rows, wanted, own, logits.get(reference or "", own))
@@ -181,27 +179,27 @@ def classify_texts(
     items = [Encoded(tuple(tokenizer(text)["input_ids"]), ()) for _, text in texts]
     made = {}
     for name, one in sets.items():
-        placed = place(model, one.factors)
-        with replaced(model, place_saved(model, one.saved)), attached(model, placed):
-            logits = _logits(model, items)
+        logits = _logits(model, items, one)
         check_finite({name: [logits]}, adapter)
         best = logits.argmax(1)
         made[name] = {text: labels[k] for text, k in zip(texts, best, strict=True)}
     return made
 
 
-def _logits(model: Any, items: Sequence[Encoded]) -> NDArray[np.float64]:
-    """Return the logits, (rows, labels)."""
+def _logits(model: Any, items: Sequence[Encoded], one: Classifier) -> NDArray[np.float64]:
+    """Return the logits of a classifier on the model, (rows, labels)."""
     logits: list[Tensor] = [torch.empty(0)] * len(items)
-    for chunk in batches_by_tokens([len(x) for x in items], BATCH_TOKENS):
-        longest = max(len(items[i]) for i in chunk)
-        ids = torch.full((len(chunk), longest), model.config.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, i in enumerate(chunk):
-            ids[row, : len(items[i])] = torch.tensor(items[i].prompt)
-            mask[row, : len(items[i])] = 1
-        for i, own in zip(chunk, model(input_ids=ids, attention_mask=mask).logits, strict=True):
-            logits[i] = own
+    placed = place(model, one.factors)
+    with replaced(model, place_saved(model, one.saved)), attached(model, placed):
+        for chunk in batches_by_tokens([len(x) for x in items], BATCH_TOKENS):
+            longest = max(len(items[i]) for i in chunk)
+            ids = torch.full((len(chunk), longest), model.config.pad_token_id)
+            mask = torch.zeros_like(ids)
+            for row, i in enumerate(chunk):
+                ids[row, : len(items[i])] = torch.tensor(items[i].prompt)
+                mask[row, : len(items[i])] = 1
+            for i, own in zip(chunk, model(input_ids=ids, attention_mask=mask).logits, strict=True):
+                logits[i] = own
     return np.array(torch.stack(logits).double().numpy(), np.float64)
 
 
