@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from conformance.run import differences, expected_results, path_of, results_of
 from tests.bundle.forged import forgeries
@@ -23,7 +23,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("forged") / "x.hydra.safetensors"
 
 
-@settings(max_examples=60)
 @given(forgeries())
 def test_forgeries_are_judged_alike(conformance: str, path: Path, data: bytes) -> None:
     path.write_bytes(data)
