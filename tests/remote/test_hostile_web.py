@@ -258,8 +258,8 @@ def test_a_page_of_more_links_than_a_folder_has_files_is_refused() -> None:
 )
 def test_a_byte_now_and_then_buys_no_time(start: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each byte comes well within the time between two pieces of an answer."""
-    monkeypatch.setattr(requesting, "SECONDS", 0.4)
-    pause, most = 0.04, 600
+    monkeypatch.setattr(requesting, "SECONDS", 0.15)
+    pause, most = 0.03, 600
 
     def trickle(path: str) -> Iterator[bytes]:
         yield start
