@@ -38,7 +38,7 @@ from hydraopt.linalg.shapes import Array, Factors
 
 __all__ = ["AnyCore", "BlockStore", "WideCore", "WideSpace"]
 
-BLOCK_NUMBERS: Final = 1 << 22
+BLOCK_NUMBERS: Final = 1 << 20
 """Approximate count of numbers in the vectors of a block."""
 LEAST_VECTORS: Final = 1024
 """Vectors of a block in any case. A module of no more is a ModuleCore, whose spaces are found from
