@@ -239,7 +239,7 @@ final class Bundle {
             before = name;
             oneOf(task.get("format"), "peft", "kohya", "diffusers", "loralib", "mlx");
             if (task.get("base_model") != null) text(task.get("base_model"), 1, 4096, true);
-            check(task.get("numbers") instanceof BigInteger x && x.signum() >= 0, 9);
+            whole(task.get("numbers"), 0, 1L << 50);
             width(task.get("dtype"));
             check(task.get("lossless") instanceof Boolean, 9);
             boolean lossless = (Boolean) task.get("lossless");

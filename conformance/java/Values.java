@@ -29,7 +29,7 @@ final class Values {
         {0xFEFF, 0xFEFF}, {0xFFF0, 0xFFFB}, {0xE0000, 0xE0FFF}};
 
     static int width(Object dtype) {
-        int at = DTYPES.indexOf(dtype);
+        int at = DTYPES.indexOf(String.valueOf(dtype));
         check(at >= 0, 9);
         return WIDTHS[at];
     }
