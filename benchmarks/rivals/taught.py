@@ -26,7 +26,8 @@ from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import TaskFactors, place
 from hydraopt.harm.drift import drift_of, reference_of, surely_changes_more
 from hydraopt.harm.lesson import Lesson, learner_of
-from hydraopt.harm.refit import Schedule, descend, parted
+from hydraopt.harm.refit import descend, parted
+from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 
 __all__ = ["Round", "Teach", "taught"]
 
@@ -42,7 +43,7 @@ def taught(
     original: TaskFactors,
     start: Modules,
     rounded: Round,
-    how: Schedule | None = None,
+    how: HarmSettings = DEFAULT_HARM,
     more: Sequence[Encoded] = (),
 ) -> Modules:
     """Factors whose rounding keeps more of the original's answers than that of ``start``.
@@ -51,7 +52,6 @@ def taught(
     count here. more: further answers, of which most are learned from. Raises
     ValueError for fewer than four answers.
     """
-    how = how or Schedule()
     seen, judging, too = parted(answers, more)
     if not judging:
         raise ValueError(f"{len(seen)} answers leave none to judge by")

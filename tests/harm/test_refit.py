@@ -21,8 +21,8 @@ from hydraopt.harm import lesson
 from hydraopt.harm import refit as module
 from hydraopt.harm.drift import Drift, drift_of, reference_of
 from hydraopt.harm.lesson import Lesson
-from hydraopt.harm.refit import Schedule, parted, refit
-from hydraopt.merging.look import DEFAULT_HARM
+from hydraopt.harm.refit import parted, refit
+from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 from tests.basemodel.cases import PATHS, factors_of, texts_of
 from tests.marks import FORM_CASES, slow
 from tests.raising import raises
@@ -34,8 +34,8 @@ def halves(request, monkeypatch) -> None:
     monkeypatch.setattr(lesson, "has_bfloat16", lambda: request.param)
 
 
-SHORT = Schedule(steps=24, stops=(8, 16, 24), rate=0.02)
-BRIEF = Schedule(steps=12, stops=(6, 12), rate=0.02)
+SHORT = HarmSettings(steps=24, stops=(8, 16, 24), rate=0.02)
+BRIEF = HarmSettings(steps=12, stops=(6, 12), rate=0.02)
 """For what does not depend on how much is gained."""
 
 
@@ -63,7 +63,7 @@ def parts(make_adapter, tmp_path_factory: pytest.TempPathFactory):
     return coded_of(make_adapter, tmp_path_factory.mktemp("parts"))
 
 
-def learned(model, texts, original, coded, how: Schedule, start: int = 0):
+def learned(model, texts, original, coded, how: HarmSettings, start: int = 0):
     """Records at the stops of the course that begins with one of the starts."""
     sides, rate = list(module._starts(coded, original, how))[start]
     lesson = Lesson.of(model, texts, place(model, original), how.texts)
@@ -88,7 +88,7 @@ def test_less_harm_on_what_was_held_out(trained, parts) -> None:
     model, tokenizer = trained
     original, coded = parts
     texts = texts_of(tokenizer, 24)
-    made = refit(model, texts, original, coded, schedule=SHORT)
+    made = refit(model, texts, original, coded, settings=SHORT)
     before, after = held_out_harm(model, texts, original, coded, made)
     assert after.likely < before.likely
     assert after.kl < 0.9 * before.kl
@@ -103,7 +103,7 @@ def test_logits_that_are_not_finite_are_refused(trained, parts, monkeypatch):
     original, coded = parts
     monkeypatch.setattr(Drift, "is_finite", False)
     with raises(NumericalError, expected="finite numbers"):
-        refit(model, texts_of(tokenizer, 24), original, coded, schedule=BRIEF)
+        refit(model, texts_of(tokenizer, 24), original, coded, settings=BRIEF)
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
     texts = texts_of(tokenizer, 40)
     few, empty = texts[:8], Encoded(texts[0].prompt, ())
     more = [*texts[8:], empty]
-    helped = refit(model, few, original, coded, schedule=BRIEF, more=more)
+    helped = refit(model, few, original, coded, settings=BRIEF, more=more)
     # All of the first, and two of the others.
     judging = [*few, texts[8 + 8], texts[8 + 24]]
     assert [x for part in parted(few, more)[1:] for x in part] == judging
@@ -128,9 +128,9 @@ def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
         "of",
         lambda model, seen, *rest: learned.append(list(seen)) or of(model, seen, *rest),
     )
-    refit(model, few, original, coded, schedule=BRIEF, more=[*texts[8:], empty])
+    refit(model, few, original, coded, settings=BRIEF, more=[*texts[8:], empty])
     assert learned == [[x for x in texts[8:] if x not in judging[8:]]]
-    refit(model, few, original, coded, schedule=BRIEF, more=[*texts[8:], few[0]])
+    refit(model, few, original, coded, settings=BRIEF, more=[*texts[8:], few[0]])
     assert few[0] not in learned[1]  # it judges, and is there twice
     assert learned[1]
     with raises(UsageError, got=8):
@@ -177,10 +177,12 @@ def test_never_worse_and_in_the_same_ways_over_the_same_bases(
     model, tokenizer = trained
     original, coded = coded_of(make_adapter, tmp_path, "60%", form)
     texts = texts_of(tokenizer, 16)
-    made = refit(model, texts, original, coded, schedule=Schedule(2, (1, 2), 0.02))
+    made = refit(
+        model, texts, original, coded, settings=HarmSettings(steps=2, stops=(1, 2), rate=0.02)
+    )
     before, after = held_out_harm(model, texts, original, coded, made)
     assert after.kl <= before.kl
-    how = Schedule(2, (2,), 0.02)
+    how = HarmSettings(steps=2, stops=(2,), rate=0.02)
     (tried,) = learned(model, texts, original, coded, how)
     assert tried.keys() == coded.keys()
     for path, record in tried.items():
@@ -198,8 +200,8 @@ def test_nothing_is_kept_that_does_not_help(trained, parts, monkeypatch) -> None
     model, tokenizer = trained
     original, coded = parts
     texts = texts_of(tokenizer, 16)
-    wild = Schedule(steps=4, stops=(2, 4), rate=5.0, coded_rate=5.0)
-    assert refit(model, texts, original, coded, schedule=wild) == {}
+    wild = HarmSettings(steps=4, stops=(2, 4), rate=5.0, coded_rate=5.0)
+    assert refit(model, texts, original, coded, settings=wild) == {}
 
 
 @pytest.mark.parametrize("helps", [False, True])
@@ -219,16 +221,17 @@ def test_what_keeps_nothing_starts_again_from_what_is_coded(
     monkeypatch.setattr(
         module, "descend", lambda how, *rest: begun.append(how.rate) or descend(how, *rest)
     )
-    how, said = Schedule(12, (4, 8, 12), 0.01, 0.03), []
+    how = HarmSettings(steps=48, stops=(8, 16, 24, 48), rate=0.003, coded_rate=0.03)
+    said: list[tuple[int, int]] = []
     made = refit(
-        model, texts, original, coded, schedule=how, told=lambda *steps: said.append(steps)
+        model, texts, original, coded, settings=how, told=lambda *steps: said.append(steps)
     )
-    assert begun == ([0.01] if helps else [0.01, 0.03])
-    assert said == [(i + 1, 12 * (i // 12 + 1)) for i in range(12 * len(begun))]
+    assert begun == ([0.003] if helps else [0.003, 0.03])
+    assert said == [(i + 1, 48 * (i // 48 + 1)) for i in range(48 * len(begun))]
     before, after = held_out_harm(model, texts, original, coded, made)
     assert after.kl < before.kl
     once = dataclasses.replace(how, coded_rate=None)
-    assert bool(refit(model, texts, original, coded, schedule=once)) == helps
+    assert bool(refit(model, texts, original, coded, settings=once)) == helps
 
 
 def test_of_the_coded_parts_nothing_is_lost_before_the_first_step(trained, parts) -> None:
@@ -246,7 +249,7 @@ def test_the_best_stop_is_kept(trained, parts, monkeypatch) -> None:
     original, coded = parts
     texts = texts_of(tokenizer, 24)
     before = {path: x.record for path, x in coded.items()}
-    best = refit(model, texts, original, coded, schedule=BRIEF)
+    best = refit(model, texts, original, coded, settings=BRIEF)
     assert best
     for tried in ([before, best, before], [best, before]):
         monkeypatch.setattr(module, "_course", lambda *_, t=tried: iter(t))
@@ -257,7 +260,7 @@ def test_a_stop_without_finite_numbers_is_left_out(trained, parts, monkeypatch) 
     model, tokenizer = trained
     original, coded = parts
     texts = texts_of(tokenizer, 24)
-    best = refit(model, texts, original, coded, schedule=BRIEF)
+    best = refit(model, texts, original, coded, settings=BRIEF)
     drifts, drift = iter((None, SimpleNamespace(is_finite=False))), module._drift
     monkeypatch.setattr(module, "_drift", lambda *given: next(drifts, None) or drift(*given))
     monkeypatch.setattr(module, "_course", lambda *_: iter(({}, best)))
@@ -272,7 +275,7 @@ def test_less_kl_counts_unless_surely_more_answers_change(
     original, coded = parts
     texts = texts_of(tokenizer, 24)
     monkeypatch.setattr(module, "surely_changes_more", lambda before, after: more)
-    made = refit(model, texts, original, coded, schedule=BRIEF)
+    made = refit(model, texts, original, coded, settings=BRIEF)
     assert bool(made) == (not more)
 
 
@@ -281,21 +284,21 @@ def test_a_refit_can_be_repeated_and_the_model_stays(trained, parts) -> None:
     weights = {name: x.clone() for name, x in model.state_dict().items()}
     original, coded = parts
     texts = texts_of(tokenizer, 24)
-    how = Schedule(8, (8,), 0.02, stages=1)
+    how = HarmSettings(steps=8, stops=(8,), rate=0.02, stages=1)
     (first,), (again,) = (learned(model, texts, original, coded, how) for _ in range(2))
     assert all(np.array_equal(again[p].factors.B, x.factors.B) for p, x in first.items())
-    refit(model, texts, original, coded, schedule=how)
+    refit(model, texts, original, coded, settings=how)
     assert all(torch.equal(x, weights[name]) for name, x in model.state_dict().items())
     assert not any(x.requires_grad for x in model.parameters())
 
 
 def test_stages_hold_early_layers_first(trained, parts) -> None:
-    holds = module._holds(["l.10.q", "l.2.q", "l.2.k", "l.0.q"], Schedule(steps=40, stages=2))
+    holds = module._holds(["l.10.q", "l.2.q", "l.2.k", "l.0.q"], HarmSettings(steps=40, stages=2))
     assert holds == {20: ["l.0.q", "l.2.k"]}
-    assert module._holds(["l.0.q"], Schedule(stages=1)) == {}
+    assert module._holds(["l.0.q"], HarmSettings(stages=1)) == {}
     model, tokenizer = trained
     original, coded = parts
-    how = Schedule(24, (12, 24), 0.2, stages=2)
+    how = HarmSettings(steps=24, stops=(12, 24), rate=0.2, stages=2)
     middle, end = learned(model, texts_of(tokenizer, 18), original, coded, how)
     early = sorted(coded, key=module._in_order)[: len(coded) // 2]
     same = {p for p in coded if np.array_equal(middle[p].factors.B, end[p].factors.B)}

@@ -25,7 +25,7 @@ from hydraopt.harm import recall
 from hydraopt.harm.drift import Reference, drift_of, held_out, reference_of
 from hydraopt.harm.lesson import learns_in
 from hydraopt.harm.prompts import check_prompts_of
-from hydraopt.harm.refit import NOT_TRAINED, Schedule, parted, refit
+from hydraopt.harm.refit import NOT_TRAINED, parted, refit
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.look import (
     DEFAULT_HARM,
@@ -330,7 +330,7 @@ class AnswerJudge(HarmJudge):
             return {}
         # A task is asked after another one of its content only if that has learned nothing.
         self._refitted_contents.add(self._content(task))
-        each, before = Schedule().steps, self._steps
+        each, before = self._settings.steps, self._steps
         later = each * len({*map(self._content, self._prompts)} - self._refitted_contents)
 
         def report(done: int, most: int) -> None:
@@ -353,7 +353,7 @@ class AnswerJudge(HarmJudge):
         answers, more, model = self.answers(task), self.lessons(task), self._loaded[0]
         coded = modules()
         asked = [self._key(task, x) for x in (self._judged(task), self._further(task))]
-        learns = f"refit {source_hash(*_TRAINS)} {learns_in(model)} {Schedule()} {self._settings}"
+        learns = f"refit {source_hash(*_TRAINS)} {learns_in(model)} {self._settings}"
         key = key_of([learns, *asked, *recall.depends_on(coded)])
         known = recall.recalled_records(self._memory.get(key), coded)
         if known is not None:

@@ -23,7 +23,7 @@ held.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -53,7 +53,7 @@ from hydraopt.linalg.shapes import Factors
 from hydraopt.linalg.svd import halved, thin
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 
-__all__ = ["NOT_TRAINED", "Schedule", "descend", "parted", "refit"]
+__all__ = ["NOT_TRAINED", "descend", "parted", "refit"]
 
 NOT_TRAINED: Final = "what is coded cannot be trained on the adapter's answers"
 """Error message for logits that are not finite."""
@@ -62,32 +62,10 @@ _WARM: Final = 5
 """Steps in which the rate rises to its full value."""
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Settings of the training. The defaults are first guesses; docs/log.md has the measurements.
-
-    steps: steps of Adam.
-    stops: steps after which the result is coded and judged.
-    rate: first rate, relative to the root mean square of a side; falls linearly to zero.
-    coded_rate: first rate from the coded parts (rounding undoes small steps); None for no such
-        start.
-    texts, again: answers per step; steps after which rounding is measured again.
-    stages: groups of modules in layer order; the first are frozen some time before the end.
-    """
-
-    steps: int = 160
-    stops: tuple[int, ...] = (80, 120, 160)
-    rate: float = 0.01
-    coded_rate: float | None = 0.02
-    texts: int = 8
-    again: int = 4
-    stages: int = 8
-
-
 def descend(
-    how: Schedule, learned: Sequence[Tensor], batches: int, learn: Callable[[int, int], None]
+    how: HarmSettings, learned: Sequence[Tensor], batches: int, learn: Callable[[int, int], None]
 ) -> Iterator[int]:
-    """Take the steps of a schedule with Adam, and yield the number of each after it is done.
+    """Take the steps of a refit with Adam, and yield the number of each after it is done.
 
     learned: leaves that require a gradient.
     batches: number of batches to draw from.
@@ -110,7 +88,6 @@ def refit(
     answers: Sequence[Encoded],
     original: TaskFactors,
     coded: Mapping[str, CodedModule],
-    schedule: Schedule | None = None,
     more: Sequence[Encoded] = (),
     told: Callable[[int, int], None] | None = None,
     settings: HarmSettings = DEFAULT_HARM,
@@ -123,12 +100,11 @@ def refit(
     original: B (m, r) with the scale inside, A (r, n), by module path.
     more: others to learn from. The more there are, the more of ``answers`` judge, and then of these
         as well (:func:`hydraopt.harm.drift.held_out`, ``held_out_of_more``).
-    told: called after every step with the steps done and the maximum. settings: of what judges.
+    told: called after every step with the steps done and the maximum.
 
     Raises UsageError for too few answers, AlignmentError for modules that are not linear,
     NumericalError for logits that are not finite.
     """
-    how = schedule or Schedule()
     seen, judging, others = parted(answers, more, settings)
     if not judging or not seen:
         raise _too_few(answers, settings)
@@ -144,12 +120,12 @@ def refit(
     if not trained:
         return {}
     learner = learner_of(model)
-    lesson = Lesson.of(learner, seen, place(learner, original), how.texts)
+    lesson = Lesson.of(learner, seen, place(learner, original), settings.texts)
     fixed = place(learner, {path: (x.factors.B, x.factors.A) for path, x in held.items()})
     records = dict[str, PartsRecord]()
-    for start, (sides, rate) in enumerate(_starts(trained, original, how)):
-        later = _later(told, start * how.steps, how.steps)
-        for tried in _course(learner, lesson, fixed, sides, replace(how, rate=rate), later):
+    for start, (sides, rate) in enumerate(_starts(trained, original, settings)):
+        later = _later(told, start * settings.steps, settings.steps)
+        for tried in _course(learner, lesson, fixed, sides, replace(settings, rate=rate), later):
             drift = _drift(model, judges, {**held, **tried})
             if not drift.is_finite:
                 continue
@@ -210,7 +186,7 @@ def _course(
     lesson: Lesson,
     fixed: Placed,
     sides: Mapping[str, _Sides],
-    how: Schedule,
+    how: HarmSettings,
     told: Callable[[int], None],
 ) -> Iterator[dict[str, PartsRecord]]:
     """Train from one start, and yield the result as records at every stop.
@@ -238,7 +214,7 @@ def _course(
 
 
 def _starts(
-    coded: Mapping[str, CodedModule], original: TaskFactors, how: Schedule
+    coded: Mapping[str, CodedModule], original: TaskFactors, how: HarmSettings
 ) -> Iterator[tuple[dict[str, _Sides], float]]:
     """Yield the sides to train by module path, and the rate, for each start."""
     yield {p: _Sides(x, _strongest(x, original[p])) for p, x in coded.items()}, how.rate
@@ -272,7 +248,7 @@ def _as_coded(coded: CodedModule) -> Factors:
     return Factors(factors.B * even, factors.A / even[:, None])
 
 
-def _holds(paths: Sequence[str], how: Schedule) -> dict[int, list[str]]:
+def _holds(paths: Sequence[str], how: HarmSettings) -> dict[int, list[str]]:
     """Return the modules to freeze, by step.
 
     The first stage is frozen after half of the steps; the last one learns to the end.

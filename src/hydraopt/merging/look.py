@@ -31,7 +31,7 @@ _GIVE_PROMPTS: Final = (
 
 @dataclass(frozen=True)
 class HarmSettings:
-    """Numbers of prompts, answers and tokens of a measurement of harm; docs/log.md says why.
+    """Settings of measurements of harm and of refits; docs/log.md says why.
 
     prompts: maximum number of prompts per task used to measure harm.
     prompts_if_refit: the same if the other prompts train a refit.
@@ -43,6 +43,14 @@ class HarmSettings:
     answer_tokens: maximum number of tokens of an answer to judge and to learn from.
     sensitivity_texts: number of texts for measuring sensitivities; more texts change little.
     sensitivity_tokens: maximum number of tokens of an answer used to measure sensitivities.
+    steps: steps of Adam of a refit.
+    stops: steps after which the result is coded and judged.
+    rate: first rate, relative to the root mean square of a side; falls linearly to zero.
+    coded_rate: first rate from the coded parts (rounding undoes small steps); None for no such
+        start.
+    texts: answers per step.
+    again: steps after which rounding is measured again.
+    stages: groups of modules in layer order; the first are frozen some time before the end.
 
     Raises UsageError for a number of tokens that a recipe cannot state.
     """
@@ -56,6 +64,13 @@ class HarmSettings:
     answer_tokens: int = ANSWER_TOKENS
     sensitivity_texts: int = 8
     sensitivity_tokens: int = 48
+    steps: int = 160
+    stops: tuple[int, ...] = (80, 120, 160)
+    rate: float = 0.01
+    coded_rate: float | None = 0.02
+    texts: int = 8
+    again: int = 4
+    stages: int = 8
 
     def __post_init__(self) -> None:
         if not 1 <= self.answer_tokens <= MOST_ANSWER_TOKENS:

@@ -20,11 +20,11 @@ from benchmarks.rivals.svd_group import rounded_svd
 from benchmarks.rivals.taught import taught
 from hydraopt.harm import lesson
 from hydraopt.harm.drift import drift_of, held_out, reference_of
-from hydraopt.harm.refit import Schedule
+from hydraopt.merging.look import HarmSettings
 from tests.basemodel.cases import factors_of, texts_of
 from tests.marks import slow
 
-SHORT = Schedule(steps=24, stops=(8, 16, 24), rate=0.02)
+SHORT = HarmSettings(steps=24, stops=(8, 16, 24), rate=0.02)
 
 
 @pytest.fixture
