@@ -15,7 +15,6 @@ import java.util.zip.CRC32;
 /** Records of a stream, chunk after chunk, and the coder (streams.md, sections 1 to 3 and 7). */
 final class Stream {
     static final int[][] LEVELS = new int[114][30], SIDE = new int[8][30];
-    static final int[][] NEXT = {{0, 2}, {5, 7}, {1, 3}, {6, 4}, {2, 0}, {4, 6}, {3, 1}, {7, 5}};
 
     /** Slots of the 30 symbols of each table, from tables.h. */
     static void readTables(Path header) throws IOException {
@@ -185,7 +184,7 @@ final class Stream {
                 int q = s % 2;
                 long v = c <= 17 ? number(LEVELS[38 * shape + 2 * (c - 1) + q], 0)
                         : number(LEVELS[38 * shape + 34 + (c - 18) % 4], (c - 14) / 4);
-                s = NEXT[s][(int) (v & 1)];
+                s = s / 2 ^ 58 * q ^ 17 * (int) (v & 1);
                 long integer = v > 0 ? 2 * v - q : v < 0 ? 2 * v + q : 0;
                 check(Math.abs(integer) <= 1 << 27, 26);
                 out[i][j] = integer;

@@ -183,7 +183,8 @@ def _values() -> Found:
         yield f"module-{column}-{i}", forged("linear", modules(**{column: cells}))
     for i, (column, value) in enumerate((
         ("dtype", "F31"), ("format", "other"), ("errors", "/w="), ("errors", "/"), ("error", -1),
-        ("error", "0"), ("numbers", -1), ("numbers", (1 << 50) + 1), ("lossless", 0), ("config", -1), ("notes", ["a", 1]),
+        ("error", "0"), ("numbers", -1), ("numbers", (1 << 50) + 1), ("lossless", 0),
+        ("config", -1), ("notes", ["a", 1]),
         ("metadata", {"a": 1}), ("harm", [2, 1, 0.5, 0.1, True]), ("harm", [0, 1, 2.0, 0.1, True]),
         ("harm", [0, 1, 0.5, 0.1]), ("added", ["2026-02-30", "0" * 16]),
         ("added", ["2026-02-03", "0" * 15 + "A"]), ("keys", [[0, "C", "x"]]),
