@@ -161,8 +161,12 @@ def read_index(
 def _read(file: Container, most: int) -> tuple[str, dict[str, IndexedFile]]:
     value = file.manifest(most)
     with naming(file.path):
-        right = isinstance(value, dict) and not {"core", "files"}.difference(value)
-        check(right and not strictjson.unknown_names(value, ("core", "files")), "keys of an index")
+        right = (
+            isinstance(value, dict)
+            and {"core", "files"} <= value.keys()
+            and not strictjson.unknown_names(value, ("core", "files"))
+        )
+        check(right, "keys of an index")
         assert isinstance(value, dict)  # for mypy
         about = {"format": INDEX, "format_version": str(file.version)}
         file.check(["manifest"], {**about, "core": file.metadata.get("core", "")})
