@@ -26,7 +26,7 @@ def expected_results() -> list[dict[str, Any]]:
 
 def path_of(case: Mapping[str, Any]) -> Path:
     """Return the file or folder of a line of expected.jsonl."""
-    return FOLDER / "cases" / case["case"]
+    return FOLDER / "cases" / str(case["case"])
 
 
 def results_of(command: Sequence[str], paths: Sequence[Path]) -> list[dict[str, Any]]:
