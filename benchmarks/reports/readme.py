@@ -87,8 +87,8 @@ def _note(folder: Path) -> str:
     )
     if times := _times(folder):
         text += (
-            f" For the same KL, the best other method needs {times[0]:.1f} to {times[-1]:.1f} times "
-            "as many bytes as hydraopt, depending on the set; methods that need more than "
+            f" For the same KL, the best other method needs {times[0]:.1f} to {times[-1]:.1f} "
+            "times as many bytes as hydraopt, depending on the set; methods that need more than "
             f"{_LARGEST:.0f} % of the fp16 size are left out. None of them uses entropy coding."
         )
     return wrapped(text)

@@ -98,12 +98,12 @@ def test_a_lesson_has_it_on_both_sides(trained) -> None:
 
 def test_a_refit_leaves_it_as_it_is_coded(trained, make_adapter, tmp_path, monkeypatch) -> None:
     model, tokenizer = trained
-    original, coded = coded_of(make_adapter, tmp_path)
+    original, coded = coded_of(make_adapter, tmp_path, "30%")
     path = next(iter(coded))
     # As if this module were the output layer.
     monkeypatch.setattr(refit_module, "of_head", lambda model, mine: {path: mine[path]})
     texts = answered(model, tokenizer, asked_of(tokenizer, 12), original, 8)
-    made = refit_module.refit(model, texts, original, coded, schedule=SHORT)
+    made = refit_module.refit(model, texts, original, coded, settings=SHORT)
     assert made
     assert path not in made
     assert of_head(model, with_head(coded)).keys() == {HEAD}

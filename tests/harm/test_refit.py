@@ -142,7 +142,7 @@ def test_others_do_not_outvote_the_first(trained, parts, monkeypatch) -> None:
     model, tokenizer = trained
     original, coded = parts
     texts = texts_of(tokenizer, 40)
-    asked = {"schedule": BRIEF, "more": texts[8:]}
+    asked = {"settings": BRIEF, "more": texts[8:]}
     assert refit(model, texts[:8], original, coded, **asked)
     drift, only = module._drift, Drift.only
     changes = []
