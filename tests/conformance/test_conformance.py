@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import zlib
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,18 @@ def test_hydraopt_gives_the_expected_result(name: str, verdicts: dict[Path, Verd
     (verdict,) = (verdict for path, verdict in verdicts.items() if path.name == name)
     result = of_python(path_of(EXPECTED[name]))
     assert expected(name, verdict, result) == EXPECTED[name]
+
+
+def test_git_ignores_no_case() -> None:
+    git = shutil.which("git")
+    if git is None or not (FOLDER.parent / ".git").exists():
+        pytest.skip("no checkout")
+    paths = "\n".join(str(path) for path in sorted(CASES.rglob("*")))
+    command = [git, "check-ignore", "--no-index", "--stdin"]
+    found = subprocess.run(
+        command, input=paths, cwd=FOLDER, check=False, capture_output=True, text=True
+    )
+    assert (found.returncode, found.stdout) == (1, "")
 
 
 def test_every_ground_of_the_specification_has_a_case() -> None:
