@@ -95,6 +95,7 @@ final class Stream {
             spent = 0;
             x = word(4);
             y = word(4);
+            check(x >= 1 << 16 && y >= 1 << 16, 23);
             first = new long[8];
         }
         records--;

@@ -26,10 +26,11 @@ static uint32_t word(Stream *s) {
 
 static uint32_t u32(const uint8_t *p) { return p[0] | p[1] << 8 | p[2] << 16 | (uint32_t)p[3] << 24; }
 
-void stream_open(Stream *s, const uint8_t *data, size_t size) {
+int stream_open(Stream *s, const uint8_t *data, size_t size) { /* 0: refuse */
     memset(s, 0, sizeof *s);
     s->data = data; s->size = size; s->pos = 8;
     if (size >= 8) { s->x = u32(data); s->y = u32(data + 4); }
+    return size % 2 == 0 && s->x >= 65536 && s->y >= 65536;
 }
 
 int stream_ended(const Stream *s) { return s->x == 65536 && s->y == 65536 && s->pos == s->size; }
@@ -147,7 +148,7 @@ int main(int argc, char **argv) {
     if (!at) return 1;
     for (uint32_t n = 0; n < count; at += chunks[n++].bytes) {
         if (crc32(0, data + at, chunks[n].bytes) != chunks[n].crc) return 1;
-        stream_open(&s, data + at, chunks[n].bytes);
+        if (!stream_open(&s, data + at, chunks[n].bytes)) return 1;
         if (!stream_block(&s, atoi(argv[2]), rows, columns, out) || !stream_ended(&s)) return 1;
         for (int64_t i = 0; i < rows; i++)
             for (int64_t j = 0; j < columns; j++)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.hostile.forge import deflated
-from hydraopt.coding.tables import Kind
+from hydraopt.coding.tables import FREQUENCIES, Kind
 from tests.conformance.forging import (
     Case,
     Verdict,
@@ -158,6 +158,11 @@ def _counts() -> Found:
     yield "seven-bytes", _streamed(stream((1, 14, first[:7]), (1, 13, second)))
     other = (first[0] ^ 1).to_bytes(1, "little") + first[1:]
     yield "another-state", _streamed(stream((1, 14, other), (1, 13, second)))
+    row = FREQUENCIES[Kind.COUNT.table].tolist()
+    symbol = 14 - Kind.COUNT.offset  # that of 0, with which the chunk would end where it should
+    small = (sum(row[:symbol]) + 1).to_bytes(4, "little") + (1 << 16).to_bytes(4, "little")
+    rest = 1, 0, _chunk(_nothing)
+    yield "a-state-below-2-16", _streamed(stream((1, 0, small + b"\0\0"), rest))
 
 
 def _ends() -> Found:

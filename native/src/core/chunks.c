@@ -48,6 +48,7 @@ static hydra_status open_chunk(hy_source *s) {
     s->left = chunk->records;
     s->counted = 0;
     hy_coder_open(&s->coder, s->data + s->start, chunk->size);
+    if (s->coder.damaged) return hy_damaged(s, "a chunk that begins as no writer begins one");
     return HYDRA_OK;
 }
 

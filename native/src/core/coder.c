@@ -60,7 +60,7 @@ void hy_coder_open(hy_coder *c, const uint8_t *data, size_t size) {
     c->at = 8;
     c->x = sound ? word_at(data) | word_at(data + 2) << 16 : 0;
     c->y = sound ? word_at(data + 4) | word_at(data + 6) << 16 : 0;
-    c->damaged = !sound && size;
+    c->damaged = c->x < LEAST || c->y < LEAST;
     memset(c->first, 0, sizeof c->first);
 }
 

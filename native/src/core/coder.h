@@ -41,7 +41,7 @@ typedef struct hy_coder {
     hy_tables kept[HY_KEPT];
 } hy_coder;
 
-/* Starts a chunk; `data` stays the caller's. */
+/* Starts a chunk; `data` stays the caller's. Sets `damaged` unless it begins as a chunk does. */
 void hy_coder_open(hy_coder *coder, const uint8_t *data, size_t size);
 
 /* Whether the chunk was read far past its end. */

@@ -253,6 +253,8 @@ class ChunkReader(StreamReader):
             self.damaged("a chunk does not fit its checksum")
         self._left, self._counted = chunk.records, 0
         self.restart(data)
+        if not self._decoder.sound:
+            self.damaged("a chunk has an odd number of bytes or starts with a small state")
 
     def spend(self, numbers: int) -> None:
         """Raise BundleFormatError if the chunk has fewer numbers left, by its table."""

@@ -61,14 +61,15 @@ def _tables() -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
 class ChunkDecoder:
     """Decoder of one chunk. It reads zeros past the end of the bytes.
 
-    passed: whether it has read far past the end. ended: whether it stands where the encoder
-    started. position: bytes taken.
+    sound: whether it begins as a chunk does. passed: whether it has read far past the end. ended:
+    whether it stands where the encoder started. position: bytes taken.
     """
 
     def __init__(self, data: bytes) -> None:
         whole = data.ljust(8, b"\0")
-        self._size, self._odd = len(data), len(data) < 8 or len(data) % 2
+        self._size = len(data)
         states = np.frombuffer(whole[:8], "<u4").astype(np.int64)
+        self.sound = len(data) % 2 == 0 and bool(states.min() >= LEAST_STATE)
         self._words = np.frombuffer(whole[8 : len(whole) & ~1], "<u2").astype(np.uint16)
         self._state = np.array([*states, 0], np.int64)
         self._arrays = (self._state, self._words, *_tables())
@@ -86,7 +87,7 @@ class ChunkDecoder:
     @property
     def ended(self) -> bool:
         end = [LEAST_STATE, LEAST_STATE, self._words.size]
-        return self._state.tolist() == end and not self._odd
+        return self._state.tolist() == end and self.sound
 
     def numbers(self, table: int, shift: int, count: int) -> NDArray[np.int64] | None:
         """Decode side integers; None if one is too large."""
