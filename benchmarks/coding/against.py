@@ -4,7 +4,7 @@
 
 Both trees merge the same adapters to the same shares of their fp16 bytes, one after the other on
 this machine, each merge in a process of its own whose code is compiled already. Writes
-benchmarks/results/coding/against.json; a row has the errors that the bundles state.
+benchmarks/results/coding/against-REVISION.json; a row has the errors that the bundles state.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 change = row["after"]["mean error"] / row["before"]["mean error"] - 1
                 print(f"{name:18} {size:>4} mean error {change:+.2%}", flush=True)
                 rows.append(row)
-                write_result(CODING, "against", head, rows)
+                write_result(CODING, f"against-{args.revision}", head, rows)
 
 
 if __name__ == "__main__":
