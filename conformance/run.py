@@ -7,6 +7,7 @@ README.md describes what the command gets and prints. Needs Python 3.11 and noth
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def results_of(command: Sequence[str], paths: Sequence[Path]) -> list[dict[str, 
     """Return what a reader prints, a result for each path; raise ValueError for anything else."""
     words = [*command, *map(str, paths)]
     done = subprocess.run(words, stdout=subprocess.PIPE, encoding="utf-8", check=False)
-    lines = done.stdout.splitlines()
+    lines = [*io.StringIO(done.stdout)]  # a text may hold other ends of lines than \n
     if done.returncode or len(lines) != len(paths):
         raise ValueError(f"exit code {done.returncode}, {len(lines)} lines for {len(paths)} paths")
     return [json.loads(line) for line in lines]

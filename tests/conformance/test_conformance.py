@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conformance.run import differences, expected_results, path_of
+from conformance.run import differences, expected_results, path_of, results_of
 from tests.conformance.forging import Verdict
 from tests.conformance.judging import of_python
 from tests.conformance.make import CASES, FOLDER, cases, expected, write_case
@@ -62,6 +63,11 @@ def test_every_ground_of_the_specification_has_a_case() -> None:
     listed = text.partition("## 8.")[2].partition("## 9.")[0]
     numbers = [line.partition(".")[0] for line in listed.splitlines()]
     assert {f"R{number}" for number in numbers if number.isdecimal()} == GROUNDS
+
+
+def test_texts_of_a_result_may_hold_other_ends_of_lines() -> None:
+    program = "print('[\"\\u2028\\x85\"]')"
+    assert results_of([sys.executable, "-X", "utf8", "-c", program], [Path()]) == [["\u2028\x85"]]
 
 
 def test_a_difference_is_reported() -> None:
