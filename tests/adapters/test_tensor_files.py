@@ -237,6 +237,9 @@ def test_all_eight_bit_floats_agree_with_torch(tmp_path, dtype, name):
     expected = torch.frombuffer(bytearray(stored), dtype=torch.uint8).view(getattr(torch, name))
     np.testing.assert_array_equal(tensor.numpy(), expected.float().reshape(2, 128).numpy())
     assert tensor.numpy().dtype == np.float32
+    # All readers write the same NaN for each of them.
+    nans = tensor.numpy()[np.isnan(tensor.numpy())]
+    assert len(set(nans.view(np.uint32).tolist())) == 1
 
 
 def test_tensors_can_be_sent_to_another_process(tmp_path):

@@ -61,8 +61,10 @@ def _e4m3() -> NDArray[np.float32]:
 
 @functools.cache
 def _e5m2() -> NDArray[np.float32]:
-    """Return the 256 numbers of F8_E5M2, which is the upper byte of an F16."""
-    return (np.arange(256, dtype=np.uint16) << 8).view(np.float16).astype(np.float32)
+    """Return the 256 numbers of F8_E5M2, which is the upper byte of an F16; one NaN for all."""
+    values = (np.arange(256, dtype=np.uint16) << 8).view(np.float16).astype(np.float32)
+    values[np.isnan(values)] = np.nan
+    return values
 
 
 _FLOAT8: Final[Mapping[str, Callable[[], NDArray[np.float32]]]] = {
