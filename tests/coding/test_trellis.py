@@ -119,3 +119,34 @@ def test_the_levels_behind_integers_come_back(values: list[int]) -> None:
     reconstruct(levels, integers)
     levels_behind(integers, back)
     assert np.array_equal(back, levels)
+
+
+def least(x: np.ndarray, lam: float, bits: np.ndarray) -> float:
+    """The least objective of any path, by dynamic programming in float64 over more levels."""
+    cost = np.full(STATES, np.inf)
+    cost[0] = 0
+    states = np.arange(STATES)
+    ways = np.array([[after(state, parity) for state in range(STATES)] for parity in (0, 1)])
+    for value in np.abs(x).tolist():
+        step = np.full((2, 2), np.inf)
+        for q in (0, 1):
+            low = int((value + q) / 2)
+            for k in {0, 1, *range(max(low - 3, 0), low + 4)}:
+                own = (value - point(q, k)) ** 2 + lam * rate(bits, q, k)
+                step[q, k % 2] = min(step[q, k % 2], own)
+        longer = np.full(STATES, np.inf)
+        for parity in (0, 1):
+            np.minimum.at(longer, ways[parity], cost + step[states % 2, parity])
+        cost = longer
+    return float(cost.min())
+
+
+@pytest.mark.parametrize("lam", [0.0, 1e-9, 1e-4, LAMBDA, 2.0])
+@pytest.mark.parametrize("number", [1, 8, 17, 18, 40, 81])
+def test_costs_of_32_bits_find_the_best_path(number: int, lam: float) -> None:
+    rng, bits = np.random.default_rng(number), level_bits(number)
+    scale = 2.0 ** ((number - 5) / 4)
+    x = np.concatenate([rng.standard_normal(300), rng.standard_t(1.5, 300)]) * scale
+    x = np.clip(np.append(x, 2.0**26), -(2.0**27), 2.0**27)
+    best = least(x, lam, bits)
+    assert objective(x, levels_of(x, lam, bits), lam, bits) == pytest.approx(best, rel=1e-6)
