@@ -37,8 +37,8 @@ def notes_of(
     yield from _little_kept(manifest)
     yield from _few_answers(manifest, budget)
     if coded > _NEARLY_ALL * fp16_bytes:
-        more = "; chance alone costs as much with few prompts: give more"
-        text = f"{coded:,} bytes are hardly less than fp16; lossless mostly takes less still"
+        more = "; with more prompts the same limit may take fewer bytes"
+        text = f"{coded:,} bytes are hardly less than fp16; --lossless often takes less"
         yield Note("large_size", text + (more if isinstance(budget, HarmLimit) else ""))
 
 
@@ -84,12 +84,12 @@ def _little_kept(manifest: Manifest) -> Iterator[Note]:
     if beyond := [task.name for task in manifest.tasks if task.error >= 1]:
         count = len(manifest.tasks)
         if count == 1:
-            text = f"{beyond[0]}: an error of 1 or more, so little is kept; see what it still does"
+            text = f"the error of {beyond[0]} is 1 or more: score the task before you ship it"
             yield Note("large_error", text, beyond[0])
             return
         text = (
-            f"an error of 1 or more: {listed(beyond, _NAMED)}, of {count} tasks; little of each is "
-            "kept, at its full strength: see what they still do before you ship them"
+            f"the error of {listed(beyond, _NAMED)} (of {count} tasks) is 1 or more: "
+            "score these tasks before you ship them"
         )
         yield Note("large_error", text, _every(beyond))
 
@@ -101,12 +101,12 @@ def _few_answers(manifest: Manifest, budget: Budget | HarmLimit | None) -> Itera
     counts = {task.name: task.harm.answers for task in manifest.tasks if task.harm}
     if few := [name for name, count in counts.items() if count * budget.limit < 1]:
         wanted = math.ceil(1 / budget.limit)
-        do = f"give {wanted} prompts or more of each"
+        do = f"give at least {wanted} prompts for each task"
         if wanted > DEFAULT_HARM.prompts:
-            do = f"harm is measured on {DEFAULT_HARM.prompts} at most, so give a larger limit"
+            do = f"give a larger limit, because at most {DEFAULT_HARM.prompts} prompts are measured"
         text = (
-            f"{budget.text} is less than one answer of {listed(few, _NAMED)}: so few tell little "
-            f"of others; {do}"
+            f"{budget.text} is less than one answer of {listed(few, _NAMED)}: too few "
+            f"prompts to predict the harm on other inputs; {do}"
         )
         yield Note("few_answers", text, _every(few))
 
