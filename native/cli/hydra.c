@@ -13,23 +13,23 @@
 #include "scratch.h"
 
 static const char HELP[] =
-    "hydra " HYDRA_VERSION ": takes LoRA adapters out of hydraopt bundles (format version 2)\n"
+    "hydra " HYDRA_VERSION ": extract LoRA adapters from hydraopt bundles (format version 2)\n"
     "\n"
-    "  hydra list BUNDLE                       tasks, sizes and errors\n"
-    "  hydra extract BUNDLE TASK -o OUTPUT     one task as an adapter\n"
-    "  hydra verify BUNDLE                     reads every byte\n"
+    "  hydra list BUNDLE                       list tasks, sizes and errors\n"
+    "  hydra extract BUNDLE TASK -o OUTPUT     write one task as an adapter\n"
+    "  hydra verify BUNDLE                     read and check every byte\n"
     "\n"
     "BUNDLE is a file, or a folder with a core and its tasks (hydraopt split).\n"
     "\n"
     "Options of extract:\n"
-    "  --to peft       a PEFT folder (the usual one)\n"
+    "  --to peft       a PEFT folder (default)\n"
     "  --to gguf       a LoRA file for llama.cpp; needs --base\n"
     "  --to raw        a safetensors file: PATH.B (m, k) and PATH.A (k, n) of each module, and "
     "every\n"
     "                  other tensor under its own name\n"
-    "  --dtype TYPE    of the factors: same (as the original), f16, bf16, f32, f64\n"
+    "  --dtype TYPE    type of the factors: same (default, as the original), f16, bf16, f32, f64\n"
     "  --base CONFIG   the base model's config.json, or its folder (gguf)\n"
-    "  --              what follows is no option: for names that begin with -\n"
+    "  --              end of the options, for names that begin with -\n"
     "\n"
     "Examples:\n"
     "  hydra list phone.hydra.safetensors\n"
@@ -37,7 +37,8 @@ static const char HELP[] =
     "  hydra extract phone.hydra.safetensors numbers-de -o de.gguf --to gguf --base "
     "llama/config.json\n"
     "\n"
-    "Exit: 0 well, 1 the bundle or the output, 2 the command line, 128 + N a signal.\n";
+    "Exit codes: 0 success, 1 error in the bundle or the output, 2 error in the command line,\n"
+    "128 + N stopped by signal N.\n";
 
 static int fail(const hydra_error *error) {
     fprintf(stderr, "hydra: %s\n", error->text);
