@@ -21,6 +21,8 @@ __all__ = ["PAGE", "page"]
 
 PAGE = ROOT / "docs" / "reference" / "stability.md"
 _WIDTH = 118
+_COMMON = {"--json", "--quiet"}
+"""Options of every command, which the page states once."""
 
 
 def _python() -> list[str]:
@@ -38,8 +40,8 @@ def _command_line() -> list[str]:
     rows = []
     for name, command in sorted(cli.commands.items()):
         options = (x for x in command.params if isinstance(x, click.Option) and not x.hidden)
-        longest = (max(y, key=len) for x in options for y in (x.opts, x.secondary_opts) if y)
-        rows.append(_row(name, longest))
+        longest = {max(y, key=len) for x in options for y in (x.opts, x.secondary_opts) if y}
+        rows.append(_row(name, longest - _COMMON))
     return rows
 
 
