@@ -24,8 +24,10 @@ __all__ = [
     "PLANS",
     "PROMPTED",
     "REFIT",
+    "REFIT_ALONE",
     "SETS",
     "WAYS",
+    "WITH_PROMPTS",
     "Method",
     "pinned",
     "recipe_of",
@@ -134,20 +136,19 @@ def _seen(name: str, text: str, power: float, change: Mapping[str, Any]) -> Meth
 
 
 _HARMED = "5% 3% 2%"
-_EARLIER = "10% 5%"
 CLOSER = "closer"
 """The plan that looks again, with more test rows, at bundles of the plan "sizes"."""
 WAYS = "ways"
 """The plan of the sizes of a set that breaks earlier, and of the default."""
-NOT_SHARED = "refit-alone"
+REFIT_ALONE = "refit-alone"
 """The plan of sizes whose parts are trained."""
 PLANS: dict[str, list[Method]] = {
     "sizes": _sizes(METHOD, "52% 20% 10% 5% 3% 2% 1%"),
     CLOSER: _sizes(METHOD, "10% 5%"),
     DEFAULT: _sizes(METHOD, DEFAULT),
     "harm": [*_sizes(METHOD, _HARMED), *_sizes(ALONE, _HARMED, **PROMPTED)],
-    WAYS: _sizes(METHOD, f"{DEFAULT} {_EARLIER}"),
-    NOT_SHARED: _sizes(ALONE, _HARMED, **PROMPTED),
+    WAYS: _sizes(METHOD, f"{DEFAULT} 10% 5%"),
+    REFIT_ALONE: _sizes(ALONE, _HARMED, **PROMPTED),
     "fair": _sizes("hydraopt-fair", "5% 2%", fair=True),
     "sensitivity": [
         m for text in ("self", "prompts") for m in _sizes(f"see-{text}", "5% 2%", sensitivity=text)

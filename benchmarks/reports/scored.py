@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.common import QUALITY
 from benchmarks.pages import Table
-from benchmarks.quality.sets import METHOD, WITH_PROMPTS
+from benchmarks.quality.sets import METHOD
 from benchmarks.reports.scores import every_row, result_files, scored_tasks
 
 __all__ = ["TABLES", "bundles", "tasks"]
@@ -62,7 +62,7 @@ def tasks(folder: Path = QUALITY) -> Table:
     rows = []
     for name, result in result_files(folder):
         for label, method in result["methods"].items():
-            ours = method["method"].startswith((METHOD, "see-")) or method["method"] in WITH_PROMPTS
+            ours = method["method"].startswith((METHOD, "see-"))
             if result["plan"] in _OTHERS or not ours:
                 continue
             for task in scored_tasks(result, label):

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.common import QUALITY
 from benchmarks.pages import Table
-from benchmarks.quality.sets import METHOD
+from benchmarks.quality.sets import CURVES, METHOD, REFIT_ALONE
 from benchmarks.reports.prompted import HEAD, beside, line
 from benchmarks.reports.scores import result_files
 from benchmarks.reports.tables import MISSING, table
@@ -16,17 +16,14 @@ from benchmarks.reports.tables import MISSING, table
 __all__ = ["SECTIONS", "TABLES", "every_way", "ways"]
 
 _PART_WAY = "part-way"
-"""Results of this name are of merges as they are done today: prices go part of the way to the
-prices that prompts give."""
-_ALONE = "refit-alone"
-"""A plan of a few tasks: a refit of sizes that were chosen without prompts."""
+"""Name of results of an earlier version, which divided a size by measured harm."""
 
 Row = Mapping[str, Any]
 
 
 def _is_shown(name: str, result: Any) -> bool:
     part_way = name.startswith(f"{result['recipe']}-{_PART_WAY}") and result["plan"] == "harm"
-    return bool(result["tasks"]) and (part_way or result["plan"] == _ALONE)
+    return bool(result["tasks"]) and (part_way or result["plan"] == REFIT_ALONE)
 
 
 def _groups(folder: Path) -> Iterator[tuple[str, Any, list[Row]]]:
@@ -41,11 +38,15 @@ def _groups(folder: Path) -> Iterator[tuple[str, Any, list[Row]]]:
 
 
 def ways(folder: Path = QUALITY) -> str:
-    """Return the rows of each result, and the row without prompts that has most measured."""
+    """Return the rows of each result, and the row without prompts that has most measured.
+
+    Sizes that were only divided by harm are left out, because no merge does that any more.
+    """
     lines = []
     for name, result, rows in _groups(folder):
         plain = [row for row in rows if row["method"] == METHOD][:1]
-        own = [row for row in rows if Path(row["results"][0]).name == name and row not in plain]
+        others = (row for row in rows if row["method"] != CURVES and row not in plain)
+        own = [row for row in others if Path(row["results"][0]).name == name]
         count = sum(task["rows"] for task in result["tasks"])
         about = [f"`{result['set']}`, {len(result['tasks'])}", f"{count:,}"]
         for row in (*plain, *own):
