@@ -268,7 +268,7 @@ class AnswerJudge(HarmJudge):
                 texts = self_written(model, tokenizer, factors, count, seed, name)
             seen = sensitivities(looks(model, texts, factors), factors)
             tempered[name] = {path: value**POWER for path, value in seen.items()}
-            self._progress("seeing what matters", number + 1, len(measured))
+            self._progress("measuring sensitivities", number + 1, len(measured))
         return tempered
 
     def measure(
