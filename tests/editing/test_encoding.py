@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle, read_adapters, verify_bundle
-from hydraopt.bundle.harm import Harm
 from hydraopt.compress.core import CoreStore
 from hydraopt.compress.measure import MEASURES
 from hydraopt.compress.plan import modes_of, plan_module
@@ -20,8 +19,9 @@ from hydraopt.errors import AlignmentError, BaseMismatchError, BudgetError, Usag
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.budget import Limit
-from hydraopt.merging.look import HarmJudge, Look, MeasuredHarm
+from hydraopt.merging.look import Look
 from tests.conftest import write_adapter
+from tests.harm.power_judge import PowerJudge
 from tests.merging.merge_cases import modules_of, near
 from tests.raising import raises
 
@@ -156,18 +156,12 @@ def test_bundles_of_methods_stay_as_they_are(adapters: dict[str, Path], tmp_path
         add(method, [adapters["e"]])
 
 
-class Judge(HarmJudge):
-    """Says that harm is the error itself."""
-
-    def tasks(self) -> frozenset[str]:
-        return frozenset("e")
-
-    def measure(self, task: str, coded: object, error: float, apart: bool = False) -> MeasuredHarm:
-        return MeasuredHarm(Harm(round(100 * error), 100, error, error**2, True), 0.0, 0.0)
+def judge_of(folder: Path) -> PowerJudge:
+    return PowerJudge(read_adapters([folder]), {"e": 1.0})
 
 
 def test_a_limit_on_harm_is_kept_and_told(one_file: Path, adapters: dict[str, Path]) -> None:
-    look = Look(judge=Judge())
+    look = Look(judge=judge_of(adapters["e"]))
     done = add(one_file, [adapters["e"]], limit=Limit(harm="5%"), look=look, day=DAY)
     entry = open_bundle(one_file)["e"].entry
     assert entry.harm is not None
@@ -180,16 +174,16 @@ def test_a_limit_on_harm_is_kept_and_told(one_file: Path, adapters: dict[str, Pa
 def test_a_limit_on_harm_has_prompts_of_all_before_anything_is_looked_at(
     one_file: Path, adapters: dict[str, Path]
 ) -> None:
-    look = Look(Judge(), lambda: pytest.fail("modules were looked at"))
+    look = Look(judge_of(adapters["e"]), lambda: pytest.fail("modules were looked at"))
     with raises(UsageError, got="none of x"):
         add(one_file, [adapters["e"], f"x={adapters['e']}"], limit=Limit(harm="5%"), look=look)
 
 
 def test_harm_is_measured_without_a_limit_too(one_file: Path, adapters: dict[str, Path]) -> None:
-    add(one_file, [adapters["e"]], look=Look(judge=Judge()), day=DAY)
+    add(one_file, [adapters["e"]], look=Look(judge=judge_of(adapters["e"])), day=DAY)
     entry = open_bundle(one_file)["e"].entry
     assert entry.harm is not None
-    assert entry.harm.likely == pytest.approx(entry.error, rel=0.01)
+    assert entry.harm.likely == pytest.approx(entry.error**1.2, rel=0.01)
 
 
 def test_a_size_counts_what_is_told_of_harm(one_file, adapters, monkeypatch) -> None:
@@ -201,7 +195,7 @@ def test_a_size_counts_what_is_told_of_harm(one_file, adapters, monkeypatch) -> 
         return solution
 
     monkeypatch.setattr(encode, "solve", solve)
-    limit, look = Limit("3000"), Look(judge=Judge())
+    limit, look = Limit("3000"), Look(judge=judge_of(adapters["e"]))
     add(one_file, [adapters["e"]], limit=limit, look=look, day=DAY)
     harm = open_bundle(one_file)["e"].entry.harm
     assert harm is not None

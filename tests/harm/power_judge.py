@@ -37,7 +37,7 @@ class PowerJudge(HarmJudge):
         return frozenset(self.scales)
 
     def measure(
-        self, task: str, coded: Callable[[], Mapping[str, Factors]], error, apart=False
+        self, task: str, coded: Callable[[], Mapping[str, Factors]], apart=False
     ) -> MeasuredHarm:
         self.asked += 1
         decoded, mine = coded(), self.originals[task]

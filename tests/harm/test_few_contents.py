@@ -26,7 +26,7 @@ def test_the_task_that_breaks_a_limit_is_named_among_equal_contents(
     every = read_adapters([make_adapter(tmp_path / "in" / name, modules) for name in "abc"])
 
     class Stubborn(PowerJudge):
-        def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
+        def measure(self, task, coded, apart=False) -> MeasuredHarm:
             likely = {"a": 0.001, "b": 0.05, "c": 0.02}[task]
             return MeasuredHarm(Harm(0, 64, likely, likely**2, True), 0.0, 0.0)
 

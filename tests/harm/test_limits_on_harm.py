@@ -101,8 +101,8 @@ def test_all_trials_of_a_task_are_counted_by_what_all_of_them_show(adapters) -> 
     """Of few answers none changes in the first trial; a coarser one shows how fast they do."""
 
     class Cliff(PowerJudge):
-        def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
-            told = super().measure(task, coded, error)
+        def measure(self, task, coded, apart=False) -> MeasuredHarm:
+            told = super().measure(task, coded)
             likely = told.harm.likely if told.harm.likely > 0.03 else 0.0
             harm = Harm(round(24 * likely), 24, likely, told.harm.kl, True)
             return MeasuredHarm(harm, 0.0, 0.0)
@@ -121,9 +121,9 @@ def test_what_is_chosen_keeps_the_limit_by_all_that_was_seen(adapters) -> None:
     """Harm that goes up and down with the error tells other rates in each trial."""
 
     class Noisy(PowerJudge):
-        def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
-            told = super().measure(task, coded, error)
-            random = np.random.default_rng(round(1e6 * error) + self.answers)
+        def measure(self, task, coded, apart=False) -> MeasuredHarm:
+            told = super().measure(task, coded)
+            random = np.random.default_rng(round(1e9 * told.harm.kl) + self.answers)
             likely = min(told.harm.likely * float(np.exp(random.standard_normal())), 1.0)
             kl = told.harm.kl * float(np.exp(random.standard_normal()))
             harm = Harm(round(48 * likely), 48, likely, kl, True)
@@ -154,8 +154,8 @@ def test_one_answer_is_too_few_for_a_share(adapters, tmp_path: Path, prices) -> 
     known of one."""
 
     class OfOne(PowerJudge):
-        def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
-            return replace(super().measure(task, coded, error), likely_error=0.5)
+        def measure(self, task, coded, apart=False) -> MeasuredHarm:
+            return replace(super().measure(task, coded), likely_error=0.5)
 
     judge = OfOne(adapters, SCALES, 1)
     with pytest.raises(UsageError):

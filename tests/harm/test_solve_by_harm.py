@@ -77,8 +77,8 @@ def test_a_task_whose_prompts_have_no_near_tie_keeps_its_limit(adapters, tmp_pat
     """At small errors none of its answers is likely to change; those of other prompts would."""
 
     class Sure(PowerJudge):
-        def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
-            judged = super().measure(task, coded, error)
+        def measure(self, task, coded, apart=False) -> MeasuredHarm:
+            judged = super().measure(task, coded)
             harm = judged.harm
             if task == "hard" and harm.likely < 0.05:
                 harm = dataclasses.replace(harm, changed=0, likely=0.0)
@@ -132,8 +132,8 @@ def test_a_limit_that_nothing_keeps_names_the_task(
     monkeypatch.setattr("hydraopt.merging.limit.DEFAULT_HARM", HarmSettings(prompts=count))
 
     class Stubborn(PowerJudge):
-        def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
-            judged = super().measure(task, coded, error)
+        def measure(self, task, coded, apart=False) -> MeasuredHarm:
+            judged = super().measure(task, coded)
             if task != "fair":
                 return judged
             return MeasuredHarm(Harm(3, 64, 0.05, 0.1, True), 0.0, 0.0)
@@ -195,10 +195,10 @@ def test_a_limit_cannot_be_combined_with_a_refit(adapters, tmp_path: Path) -> No
 
 def test_what_something_was_fitted_to_is_judged_by_other_answers(adapters, tmp_path) -> None:
     class Noting(PowerJudge):
-        def measure(self, task, coded, error, apart=False) -> MeasuredHarm:
+        def measure(self, task, coded, apart=False) -> MeasuredHarm:
             if apart:
                 asked_apart.add(task)
-            return super().measure(task, coded, error, apart)
+            return super().measure(task, coded, apart)
 
     asked_apart: set[str] = set()
 

@@ -275,10 +275,9 @@ class AnswerJudge(HarmJudge):
         self,
         task: str,
         coded: Callable[[], Mapping[str, Factors]],
-        error: float = 0.0,
         apart: bool = False,
     ) -> MeasuredHarm:
-        """Return the harm of a task's decoded factors, whatever their error.
+        """Return the harm of a task's decoded factors; the arguments are those of HarmJudge.
 
         Raises AlignmentError for modules that the base does not have as linear ones, and
         NumericalError where the model's logits are not finite, with the original or with these

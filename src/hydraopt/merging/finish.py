@@ -59,14 +59,12 @@ def measure_tasks(
 
     refitted: tasks to measure only on the prompts that no refit learned from.
     """
-    decoded, errors, judged = DecodedDraft(draft, job.pieces), draft.relative_errors(), {}
+    decoded, judged = DecodedDraft(draft, job.pieces), {}
     names = judge.tasks()
     asked = [x for x in job.pieces.tasks if x.name in names and x.content is not None]
     for done, task in enumerate(asked, 1):
-        assert task.content is not None
         factors = functools.partial(decoded.factors, task)
-        error, apart = float(errors[task.content]), task.name in refitted
-        judged[task.name] = judge.measure(task.name, factors, error, apart)
+        judged[task.name] = judge.measure(task.name, factors, apart=task.name in refitted)
         progress(stage, done, len(asked))
     return judged
 

@@ -123,14 +123,12 @@ class HarmJudge(ABC):
         self,
         task: str,
         coded: Callable[[], Mapping[str, Factors]],
-        error: float,
         apart: bool = False,
     ) -> MeasuredHarm:
         """Measure the harm of a task's decoded factors.
 
         coded: returns, by module path, B (m, k) with the scale inside and A (k, n). Modules that
             are left out are those of the base model alone.
-        error: their relative Frobenius error.
         apart: whether to use only the prompts that a refit does not learn from.
         """
 
