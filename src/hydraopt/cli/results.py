@@ -175,9 +175,9 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     if as_json:
         emit_json(to_json(plan))
         return
-    from hydraopt.merging.plan import WORDS, plan_limit
+    from hydraopt.merging.plan import HARM_UNITS, plan_limit
 
-    scale, unit, what = WORDS[plan.counted]
+    scale, unit, what = HARM_UNITS[plan.counted]
     least = _LEAST_TOLD[unit]
 
     def harm_text(harm: float | None) -> str:

@@ -38,7 +38,7 @@ from hydraopt.merging.frozen import FrozenCore, MiddlePrice
 from hydraopt.merging.limit import solve_harm
 from hydraopt.merging.notes import notes_of
 from hydraopt.merging.options import MergeOptions
-from hydraopt.merging.outcome import Job, unlike_harms
+from hydraopt.merging.outcome import Job, placeholder_harms
 from hydraopt.merging.recipe import CoreRecipe
 from hydraopt.merging.solving import Options, solve, solve_at
 from hydraopt.merging.weights import Sensitivity, sensed
@@ -220,7 +220,7 @@ class Coder:
         judge = self.options.look.judge
         judged = judge is not None and adapter.name in judge.tasks()
         if judged:  # a size counts what the manifest will say of it
-            job = dataclasses.replace(job, harms=unlike_harms([adapter.name]))
+            job = dataclasses.replace(job, harms=placeholder_harms([adapter.name]))
         if isinstance(budget, HarmLimit):
             draft = solve_harm(job, budget, options, self.options.look.check_harm()).draft
         elif budget is not None:

@@ -49,7 +49,7 @@ from hydraopt.merging.outcome import (
     Written,
     inputs_of,
     load,
-    unlike_harms,
+    placeholder_harms,
 )
 from hydraopt.merging.portable import engine_of, workers_for
 from hydraopt.merging.recipe import MergeRecipe
@@ -269,7 +269,7 @@ def _searched(job: Job, budget: Budget | HarmLimit, options: Options, look: Look
     """Search the draft that meets the budget."""
     if not isinstance(budget, HarmLimit):
         if isinstance(budget, Size):  # counts what the manifest will say of harm
-            job = dataclasses.replace(job, harms=unlike_harms(sorted(look.tasks)))
+            job = dataclasses.replace(job, harms=placeholder_harms(sorted(look.tasks)))
         return Solved(job, options.measure, budget, solve_budget(job, budget, options))
     made = solve_harm(job, budget, options, look.check_harm())
     return Solved(job, options.measure, budget, Solution(made.draft, made.passes), made)

@@ -34,7 +34,7 @@ from hydraopt.merging.recipe import Recipe
 from hydraopt.merging.weights import Counting
 from hydraopt.notes import Note
 
-__all__ = ["Job", "LoadedAdapters", "StrPath", "Written", "inputs_of", "load", "unlike_harms"]
+__all__ = ["Job", "LoadedAdapters", "StrPath", "Written", "inputs_of", "load", "placeholder_harms"]
 
 StrPath = str | os.PathLike[str]
 
@@ -95,7 +95,7 @@ def inputs_of(adapters: Iterable[Adapter]) -> list[AnyPath]:
     return inputs
 
 
-def unlike_harms(names: Iterable[str]) -> dict[str, Harm]:
+def placeholder_harms(names: Iterable[str]) -> dict[str, Harm]:
     """Return stand-ins that take as many bytes in a manifest as what will be measured, by task.
 
     They may take a few more, because small numbers are written with more digits.

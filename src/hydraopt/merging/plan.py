@@ -18,27 +18,27 @@ from hydraopt.merging.options import MergeOptions
 from hydraopt.merging.outcome import StrPath
 from hydraopt.notes import Note
 
-__all__ = ["WORDS", "Plan", "PlannedTask", "plan", "plan_limit"]
+__all__ = ["HARM_UNITS", "Plan", "PlannedTask", "plan", "plan_limit"]
 
 
-class Words(NamedTuple):
-    """Format of a harm in messages.
+class HarmUnit(NamedTuple):
+    """Unit of a harm in tables and pictures.
 
     factor: multiplier of the number.
     unit: text after the number.
-    what: description of the quantity.
+    quantity: name of the number.
     """
 
     factor: float
     unit: str
-    what: str
+    quantity: str
 
 
-WORDS: Mapping[str, Words] = {
-    "answers": Words(100.0, "%", "share of answers that change"),
-    "nats": Words(1.0, "nats", "KL an answer"),
+HARM_UNITS: Mapping[str, HarmUnit] = {
+    "answers": HarmUnit(100.0, "%", "share of answers that change"),
+    "nats": HarmUnit(1.0, "nats", "KL an answer"),
 }
-"""Format of a harm, by the kind that a plan counts."""
+"""Units by the kind of harm that a plan counts."""
 
 
 @dataclass(frozen=True)

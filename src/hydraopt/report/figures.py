@@ -17,7 +17,7 @@ from hydraopt.files.writing import replaced_file
 from hydraopt.inspect.adapters import AdaptersReport
 from hydraopt.inspect.bundle import BundleReport
 from hydraopt.inspect.summary import ModuleComparison
-from hydraopt.merging.plan import WORDS, Plan, plan_limit
+from hydraopt.merging.plan import HARM_UNITS, Plan, plan_limit
 from hydraopt.values import counted
 
 __all__ = ["check_plot", "draw", "figure_of"]
@@ -318,7 +318,7 @@ def _draw_plan(plan: Plan) -> Any:
     """Draw a line for each task, and a mark where the plan puts it."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    factor, unit, what = WORDS[plan.counted]
+    factor, unit, what = HARM_UNITS[plan.counted]
     limit = plan_limit(plan)
     title = f"{counted(len(plan.tasks), 'task')}: harm against bytes, limit {limit}"
     figure, axes = _figure(1, 1, 6.0, title)
