@@ -40,21 +40,21 @@ _FIRST_ERROR: Final = 0.5
 _MOST_ROUNDS: Final = 10
 _RAISES: Final = 6
 """Number of rounds after which no price is raised."""
-_FARTHEST: Final = 50.0
+_LARGEST_STEP: Final = 50.0
 """Largest factor between the prices of a task in two rounds."""
-_BACK: Final = 1 / 2
+_LEAST_FALL: Final = 1 / 2
 """Largest ratio of the next price to the present one for a task that never kept the limit."""
 _AIM, _MET = 0.85, 0.5
 """Shares of a limit: harm that prices aim at, and harm from which a task's price is not raised."""
-_FALLS: Final = 0.95
+_LEAST_SAVING: Final = 0.95
 """Largest ratio of a task's bytes after its price was raised to those before; else it stays."""
 _LEAST_RATE: Final = 0.05
 """Minimum ratio of the share of changed answers to the root of KL.
 It is the ratio of dates in words (docs/log.md)."""
 _HALF: Final = 0.5
 """Largest share of changed answers from which a trial's rate is derived."""
-_NEARLY: Final = 0.98
-"""Upper bound on a share, because its logarithm is taken."""
+_MOST_SHARE: Final = 0.98
+"""Upper bound on a share, because the logarithm of the rest is taken."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class HarmSolution:
 
 @dataclass(frozen=True)
 class _Round:
-    """Coding pass and what it does to the tasks: prices of contents, (contents,), harms by task."""
+    """Coding pass at the prices of contents, (contents,), and the measured harm by task."""
 
     draft: Draft
     prices: Array
@@ -100,15 +100,14 @@ class _Round:
 
 
 def solve_harm(job: Job, limit: HarmLimit, options: Options, judge: HarmJudge) -> HarmSolution:
-    """Search the smallest draft with which every task keeps the limit.
+    """Search for the smallest draft with which every task keeps the limit.
 
-    Raises UsageError for tasks without prompts, or with a single answer that tells nothing of
-    others, and BudgetError for a limit that is not kept.
+    Raises UsageError for tasks without prompts or with a single answer, see
+    :func:`_check_several`, and BudgetError for a limit that no round keeps.
     """
     check_harm_limit(limit, options.fair, options.importance)
     check_prompted(coded_names(job.pieces), judge.tasks())
-    told = options.progress or silent
-    search = _Search(job, limit, judge, told)
+    search = _Search(job, limit, judge, options.progress or silent)
     with passes_of(job, dataclasses.replace(options, progress=search.report)) as passes:
         weights = weights_for(passes, job, options)
         weights = dataclasses.replace(weights, by_task=_relative(weights))
@@ -131,10 +130,10 @@ def _relative(weights: Weights) -> Array:
 
 
 class _Search:
-    """Rounds of a search, and what they tell of each task."""
+    """Rounds of a search, and the harm of each task in them."""
 
     def __init__(self, job: Job, limit: HarmLimit, judge: HarmJudge, progress: Progress) -> None:
-        self._job, self._limit, self._judge, self._told = job, limit, judge, progress
+        self._job, self._limit, self._judge, self._progress = job, limit, judge, progress
         self._rounds: list[_Round] = []
         self._contents = {x.name: x.content for x in job.pieces.tasks if x.content is not None}
 
@@ -142,14 +141,14 @@ class _Search:
         """Report a stage of the present round as a part of the whole; this is a Progress."""
         count = len(self._rounds)
         what = f"measuring harm, round {count + 1} of at most {_MOST_ROUNDS}"
-        self._told(f"{what}, {stage} {done} of {total}", count, _MOST_ROUNDS)
+        self._progress(f"{what}, {stage} {done} of {total}", count, _MOST_ROUNDS)
 
     def run(self, passes: Passes, weights: Weights, prices: Array) -> None:
-        """Run a round at own prices, (contents,). Readers may refuse its draft."""
+        """Run a round at these prices, (contents,). Readers may refuse its draft."""
         price = float(np.exp(np.log(prices).mean()))
-        own = dataclasses.replace(weights, by_task=weights.by_task * (price / prices))
+        priced = dataclasses.replace(weights, by_task=weights.by_task * (price / prices))
         try:
-            draft = passes.run(price, own.whole, own.counting, "module")
+            draft = passes.run(price, priced.whole, priced.counting, "module")
         except UnreadableError as error:
             draft = error.draft
         judged = measure_tasks(draft, self._job, self._judge, self.report, stage="task")
@@ -192,8 +191,9 @@ class _Search:
         limit, price = self._limit.limit, float(prices[-1])
         readable = [x.draft.readable for x in self._rounds]
         if readable[-1] and harms[-1] <= limit:
-            vain = len(prices) > 1 and prices[-2] < price and sizes[-1] > _FALLS * sizes[-2]
-            if not raises or vain or harms[-1] >= _MET * limit:
+            raised = len(prices) > 1 and prices[-2] < price
+            in_vain = raised and sizes[-1] > _LEAST_SAVING * sizes[-2]
+            if not raises or in_vain or harms[-1] >= _MET * limit:
                 return price
         elif not raises:
             within = np.array(readable) & (harms <= limit) & (prices < price)
@@ -205,10 +205,10 @@ class _Search:
                 secant.add(float(before), float(harm), True)
             else:
                 secant.refuse(float(before))
-        wanted = min(max(secant.next_price(), price / _FARTHEST), price * _FARTHEST)
+        wanted = float(np.clip(secant.next_price(), price / _LARGEST_STEP, price * _LARGEST_STEP))
         if readable[-1] and harms[-1] <= limit:
             return max(wanted, price)
-        return min(wanted, price if raises else _BACK * price)
+        return min(wanted, price if raises else _LEAST_FALL * price)
 
     def solution(self) -> HarmSolution:
         """Return the smallest draft that keeps the limit. Raises BudgetError if there is none."""
@@ -251,12 +251,12 @@ class _Search:
         do = "a larger limit, or --lossless"
         if last.judged[worst].harm.answers < DEFAULT_HARM.prompts:  # more would not be judged
             do = f"more prompts of this task, {do}"
-        said = self._limit.said(counts[worst])
+        reached = self._limit.said(counts[worst])
         return BudgetError(
             explain(
                 f"the limit on harm cannot be kept: {self._limit.text}",
                 adapter=worst,
-                got=f"{said}, standard errors added, at a relative error of {error:.3g}",
+                got=f"{reached}, standard errors added, at a relative error of {error:.3g}",
                 do=f"Give {do}",
             )
         )
@@ -296,21 +296,21 @@ def _rate(harm: Harm, others: Sequence[Harm]) -> float:
     KL continues to rise where nearly all answers change. The rate therefore uses the trials in
     which half of the answers stay, or without any the trial with the fewest changes.
     """
-    seen = [(harm.likely, harm.kl), *((x.likely, x.kl) for x in others)]
-    some = [x for x in seen if x[0] <= _HALF] or [min(seen)]
-    roots = sum(math.sqrt(kl) for _, kl in some)
+    trials = [(x.likely, x.kl) for x in (harm, *others)]
+    used = [x for x in trials if x[0] <= _HALF] or [min(trials)]
+    roots = sum(math.sqrt(kl) for _, kl in used)
     if roots == 0:
         return _LEAST_RATE
-    rate = sum(-math.log1p(-min(likely, _NEARLY)) for likely, _ in some) / roots
+    rate = sum(-math.log1p(-min(likely, _MOST_SHARE)) for likely, _ in used) / roots
     # All trials are of the same answers; the coarsest one determines the precision of the rate.
-    changes = harm.answers * max(likely for likely, _ in some)
+    changes = harm.answers * max(likely for likely, _ in used)
     return max(rate * (1 + 1 / math.sqrt(max(changes, 1.0))), _LEAST_RATE)
 
 
 def _check_several(judged: Mapping[str, MeasuredHarm], limit: float) -> None:
-    """Raise UsageError for tasks with a single answer that tells nothing of others.
+    """Raise UsageError for tasks whose single answer is likely to stay.
 
-    It is likely to stay, but within one standard error half of the answers may change.
+    Within its standard error, half of the answers to other prompts may change.
     """
     names = sorted(
         name
