@@ -4,8 +4,8 @@ Two uniform quantisers share one step: Q0 reconstructs at even multiples of the 
 multiples and zero. Which one a number uses follows from the parities of the numbers before it,
 through a trellis of 64 states: odd states use Q1. The decoder computes the next state; the encoder
 finds the sequence with the lowest ``squared error + lam * bits`` by dynamic programming. On a
-Gaussian source this takes back two thirds of the quarter bit that separates a plain quantiser from
-the Shannon bound (docs/decisions.md has the table).
+Gaussian source this regains 70 % of the quarter bit that separates a plain quantiser from the
+Shannon bound (docs/decisions.md has the distances).
 
 Source: Marcellin and Fischer 1990, trellis coded quantization; the form with two quantisers and
 parity-driven states is the "dependent quantization" of H.266/VVC (ITU-T H.266, 8.7.3). Differs: 64
@@ -55,11 +55,10 @@ def _best(
     """Return the best even and odd levels of quantiser ``q`` for ``a`` >= 0, with their costs.
 
     The two levels around ``a`` have different parities, so each parity has a candidate; zero, and
-    one level less, compete where the saved bits outweigh the error. slope: what a level more costs
-    beyond those of ``bits``.
+    one level less, compete where the saved bits outweigh the error. slope: cost of one more level
+    beyond the last one of ``bits``.
     """
-    # Every choice here hangs on the numbers alone, and a processor would guess it wrong as often as
-    # not: all that might be chosen is computed.
+    # Branches on the data would be mispredicted half of the time, so all candidates are computed.
     k = int((a + q) * 0.5)
     i = min(k, bits.shape[1] - 2)
     more = slope * (k - i)
@@ -112,12 +111,12 @@ def quantise(
         k00, e00, k01, e01 = _best(a, ZERO, lam, bits, slope)
         k10, e10, k11, e11 = _best(a, ONE, lam, bits, slope)
         choices[i, 0], choices[i, 1], choices[i, 2], choices[i, 3] = k00, k01, k10, k11
-        # All paths lose the same number, so that the costs stay small.
+        # The same number is subtracted from all paths, so that the costs stay small.
         least = min(e00, e01, e10, e11)
         f00, f01 = np.float32(e00 - least) - even[0], np.float32(e01 - least) - even[0]
         f10, f11 = np.float32(e10 - least) - even[0], np.float32(e11 - least) - even[0]
         # Each state has two ways in, both from states of one quantiser.
-        # paths: whether the way of an odd level is better.
+        # paths: 1 where an odd level leads to the state at less cost.
         for t in range(_HALF):
             by_even = even[t] + f00
             by_odd = even[t ^ _AFTER_ODD_LEVEL] + f01
