@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.collection.opening import open_bundle, verify_bundle
@@ -43,11 +40,4 @@ def _lacks(task: TaskAdapter, part: str) -> bool:
     """Return whether C may answer that it cannot do this."""
     if part == "tensors":
         return any("\0" in key for key in task.carried)
-    return (task.entry.lossless and task.entry.format != "peft") or _has_expression(task.config)
-
-
-def _has_expression(config: Mapping[str, Any]) -> bool:
-    """Return whether a setting of a config holds an expression that is more than a path."""
-    values = [config.get(key) for key in ("target_modules", "exclude_modules", "layers_pattern")]
-    texts = [x for value in values for x in (value if isinstance(value, list) else [value])]
-    return any(isinstance(x, str) and not re.fullmatch(r"[\w.-]*", x) for x in texts)
+    return task.entry.lossless and task.entry.format != "peft"

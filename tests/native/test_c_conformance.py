@@ -16,6 +16,7 @@ def test_the_results_of_conformance(conformance: str) -> None:
     cases = expected_results()
     for case, got in zip(cases, results_of([conformance], [*map(path_of, cases)]), strict=True):
         assert differences(case, got) == [], case["case"]
+        assert all("adapter" in parts for parts in got["tasks"].values()), case["case"]
 
 
 @pytest.fixture(scope="module")
