@@ -26,7 +26,7 @@ from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import TaskFactors, place
 from hydraopt.harm.drift import drift_of, reference_of, surely_changes_more
 from hydraopt.harm.lesson import Lesson, learner_of
-from hydraopt.harm.refit import descend, parted
+from hydraopt.harm.refit import descend, split_answers
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 
 __all__ = ["Round", "Teach", "taught"]
@@ -52,7 +52,7 @@ def taught(
     count here. more: further answers, of which most are learned from. Raises
     ValueError for fewer than four answers.
     """
-    seen, judging, too = parted(answers, more)
+    seen, judging, too = split_answers(answers, more)
     if not judging:
         raise ValueError(f"{len(seen)} answers leave none to judge by")
     judges = reference_of(model, [*judging, *too], original)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hydraopt.harm.divergence import divergence, told_apart
+from hydraopt.harm.divergence import divergence, split_likely
 
 
 def test_each_token_counts_no_less_than_nothing() -> None:
@@ -31,7 +31,7 @@ def test_what_is_left_beside_the_likeliest_is_told_to_the_last_digits() -> None:
     logits = 5 * torch.randn((8, 5000), generator=generator) + 100
     logits[:4, 0] += 60  # of these next to nothing is left
     tokens = logits.topk(200, dim=-1)[1]
-    logs, rest, total = told_apart(logits, tokens)
+    logs, rest, total = split_likely(logits, tokens)
     exact = logits.double().log_softmax(-1)
     assert torch.allclose(total, logits.double().logsumexp(-1, keepdim=True), rtol=0, atol=1e-7)
     assert torch.allclose(logs, exact.gather(1, tokens), rtol=0, atol=1e-7)
@@ -42,5 +42,5 @@ def test_what_is_left_beside_the_likeliest_is_told_to_the_last_digits() -> None:
 
 def test_what_is_no_number_stays_none() -> None:
     logits = torch.tensor([[0.0, torch.nan, 1.0], [0.0, torch.inf, 1.0]])
-    logs, rest, total = told_apart(logits, torch.tensor([[0, 2], [0, 2]]))
+    logs, rest, total = split_likely(logits, torch.tensor([[0, 2], [0, 2]]))
     assert not any(torch.isfinite(x).any() for x in (logs, rest, total))

@@ -21,7 +21,7 @@ from hydraopt.harm import lesson
 from hydraopt.harm import refit as module
 from hydraopt.harm.drift import Drift, drift_of, reference_of
 from hydraopt.harm.lesson import Lesson
-from hydraopt.harm.refit import parted, refit
+from hydraopt.harm.refit import refit, split_answers
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 from tests.basemodel.cases import PATHS, factors_of, texts_of
 from tests.marks import FORM_CASES, slow
@@ -78,7 +78,7 @@ def harm_of(model, texts, original, records) -> Harm:
 
 def held_out_harm(model, texts, original, coded, records, more=()) -> tuple[Harm, Harm]:
     """Harm on the answers that judge a refit, of what was coded and with these records."""
-    _, judging, others = parted(texts, more)
+    _, judging, others = split_answers(texts, more)
     old = {path: x.record for path, x in coded.items()}
     given = model, [*judging, *others], original
     return harm_of(*given, old), harm_of(*given, {**old, **records})
@@ -93,7 +93,7 @@ def test_less_harm_on_what_was_held_out(trained, parts) -> None:
     assert after.likely < before.likely
     assert after.kl < 0.9 * before.kl
     judges = texts[DEFAULT_HARM.held_out - 1 :: DEFAULT_HARM.held_out]
-    assert parted(texts, ())[1:] == (judges, [])
+    assert split_answers(texts, ())[1:] == (judges, [])
     assert made.keys() == coded.keys()
 
 
@@ -118,7 +118,7 @@ def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
     helped = refit(model, few, original, coded, settings=BRIEF, more=more)
     # All of the first, and two of the others.
     judging = [*few, texts[8 + 8], texts[8 + 24]]
-    assert [x for part in parted(few, more)[1:] for x in part] == judging
+    assert [x for part in split_answers(few, more)[1:] for x in part] == judging
     before, after = held_out_harm(model, few, original, coded, helped, more)
     assert before.answers == after.answers == 10
     assert after.kl < before.kl

@@ -11,12 +11,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
-__all__ = ["divergence", "told_apart"]
+__all__ = ["divergence", "split_likely"]
 
 _LEAST: Final = 1e-9
 
 
-def told_apart(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def split_likely(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Split the probabilities of some tokens from the probability of all others.
 
     logits: (N, vocabulary).

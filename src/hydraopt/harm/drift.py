@@ -34,7 +34,7 @@ from hydraopt.basemodel.model import (
     place,
 )
 from hydraopt.bundle.harm import Harm
-from hydraopt.harm.divergence import divergence, told_apart
+from hydraopt.harm.divergence import divergence, split_likely
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings, MeasuredHarm
 
 __all__ = [
@@ -325,7 +325,7 @@ def _pieces(model: Any, batch: Batch, placed: Placed) -> Iterator[Tensor]:
 def _seen(model: Any, hidden: Tensor, placed: Placed) -> _TokenLogits:
     logits = logits_of(model, hidden, placed)
     top, tokens = logits.topk(min(LIKELIEST, logits.shape[-1]), dim=-1)
-    logs, rest, _ = told_apart(logits, tokens)
+    logs, rest, _ = split_likely(logits, tokens)
     far = (rest > OPEN).nonzero()[:, 0]
     return _TokenLogits(tokens, logs.float(), rest, top[:, 0] - top[:, 1], far, hidden[far])
 
@@ -341,7 +341,7 @@ def _compared(
     head: the original's factors on the output layer.
     """
     logits = logits_of(model, hidden, placed)
-    logs, rest, total = told_apart(logits, before.tokens)
+    logs, rest, total = split_likely(logits, before.tokens)
     kl = divergence(before.logs.double(), logs)
     kl += divergence(before.rest.log()[:, None], rest.log()[:, None])
     for start in range(0, len(before.open), OPEN_TOKENS):

@@ -25,7 +25,7 @@ from hydraopt.harm import recall
 from hydraopt.harm.drift import Reference, drift_of, held_out, reference_of
 from hydraopt.harm.lesson import learns_in
 from hydraopt.harm.prompts import check_prompts_of
-from hydraopt.harm.refit import NOT_TRAINED, parted, refit
+from hydraopt.harm.refit import NOT_TRAINED, refit, split_answers
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.look import (
     DEFAULT_HARM,
@@ -371,7 +371,7 @@ class AnswerJudge(HarmJudge):
         # Lessons take minutes to answer: not where even all of them would leave too few judges.
         if len(held_out(answers, len(self._further(task)), self._settings)[1]) < least:
             return []
-        seen, judging, _ = parted(answers, self.lessons(task), self._settings)
+        seen, judging, _ = split_answers(answers, self.lessons(task), self._settings)
         return seen if len(judging) >= least else []
 
     def _unlearned(self, task: str) -> list[int]:

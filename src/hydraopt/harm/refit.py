@@ -53,7 +53,7 @@ from hydraopt.linalg.shapes import Factors
 from hydraopt.linalg.svd import halved, thin
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 
-__all__ = ["NOT_TRAINED", "descend", "parted", "refit"]
+__all__ = ["NOT_TRAINED", "descend", "refit", "split_answers"]
 
 NOT_TRAINED: Final = "what is coded cannot be trained on the adapter's answers"
 """Error message for logits that are not finite."""
@@ -105,7 +105,7 @@ def refit(
     Raises UsageError for too few answers, AlignmentError for modules that are not linear,
     NumericalError for logits that are not finite.
     """
-    seen, judging, others = parted(answers, more, settings)
+    seen, judging, others = split_answers(answers, more, settings)
     if not judging or not seen:
         raise _too_few(answers, settings)
     judges = reference_of(model, [*judging, *others], original)
@@ -156,7 +156,7 @@ def _later(
     return lambda step: told(before + step, before + steps) if told else None
 
 
-def parted(
+def split_answers(
     answers: Sequence[Encoded], more: Sequence[Encoded], settings: HarmSettings = DEFAULT_HARM
 ) -> tuple[list[Encoded], list[Encoded], list[Encoded]]:
     """Split answers into the training set, the judges in ``answers`` and the judges in ``more``.
