@@ -100,7 +100,7 @@ def read_probes(paths: Sequence[str | os.PathLike[str]], most: int | None = None
                     file_hash(file),
                     len(mine) - before,
                     loaded.left_out,
-                    along and HashedFile(writable(along.name), file_hash(along)),
+                    HashedFile(writable(along.name), file_hash(along)) if along else None,
                 )
             )
     chosen = {name: sampled(list(mine.values()), most) for name, mine in items.items() if mine}
