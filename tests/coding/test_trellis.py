@@ -20,8 +20,10 @@ CLASSES = [1, 5, 10, 17, 30]
 
 def levels_of(x: np.ndarray, lam: float, bits: np.ndarray) -> np.ndarray:
     levels = np.empty(x.size, np.int32)
-    choices, paths = np.empty((x.size, 4), np.int32), np.empty((x.size, STATES), np.uint8)
-    quantise(x, lam, bits, levels, choices, paths, np.empty((4, STATES // 2), np.float32))
+    choices, paths = np.empty((x.size, 4), np.int32), np.empty(x.size, np.uint64)
+    eights, costs = np.empty(STATES // 8, np.uint64), np.empty((4, STATES // 2), np.float32)
+    ways = eights.view(np.uint8), eights
+    quantise(x, lam, bits, levels, choices, paths, *ways, costs)
     return levels
 
 

@@ -85,11 +85,13 @@ def _quantise_columns(
     levels: NDArray[np.int32],
     integers: NDArray[np.int32],
     choices: NDArray[np.int32],
-    paths: NDArray[np.uint8],
+    paths: NDArray[np.uint64],
+    ways: NDArray[np.uint8],
+    eights: NDArray[np.uint64],
     costs: NDArray[np.float32],
 ) -> None:
     for j in range(x.shape[0]):
-        quantise(x[j], lam[j], bits[spreads[j]], levels[j], choices, paths, costs)
+        quantise(x[j], lam[j], bits[spreads[j]], levels[j], choices, paths, ways, eights, costs)
         reconstruct(levels[j], integers[j])
 
 
@@ -161,10 +163,13 @@ def quantise_block(x: NDArray[np.float64]) -> Block:
     spreads = spread_classes(rms)
     levels = np.empty((columns, count), np.int32)
     integers = np.empty((columns, count), np.int32)
-    choices, paths = np.empty((count, 4), np.int32), np.empty((count, STATES), np.uint8)
-    scratch = choices, paths, np.empty((4, STATES // 2), np.float32)
+    choices, paths = np.empty((count, 4), np.int32), np.empty(count, np.uint64)
+    eights, costs = np.empty(STATES // 8, np.uint64), np.empty((4, STATES // 2), np.float32)
+    ways = eights.view(np.uint8), eights
     prices = np.where(spreads <= _COARSE, _COARSE_PRICE * LAMBDA, LAMBDA)
-    _quantise_columns(by_column, spreads, prices, _bits(), levels, integers, *scratch)
+    _quantise_columns(
+        by_column, spreads, prices, _bits(), levels, integers, choices, paths, *ways, costs
+    )
     return Block(levels, integers, spreads)
 
 

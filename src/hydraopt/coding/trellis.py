@@ -18,6 +18,7 @@ Units: ``x`` is in steps. A level k reconstructs to the integer ``2k`` (Q0) or `
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
 import numpy as np
@@ -46,6 +47,8 @@ def next_state(state: np.uint64, level: int) -> np.uint64:
 
 _FAR = 1e300
 _UNREACHED = 1e30
+_FLIP: Final = 0 if sys.byteorder == "little" else 7
+"""Order of the bits of eight ways in a path, where a number begins with its highest byte."""
 
 
 @njit(**INNER)
@@ -88,7 +91,9 @@ def quantise(
     bits: NDArray[np.float64],
     levels: NDArray[np.int32],
     choices: NDArray[np.int32],
-    paths: NDArray[np.uint8],
+    paths: NDArray[np.uint64],
+    ways: NDArray[np.uint8],
+    eights: NDArray[np.uint64],
     costs: NDArray[np.float32],
 ) -> None:
     """Compute the levels of a column with the least ``sum (x - reconstruction)^2 + lam * bits``.
@@ -96,7 +101,8 @@ def quantise(
     x: (N,) in steps. lam: squared steps per bit; at the optimum about 0.27 (2 ln 2 times the mean
     squared error of the trellis). bits: (2, K+1), the expected cost of |level| = 0..K in each
     quantiser, signs included; levels beyond K go on with the last difference. levels: (N,) output.
-    choices (N, 4), paths (N, 64), costs (4, 32): scratch. Deterministic; O(64 N).
+    choices (N, 4), paths (N,), ways (64,), costs (4, 32): scratch; eights: ways as (8,) uint64.
+    Deterministic; O(64 N).
     """
     count = x.shape[0]
     top = bits.shape[1] - 1
@@ -116,21 +122,29 @@ def quantise(
         f00, f01 = np.float32(e00 - least) - even[0], np.float32(e01 - least) - even[0]
         f10, f11 = np.float32(e10 - least) - even[0], np.float32(e11 - least) - even[0]
         # Each state has two ways in, both from states of one quantiser.
-        # paths: 1 where an odd level leads to the state at less cost.
+        # ways: 1 where an odd level leads to the state at less cost; paths: a bit for each of them.
         for t in range(_HALF):
             by_even = even[t] + f00
             by_odd = even[t ^ _AFTER_ODD_LEVEL] + f01
-            paths[i, t] = by_odd < by_even
+            ways[t] = by_odd < by_even
             after_even[t] = min(by_even, by_odd)
         for t in range(_HALF):
             before = t ^ (_AFTER_ODD - _HALF)
             by_even = odd[before] + f10
             by_odd = odd[before ^ _AFTER_ODD_LEVEL] + f11
-            paths[i, _HALF + t] = by_odd < by_even
+            ways[_HALF + t] = by_odd < by_even
             after_odd[t] = min(by_even, by_odd)
         for t in range(_HALF // 2):
             even[t], odd[t] = after_even[2 * t], after_even[2 * t + 1]
             even[_HALF // 2 + t], odd[_HALF // 2 + t] = after_odd[2 * t], after_odd[2 * t + 1]
+        path = np.uint64(0)
+        for t in range(STATES // 8):
+            eight = eights[t]
+            eight |= eight >> np.uint64(7)
+            eight |= eight >> np.uint64(14)
+            eight |= eight >> np.uint64(28)
+            path |= (eight & np.uint64(255)) << np.uint64(8 * t)
+        paths[i] = path
     _trace(x, even, odd, choices, paths, levels)
 
 
@@ -140,7 +154,7 @@ def _trace(
     even: NDArray[np.float32],
     odd: NDArray[np.float32],
     choices: NDArray[np.int32],
-    paths: NDArray[np.uint8],
+    paths: NDArray[np.uint64],
     levels: NDArray[np.int32],
 ) -> None:
     """Follow the best path from its end; the other arguments are those of :func:`quantise`."""
@@ -151,7 +165,7 @@ def _trace(
         if odd[t] < least:
             least, state = odd[t], 2 * t + 1
     for i in range(x.shape[0] - 1, -1, -1):
-        q, parity = int(state >= _HALF), int(paths[i, state])
+        q, parity = int(state >= _HALF), int(paths[i] >> np.uint64(state ^ _FLIP) & np.uint64(1))
         k = choices[i, 2 * q + parity]
         levels[i] = k if x[i] >= 0 else -k
         state = 2 * (state ^ _AFTER_ODD * q ^ _AFTER_ODD_LEVEL * parity) + q
