@@ -84,6 +84,19 @@ def _best(
     return (0 if zero < even else even_level), min(zero, even), odd_level, uneven
 
 
+@njit(**INNER)
+def _bits_of(eights: NDArray[np.uint64]) -> np.uint64:
+    """Return bytes, each 0 or 1, as the bits of a number; eights (8,) has eight of them each."""
+    bits = np.uint64(0)
+    for t in range(STATES // 8):
+        eight = eights[t]
+        eight |= eight >> np.uint64(7)
+        eight |= eight >> np.uint64(14)
+        eight |= eight >> np.uint64(28)
+        bits |= (eight & np.uint64(255)) << np.uint64(8 * t)
+    return bits
+
+
 @njit(**LENT, error_model="numpy")
 def quantise(
     x: NDArray[np.float64],
@@ -137,14 +150,7 @@ def quantise(
         for t in range(_HALF // 2):
             even[t], odd[t] = after_even[2 * t], after_even[2 * t + 1]
             even[_HALF // 2 + t], odd[_HALF // 2 + t] = after_odd[2 * t], after_odd[2 * t + 1]
-        path = np.uint64(0)
-        for t in range(STATES // 8):
-            eight = eights[t]
-            eight |= eight >> np.uint64(7)
-            eight |= eight >> np.uint64(14)
-            eight |= eight >> np.uint64(28)
-            path |= (eight & np.uint64(255)) << np.uint64(8 * t)
-        paths[i] = path
+        paths[i] = _bits_of(eights)
     _trace(x, even, odd, choices, paths, levels)
 
 
