@@ -9,8 +9,7 @@ Shannon bound (docs/decisions.md has the distances).
 
 Source: Marcellin and Fischer 1990, trellis coded quantization; the form with two quantisers and
 parity-driven states is the "dependent quantization" of H.266/VVC (ITU-T H.266, 8.7.3). Differs: 64
-states, the best of all codes of this form; no sign-data hiding; the state runs on over a whole
-column.
+states, of a code that a search found; no sign-data hiding; the state runs on over a whole column.
 
 Units: ``x`` is in steps. A level k reconstructs to the integer ``2k`` (Q0) or ``2k - sign(k)``
 (Q1).
