@@ -192,41 +192,41 @@ def test_the_plan_is_shown_drawn_and_writes_no_bundle(place: Path) -> None:
     assert told.exit_code == 0, told.output
     report = json.loads(told.stdout)
     assert report["schema"] == "hydraopt.plan/1"
-    assert (report["limit"], report["counted"]) == ("size", "lost")
+    assert (report["limit"], report["counted"]) == ("size", "answers")
     assert report["refit"]
     for task in report["tasks"]:
-        sizes = [trial["size"] for trial in task["trials"]]
-        assert 5 < len(sizes) <= 8
-        assert sizes == sorted(sizes, reverse=True)
-        assert task["size"] in sizes
-        assert task["harm"] in [trial["harm"] for trial in task["trials"]]
-        assert 0 <= task["stated"]["changed"] <= task["stated"]["answers"]
+        assert task["size"] > 0
+        assert not task["trials"]
+        assert 0 <= task["harm"]["changed"] <= task["harm"]["answers"]
     assert picture.stat().st_size > 10_000
     assert not list(place.glob("*.safetensors"))
 
 
 @pytest.mark.slow
 def test_a_plan_says_whether_a_refit_follows(place: Path) -> None:
-    for more, told in (([], True), (["--no-refit"], False)):
-        made = call(place, "--size", "40%", *more, verb="plan")
+    for limit, told in ((("--size", "40%"), True), (("--harm", "20%"), False)):
+        made = call(place, *limit, verb="plan")
+        assert made.exit_code == 0, made.output
         assert ("before a refit" in made.stdout) == told, made.stdout
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", [("--size", "40%", "--no-refit"), ("--harm", "20%")])
+@pytest.mark.parametrize(
+    ("limit", "more"), [(("--size", "40%"), ("--no-refit",)), (("--harm", "20%"), ())]
+)
 def test_the_merge_after_a_plan_makes_what_was_planned(
-    place: Path, own_cache: Path, limit: Sequence[str]
+    place: Path, own_cache: Path, limit: Sequence[str], more: Sequence[str]
 ) -> None:
     plan = json.loads(call(place, *limit, "--json", verb="plan").stdout)
     before = set((own_cache / "harm").iterdir())
     out = place / "x.hydra.safetensors"
-    made = json.loads(call(place, *limit, "-o", str(out), "--json").stdout)
+    made = json.loads(call(place, *limit, *more, "-o", str(out), "--json").stdout)
     assert set((own_cache / "harm").iterdir()) == before
     assert plan["size"] == made["size"] == out.stat().st_size
     streams = [x for name, x in open_bundle(out).tensor_bytes.items() if name != "manifest"]
     assert sum(task["size"] for task in plan["tasks"]) == pytest.approx(sum(streams))
     for planned, task in zip(plan["tasks"], made["tasks"], strict=True):
-        assert planned["stated"] == task["harm"]
+        assert planned["harm"] == task["harm"]
         assert planned["error"] == task["error"]
 
 
