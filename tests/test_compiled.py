@@ -173,7 +173,7 @@ def test_numba_loads_when_a_function_runs(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "False True 2 2 reconstruct\n"
+    assert done.stdout == "False True 2 1 reconstruct\n"
 
 
 def test_too_low_a_limit_is_an_error_and_no_abort(tmp_path: Path) -> None:
