@@ -102,7 +102,7 @@ def search(states: int, x: NDArray[np.float64]) -> None:
     half = states // 2
     codes = [(a, b) for a in range(half, states) for b in range(1, half)]
     few = x[: x.size // 12]
-    codes.sort(key=lambda code: distance(few, 1.0, states, *code, rounds=3)[1])
+    codes.sort(key=lambda code: distance(few, 1.0, states, code[0], code[1], rounds=3)[1])
     found = [
         (float(np.mean([distance(x, step, states, *code)[1] for step in STEPS[1:4]])), code)
         for code in codes[:20]
