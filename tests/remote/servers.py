@@ -91,6 +91,21 @@ class _Silent(ThreadingHTTPServer):
 
 
 @contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve requests with ``handler`` in a thread, and give the address."""
+    server = _Silent(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
 def web_server(folder: Path) -> Iterator[Web]:
     web = Web(folder)
 
@@ -115,17 +130,8 @@ def web_server(folder: Path) -> Iterator[Web]:
         def log_message(self, *_: object) -> None:
             return
 
-    server = _Silent(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    web.address = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serving(Handler) as web.address:
         yield web
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 Script = Callable[[str], Iterator[bytes]]
