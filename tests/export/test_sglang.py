@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,28 @@ from hydraopt.errors import (
 from hydraopt.export.sglang import SglangServer
 from tests.conftest import write_adapter
 from tests.export.targets import bundled, pairs
+from tests.remote.servers import serving
 
 
 @dataclass
 class Sglang:
-    """State of the server: adapters by name, and requests as (path, body)."""
+    """State of the server: adapters by name, and requests as (path, body).
+
+    models: what it answers instead of its list of models.
+    """
 
     address: str = ""
     base: str = "org/tiny"
     key: str = ""
+    models: Any = None
     adapters: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, Any]] = field(default_factory=list)
 
     def answer(self, path: str, body: Any) -> tuple[int, Any]:
         """Return status and JSON as SGLang's http_server.py does."""
         self.requests.append((path, body))
+        if path == "/v1/models" and self.models is not None:
+            return 200, self.models
         if path == "/v1/models":
             cards = [{"id": self.base, "root": self.base, "parent": None}]
             cards += [
@@ -83,15 +89,8 @@ def server() -> Iterator[Sglang]:
         def log_message(self, *_: object) -> None:
             return
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
-    state.address = f"http://127.0.0.1:{http.server_address[1]}"
-    thread = threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    yield state
-    http.shutdown()
-    http.server_close()
-    thread.join()
+    with serving(Handler) as state.address:
+        yield state
 
 
 @pytest.fixture
@@ -164,3 +163,13 @@ def test_errors_of_the_server_are_reported(server: Sglang, bundle: Path, tmp_pat
         SglangServer("127.0.0.1:30000", bundle)
     with pytest.raises(BundleFormatError):
         SglangServer(server.address, tmp_path / "none.hydra.safetensors")
+
+
+@pytest.mark.parametrize("models", [[], {}, {"data": []}, {"data": [{"id": "a", "parent": "b"}]}])
+def test_a_list_of_models_of_another_shape_is_refused(
+    server: Sglang, bundle: Path, models: Any
+) -> None:
+    server.models = models
+    with pytest.raises(RemoteError):
+        SglangServer(server.address, bundle).load("de")
+    assert not server.adapters

@@ -82,16 +82,25 @@ class SglangServer:
             raise TaskNotFoundError(explain("no such task", file=self._bundle.path, got=name))
         folder = str(self._cache.folder(task, lambda x, to: write_served(self._bundle, x, to)))
         with self._one:
-            cards = self._ask("/v1/models")["data"]
-            base = next(x["id"] for x in cards if not x.get("parent"))
+            base, loaded = self._models()
             self._check_base(task, base)
-            loaded = {x["id"]: x["root"] for x in cards if x.get("parent")}
             if loaded.get(name, folder) != folder:
                 self._ask("/unload_lora_adapter", {"lora_name": name})
                 del loaded[name]
             if name not in loaded:
                 self._ask("/load_lora_adapter", {"lora_name": name, "lora_path": folder})
         return f"{base}:{name}"
+
+    def _models(self) -> tuple[str, dict[str, str]]:
+        """Return the name of the base model, and the folders of the loaded adapters by name."""
+        path = "/v1/models"
+        answer = self._ask(path)
+        try:
+            cards = answer["data"]
+            base, *_ = [str(x["id"]) for x in cards if not x.get("parent")]
+            return base, {str(x["id"]): str(x["root"]) for x in cards if x.get("parent")}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise self._refused(path, json.dumps(answer)[:200]) from error
 
     def _check_base(self, task: TaskAdapter, served: str) -> None:
         base = task.base_model
