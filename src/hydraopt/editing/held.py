@@ -36,8 +36,7 @@ def decoded_set(bundle: Bundle, names: Collection[str], *, modules_only: bool = 
     """Return the merge set of a bundle's coded tasks, as they decode.
 
     Modules and coded tensors that none of these tasks has are left out, because a core may be
-    larger than what is left of its tasks. Carried tensors stay; harm, curve and history stay in
-    the entries.
+    larger than what is left of its tasks. Carried tensors, harm and history stay.
 
     modules_only: leave out all coded tensors beside the modules, which may need the base model.
     """

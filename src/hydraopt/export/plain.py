@@ -49,7 +49,8 @@ def plain_pairs(
 
     engine: who is to load them, for messages. Names are those of the paths, whatever the original
     file called them.  settings: such as change what pairs mean and have a place in the format.
-    base: as in :func:`refuse_all_but`.  layouts: "plain", maybe "experts": one pair of all experts.
+    base: as in :func:`refuse_all_but`.
+    layouts: "plain", and "experts" for formats that hold all experts of a layer in one pair.
 
     Raises ExportError, naming adapter and module, for everything else a task may hold: tensors that
     are not low-rank (biases, saved modules, DoRA, token rows), embeddings, convolutions, fused or

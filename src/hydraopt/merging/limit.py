@@ -102,8 +102,8 @@ class _Round:
 def solve_harm(job: Job, limit: HarmLimit, options: Options, judge: HarmJudge) -> HarmSolution:
     """Search for the smallest draft with which every task keeps the limit.
 
-    Raises UsageError for tasks without prompts or with a single answer, see
-    :func:`_check_several`, and BudgetError for a limit that no round keeps.
+    Raises UsageError for tasks without prompts, or whose single answer says nothing of others, and
+    BudgetError for a limit that no round keeps.
     """
     check_harm_limit(limit, options.fair, options.importance)
     check_prompted(coded_names(job.pieces), judge.tasks())
