@@ -1,19 +1,22 @@
-"""Compiled functions that run again without numba: what LLVM made of them is kept as object code.
+"""Compiled functions that run again without numba: their machine code is kept in a file.
 
-To import numba and have it load its own cache takes several times as long as to decode a task;
-llvmlite, on which it stands, loads an object file in a fraction (docs/decisions.md). So numba
-compiles once, through its public ``cfunc``; the object is kept where compiled code is
-(:mod:`hydraopt.compiled` says why only where it is ours); later processes load it with llvmlite
-alone.
+Importing numba and loading its own cache takes several times as long as decoding a task
+(docs/decisions.md). So numba compiles once, through its public ``cfunc``, and the code is kept
+where compiled code is (:mod:`hydraopt.compiled` explains why only where it is ours). Later
+processes copy it into memory and call it.
 
-That holds for functions that neither raise nor allocate, all of them inlined: then nothing in the
-object refers to numba or to Python.
+That holds for functions that neither raise nor allocate nor call others that are not inlined. Their
+code refers to nothing outside itself, so it needs no linker. It is compiled for the baseline of the
+architecture, so that computers of different processors may share a folder.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import mmap
 import os
+import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.compiled import check_memory, own_place, private_folder, say_unkept
@@ -31,8 +35,8 @@ INLINED: Final = {"error_model": "numpy", "forceinline": True}
 """Options of numba for every function that one of :func:`machine_code` calls: divisions do not
 raise, and no call is left that might."""
 
-_HASH: Final = 32  # bytes of each of the two hashes before the object in its file: key, content
-_engines: list[Any] = []  # what holds the code in memory; never given back
+_HASH: Final = 32  # bytes of each of the two hashes before the code in its file: key, content
+_code: list[mmap.mmap] = []  # memory of the code; never given back
 
 
 def machine_code(
@@ -44,29 +48,23 @@ def machine_code(
     nothing is kept; all that they call has the options :data:`INLINED`.
 
     None where code is not loaded that way: outside Linux, under NUMBA_DISABLE_JIT, and if the
-    functions still refer to numba. The caller then calls its functions through numba.
+    functions refer to something outside themselves. The caller then calls them through numba.
     """
     if sys.platform != "linux" or os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return None
-    check_memory()
-    import llvmlite
-    import llvmlite.binding as llvm
-
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    cpu = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
-    host = "\n".join([llvmlite.__version__, llvm.get_default_triple(), *cpu]).encode()
-    file = f"{names[0]}-{hashlib.sha256(host).hexdigest()[:8]}.o"
-    key = _key(sources, host)
+    machine = os.uname().machine
+    key = _key(sources, machine)
     if key is None:
         return None
-    code = _kept(file, key)
-    if code is None:
-        code = _compiled(llvm, cpu, make())
-        if code is None:
+    file = f"{names[0]}-{machine}.code"
+    content = _kept(file, key)
+    if content is None:
+        check_memory()
+        content = _compiled(names, make())
+        if content is None:
             return None
-        _keep(file, key + hashlib.sha256(code).digest() + code)
-    return _loaded(llvm, code, names)
+        _keep(file, key + hashlib.sha256(content).digest() + content)
+    return _loaded(content, names)
 
 
 def address_of(array: NDArray[Any]) -> int:
@@ -75,9 +73,9 @@ def address_of(array: NDArray[Any]) -> int:
     return array.ctypes.data
 
 
-def _key(sources: Sequence[Path], host: bytes) -> bytes | None:
-    """Return a key of sources, LLVM and processor; None if the sources cannot be read."""
-    digest = hashlib.sha256(host)
+def _key(sources: Sequence[Path], machine: str) -> bytes | None:
+    """Return a key of sources and architecture; None if the sources cannot be read."""
+    digest = hashlib.sha256(machine.encode())
     try:
         for source in (Path(__file__), *sources):
             digest.update(hashlib.sha256(source.read_bytes()).digest())
@@ -86,39 +84,63 @@ def _key(sources: Sequence[Path], host: bytes) -> bytes | None:
     return digest.digest()
 
 
-def _compiled(llvm: Any, cpu: tuple[str, str], functions: Mapping[str, Any]) -> bytes | None:
-    """Return the object code of cfuncs under their names, without numba's.
+def _compiled(names: Sequence[str], functions: Mapping[str, Any]) -> bytes | None:
+    """Return the place of each function in the code, as 8 bytes a name, and the code.
 
-    None if the code needs numba.
+    None if the code refers to something outside itself.
     """
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
     module = llvm.parse_assembly("")
     for name, function in functions.items():
         one = llvm.parse_assembly(function.inspect_llvm())
         one.get_function(function.native_name).name = _symbol(name)
         module.link_in(one)
+    wanted = {_symbol(name) for name in names}
     for function in module.functions:
-        if function.is_declaration:
-            # Intrinsics become instructions. The other one is called by NRT_decref alone.
-            if not function.name.startswith("llvm.") and function.name != "NRT_MemInfo_call_dtor":
-                return None
-        elif function.name.startswith("NRT_"):
+        if function.name.startswith("NRT_"):
             function.linkage = "available_externally"  # nothing calls it, so it is left out
+        elif not function.is_declaration and function.name not in wanted:
+            function.linkage = "internal"  # calls of it need no linker
     target = llvm.Target.from_default_triple()
-    machine = target.create_target_machine(cpu=cpu[0], features=cpu[1], opt=3, jit=True)
-    return bytes(machine.emit_object(module))
+    machine = target.create_target_machine(opt=3, reloc="pic", codemodel="small")
+    found = llvm.ObjectFileRef.from_data(machine.emit_object(module))
+    sections = {x.name(): bytes(x.data()) for x in found.sections() if x.size()}
+    # What remains beside the code is for exceptions and debuggers, unless the code refers to it.
+    if b".rela.text" in sections:
+        return None
+    symbols = _symbols(sections[b".symtab"], sections[b".strtab"])
+    places = [symbols[_symbol(name)] for name in names]
+    return struct.pack(f"<{len(places)}Q", *places) + sections[b".text"]
+
+
+def _symbols(table: bytes, texts: bytes) -> dict[str, int]:
+    """Return the place of each symbol of a 64-bit ELF object in its section."""
+    return {
+        texts[name : texts.index(b"\0", name)].decode(): value
+        for name, _, _, _, value, _ in struct.iter_unpack("=IBBHQQ", table)
+    }
 
 
 def _symbol(name: str) -> str:
     return f"hydraopt_{name}"
 
 
-def _loaded(llvm: Any, code: bytes, names: Sequence[str]) -> dict[str, int]:
-    machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    _engines.append(engine)
-    return {name: int(engine.get_function_address(_symbol(name))) for name in names}
+def _loaded(content: bytes, names: Sequence[str]) -> dict[str, int] | None:
+    """Copy the code into memory that can be executed; None where the system forbids it."""
+    places = struct.unpack_from(f"<{len(names)}Q", content)
+    code = content[8 * len(names) :]
+    memory = mmap.mmap(-1, len(code))
+    memory.write(code)
+    start = np.frombuffer(memory, np.uint8).ctypes.data
+    protect = ctypes.CDLL(None).mprotect
+    protect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    if protect(start, len(code), mmap.PROT_READ | mmap.PROT_EXEC):
+        return None
+    _code.append(memory)
+    return {name: start + place for name, place in zip(names, places, strict=True)}
 
 
 def _places() -> Iterator[Path]:
@@ -139,13 +161,13 @@ def _places() -> Iterator[Path]:
 
 
 def _kept(file: str, key: bytes) -> bytes | None:
-    """Return the object of that key, if one is kept and whole."""
+    """Return the content of that key, if one is kept and whole."""
     for folder in _places():
         with suppress(OSError):
-            content = (folder / file).read_bytes()
-            told, code = content[_HASH : 2 * _HASH], content[2 * _HASH :]
-            if content[:_HASH] == key and told == hashlib.sha256(code).digest():
-                return code
+            whole = (folder / file).read_bytes()
+            digest, content = whole[_HASH : 2 * _HASH], whole[2 * _HASH :]
+            if whole[:_HASH] == key and digest == hashlib.sha256(content).digest():
+                return content
     return None
 
 

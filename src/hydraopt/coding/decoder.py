@@ -102,7 +102,7 @@ class ChunkDecoder:
         self, columns: int, count: int, shape: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]] | None:
         """Decode spread classes and integers (columns, count); None for what no writer writes."""
-        integers, spreads = np.empty((columns, count), np.int32), np.empty(columns, np.int64)
+        integers, spreads = np.zeros((columns, count), np.int32), np.empty(columns, np.int64)
         loops = _loops()
         if loops is None:
             inside = ransdecoder.decode_block(*self._arrays, shape, integers, spreads)

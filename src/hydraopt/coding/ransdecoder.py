@@ -140,8 +140,12 @@ def decode_block(
 ) -> bool:
     """Decode columns of integers (k, N), in steps, and their spread classes (k,).
 
-    shape: expected shape of the first column. Returns False for what no writer writes. The other
-    arguments are those of :func:`decode_numbers`.
+    shape: expected shape of the first column.
+    integers: zeros, which columns of class 0 keep. A loop that sets them would become a call of
+    memset, and machinecode.py accepts no calls.
+
+    Returns False for what no writer writes. The other arguments are those of
+    :func:`decode_numbers`.
     """
     x, y, at = state[0], state[1], state[2]
     number = 0
@@ -154,8 +158,6 @@ def decode_block(
             return False
         spreads[j] = number + FIRST_SPREAD - 1 if number else 0
         if number == 0:
-            for i in range(integers.shape[1]):
-                integers[j, i] = 0
             continue
         shape, x, at = _number(x, at, words, symbols, slots, _AFTER + shape, ZERO)
         x, y = y, x
