@@ -206,6 +206,25 @@ static void edges(const void *data, size_t size) {
     EXPECT(!strcmp(hydra_status_name(HYDRA_LIMIT), "limit") && hydra_status_name((hydra_status)99));
 }
 
+/* A bundle in memory is read without a copy of its streams: it allocates less often. */
+static void no_copies(const void *data, size_t size) {
+    enum { MANY = 1 << 30 };
+    File file = {data, -1};
+    Heap heap = {MANY, 0, 0, 0};
+    hydra_options options = options_of(&heap);
+    hydra_reader reader;
+    hydra_bundle *bundle;
+    long copied;
+    reader.read_at = read_at, reader.user = &file, reader.size = size;
+    EXPECT(!hydra_open(&reader, &options, &bundle, NULL) && !hydra_verify(bundle, NULL));
+    hydra_close(bundle);
+    copied = MANY - heap.left;
+    heap.left = MANY;
+    EXPECT(!hydra_open_memory(data, size, &options, &bundle, NULL) && !hydra_verify(bundle, NULL));
+    hydra_close(bundle);
+    EXPECT(MANY - heap.left < copied);
+}
+
 /* Structs of callers that were compiled against an older or a newer header. */
 static void sizes(const void *data, size_t size) {
     struct {
@@ -305,6 +324,7 @@ int main(int count, char **names) {
         int before = failures;
         fail_each(&file, bytes.size);
         edges(bytes.data, bytes.size);
+        no_copies(bytes.data, bytes.size);
         sizes(bytes.data, bytes.size);
         if (failures > before) fprintf(stderr, "in %s\n", names[i]);
         free((void *)(uintptr_t)bytes.data);

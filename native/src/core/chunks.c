@@ -92,7 +92,8 @@ hydra_status hy_source_open(hy_source *s, hydra_bundle *b, uint32_t index, uint3
     s->name = file->places[stream->tensor].name.data;
     s->size = file->places[stream->tensor].size;
     s->record_count = records;
-    HY_TRY(hy_file_read(&b->env, file, stream->tensor, &s->data));
+    s->file = file, s->tensor = stream->tensor;
+    HY_TRY(hy_file_view(&b->env, file, stream->tensor, &s->data));
     HY_TRY(read_table(s, &numbers));
     stream->spent = numbers;
     for (i = 0; i < b->stream_count; i++) whole += b->streams[i].spent;
@@ -106,7 +107,7 @@ hydra_status hy_source_open(hy_source *s, hydra_bundle *b, uint32_t index, uint3
 }
 
 void hy_source_close(hy_source *s) {
-    if (s->data) hy_free(&s->b->env, s->data, s->size + 1, 1);
+    if (s->file) hy_file_release(&s->b->env, s->file, s->tensor, s->data);
     if (s->chunks) hy_free(&s->b->env, s->chunks, s->chunk_count, sizeof *s->chunks);
     s->data = NULL;
     s->chunks = NULL;

@@ -12,6 +12,13 @@ static hydra_status read_at(hy_env *env, const hy_file *file, uint64_t at, void 
     return HYDRA_OK;
 }
 
+int hy_read_memory(void *user, uint64_t offset, void *buffer, size_t size) {
+    memcpy(buffer, (const char *)user + (size_t)offset, size);
+    return 0;
+}
+
+static int in_memory(const hy_file *file) { return file->reader.read_at == hy_read_memory; }
+
 static hydra_status read_header(hy_env *env, hy_file *file, uint64_t *start) {
     uint8_t head[8];
     uint64_t length = 0;
@@ -161,15 +168,26 @@ static hydra_status read_manifest(hy_env *env, hy_file *file, const uint8_t *dat
     return hy_json_open(&file->manifest, env, text, (size_t)size, (size_t)size + 1, "the manifest");
 }
 
-hydra_status hy_file_read(hy_env *env, const hy_file *file, uint32_t tensor, uint8_t **data) {
+void hy_file_release(hy_env *env, const hy_file *file, uint32_t tensor, const uint8_t *data) {
+    if (data && !in_memory(file))
+        hy_free(env, (void *)(uintptr_t)data, file->places[tensor].size + 1, 1);
+}
+
+hydra_status hy_file_view(hy_env *env, const hy_file *file, uint32_t tensor,
+                          const uint8_t **data) {
     const hy_place *place = file->places + tensor;
     const char *before = env->where;
     char digits[17];
-    hydra_status status;
+    hydra_status status = HYDRA_OK;
     env->where = file->name;
-    *data = hy_alloc(env, place->size + 1, 1);
-    if (!*data) return env->error->status;
-    status = read_at(env, file, place->start, *data, (size_t)place->size);
+    if (in_memory(file)) {
+        *data = (const uint8_t *)file->reader.user + (size_t)place->start;
+    } else {
+        uint8_t *copy = hy_alloc(env, place->size + 1, 1);
+        *data = copy;
+        if (!copy) return env->error->status;
+        status = read_at(env, file, place->start, copy, (size_t)place->size);
+    }
     if (!status) {
         hy_checksum(*data, (size_t)place->size, digits);
         if (!hy_is(place->checksum, digits))
@@ -179,7 +197,7 @@ hydra_status hy_file_read(hy_env *env, const hy_file *file, uint32_t tensor, uin
                              place->name.data, digits, place->checksum.data);
     }
     if (status) {
-        hy_free(env, *data, place->size + 1, 1);
+        hy_file_release(env, file, tensor, *data);
         *data = NULL;
     }
     env->where = before;
@@ -189,7 +207,7 @@ hydra_status hy_file_read(hy_env *env, const hy_file *file, uint32_t tensor, uin
 hydra_status hy_file_open(hy_env *env, hy_arena *arena, hy_file *file) {
     uint64_t start = 0, position = 0;
     uint32_t i, others;
-    uint8_t *data;
+    const uint8_t *data;
     hydra_status status;
     env->where = file->name;
     HY_TRY(read_header(env, file, &start));
@@ -223,9 +241,9 @@ hydra_status hy_file_open(hy_env *env, hy_arena *arena, hy_file *file) {
     HY_TRY(read_checksums(env, arena, file));
     HY_CHECK(env, file->count && hy_is(file->places[0].name, "manifest"),
              "tensors are not those of the manifest; the first is to be 'manifest'. " AGAIN);
-    HY_TRY(hy_file_read(env, file, 0, &data));
+    HY_TRY(hy_file_view(env, file, 0, &data));
     status = read_manifest(env, file, data, file->places[0].size);
-    hy_free(env, data, file->places[0].size + 1, 1);
+    hy_file_release(env, file, 0, data);
     return status;
 }
 

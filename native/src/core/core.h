@@ -51,7 +51,9 @@ typedef struct hy_chunk {
 typedef struct hy_source {
     hydra_bundle *b;
     const char *name; /* of its tensor */
-    uint8_t *data;
+    const hy_file *file; /* whose tensor the stream is */
+    uint32_t tensor;
+    const uint8_t *data;
     uint64_t size, start; /* start: of the chunk that is read */
     hy_chunk *chunks;
     uint32_t chunk_count, chunk, left; /* left: records of the chunk that are to be read */

@@ -330,15 +330,10 @@ hydra_status hydra_open(const hydra_reader *reader, const hydra_options *options
     return hydra_open_parts(reader, NULL, 1, options, bundle, error);
 }
 
-static int read_memory(void *user, uint64_t offset, void *buffer, size_t size) {
-    memcpy(buffer, (const char *)user + (size_t)offset, size);
-    return 0;
-}
-
 hydra_status hydra_open_memory(const void *data, size_t size, const hydra_options *options,
                                hydra_bundle **bundle, hydra_error *error) {
     hydra_reader reader;
-    reader.read_at = read_memory;
+    reader.read_at = hy_read_memory;
     reader.user = (void *)(uintptr_t)data;
     reader.size = size;
     return hydra_open(&reader, options, bundle, error);

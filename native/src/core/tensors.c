@@ -128,10 +128,10 @@ static void find_planes(const hy_blob *blob, Planes planes[9]) {
 static hydra_status unpack_blob(hydra_bundle *b, const hy_blob *blob, uint8_t **planes) {
     const hy_file *file = b->files + blob->file;
     uint64_t packed = file->places[blob->tensor].size, stated = 0;
-    uint8_t *data;
+    const uint8_t *data;
     hydra_status status;
     *planes = NULL;
-    HY_TRY(hy_file_read(&b->env, file, blob->tensor, &data));
+    HY_TRY(hy_file_view(&b->env, file, blob->tensor, &data));
     if (packed >= 4)
         stated =
             data[0] | (uint64_t)data[1] << 8 | (uint64_t)data[2] << 16 | (uint64_t)data[3] << 24;
@@ -146,7 +146,7 @@ static hydra_status unpack_blob(hydra_bundle *b, const hy_blob *blob, uint8_t **
                                       (size_t)blob->raw_size, file->places[blob->tensor].name.data)
                          : b->env.error->status;
     }
-    hy_free(&b->env, data, packed + 1, 1);
+    hy_file_release(&b->env, file, blob->tensor, data);
     if (status && *planes) {
         hy_free(&b->env, *planes, blob->raw_size + 1, 1);
         *planes = NULL;

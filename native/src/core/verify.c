@@ -19,9 +19,9 @@ static hydra_status verify_tensors(hydra_bundle *b) {
     uint32_t i;
     for (f = 0; f < b->file_count; f++)
         for (i = 0; i < b->files[f].count; i++) {
-            uint8_t *data;
-            HY_TRY(hy_file_read(&b->env, b->files + f, i, &data));
-            hy_free(&b->env, data, b->files[f].places[i].size + 1, 1);
+            const uint8_t *data;
+            HY_TRY(hy_file_view(&b->env, b->files + f, i, &data));
+            hy_file_release(&b->env, b->files + f, i, data);
         }
     return HYDRA_OK;
 }
