@@ -251,11 +251,15 @@ class Passes(Closing):
         """Return the shared stream, and those of the contents."""
         aside, shared = Aside(), b""
         places = [Place(0, 0)] * self._contents
-        for worker in range(self._pool.size):
-            while some := self._pool.call(worker, "finish").result():
-                shared = some.pop(SHARED, shared)
-                for content, stream in some.items():
-                    places[content] = aside.put(stream)
+        # All workers are asked before one is waited for: closing a stream codes its numbers.
+        asked = deque((w, self._pool.call(w, "finish")) for w in range(self._pool.size))
+        while asked:
+            worker, answer = asked.popleft()
+            if some := answer.result():
+                asked.append((worker, self._pool.call(worker, "finish")))
+            shared = some.pop(SHARED, shared)
+            for content, stream in some.items():
+                places[content] = aside.put(stream)
         return shared, Laid(aside, places)
 
     def _leg(
