@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import random
@@ -102,7 +101,7 @@ def damage_chunk(stream: bytes, rng: random.Random, kinds: list[Mutation]) -> by
     if rng.random() < 0.2:
         name = rng.choice(["records", "numbers"])
         other = rng.choice([1, 2, 1 << 16, (1 << 32) - 1])
-        rows[i] = dataclasses.replace(rows[i], **{name: other})
+        rows[i] = rows[i]._replace(**{name: other})
     return pack_table(rows) + b"".join(pieces)
 
 

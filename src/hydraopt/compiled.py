@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache, cached_property, update_wrapper
@@ -151,6 +150,8 @@ def private_folder() -> Path | None:
 
     Either is reported once.
     """
+    import tempfile
+
     remedy = "Set NUMBA_CACHE_DIR to a folder of yours that can be written."
     try:
         folder = Path(tempfile.gettempdir()) / f"hydraopt-{os.geteuid()}"

@@ -18,7 +18,6 @@ import mmap
 import os
 import struct
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -173,6 +172,8 @@ def _kept(file: str, key: bytes) -> bytes | None:
 
 def _keep(file: str, content: bytes) -> None:
     """Write the file in the last place, which is the one that can be written."""
+    import tempfile
+
     places = list(_places())
     if not places:
         return

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from hydraopt.adapters.model import ExtraKind
 
@@ -52,8 +51,7 @@ _NAMED: Final = (
 _UNKNOWN: Final = re.compile(r"\.(?:lora_(?!magnitude_vector)\w+|vera_\w+|ranknum)\b")
 
 
-@dataclass(frozen=True)
-class PeftKey:
+class PeftKey(NamedTuple):
     """Parsed tensor name of one half of a low-rank pair.
 
     inner: the path as the name has it, which may pass through "base_layer" of nested wrappers.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hydraopt.adapters.jsontext import strict_json
 from hydraopt.adapters.rawtensor import (
@@ -20,10 +19,11 @@ from hydraopt.adapters.rawtensor import (
     refuse,
     stamp_of,
 )
-from hydraopt.files.answers import Check
-from hydraopt.files.ranges import held_at
-from hydraopt.files.reading import Ranges
+from hydraopt.files.reading import Ranges, held_at
 from hydraopt.files.url import AnyPath
+
+if TYPE_CHECKING:
+    from hydraopt.files.answers import Check
 
 __all__ = ["can_be_safetensors", "open_safetensors"]
 
@@ -90,12 +90,13 @@ def can_be_safetensors(path: AnyPath) -> Check:
     return check
 
 
-@dataclass(frozen=True)
 class _Head:
     """First bytes of a file of this size, as Ranges."""
 
-    data: bytes
-    size: int
+    fetched = 0
+
+    def __init__(self, data: bytes, size: int) -> None:
+        self.data, self.size = data, size
 
     def read(self, start: int, size: int) -> bytes:
         return self.data[start : start + size]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from hydraopt.adapters.rawtensor import FileSpan, HeldSpan, TensorFile
 from hydraopt.adapters.safetensorsfile import can_be_safetensors, open_safetensors
@@ -23,10 +23,11 @@ from hydraopt.errors import (
     UnsupportedVersionError,
     explain,
 )
-from hydraopt.files.cache import Cache, remote_cache
-from hydraopt.files.ranges import RemoteFile, held_at
-from hydraopt.files.reading import Ranges
+from hydraopt.files.reading import Ranges, held_at
 from hydraopt.files.url import AnyPath, Url
+
+if TYPE_CHECKING:
+    from hydraopt.files.cache import Cache
 
 __all__ = ["Container", "Contents", "open_file", "refuse_file"]
 
@@ -47,7 +48,11 @@ class Container:
     ) -> None:
         self.path = path
         remote = isinstance(path, Url)
-        self._cache: Cache | None = remote_cache() if remote else None
+        self._cache: Cache | None = None
+        if remote:
+            from hydraopt.files.cache import remote_cache
+
+            self._cache = remote_cache()
         try:
             held = held_at(path, can_be_safetensors(path))
             self.size = held.size
@@ -123,7 +128,7 @@ class Container:
     @property
     def fetched(self) -> int:
         """Bytes that came from a store so far; 0 for a file on this machine."""
-        return self._held.fetched if isinstance(self._held, RemoteFile) else 0
+        return 0 if self._held is None else self._held.fetched
 
     def is_current(self) -> bool:
         """Return True if the same file is still there; False if it is unknown.

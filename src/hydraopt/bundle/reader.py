@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.rawtensor import RawTensor
@@ -15,7 +15,6 @@ from hydraopt.bundle.bounds import each_naming, naming
 from hydraopt.bundle.carried import unpack_blob
 from hydraopt.bundle.contents import Container, Contents
 from hydraopt.bundle.peft.below import rounded_copy, weights_at_hand
-from hydraopt.bundle.row import TaskRow, rows_of
 from hydraopt.bundle.shared import Bases, Commons, each_bases, each_common, read_shared
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import TaskAdapter
@@ -25,6 +24,9 @@ from hydraopt.coding.stream import StreamReader
 from hydraopt.errors import TaskNotFoundError, explain
 from hydraopt.files.url import AnyPath
 from hydraopt.values import closest
+
+if TYPE_CHECKING:
+    from hydraopt.bundle.row import TaskRow
 
 __all__ = ["Bundle", "TaskSource", "no_such_task"]
 
@@ -116,6 +118,8 @@ class Bundle(Mapping[str, TaskAdapter]):
     @property
     def rows(self) -> list[TaskRow]:
         """Row of each task, available before its file is read."""
+        from hydraopt.bundle.row import rows_of
+
         rows = self.source.rows
         return rows if rows is not None else rows_of(self.source.whole)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from hydraopt.adapters.model import Adapter, ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
@@ -37,8 +37,7 @@ class Described(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
 
-@dataclass(frozen=True)
-class _Decoded:
+class _Decoded(NamedTuple):
     """Decoded contents of a task's stream."""
 
     factors: dict[str, Factors]

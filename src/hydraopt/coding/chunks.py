@@ -10,8 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from hydraopt.coding.stream import CodingRoom, StreamReader, StreamWriter
 from hydraopt.errors import NumericalError, explain
@@ -27,8 +26,7 @@ of the table are below 2^32."""
 _VARINT_BYTES: Final = 5
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Row of the table of chunks.
 
     numbers: values that the records stand for.  crc: zlib's crc32 of the bytes.

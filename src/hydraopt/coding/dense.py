@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,8 +92,7 @@ def step_of(exponent: int) -> float:
     return float(power(np.array([whole], np.int64))[0]) * (_FRACTIONS[fine] / (1 << 30))
 
 
-@dataclass(frozen=True)
-class Rest:
+class Rest(NamedTuple):
     """Numbers in steps: blocks of the rows of a matrix (N, k), or of some of them.
 
     exponent: a step is 2^(exponent / 256). rows: rising indices of those that are coded, None for
@@ -123,8 +121,7 @@ class Rest:
         return not any(block.levels.any() for block in self.blocks)
 
 
-@dataclass(frozen=True)
-class DenseRecord:
+class DenseRecord(NamedTuple):
     """Coded tensor of a task.
 
     parts: at most one record of parts over no bases. common: whether the reference is the part that

@@ -14,9 +14,9 @@ shared output = shared, explicit; two-sided = shared, shared; predicted = any wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from itertools import product
+from typing import NamedTuple
 
 __all__ = ["FORMS", "MODES", "PRIVATE", "Mode", "Way"]
 
@@ -29,8 +29,7 @@ class Way(IntEnum):
     PREDICTED = 2
 
 
-@dataclass(frozen=True)
-class Mode:
+class Mode(NamedTuple):
     """Ways of both sides; ``code`` is their number in the stream."""
 
     left: Way

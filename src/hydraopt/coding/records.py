@@ -7,6 +7,7 @@ docs/reference/streams.md is the normative text of the records.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +45,7 @@ _EXPONENT_OCTAVES = 200
 _EXPONENT_RANGE = EXPONENT_GRID * _EXPONENT_OCTAVES
 
 
-@dataclass(frozen=True)
-class BasisRecord:
+class BasisRecord(NamedTuple):
     """Quantised basis: integers (N, q), and exponents (q,) that bring them to unit length."""
 
     block: Block
@@ -56,8 +56,7 @@ class BasisRecord:
         return Basis(self.block.values * power(self.exponents))
 
 
-@dataclass(frozen=True)
-class Side:
+class Side(NamedTuple):
     """Quantised side of k parts; ``values`` (N, k) are its decoded numbers, in steps."""
 
     way: Way
@@ -210,8 +209,7 @@ Numbers = NDArray[np.int32] | Array
 """Integers from a stream, or values as given."""
 
 
-@dataclass(frozen=True)
-class SplitSide:
+class SplitSide(NamedTuple):
     """Side of k parts: coordinates (q, k) over a basis and own numbers (N, k), or None."""
 
     coordinates: Numbers | None

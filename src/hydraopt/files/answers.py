@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from hydraopt.errors import NotThereError, RemoteError, explain
 from hydraopt.files.url import Url
@@ -27,8 +25,7 @@ raises an error of the reader's own kind if it cannot.
 """
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """Mark that distinguishes an object from another at the same address.
 
     size: bytes.
@@ -39,8 +36,7 @@ class Mark:
     tag: str | None
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(NamedTuple):
     """Opened object.
 
     mark: see Mark.
@@ -53,8 +49,7 @@ class Start:
     whole: Path | None = None
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """Entry of a folder.
 
     is_folder: True for a folder.
@@ -96,6 +91,8 @@ def gone(url: Url, got: str | None = None, do: str | None = None) -> NotThereErr
 
 def check_room(url: Url, size: int, folder: str | os.PathLike[str]) -> None:
     """Raise RemoteError for an object that a folder's disk has no room for."""
+    import shutil
+
     free = shutil.disk_usage(folder).free
     if size > free:
         do = f"Check the address, or make room in {os.fspath(folder)}"

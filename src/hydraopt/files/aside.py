@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -71,6 +70,8 @@ class Aside:
 
         Without a buffer, a full disk fails the writer, not a later reader of something else.
         """
+        import tempfile
+
         with ExitStack() as closing:
             file = closing.enter_context(tempfile.TemporaryFile(buffering=0, dir=self._folder))
             with held.getbuffer() as data:
@@ -80,6 +81,8 @@ class Aside:
 
     def _named(self, error: OSError) -> OSError:
         """Return the error with the folder's name added."""
+        import tempfile
+
         folder = self._folder or tempfile.gettempdir()
         return OSError(error.errno, error.strerror or str(error), folder)
 

@@ -6,8 +6,6 @@ in hydraopt.files.objects. Both load when an address is first used.
 
 from __future__ import annotations
 
-import random
-import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -82,6 +80,8 @@ def patiently(act: Callable[[], T], url: Url) -> T:
         try:
             return act()
         except PassingError as error:
+            import random
+
             time.sleep(max(wait * (0.5 + random.random() / 2), error.wait))
     try:
         return act()
@@ -102,6 +102,8 @@ def copy_to(url: Url, target: Path, check: Check | None = None) -> int:
     store = store_of(url)
     begun = patiently(lambda: store.start(url, CHUNK, check), url)
     if begun.whole is not None:
+        import shutil
+
         shutil.move(begun.whole, target)  # which may be on another disk
         return begun.mark.size
     size, head = begun.mark.size, bytearray(begun.head)

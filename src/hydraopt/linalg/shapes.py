@@ -6,8 +6,7 @@ adapter's scale inside B. A *part* is one rank-one term of a task's dW in a modu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +16,7 @@ __all__ = ["Array", "Factors", "Thin"]
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Factors:
+class Factors(NamedTuple):
     """Factors ``dW = B A``: B (m, r), A (r, n), float64, scale inside B."""
 
     B: Array
@@ -38,8 +36,7 @@ class Factors:
         return float(np.sum((self.B.T @ other.B) * (self.A @ other.A.T)))
 
 
-@dataclass(frozen=True)
-class Thin:
+class Thin(NamedTuple):
     """Thin SVD of a low-rank matrix: ``dW = U diag(s) V^T``, U (m, k), s (k,) falling, V (n, k)."""
 
     U: Array

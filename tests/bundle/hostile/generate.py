@@ -7,7 +7,6 @@ nothing but the check in question can refuse the file.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -222,7 +221,7 @@ def _chunks(parts: Parts) -> Iterator[Case]:
     data = stream[start:]
 
     def told(**lie: int) -> bytes:
-        return pack_table([dataclasses.replace(only, **lie)]) + data
+        return pack_table([only._replace(**lie)]) + data
 
     yield case("no table", b"", "cut off")
     yield case("no chunks", b"\0" + data, "a number of chunks")
@@ -244,7 +243,7 @@ def _chunks(parts: Parts) -> Iterator[Case]:
     beyond = b"\x01\xff\xff\xff\xff\x1f" + bytes(9)
     yield case("a varint of 33 bits", beyond, "records that no writer")
     more = data + b"\1" * 8
-    chunk = dataclasses.replace(only, size=len(more), crc=zlib.crc32(more))
+    chunk = only._replace(size=len(more), crc=zlib.crc32(more))
     yield case("bytes after records", pack_table([chunk]) + more, "does not end")
 
 
