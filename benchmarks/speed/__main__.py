@@ -8,7 +8,7 @@ from benchmarks.commands import dispatch
 
 COMMANDS = (
     "merge", "scaling", "readers", "remote", "folders", "runtime", "serve_load",
-    "report", "fleet", "install", "use",
+    "report", "fleet", "install", "threads", "use",
 )  # fmt: skip
 
 if __name__ == "__main__":
