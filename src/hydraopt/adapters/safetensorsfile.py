@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, NamedTuple
 
 from hydraopt.adapters.jsontext import strict_json
 from hydraopt.adapters.rawtensor import (
@@ -19,11 +19,10 @@ from hydraopt.adapters.rawtensor import (
     refuse,
     stamp_of,
 )
-from hydraopt.files.reading import Ranges, held_at
+from hydraopt.files.answers import Check
+from hydraopt.files.ranges import held_at
+from hydraopt.files.reading import Ranges
 from hydraopt.files.url import AnyPath
-
-if TYPE_CHECKING:
-    from hydraopt.files.answers import Check
 
 __all__ = ["can_be_safetensors", "open_safetensors"]
 
@@ -90,13 +89,11 @@ def can_be_safetensors(path: AnyPath) -> Check:
     return check
 
 
-class _Head:
+class _Head(NamedTuple):
     """First bytes of a file of this size, as Ranges."""
 
-    fetched = 0
-
-    def __init__(self, data: bytes, size: int) -> None:
-        self.data, self.size = data, size
+    data: bytes
+    size: int
 
     def read(self, start: int, size: int) -> bytes:
         return self.data[start : start + size]

@@ -23,7 +23,8 @@ from hydraopt.errors import (
     UnsupportedVersionError,
     explain,
 )
-from hydraopt.files.reading import Ranges, held_at
+from hydraopt.files.ranges import RemoteFile, held_at
+from hydraopt.files.reading import Ranges
 from hydraopt.files.url import AnyPath, Url
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Container:
     @property
     def fetched(self) -> int:
         """Bytes that came from a store so far; 0 for a file on this machine."""
-        return 0 if self._held is None else self._held.fetched
+        return self._held.fetched if isinstance(self._held, RemoteFile) else 0
 
     def is_current(self) -> bool:
         """Return True if the same file is still there; False if it is unknown.

@@ -44,7 +44,8 @@ from hydraopt.collection.taskfiles import TaskFiles, task_files
 from hydraopt.errors import BundleFormatError, explain
 from hydraopt.files.folders import entry_of, is_folder, is_there, remove_file
 from hydraopt.files.lock import locked_folder
-from hydraopt.files.reading import MOST_CONFIG, held_at, read_regular
+from hydraopt.files.ranges import held_at
+from hydraopt.files.reading import MOST_CONFIG, read_regular
 from hydraopt.files.replacing import is_unfinished, sync_folder
 from hydraopt.files.url import AnyPath
 from hydraopt.files.writing import clean, write_atomically

@@ -29,7 +29,8 @@ from hydraopt.errors import (
     explain,
 )
 from hydraopt.files.folders import files_in, is_folder
-from hydraopt.files.reading import held_at, open_regular
+from hydraopt.files.ranges import RemoteFile
+from hydraopt.files.reading import open_regular
 from hydraopt.files.url import AnyPath, Url, place_of
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _is_remote_bundle(url: Url, whole: bool) -> bool:
         inside = [] if whole else files_in(url) or []
         return any(x.name.endswith(CORE_SUFFIX) for x in inside)
     try:
-        file = held_at(url, can_be_safetensors(url))
+        file = RemoteFile(url, can_be_safetensors(url))
     except NotThereError:
         return False
     except AdapterFormatError:

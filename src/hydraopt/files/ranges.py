@@ -10,11 +10,11 @@ import weakref
 from typing import Final
 
 from hydraopt.files.answers import Check, Mark, refuse
-from hydraopt.files.reading import HeldFile
+from hydraopt.files.reading import HeldFile, Ranges
 from hydraopt.files.stores import patiently, store_of
-from hydraopt.files.url import Url
+from hydraopt.files.url import AnyPath, Url
 
-__all__ = ["AHEAD", "RemoteFile"]
+__all__ = ["AHEAD", "RemoteFile", "held_at"]
 
 AHEAD: Final = 8 << 10
 """Bytes of the first request: the header of most bundles. All of them are needed anyway."""
@@ -70,6 +70,16 @@ class RemoteFile:
         url = self.path
         now: Mark = patiently(lambda: store_of(url).mark(url), url)
         return now == self._mark
+
+
+def held_at(place: AnyPath, check: Check | None = None) -> Ranges:
+    """Open the file or object at the place.
+
+    check: check of an object's first bytes, used for an address only; see RemoteFile.
+
+    Raises OSError; RemoteError for an address.
+    """
+    return RemoteFile(place, check) if isinstance(place, Url) else HeldFile(place)
 
 
 def _forget(name: str) -> None:

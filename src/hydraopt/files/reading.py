@@ -13,19 +13,13 @@ import os
 import stat
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
-
-from hydraopt.files.url import AnyPath, Url
-
-if TYPE_CHECKING:
-    from hydraopt.files.answers import Check
+from typing import BinaryIO, Final, Protocol
 
 __all__ = [
     "MOST_CONFIG",
     "HeldFile",
     "Ranges",
     "file_hash",
-    "held_at",
     "open_regular",
     "read_part",
     "read_regular",
@@ -107,12 +101,7 @@ def read_part(path: str | os.PathLike[str], start: int, size: int) -> tuple[byte
 
 
 class Ranges(Protocol):
-    """File, or object in a store, with reads of any byte range.
-
-    fetched: bytes that came from a store so far; 0 for a file on this machine.
-    """
-
-    fetched: int
+    """File, or object in a store, with reads of any byte range."""
 
     @property
     def size(self) -> int:
@@ -133,8 +122,6 @@ class HeldFile:
 
     Safe to read from several threads, and in forks. Closed when nothing refers to it any more.
     """
-
-    fetched = 0
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -166,20 +153,6 @@ class HeldFile:
             pieces.append(piece)
             start, size = start + len(piece), size - len(piece)
         return b"".join(pieces)
-
-
-def held_at(place: AnyPath, check: Check | None = None) -> Ranges:
-    """Open the file or object at the place.
-
-    check: check of an object's first bytes, used for an address only; see RemoteFile.
-
-    Raises OSError; RemoteError for an address.
-    """
-    if not isinstance(place, Url):
-        return HeldFile(place)
-    from hydraopt.files.ranges import RemoteFile
-
-    return RemoteFile(place, check)
 
 
 def _mark_of(status: os.stat_result) -> tuple[int, int, int, int]:
