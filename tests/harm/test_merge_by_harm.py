@@ -90,6 +90,7 @@ def test_answers_that_go_on_are_told_of(place: Path, monkeypatch, tokens: int, h
         (("--size", "5pc"), "5pc"),
         (("--error", "-2", "-o", "x"), "-2"),
         (("--harm", "5%", "--fair", "-o", "x"), "cannot be combined with weights or fair"),
+        (("--harm", "5%", "--fair"), "cannot be combined with weights or fair"),
         (
             ("--harm", "5%", "--weight", "en=2", "-o", "x"),
             "cannot be combined with weights or fair",
@@ -200,6 +201,18 @@ def test_the_plan_is_shown_drawn_and_writes_no_bundle(place: Path) -> None:
         assert 0 <= task["harm"]["changed"] <= task["harm"]["answers"]
     assert picture.stat().st_size > 10_000
     assert not list(place.glob("*.safetensors"))
+
+
+@pytest.mark.slow
+def test_a_fair_plan_gives_all_tasks_the_same_error(place: Path) -> None:
+    def spread(*options: str) -> float:
+        made = call(place, "--size", "45%", "--weight", "en=9", *options, "--json", verb="plan")
+        assert made.exit_code == 0, made.output
+        errors = [task["error"] for task in json.loads(made.stdout)["tasks"]]
+        return max(errors) / min(errors)
+
+    fair, weighted = spread("--fair"), spread()
+    assert fair < 1.1 < weighted, (fair, weighted)
 
 
 @pytest.mark.slow

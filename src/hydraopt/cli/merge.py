@@ -13,6 +13,7 @@ from hydraopt.cli.options import (
     RELATIVE_ERROR,
     common_options,
     exact_option,
+    fair_option,
     force_option,
     prompts_option,
     same_base_option,
@@ -55,7 +56,7 @@ __all__ = ["merge"]
     "0.01nats of KL per answer.",
 )
 @weight_option
-@click.option("--fair", is_flag=True, help="Give all tasks the same error.")
+@fair_option
 @click.option(
     "--base",
     help="Base model, a folder or OWNER/NAME that transformers loads, to measure which modules of "

@@ -15,6 +15,7 @@ __all__ = [
     "RELATIVE_ERROR",
     "common_options",
     "exact_option",
+    "fair_option",
     "force_option",
     "originals_option",
     "prompts_option",
@@ -126,6 +127,7 @@ weight_option = click.option(
     multiple=True,
     help="Weight of a task's error or harm. Default: 1. Repeatable.",
 )
+fair_option = click.option("--fair", is_flag=True, help="Give all tasks the same error.")
 exact_option = click.option(
     "--exact",
     multiple=True,

@@ -10,6 +10,7 @@ from hydraopt.cli.common import needs
 from hydraopt.cli.mergerequest import MergeRequest
 from hydraopt.cli.options import (
     common_options,
+    fair_option,
     prompts_option,
     same_base_option,
     skip_option,
@@ -35,6 +36,7 @@ __all__ = ["plan"]
 @click.option("--base", required=True, help="Base model, as for merge.")
 @prompts_option("Prompts to measure harm on, as for merge.", required=True)
 @weight_option
+@fair_option
 @click.option("--plot", metavar="FILE", help="Draw the plan: .png, .svg or .pdf.")
 @same_base_option
 @skip_option
