@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 from tests.report import browser
@@ -120,10 +121,13 @@ def draw(report: Path) -> None:
     if reason := browser.why_not():
         print(f"NOT RUN: the picture: {reason}", file=sys.stderr)
         return
+    from PIL import Image
+
     with browser.chromium(*SIZE) as driver:
         driver.get(report.as_uri())
         browser.ready(driver)
-        driver.save_screenshot(str(PICTURE))
+        shot = Image.open(BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+    shot.quantize(64).save(PICTURE, optimize=True)
 
 
 def new_page(page: str, folder: Path, base: str | None) -> str:

@@ -1,14 +1,12 @@
 """Measure the report of a bundle, and of a large collection served: bytes, seconds, first view.
 
     python -m benchmarks.speed report BUNDLE... [--originals ADAPTER ...] [--results EVAL.json ...]
-        [--picture FILE.png]
 
 A page of each bundle is built and opened in a headless Chromium, which says when it had drawn
 itself. axe looks for barriers on it and on a task's own page, on a desk and on a phone, light and
 dark, if HYDRAOPT_AXE names axe.min.js of npm's axe-core. The collection is made of the first
 bundle's own streams under other names, with harms drawn at random; its server is started
-as a user would, and asked by the same browser. --picture stores the top of the last bundle's page.
-Needs chromium, chromedriver and selenium.
+as a user would, and asked by the same browser. Needs chromium, chromedriver and selenium.
 """
 
 from __future__ import annotations
@@ -38,8 +36,6 @@ from hydraopt.report.build import build
 from hydraopt.report.page import render
 from tests.report import browser
 
-PICTURE = 1200, 1290
-"""Width and height of the picture of a page, pixels."""
 LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "nl", "pt", "sw", "tr", "zh")
 
 
@@ -73,7 +69,6 @@ def page_row(
     results: Sequence[Path],
     folder: Path,
     repeats: int,
-    picture: Path | None = None,
 ) -> dict[str, Any]:
     """Bytes of the page, seconds to build it, milliseconds until it is drawn, and barriers."""
     started = time.perf_counter()
@@ -83,10 +78,6 @@ def page_row(
     file.write_text(text, encoding="utf-8")
     with browser.chromium() as driver:
         shown = [_opened(driver, file.as_uri()) for _ in range(repeats)]
-    if picture is not None:
-        with browser.chromium(*PICTURE) as driver:
-            _opened(driver, file.as_uri())
-            driver.save_screenshot(str(picture))
     tasks = open_bundle(bundle).manifest.tasks
     return {
         "what": "report",
@@ -206,14 +197,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--originals", nargs="*", default=[], help="* stands for any text")
     parser.add_argument("--results", type=Path, nargs="*", default=[])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--picture", type=Path, metavar="FILE.png")
     args = parser.parse_args(arguments)
     if reason := browser.why_not():
         parser.error(reason)
     head = provenance("the report of a bundle, and the explorer of a large collection", 0)
     with tempfile.TemporaryDirectory() as place:
         rows = [
-            page_row(bundle, args.originals, args.results, Path(place), args.repeats, args.picture)
+            page_row(bundle, args.originals, args.results, Path(place), args.repeats)
             for bundle in args.bundles
         ]
         rows.append(explorer_row(args.bundles[0], args.tasks, Path(place), args.repeats))
