@@ -7,7 +7,8 @@ let package = Package(
     targets: [
         .target(name: "CHydra", path: "native", sources: ["src"], publicHeadersPath: "include"),
         .target(name: "Hydraopt", dependencies: ["CHydra"], path: "native/swift/Hydraopt"),
-        .executableTarget(name: "app", dependencies: ["Hydraopt"], path: "native/swift/sample"),
+        .executableTarget(
+            name: "hydraopt-sample", dependencies: ["Hydraopt"], path: "native/swift/sample"),
         .testTarget(name: "HydraoptTests", dependencies: ["Hydraopt"], path: "native/swift/tests"),
     ],
     cLanguageStandard: .c99
