@@ -142,6 +142,8 @@ def new_page(page: str, folder: Path, base: str | None) -> str:
                 section = _BLOCK.sub(lambda block: refreshed(block[0], run), section)
             except NotRun as missing:
                 print(f"NOT RUN: {title}, which needs {missing}", file=sys.stderr)
+            except ValueError as error:
+                sys.exit(f"{title}: {error}")
             sections.append(section)
     return "".join(sections)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /** Serves the demo page, the package's sources and, on request, a bundle, with ranges. See HELP. */
 
-import { createReadStream } from "node:fs";
+import { createReadStream, realpathSync } from "node:fs";
 import { stat } from "node:fs/promises";
 import { createServer } from "node:http";
 import { extname, join, normalize, sep } from "node:path";
@@ -110,7 +110,8 @@ async function main(words) {
   console.log(`http://127.0.0.1:${server.address().port}/${query}`);
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url))
+// Not argv[1] itself: a path through a symbolic link is not that of the module.
+if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url))
   main(process.argv.slice(2)).catch((error) => {
     console.error(`serve.js: ${error.message}`);
     process.exitCode = 1;

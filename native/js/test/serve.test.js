@@ -1,6 +1,9 @@
 /** The command that serves the demo page: what it says, and that it never ends in a stack trace. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 
@@ -10,8 +13,12 @@ const script = fileURLToPath(new URL("../demo/serve.js", import.meta.url));
 
 /** The command's answer; whatever it says is a line or a help, no stack trace. */
 function run(...words) {
+  return runAt(script, ...words);
+}
+
+function runAt(path, ...words) {
   const options = { encoding: "utf8", timeout: 10000 };
-  const done = spawnSync(process.execPath, [script, ...words], options);
+  const done = spawnSync(process.execPath, [path, ...words], options);
   assert.doesNotMatch(done.stdout + done.stderr, /\n {4}at /);
   return done;
 }
@@ -22,6 +29,14 @@ test("--help says how", () => {
     assert.equal(done.status, 0);
     assert.match(done.stdout, /^Usage: node demo\/serve.js .*Example: node/s);
   }
+});
+
+test("a path through a symbolic link is the same command", () => {
+  const folder = mkdtempSync(join(tmpdir(), "hydra-"));
+  const link = join(folder, "linked");
+  symlinkSync(dirname(dirname(script)), link, "dir");
+  assert.match(runAt(join(link, "demo", "serve.js"), "--help").stdout, /^Usage:/);
+  rmSync(folder, { recursive: true });
 });
 
 test("a port in use is said, and what to do", async () => {
