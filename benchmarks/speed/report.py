@@ -31,7 +31,7 @@ from benchmarks.commands import parser_of
 from benchmarks.common import SPEED, provenance, write_result
 from hydraopt import open_bundle
 from hydraopt.bundle.harm import Harm
-from hydraopt.bundle.writer import write_bundle
+from hydraopt.bundle.writer import pack_bundle
 from hydraopt.report.build import build
 from hydraopt.report.page import render
 from tests.report import browser
@@ -60,7 +60,7 @@ def write_collection(bundle: Path, path: Path, count: int, seed: int = 0) -> Non
     manifest = dataclasses.replace(opened.manifest, tasks=tuple(tasks))
     streams = [opened.read(f"task/{i}") for i in range(opened.manifest.streams)]
     blobs = [opened.read(f"carried/{i}") for i in range(len(opened.manifest.blobs))]
-    write_bundle(path, manifest, opened.read("shared"), streams, blobs)
+    pack_bundle(manifest, opened.read("shared"), streams, blobs).write(path)
 
 
 def page_row(

@@ -16,7 +16,7 @@ from hydraopt.bundle.items import CarriedBlob
 from hydraopt.bundle.peft.stored import kept_ranks, stored_config
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry, default_key
-from hydraopt.bundle.writer import write_bundle
+from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.coefficients import exponents, power
 from hydraopt.coding.forms import Way
@@ -47,7 +47,7 @@ class Coded:
 
 @dataclass
 class Parts:
-    """The arguments of write_bundle, and the factors expected of each task."""
+    """The arguments of ``pack_bundle``, and the factors expected of each task."""
 
     manifest: Manifest
     shared: bytes
@@ -58,6 +58,10 @@ class Parts:
     @property
     def args(self) -> tuple[Manifest, bytes, list[bytes], list[bytes]]:
         return self.manifest, self.shared, self.streams, self.blobs
+
+    def write(self, path: Path, library: str | None = None) -> int:
+        """Write the bundle and return its size in bytes."""
+        return pack_bundle(*self.args).write(path, library)
 
 
 def record(
@@ -230,7 +234,7 @@ def remade(
         if "/" in name:
             held[name.partition("/")[0]].append(bundle.read(name))
     changed = dataclasses.replace(manifest, tasks=tasks)
-    write_bundle(target, changed, bundle.read("shared"), held["task"], held["carried"])
+    pack_bundle(changed, bundle.read("shared"), held["task"], held["carried"]).write(target)
     return target
 
 

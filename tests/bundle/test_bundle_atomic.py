@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection.opening import open_bundle
 from hydraopt.files.writing import write_atomically
 from tests.bundle.bundles import tiny
@@ -59,7 +58,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "bundle"
     parts = tiny()
-    write_bundle(path, *parts.args)
+    parts.write(path)
 
     def broken() -> object:
         yield b"new"
@@ -73,4 +72,4 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_an_error_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        write_bundle(tmp_path / "no" / "bundle", *tiny().args)
+        tiny().write(tmp_path / "no" / "bundle")

@@ -18,7 +18,7 @@ from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.container import deflate
 from hydraopt.bundle.peft.folder import export_peft
 from hydraopt.bundle.spec import Manifest, TaskEntry
-from hydraopt.bundle.writer import write_bundle
+from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.stream import most_numbers
 from hydraopt.coding.tables import Kind
@@ -227,7 +227,7 @@ def test_tasks_of_one_stream_are_decoded_once(
     manifest = Manifest(
         parts.manifest.modules, tasks, configs=parts.manifest.configs, base_model="org/tiny"
     )
-    write_bundle(tmp_path / "b", manifest, parts.shared, parts.streams, [])
+    pack_bundle(manifest, parts.shared, parts.streams, []).write(tmp_path / "b")
     opened: list[str] = []
     real = Allowance.open
 
@@ -261,7 +261,7 @@ def test_a_writer_does_not_write_what_no_reader_takes(tmp_path: Path) -> None:
     )
     parts = tiny(("de",), blobs=carried.blobs, data=carried.data, carried=(0,))
     with raises(BundleFormatError, got=50331648, expected=20955136):
-        write_bundle(tmp_path / "b", *parts.args)
+        parts.write(tmp_path / "b")
     assert not (tmp_path / "b").exists()
 
 
@@ -280,7 +280,7 @@ def test_a_lossless_task_has_the_modules_that_it_lists(
     good = open_bundle(tmp_path / "good")
     entry = dataclasses.replace(good.manifest.modules[0], **change)
     forged = dataclasses.replace(good.manifest, modules=(entry,))
-    write_bundle(tmp_path / "forged", forged, b"", (), [good.read("carried/0")])
+    pack_bundle(forged, b"", (), [good.read("carried/0")]).write(tmp_path / "forged")
     task = open_bundle(tmp_path / "forged")["a"]
     with raises(ExportError, **facts):
         task.factors()

@@ -14,7 +14,7 @@ from hydraopt.adapters import RawTensor
 from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.strictjson import code_of, error_of, pack_ranges, unpack_ranges
-from hydraopt.bundle.writer import pack_bundle, write_bundle
+from hydraopt.bundle.writer import pack_bundle
 from hydraopt.collection.opening import open_bundle
 from hydraopt.collection.output import size_apart
 from hydraopt.errors import BundleFormatError, TaskNotFoundError
@@ -38,7 +38,7 @@ def same(parts: Parts, path: Path) -> None:
 def test_round_trip(tmp_path: Path, shared: bool) -> None:
     parts = tiny(shared=shared)
     path = tmp_path / "b.hydra.safetensors"
-    size = write_bundle(path, *parts.args)
+    size = parts.write(path)
     assert size == path.stat().st_size == pack_bundle(*parts.args).size
     same(parts, path)
     bundle = open_bundle(path)
@@ -56,7 +56,7 @@ def test_round_trip(tmp_path: Path, shared: bool) -> None:
 
 def test_safetensors_reads_it(tmp_path: Path) -> None:
     parts = tiny()
-    write_bundle(tmp_path / "b", *parts.args)
+    parts.write(tmp_path / "b")
     with safe_open(tmp_path / "b", "np") as file:
         assert file.metadata()["tasks"] == '["de","en","fr"]'
         assert set(file.keys()) == {"manifest", "shared", "task/0", "task/1", "task/2"}
@@ -65,7 +65,7 @@ def test_safetensors_reads_it(tmp_path: Path) -> None:
 
 def test_order_does_not_matter(tmp_path: Path) -> None:
     parts = tiny(("de", "en", "fr", "pl"))
-    write_bundle(tmp_path / "a", *parts.args)
+    parts.write(tmp_path / "a")
     order = [2, 0, 3, 1]
     other = {"r": 1}
     # The same tasks in another order, with configs and streams numbered another way.
@@ -75,7 +75,7 @@ def test_order_does_not_matter(tmp_path: Path) -> None:
     configs = (other, parts.manifest.configs[0])
     manifest = replace(parts.manifest, tasks=tasks, configs=configs)
     streams = [parts.streams[i] for i in order]
-    write_bundle(tmp_path / "b", manifest, parts.shared, streams, [])
+    pack_bundle(manifest, parts.shared, streams, []).write(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -121,7 +121,7 @@ def test_the_numbers_of_blobs_do_not_matter(tmp_path: Path) -> None:
         blobs = tuple(carried.blobs[i] for i in order)
         manifest = replace(parts.manifest, tasks=tasks, blobs=blobs)
         data = [carried.data[i] for i in order]
-        write_bundle(tmp_path / name, manifest, parts.shared, parts.streams, data)
+        pack_bundle(manifest, parts.shared, parts.streams, data).write(tmp_path / name)
         return (tmp_path / name).read_bytes()
 
     assert written("x", (0, 1)) == written("y", (1, 0))
@@ -134,7 +134,7 @@ def test_equal_streams_and_configs_are_stored_once(tmp_path: Path) -> None:
     config = parts.manifest.configs[0]
     tasks = tuple(replace(x, config=i) for i, x in enumerate(parts.manifest.tasks))
     manifest = replace(parts.manifest, tasks=tasks, configs=(config, dict(config)))
-    write_bundle(tmp_path / "b", manifest, parts.shared, [parts.streams[0]] * 2, [])
+    pack_bundle(manifest, parts.shared, [parts.streams[0]] * 2, []).write(tmp_path / "b")
     bundle = open_bundle(tmp_path / "b")
     assert len(bundle.manifest.configs) == 1
     assert list(bundle.tensor_bytes) == ["manifest", "shared", "task/0"]
@@ -144,7 +144,7 @@ def test_equal_streams_and_configs_are_stored_once(tmp_path: Path) -> None:
 
 def test_one_task_reads_its_own_bytes_only(tmp_path: Path) -> None:
     parts = tiny()
-    size = write_bundle(tmp_path / "b", *parts.args)
+    size = parts.write(tmp_path / "b")
     bundle = open_bundle(tmp_path / "b")
     sizes = bundle.tensor_bytes
     opened = size - sum(sizes.values()) + sizes["manifest"]
@@ -161,7 +161,7 @@ def test_one_task_reads_its_own_bytes_only(tmp_path: Path) -> None:
 def test_a_damaged_task_does_not_hurt_the_others(tmp_path: Path) -> None:
     parts = tiny()
     path = tmp_path / "b"
-    write_bundle(path, *parts.args)
+    parts.write(path)
     data = bytearray(path.read_bytes())
     data[-1] ^= 255
     path.write_bytes(data)
@@ -172,7 +172,7 @@ def test_a_damaged_task_does_not_hurt_the_others(tmp_path: Path) -> None:
 
 
 def test_unknown_task_names_near_ones(tmp_path: Path) -> None:
-    write_bundle(tmp_path / "b", *tiny(("dates-de", "dates-fr")).args)
+    tiny(("dates-de", "dates-fr")).write(tmp_path / "b")
     bundle = open_bundle(tmp_path / "b")
     with raises(TaskNotFoundError, file="b", got="'dates_de'", expected="dates-de, dates-fr"):
         bundle["dates_de"]
@@ -246,7 +246,7 @@ def test_a_name_is_known_without_a_search(tmp_path: Path) -> None:
         def __eq__(self, other: object) -> bool:
             raise AssertionError("was compared with another name")
 
-    write_bundle(tmp_path / "b.hydra.safetensors", *tiny().args)
+    tiny().write(tmp_path / "b.hydra.safetensors")
     assert Name("nobody") not in open_bundle(tmp_path / "b.hydra.safetensors")
 
 
@@ -297,15 +297,11 @@ def test_ranges() -> None:
 def test_what_does_not_fit_together_is_not_written(tmp_path: Path) -> None:
     parts = tiny()
     with raises(BundleFormatError, got="1", expected=3):
-        write_bundle(tmp_path / "b", parts.manifest, parts.shared, parts.streams[:1], [])
+        pack_bundle(parts.manifest, parts.shared, parts.streams[:1], []).write(tmp_path / "b")
     with raises(BundleFormatError, got="'../x'"):
         replace(parts.manifest.tasks[0], name="../x")
     with pytest.raises(BundleFormatError):
-        write_bundle(
-            tmp_path / "b",
-            replace(parts.manifest, recipe={"x": float("nan")}),
-            parts.shared,
-            parts.streams,
-            [],
-        )
+        pack_bundle(
+            replace(parts.manifest, recipe={"x": float("nan")}), parts.shared, parts.streams, []
+        ).write(tmp_path / "b")
     assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydraopt.bundle.writer import write_bundle
 from hydraopt.coding.version import VERSION
 from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.errors import UnsupportedVersionError
@@ -58,7 +57,7 @@ def test_bytes_by_hand() -> None:
 def test_written_again(tmp_path: Path) -> None:
     if "ng" in zlib.ZLIB_RUNTIME_VERSION:
         pytest.skip("another zlib may deflate to other bytes")
-    write_bundle(tmp_path / "b", *parts().args, library="hydraopt 0.1.0")
+    parts().write(tmp_path / "b", library="hydraopt 0.1.0")
     assert (tmp_path / "b").read_bytes() == SECOND.read_bytes()
 
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.spec import Manifest, TaskEntry
-from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import Parts, tiny
@@ -82,7 +81,7 @@ def test_the_golden_files() -> None:
 
 def test_through_a_file(tmp_path: Path) -> None:
     parts = measured(HARM)
-    write_bundle(tmp_path / "b", *parts.args)
+    parts.write(tmp_path / "b")
     bundle = open_bundle(tmp_path / "b")
     assert bundle.manifest == parts.manifest
     assert bundle["de"].entry.harm == HARM

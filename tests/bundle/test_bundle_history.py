@@ -11,7 +11,6 @@ import pytest
 from hydraopt.bundle.bounds import count_entries
 from hydraopt.bundle.history import Added
 from hydraopt.bundle.spec import Manifest
-from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import tiny
@@ -28,7 +27,7 @@ def with_history() -> Any:
 
 def test_it_comes_back(tmp_path: Path) -> None:
     parts = with_history()
-    write_bundle(tmp_path / "b", *parts.args)
+    parts.write(tmp_path / "b")
     names = [task.name for task in parts.manifest.tasks]
     said = {name: task.entry.added for name, task in open_bundle(tmp_path / "b").items()}
     assert said == {**dict.fromkeys(names), names[0]: ADDED}

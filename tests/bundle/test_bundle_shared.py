@@ -15,7 +15,6 @@ import pytest
 
 from hydraopt.bundle import shared
 from hydraopt.bundle.reader import Bundle
-from hydraopt.bundle.writer import write_bundle
 from hydraopt.coding.chunks import ChunkReader, ChunkWriter
 from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import BundleFormatError
@@ -38,7 +37,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """Whose shared stream has a chunk for each module."""
     monkeypatch.setattr(bundles, "ChunkWriter", partial(ChunkWriter, 0))
     path = tmp_path / "many.hydra.safetensors"
-    write_bundle(path, *bundles.tiny(modules=bundles.tiny_modules(MODULES)).args)
+    bundles.tiny(modules=bundles.tiny_modules(MODULES)).write(path)
     opened = open_bundle(path)
     reader = opened._open_shared()
     assert isinstance(reader, ChunkReader)

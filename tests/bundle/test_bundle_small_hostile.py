@@ -14,7 +14,7 @@ from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.peft.folder import export_peft
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.tensors import TensorEntry
-from hydraopt.bundle.writer import write_bundle
+from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, write_dense
 from hydraopt.coding.forms import Way
@@ -70,7 +70,8 @@ def parts_of_zeros(path: Path) -> None:
     write_record(writer, record, False)
     writer.end_record(record.numbers)
     task = TaskEntry("a", 0, 0, modules=(0, 1), errors=(0.0, 0.0))
-    write_bundle(path, Manifest(modules, (task,), configs=(CONFIG,)), b"", [writer.finish()], [])
+    manifest = Manifest(modules, (task,), configs=(CONFIG,))
+    pack_bundle(manifest, b"", [writer.finish()], []).write(path)
 
 
 def bases_of_zeros(path: Path) -> None:
@@ -91,7 +92,7 @@ def bases_of_zeros(path: Path) -> None:
     noise(one, FILLER)
     task = TaskEntry("a", 0, 0, modules=(0, 1), errors=(0.0, 0.0))
     manifest = Manifest(modules + filler, (task,), configs=(CONFIG,))
-    write_bundle(path, manifest, shared.finish(), [one.finish()], [])
+    pack_bundle(manifest, shared.finish(), [one.finish()], []).write(path)
 
 
 def a_dense_tensor(path: Path) -> None:
@@ -103,7 +104,7 @@ def a_dense_tensor(path: Path) -> None:
     writer.end_record(entry.numbers)
     task = TaskEntry("a", 0, 0, modules=(0,), errors=(0.0,), tensors=(0,), tensor_errors=(0.0,))
     manifest = Manifest(filler, (task,), configs=(CONFIG,), tensors=(entry,))
-    write_bundle(path, manifest, b"", [writer.finish()], [])
+    pack_bundle(manifest, b"", [writer.finish()], []).write(path)
 
 
 def carried_zeros(path: Path) -> None:
@@ -111,7 +112,7 @@ def carried_zeros(path: Path) -> None:
     made = {"head.weight": RawTensor.from_numpy("head.weight", np.zeros(size, np.uint8))}
     carried = pack_carried({"de": made})
     parts = tiny(("de",), blobs=carried.blobs, data=carried.data, carried=(0,))
-    write_bundle(path, *parts.args)
+    parts.write(path)
 
 
 def many_names(path: Path) -> None:
@@ -125,7 +126,7 @@ def many_names(path: Path) -> None:
     one = TaskEntry("a", 0, 0, modules=tuple(range(count)), errors=(0.0,) * count)
     entries = tuple(dataclasses.replace(one, name=f"t{i:04}") for i in range(tasks))
     manifest = Manifest(modules, entries, configs=(CONFIG,))
-    write_bundle(path, manifest, b"", [writer.finish()], [])
+    pack_bundle(manifest, b"", [writer.finish()], []).write(path)
 
 
 CASES: dict[str, Callable[[Path], None]] = {
@@ -138,7 +139,7 @@ CASES: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_it_stays_far_below(name: str, tmp_path: Path) -> None:
     sound, path = tmp_path / "sound", tmp_path / "hostile"
-    write_bundle(sound, *tiny(("de",)).args)
+    tiny(("de",)).write(sound)
     CASES[name](path)
     assert path.stat().st_size < BYTES * 1.2
     assert run_limited(use, sound, path, MEGABYTES, SECONDS) == "done"

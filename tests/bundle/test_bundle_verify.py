@@ -12,7 +12,7 @@ import pytest
 
 from hydraopt.adapters import Adapter, RawTensor, read_adapter
 from hydraopt.bundle.peft.tensors import file_chunks
-from hydraopt.bundle.writer import write_bundle
+from hydraopt.bundle.writer import pack_bundle
 from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.jsonvalues import to_json
 from hydraopt.linalg.norms import relative_error
@@ -49,7 +49,7 @@ def adapters(tmp_path: Path) -> list[Adapter]:
 def test_a_sound_bundle(
     tmp_path: Path, adapters: list[Adapter], lossless: bool, step: float
 ) -> None:
-    write_bundle(tmp_path / "b", *bundle_of(adapters, lossless=lossless, step=step).args)
+    bundle_of(adapters, lossless=lossless, step=step).write(tmp_path / "b")
     report = verify_bundle(tmp_path / "b", adapters)
     assert report.problems == []
     assert report.ok
@@ -65,7 +65,7 @@ def test_a_sound_bundle(
 
 
 def test_lossless_factors_are_the_originals(tmp_path: Path, adapters: list[Adapter]) -> None:
-    write_bundle(tmp_path / "b", *bundle_of(adapters, lossless=True).args)
+    bundle_of(adapters, lossless=True).write(tmp_path / "b")
     task = open_bundle(tmp_path / "b")["de"]
     assert set(task.forms().values()) == {"lossless"}
     assert task.coded_bytes() == {}
@@ -88,14 +88,14 @@ def test_wrong_errors_are_found(tmp_path: Path, adapters: list[Adapter]) -> None
     ):
         changed = (replace(task, **change), *parts.manifest.tasks[1:])
         manifest = replace(parts.manifest, tasks=changed)
-        write_bundle(tmp_path / "b", manifest, *parts.args[1:])
+        pack_bundle(manifest, *parts.args[1:]).write(tmp_path / "b")
         report = verify_bundle(tmp_path / "b", adapters)
         assert len(report.problems) == 1
         assert words in report.problems[0]
 
 
 def test_other_originals_are_found(tmp_path: Path, adapters: list[Adapter]) -> None:
-    write_bundle(tmp_path / "b", *bundle_of(adapters).args)
+    bundle_of(adapters).write(tmp_path / "b")
     other = save(tmp_path / "x" / "de", 1, **{"base_model.model.head.weight": np.ones((2, 4))})
     problems = verify_bundle(tmp_path / "b", [other, adapters[1]]).problems
     assert problems == ["task 'de': tensor 'base_model.model.head.weight' is not what it was"]
@@ -129,7 +129,7 @@ def test_an_original_that_holds_nan_is_a_problem(tmp_path: Path) -> None:
 
 def test_damage_is_a_problem_not_an_exception(tmp_path: Path, adapters: list[Adapter]) -> None:
     path = tmp_path / "b"
-    write_bundle(path, *bundle_of(adapters).args)
+    bundle_of(adapters).write(path)
     data = bytearray(path.read_bytes())
     for at in (-1, -200):
         data[at] ^= 1

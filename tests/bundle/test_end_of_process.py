@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection.splitting import split
 from tests.bundle.bundles import tiny
 from tests.conftest import write_adapter
@@ -34,7 +33,7 @@ sys.kept = list(sys.modules.values())
 @pytest.mark.parametrize("parts", [False, True], ids=["file", "folder"])
 def test_nothing_is_written_when_the_process_ends(parts: bool, tmp_path: Path) -> None:
     bundle = tmp_path / "tiny.hydra.safetensors"
-    write_bundle(bundle, *tiny(("a", "b")).args)
+    tiny(("a", "b")).write(bundle)
     if parts:
         split(bundle, tmp_path / "folder")
         bundle = tmp_path / "folder"

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
-from hydraopt.bundle.writer import write_bundle
+from hydraopt.bundle.writer import pack_bundle
 from hydraopt.cli.common import emit_json, show_table
 from hydraopt.cli.main import cli
 from hydraopt.coding.chunks import ChunkWriter
@@ -44,7 +44,7 @@ def many_modules(path: Path, count: int) -> Path:
         writer.end_record(0)
     errors = (0.0,) * count
     tasks = tuple(TaskEntry(x, 0, 0, modules=tuple(range(count)), errors=errors) for x in "ab")
-    write_bundle(path, Manifest(modules, tasks, configs=(CONFIG,)), b"", [writer.finish()], [])
+    pack_bundle(Manifest(modules, tasks, configs=(CONFIG,)), b"", [writer.finish()], []).write(path)
     return path
 
 
@@ -102,7 +102,7 @@ def look(path: Path) -> None:
 def test_the_work_is_bounded_by_the_bytes(tmp_path: Path) -> None:
     """Inspecting and verifying a file, and a page of it, within three times what one may take."""
     path = many_modules(tmp_path / "many", 40_000)
-    write_bundle(tmp_path / "sound", *tiny(("de",)).args)
+    tiny(("de",)).write(tmp_path / "sound")
     size = path.stat().st_size
     megabytes, seconds = 128 + (4096 * size >> 20), 3 * (10 + 30 * size // 1_000_000)
     assert run_limited(look, tmp_path / "sound", path, megabytes, seconds) == "done"

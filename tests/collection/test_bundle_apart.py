@@ -16,7 +16,7 @@ from hydraopt.adapters import RawTensor
 from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.container import CORE_SUFFIX, INDEX_NAME, TASK_SUFFIX, deflate
 from hydraopt.bundle.tensors import checksum
-from hydraopt.bundle.writer import write_bundle
+from hydraopt.bundle.writer import pack_bundle
 from hydraopt.collection.beside import task_file_name
 from hydraopt.collection.opening import is_bundle, open_bundle, verify_bundle
 from hydraopt.collection.splitting import join, split
@@ -48,7 +48,7 @@ def varied() -> Parts:
 
 
 def written(path: Path) -> Path:
-    write_bundle(path, *varied().args, library="hydraopt of old")
+    varied().write(path, library="hydraopt of old")
     return path
 
 
@@ -104,7 +104,7 @@ def test_some_tasks_are_a_bundle_of_these(apart: Path, tmp_path: Path) -> None:
     configs = tuple(manifest.configs[x.config] for x in kept)
     tasks = tuple(dataclasses.replace(x, config=i) for i, x in enumerate(tasks))
     manifest = dataclasses.replace(manifest, tasks=tasks, configs=configs)
-    write_bundle(tmp_path / "alone", manifest, all_parts.shared, streams, own, library="x")
+    pack_bundle(manifest, all_parts.shared, streams, own).write(tmp_path / "alone", library="x")
     joined = open_bundle(tmp_path / "some")
     assert joined.manifest == open_bundle(tmp_path / "alone").manifest
     sizes = [(tmp_path / x).stat().st_size for x in ("some", "alone")]
@@ -156,7 +156,7 @@ def test_only_what_is_asked_for_is_read(apart: Path) -> None:
 
 def test_tasks_of_another_core(apart: Path, tmp_path: Path) -> None:
     other = tiny(("de", "new"), seed=9)
-    write_bundle(tmp_path / "other", *other.args)
+    other.write(tmp_path / "other")
     split(tmp_path / "other", tmp_path / "second")
     stray = file_of(tmp_path / "second", "new")
     words = r"belongs to another core.*new\.task\.safetensors.*whole\.core\.safetensors"
@@ -200,7 +200,7 @@ def test_the_target_of_a_split(apart: Path) -> None:
     (apart / "notes").write_text("mine")
     with raises(UsageError, file="apart"):
         split(whole, apart)
-    write_bundle(whole, *tiny(("new",)).args)
+    tiny(("new",)).write(whole)
     with raises(UsageError, file="apart"):
         split(whole, apart, overwrite=True)
     split(whole, apart, overwrite=True, another_core=True)
@@ -210,7 +210,7 @@ def test_the_target_of_a_split(apart: Path) -> None:
 
 def test_names_that_file_systems_confuse(tmp_path: Path) -> None:
     names = sorted(["Task", "task", "TASK", "ü" * 180])
-    write_bundle(tmp_path / "b", *tiny(names).args)
+    tiny(names).write(tmp_path / "b")
     files = split(tmp_path / "b", tmp_path / "apart")
     assert len({x.path.name.casefold() for x in files}) == 6
     assert all(len(x.path.name.encode()) < 240 for x in files)
@@ -299,7 +299,7 @@ def test_many_tasks_of_many_modules_are_too_many(tmp_path: Path) -> None:
     """Each file is small; together they stand for more than their bytes warrant."""
     from tests.bundle.bundles import tiny_modules
 
-    write_bundle(tmp_path / "b", *tiny(("de",), modules=tiny_modules(3), shared=False).args)
+    tiny(("de",), modules=tiny_modules(3), shared=False).write(tmp_path / "b")
     split(tmp_path / "b", tmp_path / "apart")
     core, count = core_of(tmp_path / "apart"), 60_000
     table = {"path": [f"m{i}" for i in range(count)], "m": {"=": 9}, "n": {"=": 9}}

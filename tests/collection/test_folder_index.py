@@ -15,7 +15,6 @@ import pytest
 from hydraopt.bundle.container import CORE_SUFFIX, INDEX_NAME, TASK_SUFFIX
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.tensors import checksum
-from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection import apart as reading
 from hydraopt.collection.following import Following
 from hydraopt.collection.index import read_index, write_index
@@ -34,7 +33,7 @@ NAMES = ("de", "en", "es", "fr")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_bundle(tmp_path / "four.hydra.safetensors", *tiny(NAMES).args)
+    tiny(NAMES).write(tmp_path / "four.hydra.safetensors")
     split(tmp_path / "four.hydra.safetensors", tmp_path / "four")
     return tmp_path / "four"
 
@@ -107,7 +106,7 @@ def test_of_many_tasks_the_last_stay_open_and_all_count(
 
 def test_what_is_not_in_the_index_is_read(folder: Path, read: list[str], tmp_path: Path) -> None:
     parts = tiny((*NAMES, "new"))
-    write_bundle(tmp_path / "five.hydra.safetensors", *parts.args)
+    parts.write(tmp_path / "five.hydra.safetensors")
     split(tmp_path / "five.hydra.safetensors", tmp_path / "five")
     (tmp_path / "five" / "new.task.safetensors").rename(tmp_path / "held")
     shutil.copy(tmp_path / "five" / INDEX_NAME, tmp_path / "index")
@@ -278,7 +277,7 @@ def test_an_index_is_later_than_its_files(folder: Path, monkeypatch: pytest.Monk
 
 
 def test_beside_two_cores_it_does_not_count(folder: Path, tmp_path: Path, read: list[str]) -> None:
-    write_bundle(tmp_path / "other", *tiny(("x", "y"), seed=9).args)
+    tiny(("x", "y"), seed=9).write(tmp_path / "other")
     split(tmp_path / "other", tmp_path / "second")
     for file in (tmp_path / "second").iterdir():
         if file.name != INDEX_NAME:
@@ -295,7 +294,7 @@ def test_a_stranger_and_what_is_damaged_are_refused_as_without_it(
     with raises(BundleFormatError, file="bad.task.safetensors"):
         open_bundle(folder)
     (folder / "bad.task.safetensors").unlink()
-    write_bundle(tmp_path / "other", *tiny(("new",), seed=9).args)
+    tiny(("new",), seed=9).write(tmp_path / "other")
     split(tmp_path / "other", tmp_path / "second")
     shutil.copy(tmp_path / "second" / "new.task.safetensors", folder)
     with raises(BundleFormatError, file="new.task.safetensors"):

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection.index import packed_index, read_index
 from hydraopt.collection.output import size_apart
 from hydraopt.collection.splitting import split
@@ -22,7 +21,7 @@ from tests.bundle.bundles import tiny
 def test_a_folder_takes_hardly_less_than_is_said(count: int, tmp_path: Path) -> None:
     names = [f"task-{i * 7919 % 1000}" for i in range(count)]
     parts = tiny(names, seed=count)
-    write_bundle(tmp_path / "some.hydra.safetensors", *parts.args)
+    parts.write(tmp_path / "some.hydra.safetensors")
     split(tmp_path / "some.hydra.safetensors", tmp_path / "some")
     said = size_apart("some.core.safetensors", *parts.args)
     files = sorted((tmp_path / "some").iterdir())
@@ -40,7 +39,7 @@ def test_a_folder_takes_hardly_less_than_is_said(count: int, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["x" * 221, "\u7d50\u679c" * 36, "\u0416\u00e9" * 55, "a"])
 def test_the_name_of_the_core_changes_nothing_and_has_room(name: str, tmp_path: Path) -> None:
     parts = tiny()
-    write_bundle(tmp_path / f"{name}.safetensors", *parts.args)
+    parts.write(tmp_path / f"{name}.safetensors")
     split(tmp_path / f"{name}.safetensors", tmp_path / "some")
     there = sum(file.stat().st_size for file in (tmp_path / "some").iterdir())
     said = size_apart(f"{name}.core.safetensors", *parts.args)
@@ -49,7 +48,7 @@ def test_the_name_of_the_core_changes_nothing_and_has_room(name: str, tmp_path: 
 
 def test_what_is_said_counts_the_index(tmp_path: Path) -> None:
     parts = tiny()
-    write_bundle(tmp_path / "some.hydra.safetensors", *parts.args)
+    parts.write(tmp_path / "some.hydra.safetensors")
     files = split(tmp_path / "some.hydra.safetensors", tmp_path / "some")
     said = size_apart("some.core.safetensors", *parts.args)
     assert said > sum(file.size for file in files) + 300
@@ -57,7 +56,7 @@ def test_what_is_said_counts_the_index(tmp_path: Path) -> None:
 
 def test_a_store_may_mark_objects_with_the_hash_of_git(tmp_path: Path) -> None:
     parts = tiny([f"task-{i}" for i in range(100)])
-    write_bundle(tmp_path / "some.hydra.safetensors", *parts.args)
+    parts.write(tmp_path / "some.hydra.safetensors")
     split(tmp_path / "some.hydra.safetensors", tmp_path / "some")
     index = read_index(tmp_path / "some", None)
     assert index is not None

@@ -130,7 +130,7 @@ def test_another_base_model_is_refused(one_file: Path, tmp_path: Path) -> None:
 def test_without_a_price_a_limit_is_needed(
     one_file: Path, adapters: dict[str, Path], kept: str
 ) -> None:
-    from hydraopt.bundle.writer import write_bundle
+    from hydraopt.bundle.writer import pack_bundle
 
     bundle = open_bundle(one_file)
     recipe = {k: x for k, x in bundle.recipe.items() if k not in ("price", "norm") or k == kept}
@@ -140,7 +140,7 @@ def test_without_a_price_a_limit_is_needed(
     names = [name for name in bundle.tensor_bytes if "/" in name]
     streams = [bundle.read(name) for name in names if name.startswith("task/")]
     blobs = [bundle.read(name) for name in names if name.startswith("carried/")]
-    write_bundle(one_file, manifest, bundle.read("shared"), streams, blobs)
+    pack_bundle(manifest, bundle.read("shared"), streams, blobs).write(one_file)
     with raises(UsageError, file="four.hydra.safetensors"):
         add(one_file, [adapters["e"]])
     add(one_file, [adapters["e"]], limit=Limit(error=0.1), day=DAY)

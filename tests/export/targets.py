@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from hydraopt.adapters import read_adapter
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection.opening import open_bundle
 from tests.bundle.bundles import bundle_of
 from tests.conftest import write_adapter
@@ -60,7 +59,7 @@ def pairs(seed: int = 0, form: str = "peft") -> dict[str, tuple[NDArray[Any], ND
 def bundled(folder: Path, *adapters: Path, **options: Any) -> Bundle:
     path = folder / "b.hydra.safetensors"
     read = [read_adapter(x) for x in adapters]
-    write_bundle(path, *bundle_of(read, **{"step": 1 << 18, **options}).args)
+    bundle_of(read, **{"step": 1 << 18, **options}).write(path)
     return open_bundle(path)
 
 

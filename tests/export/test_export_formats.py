@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from hydraopt.adapters import Adapter, RawTensor, read_adapter
 from hydraopt.bundle.peft.tensors import file_chunks
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import ExportError, UsageError
 from hydraopt.export import export_peft, peft_adapter
@@ -48,7 +47,7 @@ def save(
 
 def bundled(tmp_path: Path, adapter: Adapter, **options: Any) -> TaskAdapter:
     path = tmp_path / "b.hydra.safetensors"
-    write_bundle(path, *bundle_of([adapter], **{"step": 1 << 18, **options}).args)
+    bundle_of([adapter], **{"step": 1 << 18, **options}).write(path)
     return open_bundle(path)["task"]
 
 

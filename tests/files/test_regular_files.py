@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from hydraopt import open_bundle, read_adapter
-from hydraopt.bundle.writer import write_bundle
 from hydraopt.errors import AdapterFormatError, BundleFormatError, UsageError
 from hydraopt.files.reading import HeldFile, open_regular, read_part, read_regular
 from hydraopt.harm.prompts import read_prompts
@@ -97,9 +96,9 @@ def open_at(path: Path) -> int:
 
 def test_a_bundle_that_is_replaced_goes_on_being_what_it_was(tmp_path: Path) -> None:
     path = tmp_path / "bundle"
-    write_bundle(path, *tiny().args)
+    tiny().write(path)
     bundle = open_bundle(path)
-    write_bundle(path, *tiny(("dates-de", "dates-fr")).args)
+    tiny(("dates-de", "dates-fr")).write(path)
     assert list(open_bundle(path)) == ["dates-de", "dates-fr"]
     expected = tiny().expected
     for name in bundle:

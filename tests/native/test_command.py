@@ -16,7 +16,7 @@ from hydraopt.adapters.safetensorsfile import open_safetensors
 from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.peft.folder import export_peft
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
-from hydraopt.bundle.writer import write_bundle
+from hydraopt.bundle.writer import pack_bundle
 from hydraopt.cli.main import cli
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.records import write_record
@@ -259,7 +259,7 @@ def carrying(path: Path, keys: list[str]) -> None:
     config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q"]}
     modules = (ModuleEntry("h.q", "linear", 1, 1),)
     manifest = Manifest(modules, (task,), blobs=tuple(carried.blobs), configs=(config,))
-    write_bundle(path, manifest, b"", [stream.finish()], list(carried.data))
+    pack_bundle(manifest, b"", [stream.finish()], list(carried.data)).write(path)
 
 
 @pytest.mark.parametrize(

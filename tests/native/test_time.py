@@ -12,7 +12,7 @@ from hydraopt.adapters import RawTensor
 from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.ranks import KeptRanks
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
-from hydraopt.bundle.writer import write_bundle
+from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.records import write_record
 from tests.native.conftest import Run
@@ -32,7 +32,8 @@ def fragments(path: Path) -> None:
         stream.end_record(0)
     config = {"peft_type": "LOKR", "r": 1, "alpha": 1, "target_modules": "all-linear"}
     task = TaskEntry("a", 0, 0, modules=own, errors=len(own) * (0.0,), ranks=KeptRanks(1, 1.0))
-    write_bundle(path, Manifest(modules, (task,), configs=(config,)), b"", [stream.finish()], [])
+    manifest = Manifest(modules, (task,), configs=(config,))
+    pack_bundle(manifest, b"", [stream.finish()], []).write(path)
 
 
 def items(path: Path) -> None:
@@ -43,7 +44,7 @@ def items(path: Path) -> None:
     task = TaskEntry("a", 0, None, carried=carried.tasks["a"])
     config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1}
     manifest = Manifest((), (task,), blobs=tuple(carried.blobs), configs=(config,))
-    write_bundle(path, manifest, b"", [], list(carried.data))
+    pack_bundle(manifest, b"", [], list(carried.data)).write(path)
 
 
 @pytest.mark.parametrize("make", [fragments, pytest.param(items, marks=pytest.mark.slow)])

@@ -13,7 +13,7 @@ import pytest
 
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.history import Added
-from hydraopt.bundle.writer import write_bundle
+from hydraopt.bundle.writer import pack_bundle
 from hydraopt.collection.opening import open_bundle
 from hydraopt.merging.merge import merge
 from tests.conftest import write_adapter
@@ -54,7 +54,7 @@ def _judged(bundle: Path) -> None:
         tasks.append(dataclasses.replace(task, harm=harm, added=added, notes=notes))
     manifest = dataclasses.replace(opened.manifest, tasks=tuple(tasks))
     streams = [opened.read(f"task/{i}") for i in range(opened.manifest.streams)]
-    write_bundle(bundle, manifest, opened.read("shared"), streams, [])
+    pack_bundle(manifest, opened.read("shared"), streams, []).write(bundle)
 
 
 def _scored(name: str, i: int) -> dict[str, Any]:

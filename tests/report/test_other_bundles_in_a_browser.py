@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from hydraopt.bundle.harm import Harm
-from hydraopt.bundle.writer import write_bundle
+from hydraopt.bundle.writer import pack_bundle
 from hydraopt.merging.merge import merge
 from hydraopt.report.build import build
 from hydraopt.report.model import SizeRow
@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def many(folder: Path) -> Path:
     """More tasks than other sizes are planned for."""
-    write_bundle(folder / "many", *tiny([f"task{i:03}" for i in range(120)]).args)
+    tiny([f"task{i:03}" for i in range(120)]).write(folder / "many")
     return folder / "many"
 
 
@@ -70,7 +70,7 @@ def harmed(folder: Path) -> str:
         harm = Harm(CHANGED[task.name], ANSWERS, min(share + 0.001, 1.0), 0.1 * share, True)
         tasks.append(dataclasses.replace(task, harm=harm))
     manifest = dataclasses.replace(parts.manifest, tasks=tuple(tasks))
-    write_bundle(folder / "harmed", manifest, *parts.args[1:])
+    pack_bundle(manifest, *parts.args[1:]).write(folder / "harmed")
     page = build(folder / "harmed")
     # So small a bundle cannot be shrunk: other sizes are made up.
     (own,) = page.sizes

@@ -23,7 +23,6 @@ from hydraopt.bundle.tensors import checksum
 from hydraopt.coding.version import VERSION
 from hydraopt.files.aside import Chosen, sizes_of
 from hydraopt.files.cache import remote_cache
-from hydraopt.files.outputs import destination
 from hydraopt.files.url import is_url
 from hydraopt.files.writing import write_atomically
 
@@ -32,7 +31,6 @@ __all__ = [
     "PackedBundle",
     "canonical",
     "pack_bundle",
-    "write_bundle",
 ]
 
 _DIGITS: Final = 16
@@ -129,7 +127,11 @@ class PackedBundle:
         return len(head) + sum(sizes_of(self.payload))
 
     def write(self, path: str | os.PathLike[str], library: str | None = None) -> int:
-        """Write the file and return its size; atomic, as :func:`write_bundle`."""
+        """Write the file and return its size in bytes.
+
+        library: recorded in the metadata; default this library's version. Atomic: a killed process
+        leaves the old file or the new one. Raises OSError if the file cannot be written.
+        """
         size = write_atomically(path, self.pieces(library))
         if is_url(path):
             # Whoever wrote them will read them back, to say what was made.
@@ -188,23 +190,6 @@ def pack_bundle(
     names = tensor_names(len(streams), len(blobs))
     payload = Chosen(*((x, range(len(x))) for x in ((packed, shared), streams, blobs)))
     return PackedBundle(metadata_of(manifest, VERSION), names, payload)
-
-
-def write_bundle(
-    path: str | os.PathLike[str],
-    manifest: Manifest,
-    shared: bytes,
-    streams: Sequence[bytes],
-    blobs: Sequence[bytes],
-    *,
-    library: str | None = None,
-) -> int:
-    """Write a bundle and return its size in bytes; arguments and errors as of :func:`pack_bundle`.
-
-    library: recorded in the metadata; default this library's version. Atomic: a killed process
-    leaves the old file or the new one. Raises OSError if the file cannot be written.
-    """
-    return pack_bundle(manifest, shared, streams, blobs).write(destination(path), library)
 
 
 @cache

@@ -18,7 +18,6 @@ from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.tensors import TensorEntry
-from hydraopt.bundle.writer import write_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, quantise_rest, write_dense
 from hydraopt.coding.forms import Way
@@ -67,7 +66,7 @@ def dense_records() -> tuple[list[DenseRecord], list[DenseRecord]]:
 
 
 def parts() -> Parts:
-    """Return the arguments of write_bundle and the factors that a reader must find."""
+    """Return the arguments of ``pack_bundle`` and the factors that a reader must find."""
     shared = ChunkWriter(CHUNK)
     bases = []
     for i, module in enumerate(MODULES):
@@ -113,4 +112,4 @@ def parts() -> Parts:
 
 
 if __name__ == "__main__":
-    print(write_bundle(SECOND, *parts().args, library="hydraopt 0.1.0"))
+    print(parts().write(SECOND, library="hydraopt 0.1.0"))

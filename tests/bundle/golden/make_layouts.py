@@ -21,7 +21,7 @@ from hydraopt.bundle.peft.folder import CONFIG, WEIGHTS, export_peft
 from hydraopt.bundle.ranks import KeptRanks
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.tensors import TensorEntry
-from hydraopt.bundle.writer import write_bundle
+from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, as_matrix, quantise_rest, write_dense
 from hydraopt.coding.forms import Way
@@ -196,7 +196,7 @@ def write(name: str, path: Path) -> None:
         tuple(case.tensors),
     )  # fmt: skip
     data = shared.finish(), [stream.finish()], carried.data
-    write_bundle(path, manifest, *data, library="hydraopt 0.1.0")
+    pack_bundle(manifest, *data).write(path, library="hydraopt 0.1.0")
 
 
 def main(say: Callable[[str], None] = print) -> None:

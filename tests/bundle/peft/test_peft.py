@@ -19,7 +19,6 @@ from torch import nn
 
 from hydraopt.adapters import read_adapter
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.bundle.writer import write_bundle
 from hydraopt.collection.opening import open_bundle
 from hydraopt.export import export_peft, peft_adapter
 from tests.bundle.bundles import bundle_of
@@ -146,7 +145,7 @@ def bundled(tmp_path: Path, model: PeftModel, **options: Any) -> TaskAdapter:
     model.save_pretrained(tmp_path / "original")
     adapter = read_adapter(tmp_path / "original", name="task", base_model="org/tiny")
     path = tmp_path / "b.hydra.safetensors"
-    write_bundle(path, *bundle_of([adapter], **{"step": 1 << 18, **options}).args)
+    bundle_of([adapter], **{"step": 1 << 18, **options}).write(path)
     return open_bundle(path)["task"]
 
 
