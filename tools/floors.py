@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.trees import tree_of
+
 __all__ = ["House"]
 
 
@@ -54,7 +56,7 @@ class House:
         prefix = f"{package.name}."
         self.imports: set[Import] = set()
         for module, path in paths.items():
-            for target, names, top in _imports(ast.parse(path.read_text(encoding="utf-8"))):
+            for target, names, top in _imports(tree_of(path)):
                 if f"{target}.".startswith(prefix):
                     inside = f"{target}.".removeprefix(prefix).rstrip(".")
                     full = [f"{inside}.{name}".lstrip(".") for name in names]

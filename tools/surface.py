@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tools.pages import ROOT
+from tools.trees import tree_of
 
 __all__ = ["surface"]
 
@@ -28,7 +29,7 @@ def _lines(paths: Iterator[Path]) -> int:
 
 def _classes(source: Path) -> Iterator[tuple[str, ast.ClassDef]]:
     for path in sorted(source.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = tree_of(path)
         package = path.relative_to(source).parts[0]
         yield from ((package, node) for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
 
@@ -36,7 +37,7 @@ def _classes(source: Path) -> Iterator[tuple[str, ast.ClassDef]]:
 def _docstrings(source: Path) -> Iterator[str]:
     documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for path in sorted(source.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, documented) and (text := ast.get_docstring(node)):
                 yield text
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.marks import slow
-from tests.trees import tree_of
 from tools.layout import ORDER
+from tools.trees import tree_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "hydraopt"

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 
 from tests.architecture.test_imports import ROOT, SOURCE
-from tests.trees import tree_of
+from tools.trees import tree_of
 
 USERS = ("src", "tests", "benchmarks", "zoo", "tools", "examples")
 

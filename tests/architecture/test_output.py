@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hydraopt
+from tools.trees import tree_of
 
 SOURCE = Path(hydraopt.__file__).parent
 STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}
@@ -25,7 +26,7 @@ def test_only_the_commands_write_to_the_terminal() -> None:
     for path in SOURCE.rglob("*.py"):
         if path.is_relative_to(SOURCE / "cli"):
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = tree_of(path)
         found += [(path, "print") for name, _ in calls(tree) if name == "print"]
         found += [
             (path, node.attr)
@@ -42,7 +43,7 @@ def test_every_logger_is_below_the_librarys() -> None:
     """A program sets the level and handlers of all of hydraopt by one name."""
     loggers = set()
     for path in SOURCE.rglob("*.py"):
-        for name, call in calls(ast.parse(path.read_text(encoding="utf-8"))):
+        for name, call in calls(tree_of(path)):
             if name == "getLogger":
                 loggers.add(ast.unparse(call.args[0]) if call.args else "")
     assert loggers

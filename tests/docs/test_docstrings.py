@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import ROOT
-from tests.trees import tree_of
+from tools.trees import tree_of
 
 SOURCE = ROOT / "src" / "hydraopt"
 LATER = frozenset(

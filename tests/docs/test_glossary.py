@@ -6,7 +6,7 @@ import ast
 import re
 
 from tests.docs.pages import DOCS, ROOT, paragraphs
-from tests.trees import tree_of
+from tools.trees import tree_of
 
 GLOSSARY = (DOCS / "reference" / "glossary.md").read_text(encoding="utf-8")
 SOURCE = ROOT / "src" / "hydraopt"
