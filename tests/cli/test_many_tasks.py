@@ -48,7 +48,7 @@ def shown(output: str) -> set[str]:
 
 def verbs(many: Path, bundle: Path, out: Path) -> dict[str, list[object]]:
     return {
-        "merge": ["merge", f"{many}/*", "--size", "30%", "-o", out],
+        "merge": ["merge", f"{many}/*", "--error", "0.2", "-o", out],
         "shrink": ["shrink", bundle, "--size", "20%", "-o", out],
         "inspect": ["inspect", bundle, "--list"],
         "verify": ["verify", bundle, f"{many}/*"],
@@ -109,7 +109,7 @@ def test_quiet_prints_problems(run: Run, many: Path, bundle: Path, tmp_path: Pat
 
 
 def test_one_note_for_all_that_share_it(run: Run, many: Path, tmp_path: Path) -> None:
-    done = run("merge", f"{many}/*", "--size", "30%", "-o", tmp_path / "out", "--json")
+    done = run("merge", f"{many}/*", "--error", "0.2", "-o", tmp_path / "out", "--json")
     notes = json.loads(done.stdout)["notes"]
     (where,) = [note["where"] for note in notes if note["code"] == "unknown_settings"]
     assert where.count(", ") == MANY - 1

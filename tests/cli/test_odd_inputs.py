@@ -45,7 +45,7 @@ def test_a_link_to_itself_is_refused(verb: str, run: Run, tmp_path: Path) -> Non
 def test_a_link_to_itself_is_refused_as_output(run: Run, adapters: Path, tmp_path: Path) -> None:
     loop = tmp_path / "loop"
     loop.symlink_to("loop")
-    result = run("merge", *sorted(adapters.iterdir()), "--size", "30%", "-o", loop)
+    result = run("merge", *sorted(adapters.iterdir()), "--error", "0.2", "-o", loop)
     assert result.exit_code == 2, result.output
     assert loop.is_symlink()
 

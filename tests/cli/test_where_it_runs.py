@@ -83,7 +83,7 @@ def test_another_user_on_a_read_only_tree(elsewhere: Path) -> None:
     work, adapters = elsewhere / "work", sorted((elsewhere / "adapters").iterdir())
     cache = work / "tmp" / f"hydraopt-{NOBODY}"
     verbs = (
-        ("merge", *adapters, "--size", "40%", "-o", work / "b"),
+        ("merge", *adapters, "--error", "0.1", "-o", work / "b"),
         ("inspect", *adapters),
         ("inspect", work / "b"),
         ("verify", work / "b", *adapters),

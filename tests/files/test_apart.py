@@ -59,12 +59,12 @@ def test_merge_shrink_and_methods_write_elsewhere(folders: list[Path], tmp_path:
     before = {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
     for output in (folders[0] / "adapter_model.safetensors", folders[1] / "new"):
         with pytest.raises(UsageError):
-            merge(folders, output, size="30%")
+            merge(folders, output, error=0.2)
         with pytest.raises(UsageError):
             combine(folders, output, heads=1)
     assert {path: path.read_bytes() for folder in folders for path in folder.iterdir()} == before
     bundle = tmp_path / "bundle"
-    merge(folders, bundle, size="40%")
+    merge(folders, bundle, error=0.1)
     os.link(bundle, tmp_path / "hard")
     whole = bundle.read_bytes()
     for output in (bundle, tmp_path / "hard"):
@@ -79,7 +79,7 @@ def test_no_export_takes_the_place_of_what_it_reads(
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    merge(folders, home / "bundle.hydra.safetensors", size="40%")
+    merge(folders, home / "bundle.hydra.safetensors", error=0.1)
     task = open_bundle(home / "bundle.hydra.safetensors")["a"]
     base = tmp_path / "base"
     base.mkdir()

@@ -141,7 +141,7 @@ def test_an_adapter_without_low_rank_modules(tmp_path) -> None:
 def test_workers_do_not_change_the_bytes(headed, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("hydraopt.merging.portable.WORTH", 1)
     for workers in (1, 2):
-        merge(headed, tmp_path / str(workers), size="10%", workers=workers)
+        merge(headed, tmp_path / str(workers), error=0.3, workers=workers)
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
 
@@ -162,7 +162,7 @@ def test_blocks_do_not_change_the_bytes(make_adapter, tmp_path, monkeypatch, ali
     for most, lengths in ((1 << 22, {5}), (2 * 40 * 64, {2, 1})):
         held.clear()
         monkeypatch.setattr("hydraopt.compress.dense.NUMBERS", most)
-        merge(folders, tmp_path / str(most), size="20%", workers=1)
+        merge(folders, tmp_path / str(most), error=0.2, workers=1)
         assert set(held) == lengths
     assert (tmp_path / str(1 << 22)).read_bytes() == (tmp_path / str(2 * 40 * 64)).read_bytes()
     opened = open_bundle(tmp_path / str(1 << 22))

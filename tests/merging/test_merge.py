@@ -290,7 +290,7 @@ def test_neither_order_nor_workers_change_a_byte(three, tmp_path, monkeypatch, w
     for i, (order, count) in enumerate(
         [(three, 1), (three[::-1], workers), (three[1:] + three[:1], 1)]
     ):
-        merge(order, tmp_path / f"out{i}", size="15%", workers=count)
+        merge(order, tmp_path / f"out{i}", error=0.2, workers=count)
         results.append((tmp_path / f"out{i}").read_bytes())
     assert results[0] == results[1] == results[2]
 

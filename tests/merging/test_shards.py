@@ -63,7 +63,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_merge_that_was_ended_goes_on(three, tmp_path, monkeypatch) -> None:
     done = encoded(monkeypatch)
-    merge(three, tmp_path / "whole", size="20%", workers=1)
+    merge(three, tmp_path / "whole", error=0.2, workers=1)
     whole = len(done)
     done.clear()
 
@@ -75,13 +75,13 @@ def test_a_merge_that_was_ended_goes_on(three, tmp_path, monkeypatch) -> None:
             raise Ended
 
     with pytest.raises(Ended):
-        merge(three, tmp_path / "out", size="20%", workers=Local(1, tmp_path / "w"), progress=ends)
+        merge(three, tmp_path / "out", error=0.2, workers=Local(1, tmp_path / "w"), progress=ends)
     assert 0 < len(done) < whole
     assert not (tmp_path / "out").exists()
-    merge(three, tmp_path / "out", size="20%", workers=Local(1, tmp_path / "w"))
+    merge(three, tmp_path / "out", error=0.2, workers=Local(1, tmp_path / "w"))
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
     assert len(done) == whole  # together as many as in one go
-    merge(three, tmp_path / "twice", size="20%", workers=Local(1, tmp_path / "w"))
+    merge(three, tmp_path / "twice", error=0.2, workers=Local(1, tmp_path / "w"))
     assert len(done) == whole
     assert (tmp_path / "twice").read_bytes() == (tmp_path / "whole").read_bytes()
 
@@ -108,7 +108,7 @@ def test_other_adapters_and_other_options_find_nothing_of_these(
 
 def test_memory_changes_no_byte(three, tmp_path) -> None:
     for memory in (1, 10**6, None):
-        merge(three, tmp_path / f"{memory}", size="20%", workers=Local(1, None, memory))
+        merge(three, tmp_path / f"{memory}", error=0.2, workers=Local(1, None, memory))
     assert len({path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}) == 1
 
 
@@ -119,12 +119,12 @@ def kept_in(folder: Path) -> list[Path]:
 def test_answers_that_changed_places_are_made_again(three, tmp_path, monkeypatch) -> None:
     """Each file is whole, and has the answer to another question."""
     done, work = encoded(monkeypatch), tmp_path / "w"
-    merge(three, tmp_path / "whole", size="20%", workers=Local(1, work))
+    merge(three, tmp_path / "whole", error=0.2, workers=Local(1, work))
     files, whole = kept_in(work), len(done)
     data = [file.read_bytes() for file in files]
     for file, other in zip(files, [*data[1:], data[0]], strict=True):
         file.write_bytes(other)
-    merge(three, tmp_path / "again", size="20%", workers=Local(1, work))
+    merge(three, tmp_path / "again", error=0.2, workers=Local(1, work))
     assert (tmp_path / "again").read_bytes() == (tmp_path / "whole").read_bytes()
     assert len(done) == 2 * whole
     assert [file.read_bytes() for file in files] == data
@@ -157,7 +157,7 @@ HEADS = [
 @pytest.mark.parametrize("tail", [None, slow(b"cut")])
 def test_answers_that_cannot_be_read_are_made_again(three, tmp_path, tail) -> None:
     work = tmp_path / "w"
-    merge(three, tmp_path / "whole", size="20%", workers=Local(1, work))
+    merge(three, tmp_path / "whole", error=0.2, workers=Local(1, work))
     files = kept_in(work)
     data = [file.read_bytes() for file in files]
     assert all(check_of(x, y[32:]) == y[:32] for x, y in zip(files, data, strict=True))
@@ -165,7 +165,7 @@ def test_answers_that_cannot_be_read_are_made_again(three, tmp_path, tail) -> No
         # As many as there are, so that every kind of answer gets every head.
         for file in files[number % 3 :: 3]:
             forged(file, head, tail)
-        merge(three, tmp_path / "again", size="20%", workers=Local(1, work))
+        merge(three, tmp_path / "again", error=0.2, workers=Local(1, work))
         assert (tmp_path / "again").read_bytes() == (tmp_path / "whole").read_bytes(), head
     assert [file.read_bytes() for file in files] == data
 

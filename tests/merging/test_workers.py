@@ -130,10 +130,10 @@ def test_what_is_sent_has_absolute_paths(three, tmp_path, monkeypatch) -> None:
 
 def test_what_has_no_file_of_its_own_is_sent_as_well(three, tmp_path, started, monkeypatch) -> None:
     monkeypatch.setattr(portable.tempfile, "tempdir", str(tmp_path))
-    merge(three, tmp_path / "files", size="20%", workers=1)
+    merge(three, tmp_path / "files", error=0.2, workers=1)
     for folder in three[1:]:
         torch_file(folder)
-    merge(read_adapters(three), tmp_path / "pickles", size="20%", workers=2)
+    merge(read_adapters(three), tmp_path / "pickles", error=0.2, workers=2)
     assert [pool.size for pool in started] == [2]
     assert (tmp_path / "files").read_bytes() == (tmp_path / "pickles").read_bytes()
     assert not list(tmp_path.glob("hydraopt-*"))
@@ -149,7 +149,7 @@ def test_what_cannot_be_written_for_the_workers_leaves_no_process(
 
     monkeypatch.setattr(portable.Spool, "portable", full)
     with pytest.raises(OSError, match="no space left"):
-        merge(read_adapters(three), tmp_path / "out", size="20%", workers=2)
+        merge(read_adapters(three), tmp_path / "out", error=0.2, workers=2)
     assert all(gone(pid) for pool in started for pid in pool.pids)
     assert not list(tmp_path.glob("hydraopt-*"))
 
@@ -160,14 +160,14 @@ def test_passes_that_cannot_be_made_leave_no_process(three, tmp_path, started, m
 
     monkeypatch.setattr(Processes, "hire", refuses)
     with pytest.raises(MemoryError):
-        merge(three, tmp_path / "out", size="20%", workers=2)
+        merge(three, tmp_path / "out", error=0.2, workers=2)
     assert len(started) == 1
     assert all(gone(pid) for pid in started[0].pids)
 
 
 def test_small_work_stays_in_this_process(three, tmp_path, started, monkeypatch) -> None:
     monkeypatch.setattr(portable, "WORTH", 10**9)
-    merge(three, tmp_path / "out", size="20%", workers=2)
+    merge(three, tmp_path / "out", error=0.2, workers=2)
     assert started == []
 
 
@@ -193,7 +193,7 @@ def test_errors_name_what_they_are_about_and_leave_the_output(
         got="base_model.model.h.1.v.lora_B.weight",
         expected="finite numbers",
     ):
-        merge(folders, tmp_path / "out", size="20%", workers=2)
+        merge(folders, tmp_path / "out", error=0.2, workers=2)
     assert (tmp_path / "out").read_text() == "before"
     assert all(gone(pid) for pid in started[0].pids)
 
@@ -223,9 +223,9 @@ def killing(monkeypatch: pytest.MonkeyPatch, times: int, method: str) -> list[in
 def test_a_killed_worker_is_replaced_and_changes_no_byte(
     three, tmp_path, started, monkeypatch, method
 ) -> None:
-    merge(three, tmp_path / "one", size="20%", workers=1)
+    merge(three, tmp_path / "one", error=0.2, workers=1)
     killed = killing(monkeypatch, 1, method)
-    merge(three, tmp_path / "two", size="20%", workers=2)
+    merge(three, tmp_path / "two", error=0.2, workers=2)
     assert len(killed) == 1
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
@@ -237,7 +237,7 @@ def test_workers_that_are_killed_again_and_again_are_an_error(
     (tmp_path / "out").write_text("before")
     killed = killing(monkeypatch, 100, "encode")
     with pytest.raises(WorkerError, match=r"worker 1 ended.*signal 9.*--workers"):
-        merge(three, tmp_path / "out", size="20%", workers=2)
+        merge(three, tmp_path / "out", error=0.2, workers=2)
     assert len(killed) >= 3
     assert (tmp_path / "out").read_text() == "before"
     assert all(gone(pid) for pid in killed + started[0].pids)
@@ -266,7 +266,7 @@ class Noted(engine.Processes):
         super().__init__(*arguments)
         pools.append(self)
 engine.Processes = Noted
-merge(sys.argv[2:], sys.argv[1], size="20%", workers=2, progress=told)
+merge(sys.argv[2:], sys.argv[1], error=0.2, workers=2, progress=told)
 """
 
 

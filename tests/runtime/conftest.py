@@ -62,7 +62,7 @@ def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
                 merge(sources, path, lossless=True)
             else:
                 forms = None if form == "all" else [form]
-                merge(sources, path, size="60%", forms=forms, workers=1)
+                merge(sources, path, error=0.05, forms=forms, workers=1)
             made[form] = path
         return made[form]
 

@@ -20,7 +20,7 @@ def test_the_python_runs(model, tmp_path, monkeypatch: pytest.MonkeyPatch) -> No
     (code,) = re.findall(r"^```python\n(.+?)^```$", text, re.MULTILINE | re.DOTALL)
     sources = zip(("dates-de", "dates-en", "numbers-de"), adapters(tmp_path / "a"), strict=False)
     monkeypatch.chdir(tmp_path)
-    merge([f"{name}={x}" for name, x in sources], "phone.hydra.safetensors", size="60%", workers=1)
+    merge([f"{name}={x}" for name, x in sources], "phone.hydra.safetensors", error=0.05, workers=1)
     ids = IDS[:3]
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     inputs |= {"max_new_tokens": 2, "pad_token_id": 0}

@@ -174,7 +174,7 @@ def test_the_default_cache_of_what_is_not_coded(model, tmp_path, monkeypatch) ->
 
 def test_tasks_of_equal_content_have_one_head(model, tmp_path) -> None:
     one, two = adapters(tmp_path / "a")[:2]
-    merge([f"x={one}", f"y={one}", f"z={two}"], tmp_path / "b", size="60%", workers=1)
+    merge([f"x={one}", f"y={one}", f"z={two}"], tmp_path / "b", error=0.05, workers=1)
     with attach(model, tmp_path / "b") as attached:
         attached.set_task("x")
         first = logits(model)

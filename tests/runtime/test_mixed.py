@@ -85,7 +85,7 @@ def test_shared_bases_are_passed_once_for_the_whole_batch(model, bundle_of, form
 
 def test_rows_of_several_bundles(model, bundle_of, tmp_path) -> None:
     own = tmp_path / "own.safetensors"
-    merge(adapters(tmp_path / "a"), own, size="60%", forms=["two-sided"], workers=1)
+    merge(adapters(tmp_path / "a"), own, error=0.05, forms=["two-sided"], workers=1)
     first = bundle_of("shared-input")
     ids = torch.cat([IDS, IDS.flip(0)])
     names = ["de", None, "en", "own:de", "own:fr", "shared-input:fr", "own:es", "es"]

@@ -152,7 +152,7 @@ def test_a_block_may_detach(model, bundle_of) -> None:
 
 def test_several_bundles(model, bundle_of, tmp_path) -> None:
     sources = adapters(tmp_path / "a")
-    merge([sources[0], f"pl={sources[1]}"], tmp_path / "own.safetensors", size="60%", workers=1)
+    merge([sources[0], f"pl={sources[1]}"], tmp_path / "own.safetensors", error=0.05, workers=1)
     paths = [bundle_of("shared-input"), tmp_path / "own.safetensors"]
     with attach(model, paths) as attached:
         assert attached.tasks == ("shared-input:de", "en", "es", "fr", "own:de", "pl")

@@ -35,7 +35,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     adapters = [
         write_adapter(folder / name, pairs(9 + i, 3)) for i, name in enumerate(("de", "nl"))
     ]
-    merge(adapters, folder / "other.hydra.safetensors", size="60%", workers=1)
+    merge(adapters, folder / "other.hydra.safetensors", error=0.05, workers=1)
     return folder / "other.hydra.safetensors"
 
 
