@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import logging
 import os
 import shutil
 import sys
@@ -61,6 +62,35 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+class Logged(logging.Handler):
+    """The records that reach the root logger."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    @property
+    def messages(self) -> list[str]:
+        return [record.getMessage() for record in self.records]
+
+
+@pytest.fixture
+def logged() -> Iterator[Logged]:
+    """Collect log records; reset the level of the logger "hydraopt", which a test may set.
+
+    pytest's own plugin is off: in each phase of each test it visits the loggers of all libraries,
+    which takes longer than many tests.
+    """
+    handler = Logged()
+    logging.getLogger().addHandler(handler)
+    yield handler
+    logging.getLogger().removeHandler(handler)
+    logging.getLogger("hydraopt").setLevel(logging.NOTSET)
 
 
 Pair = tuple[NDArray[Any], NDArray[Any]]

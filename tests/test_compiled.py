@@ -13,6 +13,7 @@ import pytest
 
 from hydraopt import compiled
 from hydraopt.errors import MemoryLimitError
+from tests.conftest import Logged
 
 MODULE = """
 from hydraopt.compiled import njit
@@ -50,15 +51,13 @@ def run(folder: Path, **settings: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-def test_the_folder_is_private_and_said_once(
-    temporary: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_folder_is_private_and_said_once(temporary: Path, logged: Logged) -> None:
     folder = compiled.private_folder()
     assert folder == temporary / f"hydraopt-{os.geteuid()}"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert compiled.private_folder() == folder
-    assert len(caplog.messages) == 1
-    assert str(folder) in caplog.messages[0]
+    assert len(logged.messages) == 1
+    assert str(folder) in logged.messages[0]
     compiled.private_folder.cache_clear()
     assert compiled.private_folder() == folder  # the next process takes it again
 
@@ -86,12 +85,10 @@ def test_a_folder_of_unknown_hands_is_not_used(bad: str, temporary: Path) -> Non
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_there_is_no_safe_place_where_others_may_rename(
-    temporary: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_there_is_no_safe_place_where_others_may_rename(temporary: Path, logged: Logged) -> None:
     temporary.chmod(0o777)
     assert compiled.private_folder() is None
-    assert "compiles anew" in caplog.messages[0]
+    assert "compiles anew" in logged.messages[0]
     compiled.private_folder.cache_clear()
     temporary.chmod(0o1777)  # sticky, as the system's own is
     assert compiled.private_folder() is not None

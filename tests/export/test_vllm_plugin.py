@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import shutil
 import sys
@@ -29,7 +28,7 @@ from hydraopt.export import vllm_plugin
 from hydraopt.export.served import FolderCache, ServedBundle
 from hydraopt.files.url import Url
 from hydraopt.merging.budget import Limit
-from tests.conftest import write_adapter
+from tests.conftest import Logged, write_adapter
 from tests.export.targets import bundled, pairs, stacked_experts
 from tests.raising import raises
 from tests.remote.servers import Web, web_server
@@ -164,17 +163,16 @@ def test_what_it_does_not_have_is_left_to_others(
     monkeypatch: pytest.MonkeyPatch,
     registry: Registry,
     bundle: Path,
-    caplog: pytest.LogCaptureFixture,
+    logged: Logged,
 ) -> None:
     resolver = started(monkeypatch, registry, bundle)
-    with caplog.at_level(logging.WARNING):
-        for name in ("es", "../de", "", "/etc"):
-            assert ask(resolver, name) is None
-        assert not caplog.records
-        assert ask(resolver, "de", base="org/another") is None
-        assert "HYDRAOPT_ANY_BASE" in caplog.text
-        assert ask(resolver, "head") is None
-        assert "score.weight" in caplog.text
+    for name in ("es", "../de", "", "/etc"):
+        assert ask(resolver, name) is None
+    assert logged.messages == []
+    assert ask(resolver, "de", base="org/another") is None
+    assert "HYDRAOPT_ANY_BASE" in logged.messages[-1]
+    assert ask(resolver, "head") is None
+    assert "score.weight" in logged.messages[-1]
 
 
 def test_stacked_experts_are_marked(
@@ -198,12 +196,12 @@ def test_a_damaged_bundle_is_logged_and_a_wrong_setting_stops_the_start(
     monkeypatch: pytest.MonkeyPatch,
     registry: Registry,
     bundle: Path,
-    caplog: pytest.LogCaptureFixture,
+    logged: Logged,
 ) -> None:
     resolver = started(monkeypatch, registry, bundle)
     bundle.write_bytes(bundle.read_bytes()[:100])
     assert ask(resolver, "de") is None
-    assert "cannot be served" in caplog.text
+    assert "cannot be served" in logged.messages[-1]
     with pytest.raises(BundleFormatError):
         vllm_plugin.register()
 

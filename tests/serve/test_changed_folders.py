@@ -71,7 +71,7 @@ def told(wild: Any, folder: Any, *tasks: str) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["index", slow("no index"), "core"])
 def test_a_replaced_task_is_answered_as_it_is_now(
-    serve, wild, folder, tmp_path, caplog, how
+    serve, wild, folder, tmp_path, logged, how
 ) -> None:
     if how == "no index":
         (folder / INDEX_NAME).unlink()
@@ -87,11 +87,11 @@ def test_a_replaced_task_is_answered_as_it_is_now(
     assert found == right[1:]
     assert len({x["de"] for x in right}) == 3
     assert len({x["fr"] for x in right}) == 1
-    assert caplog.records == []
+    assert logged.records == []
 
 
 @pytest.mark.parametrize("how", ["index", slow("no index")])
-def test_a_task_that_was_removed_is_404(serve, wild, folder, caplog, how) -> None:
+def test_a_task_that_was_removed_is_404(serve, wild, folder, logged, how) -> None:
     if how == "no index":
         (folder / INDEX_NAME).unlink()
     right = told(wild, folder, "fr")["fr"]
@@ -104,12 +104,12 @@ def test_a_task_that_was_removed_is_404(serve, wild, folder, caplog, how) -> Non
         assert said(running, "fr") == right
         assert plain(f"{running.address}/reload", {}).status == 200
         assert names(running) == [BASE, "es", "fr", "nl"]
-    lines = [x.getMessage() for x in caplog.records if x.levelno >= logging.WARNING]
+    lines = [x.getMessage() for x in logged.records if x.levelno >= logging.WARNING]
     assert [x.partition(":")[0] for x in lines] == ["no answer of 'de'", "no answer of 'en'"]
-    assert not any(x.exc_info for x in caplog.records)
+    assert not any(x.exc_info for x in logged.records)
 
 
-def test_another_core_is_taken_by_a_reload(serve, wild, folder, caplog) -> None:
+def test_another_core_is_taken_by_a_reload(serve, wild, folder, logged) -> None:
     with begun(serve, folder) as running:
         refresh(folder, error=0.2)
         for task in TASKS[:2]:
@@ -119,8 +119,8 @@ def test_another_core_is_taken_by_a_reload(serve, wild, folder, caplog) -> None:
             assert "POST /reload" in str(error)
             assert str(folder.parent) not in str(error)
         assert names(running) == [BASE, *TASKS]
-        assert len(caplog.records) == 2
-        assert all(x.exc_info is None for x in caplog.records)
+        assert len(logged.records) == 2
+        assert all(x.exc_info is None for x in logged.records)
         assert plain(f"{running.address}/reload", {}).status == 200
         found = {task: said(running, task) for task in TASKS}
     assert found == told(wild, folder, *TASKS)

@@ -13,7 +13,7 @@ import pytest
 from hydraopt import merge
 from hydraopt.serve.jobs import Limits
 from hydraopt.serve.server import base_name_of
-from tests.conftest import write_adapter
+from tests.conftest import Logged, write_adapter
 from tests.merging.merge_cases import modules_of
 from tests.serve.conftest import plain, until
 from tests.serve.test_server import complete
@@ -95,13 +95,14 @@ def test_options_of_a_stream_need_a_stream(serve, stream: bool | None) -> None:
             assert reply.status == 200
 
 
-def test_each_request_is_logged_and_no_secret_is(serve, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "hydraopt"), serve(api_key="a-secret") as running:
+def test_each_request_is_logged_and_no_secret_is(serve, logged: Logged) -> None:
+    logging.getLogger("hydraopt").setLevel(logging.INFO)
+    with serve(api_key="a-secret") as running:
         plain(f"{running.address}/health?token=hidden")
         plain(f"{running.address}/v1/models")
         plain(f"{running.address}/no%0Aline%1b[2J")
         complete(running.client(api_key="a-secret"), "de", "told to nobody", max_tokens=2)
-    lines = [x.getMessage() for x in caplog.records if "127.0.0.1" in x.getMessage()]
+    lines = [x for x in logged.messages if "127.0.0.1" in x]
     assert len(lines) == 4
     for line, words in zip(
         lines, (("/health", "200"), ("/v1/models", "401"), ("404",), ("POST", "200")), strict=True
