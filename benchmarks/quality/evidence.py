@@ -53,6 +53,7 @@ __all__ = [
     "chosen",
     "merged",
     "methods_of",
+    "options_of",
     "original_adapters",
     "request_for",
     "result_name",
@@ -105,7 +106,7 @@ def merged(
     if not _still_holds(path, before, made_of, keep):
         path.parent.mkdir(parents=True, exist_ok=True)
         with products_of("bfloat16"):
-            options = _options(set_name, adapters, method, tasks)
+            options = options_of(set_name, adapters, method, tasks)
             made = merge(adapters, path, **method.limit, **options)
         said = {
             "method": method.name,
@@ -144,7 +145,7 @@ def _still_holds(
     return keep and alike
 
 
-def _options(
+def options_of(
     set_name: str, adapters: Sequence[Adapter], method: Method, tasks: Path
 ) -> dict[str, Any]:
     """Options of hydraopt.merge; those of a plan name what is looked up or made here.

@@ -33,7 +33,7 @@ from hydraopt.bundle.reader import Bundle
 from hydraopt.collection.opening import open_bundle
 from hydraopt.harm.drift import Drift
 
-__all__ = ["SIZES", "main"]
+__all__ = ["SIZES", "main", "measured"]
 
 SIZES = ("10%", "5%", "3%", "2%")
 _FEW = (
@@ -55,7 +55,7 @@ def _as_noise(drift: Drift) -> float:
     return float(-np.expm1(np.bincount(drift.row, np.log1p(-chance), drift.answers)).mean())
 
 
-def _measured(
+def measured(
     loaded: tuple[Any, Any],
     adapter: Adapter,
     bundles: dict[str, Bundle],
@@ -120,6 +120,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if adapter.name in known:
             continue
         with products_of(args.products):
-            rows += _measured(loaded, adapter, bundles, args.tasks, splits)
+            rows += measured(loaded, adapter, bundles, args.tasks, splits)
         save_json(out, {**head, "rows": rows})
         print(f"{adapter.name}: {len(rows)} rows", flush=True)

@@ -130,7 +130,7 @@ def served_row(path: Path, count: int, repeats: int) -> dict[str, Any]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         said = json.loads("".join(iter(server.stdout.readline, "}\n")) + "}")
-        start_seconds, start_cpu = time.perf_counter() - started, _cpu_of(server.pid)
+        start_seconds, start_cpu = time.perf_counter() - started, cpu_of(server.pid)
         try:
             seen = {} if browser.why_not() else _seen(said["address"], count, repeats)
         finally:
@@ -154,7 +154,7 @@ def _seen(address: str, count: int, repeats: int) -> dict[str, float]:
         }
 
 
-def _cpu_of(process: int) -> float:
+def cpu_of(process: int) -> float:
     """CPU seconds that a process has taken so far."""
     times = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
     return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")

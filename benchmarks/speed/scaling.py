@@ -37,7 +37,17 @@ from benchmarks.speed.synthetic import (
     write_adapters,
 )
 
-__all__ = ["RANKS", "TASKS", "TOOLS", "WIDTHS", "Cell", "cells_of", "measured", "summary"]
+__all__ = [
+    "RANKS",
+    "TASKS",
+    "TOOLS",
+    "WIDTHS",
+    "Cell",
+    "cells_of",
+    "compile_code",
+    "measured",
+    "summary",
+]
 
 TASKS, RANKS, WIDTHS = (4, 8, 16, 32, 64), (8, 16, 32, 64), (512, 1024, 2048, 4096)
 _OURS = "hydraopt"
@@ -143,7 +153,7 @@ def rows_of(
     return rows
 
 
-def _compile(place: Path) -> None:
+def compile_code(place: Path) -> None:
     """Merges and reads that count for nothing, of one process and of several: hydraopt's compiled
     code is in its cache."""
     for width, rank in ((64, 4), (1024, 64)):
@@ -174,7 +184,7 @@ def run(args: argparse.Namespace) -> None:
         return cell.shape, cell.width, cell.modules, cell.rank
 
     place = ROOT / "build" / "scaling"
-    _compile(place)
+    compile_code(place)
     for _, group in itertools.groupby(missing, key=kind):
         same = list(group)
         most = max(cell.tasks for cell in same)

@@ -31,7 +31,7 @@ from hydraopt.collection.opening import open_bundle
 from hydraopt.progress import Progress
 from hydraopt.runtime.attached import attach
 
-__all__ = ["compare", "write_like"]
+__all__ = ["compare", "in_fresh_process", "with_threads", "write_like"]
 
 Measured = dict[str, Any]
 Made = TypeVar("Made")
@@ -69,8 +69,8 @@ def compare(
         for i, count in enumerate(counts):
             if progress is not None:
                 progress("compare", i, len(counts))
-            rows.append(_apart(_use_bundle, threads, path, list(names[:count]), dtype))
-            rows.append(_apart(_use_files, threads, files[:count], dtype))
+            rows.append(in_fresh_process(_use_bundle, threads, path, list(names[:count]), dtype))
+            rows.append(in_fresh_process(_use_files, threads, files[:count], dtype))
     return rows
 
 
@@ -91,14 +91,14 @@ def write_like(task: TaskAdapter, path: Path) -> Path:
     return path
 
 
-def _apart(measure: Callable[..., Measured], threads: int, *arguments: Any) -> Measured:
+def in_fresh_process(measure: Callable[..., Measured], threads: int, *arguments: Any) -> Measured:
     """The row, measured in a fresh process."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(_limited, measure, threads, *arguments).result()
+        return pool.submit(with_threads, measure, threads, *arguments).result()
 
 
-def _limited(measure: Callable[..., Measured], threads: int, *arguments: Any) -> Measured:
+def with_threads(measure: Callable[..., Measured], threads: int, *arguments: Any) -> Measured:
     with limited(threads):
         return measure(*arguments)
 

@@ -28,6 +28,7 @@ from hydraopt.export import vllm_plugin
 from hydraopt.export.served import FolderCache, ServedBundle
 from hydraopt.files.url import Url
 from hydraopt.merging.budget import Limit
+from hydraopt.merging.merge import merge
 from tests.conftest import Logged, write_adapter
 from tests.export.targets import bundled, pairs, stacked_experts
 from tests.raising import raises
@@ -210,11 +211,14 @@ def test_a_damaged_bundle_is_logged_and_a_wrong_setting_stops_the_start(
 
 
 @pytest.fixture
-def served(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    """The bundle as a core and task files, over HTTP."""
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    """The tasks "de" and "fr" as a core, which has bases, and task files, over HTTP."""
     monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "kept"))
     (tmp_path / "web").mkdir()
-    split(bundle, tmp_path / "web" / "tiny")
+    adapters = [write_adapter(tmp_path / name, pairs(i)) for i, name in enumerate(("de", "fr"))]
+    whole = tmp_path / "b.hydra.safetensors"
+    merge(adapters, whole, error=0.01, forms=["two-sided"], workers=1)
+    split(whole, tmp_path / "web" / "tiny")
     with web_server(tmp_path / "web") as web:
         yield web
 
@@ -232,18 +236,25 @@ def core_of(web: Web) -> str:
     return f"tiny/{core.name}"
 
 
+def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths of bundles whose core is decoded."""
+    decoded: list[str] = []
+    open_stream = Bundle.open_stream
+
+    def counted(self: Bundle, name: str, *more: Any) -> Any:
+        if name == "shared":
+            decoded.append(str(self.path))
+        return open_stream(self, name, *more)
+
+    monkeypatch.setattr(Bundle, "open_stream", counted)
+    return decoded
+
+
 def test_a_cold_task_of_an_address_costs_its_own_bytes_and_one_decoding(
     monkeypatch: pytest.MonkeyPatch, registry: Registry, served: Web
 ) -> None:
     resolver = at(served, monkeypatch, registry)
-    decoded = []
-    open_shared = Bundle._open_shared
-
-    def counted(self: Bundle) -> Any:
-        decoded.append(self)
-        return open_shared(self)
-
-    monkeypatch.setattr(Bundle, "_open_shared", counted)
+    decoded = decodings(monkeypatch)
     assert ask(resolver, "de") is not None
     served.reset()
     second = ask(resolver, "fr")
@@ -274,10 +285,7 @@ def test_a_folder_that_lists_nothing_is_served_by_its_index(
 def test_two_tasks_at_once_decode_the_core_once(
     monkeypatch: pytest.MonkeyPatch, served: Web
 ) -> None:
-    decoded = []
-    open_shared = Bundle._open_shared
-    counted = lambda self: decoded.append(self) or open_shared(self)  # noqa: E731
-    monkeypatch.setattr(Bundle, "_open_shared", counted)
+    decoded = decodings(monkeypatch)
     bundle = ServedBundle(Url(served.url(core_of(served))))
     tasks = [bundle.task(name) for name in ("de", "fr")]
     for task in tasks:
@@ -293,7 +301,7 @@ def test_what_is_replaced_at_the_address_is_seen(
     resolver = at(served, monkeypatch, registry)
     first = ask(resolver, "de")
     other = write_adapter(tmp_path / "n" / "de", pairs(7))
-    replace(served.folder / "tiny", [other], limit=LIMIT, same_base=True)
+    replace(served.folder / "tiny", [other], limit=Limit(lossless=True), same_base=True)
     second = ask(resolver, "de")
     assert first is not None
     assert second is not None

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from hydraopt.errors import LockedError, UsageError
-from hydraopt.files import writing
 from hydraopt.files.lock import locked_folder
 from hydraopt.files.replacing import is_unfinished
 from hydraopt.files.writing import clean, replaced_folder, write_new
@@ -70,9 +69,9 @@ def loads(name):
     return any(x.name.endswith(name) for x in folder.iterdir())
 
 if how == "mounted":
-    writing._is_mounted = lambda target: target == folder
+    os.path.ismount = lambda path: path == folder
 else:
-    writing._exchange = lacking
+    writing.exchange = lacking
 kinds, number, dead, swept = [], 0, True, False
 while dead:
     number += 1
@@ -116,7 +115,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made.mkdir()
     (made / "x").write_text("old")
     (made / "y").write_text("old")
-    monkeypatch.setattr(writing, "_is_mounted", lambda target: target == made)
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == made)
     really = os.replace
 
     def failing(old: Path, new: Path) -> None:
@@ -191,7 +190,7 @@ def test_a_link_takes_no_file_from_elsewhere(folder: Path, name: str) -> None:
 def test_a_folder_in_the_way_of_a_file_is_told_before_anything_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "_is_mounted", lambda target: target == tmp_path)
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
     (tmp_path / "x").write_text("old")
     (tmp_path / "y").mkdir()
     with pytest.raises(IsADirectoryError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -203,14 +204,14 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
             monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "adapter")
         else:  # a part of the same file system, which ismount does not see
             monkeypatch.setattr(os, "rename", across)
-        monkeypatch.setattr(writing, "_exchange", busy)
+        monkeypatch.setattr(writing, "exchange", busy)
         monkeypatch.setattr(os, "replace", across)
     if request.param == "one by one":
 
         def lacking(one: Path, other: Path) -> None:
             raise OSError(errno.ENOSYS, "not here")
 
-        monkeypatch.setattr(writing, "_exchange", lacking)
+        monkeypatch.setattr(writing, "exchange", lacking)
     return request.param
 
 
@@ -266,7 +267,7 @@ def test_without_an_exchange_the_config_goes_first_and_comes_last(
     def lacking(one: Path, other: Path) -> None:
         raise OSError(errno.EINVAL, "not here")
 
-    monkeypatch.setattr(writing, "_exchange", lacking)
+    monkeypatch.setattr(writing, "exchange", lacking)
     monkeypatch.setattr(writing.os, "replace", watched)
     with replaced_folder(target) as made:
         fill(made, "new")
@@ -355,15 +356,18 @@ def test_a_scratch_that_another_takes_for_a_dead_one_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between its making and its lock another writer of the same target may look."""
-    real, tries = writing._lock, []
+    real, tries, looks = fcntl.flock, [], []
 
-    def looked_at(descriptor: int) -> bool:
-        tries.append(descriptor)
-        if len(tries) < 3:
-            writing._clean(tmp_path / "x")
-        return real(descriptor)
+    def looked_at(descriptor: int, operation: int) -> None:
+        if not looks:
+            tries.append(descriptor)
+            if len(tries) < 3:
+                looks.append(True)
+                writing.clean(tmp_path / "x")
+                looks.clear()
+        real(descriptor, operation)
 
-    monkeypatch.setattr(writing, "_lock", looked_at)
+    monkeypatch.setattr(fcntl, "flock", looked_at)
     assert write_atomically(tmp_path / "x", [b"content"]) == 7
     assert len(tries) == 3
     tries.clear()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from hydraopt.collection.opening import open_bundle
+from hydraopt.merging.budget import MeanError
 from hydraopt.merging.merge import merge
-from hydraopt.merging.outcome import Job
-from tests.merging.merge_cases import originals
+from hydraopt.merging.notes import notes_of
 
 
 def test_a_size_near_fp16_gets_a_note(three, tmp_path) -> None:
@@ -14,9 +17,12 @@ def test_a_size_near_fp16_gets_a_note(three, tmp_path) -> None:
     assert merge(three, tmp_path / "out", lossless=True).notes == ()
 
 
-def test_a_note_names_tasks_whose_error_is_one_or_more(three, tmp_path, monkeypatch) -> None:
-    names = sorted(originals(three))
-    errors = dict(zip(names, (1.2, 0.9, 1.0), strict=True))
-    monkeypatch.setattr(Job, "_errors", lambda job, draft, task: {"error": errors[task.name]})
-    (note,) = merge(three, tmp_path / "out", size="25%", workers=1).notes
-    assert (note.code, note.where) == ("large_error", f"{names[0]}, {names[2]}")
+def test_a_note_names_tasks_whose_error_is_one_or_more(three, tmp_path) -> None:
+    merge(three, tmp_path / "out", error=0.2, workers=1)
+    manifest = open_bundle(tmp_path / "out").manifest
+    tasks = [
+        replace(task, error=error)
+        for task, error in zip(manifest.tasks, (1.2, 0.9, 1.0), strict=True)
+    ]
+    (note,) = notes_of(replace(manifest, tasks=tuple(tasks)), MeanError(0.2))
+    assert (note.code, note.where) == ("large_error", f"{tasks[0].name}, {tasks[2].name}")

@@ -14,7 +14,7 @@ from hydraopt.coding.chunks import ChunkReader, ChunkWriter
 from hydraopt.coding.coefficients import EXPONENT_GRID
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import PartsRecord, read_record, write_record
-from hydraopt.files.aside import Laid
+from hydraopt.files.aside import Aside, Place
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging import decoded as reading
 from hydraopt.merging import finish
@@ -94,12 +94,12 @@ def test_parts_grow_by_what_is_asked_and_errors_are_measured(three, tmp_path, fo
 
 def test_no_stream_is_read_but_those_that_change(three, tmp_path, monkeypatch) -> None:
     """A fleet's streams lie in a file, since they are more than memory holds."""
-    reads: list[int] = []
-    read, refit = Laid._read, finish.refitted
+    reads: list[Place] = []
+    read, refit = Aside.read, finish.refitted
 
-    def counted(self: Laid, index: int) -> bytes:
-        reads.append(index)
-        return read(self, index)
+    def counted(self: Aside, place: Place) -> bytes:
+        reads.append(place)
+        return read(self, place)
 
     def watched(*arguments: object) -> object:
         reads.clear()
@@ -107,7 +107,7 @@ def test_no_stream_is_read_but_those_that_change(three, tmp_path, monkeypatch) -
         assert len(reads) == 1
         return made
 
-    monkeypatch.setattr(Laid, "_read", counted)
+    monkeypatch.setattr(Aside, "read", counted)
     monkeypatch.setattr(finish, "refitted", watched)
     made = merge(
         three, tmp_path / "x.hydra.safetensors", error=0.2, look=Look(refit=grow_all(1, "b"))

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from hydraopt import merge
+from hydraopt.compress.core import ModuleCore
 from hydraopt.engines.engine import Local
-from hydraopt.merging.servant import Servant
+from hydraopt.merging import servant
 from hydraopt.merging.shards import Shards
 from tests.marks import slow
 from tests.merging.merge_cases import modules_of
@@ -48,16 +49,16 @@ def test_a_damaged_answer_is_made_again(tmp_path: Path, damage: str) -> None:
     assert shards.answer([1], lambda: ({}, b""), both) == ({"x": 1}, b"after")
 
 
-def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[ModuleCore]:
     """The modules that are encoded and not found done."""
-    done: list[int] = []
-    module = Servant._module
+    done: list[ModuleCore] = []
+    encode_module = servant.encode_module
 
-    def noted(self: Servant, item, encoded, *more):
-        done.append(encoded.index)
-        return module(self, item, encoded, *more)
+    def noted(core: ModuleCore, *more):
+        done.append(core)
+        return encode_module(core, *more)
 
-    monkeypatch.setattr(Servant, "_module", noted)
+    monkeypatch.setattr(servant, "encode_module", noted)
     return done
 
 

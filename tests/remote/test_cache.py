@@ -13,7 +13,6 @@ import pytest
 
 from hydraopt import open_bundle
 from hydraopt.errors import UsageError
-from hydraopt.files import copies
 from hydraopt.files.cache import Cache, bytes_of, cache_root, remote_cache
 from hydraopt.files.copies import new_folder
 from hydraopt.files.url import Url
@@ -137,13 +136,13 @@ def test_sizes_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_folder_is_listed_only_when_it_may_be_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed, real = [], Cache._files
+    listed, real = [], os.scandir
 
-    def counted(cache: Cache) -> list[tuple[float, int, Path]]:
-        listed.append(cache)
-        return real(cache)
+    def counted(folder: Path):
+        listed.append(folder)
+        return real(folder)
 
-    monkeypatch.setattr(Cache, "_files", counted)
+    monkeypatch.setattr(os, "scandir", counted)
     for number in range(12):
         Cache(tmp_path / "c", 100).put(key(number), bytes(10))
     assert len(listed) == 3  # the first time, and when it is full
@@ -177,7 +176,7 @@ def test_copies_need_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(copies, "_folders", {})
+    monkeypatch.setattr(os, "getpid", lambda: -1)  # as a process that has made no copies
     folder = new_folder(Url("memory://bucket/adapter"))
     assert folder.is_dir()
     assert tmp_path in folder.parents

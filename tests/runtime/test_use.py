@@ -41,7 +41,7 @@ STEPS = [
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison in this process: two processes for each count take seconds to start."""
-    monkeypatch.setattr(separate, "_apart", separate._limited)
+    monkeypatch.setattr(separate, "in_fresh_process", separate.with_threads)
 
 
 def steps_of(report: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -130,7 +130,7 @@ def test_each_way_has_a_process_of_its_own(bundle_of) -> None:
     counts: Any = ([1], torch.float32)
     rows = separate.compare(bundle_of("all"), TASKS, *counts)
     assert [x["way"] for x in rows] == ["bundle", "files"]
-    apart = [separate._apart(_process, 1) for _ in range(2)]
+    apart = [separate.in_fresh_process(_process, 1) for _ in range(2)]
     assert len({os.getpid(), *(x["pid"] for x in apart)}) == 3
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "SPLITS",
     "add_prompts",
     "judge_of",
+    "loaded_model",
     "model_of",
     "prompts_hash",
     "prompts_of",
@@ -85,12 +86,12 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=int, default=JUDGED_ON, help="such rows of a task")
 
 
-_loaded = functools.cache(load_model)
+loaded_model = functools.cache(load_model)
 
 
 def model_of(base: str) -> Any:
     """The base model of such a judge."""
-    return _loaded(base)[0]
+    return loaded_model(base)[0]
 
 
 @functools.cache
@@ -106,7 +107,7 @@ def judge_of(
     """What hydraopt.merge takes as its judge; kept, with all it has measured, for the bundles of a
     run. learned: training rows of a task that a refit takes besides; no harm is told of them.
     answer_tokens: of an answer that are judged, at most."""
-    loaded = _loaded(base)
+    loaded = loaded_model(base)
     prompts = {
         name: list(dict.fromkeys(rows))
         for name, rows in prompts_of(loaded[1], adapters, tasks, split, count).items()

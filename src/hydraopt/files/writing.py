@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import re
@@ -20,6 +19,7 @@ try:
 except ImportError:  # Windows, where nothing is locked and leftovers stay.
     fcntl = None  # type: ignore[assignment]
 
+from hydraopt.files.exchanging import exchange
 from hydraopt.files.outputs import destination
 from hydraopt.files.replacing import NEW, finish_replacing, replace_one_by_one, sync_folder
 from hydraopt.files.url import Url, is_url, place_of
@@ -29,10 +29,6 @@ __all__ = [
     "write_atomically", "write_new",
 ]  # fmt: skip
 
-_EXCHANGE: Final = 2
-"""RENAME_EXCHANGE of renameat2(2)."""
-_HERE: Final = -100
-"""AT_FDCWD."""
 _SCRATCH: Final = re.compile(r"\..+\.tmp-[0-9a-f]{16}", re.DOTALL)
 """Names of unfinished files and folders."""
 _MOST_SCRATCHES: Final = 8
@@ -348,7 +344,7 @@ def _put_in_place(made: Path, target: Path, stale: Callable[[str], bool], stays:
         for other in kept:
             _bring_along(other, made / other.name)
         try:
-            _exchange(made, target)
+            exchange(made, target)
             return
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV):
@@ -382,17 +378,3 @@ def _link(old: str | Path, new: str | Path) -> None:
         os.link(old, new)
     except OSError:
         shutil.copy2(old, new)
-
-
-def _exchange(one: Path, other: Path) -> None:
-    """Let two folders have each other's name, in one step.
-
-    Raises OSError if the system cannot do this.
-    """
-    library = ctypes.CDLL(None, use_errno=True)
-    call = getattr(library, "renameat2", None)
-    if call is None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    if call(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), os.fspath(other))

@@ -90,7 +90,7 @@ def test_a_bundle_is_made_again_where_it_is_gone_or_prompts_are_others(
     rows = tmp_path / "tasks" / "spell" / "en" / "train.jsonl"
     rows.parent.mkdir(parents=True)
     rows.write_text('{"input": "a", "target": "b"}\n')
-    monkeypatch.setattr(evidence, "_options", lambda *_: {})
+    monkeypatch.setattr(evidence, "options_of", lambda *_: {})
 
     def ask(**options: object) -> Path:
         method = Method("hydraopt", "5%", options)

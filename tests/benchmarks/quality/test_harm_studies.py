@@ -74,7 +74,7 @@ def test_prompts_are_laid_out_as_rows_are_scored_and_have_no_labels(
 
 
 def test_the_judge_measures_the_adapters(trained, splits, adapters, monkeypatch) -> None:
-    monkeypatch.setattr(judging, "_loaded", lambda _: trained)
+    monkeypatch.setattr(judging, "loaded_model", lambda _: trained)
     judge = judge_of("no folder", tuple(adapters), splits, "train", 6)
     assert judge is judge_of("no folder", tuple(adapters), splits, "train", 6)
     (adapter,) = adapters
@@ -180,7 +180,7 @@ def test_a_refit_alone_is_told_of_training_rows() -> None:
 def test_training_rows_that_judge_are_not_learned_from(
     trained, splits, adapters, monkeypatch, split: str, count: int, first: int
 ) -> None:
-    monkeypatch.setattr(judging, "_loaded", lambda _: trained)
+    monkeypatch.setattr(judging, "loaded_model", lambda _: trained)
     judge = judge_of.__wrapped__("no folder", tuple(adapters), splits, split, count, 4)
     asked = prompts_of(trained[1], adapters, splits, "train", 8)["spell-en"]
     lessons = [x.prompt for x in judge.lessons("spell-en")]

@@ -96,7 +96,7 @@ def foretold(splits: Path, adapters: list[Adapter], tmp_path: Path, monkeypatch:
     monkeypatch.setattr(likely, "load_model", lambda _: None)
     monkeypatch.setattr(likely, "request_for", lambda *_: SimpleNamespace(base=""))
     monkeypatch.setattr(likely, "package_hash", lambda: "this", raising=False)
-    monkeypatch.setattr(likely, "_measured", measured)
+    monkeypatch.setattr(likely, "measured", measured)
 
     return runner(likely, splits, out)
 

@@ -37,7 +37,7 @@ def test_the_start_is_measured_where_no_browser_is(
 ) -> None:
     monkeypatch.setattr(report.subprocess, "Popen", _Server)
     monkeypatch.setattr(report.browser, "why_not", lambda: "no chromium is installed")
-    monkeypatch.setattr(report, "_cpu_of", lambda process: 1.5)
+    monkeypatch.setattr(report, "cpu_of", lambda process: 1.5)
     row = report.served_row(tmp_path, 100, 3)
     assert row == {
         "what": "explore",

@@ -152,7 +152,7 @@ def test_a_table_is_of_one_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         asked.append((cell.tasks, len(folders)))
         return [row("hydraopt", cell.tasks, 2, 64, merge_wall=1.0)]
 
-    monkeypatch.setattr(scaling, "_compile", lambda place: None)
+    monkeypatch.setattr(scaling, "compile_code", lambda place: None)
     monkeypatch.setattr(scaling, "rows_of", rows_of)
     monkeypatch.setattr(scaling, "ROOT", tmp_path)
     monkeypatch.setattr(scaling, "versions_of", lambda names: {})
