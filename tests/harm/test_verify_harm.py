@@ -17,12 +17,13 @@ from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.history import Added
 from hydraopt.bundle.reader import Bundle
+from hydraopt.bundle.verify import TaskHarm
 from hydraopt.cli.main import cli
 from hydraopt.cli.prompting import base_files, warn_of_base
 from hydraopt.errors import BundleFormatError, UsageError
 from hydraopt.harm import verify as module
 from hydraopt.harm.judge import AnswerJudge
-from hydraopt.harm.verify import TaskHarm, most_likely, verify_harm
+from hydraopt.harm.verify import most_likely, verify_harm
 from hydraopt.merging.look import HarmSettings
 from tests.bundle.bundles import remade
 from tests.conftest import write_adapter

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
 
 import numpy as np
 
 from hydraopt.adapters.model import Adapter
 from hydraopt.adapters.products import products_of_adapter
 from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.peft.folder import check_peft
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.recipes import states_estimates
@@ -24,7 +25,7 @@ from hydraopt.linalg.norms import distance, product_norm, ratio
 from hydraopt.linalg.shapes import Factors
 
 __all__ = [
-    "TaskReport", "VerifyReport", "distance_from", "verify",
+    "HarmReport", "TaskHarm", "TaskReport", "VerifyReport", "distance_from", "verify",
 ]  # fmt: skip
 
 # The task's error is stored with four digits; measuring again may differ in the order of sums.
@@ -75,6 +76,54 @@ class VerifyReport:
     @property
     def ok(self) -> bool:
         return not self.problems
+
+
+@dataclass(frozen=True)
+class TaskHarm:
+    """Stated and measured harm of one task.
+
+    stated: from the manifest; None if it was not measured.
+    measured: measured now; its ``held_out`` has no meaning, because earlier uses of the prompts are
+        unknown.
+    most: largest likely share that agrees with the stated one, 0 to 1; None without a stated one.
+    """
+
+    name: str
+    stated: Harm | None
+    measured: Harm
+    most: float | None
+
+    @property
+    def ok(self) -> bool:
+        """Return whether the likely changes are within the bound that the stated harm implies."""
+        return self.most is None or self.measured.likely <= self.most
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        measured = asdict(self.measured)
+        del measured["held_out"]
+        stated = None if self.stated is None else asdict(self.stated)
+        told = {"name": self.name, "stated": stated, "measured": measured}
+        return {**told, "most": self.most, "ok": self.ok}
+
+
+@dataclass(frozen=True)
+class HarmReport:
+    """Result of measuring the harm of a bundle again.
+
+    tasks: measured tasks by name.
+    problems: one sentence each.
+    learned: tasks measured on prompts from which a refit may have learned, if they are the merge's.
+    cut: by task, number of answers longer than the judged part, and whether ``answer_tokens`` cut
+        one, as of :meth:`hydraopt.harm.judge.AnswerJudge.cut`.
+    answer_tokens: maximum number of tokens judged per answer, from the bundle's recipe.
+    """
+
+    tasks: tuple[TaskHarm, ...]
+    problems: tuple[str, ...]
+    learned: tuple[str, ...]
+    cut: Mapping[str, tuple[int, bool]]
+    answer_tokens: int
 
 
 def verify(bundle: Bundle, adapters: Sequence[Adapter] | None = None) -> VerifyReport:

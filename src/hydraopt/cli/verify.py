@@ -38,8 +38,7 @@ from hydraopt.values import counted, listed
 
 if TYPE_CHECKING:
     from hydraopt.adapters import Adapter
-    from hydraopt.bundle.verify import VerifyReport
-    from hydraopt.harm.verify import HarmReport, TaskHarm
+    from hydraopt.bundle.verify import HarmReport, TaskHarm, VerifyReport
     from hydraopt.progress import Progress
 
 __all__ = ["verify"]

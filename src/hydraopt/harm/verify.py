@@ -9,71 +9,24 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.recipes import answer_tokens_in
+from hydraopt.bundle.verify import HarmReport, TaskHarm
 from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import BundleFormatError, ExportError
 from hydraopt.harm.judge import AnswerJudge
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 from hydraopt.progress import Progress, silent
 
-__all__ = ["HarmReport", "TaskHarm", "most_likely", "verify_harm"]
+__all__ = ["most_likely", "verify_harm"]
 
 DEVIATIONS: Final = 3.0
 """Number of standard deviations that count as chance. Of sets of forty tasks that are as stated,
 one in twenty has a task beyond them."""
-
-
-@dataclass(frozen=True)
-class TaskHarm:
-    """Harm of one task.
-
-    stated: from the manifest; None if it was not measured.
-    measured: measured now; its ``held_out`` has no meaning, because earlier uses of the prompts are
-        unknown.
-    most: largest likely share that agrees with the stated one, 0 to 1; None without a stated one.
-    """
-
-    name: str
-    stated: Harm | None
-    measured: Harm
-    most: float | None
-
-    @property
-    def ok(self) -> bool:
-        """Return whether the likely changes are within the bound that the stated harm implies."""
-        return self.most is None or self.measured.likely <= self.most
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        measured = asdict(self.measured)
-        del measured["held_out"]
-        stated = None if self.stated is None else asdict(self.stated)
-        told = {"name": self.name, "stated": stated, "measured": measured}
-        return {**told, "most": self.most, "ok": self.ok}
-
-
-@dataclass(frozen=True)
-class HarmReport:
-    """Result of a verification.
-
-    tasks: measured tasks by name.
-    problems: one sentence each.
-    learned: tasks measured on prompts from which a refit may have learned, if they are the merge's.
-    cut: by task, number of answers longer than the judged part, and whether ``answer_tokens`` cut
-        one, as of :meth:`hydraopt.harm.judge.AnswerJudge.cut`.
-    answer_tokens: maximum number of tokens judged per answer, from the bundle's recipe.
-    """
-
-    tasks: tuple[TaskHarm, ...]
-    problems: tuple[str, ...]
-    learned: tuple[str, ...]
-    cut: Mapping[str, tuple[int, bool]]
-    answer_tokens: int
 
 
 def verify_harm(
