@@ -1,12 +1,11 @@
-"""Measure changes of answers about people: probes of stereotypes, and swapped people in test rows.
+"""Measure changes of choices on probes of stereotypes.
 
     python -m benchmarks.quality probes SET --tasks TASKS --data PROBES... [--items 32]
 
 The base, the original adapters, bundles of 10, 5 and 2 %, and HydraOpt as published at about the
-bytes of the 5 % bundle are asked the same. ``--probed`` adapters are asked the probes, and the rows
-of ``--swapped`` ones get other people. PROBES are files and folders as docs/howto/fairness.md says
-how to get. Saved after every task, beside what the file tells of others; what was asked is
-remembered, so that a second call goes on where the first stopped, and one with more items asks
+bytes of the 5 % bundle are asked the same. PROBES are files and folders in the format of
+docs/reference/evaluation.md. Saved after every task, beside what the file tells of others; what was
+asked is cached, so that a second call goes on where the first stopped, and one with more items asks
 those alone.
 """
 
@@ -30,6 +29,7 @@ from hydraopt.adapters import Adapter
 from hydraopt.collection.opening import open_bundle
 from hydraopt.evaluate.compare import Compared, bundles_of, evaluate
 from hydraopt.evaluate.results import Evaluation
+from hydraopt.evaluate.taskfile import named_task
 from hydraopt.jsonvalues import to_json
 from hydraopt.progress import Progress
 
@@ -79,7 +79,6 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--data", nargs="+", required=True, help="files and folders of probes")
     parser.add_argument("--items", type=int, default=32, help="of each probe")
-    parser.add_argument("--rows", type=int, default=16, help="swapped, of each kind and task")
     parser.add_argument(
         "--probed",
         nargs="*",
@@ -87,7 +86,6 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=["sentiment-*", "slot_filling-*", "text_correction-*"],
         help="* stands for any text",
     )
-    parser.add_argument("--swapped", nargs="*", metavar="ADAPTER", default=["sentiment-*"])
     parser.add_argument(
         "--keep-bundles",
         action="store_true",
@@ -117,30 +115,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "collection": args.set,
         "command": origin["command"],
         "hardware": origin["hardware"],
-        "limits": {"probe_items": args.items, "swap_rows": args.rows},
         "made": {**{path.name: said for path, said in made}, label: note},
     }
-    request = replace(request_for(args.set, args.tasks, None, args.products), score=False)
-    halves = (
-        (args.probed, replace(request, probes=args.data, people=args.items)),
-        (args.swapped, replace(request, swaps=True, people=args.rows)),
+    request = replace(
+        request_for(args.set, args.tasks, args.items, args.products),
+        tasks=None,
+        tokens=None,
+        probes=args.data,
+        only=chosen(names, args.probed),
     )
+    limits = {"rows": request.rows, "tokens": request.tokens}
     out = QUALITY / f"{args.set}.probes.json"
     before = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-    _refuse_others(out.name, before, compared, extra, args.products)
+    _refuse_others(out.name, before, compared, limits, args.products)
 
     def keep(evaluation: Evaluation) -> None:
         nonlocal before
         result = to_json(evaluation)
+        for task in result["tasks"]:
+            told = named_task(task["adapter"], compared.folders[task["adapter"]], args.tasks)
+            task |= {"task": told.name, "language": told.language}
         whole = _joined(before, result, names) | extra
         before = {**whole, "tasks": [_counted(task) for task in whole["tasks"]]}
         save_json(out, before, "tasks")
         print(f"{len(before['tasks'])} tasks, {result['tasks'][-1]['adapter']}", flush=True)
 
-    for patterns, asked in halves:
-        only = chosen(names, patterns) if patterns else []
-        if only:
-            evaluate(compared, replace(asked, only=only), _lines(), (), keep)
+    evaluate(compared, request, _lines(), (), keep)
 
 
 def _counted(value: Any) -> Any:
@@ -174,7 +174,7 @@ def _joined(before: Result, now: Result, names: Sequence[str]) -> dict[str, Any]
 
 
 def _refuse_others(
-    name: str, before: Result, compared: Compared, extra: Result, products: str
+    name: str, before: Result, compared: Compared, limits: Result, products: str
 ) -> None:
     """SystemExit where a result that is to go on is of something else than today's."""
     if not before:
@@ -182,7 +182,7 @@ def _refuse_others(
     now = {
         "adapters": {x: adapter.content_hash() for x, adapter in compared.adapters.items()},
         "bundles": to_json(bundles_of(compared)),
-        "limits": extra["limits"],
+        "limits": limits,
         "products": products,
     }
     for what, value in now.items():

@@ -1,4 +1,4 @@
-"""Effects of merging on stereotypes and on answers about people."""
+"""Effects of merging on choices about people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from benchmarks.common import QUALITY
 from benchmarks.pages import Table
-from benchmarks.reports import swapped
 from benchmarks.reports.moves import (
     ALL,
     Moves,
@@ -23,7 +22,7 @@ from benchmarks.reports.moves import (
 )
 from benchmarks.reports.tables import MISSING, table, wrapped
 
-__all__ = ["SECTIONS", "TABLES", "flips", "page", "preferences", "swaps"]
+__all__ = ["SECTIONS", "TABLES", "flips", "page", "preferences"]
 
 Result = Mapping[str, Any]
 Entry = Mapping[str, Any]
@@ -43,7 +42,7 @@ def page() -> str:
 
 def _section(result: Result) -> str:
     made = [f"## `{result['collection']}`\n", wrapped(_asked(result))]
-    probed, swaps, labels = _entries(result, "probes"), _entries(result, "swaps"), _labels(result)
+    probed, labels = _entries(result), _labels(result)
     if probed:
         made += [
             "### Flips of choices\n",
@@ -53,13 +52,11 @@ def _section(result: Result) -> str:
             "### Men's pronouns\n",
             _whose(result),
         ]
-    if swaps:
-        made += ["### Other people in the rows\n", swapped.totals(swaps, labels)]
     return "\n".join(made)
 
 
-def _entries(result: Result, what: str) -> list[Entry]:
-    return [x for x in result["tasks"] if what in x and "skipped" not in x[what]]
+def _entries(result: Result) -> list[Entry]:
+    return [x for x in result["tasks"] if "skipped" not in x["probes"]]
 
 
 def _labels(result: Result) -> dict[str, str]:
@@ -78,12 +75,10 @@ def _by(entries: Sequence[Entry], key: str) -> dict[str, list[Entry]]:
 
 
 def _asked(result: Result) -> str:
-    probed, swaps = _entries(result, "probes"), _entries(result, "swaps")
     asked = ", ".join(f"{name} {count}" for name, count in result["probes"]["items"].items())
     return (
         f"Base `{result['base']['name']}`; items of each probe: {asked}; probed adapters: "
-        f"{_named(probed)}; people swapped in at most {result['limits']['swap_rows']} test rows "
-        f"per kind of {_named(swaps)}; products {result['products']}."
+        f"{_named(_entries(result))}; products {result['products']}."
     )
 
 
@@ -128,7 +123,7 @@ def _tests(result: Result) -> tuple[int, list[tuple[float, list[str]]]]:
     """Return (number of tests, (p, row) of clear directions, the smallest p first)."""
     made = []
     count = 0
-    for task in _entries(result, "probes"):
+    for task in _entries(result):
         for label, name in _labels(result).items():
             for probe, by_set in task["probes"].items():
                 for group, said in by_set[label].items():
@@ -148,7 +143,7 @@ def _tests(result: Result) -> tuple[int, list[tuple[float, list[str]]]]:
 
 def _directions(result: Result) -> str:
     tests, clear = _tests(result)
-    pairs = len(_entries(result, "probes")) * len(_labels(result))
+    pairs = len(_entries(result)) * len(_labels(result))
     about = wrapped(
         f"Of {tests} tests of one adapter, one bundle and a probe or a group of it, {len(clear)} "
         f"have a direction after Holm's correction. By chance at most {100 * CLEAR:.0f} % of the "
@@ -167,7 +162,7 @@ def _whose(result: Result) -> str:
     for probe, groups in result["probes"]["base"].items():
         if (base := of_men(groups)) is None:
             continue
-        asked = [x["probes"][probe] for x in _entries(result, "probes") if probe in x["probes"]]
+        asked = [x["probes"][probe] for x in _entries(result) if probe in x["probes"]]
         sets = [[x[label] for x in asked] for label in ("original", *labels)]
         sums = [np.array(base)]
         sums += [np.sum([of_men(x) or (0, 0) for x in held], 0) for held in sets]
@@ -184,7 +179,7 @@ _KEYS: Final[Mapping[str, Callable[[Entry], str]]] = {
 
 
 def _flip_rows(result: Result) -> Iterator[list[object]]:
-    probed = _entries(result, "probes")
+    probed = _entries(result)
     for key, key_of in _KEYS.items():
         for name in dict.fromkeys(map(key_of, probed)):
             mine = [entry for entry in probed if key_of(entry) == name]
@@ -214,7 +209,7 @@ def preferences() -> Table:
     """Return the preferences of the base and of the originals of each task, in percent."""
     rows: list[list[object]] = []
     for result in _results():
-        by_task = _by(_entries(result, "probes"), "task")
+        by_task = _by(_entries(result), "task")
         for probe in result["probes"]["items"]:
             base = result["probes"]["base"].get(probe)
             named = {"base": [] if base is None else [base[ALL]]}
@@ -238,19 +233,8 @@ def _preferred(held: Sequence[Entry]) -> list[str]:
     return cells
 
 
-def swaps() -> Table:
-    """Return rows with swapped people: labels that depend on them, by language and by person."""
-    rows = [
-        [result["collection"], *row]
-        for result in _results()
-        for row in swapped.rows(_entries(result, "swaps"), _labels(result))
-    ]
-    return ["set", *swapped.HEAD], rows
-
-
 SECTIONS = {"people": page}
 TABLES = {
     "people-flips.csv": flips,
     "people-preferences.csv": preferences,
-    "people-swaps.csv": swaps,
 }

@@ -17,29 +17,13 @@ from tests.raising import check_refused
         (("--task", "de=a/de"), {"names": "--task"}),
         (("--split", "test"), {"names": "--split"}),
         (("--no-generate",), {"names": "--no-generate"}),
-        (("--rows", "3", "--split", "x"), {"names": "--rows"}),
+        (("--max-tokens", "3", "--split", "x"), {"names": "--max-tokens"}),
     ],
 )
 def test_options_of_tasks_need_tasks(run: Run, bundle: Path, more, facts: dict[str, Any]) -> None:
     done = run("eval", bundle, "--base", "nowhere", "--probes", "x", *more)
     assert done.exit_code == 2
     check_refused(done, **facts)
-
-
-@pytest.mark.parametrize(
-    ("more", "got"),
-    [
-        (("--rows", "3"), "--rows"),
-        (("--max-tokens", "30"), "--max-tokens"),
-        (("--no-generate",), "--no-generate"),
-        (("--rows", "3", "--max-tokens", "30"), "--rows, --max-tokens"),
-    ],
-)
-def test_options_of_scores_need_scores(run: Run, bundle: Path, more, got: str) -> None:
-    asked = "eval", bundle, "--base", "nowhere", "--tasks", "x", "--swaps", "--no-scores"
-    done = run(*asked, *more)
-    assert done.exit_code == 2
-    check_refused(done, names=got)
 
 
 def test_an_adapter_has_one_task(run: Run, bundle: Path) -> None:

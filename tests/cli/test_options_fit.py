@@ -58,11 +58,8 @@ def test_a_wrong_base_is_no_problem_of_the_bundle(run: Run, bundle: Path) -> Non
 @pytest.mark.parametrize(
     ("more", "facts"),
     [
-        (
-            ("--answers", "3", "--no-scores", "--probes", "x"),
-            {"names": "--answers"},
-        ),
-        (("--probes", "x", "--rows", "3"), {"names": "--rows"}),
+        (("--answers", "3", "--no-generate", "--tasks", "x"), {"names": "--answers"}),
+        (("--probes", "x", "--max-tokens", "3"), {"names": "--max-tokens"}),
         (("--tasks", "x", "--rows", "0"), {"names": "--rows"}),
     ],
 )

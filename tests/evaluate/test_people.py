@@ -1,4 +1,4 @@
-"""Probes and swaps from the command line: against the original, remembered, and shown."""
+"""Probes from the command line: against the original, remembered, and shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import load_model
 from hydraopt.errors import UsageError
 from hydraopt.evaluate import compare, probing
-from hydraopt.evaluate.taskfile import TaskExample, TaskFile
 from tests.evaluate.test_classify import adapter as classifier
 from tests.evaluate.test_eval_verb import adapter, base, run
 from tests.probes.test_probe_files import SAMPLES
@@ -31,17 +30,6 @@ def bundle(adapter, tmp_path):
     path = tmp_path / "x.hydra.safetensors"
     assert run("merge", adapter, "--error", "0.6", "-o", path, "-q").exit_code == 0
     return path
-
-
-@pytest.fixture
-def moods(tmp_path):
-    folder = tmp_path / "moods" / "mood"
-    (folder / "en").mkdir(parents=True)
-    meta = {"instruction": "Mood?", "metric": "accuracy", "label_set": ["bad", "good"]}
-    (folder / "META.json").write_text(json.dumps(meta))
-    rows = [{"input": f"{i} Paul", "output": ("bad", "good")[i % 2]} for i in range(8)]
-    (folder / "en" / "test.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows))
-    return folder.parent
 
 
 def probed(adapter, bundle, base, *more):
@@ -172,82 +160,15 @@ def test_a_stopped_run_keeps_what_it_had(base, cache, monkeypatch) -> None:
     assert count == 3 + 4
 
 
-def test_swaps_ask_for_labels_and_say_why_there_are_none(
-    adapter, bundle, base, moods, tasks
-) -> None:
-    command = ("eval", bundle, adapter, "--base", base, "--swaps", "--no-scores", "-q", "--json")
-    said = run(*command, "--tasks", moods, "--task", "spell-en=mood/en", "--probe-items", 2)
-    assert said.exit_code == 0, said.output
-    (task,) = json.loads(said.output)["tasks"]
-    swaps = task["swaps"]
-    assert set(swaps) == {"gender", "pronoun", "name", "nationality", "religion", "name in the row"}
-    assert swaps["name in the row"]["how"] == "replaced"
-    for kind in swaps.values():
-        assert kind["rows"] == 2
-        assert set(kind["results"]) == {"base", "original", bundle.name}
-        counts = kind["results"][bundle.name]["groups"]
-        assert all(x["moved"]["of"] == 2 for x in counts.values())
-    (task,) = json.loads(run(*command, "--tasks", tasks).output)["tasks"]
-    assert task["swaps"] == {"skipped": "spell/en is no classification"}
-
-
-def test_labels_end_where_one_begins_as_another_does(base) -> None:
-    _, tokenizer = load_model(base)
-    plain = probing.prompter(tokenizer, "Mood?", ["bad", "good"])("x")
-    assert [tokenizer.decode(item.target) for item in plain] == [" bad", " good"]
-    ended = probing.prompter(tokenizer, "Mood?", ["go", "good"])("x")
-    assert [tokenizer.decode(item.target) for item in ended] == [" go</s>", " good</s>"]
-
-
-def test_labels_that_need_no_end_need_no_eos(base) -> None:
-    _, tokenizer = load_model(base)
-    tokenizer.eos_token = None
-    plain = probing.prompter(tokenizer, "Mood?", ["bad", "good"])("x")
-    assert [tokenizer.decode(item.target) for item in plain] == [" bad", " good"]
-    with pytest.raises(UsageError):
-        probing.prompter(tokenizer, "Mood?", ["go", "good"])("x")
-
-
-def test_a_small_classification_with_a_head_is_swapped(base, tmp_path) -> None:
-    folder = tmp_path / "moods" / "mood"
-    (folder / "en").mkdir(parents=True)
-    labels = ["bad", "good", "so-so"]
-    meta = {"instruction": "Mood?", "metric": "accuracy", "labels": labels}
-    (folder / "META.json").write_text(json.dumps(meta))
-    rows = [{"input": f"{i} Paul", "output": x} for i, x in enumerate(labels)]
-    (folder / "en" / "test.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows))
-    command = ("eval", classifier(tmp_path / "mood-en"), "--base", base, "--tasks", folder.parent)
-    said = run(*command, "--swaps", "--no-scores", "-q", "--json")
-    assert said.exit_code == 0, said.output
-    (task,) = json.loads(said.output)["tasks"]
-    assert task["swaps"]["gender"]["rows"] == 3
-
-
 def test_what_is_corrected_together_is_said(adapter, bundle, base) -> None:
     shown = " ".join(probed(adapter, bundle, base).output.split())
     assert "over all changes of one bundle on one adapter, and over all preferences" in shown
-
-
-def test_what_is_a_classification() -> None:
-    from hydraopt.evaluate.people import is_classification
-
-    def task(outputs: list[str], labels: tuple[str, ...]) -> TaskFile:
-        rows = tuple(TaskExample("x", y, (y,)) for y in outputs)
-        return TaskFile("t", "en", "", "accuracy", rows, "", labels)
-
-    assert is_classification(task(["a", "b"] * 4, ("a", "b", "c")))
-    assert not is_classification(task(["a", "b"] * 3, ("a", "b", "c")))
-    assert not is_classification(task(["a"] * 8, ("a",)))
-    assert not is_classification(task(["a", "b"] * 4, ("a", "c")))
 
 
 @pytest.mark.parametrize(
     ("more", "facts"),
     [
         ((), {"names": "--tasks"}),
-        (("--swaps",), {"names": "--swaps"}),
-        (("--tasks", "t", "--no-scores"), {"names": "--no-scores"}),
-        (("--tasks", "t", "--probe-items", 3), {"names": "--probe-items"}),
         (("--probes", "nowhere"), {"file": "nowhere"}),
     ],
 )

@@ -174,27 +174,6 @@ def test_a_task_of_empty_texts_says_so(tmp_path) -> None:
         encode_texts(file, load_classifier(base, 2)[1], 2)
 
 
-def test_swapped_rows_without_a_place_are_passed_by(tmp_path) -> None:
-    rows = [(f"{i} {'x' * 150 * (i % 2)}", ("bad", "good")[i % 2]) for i in range(8)]
-    tasks = task(tmp_path / "t", rows, metric="accuracy")
-    command = ("eval", adapter(tmp_path / "mood-en", OPT_Q), "--tasks", tasks, "--swaps")
-    base = saved(tmp_path / "base", opt(150))
-    said = run(*command, "--no-scores", "--base", base, "--json", "-q")
-    assert said.exit_code == 0, said.output
-    result = json.loads(said.output)
-    (entry,) = result["tasks"]
-    assert all(x["rows"] == 4 for x in entry["swaps"].values())
-    assert {x % 2 for kind in entry["swaps"].values() for x in kind["numbers"]} == {0}
-    assert set(entry["swaps_left_out"].values()) == {4}
-    assert [(x["code"], x["where"]) for x in result["notes"]] == [("rows_left_out", "swaps")]
-    short = saved(tmp_path / "short", opt(20))
-    (entry,) = json.loads(run(*command, "--no-scores", "--base", short, "--json", "-q").output)[
-        "tasks"
-    ]
-    why = "every row of mood/en is longer than the base's context of 20 tokens"
-    assert entry["swaps"] == {"skipped": why}
-
-
 def test_rows_are_sifted_by_the_first_reason() -> None:
     why = "longer than the base's context of 4 tokens"
     reasons = {"without a token": 1, why: 1, "longer than --max-tokens": 1}

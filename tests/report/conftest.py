@@ -91,22 +91,18 @@ def _scored(name: str, i: int) -> dict[str, Any]:
 
 
 def _people() -> dict[str, Any]:
-    """What probes and swaps could have said of a task."""
+    """What probes could have said of a task."""
     share = {"pct": 60.0, "low": 50.0, "high": 70.0}
     change = {"flips": 9, "towards": 8, "away": 1, "p_holm": 0.04}
     plain = {"items": 40, "preference": share}
     said = {**plain, "change": change}
     groups = {HOSTILE: said, "all": {**said, "change": {**change, "p_holm": 1.0}}}
-    depends = {"count": 3, "of": 20, "pct": 15.0}
-    moved = {"depends": depends, "change": {"new": {"count": 2}, "gone": 1, "p_holm": 1.0}}
-    results = {"original": {"depends": {**depends, "pct": 10.0}}, OWN: moved}
     return {
         "probes": {
             "winobias": {"original": {HOSTILE: plain, "all": plain}, OWN: groups},
             "kobbq": {OWN: {"all": {**said, "items": "many"}}, "original": {"all": plain}},
             "skipped": "no",
         },
-        "swaps": {"religion": {"how": "framed", "results": results}},
     }
 
 

@@ -190,7 +190,7 @@ def test_rows_about_people_say_whose_they_are(page: str, size: tuple[int, int]) 
         links = driver.find_elements("css selector", "#people table tbody th a")
         shown = [x.text for x in links if x.is_displayed()]
         assert set(shown) == {"moods-en"}
-        assert len(shown) == 3  # a probe as a whole, a group that changed, a swap
+        assert len(shown) == 2  # a probe as a whole, and a group that changed
 
 
 def test_of_many_rows_about_people_those_that_changed_most_come_first(page: str) -> None:
@@ -198,7 +198,7 @@ def test_of_many_rows_about_people_those_that_changed_most_come_first(page: str)
       const said = {probe: "bbq", language: "en", group: "", items: 40, before: 0.5, now: 0.5,
         low: 0.4, high: 0.6, towards: 0, away: 0, p: 1};
       const people = Array.from({length: 30}, (_, i) => ({...said, task: `t${i}`, flips: i}));
-      document.body.append(H.people({people, swapped: []}));
+      document.body.append(H.people({people}));
       const made = document.querySelector("body > #people table");
       return [made.caption, ...made.querySelectorAll("tbody th")].map((x) => x.textContent);
     """

@@ -255,7 +255,6 @@ def test_a_number_that_is_none_is_left_out(made: Made, tmp_path: Path, value: ob
         task["answers"][0]["row"] = value
     people = result["tasks"][4]
     people["probes"]["winobias"][OWN]["all"]["preference"]["pct"] = value
-    people["swaps"]["religion"]["results"][OWN]["change"]["p_holm"] = value
     result["tasks"].append({"adapter": value})
     file = tmp_path / "odd.json"
     file.write_text(json.dumps(result))
@@ -265,7 +264,6 @@ def test_a_number_that_is_none_is_left_out(made: Made, tmp_path: Path, value: ob
         judged = known.evidence.judged[name]
         assert (judged.bundle, judged.deviation, judged.kl) == (number, number, number)
         assert (judged.rows, judged.changed) == (0, None)
-    assert len(known.evidence.swapped) == (number is not None)
     assert not known.evidence.others
     assert all(_pages(known))
 
@@ -342,9 +340,6 @@ def test_people_are_shown_as_far_as_a_result_tells_of_them(page: Page, made: Mad
     assert (whole.before, whole.now, whole.low, whole.high) == (0.6, 0.6, 0.5, 0.7)
     assert (whole.flips, whole.towards, whole.away, whole.p) == (9, 8, 1, 1.0)
     assert (group.group, group.p) == (HOSTILE, 0.04)
-    (swapped,) = page.swapped
-    assert (swapped.kind, swapped.language, swapped.rows) == ("religion", "en", 20)
-    assert (swapped.before, swapped.now, swapped.new, swapped.gone) == (0.1, 0.15, 2, 1)
     other = json.loads(made.result.read_text(encoding="utf-8"))
     other["bundles"][OWN]["sha256"] = "2" * 64
     path = made.result.with_name("other.json")

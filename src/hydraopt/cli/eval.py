@@ -51,7 +51,11 @@ __all__ = ["eval_"]
 @click.option(
     "--split", default="test", show_default=True, help="Name of the JSONL file of each task."
 )
-@click.option("--rows", type=click.IntRange(min=1), help="Maximum number of rows per task.")
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    help="Maximum number of rows per task, and of items per probe, balanced over its groups.",
+)
 @click.option("--max-tokens", type=click.IntRange(min=2), help="Leave out rows with more tokens.")
 @click.option(
     "--no-generate", is_flag=True, help="Measure by teacher forcing only: loss, KL, exact match."
@@ -69,18 +73,6 @@ __all__ = ["eval_"]
     help="Run every adapter on the probes in this file or folder: Winogender, WinoBias, BBQ, "
     "SeeGULL, KoBBQ, CrowS-Pairs. Repeatable.",
 )
-@click.option(
-    "--swaps",
-    is_flag=True,
-    help="Measure how labels change with the names, pronouns, countries and beliefs in rows.",
-)
-@click.option(
-    "--probe-items",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Maximum number of items per probe, balanced over groups, and of rows per kind of swap.",
-)
-@click.option("--no-scores", is_flag=True, help="Run only --probes and --swaps.")
 @same_base_option
 @click.option("-o", "--output", metavar="FILE.json", help="Also write the result to this file.")
 @force_option("Overwrite an output that is not a result of eval.")
@@ -100,7 +92,7 @@ def eval_(
     ADAPTERS are the originals. Each task of a BUNDLE is compared with the adapter of the same name:
     the metric of the task with a 95 % interval of the difference, loss, KL divergence, equal next
     tokens, and answers that change; for sequence classifiers accuracy, macro-F1, and equal labels.
-    --probes and --swaps report changes for groups of people. Requires pip install 'hydraopt[eval]'.
+    --probes reports changes for groups of people. Requires pip install 'hydraopt[eval]'.
 
     \b
     Example:
@@ -139,10 +131,8 @@ def eval_(
         say_notes(result.notes or ())
 
 
-_OF_TASKS: Final = ("rows", "max_tokens", "answers", "named", "split", "no_generate")
-"""Options that select the rows of tasks to score, and how."""
-_OF_SCORES: Final = ("rows", "max_tokens", "no_generate")
-"""Options of tasks that have no effect on swaps."""
+_OF_TASKS: Final = ("max_tokens", "answers", "named", "split", "no_generate")
+"""Options that have no effect on probes."""
 
 
 def _check(options: Mapping[str, Any], given: Collection[str]) -> None:
@@ -150,22 +140,13 @@ def _check(options: Mapping[str, Any], given: Collection[str]) -> None:
 
     given: names of the options on the command line; their values may be the defaults.
     """
-    excluded = [name for name in ("no_generate", "no_scores") if options[name]]
-    if "answers" in given and excluded:
-        raise cannot_combine("--answers", [_spelt(excluded)], "no answers are written")
-    asked = options["probes"] or options["swaps"]
-    if options["tasks"] is None and (options["swaps"] or not asked):
-        raise needs("--swaps" if asked else "scoring", "--tasks")
+    if "answers" in given and options["no_generate"]:
+        raise cannot_combine("--answers", ["--no-generate"], "no answers are written")
+    if options["tasks"] is None and not options["probes"]:
+        raise needs("eval", "--tasks or --probes")
     of_tasks = [name for name in _OF_TASKS if name in given]
     if options["tasks"] is None and of_tasks:
         raise needs(_spelt(of_tasks), "--tasks")
-    if ("probe_items" in given or options["no_scores"]) and not asked:
-        option = "--no-scores" if options["no_scores"] else "--probe-items"
-        raise needs(option, "--probes or --swaps")
-    of_scores = [name for name in _OF_SCORES if name in given]
-    if options["no_scores"] and of_scores:
-        why = "no rows are scored; --probe-items limits the rows of --swaps"
-        raise cannot_combine("--no-scores", [_spelt(of_scores)], why)
 
 
 def _spelt(names: Sequence[str]) -> str:
@@ -188,9 +169,6 @@ def _request(
         write=not options["no_generate"],
         answers=options["answers"],
         probes=options["probes"],
-        swaps=options["swaps"],
-        people=options["probe_items"],
-        score=not options["no_scores"],
     )
 
 

@@ -1,4 +1,4 @@
-"""Tables of probes and swaps in a result, and notes on rows that are left out."""
+"""Tables of probes in a result, and notes on rows that are left out."""
 
 from __future__ import annotations
 
@@ -26,19 +26,15 @@ _MOST_NAMED: Final = 8
 
 def result_notes(result: Evaluation) -> Iterator[Note]:
     """Yield notes on adapters without scores, and on rows that are left out or very long."""
-    left_out, swaps, beyond = Counter[str](), 0, 0
+    left_out, beyond = Counter[str](), 0
     for task in result.tasks:
         if task.skipped is not None:
             text = f"{task.adapter} is not scored: {task.skipped}"
             yield Note("not_scored", text, task.adapter)
         left_out.update(task.left_out_why or {})
-        swaps += sum((task.swaps_left_out or {}).values())
         beyond += task.beyond_context or 0
     for why, count in left_out.items():
         yield Note("rows_left_out", f"{counted(count, 'row')} left out: {why}")
-    if swaps:
-        text = f"{counted(swaps, 'swapped row')} left out: longer than the base's context"
-        yield Note("rows_left_out", text, "swaps")
     if beyond:
         rows = counted(beyond, "row")
         text = f"{rows} longer than the context of the base; they are scored as well"
@@ -49,18 +45,9 @@ def show_people(result: Evaluation) -> None:
     """Show changes for groups of people: each probe as a whole, and groups with a clear change."""
     if result.probes is not None:
         _show_probes(result.probes, result.tasks)
-    rows = list(_swap_rows(result.tasks))
-    if rows:
-        _table(
-            "swaps: rows whose label depends on who is in them, % [95 %]; new and gone rows "
-            "against the original",
-            ["adapter", "from", "swapped", "how", "rows", "depends", "new", "gone", "p (Holm)"],
-            rows,
-        )  # fmt: skip
     for task in result.tasks:
-        for what, one in (("probes", task.probes), ("swaps", task.swaps)):
-            if one is not None and not isinstance(one, Mapping):
-                say(f"{task.adapter}: no {what}: {one.skipped}")
+        if task.probes is not None and not isinstance(task.probes, Mapping):
+            say(f"{task.adapter}: no probes: {task.probes.skipped}")
 
 
 def _show_probes(probes: ProbesAsked, tasks: Sequence[TaskResult]) -> None:
@@ -123,25 +110,6 @@ def _cells(probe: str, group: str, row: GroupMeasures) -> list[str]:
         f"{change.p_holm:.3f}" if change else "-",
         _direction(change) if change else "-",
     ]
-
-
-def _swap_rows(tasks: Sequence[TaskResult]) -> Iterator[list[str]]:
-    for task in tasks:
-        swaps = task.swaps if isinstance(task.swaps, Mapping) else {}
-        for kind, held in swaps.items():
-            for label, row in held.results.items():
-                change = row.change
-                yield [
-                    task.adapter,
-                    _short(label),
-                    kind,
-                    held.how,
-                    f"{held.rows:,}",
-                    _interval(row.depends),
-                    f"{change.new.count:,}" if change else "-",
-                    f"{change.gone:,}" if change else "-",
-                    f"{change.p_holm:.3f}" if change else "-",
-                ]
 
 
 def _interval(share: Share) -> str:

@@ -25,15 +25,12 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.context import Context
 from hydraopt.evaluate.metrics import METRICS, metrics_of
 from hydraopt.evaluate.run import Scores, TaskRows
-from hydraopt.evaluate.skipped import check_finite
 from hydraopt.evaluate.taskfile import TaskFile
-from hydraopt.probes.swaps import SwapRow
 from hydraopt.progress import Progress
 
 __all__ = [
     "Classifier",
     "check_labels",
-    "classify_texts",
     "encode_texts",
     "is_classifier",
     "labels_in",
@@ -159,31 +156,6 @@ def run_classification(
         name: _scores(rows, wanted, own, logits.get(reference or "", own))
         for name, own in logits.items()
     }
-
-
-@torch.inference_mode()
-def classify_texts(
-    model: Any,
-    tokenizer: Any,
-    labels: Sequence[str],
-    rows: Sequence[SwapRow],
-    sets: Mapping[str, Classifier],
-    adapter: str,
-) -> dict[str, dict[tuple[int, str], str]]:
-    """Return, by set, the label of the largest logit of each text of each row, by (row, text).
-
-    labels: in the order of the head's rows. adapter: its name. Raises AlignmentError as
-    :func:`run_classification`, NoNumbersError for logits that are no numbers.
-    """
-    texts = list(dict.fromkeys((row.number, text) for row in rows for text in row.texts()))
-    items = [Encoded(tuple(tokenizer(text)["input_ids"]), ()) for _, text in texts]
-    made = {}
-    for name, one in sets.items():
-        logits = _logits(model, items, one)
-        check_finite({name: [logits]}, adapter)
-        best = logits.argmax(1)
-        made[name] = {text: labels[k] for text, k in zip(texts, best, strict=True)}
-    return made
 
 
 def _logits(model: Any, items: Sequence[Encoded], one: Classifier) -> NDArray[np.float64]:

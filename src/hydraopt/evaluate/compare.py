@@ -56,16 +56,15 @@ class EvaluationRequest:
 
     tasks, task_of: folder of task folders; adapter name to "TASK/LANGUAGE", where its name or
         score.json does not give it.
-    rows, tokens: limits, None for no limit.
+    rows: maximum number of rows per task, and of items per probe. tokens: of a row. None for no
+        limit.
     write, write_base: whether to generate answers for metrics that need them, also the base's.
     with_base: whether the base is scored beside adapters that are not classifiers.
     products: "float32", or "bfloat16" to round the inputs of matrix products, which is faster where
         the processor supports it; all else is in float32.
     seed, only: seed of the bootstrap; adapters to score, all if empty.
     answers: rows per task whose generated answers the result stores.
-    probes, swaps: files and folders of probes; whether to swap identities in classified rows.
-    people: maximum number of items per probe, and of rows per kind of swap.
-    score: whether tasks are scored at all; always false without tasks.
+    probes: files and folders of probes.
     """
 
     base: str
@@ -82,9 +81,6 @@ class EvaluationRequest:
     only: Sequence[str] = ()
     answers: int | None = None
     probes: Sequence[str] = ()
-    swaps: bool = False
-    people: int | None = None
-    score: bool = True
 
 
 def evaluate(
@@ -105,12 +101,11 @@ def evaluate(
     """
     started = time.monotonic()
     compared.check()
-    probes = read_probes(request.probes, request.people) if request.probes else None
+    probes = read_probes(request.probes, request.rows) if request.probes else None
     tasks = {x: y for x, y in _task_files(compared, request).items() if x not in done}
     head, results = _head(compared, request), list[TaskResult]()
     models = _Models(request.base)
-    limits = request.swaps, request.people, request.products
-    people = People(compared, models.get, request.base, probes, *limits)
+    people = People(compared, models.get, request.base, probes, request.products)
     scorer = _Scorer(compared, request, models, progress)
     begun = _unfinished(head, request, probes)
 
@@ -124,7 +119,7 @@ def evaluate(
             one = begun.entry(about) if begun else None
             if one is None:
                 one = scorer.result(name, task, begun.task(about) if begun else None)
-                one = people.add(one, task, progress)
+                one = people.add(one, progress)
                 if begun:
                     begun.finish(about, one)
             results.append(one)
@@ -202,8 +197,6 @@ class _Scorer:
         if task is None:
             return TaskResult(name)
         bare = TaskResult(name, task.name, task.language)
-        if not self.request.score:
-            return bare
         heads = self.compared.classifies(name)
         try:
             rows, scores = (
@@ -295,16 +288,13 @@ def _rows_of(adapter: str, task: TaskName, request: EvaluationRequest) -> TaskFi
 def _head(compared: Compared, request: EvaluationRequest) -> Evaluation:
     """Return the result without tasks."""
     folder = files_of(request.base)
-    limits = {"rows": request.rows, "tokens": request.tokens}
-    if request.probes or request.swaps:
-        limits["probe_items"] = request.people
     return Evaluation(
         base=BaseIdentity(Path(request.base).name, weights_hash(folder) if folder else None),
         bundles=bundles_of(compared),
         adapters={name: adapter.content_hash() for name, adapter in compared.adapters.items()},
         fp16_bytes=2 * sum(adapter.numbers for adapter in compared.adapters.values()),
         split=request.split,
-        limits=limits,
+        limits={"rows": request.rows, "tokens": request.tokens},
         products=request.products,
         seed=request.seed,
         versions=versions(_PACKAGES),

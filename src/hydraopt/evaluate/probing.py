@@ -1,4 +1,4 @@
-"""Probes and swaps on adapters and bundles: asked once, and remembered.
+"""Probes on adapters and bundles: asked once, and remembered.
 
 Texts are asked in blocks. A block's log-likelihoods are kept by what they depend on (the base, the
 factors, the tokens), so a run that was stopped goes on where it was, and a larger sample asks only
@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.basemodel.encoding import Encoded, encode_row
+from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.likelihood import likelihoods, shares_beginnings
 from hydraopt.basemodel.loading import base_hash
 from hydraopt.basemodel.memory import JsonCache, key_of
@@ -27,18 +27,15 @@ from hydraopt.files.cache import cache_root
 from hydraopt.probes.items import encoded
 from hydraopt.probes.measures import Preferences, probe_measures
 from hydraopt.probes.reading import ProbeSet
-from hydraopt.probes.swaps import SwapRow
 from hydraopt.progress import Progress
 from hydraopt.sources import source_hash
 
-__all__ = ["Asker", "Prober", "prompter", "swap_labels"]
+__all__ = ["Asker", "Prober"]
 
 _DECIDE: Final = ("basemodel", "evaluate", "harm", "linalg", "probes")
 """Packages whose code decides which numbers items get."""
 BLOCK: Final = 32
 """Items that are asked together. A larger sample begins with the blocks of a smaller one."""
-_BLOCK_ROWS: Final = 4
-"""Rows that are scored together with their variants, which are many texts each."""
 
 Numbers = NDArray[np.float64]
 Groups = Sequence[Sequence[Encoded]]
@@ -171,58 +168,3 @@ def _bar(
             progress(f"{name} {what}", round(1000 * (number + done / max(total, 1))), 1000 * sets)
 
     return move
-
-
-def swap_labels(
-    asker: Asker,
-    name: str,
-    instruction: str,
-    labels: Sequence[str],
-    rows: Sequence[SwapRow],
-    sets: Mapping[str, TaskFactors],
-    progress: Progress | None = None,
-) -> dict[str, dict[tuple[int, str], str]]:
-    """Return, by set, the likeliest label of each text of each row.
-
-    labels: all that there are; EOS counts where one of them begins as another does. The answer is
-    not written freely: another answer than a label is never given. Raises NoNumbersError for logits
-    that are no numbers. name: of the adapter.
-    """
-    prompt = prompter(asker.tokenizer, instruction, labels)
-    texts: dict[int, dict[str, None]] = {}
-    for row in rows:
-        texts.setdefault(row.number, {}).update(dict.fromkeys(row.texts()))
-    numbers = sorted(texts)
-    made: dict[str, dict[tuple[int, str], str]] = {}
-    for place_in_line, (label, factors) in enumerate(sets.items()):
-        bar = _bar(progress, name, place_in_line, len(sets))
-        placed, mine = place(asker.model, factors), factors_key(factors)
-        made[label] = {}
-        for start in range(0, len(numbers), _BLOCK_ROWS):
-            bar("swaps", start, len(numbers))
-            some = numbers[start : start + _BLOCK_ROWS]
-            groups = [[item for x in texts[i] for item in prompt(x)] for i in some]
-            for i, scores in zip(some, asker.ask(placed, mine, groups), strict=True):
-                check_finite({label: [scores]}, name)
-                best = scores.reshape(-1, len(labels)).argmax(1)
-                for text, k in zip(texts[i], best, strict=True):
-                    made[label][i, text] = labels[k]
-    return made
-
-
-def prompter(
-    tokenizer: Any, instruction: str, labels: Sequence[str]
-) -> Callable[[str], list[Encoded]]:
-    """Return a function from a text to its prompt with each label.
-
-    EOS follows where one label is the beginning of another.
-
-    Raises UsageError where one does and the tokenizer has no EOS.
-    """
-
-    def encoded_with(text: str, end: bool) -> list[Encoded]:
-        return [encode_row(tokenizer, instruction, text, label, end) for label in labels]
-
-    ends = [item.target for item in encoded_with("", False)]
-    open_ended = any(a != b and b[: len(a)] == a for a in ends for b in ends)
-    return lambda text: encoded_with(text, open_ended)

@@ -12,7 +12,6 @@ from hydraopt.evaluate.stats import Interval
 from hydraopt.notes import Note
 from hydraopt.probes.measures import GroupMeasures, Preferences
 from hydraopt.probes.reading import PassedBy, ProbeSource
-from hydraopt.probes.swaps import SwapKind
 
 __all__ = [
     "BaseIdentity",
@@ -80,7 +79,7 @@ ProbeResults = Mapping[str, Mapping[str, Mapping[str, GroupMeasures]]]
 class TaskResult:
     """Results of one adapter. results: by source; empty without scores, for the reason ``skipped``.
 
-    left_out_why: number of rows by reason. swaps_left_out: number of rows by kind of swap.
+    left_out_why: number of rows by reason.
     """
 
     adapter: str
@@ -97,8 +96,6 @@ class TaskResult:
     skipped: str | None = None
     answers: tuple[KeptAnswer, ...] | None = None
     probes: Skipped | ProbeResults | None = None
-    swaps: Skipped | Mapping[str, SwapKind] | None = None
-    swaps_left_out: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final
 
 from hydraopt import __version__
 from hydraopt.adapters.imagemodels import is_image_model
@@ -23,7 +23,15 @@ from hydraopt.notes import Note, stored
 from hydraopt.progress import Progress, silent
 from hydraopt.report.evidence import Evidence, hash_of, read_evidence
 from hydraopt.report.groups import alike_of, forms_of, group_rows, map_of, map_tasks
-from hydraopt.report.model import Layers, OriginalsRow, Page, TaskView, TensorRow, TypeRow
+from hydraopt.report.model import (
+    Layers,
+    OriginalsRow,
+    Page,
+    PeopleRow,
+    TaskView,
+    TensorRow,
+    TypeRow,
+)
 from hydraopt.report.naming import language_name, shown_name
 from hydraopt.report.people import CLEAR, MOST_PEOPLE
 from hydraopt.report.sizes import size_rows, sizes_note
@@ -32,7 +40,6 @@ from hydraopt.report.tasks import judged_by, task_views, values_of
 
 __all__ = ["Collected", "build", "collect", "cut", "layers_of", "live_page"]
 
-T = TypeVar("T")
 StrPath = str | os.PathLike[str]
 
 MOST_TASKS: Final = 2000
@@ -271,8 +278,7 @@ def _page(known: Collected, layers: dict[str, Layers], made: Choices | None) -> 
         made=(*_made(bundle), *evidence.origin),
         history=_history(bundle),
         notes=_once([*_left_out(evidence), *evidence.notes, *told])[:100],
-        people=_first(evidence.people, lambda x: not x.group or x.p < CLEAR),
-        swapped=_first(evidence.swapped, lambda x: x.p < CLEAR),
+        people=_people(evidence),
     )
 
 
@@ -284,27 +290,26 @@ def _once(notes: Iterable[Note]) -> tuple[Note, ...]:
     return tuple(by_text.values())
 
 
-def _first(by_task: Mapping[str, Sequence[T]], matters: Callable[[T], bool]) -> tuple[T, ...]:
-    """Return the rows of all tasks, up to the limit of a page.
+def _people(evidence: Evidence) -> tuple[PeopleRow, ...]:
+    """Return the rows of probes, up to the limit of a page.
 
-    If there are more, the rows that matter come first.
+    If there are more, probes as a whole and groups with a clear change come first.
     """
-    rows = [row for held in by_task.values() for row in held]
+    rows = [row for held in evidence.people.values() for row in held]
     if len(rows) > MOST_PEOPLE:
-        rows.sort(key=lambda row: not matters(row))
+        rows.sort(key=lambda x: bool(x.group) and x.p >= CLEAR)
     return tuple(rows[:MOST_PEOPLE])
 
 
 def _left_out(evidence: Evidence) -> Iterator[Note]:
-    """Yield notes on rows about people for which a page has no room."""
-    for what, by_task in (("probes", evidence.people), ("swaps", evidence.swapped)):
-        count = sum(map(len, by_task.values()))
-        if count > MOST_PEOPLE:
-            text = (
-                f"Of {count:,} rows of {what} {MOST_PEOPLE:,} are shown, clear changes first. "
-                "The result file has all."
-            )
-            yield Note("page_full", text, what)
+    """Yield a note if a page has no room for all rows of probes."""
+    count = sum(map(len, evidence.people.values()))
+    if count > MOST_PEOPLE:
+        text = (
+            f"Of {count:,} rows of probes {MOST_PEOPLE:,} are shown, clear changes first. "
+            "The result file has all."
+        )
+        yield Note("page_full", text, "probes")
 
 
 def _parts(bundle: Bundle) -> tuple[tuple[str, int], ...]:

@@ -18,10 +18,10 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import file_hash, read_regular
 from hydraopt.notes import Note
 from hydraopt.report.answers import marked
-from hydraopt.report.model import Example, Judged, PeopleRow, SizeRow, SwappedRow
+from hydraopt.report.model import Example, Judged, PeopleRow, SizeRow
 from hydraopt.report.naming import shown_name
 from hydraopt.report.numbers import counted, finite
-from hydraopt.report.people import people_rows, swapped_rows
+from hydraopt.report.people import people_rows
 
 __all__ = ["Evidence", "hash_of", "read_evidence"]
 
@@ -40,7 +40,7 @@ class Evidence:
     judged, where: by task.
     examples: by task, those that change first.
     others: sizes of other bundles of the same tasks.
-    people, swapped: by task.
+    people: by task.
     origin: (what, text) lines that describe how they were measured.
     notes: parts of the results that do not fit.
     """
@@ -50,7 +50,6 @@ class Evidence:
     examples: dict[str, tuple[Example, ...]] = field(default_factory=dict)
     others: list[SizeRow] = field(default_factory=list)
     people: dict[str, tuple[PeopleRow, ...]] = field(default_factory=dict)
-    swapped: dict[str, tuple[SwappedRow, ...]] = field(default_factory=dict)
     origin: list[tuple[str, str]] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
@@ -144,11 +143,9 @@ def _take_people(
     evidence: Evidence, result: Mapping[str, Any], task: Mapping[str, Any], mine: str
 ) -> None:
     name = str(task["adapter"])
-    people, swapped = tuple(people_rows(result, task, mine)), tuple(swapped_rows(task, mine))
+    people = tuple(people_rows(result, task, mine))
     if people:
         evidence.people[name] = people
-    if swapped:
-        evidence.swapped[name] = swapped
 
 
 def _judged(task: Mapping[str, Any], results: Mapping[str, Any], mine: str) -> Judged:

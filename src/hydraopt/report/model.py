@@ -23,7 +23,6 @@ __all__ = [
     "Page",
     "PeopleRow",
     "SizeRow",
-    "SwappedRow",
     "TaskView",
     "TensorRow",
     "TypeRow",
@@ -220,28 +219,6 @@ class PeopleRow:
 
 
 @dataclass(frozen=True)
-class SwappedRow:
-    """Rows of one task with the identities of people swapped.
-
-    before, now: share of rows whose label depends on the person, for the original and the bundle.
-    new: rows that did not depend on it before.
-    gone: rows that no longer depend on it.
-    p: as for a PeopleRow.
-    """
-
-    task: str
-    language: str
-    kind: str
-    how: str
-    rows: int
-    before: float
-    now: float
-    new: int
-    gone: int
-    p: float
-
-
-@dataclass(frozen=True)
 class TypeRow:
     """Type of modules: their number, mean and worst error, and the task with the worst."""
 
@@ -295,5 +272,4 @@ class Page:
     history: tuple[tuple[str, str, str], ...] = ()
     notes: tuple[Note, ...] = ()
     people: tuple[PeopleRow, ...] = ()
-    swapped: tuple[SwappedRow, ...] = ()
     live: bool = False

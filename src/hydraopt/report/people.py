@@ -1,4 +1,4 @@
-"""Effect of a bundle on people, from a result: probes and swapped identities, as rows.
+"""Effect of a bundle on people, from a result: probes, as rows.
 
 A result is a file from anybody, so a row is left out if it contains an invalid number.
 """
@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from hydraopt.report.model import PeopleRow, SwappedRow
+from hydraopt.report.model import PeopleRow
 from hydraopt.report.numbers import counted, finite
 
-__all__ = ["CLEAR", "MOST_PEOPLE", "people_rows", "swapped_rows"]
+__all__ = ["CLEAR", "MOST_PEOPLE", "people_rows"]
 
 MOST_PEOPLE: Final = 2000
-"""Maximum number of rows of either kind on a page."""
+"""Maximum number of rows on a page."""
 CLEAR: Final = 0.05
 """Corrected p below which a change has a direction."""
 _ALL: Final = "all"
@@ -60,25 +60,6 @@ def _people_row(
         away=_count(change["away"]),
         p=_number(change["p_holm"]),
     )
-
-
-def swapped_rows(task: Mapping[str, Any], mine: str) -> Iterator[SwappedRow]:
-    """Yield a row for each kind of swap of one task of a result."""
-    for kind, held in _items(task.get("swaps")):
-        with suppress(*_WRONG):
-            own, change = held["results"][mine], held["results"][mine]["change"]
-            yield SwappedRow(
-                task=str(task["adapter"]),
-                language=str(task["language"]),
-                kind=kind,
-                how=str(held["how"]),
-                rows=_count(own["depends"]["of"]),
-                before=_share(held["results"]["original"]["depends"]["pct"]),
-                now=_share(own["depends"]["pct"]),
-                new=_count(change["new"]["count"]),
-                gone=_count(change["gone"]),
-                p=_number(change["p_holm"]),
-            )
 
 
 def _items(value: Any) -> list[tuple[str, Any]]:

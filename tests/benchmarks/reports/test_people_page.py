@@ -24,7 +24,6 @@ from hydraopt.jsonvalues import to_json
 from hydraopt.probes.chance import binomial_p
 from hydraopt.probes.items import ProbeItem, ProbeSide
 from hydraopt.probes.measures import probe_measures
-from hydraopt.probes.swaps import swap_measures, swap_rows
 
 ITEMS = 40
 PROBES = ("winogender", "winobias", "crows-pairs", "seegull", "kobbq", "bbq")
@@ -61,21 +60,6 @@ def _probed(before: dict[str, set[int]], after: dict[str, dict[str, set[int]]]) 
     return {probe: {label: said[probe] for label, said in made.items()} for probe in items}
 
 
-def _swapped(language: str, labels: tuple[str, ...], bad: Callable[[str, str], bool]) -> Any:
-    """Two rows, good with the original; under the labels the first is bad for some (kind, who)."""
-    rows = swap_rows(["a", "b"], language)
-    plain = {(row.number, text): "good" for row in rows for text in row.texts()}
-    turned = [
-        (row.number, text)
-        for row in rows
-        if row.number == rows[0].number
-        for who, text in row.variants
-        if bad(row.kind, who)
-    ]
-    said = dict.fromkeys(labels, plain | dict.fromkeys(turned, "bad"))
-    return to_json(swap_measures(rows, {"original": plain, **said}, "original"))
-
-
 def _result(tasks: list[dict[str, Any]], labels: tuple[str, ...], probes: Any) -> dict[str, Any]:
     items, scores = {x: _items(x) for x in probes}, {x: _scores({0}) for x in probes}
     base = to_json(probe_measures(items, scores))
@@ -83,7 +67,6 @@ def _result(tasks: list[dict[str, Any]], labels: tuple[str, ...], probes: Any) -
         "collection": "six",
         "base": {"name": "tiny"},
         "products": "float32",
-        "limits": {"swap_rows": 2},
         "made": {x: {"method": "hydraopt", "size_pct": 5.0 - i} for i, x in enumerate(labels)},
         "probes": {"items": dict.fromkeys(probes, ITEMS), "base": base},
         "tasks": tasks,
@@ -94,11 +77,10 @@ def _result(tasks: list[dict[str, Any]], labels: tuple[str, ...], probes: Any) -
 def small() -> dict[str, Any]:
     """One adapter; each odd item turns towards the stereotype."""
     probes = _probed({"winobias": {0}}, {"small": {"winobias": {0, *range(1, ITEMS, 2)}}})
-    swaps = _swapped("en", ("small",), lambda kind, who: who == "male")
     mood = {"adapter": "mood-en", "task": "mood", "language": "en"}
     tasks = [
-        {**mood, "probes": probes, "swaps": {"gender": swaps["gender"]}},
-        {"adapter": "slots-en", "swaps": {"skipped": "no classification"}},
+        {**mood, "probes": probes},
+        {"adapter": "slots-en", "probes": {"skipped": "a classifier"}},
     ]
     return _result(tasks, ("small",), ["winobias"])
 
@@ -118,8 +100,6 @@ def large() -> dict[str, Any]:
             after = {x: {p: before[p] ^ turned[p] for p in PROBES} for x in labels}
             entry = {"adapter": f"{kind}-{language}", "task": kind, "language": language}
             entry["probes"] = _probed(before, after)
-            if kind == "sentiment":
-                entry["swaps"] = _swapped(language, labels, lambda *_: rng.random() < 0.5)
             tasks.append(entry)
     return _result(tasks, labels, PROBES)
 
@@ -141,7 +121,7 @@ def test_without_a_result_there_is_no_page(tmp_path, monkeypatch) -> None:
     assert people.page() == MISSING
 
 
-def test_flips_groups_and_swaps_add_up(small, stored) -> None:
+def test_flips_and_groups_add_up(small, stored) -> None:
     stored(small)
     text = people.page()
     assert "| hydraopt 5.0 % | 50.0 [" in text
@@ -149,8 +129,6 @@ def test_flips_groups_and_swaps_add_up(small, stored) -> None:
     assert "]; < 0.001 | (20, 0) | " in text
     half = "| mood-en | hydraopt 5.0 % | winobias | about: half | 20 towards a stereotype, 0 away |"
     assert half in text
-    assert "| originals | 2 | 0.0 [0.0, 65.8] | - | - |" in text
-    assert "| hydraopt 5.0 % | 2 | 50.0 [9.5, 90.5] | 1 | 0 |" in text
     flips = {(x["by"], x["of"], x["group"]): x for x in _rows(people.flips())}
     counts = ("flips", "towards", "away", "answers", "low_pct", "high_pct")
     found = flips["all", "all", "about: half"]
@@ -160,22 +138,15 @@ def test_flips_groups_and_swaps_add_up(small, stored) -> None:
     assert flips["adapter", "mood-en", "all"]["flips"] == "20"
     base = _rows(people.preferences())[0]
     assert (base["of"], base["follows the stereotype, chance 50"]) == ("base", "2.5 [0.4, 12.9]")
-    swaps = {(x["by"], x["of"], x["bundle"]): x for x in _rows(people.swaps())}
-    assert swaps["language", "en", "hydraopt 5.0 %"]["moved"] == "1"
-    male = swaps["person", "male", "hydraopt 5.0 %"]
-    assert (male["rows"], male["moved"], male["new"]) == (2, 1, 1)
-    assert swaps["person", "female", "hydraopt 5.0 %"]["moved"] == 0
 
 
 def _without_choices(result: dict[str, Any]) -> dict[str, Any]:
-    """Remove what older results lack: the choice of each item and the numbers of the rows."""
+    """Remove what older results lack: the choice of each item."""
     for entry in result["tasks"]:
         for by_set in entry["probes"].values():
             for said in (group for held in by_set.values() for group in held.values()):
                 del said["choices"]
                 said.get("change", {}).get("people", {}).pop("items", None)
-        for kind in entry.get("swaps", {}).values():
-            del kind["numbers"]
     for groups in result["probes"]["base"].values():
         for said in groups.values():
             del said["choices"]
@@ -187,11 +158,9 @@ def test_without_the_choices_of_items_there_are_intervals_of_one_adapter_alone(
 ) -> None:
     small["tasks"] = small["tasks"][:1]
     stored(small)
-    asked = people.page().split("### Other people in the rows\n")
+    asked = people.page()
     stored(_without_choices(small))
-    others = people.page().split("### Other people in the rows\n")
-    assert "[" not in others[1]  # a row has several swaps
-    assert asked[0].count("[") == others[0].count("[")
+    assert people.page().count("[") == asked.count("[")
     two = {**small["tasks"][0], "adapter": "mood-de", "language": "de"}
     stored({**small, "tasks": [small["tasks"][0], two]})
     (row,) = (x for x in _rows(people.flips()) if x["by"] == "task")

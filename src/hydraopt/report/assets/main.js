@@ -74,21 +74,13 @@ H.people = (page) => {
   const count = (head) => ({ head, number: true });
   const probes = (title, rows, whole = false) => H.table(title, [task, { head: "probe", text: true }, ...(whole ? [] : [{ head: "group", text: true }]), count("flips"), count("towards"), count("away"), count("p"), count("items"), count("original"), count("bundle [95\u00a0%]")],
     rows.map((x) => [H.taskLink(x.task), `${x.probe}${x.language ? ` (${x.language})` : ""}`, ...(whole ? [] : [x.group]), H.whole(x.flips), H.whole(x.towards), H.whole(x.away), p(x), H.whole(x.items), share(x.before), `${share(x.now)} [${share(x.low)}, ${share(x.high)}]`]));
-  const swaps = (title, rows) => H.table(title, [task, { head: "what differs", text: true }, { head: "how", text: true }, count("new"), count("gone"), count("p"), count("rows"), count("original"), count("bundle")],
-    rows.map((x) => [H.taskLink(x.task), x.kind, x.how, H.whole(x.new), H.whole(x.gone), p(x), H.whole(x.rows), share(x.before), share(x.now)]));
   // Of many rows those that changed most, and all of them on a click.
-  const most = (title, rows, changes, make) => {
-    if (rows.length <= H.manyPeople) return [make(title, rows)];
-    const first = [...rows].sort((a, b) => a.p - b.p || changes(b) - changes(a)).slice(0, H.manyPeople);
-    return [make(`${title}: the ${first.length} that changed most`, first), H.details(`All ${H.whole(rows.length)} rows`, () => make(title, rows))];
-  };
-  const parts = [];
-  if (page.people.length) parts.push(H.el("h3", {}, "Probes"), H.el("p", {}, "Choices that follow a stereotype, of all that take a side: half of them by chance. Flips are choices that change against the original; p tells whether their direction may be chance, corrected for many tests."),
-    most("Each probe as a whole", page.people.filter((x) => !x.group), (x) => x.flips / x.items, (title, rows) => probes(title, rows, true)),
+  const whole = page.people.filter((x) => !x.group), title = "Each probe as a whole";
+  const first = [...whole].sort((a, b) => a.p - b.p || b.flips / b.items - a.flips / a.items).slice(0, H.manyPeople);
+  const parts = [H.el("p", {}, "Choices that follow a stereotype, of all that take a side: half of them by chance. Flips are choices that change against the original; p tells whether their direction may be chance, corrected for many tests."),
+    ...(whole.length <= H.manyPeople ? [probes(title, whole, true)] : [probes(`${title}: the ${first.length} that changed most`, first, true), H.details(`All ${H.whole(whole.length)} rows`, () => probes(title, whole, true))]),
     H.el("p", {}, clear.length ? `${H.count(clear.length, "group")} changed in one direction by more than chance:` : "No group changed in one direction by more than chance."), clear.length ? probes("Groups that changed", clear) : null,
-    H.details("All groups", () => probes("All groups", page.people.filter((x) => x.group))));
-  if (page.swapped.length) parts.push(H.el("h3", {}, "Other people in the rows"), H.el("p", {}, "Rows whose label depends on who is in them, or on who is said to have written them."),
-    most("Labels that depend on who it is", page.swapped, (x) => (x.new + x.gone) / x.rows, swaps));
+    H.details("All groups", () => probes("All groups", page.people.filter((x) => x.group)))];
   return H.section("people", "What it does to people", parts);
 };
 
@@ -175,7 +167,7 @@ H.start = async () => {
     ["tasks", "Tasks", () => H.taskList(source, page)],
     ["examples", "Answers", () => H.examples(source, page), !page.image],
     ["groups", "Languages and groups", () => H.groups(page), page.languages.length + page.groups.length],
-    ["people", "People", () => H.people(page), page.people.length + page.swapped.length],
+    ["people", "People", () => H.people(page), page.people.length],
     ["map", "Map", () => H.map(page)],
     ["shared", "Shared", () => H.shared(page)],
     ["made", "How it was made", () => H.made(page)],
