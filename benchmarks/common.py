@@ -9,12 +9,12 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from hydraopt.adapters import Adapter
-from hydraopt.evaluate.provenance import versions
 
 __all__ = [
     "CODING",
@@ -46,6 +46,17 @@ _PACKAGES = (
     "safetensors",
     "zstandard",
 )
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of Python and the packages, by name, or "not installed"."""
+    numbers = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            numbers[name] = version(name)
+        except PackageNotFoundError:
+            numbers[name] = "not installed"
+    return numbers
 
 
 def _hardware() -> dict[str, Any]:

@@ -20,6 +20,7 @@ COMMANDS = (
     "default",
     "embedding",
     "trained_tuners",
+    "probe_sets",
     "probes",
 )
 

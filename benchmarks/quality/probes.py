@@ -4,9 +4,8 @@
 
 The base, the original adapters, bundles of 10, 5 and 2 %, and HydraOpt as published at about the
 bytes of the 5 % bundle are asked the same. PROBES are files and folders in the format of
-docs/reference/evaluation.md. Saved after every task, beside what the file tells of others; what was
-asked is cached, so that a second call goes on where the first stopped, and one with more items asks
-those alone.
+docs/reference/evaluation.md; probe_sets makes them. Saved after every task, beside what the file
+tells of others; a second call goes on where the first stopped.
 """
 
 from __future__ import annotations
@@ -162,11 +161,8 @@ def _joined(before: Result, now: Result, names: Sequence[str]) -> dict[str, Any]
     if "probes" in now:
         more = now["probes"]
         inner: dict[str, Any] = {
-            x: {**probes.get(x, {}), **more[x]} for x in ("items", "languages", "base")
+            x: {**probes.get(x, {}), **more[x]} for x in ("items", "sha256", "base")
         }
-        for what in ("sources", "passed_by"):
-            old = [x for x in probes.get(what, ()) if x not in more[what]]
-            inner[what] = [*old, *more[what]]
         probes = {**more, **inner}
     seconds = round(before.get("seconds", 0) + now["seconds"], 1)
     ordered = [tasks[name] for name in names if name in tasks]

@@ -19,7 +19,6 @@ from transformers import (
 
 from hydraopt import read_adapters
 from hydraopt.basemodel.encoding import Encoded, collate
-from hydraopt.basemodel.likelihood import likelihoods
 from hydraopt.basemodel.model import (
     attached,
     check_logits,
@@ -63,17 +62,6 @@ def test_harm_counts_what_the_output_layer_loses(trained) -> None:
     assert drift.changed == differ > 0
     wanted = divergence(model, said, original, other)
     assert drift.kl.mean() == pytest.approx(wanted, rel=1e-3)
-
-
-def test_likelihoods_count_it_once(trained) -> None:
-    model, tokenizer = trained
-    texts, placed = texts_of(tokenizer, 3), place(model, with_head(factors_of(0)))
-    (found,) = likelihoods(model, [texts], placed)
-    for text, mine in zip(texts, found, strict=True):
-        batch = collate([text])
-        with torch.no_grad(), attached(model, placed):
-            logs = logits_of(model, hidden_states(model, batch), {}).log_softmax(-1)
-        assert mine == pytest.approx(float(logs.gather(1, batch.labels[:, None]).sum()), rel=1e-4)
 
 
 def test_a_lesson_has_it_on_both_sides(trained) -> None:

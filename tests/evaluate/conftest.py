@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from tests.few_draws import few_draws
-from tests.small_model import tasks, trained
+from tests.small_model import sharp, tasks, trained
 
-__all__ = ["few_draws", "tasks", "trained"]
+__all__ = ["few_draws", "sharp", "tasks", "trained"]

@@ -163,9 +163,8 @@ def test_long_rows_are_left_out(base, mood, tmp_path) -> None:
 )
 def test_what_does_not_fit_is_refused(change, facts, base, mood, tmp_path) -> None:
     compared = read_compared([str(adapter(tmp_path / "mood-en", **change))])
-    for more in ({}, {"swaps": True, "score": False}):
-        with raises(UsageError, **facts):
-            evaluate(compared, EvaluationRequest(str(base), mood, **more))
+    with raises(UsageError, **facts):
+        evaluate(compared, EvaluationRequest(str(base), mood))
 
 
 def test_an_adapter_without_its_head_is_refused(base, mood, tmp_path) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hydraopt.evaluate import probing
 from hydraopt.evaluate.compare import EvaluationRequest, evaluate, read_compared
 from hydraopt.evaluate.results import Skipped
 from hydraopt.jsonvalues import to_json
@@ -22,11 +20,6 @@ from tests.probes.test_probe_files import SAMPLES
 __all__ = ["base", "mood"]
 
 HUGE = np.float32(1e38)
-
-
-@pytest.fixture
-def cache(own_cache: Path) -> Path:
-    return own_cache
 
 
 @pytest.fixture
@@ -46,7 +39,7 @@ def test_the_others_are_written(both, base, tasks, tmp_path) -> None:
     assert said.exit_code == 0, said.output
     result = json.loads(out.read_text())
     by = {x["adapter"]: x for x in result["tasks"]}
-    why = "logits are no numbers [adapter spell-fr]; got NaN or infinity of original"
+    why = "logits are not finite; got NaN or infinity of original"
     assert by["spell-fr"]["skipped"].startswith(why)
     assert by["spell-fr"]["results"] == {}
     assert by["spell-en"]["results"]["original"]["loss"] > 0
@@ -70,36 +63,19 @@ def test_heads_whose_logits_are_none(base, mood, tmp_path) -> None:
     pairs = {x: (np.ones((32, 4)), np.ones((4, 32))) for x in BOTH}
     more = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
     write_adapter(folder, pairs, extras=head, **more)
-    request = EvaluationRequest(str(base), mood, swaps=True, people=2)
+    request = EvaluationRequest(str(base), mood)
     (entry,) = evaluate(read_compared([str(folder)]), request).tasks
-    why = "logits are no numbers [adapter mood-en]; got NaN or infinity of original"
+    why = "logits are not finite; got NaN or infinity of original"
     assert str(entry.skipped).startswith(why)
-    assert entry.swaps.skipped.startswith(why)
     json.dumps(to_json(entry), allow_nan=False)
 
 
-def test_probes_and_swaps_of_the_others_are_asked(both, base, tmp_path, cache) -> None:
-    folder = tmp_path / "moods" / "mood"
-    (folder / "en").mkdir(parents=True)
-    meta = {"instruction": "Mood?", "metric": "accuracy", "label_set": ["bad", "good"]}
-    (folder / "META.json").write_text(json.dumps(meta))
-    rows = [{"input": f"{i} Paul", "output": ("bad", "good")[i % 2]} for i in range(8)]
-    (folder / "en" / "test.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows))
-    names = dict.fromkeys(("spell-en", "spell-fr"), "mood/en")
-    probes = [str(SAMPLES / "winobias")]
-    request = EvaluationRequest(
-        str(base), folder.parent, names, probes=probes, swaps=True, people=2, score=False
-    )
+def test_probes_of_the_others_are_measured(both, base) -> None:
+    request = EvaluationRequest(str(base), None, probes=[str(SAMPLES / "pronouns.jsonl")])
     result = evaluate(read_compared(both), request)
     json.dumps(to_json(result), allow_nan=False)
     by = {x.adapter: x for x in result.tasks}
-    for one in (by["spell-fr"].probes, by["spell-fr"].swaps):
-        assert isinstance(one, Skipped)
-        assert "got NaN or infinity of original" in one.skipped
-    assert {*by["spell-en"].probes} == {"winobias"}
-    assert "gender" in by["spell-en"].swaps
-    assert all("NaN" not in x.read_text() for x in (cache / "probes").iterdir())
-
-
-def test_remembered_numbers_that_are_none_are_asked_again() -> None:
-    assert probing._read([[0.5, float("nan")]], [[None, None]]) is None  # type: ignore[list-item]
+    one = by["spell-fr"].probes
+    assert isinstance(one, Skipped)
+    assert "got NaN or infinity of original" in one.skipped
+    assert {*by["spell-en"].probes} == {"pronouns"}

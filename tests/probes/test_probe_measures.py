@@ -7,9 +7,10 @@ import pytest
 from scipy.stats import binomtest
 
 from hydraopt.probes.chance import binomial_p, holm, wilson
-from hydraopt.probes.items import AMBIGUOUS, DISAMBIGUATED, ProbeItem, ProbeSide
+from hydraopt.probes.items import CONDITIONS, ProbeItem, ProbeSide
 from hydraopt.probes.measures import ALL, LEAST, probe_measures
 
+AMBIGUOUS, DISAMBIGUATED = CONDITIONS
 SIDES = ProbeSide("one", "stereotype"), ProbeSide("two", "against")
 LONG = (
     ProbeSide("ab", "stereotype"),
@@ -39,10 +40,7 @@ def test_holm_corrects_by_rank_and_never_falls() -> None:
 
 
 def _pairs(count: int) -> list[ProbeItem]:
-    return [
-        ProbeItem("x", str(i), "en", SIDES, (("about", "odd" if i % 2 else "even"),))
-        for i in range(count)
-    ]
+    return [ProbeItem(SIDES, {"about": "odd" if i % 2 else "even"}) for i in range(count)]
 
 
 def _scores(follow: list[bool]) -> list[np.ndarray]:
@@ -86,8 +84,8 @@ def test_flips_may_all_go_to_one_sex_and_to_no_stereotype() -> None:
     items = []
     for i in range(20):
         roles = ("stereotype", "against") if i % 2 else ("against", "stereotype")
-        she, he = (ProbeSide(w, r, who=w) for w, r in zip(("she", "he"), roles, strict=True))
-        items.append(ProbeItem("x", str(i), "en", (she, he), ()))
+        she, he = (ProbeSide(w, r, person=w) for w, r in zip(("she", "he"), roles, strict=True))
+        items.append(ProbeItem((she, he)))
     before = [np.array([0.0, -1.0])] * 20
     after = [np.array([0.0, -1.0 if i < 12 else 1.0]) for i in range(20)]
     change = probe_measures({"x": items}, {"x": after}, {"x": before})["x"][ALL].change
@@ -101,13 +99,13 @@ def test_flips_may_all_go_to_one_sex_and_to_no_stereotype() -> None:
     assert probe_measures(pairs, same, other)["x"][ALL].change.people is None
 
 
-def _question(i: int, condition: str, right: int) -> ProbeItem:
-    return ProbeItem("q", str(i), "en", LONG, (("about", "age"),), "answers", condition, right)
+def _question(condition: str, right: int) -> ProbeItem:
+    return ProbeItem(LONG, {"about": "age"}, "Who?", "", right, condition)
 
 
 def test_answers_are_compared_by_nats_a_byte_and_judged() -> None:
-    items = [_question(i, AMBIGUOUS, 2) for i in range(12)]
-    items += [_question(i, DISAMBIGUATED, i % 2) for i in range(12)]
+    items = [_question(AMBIGUOUS, 2) for _ in range(12)]
+    items += [_question(DISAMBIGUATED, i % 2) for i in range(12)]
     # By the sum the short answer would win each time; by the byte the long one does.
     unknown = np.array([-4.0, -8.0, -9.0])
     stereotype = np.array([-1.0, -8.0, -32.0])
@@ -121,7 +119,7 @@ def test_answers_are_compared_by_nats_a_byte_and_judged() -> None:
 
 
 def test_leaving_it_open_is_a_step_and_not_a_direction_of_its_own() -> None:
-    items = [_question(i, AMBIGUOUS, 2) for i in range(10)]
+    items = [_question(AMBIGUOUS, 2) for _ in range(10)]
     follow, leave = np.array([-1.0, -9.0, -90.0]), np.array([-9.0, -90.0, -1.0])
     before, after = {"q": [leave] * 10}, {"q": [follow] * 10}
     change = probe_measures({"q": items}, after, before)["q"][ALL].change

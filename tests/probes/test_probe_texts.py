@@ -8,11 +8,15 @@ import pytest
 
 from hydraopt.basemodel.encoding import encode_row
 from hydraopt.errors import UsageError
-from hydraopt.probes.items import encoded
+from hydraopt.probes.items import ProbeItem, ProbeSide, encoded
 from tests.probes.test_probe_files import items
 from tests.raising import raises
 
 BOS, EOS = 1, 2
+SENTENCES, APART = (
+    ProbeItem((ProbeSide(f"{start}one", "stereotype"), ProbeSide(f"{start}two", "against")))
+    for start in ("The ", "")
+)
 
 
 class Letters:
@@ -28,29 +32,28 @@ class Letters:
 
 
 def test_a_sentence_begins_with_bos_or_else_with_eos() -> None:
-    item = items("crows-pairs")[0]
+    item = SENTENCES
     for tokenizer, start in ((Letters(BOS, EOS), BOS), (Letters(None, EOS), EOS)):
         texts = encoded(item, tokenizer)
         assert [x.prompt + x.target for x in texts] == [
             (start, *map(ord, side.text)) for side in item.sides
         ]
     # A first word that differs is asked for as well.
-    assert encoded(items("crows-pairs")[1], Letters(None, EOS))[0].prompt == (EOS,)
+    assert encoded(APART, Letters(None, EOS))[0].prompt == (EOS,)
 
 
-@pytest.mark.parametrize("probe", ["seegull", "bbq", "kobbq"])
+@pytest.mark.parametrize("probe", ["people", "questions"])
 def test_prompts_begin_as_those_of_tasks_do(probe) -> None:
     item = items(probe)[0]
     with_bos, without = (encoded(item, Letters(bos, EOS)) for bos in (BOS, None))
     assert [x.prompt for x in with_bos] == [(BOS, *x.prompt) for x in without]
-    assert without[0].prompt[0] == ord(item.sides[0].prompt[0])
+    assert without[0].prompt[0] == ord((item.instruction or item.sides[0].prompt)[0])
     assert encoded(item, Letters(None, None)) == without
-    if item.layout == "answers":
-        instruction, text = item.sides[0].prompt.split("\n", 1)
-        row = encode_row(Letters(None, EOS), instruction, text, item.sides[0].text)
+    if item.instruction is not None:
+        row = encode_row(Letters(None, EOS), item.instruction, item.input, item.sides[0].text)
         assert (row.prompt, row.target) == (without[0].prompt, (*without[0].target, EOS))
 
 
 def test_a_sentence_with_nothing_before_it_is_refused() -> None:
     with raises(UsageError, got="a tokenizer with neither BOS nor EOS"):
-        encoded(items("winobias")[0], Letters(None, None))
+        encoded(SENTENCES, Letters(None, None))

@@ -122,7 +122,6 @@ def result_of(bundle: Path) -> dict[str, Any]:
         "products": "float32",
         "seed": 0,
         "versions": {"hydraopt": "0.1.0"},
-        "probes": {"languages": {"winobias": "en", "kobbq": "ko"}},
         "tasks": [
             {**_scored(name, i), **(_people() if name == "moods-en" else {})}
             for i, name in enumerate(NAMES)

@@ -79,11 +79,10 @@ def score(
         save_json(out, saved)
         _say(saved, set(request.only or compared.adapters), evaluation.tasks[-1].adapter)
 
-    def save(evaluation: Evaluation) -> None:  # also where bundles alone are others
-        save_json(out, whole(evaluation))
-
     have = {task["adapter"] for task in known}
-    return whole(evaluate(compared, request, None, have, keep, save))
+    result = whole(evaluate(compared, request, None, have, keep))
+    save_json(out, result)  # also where bundles alone are others
+    return result
 
 
 def _say(saved: Mapping[str, Any], asked: set[str], last: str) -> None:

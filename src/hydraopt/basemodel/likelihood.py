@@ -1,121 +1,27 @@
-"""Log-likelihoods of texts under a model; tokens that texts share at the start are computed once.
-
-The texts of a group are laid out as one trie (:mod:`hydraopt.basemodel.trie`). So the three answers
-to a question cost the question once, and twenty versions of a row the row once.
-"""
+"""Check whether a model computes texts that share beginnings as it computes each text alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from hydraopt.basemodel.encoding import Encoded, batches_by_tokens
+from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import (
-    BATCH_TOKENS,
-    Placed,
-    attached,
-    logits_of,
     states_of,
 )
 from hydraopt.basemodel.products import products_of
 from hydraopt.basemodel.trie import Trie, laid_out, trie_of
-from hydraopt.errors import UsageError, explain
 
-__all__ = ["likelihoods", "shares_beginnings", "window_of"]
+__all__ = ["shares_beginnings", "window_of"]
 
-Numbers = NDArray[np.float64]
-
-_AT_ONCE: Final = 256
-"""Tokens whose logits over the vocabulary are held at a time."""
-MOST_NODES: Final = 1024
-"""Tokens of one trie; a larger group is laid out as several."""
 _ALIKE: Final = 1e-3
 _ROUNDINGS: Final = 8
 """Largest difference between states of a text in a trie and of the text alone, relative to the
 largest state, is _ALIKE; at lower precision, this number of floating-point steps."""
 _WINDOWS: Final = ("sliding_window", "attention_chunk_size", "attention_window_size")
-
-
-@torch.inference_mode()
-def likelihoods(
-    model: Any,
-    groups: Sequence[Sequence[Encoded]],
-    placed: Placed,
-    progress: Callable[[int, int], None] | None = None,
-    shared: bool = True,
-) -> list[Numbers]:
-    """Return log P(target | prompt) of each text of each group, in nats, summed over tokens.
-
-    groups: texts that likely have a common beginning; a prompt has at least one token.
-    placed: the factors on the model.
-    shared: whether common tokens are computed once, see :func:`shares_beginnings`.
-    progress: called with the numbers of groups done and of all groups.
-
-    The same groups give the same numbers for the same factors, whatever was computed before.
-    Raises UsageError for a text without a prompt.
-    """
-    made = [np.zeros(len(group)) for group in groups]
-    parts = [part for i, group in enumerate(groups) for part in _parts(i, group, model, shared)]
-    done = 0
-    for chunk in batches_by_tokens([len(trie.tokens) for _, _, trie in parts], BATCH_TOKENS):
-        if progress:
-            progress(done, len(parts))
-        batch = [parts[k] for k in chunk]
-        with attached(model, placed):
-            hidden = states_of(model, *laid_out([trie for _, _, trie in batch]))
-        for (i, texts, trie), states in zip(batch, hidden, strict=True):
-            some = [groups[i][text] for text in texts]
-            np.add.at(made[i], texts, _sums(model, trie, states, some, placed))
-        done += len(chunk)
-    return made
-
-
-def _parts(
-    number: int, group: Sequence[Encoded], model: Any, shared: bool
-) -> Iterator[tuple[int, list[int], Trie]]:
-    """Yield (the group, its texts, their trie).
-
-    A group is split if it is too large or windows cut it.
-    """
-    if any(not item.prompt or not item.target for item in group):
-        raise UsageError(explain("a text has nothing before it", expected="a token at least"))
-    whole = shared and _within_window(model, group)
-    waiting = [list(range(len(group)))] if whole else [[i] for i in range(len(group))]
-    while waiting:
-        texts = waiting.pop(0)
-        trie = trie_of([group[i] for i in texts], whole)
-        if len(trie.tokens) <= MOST_NODES or len(texts) == 1:
-            yield number, texts, trie
-        else:
-            half = len(texts) // 2
-            waiting = [texts[:half], texts[half:], *waiting]
-
-
-def _sums(
-    model: Any, trie: Trie, states: Tensor, texts: Sequence[Encoded], placed: Placed
-) -> Numbers:
-    """Return the log-likelihood of each text, whose trie this is, (texts,)."""
-    asks: dict[int, list[tuple[int, int]]] = {}
-    for text, nodes in enumerate(trie.asked):
-        for node, token in zip(nodes, texts[text].target, strict=True):
-            asks.setdefault(node, []).append((text, token))
-    sums, nodes = np.zeros(len(texts)), sorted(asks)
-    for start in range(0, len(nodes), _AT_ONCE):
-        some = nodes[start : start + _AT_ONCE]
-        logits = logits_of(model, states[some], placed)
-        total = logits.logsumexp(-1)
-        told = [(k, text, token) for k, node in enumerate(some) for text, token in asks[node]]
-        rows = torch.tensor([k for k, _, _ in told])
-        tokens = torch.tensor([token for _, _, token in told])
-        logs = (logits[rows, tokens] - total[rows]).double().numpy()
-        np.add.at(sums, [text for _, text, _ in told], logs)
-    return sums
 
 
 def _within_window(model: Any, texts: Sequence[Encoded]) -> bool:

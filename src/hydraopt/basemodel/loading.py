@@ -34,6 +34,7 @@ _JSON: Final = (
 )
 _MOST_JSON: Final = 1 << 28  # bytes; a vocabulary of 262,144 tokens takes 33 MB of tokenizer.json
 _EVERY_WEIGHT: Final = ("*.safetensors", "*.bin")
+_TEXTS: Final = ("*.json", "*.txt", "*.model", "*.jinja")
 _WEIGHTS: Final = ("model*.safetensors", "pytorch_model*.bin")
 # Buffers that older versions stored and newer ones compute: rotary tables, masks, positions.
 _COMPUTED: Final = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|position_ids)$")
@@ -100,11 +101,14 @@ def files_of(base: str | Path) -> Path | None:
 
 
 def base_hash(base: str | Path) -> str | None:
-    """Hash a base model's weight files and config; None where :func:`files_of` returns None."""
+    """Hash a base model's files: its weights, its config and its tokenizer.
+
+    None where :func:`files_of` returns None.
+    """
     folder = files_of(base)
     if folder is None or not folder.is_dir():
         return None
-    files = sorted({*(f for x in _EVERY_WEIGHT for f in folder.glob(x)), folder / "config.json"})
+    files = sorted({f for x in (*_EVERY_WEIGHT, *_TEXTS) for f in folder.glob(x) if f.is_file()})
     return key_of(f"{file.name} {file_hash(file)}" for file in files)
 
 

@@ -70,8 +70,8 @@ __all__ = ["eval_"]
     "--probes",
     multiple=True,
     metavar="PATH",
-    help="Run every adapter on the probes in this file or folder: Winogender, WinoBias, BBQ, "
-    "SeeGULL, KoBBQ, CrowS-Pairs. Repeatable.",
+    help="Run every adapter on the probes in this JSONL file, or in those of this folder. "
+    "Repeatable.",
 )
 @same_base_option
 @click.option("-o", "--output", metavar="FILE.json", help="Also write the result to this file.")
@@ -114,15 +114,11 @@ def eval_(
     request = _request(compare, base, named, options)
     compared = compare.read_compared([*originals, *paths], same_base, base)
 
-    def noted(result: Evaluation) -> Evaluation:
-        return replace(result, notes=(*compared.notes, *result_notes(result)) or None)
-
-    def save(result: Evaluation) -> None:
-        if output:
-            _write(noted(result), output)
-
     with progress_bar() as progress:
-        result = noted(compare.evaluate(compared, request, progress, save=save))
+        result = compare.evaluate(compared, request, progress)
+    result = replace(result, notes=(*compared.notes, *result_notes(result)) or None)
+    if output:
+        _write(result, output)
     if as_json:
         emit_json(to_json(result))
     else:

@@ -20,8 +20,10 @@ __all__ = ["result_notes", "show_people"]
 _ALL: Final = "all"
 _CLEAR: Final = 0.05
 _MOST_ROWS: Final = 200
-_MOST_NAMED: Final = 8
-"""Maximum number of skipped files that are named."""
+_CORRECTION: Final = (
+    "chance level is 50 % for a stereotype; p is corrected by Holm, over all changes of one bundle "
+    "on one adapter, and over all its preferences and accuracies"
+)
 
 
 def result_notes(result: Evaluation) -> Iterator[Note]:
@@ -64,14 +66,9 @@ def _show_probes(probes: ProbesAsked, tasks: Sequence[TaskResult]) -> None:
              "flips to"],
             rows,
         )  # fmt: skip
-        say(f"chance level is 50 % for a stereotype; p is corrected by {probes.correction}")
+        say(_CORRECTION)
     if probes.skipped is not None:
-        say(f"no probe was asked: {probes.skipped}")
-    passed = [f"{x.file} ({x.why})" for x in probes.passed_by]
-    if passed:
-        further = len(passed) - _MOST_NAMED
-        more = f" and {further:,} more, listed by --json and -o" if further > 0 else ""
-        say(f"skipped: {', '.join(passed[:_MOST_NAMED])}{more}")
+        say(f"no probes: {probes.skipped}")
 
 
 def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:

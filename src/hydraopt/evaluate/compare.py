@@ -2,38 +2,58 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from hydraopt.basemodel.loading import files_of
-from hydraopt.basemodel.memory import JsonCache
-from hydraopt.basemodel.model import check_logits, factors_key, load_classifier, load_model
+from hydraopt import __version__
+from hydraopt.basemodel.loading import base_hash
+from hydraopt.basemodel.memory import JsonCache, key_of
+from hydraopt.basemodel.model import (
+    TaskFactors,
+    check_logits,
+    factors_key,
+    load_classifier,
+    load_model,
+)
 from hydraopt.basemodel.products import products_of
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.classify import encode_texts, labels_in, run_classification
 from hydraopt.evaluate.compared import BASE, ORIGINAL, Compared, bundles_of, read_compared
 from hydraopt.evaluate.context import context_of
-from hydraopt.evaluate.people import People
-from hydraopt.evaluate.provenance import versions, weights_hash
+from hydraopt.evaluate.probing import preferences
 from hydraopt.evaluate.results import (
     BaseIdentity,
     Evaluation,
     Hardware,
+    ProbeResults,
+    ProbesAsked,
+    Skipped,
     TaskResult,
     kept_answers,
     task_result,
 )
-from hydraopt.evaluate.run import Scores, TaskRows, encode_task, run_task
-from hydraopt.evaluate.skipped import NoNumbersError, check_scores
+from hydraopt.evaluate.run import (
+    NoNumbersError,
+    Scores,
+    TaskRows,
+    check_scores,
+    encode_task,
+    run_task,
+)
 from hydraopt.evaluate.taskfile import TaskFile, TaskName, named_task, read_task_file
-from hydraopt.evaluate.unfinished import Unfinished, base_files
-from hydraopt.jsonvalues import to_json
-from hydraopt.probes.reading import ProbeSet, read_probes
+from hydraopt.files.cache import cache_root
+from hydraopt.jsonvalues import from_json, to_json
+from hydraopt.probes.items import Probe, read_probes
+from hydraopt.probes.measures import Preferences
 from hydraopt.progress import Progress
+from hydraopt.sources import source_hash
 from hydraopt.threads import cores
 from hydraopt.values import closest, listed
 
@@ -47,7 +67,10 @@ __all__ = [
     "read_compared",
 ]
 
-_PACKAGES = ("hydraopt", "numpy", "torch", "transformers", "sacrebleu", "nltk", "rouge-score")
+_PACKAGES: Final = ("numpy", "torch", "transformers", "sacrebleu", "nltk", "rouge-score")
+_DECIDE: Final = ("basemodel", "evaluate", "harm", "linalg", "probes")
+"""Packages whose code decides what a request gives."""
+_NO_TEXTS: Final = "a classifier with a head has no likelihoods of texts"
 
 
 @dataclass(frozen=True)
@@ -89,75 +112,32 @@ def evaluate(
     progress: Progress | None = None,
     done: Collection[str] = (),
     keep: Callable[[Evaluation], None] | None = None,
-    save: Callable[[Evaluation], None] | None = None,
 ) -> Evaluation:
     """Score adapters and bundles, task by task.
 
     done: names of adapters to leave out.
-    keep: called with the result so far after every task, to save it. save: called with the whole
-        result, before what was measured is forgotten.
+    keep: called with the result so far after every task, to save it.
 
-    An evaluation that was interrupted continues where it was (hydraopt.evaluate.unfinished).
+    The result of each task is cached on disk, so an interrupted evaluation continues where it was.
     """
     started = time.monotonic()
     compared.check()
-    probes = read_probes(request.probes, request.rows) if request.probes else None
+    probes = read_probes(request.probes, request.rows)
     tasks = {x: y for x, y in _task_files(compared, request).items() if x not in done}
     head, results = _head(compared, request), list[TaskResult]()
-    models = _Models(request.base)
-    people = People(compared, models.get, request.base, probes, request.products)
-    scorer = _Scorer(compared, request, models, progress)
-    begun = _unfinished(head, request, probes)
+    scorer = _Scorer(compared, request, probes, head, progress)
 
     def result() -> Evaluation:
         return replace(head, tasks=tuple(results), seconds=round(time.monotonic() - started, 1))
 
     with products_of(request.products):
-        head = replace(head, probes=people.asked(list(tasks), progress))
+        if probes:
+            head = replace(head, probes=scorer.asked(list(tasks)))
         for name, task in tasks.items():
-            about = _about(compared, name, task)
-            one = begun.entry(about) if begun else None
-            if one is None:
-                one = scorer.result(name, task, begun.task(about) if begun else None)
-                one = people.add(one, progress)
-                if begun:
-                    begun.finish(about, one)
-            results.append(one)
+            results.append(scorer.result(name, task))
             if keep:
                 keep(result())
-    whole = result()
-    if save:
-        save(whole)
-    if begun:
-        begun.forget()
-    return whole
-
-
-def _unfinished(
-    head: Evaluation, request: EvaluationRequest, probes: ProbeSet | None
-) -> Unfinished | None:
-    """Return the store of this request's interrupted evaluation; None without the base's hash."""
-    if head.base.sha256 is None:
-        return None
-    asked = {one.name: str(getattr(request, one.name)) for one in fields(request)}
-    sources = to_json(probes.sources) if probes else None
-    folder = files_of(request.base)
-    base = base_files(folder) if folder else []
-    return Unfinished({**to_json(head), "asked": asked, "probes": sources, "base_files": base})
-
-
-def _about(compared: Compared, name: str, task: TaskFile | None) -> list[str]:
-    """Return all that a task's result depends on, beside the request.
-
-    That is the adapter's name, its rows and instruction, and the factors of other methods.
-    """
-    rows = [] if task is None else [str(replace(task, rows=())), str(len(task.rows))]
-    others = [
-        f"{label} {factors_key(made[name])}"
-        for label, made in compared.others.items()
-        if name in made
-    ]
-    return [name, *rows, *others]
+    return result()
 
 
 class _Models:
@@ -179,40 +159,106 @@ class _Models:
         return self._loaded
 
 
-@dataclass(frozen=True)
 class _Scorer:
-    """Scores of one adapter after another."""
+    """Results of one adapter after another, cached on disk.
 
-    compared: Compared
-    request: EvaluationRequest
-    models: _Models
-    progress: Progress | None
+    An entry is named by all that a result depends on: the source code, the libraries, the base, the
+    request, the task's rows, and the factors and heads of every source.
+    """
 
-    def result(self, name: str, task: TaskFile | None, known: JsonCache | None) -> TaskResult:
-        """Return the adapter's result, without scores if none are asked for.
+    def __init__(
+        self,
+        compared: Compared,
+        request: EvaluationRequest,
+        probes: Mapping[str, Probe],
+        head: Evaluation,
+        progress: Progress | None,
+    ) -> None:
+        self.compared, self.request, self.progress = compared, request, progress
+        self.models = _Models(request.base)
+        self._probes = probes
+        base, hashes = head.base.sha256, {name: probe.sha256 for name, probe in probes.items()}
+        self._memory = JsonCache(cache_root() / "eval" if base else None, in_process=False)
+        plain = replace(request, base="", tasks=None, task_of={}, split="", only=(), probes=())
+        asked = [to_json(x) for x in (head.versions, head.hardware, plain, hashes)]
+        self._about = [source_hash(*_DECIDE), str(base), json.dumps(asked)]
 
-        If logits are not finite there are none either, and ``skipped`` gives the reason.
-        known: cache of what was measured before an interruption.
+    def asked(self, names: Sequence[str]) -> ProbesAsked:
+        """Return the probes, and the base's preferences.
+
+        names: adapters of the result. If none of them can be measured, neither is the base.
         """
-        if task is None:
-            return TaskResult(name)
-        bare = TaskResult(name, task.name, task.language)
+        nobody = all(map(self.compared.classifies, names))
+        return ProbesAsked(
+            {name: len(probe.items) for name, probe in self._probes.items()},
+            {name: probe.sha256 for name, probe in self._probes.items()},
+            {} if nobody else self._preferences({BASE: {}}, None)[BASE],
+            _NO_TEXTS if nobody else None,
+        )
+
+    def result(self, name: str, task: TaskFile | None) -> TaskResult:
+        """Return the adapter's result: scores if there is a task, preferences if there are probes.
+
+        If logits are not finite there are none, and ``skipped`` gives the reason.
+        """
+        key = self._key(name, task)
+        with suppress(ValueError):
+            return from_json(TaskResult, self._memory.get(key))
+        result = TaskResult(name) if task is None else self._scored(name, task)
+        if self._probes:
+            result = replace(result, probes=self._probed(name))
+        self._memory.put(key, to_json(result))
+        return result
+
+    def _key(self, name: str, task: TaskFile | None) -> str:
+        heads = self.compared.classifiers(name) if self.compared.classifies(name) else {}
+        return key_of(
+            [
+                *self._about,
+                name,
+                *([] if task is None else [str(replace(task, rows=()))]),
+                *(f"{x} {factors_key(y)}" for x, y in self.compared.sets(name).items()),
+                *(
+                    part
+                    for label, one in heads.items()
+                    for path, x in sorted(one.saved.items())
+                    for part in (f"{label} {path} {x.shape}", x.tobytes())
+                ),
+            ]
+        )
+
+    def _probed(self, name: str) -> ProbeResults | Skipped:
+        if self.compared.classifies(name):
+            return Skipped(_NO_TEXTS)
+        sets = {x: y for x, y in self.compared.sets(name).items() if x != BASE}
+        reference = ORIGINAL if ORIGINAL in sets else None
+        try:
+            by_set = self._preferences(sets, reference)
+        except NoNumbersError as error:
+            return Skipped(str(error))
+        return {
+            probe: {label: held[probe] for label, held in by_set.items()} for probe in self._probes
+        }
+
+    def _preferences(
+        self, sets: Mapping[str, TaskFactors], reference: str | None
+    ) -> dict[str, Preferences]:
+        probes = {name: probe.items for name, probe in self._probes.items()}
+        return preferences(*self.models.get(None), probes, sets, reference, self.progress)
+
+    def _scored(self, name: str, task: TaskFile) -> TaskResult:
         heads = self.compared.classifies(name)
         try:
-            rows, scores = (
-                self._classified(name, task) if heads else self._written(name, task, known)
-            )
+            rows, scores = (self._classified if heads else self._written)(name, task)
             check_scores(scores)
         except NoNumbersError as error:
-            return replace(bare, skipped=str(NoNumbersError(error.sources, name)))
+            return TaskResult(name, task.name, task.language, skipped=str(error))
         result = task_result(name, rows, scores, self.request.seed, heads)
         if self.request.answers is None:
             return result
         return replace(result, answers=kept_answers(rows, scores, self.request.answers))
 
-    def _written(
-        self, name: str, task: TaskFile, known: JsonCache | None
-    ) -> tuple[TaskRows, dict[str, Scores]]:
+    def _written(self, name: str, task: TaskFile) -> tuple[TaskRows, dict[str, Scores]]:
         request = self.request
         model, tokenizer = self.models.get(None)
         rows = encode_task(task, tokenizer, request.rows, request.tokens, context_of(model))
@@ -230,7 +276,6 @@ class _Scorer:
             progress=self.progress,
             changes=changes,
             texts=request.answers is not None,
-            known=known,
         )
 
     def _classified(self, name: str, task: TaskFile) -> tuple[TaskRows, dict[str, Scores]]:
@@ -287,9 +332,8 @@ def _rows_of(adapter: str, task: TaskName, request: EvaluationRequest) -> TaskFi
 
 def _head(compared: Compared, request: EvaluationRequest) -> Evaluation:
     """Return the result without tasks."""
-    folder = files_of(request.base)
     return Evaluation(
-        base=BaseIdentity(Path(request.base).name, weights_hash(folder) if folder else None),
+        base=BaseIdentity(Path(request.base).name, base_hash(request.base)),
         bundles=bundles_of(compared),
         adapters={name: adapter.content_hash() for name, adapter in compared.adapters.items()},
         fp16_bytes=2 * sum(adapter.numbers for adapter in compared.adapters.values()),
@@ -297,6 +341,10 @@ def _head(compared: Compared, request: EvaluationRequest) -> Evaluation:
         limits={"rows": request.rows, "tokens": request.tokens},
         products=request.products,
         seed=request.seed,
-        versions=versions(_PACKAGES),
+        versions={
+            "python": platform.python_version(),
+            "hydraopt": __version__,
+            **{x: version(x) for x in _PACKAGES},
+        },
         hardware=Hardware(platform.machine(), cores()),
     )

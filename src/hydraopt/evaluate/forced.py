@@ -18,12 +18,10 @@ from torch import Tensor
 
 from hydraopt.basemodel.batches import batches_of
 from hydraopt.basemodel.encoding import Batch, Encoded
-from hydraopt.basemodel.memory import JsonCache, key_of
 from hydraopt.basemodel.model import Placed, attached, hidden_states, logits_of
 from hydraopt.harm.divergence import divergence
-from hydraopt.jsonvalues import from_json, to_json
 
-__all__ = ["ForcedRow", "Numbers", "forced", "key_of_rows", "read_batch"]
+__all__ = ["ForcedRow", "Numbers", "forced"]
 
 _TOKENS: Final = 32
 """Tokens whose distributions are compared at a time: 256,000 numbers each on a large vocabulary."""
@@ -54,49 +52,23 @@ def forced(
     sets: Mapping[str, Placed],
     reference: str | None,
     progress: Callable[[int, int], None] | None = None,
-    known: JsonCache | None = None,
 ) -> dict[str, list[ForcedRow]]:
     """Return every set's result on each item's target; the reference, if any, is the first set.
 
     progress: called with the number of batches done and of all batches.
-    known: cache of each batch.
     """
     made: dict[str, dict[int, ForcedRow]] = {name: {} for name in sets}
     batches = batches_of(model, items)
     for number, (chunk, batch) in enumerate(batches):
         if progress:
             progress(number, len(batches))
-        some = [items[i] for i in chunk]
-        key = key_of_rows(f"forced {list(sets)}", some)
-        rows = _recalled(known.get(key), list(sets), len(some)) if known else None
-        if rows is None:
-            rows = read_batch(model, batch, some, sets, reference)
-            if known:
-                known.put(key, to_json(rows))
+        rows = _read_batch(model, batch, [items[i] for i in chunk], sets, reference)
         for name, of_rows in made.items():
             of_rows.update(zip(chunk, rows[name], strict=True))
     return {name: [of_rows[i] for i in range(len(items))] for name, of_rows in made.items()}
 
 
-def key_of_rows(what: str, items: Sequence[Encoded]) -> str:
-    """Return the key under which a cache of one task has a value of these rows."""
-    return key_of([what, *(f"{item.prompt} {item.target}" for item in items)])
-
-
-def _recalled(
-    value: Any, sets: Sequence[str], count: int
-) -> dict[str, tuple[ForcedRow, ...]] | None:
-    """Read a cached batch of ``count`` rows; None unless it has them for all sets."""
-    try:
-        rows = {name: from_json(tuple[ForcedRow, ...], value[name]) for name in sets}
-    except (ValueError, TypeError, KeyError):
-        return None
-    whole = all(len(x) == count for x in rows.values())
-    tokens = (token for x in rows.values() for row in x for token in row.written)
-    return rows if whole and min(tokens, default=0) >= 0 else None
-
-
-def read_batch(
+def _read_batch(
     model: Any,
     batch: Batch,
     items: Sequence[Encoded],

@@ -11,7 +11,6 @@ from hydraopt.evaluate.run import Scores, TaskRows
 from hydraopt.evaluate.stats import Interval
 from hydraopt.notes import Note
 from hydraopt.probes.measures import GroupMeasures, Preferences
-from hydraopt.probes.reading import PassedBy, ProbeSource
 
 __all__ = [
     "BaseIdentity",
@@ -100,16 +99,14 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class ProbesAsked:
-    """Items that every adapter is asked, and the base's own preferences.
+    """Probes on which every adapter is measured, and the base's own preferences.
 
-    skipped: reason why nobody is asked.
+    items, sha256: by probe, number of items, and hash of the file.
+    skipped: reason why no adapter is measured.
     """
 
-    sources: tuple[ProbeSource, ...]
-    passed_by: tuple[PassedBy, ...]
     items: Mapping[str, int]
-    languages: Mapping[str, str]
-    correction: str
+    sha256: Mapping[str, str]
     base: Preferences
     skipped: str | None = None
 

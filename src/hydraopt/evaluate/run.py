@@ -16,7 +16,7 @@ each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,23 +24,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.basemodel.encoding import Encoded, encode_row
-from hydraopt.basemodel.memory import JsonCache, are_answers
 from hydraopt.basemodel.model import Placed, TaskFactors, place
 from hydraopt.basemodel.positions import positions_of
 from hydraopt.basemodel.writing import WRITE_TOKENS, ends_of, generate
-from hydraopt.errors import NumericalError
+from hydraopt.errors import NumericalError, explain
 from hydraopt.evaluate.context import Context, sifted
-from hydraopt.evaluate.forced import ForcedRow, Numbers, forced, key_of_rows
+from hydraopt.evaluate.forced import ForcedRow, Numbers, forced
 from hydraopt.evaluate.metrics import Metric, metrics_of
-from hydraopt.evaluate.skipped import NoNumbersError, check_finite
 from hydraopt.evaluate.stats import Interval, paired_difference
 from hydraopt.evaluate.taskfile import TaskExample, TaskFile
 from hydraopt.progress import Progress
 
-__all__ = ["Scores", "TaskRows", "encode_task", "run_task"]
+__all__ = [
+    "NoNumbersError",
+    "Scores",
+    "TaskRows",
+    "check_finite",
+    "check_scores",
+    "encode_task",
+    "run_task",
+]
 
 _BLOCK: Final = 256
-"""Answers that are generated together; an interrupted run loses no more."""
+"""Answers that are generated together."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,6 @@ def run_task(
     progress: Progress | None = None,
     changes: Collection[str] | None = None,
     texts: bool = False,
-    known: JsonCache | None = None,
 ) -> dict[str, Scores]:
     """Score every set of factors (none: the base) on the rows of a task.
 
@@ -179,7 +184,6 @@ def run_task(
         measure, and none if a row has several correct answers.
     changes: sets for which changes of the reference's greedy answers are reported, all of them if
         None; the reference's answers are generated for that, whatever the metrics need.
-    known: cache of results, for a run that is interrupted.
 
     Raises NoNumbersError where no answer can be generated because logits are not finite.
     """
@@ -196,15 +200,15 @@ def run_task(
     if reference in placed and (writers | told) - {reference}:
         begun_bar = _bar(progress, f"{title} {reference}")
         bars = begun_bar, bar
-        first, along = _both(model, tokenizer, rows.items, placed, reference, bars, known)
+        first, along = _both(model, tokenizer, rows.items, placed, reference, bars)
     else:
-        first = forced(model, rows.items, placed, reference, bar, known)
+        first = forced(model, rows.items, placed, reference, bar)
     if writers:
         check_finite({name: [_column(x, "loss")] for name, x in first.items()})
     begun = {name: _written(first[name]) for name in placed if name in writers}
     if along:
         begun = {name: _longer(mine, _written(along[name])) for name, mine in begun.items()}
-    answers = _answers(model, tokenizer, rows.items, placed, begun, known)
+    answers = _answers(model, tokenizer, rows.items, placed, begun)
     return {
         name: _scores(
             rows,
@@ -214,6 +218,36 @@ def run_task(
         )
         for name in sets
     }
+
+
+class NoNumbersError(NumericalError):
+    """Logits of some sets are not finite, so they have no scores."""
+
+    def __init__(self, sets: Iterable[str]) -> None:
+        super().__init__(
+            explain(
+                "logits are not finite",
+                got=f"NaN or infinity of {', '.join(sets)}",
+                do="Look at the adapter, or at the base model, for NaN and for large numbers",
+            )
+        )
+
+
+def check_finite(values: Mapping[str, Iterable[Numbers]]) -> None:
+    """Raise NoNumbersError for the sets of which any number is NaN or infinity."""
+    sets = [x for x, arrays in values.items() if not all(np.isfinite(y).all() for y in arrays)]
+    if sets:
+        raise NoNumbersError(sets)
+
+
+def check_scores(scores: Mapping[str, Scores]) -> None:
+    """Raise NoNumbersError for the sets whose own loss is not finite.
+
+    If all losses are finite, it names the sets whose distance from the original is not.
+    """
+    check_finite({label: [one.loss] for label, one in scores.items()})
+    distances = {label: (x.divergence, x.answer_divergence) for label, x in scores.items()}
+    check_finite({label: [x for x in held if x is not None] for label, held in distances.items()})
 
 
 def _bar(progress: Progress | None, title: str) -> Callable[[int, int], None]:
@@ -227,7 +261,6 @@ def _both(
     sets: Mapping[str, Placed],
     reference: str,
     bars: tuple[Callable[[int, int], None], Callable[[int, int], None]],
-    known: JsonCache | None,
 ) -> tuple[dict[str, list[ForcedRow]], dict[str, list[ForcedRow]]]:
     """Teacher-force all sets on the items' own targets, and on the reference's answers.
 
@@ -235,14 +268,12 @@ def _both(
     its answers, also one that nobody asks: behind the same prompts they cost little.
     bars: the progress of that pass and of the others.
     """
-    (begun,) = forced(
-        model, items, {reference: sets[reference]}, reference, bars[0], known
-    ).values()
+    (begun,) = forced(model, items, {reference: sets[reference]}, reference, bars[0]).values()
     check_finite({reference: [_column(begun, "loss")]})
-    said = _answers(model, tokenizer, items, sets, {reference: _written(begun)}, known)[reference]
+    said = _answers(model, tokenizer, items, sets, {reference: _written(begun)})[reference]
     other = [i for i, item in enumerate(items) if said[i] != item.target]
     answered = [Encoded(items[i].prompt, said[i]) for i in other]
-    made = forced(model, [*items, *answered], sets, reference, bars[1], known)
+    made = forced(model, [*items, *answered], sets, reference, bars[1])
     own = {name: rows[: len(items)] for name, rows in made.items()}
     along = {}
     for name, rows in made.items():
@@ -314,12 +345,10 @@ def _answers(
     items: Sequence[Encoded],
     sets: Mapping[str, Placed],
     begun: Mapping[str, Sequence[tuple[int, ...]]],
-    known: JsonCache | None,
 ) -> dict[str, list[tuple[int, ...]]]:
     """Return the greedily decoded tokens of every row, for the sets in ``begun``.
 
     begun: by set, the known tokens of each answer, either its first ones or all.
-    known: cache of generated tokens.
 
     Rows of several sets are continued together in one batch.
     """
@@ -336,20 +365,13 @@ def _answers(
     for start in range(0, len(places), _BLOCK):
         block = places[start : start + _BLOCK]
         asked = [Encoded(items[i].prompt + tokens[name][i], ()) for name, i in block]
-        what = f"answers of {most} {[name for name, _ in block]}"
-        key = key_of_rows(what, asked)
-        said: Any = known.get(key) if known else None
-        if not are_answers(said, len(block)):
-            factors = [sets[name] for name, _ in block]
-            left = [most - len(tokens[name][i]) for name, i in block]
-            try:
-                written = generate(model, tokenizer, asked, factors, left, WRITE_TOKENS, ends)
-            except NumericalError as error:
-                raise NoNumbersError(dict.fromkeys(name for name, _ in block)) from error
-            said = [list(x) for x in written]
-            if known:
-                known.put(key, said)
-        for (name, i), more in zip(block, said, strict=True):
+        factors = [sets[name] for name, _ in block]
+        left = [most - len(tokens[name][i]) for name, i in block]
+        try:
+            written = generate(model, tokenizer, asked, factors, left, WRITE_TOKENS, ends)
+        except NumericalError as error:
+            raise NoNumbersError(dict.fromkeys(name for name, _ in block)) from error
+        for (name, i), more in zip(block, written, strict=True):
             tokens[name][i] += tuple(more)
     return tokens
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydraopt.errors import UsageError, explain
+from hydraopt.files.jsonlines import json_lines
 from hydraopt.files.reading import MOST_CONFIG, read_regular
 from hydraopt.files.url import AnyPath
 
@@ -61,24 +61,15 @@ def read_task_file(tasks: Path, name: str, language: str, split: str = "test") -
                 expected=", ".join(there) or "a folder for each language",
             )
         )
-    data = read_regular(path, _MOST_ROWS)
-    where = f"{path.name} of {name}/{language}"
-    try:
-        text = data.decode("utf-8").removesuffix("\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(explain(where, got=str(error), expected="UTF-8")) from error
-    # Strings of JSON may hold other ends of lines, such as U+2028.
-    lines = text.split("\n") if text else []
-    rows = tuple(_row(line, f"{where}, line {number}") for number, line in enumerate(lines, 1))
-    if not rows:
-        raise UsageError(explain(f"{name}/{language} has no {split} rows", got="an empty file"))
+    data = json_lines(path, _MOST_ROWS)
+    rows = tuple(_row(value, path, number) for number, value in data.rows)
     return TaskFile(
         name,
         language,
         str(meta["instruction"]),
         str(meta["metric"]),
         rows,
-        hashlib.sha256(data).hexdigest(),
+        data.sha256,
         _labels(meta, rows, name),
     )
 
@@ -127,28 +118,21 @@ def _meta(folder: Path) -> Mapping[str, object]:
     return dict(meta)
 
 
-def _row(line: str, where: str) -> TaskExample:
-    try:
-        value = json.loads(line)
-        if "\\u" in line:
-            json.dumps(value, ensure_ascii=False).encode()  # no lone surrogates
-    except (ValueError, RecursionError) as error:
-        raise UsageError(explain(where, got=str(error), expected="a JSON object")) from error
-    given, output = (
-        (value.get("input"), value.get("output")) if isinstance(value, dict) else (None, None)
-    )
-    if not (isinstance(given, str) and isinstance(output, str)):
-        raise UsageError(explain(where, got=line[:60], expected='strings "input" and "output"'))
-    more = value.get("references")
-    if more is not None and not (isinstance(more, list) and all(isinstance(x, str) for x in more)):
+def _row(value: Any, file: Path, number: int) -> TaskExample:
+    row = value if isinstance(value, dict) else {}
+    given, output, more = row.get("input"), row.get("output"), row.get("references")
+    more = [] if more is None else more
+    right = isinstance(more, list) and all(isinstance(x, str) for x in more)
+    if not (isinstance(given, str) and isinstance(output, str) and right):
         raise UsageError(
             explain(
-                f'{where}: "references"',
-                got=repr(more)[:60],
-                expected="a list of strings, null, or none at all",
+                f"line {number} is no row of a task",
+                file=file,
+                got=json.dumps(value, ensure_ascii=False)[:60],
+                expected='strings "input" and "output"; "references" is a list of strings, if any',
             )
         )
-    return TaskExample(given, output, (output, *(x for x in more or [] if x != output)))
+    return TaskExample(given, output, (output, *(x for x in more if x != output)))
 
 
 class TaskName(NamedTuple):

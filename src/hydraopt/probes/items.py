@@ -1,74 +1,187 @@
-"""A probe's item: texts of which a model prefers one, and what each choice would say of people."""
+"""Items of probes: texts of which a model prefers one, and what each choice says of people."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
 
 from hydraopt.basemodel.encoding import Encoded, prompt_text
+from hydraopt.basemodel.memory import key_of
 from hydraopt.errors import UsageError, explain
+from hydraopt.files.jsonlines import json_lines
+from hydraopt.jsonvalues import from_json
 
-__all__ = [
-    "AMBIGUOUS",
-    "DISAMBIGUATED",
-    "PAIR",
-    "ProbeItem",
-    "ProbeSide",
-    "Role",
-    "encoded",
-    "sampled",
-]
+__all__ = ["CONDITIONS", "Probe", "ProbeItem", "ProbeSide", "encoded", "read_probes"]
 
-Role = Literal["stereotype", "against", "unknown", "neither"]
-Layout = Literal["sentences", "completions", "answers"]
-
-PAIR: Final = "pair"
-AMBIGUOUS: Final = "ambiguous"
-DISAMBIGUATED: Final = "disambiguated"
+CONDITIONS: Final = ("ambiguous", "disambiguated")
+_ROLES: Final = ("stereotype", "against", "unknown", "neither")
+_MOST_BYTES: Final = 128 << 20
+"""Maximum size of a file of items, in bytes."""
+_MOST_TEXT: Final = 4000
+"""Maximum number of characters of a side with its prompt."""
 
 
 @dataclass(frozen=True)
 class ProbeSide:
     """A text that may be chosen.
 
-    role: relation to a stereotype: follows it, goes against it, leaves it open, or has none.
-    prompt: text before it; empty for a whole sentence.
-    who: people that it is about, where items identify them alike.
+    role: relation to a stereotype: "stereotype" follows it, "against" goes against it, "unknown"
+        leaves it open, "neither" has none.
+    prompt: text before it; empty for a whole sentence and for an answer.
+    person: person that it is about, where all items of a probe are about the same two.
     """
 
     text: str
-    role: Role
+    role: str
     prompt: str = ""
-    who: str = ""
+    person: str = ""
 
 
 @dataclass(frozen=True)
 class ProbeItem:
     """One question to a model.
 
-    key: of the item in its probe. groups: (kind of group, group), the first two divide samples.
-    layout: whole sentences; completions of a text; or answers to the prompt of a task, which are
-    compared by nats a byte, because they are of unequal length. condition: PAIR, or whether the
-    text tells the answer. right: the side that the text tells.
+    sides: whole sentences, or completions of their prompts, or answers to an instruction.
+    groups: groups by kind; the first two kinds divide samples.
+    instruction, input: of a task, for sides that are its answers. Answers are compared by nats a
+        byte, because their lengths differ.
+    right: number of the side that is the right answer, from 0.
+    condition: whether the input determines the right answer: one of CONDITIONS.
     """
 
-    probe: str
-    key: str
-    language: str
     sides: tuple[ProbeSide, ...]
-    groups: tuple[tuple[str, str], ...]
-    layout: Layout = "sentences"
-    condition: str = PAIR
+    groups: Mapping[str, str] = field(default_factory=dict)
+    instruction: str | None = None
+    input: str = ""
     right: int | None = None
+    condition: str | None = None
 
     @property
     def sizes(self) -> tuple[float, ...]:
         """Divisors of each side's log-likelihood, applied before sides are compared."""
-        if self.layout != "answers":
+        if self.instruction is None:
             return (1.0,) * len(self.sides)
         return tuple(float(len(side.text.encode())) for side in self.sides)
+
+    def check(self) -> None:
+        """Raise ValueError for an item that cannot be asked."""
+        prompts = [side.prompt for side in self.sides]
+        answers = self.instruction is not None
+        longest = max((len(side.prompt + side.text) for side in self.sides), default=0)
+        wrong = {
+            "two sides or more are needed": len(self.sides) < 2,
+            "every side needs a text": not all(side.text.strip() for side in self.sides),
+            "two sides are equal": len({(x.prompt, x.text) for x in self.sides}) < len(prompts),
+            "all sides need a prompt, or none": any(prompts) and not all(prompts),
+            '"prompt" cannot be combined with "instruction"': answers and any(prompts),
+            '"input" needs "instruction"': bool(self.input) and not answers,
+            f"role must be {', '.join(_ROLES)}": not {x.role for x in self.sides} <= {*_ROLES},
+            '"right" and "condition" need each other': (self.right is None)
+            != (self.condition is None),
+            f"condition must be {' or '.join(CONDITIONS)}": self.condition
+            not in (None, *CONDITIONS),
+            '"right" must be the number of a side': self.right is not None
+            and not 0 <= self.right < len(self.sides),
+            f"at most {_MOST_TEXT:,} characters are allowed": longest + len(self.input)
+            > _MOST_TEXT,
+        }
+        for what, is_so in wrong.items():
+            if is_so:
+                raise ValueError(what)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Items of one file, and the hash of the file."""
+
+    items: tuple[ProbeItem, ...]
+    sha256: str
+
+
+def read_probes(
+    paths: Sequence[str | os.PathLike[str]], most: int | None = None
+) -> dict[str, Probe]:
+    """Read probes by the name of their file: JSONL files, or folders of them.
+
+    most: maximum number of items of each probe, see :func:`_sampled`. Raises UsageError with the
+    line of an item that cannot be read or asked, and for two probes of one name.
+    """
+    probes: dict[str, Probe] = {}
+    for path in map(Path, paths):
+        files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+        if not files:
+            raise UsageError(explain("no probe in the folder", file=path, expected="*.jsonl files"))
+        for file in files:
+            if file.stem in probes:
+                raise UsageError(explain("two probes have one name", file=file, got=file.stem))
+            probes[file.stem] = _read(file, most)
+    return probes
+
+
+def _read(file: Path, most: int | None) -> Probe:
+    data, items = json_lines(file, _MOST_BYTES), list[ProbeItem]()
+    for number, value in data.rows:
+        try:
+            item = from_json(ProbeItem, value)
+            item.check()
+        except ValueError as error:
+            raise UsageError(
+                explain(
+                    f"line {number} is no item of a probe",
+                    file=file,
+                    got=str(error),
+                    do='See "Probes" in docs/reference/evaluation.md',
+                )
+            ) from None
+        items.append(item)
+    return Probe(_sampled(file.stem, items, most), data.sha256)
+
+
+def _sampled(probe: str, items: Sequence[ProbeItem], most: int | None) -> tuple[ProbeItem, ...]:
+    """Return at most ``most`` items, all for None, the same on every machine.
+
+    Strata (the condition and the first two groups of an item) give one item each in turn, so that
+    small groups are not lost: shares over all items are then not those of the whole file. A larger
+    sample begins with the smaller one.
+    """
+    strata: dict[tuple[Any, ...], list[tuple[str, int]]] = {}
+    for i, item in enumerate(items):
+        texts = [probe, item.input, *(x for side in item.sides for x in (side.prompt, side.text))]
+        order = key_of(texts)
+        strata.setdefault((item.condition, *[*item.groups.items()][:2]), []).append((order, i))
+    ranked = sorted(
+        (rank, order, i) for held in strata.values() for rank, (order, i) in enumerate(sorted(held))
+    )
+    return tuple(items[i] for _, _, i in ranked[:most])
+
+
+def encoded(item: ProbeItem, tokenizer: Any) -> list[Encoded]:
+    """Return the sides as prompt and target, at least one token each.
+
+    Sentences are compared from the first token on in which they differ. Raises UsageError for them
+    if the tokenizer has neither BOS nor EOS.
+    """
+
+    def tokens(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    sentences = item.instruction is None and not item.sides[0].prompt
+    start = _beginning(tokenizer, sentences)
+    if sentences:
+        whole = [(*start, *tokens(side.text)) for side in item.sides]
+        common = 1
+        while len({text[: common + 1] for text in whole}) == 1 and common + 1 < len(whole[0]):
+            common += 1
+        common = min(common, min(map(len, whole)) - 1)
+        return [Encoded(text[:common], text[common:]) for text in whole]
+    asked = None if item.instruction is None else prompt_text(item.instruction, item.input)
+    return [
+        Encoded((*start, *tokens(asked or side.prompt)), tokens(" " + side.text))
+        for side in item.sides
+    ]
 
 
 def _beginning(tokenizer: Any, alone: bool) -> tuple[int, ...]:
@@ -90,47 +203,3 @@ def _beginning(tokenizer: Any, alone: bool) -> tuple[int, ...]:
             )
         )
     return (int(tokenizer.eos_token_id),)
-
-
-def encoded(item: ProbeItem, tokenizer: Any) -> list[Encoded]:
-    """Return the sides as prompt and target, at least one token each.
-
-    Sentences are compared from the first token on in which they differ. Raises UsageError for them
-    if the tokenizer has neither BOS nor EOS.
-    """
-
-    def tokens(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    start = _beginning(tokenizer, alone=item.layout == "sentences")
-    if item.layout == "sentences":
-        whole = [(*start, *tokens(side.text)) for side in item.sides]
-        common = 1
-        while len({text[: common + 1] for text in whole}) == 1 and common + 1 < len(whole[0]):
-            common += 1
-        common = min(common, min(map(len, whole)) - 1)
-        return [Encoded(text[:common], text[common:]) for text in whole]
-    made = []
-    for side in item.sides:
-        before = side.prompt
-        if item.layout == "answers":
-            before = prompt_text(*side.prompt.split("\n", 1))
-        made.append(Encoded((*start, *tokens(before)), tokens(" " + side.text)))
-    return made
-
-
-def sampled(items: Sequence[ProbeItem], most: int | None) -> list[ProbeItem]:
-    """Return at most ``most`` items, all for None, the same on every machine.
-
-    Strata (the condition and the first two groups of an item) give one item each in turn, so that
-    small groups are not lost: shares over all items are then not those of the whole file. A larger
-    sample begins with the smaller one.
-    """
-    strata: dict[tuple[Any, ...], list[tuple[str, int]]] = {}
-    for i, item in enumerate(items):
-        order = hashlib.sha256(f"{item.probe} {item.key}".encode()).hexdigest()
-        strata.setdefault((item.condition, *item.groups[:2]), []).append((order, i))
-    ranked = sorted(
-        (rank, order, i) for held in strata.values() for rank, (order, i) in enumerate(sorted(held))
-    )
-    return [items[i] for _, _, i in ranked[:most]]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.probes.chance import Share, Tested, binomial_p, correct, share_of
-from hydraopt.probes.items import AMBIGUOUS, DISAMBIGUATED, ProbeItem
+from hydraopt.probes.items import CONDITIONS, ProbeItem
 
 __all__ = ["ALL", "LEAST", "GroupMeasures", "Preferences", "probe_measures"]
 
@@ -134,7 +134,7 @@ def _groups(items: Sequence[ProbeItem]) -> dict[str, list[int]]:
     """Return the indices of the items of each group that is large enough, ALL first."""
     made: dict[str, list[int]] = {ALL: list(range(len(items)))}
     for i, item in enumerate(items):
-        for kind, name in item.groups:
+        for kind, name in item.groups.items():
             made.setdefault(f"{kind}: {name}", []).append(i)
     whole = made.pop(ALL)
     kept = {name: held for name, held in sorted(made.items()) if LEAST <= len(held) < len(items)}
@@ -181,8 +181,7 @@ class _Answers:
             preference=TestedShare(
                 **share_of(follow, follow + against), p=binomial_p(follow, follow + against)
             ),
-            ambiguous=self.only(self.of(AMBIGUOUS))._judged(),
-            disambiguated=self.only(self.of(DISAMBIGUATED))._judged(),
+            **{condition: self.only(self.of(condition))._judged() for condition in CONDITIONS},
         )
 
     def _judged(self) -> ConditionMeasures | None:
@@ -213,11 +212,11 @@ def _change(before: _Answers, now: _Answers, people: PeopleFlips | None) -> Choi
 
 def _people(before: _Answers, now: _Answers) -> PeopleFlips | None:
     """Count flips to each of the two people that all sides are about; None for other probes."""
-    people = sorted({side.who for item in now.items for side in item.sides})
+    people = sorted({side.person for item in now.items for side in item.sides})
     if len(people) != 2 or "" in people:
         return None
     flips = np.flatnonzero(before.choice != now.choice)
-    chosen = [now.items[i].sides[now.choice[i]].who for i in flips]
+    chosen = [now.items[i].sides[now.choice[i]].person for i in flips]
     counts = {who: chosen.count(who) for who in people}
     letters = ["."] * len(now.items)
     for i, who in zip(flips, chosen, strict=True):

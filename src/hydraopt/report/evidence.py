@@ -89,7 +89,9 @@ def read_evidence(bundle: Bundle, results: Iterable[str | os.PathLike[str]]) -> 
         for task in tasks:
             _take(evidence, task, mine)
             if mine is not None:
-                _take_people(evidence, result, task, mine)
+                people = tuple(people_rows(task, mine))
+                if people:
+                    evidence.people[str(task["adapter"])] = people
         evidence.others += _sizes(result, tasks, mine)
         evidence.origin.append((f"result {name}", _origin(result, tasks)))
     return evidence
@@ -137,15 +139,6 @@ def _take(evidence: Evidence, task: Mapping[str, Any], mine: str | None) -> None
     if rows:
         rows.sort(key=lambda x: (not x.changed, x.row))
         evidence.examples[name] = tuple(rows[:_MOST_EXAMPLES])
-
-
-def _take_people(
-    evidence: Evidence, result: Mapping[str, Any], task: Mapping[str, Any], mine: str
-) -> None:
-    name = str(task["adapter"])
-    people = tuple(people_rows(result, task, mine))
-    if people:
-        evidence.people[name] = people
 
 
 def _judged(task: Mapping[str, Any], results: Mapping[str, Any], mine: str) -> Judged:

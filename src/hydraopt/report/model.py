@@ -205,7 +205,6 @@ class PeopleRow:
 
     task: str
     probe: str
-    language: str
     group: str
     items: int
     before: float | None

@@ -22,9 +22,7 @@ _ALL: Final = "all"
 _WRONG: Final = (KeyError, TypeError, ValueError, AttributeError)
 
 
-def people_rows(
-    result: Mapping[str, Any], task: Mapping[str, Any], mine: str
-) -> Iterator[PeopleRow]:
+def people_rows(task: Mapping[str, Any], mine: str) -> Iterator[PeopleRow]:
     """Yield the rows of one task of a result: each probe as a whole, then its groups.
 
     mine: label of the bundle in the result.
@@ -33,11 +31,10 @@ def people_rows(
         own = by_set.get(mine) if isinstance(by_set, dict) else None
         for group, said in sorted(_items(own), key=lambda x: (x[0] != _ALL, x[0])):
             with suppress(*_WRONG):
-                yield _people_row(result, task, probe, group, said, by_set.get("original"))
+                yield _people_row(task, probe, group, said, by_set.get("original"))
 
 
 def _people_row(
-    result: Mapping[str, Any],
     task: Mapping[str, Any],
     probe: str,
     group: str,
@@ -48,7 +45,6 @@ def _people_row(
     return PeopleRow(
         task=str(task["adapter"]),
         probe=probe,
-        language=str(result["probes"]["languages"][probe]),
         group="" if group == _ALL else group,
         items=_count(said["items"]),
         before=None if before is None else _share(before[group]["preference"]["pct"]),

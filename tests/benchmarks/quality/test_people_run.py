@@ -14,10 +14,10 @@ from hydraopt.evaluate.compare import Compared
 
 
 def _result(task: str, probe: str, seconds: float, **more: Any) -> dict[str, Any]:
-    head = {"items": {probe: 3}, "languages": {probe: "en"}, "base": {probe: probe}}
+    head = {"items": {probe: 3}, "sha256": {probe: "0"}, "base": {probe: probe}}
     return {
         "seconds": seconds,
-        "probes": {"sources": [{"probe": probe}], "passed_by": [], **head},
+        "probes": head,
         "tasks": [{"adapter": task, "probes": {probe: task}, **more}],
     }
 
@@ -30,7 +30,7 @@ def test_other_tasks_and_other_probes_stay() -> None:
     assert [x["adapter"] for x in three["tasks"]] == names
     assert three["tasks"][1] == {"adapter": "b", "probes": {"x": "b", "y": "b"}}
     assert three["probes"]["base"] == {"x": "x", "y": "y"}
-    assert three["probes"]["sources"] == [{"probe": "x"}, {"probe": "y"}]
+    assert three["probes"]["items"] == {"x": 3, "y": 3}
     assert three["seconds"] == 7.5
 
 

@@ -31,14 +31,14 @@ LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "pt")
 
 
 def _items(probe: str) -> list[ProbeItem]:
-    who = ("female", "male") if probe.startswith("wino") else ("", "")
+    people = ("female", "male") if probe.startswith("wino") else ("", "")
     return [
         ProbeItem(
-            probe,
-            str(i),
-            "en",
-            (ProbeSide("a", "stereotype", who=who[0]), ProbeSide("b", "against", who=who[1])),
-            (("about", "half" if i % 2 else "other half"),),
+            (
+                ProbeSide("a", "stereotype", person=people[0]),
+                ProbeSide("b", "against", person=people[1]),
+            ),
+            {"about": "half" if i % 2 else "other half"},
         )
         for i in range(ITEMS)
     ]

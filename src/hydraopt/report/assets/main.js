@@ -73,7 +73,7 @@ H.people = (page) => {
   const task = { head: "task", text: true };
   const count = (head) => ({ head, number: true });
   const probes = (title, rows, whole = false) => H.table(title, [task, { head: "probe", text: true }, ...(whole ? [] : [{ head: "group", text: true }]), count("flips"), count("towards"), count("away"), count("p"), count("items"), count("original"), count("bundle [95\u00a0%]")],
-    rows.map((x) => [H.taskLink(x.task), `${x.probe}${x.language ? ` (${x.language})` : ""}`, ...(whole ? [] : [x.group]), H.whole(x.flips), H.whole(x.towards), H.whole(x.away), p(x), H.whole(x.items), share(x.before), `${share(x.now)} [${share(x.low)}, ${share(x.high)}]`]));
+    rows.map((x) => [H.taskLink(x.task), x.probe, ...(whole ? [] : [x.group]), H.whole(x.flips), H.whole(x.towards), H.whole(x.away), p(x), H.whole(x.items), share(x.before), `${share(x.now)} [${share(x.low)}, ${share(x.high)}]`]));
   // Of many rows those that changed most, and all of them on a click.
   const whole = page.people.filter((x) => !x.group), title = "Each probe as a whole";
   const first = [...whole].sort((a, b) => a.p - b.p || b.flips / b.items - a.flips / a.items).slice(0, H.manyPeople);
