@@ -97,7 +97,7 @@ class Scored:
         model, rows = self.rows(name)
         everything = {ORIGINAL: self.original(name), **sets}
         scores = run_classification(model, rows, everything, ORIGINAL)
-        result: dict[str, Any] = to_json(task_result(name, rows, scores, 0, True))
+        result: dict[str, Any] = to_json(task_result(name, rows, scores, 0))
         return result
 
 
@@ -158,7 +158,7 @@ def compare(scored: Scored, folder: Path) -> list[dict[str, Any]]:
                 row["rows"] = row.get("rows", 0) + result["rows"]
     for row, _ in made:
         if "tasks" in row:
-            row["flips"] = sum(x["flips"] for x in row["tasks"].values())
+            row["flips"] = sum(x["changed"] for x in row["tasks"].values())
             row["kl"] = float(np.mean([x["kl"] for x in row["tasks"].values()]))
     return [row for row, _ in made]
 

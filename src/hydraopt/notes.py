@@ -63,7 +63,6 @@ CODES: Final[Mapping[str, str]] = {
     "prompts_not_read": "prompts that belong to no task",
     "weights_not_measured": "an adapter whose modules the base model cannot weigh",
     # Scoring, inspecting and reporting
-    "long_rows": "rows longer than the context of the base model",
     "no_curve": "no size was estimated",
     "not_scored": "an adapter without scores",
     "originals_unused": "originals of tasks that the report does not compare",

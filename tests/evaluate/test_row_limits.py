@@ -13,10 +13,11 @@ import torch
 import transformers as hf
 
 from hydraopt.basemodel.model import load_classifier
+from hydraopt.basemodel.positions import positions_of
 from hydraopt.errors import UsageError
 from hydraopt.evaluate.classify import encode_texts
 from hydraopt.evaluate.compare import EvaluationRequest, evaluate, read_compared
-from hydraopt.evaluate.context import Context, context_of, sifted
+from hydraopt.evaluate.context import sifted
 from hydraopt.evaluate.run import encode_task, run_task
 from hydraopt.evaluate.taskfile import read_task_file
 from tests.conftest import write_adapter
@@ -73,31 +74,31 @@ def tiny(name: str, config: Callable[..., Any], **more: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("model", "context"),
+    ("model", "positions"),
     [
-        (lambda: opt(30), Context(most=30)),
-        (bert, Context(most=PLACES)),
+        (lambda: opt(30), 30),
+        (bert, PLACES),
         (
             lambda: tiny("RobertaModel", hf.RobertaConfig, max_position_embeddings=34),
-            Context(most=32),
+            32,
         ),
         (
             lambda: hf.GPT2LMHeadModel(
                 hf.GPT2Config(vocab_size=50, n_positions=24, n_embd=32, n_layer=1, n_head=2)
             ),
-            Context(most=24),
+            24,
         ),
-        (lambda: tiny_speaker(64)[0], Context(stated=64)),
+        (lambda: tiny_speaker(64)[0], None),
     ],
 )
-def test_the_context_of_a_model(model: Callable[[], Any], context: Context) -> None:
+def test_the_context_of_a_model(model: Callable[[], Any], positions: int | None) -> None:
     made = model()
-    assert context_of(made) == context
-    if context.most is not None:
+    assert positions_of(made) == positions
+    if positions is not None:
         body = made.base_model.eval()
-        body(input_ids=torch.full((1, context.most), 5))
+        body(input_ids=torch.full((1, positions), 5))
         with pytest.raises((IndexError, RuntimeError)):
-            body(input_ids=torch.full((1, context.most + 1), 5))
+            body(input_ids=torch.full((1, positions + 1), 5))
 
 
 def test_rows_without_a_place_are_left_out_and_answers_end_with_the_context(tmp_path) -> None:
@@ -105,7 +106,7 @@ def test_rows_without_a_place_are_left_out_and_answers_end_with_the_context(tmp_
     tasks = task(tmp_path / "t", [("x" * n, "yes") for n in (1, 9, 24, 25, 60)])
     file = read_task_file(tasks, "mood", "en")
     assert [len(x) for x in encode_task(file, tokenizer).items][2:4] == [PLACES, PLACES + 1]
-    rows = encode_task(file, tokenizer, None, None, context_of(model))
+    rows = encode_task(file, tokenizer, None, None, positions_of(model))
     why = f"longer than the base's context of {PLACES} tokens"
     assert (len(rows.rows), rows.left_out, rows.reasons) == (3, 2, {why: 2})
     texts = run_task(model, tokenizer, rows, {"base": {}}, write=True, texts=True)["base"].answers
@@ -113,10 +114,10 @@ def test_rows_without_a_place_are_left_out_and_answers_end_with_the_context(tmp_
     assert texts is not None
     assert alone["base"].answers is not None  # a model with places for all writes on
     assert len(texts[2]) <= len(alone["base"].answers[2])
-    both = encode_task(file, tokenizer, None, 20, context_of(model))
+    both = encode_task(file, tokenizer, None, 20, positions_of(model))
     assert both.reasons == {"longer than --max-tokens": 4}
     with pytest.raises(UsageError):
-        encode_task(file, tokenizer, None, None, Context(most=5))
+        encode_task(file, tokenizer, None, None, 5)
 
 
 def test_a_result_tells_of_rows_beyond_the_context(tmp_path) -> None:
@@ -132,18 +133,6 @@ def test_a_result_tells_of_rows_beyond_the_context(tmp_path) -> None:
     assert note["code"] == "rows_left_out"
     shown = run(*command, "--base", tmp_path / "base").output
     assert f"note: {note['text']}" in " ".join(shown.split())
-
-
-def test_rows_beyond_a_computed_context_are_scored_and_told(tmp_path) -> None:
-    tasks = task(tmp_path / "t", [("x" * n, "yes") for n in (1, 2, 60)])
-    folder = adapter(tmp_path / "mood-en", "model.layers.0.self_attn.q_proj")
-    base = saved(tmp_path / "base", tiny_speaker(32)[0])
-    said = run("eval", folder, "--tasks", tasks, "--base", base, "--json", "-q")
-    result = json.loads(said.output)
-    (entry,) = result["tasks"]
-    assert (entry["rows"], entry["left_out"], entry["beyond_context"]) == (3, 0, 1)
-    (note,) = result["notes"]
-    assert note["code"] == "long_rows"
 
 
 def test_texts_of_a_classifier_have_a_place_and_a_token(tmp_path) -> None:
@@ -177,4 +166,4 @@ def test_a_task_of_empty_texts_says_so(tmp_path) -> None:
 def test_rows_are_sifted_by_the_first_reason() -> None:
     why = "longer than the base's context of 4 tokens"
     reasons = {"without a token": 1, why: 1, "longer than --max-tokens": 1}
-    assert sifted("x", [0, 3, 5, 9], 8, Context(most=4)) == ([1], reasons)
+    assert sifted("x", [0, 3, 5, 9], 8, 4) == ([1], reasons)

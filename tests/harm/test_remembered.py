@@ -59,14 +59,14 @@ def test_borders_of_parts_count() -> None:
 
 
 def test_what_nobody_asked_for_in_a_quarter_of_a_year_goes(tmp_path: Path) -> None:
-    memory = JsonCache(tmp_path, in_process=False)
+    memory = JsonCache(tmp_path)
     old, asked, new, later = (key_of([x]) for x in ("old", "asked for", "new", "later"))
     for key in (old, asked, new):
         memory.put(key, [key])
     for name in (f"{old}.json", f"{asked}.json", "tmp1a_b.new", "package.json"):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (1, 1))
-    memory = JsonCache(tmp_path, in_process=False)
+    memory = JsonCache(tmp_path)
     assert memory.get(asked) == [asked]
     assert (tmp_path / f"{old}.json").exists()
     memory.put(later, [])

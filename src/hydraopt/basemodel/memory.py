@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable
@@ -69,11 +68,10 @@ class JsonCache:
     """JSON values by key.
 
     folder: None keeps nothing beyond the process.
-    in_process: whether values stay in memory as well.
     """
 
-    def __init__(self, folder: Path | None, in_process: bool = True) -> None:
-        self._folder, self._in_process = folder, in_process
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
         self._known: dict[str, Any] = {}
         self._tidy = False
 
@@ -90,7 +88,7 @@ class JsonCache:
         if value is not None:
             with suppress(OSError):  # a folder may be read-only
                 os.utime(file)
-            if self._in_process and len(data) <= _SHORT:
+            if len(data) <= _SHORT:
                 self._known[key] = value
         return value
 
@@ -105,7 +103,7 @@ class JsonCache:
             with suppress(OSError):
                 self._write(self._folder, key, text)
                 on_disk = True
-        if self._in_process and (not on_disk or len(text) <= _SHORT):
+        if not on_disk or len(text) <= _SHORT:
             self._known[key] = value
         else:
             self._known.pop(key, None)
@@ -133,9 +131,3 @@ class JsonCache:
                 with suppress(OSError):
                     if _OURS.fullmatch(file.name) and file.stat().st_mtime < before:
                         os.unlink(file.path)
-
-    def forget(self) -> None:
-        """Remove what was kept, and the folder."""
-        self._known.clear()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)

@@ -15,7 +15,7 @@ from torch import nn
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.errors import UsageError, explain
 
-__all__ = ["Reads", "check_prompt", "limits_within", "positions_of", "reads_of", "stated_by"]
+__all__ = ["Reads", "check_prompt", "limits_within", "positions_of", "reads_of"]
 
 _NAMES: Final = ("pos", "wpe")
 """Parts of the names of position tables."""
@@ -27,14 +27,8 @@ def positions_of(model: Any) -> int | None:
     The table is learned (GPT-2, OPT) or computed (GPT-J). Returns None for a model that computes
     positions on demand, or does not say.
     """
-    stated = stated_by(model)
-    return next((count for rows, count in _tables(model) if rows == stated), None)
-
-
-def stated_by(model: Any) -> int | None:
-    """Return the number of tokens of a text that the model's config states, or None."""
     stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return stated if type(stated) is int and stated >= 1 else None
+    return next((count for rows, count in _tables(model) if rows == stated), None)
 
 
 def _tables(model: Any) -> Iterator[tuple[int, int]]:

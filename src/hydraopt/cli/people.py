@@ -28,19 +28,14 @@ _CORRECTION: Final = (
 
 def result_notes(result: Evaluation) -> Iterator[Note]:
     """Yield notes on adapters without scores, and on rows that are left out or very long."""
-    left_out, beyond = Counter[str](), 0
+    left_out = Counter[str]()
     for task in result.tasks:
         if task.skipped is not None:
             text = f"{task.adapter} is not scored: {task.skipped}"
             yield Note("not_scored", text, task.adapter)
         left_out.update(task.left_out_why or {})
-        beyond += task.beyond_context or 0
     for why, count in left_out.items():
         yield Note("rows_left_out", f"{counted(count, 'row')} left out: {why}")
-    if beyond:
-        rows = counted(beyond, "row")
-        text = f"{rows} longer than the context of the base; they are scored as well"
-        yield Note("long_rows", text)
 
 
 def show_people(result: Evaluation) -> None:

@@ -22,7 +22,6 @@ from hydraopt.basemodel.encoding import Encoded, batches_by_tokens
 from hydraopt.basemodel.model import BATCH_TOKENS, TaskFactors, attached, place
 from hydraopt.basemodel.saved import place_saved, replaced
 from hydraopt.errors import UsageError, explain
-from hydraopt.evaluate.context import Context
 from hydraopt.evaluate.metrics import METRICS, metrics_of
 from hydraopt.evaluate.run import Scores, TaskRows
 from hydraopt.evaluate.taskfile import TaskFile
@@ -110,15 +109,15 @@ def encode_texts(
     labels: int,
     most_rows: int | None = None,
     most_tokens: int | None = None,
-    context: Context | None = None,
+    positions: int | None = None,
 ) -> TaskRows:
     """Encode the first rows of a task as tokens.
 
     Rows of more than ``most_tokens``, rows longer than the base's table of positions, and rows
     without a token are left out.
 
-    labels: rows of the head. context: of the base; None for no limit. Raises UsageError if the task
-    has another number of labels, if a row expects none of them, or if no row is left.
+    labels: rows of the head. positions: size of that table; None for no limit. Raises UsageError if
+    the task has another number of labels, if a row expects none of them, or if no row is left.
     """
     where = f"{task.name}/{task.language}"
     check_labels(task, labels)
@@ -129,7 +128,7 @@ def encode_texts(
     items = [Encoded(tuple(tokenizer(row.input)["input_ids"]), ()) for row in chosen]
     named = [x for x in metrics_of(task.metric) if x.name in _METRICS]
     metrics = [*named, *(METRICS[x] for x in _METRICS if METRICS[x] not in named)]
-    return TaskRows.sifted(task, items, metrics, most_tokens, context)
+    return TaskRows.sifted(task, items, metrics, most_tokens, positions)
 
 
 @torch.inference_mode()

@@ -22,11 +22,11 @@ from hydraopt.basemodel.model import (
     load_classifier,
     load_model,
 )
+from hydraopt.basemodel.positions import positions_of
 from hydraopt.basemodel.products import products_of
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.classify import encode_texts, labels_in, run_classification
 from hydraopt.evaluate.compared import BASE, ORIGINAL, Compared, bundles_of, read_compared
-from hydraopt.evaluate.context import context_of
 from hydraopt.evaluate.probing import preferences
 from hydraopt.evaluate.results import (
     BaseIdentity,
@@ -178,7 +178,7 @@ class _Scorer:
         self.models = _Models(request.base)
         self._probes = probes
         base, hashes = head.base.sha256, {name: probe.sha256 for name, probe in probes.items()}
-        self._memory = JsonCache(cache_root() / "eval" if base else None, in_process=False)
+        self._memory = JsonCache(cache_root() / "eval" if base else None)
         plain = replace(request, base="", tasks=None, task_of={}, split="", only=(), probes=())
         asked = [to_json(x) for x in (head.versions, head.hardware, plain, hashes)]
         self._about = [source_hash(*_DECIDE), str(base), json.dumps(asked)]
@@ -253,7 +253,7 @@ class _Scorer:
             check_scores(scores)
         except NoNumbersError as error:
             return TaskResult(name, task.name, task.language, skipped=str(error))
-        result = task_result(name, rows, scores, self.request.seed, heads)
+        result = task_result(name, rows, scores, self.request.seed)
         if self.request.answers is None:
             return result
         return replace(result, answers=kept_answers(rows, scores, self.request.answers))
@@ -261,7 +261,7 @@ class _Scorer:
     def _written(self, name: str, task: TaskFile) -> tuple[TaskRows, dict[str, Scores]]:
         request = self.request
         model, tokenizer = self.models.get(None)
-        rows = encode_task(task, tokenizer, request.rows, request.tokens, context_of(model))
+        rows = encode_task(task, tokenizer, request.rows, request.tokens, positions_of(model))
         sets = self.compared.sets(name)
         if not request.with_base:
             del sets[BASE]
@@ -282,7 +282,7 @@ class _Scorer:
         sets = self.compared.classifiers(name)
         labels = labels_in(name, next(iter(sets.values())).saved)
         model, tokenizer = self.models.get(labels)
-        limits = self.request.rows, self.request.tokens, context_of(model)
+        limits = self.request.rows, self.request.tokens, positions_of(model)
         rows = encode_texts(task, tokenizer, labels, *limits)
         reference = ORIGINAL if ORIGINAL in sets else None
         return rows, run_classification(model, rows, sets, reference, self.progress)

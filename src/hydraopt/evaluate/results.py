@@ -39,7 +39,6 @@ class SourceScores:
     scores: Mapping[str, float]
     kl: float | None = None
     agreement: float | None = None
-    flips: int | None = None
     changed: int | None = None
     changed_pct: float | None = None
     kl_answer: float | None = None
@@ -89,7 +88,6 @@ class TaskResult:
     rows: int | None = None
     left_out: int | None = None
     left_out_why: Mapping[str, int] | None = None
-    beyond_context: int | None = None
     tokens: int | None = None
     results: Mapping[str, SourceScores] = field(default_factory=dict)
     skipped: str | None = None
@@ -151,14 +149,8 @@ class Evaluation:
     notes: tuple[Note, ...] | None = None
 
 
-def task_result(
-    name: str, rows: TaskRows, scores: Mapping[str, Scores], seed: int, labels: bool = False
-) -> TaskResult:
-    """Return the result of the adapter ``name`` for these scores.
-
-    seed: of the bootstrap. labels: whether the task is a classification, which has no scores of the
-    base, because it has no head, and counts the labels that flip.
-    """
+def task_result(name: str, rows: TaskRows, scores: Mapping[str, Scores], seed: int) -> TaskResult:
+    """Return the result of the adapter ``name`` for these scores. seed: of the bootstrap."""
     base, original = scores.get(BASE), scores.get(ORIGINAL)
     gain = base.loss_per_token - original.loss_per_token if base and original else 0.0
     return TaskResult(
@@ -170,7 +162,6 @@ def task_result(
         rows=len(rows.rows),
         left_out=rows.left_out,
         left_out_why=dict(rows.reasons) or None,
-        beyond_context=rows.beyond or None,
         tokens=int(next(iter(scores.values())).tokens.sum()),
         results={
             source: _scores(
@@ -179,7 +170,6 @@ def task_result(
                 base if gain > 0 else None,
                 None if score is original else original,
                 seed,
-                labels,
             )
             for source, score in scores.items()
         },
@@ -192,7 +182,6 @@ def _scores(
     base: Scores | None,
     original: Scores | None,
     seed: int,
-    labels: bool,
 ) -> SourceScores:
     """Return the scores of one source.
 
@@ -222,7 +211,6 @@ def _scores(
         alone,
         kl=round(score.divergence_per_token, 8),
         agreement=round(score.agreement_percent, 4),
-        flips=int((1 - score.agreement).sum()) if labels else None,
         difference={m.name: score.against(original, m, seed).rounded() for m in metrics},
     )
 

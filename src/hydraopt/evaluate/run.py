@@ -28,7 +28,7 @@ from hydraopt.basemodel.model import Placed, TaskFactors, place
 from hydraopt.basemodel.positions import positions_of
 from hydraopt.basemodel.writing import WRITE_TOKENS, ends_of, generate
 from hydraopt.errors import NumericalError, explain
-from hydraopt.evaluate.context import Context, sifted
+from hydraopt.evaluate.context import sifted
 from hydraopt.evaluate.forced import ForcedRow, Numbers, forced
 from hydraopt.evaluate.metrics import Metric, metrics_of
 from hydraopt.evaluate.stats import Interval, paired_difference
@@ -53,8 +53,7 @@ _BLOCK: Final = 256
 class TaskRows:
     """Rows of a task that are scored, as text and as tokens.
 
-    left_out: rows that are not scored; reasons: how many of them for which reason. beyond: rows
-    that are longer than the context that the base states.
+    left_out: number of rows that are not scored. reasons: the same by reason.
     """
 
     task: TaskFile
@@ -63,7 +62,6 @@ class TaskRows:
     metrics: tuple[Metric, ...]
     left_out: int
     reasons: Mapping[str, int] = field(default_factory=dict)
-    beyond: int = 0
 
     @classmethod
     def sifted(
@@ -72,12 +70,11 @@ class TaskRows:
         items: Sequence[Encoded],
         metrics: Sequence[Metric],
         most_tokens: int | None,
-        context: Context | None,
+        positions: int | None,
     ) -> TaskRows:
         """Keep the rows that are within the token limits. Raises UsageError if none is left."""
         where, lengths = f"{task.name}/{task.language}", [len(item) for item in items]
-        limits = context or Context()
-        kept, reasons = sifted(where, lengths, most_tokens, limits)
+        kept, reasons = sifted(where, lengths, most_tokens, positions)
         return cls(
             task,
             tuple(task.rows[i] for i in kept),
@@ -85,7 +82,6 @@ class TaskRows:
             tuple(metrics),
             len(items) - len(kept),
             reasons,
-            sum(lengths[i] > (limits.stated or lengths[i]) for i in kept),
         )
 
     def several(self) -> NDArray[np.bool_]:
@@ -98,18 +94,18 @@ def encode_task(
     tokenizer: Any,
     most_rows: int | None = None,
     most_tokens: int | None = None,
-    context: Context | None = None,
+    positions: int | None = None,
 ) -> TaskRows:
     """Encode the first rows of a task as tokens.
 
     Rows of more than ``most_tokens`` and rows longer than the base's table of positions are left
     out.
 
-    context: of the base; None for no limit. Raises UsageError if none is left.
+    positions: size of that table; None for no limit. Raises UsageError if none is left.
     """
     chosen = task.rows[:most_rows]
     items = [encode_row(tokenizer, task.instruction, row.input, row.output) for row in chosen]
-    return TaskRows.sifted(task, items, metrics_of(task.metric), most_tokens, context)
+    return TaskRows.sifted(task, items, metrics_of(task.metric), most_tokens, positions)
 
 
 @dataclass(frozen=True)
