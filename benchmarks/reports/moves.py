@@ -74,39 +74,31 @@ def signs_p(net: Counts, seed: int = 0) -> float:
     return float(((np.abs(drawn @ moving) >= abs(moving.sum())).sum() + 1) / (_SIGNS + 1))
 
 
-def share_text(part: Counts, whole: Counts, told: bool = True, unit: str = "") -> str:
-    """Percent with the interval; without it where items are not told apart. A dash for a share of
-    nothing. unit: " %" in prose."""
+def share_text(part: Counts, whole: Counts) -> str:
+    """Percent with the interval; a dash for a share of nothing."""
     if not whole.any():
         return "-"
-    text = f"{100 * part.sum() / whole.sum():.1f}{unit}"
-    return f"{text} [{{:.1f}}, {{:.1f}}]".format(*ratio_interval(part, whole)) if told else text
+    low, high = ratio_interval(part, whole)
+    return f"{100 * part.sum() / whole.sum():.1f} [{low:.1f}, {high:.1f}]"
 
 
 @dataclass(frozen=True)
 class Moves:
     """By item, over adapters, (items,) each: flips, how many of them one way and the other, and
-    answers asked. told: whether items are told apart; else each array is one sum."""
+    answers asked."""
 
     flips: Counts
     towards: Counts
     away: Counts
     asked: Counts
-    told: bool
-
-    def share(self, unit: str = "") -> str:
-        """Flips in percent, with the interval."""
-        return share_text(self.flips, self.asked, self.told, unit)
 
     def cell(self) -> str:
-        """The same, with the numbers of both ways."""
-        return f"{self.share()} ({self.towards.sum():.0f}, {self.away.sum():.0f})"
+        """Flips in percent, with the interval and the numbers of both ways."""
+        share = share_text(self.flips, self.asked)
+        return f"{share} ({self.towards.sum():.0f}, {self.away.sum():.0f})"
 
-    def net(self) -> tuple[float, float, float, float] | None:
-        """(towards less away in percent of the answers, low, high, p of no direction); None where
-        items are not told apart."""
-        if not self.told:
-            return None
+    def net(self) -> tuple[float, float, float, float]:
+        """(towards less away in percent of the answers, low, high, p of no direction)."""
         net = self.towards - self.away
         value = 100 * float(net.sum() / self.asked.sum())
         return (value, *_drawn_interval(net, self.asked), signs_p(net))
@@ -119,28 +111,24 @@ def moved(
 
     probe: None for all of them. Raises ValueError where nothing of it was asked.
     """
-    pairs = [
-        (name, by_set["original"][group], by_set[label][group])
+    return _summed(
+        (name, _of_choices(by_set["original"][group], by_set[label][group]))
         for entry in entries
         for name, by_set in entry["probes"].items()
         if probe in (None, name) and group in by_set[label]
-    ]
-    known = all("choices" in now for _, _, now in pairs)
-    return _summed([(name, _of_choices(old, now)) for name, old, now in pairs], known)
+    )
 
 
 def pronouns(entries: Iterable[Entry], label: str) -> Moves | None:
     """The same of flips to a woman's pronoun (towards) and to a man's (away), of the probes that
     are about the two; None if there are none."""
-    held = [
-        (name, said["items"], said["change"]["people"])
+    rows = [
+        (name, _of_pronouns(change["people"]["items"]))
         for entry in entries
         for name, by_set in entry["probes"].items()
-        if "people" in (said := by_set[label][ALL])["change"]
+        if "people" in (change := by_set[label][ALL]["change"])
     ]
-    known = all("items" in people for _, _, people in held)
-    rows = [(name, _of_pronouns(items, people)) for name, items, people in held]
-    return _summed(rows, known) if rows else None
+    return _summed(rows) if rows else None
 
 
 def of_men(groups: Mapping[str, Entry]) -> tuple[int, int] | None:
@@ -152,53 +140,30 @@ def of_men(groups: Mapping[str, Entry]) -> tuple[int, int] | None:
     return women["against"] + men["stereotype"], women["items"] + men["items"]
 
 
-def preferred(held: Sequence[Entry]) -> tuple[Counts, Counts, bool]:
-    """(answers that follow a stereotype, those that take a side, by item; whether items are told
-    apart) of one probe, over adapters."""
-    if len(held) > 1 and not all("choices" in said for said in held):
-        sums = [sum(said[x] for said in held) for x in ("stereotype", "against")]
-        return np.array([sums[0]], float), np.array([sum(sums)], float), False
-    letters = np.array(
-        [list(x.get("choices") or "s" * x["stereotype"] + "a" * x["against"]) for x in held]
-    )
+def preferred(held: Sequence[Entry]) -> tuple[Counts, Counts]:
+    """(answers that follow a stereotype, those that take a side, by item) of one probe, over
+    adapters."""
+    letters = np.array([list(x["choices"]) for x in held])
     follow, against = ((letters == x).sum(0).astype(float) for x in ("s", "a"))
-    return follow, follow + against, True
+    return follow, follow + against
 
 
-def _summed(rows: list[tuple[str, Counts]], known: bool) -> Moves:
-    """rows: (the probe, (4, items) of one adapter). Items of one probe are the same for all.
-
-    known: whether it is known which they are; of one adapter any order will do.
-    """
+def _summed(rows: Iterable[tuple[str, Counts]]) -> Moves:
+    """rows: (the probe, (4, items) of one adapter). Items of one probe are the same for all."""
     sums: dict[str, Counts] = {}
     for name, counts in rows:
         sums[name] = sums[name] + counts if name in sums else counts
-    whole = np.concatenate(list(sums.values()), axis=1)
-    told = known or len(sums) == len(rows)
-    flips, towards, away, asked = whole if told else whole.sum(1, keepdims=True)
-    return Moves(flips, towards, away, asked, told)
+    return Moves(*np.concatenate(list(sums.values()), axis=1))
 
 
 def _of_choices(before: Entry, now: Entry) -> Counts:
-    change = now["change"]
-    if "choices" not in now:
-        return _in_any_order(change["flips"], change["towards"], change["away"], now["items"])
     old, new = (np.array(list(x["choices"])) for x in (before, now))
     value = [np.array([_VALUE.get(x, 0) for x in held]) for held in (old, new)]
     step = value[1] - value[0]
     return np.array([old != new, step > 0, step < 0, np.ones(len(old))], float)
 
 
-def _of_pronouns(items: int, people: Entry) -> Counts:
-    female, male = people["to"]["female"], people["to"]["male"]
-    if "items" not in people:
-        return _in_any_order(female + male, female, male, items)
-    letters = np.array(list(people["items"]))
+def _of_pronouns(items: str) -> Counts:
+    letters = np.array(list(items))
     whose = [letters == x for x in (_FEMALE, _MALE)]
     return np.array([whose[0] | whose[1], *whose, np.ones(len(letters))], float)
-
-
-def _in_any_order(flips: int, towards: int, away: int, items: int) -> Counts:
-    at = np.arange(items)
-    ways = at < towards, (at >= towards) & (at < towards + away)
-    return np.array([at < flips, *ways, np.ones(items)], float)

@@ -108,10 +108,7 @@ def _pronoun_cells(sexes: Moves | None) -> list[str]:
 
 
 def _net(moves: Moves) -> str:
-    net = moves.net()
-    if net is None:
-        return "-"
-    value, low, high, p = net
+    value, low, high, p = moves.net()
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]; {_p(p)}"
 
 
@@ -190,10 +187,10 @@ def _flip_rows(result: Result) -> Iterator[list[object]]:
                 for group in groups:
                     for label, bundle in _labels(result).items():
                         moves = moved(asked, label, probe, group)
-                        ends = ratio_interval(moves.flips, moves.asked) if moves.told else ()
+                        ends = ratio_interval(moves.flips, moves.asked)
                         counts = moves.flips, moves.towards, moves.away, moves.asked
                         cells = [f"{x.sum():.0f}" for x in counts]
-                        cells += [f"{x:.1f}" for x in ends] or ["", ""]
+                        cells += [f"{x:.1f}" for x in ends]
                         about = [result["collection"], key, name, len(asked), probe, group]
                         yield [*about, bundle, *cells]
 

@@ -140,33 +140,6 @@ def test_flips_and_groups_add_up(small, stored) -> None:
     assert (base["of"], base["follows the stereotype, chance 50"]) == ("base", "2.5 [0.4, 12.9]")
 
 
-def _without_choices(result: dict[str, Any]) -> dict[str, Any]:
-    """Remove what older results lack: the choice of each item."""
-    for entry in result["tasks"]:
-        for by_set in entry["probes"].values():
-            for said in (group for held in by_set.values() for group in held.values()):
-                del said["choices"]
-                said.get("change", {}).get("people", {}).pop("items", None)
-    for groups in result["probes"]["base"].values():
-        for said in groups.values():
-            del said["choices"]
-    return result
-
-
-def test_without_the_choices_of_items_there_are_intervals_of_one_adapter_alone(
-    small, stored
-) -> None:
-    small["tasks"] = small["tasks"][:1]
-    stored(small)
-    asked = people.page()
-    stored(_without_choices(small))
-    assert people.page().count("[") == asked.count("[")
-    two = {**small["tasks"][0], "adapter": "mood-de", "language": "de"}
-    stored({**small, "tasks": [small["tasks"][0], two]})
-    (row,) = (x for x in _rows(people.flips()) if x["by"] == "task")
-    assert (row["flips"], row["low_pct"]) == ("40", "")
-
-
 def test_many_adapters_fit_one_page(large, stored) -> None:
     stored(large)
     page = people.page()
