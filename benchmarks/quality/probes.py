@@ -155,15 +155,9 @@ def _joined(before: Result, now: Result, names: Sequence[str]) -> dict[str, Any]
     tasks = {task["adapter"]: dict(task) for task in before.get("tasks", ())}
     for task in now["tasks"]:
         mine = tasks.setdefault(task["adapter"], {})
-        probes = {**mine.get("probes", {}), **task.get("probes", {})}
-        mine |= task | ({"probes": probes} if probes else {})
-    probes = before.get("probes", {})
-    if "probes" in now:
-        more = now["probes"]
-        inner: dict[str, Any] = {
-            x: {**probes.get(x, {}), **more[x]} for x in ("items", "sha256", "base")
-        }
-        probes = {**more, **inner}
+        mine |= task | {"probes": {**mine.get("probes", {}), **task["probes"]}}
+    old, new = before.get("probes", {}), now["probes"]
+    probes = {x: {**old.get(x, {}), **new[x]} for x in ("items", "sha256", "base")}
     seconds = round(before.get("seconds", 0) + now["seconds"], 1)
     ordered = [tasks[name] for name in names if name in tasks]
     return {**before, **now, "probes": probes, "tasks": ordered, "seconds": seconds}
