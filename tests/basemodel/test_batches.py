@@ -181,6 +181,3 @@ def test_a_trie_has_what_is_common_once() -> None:
     assert (trie.tokens, trie.parents, trie.depths) == ([1, 2, 3, 4], [-1, 0, 1, 2], [0, 1, 2, 3])
     assert trie.asked == [[2, 3], [2, 3], [1]]
     assert trie.is_one_text
-    apart = trie_of([one, two, three], shared=False)
-    assert apart.tokens == [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]
-    assert not apart.is_one_text

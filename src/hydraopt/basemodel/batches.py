@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens, collate
-from hydraopt.basemodel.likelihood import shares_beginnings, window_of
 from hydraopt.basemodel.model import BATCH_TOKENS
+from hydraopt.basemodel.sharing import shares_beginnings, window_of
 from hydraopt.basemodel.trie import Trie, batch_of, lines_of
 
 __all__ = ["batch_of_each", "batches_of"]

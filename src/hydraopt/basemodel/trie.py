@@ -47,18 +47,15 @@ class Trie:
         return self.depths == list(range(len(self.depths)))
 
 
-def trie_of(texts: Sequence[Encoded], shared: bool = True) -> Trie:
-    """Return the trie of some texts, each with one token before its target at least.
-
-    shared: whether beginnings are; without, the texts stand apart.
-    """
+def trie_of(texts: Sequence[Encoded]) -> Trie:
+    """Return the trie of some texts, each with one token before its target at least."""
     trie = Trie([], [], [], [])
     known: dict[tuple[int, int], int] = {}
     for text in texts:
         tokens, node, path = text.prompt + text.target, -1, []
         for depth, token in enumerate(tokens[:-1]):
             before, place = node, (node, token)
-            node = known.get(place, -1) if shared else -1
+            node = known.get(place, -1)
             if node < 0:
                 node = known[place] = len(trie.tokens)
                 trie.tokens.append(token)

@@ -9,9 +9,7 @@ from typing import Any, Final
 import torch
 
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.model import (
-    states_of,
-)
+from hydraopt.basemodel.model import states_of
 from hydraopt.basemodel.products import products_of
 from hydraopt.basemodel.trie import Trie, laid_out, trie_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.likelihood import shares_beginnings
+from hydraopt.basemodel.sharing import shares_beginnings
 from tests.small_model import tiny_llama
 
 GROUPS = [
