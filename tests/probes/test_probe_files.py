@@ -78,6 +78,7 @@ def test_what_an_item_may_be(row, tmp_path) -> None:
         {"sides": [{"text": "c", "role": "good"}, *SIDES]},
         {"sides": [{"text": "c"}, *SIDES]},
         {"sides": [PROMPTED[0], SIDES[1]]},
+        {"sides": [{**side, "prompt": " "} for side in SIDES]},
         {"sides": SIDES, "other": 1},
         {"sides": SIDES, "groups": {"about": 1}},
         {"sides": SIDES, "input": "a"},

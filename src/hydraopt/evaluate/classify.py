@@ -29,7 +29,6 @@ from hydraopt.progress import Progress
 
 __all__ = [
     "Classifier",
-    "check_labels",
     "encode_texts",
     "is_classifier",
     "labels_in",
@@ -91,7 +90,7 @@ def labels_in(name: str, saved: Saved) -> int:
     )
 
 
-def check_labels(task: TaskFile, labels: int) -> None:
+def _check_labels(task: TaskFile, labels: int) -> None:
     """Raise UsageError if a head of so many rows has another number of labels than the task."""
     if len(task.labels) != labels:
         raise UsageError(
@@ -120,7 +119,7 @@ def encode_texts(
     the task has another number of labels, if a row expects none of them, or if no row is left.
     """
     where = f"{task.name}/{task.language}"
-    check_labels(task, labels)
+    _check_labels(task, labels)
     chosen = task.rows[:most_rows]
     odd = sorted({row.output for row in chosen} - set(task.labels))
     if odd:

@@ -68,29 +68,33 @@ class ProbeItem:
 
     def check(self) -> None:
         """Raise ValueError for an item that cannot be asked."""
-        prompts = [side.prompt for side in self.sides]
-        answers = self.instruction is not None
-        longest = max((len(side.prompt + side.text) for side in self.sides), default=0)
-        wrong = {
-            "two sides or more are needed": len(self.sides) < 2,
-            "every side needs a text": not all(side.text.strip() for side in self.sides),
-            "two sides are equal": len({(x.prompt, x.text) for x in self.sides}) < len(prompts),
-            "all sides need a prompt, or none": any(prompts) and not all(prompts),
-            '"prompt" cannot be combined with "instruction"': answers and any(prompts),
-            '"input" needs "instruction"': bool(self.input) and not answers,
-            f"role must be {', '.join(_ROLES)}": not {x.role for x in self.sides} <= {*_ROLES},
-            '"right" and "condition" need each other': (self.right is None)
-            != (self.condition is None),
-            f"condition must be {' or '.join(CONDITIONS)}": self.condition
-            not in (None, *CONDITIONS),
-            '"right" must be the number of a side': self.right is not None
-            and not 0 <= self.right < len(self.sides),
-            f"at most {_MOST_TEXT:,} characters are allowed": longest + len(self.input)
-            > _MOST_TEXT,
-        }
-        for what, is_so in wrong.items():
-            if is_so:
-                raise ValueError(what)
+        sides, right = self.sides, self.right
+        prompts = [side.prompt for side in sides]
+        asked = f"{self.instruction or ''}{self.input}"
+        _need(len(sides) >= 2, "two sides or more are needed")
+        _need(all(side.text.strip() for side in sides), "every side needs a text")
+        _need(len({(x.prompt, x.text) for x in sides}) == len(sides), "two sides are equal")
+        _need({x.role for x in sides} <= {*_ROLES}, f"role must be {', '.join(_ROLES)}")
+        _need(
+            not any(prompts) or all(prompt.strip() for prompt in prompts),
+            'all sides need a "prompt", or none',
+        )
+        if self.instruction is None:
+            _need(not self.input, '"input" needs "instruction"')
+        else:
+            _need(not any(prompts), '"prompt" cannot be combined with "instruction"')
+        if right is None:
+            _need(self.condition is None, '"condition" needs "right"')
+        else:
+            _need(0 <= right < len(sides), '"right" must be the number of a side')
+            _need(self.condition in CONDITIONS, f'"condition" must be {" or ".join(CONDITIONS)}')
+        longest = max(len(side.prompt + side.text) for side in sides) + len(asked)
+        _need(longest <= _MOST_TEXT, f"at most {_MOST_TEXT:,} characters are allowed")
+
+
+def _need(fine: bool, what: str) -> None:
+    if not fine:
+        raise ValueError(what)
 
 
 @dataclass(frozen=True)

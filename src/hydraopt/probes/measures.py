@@ -172,6 +172,7 @@ class _Answers:
     def measured(self) -> GroupMeasures:
         """Return the counts, shares and intervals of these items, without a comparison."""
         follow, against = (int((self.lean == x).sum()) for x in (1, -1))
+        ambiguous, disambiguated = (self.only(self.of(x))._judged() for x in CONDITIONS)
         return GroupMeasures(
             items=len(self.items),
             choices="".join(role[0] for role in self.roles),
@@ -181,7 +182,8 @@ class _Answers:
             preference=TestedShare(
                 **share_of(follow, follow + against), p=binomial_p(follow, follow + against)
             ),
-            **{condition: self.only(self.of(condition))._judged() for condition in CONDITIONS},
+            ambiguous=ambiguous,
+            disambiguated=disambiguated,
         )
 
     def _judged(self) -> ConditionMeasures | None:
