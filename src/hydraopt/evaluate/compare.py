@@ -24,6 +24,7 @@ from hydraopt.basemodel.model import (
 )
 from hydraopt.basemodel.positions import positions_of
 from hydraopt.basemodel.products import products_of
+from hydraopt.basemodel.writing import NotFiniteError
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.classify import encode_texts, labels_in, run_classification
 from hydraopt.evaluate.compared import BASE, ORIGINAL, Compared, bundles_of, read_compared
@@ -40,7 +41,6 @@ from hydraopt.evaluate.results import (
     task_result,
 )
 from hydraopt.evaluate.run import (
-    NoNumbersError,
     Scores,
     TaskRows,
     check_scores,
@@ -234,7 +234,7 @@ class _Scorer:
         reference = ORIGINAL if ORIGINAL in sets else None
         try:
             by_set = self._preferences(sets, reference)
-        except NoNumbersError as error:
+        except NotFiniteError as error:
             return Skipped(str(error))
         return {
             probe: {label: held[probe] for label, held in by_set.items()} for probe in self._probes
@@ -251,7 +251,7 @@ class _Scorer:
         try:
             rows, scores = (self._classified if heads else self._written)(name, task)
             check_scores(scores)
-        except NoNumbersError as error:
+        except NotFiniteError as error:
             return TaskResult(name, task.name, task.language, skipped=str(error))
         result = task_result(name, rows, scores, self.request.seed)
         if self.request.answers is None:

@@ -44,7 +44,7 @@ def preferences(
 
     probes: items by probe. sets: factors by label, none for the base.
 
-    Raises UsageError for a text longer than the model's table of positions, and NoNumbersError for
+    Raises UsageError for a text longer than the model's table of positions, and NotFiniteError for
     logits that are not finite.
     """
     sides = [encoded(item, tokenizer) for items in probes.values() for item in items]

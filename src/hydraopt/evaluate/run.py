@@ -26,8 +26,13 @@ from numpy.typing import NDArray
 from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.model import Placed, TaskFactors, place
 from hydraopt.basemodel.positions import positions_of
-from hydraopt.basemodel.writing import WRITE_TOKENS, ends_of, generate
-from hydraopt.errors import NumericalError, explain
+from hydraopt.basemodel.writing import (
+    WRITE_TOKENS,
+    NotFiniteError,
+    ends_of,
+    generate,
+    not_finite,
+)
 from hydraopt.evaluate.context import sifted
 from hydraopt.evaluate.forced import ForcedRow, Numbers, forced
 from hydraopt.evaluate.metrics import Metric, metrics_of
@@ -36,7 +41,6 @@ from hydraopt.evaluate.taskfile import TaskExample, TaskFile
 from hydraopt.progress import Progress
 
 __all__ = [
-    "NoNumbersError",
     "Scores",
     "TaskRows",
     "check_finite",
@@ -181,7 +185,7 @@ def run_task(
     changes: sets for which changes of the reference's greedy answers are reported, all of them if
         None; the reference's answers are generated for that, whatever the metrics need.
 
-    Raises NoNumbersError where no answer can be generated because logits are not finite.
+    Raises NotFiniteError where no answer can be generated because logits are not finite.
     """
     placed = {
         name: place(model, sets[name]) for name in sorted(sets, key=lambda name: name != reference)
@@ -216,28 +220,19 @@ def run_task(
     }
 
 
-class NoNumbersError(NumericalError):
-    """Logits of some sets are not finite, so they have no scores."""
-
-    def __init__(self, sets: Iterable[str]) -> None:
-        super().__init__(
-            explain(
-                "logits are not finite",
-                got=f"NaN or infinity of {', '.join(sets)}",
-                do="Look at the adapter, or at the base model, for NaN and for large numbers",
-            )
-        )
-
-
 def check_finite(values: Mapping[str, Iterable[Numbers]]) -> None:
-    """Raise NoNumbersError for the sets of which any number is NaN or infinity."""
+    """Raise NotFiniteError with the sets of which any number is NaN or infinity."""
     sets = [x for x, arrays in values.items() if not all(np.isfinite(y).all() for y in arrays)]
     if sets:
-        raise NoNumbersError(sets)
+        raise _no_scores(sets)
+
+
+def _no_scores(sets: Iterable[str]) -> NotFiniteError:
+    return not_finite(f"no scores of {', '.join(sets)}")
 
 
 def check_scores(scores: Mapping[str, Scores]) -> None:
-    """Raise NoNumbersError for the sets whose own loss is not finite.
+    """Raise NotFiniteError with the sets whose own loss is not finite.
 
     If all losses are finite, it names the sets whose distance from the original is not.
     """
@@ -365,8 +360,8 @@ def _answers(
         left = [most - len(tokens[name][i]) for name, i in block]
         try:
             written = generate(model, tokenizer, asked, factors, left, WRITE_TOKENS, ends)
-        except NumericalError as error:
-            raise NoNumbersError(dict.fromkeys(name for name, _ in block)) from error
+        except NotFiniteError as error:
+            raise _no_scores(dict.fromkeys(name for name, _ in block)) from error
         for (name, i), more in zip(block, written, strict=True):
             tokens[name][i] += tuple(more)
     return tokens

@@ -269,9 +269,9 @@ def test_a_task_that_could_not_be_scored_is_named(small, splits, tmp_path, capsy
     result = run(harm_kept, tmp_path, splits, "--limits", "1%")
     (row,) = result["rows"]
     scored = {"adapter": "spell-en", "rows": 10, "results": {"x": {"changed": 1, "kl_answer": 0.5}}}
-    skipped = {"adapter": "odd", "results": {}, "skipped": "logits are no numbers"}
+    skipped = {"adapter": "odd", "results": {}, "skipped": "logits are not finite"}
     made = harm_kept.row_of("1%", row, [scored, skipped], "x", {})
-    assert (made["skipped"], made["tasks"]) == ({"odd": "logits are no numbers"}, 1)
+    assert (made["skipped"], made["tasks"]) == ({"odd": "logits are not finite"}, 1)
     with pytest.raises(SystemExit, match="logits"):
         harm_kept.row_of("1%", row, [skipped], "x", {})
     capsys.readouterr()
