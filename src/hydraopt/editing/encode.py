@@ -222,8 +222,9 @@ class Coder:
         if judged:  # a size counts what the manifest will say of it
             job = dataclasses.replace(job, harms=placeholder_harms([adapter.name]))
         if isinstance(budget, HarmLimit):
-            draft = solve_harm(job, budget, options, self.options.look.check_harm()).draft
-        elif budget is not None:
+            made = solve_harm(job, budget, options, self.options.look.check_harm())
+            return dataclasses.replace(job, harms=made.harms), made.draft
+        if budget is not None:
             draft = solve(job, budget, options).draft
         else:
             draft = self._at_price(job, options)

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Collection, Sequence
 
 from hydraopt.adapters import Adapter
-from hydraopt.merging.budget import Budget, HarmLimit
+from hydraopt.merging.budget import Budget
 from hydraopt.merging.decoded import DecodedDraft
 from hydraopt.merging.draft import Draft
 from hydraopt.merging.look import HarmJudge, Look, MeasuredHarm
@@ -26,7 +26,7 @@ __all__ = ["finished", "measure_tasks"]
 def finished(
     job: Job,
     solution: Solution[Draft],
-    budget: Budget | HarmLimit,
+    budget: Budget,
     adapters: Sequence[Adapter],
     look: Look,
     progress: Progress | None = None,
@@ -36,7 +36,7 @@ def finished(
     adapters: the originals. Raises whatever the look raises.
     """
     originals, before = {adapter.name: adapter for adapter in adapters}, solution.draft
-    if look.refit and not isinstance(budget, HarmLimit):  # options refuse both
+    if look.refit:
         refit = functools.partial(refitted, before, job.pieces, originals, look.refit, budget)
         job, solution = _refitted(job, solution, budget, refit)
     if look.judge is None:

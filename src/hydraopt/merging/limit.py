@@ -80,12 +80,14 @@ class HarmSolution:
     """Draft that keeps a limit on harm.
 
     passes: number of coding passes.
+    harms: harm of the draft, by task.
     chosen: result for each task.
     trials: all rounds of each task, by falling size.
     """
 
     draft: Draft
     passes: int
+    harms: Mapping[str, Harm]
     chosen: Mapping[str, TaskTrial]
     trials: Mapping[str, tuple[TaskTrial, ...]]
 
@@ -223,10 +225,12 @@ class _Search:
                 raise UnreadableError(self._rounds[-1].draft)
             raise self._unmet()
         number = min(kept)[1]
+        best = self._rounds[number]
         trials = {name: self._trials(name) for name in self._contents}
         return HarmSolution(
-            self._rounds[number].draft,
+            best.draft,
             len(self._rounds),
+            {name: x.harm for name, x in best.judged.items()},
             {name: mine[number] for name, mine in trials.items()},
             {
                 name: tuple(sorted(mine, key=lambda trial: -trial.size))

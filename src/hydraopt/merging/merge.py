@@ -218,12 +218,14 @@ def solve(prepared: Prepared) -> Solved:
         job = dataclasses.replace(job, recipe=options.recipe(budget, sensitivity))
         if not pieces.contents:
             return Solved(job, options.weighing, None if lossless else budget, None)
-        solved = _searched(job, budget, options.search(sensitivity, engine), options.look)
-    assert solved.solution is not None
-    job, solution = finished(
-        solved.job, solved.solution, budget, loaded.adapters, options.look, options.progress
-    )
-    return dataclasses.replace(solved, job=job, solution=solution)
+        search = options.search(sensitivity, engine)
+        if isinstance(budget, HarmLimit):
+            return _by_harm(job, budget, search, options.look)
+        if isinstance(budget, Size):  # counts what the manifest will say of harm
+            job = dataclasses.replace(job, harms=placeholder_harms(sorted(options.look.tasks)))
+        found = solve_budget(job, budget, search)
+    job, solution = finished(job, found, budget, loaded.adapters, options.look, options.progress)
+    return Solved(job, options.weighing, budget, solution)
 
 
 def _lossless_job(prepared: Prepared, pieces: MergeSet, budget: Budget | HarmLimit) -> Job | None:
@@ -265,14 +267,11 @@ def _started(loaded: LoadedAdapters, workers: int | Engine | None) -> Iterator[E
         yield begun
 
 
-def _searched(job: Job, budget: Budget | HarmLimit, options: Options, look: Look) -> Solved:
-    """Search the draft that meets the budget."""
-    if not isinstance(budget, HarmLimit):
-        if isinstance(budget, Size):  # counts what the manifest will say of harm
-            job = dataclasses.replace(job, harms=placeholder_harms(sorted(look.tasks)))
-        return Solved(job, options.measure, budget, solve_budget(job, budget, options))
-    made = solve_harm(job, budget, options, look.check_harm())
-    return Solved(job, options.measure, budget, Solution(made.draft, made.passes), made)
+def _by_harm(job: Job, limit: HarmLimit, options: Options, look: Look) -> Solved:
+    """Search the draft that keeps a limit on harm; the search has measured its harm."""
+    made = solve_harm(job, limit, options, look.check_harm())
+    job = dataclasses.replace(job, harms=made.harms)
+    return Solved(job, options.measure, limit, Solution(made.draft, made.passes), made)
 
 
 def _aligned(loaded: LoadedAdapters, options: MergeOptions) -> MergeSet:
