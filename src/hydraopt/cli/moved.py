@@ -26,7 +26,7 @@ _ENGINES: Final = "in Python, Local and OnRay of hydraopt.engines.engine"
 _COMPARE: Final = "in Python, fields of hydraopt.evaluate.compare.EvaluationRequest"
 _MERGE: Final = "in Python, hydraopt.merge(measure=..., forms=[...], alpha=...)"
 _SETTINGS: Final = "in Python, HarmSettings of hydraopt.merging.look"
-_PLAN: Final = "nothing: plan shows the harm before a refit, and --fair concerns errors"
+_PLAN: Final = "nothing: plan shows the harm before a refit"
 _PRODUCTS: Final = "in Python, hydraopt.basemodel.products.products_of"
 OPTIONS: Final[Mapping[tuple[str, str], str]] = {
     ("merge", "--plan-only"): "plan",
@@ -41,7 +41,6 @@ OPTIONS: Final[Mapping[tuple[str, str], str]] = {
     ("merge", "--alpha"): _MERGE,
     ("merge", "--answer-tokens"): _SETTINGS,
     ("merge", "--products"): _PRODUCTS,
-    ("plan", "--fair"): _PLAN,
     ("plan", "--refit"): _PLAN,
     ("plan", "--no-refit"): _PLAN,
     ("eval", "--products"): _COMPARE,
