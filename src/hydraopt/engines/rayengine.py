@@ -18,6 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from hydraopt.engines.pool import Closing, PendingResult, lost
 from hydraopt.errors import UsageError, WorkerError, explain
+from hydraopt.threads import one_blas_thread
 
 __all__ = ["RayPool", "connect", "cpus"]
 
@@ -117,10 +118,7 @@ class _Actor:
     """Ray actor that runs one worker."""
 
     def __init__(self, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        import numpy  # noqa: F401  # BLAS has to be there before it can be held to one thread
-        from threadpoolctl import threadpool_limits
-
-        self._limit = threadpool_limits(1, user_api="blas")
+        self._limit = one_blas_thread()
         self._servant = make(*arguments)
 
     def run(self, method: str, *arguments: Any) -> Any:

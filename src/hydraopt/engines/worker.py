@@ -10,6 +10,8 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
+from hydraopt.threads import one_blas_thread
+
 __all__ = ["ANSWER", "CALL", "ERROR", "HIRE", "main"]
 
 HIRE, CALL, ANSWER, ERROR = range(4)
@@ -20,10 +22,7 @@ def main() -> None:
     # An interrupt is for the process that started this one, which then closes the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
-    import numpy  # noqa: F401  # BLAS has to be there before it can be held to one thread
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1, user_api="blas"):
+    with one_blas_thread():
         _serve(connection)
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from hydraopt.adapters import Adapter, check_same_base, read_adapters
 from hydraopt.compress.core import CoreStore
@@ -44,6 +43,7 @@ from hydraopt.merging.options import DEFAULT_MEASURE
 from hydraopt.merging.solving import Options
 from hydraopt.notes import Note
 from hydraopt.progress import Progress, silent
+from hydraopt.threads import one_blas_thread
 
 __all__ = ["AdaptersReport", "inspect_adapters"]
 
@@ -129,7 +129,7 @@ def inspect_adapters(
     report = progress or silent
     watched = [Watched(read) for read in pieces.readers]
     store = CoreStore(watched)
-    with threadpool_limits(1, user_api="blas"):
+    with one_blas_thread():
         modules, matrices, energies = _compare(pieces, watched, store, report)
     options = Options(measure_named(measure), workers=workers, progress=progress)
     curve, weights = size_curve(pieces, options)
@@ -138,7 +138,7 @@ def inspect_adapters(
     savings: list[Saving | None] = [None] * len(modules)
     if reference is not None:
         price = reference.price
-        with threadpool_limits(1, user_api="blas"):
+        with one_blas_thread():
             savings = [*savings_at(store, weights.whole, price, options.measure, report)]
     norms = [float(x) for x in np.sqrt(squares.sum(axis=0))]
     modules = [

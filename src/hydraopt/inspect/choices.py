@@ -15,7 +15,6 @@ from itertools import pairwise
 from typing import Final
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from hydraopt.adapters import Adapters, check_same_base, read_adapters
 from hydraopt.bundle.reader import Bundle
@@ -47,6 +46,7 @@ from hydraopt.merging.sizes import (
 )
 from hydraopt.merging.solving import Options, solve
 from hydraopt.progress import Progress, silent
+from hydraopt.threads import one_blas_thread
 from hydraopt.values import counted, listed
 
 __all__ = ["Choice", "Choices", "choices"]
@@ -182,7 +182,7 @@ def _likeness(
     order = [task for task in pieces.tasks if task.content is not None and task.name in names]
     contents = np.array([task.content for task in order], np.int64)
     store, inner = CoreStore(list(pieces.readers)), np.zeros((pieces.contents, pieces.contents))
-    with threadpool_limits(1, user_api="blas"):
+    with one_blas_thread():
         for index in range(len(store)):
             core = store.core(index)
             inner[np.ix_(core.contents, core.contents)] += likeness(core).inner

@@ -17,7 +17,6 @@ from importlib import metadata
 from typing import Any, Final, TypeVar
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.spec import ModuleEntry
@@ -38,6 +37,7 @@ from hydraopt.merging.shards import Shards
 from hydraopt.merging.weights import Counting, middle_price
 from hydraopt.progress import Progress, silent
 from hydraopt.sources import source_hash
+from hydraopt.threads import one_blas_thread
 
 __all__ = ["Passes"]
 
@@ -132,7 +132,6 @@ class Passes(Closing):
         shards: Shards | None = None,
     ) -> None:
         self._pieces, self._measure, self._modes = pieces, measure, tuple(modes)
-        self._libraries = ThreadpoolController()  # looked for once: it reads what is mapped
         self._contents = pieces.contents
         self._modules = len(pieces.modules)
         self._items = self._modules + len(pieces.matrices)
@@ -312,7 +311,7 @@ class Passes(Closing):
         self, method: str, asked: Iterable[tuple[Any, ...]], parts: int = 0
     ) -> Iterator[tuple[int, PendingResult]]:
         """Yield (item, answer) in order; at most a few items are asked for ahead."""
-        with self._libraries.limit(limits=1, user_api="blas"):
+        with one_blas_thread():
             waiting: deque[tuple[int, PendingResult]] = deque()
             ahead = (_AHEAD if parts else _MANY_AHEAD) * self._pool.size
             for question in asked:

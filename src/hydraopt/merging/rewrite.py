@@ -13,8 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from threadpoolctl import threadpool_limits
-
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.spec import TaskEntry
 from hydraopt.coding.chunks import ChunkWriter
@@ -29,6 +27,7 @@ from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import Budget, StreamChange
 from hydraopt.merging.decoded import DecodedDraft
 from hydraopt.merging.draft import Draft
+from hydraopt.threads import one_blas_thread
 
 __all__ = ["Asked", "CodedModules", "Rewritten", "rewritten"]
 
@@ -123,7 +122,7 @@ def _stream(
         return None
     writer = ChunkWriter()
     errors = draft.errors[content].copy()
-    with threadpool_limits(1, user_api="blas"):
+    with one_blas_thread():
         for index, record in read()[0].items():
             other = others.get(paths[index])
             if other is not None:
