@@ -308,16 +308,17 @@ def _hidden_from(parents: Tensor) -> tuple[Tensor, Tensor]:
     Returns whether the second token is hidden from the first, (rows, length, length), and the
     position of each token in its own text, (rows, length).
     """
-    rows, length = parents.shape
-    every = torch.arange(rows)
-    seen = torch.eye(length, dtype=torch.bool).repeat(rows, 1, 1)
-    places = torch.zeros_like(parents)
+    above = parents.numpy()  # an operation of torch takes several times as long
+    rows, length = above.shape
+    every = np.arange(rows)
+    seen = np.tile(np.eye(length, dtype=bool), (rows, 1, 1))
+    places = np.zeros_like(above)
     for node in range(1, length):
-        before = parents[:, node]
+        before = above[:, node]
         some = before >= 0
         seen[:, node] |= seen[every, before] & some[:, None]
         places[:, node] = (places[every, before] + 1) * some
-    return ~seen, places
+    return torch.from_numpy(~seen), torch.from_numpy(places)
 
 
 def of_head(model: Any, by_path: Mapping[str, T]) -> dict[str, T]:
