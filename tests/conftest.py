@@ -54,14 +54,25 @@ def pytest_collection() -> Generator[None, object, object]:
     """Collect without garbage collection, and exempt what was loaded from it.
 
     Tests and libraries are a million objects that stay until the end. Searching them for garbage
-    takes a quarter of the collection, and seconds of the tests.
+    takes a quarter of the collection, and seconds of the tests; afterwards garbage is rare.
     """
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(10_000, 20, 20)
         gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_cards() -> Iterator[None]:
+    """PEFT renders a model card of each adapter that it saves, which takes longer than to save it;
+    no test reads one."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "peft" in sys.modules:
+            patch.setattr("peft.PeftModel.create_or_update_model_card", lambda *_: None)
+        yield
 
 
 class Logged(logging.Handler):

@@ -38,13 +38,13 @@ def _for_type_checkers(node: ast.AST) -> bool:
 def _imports(node: ast.AST, top: bool = True) -> Iterator[tuple[str, list[str], bool]]:
     """(module, names, when it is loaded?) of the imports below a node."""
     for child in ast.iter_child_nodes(node):
-        if _for_type_checkers(child):
+        if isinstance(child, ast.expr) or _for_type_checkers(child):
             continue
         if isinstance(child, ast.ImportFrom):
             yield child.module or "", [alias.name for alias in child.names], top
         elif isinstance(child, ast.Import):
             yield from ((alias.name, [], top) for alias in child.names)
-        inner = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        inner = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
         yield from _imports(child, top and not inner)
 
 

@@ -126,6 +126,8 @@ def imports_of(path: Path) -> tuple[tuple[str, bool], ...]:
 
     def walk(node: ast.AST, top: bool) -> Iterator[tuple[str, bool]]:
         for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.expr):
+                continue
             if isinstance(child, ast.If) and _is_for_type_checkers(child.test):
                 continue
             if isinstance(child, ast.Import):
@@ -136,7 +138,7 @@ def imports_of(path: Path) -> tuple[tuple[str, bool], ...]:
                 for alias in child.names:
                     full = f"{module}.{alias.name}".removeprefix("hydraopt.")
                     yield (f"hydraopt.{full}" if full in MODULES else module), top
-            inner = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            inner = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
             yield from walk(child, top and not inner)
 
     return tuple(walk(tree_of(path), True))

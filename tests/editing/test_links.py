@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -137,13 +138,17 @@ def _seen(event: str, args: tuple[object, ...]) -> None:
         _changed.extend(os.path.abspath(x) for x in args if isinstance(x, str | os.PathLike))
 
 
-sys.addaudithook(_seen)
+@functools.cache
+def _watch() -> None:
+    """Install the hook, which stays, when a test needs it: it slows what follows."""
+    sys.addaudithook(_seen)
 
 
 @contextmanager
 def changes() -> Iterator[list[str]]:
     """The paths that this process opens for writing, makes, renames or removes."""
     global _changed
+    _watch()
     _changed = paths = []
     try:
         yield paths
