@@ -22,6 +22,7 @@ from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.records import write_record
 from hydraopt.collection.opening import open_bundle
 from hydraopt.collection.splitting import split
+from tests.bundle.bundles import tiny
 from tests.marks import slow
 from tests.native.conftest import GOLDEN, LAYOUTS, Run
 from tests.native.mutants import Pieces
@@ -191,10 +192,12 @@ def test_output_that_is_lost_is_said(hydra: str, words: tuple[object, ...]) -> N
     )
 
 
-def test_a_task_that_is_not_there_gets_names_of_others(run: Run, phone: Path) -> None:
+def test_a_task_that_is_not_there_gets_names_of_others(run: Run, tmp_path: Path) -> None:
     done = run("extract", SECOND, "xx", "-o", "y")
     assert all(x in done.stderr for x in ("'xx'", "de", "fr", "same"))
-    done = run("extract", phone, "xx", "-o", "y")
+    names = [f"{task}-{x}" for task in ("dates", "numbers") for x in ("de", "en", "es", "fr")]
+    tiny(names).write(tmp_path / "b")
+    done = run("extract", tmp_path / "b", "xx", "-o", "y")
     says = 'expected one of 8: dates-de, dates-en, dates-es and 5 more. "hydra list" names all\n'
     assert says in done.stderr
 

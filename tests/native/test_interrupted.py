@@ -35,11 +35,11 @@ def waiting(hydra: str, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def extracting(phone: Path, kind: str, out: Path) -> list[str]:
+def extracting(numbers: Path, kind: str, out: Path) -> list[str]:
     config = out.parent.parent / "config.json"
     base = {"model_type": "llama", "num_attention_heads": 9, "num_key_value_heads": 3}
     config.write_text(json.dumps({**base, "num_hidden_layers": 30}))
-    words = ("extract", phone, "numbers-de", "-o", out, "--to", kind, "--base", config)
+    words = ("extract", numbers, "numbers-de", "-o", out, "--to", kind, "--base", config)
     return [*map(str, words)]
 
 
@@ -59,7 +59,7 @@ def started(words: list[str], environment: dict[str, str], number: int) -> subpr
 def test_a_signal_leaves_nothing(
     run: Run,
     hydra: str,
-    phone: Path,
+    numbers: Path,
     waiting: dict[str, str],
     kind: str,
     sign: str,
@@ -67,7 +67,7 @@ def test_a_signal_leaves_nothing(
 ) -> None:
     place, number = tmp_path / "place", signal.Signals[sign]
     place.mkdir()
-    words = extracting(phone, kind, place / "out")
+    words = extracting(numbers, kind, place / "out")
     child = started([hydra, *words], waiting, number)
     limit = time.monotonic() + 60
     while not any(x.is_file() for x in place.rglob("*")):
@@ -87,7 +87,7 @@ def test_a_signal_leaves_nothing(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_what_ended_processes_left_is_removed(
-    run: Run, phone: Path, kind: str, tmp_path: Path
+    run: Run, numbers: Path, kind: str, tmp_path: Path
 ) -> None:
     place, mine = tmp_path / "place", tmp_path / "mine"
     place.mkdir(), mine.mkdir()
@@ -99,7 +99,7 @@ def test_only_what_ended_processes_left_is_removed(
     for name in kept:
         (place / name).write_text("kept")
     (place / f".out.tmp-{ended.pid}").symlink_to(mine)
-    done = run(*extracting(phone, kind, place / "out"))
+    done = run(*extracting(numbers, kind, place / "out"))
     assert done.returncode == 0, done.stderr
     assert {x.name for x in place.iterdir()} == {*kept, "out"}
     assert (mine / "README.md").read_text() == "mine"

@@ -27,6 +27,7 @@ from benchmarks.rivals.numbers import NF4, grouped, pack_bits, unpack_bits
 from benchmarks.rivals.registry import Scene, rows_of
 from benchmarks.rivals.svd import cut_by_energy, cut_by_rank, svd
 from hydraopt.linalg.shapes import Factors
+from tests.marks import slow
 
 SHAPES = {"l.0.q": (40, 32), "l.0.v": (16, 32), "l.1.q": (40, 32)}
 
@@ -48,10 +49,19 @@ def tasks(count: int = 4, seed: int = 0, r: int = 4):
     return made
 
 
-ROWS = rows_of(Scene(4, 4)) + head_map(4, 4)
+ROWS = {row.label: row for row in rows_of(Scene(4, 4)) + head_map(4, 4)}
+BETWEEN = {
+    *("group_4_bit", "group_3_bit", "svd_rank_2", "svd_25_pct", "svd_10_pct", "svd_5_pct"),
+    *("svd+group_25_pct_4_bit", "svd+group_10_pct_4_bit", "loraquant_ratio_0.8"),
+    *("jd-full_c=16", "jd-full_c=32", "jd-diag_c=32"),
+    *(f"HydraOpt_M={m}_r={r}" for m in (1, 2, 4) for r in (2, 4, 8)),
+}
+"""Sizes of a method between the least and the largest, which the default suite has."""
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[row.label for row in ROWS])
+@pytest.mark.parametrize(
+    "row", [slow(x) if name in BETWEEN else x for name, x in ROWS.items()], ids=[*ROWS]
+)
 def test_round_trip_on_disk(row, tmp_path: Path, monkeypatch) -> None:
     # How well it refines its parts is for other tests; what is stored has the same layout.
     monkeypatch.setattr(loraquant_module, "STEPS", 2)
@@ -76,7 +86,7 @@ def test_round_trip_on_disk(row, tmp_path: Path, monkeypatch) -> None:
 def test_labels_are_distinct_and_aliases_exist() -> None:
     labels = [row.label for row in rows_of(Scene(40, 8))]
     assert len(set(labels)) == len(labels)
-    assert {row.same_as for row in ROWS if row.same_as} <= set(labels)
+    assert {row.same_as for row in ROWS.values() if row.same_as} <= set(labels)
     for label in labels:
         assert not set(label) & set(" /%")
 
