@@ -26,7 +26,8 @@ QUIET = {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS"
 class Bound:
     """Bound of one command, by the bytes B of its files, as docs/reference/format.md states it.
 
-    constant, factor: memory is ``constant`` + ``factor`` x B bytes.
+    constant, factor: memory is ``constant`` + ``factor`` x B bytes. The stated factor of shrink is
+        twice as large, for files that stand for more numbers than damaged samples do.
     seconds, per_byte: time of the processor is ``seconds`` + ``per_byte`` x B, since the machine
         may be busy.
     """
