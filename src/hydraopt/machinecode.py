@@ -128,7 +128,10 @@ def _symbol(name: str) -> str:
 
 
 def _loaded(content: bytes, names: Sequence[str]) -> dict[str, int] | None:
-    """Copy the code into memory that can be executed; None where the system forbids it."""
+    """Copy the code into memory that can be executed; None where the system forbids it.
+
+    Linux brings the instruction cache up to date when memory becomes executable.
+    """
     places = struct.unpack_from(f"<{len(names)}Q", content)
     code = content[8 * len(names) :]
     memory = mmap.mmap(-1, len(code))
