@@ -192,11 +192,11 @@ class TensorFile(Mapping[str, RawTensor]):
         return len(self._tensors)
 
 
-@dataclass(frozen=True)
 class HeldBytes:
     """Bytes that are already in memory."""
 
-    data: bytes
+    def __init__(self, data: bytes) -> None:
+        self.data = data
 
     def __call__(self) -> bytes:
         return self.data
@@ -228,13 +228,11 @@ class FileSpan:
         return data
 
 
-@dataclass(frozen=True)
 class HeldSpan:
     """Bytes of a file that stays open, read when called."""
 
-    file: Ranges
-    start: int
-    size: int
+    def __init__(self, file: Ranges, start: int, size: int) -> None:
+        self.file, self.start, self.size = file, start, size
 
     def __call__(self) -> bytes:
         return self.file.read(self.start, self.size)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.bounds import each_naming, naming
-from hydraopt.bundle.carried import unpack_blob
 from hydraopt.bundle.contents import Container, Contents
 from hydraopt.bundle.peft.below import rounded_copy, weights_at_hand
 from hydraopt.bundle.shared import Bases, Commons, each_bases, each_common, read_shared
@@ -268,6 +267,8 @@ class Bundle(Mapping[str, TaskAdapter]):
         contents = contents or self.source.whole
         blob, data = contents.manifest.blobs[index], self.read(f"carried/{index}", contents)
         with naming(self.path):
+            from hydraopt.bundle.carried import unpack_blob
+
             tensors = unpack_blob(blob, data, self.path)
         if whole and blob.raw_size > _DENSE * len(data):
             self._dense[index] = tensors
