@@ -14,14 +14,13 @@ from tests.marks import slow
 # of before or those that were to come. A process of its own, because forking one that has threads
 # is not safe.
 _SWEEP = """
-import shutil, sys, tempfile
+import os, shutil, sys, tempfile
 from pathlib import Path
 from hydraopt.collection.opening import open_bundle
 from hydraopt.collection.splitting import split
 from hydraopt.editing.refresh import refresh
 from hydraopt.editing.verbs import rename
 from hydraopt.errors import BundleFormatError
-from hydraopt.files import writing
 from tests.editing.living import all_bytes
 from tests.killing import killed_before
 
