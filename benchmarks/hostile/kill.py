@@ -101,9 +101,9 @@ def jobs(folder: Path) -> list[Job]:
 @contextmanager
 def _told(pipe: int) -> Iterator[None]:
     """A byte goes to the pipe before and after each replacement of an output."""
-    from hydraopt.files import writing
+    from hydraopt.files import exchanging
 
-    replace, exchange = os.replace, writing.exchange
+    replace, exchange = os.replace, exchanging.exchange
 
     def told(call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any, **more: Any) -> Any:
@@ -112,11 +112,11 @@ def _told(pipe: int) -> Iterator[None]:
 
         return run
 
-    os.replace, writing.exchange = told(replace), told(exchange)
+    os.replace, exchanging.exchange = told(replace), told(exchange)
     try:
         yield
     finally:
-        os.replace, writing.exchange = replace, exchange
+        os.replace, exchanging.exchange = replace, exchange
 
 
 def killed(job: Job, target: Path, seconds: float, replacing: bool) -> bool:

@@ -21,7 +21,7 @@ from tests.raising import raises
 _SWEEP = """
 import errno, os, shutil, sys
 from pathlib import Path
-from hydraopt.files import writing
+from hydraopt.files import exchanging
 from hydraopt.files.lock import locked_folder
 from hydraopt.files.writing import clean, replaced_folder, write_new
 from tests.killing import swept
@@ -71,7 +71,7 @@ def loads(name):
 if how == "mounted":
     os.path.ismount = lambda path: path == folder
 else:
-    writing.exchange = lacking
+    exchanging.exchange = lacking
 kinds, number, dead, swept = [], 0, True, False
 while dead:
     number += 1

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt.errors import UsageError
-from hydraopt.files import writing
+from hydraopt.files import exchanging, writing
 from hydraopt.files.apart import check_apart
 from hydraopt.files.outputs import destination
 from hydraopt.files.writing import (
@@ -204,14 +204,14 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
             monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "adapter")
         else:  # a part of the same file system, which ismount does not see
             monkeypatch.setattr(os, "rename", across)
-        monkeypatch.setattr(writing, "exchange", busy)
+        monkeypatch.setattr(exchanging, "exchange", busy)
         monkeypatch.setattr(os, "replace", across)
     if request.param == "one by one":
 
         def lacking(one: Path, other: Path) -> None:
             raise OSError(errno.ENOSYS, "not here")
 
-        monkeypatch.setattr(writing, "exchange", lacking)
+        monkeypatch.setattr(exchanging, "exchange", lacking)
     return request.param
 
 
@@ -267,7 +267,7 @@ def test_without_an_exchange_the_config_goes_first_and_comes_last(
     def lacking(one: Path, other: Path) -> None:
         raise OSError(errno.EINVAL, "not here")
 
-    monkeypatch.setattr(writing, "exchange", lacking)
+    monkeypatch.setattr(exchanging, "exchange", lacking)
     monkeypatch.setattr(writing.os, "replace", watched)
     with replaced_folder(target) as made:
         fill(made, "new")

@@ -19,7 +19,7 @@ try:
 except ImportError:  # Windows, where nothing is locked and leftovers stay.
     fcntl = None  # type: ignore[assignment]
 
-from hydraopt.files.exchanging import exchange
+from hydraopt.files import exchanging
 from hydraopt.files.outputs import destination
 from hydraopt.files.replacing import NEW, finish_replacing, replace_one_by_one, sync_folder
 from hydraopt.files.url import Url, is_url, place_of
@@ -344,7 +344,7 @@ def _put_in_place(made: Path, target: Path, stale: Callable[[str], bool], stays:
         for other in kept:
             _bring_along(other, made / other.name)
         try:
-            exchange(made, target)
+            exchanging.exchange(made, target)
             return
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV):
