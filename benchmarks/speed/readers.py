@@ -59,7 +59,7 @@ def _commands(args: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
         commands["hydra list"] = [own, "list", bundle]
         commands["hydra verify"] = [own, "verify", bundle]
         commands["hydra extract"] = [own, "extract", bundle, task, "-o", str(folder / "out")]
-    node, module = shutil.which("node"), ROOT / "native" / "js" / "src" / "index.js"
+    node, module = shutil.which("node"), ROOT / "native" / "js" / "src" / "node.js"
     if node and module.with_name("hydra.wasm").is_file():
         works = {"list": _LIST, "verify": _VERIFY, "extract": _EXTRACT.format(task)}
         for name, work in works.items():
