@@ -167,8 +167,8 @@ hydra_status hydra_open_parts(const hydra_reader *readers, const char *const *na
                               const hydra_options *options, hydra_bundle **bundle,
                               hydra_error *error);
 
-/* Opens bytes in memory, such as a mapped file. They stay the caller's until hydra_close, and
- * streams are decoded from them without a copy. */
+/* Opens bytes in memory, such as a mapped file. Streams are decoded from them without a copy, so
+ * they must stay there, unchanged, until this bundle and all that share it are closed. */
 hydra_status hydra_open_memory(const void *data, size_t size, const hydra_options *options,
                                hydra_bundle **bundle, hydra_error *error);
 

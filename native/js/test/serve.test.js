@@ -11,7 +11,7 @@ import { serve } from "../demo/serve.js";
 
 const script = fileURLToPath(new URL("../demo/serve.js", import.meta.url));
 
-/** The command's answer; whatever it says is a line or a help, no stack trace. */
+/** Returns the result of the command, which must not print a stack trace. */
 function run(...words) {
   return runAt(script, ...words);
 }

@@ -160,8 +160,8 @@ int hy_ranges_same(const hy_ranges *a, const hy_ranges *b);
 /* container.c: opens a file, up to its parsed manifest. */
 hydra_status hy_file_open(hy_env *env, hy_arena *arena, hy_file *file);
 void hy_file_close(hy_env *env, hy_file *file);
-/* The bytes of a tensor, held against its checksum, for hy_file_release: a copy, or the caller's
- * own bytes where the bundle is in memory. */
+/* Checks a tensor against its checksum and returns its bytes: a copy, or the caller's own bytes of
+ * a bundle in memory. hy_file_release ends their use. */
 hydra_status hy_file_view(hy_env *env, const hy_file *file, uint32_t tensor, const uint8_t **data);
 void hy_file_release(hy_env *env, const hy_file *file, uint32_t tensor, const uint8_t *data);
 /* The reader of a bundle in memory; its user is the first byte. */
