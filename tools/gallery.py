@@ -1,13 +1,15 @@
-"""Run the commands of docs/howto/gallery.md, and write what they print into the page.
+"""Run the commands of docs/howto/gallery.md, and write their output into the page.
 
     python -m tools.gallery [--check] [--base DIR]
 
-Each line of output that the page shows must come, in this order, with other numbers if need be;
-the page need not show every line, and ``...`` stands for any text. --check changes nothing and
-fails if a number is more than 1 % off. A section with BASE runs only with --base, a folder of
-SmolLM2-135M-Instruct, and the rest of a section is left as it is where a command beside hydraopt's
-fails, such as a build or ``git clone`` without a network. A command that ends in & runs until the
-end. The picture is drawn anew where tests/report finds a browser.
+Every line of output on the page must appear in the output of its command, in the same order; only
+numbers may differ. The page may leave lines out, and ``...`` matches any text. --check changes
+nothing and fails if a number differs by more than 1 %.
+
+A section with BASE runs only with --base, a folder of SmolLM2-135M-Instruct. If a command other
+than hydraopt fails, such as a build or ``git clone`` without a network, its section stays as it
+is. A command that ends in & runs until the end of the page. The picture is drawn again if
+tests/report finds a browser.
 """
 
 from __future__ import annotations
@@ -59,9 +61,10 @@ def matched(line: str, output: str) -> str | None:
 
 
 def refreshed(block: str, run: Callable[[str], Iterable[str]]) -> str:
-    """Return a block of the page with what ``run`` prints for each of its commands.
+    """Return a block of the page with the output of its commands.
 
-    Raises ValueError if a line that the page shows does not come.
+    run: returns the lines that a command prints. Raises ValueError if none of them matches a line
+    of the page.
     """
     lines: list[str] = []
     output: Iterator[str] = iter(())
@@ -69,22 +72,25 @@ def refreshed(block: str, run: Callable[[str], Iterable[str]]) -> str:
         if line.startswith("$ "):
             output = iter(run(line[2:]))
         elif line not in ("", "..."):
-            came = (matched(line, text.rstrip()) for text in output)
-            found = next((x for x in came if x is not None), None)
+            matches = (matched(line, text.rstrip()) for text in output)
+            found = next((x for x in matches if x is not None), None)
             if found is None:
-                raise ValueError(f"no such line: {line}")
+                raise ValueError(f"not in the output: {line}")
             line = found
         lines.append(line)
     return "".join(f"{line}\n" for line in lines)
 
 
 class NotRun(Exception):
-    """A section that needs something that is not here."""
+    """Missing requirement of a section."""
 
 
 @contextmanager
 def shell(folder: Path, base: str | None) -> Iterator[Callable[[str], Iterable[str]]]:
-    """A function that runs commands in a folder, until the end of the block."""
+    """Yield a function that runs a command in a folder and returns its output.
+
+    base: value of BASE. Commands that still run at the end of the block are stopped.
+    """
     for name in ("examples", "native", "zoo"):
         (folder / name).symlink_to(ROOT / name)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -114,6 +120,7 @@ def shell(folder: Path, base: str | None) -> Iterator[Callable[[str], Iterable[s
     finally:
         for server in servers:
             os.killpg(server.pid, signal.SIGTERM)
+            server.wait()
 
 
 def draw(report: Path) -> None:
@@ -154,7 +161,7 @@ def differences(old: str, new: str) -> list[str]:
     def near(first: str, second: str) -> bool:
         try:
             x, y = (float(text.replace(",", "")) for text in (first, second))
-        except ValueError:  # an address
+        except ValueError:  # not one number, such as an address
             return first == second
         return math.isclose(x, y, rel_tol=0.01)
 

@@ -1,4 +1,4 @@
-"""The syntax trees of source files, each parsed once a process."""
+"""Syntax trees of source files, each parsed once per process."""
 
 from __future__ import annotations
 
@@ -11,4 +11,5 @@ __all__ = ["tree_of"]
 
 @functools.cache
 def tree_of(path: Path) -> ast.Module:
+    """Return the syntax tree of a Python file."""
     return ast.parse(path.read_text(encoding="utf-8"))
