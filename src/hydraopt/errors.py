@@ -1,4 +1,4 @@
-"""The error tree of hydraopt: one class for each kind of trouble a caller can act on.
+"""Errors of hydraopt: one class for each kind of problem that a caller can act on.
 
 Every class also derives from the builtin that a caller who does not know hydraopt would catch.
 Messages are built by :func:`explain`, so that each says what went wrong, where, what was found,
@@ -109,11 +109,11 @@ class NumericalError(HydraoptError, ArithmeticError):
 
 
 class MemoryLimitError(HydraoptError, MemoryError):
-    """The process may not take the memory that the work needs."""
+    """Memory that the work needs exceeds the limit of the process."""
 
 
 class BudgetError(HydraoptError, ValueError):
-    """The size or quality asked for cannot be met."""
+    """Requested size or quality cannot be reached."""
 
 
 class BundleFormatError(HydraoptError, ValueError):
@@ -121,7 +121,7 @@ class BundleFormatError(HydraoptError, ValueError):
 
 
 class ChecksumError(BundleFormatError):
-    """Bytes of a bundle differ from what was written."""
+    """Bytes of a bundle differ from its checksums."""
 
 
 class UnsupportedVersionError(BundleFormatError):
@@ -129,11 +129,11 @@ class UnsupportedVersionError(BundleFormatError):
 
 
 class LockedError(HydraoptError, BlockingIOError):
-    """Another process is writing what was to be written."""
+    """Another process is writing to the same place."""
 
 
 class RemoteError(HydraoptError, OSError):
-    """The data at an address cannot be read or written."""
+    """Data at an address cannot be read or written."""
 
 
 class NotThereError(RemoteError, FileNotFoundError):

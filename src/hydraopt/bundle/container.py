@@ -1,4 +1,4 @@
-"""The safetensors container and deflate: exact sizes, bounded unpacking."""
+"""Read the safetensors container, and unpack deflated tensors within bounds."""
 
 from __future__ import annotations
 

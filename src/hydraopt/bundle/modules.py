@@ -72,7 +72,7 @@ class ModuleEntry:
 
     @property
     def stem(self) -> str:
-        """The path without its group, "...::2": where the stored pair belongs."""
+        """Path without its group ("::2"), to which the stored pair belongs."""
         return self.path.partition("::")[0]
 
     @property

@@ -84,7 +84,7 @@ class TaskAdapter:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The original adapter_config.json, or what the reader made of a format without one.
+        """Original adapter_config.json, or the config derived from a format without one.
 
         The config of a coded task lacks the settings that its export writes anew.
         """
@@ -116,7 +116,7 @@ class TaskAdapter:
 
     @cached_property
     def modules(self) -> dict[str, ModuleEntry]:
-        """The task's modules by path, in manifest order."""
+        """Modules of the task by path, in manifest order."""
         entries = [self.manifest.modules[i] for i in self.entry.modules]
         if self.entry.lossless and not entries:
             entries = [ModuleEntry.of(x) for x in self._original.modules.values()]
@@ -257,7 +257,7 @@ class TaskAdapter:
 
     @property
     def original(self) -> Adapter | None:
-        """The adapter itself, if the task is lossless."""
+        """Original adapter, if the task is lossless."""
         return self._original if self.entry.lossless else None
 
     def state_dict(self, dtype: Any = None) -> dict[str, Any]:

@@ -183,7 +183,7 @@ class FolderCollection:
 
     @cached_property
     def _core_config(self) -> Mapping[str, Any]:
-        """The config from which the tasks' configs are stored as differences."""
+        """Config from which the configs of the tasks are stored as differences."""
         configs = self._core.manifest.configs
         return configs[0] if configs else {}
 

@@ -37,7 +37,7 @@ class Following:
 
     @property
     def last(self) -> Bundle | None:
-        """The bundle as returned by the last call of :meth:`tasks`; None before the first."""
+        """Bundle returned by the last call of :meth:`tasks`; None before the first."""
         return self._last
 
     def tasks(self, names: Iterable[str]) -> Bundle:

@@ -74,7 +74,7 @@ class IndexedFile:
 
     @cached_property
     def row(self) -> TaskRow:
-        """The task's row. Raises BundleFormatError if it is invalid."""
+        """Row of the task. Raises BundleFormatError if it is invalid."""
         if isinstance(self.told, TaskRow):
             return self.told
         return TaskRow.from_json(self.told)

@@ -55,12 +55,12 @@ class IndexedFolder:
 
     @property
     def core(self) -> CoreFile:
-        """The core file."""
+        """Core file."""
         return self._core.core
 
     @cached_property
     def whole(self) -> Parts:
-        """The bundle of all task files that are there now, read. Raises as :func:`open_apart`."""
+        """Bundle of all task files that exist now. Raises as :func:`open_apart`."""
         if entries_beside(self.path)[1] is None:
             places = [self._place(x) for x in self._files.values()]
         else:

@@ -72,7 +72,7 @@ _TINY: Final = 1e-300
 
 @dataclass(frozen=True)
 class _TokenLogits:
-    """The original's next-token distribution at N tokens.
+    """Next-token distribution of the original at N tokens.
 
     tokens, logs (N, K): the likeliest next tokens in falling order, and their log probabilities.
     rest (N,): probability of all other tokens together.
@@ -91,7 +91,7 @@ class _TokenLogits:
 
 @dataclass(frozen=True)
 class Reference:
-    """The original's answers, batch by batch.
+    """Answers of the original, batch by batch.
 
     order: indices of the answers in each batch.
     answers: number of answers, empty ones among them.

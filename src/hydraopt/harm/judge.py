@@ -130,7 +130,7 @@ class AnswerJudge(HarmJudge):
 
     @functools.cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        """The model and its tokenizer. Raises UsageError for a base that cannot be loaded."""
+        """Model and its tokenizer. Raises UsageError for a base that cannot be loaded."""
         model, tokenizer = load_model(str(self._base))
         check_logits(model)
         return model, tokenizer

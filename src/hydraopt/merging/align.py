@@ -77,7 +77,7 @@ class MergeSet:
 
     @property
     def owners(self) -> list[str]:
-        """The first task of each coded stream, (contents,)."""
+        """First task of each coded stream, (contents,)."""
         first: dict[int, str] = {}
         for task in self.tasks:
             if task.content is not None:

@@ -180,7 +180,7 @@ class HarmLimit:
 
     @property
     def text(self) -> str:
-        """The limit in the notation of the command line."""
+        """Limit in the notation of the command line."""
         return f"{100 * self.limit:g}%" if self.shares else f"{self.limit:g}nats"
 
     def said(self, harm: float) -> str:

@@ -26,12 +26,12 @@ class DecodedDraft:
 
     @functools.cached_property
     def bases(self) -> list[tuple[Basis | None, Basis | None]]:
-        """The shared bases, left and right, of all modules."""
+        """Shared bases of all modules, left and right."""
         return self._shared[0]
 
     @functools.cached_property
     def _shared(self) -> tuple[list[tuple[Basis | None, Basis | None]], list[bool]]:
-        """The bases of all modules, and whether the tasks share something of each tensor."""
+        """Bases of all modules, and for each tensor whether the tasks share a part of it."""
         modules, tensors = self.pieces.modules, self.pieces.tensors
         core = self.pieces.core
         if core is not None:

@@ -1,4 +1,4 @@
-"""The guide: what the planner expects of a price, to find a price with before anything is coded."""
+"""Estimate coded bits at a price, to choose prices before anything is coded."""
 
 from __future__ import annotations
 

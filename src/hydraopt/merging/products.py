@@ -1,4 +1,4 @@
-"""The products of a merge set: which items hold factors of one dW, and how much that is."""
+"""Find the items of a merge set that are factors of one product, and its norm."""
 
 from __future__ import annotations
 

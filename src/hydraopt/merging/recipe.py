@@ -1,4 +1,4 @@
-"""The recipe: how a bundle was made, as its manifest records it."""
+"""Record in the manifest how a bundle was made (the recipe)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search for the price of a bit that meets a budget, over trials (draft, value).
+"""Search the price of a bit that meets a budget, over trials (draft, value).
 
 Size and error both follow the price monotonically and nearly as a power law. For a size the planner
 says where to look, and one or two passes do; for an error the noise of a number does, and a secant

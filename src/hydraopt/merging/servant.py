@@ -111,7 +111,7 @@ class _Begun:
 
     @functools.cached_property
     def given(self) -> Bases:
-        """The bases as readers have them."""
+        """Bases as readers decode them."""
         left, right = self.bases
         return left.basis if left else None, right.basis if right else None
 

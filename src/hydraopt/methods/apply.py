@@ -208,7 +208,7 @@ def relative_weights(adapters: Sequence[Adapter]) -> list[float]:
 
 
 class _Stored:
-    """The tensors of one module: arrays that tasks share are rounded and held once."""
+    """Tensors of one module; arrays that tasks share are rounded and held once."""
 
     def __init__(self, dtype: np.dtype[Any], path: str) -> None:
         self._dtype = dtype

@@ -38,7 +38,7 @@ class Pair:
 
     @property
     def module(self) -> ModuleEntry:
-        """The first member: in kind, layout and shape all are alike."""
+        """First member; all members have its kind, layout and shape."""
         return self.members[0][1]
 
     @property
