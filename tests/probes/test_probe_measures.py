@@ -118,6 +118,17 @@ def test_answers_are_compared_by_nats_a_byte_and_judged() -> None:
     assert told.accuracy.right == 5
 
 
+def test_chance_is_that_of_all_items_whatever_their_order() -> None:
+    two = ProbeItem(LONG[:2], {}, "Who?", "", 0, DISAMBIGUATED)
+    items = [two] * 6 + [_question(DISAMBIGUATED, 0)] * 6
+    scores = [np.array([-1.0, -90.0, -90.0])[: len(x.sides)] for x in items]
+    found = [
+        probe_measures({"q": some}, {"q": values})["q"][ALL].disambiguated.accuracy.p
+        for some, values in ((items, scores), (items[::-1], scores[::-1]))
+    ]
+    assert found[0] == found[1] == pytest.approx(binomtest(12, 12, 5 / 12).pvalue, abs=1e-6)
+
+
 def test_leaving_it_open_is_a_step_and_not_a_direction_of_its_own() -> None:
     items = [_question(AMBIGUOUS, 2) for _ in range(10)]
     follow, leave = np.array([-1.0, -9.0, -90.0]), np.array([-9.0, -90.0, -1.0])

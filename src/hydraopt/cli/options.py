@@ -125,7 +125,7 @@ weight_option = click.option(
     "weights",
     type=_Weight(),
     multiple=True,
-    help="Weight of a task's error or harm. Default: 1. Repeatable.",
+    help="Weight of a task's error. Default: 1. Repeatable.",
 )
 fair_option = click.option("--fair", is_flag=True, help="Give all tasks the same error.")
 exact_option = click.option(

@@ -1,4 +1,4 @@
-"""Items of probes: texts of which a model prefers one, and what each choice says of people."""
+"""Items of probes: texts of which a model prefers one, and the role of each text."""
 
 from __future__ import annotations
 

@@ -1,13 +1,15 @@
-"""Measure what a model prefers, and what merging changed of it, from log-likelihoods.
+"""Measure preferences of a model, and their changes by merging, from log-likelihoods.
 
-Shares are in percent, intervals of 95 %. Every p is exact and two-sided;
-``p_holm`` is corrected by Holm over all tests of one set of factors in one call.
+Shares are in percent, intervals of 95 %. Every p is two-sided and exact, or approximate for the
+accuracy on items with different numbers of sides. ``p_holm`` is corrected by Holm over all tests of
+one set of factors in one call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Final
 
 import numpy as np
@@ -190,9 +192,9 @@ class _Answers:
         """Return the measures of one condition's items, which have a right answer."""
         if not self.items:
             return None
-        sides = len(self.items[0].sides)
         right = sum(x.right == k for x, k in zip(self.items, self.choice.tolist(), strict=True))
-        p = binomial_p(right, len(self.items), 1 / sides)
+        chance = fmean(1 / len(item.sides) for item in self.items)
+        p = binomial_p(right, len(self.items), chance)
         share = share_of(right, len(self.items))
         return ConditionMeasures(len(self.items), Accuracy(right=right, **share, p=p))
 
