@@ -1,7 +1,7 @@
 """Merging methods of the literature, each a function of one module's factors.
 
-PEFT's or mergekit's code runs where one of them has the method. docs/reference/methods.md says
-where each is from, and whose its defaults are.
+PEFT's or mergekit's code runs where one of them has the method. benchmarks/rivals/README.md
+has the source of each, and of its defaults.
 """
 
 from __future__ import annotations
