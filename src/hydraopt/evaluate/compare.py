@@ -1,4 +1,4 @@
-"""``hydraopt eval``: adapters and bundles, task by task, against the originals and the base."""
+"""Score adapters and bundles task by task, against the originals and the base model."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ __all__ = [
 
 _PACKAGES: Final = ("numpy", "torch", "transformers", "sacrebleu", "nltk", "rouge-score")
 _DECIDE: Final = ("basemodel", "evaluate", "harm", "linalg", "probes")
-"""Packages whose code decides what a request gives."""
+"""Packages whose code determines the result of a request."""
 _NO_TEXTS: Final = "a classifier with a head has no likelihoods of texts"
 
 
@@ -77,16 +77,19 @@ _NO_TEXTS: Final = "a classifier with a head has no likelihoods of texts"
 class EvaluationRequest:
     """Settings of an evaluation.
 
-    tasks, task_of: folder of task folders; adapter name to "TASK/LANGUAGE", where its name or
-        score.json does not give it.
-    rows: maximum number of rows per task, and of items per probe. tokens: of a row. None for no
-        limit.
+    base: folder or OWNER/NAME of the base model.
+    tasks: folder of task folders; None for probes alone.
+    task_of: "TASK/LANGUAGE" by adapter, where its name or score.json does not give it.
+    split: name of the JSONL files of tasks.
+    rows: maximum number of rows per task, and of items per probe. None for no limit.
+    tokens: maximum number of tokens of a row. None for no limit.
     write, write_base: whether to generate answers for metrics that need them, also the base's.
     with_base: whether the base is scored beside adapters that are not classifiers.
     products: "float32", or "bfloat16" to round the inputs of matrix products, which is faster where
         the processor supports it; all else is in float32.
-    seed, only: seed of the bootstrap; adapters to score, all if empty.
-    answers: rows per task whose generated answers the result stores.
+    seed: seed of the bootstrap.
+    only: adapters to score, all if empty.
+    answers: number of rows per task whose generated answers the result stores.
     probes: files and folders of probes.
     """
 
@@ -141,7 +144,7 @@ def evaluate(
 
 
 class _Models:
-    """Base as a language model, or as a classifier of some labels: the last one is kept."""
+    """Base as a language model or as a classifier; only the last one stays in memory."""
 
     def __init__(self, base: str) -> None:
         self._base = base
@@ -149,7 +152,10 @@ class _Models:
         self._loaded: tuple[Any, Any] | None = None
 
     def get(self, labels: int | None) -> tuple[Any, Any]:
-        """Return (model, tokenizer); None is the language model."""
+        """Return (model, tokenizer).
+
+        labels: number of labels of a classifier; None for the language model.
+        """
         if self._loaded is None or labels != self._labels:
             self._loaded = None  # before the next takes memory
             load = load_model if labels is None else lambda base: load_classifier(base, labels)
@@ -162,8 +168,8 @@ class _Models:
 class _Scorer:
     """Results of one adapter after another, cached on disk.
 
-    An entry is named by all that a result depends on: the source code, the libraries, the base, the
-    request, the task's rows, and the factors and heads of every source.
+    The key of an entry covers everything that a result depends on: the source code, the libraries,
+    the base, the request, the task's rows, and the factors and heads of every source.
     """
 
     def __init__(
@@ -306,11 +312,11 @@ def _task_files(compared: Compared, request: EvaluationRequest) -> dict[str, Tas
         return dict.fromkeys(chosen)
     wanted: dict[str, TaskFile | None] = {}
     for name in chosen:
-        said = request.task_of.get(name)
-        if said is not None and said.count("/") != 1:
-            raise UsageError(explain("cannot read the task", got=said, expected="TASK/LANGUAGE"))
-        if said is not None:
-            task, _, language = said.partition("/")
+        option = request.task_of.get(name)
+        if option is not None and option.count("/") != 1:
+            raise UsageError(explain("cannot read the task", got=option, expected="TASK/LANGUAGE"))
+        if option is not None:
+            task, _, language = option.partition("/")
             wanted[name] = _rows_of(name, TaskName(task, language, "--task"), request)
         else:
             stated = named_task(name, compared.folders.get(name), request.tasks)
@@ -319,7 +325,7 @@ def _task_files(compared: Compared, request: EvaluationRequest) -> dict[str, Tas
 
 
 def _rows_of(adapter: str, task: TaskName, request: EvaluationRequest) -> TaskFile:
-    """Return the rows of an adapter's task; an error states where the task's name is from."""
+    """Return the rows of an adapter's task; an error states the source of the task's name."""
     assert request.tasks is not None
     try:
         return read_task_file(request.tasks, task.name, task.language, request.split)

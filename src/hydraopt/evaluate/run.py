@@ -1,17 +1,16 @@
-"""One task's rows through one base with several sets of factors: losses, agreement, answers.
+"""Run the rows of a task through a base model with several sets of factors, and score them.
 
-Every set sees the same batches. Teacher forcing gives the loss, and how far the next-token
-distributions are from those of the reference (the original adapter); generation gives the answers
-that the metrics score. Two shortcuts save most of the generation, and both are exact:
+All sets get the same batches. Teacher forcing gives the loss and the divergence of the next-token
+distributions from those of the reference (the original adapter). Generation gives the answers that
+the metrics score. Two exact shortcuts save most of the generation:
 
-- exact match: greedy decoding writes a row exactly when every target token, EOS included, is the
-  argmax given the true tokens before it;
-- any other answer: greedy decoding writes what the reference wrote exactly when every token of that
-  is the argmax given those before it. From the first token that is not, a set writes on its own.
+- Exact match: greedy decoding generates the expected answer exactly when every target token, EOS
+  included, is the argmax given the target tokens before it.
+- Other answers: greedy decoding generates the reference's answer exactly when every token of it is
+  the argmax given the tokens before it. A set generates text only from the first token that is not.
 
-The second tells as well which of the reference's answers change, and how far a set is from it on
-them. Where the reference writes another than the expected answer, a row stands there twice, with
-each.
+The pass over the reference's answers also shows which of them change, and their divergence. If the
+reference's answer differs from the expected one, a row is in this pass twice, once with each.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ _BLOCK: Final = 256
 class TaskRows:
     """Rows of a task that are scored, as text and as tokens.
 
-    left_out: number of rows that are not scored. reasons: the same by reason.
+    left_out: number of rows that are not scored. reasons: their number by reason.
     """
 
     task: TaskFile
@@ -89,7 +88,7 @@ class TaskRows:
         )
 
     def several(self) -> NDArray[np.bool_]:
-        """Return where several answers are correct, (rows,); forcing covers the first alone."""
+        """Return where several answers are correct, (rows,); teacher forcing uses the first."""
         return np.array([len(row.references) > 1 for row in self.rows])
 
 
@@ -100,12 +99,12 @@ def encode_task(
     most_tokens: int | None = None,
     positions: int | None = None,
 ) -> TaskRows:
-    """Encode the first rows of a task as tokens.
+    """Encode the first ``most_rows`` rows of a task as tokens.
 
-    Rows of more than ``most_tokens`` and rows longer than the base's table of positions are left
-    out.
+    most_tokens: maximum length of a row; longer rows are left out.
+    positions: size of the base's table of positions, likewise. None for no limit.
 
-    positions: size of that table; None for no limit. Raises UsageError if none is left.
+    Raises UsageError if no row is left.
     """
     chosen = task.rows[:most_rows]
     items = [encode_row(tokenizer, task.instruction, row.input, row.output) for row in chosen]
@@ -151,7 +150,7 @@ class Scores:
 
     @property
     def agreement_percent(self) -> float:
-        """Target tokens at which both think of the same next token first, in percent."""
+        """Percentage of target tokens at which both rank the same next token first."""
         return 100 * float(self.agreement.sum() / self.tokens.sum())
 
     def score(self, metric: Metric) -> float:
@@ -176,16 +175,17 @@ def run_task(
     changes: Collection[str] | None = None,
     texts: bool = False,
 ) -> dict[str, Scores]:
-    """Score every set of factors (none: the base) on the rows of a task.
+    """Score every set of factors on the rows of a task; an empty set is the base.
 
-    reference: the set that the others are compared with.
-    write: whether, or for which sets, answers are generated where a metric needs them, or wherever
-        ``texts`` asks for them. Without answers there are only metrics that teacher forcing can
-        measure, and none if a row has several correct answers.
-    changes: sets for which changes of the reference's greedy answers are reported, all of them if
-        None; the reference's answers are generated for that, whatever the metrics need.
+    reference: set that the others are compared with.
+    write: whether, or for which sets, to generate answers if a metric or ``texts`` needs them.
+        Without answers there are only metrics that teacher forcing can measure, and none if a row
+        has several correct answers.
+    changes: sets for which changes of the reference's greedy answers are reported, None for all.
+        The reference's answers are generated for them, even if no metric needs answers.
+    texts: whether the result has the answers as text.
 
-    Raises NotFiniteError where no answer can be generated because logits are not finite.
+    Raises NotFiniteError if no answer can be generated because logits are not finite.
     """
     placed = {
         name: place(model, sets[name]) for name in sorted(sets, key=lambda name: name != reference)
@@ -193,11 +193,11 @@ def run_task(
     chosen = set(sets if write is True else write or ())
     needed = texts or not all(metric.exact for metric in rows.metrics) or rows.several().any()
     writers = chosen if needed else set()
-    told = chosen - {reference} if changes is None else chosen & set(changes) - {reference}
+    compared = chosen - {reference} if changes is None else chosen & set(changes) - {reference}
     title = f"{rows.task.name}/{rows.task.language}"
     bar = _bar(progress, title)
     along: dict[str, list[ForcedRow]] = {}
-    if reference in placed and (writers | told) - {reference}:
+    if reference in placed and (writers | compared) - {reference}:
         begun_bar = _bar(progress, f"{title} {reference}")
         bars = begun_bar, bar
         first, along = _both(model, tokenizer, rows.items, placed, reference, bars)
@@ -213,7 +213,7 @@ def run_task(
         name: _scores(
             rows,
             first[name],
-            along.get(name) if name in told else None,
+            along.get(name) if name in compared else None,
             _decoded(tokenizer, answers[name]) if name in answers else None,
         )
         for name in sets
@@ -253,21 +253,23 @@ def _both(
     reference: str,
     bars: tuple[Callable[[int, int], None], Callable[[int, int], None]],
 ) -> tuple[dict[str, list[ForcedRow]], dict[str, list[ForcedRow]]]:
-    """Teacher-force all sets on the items' own targets, and on the reference's answers.
+    """Teacher-force all sets on the targets of the items, and on the reference's answers.
 
-    The reference takes one pass before, which tells how far it writes the targets. All sets read
-    its answers, also one that nobody asks: behind the same prompts they cost little.
-    bars: the progress of that pass and of the others.
+    A first pass of the reference alone shows how much of each target it generates. All sets then
+    read its answers, even a set whose changes are not reported: after the same prompts they cost
+    little.
+
+    bars: progress of the first pass, and of the pass of all sets.
     """
     (begun,) = forced(model, items, {reference: sets[reference]}, reference, bars[0]).values()
     check_finite({reference: [_column(begun, "loss")]})
-    said = _answers(model, tokenizer, items, sets, {reference: _written(begun)})[reference]
-    other = [i for i, item in enumerate(items) if said[i] != item.target]
-    answered = [Encoded(items[i].prompt, said[i]) for i in other]
-    made = forced(model, [*items, *answered], sets, reference, bars[1])
-    own = {name: rows[: len(items)] for name, rows in made.items()}
+    answers = _answers(model, tokenizer, items, sets, {reference: _written(begun)})[reference]
+    other = [i for i, item in enumerate(items) if answers[i] != item.target]
+    answered = [Encoded(items[i].prompt, answers[i]) for i in other]
+    results = forced(model, [*items, *answered], sets, reference, bars[1])
+    own = {name: rows[: len(items)] for name, rows in results.items()}
     along = {}
-    for name, rows in made.items():
+    for name, rows in results.items():
         changed = dict(zip(other, rows[len(items) :], strict=True))
         along[name] = [changed.get(i, row) for i, row in enumerate(own[name])]
     return own, along
@@ -312,10 +314,10 @@ def _scores(
             numbers[metric.name] = exact[:, None]
         elif answers is not None:
             judged = zip(answers, rows.rows, strict=True)
-            told = np.array([metric.of_row(a, r, rows.task.language) for a, r in judged])
+            values = np.array([metric.of_row(a, r, rows.task.language) for a, r in judged])
             if metric.exact:
-                told[:, 0] = np.where(several, np.maximum(told[:, 0], exact), exact)
-            numbers[metric.name] = told
+                values[:, 0] = np.where(several, np.maximum(values[:, 0], exact), exact)
+            numbers[metric.name] = values
     changed = divergence = None
     if along is not None:
         changed = (_column(along, "agreement") < _column(along, "tokens")).astype(float)
@@ -344,7 +346,7 @@ def _answers(
     Rows of several sets are continued together in one batch.
     """
     most, positions, ends = _most(items), positions_of(model), ends_of(model, tokenizer)
-    # An answer that has filled the context goes on no further. Its last token is not read.
+    # An answer ends when it fills the context; the model does not read its last token.
     room = [most if positions is None else positions + 1 - len(item.prompt) for item in items]
     tokens = {name: list(mine) for name, mine in begun.items()}
     places = [
