@@ -1,4 +1,4 @@
-"""Tables of probes in a result, and notes on rows that are left out."""
+"""Print the probes of a result, and make its notes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CORRECTION: Final = (
 
 
 def result_notes(result: Evaluation) -> Iterator[Note]:
-    """Yield notes on adapters without scores, and on rows that are left out or very long."""
+    """Yield notes on adapters without scores, and on rows that are left out."""
     left_out = Counter[str]()
     for task in result.tasks:
         if task.skipped is not None:

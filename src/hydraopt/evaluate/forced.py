@@ -1,8 +1,8 @@
-"""Teacher forcing: what several sets of factors make of the same targets, in one pass of each.
+"""Run several sets of factors on the same targets by teacher forcing, one pass for each set.
 
-Every set sees the same batches. The reference comes first, and the others' next-token distributions
-are compared with its own while they are there: a vocabulary's worth of them for all rows would not
-fit in memory, and is not computed twice.
+All sets get the same batches. In each batch the reference is first, and the next-token
+distributions of the other sets are compared with its own at once, because the distributions of all
+rows would not fit in memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hydraopt.harm.divergence import divergence
 __all__ = ["ForcedRow", "Numbers", "forced"]
 
 _TOKENS: Final = 32
-"""Tokens whose distributions are compared at a time: 256,000 numbers each on a large vocabulary."""
+"""Number of tokens whose distributions over the vocabulary are compared at a time."""
 
 Numbers = NDArray[np.float64]
 
