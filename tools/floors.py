@@ -1,11 +1,11 @@
-"""Rooms and floors of the source: what imports what, and whether anything climbs.
+"""Show the imports between the packages of the source as floors, and those that climb.
 
     python -m tools.floors [PACKAGE]        default src/hydraopt
 
-A room is a folder of the package, or a module that lies beside the folders. A room stands one floor
-above the highest room that it imports. An import inside a function that would close a circle climbs
-instead: it leads to a room that is not below. Counted are all climbs, and those that can be reached
-from the module that merges.
+A room is a folder of the package, or a module beside the folders. A room is one floor above the
+highest room that it imports. An import inside a function that would close a circle climbs: it leads
+to a room that is not below. The output counts all climbs, and those that the module that merges can
+reach.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["House"]
 
 @dataclass(frozen=True)
 class Import:
-    """module imports other, when it is loaded (``top``) or inside a function."""
+    """Import of ``other`` by ``module``, when it is loaded (``top``) or inside a function."""
 
     module: str
     other: str
@@ -36,7 +36,7 @@ def _for_type_checkers(node: ast.AST) -> bool:
 
 
 def _imports(node: ast.AST, top: bool = True) -> Iterator[tuple[str, list[str], bool]]:
-    """(module, names, when it is loaded?) of the imports below a node."""
+    """Yield (module, names, whether it is imported on loading) for the imports below a node."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.expr) or _for_type_checkers(child):
             continue
@@ -49,7 +49,7 @@ def _imports(node: ast.AST, top: bool = True) -> Iterator[tuple[str, list[str], 
 
 
 class House:
-    """The modules of a package and their imports of one another."""
+    """Modules of a package and their imports of one another."""
 
     def __init__(self, package: Path) -> None:
         paths = {_name(path, package): path for path in sorted(package.rglob("*.py"))}
@@ -67,8 +67,10 @@ class House:
 
     @functools.cached_property
     def floors(self) -> dict[str, int]:
-        """The floor of every room, 1 the lowest. Raises RecursionError if rooms are a circle by
-        what they import when they are loaded."""
+        """Floor of every room, 1 the lowest.
+
+        Raises RecursionError if rooms import one another in a circle when they are loaded.
+        """
         below: dict[str, set[str]] = {room: set() for room in self.rooms}
         crossing = {(not x.top, _room(x.module), _room(x.other)) for x in self.imports}
         for lazy, room, other in sorted(crossing):
@@ -82,7 +84,10 @@ class House:
         return {room: floor(room) for room in self.rooms}
 
     def climbs(self, start: str | None = None) -> list[Import]:
-        """Imports that lead to a room that is not below; start: only those reached from there."""
+        """Return imports that lead to a room that is not below.
+
+        start: module; only imports that can be reached from it. None for all.
+        """
         reached = None if start is None else self._reached(start)
         return sorted(
             (
@@ -96,7 +101,7 @@ class House:
         )
 
     def _reached(self, start: str) -> set[str]:
-        """Modules that are loaded from there on, the packages around them included."""
+        """Return the modules that ``start`` loads, with the packages around them."""
         graph: dict[str, set[str]] = {}
         for x in self.imports:
             parents = {x.other[:i] for i, letter in enumerate(x.other) if letter == "."}
