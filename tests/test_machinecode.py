@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,6 +124,26 @@ def test_what_needs_numba_is_not_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     assert machine_code(("same",), [], cfuncs(**INLINED)) is None
     assert not list(tmp_path.rglob("*.code"))
+
+
+def test_where_the_system_forbids_new_code_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make() -> dict[str, Any]:
+        import numba
+
+        return {"next": numba.cfunc(numba.types.int64(numba.types.int64))(lambda x: x + 1)}
+
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    found = machine_code(("next",), [], make)
+    assert found is not None
+    assert ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(found["next"])(4) == 5
+
+    def mprotect(*_: int) -> int:
+        return -1
+
+    monkeypatch.setattr(machinecode.ctypes, "CDLL", lambda _: SimpleNamespace(mprotect=mprotect))
+    assert machine_code(("next",), [], make) is None
 
 
 def test_without_machine_code_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
