@@ -81,19 +81,3 @@ def test_ones_are_added_before_it_is_rounded(tmp_path: Path, limit: float) -> No
     assert error == pytest.approx(true, rel=2e-3)
     assert true <= limit
     assert verify_bundle(tmp_path / "b", [adapter]).ok
-
-
-def test_errors_stated_before_rounding_are_verified_still(
-    make_adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As in bundles of early versions."""
-    head = numbers(200, 64).astype(np.float16)
-    one = make_adapter(tmp_path / "a", modules_of(0), extras={HEAD: head})
-    make_norm(tmp_path / "n")
-    both = [one, tmp_path / "n"]
-    monkeypatch.setattr("hydraopt.merging.passes.rounded_matrix", lambda entry, matrix: matrix)
-    merge(both, tmp_path / "b", max_error=0.003, same_base=True, workers=1)
-    got, stated, _ = given_back(tmp_path / "b", "a", HEAD)
-    assert stated != pytest.approx(error_of(got, head), rel=0.02)
-    report = verify_bundle(tmp_path / "b", [read_adapter(x) for x in both])
-    assert report.ok, report.problems

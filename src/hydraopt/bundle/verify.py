@@ -1,4 +1,4 @@
-"""Reading a bundle from end to end, and measuring it against the adapters it was made of."""
+"""Verify a bundle: read every byte, and measure errors against the original adapters."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def verify(bundle: Bundle, adapters: Sequence[Adapter] | None = None) -> VerifyR
         except HydraoptError as error:
             report.problems.append(str(error))
     if report.problems:
-        # What follows would only repeat it, task by task.
+        # The checks of each task would repeat these problems.
         return report
     originals = None if adapters is None else {x.name: x for x in adapters}
     if originals is not None:
@@ -228,18 +228,14 @@ def _verify_task(task: TaskAdapter, original: Adapter | None, problems: list[str
     kept = task.extras if task.entry.lossless else task.carried
     exact = _compare_bytes(name, kept, held, problems)
     modules = _measure(task, factors, original, problems)
-    tensors, whole, early = _measure_tensors(task, original, problems)
-    changed = modules.of_changes(original, tensors)
-    if changed is None:
-        error = stated = min(whole, early, key=lambda x: abs(x - task.error))
-        if len(tensors) < len(coded):  # what is left of it has another error
+    tensors, whole = _measure_tensors(task, original, problems)
+    error = modules.of_changes(original, tensors)
+    if error is None:
+        if len(tensors) < len(coded):  # the others have another error
             return TaskReport(name, task.error, False, None, exact, _worst(tensors))
-    else:
-        # Manifests of early versions state that of the factors.
-        told = (changed, modules.together()) if modules.errors else (changed,)
-        error, stated = changed, min(told, key=lambda x: abs(x - task.error))
+        error = whole
     tolerance = _ESTIMATE_TOLERANCE if states_estimates(task.bundle.recipe) else _ERROR_TOLERANCE
-    if abs(stated - task.error) > max(tolerance * max(stated, task.error), _NOISE):
+    if abs(error - task.error) > max(tolerance * max(error, task.error), _NOISE):
         problems.append(
             f"task {task.name!r} has error {error:.4g}, the manifest says {task.error:.4g}"
         )
@@ -252,14 +248,10 @@ def _worst(errors: Mapping[str, float]) -> tuple[str, float] | None:
 
 def _measure_tensors(
     task: TaskAdapter, original: Adapter, problems: list[str]
-) -> tuple[dict[str, float], float, float]:
-    """Return relative errors of the coded tensors by key, and two errors of all of them together.
-
-    The last error is that before numbers are rounded to their dtype, which manifests of early
-    versions state.
-    """
+) -> tuple[dict[str, float], float]:
+    """Return relative errors of the coded tensors by key, and the error of all of them together."""
     stated, errors = task.tensor_errors, {}
-    wrong = early = whole = 0.0
+    wrong = whole = 0.0
     for entry, decoded, reference in task.dense_matrices():
         key = entry.key
         true = original.extras.get(key)
@@ -272,15 +264,11 @@ def _measure_tensors(
             problems.append(f"task {task.name!r}: {what}; it is not measured")
             continue
         off = float(np.linalg.norm(values - rounded_matrix(entry, decoded)))
-        before = float(np.linalg.norm(values - decoded))
         size = float(np.linalg.norm(values - reference))
         errors[key] = ratio(off, size)
-        wrong, early, whole = wrong + off**2, early + before**2, whole + size**2
-        unlike = _not_as_stated(task, f"tensor {key}", errors[key], stated[key])
-        if unlike and _not_as_stated(task, "", ratio(before, size), stated[key]):
-            problems += unlike
-    roots = math.sqrt(wrong), math.sqrt(early), math.sqrt(whole)
-    return errors, ratio(roots[0], roots[2]), ratio(roots[1], roots[2])
+        wrong, whole = wrong + off**2, whole + size**2
+        problems += _not_as_stated(task, f"tensor {key}", errors[key], stated[key])
+    return errors, ratio(math.sqrt(wrong), math.sqrt(whole))
 
 
 def _not_as_stated(task: TaskAdapter, what: str, error: float, stated: float) -> list[str]:
@@ -297,11 +285,6 @@ class _Modules:
 
     errors: dict[str, float] = field(default_factory=dict)
     norms: dict[str, float] = field(default_factory=dict)
-
-    def together(self) -> float:
-        """Return the relative error of all modules as they are stored."""
-        wrong = (self.errors[path] * norm for path, norm in self.norms.items())
-        return ratio(math.hypot(*wrong), math.hypot(*self.norms.values()))
 
     def of_changes(self, original: Adapter, tensors: Mapping[str, float]) -> float | None:
         """Return the relative error of dW; None if there is none.
