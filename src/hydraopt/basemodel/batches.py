@@ -1,4 +1,4 @@
-"""Texts in batches for teacher forcing; what they begin alike is computed once where that pays."""
+"""Batch texts for teacher forcing; common beginnings are computed once if that saves time."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _LEAST_SAVED: Final = 0.1
 def batches_of(model: Any, texts: Sequence[Encoded]) -> list[tuple[list[int], Batch]]:
     """Return all texts as (indices, their batch).
 
-    A batch has about BATCH_TOKENS padded tokens, or one longer line. Each text has one token before
-    its target. The layout depends on the texts and the model alone, so whatever is on the model
-    sees the same batches.
+    A batch has about BATCH_TOKENS padded tokens, or one longer line. Each text needs a token before
+    its target. The layout depends only on the texts and the model, so all sets of factors get the
+    same batches.
     """
     window = window_of(model)
     fits = [i for i, text in enumerate(texts) if len(text) <= window]
@@ -54,7 +54,7 @@ def batch_of_each(model: Any, groups: Sequence[Sequence[Encoded]]) -> list[Batch
 
 
 def _shared_lines(model: Any, texts: Sequence[Encoded]) -> list[tuple[list[int], Trie]] | None:
-    """Return lines of texts; None if too little is common or the model reads them otherwise."""
+    """Return lines of texts; None if they share too little, or the model does not support tries."""
     lines = lines_of(texts)
     nodes = sum(len(trie.tokens) for _, trie in lines)
     if nodes >= (1 - _LEAST_SAVED) * sum(len(text) - 1 for text in texts):

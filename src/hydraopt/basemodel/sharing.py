@@ -38,9 +38,9 @@ def window_of(model: Any) -> float:
 def shares_beginnings(model: Any, groups: Iterable[Sequence[Encoded]]) -> bool | None:
     """Return whether the model computes a trie as it computes its texts alone.
 
-    It is tried on the first group that can show it. None if no group can, for example where one
-    text is the beginning of the other, or no text fits the window. Models with their own positions
-    or masks do not support tries, and take each text alone.
+    Tests the first group that can show it. None if no group can, for example if one text is the
+    beginning of the other, or no text fits the window. Models with their own positions or masks do
+    not support tries; they get each text alone.
     """
     for group in groups:
         if _within_window(model, group) and not (trie := trie_of(group)).is_one_text:

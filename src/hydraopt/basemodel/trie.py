@@ -1,8 +1,8 @@
-"""Texts that begin alike, laid out as tries: what they have in common is computed once.
+"""Lay out texts with common beginnings as tries, so that common tokens are computed once.
 
-A node is a token. It sees those on the way from the root to it and no others, by a mask, and has
-the position that it has in its own text. So the three answers to a question cost the question once,
-and the prompts of a task cost their common instruction once a line.
+A node is a token. A mask lets it attend only to the nodes on the way from the root, and its
+position is that in its own text. So several answers to a question need the question once, and the
+prompts of a task need their common instruction once per line.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ _ASKED: Final = 2
 
 @dataclass(frozen=True)
 class Trie:
-    """Some texts as one.
+    """Several texts as one.
 
-    tokens, parents, depths: of each node, a parent before its children, -1 for none. asked: of each
-    text, the nodes from which the tokens of its target are predicted, in order.
+    tokens, depths: of each node.
+    parents: of each node, -1 for none; parents come before their children.
+    asked: of each text, the nodes from which the tokens of its target are predicted, in order.
     """
 
     tokens: list[int]
@@ -48,7 +49,7 @@ class Trie:
 
 
 def trie_of(texts: Sequence[Encoded]) -> Trie:
-    """Return the trie of some texts, each with one token before its target at least."""
+    """Return the trie of some texts, each with at least one token before its target."""
     trie = Trie([], [], [], [])
     known: dict[tuple[int, int], int] = {}
     for text in texts:

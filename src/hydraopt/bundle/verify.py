@@ -30,11 +30,11 @@ __all__ = [
 
 # The task's error is stored with four digits; measuring again may differ in the order of sums.
 _ERROR_TOLERANCE: Final = 2e-3
-# Estimates take what a first coding left and what later ones add as independent; they are off by
-# a few percent, by more where little was kept: by a factor of two at most.
+# Estimates assume that the errors of successive encodings are independent. They are wrong by a few
+# percent, and by at most a factor of two where little was kept.
 _ESTIMATE_TOLERANCE: Final = 0.5
 _ESTIMATE_CODES: Final = 16  # of the grid, 4.4 % each
-# The root of what float64 rounds away: errors below this are none.
+# Square root of the rounding of float64; smaller errors count as zero.
 _NOISE: Final = 1e-6
 # The grid's finest step above zero, which stands for everything below it.
 _FINEST: Final = 2.0 ** (-254 / 16)
@@ -103,8 +103,8 @@ class TaskHarm:
         measured = asdict(self.measured)
         del measured["held_out"]
         stated = None if self.stated is None else asdict(self.stated)
-        told = {"name": self.name, "stated": stated, "measured": measured}
-        return {**told, "most": self.most, "ok": self.ok}
+        harm = {"name": self.name, "stated": stated, "measured": measured}
+        return {**harm, "most": self.most, "ok": self.ok}
 
 
 @dataclass(frozen=True)
@@ -167,11 +167,11 @@ def verify(bundle: Bundle, adapters: Sequence[Adapter] | None = None) -> VerifyR
 
 
 def distance_from(task: TaskAdapter, original: Adapter) -> float:
-    """Return the relative error (Frobenius) of a task against an adapter, made of it or not.
+    """Return the relative error (Frobenius) of a task against any adapter.
 
-    It is that of all modules together, or that of a coded tensor if it is larger. It is infinite
-    where the adapter has other modules, tensors or shapes. For a lossless task it is 0 if all bytes
-    are the same, else 1.
+    The largest of the error of all modules together and those of the coded tensors. Infinite if the
+    adapter has other modules, tensors or shapes. For a lossless task 0 if all bytes are equal,
+    else 1.
     """
     if task.entry.lossless:
         problems: list[str] = []
@@ -205,7 +205,7 @@ def read_stored(task: TaskAdapter) -> None:
 
 
 def _trouble(task: TaskAdapter) -> str | None:
-    """Read all of a task's bytes and return a description of what is wrong; None if nothing is."""
+    """Read all bytes of a task and return a description of the first problem, or None."""
     try:
         read_stored(task)
     except HydraoptError as error:
@@ -218,7 +218,7 @@ def _verify_task(task: TaskAdapter, original: Adapter | None, problems: list[str
     if original is None:
         worst, dense = _worst(task.module_errors), _worst(task.tensor_errors)
         return TaskReport(name, task.error, False, worst, 0, dense)
-    # A method's tensors are kept as they are, but they are not the original's.
+    # Tensors of a method are stored without loss, but they are not those of the original.
     if task.entry.lossless and "method" not in task.bundle.recipe:
         exact = _compare_bytes(name, task.tensors, original.tensors, problems)
         return TaskReport(name, 0.0, True, None, exact, None)
@@ -272,7 +272,7 @@ def _measure_tensors(
 
 
 def _not_as_stated(task: TaskAdapter, what: str, error: float, stated: float) -> list[str]:
-    # One code beside is still right: the error may lie on the border of two.
+    # The next code is accepted too, because the error may be on the border of two codes.
     most = _ESTIMATE_CODES if states_estimates(task.bundle.recipe) else 1
     if abs(code_of(max(error, _FINEST)) - code_of(max(stated, _FINEST))) <= most:
         return []
