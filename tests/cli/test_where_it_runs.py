@@ -88,7 +88,7 @@ def test_another_user_on_a_read_only_tree(elsewhere: Path) -> None:
         ("inspect", work / "b"),
         ("verify", work / "b", *adapters),
         ("export", work / "b", "--all", "-o", work / "out"),
-        ("shrink", work / "b", "--size", "35%", "-o", work / "small"),
+        ("shrink", work / "b", "--size", "20%", "-o", work / "small"),
     )
     for arguments in verbs:
         said = run_as_another(elsewhere, *arguments)

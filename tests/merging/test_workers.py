@@ -223,9 +223,10 @@ def killing(monkeypatch: pytest.MonkeyPatch, times: int, method: str) -> list[in
 def test_a_killed_worker_is_replaced_and_changes_no_byte(
     three, tmp_path, started, monkeypatch, method
 ) -> None:
-    merge(three, tmp_path / "one", error=0.2, workers=1)
+    # Bits are asked for where a size is searched.
+    merge(three, tmp_path / "one", size="20%", workers=1)
     killed = killing(monkeypatch, 1, method)
-    merge(three, tmp_path / "two", error=0.2, workers=2)
+    merge(three, tmp_path / "two", size="20%", workers=2)
     assert len(killed) == 1
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
