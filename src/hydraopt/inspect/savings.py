@@ -23,8 +23,8 @@ def savings_at(
 ) -> Iterator[Saving]:
     """Yield what permitting shared forms saves in each module at a price.
 
-    weights: of a unit of squared error, (contents, items). saved_bytes is at equal harm, to first
-    order: bytes saved and harm saved, the latter divided by the price.
+    weights: of a unit of squared error, (contents, items). saved_bytes is at equal cost, to first
+    order: bytes saved plus cost saved, the latter divided by the price.
     """
     for index in range(len(store)):
         core = store.core(index)

@@ -22,7 +22,7 @@ class Saving:
     """Estimated bytes of one module, or of several, at one price of a bit.
 
     bytes: with all forms. private_bytes: with the private form alone.
-    saved_bytes: what shared forms save at equal harm. saved: its share of private_bytes.
+    saved_bytes: what shared forms save at equal cost. saved: its share of private_bytes.
     """
 
     bytes: float
