@@ -55,7 +55,7 @@ _LIKENESS = (
 _LEGEND = """\
 cos: mean cosine over pairs of tasks of A, B (as given) and dW = B A. rows, columns: overlap of the
 row and column spaces of dW, 0 to 1 (in brackets: of random ones). k: parts of r that hold 90 and
-99 % of |dW|^2. saved: estimated bytes that shared forms save at equal harm, {}.
+99 % of |dW|^2. saved: estimated bytes that shared forms save at equal cost, {}.
 """
 _COSTS = ("m x n", "bytes", "of them bases", "mean error", "worst error", "forms")
 

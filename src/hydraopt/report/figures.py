@@ -192,7 +192,7 @@ def _savings(axis: Any, report: AdaptersReport) -> None:
     alone = [sharing.private_bytes / 1000 for _, sharing in rows]
     saved = [sharing.saved_bytes / 1000 for _, sharing in rows]
     rest = [a - s for a, s in zip(alone, saved, strict=True)]
-    axis.barh(places, rest, color=_COLOURS[0], label="with shared forms, at equal harm")
+    axis.barh(places, rest, color=_COLOURS[0], label="with shared forms, at equal cost")
     axis.barh(places, saved, left=rest, color=_COLOURS[1], label="saved by sharing")
     for place, (_, sharing) in zip(places, rows, strict=True):
         text = f" {100 * sharing.saved:.1f} %"
