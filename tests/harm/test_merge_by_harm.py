@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +15,9 @@ from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, BaseMismatchError, BudgetError, UsageError
 from hydraopt.harm import judge
 from hydraopt.merging.look import HarmSettings
+from tests.harm.conftest import PATHS, call
 from tests.marks import slow
 from tests.raising import check_refused
-
-PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
-
-
-@pytest.fixture
-def place(trained, make_adapter, tmp_path: Path, monkeypatch) -> Path:
-    for part in trained:
-        part.save_pretrained(tmp_path / "base")
-    (tmp_path / "prompts").mkdir()
-    for seed, name in enumerate(("en", "fr")):
-        rng = np.random.default_rng(seed)
-        modules = {
-            p: (0.2 * rng.standard_normal((32, 3)), rng.standard_normal((3, 32))) for p in PATHS
-        }
-        make_adapter(tmp_path / "adapters" / name, modules)
-        lines = "".join(json.dumps(f"Spell.\n{i}\n=>") + "\n" for i in range(12))
-        (tmp_path / "prompts" / f"{name}.jsonl").write_text(lines)
-    return tmp_path
-
-
-def call(place: Path, *more: str, verb: str = "merge"):
-    inputs = [str(place / "adapters" / name) for name in ("en", "fr")]
-    options = ["--base", str(place / "base"), "--prompts", str(place / "prompts")]
-    return CliRunner().invoke(cli, [verb, *inputs, *options, *more])
 
 
 def judge_first(monkeypatch, tokens: int) -> None:
@@ -186,63 +162,6 @@ def test_only_before_a_refit_some_prompts_are_for_learning(
     assert told == [refits]
 
 
-@pytest.mark.slow
-def test_the_plan_is_shown_drawn_and_writes_no_bundle(place: Path) -> None:
-    picture = place / "plan.png"
-    told = call(place, "--size", "40%", "--plot", str(picture), "--json", verb="plan")
-    assert told.exit_code == 0, told.output
-    report = json.loads(told.stdout)
-    assert report["schema"] == "hydraopt.plan/1"
-    assert (report["limit"], report["counted"]) == ("size", "answers")
-    assert report["refit"]
-    for task in report["tasks"]:
-        assert task["size"] > 0
-        assert not task["trials"]
-        assert 0 <= task["harm"]["changed"] <= task["harm"]["answers"]
-    assert picture.stat().st_size > 10_000
-    assert not list(place.glob("*.safetensors"))
-
-
-@pytest.mark.slow
-def test_a_fair_plan_gives_all_tasks_the_same_error(place: Path) -> None:
-    def spread(*options: str) -> float:
-        made = call(place, "--size", "45%", "--weight", "en=9", *options, "--json", verb="plan")
-        assert made.exit_code == 0, made.output
-        errors = [task["error"] for task in json.loads(made.stdout)["tasks"]]
-        return max(errors) / min(errors)
-
-    fair, weighted = spread("--fair"), spread()
-    assert fair < 1.1 < weighted, (fair, weighted)
-
-
-@pytest.mark.slow
-def test_a_plan_says_whether_a_refit_follows(place: Path) -> None:
-    for limit, told in ((("--size", "40%"), True), (("--harm", "20%"), False)):
-        made = call(place, *limit, verb="plan")
-        assert made.exit_code == 0, made.output
-        assert ("before a refit" in made.stdout) == told, made.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("limit", "more"), [(("--size", "40%"), ("--no-refit",)), (("--harm", "20%"), ())]
-)
-def test_the_merge_after_a_plan_makes_what_was_planned(
-    place: Path, own_cache: Path, limit: Sequence[str], more: Sequence[str]
-) -> None:
-    plan = json.loads(call(place, *limit, "--json", verb="plan").stdout)
-    before = set((own_cache / "harm").iterdir())
-    out = place / "x.hydra.safetensors"
-    made = json.loads(call(place, *limit, *more, "-o", str(out), "--json").stdout)
-    assert set((own_cache / "harm").iterdir()) == before
-    assert plan["size"] == made["size"] == out.stat().st_size
-    streams = [x for name, x in open_bundle(out).tensor_bytes.items() if name != "manifest"]
-    assert sum(task["size"] for task in plan["tasks"]) == pytest.approx(sum(streams))
-    for planned, task in zip(plan["tasks"], made["tasks"], strict=True):
-        assert planned["harm"] == task["harm"]
-        assert planned["error"] == task["error"]
-
-
 def test_what_keeps_every_bit_is_not_asked_for_answers(place: Path, monkeypatch) -> None:
     monkeypatch.setattr(
         judge.AnswerJudge, "answers", lambda *_: pytest.fail("answers were asked for")
@@ -250,16 +169,6 @@ def test_what_keeps_every_bit_is_not_asked_for_answers(place: Path, monkeypatch)
     made = call(place, "--size", "1MB", "-o", str(place / "x"), "--json")
     assert made.exit_code == 0, made.output
     assert "all_fits" in [note["code"] for note in json.loads(made.stdout)["notes"]]
-
-
-def test_a_plan_has_the_notes_of_the_merge(place: Path) -> None:
-    limit = "--harm", "7%"
-    notes = json.loads(call(place, *limit, "--json", verb="plan").stdout)["notes"]
-    assert ("few_answers", "en, fr") in [(note["code"], note["where"]) for note in notes]
-    told = " ".join(call(place, *limit, verb="plan").stdout.split())
-    assert all(f"note: {note['text']}" in told for note in notes)
-    made = json.loads(call(place, *limit, "-o", str(place / "x"), "--json").stdout)
-    assert made["notes"] == notes
 
 
 @pytest.mark.parametrize(
