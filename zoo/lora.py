@@ -7,6 +7,7 @@ model's own modules untouched: swapping adapters is swapping hooks, and module p
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, TaskType
+from peft import LoraConfig, TaskType, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -44,13 +45,16 @@ def target_modules(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Lin
 
 
 def init_factors(
-    model: nn.Module, targets: Sequence[str], rank: int, seed: str
+    model: nn.Module, targets: Sequence[str], rank: int, seed: str | int
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Trainable float32 factors: B zero, A uniform in ±1/√n (PEFT's default).
 
     seed: any text. A depends on it and on the module path alone, so adapters trained with the same
-    seed start from the same A whatever else differs between them.
+    seed start from the same A whatever else differs between them. With a number, A is what PEFT
+    draws for this model after `torch.manual_seed(seed)`.
     """
+    if isinstance(seed, int):
+        return _drawn_by_peft(model, targets, rank, seed)
     factors = {}
     for path, module in target_modules(model, targets).items():
         digest = hashlib.sha256(f"{seed}/{path}".encode()).digest()
@@ -59,6 +63,23 @@ def init_factors(
         a = (2 * torch.rand(rank, module.in_features, generator=rng) - 1) * bound
         b = torch.zeros(module.out_features, rank)
         factors[path] = (b.requires_grad_(), a.requires_grad_())
+    return factors
+
+
+def _drawn_by_peft(
+    model: nn.Module, targets: Sequence[str], rank: int, seed: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The factors that PEFT adds to a copy of the model, float32 on the CPU as a script's are."""
+    config = LoraConfig(r=rank, target_modules=list(targets))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        copied: Any = inject_adapter_in_model(config, copy.deepcopy(model).float().cpu())
+    added = {path: x for path, x in copied.named_modules() if hasattr(x, "lora_A")}
+    factors = {}
+    for path in target_modules(model, targets):
+        pair = (added[path].lora_B["default"].weight, added[path].lora_A["default"].weight)
+        b, a = (weight.detach().clone().requires_grad_() for weight in pair)
+        factors[path] = (b, a)
     return factors
 
 

@@ -45,6 +45,7 @@ class Plan:
     lr: float = 2e-3
     seed: int = 0
     shared_init: bool = True  # the same A at the start for all adapters with this seed
+    peft_init: bool = False  # A as PEFT draws it after torch.manual_seed(seed)
     validate_every: int = 25  # steps
     validation_rows: int = 64
     patience: int = 4  # validations without a new best before training stops
@@ -82,8 +83,10 @@ class Plan:
         return (self.kind, self.tuner) != ("generation", "lora")
 
     @property
-    def init_seed(self) -> str:
-        """The seed of A: shared by all adapters, or this adapter's own."""
+    def init_seed(self) -> str | int:
+        """The seed of A: shared by all adapters, this adapter's own, or a number for PEFT."""
+        if self.peft_init:
+            return self.seed
         return f"{self.seed}" if self.shared_init else f"{self.seed}/{self.name}"
 
 

@@ -281,6 +281,7 @@ def _about(plan: Plan, result: Fit) -> dict[str, Any]:
         "lr": plan.lr,
         "seed": plan.seed,
         "shared_init": plan.shared_init,
+        **({"peft_init": True} if plan.peft_init else {}),
         "steps": result.steps,
         "best_step": result.best_step,
         "stopped": result.stopped,
