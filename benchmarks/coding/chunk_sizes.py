@@ -25,14 +25,8 @@ from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.chunks import Chunk, ChunkWriter, read_table
 from hydraopt.coding.dense import DenseRecord, matrix_shape, read_common, read_dense, write_dense
-from hydraopt.coding.records import (
-    BasisRecord,
-    PartsRecord,
-    read_exponents,
-    read_record,
-    write_basis,
-    write_record,
-)
+from hydraopt.coding.records import PartsRecord, read_record, write_record
+from hydraopt.coding.side import BasisRecord, read_exponents, write_basis
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.tables import Kind
 from hydraopt.collection.opening import open_bundle

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from benchmarks.coding.chunk_sizes import chunks_of, records_of
 from benchmarks.commands import parser_of
 from benchmarks.common import CODING, provenance, write_result
-from hydraopt.coding.records import BasisRecord, PartsRecord, Side
+from hydraopt.coding.records import PartsRecord
+from hydraopt.coding.side import BasisRecord, Side
 from hydraopt.collection.opening import open_bundle
 
 Vectors = NDArray[np.int64]

@@ -8,7 +8,8 @@ import numpy as np
 
 from benchmarks.coding.core_use import measure, use, vectors_of
 from hydraopt.coding.forms import Way
-from hydraopt.coding.records import BasisRecord, PartsRecord, Side
+from hydraopt.coding.records import PartsRecord
+from hydraopt.coding.side import BasisRecord, Side
 from hydraopt.coding.stream import Block
 from hydraopt.collection.opening import open_bundle
 

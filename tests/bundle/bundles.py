@@ -20,13 +20,8 @@ from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.coefficients import exponents, power
 from hydraopt.coding.forms import Way
-from hydraopt.coding.records import (
-    PartsRecord,
-    quantise_basis,
-    quantise_side,
-    write_basis,
-    write_record,
-)
+from hydraopt.coding.records import PartsRecord, write_record
+from hydraopt.coding.side import quantise_basis, quantise_side, write_basis
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.norms import relative_error
 from hydraopt.linalg.shapes import Array, Factors

@@ -20,7 +20,8 @@ from hydraopt.bundle.carried import pack_carried
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, matrix_shape, quantise_rest, write_dense
 from hydraopt.coding.forms import Way
-from hydraopt.coding.records import PartsRecord, quantise_side, write_record
+from hydraopt.coding.records import PartsRecord, write_record
+from hydraopt.coding.side import quantise_side
 from tests.native.mutants import Pieces
 
 PREFIX = "base_model.model."

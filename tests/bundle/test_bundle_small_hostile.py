@@ -18,7 +18,8 @@ from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, write_dense
 from hydraopt.coding.forms import Way
-from hydraopt.coding.records import BasisRecord, PartsRecord, Side, write_basis, write_record
+from hydraopt.coding.records import PartsRecord, write_record
+from hydraopt.coding.side import BasisRecord, Side, write_basis
 from hydraopt.coding.stream import quantise_block
 from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.inspect.bundle import inspect_bundle

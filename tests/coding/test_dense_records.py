@@ -19,7 +19,8 @@ from hydraopt.coding.dense import (
     write_dense,
 )
 from hydraopt.coding.forms import Way
-from hydraopt.coding.records import PartsRecord, quantise_side
+from hydraopt.coding.records import PartsRecord
+from hydraopt.coding.side import quantise_side
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.tables import Kind
 from hydraopt.errors import BundleFormatError, NumericalError

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydraopt.coding.records import BasisRecord, write_basis
+from hydraopt.coding.side import BasisRecord, write_basis
 from hydraopt.coding.spread import MAX_SPREAD, spread_classes
 from hydraopt.coding.stream import (
     HEAVY,

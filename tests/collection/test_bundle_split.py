@@ -9,7 +9,8 @@ import pytest
 
 from hydraopt import merge, open_bundle
 from hydraopt.coding.forms import FORMS, Mode
-from hydraopt.coding.records import quantise_basis, read_factors, read_split_record, write_record
+from hydraopt.coding.records import read_factors, read_split_record, write_record
+from hydraopt.coding.side import quantise_basis
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import record

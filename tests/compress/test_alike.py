@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hydraopt.coding.forms import Mode, Way
-from hydraopt.coding.records import PartsRecord, quantise_basis
+from hydraopt.coding.records import PartsRecord
+from hydraopt.coding.side import quantise_basis
 from hydraopt.compress.alike import Alike, encode_alike
 from hydraopt.linalg.basis import Bases
 from hydraopt.linalg.shapes import Array

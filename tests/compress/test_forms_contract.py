@@ -9,15 +9,8 @@ import numpy as np
 import pytest
 
 from hydraopt.coding.forms import FORMS, Mode, Way
-from hydraopt.coding.records import (
-    PartsRecord,
-    quantise_basis,
-    quantise_side,
-    read_basis,
-    read_factors,
-    write_basis,
-    write_record,
-)
+from hydraopt.coding.records import PartsRecord, read_factors, write_record
+from hydraopt.coding.side import quantise_basis, quantise_side, read_basis, write_basis
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.tables import Kind
 from hydraopt.compress.encode import EncodedModule

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from hydraopt.coding.forms import FORMS, Mode, Way
-from hydraopt.coding.records import write_basis, write_record
+from hydraopt.coding.records import write_record
+from hydraopt.coding.side import write_basis
 from hydraopt.coding.stream import StreamWriter
 from hydraopt.compress.alike import coefficients
 from hydraopt.compress.curve import FIRST_CLASS, noise_of, part_curve, rate_of, tables

@@ -7,7 +7,8 @@ import pytest
 
 from hydraopt.coding.coefficients import exponents
 from hydraopt.coding.forms import MODES, Mode, Way
-from hydraopt.coding.records import PartsRecord, quantise_side, write_record
+from hydraopt.coding.records import PartsRecord, write_record
+from hydraopt.coding.side import quantise_side
 from hydraopt.coding.stream import StreamWriter
 from hydraopt.compress.recode import CodedModule, recode
 from hydraopt.linalg.basis import Basis

@@ -18,7 +18,7 @@ from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.coding.chunks import ChunkReader
 from hydraopt.coding.decoder import prepare
 from hydraopt.coding.dense import DenseRecord, matrix_shape, read_common
-from hydraopt.coding.records import read_basis
+from hydraopt.coding.side import read_basis
 from hydraopt.coding.stream import StreamReader
 from hydraopt.files.url import AnyPath
 from hydraopt.linalg.basis import Basis

@@ -17,13 +17,8 @@ from numpy.typing import NDArray
 
 from hydraopt.coding.coefficients import EXPONENT_GRID, power
 from hydraopt.coding.product import product
-from hydraopt.coding.records import (
-    PartsRecord,
-    check_exponents,
-    read_exponents,
-    read_record,
-    write_record,
-)
+from hydraopt.coding.records import PartsRecord, read_record, write_record
+from hydraopt.coding.side import check_exponents, read_exponents
 from hydraopt.coding.stream import Block, StreamReader, StreamWriter, quantise_block
 from hydraopt.coding.tables import Kind
 from hydraopt.linalg.shapes import Array

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from hydraopt.coding.coefficients import exponents, power
 from hydraopt.coding.forms import Mode, Way
-from hydraopt.coding.records import PartsRecord, Side, quantise_over, quantise_side
+from hydraopt.coding.records import PartsRecord
+from hydraopt.coding.side import Side, quantise_over, quantise_side
 from hydraopt.coding.spread import spread_of
 from hydraopt.compress.sides import Classes
 from hydraopt.linalg.basis import Basis

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from hydraopt.coding.coefficients import exponents, power
 from hydraopt.coding.forms import Way
-from hydraopt.coding.records import PartsRecord, quantise_side
+from hydraopt.coding.records import PartsRecord
+from hydraopt.coding.side import quantise_side
 from hydraopt.coding.spread import spread_of
 from hydraopt.coding.stream import LAMBDA
 from hydraopt.compress.curve import FIRST_CLASS, LAST_CLASS, noise_of, rate_of

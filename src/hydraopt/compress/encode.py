@@ -16,7 +16,8 @@ from typing import Final
 import numpy as np
 
 from hydraopt.coding.forms import Mode, Way
-from hydraopt.coding.records import BasisRecord, PartsRecord, quantise_basis
+from hydraopt.coding.records import PartsRecord
+from hydraopt.coding.side import BasisRecord, quantise_basis
 from hydraopt.compress.alike import Alike, encode_alike, steps
 from hydraopt.compress.blocks import AnyCore
 from hydraopt.compress.core import ModuleCore

@@ -13,7 +13,8 @@ import numpy as np
 
 from hydraopt.coding.coefficients import exponents, power
 from hydraopt.coding.forms import Way
-from hydraopt.coding.records import PartsRecord, Side, quantise_side
+from hydraopt.coding.records import PartsRecord
+from hydraopt.coding.side import Side, quantise_side
 from hydraopt.coding.spread import spread_of
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Array, Factors

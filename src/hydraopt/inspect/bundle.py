@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.reader import Bundle
-from hydraopt.coding.records import read_basis
+from hydraopt.coding.side import read_basis
 from hydraopt.collection.opening import open_bundle
 from hydraopt.inspect.originals import Stored, original_bytes, originals_of
 from hydraopt.inspect.summary import module_type

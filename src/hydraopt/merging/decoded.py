@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from hydraopt.bundle.spec import TaskEntry
 from hydraopt.coding.chunks import ChunkReader
 from hydraopt.coding.dense import DenseRecord, matrix_shape, read_common, read_dense
-from hydraopt.coding.records import PartsRecord, read_basis, read_record
+from hydraopt.coding.records import PartsRecord, read_record
+from hydraopt.coding.side import read_basis
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet

@@ -17,8 +17,9 @@ from typing import Any, Final, TypeVar
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, write_dense
 from hydraopt.coding.forms import Mode
-from hydraopt.coding.records import BasisRecord, write_basis, write_record
+from hydraopt.coding.records import write_record
 from hydraopt.coding.script import SHARED, Scribe, apart, play, scripts_in
+from hydraopt.coding.side import BasisRecord, write_basis
 from hydraopt.coding.stream import CodingRoom
 from hydraopt.compress.blocks import BlockStore, WideCore
 from hydraopt.compress.core import FactorReader, ModuleCore

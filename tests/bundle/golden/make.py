@@ -21,13 +21,8 @@ from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, quantise_rest, write_dense
 from hydraopt.coding.forms import Way
-from hydraopt.coding.records import (
-    PartsRecord,
-    quantise_basis,
-    quantise_side,
-    write_basis,
-    write_record,
-)
+from hydraopt.coding.records import PartsRecord, write_record
+from hydraopt.coding.side import quantise_basis, quantise_side, write_basis
 from hydraopt.linalg.shapes import Array
 from tests.bundle.bundles import Parts, record
 

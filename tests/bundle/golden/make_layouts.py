@@ -25,7 +25,8 @@ from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, as_matrix, quantise_rest, write_dense
 from hydraopt.coding.forms import Way
-from hydraopt.coding.records import quantise_basis, write_basis, write_record
+from hydraopt.coding.records import write_record
+from hydraopt.coding.side import quantise_basis, write_basis
 from hydraopt.collection.opening import open_bundle
 from tests.bundle.bundles import record
 from tests.bundle.golden.make import table
