@@ -78,7 +78,7 @@ def records_of(bundle: Bundle) -> Records:
         for i in task.modules:
             module = manifest.modules[i]
             left, right = (None if x is None else x.basis for x in records.bases[i])
-            parts.append(read_record(reader, module.m, module.n, left, right))
+            parts.append(read_record(reader, module.m, module.n, (left, right)))
             reader.end_record()
         for i in task.tensors:
             entry, common = manifest.tensors[i], records.commons[i].rest is not None

@@ -9,7 +9,7 @@ import pytest
 
 from hydraopt import merge, open_bundle
 from hydraopt.coding.forms import FORMS, Mode
-from hydraopt.coding.records import read_factors, read_split_record, write_record
+from hydraopt.coding.records import read_record, read_split_record, write_record
 from hydraopt.coding.side import quantise_basis
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.errors import BundleFormatError
@@ -17,7 +17,7 @@ from tests.bundle.bundles import record
 from tests.conftest import write_adapter
 from tests.raising import raises
 
-MODES = [mode for modes in FORMS.values() for mode in modes]
+MODES = [mode for modes in FORMS.values() for mode in modes if mode.code < 9]
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda x: f"{x.left.name}-{x.right.name}")
@@ -29,19 +29,19 @@ def test_a_split_record_multiplies_out_to_the_same_bits(mode: Mode) -> None:
     written = record(b, a, (mode.left, mode.right), (left, right))
     writer = StreamWriter()
     for each in (written, None, written):
-        write_record(writer, each, has_bases=True)
+        write_record(writer, each, states_mode=True)
     data = writer.finish()
     one, other = StreamReader(data), StreamReader(data)
     for count in (k, 0, k):
-        expected, found = read_factors(one, m, n, left, right)
+        coded = read_record(one, m, n, (left, right))
         split = read_split_record(other, m, n, p, q)
         assert split.count == count
         assert other.position == one.position
         factors = split.factors(left, right)
-        np.testing.assert_array_equal(factors.B, expected.B)
-        np.testing.assert_array_equal(factors.A, expected.A)
-        if count:
-            assert found == mode
+        if coded is not None:
+            np.testing.assert_array_equal(factors.B, coded.factors.B)
+            np.testing.assert_array_equal(factors.A, coded.factors.A)
+            assert split.mode == coded.mode == mode
             for side, way in ((split.left, mode.left), (split.right, mode.right)):
                 assert (side.coordinates is None, side.own is None) == {
                     "EXPLICIT": (True, False), "SHARED": (False, True), "PREDICTED": (False, False)
@@ -54,7 +54,7 @@ def test_a_missing_basis_is_damage() -> None:
     writer = StreamWriter()
     mode = FORMS["shared-input"][0]
     pair = rng.standard_normal((12, 3)), rng.standard_normal((3, 9))
-    write_record(writer, record(*pair, (mode.left, mode.right), (None, basis)), has_bases=True)
+    write_record(writer, record(*pair, (mode.left, mode.right), (None, basis)), states_mode=True)
     with raises(BundleFormatError, got="a shared side in a module without such a basis"):
         read_split_record(StreamReader(writer.finish()), 12, 9, 4, 0)
 

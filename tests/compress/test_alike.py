@@ -35,7 +35,7 @@ def dense(record: PartsRecord) -> Array:
     return record.factors.B @ record.factors.A
 
 
-@pytest.mark.parametrize(("left", "right"), list(product(Way, Way)))
+@pytest.mark.parametrize(("left", "right"), list(product(tuple(Way)[:3], repeat=2)))
 def test_the_error_is_that_of_what_is_written(left: Way, right: Way) -> None:
     alike, bases = tasks(Mode(left, right))
     for i, done in enumerate(encode_alike(alike, *bases)):
@@ -48,7 +48,7 @@ def test_the_error_is_that_of_what_is_written(left: Way, right: Way) -> None:
         assert error < 1.1 * alike.s[i, K] ** 2 + 0.03 * float(alike.s[i] @ alike.s[i])
 
 
-@pytest.mark.parametrize(("left", "right"), list(product(Way, Way)))
+@pytest.mark.parametrize(("left", "right"), list(product(tuple(Way)[:3], repeat=2)))
 def test_a_task_is_written_as_if_it_were_alone(left: Way, right: Way) -> None:
     alike, bases = tasks(Mode(left, right))
     together = encode_alike(alike, *bases)

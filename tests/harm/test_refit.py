@@ -51,7 +51,7 @@ def coded_of(make_adapter, folder: Path, size: str = "40%", form: str | None = N
     coded = {}
     for index in modules:
         entry, bases = bundle.manifest.modules[index], bundle.bases(index)
-        record = read_record(reader, entry.m, entry.n, *bases)
+        record = read_record(reader, entry.m, entry.n, bases)
         reader.end_record()
         if record is not None:
             coded[entry.path] = CodedModule(record, *bases)

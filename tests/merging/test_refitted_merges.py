@@ -68,7 +68,7 @@ def test_a_stream_read_and_written_again_is_the_same(three, tmp_path, form) -> N
         reader, writer = ChunkReader(data, len(entry.modules)), ChunkWriter()
         for i in entry.modules:
             bases = bundle.bases(i)
-            record = read_record(reader, modules[i].m, modules[i].n, *bases)
+            record = read_record(reader, modules[i].m, modules[i].n, bases)
             reader.end_record()
             write_record(writer, record, bases != (None, None))
             writer.end_record(record.numbers if record else 0)

@@ -20,6 +20,7 @@ from hydraopt.adapters.jsontext import shown
 from hydraopt.adapters.tensorfile import RawTensor
 from hydraopt.errors import NumericalError, UsageError, explain
 from hydraopt.files.url import AnyPath
+from hydraopt.linalg.start import Drawn
 from hydraopt.notes import Note
 
 __all__ = [
@@ -155,6 +156,7 @@ class LowRankModule:
     layout, group, groups: where this module's factors lie in ``a`` and ``b``; see :data:`Layout`.
     between: AdaLoRA's singular values (r, 1), if any: ``dW = scale * B @ diag(between) @ A``;
         :meth:`factors` has them inside A.
+    initial: the matrix from which A was trained, if it is known; see hydraopt.adapters.start.
     """
 
     path: str
@@ -169,6 +171,7 @@ class LowRankModule:
     group: int = 0
     groups: int = 1
     between: RawTensor | None = None
+    initial: Drawn | None = None
 
     @property
     def a_shape(self) -> tuple[int, ...]:

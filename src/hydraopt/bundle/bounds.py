@@ -7,7 +7,7 @@ fp16 stand for 7 numbers a byte. docs/reference/format.md has the limits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
@@ -16,6 +16,7 @@ from hydraopt.coding.chunks import ChunkReader
 from hydraopt.coding.stream import MOST_NUMBERS_OF_FILE, StreamReader
 from hydraopt.errors import BundleFormatError, explain
 from hydraopt.files.url import AnyPath
+from hydraopt.linalg.start import KnownStart
 
 __all__ = [
     "AGAIN",
@@ -23,9 +24,11 @@ __all__ = [
     "check_blobs",
     "check_entries",
     "check_manifest",
+    "check_starts",
     "check_text",
     "count_entries",
     "each_naming",
+    "most_drawn",
     "most_text",
     "naming",
 ]
@@ -40,6 +43,7 @@ _TEXT: Final = 1 << 20, 64
 _CARRIED: Final = 1 << 24, 256
 _ENTRIES: Final = 1 << 17, 2
 _CONFIGS: Final = 1 << 24, 64
+_DRAWN: Final = 1 << 24, 4096
 _LEADS: Final = ("modules", "path"), ("tensors", "key")
 
 
@@ -128,6 +132,16 @@ def check_blobs(blobs: Sequence[CarriedBlob], packed: int) -> None:
     """Refuse carried tensors that are far more bytes than the ``packed`` that hold them."""
     whole = sum(item.nbytes for blob in blobs for item in blob.items)
     _limit("bytes of carried tensors", whole, packed, _CARRIED)
+
+
+def most_drawn(size: int) -> int:
+    """Return how many numbers the starts of tasks may draw, for streams of so many bytes."""
+    return _at_most(_DRAWN, size)
+
+
+def check_starts(starts: Iterable[KnownStart], size: int) -> None:
+    """Refuse starts that draw more numbers than streams of ``size`` bytes may."""
+    _limit("numbers of starts", sum(x.numbers for x in starts), size, _DRAWN)
 
 
 @contextmanager

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, NoReturn
 from hydraopt.adapters.rawtensor import FileSpan, HeldSpan, TensorFile
 from hydraopt.adapters.safetensorsfile import can_be_safetensors, open_safetensors
 from hydraopt.bundle import strictjson
-from hydraopt.bundle.bounds import AGAIN, Allowance, check_blobs, check_manifest, most_text, naming
+from hydraopt.bundle.bounds import (
+    AGAIN,
+    Allowance,
+    check_blobs,
+    check_manifest,
+    check_starts,
+    most_text,
+    naming,
+)
 from hydraopt.bundle.container import FORMAT, inflate, metadata_of, tensor_names
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.tensors import checksum
@@ -240,6 +248,8 @@ class Contents:
     def __post_init__(self) -> None:
         with naming(self.path):
             check_blobs(self.manifest.blobs, self._bytes_of("carried/"))
+            starts = {x.content: x.start for x in self.manifest.tasks if x.start is not None}
+            check_starts(starts.values(), self._coded)
 
     @property
     def whole(self) -> Contents:
@@ -292,7 +302,11 @@ class Contents:
     @cached_property
     def allowance(self) -> Allowance:
         """Limit on the numbers that the streams may decode to."""
-        return Allowance(self.sizes["shared"] + self._bytes_of("task/"))
+        return Allowance(self._coded)
+
+    @property
+    def _coded(self) -> int:
+        return self.sizes["shared"] + self._bytes_of("task/")
 
     def _bytes_of(self, start: str) -> int:
         return sum(size for name, size in self.sizes.items() if name.startswith(start))

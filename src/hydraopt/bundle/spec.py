@@ -23,6 +23,7 @@ from hydraopt.bundle.history import Added, added_from_json, added_to_json, check
 from hydraopt.bundle.items import MAX_ITEMS, CarriedBlob, CarriedItem
 from hydraopt.bundle.modules import ModuleEntry, default_key
 from hydraopt.bundle.ranks import KeptRanks
+from hydraopt.bundle.starts import check_start, start_from_json, start_to_json
 from hydraopt.bundle.strictjson import (
     as_tuple,
     bad,
@@ -36,6 +37,7 @@ from hydraopt.bundle.strictjson import (
 )
 from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.errors import UsageError
+from hydraopt.linalg.start import KnownStart
 
 __all__ = ["Manifest", "ModuleEntry", "TaskEntry", "default_key"]
 
@@ -67,6 +69,7 @@ class TaskEntry:
         Both are snapped; see :mod:`hydraopt.bundle.harm`.
     added: where the task came from, if it was added after the merge.
     ranks: of its config, if an export keeps them.
+    start: generator of the initial A of its modules, if it is known.
     """
 
     name: str
@@ -91,6 +94,7 @@ class TaskEntry:
     harm: Harm | None = None
     added: Added | None = None
     ranks: KeptRanks | None = None
+    start: KnownStart | None = None
 
     def __post_init__(self) -> None:
         where = f"task {self.name!r}"
@@ -111,6 +115,7 @@ class TaskEntry:
         check(coded == (self.content is not None), f"content of {where}", self.content)
         check(not (self.lossless and self.tensors), f"tensors of {where}", self.tensors, "none")
         check(not (self.lossless and self.ranks), f"ranks of {where}", self.ranks, "none")
+        check(self.start is None or coded, f"start of {where}", self.start, "none")
         rising(self.modules, f"modules of {where}")
         rising(self.tensors, f"tensors of {where}")
         rising(self.carried, f"carried blobs of {where}")
@@ -127,6 +132,7 @@ class TaskEntry:
         object.__setattr__(self, "error", float(f"{self.error:.4g}"))
         object.__setattr__(self, "harm", check_harm(self.harm, where))
         check_added(self.added, where)
+        check_start(self.start, where)
         text_map(self.bias_scales, f"bias scales of {where}", (int, float))
         text_map(self.extra_kinds, f"kinds of extras of {where}", str)
         for kind in self.extra_kinds.values():
@@ -178,8 +184,10 @@ class Manifest:
             self._check_task(task)
             if task.content is not None:
                 first = users.setdefault(task.content, task)
-                same = (first.modules, first.tensors) == (task.modules, task.tensors)
-                check(same, f"{task.name!r} and {first.name!r} share a stream, not their modules")
+                same = all(
+                    getattr(first, x) == getattr(task, x) for x in ("modules", "tensors", "start")
+                )
+                check(same, f"{task.name!r} and {first.name!r} share a stream, not what it holds")
         contents = sorted(users)
         numbered = contents == list(range(len(contents)))
         check(numbered, "streams are not numbered from 0", contents)
@@ -242,6 +250,7 @@ class Manifest:
             row["tensor_errors"] = strictjson.pack_errors(task.tensor_errors)
             row["harm"] = harm_to_json(task.harm)
             row["added"] = added_to_json(task.added)
+            row["start"] = start_to_json(task.start)
             row["ranks"] = None if task.ranks is None else task.ranks.to_json(index)
             keys = sorted(task.keys.items())
             row["keys"] = [[index[path], half, key] for (path, half), key in keys]
@@ -306,7 +315,7 @@ _TASK_DEFAULTS: Final[Mapping[str, Any]] = {
     "dtype": "F32", "lossless": False, "modules": "all", "errors": "", "error": 0.0,
     "carried": [], "keys": [], "bias_scales": {}, "extra_kinds": {}, "notes": [], "metadata": {},
     "tensors": [], "tensor_errors": "", "harm": None,
-    "added": None, "ranks": None,
+    "added": None, "ranks": None, "start": None,
 }  # fmt: skip
 
 
@@ -363,4 +372,5 @@ def _task_row(
         "harm": harm_from_json(row["harm"]),
         "added": added_from_json(row["added"]),
         "ranks": KeptRanks.from_json(row["ranks"], modules),
+        "start": start_from_json(row["start"]),
     }

@@ -16,10 +16,11 @@ from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry, default_key
 from hydraopt.bundle.tensors import TensorEntry, reference_of, tensor_of
 from hydraopt.coding.dense import DenseRecord, matrix_shape, read_dense
 from hydraopt.coding.forms import Mode
-from hydraopt.coding.records import SplitRecord, read_factors, read_split_record
+from hydraopt.coding.records import SplitRecord, read_split_record
 from hydraopt.coding.stream import StreamReader
 from hydraopt.errors import AdapterFormatError, ExportError, explain
 from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.linalg.start import Drawn
 
 if TYPE_CHECKING:
     from hydraopt.bundle.contents import Contents
@@ -42,6 +43,7 @@ class _Decoded(NamedTuple):
 
     factors: dict[str, Factors]
     modes: dict[str, Mode]
+    initial: dict[str, Drawn]
     bytes: dict[str, int]
     tensors: dict[int, DenseRecord]
     tensor_bytes: dict[int, int]
@@ -157,7 +159,7 @@ class TaskAdapter:
         for i, reader in self._stream():
             module = self.manifest.modules[i]
             with naming(self.bundle.path):
-                record = read_split_record(reader, module.m, module.n, *widths[i])
+                record = read_split_record(reader, module.m, module.n, *widths[i], self.entry.start)
             yield module.path, record
 
     def forms(self) -> dict[str, str]:
@@ -165,6 +167,11 @@ class TaskAdapter:
         if self.entry.lossless:
             return dict.fromkeys(self.modules, "lossless")
         return {path: mode.form for path, mode in self._decoded.modes.items()}
+
+    @property
+    def initial(self) -> Mapping[str, Drawn]:
+        """Initial A of each module that is written over it, by path."""
+        return {} if self.entry.lossless else self._decoded.initial
 
     def tensor_bytes(self) -> dict[str, int]:
         """Return the bytes of the task's stream for each coded tensor, to within a few, by key."""
@@ -315,13 +322,17 @@ class TaskAdapter:
 
     @cached_property
     def _decoded(self) -> _Decoded:
-        result, start = _Decoded({}, {}, {}, {}, {}), 0
+        result, start = _Decoded({}, {}, {}, {}, {}, {}), 0
         for i, reader in self._stream(result):
             module = self.manifest.modules[i]
             bases = self.bundle.bases(i)
             with naming(self.bundle.path):
-                factors, mode = read_factors(reader, module.m, module.n, *bases)
-            result.factors[module.path], result.modes[module.path] = factors, mode
+                p, q = (0 if basis is None else basis.q for basis in bases)
+                record = read_split_record(reader, module.m, module.n, p, q, self.entry.start)
+            result.factors[module.path] = record.factors(*bases)
+            result.modes[module.path] = record.mode
+            if record.drawn is not None:
+                result.initial[module.path] = record.drawn
             result.bytes[module.path] = reader.position - start
             start = reader.position
         return result

@@ -181,7 +181,7 @@ def write_dense(writer: StreamWriter, record: DenseRecord) -> None:
         what += _REST + _ROWS * (rest.rows is not None) + _OFFSETS * (rest.offsets is not None)
     writer.integer(Kind.COUNT, what)
     if parts is not None:
-        write_record(writer, parts, has_bases=False)
+        write_record(writer, parts, states_mode=False)
     if rest is None:
         return
     whole = np.array([rest.exponent // _FINER], np.int64)
@@ -215,7 +215,7 @@ def read_dense(
         reader.spend(rows * columns)
     parts = None
     if what & _PARTS:
-        parts = read_record(reader, rows, columns, None, None)
+        parts = read_record(reader, rows, columns, (None, None))
     if not what & _REST:
         return DenseRecord(parts, None, bool(what & _COMMON))
     whole = int(read_exponents(reader, 1)[0])

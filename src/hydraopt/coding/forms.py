@@ -1,11 +1,14 @@
 """Ways, modes and forms: how the sides of a task's parts are written.
 
 A task's dW in a module is a sum of k rank-one parts, ``dW ~ sum_j 2^(e_j / 32) l_j r_j^T``. Each
-side of a part, left (m) and right (n), is written in one of three ways:
+side of a part, left (m) and right (n), is written in one of four ways:
 
     explicit    its own integers;
     shared      coordinates y over the module's shared basis V (n, q):   r = V y;
-    predicted   the same plus its own integers for what V misses:        r = V y + integers.
+    predicted   the same plus its own integers for what V misses:        r = V y + integers;
+    started     coordinates over the module's initial A_0, which is generated (see
+                hydraopt.coding.start), and over a few own directions W: r = A_0^T y + W z.
+                Only right sides are, over explicit left ones.
 
 The forms of the literature are two of these, left and right: private = explicit, explicit; shared
 input = explicit, shared (HydraOpt's shape: V is the paper's A'^T, the left side its heads B'_t);
@@ -27,6 +30,7 @@ class Way(IntEnum):
     EXPLICIT = 0
     SHARED = 1
     PREDICTED = 2
+    STARTED = 3
 
 
 class Mode(NamedTuple):
@@ -37,12 +41,12 @@ class Mode(NamedTuple):
 
     @property
     def code(self) -> int:
-        return 3 * self.left + self.right
+        return 3 * self.left + (9 if self.right is Way.STARTED else self.right)
 
     def needs_no_more_than(self, left: object, right: object) -> bool:
         """Return whether the mode can be used with these bases; None stands for a missing basis."""
-        return (self.left is Way.EXPLICIT or left is not None) and (
-            self.right is Way.EXPLICIT or right is not None
+        return (self.left not in _OVER_SHARED or left is not None) and (
+            self.right not in _OVER_SHARED or right is not None
         )
 
     @property
@@ -51,7 +55,12 @@ class Mode(NamedTuple):
         return _FORM_OF[self]
 
 
+_OVER_SHARED = (Way.SHARED, Way.PREDICTED)
+
+
 def _form(mode: Mode) -> str:
+    if mode.right is Way.STARTED:
+        return "started"
     if Way.PREDICTED in (mode.left, mode.right):
         return "predicted"
     return {
@@ -62,13 +71,20 @@ def _form(mode: Mode) -> str:
     }[mode.left, mode.right]
 
 
-MODES = tuple(Mode(left, right) for left, right in product(Way, Way))
+MODES = (
+    *(Mode(left, right) for left, right in product(tuple(Way)[:3], repeat=2)),
+    Mode(Way.EXPLICIT, Way.STARTED),
+)
 """Modes by code."""
 _FORM_OF = {mode: _form(mode) for mode in MODES}
+PRIVATE = Mode(Way.EXPLICIT, Way.EXPLICIT)
+
 FORMS: dict[str, tuple[Mode, ...]] = {
-    name: tuple(mode for mode in MODES if _FORM_OF[mode] == name)
-    for name in ("private", "shared-input", "shared-output", "two-sided", "predicted")
+    **{
+        name: tuple(mode for mode in MODES if _FORM_OF[mode] == name)
+        for name in ("private", "shared-input", "shared-output", "two-sided", "predicted")
+    },
+    # A task without a known start has no other way.
+    "started": (Mode(Way.EXPLICIT, Way.STARTED), PRIVATE),
 }
 """Every form by name, with the modes that belong to it."""
-
-PRIVATE = Mode(Way.EXPLICIT, Way.EXPLICIT)

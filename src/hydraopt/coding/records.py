@@ -15,18 +15,26 @@ from numpy.typing import NDArray
 from hydraopt.coding.coefficients import power
 from hydraopt.coding.forms import MODES, PRIVATE, Mode, Way
 from hydraopt.coding.product import product
-from hydraopt.coding.side import Side, check_exponents, read_exponents, write_exponents, write_side
+from hydraopt.coding.side import (
+    Side,
+    check_exponents,
+    read_exponents,
+    read_started,
+    read_started_side,
+    write_exponents,
+    write_side,
+)
 from hydraopt.coding.stream import HEAVY, StreamReader, StreamWriter
 from hydraopt.coding.tables import Kind
-from hydraopt.linalg.basis import Basis
+from hydraopt.linalg.basis import Bases, Basis
 from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.linalg.start import Drawn, KnownStart
 
 __all__ = [
     "Numbers",
     "PartsRecord",
     "SplitRecord",
     "SplitSide",
-    "read_factors",
     "read_record",
     "read_split_record",
     "write_record",
@@ -51,16 +59,19 @@ class PartsRecord:
 
     @property
     def numbers(self) -> int:
-        """Numbers of the factors, k (m + n)."""
-        return self.left.values.size + self.right.values.size
+        """Numbers that a stream states: of the factors, of an initial A and of own directions."""
+        numbers = self.left.values.size + self.right.values.size
+        if self.right.drawn is not None:
+            residual = self.right.residual
+            own = residual.coordinates.levels.shape[1] if residual else 0
+            numbers += len(self.right.values) * (self.right.drawn.rows + own)
+        return numbers
 
     def check(self, adapter: str | None = None, module: str | None = None) -> None:
         """Raise NumericalError, naming adapter and module, for what no stream can hold."""
         check_exponents(self.exponents, adapter, module)
-        for side in (self.right, self.left):
-            for block in (side.coordinates, side.own):
-                if block is not None:
-                    block.check(adapter, module)
+        for block in (*self.right.blocks, *self.left.blocks):
+            block.check(adapter, module)
 
     @property
     def factors(self) -> Factors:
@@ -68,13 +79,16 @@ class PartsRecord:
         return Factors(self.left.values * power(self.exponents), self.right.values.T)
 
 
-def write_record(writer: StreamWriter, record: PartsRecord | None, has_bases: bool) -> None:
-    """Append a task's record of one module; None, or no parts, is written as a count of zero."""
+def write_record(writer: StreamWriter, record: PartsRecord | None, states_mode: bool) -> None:
+    """Append a task's record of one module; None, or no parts, is written as a count of zero.
+
+    states_mode: whether the module has a basis or the task a start; else both sides are explicit.
+    """
     if record is None or record.count == 0:
         writer.integer(Kind.COUNT, 0)
         return
     writer.integer(Kind.COUNT, record.count)
-    if has_bases:
+    if states_mode:
         writer.integer(Kind.MODE, record.mode.code)
     write_side(writer, record.right)
     write_side(writer, record.left)
@@ -110,6 +124,7 @@ class SplitRecord:
     z (p, k), y (q, k): coordinates over the bases, if ``mode`` has them.
     b (m, k), a (n, k): private numbers, if ``mode`` has them.
     coefficients (k,): coefficient of each part.
+    drawn: initial A of a started right side, which is multiplied out: its numbers are private.
 
     So dW x needs ``V^T x``, which is the same for all tasks, and the task's private numbers.
     """
@@ -118,6 +133,7 @@ class SplitRecord:
     right: SplitSide
     coefficients: Array
     mode: Mode
+    drawn: Drawn | None = None
 
     @classmethod
     def of(cls, factors: Factors) -> SplitRecord:
@@ -135,24 +151,32 @@ class SplitRecord:
         return Factors(self.left.values(left) * self.coefficients, self.right.values(right).T)
 
 
-def read_split_record(reader: StreamReader, m: int, n: int, p: int, q: int) -> SplitRecord:
+def read_split_record(
+    reader: StreamReader, m: int, n: int, p: int, q: int, start: KnownStart | None = None
+) -> SplitRecord:
     """Read the record of a task in a module (m, n) with bases of p left and q right vectors.
 
+    start: of the task, if it has one.
     Raises BundleFormatError for damage.
     """
-    count, mode = _read_count(reader, m, n, bool(p or q))
+    count, mode = _read_count(reader, m, n, bool(p or q or start))
     if count == 0:
         return SplitRecord.of(Factors(np.zeros((m, 0)), np.zeros((0, n))))
-    right = _read_side(reader, mode.right, q, n, count)
+    drawn = None
+    if mode.right is Way.STARTED:
+        drawn, values = read_started(reader, start, n, count)
+        right = SplitSide(None, values)
+    else:
+        right = _read_side(reader, mode.right, q, n, count)
     left = _read_side(reader, mode.left, p, m, count)
-    return SplitRecord(left, right, power(read_exponents(reader, count)), mode)
+    return SplitRecord(left, right, power(read_exponents(reader, count)), mode, drawn)
 
 
-def _read_count(reader: StreamReader, m: int, n: int, has_bases: bool) -> tuple[int, Mode]:
+def _read_count(reader: StreamReader, m: int, n: int, states_mode: bool) -> tuple[int, Mode]:
     """Read the next record's number of parts, and the mode in which their sides are written."""
     count = reader.integer(Kind.COUNT, 0, 2 * min(m, n) + 1, "the number of parts")
     reader.spend(count * (m + n))
-    if count == 0 or not has_bases:
+    if count == 0 or not states_mode:
         return count, PRIVATE
     return count, MODES[reader.integer(Kind.MODE, 0, len(MODES) - 1, "the mode of a record")]
 
@@ -168,26 +192,23 @@ def _read_side(reader: StreamReader, way: Way, width: int, length: int, count: i
     return SplitSide(coordinates, own)
 
 
-def read_factors(
-    reader: StreamReader, m: int, n: int, left: Basis | None, right: Basis | None
-) -> tuple[Factors, Mode]:
-    """Read the record of a task: B (m, k) and A (k, n), and the mode they were written in."""
-    p, q = (0 if basis is None else basis.q for basis in (left, right))
-    record = read_split_record(reader, m, n, p, q)
-    return record.factors(left, right), record.mode
-
-
 def read_record(
-    reader: StreamReader, m: int, n: int, left: Basis | None, right: Basis | None
+    reader: StreamReader, m: int, n: int, bases: Bases, start: KnownStart | None = None
 ) -> PartsRecord | None:
     """Read the record of a task, over the module's bases, as :func:`write_record` takes it.
 
-    For streams of our own making, to write them again with other coefficients.
+    bases: of the module, left and right. start: as for :func:`read_split_record`. For streams of
+    our own making, to write them again with other coefficients.
     """
-    count, mode = _read_count(reader, m, n, left is not None or right is not None)
+    left, right = bases
+    states_mode = left is not None or right is not None or start is not None
+    count, mode = _read_count(reader, m, n, states_mode)
     if count == 0:
         return None
-    rights = _read_coded(reader, mode.right, right, n, count)
+    if mode.right is Way.STARTED:
+        rights = read_started_side(reader, start, n, count)
+    else:
+        rights = _read_coded(reader, mode.right, right, n, count)
     lefts = _read_coded(reader, mode.left, left, m, count)
     return PartsRecord(lefts, rights, read_exponents(reader, count))
 

@@ -6,7 +6,7 @@ docs/reference/streams.md is the normative text.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +14,33 @@ from numpy.typing import NDArray
 from hydraopt.coding.coefficients import EXPONENT_GRID, exponents, power
 from hydraopt.coding.forms import Way
 from hydraopt.coding.product import product
-from hydraopt.coding.stream import HEAVY, Block, StreamReader, StreamWriter, quantise_block
+from hydraopt.coding.stream import (
+    HEAVY,
+    MOST_NUMBERS,
+    Block,
+    StreamReader,
+    StreamWriter,
+    quantise_block,
+)
 from hydraopt.coding.tables import Kind
 from hydraopt.errors import NumericalError, explain
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Array
+from hydraopt.linalg.start import Drawn, KnownStart
 
 __all__ = [
     "BasisRecord",
+    "Residual",
     "Side",
     "check_exponents",
     "quantise_basis",
     "quantise_over",
     "quantise_side",
+    "quantise_started",
     "read_basis",
     "read_exponents",
+    "read_started",
+    "read_started_side",
     "write_basis",
     "write_exponents",
     "write_side",
@@ -48,20 +60,52 @@ class BasisRecord(NamedTuple):
     def basis(self) -> Basis:
         return Basis(self.block.values * power(self.exponents))
 
+    def keep(self, columns: NDArray[np.bool_]) -> BasisRecord:
+        """Return the basis of the marked columns."""
+        return BasisRecord(self.block.keep(columns), self.exponents[columns])
+
+
+class Residual(NamedTuple):
+    """Part of a started side outside of the initial A: a few own directions (N, c) of the task.
+
+    coordinates (c, k): of the parts over these directions.
+    """
+
+    basis: BasisRecord
+    coordinates: Block
+
 
 class Side(NamedTuple):
-    """Quantised side of k parts; ``values`` (N, k) are its decoded numbers, in steps."""
+    """Quantised side of k parts.
+
+    coordinates (q, k): over the shared basis or the initial A; None if explicit.
+    own (N, k): the numbers of an explicit or predicted side.
+    values (N, k): decoded numbers, in steps.
+    drawn: initial A of a started side. residual: of a started side, unless it is nothing.
+    """
 
     way: Way
     coordinates: Block | None
     own: Block | None
     values: Array
+    drawn: Drawn | None = None
+    residual: Residual | None = None
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Blocks in the order in which they are written."""
+        residual = (self.residual.basis.block, self.residual.coordinates) if self.residual else ()
+        some = (self.coordinates, self.own, *residual)
+        return tuple(x for x in some if x is not None)
 
     def keep(self, columns: NDArray[np.bool_] | slice) -> Side:
         """Return the side of the marked columns."""
-        coordinates = self.coordinates and self.coordinates.keep(columns)
-        return Side(
-            self.way, coordinates, self.own and self.own.keep(columns), self.values[:, columns]
+        residual = self.residual
+        return self._replace(
+            coordinates=self.coordinates and self.coordinates.keep(columns),
+            own=self.own and self.own.keep(columns),
+            values=self.values[:, columns],
+            residual=residual and residual._replace(coordinates=residual.coordinates.keep(columns)),
         )
 
 
@@ -77,7 +121,7 @@ def quantise_side(x: Array, way: Way, basis: Basis | None) -> Side:
     if way is Way.EXPLICIT:
         own = quantise_block(x)
         return Side(way, None, own, own.values)
-    if basis is None:
+    if basis is None or way is Way.STARTED:
         raise ValueError(f"a side that is {way.name.lower()} needs a basis")
     return quantise_over(basis.coordinates(x), x if way is Way.PREDICTED else None, basis)
 
@@ -93,6 +137,67 @@ def quantise_over(coordinates: Array, x: Array | None, basis: Basis) -> Side:
         return Side(Way.SHARED, written, None, values)
     own = quantise_block(x - values)
     return Side(Way.PREDICTED, written, own, values + own.values)
+
+
+_LEAST_KEPT: Final = 0.1
+"""Minimum share of an own direction that rounding keeps; else the direction is not written."""
+_LEAST_RESIDUAL: Final = 1e-12
+"""Share of a side's energy below which a residual is rounding."""
+
+
+def quantise_started(x: Array, drawn: Drawn, weights: Array, lengths: Array) -> Side:
+    """Quantise one side ``x`` (N, k) of k parts, in steps, over an initial A and own directions.
+
+    The directions are the principal ones of the residual of ``x * weights``, (k,). They are rounded
+    with ``lengths`` (c,), in steps; fewer are written where the residual has fewer. Coordinates
+    over the rounded directions keep the inner products of the residual with the true directions,
+    so rounding adds noise and takes no effect away.
+    """
+    initial = drawn.basis(len(x))
+    coordinates: Array = initial.coordinates(x)
+    missed: Array = x - initial.vectors @ coordinates
+    least = _LEAST_RESIDUAL * float(np.einsum("nk,nk,k,k->", x, x, weights, weights))
+    directions = _principal(missed * weights, least)[:, : lengths.size]
+    own = quantise_basis(directions * lengths[: directions.shape[1]])
+    kept = np.einsum("nc,nc->c", directions, own.basis.vectors) > _LEAST_KEPT
+    residual = None
+    if kept.any():
+        own, directions = own.keep(kept), directions[:, kept]
+        over = own.basis.vectors
+        over_own: Array = np.linalg.inv(directions.T @ over) @ (directions.T @ missed)
+        # The noise of the directions lies in part within the initial A, which takes it back.
+        coordinates -= initial.coordinates(over @ over_own)
+        residual = Residual(own, quantise_block(over_own))
+    shared = quantise_block(coordinates)
+    values = _started(initial, shared.values, residual)
+    return Side(Way.STARTED, shared, None, values, drawn, residual)
+
+
+def _principal(x: Array, least: float) -> Array:
+    """Return the principal directions of the columns of ``x`` (N, k) above an energy, (N, c)."""
+    energy, vectors = np.linalg.eigh(x.T @ x)
+    strong = np.flatnonzero(energy > least)[::-1]
+    directions: Array = x @ (vectors[:, strong] / np.sqrt(energy[strong]))
+    return directions
+
+
+def _started(initial: Basis, coordinates: Array, residual: Residual | None) -> Array:
+    """Return the side (N, k)."""
+    if residual is None:
+        return product(initial.vectors, coordinates)
+    own = residual.basis.basis
+    return _over_both(initial, coordinates, own, residual.coordinates.values)
+
+
+def _over_both(
+    initial: Basis,
+    coordinates: Array | NDArray[np.int32],
+    own: Basis,
+    over_own: Array | NDArray[np.int32],
+) -> Array:
+    """Return the side (N, k): a product over the initial A's vectors and then the own ones."""
+    vectors = np.concatenate([initial.vectors, own.vectors], axis=1)
+    return product(vectors, np.concatenate([coordinates, over_own]))
 
 
 def check_exponents(
@@ -146,7 +251,61 @@ def read_basis(reader: StreamReader, length: int, most: int) -> Basis | None:
 
 def write_side(writer: StreamWriter, side: Side) -> None:
     """Append one side of a record; :func:`write_record` says which way it is written in."""
+    if side.drawn is not None:
+        writer.integer(Kind.COUNT, side.drawn.rows)
+        writer.run(Kind.COUNT, np.array([side.drawn.offset]))
     if side.coordinates is not None:
         writer.block(side.coordinates, HEAVY)
     if side.own is not None:
         writer.block(side.own)
+    if side.drawn is not None:
+        write_basis(writer, side.residual and side.residual.basis)
+    if side.residual is not None:
+        writer.block(side.residual.coordinates, HEAVY)
+
+
+def read_started(
+    reader: StreamReader, start: KnownStart | None, length: int, count: int
+) -> tuple[Drawn, Array]:
+    """Read a started side: its initial A, and the side multiplied out (length, count).
+
+    Raises BundleFormatError for damage.
+    """
+    drawn = _read_drawn(reader, start, length)
+    coordinates = reader.block(drawn.rows, count, HEAVY)
+    own = read_basis(reader, length, min(length, count))
+    initial = drawn.basis(length)
+    if own is None:
+        return drawn, product(initial.vectors, coordinates)
+    over_own = reader.block(own.q, count, HEAVY)
+    return drawn, _over_both(initial, coordinates, own, over_own)
+
+
+def read_started_side(
+    reader: StreamReader, start: KnownStart | None, length: int, count: int
+) -> Side:
+    """Read a started side as :func:`write_side` takes it; raise BundleFormatError for damage."""
+    drawn = _read_drawn(reader, start, length)
+    coordinates = reader.coded(drawn.rows, count, HEAVY)
+    own = reader.integer(Kind.COUNT, 0, min(length, count), "the number of own directions")
+    residual = None
+    if own:
+        reader.spend(length * own)
+        block = reader.coded(length, own)
+        basis = BasisRecord(block, read_exponents(reader, own))
+        residual = Residual(basis, reader.coded(own, count, HEAVY))
+    values = _started(drawn.basis(length), coordinates.values, residual)
+    return Side(Way.STARTED, coordinates, None, values, drawn, residual)
+
+
+def _read_drawn(reader: StreamReader, start: KnownStart | None, length: int) -> Drawn:
+    """Read where the initial A of a started side begins."""
+    if start is None:
+        reader.damaged("a started side in a task without a start")
+    rows = reader.integer(Kind.COUNT, 1, MOST_NUMBERS // length, "the rows of an initial A")
+    reader.spend(rows * length)
+    last = start.numbers - rows * length
+    if last < 0:
+        reader.damaged(f"an initial A of {rows} x {length} of {start.numbers} numbers")
+    offset = reader.run(Kind.COUNT, 1, 0, last, "the place of an initial A")
+    return Drawn(start, int(offset[0]), rows)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 from hydraopt.coding.coefficients import exponents, power
 from hydraopt.coding.forms import Mode, Way
 from hydraopt.coding.records import PartsRecord
-from hydraopt.coding.side import Side, quantise_over, quantise_side
+from hydraopt.coding.side import Side, quantise_over, quantise_side, quantise_started
 from hydraopt.coding.spread import spread_of
 from hydraopt.compress.sides import Classes
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Array
 from hydraopt.linalg.stack import inverses
+from hydraopt.linalg.start import Drawn
 
-__all__ = ["Alike", "coefficients", "encode_alike", "steps"]
+__all__ = ["Alike", "Begun", "coefficients", "encode_alike", "steps"]
 
 _FARTHEST_FIT: Final = 8
 """A coefficient that the fit moves by more than this factor, or turns negative, belongs to a part
@@ -36,12 +37,19 @@ _LEAST: Final = 1e-15
 """Share of the largest singular value below which a value's direction is rounding."""
 
 
+class Begun(NamedTuple):
+    """Initial A of a task, and the spread classes of its own directions, (c,)."""
+
+    drawn: Drawn
+    own: Classes
+
+
 @dataclass(frozen=True)
 class Alike:
     """Tasks of one rank, mode and number of parts.
 
     u (T, r, m), s (T, r), v (T, r, n): thin SVDs. left, right (T, k): spread classes. unbiased: as
-    of a measure.
+    of a measure. begun: of each task, if its right side is started.
     """
 
     mode: Mode
@@ -51,9 +59,10 @@ class Alike:
     left: Classes
     right: Classes
     unbiased: float
+    begun: Sequence[Begun] = ()
 
 
-def steps(classes: Classes, numbers: int) -> Array:
+def steps(classes: Classes, numbers: int | Array) -> Array:
     """Return lengths, in steps, of columns of ``numbers`` entries at the given spread classes."""
     lengths: Array = np.sqrt(numbers) * spread_of(classes)
     return lengths
@@ -72,7 +81,7 @@ class _Over:
 
     @classmethod
     def of(cls, basis: Basis | None, rows: Array, way: Way) -> _Over | None:
-        if way is Way.EXPLICIT:
+        if way in (Way.EXPLICIT, Way.STARTED):
             return None
         if basis is None:
             raise ValueError(f"a side that is {way.name.lower()} needs a basis")
@@ -100,8 +109,11 @@ def encode_alike(
     over_left = _Over.of(left, tasks.u, mode.left)
     over_right = _Over.of(right, tasks.v, mode.right)
     turn = _target(tasks, over_left, over_right)
-    rights = _quantised(tasks.v, over_right, turn, mode.right, right)
-    R = _rows(rights, tasks.right.shape)
+    if tasks.begun:
+        rights = _quantised_started(tasks, turn)
+    else:
+        rights = _apart(_quantised(tasks.v, over_right, turn, mode.right, right), len(s))
+    R = _rows(rights)
     VR, RR = tasks.v @ _t(R), R @ _t(R)
     VmR, RmR = tasks.unbiased * VR, RR + extra * (_t(VR) @ VR)
     ideal = (s[:, :, None] * VmR) @ inverses(RmR)
@@ -109,8 +121,9 @@ def encode_alike(
     numbers = left.q if mode.left is Way.SHARED and left is not None else tasks.u.shape[2]
     # Over coefficients on the grid, which therefore cost no accuracy.
     ratio = power(exponents(lengths / steps(tasks.left, numbers)))
-    lefts = _quantised(tasks.u, over_left, ideal / ratio[:, None], mode.left, left)
-    L = _rows(lefts, tasks.left.shape)
+    whole = _quantised(tasks.u, over_left, ideal / ratio[:, None], mode.left, left)
+    lefts = _apart(whole, len(s))
+    L = _rows(lefts)
     UL, LL = tasks.u @ _t(L), L @ _t(L)
     gram = (LL + extra * (_t(UL) @ UL)) * RmR
     rhs = tasks.unbiased * np.einsum("trk,tr,trk->tk", UL, s, VmR)
@@ -121,7 +134,9 @@ def encode_alike(
     errors = energy - 2 * cross + np.einsum("tk,tl,tkl,tkl->t", c, c, LL, RR)
     kept: NDArray[np.bool_] = np.any(R != 0, axis=2)
     return [
-        (_record(lefts, rights, grid, i, kept[i]), float(errors[i])) if kept[i].any() else None
+        (_record(lefts[i], rights[i], grid[i], kept[i]), float(errors[i]))
+        if kept[i].any()
+        else None
         for i in range(len(s))
     ]
 
@@ -139,7 +154,9 @@ def _target(tasks: Alike, left: _Over | None, right: _Over | None) -> Array:
     k = tasks.right.shape[1]
     shared = [mode is Way.SHARED for mode in (tasks.mode.left, tasks.mode.right)]
     size = tasks.s.shape[1]
-    numbers = tasks.v.shape[2]
+    numbers: int | Array = tasks.v.shape[2]
+    if tasks.begun:
+        numbers = np.array([[x.drawn.rows + x.own.size] for x in tasks.begun])
     turn, gram = np.broadcast_to(np.eye(size), (len(tasks.s), size, size)), None
     if right is not None and shared[1]:
         gram, numbers = right.gram, right.products.shape[1]
@@ -180,9 +197,27 @@ def _quantised(rows: Array, over: _Over | None, turn: Array, way: Way, basis: Ba
     return quantise_over(coordinates, x, basis)
 
 
-def _rows(side: Side, shape: tuple[int, ...]) -> Array:
-    """Return the columns of a side as rows by task, (T, k, N)."""
-    return side.values.T.reshape(*shape, -1)
+def _quantised_started(tasks: Alike, turn: Array) -> list[Side]:
+    """Return the right sides of all tasks, over their initial A and own directions."""
+    # So that the directions are the principal ones of what the parts are, not of their numbers.
+    weights = np.linalg.norm(tasks.s[:, :, None] * turn, axis=1) / np.sum(turn**2, axis=1)
+    return [
+        quantise_started(
+            (turn[i].T @ tasks.v[i]).T, drawn, weights[i], steps(own, tasks.v.shape[2])
+        )
+        for i, (drawn, own) in enumerate(tasks.begun)
+    ]
+
+
+def _apart(side: Side, tasks: int) -> list[Side]:
+    """Return the sides of each task."""
+    k = side.values.shape[1] // tasks
+    return [side.keep(slice(i * k, (i + 1) * k)) for i in range(tasks)]
+
+
+def _rows(sides: Sequence[Side]) -> Array:
+    """Return the columns of the tasks' sides as rows, (T, k, N)."""
+    return np.stack([side.values.T for side in sides])
 
 
 def coefficients(gram: Array, rhs: Array, LL: Array, lengths: Array) -> Array:
@@ -201,12 +236,9 @@ def coefficients(gram: Array, rhs: Array, LL: Array, lengths: Array) -> Array:
     return result
 
 
-def _record(lefts: Side, rights: Side, grid: Classes, i: int, kept: Sequence[bool]) -> PartsRecord:
-    """Return the parts of task i whose right sides are not rounded to nothing."""
-    k = grid.shape[1]
-    mine = slice(i * k, (i + 1) * k)
-    left, right = lefts.keep(mine), rights.keep(mine)
+def _record(left: Side, right: Side, grid: Classes, kept: Sequence[bool]) -> PartsRecord:
+    """Return the parts of a task whose right sides are not rounded to nothing."""
     if all(kept):
-        return PartsRecord(left, right, grid[i])
+        return PartsRecord(left, right, grid)
     some = np.asarray(kept)
-    return PartsRecord(left.keep(some), right.keep(some), grid[i, some])
+    return PartsRecord(left.keep(some), right.keep(some), grid[some])

@@ -18,12 +18,13 @@ import numpy as np
 from hydraopt.coding.forms import Mode, Way
 from hydraopt.coding.records import PartsRecord
 from hydraopt.coding.side import BasisRecord, quantise_basis
-from hydraopt.compress.alike import Alike, encode_alike, steps
+from hydraopt.compress.alike import Alike, Begun, encode_alike, steps
 from hydraopt.compress.blocks import AnyCore
 from hydraopt.compress.core import ModuleCore
 from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import ModulePlan, TaskPlan
 from hydraopt.compress.sides import BasisPlan
+from hydraopt.compress.started import Starts
 from hydraopt.linalg.basis import Bases
 from hydraopt.linalg.shapes import Factors, Thin
 from hydraopt.threads import in_threads
@@ -89,11 +90,12 @@ def encode_module(
     measure: Measure,
     given: Bases | None = None,
     threads: int = 1,
+    starts: Starts | None = None,
 ) -> EncodedModule:
     """Encode all tasks of a module under its plan; deterministic.
 
     given: the bases that the plan was made over, if they are there already. threads: that tasks are
-    shared out to; does not change the result.
+    shared out to; does not change the result. starts: that the plan was made with.
     """
     left = right = None
     _read_ahead(core, threads)
@@ -105,7 +107,7 @@ def encode_module(
     errors = energies.copy()
 
     def encoded(group: tuple[list[int], int]) -> list[tuple[PartsRecord, float] | None]:
-        return encode_alike(_alike(core, plan, *group, measure), *given)
+        return encode_alike(_alike(core, plan, *group, measure, starts), *given)
 
     groups = list(_groups(core, plan, given, threads))
     for (tasks, _), some in zip(groups, in_threads(encoded, groups, threads), strict=True):
@@ -164,16 +166,23 @@ def _alike(
     tasks: Sequence[int],
     k: int,
     measure: Measure,
+    starts: Starts | None,
 ) -> Alike:
     """Return the input of encode_alike for tasks of one group of :func:`_groups`, of k parts."""
+    mode, begun = plan.tasks[tasks[0]].mode, list[Begun]()
+    if mode.right is Way.STARTED:
+        assert starts is not None
+        drawn = (starts.drawn[core.contents[i]] for i in tasks)
+        begun = [Begun(x, plan.tasks[i].own) for i, x in zip(tasks, drawn, strict=True) if x]
     return Alike(
-        plan.tasks[tasks[0]].mode,
+        mode,
         core.rows("left", tasks),
         np.stack([core.s[i] for i in tasks]),
         core.rows("right", tasks),
         np.stack([plan.tasks[i].left[:k] for i in tasks]),
         np.stack([plan.tasks[i].right[:k] for i in tasks]),
         measure.unbiased,
+        begun,
     )
 
 

@@ -62,6 +62,7 @@ class Measure:
     lost: a unit of squared error that is lost effect (a part left out) counts this much.
     projected: the same for what a basis shared by all tasks cannot express. It is small in norm and
         is what the task learned away from the others, along the inputs that it really has.
+    outside: the same for directions outside of the initial A that are left out of a started side.
     unbiased: how strictly ``<dW~, dW>`` is held to ``<dW, dW>`` when the coefficients and the left
         side are fitted to the rounded right side: the product is ``I + (unbiased - 1) P`` with P
         the projector on the adapter's own row (column) space. 1 is least squares, which shrinks.
@@ -80,6 +81,7 @@ class Measure:
     projected: float
     unbiased: float
     output: float
+    outside: float = 1.0
     relative: float = 1.0
     farthest: float = math.inf
     kinds: Mapping[str, float] = field(default_factory=dict)
@@ -112,6 +114,7 @@ MEASURES: dict[str, Measure] = {
             projected=5,
             unbiased=300,
             output=2,
+            outside=20,
             relative=0.5,
             farthest=2,
             kinds={"o_proj": 2.0},

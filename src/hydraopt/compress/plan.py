@@ -10,12 +10,12 @@ the task's weighted squared Frobenius norm, with the measure's weights inside.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.coding.forms import FORMS, PRIVATE, Mode
+from hydraopt.coding.forms import FORMS, PRIVATE, Mode, Way
 from hydraopt.coding.stream import MOST_NUMBERS
 from hydraopt.compress.blocks import AnyCore
 from hydraopt.compress.core import ModuleCore, SharedSpace
@@ -24,6 +24,7 @@ from hydraopt.compress.family import Family
 from hydraopt.compress.measure import Measure
 from hydraopt.compress.pricing import price_mode
 from hydraopt.compress.sides import PART_BITS, BasisPlan, Classes, SideCost, side_costs
+from hydraopt.compress.started import StartedPlan, Starts
 from hydraopt.linalg.basis import Bases
 from hydraopt.linalg.shapes import Array
 
@@ -38,15 +39,22 @@ _END_OF_BASES = 80
 a finer one."""
 
 
+_NONE = np.zeros(0, np.int64)
+
+
 @dataclass(frozen=True)
 class TaskPlan:
-    """Plan for one task in one module: k parts at these spread classes, written in ``mode``."""
+    """Plan for one task in one module: k parts at these spread classes, written in ``mode``.
+
+    own: spread classes of the own directions of a started side.
+    """
 
     mode: Mode
     left: Classes
     right: Classes
     cost: float
     bits: float
+    own: Classes = field(default_factory=lambda: _NONE)
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,8 @@ class ModulePlan:
 
 
 def modes_of(forms: Iterable[str]) -> tuple[Mode, ...]:
-    """Return all modes that belong to the named forms."""
-    return tuple(mode for form in forms for mode in FORMS[form])
+    """Return all modes that belong to the named forms, each once."""
+    return tuple(dict.fromkeys(mode for form in forms for mode in FORMS[form]))
 
 
 def _basis(space: SharedSpace, length: int, price: float, measure: Measure) -> BasisPlan | None:
@@ -146,7 +154,7 @@ class _Priced:
     """All parts in one mode at the best classes.
 
     left, right (P,): spread classes, in the order in which a task's parts are written. count, cost,
-    bits: (tasks,).
+    bits: (tasks,). own: spread classes of each task's own directions; empty if no side is started.
     """
 
     left: Classes
@@ -154,6 +162,14 @@ class _Priced:
     count: NDArray[np.int64]
     cost: Array
     bits: Array
+    own: tuple[Classes, ...] = ()
+
+    def started(self, plan: StartedPlan) -> _Priced:
+        """Return it with the tasks' own directions; a task that keeps nothing needs none."""
+        # A task without an initial A cannot be started, whatever it keeps.
+        some = (self.count > 0) | np.isinf(plan.cost)
+        cost, bits = self.cost + np.where(some, plan.cost, 0), self.bits + some * plan.bits
+        return replace(self, cost=cost, bits=bits, own=plan.own)
 
 
 def _priced(
@@ -184,6 +200,7 @@ def plan_module(
     measure: Measure,
     modes: Sequence[Mode],
     given: Bases | None = None,
+    starts: Starts | None = None,
 ) -> ModulePlan:
     """Return the cheapest plan of a module.
 
@@ -191,19 +208,23 @@ def plan_module(
     a bit is worth.
     modes: those permitted (see :func:`modes_of`); a single form gives that form everywhere.
     given: bases that are there already, in place of such as would pay for themselves.
+    starts: initial A of the tasks; without it no side is started.
     """
-    shared, needed = any(mode.code for mode in modes), PRIVATE not in modes
+    if starts is None:
+        modes = [mode for mode in modes if mode.right is not Way.STARTED]
+    shared = any(x in (Way.SHARED, Way.PREDICTED) for mode in modes for x in mode)
+    needed = PRIVATE not in modes
     about = weights, price, measure
     bases: Sequence[BasisPlan | None] = (None, None)
     if shared:
         bases = _planned(core, *about, given, needed)
-    over_all = _over(core, *about, modes, bases, given is not None)
+    over_all = _over(core, *about, modes, bases, given is not None, starts)
     if not shared or needed or given is not None:
         return over_all
     best: ModulePlan | None = None
     for family in core.families:
         bases = _planned(core, *about, None, needed, family)
-        plan = _over(core, *about, modes, bases, False)
+        plan = _over(core, *about, modes, bases, False, starts)
         if best and plan.total >= best.total:
             break  # larger ones would cost more still
         best = plan
@@ -218,6 +239,7 @@ def _over(
     modes: Sequence[Mode],
     bases: Sequence[BasisPlan | None],
     given: bool,
+    starts: Starts | None = None,
 ) -> ModulePlan:
     """Return the cheapest plan over these bases, or some of them. given: they exist in any case."""
     possible = [mode for mode in modes if mode.needs_no_more_than(*bases)]
@@ -225,7 +247,7 @@ def _over(
         # No basis pays at this price, and no other form is permitted: nothing is stored.
         return _nothing(_Parts.of(core.s, weights), modes[0], price, measure)
     offers = [
-        _offered(block, weights[tasks], bases, possible, price, measure)
+        _offered(block, weights[tasks], bases, possible, price, measure, starts)
         for block, tasks in map(core.block, range(core.count))
     ]
     costs = np.concatenate([offer.totals(price) for offer in offers], axis=1)
@@ -253,7 +275,9 @@ class _Offer:
             priced = self.priced[mode]
             b = a + int(priced.count[i])
             classes = priced.left[a:b], priced.right[a:b]
-            yield TaskPlan(modes[mode], *classes, float(priced.cost[i]), float(priced.bits[i]))
+            own = priced.own[i] if priced.own else _NONE
+            cost, bits = float(priced.cost[i]), float(priced.bits[i])
+            yield TaskPlan(modes[mode], *classes, cost, bits, own)
 
 
 def _offered(
@@ -263,6 +287,7 @@ def _offered(
     possible: Sequence[Mode],
     price: float,
     measure: Measure,
+    starts: Starts | None,
 ) -> _Offer:
     parts, lengths = _Parts.of(block.s, weights), (block.m, block.n)
     own = [
@@ -273,11 +298,24 @@ def _offered(
     left_costs, right_costs = (
         side_costs(ways[side], lengths[side], bases[side], own[side]) for side in (0, 1)
     )
-    priced = [
-        _priced(parts, left_costs[mode.left], right_costs[mode.right], price, measure)
-        for mode in possible
-    ]
-    return _Offer(parts.edges, priced)
+    begun = None if starts is None else starts.plan(block, np.array(weights), price, measure)
+
+    def priced(mode: Mode) -> _Priced:
+        left = left_costs[mode.left]
+        if mode.right is Way.STARTED:
+            if begun is None:
+                return _impossible(parts)
+            return _priced(parts, left, begun.side, price, measure).started(begun)
+        return _priced(parts, left, right_costs[mode.right], price, measure)
+
+    return _Offer(parts.edges, [priced(mode) for mode in possible])
+
+
+def _impossible(parts: _Parts) -> _Priced:
+    """Return parts in a mode that no task of a block can have."""
+    tasks, none = parts.edges.size - 1, np.zeros(parts.s.size, np.int64)
+    never = np.full(tasks, np.inf)
+    return _Priced(none, none, np.zeros(tasks, np.int64), never, np.zeros(tasks))
 
 
 def _chosen(

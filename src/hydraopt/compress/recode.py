@@ -14,21 +14,31 @@ import numpy as np
 from hydraopt.coding.coefficients import exponents, power
 from hydraopt.coding.forms import Way
 from hydraopt.coding.records import PartsRecord
-from hydraopt.coding.side import Side, quantise_side
+from hydraopt.coding.side import Side, quantise_side, quantise_started
 from hydraopt.coding.spread import spread_of
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.linalg.start import KnownStart
 
 __all__ = ["CodedModule", "Recoded", "recode"]
 
 
 @dataclass(frozen=True)
 class CodedModule:
-    """Record of a task in a module, and the shared bases of the module, each if it has one."""
+    """Record of a task in a module, and what it is written over.
+
+    left, right: shared bases of the module. start: of the task. Each is None if there is none.
+    """
 
     record: PartsRecord
     left: Basis | None
     right: Basis | None
+    start: KnownStart | None = None
+
+    @property
+    def states_mode(self) -> bool:
+        """Whether the record states its mode, see :func:`hydraopt.coding.records.write_record`."""
+        return any(x is not None for x in (self.left, self.right, self.start))
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,9 @@ def _scales(x: Array, side: Side, basis: Basis | None) -> Array:
     Of a predicted side neither the whole nor what the basis misses may be livelier than it was: a
     column that has moved away from the basis is written more roughly, not with more bits.
     """
+    if side.way is Way.STARTED:
+        started: Array = np.linalg.norm(side.values, axis=0) / _lengths(x)
+        return np.where(started > 0, started, 1.0)
     if side.way is not Way.PREDICTED or basis is None:
         block = side.own if side.coordinates is None else side.coordinates
         assert block is not None
@@ -70,6 +83,15 @@ def _lengths(x: Array) -> Array:
     return whole
 
 
+def _started(x: Array, like: Side, weights: Array) -> Side:
+    """Quantise ``x`` (N, k) over the initial A of a side, with own directions at its rate."""
+    assert like.drawn is not None
+    lengths = np.zeros(0)
+    if like.residual is not None:
+        lengths = np.sqrt(len(x)) * spread_of(like.residual.basis.block.spreads)
+    return quantise_started(x, like.drawn, weights, lengths)
+
+
 def _unbiased(x: Array, rounded: Array) -> Array:
     """Return factors (k,) with which rounded columns have the effect of ``x`` (N, k) along it.
 
@@ -87,13 +109,17 @@ def recode(factors: Factors, coded: CodedModule) -> Recoded:
     The factors are B (m, k) with the scale inside and A (k, n).
 
     Ways and spread classes are those of the old record; of a shared side only what lies in its
-    basis is kept. The coefficients undo what rounding takes from each part's effect.
+    basis is kept, and of a started one as many own directions as there were. The coefficients undo
+    what rounding takes from each part's effect.
     Deterministic; O(k (m + n)), and the bases' part.
     """
     record, left, right = coded.record, coded.left, coded.right
     a = factors.A.T
     into = _scales(a, record.right, right)
-    rights = quantise_side(a * into, record.right.way, right)
+    if record.right.drawn is None:
+        rights = quantise_side(a * into, record.right.way, right)
+    else:
+        rights = _started(a * into, record.right, _lengths(factors.B) / into)
     back = _unbiased(a * into, rights.values) / into
     ideal = factors.B * back
     # On the grid of coefficients, which so cost no accuracy.

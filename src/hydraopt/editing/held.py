@@ -66,6 +66,7 @@ def decoded_set(bundle: Bundle, names: Collection[str], *, modules_only: bool = 
         (),
         tuple(manifest.tensors[i] for i in tensors),
         tuple(_matrices(bundle, firsts, tensors)) if tensors else (),
+        starts={content: task.initial for content, task in firsts.items() if task.entry.start},
     )
 
 

@@ -47,7 +47,7 @@ def depends_on(coded: Mapping[str, CodedModule]) -> list[bytes | str]:
         parts += [path, str(record.mode.code), record.exponents.tobytes()]
         for side in (record.left, record.right):
             parts.append(side.values.tobytes())
-            for block in (side.coordinates, side.own):
+            for block in (side.coordinates, side.own, side.residual and side.residual.basis.block):
                 parts.append(b"" if block is None else block.spreads.tobytes())
         parts += [b"" if x is None else x.vectors.tobytes() for x in (module.left, module.right)]
     return parts
@@ -59,7 +59,7 @@ def kept_records(
     """Return the records of some of these modules as JSON values."""
     writer = ChunkWriter()
     for path, record in sorted(records.items()):
-        write_record(writer, record, _has_bases(coded[path]))
+        write_record(writer, record, coded[path].states_mode)
         writer.end_record(record.numbers)
     data = base64.b64encode(writer.finish()).decode("ascii")
     return {"modules": sorted(records), "stream": data}
@@ -95,12 +95,8 @@ def _at_most(most: int) -> Callable[[int], None]:
 def _next(reader: StreamReader, module: CodedModule) -> PartsRecord:
     before = module.record
     m, n = before.left.values.shape[0], before.right.values.shape[0]
-    record = read_record(reader, m, n, module.left, module.right)
+    record = read_record(reader, m, n, (module.left, module.right), module.start)
     reader.end_record()
     if record is None or (record.count, record.mode) != (before.count, before.mode):
         raise ValueError("a record of another kind")
     return record
-
-
-def _has_bases(module: CodedModule) -> bool:
-    return module.left is not None or module.right is not None

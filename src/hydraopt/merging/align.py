@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hydraopt.adapters import Adapter, LowRankModule, RawTensor
@@ -30,6 +30,7 @@ from hydraopt.errors import (
     explain,
 )
 from hydraopt.linalg.shapes import Factors
+from hydraopt.linalg.start import Drawn, KnownStart
 from hydraopt.merging.dense import TensorMatrices, TensorsApart, collect, tensors_of
 from hydraopt.merging.frozen import FrozenCore
 from hydraopt.merging.returnable import bias_scales, check_returnable
@@ -54,6 +55,7 @@ class MergeSet:
     core: existing core against which the tasks are coded; nothing more is then shared.
     norm: the |dW| that the size of a task is relative to; None for the median of these tasks.
     digests: digest of all numbers of each content, (contents,); empty if unknown.
+    starts: of the contents whose task has a start, the initial A of its modules, by path.
     """
 
     modules: tuple[ModuleEntry, ...]
@@ -69,6 +71,7 @@ class MergeSet:
     core: FrozenCore | None = None
     norm: float | None = None
     digests: tuple[str, ...] = ()
+    starts: Mapping[int, Mapping[str, Drawn]] = field(default_factory=dict)
 
     @property
     def contents(self) -> int:
@@ -83,6 +86,15 @@ class MergeSet:
             if task.content is not None:
                 first.setdefault(task.content, task.name)
         return [first[content] for content in range(len(first))]
+
+    def initial(self, path: str, contents: Container[int]) -> dict[int, Drawn | None]:
+        """Return the initial A of a module for those of the contents that have a start."""
+        return {x: own.get(path) for x, own in self.starts.items() if x in contents}
+
+    @property
+    def drawn(self) -> int:
+        """Count of numbers that the starts of the contents draw."""
+        return sum(next(iter(x.values())).start.numbers for x in self.starts.values())
 
     @property
     def fp16_bytes(self) -> int:
@@ -177,6 +189,7 @@ def _task(
         tensors,
         tuple(0.0 for _ in tensors),
         ranks=None if lossless else kept_ranks(adapter),
+        start=None if content is None else _start(adapter),
     )
 
 
@@ -282,4 +295,14 @@ def align(
         coded.entries,
         coded.matrices,
         digests=tuple(digests),
+        starts={i: x for i, x in enumerate(map(_initial, distinct)) if x},
     )
+
+
+def _initial(adapter: Adapter) -> dict[str, Drawn]:
+    """Return the initial A of the modules of which it is known, by path."""
+    return {path: x.initial for path, x in adapter.modules.items() if x.initial is not None}
+
+
+def _start(adapter: Adapter) -> KnownStart | None:
+    return next((x.start for x in _initial(adapter).values()), None)

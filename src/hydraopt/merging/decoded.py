@@ -57,7 +57,7 @@ class DecodedDraft:
         records = {}
         for index in task.modules:
             module = self.pieces.modules[index]
-            records[index] = read_record(reader, module.m, module.n, *self.bases[index])
+            records[index] = read_record(reader, module.m, module.n, self.bases[index], task.start)
             reader.end_record()
         tensors = []
         for i in task.tensors:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hydraopt.bundle.bounds import most_drawn
 from hydraopt.coding.stream import most_numbers
 from hydraopt.errors import NumericalError, explain
 from hydraopt.files.aside import sizes_of
@@ -36,6 +37,7 @@ class Draft:
     counting: conversion of errors into errors of tasks.
     middle: the price for a task of the middle size.
     numbers: count of numbers that the streams stand for.
+    drawn: numbers that the starts of the tasks draw.
     strict: each stream must account for its numbers by its own bytes, without the free allowance of
         a file.
     """
@@ -50,6 +52,7 @@ class Draft:
     counting: Counting
     middle: MiddlePrice | None = None
     numbers: int = 0
+    drawn: int = 0
     strict: bool = False
 
     @classmethod
@@ -73,7 +76,7 @@ class Draft:
 
         Readers refuse too many numbers per byte, as an attempt to fill the memory.
         """
-        return self.numbers <= self.most_numbers
+        return self.numbers <= self.most_numbers and self.drawn <= most_drawn(self.coded_bytes)
 
     @property
     def most_numbers(self) -> int:

@@ -62,6 +62,11 @@ def joined(sets: Sequence[MergeSet], base_model: str | None) -> MergeSet:
         tuple(note for x in sets for note in x.notes),
         tuple(tensors),
         tuple(_matrices(entry, sets, firsts) for entry in tensors),
+        starts={
+            first + content: initial
+            for x, first in zip(sets, firsts, strict=True)
+            for content, initial in x.starts.items()
+        },
     )
 
 

@@ -19,7 +19,6 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.tensors import TensorEntry, reference_of, rounded_matrix
 from hydraopt.coding.forms import Mode
 from hydraopt.coding.script import SHARED
@@ -224,7 +223,8 @@ class Passes(Closing):
         parts = shared, own, tally.errors, tally.energies, forms
         core = self._pieces.core
         strict = core is not None and core.strict
-        draft = Draft(*parts, average, weights, counting, middle, tally.numbers, strict)
+        counts = tally.numbers, self._pieces.drawn
+        draft = Draft(*parts, average, weights, counting, middle, *counts, strict)
         if not draft.readable:
             raise UnreadableError(draft)
         return draft
@@ -333,15 +333,16 @@ class Passes(Closing):
         names = {content: self._names[content] for content in self._holders[index]}
         if index < self._modules:
             given, module = None if core is None else core.bases[index], pieces.modules[index]
-            digest = self._digest(index, module)
-            return ModuleItem(module.path, pieces.readers[index], names, given, digest)
+            read, starts = pieces.readers[index], pieces.initial(module.path, names)
+            digest = self._digest(index, (module, sorted(starts.items())))
+            return ModuleItem(module.path, read, names, given, digest, starts)
         at = index - self._modules
         entry, matrices = pieces.tensors[at], pieces.matrices[at]
         common = None if core is None else core.commons[at]
         known = Given(common, core is None, _GivenBack(entry, matrices.own), entry.needed)
         return TensorItem(matrices, names, known, self._digest(index, entry))
 
-    def _digest(self, index: int, entry: ModuleEntry | TensorEntry) -> str | None:
+    def _digest(self, index: int, entry: object) -> str | None:
         """Return the digest of everything that answers about an item depend on; None if unknown."""
         digests = self._pieces.digests
         if not digests or self._pieces.core is not None:

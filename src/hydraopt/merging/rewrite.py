@@ -112,7 +112,7 @@ def _stream(
 
     def modules() -> dict[str, CodedModule]:
         return {
-            paths[i]: CodedModule(record, *decoded.bases[i])
+            paths[i]: CodedModule(record, *decoded.bases[i], task.start)
             for i, record in read()[0].items()
             if record is not None
         }
@@ -131,7 +131,8 @@ def _stream(
             coded = other or record
             if coded is not None:
                 coded.check(task.name, paths[index])
-            write_record(writer, coded, decoded.bases[index] != (None, None))
+            has_mode = decoded.bases[index] != (None, None) or task.start is not None
+            write_record(writer, coded, has_mode)
             writer.end_record(coded.numbers if coded else 0)
     for i, tensor in zip(task.tensors, read()[1], strict=True):
         entry = decoded.pieces.tensors[i]

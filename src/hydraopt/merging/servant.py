@@ -34,8 +34,10 @@ from hydraopt.compress.dense import (
 from hydraopt.compress.encode import EncodedModule, encode_bases, encode_module
 from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import ModulePlan, plan_module
+from hydraopt.compress.started import Starts
 from hydraopt.files.aside import Aside
 from hydraopt.linalg.basis import Bases
+from hydraopt.linalg.start import Drawn
 from hydraopt.merging.answers import Made, read_bits, read_energies, read_made
 from hydraopt.merging.dense import TensorMatrices
 from hydraopt.merging.shards import Shards
@@ -54,6 +56,7 @@ class ModuleItem:
 
     names: names of the contents that have it, for errors.
     given: bases of an existing core.
+    starts: contents with a start, and the initial A that each has here.
     digest: digest of all inputs of answers about the item, except the question; None if unknown.
     """
 
@@ -62,6 +65,7 @@ class ModuleItem:
     names: Mapping[int, str]
     given: Bases | None = None
     digest: str | None = None
+    starts: Mapping[int, Drawn | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ class Servant:
         self._setup = setup
         self._items: dict[int, Item] = {}
         self._readers: dict[int, FactorReader] = {}
+        self._starts: dict[int, Starts] = {}
         self._store = BlockStore(self._readers, setup.spaces, setup.vectors)
         self._begun: _Begun | _BegunTensor | None = None
         self.begin()
@@ -140,7 +145,7 @@ class Servant:
         """Take an item over."""
         self._items[index] = item
         if isinstance(item, ModuleItem):
-            self._readers[index] = item.read
+            self._readers[index], self._starts[index] = item.read, Starts(item.starts)
 
     def energies(self, index: int) -> tuple[list[int], list[float], int]:
         """Return the contents that have an item, its squared norms and its number of blocks.
@@ -237,7 +242,8 @@ class Servant:
         # The order in which they were read.
         by_content = dict(zip(sorted(item.names), weights, strict=True))
         own = [by_content[content] for content in core.contents]
-        return core, plan_module(core, own, price, setup.measure, setup.modes, item.given)
+        about = core, own, price, setup.measure, setup.modes
+        return core, plan_module(*about, item.given, self._starts[index])
 
     def _block(
         self,
@@ -258,7 +264,8 @@ class Servant:
         self._begun = begun if block + 1 < begun.core.count else None
         part, tasks = begun.core.block(block)
         plan, given = begun.plan, item.given or begun.given
-        module = encode_module(part, plan.of(tasks), self._setup.measure, given, threads)
+        about_it = part, plan.of(tasks), self._setup.measure, given, threads
+        module = encode_module(*about_it, self._starts[index])
         if block:
             return self._module(item, module, None, 0.0)
         return self._module(item, module, begun.bases, plan.bits)
@@ -280,7 +287,7 @@ class Servant:
             own = record.numbers if record else 0
             if record is not None:
                 record.check(item.names[content], item.path)
-            write_record(scribe, record, module.has_bases)
+            write_record(scribe, record, module.has_bases or content in item.starts)
             scripts.append(scribe.script(content, own))
             forms[record.mode.form if record else "nothing"] += 1
             numbers += own

@@ -156,11 +156,11 @@ CASES: dict[str, Case] = {
 def write(name: str, path: Path) -> None:
     """The bundle of a case."""
     case = CASES[name]
-    has_bases = case.ways != (Way.EXPLICIT, Way.EXPLICIT)
+    states_mode = case.ways != (Way.EXPLICIT, Way.EXPLICIT)
     shared, stream = ChunkWriter(), ChunkWriter()
     for seed, (module, rank) in enumerate(zip(case.modules, case.ranks, strict=False)):
         bases = None
-        if has_bases:
+        if states_mode:
             pair = [quantise_basis(table(x, 3, seed) * 3) for x in (module.m, module.n)]
             for basis in pair:
                 write_basis(shared, basis)
@@ -170,7 +170,7 @@ def write(name: str, path: Path) -> None:
         if rank:
             b, a = table(module.m, rank, seed + 7) / 64, table(rank, module.n, seed + 9)
             coded = record(b, a, case.ways, bases)
-        write_record(stream, coded, has_bases)
+        write_record(stream, coded, states_mode)
         stream.end_record(coded.numbers if coded else 0)
     for seed, tensor in enumerate(case.tensors):
         x = as_matrix(table(tensor.numbers, 1, seed + 5).reshape(tensor.shape))

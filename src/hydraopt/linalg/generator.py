@@ -1,0 +1,69 @@
+"""Numbers of PyTorch's CPU generator, as whole numbers: the same bits in every language.
+
+``torch.manual_seed`` seeds a Mersenne Twister (MT19937, Matsumoto and Nishimura 1998) with the low
+32 bits of the seed. A float32 of ``uniform_(-b, b)`` takes one output x and is ``b t / 2^23`` with
+``t = x mod 2^24 - 2^23``, up to float32's rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["BITS", "Generator"]
+
+BITS: Final = 24
+"""Bits of an output that a float32 takes."""
+_WORDS: Final = 624
+_APART: Final = 1 << 17
+"""Outputs between two states that are kept, so that going back costs no more than so many."""
+
+
+class Generator:
+    """Numbers of one seed, from any place on. Not thread-safe.
+
+    seed: 0 to 2^32 - 1.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._twister = np.random.MT19937()
+        self._twister.state = _seeded(seed)  # type: ignore[assignment]
+        self._states = [self._twister.state]
+        self._next = 0
+
+    def numbers(self, first: int, count: int) -> NDArray[np.int32]:
+        """Return numbers ``first`` to ``first + count``, each from -2^23 to 2^23 - 1."""
+        known = min(first // _APART, len(self._states) - 1) * _APART
+        if not known <= self._next <= first:
+            self._twister.state = self._states[known // _APART]
+            self._next = known
+        while self._next < first:
+            self._draw(first, output=False)
+        pieces = []
+        while self._next < first + count:
+            pieces.append(self._draw(first + count, output=True))
+        raw = np.concatenate(pieces) if pieces else np.zeros(0, np.uint64)
+        centred: NDArray[np.int32] = (raw & ((1 << BITS) - 1)).astype(np.int32)
+        centred -= 1 << BITS - 1
+        return centred
+
+    def _draw(self, stop: int, output: bool) -> Any:
+        """Draw outputs up to ``stop`` or to the next state that is kept."""
+        stop = min((self._next // _APART + 1) * _APART, stop)
+        raw: Any = self._twister.random_raw(stop - self._next, output=output)  # type: ignore[call-overload]
+        self._next = stop
+        if stop == len(self._states) * _APART:
+            self._states.append(self._twister.state)
+        return raw
+
+
+def _seeded(seed: int) -> dict[str, object]:
+    """Return the state after init_genrand(seed), before the first output."""
+    key = np.zeros(_WORDS, np.uint32)
+    word = seed
+    for i in range(_WORDS):
+        key[i] = word
+        word = (1812433253 * (word ^ word >> 30) + i + 1) & 0xFFFFFFFF
+    return {"bit_generator": "MT19937", "state": {"key": key, "pos": _WORDS}}
