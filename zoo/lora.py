@@ -57,13 +57,18 @@ def init_factors(
         return _drawn_by_peft(model, targets, rank, seed)
     factors = {}
     for path, module in target_modules(model, targets).items():
-        digest = hashlib.sha256(f"{seed}/{path}".encode()).digest()
-        rng = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        rng = torch.Generator().manual_seed(module_seed(seed, path))
         bound = 1 / math.sqrt(module.in_features)
         a = (2 * torch.rand(rank, module.in_features, generator=rng) - 1) * bound
         b = torch.zeros(module.out_features, rank)
         factors[path] = (b.requires_grad_(), a.requires_grad_())
     return factors
+
+
+def module_seed(seed: str, path: str) -> int:
+    """The seed of the generator that draws the initial A of a module, for a text as seed."""
+    digest = hashlib.sha256(f"{seed}/{path}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _drawn_by_peft(

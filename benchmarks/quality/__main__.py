@@ -13,6 +13,7 @@ COMMANDS = (
     "prompt_ways",
     "methods",
     "measures",
+    "known_start",
     "growth",
     "heads",
     "tuners",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,7 +56,7 @@ _LIKENESS = (
 _LEGEND = """\
 cos: mean cosine over pairs of tasks of A, B (as given) and dW = B A. rows, columns: overlap of the
 row and column spaces of dW, 0 to 1 (in brackets: of random ones). k: parts of r that hold 90 and
-99 % of |dW|^2. saved: estimated bytes that shared forms save at equal cost, {}.
+99 % of |dW|^2. saved: estimated bytes that other forms than private save at equal cost, {}.
 """
 _COSTS = ("m x n", "bytes", "of them bases", "mean error", "worst error", "forms")
 
@@ -290,6 +291,9 @@ def _show_bundle(report: BundleReport, every: bool) -> None:
             for x in report.tasks
         ],
     )
+    seeds = Counter(task.start.seed for task in report.tasks if task.start)
+    if seeds:
+        say(f"starts: {', '.join(f'seed {x} of {n} tasks' for x, n in sorted(seeds.items()))}")
     _show_harm(report.tasks)
     _show_tensors(report.tensors, every)
     rows: Sequence[ModuleCost | TypeCost] = report.modules if every else report.types

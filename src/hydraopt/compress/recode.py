@@ -37,7 +37,7 @@ class CodedModule:
 
     @property
     def states_mode(self) -> bool:
-        """Whether the record states its mode, see :func:`hydraopt.coding.records.write_record`."""
+        """True if the record states its mode, see :func:`hydraopt.coding.records.write_record`."""
         return any(x is not None for x in (self.left, self.right, self.start))
 
 

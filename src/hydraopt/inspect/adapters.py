@@ -139,7 +139,7 @@ def inspect_adapters(
     if reference is not None:
         price = reference.price
         with one_blas_thread():
-            savings = [*savings_at(store, weights.whole, price, options.measure, report)]
+            savings = [*savings_at(pieces, store, weights.whole, price, options.measure, report)]
     norms = [float(x) for x in np.sqrt(squares.sum(axis=0))]
     modules = [
         replace(row, norm=norm, sharing=saving)

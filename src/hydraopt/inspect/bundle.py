@@ -15,6 +15,7 @@ from hydraopt.collection.opening import open_bundle
 from hydraopt.inspect.originals import Stored, original_bytes, originals_of
 from hydraopt.inspect.summary import module_type
 from hydraopt.linalg.basis import Basis
+from hydraopt.linalg.start import KnownStart
 from hydraopt.notes import Note, stored
 from hydraopt.progress import Progress, silent
 
@@ -51,6 +52,7 @@ class TaskCost:
     shared_with: tuple[str, ...]
     notes: tuple[Note, ...]
     harm: Harm | None
+    start: KnownStart | None
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ def task_rows(bundle: Bundle) -> list[TaskCost]:
             shared_with=tuple(shared[task.name]),
             notes=stored(task.name, task.notes),
             harm=task.harm,
+            start=task.start,
         )
         for task in bundle.manifest.tasks
     ]

@@ -28,6 +28,7 @@ FORM_TEXTS: Final[Mapping[str, str]] = {
     "shared-output": "All tasks share a basis of the module's outputs.",
     "two-sided": "All tasks share both bases; a task has a small matrix between them.",
     "predicted": "A shared start predicts the task's factors; the difference is coded.",
+    "started": "A generator's seed gives the initial A; what the task learned beside it is coded.",
     "nothing": "The module's change is too small to be worth bytes; nothing is kept.",
 }
 
