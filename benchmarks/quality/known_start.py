@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
 from benchmarks.quality.evidence import original_adapters
-from benchmarks.quality.sets import recipe_of
+from benchmarks.quality.sets import DEFAULT, recipe_of
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.products import products_of
@@ -110,7 +110,8 @@ def made(
     options = WAYS[variant.way]
     known = [started(x, recipe) for x in adapters] if variant.way == "known" else list(adapters)
     path = place / f"{variant.label}.hydra.safetensors"
-    result = merge(known, path, size=variant.size, workers=1, **options)
+    limit = {} if variant.size == DEFAULT else {"size": variant.size}
+    result = merge(known, path, **limit, workers=1, **options)
     bundle, found = open_bundle(path), {}
     for adapter in known:
         task = bundle[adapter.name]
@@ -155,8 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of(__name__, __doc__)
     parser.add_argument("set")
     parser.add_argument("--tasks", type=Path, required=True)
-    parser.add_argument("--sizes", nargs="+", default=["20%", "10%", "5%", "3%", "2%"])
-    parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
+    parser.add_argument("--sizes", nargs="+", default=["40%", DEFAULT, *"20% 10% 5% 3% 2%".split()])
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--together", nargs="+", type=int, default=[1])
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--split", default="validation")
