@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -65,6 +65,14 @@ class Draft:
         ones, middle = np.ones(weights.shape), MiddlePrice(1.23456e-08, 1.23456)
         streams = (b"",) * len(weights)
         return cls(b"", streams, errors, ones, {}, math.inf, weights, counting, middle)
+
+    def with_distinct_streams(self) -> Draft:
+        """Return this draft with a few bytes in each stream, so that no two become one in a file.
+
+        Each stream then has an entry of its own in the header, as those of a pass have.
+        """
+        streams = tuple(b"%d" % content for content in range(len(self.streams)))
+        return replace(self, streams=streams)
 
     @property
     def coded_bytes(self) -> int:

@@ -218,17 +218,21 @@ class Job:
         if isinstance(budget, Size) and self.pieces.contents:
             items = len(self.pieces.modules) + len(self.pieces.tensors)
             counting = Counting.even(self.pieces.contents, len(self.pieces.modules), items)
-            self.around_coded(budget, Draft.empty(counting.gains, counting))
+            self.check_least(budget, Draft.empty(counting.gains, counting))
 
     def around_coded(self, budget: Size, empty: Draft) -> int:
-        """Return the bytes of all but coded parts.
+        """Return the bytes of all but coded parts, if every stream differs from the others.
 
         empty: a draft without any. Raises BudgetError for a size with no room for more.
         """
+        self.check_least(budget, empty)
+        return int(self.value(budget, empty.with_distinct_streams()))
+
+    def check_least(self, budget: Size, empty: Draft) -> None:
+        """Raise BudgetError for a size with no room for anything coded; empty: a draft without."""
         least = int(self.value(budget, empty))
         if budget.limit <= least:
             raise self.too_small(budget, least)
-        return least
 
     def too_small(self, budget: Size, least: int) -> BudgetError:
         """Return the error of a size below the ``least`` bytes that the file can have."""
