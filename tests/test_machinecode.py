@@ -13,16 +13,18 @@ from typing import Any
 import pytest
 
 from hydraopt import machinecode
-from hydraopt.machinecode import INLINED, machine_code
+from hydraopt.compiled import INLINED
+from hydraopt.machinecode import machine_code
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="code is loaded so on Linux only")
 
 MODULE = """
-import ctypes, sys
+import ctypes, math, sys
 from pathlib import Path
-from hydraopt.machinecode import INLINED, machine_code
+from hydraopt.compiled import INLINED
+from hydraopt.machinecode import machine_code
 
-def make():
+def twice():
     import numba
     whole = numba.types.int64
     @numba.njit(**INLINED)
@@ -31,16 +33,26 @@ def make():
     @numba.cfunc(whole(whole), **INLINED)
     def twice(x):
         return 4 * half(x)
-    @numba.cfunc(whole(whole, whole), **INLINED)
-    def ratio(x, y):
-        return x // y
-    return {"twice": twice, "ratio": ratio}
+    return twice
 
-found = machine_code(("twice", "ratio"), [Path(__file__)], make)
-whole = ctypes.c_int64
-print(ctypes.CFUNCTYPE(whole, whole)(found["twice"])(22),
-      ctypes.CFUNCTYPE(whole, whole, whole)(found["ratio"])(7, 2), "llvmlite" in sys.modules)
+def eighths():  # it has a constant, and calls the C library
+    import numba
+    @numba.cfunc(numba.types.int64(numba.types.float64), **INLINED)
+    def eighths(x):
+        return int(math.log2(x) * 8.25)
+    return eighths
+
+def call(make, kind, x):
+    address = machine_code(make.__name__, (Path(__file__),), make)
+    return ctypes.CFUNCTYPE(ctypes.c_int64, kind)(address)(x)
+
+bare = call(twice, ctypes.c_int64, 22), "llvmlite" in sys.modules
+print(*bare, call(eighths, ctypes.c_double, 16.0), "numba" in sys.modules)
 """
+
+
+COMPILED, LOADED = "44 True 33 True\n", "44 False 33 False\n"
+"""Outputs of the module: results, whether llvmlite was loaded for the first, and numba at all."""
 
 
 def run(folder: Path, **settings: str) -> tuple[str, str]:
@@ -58,19 +70,19 @@ def run(folder: Path, **settings: str) -> tuple[str, str]:
 @pytest.mark.slow
 def test_the_second_process_loads_no_compiler(tmp_path: Path) -> None:
     place = str(tmp_path / "place")
-    assert run(tmp_path, NUMBA_CACHE_DIR=place) == ("44 3 True\n", "")
-    assert run(tmp_path, NUMBA_CACHE_DIR=place) == ("44 3 False\n", "")
+    assert run(tmp_path, NUMBA_CACHE_DIR=place) == (COMPILED, "")
+    assert run(tmp_path, NUMBA_CACHE_DIR=place) == (LOADED, "")
 
 
 @pytest.mark.slow
 def test_damaged_code_is_made_anew(tmp_path: Path) -> None:
     place = tmp_path / "place"
     run(tmp_path, NUMBA_CACHE_DIR=str(place))
-    (file,) = place.rglob("*.code")
+    (file,) = place.rglob("twice*.code")
     whole = file.read_bytes()
     for content in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:70], b""):
         file.write_bytes(content)
-        assert run(tmp_path, NUMBA_CACHE_DIR=str(place)) == ("44 3 True\n", "")
+        assert run(tmp_path, NUMBA_CACHE_DIR=str(place)) == (COMPILED, "")
     assert file.read_bytes() == whole
 
 
@@ -79,7 +91,7 @@ def test_another_source_is_other_code(tmp_path: Path) -> None:
     place = str(tmp_path / "place")
     run(tmp_path, NUMBA_CACHE_DIR=place)
     (tmp_path / "module.py").write_text(MODULE.replace("4 * half", "6 * half"))
-    assert run(tmp_path, NUMBA_CACHE_DIR=place) == ("66 3 True\n", "")
+    assert run(tmp_path, NUMBA_CACHE_DIR=place) == (COMPILED.replace("44", "66"), "")
 
 
 @pytest.mark.slow  # it compiles in a process of its own
@@ -95,14 +107,14 @@ def test_where_nothing_can_be_kept_it_is_compiled_and_said(tmp_path: Path) -> No
         text=True,
         env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "place")},
     )
-    assert (done.returncode, done.stdout) == (0, "44 3 True\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, COMPILED), done.stderr
     assert done.stderr == "note: compiled code could not be kept: File too large.\n"
     assert not list((tmp_path / "place").rglob("*.code"))
     assert len(list((tmp_path / "place" / "hydraopt").iterdir())) == 0  # nothing half written
 
 
 def cfuncs(**options: Any) -> Any:
-    def make() -> dict[str, Any]:
+    def make() -> Any:
         import numba
 
         @numba.njit(**options)
@@ -115,43 +127,43 @@ def cfuncs(**options: Any) -> Any:
         def same(x):  # type: ignore[no-untyped-def]
             return checked(x)
 
-        return {"same": same}
+        return same
 
     return make
 
 
 def test_what_needs_numba_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    assert machine_code(("same",), [], cfuncs(**INLINED)) is None
+    assert machine_code("same", (), cfuncs(**INLINED)) is None
     assert not list(tmp_path.rglob("*.code"))
 
 
 def test_where_the_system_forbids_new_code_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def make() -> dict[str, Any]:
+    def make() -> Any:
         import numba
 
-        return {"next": numba.cfunc(numba.types.int64(numba.types.int64))(lambda x: x + 1)}
+        return numba.cfunc(numba.types.int64(numba.types.int64))(lambda x: x + 1)
 
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    found = machine_code(("next",), [], make)
+    found = machine_code("next", (), make)
     assert found is not None
-    assert ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(found["next"])(4) == 5
+    assert ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(found)(4) == 5
 
     def mprotect(*_: int) -> int:
         return -1
 
     monkeypatch.setattr(machinecode.ctypes, "CDLL", lambda _: SimpleNamespace(mprotect=mprotect))
-    assert machine_code(("next",), [], make) is None
+    assert machine_code("next", (), make) is None
 
 
 def test_without_machine_code_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never() -> dict[str, Any]:
+    def never() -> Any:
         raise AssertionError
 
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
-    assert machine_code(("x",), [], never) is None
+    assert machine_code("x", (), never) is None
     monkeypatch.delenv("NUMBA_DISABLE_JIT")
     monkeypatch.setattr(machinecode.sys, "platform", "win32")
-    assert machine_code(("x",), [], never) is None
+    assert machine_code("x", (), never) is None

@@ -19,13 +19,26 @@ from typing import Any, Final, TypeVar
 from hydraopt.errors import MemoryLimitError, explain
 from hydraopt.notes import Note
 
-__all__ = ["INNER", "LENT", "check_memory", "njit", "own_place", "private_folder", "say_unkept"]
+__all__ = [
+    "INLINED",
+    "INNER",
+    "LENT",
+    "check_memory",
+    "njit",
+    "own_place",
+    "private_folder",
+    "say_unkept",
+]
 
+INLINED: Final[Mapping[str, Any]] = {"error_model": "numpy", "forceinline": True}
+"""Options of every function that machine code without numba contains: divisions do not raise, and
+no call is left that might."""
 LENT: Final[Mapping[str, Any]] = {
     "cache": True,
     "nogil": True,
     "no_cfunc_wrapper": True,
     "_nrt": False,
+    **INLINED,
 }
 """Options of a function that allocates nothing: the arrays that it is lent are not counted, which
 would take longer than to code a number."""
@@ -33,6 +46,7 @@ INNER: Final[Mapping[str, Any]] = {
     "no_cpython_wrapper": True,
     "no_cfunc_wrapper": True,
     "_nrt": False,
+    **INLINED,
 }
 """Options of such a function that only compiled functions call. Their code contains it, so it needs
 no cache and no wrapper for calls from Python, which would take a third of the compilation."""

@@ -5,9 +5,11 @@ Importing numba and loading its own cache takes several times as long as decodin
 where compiled code is (:mod:`hydraopt.compiled` explains why only where it is ours). Later
 processes copy it into memory and call it.
 
-That holds for functions that neither raise nor allocate nor call others that are not inlined. Their
-code refers to nothing outside itself, so it needs no linker. It is compiled for the baseline of the
-architecture, so that computers of different processors may share a folder.
+That holds for functions that neither raise nor allocate nor call others that are not inlined. Code
+that refers to nothing outside itself, as the decoder's, needs no linker. Code with constants or
+calls of the C library is linked by llvmlite, which loads in a tenth of numba's time. It is
+compiled for the baseline of the architecture, so that computers of different processors may share a
+folder.
 """
 
 from __future__ import annotations
@@ -18,122 +20,127 @@ import mmap
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hydraopt.compiled import check_memory, own_place, private_folder, say_unkept
 
-__all__ = ["INLINED", "address_of", "machine_code"]
-
-INLINED: Final = {"error_model": "numpy", "forceinline": True}
-"""Options of numba for every function that one of :func:`machine_code` calls: divisions do not
-raise, and no call is left that might."""
+__all__ = ["machine_code"]
 
 _HASH: Final = 32  # bytes of each of the two hashes before the code in its file: key, content
-_code: list[mmap.mmap] = []  # memory of the code; never given back
+_BARE, _OBJECT = b"b", b"o"  # first byte of a content: place and code, or an object to link
+_ENTRY: Final = "hydraopt_entry"
+_code: list[Any] = []  # memory and engines that hold code; never given back
 
 
-def machine_code(
-    names: Sequence[str], sources: Sequence[Path], make: Callable[[], Mapping[str, Any]]
-) -> dict[str, int] | None:
-    """Return addresses of C functions by name: of kept code, else compiled and kept.
+def machine_code(name: str, sources: Sequence[Path], make: Callable[[], Any]) -> int | None:
+    """Return the address of a C function: of kept code, else compiled and kept.
 
-    sources: files whose content the code follows from.  make: numba's cfuncs, by name, called if
-    nothing is kept; all that they call has the options :data:`INLINED`.
+    sources: files whose content the code follows from.  make: returns numba's cfunc, called if
+    nothing is kept; all that it calls has the options :data:`hydraopt.compiled.INLINED`.
 
     None where code is not loaded that way: outside Linux, under NUMBA_DISABLE_JIT, and if the
-    functions refer to something outside themselves. The caller then calls them through numba.
+    function refers to something that the C library lacks. The caller then calls it through numba.
     """
     if sys.platform != "linux" or os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return None
     machine = os.uname().machine
-    key = _key(sources, machine)
+    key = _key((Path(__file__), *sources), machine)
     if key is None:
         return None
-    file = f"{names[0]}-{machine}.code"
+    file = f"{name}-{machine}.code"
     content = _kept(file, key)
     if content is None:
         check_memory()
-        content = _compiled(names, make())
+        content = _compiled(make())
         if content is None:
             return None
         _keep(file, key + hashlib.sha256(content).digest() + content)
-    return _loaded(content, names)
+    kind, code = content[:1], content[1:]
+    return _linked(code) if kind == _OBJECT else _copied(code)
 
 
-def address_of(array: NDArray[Any]) -> int:
-    """Return the address of an array's data, which the C code takes to be in one piece."""
-    assert array.flags.c_contiguous
-    return array.ctypes.data
-
-
+@cache
 def _key(sources: Sequence[Path], machine: str) -> bytes | None:
     """Return a key of sources and architecture; None if the sources cannot be read."""
     digest = hashlib.sha256(machine.encode())
     try:
-        for source in (Path(__file__), *sources):
+        for source in sources:
             digest.update(hashlib.sha256(source.read_bytes()).digest())
     except OSError:
         return None
     return digest.digest()
 
 
-def _compiled(names: Sequence[str], functions: Mapping[str, Any]) -> bytes | None:
-    """Return the place of each function in the code, as 8 bytes a name, and the code.
+def _compiled(function: Any) -> bytes | None:
+    """Return the content to keep: code that needs no linker if possible, else an object.
 
-    None if the code refers to something outside itself.
+    None if the code refers to something that the C library lacks.
     """
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    module = llvm.parse_assembly("")
-    for name, function in functions.items():
-        one = llvm.parse_assembly(function.inspect_llvm())
-        one.get_function(function.native_name).name = _symbol(name)
-        module.link_in(one)
-    wanted = {_symbol(name) for name in names}
-    for function in module.functions:
-        if function.name.startswith("NRT_"):
-            function.linkage = "available_externally"  # nothing calls it, so it is left out
-        elif not function.is_declaration and function.name not in wanted:
-            function.linkage = "internal"  # calls of it need no linker
+    module = llvm.parse_assembly(function.inspect_llvm())
+    entry = module.get_function(function.native_name)
+    entry.name = _ENTRY
+    for other in module.functions:
+        if other.name.startswith("NRT_"):
+            other.linkage = "available_externally"  # nothing calls it, so it is left out
+        elif not other.is_declaration and other.name != _ENTRY:
+            other.linkage = "internal"  # calls of it need no linker
     target = llvm.Target.from_default_triple()
     machine = target.create_target_machine(opt=3, reloc="pic", codemodel="small")
     found = llvm.ObjectFileRef.from_data(machine.emit_object(module))
     sections = {x.name(): bytes(x.data()) for x in found.sections() if x.size()}
-    # What remains beside the code is for exceptions and debuggers, unless the code refers to it.
-    if b".rela.text" in sections:
-        return None
     symbols = _symbols(sections[b".symtab"], sections[b".strtab"])
-    places = [symbols[_symbol(name)] for name in names]
-    return struct.pack(f"<{len(places)}Q", *places) + sections[b".text"]
+    # What remains beside the code is for exceptions and debuggers, unless the code refers to it.
+    if b".rela.text" not in sections:
+        return _BARE + struct.pack("<Q", symbols[_ENTRY][1]) + sections[b".text"]
+    library = ctypes.CDLL(None)
+    if not all(section or hasattr(library, name) for name, (section, _) in symbols.items() if name):
+        return None
+    # For a large memory: code, constants and the C library may lie far from one another.
+    far = target.create_target_machine(opt=3, reloc="static", codemodel="large")
+    return _OBJECT + bytes(far.emit_object(module))
 
 
-def _symbols(table: bytes, texts: bytes) -> dict[str, int]:
-    """Return the place of each symbol of a 64-bit ELF object in its section."""
+def _symbols(table: bytes, texts: bytes) -> dict[str, tuple[int, int]]:
+    """Return each symbol's section (0: outside) and place in it, of a 64-bit ELF object."""
     return {
-        texts[name : texts.index(b"\0", name)].decode(): value
-        for name, _, _, _, value, _ in struct.iter_unpack("=IBBHQQ", table)
+        texts[name : texts.index(b"\0", name)].decode(): (section, value)
+        for name, _, _, section, value, _ in struct.iter_unpack("=IBBHQQ", table)
     }
 
 
-def _symbol(name: str) -> str:
-    return f"hydraopt_{name}"
+def _linked(content: bytes) -> int:
+    """Link an object into memory and return the function's address."""
+    check_memory()
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(content))
+    engine.finalize_object()
+    _code.append(engine)
+    return int(engine.get_function_address(_ENTRY))
 
 
-def _loaded(content: bytes, names: Sequence[str]) -> dict[str, int] | None:
-    """Copy the code into memory that can be executed; None where the system forbids it.
+def _copied(content: bytes) -> int | None:
+    """Copy bare code into memory that can be executed and return the function's address.
 
-    Linux brings the instruction cache up to date when memory becomes executable.
+    None where the system forbids new code. Linux brings the instruction cache up to date when
+    memory becomes executable.
     """
-    places = struct.unpack_from(f"<{len(names)}Q", content)
-    code = content[8 * len(names) :]
+    (place,) = struct.unpack_from("<Q", content)
+    code = content[8:]
     memory = mmap.mmap(-1, len(code))
     memory.write(code)
     start = np.frombuffer(memory, np.uint8).ctypes.data
@@ -142,7 +149,7 @@ def _loaded(content: bytes, names: Sequence[str]) -> dict[str, int] | None:
     if protect(start, len(code), mmap.PROT_READ | mmap.PROT_EXEC):
         return None
     _code.append(memory)
-    return {name: start + place for name, place in zip(names, places, strict=True)}
+    return int(start + place)
 
 
 def _places() -> Iterator[Path]:

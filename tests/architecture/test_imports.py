@@ -26,6 +26,7 @@ LAYERS: list[set[str]] = [
     {"extras", "notes"},
     {"compiled", "plugins"},
     {"machinecode"},
+    {"kernels"},
     {"files", "linalg"},
     {"engines"},
     {"coding"},

@@ -21,8 +21,8 @@ print(*sorted({name.split(".")[1] for name in loaded if name.startswith("hydraop
 print(*sorted(tops & {"asyncio", "http", "logging", "random", "shutil", "subprocess", "tempfile"}))
 """
 READS = (
-    "adapters bundle coding collection compiled errors files lazy linalg machinecode notes threads "
-    "values"
+    "adapters bundle coding collection compiled errors files kernels lazy linalg machinecode notes "
+    "threads values"
 )
 
 

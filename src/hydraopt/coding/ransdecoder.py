@@ -29,8 +29,8 @@ from hydraopt.coding.tables import (
     shift_of,
 )
 from hydraopt.coding.trellis import next_state
-from hydraopt.compiled import INNER, LENT, njit
-from hydraopt.machinecode import INLINED
+from hydraopt.compiled import INNER, njit
+from hydraopt.kernels import kernel
 
 __all__ = ["BEYOND", "MOST_NUMBER", "MOST_SIDE", "decode_block", "decode_numbers"]
 
@@ -44,13 +44,13 @@ _FIRST: Final = Kind.FIRST_CLASS.table
 _NEXT: Final = Kind.NEXT_CLASS.table
 _AFTER: Final = Kind.AFTER_NORMAL.table
 _FIRST_OFFSET: Final = Kind.FIRST_CLASS.offset
-_shift_of = njit(**INNER, **INLINED)(shift_of)
-_half_of = njit(**INNER, **INLINED)(half_of)
-_level_table = njit(**INNER, **INLINED)(level_table)
+_shift_of = njit(**INNER)(shift_of)
+_half_of = njit(**INNER)(half_of)
+_level_table = njit(**INNER)(level_table)
 _MOST_CLASS: Final = MAX_SPREAD - FIRST_SPREAD + 1
 
 
-@njit(**INNER, **INLINED)
+@njit(**INNER)
 def _refilled(x: int, at: int, words: NDArray[np.uint16]) -> tuple[int, int]:
     if x < LEAST_STATE:
         x = x << 16 | (int(words[at]) if at < words.size else 0)
@@ -58,14 +58,14 @@ def _refilled(x: int, at: int, words: NDArray[np.uint16]) -> tuple[int, int]:
     return x, at
 
 
-@njit(**INNER, **INLINED)
+@njit(**INNER)
 def _raw(x: int, at: int, words: NDArray[np.uint16], width: int) -> tuple[int, int, int]:
     value = x & ((1 << width) - 1)
     x, at = _refilled(x >> width, at, words)
     return value, x, at
 
 
-@njit(**INNER, **INLINED)
+@njit(**INNER)
 def _escaped(x: int, at: int, words: NDArray[np.uint16]) -> tuple[int, int, int]:
     """Decode a value that has no symbol."""
     width, x, at = _raw(x, at, words, 5)
@@ -77,7 +77,7 @@ def _escaped(x: int, at: int, words: NDArray[np.uint16]) -> tuple[int, int, int]
     return -(folded >> 1) if folded & 1 else folded >> 1, x, at
 
 
-@njit(**INNER, **INLINED)
+@njit(**INNER)
 def _number(
     x: int,
     at: int,
@@ -101,7 +101,11 @@ def _number(
     return value, x, at
 
 
-@njit(**LENT, **INLINED)
+_STREAM: Final = "int64[:]", "uint16[:]", "uint8[:,:]", "uint32[:,:]"
+"""State, words, symbols and slots of :func:`decode_numbers`."""
+
+
+@kernel(*_STREAM, "int64", "int64", "int64[:]")
 def decode_numbers(
     state: NDArray[np.int64],
     words: NDArray[np.uint16],
@@ -128,7 +132,7 @@ def decode_numbers(
     return inside
 
 
-@njit(**LENT, **INLINED)
+@kernel(*_STREAM, "int64", "int32[:,:]", "int64[:]")
 def decode_block(
     state: NDArray[np.int64],
     words: NDArray[np.uint16],
@@ -142,7 +146,7 @@ def decode_block(
 
     shape: expected shape of the first column.
     integers: zeros, which columns of class 0 keep. A loop that sets them would become a call of
-    memset, and machinecode.py accepts no calls.
+    memset, and the code would need a linker (machinecode.py).
 
     Returns False for what no writer writes. The other arguments are those of
     :func:`decode_numbers`.

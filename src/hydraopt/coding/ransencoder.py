@@ -26,7 +26,8 @@ from hydraopt.coding.tables import (
     shift_of,
 )
 from hydraopt.coding.trellis import next_state
-from hydraopt.compiled import INNER, LENT, njit
+from hydraopt.compiled import INNER, njit
+from hydraopt.kernels import kernel
 
 __all__ = [
     "COUNT",
@@ -109,7 +110,7 @@ def _price(prices: Table, table: int, shift: int, value: int) -> int:
     return int(price) + (shift << COST_BITS)
 
 
-@njit(**LENT)
+@kernel("uint16[:]", "int64[:]", "int32[:,:]", "int32[:,:]", "int64", "int64", "int64[:]")
 def emit_numbers(
     steps: NDArray[np.uint16],
     meter: NDArray[np.int64],
@@ -164,7 +165,13 @@ def _shape(
     return best, least + ((far + shift * levels.size) << COST_BITS)
 
 
-@njit(**LENT)
+@kernel(
+    "uint16[:]",
+    "int64[:]",
+    *["int32[:,:]"] * 3,
+    *["int64[:]"] * 2,
+    "int64[:,:]",
+)
 def emit_block(
     steps: NDArray[np.uint16],
     meter: NDArray[np.int64],
@@ -211,7 +218,7 @@ def emit_block(
     meter[COUNT] = at
 
 
-@njit(**LENT, error_model="numpy")
+@kernel("uint16[:]", "int32[:,:]", "int32[:,:]", "uint64[:]", "uint16[:]")
 def encode(
     steps: NDArray[np.uint16],
     frequencies: Table,

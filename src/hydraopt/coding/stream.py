@@ -41,8 +41,8 @@ from hydraopt.coding.tables import (
     level_bits,
 )
 from hydraopt.coding.trellis import STATES, levels_of, quantise, reconstruct
-from hydraopt.compiled import LENT, njit
 from hydraopt.errors import BundleFormatError, NumericalError, explain
+from hydraopt.kernels import Lent, kernel
 
 __all__ = [
     "HEAVY",
@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 _STATES: Final = struct.Struct("<II")  # both states, ahead of the words
-_TABLES: Final = FREQUENCIES, PRICES
+_TABLES: Final = Lent(FREQUENCIES), Lent(PRICES)
 LAMBDA = 0.27
 """Squared steps per bit in the trellis search: 2 ln 2 times its mean squared error, where the
 rate-distortion slope of the quantiser meets that of the budget (docs/decisions.md)."""
@@ -76,8 +76,12 @@ def _bits() -> NDArray[np.float64]:
     return np.stack([level_bits(max(s - FIRST_SPREAD + 1, 1)) for s in range(MAX_SPREAD + 1)])
 
 
-@njit(**LENT)
-def _quantise_columns(
+@kernel(
+    *("float64[:,:]", "int64[:]", "float64[:]", "float64[:,:,:]"),
+    *("int32[:,:]", "int32[:,:]", "int32[:,:]", "uint64[:]", "uint8[:]", "uint64[:]"),
+    "float32[:,:]",
+)
+def quantise_columns(
     x: NDArray[np.float64],
     spreads: NDArray[np.int64],
     lam: NDArray[np.float64],
@@ -167,7 +171,7 @@ def quantise_block(x: NDArray[np.float64]) -> Block:
     eights, costs = np.empty(STATES // 8, np.uint64), np.empty((4, STATES // 2), np.float32)
     ways = eights.view(np.uint8), eights
     prices = np.where(spreads <= _COARSE, _COARSE_PRICE * LAMBDA, LAMBDA)
-    _quantise_columns(
+    quantise_columns(
         by_column, spreads, prices, _bits(), levels, integers, choices, paths, *ways, costs
     )
     return Block(levels, integers, spreads)

@@ -96,7 +96,7 @@ def _bits_of(eights: NDArray[np.uint64]) -> np.uint64:
     return bits
 
 
-@njit(**LENT, error_model="numpy")
+@njit(**LENT)
 def quantise(
     x: NDArray[np.float64],
     lam: float,

@@ -183,12 +183,12 @@ def _priced(
     price_mode(
         parts.s**2,
         parts.edges,
-        (left.head, left.shares, curve.left),
-        (right.head, right.shares, curve.right),
-        tables(),
+        *(left.head, left.shares, curve.left),
+        *(right.head, right.shares, curve.right),
+        *tables(),
         np.array(weighed, np.float64),
-        (np.empty((3, parts.s.size)), np.empty((2, parts.s.size), np.int64)),
-        (classes, counts, sums),
+        *(np.empty((3, parts.s.size)), np.empty((2, parts.s.size), np.int64)),
+        *(classes, counts, sums),
     )
     return _Priced(classes[0], classes[1], counts, sums[0], sums[1])
 

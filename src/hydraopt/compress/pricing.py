@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hydraopt.compiled import INNER, LENT, njit
 from hydraopt.compress.curve import FIRST_CLASS
 from hydraopt.compress.measure import left_noise, part_cost
+from hydraopt.kernels import kernel
 from hydraopt.linalg.shapes import Array
 
 __all__ = ["price_mode", "side_at"]
@@ -25,6 +26,11 @@ _DIP: Final = 0.6
 """Bits a number that a finer class may take less where predictions are written, at most: where a
 prediction errs less, what is left to be written is written more coarsely."""
 
+_FRACTION: Final = (1 << 52) - 1
+"""Bits of a float64's fraction."""
+_ONE, _TWO = (int(np.float64(2.0**x).view(np.int64)) & _FRACTION for x in (0.25, 0.75))
+"""Fractions from which on twice the logarithm is rounded to 1 and to 2."""
+
 # The measure's formulas, compiled into the loops below.
 _part_cost = njit(**INNER)(part_cost)
 _left_noise = njit(**INNER)(left_noise)
@@ -34,6 +40,14 @@ _left_noise = njit(**INNER)(left_noise)
 def _clipped(table: Array, index: int) -> float:
     """Return an entry, or the one at the nearer end."""
     return float(table[min(max(index, 0), table.size - 1)])
+
+
+@njit(**INNER)
+def _half_octaves(x: float) -> int:
+    """Return ``2 log2(x)``, rounded, of a positive number, from its bits."""
+    bits = np.float64(x).view(np.int64)
+    fraction = bits & _FRACTION
+    return int(2 * ((bits >> 52) - 1023) + (fraction >= _ONE) + (fraction >= _TWO))
 
 
 @njit(**LENT)
@@ -59,7 +73,7 @@ def side_at(
         lost = shares[0, part]
         # The own numbers mend what the rounding of basis and coordinates leaves, too.
         within = shares[1, part] + _clipped(noises, spread + wider)
-        shift = int(np.rint(2 * np.log2(max(lost + within, 1e-9))))
+        shift = _half_octaves(max(lost + within, 1e-9))
         finer = min(spread + shift, spread)
         bits = length * _clipped(rates, finer) + q * _clipped(rates, spread + wider)
         # One coefficient scales prediction and own numbers alike, so it cannot undo the shrinking
@@ -86,7 +100,8 @@ def _cheapest(
 
     best (P,): the choice; priced (3, P): its cost, its bits, and the explained energy.
     """
-    lost, projected, output, price, fixed = weighed[:5]
+    lost, projected, output = weighed[0], weighed[1], weighed[2]
+    price, fixed = weighed[3], weighed[4]
     rates, noises = tables
     dip = _DIP * ((left[0][0] == 2) * left[0][1] + (right[0][0] == 2) * right[0][1])
     for part in range(energy.size):
@@ -112,27 +127,47 @@ def _cheapest(
         priced[2, part] = explained
 
 
-@njit(**LENT)
+@kernel(
+    "float64[:]",
+    "int64[:]",
+    *["int64[:]", "float64[:,:]", "int64[:]"] * 2,
+    *["float64[:]"] * 3,
+    "float64[:,:]",
+    "int64[:,:]",
+    "int64[:,:]",
+    "int64[:]",
+    "float64[:,:]",
+)
 def price_mode(
     energy: Array,
     edges: Classes,
-    left: _Side,
-    right: _Side,
-    tables: tuple[Array, Array],
+    left_head: Classes,
+    left_shares: Array,
+    left_classes: Classes,
+    right_head: Classes,
+    right_shares: Array,
+    right_classes: Classes,
+    rates: Array,
+    noises: Array,
     weighed: Array,
-    scratch: tuple[Array, Classes],
-    out: tuple[Classes, Classes, Array],
+    priced: Array,
+    orders: Classes,
+    classes: Classes,
+    counts: Classes,
+    sums: Array,
 ) -> None:
     """Compute the best classes of all parts of all tasks in one mode, and the kept parts.
 
-    energy (P,): of the parts; those of task t are at edges[t] to edges[t + 1]. weighed: lost,
-    projected and output of a measure, the price of a bit, bits of a part beside its sides, bits of
-    a record. scratch: (3, P) and (2, P). out: classes (2, P) of both sides, in the order in which a
-    task's parts are written; how many parts pay (T,); cost and bits (2, T).
+    energy (P,): of the parts; those of task t are at edges[t] to edges[t + 1]. rates, noises: by
+    class. weighed: lost, projected and output of a measure, the price of a bit, bits of a part
+    beside its sides, bits of a record. priced (3, P), orders (2, P): scratch. Outputs: classes
+    (2, P) of both sides, in the order in which a task's parts are written; counts (T,), how many
+    parts pay; sums (2, T), cost and bits.
     """
-    priced, (best, order) = scratch[0], scratch[1]
-    classes, counts, sums = out
-    _cheapest(energy, left, right, tables, weighed, priced, best)
+    left = left_head, left_shares, left_classes
+    right = right_head, right_shares, right_classes
+    best, order = orders[0], orders[1]
+    _cheapest(energy, left, right, (rates, noises), weighed, priced, best)
     for t in range(edges.size - 1):
         # Parts are written from the one that explains most on, equal ones as they come.
         for i in range(edges[t], edges[t + 1]):
@@ -145,7 +180,7 @@ def price_mode(
         sums[1, t] = weighed[5]
         for i in range(edges[t], edges[t + 1]):
             part = order[i]
-            classes[0, i], classes[1, i] = left[2][best[part]], right[2][best[part]]
+            classes[0, i], classes[1, i] = left_classes[best[part]], right_classes[best[part]]
             # A prefix, so that "the first k" says it all.
             cut = weighed[0] * energy[part]
             ended |= priced[0, part] + weighed[3] * priced[1, part] >= cut
