@@ -106,7 +106,9 @@ def _cheapest(
     dip = _DIP * ((left[0][0] == 2) * left[0][1] + (right[0][0] == 2) * right[0][1])
     for part in range(energy.size):
         of_left, of_right = min(part, left[1].shape[1] - 1), min(part, right[1].shape[1] - 1)
-        least = np.inf
+        # What costs more than leaving the part out is no choice.
+        least = lost * energy[part]
+        best[part], priced[0, part], priced[1, part] = 0, least, 0.0
         a0, a1, a2 = side_at(left[0], left[1], of_left, left[2][0], rates, noises)
         b0, b1, b2 = side_at(right[0], right[1], of_right, right[2][0], rates, noises)
         explained = energy[part] * (1 - a2) * (1 - b2)
