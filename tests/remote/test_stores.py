@@ -24,6 +24,7 @@ from hydraopt.errors import (
     TaskNotFoundError,
     UsageError,
 )
+from hydraopt.files import stores
 from hydraopt.files.copies import origin_of
 from hydraopt.files.folders import files_in
 from hydraopt.files.stores import store_of
@@ -32,6 +33,7 @@ from tests.editing.living import all_bytes, state
 from tests.marks import slow
 from tests.raising import raises
 from tests.remote.conftest import STORES, at_address
+from tests.remote.servers import raw_server
 
 DAY = "2026-03-01"
 
@@ -311,6 +313,19 @@ def test_denied_is_said_without_secrets(
     fsspec.filesystem("s3").clear_instance_cache()
     with raises(RemoteError, file="x.hydra.safetensors", got="NoCredentialsError"):
         open_bundle(f"{bucket}/x.hydra.safetensors")
+
+
+@S3_ALONE
+def test_a_failing_store_gets_no_requests_beyond_our_retries(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = b"HTTP/1.1 500 Failure\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with raw_server(lambda _: [failure]) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.address)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        with raises(RemoteError, file="x.hydra.safetensors"):
+            open_bundle(f"{bucket}/x.hydra.safetensors")
+    assert len(server.requests) == len(stores.WAITS) + 1
 
 
 @STORES

@@ -35,8 +35,8 @@ _DENSE = 16
 
 def no_such_task(name: str, there: Iterable[str], path: AnyPath) -> TaskNotFoundError:
     """Return the error for a name that no task has; it suggests similar names."""
-    # Of several files only those of wanted tasks are open: what else is there is not known.
-    expected = closest(name, sorted(there)) or "one that hydraopt inspect lists, if any"
+    # Only the files of the requested tasks are open, so other names may be unknown.
+    expected = closest(name, sorted(there)) or f"a name from hydraopt inspect --list {path}"
     return TaskNotFoundError(explain("no such task", file=path, got=repr(name), expected=expected))
 
 

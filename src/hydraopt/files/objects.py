@@ -30,6 +30,8 @@ _DENIED: Final = (
     "anonymous caller", "invalid_grant", "defaultcredentials", "not authorized", "access denied",
 )  # fmt: skip
 _KEYS: Final = "Check the store's own settings (for S3: AWS_PROFILE, or AWS_ACCESS_KEY_ID and more)"
+_ONE_TRY: Final = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
+"""For S3: botocore's retries in each of hydraopt's (``patiently``) would take a minute."""
 _NO_WRITE: Final = (NotImplementedError, TypeError)
 
 
@@ -133,7 +135,8 @@ def _system(url: Url, listed: bool = False) -> Any:
     except ImportError as error:
         raise _missing("huggingface_hub" if url.is_hub else "fsspec", url) from error
     try:
-        system, _ = fsspec.core.url_to_fs(url.text)
+        settings = _ONE_TRY if url.scheme in {"s3", "s3a"} else {}
+        system, _ = fsspec.core.url_to_fs(url.text, **settings)
     except ImportError as error:
         library = _LIBRARIES.get(url.scheme, url.scheme)
         raise _missing(library, url) from error

@@ -87,7 +87,7 @@ def patiently(act: Callable[[], T], url: Url) -> T:
         return act()
     except PassingError as error:
         tries = len(WAITS) + 1
-        refuse(f"store does not answer as it should, {tries} times", url, error, do=LATER)
+        refuse(f"store failed {tries} times", url, error, do=LATER)
 
 
 LATER: Final = "Check the address and the network, and try again later"
