@@ -104,7 +104,9 @@ def only_core(cores: Sequence[AnyPath], where: AnyPath) -> AnyPath:
                 file=where,
                 got=", ".join(x.name for x in cores[:8]) or None,
                 expected=f"one file NAME{CORE_SUFFIX}",
-                do="Give the core that the tasks were split from, and no other",
+                do="Give the core that the tasks were split from, and no other"
+                if cores
+                else "Check the path; an adapter must be merged first",
             )
         )
     return cores[0]

@@ -91,6 +91,7 @@ def load_engine(
                 "the limits are beyond the base model's context",
                 got=f"{asked} tokens of prompt and answer",
                 expected=f"at most {longest}",
+                do="Lower --prompt-tokens or --answer-tokens",
             )
         )
     attached = attach(model, list(bundles), cache_bytes=cache_bytes)
