@@ -190,6 +190,7 @@ def test_export_in_another_format(run: Run, tmp_path: Path) -> None:
     assert (out / "one.gguf").read_bytes() == (out / "numbers.gguf").read_bytes()
     for arguments, facts in (
         (("numbers", "-o", out / "one.gguf", *common), {"file": "one.gguf"}),
+        (("numbers", "-o", out / "two.gguf"), {"file": "two.gguf"}),
         (("numbers", "-o", out / "x", "--format", "gguf"), {}),
         (("numbers", "-o", out / "x", *common, "--dtype", "bfloat16"), {"got": "'bfloat16'"}),
         (("numbers", "-o", out / "x", "--format", "vllm", "--uniform-rank"), {"got": "True"}),

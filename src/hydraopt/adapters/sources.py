@@ -114,7 +114,9 @@ def locate(path: str | os.PathLike[str]) -> Source:
     elif where.exists():
         folder, weights = where.parent, where
     else:
-        refuse("no such file or folder", where, do="Check the path")
+        named = len(where.parts) == 2 and not where.is_absolute() and not where.parent.exists()
+        hub = f"; on the Hugging Face hub it is hf://{where.as_posix()}" if named else ""
+        refuse("no such file or folder", where, do=f"Check the path{hub}")
     names = [name for name in Path(os.path.realpath(folder)).parts if name != folder.anchor]
     if weights.name not in _USUAL and where != folder:
         names.append(weights.stem)

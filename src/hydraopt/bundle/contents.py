@@ -75,8 +75,8 @@ class Container:
             raise BundleFormatError(error.within("not a bundle, or damaged: ")) from error
         self.metadata = self._file.metadata
         if self.format not in formats:
-            what = "a safetensors file, but not a bundle"
-            refuse_file(what, path, self.metadata.get("format"), " or ".join(formats))
+            what, do = "a safetensors file, but not a bundle", "Merge adapters first"
+            refuse_file(what, path, self.metadata.get("format"), " or ".join(formats), do)
         self.version = self._format_version()
         with naming(path):
             self.checksums = self._read_checksums()

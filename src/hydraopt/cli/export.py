@@ -96,6 +96,8 @@ def export(
         warn(Note("no_tasks", "the bundle has no tasks, so nothing is written"))
     chosen = [opened[name] for name in names]  # a wrong name is refused before anything is written
     single = len(names) == 1 and not everything
+    if single:
+        row.check_suffix(Path(output))
     places = [Path(output)] if single else _places(Path(output), names, row.suffix)
     for target in places:  # all of them, before one is written
         row.check(target, force)

@@ -42,6 +42,17 @@ class ExportFormat:
         """Raise UsageError if something is in the way, as ``write`` would."""
         (check_file if self.suffix else check_target)(target, overwrite)
 
+    def check_suffix(self, target: Path) -> None:
+        """Raise UsageError for a folder that has the suffix of a file of another format."""
+        if not self.suffix and target.suffix in {row.suffix for row in FORMATS.values()} - {""}:
+            raise UsageError(
+                explain(
+                    "the format writes a folder, but the output has the suffix of a file",
+                    file=target,
+                    do="Pass another --format, or another name",
+                )
+            )
+
 
 FORMATS: Final[Mapping[str, ExportFormat]] = {
     "peft": ExportFormat(
