@@ -82,25 +82,32 @@ def _sizes_of(rows: Sequence[Row], fp16: int) -> list[str]:
 def compare(
     adapters: Sequence[Adapter], work: Path, sizes: Sequence[str] = (), only: Sequence[str] = ()
 ) -> Iterator[tuple[Compressor, Row]]:
-    """Yield every rival and then hydraopt at the bytes of each, with what was measured.
+    """Yield every rival, and hydraopt at the bytes of each, with what was measured.
 
     Args:
         adapters: plain LoRA adapters of one base model.
         work: folder for what each writes; it stays there, to be scored.
-        sizes: sizes of hydraopt's bundles, in place of the rivals' bytes.
-        only: take rivals alone whose label holds one of these texts.
+        sizes: sizes of hydraopt's bundles, in place of the rivals' bytes; these come first.
+        only: take only rivals whose label contains one of these texts.
+
+    Raises SystemExit for a text that is in no label.
     """
     tasks, fp16 = tasks_of(adapters), 2 * sum(adapter.numbers for adapter in adapters)
     rank = max(module.r for adapter in adapters for module in adapter.modules.values())
     done: list[Row] = []
     registered = [combined(name) for name in plugin_names(METHODS)]
-    for row in [*registry.rows_of(Scene(len(adapters), rank)), *registered]:
-        if not only or any(text in row.label for text in only):
-            done.append(measured(row, tasks, fp16, work / row.label))
-            yield row, done[-1]
-    for size in sizes or _sizes_of(done, fp16):
-        mine = ours(adapters, size)
-        yield mine, measured(mine, tasks, fp16, work / mine.label)
+    rivals = [*registry.rows_of(Scene(len(adapters), rank)), *registered]
+    for text in only:
+        if not any(text in row.label for row in rivals):
+            names = ", ".join(dict.fromkeys(row.method for row in rivals))
+            raise SystemExit(f"no rival contains {text!r} in its name: {names}")
+    mine = [ours(adapters, size) for size in sizes]
+    for row in [*mine, *(row for row in rivals if not only or any(x in row.label for x in only))]:
+        done.append(measured(row, tasks, fp16, work / row.label))
+        yield row, done[-1]
+    for size in [] if sizes else _sizes_of(done, fp16):
+        row = ours(adapters, size)
+        yield row, measured(row, tasks, fp16, work / row.label)
 
 
 def score(

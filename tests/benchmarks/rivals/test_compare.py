@@ -59,7 +59,14 @@ def test_sizes_take_the_place_of_the_rivals_bytes(folders: list[str], tmp_path: 
     rows = ran(folders, tmp_path / "out", "--only", "group_4_bit", "--sizes", "50%", "1%")
     assert [row["setting"] for row in rows if row["method"] == "hydraopt"] == ["50%", "1%"]
     # One per cent has no room for the manifest; a failure is a row as well.
-    assert [("failed" in row) for row in rows][-1]
+    assert next(row for row in rows if row["setting"] == "1%")["failed"]
+
+
+def test_an_unknown_rival_is_refused(folders: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        compare.main([*folders, "-o", str(tmp_path / "out"), "--only", "svd", "nosuch"])
+    assert ended.value.code not in (None, 0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_scores_need_a_base_and_tasks(folders: list[str], tmp_path: Path) -> None:
@@ -84,5 +91,4 @@ def test_scores_are_added_to_the_table(
     kls = {row["label"]: row["kl"] for row in rows if "svd" not in row["label"]}
     assert kls["group_8_bit"] < kls["group_2_bit"]
     assert all(0 <= row["changed_pct"] <= 100 for row in rows)
-    assert "kl" in rows[-1]
-    assert rows[-1]["method"] == "hydraopt"
+    assert [row["method"] for row in rows if "kl" in row].count("hydraopt") == 1
