@@ -6,14 +6,16 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from hydraopt import open_bundle
+from hydraopt import merge, open_bundle
 from hydraopt.adapters import read_adapter
 from hydraopt.cli.inspect import worst_module
-from hydraopt.errors import MissingExtraError, UsageError
+from hydraopt.errors import BatchError, ExportError, MissingExtraError, UsageError
 from hydraopt.inspect.bundle import TaskModule
 from tests.cli.conftest import TASKS, Run
+from tests.conftest import MakeAdapter
 from tests.export.targets import small_task
 from tests.marks import slow
 from tests.raising import check_refused
@@ -175,6 +177,22 @@ def test_export_of_several_stops_before_the_first_if_one_is_in_the_way(
     assert {x: x.read_bytes() for x in out.rglob("*") if x.is_file()} == before
     assert run("export", bundle, "--all", "-o", out, "--force").exit_code == 0
     assert sorted(x.name for x in out.iterdir()) == sorted(names)
+
+
+def test_tasks_that_a_format_cannot_hold_leave_the_others_written(
+    run: Run, adapters: Path, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    pairs = {f"model.layers.{i}.self_attn.q_proj": (np.eye(48, 4), np.eye(4, 40)) for i in range(3)}
+    plain = make_adapter(tmp_path / "plain", pairs)
+    bundle, out = tmp_path / "some.hydra.safetensors", tmp_path / "out"
+    merge([adapters / "de", adapters / "fr", plain], bundle, error=0.1)
+    result = run("export", bundle, "--all", "-o", out, "--format", "vllm")
+    assert [x.name for x in out.iterdir()] == ["plain"]
+    for name in ("de", "fr"):
+        check_refused(result, BatchError, names=name)
+    check_refused(
+        run("export", bundle, "de", "-o", tmp_path / "de", "--format", "vllm"), ExportError
+    )
 
 
 def test_export_in_another_format(run: Run, tmp_path: Path) -> None:

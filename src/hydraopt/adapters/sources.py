@@ -143,7 +143,8 @@ def _usual_of(files: Iterable[str], folder: AnyPath, notes: list[Note]) -> str |
         return usual[0]
     if len(files) > 1:
         listed = ", ".join(files[:8])
-        refuse("folder holds several weight files", folder, got=listed, do="Name the file to read")
+        do = f"Name the file to read, or give {folder}/*.safetensors to read each"
+        refuse("folder holds several weight files", folder, got=listed, do=do)
     if files:
         text = f"the folder's only weight file, {files[0]!r}, was read"
         notes.append(Note("only_weight_file", text, files[0]))

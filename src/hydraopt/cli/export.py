@@ -10,8 +10,10 @@ import click
 
 from hydraopt.cli.common import check_local, emit_json, say, warn
 from hydraopt.cli.options import common_options, force_option
+from hydraopt.errors import BatchError, ExportError
 from hydraopt.files.url import place_of
 from hydraopt.notes import Note
+from hydraopt.values import one_line
 
 __all__ = ["FORMATS", "export"]
 
@@ -72,8 +74,8 @@ def export(
     For one task, DIR is its folder (gguf, onnx, kohya: its file). For several tasks or --all, each
     task is written to DIR/TASK (DIR/TASK.gguf, .onnx_adapter, .safetensors). In PEFT folders ranks
     may differ between modules, B includes the scale, and lora_alpha equals r. A task with tensors
-    that the format cannot represent is refused, and the message names them; the tasks before it
-    stay written.
+    that the format cannot represent is refused, and the message names them; the other tasks
+    are written.
 
     \b
     Example:
@@ -104,10 +106,20 @@ def export(
     own = base if "base" in row.takes or opened.base is None else None
     how = functools.partial(export_task, format=file_format, dtype=dtype, base=own)
     how = functools.partial(how, uniform_rank=uniform_rank, overwrite=force)
+    refused: list[ExportError] = []
     for name, task, target in zip(names, chosen, places, strict=True):
-        how(task, target)
+        try:
+            how(task, target)
+        except ExportError as error:
+            refused.append(error)
+            continue
         if not as_json:
             say(f"{name} -> {target}")
+    if len(refused) > 1:
+        head = f"{len(refused)} of {len(names)} tasks cannot be exported"
+        raise BatchError("\n  ".join([head, *(one_line(str(error)) for error in refused)]))
+    if refused:
+        raise refused[0]
     if as_json:
         kind = "file" if row.suffix else "folder"
         made = [{"task": x, kind: str(y)} for x, y in zip(names, places, strict=True)]
