@@ -1,0 +1,322 @@
+"""Trace the initial A of an adapter's modules to the generator that drew it.
+
+PEFT, kohya and Unsloth draw A from PyTorch's CPU generator (hydraopt.linalg.generator). A module
+with A (r, n) and B (m, r) takes r n numbers for a first A, m r numbers for a first B, and then the
+r n numbers that A starts from. The next module continues there. Training usually moves A little,
+so A correlates with consecutive numbers of the generator. Of these numbers only the order matters,
+neither the bound of the distribution nor the type that the file stores.
+
+The search correlates the beginning of one or two modules with all numbers of the usual seeds. From
+the module that it finds, the others are found next to it, whatever the order of the modules.
+
+Not traced: numbers drawn on a GPU, in float64 or from a normal distribution (PEFT's
+``init_lora_weights="gaussian"``, diffusers), seeds that are not in SEEDS, embeddings, modules that
+share a stored pair, and small adapters: all A together need 16,384 values, and one A 1,024.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydraopt.linalg.generator import BITS, Generator
+from hydraopt.linalg.start import Drawn, KnownStart
+from hydraopt.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from hydraopt.adapters.model import Adapter, LowRankModule
+
+__all__ = ["SEARCHED", "SEEDS", "least_correlation", "traced"]
+
+SEEDS: Final = (42, 0, 3407, 1, 1234, 1337, 2023, 2024, 2025, 2026, 67280421310721 % 2**32)
+"""Seeds that trainers use by default; 3407 is Unsloth's. The last is that of a new generator in
+PyTorch, which uses the low 32 bits of it."""
+SEARCHED: Final = 1 << 22
+"""Numbers of each seed that are searched for the beginning of a module."""
+_PROBED: Final = 2
+"""Maximum number of modules that are searched for."""
+_PROBE: Final = 1024
+"""Maximum number of values of a module that are compared with the generator's numbers. A module
+that is searched for has at least as many."""
+_LEAST: Final = 1 << 14
+"""Values of all A together below which a start saves too few bytes to be worth a search."""
+_FARTHEST: Final = 1 << 30
+"""Numbers of a seed beyond which nothing is looked for: drawing so many takes four seconds."""
+_CHANCE: Final = 1e-9
+"""Probability that a random adapter is traced at all, at most."""
+_BLOCK: Final = 1 << 13
+"""Length of a Fourier transform. It is the fastest for probes of 1,024 values."""
+_BLOCKS: Final = 36
+"""Blocks that are transformed at once."""
+
+Values = NDArray[np.float64]
+
+
+def least_correlation(count: int) -> float:
+    """Return the smallest correlation of ``count`` numbers that chance does not reach.
+
+    A sum of uniform numbers with variance 1 and fixed weights of norm 1 exceeds t with a
+    probability of at most exp(-t^2 / 2), because uniform numbers are strictly sub-Gaussian. The
+    bound allows for every place that a search compares, of each adapter.
+    """
+    trials = 2 * len(SEEDS) * SEARCHED * _PROBED
+    return math.sqrt(2 * math.log(trials / _CHANCE) / max(count, 1))
+
+
+def traced(adapters: Sequence[Adapter], report: Progress = silent) -> list[Adapter]:
+    """Return the adapters, with the initial A of each module that can be traced.
+
+    The numbers of a seed are drawn once for all adapters. Adapters whose initial A is known stay as
+    they are.
+    """
+    result = list(adapters)
+    candidates = [_candidates(adapter) for adapter in adapters]
+    groups = _groups(candidates)
+    probes = [probe for group in groups for probe in group.probes]
+    for done, seed in enumerate(SEEDS if probes else ()):
+        generator = Generator(seed)
+        for probe, offset in _hits(generator, probes, range(SEARCHED)):
+            group = next(x for x in groups if probe in x.probes)
+            probes[:] = [x for x in probes if x not in group.probes]
+            for i in group.adapters:
+                offsets = _Trail(generator, candidates[i]).followed(probe.path, offset)
+                result[i] = _with_initial(adapters[i], seed, offsets)
+        report("tracing starts", done + 1, len(SEEDS))
+        if not probes:
+            break
+    return result
+
+
+def _with_initial(adapter: Adapter, seed: int, offsets: Mapping[str, int]) -> Adapter:
+    """Return the adapter with the initial A of modules. offsets: of their first numbers."""
+    modules = dict(adapter.modules)
+    ends = (offset + modules[path].r * modules[path].n for path, offset in offsets.items())
+    start = KnownStart(seed, max(ends, default=0))
+    for path, offset in offsets.items():
+        initial = Drawn(start, offset, modules[path].r)
+        modules[path] = dataclasses.replace(modules[path], initial=initial)
+    return dataclasses.replace(adapter, modules=modules)
+
+
+def _candidates(adapter: Adapter) -> dict[str, _Candidate]:
+    """Return the modules whose A may have been drawn, by path; none if one is known already."""
+    if any(module.initial is not None for module in adapter.modules.values()):
+        return {}
+    return {
+        path: _Candidate(module)
+        for path, module in adapter.modules.items()
+        if module.layout == "plain" and module.kind != "embedding" and module.r * module.n
+    }
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """Module whose A may have been drawn: how many numbers it took, and how A begins."""
+
+    module: LowRankModule
+
+    @property
+    def before(self) -> int:
+        """Numbers that the module takes before those of A."""
+        return self.module.r * (self.module.n + self.module.m)
+
+    @property
+    def size(self) -> int:
+        """Number of values of A."""
+        return self.module.r * self.module.n
+
+    def values(self) -> Values:
+        """Return the first values of A, scaled to norm 1; none if they are zero or not finite."""
+        values = self.module.a.float64().ravel()[:_PROBE]
+        largest = np.abs(values).max(initial=0.0)
+        if not 0 < largest < np.inf:
+            return values[:0]
+        values = values / largest
+        scaled: Values = values / np.linalg.norm(values)
+        return scaled
+
+
+@dataclass(frozen=True, eq=False)
+class _Probe:
+    """Beginning of a module, searched for."""
+
+    path: str
+    values: Values
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Adapters of one start, by index; it is searched for once, with the modules of the first."""
+
+    probes: list[_Probe]
+    adapters: list[int]
+
+
+def _groups(adapters: Sequence[Mapping[str, _Candidate]]) -> list[_Group]:
+    """Return the adapters by start: two starts are equal if the adapters are still correlated."""
+    groups: list[_Group] = []
+    for i, modules in enumerate(adapters):
+        if sum(x.size for x in modules.values()) < _LEAST:
+            continue
+        probes = list(_probes(modules))
+        pairs = (
+            (x, y, group) for group in groups for x, y in zip(group.probes, probes, strict=False)
+        )
+        same = (group for x, y, group in pairs if x.path == y.path and _are_alike(x, y))
+        group = next(same, None)
+        if group is not None:
+            group.adapters.append(i)
+        elif probes:
+            groups.append(_Group(probes, [i]))
+    return groups
+
+
+def _are_alike(one: _Probe, other: _Probe) -> bool:
+    return float(one.values @ other.values) > least_correlation(_PROBE)
+
+
+def _probes(modules: Mapping[str, _Candidate]) -> Iterator[_Probe]:
+    """Yield the beginning of modules that were probably drawn early, each of another type."""
+    types: set[str] = set()
+    for path in sorted(modules, key=_place_in_model):
+        if len(types) == _PROBED:
+            return
+        if _type(path) not in types and (values := modules[path].values()).size == _PROBE:
+            types.add(_type(path))
+            yield _Probe(path, values)
+
+
+def _place_in_model(path: str) -> tuple[list[int], bool, str]:
+    """Return a key that sorts modules about as models define them: attention comes first."""
+    return [int(x) for x in re.findall(r"\d{1,9}", path)], "att" not in path.lower(), path
+
+
+def _type(path: str) -> str:
+    return re.sub(r"\d+", "", path)
+
+
+def _hits(
+    generator: Generator, probes: Sequence[_Probe], places: range
+) -> Iterator[tuple[_Probe, int]]:
+    """Yield each probe that begins at one of the places, and where.
+
+    probes: the caller may remove some that need no search any more.
+    """
+    apart = _BLOCK - _PROBE + 1
+    once = apart * _BLOCKS
+    least = 0.9 * least_correlation(_PROBE) / _scale(_PROBE)  # rounded, so checked again below
+    spectra = [(x, np.conj(np.fft.rfft(x.values.astype(np.float32), _BLOCK))) for x in probes]
+    numbers = generator.numbers(places.start, _PROBE - 1).astype(np.float32)
+    for first in places[::once]:
+        if not probes:
+            return
+        more = generator.numbers(first + _PROBE - 1, once).astype(np.float32)
+        numbers = np.concatenate([numbers[-_PROBE + 1 :], more])
+        blocks = np.lib.stride_tricks.sliding_window_view(numbers, _BLOCK)[::apart]
+        transformed = np.fft.rfft(blocks, norm="ortho")  # numpy is slower without it
+        for probe, spectrum in spectra:
+            if probe not in probes:
+                continue
+            likeness = np.fft.irfft(transformed * spectrum, _BLOCK, norm="ortho")[:, :apart]
+            place = int(np.argmax(likeness))
+            offset = first + place
+            if likeness.flat[place] > least and _have_started(
+                probe.values, _numbers(generator, offset)
+            ):
+                yield probe, offset
+
+
+def _numbers(generator: Generator, offset: int) -> Values:
+    """Return the numbers of a seed that a module's values are compared with; none if too far."""
+    if not 0 <= offset <= _FARTHEST:
+        return np.zeros(0)
+    return generator.numbers(offset, _PROBE).astype(np.float64)
+
+
+def _have_started(values: Values, numbers: Values) -> bool:
+    """Return whether values of norm 1 started from numbers of the generator."""
+    if not values.size or numbers.size < values.size:
+        return False
+    correlation = float(numbers[: values.size] @ values) * _scale(values.size)
+    return correlation > least_correlation(values.size)
+
+
+def _scale(count: int) -> float:
+    """Return what makes ``count`` numbers of the generator, uniform in +-2^23, one of norm 1."""
+    return math.sqrt(3 / count) / (1 << BITS - 1)
+
+
+class _Trail:
+    """Modules of an adapter that one seed drew, followed from one of them in both directions."""
+
+    def __init__(self, generator: Generator, modules: Mapping[str, _Candidate]) -> None:
+        self._generator, self._modules = generator, modules
+        self._left = {x: modules[x].values() for x in sorted(modules, key=_place_in_model)}
+        self._types = {path: _type(path) for path in modules}
+        self._offsets: dict[str, int] = {}
+        # Type of the module that was drawn after (1) or before (-1) one of a type.
+        self._beside: dict[tuple[int, str], str] = {}
+
+    def followed(self, path: str, offset: int) -> dict[str, int]:
+        """Return the offsets of the modules that are found, beginning with one of them."""
+        if not _have_started(self._left.get(path, np.zeros(0)), _numbers(self._generator, offset)):
+            return {}
+        here: tuple[str, int] | None = (path, offset)
+        while here is not None:
+            self._take(*here)
+            self._walk(here[0], -1)
+            self._walk(here[0], 1)
+            here = self._beyond()
+        return self._offsets
+
+    def _take(self, path: str, offset: int) -> None:
+        self._offsets[path] = offset
+        del self._left[path]
+
+    def _walk(self, path: str, step: int) -> None:
+        """Find the modules that were drawn one by one after (step 1) or before (-1) one."""
+        while self._left:
+            expected = self._beside.get((step, self._types[path]))
+            likely = [x for x in self._left if self._types[x] == expected][:1]
+            found = self._neighbour(path, step, likely) or self._neighbour(path, step, self._left)
+            if found is None:
+                return
+            self._take(*found)
+            self._beside[step, self._types[path]] = self._types[found[0]]
+            path = found[0]
+
+    def _neighbour(self, path: str, step: int, others: Collection[str]) -> tuple[str, int] | None:
+        """Return which of the others was drawn next to a module, with its offset."""
+        places: dict[int, list[str]] = {}
+        for other in others:
+            after = self._end(path) + self._modules[other].before
+            before = self._begin(path) - self._modules[other].size
+            places.setdefault(after if step > 0 else before, []).append(other)
+        for offset in sorted(places):
+            numbers = _numbers(self._generator, offset)
+            for other in places[offset]:
+                if _have_started(self._left[other], numbers):
+                    return other, offset
+        return None
+
+    def _beyond(self) -> tuple[str, int] | None:
+        """Return a module that was drawn farther from all that are found, with its offset."""
+        begin, end = min(map(self._begin, self._offsets)), max(map(self._end, self._offsets))
+        probes = list(_probes({path: self._modules[path] for path in self._left}))
+        for places in (range(end, end + SEARCHED), range(max(begin - SEARCHED, 0), begin)):
+            for probe, offset in _hits(self._generator, probes, places):
+                return probe.path, offset
+        return None
+
+    def _begin(self, path: str) -> int:
+        return self._offsets[path] - self._modules[path].before
+
+    def _end(self, path: str) -> int:
+        return self._offsets[path] + self._modules[path].size
