@@ -29,6 +29,7 @@ from hydraopt.report.figures import (
     figure_of,
 )
 from tests.conftest import MakeAdapter
+from tests.drawn import drawn_modules
 from tests.marks import slow
 from tests.raising import raises
 
@@ -73,6 +74,15 @@ def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundle") / "six.hydra.safetensors"
     merge(folder / "*", path, size="30%", workers=1)
     return path
+
+
+def test_adapters_report_has_the_traced_starts(tmp_path: Path, make_adapter: MakeAdapter) -> None:
+    modules = drawn_modules(42)
+    make_adapter(tmp_path / "some", {**modules, "layers.9.q_proj": modules["layers.1.q_proj"]})
+    make_adapter(tmp_path / "none", _modules(1, 0.8, paths=["h.0.x"]))
+    report = inspect_adapters([tmp_path / "some", tmp_path / "none"])
+    starts = {x.name: (x.start_seed, x.traced_modules, x.modules) for x in report.tasks}
+    assert starts == {"some": (42, 4, 5), "none": (None, 0, 1)}
 
 
 def test_adapters_report_is_json(report: AdaptersReport) -> None:

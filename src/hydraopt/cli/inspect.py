@@ -28,7 +28,7 @@ from hydraopt.jsonvalues import to_json
 from hydraopt.values import counted
 
 if TYPE_CHECKING:
-    from hydraopt.inspect.adapters import AdaptersReport
+    from hydraopt.inspect.adapters import AdaptersReport, AdapterSummary
     from hydraopt.inspect.bundle import (
         BundleReport,
         ModuleCost,
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 
 __all__ = ["RECIPE_TEXTS", "inspect", "recipe_text", "worst_module"]
 
+_TASKS = (
+    "task", "format", "ranks", "modules", "carried tensors", "fp16 bytes", "|dW|", "same as",
+    "start",
+)  # fmt: skip
 _LIKENESS = (
     "m x n",
     "cos A",
@@ -186,11 +190,20 @@ def _list(values: Sequence[int]) -> str:
     return ", ".join(map(str, values)) or "-"
 
 
+def _start(task: AdapterSummary) -> str:
+    """Return the traced start of an adapter, and how many of its modules have it."""
+    if task.start_seed is None:
+        return "-"
+    some = task.traced_modules < task.modules
+    share = f", {task.traced_modules} of {task.modules} modules" if some else ""
+    return f"seed {task.start_seed}{share}"
+
+
 def _show_adapters(report: AdaptersReport, every: bool) -> None:
     adapters = counted(len(report.tasks), "adapter")
     show_table(
         f"{adapters} of {report.base_model or 'an unnamed base'}",
-        ["task", "format", "ranks", "modules", "carried tensors", "fp16 bytes", "|dW|", "same as"],
+        _TASKS,
         [
             [
                 x.name,
@@ -201,6 +214,7 @@ def _show_adapters(report: AdaptersReport, every: bool) -> None:
                 f"{x.fp16_bytes:,}",
                 f"{x.norm:.3g}",
                 ", ".join(x.same_as) or "-",
+                _start(x),
             ]
             for x in report.tasks
         ],

@@ -93,7 +93,7 @@ class Changed:
 class How(TypedDict, total=False):
     """Options for coding adapters, each by itself against the core.
 
-    exact, same_base, alpha, base, workers, progress: as in :func:`hydraopt.merge`.
+    exact, same_base, alpha, base, trace, workers, progress: as in :func:`hydraopt.merge`.
     limit: limit for each adapter. Default: the price of a bit that the merge arrived at.
     look: base model, as in hydraopt.merge; nothing is trained.
     day: date for the history, ISO. Default: today, in UTC.
@@ -105,6 +105,7 @@ class How(TypedDict, total=False):
     same_base: bool
     alpha: float | None
     base: StrPath | BaseTensors | None
+    trace: bool
     workers: int | Engine | None
     progress: Progress | None
     day: str | None
@@ -284,7 +285,7 @@ def _put(
             check_prompted(coded_of(given, options.exact), options.look.tasks)
         coder = Coder(core, options, base)
         before = collection.size()
-        made = [(adapter, coder.encode(adapter, day)) for adapter in given]
+        made = [(adapter, coder.encode(adapter, day)) for adapter in options.traced(given)]
         done = collection.write(Change(gone, [x.piece for _, x in made]))
     notes = (*loaded.notes, *(note for _, x in made for note in x.notes))
     rows = tuple(_row(adapter, x) for adapter, x in made)

@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from hydraopt.adapters import Adapter, check_same_base, read_adapters
+from hydraopt.adapters.start import traced
 from hydraopt.compress.core import CoreStore
 from hydraopt.compress.measure import measure_named
 from hydraopt.engines.engine import Engine
@@ -55,6 +56,7 @@ class AdapterSummary:
     """Size and content of one adapter.
 
     norm: Frobenius norm of all its dW's. same_as: adapters of equal content.
+    start_seed: seed that drew the initial A of ``traced_modules``; None if it was not found.
     """
 
     name: str
@@ -66,6 +68,8 @@ class AdapterSummary:
     norm: float
     same_as: tuple[str, ...]
     carried_tensors: int
+    start_seed: int | None
+    traced_modules: int
 
 
 Cosines = tuple[tuple[float | None, ...], ...]
@@ -125,8 +129,9 @@ def inspect_adapters(
     loaded = read_adapters(
         adapters, same_base=same_base, alpha=alpha, skip_unreadable=skip_unreadable
     )
-    pieces = align(loaded, check_same_base(loaded, same_base), lossless=False)
     report = progress or silent
+    given = traced(loaded, report)
+    pieces = align(given, check_same_base(loaded, same_base), lossless=False)
     watched = [Watched(read) for read in pieces.readers]
     store = CoreStore(watched)
     with one_blas_thread():
@@ -149,7 +154,7 @@ def inspect_adapters(
         pieces.base_model,
         pieces.fp16_bytes,
         measure,
-        _tasks(pieces, loaded, squares),
+        _tasks(pieces, given, squares),
         _cosines(pieces, matrices),
         _energy_curve(modules),
         tuple(by_type(modules)),
@@ -282,6 +287,10 @@ def _tasks(
     pieces: MergeSet, loaded: Sequence[Adapter], squares: Array
 ) -> tuple[AdapterSummary, ...]:
     adapters = {adapter.name: adapter for adapter in loaded}
+    drawn = {
+        name: [x.initial for x in adapter.modules.values() if x.initial is not None]
+        for name, adapter in adapters.items()
+    }
     names = _names(pieces)
     return tuple(
         AdapterSummary(
@@ -296,6 +305,8 @@ def _tasks(
             if task.content is None
             else tuple(name for name in names[task.content] if name != task.name),
             carried_tensors=len(carried),
+            start_seed=next((x.start.seed for x in drawn[task.name]), None),
+            traced_modules=len(drawn[task.name]),
         )
         for task, carried in zip(pieces.tasks, pieces.carried, strict=True)
     )

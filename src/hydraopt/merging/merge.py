@@ -145,6 +145,7 @@ def merge(
     alpha: float | None = None,
     exact: Sequence[str] = (),
     base: StrPath | BaseTensors | None = None,
+    trace: bool = True,
     workers: int | Engine | None = None,
     progress: Progress | None = None,
 ) -> MergeResult:
@@ -172,6 +173,7 @@ def merge(
         same_base=same_base,
         alpha=alpha,
         base=base,
+        trace=trace,
         workers=workers,
         progress=progress,
     )
@@ -195,6 +197,7 @@ def prepare(
     options.budget(2 * sum(adapter.numbers for adapter in loaded.adapters))
     check_importance([adapter.name for adapter in loaded.adapters], options.importance)
     check_exact(loaded.adapters, options.exact)
+    loaded = dataclasses.replace(loaded, adapters=options.traced(loaded.adapters))
     return Prepared(loaded, options, None if output is None else core_name(output))
 
 

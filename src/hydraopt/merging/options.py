@@ -6,7 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors
+from hydraopt.adapters.start import traced
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import Measure, measure_named
 from hydraopt.engines.engine import Engine
@@ -18,7 +20,7 @@ from hydraopt.merging.outcome import StrPath
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.solving import Options, check_forms
 from hydraopt.merging.weights import Sensitivity
-from hydraopt.progress import Progress
+from hydraopt.progress import Progress, silent
 from hydraopt.values import listed
 
 __all__ = [
@@ -51,6 +53,7 @@ class MergeOptions:
     alpha: lora_alpha of files that do not state it.
     base: the base model's folder or tensors. Tensors that replace one of its own are coded as the
         difference, and readers need it too.
+    trace: whether to search for the seeds that the adapters were initialised from.
     workers: maximum number of processes, or an Engine.
     progress: called with (stage, done, total).
 
@@ -67,6 +70,7 @@ class MergeOptions:
     same_base: bool = False
     alpha: float | None = None
     base: StrPath | BaseTensors | None = None
+    trace: bool = True
     workers: int | Engine | None = None
     progress: Progress | None = None
 
@@ -114,6 +118,12 @@ class MergeOptions:
         The budget of a lossless merge binds nothing.
         """
         return self.limit.budget(fp16_bytes) or WorstError(DEFAULT_MAX_ERROR)
+
+    def traced(self, adapters: list[Adapter]) -> list[Adapter]:
+        """Return the adapters with their starts, unless a merge has no use for them."""
+        if not self.trace or self.limit.lossless:
+            return adapters
+        return traced(adapters, self.progress or silent)
 
     def search(self, sensitivity: Sensitivity, engine: Engine) -> Options:
         """Return the options of the search. sensitivity: as measured."""

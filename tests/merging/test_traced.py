@@ -1,0 +1,56 @@
+"""Starts in a merge: each adapter is traced once, unless the merge has no use for its start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hydraopt.adapters import read_adapters
+from hydraopt.collection.opening import open_bundle
+from hydraopt.editing.verbs import add
+from hydraopt.merging.budget import Limit
+from hydraopt.merging.merge import merge, prepare
+from hydraopt.merging.options import MergeOptions
+from tests.conftest import MakeAdapter
+from tests.drawn import drawn_modules
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, make_adapter: MakeAdapter) -> Path:
+    """Three adapters: two of seed 42, one of seed 0."""
+    folder = tmp_path_factory.mktemp("drawn")
+    for name, seed, change in (("de", 42, 0.3), ("en", 42, 0.5), ("fr", 0, 0.3)):
+        make_adapter(folder / name, drawn_modules(seed, change=change))
+    return folder
+
+
+def test_a_merge_knows_the_start_of_each_adapter(folder: Path) -> None:
+    seen = []
+    options = MergeOptions(progress=lambda stage, done, total: seen.append((done, total)))
+    loaded = prepare(folder / "*", options).loaded.adapters
+    initial = [[module.initial for module in x.modules.values()] for x in loaded]
+    assert [{x and x.start.seed for x in each} for each in initial] == [{42}, {42}, {0}]
+    assert seen
+
+
+@pytest.mark.parametrize(
+    "options", [MergeOptions(trace=False), MergeOptions(limit=Limit(lossless=True))]
+)
+def test_starts_are_not_traced_for_nothing(folder: Path, options: MergeOptions) -> None:
+    given = read_adapters([folder / "*"])
+    assert prepare(given, options).loaded.adapters == list(given)
+    assert {x.initial for adapter in given for x in adapter.modules.values()} == {None}
+
+
+def test_bundles_name_the_seeds_of_the_tasks(folder: Path, tmp_path: Path) -> None:
+    """A caller of merge and add may leave the search out."""
+
+    def seeds(path: Path) -> dict[str, int | None]:
+        return {x.name: x.start and x.start.seed for x in open_bundle(path).manifest.tasks}
+
+    for trace, found in ((True, (42, 0)), (False, (None, None))):
+        path = tmp_path / f"{trace}.hydra.safetensors"
+        merge(folder / "de", path, size="20%", trace=trace, workers=1)
+        add(path, folder / "fr", trace=trace, workers=1)
+        assert seeds(path) == dict(zip(("de", "fr"), found, strict=True))
