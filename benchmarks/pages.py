@@ -67,6 +67,7 @@ BLOCKS: Mapping[str, Path] = {
     "folders": _EVIDENCE / "format.md",
     "heads": _EVIDENCE / "kinds.md",
     "real": _EVIDENCE / "kinds.md",
+    "traced": _EVIDENCE / "kinds.md",
     "embedding": _EVIDENCE / "kinds.md",
     "trained tuners": _EVIDENCE / "kinds.md",
     "people": _EVIDENCE / "people.md",

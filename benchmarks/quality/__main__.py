@@ -18,6 +18,7 @@ COMMANDS = (
     "heads",
     "tuners",
     "real",
+    "traced",
     "default",
     "embedding",
     "trained_tuners",

@@ -5,7 +5,7 @@
 
 SET is a recipe of zoo/recipes; its adapters start from one seed. They are merged in groups of
 --together tasks, in name order, at each size, in three ways: "known" with their start, "unknown"
-without it (merge --no-trace), and "private". A start that zoo.train drew is told to the merge, and
+without it (trace=False), and "private". A start that zoo.train drew is told to the merge, and
 one of PEFT's is traced. KL is teacher-forced, in nats an answer, of the first rows of a split that
 nothing was trained on. Files are whole bundles. Saved after each task; a second call goes on.
 Writes benchmarks/results/quality/SET.known-start.json.
@@ -26,6 +26,7 @@ from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
 from benchmarks.quality.evidence import original_adapters
 from benchmarks.quality.sets import DEFAULT, recipe_of
 from hydraopt.adapters import Adapter
+from hydraopt.adapters.start import traced
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.products import products_of
 from hydraopt.collection.opening import open_bundle
@@ -40,7 +41,11 @@ from zoo.recipe import Recipe, read_recipe
 
 __all__ = ["Variant", "main", "variants"]
 
-WAYS = {"known": {}, "unknown": {}, "private": {"forms": ("private",)}}
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    "known": {},
+    "unknown": {"trace": False},
+    "private": {"trace": False, "forms": ("private",)},
+}
 """Options of the merge for each way; only "known" gets adapters with their start."""
 
 
@@ -62,9 +67,7 @@ def started(adapter: Adapter, recipe: Recipe) -> Adapter:
     """Return the adapter with its start."""
     plan = next(x for x in recipe.plans if x.name == adapter.name)
     if isinstance(plan.init_seed, int):
-        from hydraopt.adapters.start import traced
-
-        return traced(adapter)
+        return traced([adapter])[0]
     seeds, begins = [], 0
     places = {}
     for path, module in adapter.modules.items():

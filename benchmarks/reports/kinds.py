@@ -62,6 +62,25 @@ def _every_real() -> Table:
     return [*_HEADS, "of tensors"], [_line(row) for row in rows]
 
 
+def _traced() -> str:
+    """Return the adapters that were traced, and how many there are and how long a search takes."""
+    rows = _result("traced")["rows"]
+    head = ["adapter", "seed", "modules traced", "median cosine of A with A_0", "seconds"]
+    lines = [
+        [
+            row["repo"],
+            str(row["seed"]),
+            f"{row['traced']} of {row['modules']}",
+            f"{row['cosine']:.2f}",
+            f"{row['seconds']:.2f}",
+        ]
+        for row in rows
+        if row["traced"]
+    ]
+    longest = max(row["seconds"] for row in rows)
+    return f"{table(head, lines)}\nTraced: {len(lines)} of {len(rows)}; at most {longest:.1f} s.\n"
+
+
 def _embedding() -> str:
     result = _result("embedding")
     rows, columns = result["shape"]
@@ -137,5 +156,11 @@ def _change(tasks: dict[str, Any], metric: str) -> str:
     return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
 
 
-SECTIONS = {"heads": _heads, "real": _real, "embedding": _embedding, "trained tuners": _trained}
+SECTIONS = {
+    "heads": _heads,
+    "real": _real,
+    "traced": _traced,
+    "embedding": _embedding,
+    "trained tuners": _trained,
+}
 TABLES = {"real.csv": _every_real}
