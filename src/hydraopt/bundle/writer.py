@@ -67,7 +67,7 @@ def canonical(manifest: Manifest, streams: Sequence[bytes], blobs: Sequence[byte
         if task.content is not None:
             # A digest: no stream is held for longer than it is looked at.
             digest = hashlib.sha256(streams[task.content]).digest()
-            same = digest, task.modules, task.tensors
+            same = digest, task.modules, task.tensors, task.start
             content = contents(same, task.content)
         # By their keys, which no task has twice: the numbers that the caller gave them must not
         # matter.
