@@ -8,6 +8,7 @@ import pytest
 
 from hydraopt.adapters import read_adapters
 from hydraopt.collection.opening import open_bundle
+from hydraopt.editing.refresh import refresh
 from hydraopt.editing.verbs import add
 from hydraopt.merging.budget import Limit
 from hydraopt.merging.merge import merge, prepare
@@ -44,7 +45,7 @@ def test_starts_are_not_traced_for_nothing(folder: Path, options: MergeOptions) 
 
 
 def test_bundles_name_the_seeds_of_the_tasks(folder: Path, tmp_path: Path) -> None:
-    """A caller of merge and add may leave the search out."""
+    """A caller of merge and add may leave the search out; a refresh from originals traces them."""
 
     def seeds(path: Path) -> dict[str, int | None]:
         return {x.name: x.start and x.start.seed for x in open_bundle(path).manifest.tasks}
@@ -54,3 +55,5 @@ def test_bundles_name_the_seeds_of_the_tasks(folder: Path, tmp_path: Path) -> No
         merge(folder / "de", path, size="20%", trace=trace, workers=1)
         add(path, folder / "fr", trace=trace, workers=1)
         assert seeds(path) == dict(zip(("de", "fr"), found, strict=True))
+    refresh(path, adapters=[folder / "de", folder / "fr"], size="20%", workers=1)
+    assert seeds(path) == {"de": 42, "fr": 0}

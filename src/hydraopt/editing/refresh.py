@@ -21,6 +21,7 @@ from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
+from hydraopt.adapters.start import traced
 from hydraopt.bundle.container import BUNDLE_SUFFIX, CORE_SUFFIX, INDEX_NAME
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest
@@ -52,7 +53,7 @@ from hydraopt.merging.outcome import Job, inputs_of, load
 from hydraopt.merging.recipe import RefreshRecipe
 from hydraopt.merging.solving import KeptError, Options, solve, solve_kept
 from hydraopt.notes import Note
-from hydraopt.progress import Progress
+from hydraopt.progress import Progress, silent
 
 __all__ = ["Expected", "Refreshed", "expected_saving", "refresh"]
 
@@ -101,7 +102,7 @@ def expected_saving(
     a price.
     """
     collection = collection_at(path)
-    tasks = _tasks(collection.bundle(), adapters, same_base, alpha, open_base(base))
+    tasks = _tasks(collection.bundle(), adapters, same_base, alpha, open_base(base), progress)
     sizes, before = tasks.bundle.tensor_bytes, tasks.bundle.manifest
     now = sizes["shared"] + sum(x for name, x in sizes.items() if name.startswith("task/"))
     options = options_in(tasks.bundle.recipe, workers, progress)
@@ -152,7 +153,7 @@ def refresh(
     _check_output(collection.path, output)
     with collection.held():
         before = collection.size()
-        tasks = _tasks(collection.bundle(), adapters, same_base, alpha, open_base(base))
+        tasks = _tasks(collection.bundle(), adapters, same_base, alpha, open_base(base), progress)
         if output is not None:
             check_apart(output, inputs_of(tasks.originals.values()))
         budget = limit.budget(tasks.pieces.fp16_bytes)
@@ -184,6 +185,7 @@ def _tasks(
     same_base: bool,
     alpha: float | None,
     base: BaseTensors | None,
+    progress: Progress | None,
 ) -> _Tasks:
     bundle.base = base or bundle.base
     check_has_core(bundle)
@@ -202,6 +204,7 @@ def _tasks(
         sets.append(align(lossless, bundle.base_model, lossless=True))
     if coded:
         exact = _exact(bundle, [adapter.name for adapter in coded])
+        coded = traced(coded, progress or silent)
         sets.append(align(coded, bundle.base_model, lossless=False, exact=exact, base=base))
     if decoded:
         sets.append(decoded_set(bundle, decoded))

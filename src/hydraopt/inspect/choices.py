@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 
 from hydraopt.adapters import Adapters, check_same_base, read_adapters
+from hydraopt.adapters.start import traced
 from hydraopt.bundle.reader import Bundle
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.core import CoreStore
@@ -223,7 +224,8 @@ def _merged_sizes(
     progress: Progress | None,
 ) -> list[CodedSize]:
     """Return the sizes that a merge of the originals makes, with no option but the size."""
-    pieces = align(loaded, check_same_base(loaded, same_base), lossless=False)
+    given = traced(loaded, progress or silent)
+    pieces = align(given, check_same_base(loaded, same_base), lossless=False)
     if not pieces.contents:
         return []
     largest = min(_LARGEST * bundle.size, PERHAPS_ALL * pieces.fp16_bytes)
