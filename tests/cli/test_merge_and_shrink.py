@@ -49,6 +49,7 @@ ROW_KEYS = {
     "tensors",
     "tensor_error",
     "harm",
+    "start",
 }
 
 
