@@ -133,6 +133,28 @@ def test_a_start_is_found(tmp_path: Path, seed: int, settings: dict[str, Any]) -
     check_whole(*trained(tmp_path, seed, **settings), seed)
 
 
+def test_the_order_of_kohya_is_traced(save: Callable[..., Path]) -> None:
+    """Its LoRAModule makes lora_down and lora_up, and then draws lora_down again."""
+    torch.manual_seed(42)
+    tensors = {}
+    for i in range(8):
+        for name, m, kernel in (("attn_to_q", 64, ()), ("ff_proj", 96, ()), ("conv", 48, (3, 3))):
+            layer = torch.nn.Conv2d if kernel else torch.nn.Linear
+            down = layer(N, 8, *kernel[:1], bias=False)
+            up = layer(8, m, *kernel[:1] and (1,), bias=False)
+            torch.nn.init.kaiming_uniform_(down.weight, a=5**0.5)
+            USUAL("lora_A", down.weight.data)
+            for part, values in (("lora_down", down.weight), ("lora_up", up.weight)):
+                key = f"lora_unet_down_blocks_{i}_{name}.{part}.weight"
+                tensors[key] = values.detach().numpy()
+            tensors[f"lora_unet_down_blocks_{i}_{name}.alpha"] = np.array(8.0, np.float32)
+    adapter = read_adapter(save("kohya", tensors, file="lora.safetensors"))
+    assert adapter.format == "kohya"
+    [start] = starts_of(adapter)
+    assert set(start) == set(adapter.modules)
+    assert len(start) == 24
+
+
 def test_embeddings_between_are_left_out(tmp_path: Path) -> None:
     adapter, _ = trained(tmp_path, r=16, target_modules=["embed", "q_proj", "middle", "last"])
     [start] = starts_of(adapter)
