@@ -113,7 +113,7 @@ def made(
     options = WAYS[variant.way]
     known = [started(x, recipe) for x in adapters] if variant.way == "known" else list(adapters)
     path = place / f"{variant.label}.hydra.safetensors"
-    limit = {} if variant.size == DEFAULT else {"size": variant.size}
+    limit: dict[str, Any] = {} if variant.size == DEFAULT else {"size": variant.size}
     result = merge(known, path, **limit, workers=1, **options)
     bundle, found = open_bundle(path), {}
     for adapter in known:
