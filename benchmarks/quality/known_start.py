@@ -159,7 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of(__name__, __doc__)
     parser.add_argument("set")
     parser.add_argument("--tasks", type=Path, required=True)
-    parser.add_argument("--sizes", nargs="+", default=["40%", DEFAULT, *"20% 10% 5% 3% 2%".split()])
+    sizes = ["40%", DEFAULT, "20%", "10%", "5%", "3%", "2%"]
+    parser.add_argument("--sizes", nargs="+", default=sizes)
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--together", nargs="+", type=int, default=[1])
     parser.add_argument("--rows", type=int, default=32)
