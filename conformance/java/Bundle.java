@@ -24,7 +24,7 @@ final class Bundle {
     final List<Map<String, Object>> modules, entries, tasks;
     final List<List<Map<String, Object>>> blobs = new ArrayList<>();
     final Set<String> counted = new HashSet<>(); // streams whose numbers are counted
-    long numbers = 0, mostNumbers;
+    long numbers = 0, mostNumbers, drawn = 0; // drawn: numbers of starts
 
     static Bundle open(Path path) throws IOException {
         if (!Files.isDirectory(path)) {
@@ -104,7 +104,8 @@ final class Bundle {
             check(stream == null ? row.get("content") == null : ZERO.equals(row.get("content")), 13);
             if (stream != null) {
                 names.add("task/0");
-                int index = streams.computeIfAbsent(hex(stream), x -> streams.size());
+                String all = hex(stream) + row.get("modules") + row.get("tensors") + row.get("start");
+                int index = streams.computeIfAbsent(all, x -> streams.size());
                 tensors.put("task/" + index, stream);
                 row.put("content", BigInteger.valueOf(index));
             }
@@ -200,6 +201,7 @@ final class Bundle {
             else if (!each.getKey().equals("manifest")) coded += each.getValue().length;
         check(whole <= (1 << 24) + 256 * packed, 20);
         mostNumbers = (1 << 20) + 128 * coded;
+        check(drawn <= (1 << 24) + 4096 * coded, 19);
     }
 
     /** Counts the numbers of a stream once; whether there may be so many. */
@@ -254,6 +256,8 @@ final class Bundle {
             boolean needs = !lossless && own.length + coded.length > 0;
             check(needs == (task.get("content") != null) && !(lossless && coded.length > 0), 13);
             check(!lossless || task.get("ranks") == null, 13);
+            Start start = start(task);
+            check(needs || start == null, 13);
             int config = (int) whole(task.get("config"), 0, Integer.MAX_VALUE);
             check(config < configs.size(), 11);
             check(config <= used, 12);
@@ -262,8 +266,9 @@ final class Bundle {
                 int content = (int) whole(task.get("content"), 0, Integer.MAX_VALUE);
                 check(content <= contents, 12);
                 contents = Math.max(contents, content + 1);
-                List<Object> both = List.of(Arrays.toString(own), Arrays.toString(coded));
-                check(both.equals(streams.computeIfAbsent(content, x -> both)), 12);
+                List<Object> all = List.of(Arrays.toString(own), Arrays.toString(coded), "" + task.get("start"));
+                if (start != null && !streams.containsKey(content)) drawn += start.count;
+                check(all.equals(streams.computeIfAbsent(content, x -> all)), 12);
             }
             Set<Object> keys = new HashSet<>();
             int count = coded.length, last = -1;

@@ -110,11 +110,12 @@ public final class Reader {
         if (task.get("content") != null) {
             int[] own = (int[]) task.get("modules"), coded = (int[]) task.get("tensors");
             Stream stream = new Stream(bundle, "task/" + task.get("content"), own.length + coded.length);
+            Start start = Rows.start(task);
             for (int i : own) {
                 stream.begin();
                 Map<String, Object> module = bundle.modules.get(i);
                 int m = integer(module, "m"), n = integer(module, "n");
-                double[][][] sides = parts(stream, m, n, bases[2 * i], bases[2 * i + 1]);
+                double[][][] sides = parts(stream, m, n, bases[2 * i], bases[2 * i + 1], start);
                 found.put((String) module.get("path"), factors(sides[0], sides[1]));
                 stream.finish();
             }

@@ -2,6 +2,9 @@ package reader;
 
 import static reader.Json.check;
 
+import java.util.Arrays;
+import java.util.stream.DoubleStream;
+
 /** Records of modules and coded tensors (streams.md, sections 4 to 6). */
 final class Records {
     /** V Y + E. */
@@ -21,13 +24,15 @@ final class Records {
         return block;
     }
 
-    /** The sides of a record of parts: left (m, k) with 2^(e/32) inside, and right (n, k). */
-    static double[][][] parts(Stream stream, int m, int n, double[][] left, double[][] right) {
+    /** The sides of a record of parts: left (m, k) with 2^(e/32) inside, and right (n, k). start: or null. */
+    static double[][][] parts(Stream stream, int m, int n, double[][] left, double[][] right, Start start) {
         int k = (int) stream.side(0, 0, 2L * Math.min(m, n) + 1, 28);
         stream.spend((long) k * (m + n));
         if (k == 0) return new double[][][] {new double[m][0], new double[n][0]};
-        int mode = left == null && right == null ? 0 : (int) stream.side(1, 0, 8, 28);
-        double[][] r = side(stream, mode % 3, n, k, right), l = side(stream, mode / 3, m, k, left);
+        boolean stated = left != null || right != null || start != null;
+        int mode = stated ? (int) stream.side(1, 0, start == null ? 8 : 9, 28) : 0;
+        double[][] r = mode == 9 ? started(stream, n, k, start) : side(stream, mode % 3, n, k, right);
+        double[][] l = side(stream, mode == 9 ? 0 : mode / 3, m, k, left);
         return new double[][][] {scaled(l, stream.powers(k)), r};
     }
 
@@ -36,6 +41,25 @@ final class Records {
         check(basis != null, 28);
         double[][] y = stream.block(basis[0].length, k, 1);
         return product(basis, y, way == 2 ? stream.block(n, k, 0) : null);
+    }
+
+    /** S W + Y Z, the sums over S first. */
+    static double[][] started(Stream stream, int n, int k, Start start) {
+        int rows = (int) stream.side(0, 1, (1 << 25) / n, 28);
+        stream.spend((long) rows * n);
+        check((long) rows * n <= start.count, 28);
+        long first = stream.list(0, 1, 0, start.count - (long) rows * n, 28)[0];
+        double[][] initial = start.initial(first, rows, n), over = stream.block(rows, k, 1);
+        int own = (int) stream.side(0, 0, Math.min(n, k), 28);
+        if (own == 0) return product(initial, over, null);
+        stream.spend((long) n * own);
+        double[][] directions = scaled(stream.block(n, own, 0), stream.powers(own));
+        double[][] overOwn = stream.block(own, k, 1), both = new double[n][];
+        double[][] coordinates = Arrays.copyOf(over, rows + own);
+        System.arraycopy(overOwn, 0, coordinates, rows, own);
+        for (int i = 0; i < n; i++)
+            both[i] = DoubleStream.concat(Arrays.stream(initial[i]), Arrays.stream(directions[i])).toArray();
+        return product(both, coordinates, null);
     }
 
     /** A record of a coded tensor, added to the matrix. common: the shared record's numbers, or null. */
@@ -48,7 +72,7 @@ final class Records {
         if (!bounded) stream.spend((long) n * k);
         double[][] parts = null;
         if ((has & 2) > 0) {
-            double[][][] sides = parts(stream, n, k, null, null);
+            double[][][] sides = parts(stream, n, k, null, null, null);
             double[][] turned = new double[sides[1][0].length][k];
             for (int i = 0; i < k; i++) for (int j = 0; j < turned.length; j++) turned[j][i] = sides[1][i][j];
             parts = turned.length == 0 ? null : product(sides[0], turned, null);

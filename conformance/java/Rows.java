@@ -102,6 +102,14 @@ final class Rows {
         return made.stream().mapToInt(x -> x).toArray();
     }
 
+    /** The start of a task, or null. */
+    static Start start(Map<String, Object> task) {
+        if (task.get("start") == null) return null;
+        List<Object> pair = list(task.get("start"), 9);
+        check(pair.size() == 2, 9);
+        return new Start(whole(pair.get(0), 0, (1L << 32) - 1), whole(pair.get(1), 1, 1 << 30));
+    }
+
     /** Checks columns that no number depends on. */
     static void checkNotes(Map<String, Object> task, int[] own) {
         object(task.get("bias_scales"), 9).values().forEach(Values::real);

@@ -138,7 +138,7 @@ final class Values {
             "peft", "base_model", null, "numbers", ZERO, "dtype", "F32", "lossless", false, "modules", "all", "errors",
             "", "error", 0.0, "tensors", NONE, "tensor_errors", "", "carried", NONE, "keys", NONE, "bias_scales",
             Map.of(), "extra_kinds", Map.of(), "notes", NONE, "metadata", Map.of(), "harm", null, "added",
-            null, "ranks", null);
+            null, "ranks", null, "start", null);
 
     static int compare(String a, String b) {
         return Arrays.compare(a.codePoints().toArray(), b.codePoints().toArray());

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.conformance import broken, changed, refused, sound
+from tests.conformance import broken, changed, refused, sound, started
 from tests.conformance.driver import Result, result_of
 from tests.conformance.forging import SUFFIX, Case, Verdict
 
@@ -25,6 +25,7 @@ CASES, EXPECTED = FOLDER / "cases", FOLDER / "expected.jsonl"
 def cases() -> Iterator[Case]:
     """Yield every case."""
     yield from itertools.chain(sound.cases(), changed.cases(), refused.cases(), broken.cases())
+    yield from itertools.chain(started.sound(), started.refused())
 
 
 def write_case(case: Case, folder: Path) -> Path:

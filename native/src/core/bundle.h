@@ -93,6 +93,7 @@ typedef struct hy_task {
     uint32_t key_count;
     const hy_json *json; /* of what follows: nodes, or 0 */
     uint32_t bias_scales, extra_kinds, metadata;
+    uint32_t seed, start_numbers; /* of the start; 0 numbers: none */
     const hy_kept *kept; /* ranks that an export keeps; NULL: it takes those of the pairs */
     uint32_t kept_count;
 } hy_task;
@@ -117,10 +118,12 @@ typedef struct hy_file {
 typedef struct hy_stream {
     uint32_t file, tensor;
     uint64_t spent; /* numbers that its table states, once it was read */
+    uint32_t start_numbers;
     uint32_t *parts, part_count; /* of the record of each module, or NULL; see hy_parts_of */
 } hy_stream;
 
 typedef struct hy_core hy_core;
+struct hy_states;
 
 struct hydra_bundle {
     hy_env env;
@@ -144,6 +147,7 @@ struct hydra_bundle {
     hy_slice base_model, library; /* data is NULL if there is none */
     uint64_t entry_sum;           /* entries of all manifests */
     hy_core *core;                /* kept, or NULL */
+    struct hy_states *states;     /* of the start that was used last, or NULL */
     const hydra_bundle *origin;   /* whose contents this one shares, or NULL */
     uint32_t borrowed_configs;    /* the first of `configs`, which are the origin's */
     unsigned calls;               /* in progress: more than one inside callbacks */

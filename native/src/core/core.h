@@ -28,11 +28,12 @@ hydra_status hy_open_files(hydra_bundle *b, const hy_tolerance *tolerance);
 hydra_status hy_open_tasks(hydra_bundle *b, const hy_tolerance *tolerance);
 extern const hy_tolerance HY_INTOLERANT; /* everything that is wrong is an error */
 /* open.c: copies what the caller gave of files, behind the first `before`; streams of a file; the
- * numbers that the streams may stand for. */
+ * numbers that the streams may stand for, and whether starts may draw as many as they do. */
 hydra_status hy_take_files(hydra_bundle *b, const hydra_reader *readers, const char *const *names,
                            size_t count, size_t before);
 hydra_status hy_add_streams(hydra_bundle *b, uint32_t file, uint32_t first, uint32_t count);
 void hy_set_most_numbers(hydra_bundle *b);
+hydra_status hy_check_starts(hydra_bundle *b);
 /* describe.c */
 hydra_status hy_task_of(const hydra_bundle *b, hydra_task task, const hy_task **found,
                         hydra_error *error);
@@ -40,6 +41,32 @@ void hy_module_info(const hydra_bundle *b, const hy_task *task, uint32_t index,
                     hydra_module_info *info);
 
 enum { HY_MOST_EXPONENT = 6400 };
+
+/* ---- start.c -------------------------------------------------------------------------------- */
+
+enum { HY_STATE_WORDS = 624 };
+
+/* States of a task's generator at regular places of its sequence. They do not change. */
+typedef struct hy_states {
+    uint32_t seed, numbers; /* of the start */
+    uint32_t users, count;  /* calls in progress; states */
+    uint32_t *words;
+} hy_states;
+
+/* The states of a task with a start: those of the call before, if it had the same start. */
+hydra_status hy_states_open(hydra_bundle *b, const hy_task *task, hy_states **states);
+void hy_states_close(hydra_bundle *b, hy_states *states);
+/* Frees the states that the bundle keeps for the next call. */
+void hy_states_drop(hydra_bundle *b);
+
+typedef struct hy_generator {
+    const hy_states *states;
+    uint32_t twists; /* of `words`; 0 before the first number */
+    uint32_t words[HY_STATE_WORDS];
+} hy_generator;
+
+/* Numbers of the sequence, from `first` on, each from -2^23 to 2^23 - 1. */
+void hy_numbers(hy_generator *generator, uint32_t first, uint32_t count, int32_t *out);
 
 /* ---- chunks.c ------------------------------------------------------------------------------- */
 
@@ -60,6 +87,8 @@ typedef struct hy_source {
     uint32_t record, record_count;     /* next record, and how many there are */
     uint64_t counted;                  /* numbers of the chunk so far */
     int only_read;                     /* products are not needed: sides lack what is shared */
+    uint32_t start_numbers;            /* of the task's start; 0 for none */
+    hy_generator generator;            /* of the start, unless products are not needed */
     hy_coder coder;
 } hy_source;
 

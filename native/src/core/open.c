@@ -292,6 +292,21 @@ hydra_status hy_take_files(hydra_bundle *b, const hydra_reader *readers, const c
     return HYDRA_OK;
 }
 
+hydra_status hy_check_starts(hydra_bundle *b) {
+    uint64_t whole = 0, most = ((uint64_t)1 << 24) + 4096 * b->stream_bytes;
+    uint32_t i;
+    for (i = 0; i < b->task_count; i++)
+        if (b->tasks[i].content != HY_NONE)
+            b->streams[b->tasks[i].content].start_numbers = b->tasks[i].start_numbers;
+    for (i = 0; i < b->stream_count; i++) whole += b->streams[i].start_numbers;
+    if (whole > most)
+        return hy_fail(&b->env, HYDRA_DAMAGED,
+                       "too many numbers of starts for the bytes there are; got %llu, expected at "
+                       "most %llu",
+                       (unsigned long long)whole, (unsigned long long)most);
+    return HYDRA_OK;
+}
+
 void hy_set_most_numbers(hydra_bundle *b) {
     b->most_numbers = ((uint64_t)1 << 20) + 128 * b->stream_bytes;
     b->limits_numbers = b->env.limits.numbers && b->most_numbers > b->env.limits.numbers;
@@ -317,6 +332,7 @@ hydra_status hy_open(const hydra_reader *readers, const char *const *names, size
     b->env = env;
     status = hy_take_files(b, readers, names, count, 0);
     if (!status) status = hy_open_files(b, tolerance);
+    if (!status) status = hy_check_starts(b);
     hy_set_most_numbers(b);
     b->env.where = count == 1 && !status ? b->files->name : NULL;
     b->env.error = &b->env.own; /* calls bring theirs */
@@ -361,6 +377,7 @@ void hydra_close(hydra_bundle *b) {
         return;
     }
     hy_core_close(b);
+    hy_states_drop(b);
     close_contents(b);
     for (i = 0; i < b->stream_count; i++)
         hy_free(&b->env, b->streams[i].parts, b->streams[i].part_count, sizeof(uint32_t));

@@ -12,7 +12,7 @@
 #pragma STDC FP_CONTRACT OFF
 #endif
 
-enum { MOST_BLOCK = 1 << 25, MOST_VECTORS = 1 << 16 };
+enum { MOST_BLOCK = 1 << 25, MOST_VECTORS = 1 << 16, STARTED = 9 };
 
 /* round(2^(30 + i/32)): part of the format. */
 static const uint32_t MANTISSAS[32] = {
@@ -170,8 +170,7 @@ static hydra_status read_powers(hy_source *s, uint32_t count, double **powers) {
     return status;
 }
 
-static hydra_status read_basis(hy_basis *basis, hy_source *s, uint32_t length) {
-    uint32_t most = length < MOST_VECTORS ? length : MOST_VECTORS;
+static hydra_status read_basis(hy_basis *basis, hy_source *s, uint32_t length, uint32_t most) {
     int32_t q;
     HY_TRY(hy_read_integer(s, HY_COUNT, 0, most, "the number of basis vectors", &q));
     if (!q) return HYDRA_OK;
@@ -182,10 +181,12 @@ static hydra_status read_basis(hy_basis *basis, hy_source *s, uint32_t length) {
     return HYDRA_OK;
 }
 
+static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
 hydra_status hy_bases_read(hy_bases *bases, hy_source *s, const hy_module *module) {
     memset(bases, 0, sizeof *bases);
-    HY_TRY(read_basis(&bases->left, s, module->m));
-    HY_TRY(read_basis(&bases->right, s, module->n));
+    HY_TRY(read_basis(&bases->left, s, module->m, least(module->m, MOST_VECTORS)));
+    HY_TRY(read_basis(&bases->right, s, module->n, least(module->n, MOST_VECTORS)));
     return hy_source_end_record(s);
 }
 
@@ -202,25 +203,44 @@ void hy_bases_close(hy_bases *bases, hy_env *env) {
 
 /* ---- parts ---------------------------------------------------------------------------------- */
 
-/* values (k, N) += the basis times coordinates (q, k). */
-static hydra_status add_shared(hy_env *env, const hy_basis *basis, const hy_block *coordinates,
-                               double *values) {
-    uint32_t n = basis->block.rows, k = coordinates->columns, i, j, c;
+/* Vectors of length n: of a basis, or of the initial A that begins at number `first`. */
+typedef struct {
+    const hy_basis *basis;
+    uint32_t n, first;
+} Vectors;
+
+/* Vector j: the integers, and the power of two that they are multiplied with. */
+static double vector_of(hy_source *s, const Vectors *v, uint32_t j, int32_t *integers) {
+    int octaves = 0;
+    if (v->basis) {
+        hy_block_column(&v->basis->block, j, 0, v->n, integers);
+        return v->basis->powers[j];
+    }
+    while ((uint64_t)1 << 2 * octaves < v->n) octaves++;
+    hy_numbers(&s->generator, v->first + j * v->n, v->n, integers);
+    return ldexp(1.0, -23 - octaves);
+}
+
+/* values (k, n) += the vectors times coordinates (q, k). */
+static hydra_status add_products(hy_source *s, const Vectors *vectors, const hy_block *coordinates,
+                                 double *values) {
+    hy_env *env = &s->b->env;
+    uint32_t n = vectors->n, k = coordinates->columns, i, j, c;
     int32_t *integers = hy_alloc(env, n, sizeof *integers), y;
     double *vector = integers ? hy_alloc(env, n, sizeof *vector) : NULL;
     if (!vector) {
         hy_free(env, integers, n, sizeof *integers);
         return env->error->status;
     }
-    for (j = 0; j < basis->q; j++) {
-        double power = basis->powers[j];
+    for (j = 0; j < coordinates->rows; j++) {
+        double power;
         int any = 0;
         for (c = 0; c < k && !any; c++) {
             hy_block_column(coordinates, c, j, 1, &y);
             any = y != 0;
         }
         if (!any) continue;
-        hy_block_column(&basis->block, j, 0, n, integers);
+        power = vector_of(s, vectors, j, integers);
         for (i = 0; i < n; i++) vector[i] = integers[i] * power;
         for (c = 0; c < k; c++) {
             double *out = values + (size_t)c * n, by;
@@ -267,8 +287,11 @@ static hydra_status read_side(hy_source *s, int way, const hy_basis *basis, uint
         *values = hy_alloc(&s->b->env, (uint64_t)n * k, sizeof **values);
         if (!*values) status = s->b->env.error->status;
     }
-    if (!status && way && !s->only_read)
-        status = add_shared(&s->b->env, basis, &coordinates, *values);
+    if (!status && way && !s->only_read) {
+        Vectors vectors;
+        vectors.basis = basis, vectors.n = n;
+        status = add_products(s, &vectors, &coordinates, *values);
+    }
     hy_block_close(&coordinates, &s->b->env);
     if (status || way == 1) return status;
     adder.values = *values;
@@ -278,9 +301,53 @@ static hydra_status read_side(hy_source *s, int way, const hy_basis *basis, uint
     return read_columns(s, n, k, HY_NORMAL, to);
 }
 
+/* Blocks of a started side: coordinates over the initial A; own directions, and those over them. */
+typedef struct {
+    hy_block coordinates, over_own;
+    hy_basis own;
+} Started;
+
+static hydra_status read_started_blocks(hy_source *s, uint32_t n, uint32_t k, uint32_t rows,
+                                        Started *x) {
+    HY_TRY(hy_block_read(&x->coordinates, s, rows, k, HY_HEAVY));
+    HY_TRY(read_basis(&x->own, s, n, least(n, k)));
+    return x->own.q ? hy_block_read(&x->over_own, s, x->own.q, k, HY_HEAVY) : HYDRA_OK;
+}
+
+/* A right side over the initial A and own directions: values (k, n). */
+static hydra_status read_started(hy_source *s, uint32_t n, uint32_t k, double **values) {
+    hy_env *env = &s->b->env;
+    hydra_status status;
+    Started x;
+    Vectors vectors;
+    uint64_t drawn;
+    int32_t rows, first = 0;
+    HY_TRY(hy_read_integer(s, HY_COUNT, 1, MOST_BLOCK / n, "the rows of an initial A", &rows));
+    drawn = (uint64_t)rows * n;
+    HY_TRY(hy_source_spend(s, drawn));
+    if (drawn > s->start_numbers)
+        return hy_damaged(s, "an initial A of more numbers than the start has");
+    HY_TRY(hy_read_run(s, HY_COUNT, 1, 0, (int64_t)(s->start_numbers - drawn),
+                       "the place of an initial A", &first));
+    memset(&x, 0, sizeof x);
+    status = read_started_blocks(s, n, k, (uint32_t)rows, &x);
+    if (!status && (*values = hy_alloc(env, (uint64_t)n * k, sizeof **values)) == NULL)
+        status = env->error->status;
+    vectors.basis = NULL, vectors.n = n, vectors.first = (uint32_t)first;
+    if (!status && !s->only_read) status = add_products(s, &vectors, &x.coordinates, *values);
+    vectors.basis = &x.own;
+    if (!status && !s->only_read && x.own.q)
+        status = add_products(s, &vectors, &x.over_own, *values);
+    hy_block_close(&x.coordinates, env);
+    hy_block_close(&x.over_own, env);
+    close_basis(&x.own, env);
+    return status;
+}
+
 hydra_status hy_product_read(hy_product *p, hy_source *s, uint32_t m, uint32_t n,
                              const hy_bases *bases) {
     int32_t k, mode = 0;
+    int started = s->start_numbers > 0;
     uint64_t most = 2 * (uint64_t)(m < n ? m : n) + 1;
     memset(p, 0, sizeof *p);
     p->m = m, p->n = n;
@@ -288,9 +355,14 @@ hydra_status hy_product_read(hy_product *p, hy_source *s, uint32_t m, uint32_t n
     HY_TRY(hy_source_spend(s, (uint64_t)k * ((uint64_t)m + n)));
     if (!k) return HYDRA_OK;
     p->k = (uint32_t)k;
-    if (bases && (bases->left.q || bases->right.q))
-        HY_TRY(hy_read_integer(s, HY_MODE, 0, 8, "the mode of a record", &mode));
-    HY_TRY(read_side(s, mode % 3, bases ? &bases->right : NULL, n, p->k, &p->right));
+    if (started || (bases && (bases->left.q || bases->right.q)))
+        HY_TRY(hy_read_integer(s, HY_MODE, 0, 8 + started, "the mode of a record", &mode));
+    if (mode == STARTED) {
+        HY_TRY(read_started(s, n, p->k, &p->right));
+        mode = 0;
+    } else {
+        HY_TRY(read_side(s, mode % 3, bases ? &bases->right : NULL, n, p->k, &p->right));
+    }
     HY_TRY(read_side(s, mode / 3, bases ? &bases->left : NULL, m, p->k, &p->left));
     return read_powers(s, p->k, &p->powers);
 }

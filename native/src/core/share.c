@@ -58,7 +58,8 @@ static hydra_status share(hydra_bundle *b, const hydra_bundle *of, const hydra_r
     b->files[0] = of->files[0];
     HY_TRY(hy_count_entries(&b->env, &b->files->manifest, NULL, &b->entry_sum));
     HY_TRY(hy_add_streams(b, 0, 1, 1));
-    return hy_open_tasks(b, &HY_INTOLERANT);
+    HY_TRY(hy_open_tasks(b, &HY_INTOLERANT));
+    return hy_check_starts(b);
 }
 
 hydra_status hydra_share(const hydra_bundle *of, const hydra_reader *readers,

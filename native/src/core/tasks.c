@@ -11,7 +11,7 @@ enum {
     T_NAME, T_CONFIG, T_CONTENT, T_FORMAT, T_BASE_MODEL, T_NUMBERS,
     T_DTYPE, T_LOSSLESS, T_MODULES, T_ERRORS, T_ERROR, T_CARRIED, T_KEYS,
     T_BIAS_SCALES, T_EXTRA_KINDS, T_NOTES, T_METADATA, T_TENSORS,
-    T_TENSOR_ERRORS, T_HARM, T_ADDED, T_RANKS
+    T_TENSOR_ERRORS, T_HARM, T_ADDED, T_RANKS, T_START
 };
 
 double hy_error_of(unsigned code) { return code == 255 ? 0.0 : exp2(-(double)code / 16); }
@@ -212,6 +212,25 @@ static hydra_status read_plain(hydra_bundle *b, const hy_json *json, const hy_co
     return HYDRA_OK;
 }
 
+/* [seed, numbers]; only of a coded task. */
+static hydra_status read_start(hydra_bundle *b, const hy_json *json, uint32_t node, hy_task *x) {
+    uint64_t seed, numbers;
+    uint32_t at;
+    if (!node || hy_kind(json, node) == HY_NULL) return HYDRA_OK;
+    HY_CHECK(&b->env, x->content != HY_NONE, "manifest: '%s' has a start and nothing coded",
+             x->name.data);
+    HY_CHECK(&b->env, hy_kind(json, node) == HY_LIST && json->nodes[node].size == 2,
+             "manifest: the start of '%s' is no [seed, numbers]", x->name.data);
+    at = hy_first(node);
+    HY_CHECK(&b->env,
+             hy_natural(json, at, 0, 0xFFFFFFFFu, &seed) &&
+                 hy_natural(json, json->nodes[at].next, 1, (uint64_t)1 << 30, &numbers),
+             "manifest: the start of '%s' makes no sense", x->name.data);
+    x->seed = (uint32_t)seed;
+    x->start_numbers = (uint32_t)numbers;
+    return HYDRA_OK;
+}
+
 /* Reads the columns that depend on others. */
 static hydra_status read_rest(hydra_bundle *b, const hy_json *json, const hy_column *c,
                               hy_task *x) {
@@ -233,6 +252,7 @@ static hydra_status read_rest(hydra_bundle *b, const hy_json *json, const hy_col
     coded = (x->modules.count || x->tensors.count) && !x->lossless;
     HY_CHECK(&b->env, coded == (x->content != HY_NONE) && !(x->lossless && x->tensors.count),
              "manifest: the content of '%s' does not fit what it has", x->name.data);
+    HY_TRY(read_start(b, json, c[T_START].at, x));
     HY_TRY(read_keys(b, json, c[T_KEYS].at, x));
     HY_TRY(hy_ranks_read(b, json, c[T_RANKS].at, x));
     HY_TRY(read_harm(b, json, c[T_HARM].at, x));
@@ -249,7 +269,7 @@ hydra_status hy_read_tasks(hydra_bundle *b, const hy_json *json, uint32_t table,
                      {"modules", 0, 0}, {"errors", 0, 0}, {"error", 0, 0}, {"carried", 0, 0},
                      {"keys", 0, 0}, {"bias_scales", 0, 0}, {"extra_kinds", 0, 0}, {"notes", 0, 0},
                      {"metadata", 0, 0}, {"tensors", 0, 0}, {"tensor_errors", 0, 0}, {"harm", 0, 0},
-                     {"added", 0, 0}, {"ranks", 0, 0}, {NULL, 0, 0}};
+                     {"added", 0, 0}, {"ranks", 0, 0}, {"start", 0, 0}, {NULL, 0, 0}};
     uint32_t i, rows;
     HY_TRY(hy_table_open(&b->env, json, table, c, MOST_TASKS, "tasks", &rows));
     for (i = 0; i < rows; i++, hy_table_next(json, c)) {
@@ -297,9 +317,10 @@ static hydra_status check_sharing(hydra_bundle *b) {
         first = users[x->content];
         if (!first) users[x->content] = x;
         else if (!hy_ranges_same(&x->modules, &first->modules) ||
-                 !hy_ranges_same(&x->tensors, &first->tensors))
+                 !hy_ranges_same(&x->tensors, &first->tensors) || x->seed != first->seed ||
+                 x->start_numbers != first->start_numbers)
             status = hy_fail(&b->env, HYDRA_DAMAGED,
-                             "manifest: '%s' and '%s' share a stream, not their modules",
+                             "manifest: '%s' and '%s' share a stream, not what it holds",
                              x->name.data, first->name.data);
     }
     hy_free(&b->env, users, b->stream_count, sizeof *users);

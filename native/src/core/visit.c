@@ -134,9 +134,20 @@ static hydra_status visit_tensors(Shared *shared, hy_source *own, const hy_task 
     return HYDRA_OK;
 }
 
+/* Prepares the source for sides over an initial A. */
+static hydra_status open_start(hydra_bundle *b, hy_source *own, const hy_task *task,
+                               const hy_visitor *visitor, hy_states **states) {
+    own->start_numbers = task->start_numbers;
+    if (!task->start_numbers || visitor->only_read || !visitor->module) return HYDRA_OK;
+    HY_TRY(hy_states_open(b, task, states));
+    own->generator.states = *states;
+    return HYDRA_OK;
+}
+
 hydra_status hy_visit(hydra_bundle *b, const hy_task *task, const hy_visitor *visitor) {
     Shared *shared;
     hy_source *own;
+    hy_states *states = NULL;
     hydra_status status;
     uint32_t end = visitor->count ? visitor->first + visitor->count : task->modules.count;
     if (task->content == HY_NONE) return HYDRA_OK;
@@ -150,6 +161,7 @@ hydra_status hy_visit(hydra_bundle *b, const hy_task *task, const hy_visitor *vi
     status = open_shared(shared, b);
     if (!status)
         status = hy_source_open(own, b, task->content, task->modules.count + task->tensors.count);
+    if (!status) status = open_start(b, own, task, visitor, &states);
     if (!status && visitor->module) status = hy_source_seek(own, visitor->first);
     if (!status && visitor->module && end > visitor->first) {
         Visit visit;
@@ -163,8 +175,10 @@ hydra_status hy_visit(hydra_bundle *b, const hy_task *task, const hy_visitor *vi
         status = hy_source_seek(own, all);
         if (!status) status = visit_modules(shared, own, task, visitor, all, all);
         own->only_read = visitor->only_read;
+        own->start_numbers = 0; /* parts of a tensor state no mode */
         if (!status) status = visit_tensors(shared, own, task, visitor);
     }
+    hy_states_close(b, states);
     close_shared(shared);
     hy_source_close(own);
     hy_free(&b->env, own, 1, sizeof *own);

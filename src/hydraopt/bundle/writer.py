@@ -47,8 +47,8 @@ class Canonical(NamedTuple):
 def canonical(manifest: Manifest, streams: Sequence[bytes], blobs: Sequence[bytes]) -> Canonical:
     """Return the bundle with tasks sorted by name and everything else numbered by first use.
 
-    Equal configs, and equal streams over equal modules, become one; keys that are the default are
-    left out. Modules and tensors keep their order, in which the streams are coded.
+    Equal configs, and equal streams over equal modules and starts, become one; keys that are the
+    default are left out. Modules and tensors keep their order, in which the streams are coded.
 
     Raises BundleFormatError if a stream or blob is missing or belongs to no task.
     """

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +23,7 @@ _APART: Final = 1 << 17
 
 
 class Generator:
-    """Numbers of one seed, from any place on. Not thread-safe.
+    """Numbers of one seed, from any place on. Thread-safe.
 
     seed: 0 to 2^32 - 1.
     """
@@ -32,18 +33,20 @@ class Generator:
         self._twister.state = _seeded(seed)  # type: ignore[assignment]
         self._states = [self._twister.state]
         self._next = 0
+        self._lock = Lock()
 
     def numbers(self, first: int, count: int) -> NDArray[np.int32]:
         """Return numbers ``first`` to ``first + count``, each from -2^23 to 2^23 - 1."""
-        known = min(first // _APART, len(self._states) - 1) * _APART
-        if not known <= self._next <= first:
-            self._twister.state = self._states[known // _APART]
-            self._next = known
-        while self._next < first:
-            self._draw(first, output=False)
         pieces = []
-        while self._next < first + count:
-            pieces.append(self._draw(first + count, output=True))
+        with self._lock:
+            known = min(first // _APART, len(self._states) - 1) * _APART
+            if not known <= self._next <= first:
+                self._twister.state = self._states[known // _APART]
+                self._next = known
+            while self._next < first:
+                self._draw(first, output=False)
+            while self._next < first + count:
+                pieces.append(self._draw(first + count, output=True))
         raw = np.concatenate(pieces) if pieces else np.zeros(0, np.uint64)
         centred: NDArray[np.int32] = (raw & ((1 << BITS) - 1)).astype(np.int32)
         centred -= 1 << BITS - 1

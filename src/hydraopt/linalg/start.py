@@ -7,7 +7,7 @@ start writes its right sides over A_0, which costs the place where A_0 begins an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -25,18 +25,19 @@ class KnownStart:
     seed: int
     numbers: int
 
-    @cached_property
-    def _generator(self) -> Generator:
-        return Generator(self.seed)
-
     def initial(self, offset: int, r: int, n: int) -> Basis:
         """Return the basis (n, r) of an initial A (r, n) that begins at a number.
 
         Its vectors are ``t 2^-(23 + e)`` with e the least whole number for which 4^e >= n, so that
         they have lengths from 0.28 to 0.58 on average.
         """
-        whole = self._generator.numbers(offset, r * n).reshape(r, n).T
+        whole = _generator(self.seed).numbers(offset, r * n).reshape(r, n).T
         return Basis(np.ldexp(whole.astype(np.float64), -(BITS - 1 + _octaves(n))))
+
+
+@lru_cache(64)
+def _generator(seed: int) -> Generator:
+    return Generator(seed)
 
 
 def _octaves(n: int) -> int:
