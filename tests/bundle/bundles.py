@@ -21,10 +21,11 @@ from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.coefficients import exponents, power
 from hydraopt.coding.forms import Way
 from hydraopt.coding.records import PartsRecord, write_record
-from hydraopt.coding.side import quantise_basis, quantise_side, write_basis
+from hydraopt.coding.side import quantise_basis, quantise_side, quantise_started, write_basis
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.norms import relative_error
 from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.linalg.start import Drawn, KnownStart
 from hydraopt.linalg.svd import thin
 
 STEP = 64.0
@@ -65,19 +66,25 @@ def record(
     ways: tuple[Way, Way] = (Way.EXPLICIT, Way.EXPLICIT),
     bases: Any = None,
     step: float = STEP,
+    drawn: Drawn | None = None,
 ) -> PartsRecord:
-    """``b`` (m, k) @ ``a`` (k, n) with each side scaled to ``step`` steps and rounded."""
+    """``b`` (m, k) @ ``a`` (k, n) with each side scaled to ``step`` steps and rounded.
+
+    drawn: initial A of a started right side, which gets one own direction.
+    """
     left_basis, right_basis = bases or (None, None)
     sizes = np.linalg.norm(a, axis=1)
     strength = np.linalg.norm(b, axis=0) * sizes / step**2
     grid = exponents(strength)
     # The left side makes up for the coarse grid of the exponents.
     left = b * sizes / step / power(grid)
-    return PartsRecord(
-        quantise_side(left, ways[0], left_basis),
-        quantise_side(a.T / sizes * step, ways[1], right_basis),
-        grid,
+    right = a.T / sizes * step
+    rights = (
+        quantise_side(right, ways[1], right_basis)
+        if drawn is None
+        else quantise_started(right, drawn, np.ones(len(a)), np.array([step]))
     )
+    return PartsRecord(quantise_side(left, ways[0], left_basis), rights, grid)
 
 
 def encode_bases(
@@ -103,22 +110,30 @@ def encode_task(
     bases: Sequence[tuple[Basis, Basis]] | None = None,
     ranks: Mapping[str, int] | None = None,
     scale: float = 0.05,
+    start: KnownStart | None = None,
 ) -> Coded:
-    """A random task over all ``modules``; with bases, the forms go round."""
+    """A random task over all ``modules``; with bases, the forms go round.
+
+    start: every second module is written over its initial A instead.
+    """
     writer = ChunkWriter()
+    states_mode = bases is not None or start is not None
     coded = Coded(b"")
     ways = [(Way.EXPLICIT, Way.SHARED), (Way.SHARED, Way.SHARED), (Way.PREDICTED, Way.EXPLICIT)]
     for i, module in enumerate(modules):
         k = (ranks or {}).get(module.path, min(2, module.m, module.n))
         if k == 0:
-            write_record(writer, None, bases is not None)
+            write_record(writer, None, states_mode)
             writer.end_record(0)
             coded.factors[module.path] = Factors(np.zeros((module.m, 0)), np.zeros((0, module.n)))
             continue
         b = rng.standard_normal((module.m, k)) * scale
         a = rng.standard_normal((k, module.n))
-        parts = record(b, a) if bases is None else record(b, a, ways[i % 3], bases[i])
-        write_record(writer, parts, bases is not None)
+        if start is not None and i % 2 == 0:
+            parts = record(b, a, drawn=Drawn(start, 700 * i, 2))
+        else:
+            parts = record(b, a) if bases is None else record(b, a, ways[i % 3], bases[i])
+        write_record(writer, parts, states_mode)
         writer.end_record(parts.numbers)
         coded.factors[module.path] = parts.factors
     coded.stream = writer.finish()
@@ -137,13 +152,17 @@ def tiny(
     blobs: Sequence[CarriedBlob] = (),
     data: Sequence[bytes] = (),
     seed: int = 0,
+    start: KnownStart | None = None,
     **task: Any,
 ) -> Parts:
-    """A bundle of random tasks over the same modules; ``task`` goes into every TaskEntry."""
+    """A bundle of random tasks over the same modules; ``task`` goes into every TaskEntry.
+
+    start: of every task.
+    """
     rng = np.random.default_rng(seed)
     modules = modules or tiny_modules()
     stream, bases = encode_bases(modules, rng) if shared else (b"", None)
-    coded = {name: encode_task(modules, rng, bases) for name in names}
+    coded = {name: encode_task(modules, rng, bases, start=start) for name in names}
     entries = tuple(
         TaskEntry(
             name=name,
@@ -153,6 +172,7 @@ def tiny(
             modules=tuple(range(len(modules))),
             errors=tuple(0.1 * (j + 1) for j in range(len(modules))),
             error=0.2,
+            start=start,
             **task,
         )
         for i, name in enumerate(names)

@@ -227,7 +227,7 @@ def _modules() -> Found:
     yield "too-many-parts", _first(parts, 196)
     yield "parts-below-0", _first(lambda coder: coder.side(Kind.COUNT, -1), 0)
     for name, widths, ways in (
-        ("mode-9", (3, 2), (3, 0)), ("mode-below-0", (3, 2), (0, -1)),
+        ("mode-below-0", (3, 2), (0, -1)),
         ("shared-without-a-basis", (3, 0), (0, 1)), ("predicted-without-a-basis", (0, 2), (2, 0)),
         ("too-many-vectors", (7, 2), (0, 0)),
     ):  # fmt: skip

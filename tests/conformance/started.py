@@ -113,7 +113,7 @@ _EVERY = [
 
 def sound() -> Iterator[Case]:
     """Yield sound cases."""
-    yield "started", started(_EVERY), FINE
+    yield "started-anywhere", started(_EVERY), FINE
     yield "started-in-chunks", started(_EVERY, cuts=(3, 4, 7)), FINE
     both = [Row(9, 100, 2, own, q=_BASES) for own in (0, 2)]
     ways = [Row(9, ways=ways, q=_BASES) for ways in ((0, 1), (2, 0), (1, 2), (0, 0))]

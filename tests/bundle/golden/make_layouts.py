@@ -28,6 +28,7 @@ from hydraopt.coding.forms import Way
 from hydraopt.coding.records import write_record
 from hydraopt.coding.side import quantise_basis, write_basis
 from hydraopt.collection.opening import open_bundle
+from hydraopt.linalg.start import Drawn, KnownStart
 from tests.bundle.bundles import record
 from tests.bundle.golden.make import table
 
@@ -40,12 +41,14 @@ PREFIX = "base_model.model."
 @dataclass(frozen=True)
 class Case:
     """A task. ranks: parts of each module. ways: of both sides, over bases if any is not explicit.
-    tensors: coded ones, with their numbers in steps of 2^(-10). entry: more of the task's row."""
+    drawn: initial A of each module, or None. tensors: coded ones, with their numbers in steps of
+    2^(-10). entry: more of the task's row."""
 
     modules: Sequence[ModuleEntry]
     config: Mapping[str, Any] = field(default_factory=lambda: dict(LORA))
     ranks: Sequence[int] = (2, 2, 2, 2)
     ways: tuple[Way, Way] = (Way.EXPLICIT, Way.EXPLICIT)
+    drawn: Sequence[Drawn | None] = (None,) * 4
     extras: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     tensors: Sequence[TensorEntry] = ()
     entry: Mapping[str, Any] = field(default_factory=dict)
@@ -78,6 +81,7 @@ _ADALORA = {
 }  # fmt: skip
 _LOHA = {"peft_type": "LOHA", "r": 3, "alpha": 6, "target_modules": ["q"]}
 _SHARED = (Way.SHARED, Way.PREDICTED)
+_START = KnownStart(42, 1000)
 
 CASES: dict[str, Case] = {
     "linear": Case((Q, V)),
@@ -86,6 +90,10 @@ CASES: dict[str, Case] = {
     "ranks": Case((Q, V), _with(use_rslora=True, rank_pattern={"v": 3}), (1, 3)),
     "nothing": Case((Q, V), ranks=(0, 2)),
     "shared": Case((Q, V), ways=_SHARED),
+    "started": Case(
+        (Q, V, ModuleEntry("h.1.q", "linear", 6, 8)), ranks=(2, 2, 3), entry={"start": _START},
+        drawn=(Drawn(_START, 620, 2), None, Drawn(_START, 0, 4)),
+    ),
     "names": Case(
         (Q, V),
         _with(target_modules="all-linear"),
@@ -156,11 +164,12 @@ CASES: dict[str, Case] = {
 def write(name: str, path: Path) -> None:
     """The bundle of a case."""
     case = CASES[name]
-    states_mode = case.ways != (Way.EXPLICIT, Way.EXPLICIT)
+    has_bases = case.ways != (Way.EXPLICIT, Way.EXPLICIT)
     shared, stream = ChunkWriter(), ChunkWriter()
-    for seed, (module, rank) in enumerate(zip(case.modules, case.ranks, strict=False)):
+    of_modules = zip(case.modules, case.ranks, case.drawn, strict=False)
+    for seed, (module, rank, drawn) in enumerate(of_modules):
         bases = None
-        if states_mode:
+        if has_bases:
             pair = [quantise_basis(table(x, 3, seed) * 3) for x in (module.m, module.n)]
             for basis in pair:
                 write_basis(shared, basis)
@@ -169,8 +178,8 @@ def write(name: str, path: Path) -> None:
         coded = None
         if rank:
             b, a = table(module.m, rank, seed + 7) / 64, table(rank, module.n, seed + 9)
-            coded = record(b, a, case.ways, bases)
-        write_record(stream, coded, states_mode)
+            coded = record(b, a, case.ways, bases, drawn=drawn)
+        write_record(stream, coded, has_bases or any(case.drawn))
         stream.end_record(coded.numbers if coded else 0)
     for seed, tensor in enumerate(case.tensors):
         x = as_matrix(table(tensor.numbers, 1, seed + 5).reshape(tensor.shape))
