@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +73,7 @@ def started(
     for task in range(len(starts)):
         edges = [0, *cuts, len(rows)]
         chunks = []
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in pairwise(edges):
             coder = Coder()
             numbers = sum(rows[i].write(coder, i + 50 * task) for i in range(start, stop))
             chunks.append((stop - start, numbers, coder.finish()))

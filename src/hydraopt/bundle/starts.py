@@ -10,8 +10,8 @@ from hydraopt.linalg.start import KnownStart
 __all__ = ["MOST_NUMBERS", "check_start", "start_from_json", "start_to_json"]
 
 MOST_NUMBERS: Final = 1 << 30
-"""Most numbers of a start, so that a side integer holds the place of each; the bytes of a file bound
-them further."""
+"""Most numbers of a start: a side integer holds the place of each. The bytes of a file bound them
+further."""
 
 
 def check_start(start: Any, where: str) -> None:
