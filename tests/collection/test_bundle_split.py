@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle
-from hydraopt.coding.forms import FORMS, Mode
+from hydraopt.coding.forms import FORMS, MODES, Mode, Way
 from hydraopt.coding.records import read_record, read_split_record, write_record
 from hydraopt.coding.side import quantise_basis
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.errors import BundleFormatError
+from hydraopt.linalg.start import Drawn, KnownStart
 from tests.bundle.bundles import record
 from tests.conftest import write_adapter
 from tests.raising import raises
 
-MODES = [mode for modes in FORMS.values() for mode in modes if mode.code < 9]
+START = KnownStart(42, 10_000)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda x: f"{x.left.name}-{x.right.name}")
@@ -26,15 +27,16 @@ def test_a_split_record_multiplies_out_to_the_same_bits(mode: Mode) -> None:
     m, n, k, p, q = 12, 9, 3, 4, 5
     left, right = (quantise_basis(8 * rng.standard_normal(s)).basis for s in ((m, p), (n, q)))
     b, a = rng.standard_normal((m, k)), rng.standard_normal((k, n))
-    written = record(b, a, (mode.left, mode.right), (left, right))
+    drawn = Drawn(START, 700, 2) if mode.right is Way.STARTED else None
+    written = record(b, a, (mode.left, mode.right), (left, right), drawn=drawn)
     writer = StreamWriter()
     for each in (written, None, written):
         write_record(writer, each, states_mode=True)
     data = writer.finish()
     one, other = StreamReader(data), StreamReader(data)
     for count in (k, 0, k):
-        coded = read_record(one, m, n, (left, right))
-        split = read_split_record(other, m, n, p, q)
+        coded = read_record(one, m, n, (left, right), START)
+        split = read_split_record(other, m, n, p, q, START)
         assert split.count == count
         assert other.position == one.position
         factors = split.factors(left, right)
@@ -42,9 +44,12 @@ def test_a_split_record_multiplies_out_to_the_same_bits(mode: Mode) -> None:
             np.testing.assert_array_equal(factors.B, coded.factors.B)
             np.testing.assert_array_equal(factors.A, coded.factors.A)
             assert split.mode == coded.mode == mode
+            assert split.drawn == coded.right.drawn == drawn
+            assert coded.numbers == written.numbers
             for side, way in ((split.left, mode.left), (split.right, mode.right)):
                 assert (side.coordinates is None, side.own is None) == {
-                    "EXPLICIT": (True, False), "SHARED": (False, True), "PREDICTED": (False, False)
+                    "EXPLICIT": (True, False), "SHARED": (False, True), "PREDICTED": (False, False),
+                    "STARTED": (True, False),
                 }[way.name]  # fmt: skip
 
 
