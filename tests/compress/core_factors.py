@@ -11,7 +11,9 @@ from hydraopt.compress.core import CoreStore, ModuleCore
 from hydraopt.compress.encode import EncodedModule, encode_module
 from hydraopt.compress.measure import MEASURES, Measure
 from hydraopt.compress.plan import ModulePlan, modes_of, plan_module
+from hydraopt.compress.started import Starts
 from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.linalg.start import Drawn, KnownStart
 
 Pair = tuple[Array, Array]
 
@@ -57,7 +59,16 @@ def planned(
     """A module planned at a price, each task's harm relative to its own norm."""
     core = core_of(pairs)
     weights = [1 / max(float(s @ s), 1e-300) for s in core.s]
-    return core, plan_module(core, weights, price, measure, modes_of(forms))
+    modes = modes_of(forms)
+    return core, plan_module(core, weights, price, measure, modes, None, starts_of(pairs, forms))
+
+
+def starts_of(pairs: Sequence[Pair], forms: Sequence[str]) -> Starts | None:
+    """A start for each task, if the forms need one."""
+    if "started" not in forms:
+        return None
+    starts = [KnownStart(i, a.size) for i, (_, a) in enumerate(pairs)]
+    return Starts({i: Drawn(x, 0, len(pairs[i][1])) for i, x in enumerate(starts)})
 
 
 def encoded(
@@ -68,7 +79,7 @@ def encoded(
 ) -> EncodedModule:
     """A module planned and encoded."""
     core, plan = planned(pairs, price, forms, measure)
-    return encode_module(core, plan, measure)
+    return encode_module(core, plan, measure, None, 1, starts_of(pairs, forms))
 
 
 def dense(pair: Any) -> Array:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from itertools import product
 
 import numpy as np
 import pytest
 
-from hydraopt.coding.forms import Mode, Way
+from hydraopt.coding.forms import MODES, Mode, Way
 from hydraopt.coding.records import PartsRecord
 from hydraopt.coding.side import quantise_basis
-from hydraopt.compress.alike import Alike, encode_alike
+from hydraopt.compress.alike import Alike, Begun, encode_alike
 from hydraopt.linalg.basis import Bases
 from hydraopt.linalg.shapes import Array
 from hydraopt.linalg.stack import thin_stack
+from hydraopt.linalg.start import Drawn, KnownStart
 
 T, R, K, M, N = 3, 4, 3, 48, 60
+SPLIT = ("u", "s", "v", "left", "right", "begun")
 
 
 def tasks(mode: Mode, unbiased: float = 300.0, spread: int = 26) -> tuple[Alike, Bases]:
@@ -28,16 +29,18 @@ def tasks(mode: Mode, unbiased: float = 300.0, spread: int = 26) -> tuple[Alike,
     u, s, v = (np.stack(x).astype(np.float64) for x in thin_stack(b, a))
     classes = np.full((T, K), spread)
     bases = tuple(quantise_basis(x * 500).basis for x in (left, right))
-    return Alike(mode, u, s, v, classes, classes, unbiased), (bases[0], bases[1])
+    begun = [Begun(Drawn(KnownStart(i, N * R), 0, R), np.full(R, spread)) for i in range(T)]
+    begun = begun if mode.right is Way.STARTED else []
+    return Alike(mode, u, s, v, classes, classes, unbiased, begun), (bases[0], bases[1])
 
 
 def dense(record: PartsRecord) -> Array:
     return record.factors.B @ record.factors.A
 
 
-@pytest.mark.parametrize(("left", "right"), list(product(tuple(Way)[:3], repeat=2)))
-def test_the_error_is_that_of_what_is_written(left: Way, right: Way) -> None:
-    alike, bases = tasks(Mode(left, right))
+@pytest.mark.parametrize("mode", MODES)
+def test_the_error_is_that_of_what_is_written(mode: Mode) -> None:
+    alike, bases = tasks(mode)
     for i, done in enumerate(encode_alike(alike, *bases)):
         assert done is not None
         record, error = done
@@ -48,12 +51,12 @@ def test_the_error_is_that_of_what_is_written(left: Way, right: Way) -> None:
         assert error < 1.1 * alike.s[i, K] ** 2 + 0.03 * float(alike.s[i] @ alike.s[i])
 
 
-@pytest.mark.parametrize(("left", "right"), list(product(tuple(Way)[:3], repeat=2)))
-def test_a_task_is_written_as_if_it_were_alone(left: Way, right: Way) -> None:
-    alike, bases = tasks(Mode(left, right))
+@pytest.mark.parametrize("mode", MODES)
+def test_a_task_is_written_as_if_it_were_alone(mode: Mode) -> None:
+    alike, bases = tasks(mode)
     together = encode_alike(alike, *bases)
     for i in range(T):
-        mine = {name: getattr(alike, name)[i : i + 1] for name in ("u", "s", "v", "left", "right")}
+        mine = {name: getattr(alike, name)[i : i + 1] for name in SPLIT}
         (alone,) = encode_alike(dataclasses.replace(alike, **mine), *bases)
         both = together[i]
         assert both is not None

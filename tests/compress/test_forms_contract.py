@@ -8,15 +8,23 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from hydraopt.coding.forms import FORMS, Mode, Way
+from hydraopt.bundle.starts import MOST_NUMBERS
+from hydraopt.coding.forms import FORMS, MODES, Mode, Way
 from hydraopt.coding.records import PartsRecord, read_split_record, write_record
-from hydraopt.coding.side import quantise_basis, quantise_side, read_basis, write_basis
+from hydraopt.coding.side import (
+    quantise_basis,
+    quantise_side,
+    quantise_started,
+    read_basis,
+    write_basis,
+)
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.tables import Kind
 from hydraopt.compress.encode import EncodedModule
 from hydraopt.compress.measure import MEASURES, Measure
 from hydraopt.errors import BundleFormatError
 from hydraopt.linalg.shapes import Factors
+from hydraopt.linalg.start import Drawn, KnownStart
 from tests.compress.core_factors import (
     Pair,
     core_of,
@@ -29,6 +37,7 @@ from tests.compress.core_factors import (
 from tests.raising import raises
 
 M, N, R = 40, 56, 6
+DRAWN = Drawn(KnownStart(0, MOST_NUMBERS), 1000, 4)
 PRICES = [1e-2, 1e-3, 1e-4, 1e-5, 1e-7, 1e-9]
 
 
@@ -44,12 +53,12 @@ def related(seed: int = 0, tasks: int = 4, m: int = M, n: int = N) -> list[Pair]
     return pairs
 
 
-def bytes_of(module: EncodedModule, tasks: int) -> tuple[bytes, list[bytes]]:
-    """A bundle's streams, for one module."""
+def bytes_of(module: EncodedModule, tasks: int, form: str) -> tuple[bytes, list[bytes]]:
+    """A bundle's streams, for one module that was encoded in this form."""
     shared = StreamWriter()
     write_basis(shared, module.left)
     write_basis(shared, module.right)
-    here = module.left is not None or module.right is not None
+    here = module.has_bases or form == "started"
     streams = []
     for i in range(tasks):
         writer = StreamWriter()
@@ -59,16 +68,17 @@ def bytes_of(module: EncodedModule, tasks: int) -> tuple[bytes, list[bytes]]:
 
 
 def read_back(
-    shared: bytes, streams: Sequence[bytes], m: int, n: int
+    shared: bytes, streams: Sequence[bytes], m: int, n: int, form: str = ""
 ) -> list[tuple[Factors, Mode]]:
     reader = StreamReader(shared)
     left, right = read_basis(reader, m, m), read_basis(reader, n, n)
     assert reader.position == len(shared)
     found = []
-    for stream in streams:
+    for i, stream in enumerate(streams):
         task = StreamReader(stream)
+        start = KnownStart(i, MOST_NUMBERS) if form == "started" else None
         widths = (0 if basis is None else basis.q for basis in (left, right))
-        record = read_split_record(task, m, n, *widths)
+        record = read_split_record(task, m, n, *widths, start)
         found.append((record.factors(left, right), record.mode))
         assert task.position == len(stream)
     return found
@@ -88,7 +98,7 @@ def measure(request: pytest.FixtureRequest) -> Measure:
 def test_a_reader_sees_what_the_encoder_saw(form: str, measure: Measure, price: float) -> None:
     pairs = related()
     module = encoded(pairs, price, [form], measure)
-    found = read_back(*bytes_of(module, len(pairs)), M, N)
+    found = read_back(*bytes_of(module, len(pairs), form), M, N, form)
     assert any(record is not None for record in module.records)
     for record, (factors, mode) in zip(module.records, found, strict=True):
         if record is None:
@@ -128,7 +138,7 @@ def test_error_falls_and_bytes_rise_with_the_price(form: str) -> None:
     errors, sizes = [], []
     for price in PRICES:
         module = encoded(pairs, price, [form])
-        shared, streams = bytes_of(module, len(pairs))
+        shared, streams = bytes_of(module, len(pairs), form)
         errors.append(float(np.sqrt(sum(module.errors) / sum(module.energies))))
         sizes.append(len(shared) + sum(map(len, streams)))
     assert all(a >= 0.98 * b for a, b in pairwise(errors)), errors
@@ -181,7 +191,8 @@ def test_small_and_odd_shapes(form: str, measure: Measure, m: int, n: int, r: in
     rng = np.random.default_rng(7)
     pairs = [(rng.standard_normal((m, r)), rng.standard_normal((r, n))) for _ in range(3)]
     module = encoded(pairs, 1e-9, [form], measure)
-    for (factors, _), pair in zip(read_back(*bytes_of(module, 3), m, n), pairs, strict=True):
+    found = read_back(*bytes_of(module, 3, form), m, n, form)
+    for (factors, _), pair in zip(found, pairs, strict=True):
         assert relative_error(factors, pair) < 0.05
 
 
@@ -190,7 +201,7 @@ def test_a_zero_task_among_others_costs_next_to_nothing(form: str, measure: Meas
     module = encoded(pairs, 1e-5, [form], measure)
     assert module.records[-1] is None
     assert module.errors[-1] == module.energies[-1] == 0
-    assert len(bytes_of(module, len(pairs))[1][-1]) <= 10
+    assert len(bytes_of(module, len(pairs), form)[1][-1]) <= 10
     assert all(record is not None for record in module.records[:-1])
 
 
@@ -207,10 +218,13 @@ def test_nothing_but_zeros(form: str, measure: Measure) -> None:
 def record_of(mode: Mode, seed: int = 0) -> tuple[PartsRecord, list[bytes]]:
     rng = np.random.default_rng(seed)
     bases = [quantise_basis(rng.standard_normal((size, 4)) * 20) for size in (M, N)]
-    sides = [
-        quantise_side(rng.standard_normal((size, 3)) * 30, way, basis.basis)
-        for size, way, basis in zip((M, N), (mode.left, mode.right), bases, strict=True)
-    ]
+    sides = []
+    for size, way, basis in zip((M, N), (mode.left, mode.right), bases, strict=True):
+        x = rng.standard_normal((size, 3)) * 30
+        if way is Way.STARTED:
+            sides.append(quantise_started(x, DRAWN, np.ones(3), np.full(2, 40.0)))
+        else:
+            sides.append(quantise_side(x, way, basis.basis))
     record = PartsRecord(sides[0], sides[1], np.array([-6400, 6400, -5]))
     shared, task = StreamWriter(), StreamWriter()
     for basis in bases:
@@ -219,17 +233,19 @@ def record_of(mode: Mode, seed: int = 0) -> tuple[PartsRecord, list[bytes]]:
     return record, [shared.finish(), task.finish()]
 
 
-@pytest.mark.parametrize("left", list(Way)[:3])
-@pytest.mark.parametrize("right", list(Way)[:3])
-def test_every_pair_of_ways_and_the_largest_exponents(left: Way, right: Way) -> None:
-    record, (shared, task) = record_of(Mode(left, right))
-    [(factors, mode)] = read_back(shared, [task], M, N)
-    assert mode == Mode(left, right)
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_and_the_largest_exponents(mode: Mode) -> None:
+    record, (shared, task) = record_of(mode)
+    [(factors, found)] = read_back(shared, [task], M, N, "started")
+    assert found == mode
     assert np.array_equal(factors.B, record.factors.B)
     assert np.array_equal(factors.A, record.factors.A)
 
 
-@pytest.mark.parametrize("mode", [Mode(Way.SHARED, Way.SHARED), Mode(Way.EXPLICIT, Way.PREDICTED)])
+@pytest.mark.parametrize(
+    "mode",
+    [Mode(Way.SHARED, Way.SHARED), Mode(Way.EXPLICIT, Way.PREDICTED), MODES[-1]],
+)
 def test_a_mode_without_its_basis_is_refused(mode: Mode) -> None:
     _, (shared, task) = record_of(mode)
     reader = StreamReader(shared)
