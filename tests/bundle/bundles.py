@@ -70,7 +70,7 @@ def record(
 ) -> PartsRecord:
     """``b`` (m, k) @ ``a`` (k, n) with each side scaled to ``step`` steps and rounded.
 
-    drawn: initial A of a started right side, which gets one own direction.
+    drawn: initial A of a started right side, which gets as many own directions as parts.
     """
     left_basis, right_basis = bases or (None, None)
     sizes = np.linalg.norm(a, axis=1)
@@ -82,7 +82,7 @@ def record(
     rights = (
         quantise_side(right, ways[1], right_basis)
         if drawn is None
-        else quantise_started(right, drawn, np.ones(len(a)), np.array([step]))
+        else quantise_started(right, drawn, np.ones(len(a)), np.full(len(a), step))
     )
     return PartsRecord(quantise_side(left, ways[0], left_basis), rights, grid)
 
@@ -189,7 +189,10 @@ def tiny(
 
 
 def bundle_of(adapters: Sequence[Adapter], *, lossless: bool = False, step: float = 4096) -> Parts:
-    """A small merge: every adapter in the private form, its exact SVD rounded to ``step`` steps."""
+    """A small merge: every adapter in the private form, its exact SVD rounded to ``step`` steps.
+
+    Modules whose initial A is known are written over it.
+    """
     entries = {x.path: ModuleEntry.of(x) for a in adapters for x in a.modules.values()}
     modules = tuple(entries[path] for path in sorted(entries))
     held = {a.name: a.tensors if lossless else a.extras for a in adapters}
@@ -222,6 +225,7 @@ def bundle_of(adapters: Sequence[Adapter], *, lossless: bool = False, step: floa
                 },
                 tuple(note.text for note in adapter.notes),
                 ranks=None if lossless else kept_ranks(adapter),
+                start=None if lossless else _start(adapter),
             )
         )
         if not lossless:
@@ -262,8 +266,9 @@ def _encode_adapter(adapter: Adapter, modules: Sequence[ModuleEntry], step: floa
         b, a = (x.astype(np.float64) for x in adapter.modules[module.path].factors())
         svd = thin(b, a)
         found = Factors(np.zeros((module.m, 0)), np.zeros((0, module.n)))
-        parts = record(svd.U * svd.s, svd.V.T, step=step) if svd.s.size else None
-        write_record(writer, parts, False)
+        drawn = adapter.modules[module.path].initial
+        parts = record(svd.U * svd.s, svd.V.T, step=step, drawn=drawn) if svd.s.size else None
+        write_record(writer, parts, _start(adapter) is not None)
         writer.end_record(parts.numbers if parts else 0)
         coded.factors[module.path] = found = parts.factors if parts else found
         error = relative_error(Factors(b, a), found)
@@ -272,6 +277,11 @@ def _encode_adapter(adapter: Adapter, modules: Sequence[ModuleEntry], step: floa
     coded.error = float(np.sqrt(wrong / whole)) if whole else 0.0
     coded.stream = writer.finish()
     return coded
+
+
+def _start(adapter: Adapter) -> KnownStart | None:
+    initial = [x.initial for x in adapter.modules.values() if x.initial is not None]
+    return initial[0].start if initial else None
 
 
 def _odd_keys(adapter: Adapter, entries: Mapping[str, ModuleEntry]) -> dict[tuple[str, str], str]:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from hydraopt import merge
+from hydraopt.adapters import read_adapter
 from tests.conftest import write_adapter
 from tests.editing.living import Kind, kinds
 from tests.merging.conftest import three
 from tests.merging.merge_cases import modules_of
+from tests.starting import near_start, started
 
 __all__ = ["three"]
 
@@ -22,7 +24,10 @@ HEAD = "base_model.model.head.weight"
 
 @pytest.fixture(scope="session")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """By name. b, d and f have a trained head; c and e the same integers, carried bit by bit."""
+    """By name. b, d and f have a trained head; c and e the same integers, carried bit by bit.
+
+    d is near an initial A.
+    """
     folder = tmp_path_factory.mktemp("adapters")
     made = {}
     for seed, name in enumerate(NAMES):
@@ -33,15 +38,17 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         if name in "ce":
             extras["base_model.model.buffer"] = np.arange(200, dtype=np.int64)
         more = {"modules_to_save": ["head"]} if name in "bdf" else {}
-        made[name] = write_adapter(folder / name, modules_of(seed), extras=extras, **more)
+        modules = near_start(modules_of(seed)) if name == "d" else modules_of(seed)
+        made[name] = write_adapter(folder / name, modules, extras=extras, **more)
     return made
 
 
 @pytest.fixture(scope="session")
 def merged(adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """a, b, c and d, merged to an error of 0.1."""
+    """a, b, c and d, merged to an error of 0.1; d is written over its initial A."""
     path = tmp_path_factory.mktemp("merged") / "four.hydra.safetensors"
-    merge([adapters[name] for name in "abcd"], path, error=0.1)
+    read = [read_adapter(adapters[name]) for name in "abcd"]
+    merge([*read[:3], started(read[3])], path, error=0.1)
     return path
 
 

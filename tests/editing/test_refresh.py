@@ -20,6 +20,7 @@ from hydraopt.merging.budget import Limit
 from tests.conftest import write_adapter
 from tests.editing.living import copied, state
 from tests.raising import raises
+from tests.starting import started
 
 DAY = "2026-03-01"
 
@@ -30,7 +31,8 @@ def test_from_all_originals_it_is_the_merge_at_that_price(
     # As it was merged: nothing was added, so nothing but the recipe may change.
     before = open_bundle(four)
     entries = {task.name: task for task in before.manifest.tasks}
-    refresh(four, adapters=[adapters[name] for name in "abcd"])
+    originals = [read_adapter(adapters[name]) for name in "abcd"]
+    refresh(four, adapters=[*originals[:3], started(originals[3])])
     after = open_bundle(four)
     assert after.read("shared") == before.read("shared")
     for second in after.manifest.tasks:

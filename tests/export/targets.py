@@ -12,13 +12,14 @@ import onnxruntime
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from hydraopt.adapters import read_adapter
+from hydraopt.adapters import Adapter, read_adapter
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.collection.opening import open_bundle
 from tests.bundle.bundles import bundle_of
 from tests.conftest import write_adapter
 from tests.small_model import tiny_llama
+from tests.starting import near_start, started
 
 Dense = dict[str, NDArray[Any]]
 
@@ -56,9 +57,9 @@ def pairs(seed: int = 0, form: str = "peft") -> dict[str, tuple[NDArray[Any], ND
     }
 
 
-def bundled(folder: Path, *adapters: Path, **options: Any) -> Bundle:
+def bundled(folder: Path, *adapters: Path | Adapter, **options: Any) -> Bundle:
     path = folder / "b.hydra.safetensors"
-    read = [read_adapter(x) for x in adapters]
+    read = [read_adapter(x) if isinstance(x, Path) else x for x in adapters]
     bundle_of(read, **{"step": 1 << 18, **options}).write(path)
     return open_bundle(path)
 
@@ -67,6 +68,12 @@ def small_task(folder: Path, seed: int = 0, form: str = "peft", **options: Any) 
     """A task of mixed ranks with a scale other than 1, of a model that the format is for."""
     made = write_adapter(folder / "numbers", pairs(seed, form), alpha=5, **options)
     return bundled(folder, made)["numbers"]
+
+
+def started_task(folder: Path, form: str = "peft") -> TaskAdapter:
+    """The same, near an initial A and written over it."""
+    made = write_adapter(folder / "numbers", near_start(pairs(0, form)), alpha=5)
+    return bundled(folder, started(read_adapter(made)))["numbers"]
 
 
 def stacked_experts(folder: Path, swapped: bool = False, rank: int = 2) -> Path:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from hydraopt.bundle.task import TaskAdapter
 from hydraopt.cli.export import FORMATS as NAMED
 from hydraopt.errors import ExportError, UsageError
 from hydraopt.export import FORMATS, export_task
 from hydraopt.export.formats import find_format
 from tests.conftest import write_adapter
-from tests.export.targets import READERS, bundled, pairs, products, save_base, small_task
+from tests.export.targets import (
+    READERS,
+    bundled,
+    pairs,
+    products,
+    save_base,
+    small_task,
+    started_task,
+)
 from tests.raising import raises
 
 EVERY = pytest.mark.parametrize("form", sorted(FORMATS))
@@ -40,8 +50,11 @@ def test_all_have_a_reader_and_the_command_knows_them() -> None:
 
 
 @EVERY
-def test_what_is_read_back_is_the_task(form: str, base: Path, tmp_path: Path) -> None:
-    task = small_task(tmp_path, form=form)
+@pytest.mark.parametrize("make", [small_task, started_task])
+def test_what_is_read_back_is_the_task(
+    make: Callable[..., TaskAdapter], form: str, base: Path, tmp_path: Path
+) -> None:
+    task = make(tmp_path, form=form)
     target = tmp_path / f"out{FORMATS[form].suffix}"
     export_task(task, target, **options(form, base))
     expected, found = products(task), READERS[form](target, base)

@@ -11,14 +11,16 @@ import pytest
 import torch
 
 from hydraopt import merge, open_bundle
+from hydraopt.adapters import Adapter, read_adapter
 from hydraopt.basemodel.model import attached as reference
 from hydraopt.basemodel.model import place
 from tests.conftest import write_adapter
 from tests.small_model import trained
+from tests.starting import near_start, started
 
 __all__ = ["trained"]
 
-FORM_NAMES = ("private", "shared-input", "shared-output", "two-sided", "predicted")
+FORM_NAMES = ("private", "shared-input", "shared-output", "two-sided", "predicted", "started")
 TASKS = ("de", "en", "es", "fr")
 Q = "model.layers.0.self_attn.q_proj"
 SHAPES = {"self_attn.q_proj": (32, 32), "self_attn.v_proj": (16, 32), "mlp.down_proj": (32, 64)}
@@ -47,6 +49,15 @@ def adapters(folder: Path, base: str = "org/tiny") -> list[Path]:
     ]
 
 
+def near(folder: Path) -> list[Adapter]:
+    """The four, near an initial A that they know."""
+    made = []
+    for i, name in enumerate(TASKS):
+        modules = near_start(pairs(i, 3 + i % 2, "v_proj" if name == "fr" else ""), seed=i)
+        made.append(started(read_adapter(write_adapter(folder / name, modules)), seed=i))
+    return made
+
+
 @pytest.fixture(scope="session")
 def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The path of the bundle whose records all have that form; "all": whatever the planner takes;
@@ -62,7 +73,8 @@ def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
                 merge(sources, path, lossless=True)
             else:
                 forms = None if form == "all" else [form]
-                merge(sources, path, error=0.05, forms=forms, workers=1)
+                given = near(folder / "near") if form == "started" else sources
+                merge(given, path, error=0.05, forms=forms, workers=1)
             made[form] = path
         return made[form]
 
