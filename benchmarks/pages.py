@@ -48,6 +48,7 @@ BLOCKS: Mapping[str, Path] = {
     "limits kept": _EVIDENCE / "index.md",
     "foretold": _EVIDENCE / "index.md",
     "default": _EVIDENCE / "index.md",
+    "started": _EVIDENCE / "index.md",
     "measures": _EVIDENCE / "index.md",
     "growth": _EVIDENCE / "index.md",
     "verdict": _EVIDENCE / "rivals.md",

@@ -38,6 +38,7 @@ REPORTS = (
     "scaling",
     "scored",
     "speed",
+    "started",
     "studies",
     "tuners",
     "verdict",
