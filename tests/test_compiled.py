@@ -161,16 +161,15 @@ def test_a_full_disk_only_costs_the_cache(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_numba_loads_when_a_function_runs(tmp_path: Path) -> None:
     script = (
-        "import sys, numpy\n"
-        "from hydraopt.coding import trellis\n"
+        "import sys\n"
+        "from hydraopt.compiled import njit\n"
+        "@njit()\ndef half(x):\n    return x // 2\n"
         "before = 'numba' in sys.modules\n"
-        "out = numpy.zeros(2, 'i4')\n"
-        "trellis.reconstruct(numpy.ones(2, 'i4'), out)\n"
-        "print(before, 'numba' in sys.modules, *out, trellis.reconstruct.__name__)\n"
+        "print(before, half(4), 'numba' in sys.modules, half.__name__)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "False True 2 1 reconstruct\n"
+    assert done.stdout == "False 2 True half\n"
 
 
 def test_too_low_a_limit_is_an_error_and_no_abort(tmp_path: Path) -> None:
@@ -178,8 +177,9 @@ def test_too_low_a_limit_is_an_error_and_no_abort(tmp_path: Path) -> None:
         "import resource, numpy\n"
         "from hydraopt.errors import MemoryLimitError\n"
         "resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))\n"
-        "from hydraopt.coding import trellis\n"
-        "try:\n    trellis.reconstruct(numpy.zeros(1, 'i4'), numpy.zeros(1, 'i4'))\n"
+        "from hydraopt.coding.product import add_products\n"
+        "x = numpy.zeros((1, 1))\n"
+        "try:\n    add_products.by_numba(x, x, x)\n"
         "except MemoryError as error:\n    assert isinstance(error, MemoryLimitError)\n"
         "    print(error)\n"
     )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.compiled import INLINED, INNER, LENT, njit
+from hydraopt.compiled import INLINED, LENT, njit
 from hydraopt.machinecode import machine_code
 
 __all__ = ["Kernel", "Lent", "kernel"]
@@ -23,6 +23,8 @@ __all__ = ["Kernel", "Lent", "kernel"]
 
 class Lent:
     """Array in one piece whose place is looked up once, for many calls of kernels."""
+
+    __slots__ = "array", "kind", "place"
 
     def __init__(self, array: NDArray[Any]) -> None:
         if not array.flags.c_contiguous:
@@ -64,7 +66,7 @@ class Kernel:
             if not kind[1]:
                 flat.append(given)
                 continue
-            lent = given if isinstance(given, Lent) else Lent(given)
+            lent = given if type(given) is Lent else Lent(given)
             if lent.kind != kind:
                 raise TypeError(f"{self._function.__name__}: {lent.kind}, expected {kind}")
             flat += lent.place
@@ -105,6 +107,8 @@ class Kernel:
         call = f"loop({', '.join(given)})"
         nothing = self._function.__annotations__["return"] == "None"
         body = f"{call}; return 0" if nothing else f"return int({call})"
-        scope: dict[str, Any] = {"carray": untyped.carray, "loop": njit(**INNER)(self._function)}
+        # Inlined before it is compiled, which then is done once.
+        loop = untyped.njit(inline="always")(self._function)
+        scope: dict[str, Any] = {"carray": untyped.carray, "loop": loop}
         exec(f"def entry({', '.join(names)}): {body}", scope)
         return untyped.cfunc(types.int64(*flat), nopython=True, **INLINED)(scope["entry"])

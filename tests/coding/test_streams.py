@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from inspect import unwrap
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hydraopt.coding import trellis
 from hydraopt.coding.side import BasisRecord, write_basis
 from hydraopt.coding.spread import MAX_SPREAD, spread_classes
 from hydraopt.coding.stream import (
@@ -27,10 +29,11 @@ from hydraopt.coding.stream import (
     quantise_block,
 )
 from hydraopt.coding.tables import Kind
-from hydraopt.coding.trellis import reconstruct
+from hydraopt.compiled import LENT, njit
 from hydraopt.errors import BundleFormatError, NumericalError
 from tests.raising import raises
 
+reconstruct = njit(**LENT)(unwrap(trellis.reconstruct))  # only compiled code calls it elsewhere
 SIGNED = st.integers(-(2**29), 2**29)
 KINDS = st.sampled_from(Kind)
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from inspect import unwrap
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hydraopt.coding import trellis
 from hydraopt.coding.stream import LAMBDA, quantise_block
 from hydraopt.coding.tables import level_bits
-from hydraopt.coding.trellis import STATES, quantise, reconstruct
+from hydraopt.coding.trellis import STATES
 from hydraopt.coding.trellis import levels_of as levels_behind
+from hydraopt.compiled import LENT, njit
+
+# Only compiled code calls them elsewhere.
+quantise, reconstruct = (njit(**LENT)(unwrap(x)) for x in (trellis.quantise, trellis.reconstruct))
 
 COLUMN = st.lists(st.floats(-400, 400, allow_nan=False), min_size=1, max_size=30)
 CLASSES = [1, 5, 10, 17, 30]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import unwrap
+
 import numpy as np
 import pytest
 
@@ -9,17 +11,19 @@ from hydraopt.coding.forms import FORMS, Mode, Way
 from hydraopt.coding.records import write_record
 from hydraopt.coding.side import write_basis
 from hydraopt.coding.stream import StreamWriter
+from hydraopt.compiled import LENT, njit
+from hydraopt.compress import pricing
 from hydraopt.compress.alike import coefficients
 from hydraopt.compress.curve import FIRST_CLASS, noise_of, part_curve, rate_of, tables
 from hydraopt.compress.measure import MEASURES, measure_named
 from hydraopt.compress.plan import modes_of, plan_module
-from hydraopt.compress.pricing import side_at
 from hydraopt.compress.sides import side_costs
 from hydraopt.errors import UsageError
 from tests.compress.core_factors import Pair, core_of, encoded, low_rank, orthonormal, planned
 from tests.raising import raises
 
 M, N, R, T = 96, 160, 8, 5
+side_at = njit(**LENT)(unwrap(pricing.side_at))  # only compiled code calls it elsewhere
 
 
 def independent(seed: int = 0, tasks: int = T) -> list[Pair]:

@@ -202,14 +202,15 @@ class CodingRoom:
 
     def __init__(self) -> None:
         self.steps = np.zeros(1 << 12, np.uint16)
-        self.counts = np.zeros((2, SYMBOLS), np.int64)
+        self.lent = Lent(self.steps)
+        self.counts = Lent(np.zeros((2, SYMBOLS), np.int64))
 
     def reserve(self, size: int) -> None:
         """Make room for ``size`` steps; the steps that it holds stay."""
         if size > self.steps.size:
             grown = np.zeros(max(size, 2 * self.steps.size), np.uint16)
             grown[: self.steps.size] = self.steps
-            self.steps = grown
+            self.steps, self.lent = grown, Lent(grown)
 
 
 class StreamWriter:
@@ -225,6 +226,7 @@ class StreamWriter:
     def restart(self) -> None:
         """Begin anew: an empty stream."""
         self._meter = new_meter()
+        self._lent = Lent(self._meter)
         self._first = dict.fromkeys(Kind, 0)
 
     def _reserve(self, numbers: int) -> None:
@@ -254,7 +256,7 @@ class StreamWriter:
         if int(np.abs(values).max()) >= MOST_SIDE:
             raise ValueError(f"side integer out of range: {values + kind.offset}")
         self._reserve(values.size)
-        emit_numbers(self._room.steps, self._meter, *_TABLES, kind.table, kind.shift, values)
+        emit_numbers(self._room.lent, self._lent, *_TABLES, kind.table, kind.shift, values)
 
     def block(self, block: Block, shape: int = NORMAL) -> None:
         """Append the columns, each with its class and shape.
@@ -276,7 +278,7 @@ class StreamWriter:
             self._reserve(part.size + 2 * len(part))
             room = self._room
             columns = part, numbers[j : j + some]
-            emit_block(room.steps, self._meter, *_TABLES, *columns, before, room.counts)
+            emit_block(room.lent, self._lent, *_TABLES, *columns, before, room.counts)
 
     def drained(self) -> bytes:
         """Take the steps out of the room; :meth:`finish` needs them."""

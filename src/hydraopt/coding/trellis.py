@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.coding.tables import ONE, ZERO
-from hydraopt.compiled import INNER, LENT, njit
+from hydraopt.compiled import INNER, njit
 
 __all__ = ["STATES", "levels_of", "next_state", "quantise", "reconstruct"]
 
@@ -96,7 +96,7 @@ def _bits_of(eights: NDArray[np.uint64]) -> np.uint64:
     return bits
 
 
-@njit(**LENT)
+@njit(**INNER)
 def quantise(
     x: NDArray[np.float64],
     lam: float,
@@ -176,7 +176,7 @@ def _trace(
         state = 2 * (state ^ _AFTER_ODD * q ^ _AFTER_ODD_LEVEL * parity) + q
 
 
-@njit(**LENT)
+@njit(**INNER)
 def reconstruct(levels: NDArray[np.int32], out: NDArray[np.int32]) -> None:
     """Compute the integers (in steps) of a column of levels; levels (N,), out (N,)."""
     state = np.uint64(0)

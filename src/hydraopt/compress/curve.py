@@ -16,9 +16,19 @@ from numpy.typing import NDArray
 
 from hydraopt.coding.spread import MAX_SPREAD
 from hydraopt.compress.measure import left_noise
+from hydraopt.kernels import Lent
 from hydraopt.linalg.shapes import Array
 
-__all__ = ["FIRST_CLASS", "LAST_CLASS", "Curve", "noise_of", "part_curve", "rate_of", "tables"]
+__all__ = [
+    "FIRST_CLASS",
+    "LAST_CLASS",
+    "Curve",
+    "lent_tables",
+    "noise_of",
+    "part_curve",
+    "rate_of",
+    "tables",
+]
 
 FIRST_CLASS = 13
 """Below this class nearly every number rounds to zero: such a part is not worth its place."""
@@ -50,6 +60,13 @@ def tables() -> tuple[Array, Array]:
     )
 
 
+@functools.cache
+def lent_tables() -> tuple[Lent, Lent]:
+    """Return :func:`tables` for many calls of compiled code."""
+    rates, noises = tables()
+    return Lent(rates), Lent(noises)
+
+
 def rate_of(classes: NDArray[np.int64]) -> Array:
     """Return bits per number at the given spread classes (clipped to the table)."""
     return tables()[0].take(classes, mode="clip")
@@ -72,6 +89,11 @@ class Curve:
     noise: Array
     left: NDArray[np.int64]
     right: NDArray[np.int64]
+
+    @functools.cached_property
+    def lent(self) -> tuple[Lent, Lent]:
+        """Both sides' classes, for many calls of compiled code."""
+        return Lent(self.left), Lent(self.right)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.compiled import INNER, LENT, njit
+from hydraopt.compiled import INNER, njit
 from hydraopt.compress.curve import FIRST_CLASS
 from hydraopt.compress.measure import left_noise, part_cost
 from hydraopt.kernels import kernel
@@ -50,7 +50,7 @@ def _half_octaves(x: float) -> int:
     return int(2 * ((bits >> 52) - 1023) + (fraction >= _ONE) + (fraction >= _TWO))
 
 
-@njit(**LENT)
+@njit(**INNER)
 def side_at(
     head: Classes, shares: Array, part: int, spread: int, rates: Array, noises: Array
 ) -> tuple[float, float, float]:
