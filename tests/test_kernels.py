@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -42,6 +44,13 @@ def test_an_array_of_another_kind_is_refused(wrong: np.ndarray) -> None:
         add_products(np.zeros((3, 5)), np.zeros((3, 4)), wrong)
     with pytest.raises(ValueError, match="argument"):
         add_products(np.zeros((3, 5)), np.zeros((3, 4)))
+
+
+def test_the_folder_of_kept_code_is_known() -> None:
+    spread(np.zeros(3), 1)
+    folder = _spread.kept_in
+    assert folder is not None
+    assert any("_spread" in file.name for file in Path(folder).iterdir())
 
 
 def test_a_lent_array_is_the_array() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.compiled import INLINED, LENT, njit
-from hydraopt.machinecode import machine_code
+from hydraopt.machinecode import kept_in, machine_code
 
 __all__ = ["Kernel", "Lent", "kernel"]
 
@@ -75,6 +75,15 @@ class Kernel:
     def by_numba(self, *arguments: Any) -> Any:
         """Call the loop as it is where no machine code is loaded; the result is the same."""
         return self._dispatched(*(x.array if isinstance(x, Lent) else x for x in arguments))
+
+    @property
+    def kept_in(self) -> str | None:
+        """Folder that keeps the compiled loop; None if none does."""
+        if self._code is None:
+            path: str | None = self._dispatched.stats.cache_path  # type: ignore[attr-defined]
+            return path
+        folder = kept_in(self._function.__name__)
+        return None if folder is None else str(folder)
 
     @cached_property
     def _dispatched(self) -> Callable[..., Any]:

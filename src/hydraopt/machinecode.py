@@ -30,7 +30,7 @@ import numpy as np
 
 from hydraopt.compiled import check_memory, own_place, private_folder, say_unkept
 
-__all__ = ["machine_code"]
+__all__ = ["kept_in", "machine_code"]
 
 _HASH: Final = 32  # bytes of each of the two hashes before the code in its file: key, content
 _BARE, _OBJECT = b"b", b"o"  # first byte of a content: place and code, or an object to link
@@ -53,7 +53,7 @@ def machine_code(name: str, sources: Sequence[Path], make: Callable[[], Any]) ->
     key = _key((Path(__file__), *sources), machine)
     if key is None:
         return None
-    file = f"{name}-{machine}.code"
+    file = _file(name)
     content = _kept(file, key)
     if content is None:
         check_memory()
@@ -63,6 +63,15 @@ def machine_code(name: str, sources: Sequence[Path], make: Callable[[], Any]) ->
         _keep(file, key + hashlib.sha256(content).digest() + content)
     kind, code = content[:1], content[1:]
     return _linked(code) if kind == _OBJECT else _copied(code)
+
+
+def kept_in(name: str) -> Path | None:
+    """Return the folder that keeps the code of a function; None if none does."""
+    return next((x for x in _places() if (x / _file(name)).is_file()), None)
+
+
+def _file(name: str) -> str:
+    return f"{name}-{os.uname().machine}.code"
 
 
 @cache

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from hydraopt.capacity import most_memory
 from hydraopt.errors import HydraoptError
@@ -228,9 +228,8 @@ def _machine_code() -> Symptom:
     from hydraopt.coding.ransencoder import encode
 
     do = "Set NUMBA_CACHE_DIR to a folder of yours that can be written"
-    compiled: Any = encode
     try:
-        kept = compiled.stats.cache_path
+        kept = encode.kept_in
     except Exception as error:  # no compiler, or compiling is switched off
         return Symptom("machine code", "note", f"loops are not compiled: {error}", do)
     if kept is None:
