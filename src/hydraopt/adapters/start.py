@@ -17,6 +17,7 @@ share a stored pair, and small adapters: all A together need 16,384 values, and 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from hydraopt.linalg.generator import BITS, Generator
 from hydraopt.linalg.start import Drawn, KnownStart
 from hydraopt.progress import Progress, silent
+from hydraopt.threads import cores, in_threads
 
 if TYPE_CHECKING:
     from hydraopt.adapters.model import Adapter, LowRankModule
@@ -38,7 +40,7 @@ __all__ = ["SEARCHED", "SEEDS", "least_correlation", "traced"]
 SEEDS: Final = (42, 0, 3407, 1, 1234, 1337, 2023, 2024, 2025, 2026, 67280421310721 % 2**32)
 """Seeds that trainers use by default; 3407 is Unsloth's. The last is that of a new generator in
 PyTorch, which uses the low 32 bits of it."""
-SEARCHED: Final = 1 << 22
+SEARCHED: Final = 1 << 21
 """Numbers of each seed that are searched for the beginning of a module."""
 _PROBED: Final = 2
 """Maximum number of modules that are searched for."""
@@ -73,25 +75,35 @@ def least_correlation(count: int) -> float:
 def traced(adapters: Sequence[Adapter], report: Progress = silent) -> list[Adapter]:
     """Return the adapters, with the initial A of each module that can be traced.
 
-    The numbers of a seed are drawn once for all adapters. Adapters whose initial A is known stay as
-    they are.
+    The numbers of a seed are drawn once for all adapters; as many seeds are searched at a time as
+    there are processors. Adapters whose initial A is known stay as they are.
     """
     result = list(adapters)
     candidates = [_candidates(adapter) for adapter in adapters]
-    groups = _groups(candidates)
-    probes = [probe for group in groups for probe in group.probes]
-    for done, seed in enumerate(SEEDS if probes else ()):
-        generator = Generator(seed)
-        for probe, offset in _hits(generator, probes, range(SEARCHED)):
-            group = next(x for x in groups if probe in x.probes)
-            probes[:] = [x for x in probes if x not in group.probes]
-            for i in group.adapters:
-                offsets = _Trail(generator, candidates[i]).followed(probe.path, offset)
-                result[i] = _with_initial(adapters[i], seed, offsets)
-        report("tracing starts", done + 1, len(SEEDS))
-        if not probes:
+    groups, threads = _groups(candidates), cores()
+    for done in range(0, len(SEEDS) if groups else 0, threads):
+        seeds = SEEDS[done : done + threads]
+        found = in_threads(functools.partial(_searched, groups=groups), seeds, threads)
+        for generator, seed, hits in zip(map(Generator, seeds), seeds, found, strict=True):
+            for group, path, offset in hits:
+                for i in group.adapters if group in groups else ():
+                    offsets = _Trail(generator, candidates[i]).followed(path, offset)
+                    result[i] = _with_initial(adapters[i], seed, offsets)
+                groups = [x for x in groups if x is not group]
+        report("tracing starts", done + len(seeds), len(SEEDS))
+        if not groups:
             break
     return result
+
+
+def _searched(seed: int, groups: Sequence[_Group]) -> list[tuple[_Group, str, int]]:
+    """Return the groups that begin at numbers of a seed: path of a module, and its offset."""
+    probes, found = [probe for group in groups for probe in group.probes], []
+    for probe, offset in _hits(Generator(seed), probes, range(SEARCHED)):
+        group = next(x for x in groups if probe in x.probes)
+        probes[:] = [x for x in probes if x not in group.probes]
+        found.append((group, probe.path, offset))
+    return found
 
 
 def _with_initial(adapter: Adapter, seed: int, offsets: Mapping[str, int]) -> Adapter:
