@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from hydraopt.errors import BatchError, ExportError
 from hydraopt.files.url import place_of
 from hydraopt.notes import Note
 from hydraopt.values import one_line
+
+if TYPE_CHECKING:
+    from hydraopt.bundle.task import TaskAdapter
 
 __all__ = ["FORMATS", "export"]
 
@@ -106,25 +110,35 @@ def export(
     own = base if "base" in row.takes or opened.base is None else None
     how = functools.partial(export_task, format=file_format, dtype=dtype, base=own)
     how = functools.partial(how, uniform_rank=uniform_rank, overwrite=force)
-    refused: list[ExportError] = []
-    for name, task, target in zip(names, chosen, places, strict=True):
-        try:
-            how(task, target)
-        except ExportError as error:
-            refused.append(error)
-            continue
-        if not as_json:
-            say(f"{name} -> {target}")
-    if len(refused) > 1:
-        head = f"{len(refused)} of {len(names)} tasks cannot be exported"
-        raise BatchError("\n  ".join([head, *(one_line(str(error)) for error in refused)]))
-    if refused:
-        raise refused[0]
+    _write(chosen, places, how, show=not as_json)
     if as_json:
         kind = "file" if row.suffix else "folder"
         made = [{"task": x, kind: str(y)} for x, y in zip(names, places, strict=True)]
         about = {"schema": "hydraopt.export/1", "bundle": str(place_of(bundle))}
         emit_json({**about, "written": made})
+
+
+def _write(
+    tasks: Sequence[TaskAdapter],
+    places: Sequence[Path],
+    how: Callable[[TaskAdapter, Path], None],
+    show: bool,
+) -> None:
+    """Write every task that the format can hold, then raise the errors of the others."""
+    refused: list[ExportError] = []
+    for task, target in zip(tasks, places, strict=True):
+        try:
+            how(task, target)
+        except ExportError as error:
+            refused.append(error)
+            continue
+        if show:
+            say(f"{task.name} -> {target}")
+    if len(refused) > 1:
+        head = f"{len(refused)} of {len(tasks)} tasks cannot be exported"
+        raise BatchError("\n  ".join([head, *(one_line(str(error)) for error in refused)]))
+    if refused:
+        raise refused[0]
 
 
 def _places(folder: Path, names: Iterable[str], suffix: str) -> list[Path]:
