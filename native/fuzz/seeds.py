@@ -14,7 +14,7 @@ from tests.bundle.hostile.generate import generate
 from tests.bundle.test_bundle_hostile import parts_with_blob
 from tests.native.mutants import Pieces, mutant, sources
 
-_APART = Path(__file__).parents[2] / "conformance" / "cases" / "apart"
+_CASES = Path(__file__).parents[2] / "conformance" / "cases"
 _PATTERNS = (r"(.*\.)?(h\.\d+\.(q|v)_proj)$", r".*?\.[^.]*\.(\d+)\.", r"^(?:a{2,3}?b|[^x\w]+)*\bq$")
 
 
@@ -23,10 +23,10 @@ def joined(*files: bytes) -> bytes:
     return b"".join(len(data).to_bytes(4, "little") + data for data in files)
 
 
-def folders() -> list[list[bytes]]:
+def folders(apart: Path) -> list[list[bytes]]:
     """A core with its tasks in several orders and subsets."""
-    core = next(_APART.glob("*.core.safetensors")).read_bytes()
-    tasks = [path.read_bytes() for path in sorted(_APART.glob("*.task.safetensors"))]
+    core = next(apart.glob("*.core.safetensors")).read_bytes()
+    tasks = [path.read_bytes() for path in sorted(apart.glob("*.task.safetensors"))]
     return [[core, *tasks], [*tasks, core], [core], [core, tasks[0], tasks[0]], [core, core], tasks]
 
 
@@ -46,10 +46,11 @@ def faults(draw: random.Random) -> bytes:
 
 def main(folder: Path) -> None:
     draw = random.Random(0)
-    sound = sources()
+    sound = [*sources(), *(x.read_bytes() for x in sorted(_CASES.glob("start*.safetensors")))]
     bundles = [*sound, *(case[1] for case in generate(parts_with_blob()))]
     bundles += [mutant(number, 3, sound) for number in range(100)]
-    parts = [joined(*files) for files in folders()] + [joined(data) for data in sound]
+    apart = [*folders(_CASES / "apart"), *folders(_CASES / "starts-apart")]
+    parts = [joined(*files) for files in apart] + [joined(data) for data in sound]
     broken = [faults(draw) + data for data in parts for _ in range(8)]
     texts = [Pieces.of(data).text for data in sound]
     texts += [zlib.compress(x[:4096].ljust(4096), level) for x in texts for level in (0, 6)]

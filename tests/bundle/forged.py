@@ -21,7 +21,8 @@ from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, matrix_shape, quantise_rest, write_dense
 from hydraopt.coding.forms import Way
 from hydraopt.coding.records import PartsRecord, write_record
-from hydraopt.coding.side import quantise_side
+from hydraopt.coding.side import quantise_side, quantise_started
+from hydraopt.linalg.start import Drawn, KnownStart
 from tests.native.mutants import Pieces
 
 PREFIX = "base_model.model."
@@ -159,21 +160,8 @@ def modules(draw: st.DrawFn, tuner: str) -> list[dict[str, Any]]:
         rows = [{**row, "groups": 2, "group": g, "path": f"{path}::w{g + 1}{end}"} for g in both]
     if draw(st.integers(0, 24)) == 0:
         name = draw(st.sampled_from(sorted(row)))
-        odd: tuple[Any, ...] = (
-            None,
-            0,
-            -1,
-            1.0,
-            True,
-            "",
-            "::w1",
-            [],
-            [0],
-            1 << 24,
-            (1 << 24) + 1,
-            3,
-            2,
-        )
+        odd: tuple[Any, ...] = (None, 0, -1, 1.0, True, "", "::w1", [], [0], 1 << 24,
+                                (1 << 24) + 1, 3, 2)  # fmt: skip
         draw(st.sampled_from(rows))[name] = draw(st.sampled_from(odd))
     return rows
 
@@ -182,10 +170,14 @@ def _number(value: Any, usual: int) -> int:
     return value if type(value) is int and 1 <= value <= 64 else usual
 
 
+_START = KnownStart(42, 1000)
+
+
 @st.composite
-def sides(draw: st.DrawFn, rows: Sequence[Mapping[str, Any]]) -> PartsRecord | None:
-    """Some parts of a module of that row, maybe none."""
-    (row,) = rows
+def sides(
+    draw: st.DrawFn, row: Mapping[str, Any], start: KnownStart | None = None
+) -> PartsRecord | None:
+    """Some parts of a module of that row, maybe none, or over the initial A of a start."""
     m, n = _number(row["m"], 1), _number(row["n"], 1)
     k = draw(st.sampled_from((0, 1, 2, 2, 3, 4, 5)))
     k = min(k, 2 * min(m, n) + 1)
@@ -195,6 +187,10 @@ def sides(draw: st.DrawFn, rows: Sequence[Mapping[str, Any]]) -> PartsRecord | N
     left, right = (
         quantise_side(np.rint(rng.standard_normal((x, k)) * 9), Way.EXPLICIT, None) for x in (m, n)
     )
+    if start is not None and draw(st.booleans()):
+        drawn = Drawn(start, draw(st.sampled_from((0, 623, start.numbers - 3 * n))), 3)
+        own = np.full(draw(st.integers(0, 2)), 20.0)
+        right = quantise_started(right.values, drawn, np.ones(k), own)
     grid = draw(st.sampled_from((-200, -200, -200, 0, 700, 1200, 6000, -6400, 6400)))
     return PartsRecord(left, right, np.full(k, grid, np.int64))
 
@@ -298,13 +294,16 @@ def _apart(draw: st.DrawFn, rows: list[dict[str, Any]], lead: str) -> list[dict[
 
 
 def _stream(
-    draw: st.DrawFn, rows: Sequence[Mapping[str, Any]], coded: Sequence[Mapping[str, Any]]
+    draw: st.DrawFn,
+    rows: Sequence[Mapping[str, Any]],
+    coded: Sequence[Mapping[str, Any]],
+    start: KnownStart | None,
 ) -> bytes:
-    """The stream of a task with these modules and coded tensors."""
+    """The stream of a task with these modules, coded tensors and start."""
     writer = ChunkWriter()
     for row in rows:
-        record = draw(sides([row]))
-        write_record(writer, record, False)
+        record = draw(sides(row, start))
+        write_record(writer, record, start is not None)
         writer.end_record(record.numbers if record else 0)
     for tensor in coded:
         shape = tensor["shape"]
@@ -365,9 +364,14 @@ def _tasks(
     task["keys"] = named
     if lossless or not (some or own):
         task["content"] = None
+        task["start"] = draw(st.sampled_from((None,) * 12 + ([42, 1000],)))
         return task, None
     task["content"] = content
-    return task, _stream(draw, [rows[i] for i in some], [coded[i] for i in own])
+    start = draw(st.sampled_from((None, None, _START)))
+    # A few times the manifest says another thing than the stream.
+    stated = draw(st.sampled_from((start,) * 12 + (None, KnownStart(42, 9), KnownStart(7, 1000))))
+    task["start"] = stated and [stated.seed, stated.numbers]
+    return task, _stream(draw, [rows[i] for i in some], [coded[i] for i in own], start)
 
 
 def _likely(key: str) -> tuple[str, ...]:

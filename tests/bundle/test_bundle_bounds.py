@@ -17,13 +17,18 @@ from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.container import deflate
 from hydraopt.bundle.peft.folder import export_peft
-from hydraopt.bundle.spec import Manifest, TaskEntry
+from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
+from hydraopt.bundle.starts import MOST_NUMBERS
 from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.chunks import ChunkWriter
-from hydraopt.coding.stream import most_numbers
+from hydraopt.coding.forms import Way
+from hydraopt.coding.records import PartsRecord, write_record
+from hydraopt.coding.side import Side, quantise_side
+from hydraopt.coding.stream import most_numbers, quantise_block
 from hydraopt.coding.tables import Kind
 from hydraopt.errors import BundleFormatError, ExportError
 from hydraopt.inspect.bundle import inspect_bundle
+from hydraopt.linalg.start import Drawn, KnownStart
 from tests.bundle.bundles import Parts, tiny
 from tests.bundle.hostile.generate import pack, promise
 from tests.limited import run_limited
@@ -141,9 +146,15 @@ def many_rows(value: Any) -> dict[str, Any]:
     return coded(value, [1 << 29], 1, 9, 0, 0, 1 << 28, numbers=1 << 28, base={"=": "0" * 16})
 
 
+def large_starts(value: Any) -> dict[str, Any]:
+    value["tasks"]["start"] = {"=": [42, MOST_NUMBERS]}
+    return {"manifest": value}
+
+
 CASES = {
     "a large tensor": (large_tensor, "more numbers than the bytes of the file can hold"),
     "rows of a base's tensor": (many_rows, "more numbers than the bytes of the file can hold"),
+    "large starts": (large_starts, "too many numbers of starts"),
     "many modules": (many_modules, "too many entries"),
     "many tasks": (many_tasks, "too many entries"),
     "understated numbers": (understated, "more than the 9 numbers that its table states"),
@@ -210,6 +221,29 @@ def test_many_coded_tensors_take_no_longer_than_their_bytes(tmp_path: Path) -> N
     value = json.loads(json.dumps(parts.manifest.to_json()))
     path.write_bytes(pack(parts, **coded(value, [1], 20_000, 0, numbers=1)))
     # Reading, listing and restoring it all end within the limits.
+    assert "done" in run_limited(use, sound, path, MEGABYTES, SECONDS)
+
+
+@pytest.mark.slow
+def test_places_far_apart_take_no_longer_than_their_bytes(tmp_path: Path) -> None:
+    """Each initial A lies as far behind a state that a reader may keep as it can."""
+    start, count = KnownStart(42, 1 << 24), 5000
+    modules = tuple(ModuleEntry(f"m{i}", "linear", 1, 1) for i in range(count))
+    one, left = quantise_block(np.ones((1, 1))), quantise_side(np.ones((1, 1)), Way.EXPLICIT, None)
+    writer = ChunkWriter()
+    for i in range(count):
+        drawn = Drawn(start, (1 << 24) - 1 - i % 2 * (1 << 23), 1)
+        right = Side(Way.STARTED, one, None, np.ones((1, 1)), drawn)
+        record = PartsRecord(left, right, np.array([0]))
+        write_record(writer, record, True)
+        writer.end_record(record.numbers)
+    indices = tuple(range(count))
+    task = TaskEntry("a", 0, 0, modules=indices, errors=(0.0,) * count, start=start)
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": "all-linear"}
+    sound, path = tmp_path / "sound", tmp_path / "far"
+    sound.write_bytes(pack(with_carried()))
+    manifest = Manifest(modules, (task,), configs=(config,))
+    pack_bundle(manifest, b"", [writer.finish()], []).write(path)
     assert "done" in run_limited(use, sound, path, MEGABYTES, SECONDS)
 
 

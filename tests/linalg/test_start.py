@@ -13,7 +13,7 @@ from hydraopt.linalg.generator import Generator
 from hydraopt.linalg.start import Drawn, KnownStart
 
 LAST = (1 << 32) - 1
-FAR = 1 << 17
+FAR = 1 << 15
 
 
 def sequence(seed: int, count: int) -> NDArray[np.int64]:

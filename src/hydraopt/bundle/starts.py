@@ -19,7 +19,7 @@ def check_start(start: Any, where: str) -> None:
     if start is None:
         return
     check(isinstance(start, KnownStart), f"start of {where}", start, "a KnownStart or None")
-    natural(start.seed, f"seed of {where}", 0, (1 << 32) - 1)
+    natural(start.seed, f"seed of the start of {where}", 0, (1 << 32) - 1)
     natural(start.numbers, f"numbers of the start of {where}", 1, MOST_NUMBERS)
 
 

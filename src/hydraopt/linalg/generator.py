@@ -18,7 +18,7 @@ __all__ = ["BITS", "Generator"]
 BITS: Final = 24
 """Bits of an output that a float32 takes."""
 _WORDS: Final = 624
-_APART: Final = 1 << 17
+_APART: Final = 1 << 15
 """Outputs between two states that are kept, so that going back costs no more than so many."""
 
 

@@ -162,6 +162,8 @@ def _manifests(parts: Parts) -> Iterator[Case]:
     yield "errors", changed("tasks", "errors", to={"=": "*"}), bad, "base64"
     yield "few errors", changed("tasks", "errors", to={"=": "AA"}), bad, "errors of"
     yield "harm", changed("tasks", "harm", to={"=": [2, 1, 0.5, 0.5, True]}), bad, "answers"
+    for start in (7, [42], [-1, 9], [42, 0], [42, 1 << 31], [42, 1.5], [True, 9]):
+        yield f"start {start}", changed("tasks", "start", to={"=": start}), bad, "start of"
     yield "infinite shape", changed("blobs", 0, "shape", to=[[1 << 41]] * 2), bad, "shape of"
     yield "endless shape", changed("blobs", 0, "shape", to=[[1 << 30, 1 << 30]] * 2), bad, "size of"
     yield "shared forward", changed("blobs", 0, "of", to=[1, None]), bad, "first copy"
