@@ -121,8 +121,7 @@ def sound() -> Iterator[Case]:
     over = [both[0], *ways, both[1], Row(9, 0, 1)]
     yield "started-over-bases", started(over), FINE
     seeds = [[0, 100], [SEED, 1 << 20], [(1 << 32) - 1, 100]]
-    two = [Row(9, 20, 2, 1), Row(12, 70, 2)]
-    several = started(two, seeds)
+    several = started([Row(9, 20, 2, 1, q=_BASES), Row(12, 70, 2)], seeds, cuts=(1,))
     yield "starts", several, FINE
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "several.hydra.safetensors"
