@@ -23,6 +23,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
+
 from hydraopt.linalg.shapes import Array
 
 __all__ = [
@@ -62,7 +64,9 @@ class Measure:
     lost: a unit of squared error that is lost effect (a part left out) counts this much.
     projected: the same for what a basis shared by all tasks cannot express. It is small in norm and
         is what the task learned away from the others, along the inputs that it really has.
-    outside: the same for directions outside of the initial A that are left out of a started side.
+    outside: the same for directions outside of the initial A that are left out of a started side,
+        at most. A share of all that lies outside never counts more than ``2 lost`` times the same
+        share of the whole, for an adapter that was trained far from its start.
     unbiased: how strictly ``<dW~, dW>`` is held to ``<dW, dW>`` when the coefficients and the left
         side are fitted to the rounded right side: the product is ``I + (unbiased - 1) P`` with P
         the projector on the adapter's own row (column) space. 1 is least squares, which shrinks.
@@ -95,6 +99,16 @@ class Measure:
     def left_out(self, energy: Array) -> Array:
         """Return the cost of leaving out parts of these squared norms."""
         return self.lost * energy
+
+    def left_outside(self, energies: Array, whole: Array) -> Array:
+        """Return the cost of leaving out directions outside of an initial A, (T, r).
+
+        energies (T, r): of the directions. whole (T,): energies of the tasks.
+        """
+        outside = np.maximum(energies.sum(axis=1), 1e-300)
+        weights = np.minimum(2 * self.lost * whole / outside, self.outside)
+        cost: Array = energies * weights[:, None]
+        return cost
 
     def coefficient(self, noise: Array) -> Array:
         """Return the factor by which the encoder's fit multiplies a part.

@@ -69,11 +69,12 @@ class Starts:
         if not any(drawn):
             return None
         energies = np.zeros((len(drawn), max(s.size for s in block.s)))
+        whole = weights * [float(s @ s) for s in block.s]
         for i, place in enumerate(drawn):
             if place is not None:
                 outside = self._energies(block, i, place)
                 energies[i, : outside.size] = weights[i] * outside
-        cost, bits, own = _planned(energies, block.n, price, measure)
+        cost, bits, own = _planned(energies, whole, block.n, price, measure)
         without = np.array([place is None for place in drawn])
         cost[without] = np.inf
         numbers = max(x.rows for x in drawn if x) + max(classes.size for classes in own)
@@ -92,14 +93,17 @@ class Starts:
 
 
 def _planned(
-    energies: Array, length: int, price: float, measure: Measure
+    energies: Array, whole: Array, length: int, price: float, measure: Measure
 ) -> tuple[Array, Array, tuple[Classes, ...]]:
-    """Return the costs, bits and classes of own directions with these energies, (T, r), falling."""
+    """Return the costs, bits and classes of own directions with these energies, (T, r), falling.
+
+    whole (T,): energies of the tasks.
+    """
     bits = length * rate_of(_CLASSES) + PART_BITS
     cost = energies[:, :, None] * noise_of(_CLASSES)
     best = (cost + price * bits).argmin(axis=2)
     least = np.take_along_axis(cost, best[:, :, None], 2)[:, :, 0]
-    left_out = measure.outside * energies
+    left_out = measure.left_outside(energies, whole)
     taken = np.logical_and.accumulate(least + price * bits[best] < left_out, axis=1)
     return (
         np.where(taken, least, left_out).sum(axis=1),
