@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def write_adapters(folder: Path) -> dict[str, Path]:
 
 
 def write_bundles(folder: Path, adapters: dict[str, Path]) -> list[Path]:
-    """Bundles with shared bases, private ones, lossless ones, carried tensors, other formats."""
+    """Bundles with shared bases, private, started and lossless ones, carried tensors, formats."""
     from hydraopt.merging.merge import merge
 
     folder.mkdir()
@@ -175,7 +176,9 @@ def write_bundles(folder: Path, adapters: dict[str, Path]) -> list[Path]:
     merge([adapters["loralib"]], bundles[6], lossless=True)
     merge([adapters["diffusers"]], bundles[7], error=0.1, workers=1)
     merge([adapters[name] for name in lycoris()], bundles[8], error=0.1, workers=1)
-    return bundles
+    cases = Path(__file__).parents[2] / "conformance" / "cases"
+    started = sorted(cases.glob("started-*.hydra.safetensors"))
+    return bundles + [Path(shutil.copy(x, folder)) for x in started]
 
 
 def write_base(folder: Path) -> Path:

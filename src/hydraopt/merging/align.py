@@ -19,6 +19,7 @@ from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.adapters.batch import Problems
 from hydraopt.bundle.peft.stored import kept_ranks, stored_config
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
+from hydraopt.bundle.starts import MOST_NUMBERS
 from hydraopt.bundle.strictjson import dumps
 from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.compress.core import FactorReader
@@ -300,8 +301,10 @@ def align(
 
 
 def _initial(adapter: Adapter) -> dict[str, Drawn]:
-    """Return the initial A of the modules of which it is known, by path."""
-    return {path: x.initial for path, x in adapter.modules.items() if x.initial is not None}
+    """Return the initial A of the modules of which it is known, by path; none that is too far."""
+    initial = {path: x.initial for path, x in adapter.modules.items() if x.initial is not None}
+    few = all(x.start.numbers <= MOST_NUMBERS for x in initial.values())
+    return initial if few else {}
 
 
 def _start(adapter: Adapter) -> KnownStart | None:
