@@ -25,7 +25,7 @@ def test_a_module_is_the_same_in_any_number_of_threads() -> None:
         plan = plan_module(core, [1.0] * 7, 1e-4, measure, modes_of(FORMS))
         module = encode_module(core, plan, measure, threads=threads)
         assert module.left is not None or module.right is not None
-        made.append((bytes_of(module, 7), module.errors))
+        made.append((bytes_of(module, 7, "private"), module.errors))
     assert made[1:] == made[:1] * 3
 
 

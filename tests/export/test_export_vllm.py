@@ -173,7 +173,7 @@ def test_what_is_not_linear_is_refused(path: str, tmp_path: Path) -> None:
         export_vllm(bundled(tmp_path, made)["a"], tmp_path / "out")
 
 
-def test_a_task_that_is_refused_leaves_the_tasks_before_it(tmp_path: Path) -> None:
+def test_a_task_that_is_refused_leaves_the_other_tasks(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     path = "model.layers.0.self_attn.q_proj"
     folders = [
@@ -186,5 +186,5 @@ def test_a_task_that_is_refused_leaves_the_tasks_before_it(tmp_path: Path) -> No
     merge(folders, bundle, lossless=True)
     how = ["export", str(bundle), "--all", "-o", str(out), "--format", "vllm"]
     assert CliRunner().invoke(cli, how).exit_code != 0
-    assert [x.name for x in out.iterdir()] == ["a"]
+    assert {x.name for x in out.iterdir()} == {"a", "c"}
     assert (out / "a" / "adapter_config.json").is_file()

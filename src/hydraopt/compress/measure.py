@@ -109,9 +109,9 @@ class Measure:
 
         energies (T, r): of the directions. whole (T,): energies of the tasks.
         """
-        outside = np.maximum(energies.sum(axis=1), 1e-300)
-        weights = np.minimum(self.lost * (whole / outside) ** 1.5, self.outside)
-        cost: Array = energies * weights[:, None]
+        least = (self.lost / self.outside) ** (2 / 3)
+        share = np.maximum(energies.sum(axis=1) / np.where(whole > 0, whole, 1.0), least)
+        cost: Array = energies * (self.lost / share**1.5)[:, None]
         return cost
 
     def coefficient(self, noise: Array) -> Array:
