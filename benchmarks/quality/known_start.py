@@ -163,12 +163,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", nargs="+", default=sizes)
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--together", nargs="+", type=int, default=[1])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these adapters of the set")
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--split", default="validation")
     parser.add_argument("--output", type=Path, default=QUALITY)
     args = parser.parse_args(arguments)
     recipe = read_recipe(recipe_of(args.set))
-    adapters = original_adapters(args.set, some=True)
+    adapters = [
+        x for x in original_adapters(args.set, some=True) if not args.only or x.name in args.only
+    ]
     args.place = ROOT / "build" / "known-start"
     args.place.mkdir(parents=True, exist_ok=True)
     file = args.output / f"{args.set}.known-start.json"
