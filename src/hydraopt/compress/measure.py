@@ -64,8 +64,8 @@ class Measure:
     lost: a unit of squared error that is lost effect (a part left out) counts this much.
     projected: the same for what a basis shared by all tasks cannot express. It is small in norm and
         is what the task learned away from the others, along the inputs that it really has.
-    outside: the same for directions outside of the initial A that are left out of a started side,
-        at most; less for an adapter that was trained far from its start, see left_outside.
+    outside: most that a unit of squared error counts for a direction outside of the initial A that
+        a started side leaves out; see :meth:`left_outside`.
     unbiased: how strictly ``<dW~, dW>`` is held to ``<dW, dW>`` when the coefficients and the left
         side are fitted to the rounded right side: the product is ``I + (unbiased - 1) P`` with P
         the projector on the adapter's own row (column) space. 1 is least squares, which shrinks.
@@ -103,9 +103,10 @@ class Measure:
         """Return the cost of leaving out directions outside of an initial A, (T, r).
 
         With x the share of a task's energy that lies outside, a unit of energy counts
-        ``lost / x^(3/2)``: as any lost effect for x = 1, and more, the smaller the difference from
-        the initial A is that holds what the task learned. The power is the one that did best for
-        adapters with x from 0.13 to 0.26 and from 0.39 to 0.63 (docs/log.md).
+        ``lost / x^(3/2)``, at most ``outside``. For x = 1 that is the weight of any lost effect. It
+        rises as x falls, because the part outside then holds more of what the task learned per
+        unit of energy. Of the powers tried, 3/2 did best for adapters with x from 0.13 to 0.26 and
+        from 0.39 to 0.63 (docs/log.md).
 
         energies (T, r): of the directions. whole (T,): energies of the tasks.
         """
