@@ -31,7 +31,7 @@ def test_a_split_record_multiplies_out_to_the_same_bits(mode: Mode) -> None:
     written = record(b, a, (mode.left, mode.right), (left, right), drawn=drawn)
     writer = StreamWriter()
     for each in (written, None, written):
-        write_record(writer, each, states_mode=True)
+        write_record(writer, each, with_mode=True)
     data = writer.finish()
     one, other = StreamReader(data), StreamReader(data)
     for count in (k, 0, k):
@@ -59,7 +59,7 @@ def test_a_missing_basis_is_damage() -> None:
     writer = StreamWriter()
     mode = FORMS["shared-input"][0]
     pair = rng.standard_normal((12, 3)), rng.standard_normal((3, 9))
-    write_record(writer, record(*pair, (mode.left, mode.right), (None, basis)), states_mode=True)
+    write_record(writer, record(*pair, (mode.left, mode.right), (None, basis)), with_mode=True)
     with raises(BundleFormatError, got="a shared side in a module without such a basis"):
         read_split_record(StreamReader(writer.finish()), 12, 9, 4, 0)
 

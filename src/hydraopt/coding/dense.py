@@ -181,7 +181,7 @@ def write_dense(writer: StreamWriter, record: DenseRecord) -> None:
         what += _REST + _ROWS * (rest.rows is not None) + _OFFSETS * (rest.offsets is not None)
     writer.integer(Kind.COUNT, what)
     if parts is not None:
-        write_record(writer, parts, states_mode=False)
+        write_record(writer, parts, with_mode=False)
     if rest is None:
         return
     whole = np.array([rest.exponent // _FINER], np.int64)

@@ -6,9 +6,9 @@ side of a part, left (m) and right (n), is written in one of four ways:
     explicit    its own integers;
     shared      coordinates y over the module's shared basis V (n, q):   r = V y;
     predicted   the same plus its own integers for what V misses:        r = V y + integers;
-    started     coordinates over the module's initial A_0, which is generated (see
-                hydraopt.coding.start), and over a few own directions W: r = A_0^T y + W z.
-                Only right sides are, over explicit left ones.
+    started     coordinates over the initial A_0 of the task in the module, which a generator
+                draws (see hydraopt.linalg.start), and over a few own directions W:
+                r = A_0^T y + W z. Only a right side can be started; its left side is explicit.
 
 The forms of the literature are two of these, left and right: private = explicit, explicit; shared
 input = explicit, shared (HydraOpt's shape: V is the paper's A'^T, the left side its heads B'_t);
@@ -72,7 +72,7 @@ def _form(mode: Mode) -> str:
 
 
 MODES = (
-    *(Mode(left, right) for left, right in product(tuple(Way)[:3], repeat=2)),
+    *(Mode(left, right) for left, right in product((Way.EXPLICIT, *_OVER_SHARED), repeat=2)),
     Mode(Way.EXPLICIT, Way.STARTED),
 )
 """Modes by code."""
@@ -84,7 +84,7 @@ FORMS: dict[str, tuple[Mode, ...]] = {
         name: tuple(mode for mode in MODES if _FORM_OF[mode] == name)
         for name in ("private", "shared-input", "shared-output", "two-sided", "predicted")
     },
-    # A task without a known start has no other way.
+    # Private is for tasks without a start.
     "started": (Mode(Way.EXPLICIT, Way.STARTED), PRIVATE),
 }
 """Every form by name, with the modes that belong to it."""

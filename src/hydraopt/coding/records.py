@@ -37,6 +37,7 @@ __all__ = [
     "SplitSide",
     "read_record",
     "read_split_record",
+    "states_mode",
     "write_record",
 ]
 
@@ -79,16 +80,24 @@ class PartsRecord:
         return Factors(self.left.values * power(self.exponents), self.right.values.T)
 
 
-def write_record(writer: StreamWriter, record: PartsRecord | None, states_mode: bool) -> None:
+def states_mode(bases: Bases, start: KnownStart | None) -> bool:
+    """Return whether a task's record of a module states its mode; else both sides are explicit.
+
+    bases: of the module, left and right. start: of the task.
+    """
+    return any(x is not None for x in (*bases, start))
+
+
+def write_record(writer: StreamWriter, record: PartsRecord | None, with_mode: bool) -> None:
     """Append a task's record of one module; None, or no parts, is written as a count of zero.
 
-    states_mode: whether the module has a basis or the task a start; else both sides are explicit.
+    with_mode: as :func:`states_mode` returns it.
     """
     if record is None or record.count == 0:
         writer.integer(Kind.COUNT, 0)
         return
     writer.integer(Kind.COUNT, record.count)
-    if states_mode:
+    if with_mode:
         writer.integer(Kind.MODE, record.mode.code)
     write_side(writer, record.right)
     write_side(writer, record.left)
@@ -156,8 +165,7 @@ def read_split_record(
 ) -> SplitRecord:
     """Read the record of a task in a module (m, n) with bases of p left and q right vectors.
 
-    start: of the task, if it has one.
-    Raises BundleFormatError for damage.
+    start: of the task, if it has one. Raises BundleFormatError for damage.
     """
     count, mode = _read_count(reader, m, n, bool(p or q or start))
     if count == 0:
@@ -172,11 +180,11 @@ def read_split_record(
     return SplitRecord(left, right, power(read_exponents(reader, count)), mode, drawn)
 
 
-def _read_count(reader: StreamReader, m: int, n: int, states_mode: bool) -> tuple[int, Mode]:
-    """Read the next record's number of parts, and the mode in which their sides are written."""
+def _read_count(reader: StreamReader, m: int, n: int, with_mode: bool) -> tuple[int, Mode]:
+    """Read the number of parts of the next record, and its mode."""
     count = reader.integer(Kind.COUNT, 0, 2 * min(m, n) + 1, "the number of parts")
     reader.spend(count * (m + n))
-    if count == 0 or not states_mode:
+    if count == 0 or not with_mode:
         return count, PRIVATE
     return count, MODES[reader.integer(Kind.MODE, 0, len(MODES) - 1, "the mode of a record")]
 
@@ -197,12 +205,11 @@ def read_record(
 ) -> PartsRecord | None:
     """Read the record of a task, over the module's bases, as :func:`write_record` takes it.
 
-    bases: of the module, left and right. start: as for :func:`read_split_record`. For streams of
-    our own making, to write them again with other coefficients.
+    bases: of the module, left and right. start: of the task, if it has one. The stream must be
+    sound: this is for one that was just written, to write it again with other coefficients.
     """
     left, right = bases
-    states_mode = left is not None or right is not None or start is not None
-    count, mode = _read_count(reader, m, n, states_mode)
+    count, mode = _read_count(reader, m, n, states_mode(bases, start))
     if count == 0:
         return None
     if mode.right is Way.STARTED:

@@ -66,9 +66,9 @@ class BasisRecord(NamedTuple):
 
 
 class Residual(NamedTuple):
-    """Part of a started side outside of the initial A: a few own directions (N, c) of the task.
+    """Part of a started side outside of the initial A: c directions of the task's own.
 
-    coordinates (c, k): of the parts over these directions.
+    basis (N, c): the directions. coordinates (c, k): of the parts over them.
     """
 
     basis: BasisRecord
@@ -81,7 +81,7 @@ class Side(NamedTuple):
     coordinates (q, k): over the shared basis or the initial A; None if explicit.
     own (N, k): the numbers of an explicit or predicted side.
     values (N, k): decoded numbers, in steps.
-    drawn: initial A of a started side. residual: of a started side, unless it is nothing.
+    drawn, residual: initial A and residual of a started side; residual is None if it has none.
     """
 
     way: Way
@@ -127,9 +127,9 @@ def quantise_side(x: Array, way: Way, basis: Basis | None) -> Side:
 
 
 def quantise_over(coordinates: Array, x: Array | None, basis: Basis) -> Side:
-    """Quantise one side of k parts, in steps, of which the coordinates (q, k) are known already.
+    """Quantise one side of k parts, in steps, given its coordinates (q, k) over the basis.
 
-    x (N, k): the side itself, of which what the coordinates leave is written too; None: nothing.
+    x (N, k): the side, to write the residual of the coordinates too; None to write none.
     """
     written = quantise_block(coordinates)
     values = product(basis.vectors, written.values)
@@ -182,7 +182,7 @@ def _principal(x: Array, least: float) -> Array:
 
 
 def _started(initial: Basis, coordinates: Array, residual: Residual | None) -> Array:
-    """Return the side (N, k)."""
+    """Return a started side (N, k), multiplied out."""
     if residual is None:
         return product(initial.vectors, coordinates)
     own = residual.basis.basis
@@ -195,7 +195,7 @@ def _over_both(
     own: Basis,
     over_own: Array | NDArray[np.int32],
 ) -> Array:
-    """Return the side (N, k): a product over the initial A's vectors and then the own ones."""
+    """Return a started side (N, k). The sums go over the initial A first: part of the format."""
     vectors = np.concatenate([initial.vectors, own.vectors], axis=1)
     return product(vectors, np.concatenate([coordinates, over_own]))
 
@@ -250,7 +250,7 @@ def read_basis(reader: StreamReader, length: int, most: int) -> Basis | None:
 
 
 def write_side(writer: StreamWriter, side: Side) -> None:
-    """Append one side of a record; :func:`write_record` says which way it is written in."""
+    """Append one side of a record. The mode of the record states its way."""
     if side.drawn is not None:
         writer.integer(Kind.COUNT, side.drawn.rows)
         writer.run(Kind.COUNT, np.array([side.drawn.offset]))

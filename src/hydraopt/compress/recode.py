@@ -16,7 +16,7 @@ from hydraopt.coding.forms import Way
 from hydraopt.coding.records import PartsRecord
 from hydraopt.coding.side import Side, quantise_side, quantise_started
 from hydraopt.coding.spread import spread_of
-from hydraopt.linalg.basis import Basis
+from hydraopt.linalg.basis import Bases, Basis
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.linalg.start import KnownStart
 
@@ -36,9 +36,8 @@ class CodedModule:
     start: KnownStart | None = None
 
     @property
-    def states_mode(self) -> bool:
-        """True if the record states its mode, see :func:`hydraopt.coding.records.write_record`."""
-        return any(x is not None for x in (self.left, self.right, self.start))
+    def bases(self) -> Bases:
+        return self.left, self.right
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from hydraopt.bundle.harm import Harm
 from hydraopt.coding.chunks import ChunkReader, ChunkWriter
-from hydraopt.coding.records import PartsRecord, read_record, write_record
+from hydraopt.coding.records import PartsRecord, read_record, states_mode, write_record
 from hydraopt.coding.stream import StreamReader
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import HydraoptError
@@ -49,7 +49,7 @@ def depends_on(coded: Mapping[str, CodedModule]) -> list[bytes | str]:
             parts.append(side.values.tobytes())
             for block in (side.coordinates, side.own, side.residual and side.residual.basis.block):
                 parts.append(b"" if block is None else block.spreads.tobytes())
-        parts += [b"" if x is None else x.vectors.tobytes() for x in (module.left, module.right)]
+        parts += [b"" if x is None else x.vectors.tobytes() for x in module.bases]
     return parts
 
 
@@ -59,7 +59,7 @@ def kept_records(
     """Return the records of some of these modules as JSON values."""
     writer = ChunkWriter()
     for path, record in sorted(records.items()):
-        write_record(writer, record, coded[path].states_mode)
+        write_record(writer, record, states_mode(coded[path].bases, coded[path].start))
         writer.end_record(record.numbers)
     data = base64.b64encode(writer.finish()).decode("ascii")
     return {"modules": sorted(records), "stream": data}
@@ -95,7 +95,7 @@ def _at_most(most: int) -> Callable[[int], None]:
 def _next(reader: StreamReader, module: CodedModule) -> PartsRecord:
     before = module.record
     m, n = before.left.values.shape[0], before.right.values.shape[0]
-    record = read_record(reader, m, n, (module.left, module.right), module.start)
+    record = read_record(reader, m, n, module.bases, module.start)
     reader.end_record()
     if record is None or (record.count, record.mode) != (before.count, before.mode):
         raise ValueError("a record of another kind")

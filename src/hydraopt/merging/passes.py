@@ -223,8 +223,8 @@ class Passes(Closing):
         parts = shared, own, tally.errors, tally.energies, forms
         core = self._pieces.core
         strict = core is not None and core.strict
-        counts = tally.numbers, self._pieces.drawn
-        draft = Draft(*parts, average, weights, counting, middle, *counts, strict)
+        numbers = tally.numbers, self._pieces.drawn
+        draft = Draft(*parts, average, weights, counting, middle, *numbers, strict)
         if not draft.readable:
             raise UnreadableError(draft)
         return draft

@@ -17,7 +17,7 @@ from hydraopt.adapters import Adapter
 from hydraopt.bundle.spec import TaskEntry
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import write_dense
-from hydraopt.coding.records import PartsRecord, write_record
+from hydraopt.coding.records import PartsRecord, states_mode, write_record
 from hydraopt.compress.encode import squared_error
 from hydraopt.compress.recode import CodedModule
 from hydraopt.files.aside import Aside, Laid, Place, Replaced, sizes_of
@@ -131,8 +131,7 @@ def _stream(
             coded = other or record
             if coded is not None:
                 coded.check(task.name, paths[index])
-            has_mode = decoded.bases[index] != (None, None) or task.start is not None
-            write_record(writer, coded, has_mode)
+            write_record(writer, coded, states_mode(decoded.bases[index], task.start))
             writer.end_record(coded.numbers if coded else 0)
     for i, tensor in zip(task.tensors, read()[1], strict=True):
         entry = decoded.pieces.tensors[i]

@@ -242,8 +242,10 @@ class Servant:
         # The order in which they were read.
         by_content = dict(zip(sorted(item.names), weights, strict=True))
         own = [by_content[content] for content in core.contents]
-        about = core, own, price, setup.measure, setup.modes
-        return core, plan_module(*about, item.given, self._starts[index])
+        plan = plan_module(
+            core, own, price, setup.measure, setup.modes, item.given, self._starts[index]
+        )
+        return core, plan
 
     def _block(
         self,
@@ -264,8 +266,9 @@ class Servant:
         self._begun = begun if block + 1 < begun.core.count else None
         part, tasks = begun.core.block(block)
         plan, given = begun.plan, item.given or begun.given
-        about_it = part, plan.of(tasks), self._setup.measure, given, threads
-        module = encode_module(*about_it, self._starts[index])
+        module = encode_module(
+            part, plan.of(tasks), self._setup.measure, given, threads, self._starts[index]
+        )
         if block:
             return self._module(item, module, None, 0.0)
         return self._module(item, module, begun.bases, plan.bits)
