@@ -83,7 +83,8 @@ class AdapterFormatError(HydraoptError, ValueError):
 class BatchError(AdapterFormatError):
     """Several adapters of one batch cannot be read, or several tasks cannot be exported.
 
-    problems: one error for each adapter, and one for the batch if its adapters do not fit together.
+    problems: one error for each adapter or task, and one for the batch if its adapters do not fit
+        together.
     """
 
     problems: tuple[HydraoptError, ...] = ()

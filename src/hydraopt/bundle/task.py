@@ -322,7 +322,7 @@ class TaskAdapter:
 
     @cached_property
     def _decoded(self) -> _Decoded:
-        result, start = _Decoded({}, {}, {}, {}, {}, {}), 0
+        result, before = _Decoded({}, {}, {}, {}, {}, {}), 0
         for i, reader in self._stream(result):
             module = self.manifest.modules[i]
             bases = self.bundle.bases(i)
@@ -333,8 +333,8 @@ class TaskAdapter:
             result.modes[module.path] = record.mode
             if record.drawn is not None:
                 result.initial[module.path] = record.drawn
-            result.bytes[module.path] = reader.position - start
-            start = reader.position
+            result.bytes[module.path] = reader.position - before
+            before = reader.position
         return result
 
     def _stream(self, into: _Decoded | None = None) -> Iterator[tuple[int, StreamReader]]:

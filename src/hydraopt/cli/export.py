@@ -136,7 +136,9 @@ def _write(
             say(f"{task.name} -> {target}")
     if len(refused) > 1:
         head = f"{len(refused)} of {len(tasks)} tasks cannot be exported"
-        raise BatchError("\n  ".join([head, *(one_line(str(error)) for error in refused)]))
+        batch = BatchError("\n  ".join([head, *(one_line(str(error)) for error in refused)]))
+        batch.problems = tuple(refused)
+        raise batch
     if refused:
         raise refused[0]
 

@@ -49,7 +49,7 @@ class Alike:
     """Tasks of one rank, mode and number of parts.
 
     u (T, r, m), s (T, r), v (T, r, n): thin SVDs. left, right (T, k): spread classes. unbiased: as
-    of a measure. begun: of each task, if its right side is started.
+    of a measure. begun: one for each task if the right sides are started, else empty.
     """
 
     mode: Mode
@@ -199,7 +199,7 @@ def _quantised(rows: Array, over: _Over | None, turn: Array, way: Way, basis: Ba
 
 def _quantised_started(tasks: Alike, turn: Array) -> list[Side]:
     """Return the right sides of all tasks, over their initial A and own directions."""
-    # So that the directions are the principal ones of what the parts are, not of their numbers.
+    # Norms of the parts, so that own directions are the principal ones of dW, not of the rows.
     weights = np.linalg.norm(tasks.s[:, :, None] * turn, axis=1) / np.sum(turn**2, axis=1)
     return [
         quantise_started(

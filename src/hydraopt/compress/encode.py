@@ -95,7 +95,7 @@ def encode_module(
     """Encode all tasks of a module under its plan; deterministic.
 
     given: the bases that the plan was made over, if they are there already. threads: that tasks are
-    shared out to; does not change the result. starts: that the plan was made with.
+    shared out to; does not change the result. starts: those that the plan was made with.
     """
     left = right = None
     _read_ahead(core, threads)
@@ -170,10 +170,10 @@ def _alike(
 ) -> Alike:
     """Return the input of encode_alike for tasks of one group of :func:`_groups`, of k parts."""
     mode, begun = plan.tasks[tasks[0]].mode, list[Begun]()
-    if mode.right is Way.STARTED:
-        assert starts is not None
-        drawn = (starts.drawn[core.contents[i]] for i in tasks)
-        begun = [Begun(x, plan.tasks[i].own) for i, x in zip(tasks, drawn, strict=True) if x]
+    for i in tasks if mode.right is Way.STARTED else ():
+        drawn = starts and starts.here(core.contents[i])
+        assert drawn is not None
+        begun.append(Begun(drawn, plan.tasks[i].own))
     return Alike(
         mode,
         core.rows("left", tasks),

@@ -48,7 +48,7 @@ _END_OF_BASES = 80
 a finer one."""
 
 
-_NONE = np.zeros(0, np.int64)
+_NO_CLASSES = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class TaskPlan:
     right: Classes
     cost: float
     bits: float
-    own: Classes = field(default_factory=lambda: _NONE)
+    own: Classes = field(default_factory=lambda: _NO_CLASSES)
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,8 @@ class _Priced:
     own: tuple[Classes, ...] = ()
 
     def started(self, plan: StartedPlan) -> _Priced:
-        """Return it with the tasks' own directions; a task that keeps nothing needs none."""
-        # A task without an initial A cannot be started, whatever it keeps.
+        """Return the parts with the tasks' own directions, unless a task keeps no part."""
+        # The cost of a task without an initial A is infinite even then: it cannot be started.
         some = (self.count > 0) | np.isinf(plan.cost)
         cost, bits = self.cost + np.where(some, plan.cost, 0), self.bits + some * plan.bits
         return replace(self, cost=cost, bits=bits, own=plan.own)
@@ -226,7 +226,7 @@ def plan_module(
     a bit is worth.
     modes: those permitted (see :func:`modes_of`); a single form gives that form everywhere.
     given: bases that are there already, in place of such as would pay for themselves.
-    starts: initial A of the tasks; without it no side is started.
+    starts: initial A of the tasks; None if no task has one.
     """
     if starts is None:
         modes = [mode for mode in modes if mode.right is not Way.STARTED]
@@ -293,7 +293,7 @@ class _Offer:
             priced = self.priced[mode]
             b = a + int(priced.count[i])
             classes = priced.left[a:b], priced.right[a:b]
-            own = priced.own[i] if priced.own else _NONE
+            own = priced.own[i] if priced.own else _NO_CLASSES
             cost, bits = float(priced.cost[i]), float(priced.bits[i])
             yield TaskPlan(modes[mode], *classes, cost, bits, own)
 
@@ -318,7 +318,7 @@ def _offered(
     )
     begun = None if starts is None else starts.plan(block, np.array(weights), price, measure)
 
-    def priced(mode: Mode) -> _Priced:
+    def in_mode(mode: Mode) -> _Priced:
         left = left_costs[mode.left]
         if mode.right is Way.STARTED:
             if begun is None:
@@ -326,7 +326,7 @@ def _offered(
             return _priced(parts, left, begun.side, price, measure).started(begun)
         return _priced(parts, left, right_costs[mode.right], price, measure)
 
-    return _Offer(parts.edges, [priced(mode) for mode in possible])
+    return _Offer(parts.edges, [in_mode(mode) for mode in possible])
 
 
 def _impossible(parts: _Parts) -> _Priced:

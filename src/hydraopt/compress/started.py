@@ -1,8 +1,8 @@
-"""Started sides: what of a task's right vectors lies outside of its initial A, and what it costs.
+"""Started sides: plan which own directions a task writes beside its initial A, and their cost.
 
-What lies outside is what the task learned. It is written as a few own directions with coordinates
-over them, which keep the inner products with the true ones: weak directions that are lost cost the
-answers far more than noise does (docs/log.md).
+The part of the right vectors outside of the initial A is what the task learned. It is written as a
+few own directions with coordinates over them. The coordinates keep the inner products with the true
+directions, because answers suffer far more from lost weak directions than from noise (docs/log.md).
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ _RECORD_BITS: Final = 45.0
 
 @dataclass(frozen=True)
 class StartedPlan:
-    """Right sides of the tasks of a block, written over their initial A, as planned.
+    """Plan of the right sides of the tasks of a block, written over their initial A.
 
-    side: cost of the coordinates. cost, bits (T,): of each task's own directions and what is lost
-    without further ones; infinite for a task without an initial A.
+    side: cost of the coordinates.
+    cost, bits (T,): of each task's own directions. The cost includes the directions that are left
+        out, and is infinite for a task without an initial A.
     own: spread classes of each task's own directions, strongest first.
     """
 
@@ -45,14 +46,13 @@ class StartedPlan:
 
 @dataclass
 class Starts:
-    """Initial A of a module's tasks, by content; None of a task with a start, but not here."""
+    """Initial A of a module's tasks that have a start, by content.
+
+    None if the start of a task does not reach this module.
+    """
 
     drawn: Mapping[int, Drawn | None] = field(default_factory=dict)
     _outside: dict[int, Array] = field(default_factory=dict)
-
-    def __contains__(self, content: int) -> bool:
-        """Return whether the task has a start."""
-        return content in self.drawn
 
     def here(self, content: int) -> Drawn | None:
         """Return a task's initial A in this module."""
@@ -82,7 +82,7 @@ class Starts:
         return StartedPlan(side, cost, bits + _RECORD_BITS, own)
 
     def _energies(self, block: ModuleCore, i: int, place: Drawn) -> Array:
-        """Return the energies of what lies outside of a task's initial A, by direction, falling."""
+        """Return the energies of the directions outside of a task's initial A, falling."""
         content = block.contents[i]
         if content not in self._outside:
             v, s = block.V[:, block.vectors_of(i)].astype(np.float64), block.s[i]
