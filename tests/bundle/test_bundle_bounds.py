@@ -18,7 +18,6 @@ from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.container import deflate
 from hydraopt.bundle.peft.folder import export_peft
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
-from hydraopt.bundle.starts import MOST_NUMBERS
 from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.forms import Way
@@ -28,7 +27,7 @@ from hydraopt.coding.stream import most_numbers, quantise_block
 from hydraopt.coding.tables import Kind
 from hydraopt.errors import BundleFormatError, ExportError
 from hydraopt.inspect.bundle import inspect_bundle
-from hydraopt.linalg.start import Drawn, KnownStart
+from hydraopt.linalg.start import MOST_NUMBERS, Drawn, KnownStart
 from tests.bundle.bundles import Parts, tiny
 from tests.bundle.hostile.generate import pack, promise
 from tests.limited import run_limited

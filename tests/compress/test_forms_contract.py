@@ -8,7 +8,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from hydraopt.bundle.starts import MOST_NUMBERS
 from hydraopt.coding.forms import FORMS, MODES, Mode, Way
 from hydraopt.coding.records import PartsRecord, read_split_record, write_record
 from hydraopt.coding.side import (
@@ -24,7 +23,7 @@ from hydraopt.compress.encode import EncodedModule
 from hydraopt.compress.measure import MEASURES, Measure
 from hydraopt.errors import BundleFormatError
 from hydraopt.linalg.shapes import Factors
-from hydraopt.linalg.start import Drawn, KnownStart
+from hydraopt.linalg.start import MOST_NUMBERS, Drawn, KnownStart
 from tests.compress.core_factors import (
     Pair,
     core_of,

@@ -3,11 +3,11 @@
 PEFT, kohya and Unsloth draw A from PyTorch's CPU generator (hydraopt.linalg.generator). A module
 with A (r, n) and B (m, r) takes r n numbers for a first A, m r numbers for a first B, and then the
 r n numbers that A starts from. The next module continues there. Training usually moves A little,
-so A correlates with consecutive numbers of the generator. Of these numbers only the order matters,
-neither the bound of the distribution nor the type that the file stores.
+so A correlates with consecutive numbers of the generator, whatever the bound of the distribution
+and the number type of the file.
 
-The search correlates the beginning of one or two modules with all numbers of the usual seeds. From
-the module that it finds, the others are found next to it, whatever the order of the modules.
+The search correlates the beginning of one or two modules with the first numbers of the usual seeds.
+From a module that was found it goes on to its neighbours, whatever the order of the modules.
 
 Not traced: numbers drawn on a GPU, in float64 or from a normal distribution (PEFT's
 ``init_lora_weights="gaussian"``, diffusers), seeds that are not in SEEDS, embeddings, modules that
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.linalg.generator import BITS, Generator
-from hydraopt.linalg.start import Drawn, KnownStart
+from hydraopt.linalg.start import MOST_NUMBERS, Drawn, KnownStart
 from hydraopt.progress import Progress, silent
 from hydraopt.threads import cores, in_threads
 
@@ -39,7 +39,7 @@ __all__ = ["SEARCHED", "SEEDS", "least_correlation", "traced"]
 
 SEEDS: Final = (42, 0, 3407, 1, 1234, 1337, 2023, 2024, 2025, 2026, 67280421310721 % 2**32)
 """Seeds that trainers use by default; 3407 is Unsloth's. The last is that of a new generator in
-PyTorch, which uses the low 32 bits of it."""
+PyTorch, which uses its low 32 bits."""
 SEARCHED: Final = 1 << 21
 """Numbers of each seed that are searched for the beginning of a module."""
 _PROBED: Final = 2
@@ -49,8 +49,6 @@ _PROBE: Final = 1024
 that is searched for has at least as many."""
 _LEAST: Final = 1 << 14
 """Values of all A together below which a start saves too few bytes to be worth a search."""
-_FARTHEST: Final = 1 << 30
-"""Numbers of a seed beyond which nothing is looked for: drawing so many takes four seconds."""
 _CHANCE: Final = 1e-9
 """Probability that a random adapter is traced at all, at most."""
 _BLOCK: Final = 1 << 13
@@ -97,7 +95,7 @@ def traced(adapters: Sequence[Adapter], report: Progress = silent) -> list[Adapt
 
 
 def _searched(seed: int, groups: Sequence[_Group]) -> list[tuple[_Group, str, int]]:
-    """Return the groups that begin at numbers of a seed: path of a module, and its offset."""
+    """Return the groups found among the numbers of a seed, each with a module and its offset."""
     probes, found = [probe for group in groups for probe in group.probes], []
     for probe, offset in _hits(Generator(seed), probes, range(SEARCHED)):
         group = next(x for x in groups if probe in x.probes)
@@ -109,10 +107,11 @@ def _searched(seed: int, groups: Sequence[_Group]) -> list[tuple[_Group, str, in
 def _with_initial(adapter: Adapter, seed: int, offsets: Mapping[str, int]) -> Adapter:
     """Return the adapter with the initial A of modules. offsets: of their first numbers."""
     modules = dict(adapter.modules)
-    ends = (offset + modules[path].r * modules[path].n for path, offset in offsets.items())
-    start = KnownStart(seed, max(ends, default=0))
-    for path, offset in offsets.items():
-        initial = Drawn(start, offset, modules[path].r)
+    ends = {path: offset + modules[path].r * modules[path].n for path, offset in offsets.items()}
+    ends = {path: end for path, end in ends.items() if end <= MOST_NUMBERS}
+    start = KnownStart(seed, max(ends.values(), default=0))
+    for path in ends:
+        initial = Drawn(start, offsets[path], modules[path].r)
         modules[path] = dataclasses.replace(modules[path], initial=initial)
     return dataclasses.replace(adapter, modules=modules)
 
@@ -172,7 +171,7 @@ class _Group:
 
 
 def _groups(adapters: Sequence[Mapping[str, _Candidate]]) -> list[_Group]:
-    """Return the adapters by start: two starts are equal if the adapters are still correlated."""
+    """Return the adapters grouped by start: those with correlated modules have the same start."""
     groups: list[_Group] = []
     for i, modules in enumerate(adapters):
         if sum(x.size for x in modules.values()) < _LEAST:
@@ -219,7 +218,7 @@ def _hits(
 ) -> Iterator[tuple[_Probe, int]]:
     """Yield each probe that begins at one of the places, and where.
 
-    probes: the caller may remove some that need no search any more.
+    probes: the caller may remove some between two hits; they are searched no further.
     """
     apart = _BLOCK - _PROBE + 1
     once = apart * _BLOCKS
@@ -247,7 +246,7 @@ def _hits(
 
 def _numbers(generator: Generator, offset: int) -> Values:
     """Return the numbers of a seed that a module's values are compared with; none if too far."""
-    if not 0 <= offset <= _FARTHEST:
+    if not 0 <= offset < MOST_NUMBERS:
         return np.zeros(0)
     return generator.numbers(offset, _PROBE).astype(np.float64)
 
@@ -261,12 +260,12 @@ def _have_started(values: Values, numbers: Values) -> bool:
 
 
 def _scale(count: int) -> float:
-    """Return what makes ``count`` numbers of the generator, uniform in +-2^23, one of norm 1."""
+    """Return the factor that gives ``count`` numbers, uniform in +-2^23, a norm of about 1."""
     return math.sqrt(3 / count) / (1 << BITS - 1)
 
 
 class _Trail:
-    """Modules of an adapter that one seed drew, followed from one of them in both directions."""
+    """Search for the modules that one seed drew, from one of them in both directions."""
 
     def __init__(self, generator: Generator, modules: Mapping[str, _Candidate]) -> None:
         self._generator, self._modules = generator, modules
@@ -277,7 +276,7 @@ class _Trail:
         self._beside: dict[tuple[int, str], str] = {}
 
     def followed(self, path: str, offset: int) -> dict[str, int]:
-        """Return the offsets of the modules that are found, beginning with one of them."""
+        """Return the offsets of all modules that are found from one of them."""
         if not _have_started(self._left.get(path, np.zeros(0)), _numbers(self._generator, offset)):
             return {}
         here: tuple[str, int] | None = (path, offset)
@@ -293,7 +292,7 @@ class _Trail:
         del self._left[path]
 
     def _walk(self, path: str, step: int) -> None:
-        """Find the modules that were drawn one by one after (step 1) or before (-1) one."""
+        """Find the modules that were drawn one after the other after (1) or before (-1) one."""
         while self._left:
             expected = self._beside.get((step, self._types[path]))
             likely = [x for x in self._left if self._types[x] == expected][:1]
@@ -319,7 +318,7 @@ class _Trail:
         return None
 
     def _beyond(self) -> tuple[str, int] | None:
-        """Return a module that was drawn farther from all that are found, with its offset."""
+        """Return a module that was drawn beyond all that are found, with its offset."""
         begin, end = min(map(self._begin, self._offsets)), max(map(self._end, self._offsets))
         probes = list(_probes({path: self._modules[path] for path in self._left}))
         for places in (range(end, end + SEARCHED), range(max(begin - SEARCHED, 0), begin)):

@@ -1,17 +1,13 @@
-"""Start of a task in the manifest: the generator of its initial A, see hydraopt.linalg.start."""
+"""Start of a task in the manifest; see :mod:`hydraopt.linalg.start`."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from hydraopt.bundle.strictjson import check, natural
-from hydraopt.linalg.start import KnownStart
+from hydraopt.linalg.start import MOST_NUMBERS, KnownStart
 
-__all__ = ["MOST_NUMBERS", "check_start", "start_from_json", "start_to_json"]
-
-MOST_NUMBERS: Final = 1 << 30
-"""Most numbers of a start: a side integer holds the place of each. The bytes of a file bound them
-further."""
+__all__ = ["check_start", "start_from_json", "start_to_json"]
 
 
 def check_start(start: Any, where: str) -> None:

@@ -1,26 +1,29 @@
-"""Starts: initial matrices A of adapters that a known generator drew, by the place in its sequence.
+"""Starts: initial matrices A that a generator drew, each stated by its place in the sequence.
 
-PEFT draws ``lora_A`` from PyTorch's CPU generator, and training moves it little. A task with a
-start writes its right sides over A_0, which costs the place where A_0 begins and no numbers.
+PEFT draws ``lora_A`` from PyTorch's CPU generator, and training usually changes it little. A task
+with a start writes its right sides over A_0. A_0 itself costs only the place where it begins.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.generator import BITS, Generator
 
-__all__ = ["Drawn", "KnownStart"]
+__all__ = ["MOST_NUMBERS", "Drawn", "KnownStart"]
+
+MOST_NUMBERS: Final = 1 << 30
+"""Maximum count of numbers of a start; part of the format. To draw so many takes four seconds."""
 
 
 @dataclass(frozen=True)
 class KnownStart:
-    """Start of a task: the generator's seed, below 2^32, and how many of its numbers are used."""
+    """Start of a task: seed of the generator, below 2^32, and count of numbers that may be used."""
 
     seed: int
     numbers: int
@@ -46,7 +49,7 @@ def _octaves(n: int) -> int:
 
 
 class Drawn(NamedTuple):
-    """Initial A of a module: where it begins, and its number of rows."""
+    """Initial A of a module: number of the sequence where it begins, and count of rows."""
 
     start: KnownStart
     offset: int

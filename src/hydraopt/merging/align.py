@@ -19,7 +19,6 @@ from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.adapters.batch import Problems
 from hydraopt.bundle.peft.stored import kept_ranks, stored_config
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
-from hydraopt.bundle.starts import MOST_NUMBERS
 from hydraopt.bundle.strictjson import dumps
 from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.compress.core import FactorReader
@@ -56,7 +55,7 @@ class MergeSet:
     core: existing core against which the tasks are coded; nothing more is then shared.
     norm: the |dW| that the size of a task is relative to; None for the median of these tasks.
     digests: digest of all numbers of each content, (contents,); empty if unknown.
-    starts: of the contents whose task has a start, the initial A of its modules, by path.
+    starts: initial A of the modules of each content whose task has a start, by content and path.
     """
 
     modules: tuple[ModuleEntry, ...]
@@ -89,12 +88,15 @@ class MergeSet:
         return [first[content] for content in range(len(first))]
 
     def initial(self, path: str, contents: Container[int]) -> dict[int, Drawn | None]:
-        """Return the initial A of a module for those of the contents that have a start."""
+        """Return a module's initial A for those of the contents that have a start, by content.
+
+        None if the start of a content does not reach the module.
+        """
         return {x: own.get(path) for x, own in self.starts.items() if x in contents}
 
     @property
     def drawn(self) -> int:
-        """Count of numbers that the starts of the contents draw."""
+        """Count of numbers that the starts of the contents use."""
         return sum(next(iter(x.values())).start.numbers for x in self.starts.values())
 
     @property
@@ -301,10 +303,8 @@ def align(
 
 
 def _initial(adapter: Adapter) -> dict[str, Drawn]:
-    """Return the initial A of the modules of which it is known, by path; none that is too far."""
-    initial = {path: x.initial for path, x in adapter.modules.items() if x.initial is not None}
-    few = all(x.start.numbers <= MOST_NUMBERS for x in initial.values())
-    return initial if few else {}
+    """Return the initial A of the modules whose initial A is known, by path."""
+    return {path: x.initial for path, x in adapter.modules.items() if x.initial is not None}
 
 
 def _start(adapter: Adapter) -> KnownStart | None:
