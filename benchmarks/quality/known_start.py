@@ -5,9 +5,10 @@
 
 SET is a recipe of zoo/recipes; its adapters start from one seed. They are merged in groups of
 --together tasks, in name order, at each size, in three ways: "known" with their start, "unknown"
-without it (trace=False), and "private". A start that zoo.train drew is told to the merge, and
-one of PEFT's is traced. KL is teacher-forced, in nats an answer, of the first rows of a split that
-nothing was trained on. Files are whole bundles. Saved after each task; a second call goes on.
+without it (trace=False), and "private". The start of adapters that zoo.train drew itself is given
+to the merge; one that PEFT drew is traced. KL is teacher-forced, in nats an answer, on the first
+rows of a split that nothing was trained on. Files are whole bundles. Saved after each task; a
+second call continues.
 Writes benchmarks/results/quality/SET.known-start.json.
 """
 
