@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 INLINED: Final[Mapping[str, Any]] = {"error_model": "numpy", "forceinline": True}
-"""Options of every function that machine code without numba contains: divisions do not raise, and
-no call is left that might."""
+"""Options of every function in machine code that is kept: divisions do not raise, and calls, which
+might, are inlined."""
 LENT: Final[Mapping[str, Any]] = {
     "cache": True,
     "nogil": True,
@@ -40,16 +40,16 @@ LENT: Final[Mapping[str, Any]] = {
     "_nrt": False,
     **INLINED,
 }
-"""Options of a function that allocates nothing: the arrays that it is lent are not counted, which
-would take longer than to code a number."""
+"""Options of a function that allocates nothing and is called from Python: references to its arrays
+are not counted, which would take longer than coding a number."""
 INNER: Final[Mapping[str, Any]] = {
     "no_cpython_wrapper": True,
     "no_cfunc_wrapper": True,
     "_nrt": False,
     **INLINED,
 }
-"""Options of such a function that only compiled functions call. Their code contains it, so it needs
-no cache and no wrapper for calls from Python, which would take a third of the compilation."""
+"""Options of a function that allocates nothing and that only compiled functions call. It is inlined
+there, so it needs no cache and no wrapper for Python, which takes a third of the compilation."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

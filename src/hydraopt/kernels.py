@@ -1,7 +1,7 @@
-"""Compiled loops that are called with numpy arrays and run without numba once they were compiled.
+"""Compiled loops over numpy arrays. After the first compilation they run without numba.
 
-A loop is compiled as a C function of addresses, lengths and numbers, whose machine code is kept
-(:mod:`hydraopt.machinecode`). Where code is not loaded that way, numba calls the loop.
+A loop is compiled as a C function of addresses, lengths and numbers. Its machine code is kept in a
+file (:mod:`hydraopt.machinecode`). Where such code cannot be loaded, numba calls the loop.
 """
 
 from __future__ import annotations
@@ -22,28 +22,30 @@ __all__ = ["Kernel", "Lent", "kernel"]
 
 
 class Lent:
-    """Array in one piece whose place is looked up once, for many calls of kernels."""
+    """Contiguous array whose address is looked up once, for many calls of kernels."""
 
     __slots__ = "array", "kind", "place"
 
     def __init__(self, array: NDArray[Any]) -> None:
         if not array.flags.c_contiguous:
-            raise TypeError(f"an array of {array.shape} that is not in one piece")
+            raise TypeError(f"an array of {array.shape} that is not contiguous")
         self.array, self.kind = array, (array.dtype, array.ndim)
         self.place = (array.ctypes.data, *array.shape)
 
 
 def kernel(*types: str) -> Callable[[Callable[..., Any]], Kernel]:
-    """Compile a loop that allocates nothing and raises nothing; it returns an int, a bool or None.
+    """Return a decorator that makes a loop a :class:`Kernel`.
 
-    types: of the arguments: "int64" for a number, and such as "float32[:,:]" for a matrix. Arrays
-    must have that dtype and lie in one piece; a :class:`Lent` stands for its array.
+    The loop neither allocates nor raises, and returns an int, a bool or None.
+
+    types: of the arguments, "int64" for a number or "float32[:,:]" for a matrix. Arrays must have
+    that dtype and be contiguous; a :class:`Lent` may be given for its array.
     """
     return lambda function: Kernel(function, types)
 
 
 class Kernel:
-    """Loop that is compiled, or loaded, at its first call."""
+    """Loop that is loaded, or else compiled, at its first call."""
 
     def __init__(self, function: Callable[..., Any], types: tuple[str, ...]) -> None:
         update_wrapper(self, function)
@@ -56,7 +58,7 @@ class Kernel:
 
         Call it in one thread before several call the loop at the same time.
         """
-        self._code  # noqa: B018  # kept by being asked for
+        self._code  # noqa: B018  # a cached property
 
     def __call__(self, *arguments: Any) -> Any:
         if self._code is None:
@@ -73,7 +75,7 @@ class Kernel:
         return self._code(*flat)
 
     def by_numba(self, *arguments: Any) -> Any:
-        """Call the loop as it is where no machine code is loaded; the result is the same."""
+        """Call the loop through numba, as where no machine code is loaded; the result is equal."""
         return self._dispatched(*(x.array if isinstance(x, Lent) else x for x in arguments))
 
     @property
@@ -91,7 +93,7 @@ class Kernel:
 
     @cached_property
     def _code(self) -> Callable[..., int] | None:
-        """Return the C function; None if there is no machine code but numba's own."""
+        """C function of the kept machine code; None where numba calls the loop."""
         sources = sorted(Path(self._function.__code__.co_filename).parent.glob("*.py"))
         address = machine_code(self._function.__name__, tuple(sources), self._compile)
         if address is None:

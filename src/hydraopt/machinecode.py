@@ -1,15 +1,14 @@
 """Compiled functions that run again without numba: their machine code is kept in a file.
 
 Importing numba and loading its own cache takes several times as long as decoding a task
-(docs/decisions.md). So numba compiles once, through its public ``cfunc``, and the code is kept
-where compiled code is (:mod:`hydraopt.compiled` explains why only where it is ours). Later
-processes copy it into memory and call it.
+(docs/decisions.md). So numba compiles once, through its public ``cfunc``, and the code is kept in a
+folder that only this user can write (:mod:`hydraopt.compiled`). Later processes load and call it.
 
-That holds for functions that neither raise nor allocate nor call others that are not inlined. Code
-that refers to nothing outside itself, as the decoder's, needs no linker. Code with constants or
-calls of the C library is linked by llvmlite, which loads in a tenth of numba's time. It is
-compiled for the baseline of the architecture, so that computers of different processors may share a
-folder.
+Such functions neither raise nor allocate, and all functions that they call are inlined. Code that
+refers to nothing outside itself, such as the decoder's, is copied into memory and needs no linker.
+Code with constants or calls of the C library is linked by llvmlite, which loads in a tenth of
+numba's time. The code is for the baseline of the architecture, so that computers with different
+processors may share a folder.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ _code: list[Any] = []  # memory and engines that hold code; never given back
 
 
 def machine_code(name: str, sources: Sequence[Path], make: Callable[[], Any]) -> int | None:
-    """Return the address of a C function: of kept code, else compiled and kept.
+    """Return the address of a C function, from kept code or else compiled and kept.
 
-    sources: files whose content the code follows from.  make: returns numba's cfunc, called if
-    nothing is kept; all that it calls has the options :data:`hydraopt.compiled.INLINED`.
+    sources: files that determine the code.  make: returns numba's cfunc; called if no code of these
+    sources is kept. All that it calls has the options :data:`hydraopt.compiled.INLINED`.
 
-    None where code is not loaded that way: outside Linux, under NUMBA_DISABLE_JIT, and if the
-    function refers to something that the C library lacks. The caller then calls it through numba.
+    None where code is not loaded like this: outside Linux, under NUMBA_DISABLE_JIT, and if the
+    function refers to a symbol that the C library lacks. The caller then calls it through numba.
     """
     if sys.platform != "linux" or os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return None
@@ -89,7 +88,7 @@ def _key(sources: Sequence[Path], machine: str) -> bytes | None:
 def _compiled(function: Any) -> bytes | None:
     """Return the content to keep: code that needs no linker if possible, else an object.
 
-    None if the code refers to something that the C library lacks.
+    None if the code refers to a symbol that the C library lacks.
     """
     import llvmlite.binding as llvm
 
@@ -114,7 +113,7 @@ def _compiled(function: Any) -> bytes | None:
     library = ctypes.CDLL(None)
     if not all(section or hasattr(library, name) for name, (section, _) in symbols.items() if name):
         return None
-    # For a large memory: code, constants and the C library may lie far from one another.
+    # The large code model: code, constants and the C library may lie far from one another.
     far = target.create_target_machine(opt=3, reloc="static", codemodel="large")
     return _OBJECT + bytes(far.emit_object(module))
 

@@ -220,12 +220,12 @@ static hydra_status read_start(hydra_bundle *b, const hy_json *json, uint32_t no
     HY_CHECK(&b->env, x->content != HY_NONE, "manifest: '%s' has a start and nothing coded",
              x->name.data);
     HY_CHECK(&b->env, hy_kind(json, node) == HY_LIST && json->nodes[node].size == 2,
-             "manifest: the start of '%s' is no [seed, numbers]", x->name.data);
+             "manifest: the start of '%s' is not [seed, numbers]", x->name.data);
     at = hy_first(node);
     HY_CHECK(&b->env,
              hy_natural(json, at, 0, 0xFFFFFFFFu, &seed) &&
                  hy_natural(json, json->nodes[at].next, 1, (uint64_t)1 << 30, &numbers),
-             "manifest: the start of '%s' makes no sense", x->name.data);
+             "manifest: a value of the start of '%s' is out of range", x->name.data);
     x->seed = (uint32_t)seed;
     x->start_numbers = (uint32_t)numbers;
     return HYDRA_OK;

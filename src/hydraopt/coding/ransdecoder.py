@@ -1,8 +1,7 @@
 """Loops of the decoder; mirrors ransencoder.py.
 
 They never read outside the data, and stop soon after its end, so a damaged stream gives wrong
-numbers but no crash; what may be allocated is checked in stream.py. They neither raise nor
-allocate, as machinecode.py needs it.
+numbers but no crash; stream.py checks what may be allocated.
 """
 
 from __future__ import annotations
