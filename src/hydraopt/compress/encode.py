@@ -171,7 +171,7 @@ def _alike(
     """Return the input of encode_alike for tasks of one group of :func:`_groups`, of k parts."""
     mode, begun = plan.tasks[tasks[0]].mode, list[Begun]()
     for i in tasks if mode.right is Way.STARTED else ():
-        drawn = starts and starts.here(core.contents[i])
+        drawn = None if starts is None else starts.here(core.contents[i])
         assert drawn is not None
         begun.append(Begun(drawn, plan.tasks[i].own))
     return Alike(
