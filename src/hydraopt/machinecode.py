@@ -6,7 +6,7 @@ folder that only this user can write (:mod:`hydraopt.compiled`). Later processes
 
 Such functions neither raise nor allocate, and all functions that they call are inlined. Code that
 refers to nothing outside itself, such as the decoder's, is copied into memory and needs no linker.
-Code with constants or calls of the C library is linked by llvmlite, which loads in a tenth of
+Code with constants or calls of the C library is linked by llvmlite, which loads in a fraction of
 numba's time. The code is for the baseline of the architecture, so that computers with different
 processors may share a folder.
 """
