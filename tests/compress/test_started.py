@@ -75,3 +75,10 @@ def test_a_task_without_an_initial_matrix_is_written_without_it() -> None:
 def test_without_a_start_the_form_is_private() -> None:
     records = encoded(tasks(0.5), ["started"], None).records
     assert all(record is not None and record.mode == PRIVATE for record in records)
+
+
+def test_an_adapter_that_is_its_start_has_nothing_to_lose() -> None:
+    for measure in MEASURES.values():
+        with np.errstate(all="raise"):
+            cost = measure.left_outside(np.zeros((2, R)), np.array([1e9, 0.0]))
+        assert not cost.any()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hydraopt import shrink, verify_bundle
 from hydraopt.adapters import read_adapters
 from hydraopt.collection.opening import open_bundle
 from hydraopt.editing.refresh import refresh
@@ -42,6 +43,22 @@ def test_starts_are_not_traced_for_nothing(folder: Path, options: MergeOptions) 
     given = read_adapters([folder / "*"])
     assert prepare(given, options).loaded.adapters == list(given)
     assert {x.initial for adapter in given for x in adapter.modules.values()} == {None}
+
+
+def test_a_start_without_a_started_record_is_no_hindrance(
+    make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    """Traced, but so far from its start, or so empty, that nothing is written over it."""
+    far, zero = drawn_modules(42, change=2.0, r=32), drawn_modules(42)
+    make_adapter(tmp_path / "far", far)
+    make_adapter(tmp_path / "zero", {path: (0 * b, a) for path, (b, a) in zero.items()})
+    made, less = tmp_path / "made", tmp_path / "less"
+    forms = merge(tmp_path / "*", made, size="20%", workers=1).forms
+    assert forms == {"nothing": 4, "private": 4}
+    assert shrink(made, less, size="10%", workers=1).size < made.stat().st_size
+    assert not verify_bundle(less).problems
+    refresh(made, adapters=[tmp_path / "zero"], size="20%", workers=1)
+    assert not verify_bundle(made).problems
 
 
 def test_bundles_name_the_seeds_of_the_tasks(folder: Path, tmp_path: Path) -> None:

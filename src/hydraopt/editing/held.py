@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,10 @@ def decoded_set(bundle: Bundle, names: Collection[str], *, modules_only: bool = 
             numbers[entry.content] = len(numbers)
     modules = sorted({i for entry in entries for i in entry.modules})
     tensors = sorted({i for entry in entries for i in entry.tensors})
-    tasks = tuple(_renumbered(entry, numbers, modules, tensors) for entry in entries)
+    starts = {content: task.initial for content, task in firsts.items() if task.entry.start}
+    # A start over which no record is written is of no use.
+    starts = {content: initial for content, initial in starts.items() if initial}
+    tasks = tuple(_renumbered(entry, numbers, modules, tensors, starts) for entry in entries)
     used = [manifest.modules[i] for i in modules]
     return MergeSet(
         tuple(used),
@@ -66,7 +69,7 @@ def decoded_set(bundle: Bundle, names: Collection[str], *, modules_only: bool = 
         (),
         tuple(manifest.tensors[i] for i in tensors),
         tuple(_matrices(bundle, firsts, tensors)) if tensors else (),
-        starts={content: task.initial for content, task in firsts.items() if task.entry.start},
+        starts=starts,
     )
 
 
@@ -77,16 +80,25 @@ def _with_module(
 
 
 def _renumbered(
-    entry: TaskEntry, contents: Mapping[int, int], modules: list[int], tensors: list[int]
+    entry: TaskEntry,
+    contents: Mapping[int, int],
+    modules: list[int],
+    tensors: list[int],
+    starts: Container[int],
 ) -> TaskEntry:
-    """Return the entry with its modules and coded tensors renumbered, and without blobs."""
+    """Return the entry with its modules and coded tensors renumbered, and without blobs.
+
+    starts: contents that keep their start.
+    """
     at_module, at_tensor = ({x: i for i, x in enumerate(kept)} for kept in (modules, tensors))
+    content = None if entry.content is None else contents[entry.content]
     return dataclasses.replace(
         entry,
-        content=None if entry.content is None else contents[entry.content],
+        content=content,
         modules=tuple(at_module[i] for i in entry.modules),
         tensors=tuple(at_tensor[i] for i in entry.tensors),
         carried=(),
+        start=entry.start if content in starts else None,
     )
 
 
