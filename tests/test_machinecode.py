@@ -14,7 +14,7 @@ import pytest
 
 from hydraopt import machinecode
 from hydraopt.compiled import INLINED
-from hydraopt.machinecode import machine_code
+from hydraopt.machinecode import kept_in, machine_code
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="code is loaded so on Linux only")
 
@@ -138,16 +138,18 @@ def test_what_needs_numba_is_not_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not list(tmp_path.rglob("*.code"))
 
 
+def successor() -> Any:
+    """Return the function that adds 1."""
+    import numba
+
+    return numba.cfunc(numba.types.int64(numba.types.int64))(lambda x: x + 1)
+
+
 def test_where_the_system_forbids_new_code_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def make() -> Any:
-        import numba
-
-        return numba.cfunc(numba.types.int64(numba.types.int64))(lambda x: x + 1)
-
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    found = machine_code("next", (), make)
+    found = machine_code("next", (), successor)
     assert found is not None
     assert ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(found)(4) == 5
 
@@ -155,7 +157,25 @@ def test_where_the_system_forbids_new_code_there_is_none(
         return -1
 
     monkeypatch.setattr(machinecode.ctypes, "CDLL", lambda _: SimpleNamespace(mprotect=mprotect))
-    assert machine_code("next", (), make) is None
+    assert machine_code("next", (), successor) is None
+
+
+def test_without_a_home_folder_the_named_one_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other users may read what is kept there, if they may enter the folder."""
+
+    def unknown(_: int) -> Any:
+        raise KeyError("no such user")
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert machine_code("next", (), successor) is not None
+    (file,) = tmp_path.rglob("*.code")
+    assert kept_in("next") == file.parent
+    assert file.stat().st_mode & 0o777 == 0o644
 
 
 def test_without_machine_code_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

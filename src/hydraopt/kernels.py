@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hydraopt import compiled
 from hydraopt.compiled import INLINED, LENT, njit
 from hydraopt.machinecode import kept_in, machine_code
 
@@ -94,8 +95,9 @@ class Kernel:
     @cached_property
     def _code(self) -> Callable[..., int] | None:
         """C function of the kept machine code; None where numba calls the loop."""
-        sources = sorted(Path(self._function.__code__.co_filename).parent.glob("*.py"))
-        address = machine_code(self._function.__name__, tuple(sources), self._compile)
+        beside = sorted(Path(self._function.__code__.co_filename).parent.glob("*.py"))
+        sources = Path(__file__), Path(compiled.__file__), *beside
+        address = machine_code(self._function.__name__, sources, self._compile)
         if address is None:
             return None
         flat: list[Any] = []

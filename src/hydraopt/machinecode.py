@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from hydraopt.compiled import check_memory, own_place, private_folder, say_unkept
+from hydraopt.compiled import check_memory, private_folder, say_unkept
 
 __all__ = ["kept_in", "machine_code"]
 
@@ -164,8 +164,9 @@ def _places() -> Iterator[Path]:
     """Yield folders that code may be kept in, the best first, down to a writable one."""
     named = os.environ.get("NUMBA_CACHE_DIR")
     places = [Path(named) / "hydraopt"] if named else [Path(__file__).parent / "__pycache__"]
-    if own_place():
-        places.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hydraopt")
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if os.path.isabs(caches):  # without a home folder it is not
+        places.append(Path(caches) / "hydraopt")
     for folder in places:
         yield folder
         with suppress(OSError):
@@ -199,6 +200,7 @@ def _keep(file: str, content: bytes) -> None:
         handle, made = tempfile.mkstemp(dir=places[-1])
         try:
             with open(handle, "wb") as out:
+                os.fchmod(handle, 0o644)  # one user may install it and others run it
                 out.write(content)
             os.replace(made, places[-1] / file)
         except OSError:
