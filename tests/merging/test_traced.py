@@ -61,6 +61,23 @@ def test_a_start_without_a_started_record_is_no_hindrance(
     assert not verify_bundle(made).problems
 
 
+def test_starts_of_more_numbers_than_the_bytes_warrant_are_left_out(
+    make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    """Adapters that change nothing take no bytes, and each start may be of millions of numbers."""
+    pairs = drawn_modules(42, before=2_000_000)
+    for i in range(9):
+        zero = {path: (0 * b, (i + 1) * a) for path, (b, a) in pairs.items()}
+        make_adapter(tmp_path / f"zero{i}", zero)
+    make_adapter(tmp_path / "one", pairs)
+    path = tmp_path / "made"
+    merge(tmp_path / "zero*", path, workers=1)
+    assert {x.start for x in open_bundle(path).manifest.tasks} == {None}
+    merge(tmp_path / "one", path, size="10%", workers=1)
+    add(path, tmp_path / "zero0", workers=1)
+    assert [bool(x.start) for x in open_bundle(path).manifest.tasks] == [True, False]
+
+
 def test_bundles_name_the_seeds_of_the_tasks(folder: Path, tmp_path: Path) -> None:
     """A caller of merge and add may leave the search out; a refresh from originals traces them."""
 

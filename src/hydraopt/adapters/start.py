@@ -35,7 +35,7 @@ from hydraopt.threads import cores, in_threads
 if TYPE_CHECKING:
     from hydraopt.adapters.model import Adapter, LowRankModule
 
-__all__ = ["SEARCHED", "SEEDS", "least_correlation", "traced"]
+__all__ = ["SEARCHED", "SEEDS", "least_correlation", "traced", "untraced"]
 
 SEEDS: Final = (42, 0, 3407, 1, 1234, 1337, 2023, 2024, 2025, 2026, 67280421310721 % 2**32)
 """Seeds that trainers use by default; 3407 is Unsloth's. The last is that of a new generator in
@@ -92,6 +92,14 @@ def traced(adapters: Sequence[Adapter], report: Progress = silent) -> list[Adapt
         if not groups:
             break
     return result
+
+
+def untraced(adapter: Adapter) -> Adapter:
+    """Return the adapter without the initial A of its modules."""
+    modules = {
+        path: dataclasses.replace(module, initial=None) for path, module in adapter.modules.items()
+    }
+    return dataclasses.replace(adapter, modules=modules)
 
 
 def _searched(seed: int, groups: Sequence[_Group]) -> list[tuple[_Group, str, int]]:

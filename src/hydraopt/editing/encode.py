@@ -271,11 +271,14 @@ class Coder:
 
 
 def _strictly(job: Job) -> Job:
-    """Return the job with the requirement that the task's own bytes warrant all its numbers."""
+    """Return the job with the requirement that the task's own bytes warrant all its numbers.
+
+    A start stands for many, so there is none.
+    """
     core = job.pieces.core
     assert core is not None
     strict = dataclasses.replace(core, strict=True)
-    return dataclasses.replace(job, pieces=dataclasses.replace(job.pieces, core=strict))
+    return dataclasses.replace(job, pieces=dataclasses.replace(job.pieces, core=strict).untraced)
 
 
 def digest_of(adapter: Adapter) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from hydraopt.adapters import Adapter, LowRankModule, RawTensor
@@ -98,6 +98,12 @@ class MergeSet:
     def drawn(self) -> int:
         """Count of numbers that the starts of the contents use."""
         return sum(next(iter(x.values())).start.numbers for x in self.starts.values())
+
+    @property
+    def untraced(self) -> MergeSet:
+        """The same without starts."""
+        tasks = tuple(replace(task, start=None) for task in self.tasks)
+        return replace(self, tasks=tasks, starts={})
 
     @property
     def fp16_bytes(self) -> int:

@@ -84,12 +84,17 @@ class Draft:
 
         Readers refuse too many numbers per byte, as an attempt to fill the memory.
         """
-        return self.numbers <= self.most_numbers and self.drawn <= most_drawn(self.coded_bytes)
+        return self.numbers <= self.most_numbers and self.drawn <= self.most_drawn
 
     @property
     def most_numbers(self) -> int:
         """Largest count of numbers that readers accept for this many bytes."""
         return most_numbers(self.coded_bytes) - (most_numbers(0) if self.strict else 0)
+
+    @property
+    def most_drawn(self) -> int:
+        """The same for the numbers of starts."""
+        return most_drawn(self.coded_bytes) - (most_drawn(0) if self.strict else 0)
 
     def relative_errors(self) -> Array:
         """Relative error of each content, (contents,), everything that is coded counted."""
@@ -102,12 +107,15 @@ class UnreadableError(NumericalError):
     def __init__(self, draft: Draft, adapter: str | None = None) -> None:
         self.draft = draft
         size = draft.coded_bytes
+        count, most, of = draft.numbers, draft.most_numbers, "numbers"
+        if count <= most:
+            count, most, of = draft.drawn, draft.most_drawn, "numbers of starts"
         super().__init__(
             explain(
                 "the streams would stand for more numbers than a reader takes",
                 adapter=adapter,
-                got=f"{draft.numbers:,} numbers in {size:,} bytes",
-                expected=f"at most {draft.most_numbers:,}",
+                got=f"{count:,} {of} in {size:,} bytes",
+                expected=f"at most {most:,}",
                 do="Ask for a larger size, or a smaller error or limit on harm, or use --lossless",
             )
         )

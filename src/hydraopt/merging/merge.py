@@ -19,6 +19,7 @@ from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
+from hydraopt.adapters.start import untraced
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.spec import Manifest
 from hydraopt.coding.forms import FORMS
@@ -30,7 +31,7 @@ from hydraopt.files.url import place_of
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import Budget, HarmLimit, Limit, Size
 from hydraopt.merging.dense import check_exact
-from hydraopt.merging.draft import Draft
+from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.finish import finished
 from hydraopt.merging.limit import HarmSolution, solve_harm
 from hydraopt.merging.look import Look
@@ -204,8 +205,22 @@ def prepare(
 def solve(prepared: Prepared) -> Solved:
     """Find the draft that meets the limit, refit its coded parts and measure its harm.
 
+    A start stands for many numbers. If readers would refuse so many for the bytes there are, the
+    adapters are coded without starts.
+
     Raises BudgetError for a limit that cannot be met, and whatever the look raises.
     """
+    try:
+        return _solve(prepared)
+    except UnreadableError:
+        adapters = [untraced(adapter) for adapter in prepared.loaded.adapters]
+        if adapters == prepared.loaded.adapters:
+            raise
+        loaded = dataclasses.replace(prepared.loaded, adapters=adapters)
+        return _solve(dataclasses.replace(prepared, loaded=loaded))
+
+
+def _solve(prepared: Prepared) -> Solved:
     loaded, options = prepared.loaded, prepared.options
     lossless = options.limit.lossless
     with _started(loaded, 1 if lossless else options.workers) as engine:
