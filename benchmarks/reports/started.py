@@ -94,9 +94,12 @@ def started() -> str:
         for size in _sizes(merges, "private", 1):
             share, kl = _mean(_sizes(merges, "private", 1)[size])
             known = _sizes(merges, "known", 1).get(size)
-            if known is None or not _saved(merges, size, 1, lambda row: row["kl"]):
+            if known is None:
                 continue
-            ratio, low, high, count = _interval(merges, size, 1)
+            saved = "-"
+            if 2 * len(_saved(merges, size, 1, lambda row: row["kl"])) > len(known):
+                ratio, low, high, count = _interval(merges, size, 1)
+                saved = f"{ratio:.2f} [{low:.2f}, {high:.2f}] ({count})"
             lines.append(
                 [
                     f"`{name}`",
@@ -105,7 +108,7 @@ def started() -> str:
                     f"{kl:.2g}",
                     f"{_mean(known)[0]:.1f} %",
                     f"{_mean(known)[1]:.2g}",
-                    f"{ratio:.2f} [{low:.2f}, {high:.2f}] ({count})",
+                    saved,
                 ]
             )
     head = [
@@ -120,7 +123,8 @@ def started() -> str:
     text = wrapped(
         """Each adapter alone. Sizes are of whole files, means over the tasks; KL, in nats an
         answer, is the geometric mean. Bytes at equal KL: with a known start over those without,
-        for tasks whose curve reaches the KL; the interval is of a bootstrap over tasks and rows."""
+        for tasks whose curve reaches the KL, if these are more than half; the interval is of a
+        bootstrap over tasks and rows."""
     )
     return f"{table(head, lines)}\n{text}\n![KL against size](picture:started.png)\n"
 
