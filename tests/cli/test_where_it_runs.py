@@ -96,10 +96,10 @@ def test_another_user_on_a_read_only_tree(elsewhere: Path) -> None:
         lines = [x for x in said.splitlines() if not re.search(r": \d+ of \d+(, .* left)?$", x)]
         assert len(lines) == 1, said
         assert said.startswith(f"note: compiled code is kept in {cache}."), arguments
-    kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*.nbc")}
+    kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*.code")}
     assert kept
     run_as_another(elsewhere, "verify", work / "b")
-    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.nbc")} == kept
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.code")} == kept
     # Without a home, "~" would be a folder of whoever owns the current one.
     assert sorted(path.name for path in work.iterdir()) == ["b", "out", "small", "tmp"]
     assert not list((elsewhere / "src").rglob("__pycache__"))

@@ -31,6 +31,8 @@ def differences(path: Path, ours: Result, theirs: Result) -> list[str]:
         mine, other = ours["tasks"][name], theirs["tasks"][name]
         for part in ("modules", "tensors", "adapter") if sound else ("adapter",):
             value = UNABLE if other[part] == "range" else other[part]
+            if not sound and isinstance(mine[part], str) and isinstance(value, str):
+                continue  # both refuse; which of two faults is met first differs
             if mine[part] != value and not (value == UNABLE and _lacks(bundle[name], part)):
                 found.append(f"{name!r}, {part}: {mine[part]} | {value}")
     return found
