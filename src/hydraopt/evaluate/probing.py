@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import torch
 
-from hydraopt.basemodel.batches import batches_of
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.model import (
-    Placed,
-    TaskFactors,
-    attached,
-    hidden_states,
-    logits_of,
-    place,
-)
+from hydraopt.basemodel.likelihoods import likelihoods
+from hydraopt.basemodel.model import TaskFactors, place
 from hydraopt.basemodel.positions import positions_of
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.forced import Numbers
@@ -26,10 +18,7 @@ from hydraopt.probes.items import ProbeItem, encoded
 from hydraopt.probes.measures import Preferences, probe_measures
 from hydraopt.progress import Progress
 
-__all__ = ["likelihoods", "preferences"]
-
-_TOKENS: Final = 256
-"""Tokens whose logits are in memory at once: with a large vocabulary they are most of it."""
+__all__ = ["preferences"]
 
 
 def preferences(
@@ -67,35 +56,6 @@ def preferences(
         label: probe_measures(probes, scores[label], None if label == reference else known)
         for label in sets
     }
-
-
-@torch.inference_mode()
-def likelihoods(
-    model: Any,
-    texts: Sequence[Encoded],
-    placed: Placed,
-    progress: Callable[[int, int], None] | None = None,
-) -> Numbers:
-    """Return log P(target | prompt) of each text in nats, (texts,).
-
-    placed: the factors on the model. progress: called with the number of batches done and of all
-        batches.
-
-    The same texts give the same numbers for the same factors.
-    """
-    sums, batches = np.zeros(len(texts)), batches_of(model, texts)
-    for number, (chunk, batch) in enumerate(batches):
-        if progress:
-            progress(number, len(batches))
-        with attached(model, placed):
-            hidden = hidden_states(model, batch)
-        rows = np.array(chunk)[batch.row.numpy()]
-        for start in range(0, len(hidden), _TOKENS):
-            some = slice(start, start + _TOKENS)
-            logits = logits_of(model, hidden[some], placed)
-            logs = logits.gather(1, batch.labels[some, None])[:, 0] - logits.logsumexp(-1)
-            np.add.at(sums, rows[some], logs.double().numpy())
-    return sums
 
 
 def _check_lengths(texts: Sequence[Encoded], most: int | None) -> None:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from hydraopt.basemodel import likelihoods as likelihoods_module
 from hydraopt.basemodel.encoding import Encoded, collate
+from hydraopt.basemodel.likelihoods import likelihoods
 from hydraopt.basemodel.model import attached, hidden_states, logits_of, place
-from hydraopt.evaluate import probing
-from hydraopt.evaluate.probing import likelihoods
 
 SHARED = tuple(range(40, 70))
 TEXTS = [
@@ -42,7 +42,7 @@ def test_they_are_those_of_each_text_alone(sharp, monkeypatch, paths) -> None:
     wanted = [_plainly(sharp, item, placed) for item in TEXTS]
     assert likelihoods(sharp, TEXTS, placed) == pytest.approx(wanted, abs=1e-4)
     assert abs(likelihoods(sharp, TEXTS, {})[0] - wanted[0]) > 0.01
-    monkeypatch.setattr(probing, "_TOKENS", 3)
+    monkeypatch.setattr(likelihoods_module, "_TOKENS", 3)
     assert likelihoods(sharp, TEXTS, placed) == pytest.approx(wanted, abs=1e-4)
 
 
