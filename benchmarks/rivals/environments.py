@@ -44,6 +44,7 @@ def python_of(name: str) -> Path:
     python = folder / "bin" / "python"
     ready = folder / "ready"
     if ready.is_file():
+        _borrow(folder)
         return python
     venv.create(folder, with_pip=True, clear=True)
     done = subprocess.run(
@@ -54,11 +55,16 @@ def python_of(name: str) -> Path:
     )
     if done.returncode:
         raise RuntimeError(f"{wanted[0]} cannot be installed: {done.stderr.strip()[-300:]}")
+    _borrow(folder)
+    ready.touch()
+    return python
+
+
+def _borrow(folder: Path) -> None:
+    """Let the environment import this interpreter's packages; another one may have made it."""
     place = f"python{sys.version_info.major}.{sys.version_info.minor}"
     borrowed = folder / "lib" / place / "site-packages" / "borrowed.pth"
     borrowed.write_text(sysconfig.get_paths()["purelib"] + "\n")
-    ready.touch()
-    return python
 
 
 def versions_of(names: Iterable[str]) -> dict[str, str]:
