@@ -45,6 +45,7 @@ BLOCKS: Mapping[str, Path] = {
     "evidence in short": _README,
     "evidence": _EVIDENCE / "index.md",
     "ways": _EVIDENCE / "index.md",
+    "few prompts": _EVIDENCE / "index.md",
     "limits kept": _EVIDENCE / "index.md",
     "foretold": _EVIDENCE / "index.md",
     "default": _EVIDENCE / "index.md",

@@ -14,6 +14,7 @@ COMMANDS = (
     "methods",
     "measures",
     "known_start",
+    "few_prompts",
     "growth",
     "heads",
     "tuners",

@@ -23,6 +23,7 @@ REPORTS = (
     "default",
     "evidence",
     "every_method",
+    "few",
     "fleet",
     "folders",
     "foretold",

@@ -61,6 +61,7 @@ CODES: Final[Mapping[str, str]] = {
     "other_base": "adapters name another base model than the one given",
     "prompts_learned": "a refit may have learned from these prompts",
     "prompts_not_read": "prompts that belong to no task",
+    "prompts_written": "tasks with few prompts, for which the base model wrote more",
     "weights_not_measured": "adapter whose modules cannot be weighed with the base model",
     # Scoring, inspecting and reporting
     "no_curve": "no size was estimated",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from hydraopt.errors import UsageError, explain
 
 __all__ = [
+    "ROW_END",
     "Batch",
     "Encoded",
     "RowPrompt",
@@ -28,6 +29,10 @@ __all__ = [
     "left_padded",
     "prompt_text",
 ]
+
+
+ROW_END: Final = "\n=>"
+"""End of the prompt of a task's row."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class RowPrompt(str):
 
 def prompt_text(instruction: str, text: str) -> RowPrompt:
     """Return the prompt of one input."""
-    return RowPrompt(f"{instruction}\n{text}\n=>")
+    return RowPrompt(f"{instruction}\n{text}{ROW_END}")
 
 
 def encode_prompt(tokenizer: Any, text: str) -> Encoded:

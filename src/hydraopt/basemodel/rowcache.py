@@ -66,7 +66,7 @@ class RowCache:
         self.mask, self._layers = mask, layers
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Keep these rows alone, and no padding that all of them have."""
+        """Keep these rows alone, each as often as given, and no padding that all of them have."""
         if not rows:
             self.mask, self._layers = self.mask[:0, :0], []
             return

@@ -1,10 +1,10 @@
-"""Greedy generation by a base model with factors on it."""
+"""Generation by a base model with factors on it, greedy unless another choice is given."""
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
@@ -24,7 +24,19 @@ from hydraopt.basemodel.positions import limits_within, positions_of
 from hydraopt.basemodel.rowcache import RowCache
 from hydraopt.errors import NumericalError, UsageError, explain
 
-__all__ = ["WRITE_TOKENS", "NotFiniteError", "answered", "ends_of", "generate", "not_finite"]
+__all__ = [
+    "WRITE_TOKENS",
+    "NotFiniteError",
+    "Sampling",
+    "answered",
+    "ends_of",
+    "generate",
+    "likeliest",
+    "not_finite",
+]
+
+Choice = Callable[[Tensor, Sequence[int]], Tensor]
+"""Chooses the next tokens, (N,), by logits (N, vocabulary) of the items with these indices."""
 
 WRITE_TOKENS = 16 * BATCH_TOKENS
 """Padded tokens of a batch for writing, where every step computes one token of each row."""
@@ -57,8 +69,9 @@ def generate(
     most: int | Sequence[int],
     batch_tokens: int,
     ends: Collection[int] | None = None,
+    choose: Choice | None = None,
 ) -> list[tuple[int, ...]]:
-    """Generate the greedy answer to each item.
+    """Generate the answer to each item.
 
     factors: factors of each item; a batch may have several.
     most: maximum number of tokens per answer, one for each or one for all; lower if the model has
@@ -66,6 +79,7 @@ def generate(
     batch_tokens: maximum number of padded tokens per batch, with answers at their maximum length.
     ends: tokens that end an answer and are part of it unless it was truncated; default the
         tokenizer's EOS.
+    choose: chooses each token; default :func:`likeliest`.
 
     Raises UsageError for a prompt without a token, or of more tokens than the model has positions,
     NumericalError for logits that are not finite, and AlignmentError as
@@ -76,13 +90,13 @@ def generate(
         return []
     if ends is None:
         ends = {tokenizer.eos_token_id} - {None}
-    limits = limits_within(model, items, limits)
+    limits, choose = limits_within(model, items, limits), choose or likeliest
     with contiguous_head(model):
-        writer = _Writer(model, ends, items, factors, limits, batch_tokens)
+        writer = _Writer(model, ends, items, factors, limits, batch_tokens, choose)
         try:
             writer.go_on()
         except NO_ROWS:
-            return _in_turn(model, tokenizer, items, factors, limits, batch_tokens, ends)
+            return _in_turn(model, tokenizer, items, factors, limits, batch_tokens, ends, choose)
         while writer.under_way:
             writer.go_on()
     return [tuple(answer) for answer in writer.said]
@@ -105,8 +119,10 @@ class _Writer:
         factors: Sequence[Placed],
         limits: Sequence[int],
         batch_tokens: int,
+        choose: Choice,
     ) -> None:
         self._model, self._ends, self._batch_tokens = model, ends, batch_tokens
+        self._choose = choose
         self._prompts, self._factors, self._limits = [x.prompt for x in items], factors, limits
         self._sizes = [len(x.prompt) + limit for x, limit in zip(items, limits, strict=True)]
         kinds = {key: k for k, key in enumerate(dict.fromkeys(map(id, factors)))}
@@ -130,7 +146,7 @@ class _Writer:
         # A prompt costs a pass of its own, so that a few come in together.
         if len(self._rows) <= _REFILL * self._full and (new := self._invited()):
             logits.append(self._joined(new))
-        self._say(_likeliest(torch.cat(logits)).tolist())
+        self._say(self._choose(torch.cat(logits), self._rows).tolist())
 
     def _invited(self) -> list[int]:
         """Return the items that fit the batch, at least one if the batch is empty."""
@@ -148,8 +164,17 @@ class _Writer:
     def _joined(self, new: Sequence[int]) -> Tensor:
         """Add these items and return the logits of their first tokens, (N, vocabulary)."""
         started = RowCache(self._model)
-        with _each(self._model, [self._factors[i] for i in new]):
-            logits = started.start([self._prompts[i] for i in new])
+        # Equal prompts with equal factors are computed once.
+        keys = [(id(self._factors[i]), self._prompts[i]) for i in new]
+        first = {key: k for k, key in reversed(list(enumerate(keys)))}
+        once = sorted(first.values())
+        with _each(self._model, [self._factors[new[k]] for k in once]):
+            logits = started.start([self._prompts[new[k]] for k in once])
+        if len(once) < len(new):
+            row = {k: number for number, k in enumerate(once)}
+            rows = [row[first[key]] for key in keys]
+            started.keep(rows)
+            logits = logits[rows]
         self._cache.join(started)
         self._rows += new
         return logits
@@ -167,7 +192,7 @@ class _Writer:
         return len(self.said[i]) < self._limits[i] and self.said[i][-1] not in self._ends
 
 
-def _likeliest(logits: Tensor) -> Tensor:
+def likeliest(logits: Tensor, _items: Sequence[int] = ()) -> Tensor:
     """Return the greedy tokens, (N,), of logits (N, vocabulary).
 
     Raises NumericalError for logits that are not finite, because the first token would be written
@@ -177,6 +202,31 @@ def _likeliest(logits: Tensor) -> Tensor:
     if not bool(torch.isfinite(logits.gather(-1, tokens[:, None])).all()):
         raise not_finite("what the model writes cannot be told")
     return tokens
+
+
+class Sampling:
+    """Choice that samples among the ``top`` likeliest tokens.
+
+    likelihoods: log-likelihood of the sampled tokens by item, in nats.
+    """
+
+    def __init__(self, seed: int, top: int) -> None:
+        self._seed, self._top = seed, top
+        self._generators: dict[torch.device, torch.Generator] = {}
+        self.likelihoods: dict[int, float] = {}
+
+    def __call__(self, logits: Tensor, items: Sequence[int]) -> Tensor:
+        """Return the next tokens. Raises NumericalError as :func:`likeliest`."""
+        likeliest(logits)
+        device = logits.device
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(self._seed)
+        best, tokens = logits.topk(min(self._top, logits.shape[-1]))
+        drawn = torch.multinomial(best.softmax(-1), 1, generator=self._generators[device])
+        logs = (best.gather(-1, drawn)[:, 0] - logits.logsumexp(-1)).tolist()
+        for item, log in zip(items, logs, strict=True):
+            self.likelihoods[item] = self.likelihoods.get(item, 0.0) + log
+        return tokens.gather(-1, drawn)[:, 0]
 
 
 class NotFiniteError(NumericalError):
@@ -196,10 +246,14 @@ def not_finite(what: str, adapter: str | None = None) -> NotFiniteError:
     )
 
 
-def _checked(_ids: Tensor, logits: Tensor) -> Tensor:
-    """Return the logits, as a processor of transformers; raises NumericalError."""
-    _likeliest(logits)
-    return logits
+def _chosen(choose: Choice, items: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a processor of transformers with which greedy decoding takes the chosen tokens."""
+
+    def process(_ids: Tensor, logits: Tensor) -> Tensor:
+        tokens = choose(logits, items)[:, None]
+        return torch.full_like(logits, -torch.inf).scatter(-1, tokens, 0.0)
+
+    return process
 
 
 def _in_turn(
@@ -210,6 +264,7 @@ def _in_turn(
     limits: Sequence[int],
     batch_tokens: int,
     ends: Collection[int],
+    choose: Choice,
 ) -> list[tuple[int, ...]]:
     """Generate in batches, one after another, with transformers' own loop."""
     said: list[tuple[int, ...]] = [()] * len(items)
@@ -219,7 +274,8 @@ def _in_turn(
         most = max(limits[i] for i in chunk)
         with _each(model, [factors[i] for i in chunk]):
             some = [items[i].prompt for i in chunk]
-            answers = _by_transformers(model, tokenizer, some, most, ends)
+            chosen = _chosen(choose, chunk)
+            answers = _by_transformers(model, tokenizer, some, most, ends, chosen)
         for i, answer in zip(chunk, answers, strict=True):
             said[i] = answer[: limits[i]]
     return said
@@ -260,6 +316,7 @@ def _by_transformers(
     prompts: Sequence[tuple[int, ...]],
     most: int,
     ends: Collection[int],
+    chosen: Callable[[Tensor, Tensor], Tensor],
 ) -> list[tuple[int, ...]]:
     """Generate with transformers' own loop, with prompts padded on the left.
 
@@ -278,9 +335,9 @@ def _by_transformers(
     )
     # What a call does not set, transformers takes from the model's own.
     own, model.generation_config = model.generation_config, plain
-    checks = LogitsProcessorList([_checked])
+    choices = LogitsProcessorList([chosen])
     try:
-        out = model.generate(input_ids=ids, attention_mask=mask, logits_processor=checks)
+        out = model.generate(input_ids=ids, attention_mask=mask, logits_processor=choices)
     finally:
         model.generation_config = own
     return [_ended(x, ends) for x in out[:, ids.shape[1] :].tolist()]

@@ -22,7 +22,7 @@ from hydraopt.cli.options import (
     workers_option,
 )
 from hydraopt.cli.progress import progress_bar
-from hydraopt.cli.prompting import warn_of_cut
+from hydraopt.cli.prompting import keep_synthetic, warn_of_cut
 from hydraopt.cli.results import show_result
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ def _merged(
     model = request.base_model(opened, progress)
     options = request.options(opened, model, progress)
     result = write(output, solve(prepare(opened, options, output)), started)
+    if model:
+        keep_synthetic(model)
     if model and result.harms:
         warn_of_cut(model)
     return result

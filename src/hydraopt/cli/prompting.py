@@ -25,6 +25,7 @@ __all__ = [
     "base_model",
     "base_tensors",
     "check_prompts",
+    "keep_synthetic",
     "notes_on_cut",
     "notes_on_prompts",
     "read_texts",
@@ -161,6 +162,31 @@ def base_files(base: str) -> Path | None:
     if files_of(base) is None:
         load_model(base)
     return files_of(base)
+
+
+def keep_synthetic(model: AnswerJudge) -> None:
+    """Write the prompts that the base model wrote to files in the cache, and say where.
+
+    A file per task has the form of --prompts.
+    """
+    from hydraopt.collection.beside import task_stem
+    from hydraopt.files.cache import cache_root
+    from hydraopt.harm.prompts import prompt_line
+
+    if not (written := {task: texts for task, texts in model.synthetic.items() if texts}):
+        return
+    counts = listed([f"{task} ({len(texts)})" for task, texts in written.items()])
+    folder = cache_root() / "prompts"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for task, texts in written.items():
+            file = folder / f"{task_stem(task)}.jsonl"
+            file.write_text("".join(map(prompt_line, texts)), encoding="utf-8")
+        where = f"They are in {folder}"
+    except OSError as error:
+        where = f"They could not be written to {folder}: {error.strerror}"
+    text = f"few prompts, so the base model wrote more to train with: {counts}. {where}"
+    warn(Note("prompts_written", text, ", ".join(written)))
 
 
 def warn_of_cut(model: AnswerJudge) -> None:

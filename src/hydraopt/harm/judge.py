@@ -26,6 +26,7 @@ from hydraopt.harm.drift import Reference, drift_of, held_out, reference_of
 from hydraopt.harm.lesson import learns_in
 from hydraopt.harm.prompts import check_prompts_of
 from hydraopt.harm.refit import NOT_TRAINED, refit, split_answers
+from hydraopt.harm.synthetic import remembered_prompts
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.look import (
     DEFAULT_HARM,
@@ -62,6 +63,7 @@ class AnswerJudge(HarmJudge):
     Harm is measured on the original adapters' own greedy answers to the prompts; no label is
     needed. Answers, harms and refits are cached on disk (hydraopt.basemodel.memory).
 
+    synthetic: prompts that the base model has written, by task.
     unseen: adapters whose modules' sensitivities cannot be measured, with the reason: they change
         more than linear modules.
     """
@@ -115,6 +117,7 @@ class AnswerJudge(HarmJudge):
         self.answer_tokens = settings.answer_tokens
         self._references: dict[str, Reference] = {}
         self._contents: dict[str, str] = {}
+        self.synthetic: dict[str, list[str]] = {}
         self._refitted_contents: set[str] = set()
         self._steps = 0
 
@@ -193,7 +196,16 @@ class AnswerJudge(HarmJudge):
 
     def _further(self, task: str) -> list[Encoded]:
         """Return the other prompts of a task, which are for a refit."""
-        return self._asked[task][self._counts[0] :]
+        mine, given = self._asked[task], self._prompts[task]
+        missing = self._settings.missing(len(mine)) if self._refits else 0
+        examples = [x for x in dict.fromkeys(given) if isinstance(x, str)]
+        if not missing or len(examples) < len(mine):  # prompts as tokens cannot be continued
+            return mine[self._counts[0] :]
+        if task not in self.synthetic:
+            self._progress(f"writing prompts of {task}", 0, missing)
+            key = self._base_key, self._loaded, examples, missing, self._seed
+            self.synthetic[task] = remembered_prompts(self._memory, *key)
+        return [encode_prompt(self._loaded[1], text) for text in self.synthetic[task]]
 
     def answers(self, task: str) -> list[Encoded]:
         """Return the prompts of a task with the original's greedy answers.

@@ -11,18 +11,25 @@ from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.beyond import beyond_lora
-from hydraopt.basemodel.encoding import prompt_text
+from hydraopt.basemodel.encoding import ROW_END, RowPrompt, prompt_text
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import MOST_CONFIG, read_regular
 from hydraopt.merging.look import DEFAULT_HARM
 from hydraopt.values import closest, listed
 
-__all__ = ["check_prompts_of", "prompt_files", "read_prompt_folder", "read_prompts"]
+__all__ = [
+    "SURROGATE",
+    "check_prompts_of",
+    "prompt_files",
+    "prompt_line",
+    "read_prompt_folder",
+    "read_prompts",
+]
 
 _MOST_BYTES: Final = 1 << 28
 _ENCODING: Final = "utf-8-sig"
 """UTF-8, with or without the mark that some editors begin a file with."""
-_HALF: Final = re.compile("[\ud800-\udfff]")
+SURROGATE: Final = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair, which is no character."""
 _ROWS: Final = (".jsonl", ".ndjson")
 _SUFFIXES: Final = (*_ROWS, ".txt")
@@ -60,6 +67,15 @@ def read_prompts(path: str | Path) -> list[str]:
     if not prompts:
         raise UsageError(explain("no prompt in the file", file=file, expected="one a line"))
     return list(prompts)
+
+
+def prompt_line(prompt: str) -> str:
+    """Return the line of a ``.jsonl`` file that :func:`read_prompts` reads as this prompt."""
+    if not isinstance(prompt, RowPrompt):
+        return json.dumps(prompt, ensure_ascii=False) + "\n"
+    instruction, _, rest = prompt.partition("\n")
+    row = {"instruction": instruction, "input": rest.removesuffix(ROW_END)}
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def prompt_files(path: str | Path) -> dict[str, Path]:
@@ -178,7 +194,7 @@ def _prompt(line: str, where: str, instruction: Callable[[], str]) -> str:
         own = said.get("instruction")
         if text is None and isinstance(given, str) and isinstance(own, str | None):
             text = prompt_text(instruction() if own is None else own, given)
-    if not isinstance(text, str) or not text or _HALF.search(text):
+    if not isinstance(text, str) or not text or SURROGATE.search(text):
         raise UsageError(
             explain(
                 f"cannot read the prompt at {where}",

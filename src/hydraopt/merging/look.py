@@ -37,6 +37,9 @@ class HarmSettings:
     prompts_if_refit: the same if the other prompts train a refit.
     refit_prompts: maximum number of distinct prompts per task for a refit, including the prompts
         that judge it.
+    synthetic_prompts: number of prompts per task of a refit up to which the base model writes more,
+        if there are fewer than ``prompts_if_refit``; 0 for none.
+    least_examples: minimum number of prompts per task for that.
     held_out: one answer in this number is held out of a refit, to judge the result.
     most_held_out: number of held-out answers up to which a refit's other prompts judge as well.
     least_held_out: minimum number of held-out answers, because one answer may improve by chance.
@@ -58,6 +61,8 @@ class HarmSettings:
     prompts: int = 256
     prompts_if_refit: int = 64
     refit_prompts: int = 1024
+    synthetic_prompts: int = 300
+    least_examples: int = 5
     held_out: int = 4
     most_held_out: int = 96
     least_held_out: int = 4
@@ -87,6 +92,11 @@ class HarmSettings:
         if not refits:
             return self.prompts, self.prompts
         return self.prompts_if_refit, max(self.prompts_if_refit, self.refit_prompts)
+
+    def missing(self, prompts: int) -> int:
+        """Return the number of prompts that the base model is to write for a refit."""
+        few = self.least_examples <= prompts < self.prompts_if_refit
+        return max(self.synthetic_prompts - prompts, 0) if few else 0
 
     @property
     def least_refit_prompts(self) -> int:

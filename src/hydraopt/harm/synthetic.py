@@ -1,0 +1,215 @@
+"""Synthetic prompts: the base model writes prompts like a few real ones, for a refit to train on.
+
+What all real prompts begin and end with, such as an instruction, is the frame. The model gets a
+list of what is between, in random order, and samples the next item. Items that are copies, loops,
+or of another length are dropped, and of the others those whose likelihood is nearest to that of the
+real items remain.
+
+Sources: prompts from a few examples by the base model (Trans-LoRA, 2405.17258; SELF-GUIDE,
+2407.12874).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from hydraopt.basemodel.encoding import Encoded
+from hydraopt.basemodel.likelihoods import likelihoods
+from hydraopt.basemodel.memory import JsonCache, key_of
+from hydraopt.basemodel.model import Placed
+from hydraopt.basemodel.positions import positions_of
+from hydraopt.basemodel.writing import WRITE_TOKENS, Sampling, ends_of, generate
+from hydraopt.harm.prompts import SURROGATE
+
+__all__ = ["remembered_prompts", "synthetic_prompts"]
+
+_NO_FACTORS: Final[Placed] = {}
+_SHOWN: Final = 8
+"""Maximum number of real items that the model sees at a time."""
+_CONTEXT: Final = 1024
+"""Maximum number of tokens of the items that the model sees, except for a single longer one."""
+_LISTS: Final = 16
+"""Different orders of the items. A list is computed once for all items sampled after it."""
+_TOP: Final = 64
+"""Tokens to sample from: rarer ones are mostly mistakes of a small model."""
+_SURPLUS: Final = 1.5
+"""Items to sample for each wanted one, so that likelihood can choose."""
+_ROUNDS: Final = 3
+"""Maximum number of times that items are sampled, where many are dropped."""
+_LENGTH: Final = 1.5
+"""An item has at most this multiple of the longest real item's tokens and a few more."""
+_FEW_TOKENS: Final = 8
+_GRAM: Final = 3
+_NEW: Final = 0.5
+"""Minimum share of an item's runs of _GRAM words that occur once; below it the text is a loop."""
+
+
+def remembered_prompts(
+    memory: JsonCache,
+    base_key: str,
+    loaded: tuple[Any, Any],
+    examples: Sequence[str],
+    count: int,
+    seed: int,
+) -> list[str]:
+    """Return :func:`synthetic_prompts` of the same arguments, from the cache if they are there.
+
+    base_key: of the base model and of the code.
+    loaded: the base model and its tokenizer.
+    """
+    key = key_of(["synthetic", base_key, str(count), str(seed), *examples])
+    known = memory.get(key)
+    fine = isinstance(known, list) and all(isinstance(x, str) for x in known)
+    if not fine or len(known) > count:
+        known = synthetic_prompts(*loaded, examples, count, seed)
+        memory.put(key, known)
+    return [type(examples[0])(text) for text in known]
+
+
+def synthetic_prompts(
+    model: Any, tokenizer: Any, examples: Sequence[str], count: int, seed: int
+) -> list[str]:
+    """Return up to ``count`` different prompts like the examples, in the order they were written.
+
+    Fewer are returned if the model repeats itself, and none if two examples and a prompt like them
+    do not fit its table of positions. The result depends on the seed, the model and the examples.
+
+    examples: at least two different real prompts, as the model gets them.
+
+    Raises NumericalError for logits that are not finite.
+    """
+    frame = _Frame(examples)
+    writer = _Writer(model, tokenizer, frame)
+    if not writer.fits:
+        return []
+    rng, found = np.random.default_rng(seed), dict[str, float]()
+    for _ in range(_ROUNDS):
+        wanted = int(_SURPLUS * count) - len(found)
+        if wanted <= 0:
+            break
+        for item, likelihood in writer.items(wanted, rng):
+            if item not in frame.items and _is_sound(item):
+                found.setdefault(item, likelihood)
+    typical = writer.typical(rng)
+    nearest = sorted(found, key=lambda item: abs(found[item] - typical))[:count]
+    kept = set(nearest)
+    return [frame.prompt(item) for item in found if item in kept]
+
+
+class _Frame:
+    """What all prompts begin and end with, and the items between.
+
+    A frame begins and ends at the edge of a word.
+    """
+
+    def __init__(self, prompts: Sequence[str]) -> None:
+        before = _common(prompts)
+        while before and before[-1].isalnum():
+            before = before[:-1]
+        rest = [x[len(before) :] for x in prompts]
+        after = _common([x[::-1] for x in rest])[::-1]
+        while after and after[0].isalnum():
+            after = after[1:]
+        self.before, self.after, self._type = before, after, type(prompts[0])
+        self.items = [x[: len(x) - len(after)] for x in rest]
+        # One line an item, so that a newline ends it.
+        self._as_json = any("\n" in x or "\r" in x for x in self.items)
+
+    def prompt(self, item: str) -> str:
+        """Return the prompt of an item, of the type of the examples."""
+        return self._type(self.before + item + self.after)
+
+    def line(self, item: str) -> str:
+        """Return the item as a line."""
+        return json.dumps(item, ensure_ascii=False) if self._as_json else item
+
+    def item(self, line: str) -> str | None:
+        """Return the item of a line that the model wrote; None if it is none."""
+        text = line.strip()
+        if not self._as_json:
+            return text or None
+        try:
+            item = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        fine = isinstance(item, str) and item.strip() and not SURROGATE.search(item)
+        return item if fine else None
+
+
+class _Writer:
+    """The base model, without an adapter, that continues lists of items."""
+
+    def __init__(self, model: Any, tokenizer: Any, frame: _Frame) -> None:
+        self._model, self._tokenizer, self._frame = model, tokenizer, frame
+        self._ends = _newlines(tokenizer) | ends_of(model, tokenizer)
+        self._lines = [self._tokens(frame.line(x) + "\n") for x in frame.items]
+        start = tokenizer.bos_token_id
+        head = self._tokens(frame.before.strip() + "\n\n") if frame.before.strip() else []
+        self._head = [*(() if start is None else (start,)), *head]
+        longest = max(map(len, self._lines))
+        self._most = int(_LENGTH * longest) + _FEW_TOKENS
+        positions = positions_of(model)
+        needed = len(self._head) + len(self._tokens(frame.after)) + 2 * longest + self._most
+        self.fits = positions is None or needed <= positions
+        self._room = min(_CONTEXT, positions or _CONTEXT) - self._most - len(self._head)
+
+    def _tokens(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _list(self, order: Iterable[int]) -> tuple[int, ...]:
+        """Return the tokens of a list of these items, as many as there is room for."""
+        shown: list[int] = []
+        for i in itertools.islice(order, _SHOWN):
+            if shown and len(shown) + len(self._lines[i]) > self._room:
+                break
+            shown += self._lines[i]
+        return (*self._head, *shown)
+
+    def items(self, count: int, rng: np.random.Generator) -> Iterator[tuple[str, float]]:
+        """Yield sampled items with the mean log-likelihood of their tokens, count at most."""
+        orders = [rng.permutation(len(self._lines)) for _ in range(_LISTS)]
+        lists = [Encoded(self._list(order), ()) for order in orders]
+        prompts = [lists[i % _LISTS] for i in range(count)]
+        sampling = Sampling(int(rng.integers(1 << 62)), _TOP)
+        given = self._model, self._tokenizer, prompts, [_NO_FACTORS] * count
+        said = generate(*given, self._most, WRITE_TOKENS, self._ends, sampling)
+        for i, tokens in enumerate(said):
+            if tokens[-1] not in self._ends:
+                continue  # longer than any real one
+            text = self._tokenizer.decode(tokens[:-1], skip_special_tokens=False)
+            if (item := self._frame.item(text)) is not None:
+                yield item, sampling.likelihoods[i] / len(tokens)
+
+    def typical(self, rng: np.random.Generator) -> float:
+        """Return the mean log-likelihood of a token of a real item, after the other ones."""
+        texts = []
+        for i, line in enumerate(self._lines):
+            others = [int(k) for k in rng.permutation(len(self._lines)) if k != i]
+            texts.append(Encoded(self._list(others), tuple(line)))
+        sums = likelihoods(self._model, texts, _NO_FACTORS)
+        return float(np.median([x / len(text.target) for x, text in zip(sums, texts, strict=True)]))
+
+
+def _common(texts: Sequence[str]) -> str:
+    """Return the longest common beginning."""
+    pairs = zip(min(texts), max(texts), strict=False)
+    return "".join(x for x, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _newlines(tokenizer: Any) -> frozenset[int]:
+    """Return the tokens that contain a newline."""
+    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+    return frozenset(i for i, text in enumerate(texts) if "\n" in text)
+
+
+def _is_sound(item: str) -> bool:
+    """Return whether the text is not a loop."""
+    words = item.split()
+    grams = [tuple(words[i : i + _GRAM]) for i in range(len(words) - _GRAM + 1)]
+    return not grams or len(set(grams)) >= _NEW * len(grams)

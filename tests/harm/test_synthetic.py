@@ -1,0 +1,173 @@
+"""Synthetic prompts: they have the frame of the real ones, and no copies, loops or long texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hydraopt import read_adapters
+from hydraopt.basemodel.encoding import RowPrompt, encode_prompt, prompt_text
+from hydraopt.basemodel.memory import JsonCache
+from hydraopt.harm import synthetic
+from hydraopt.harm.judge import AnswerJudge
+from hydraopt.harm.prompts import prompt_line, read_prompts
+from hydraopt.harm.synthetic import remembered_prompts, synthetic_prompts
+from hydraopt.merging.look import HarmSettings
+from tests.basemodel.cases import factors_of
+from tests.harm.conftest import call
+from tests.small_model import tiny_speaker
+
+ROWS = [prompt_text("Spell.", str(i)) for i in (3, 14, 15, 92, 65)]
+
+
+def test_they_are_new_rows_of_the_same_instruction(trained) -> None:
+    made = synthetic_prompts(*trained, ROWS, 40, 0)
+    assert len(made) == len({*made}) == 40
+    assert not {*made} & {*ROWS}
+    for text in made:
+        assert isinstance(text, RowPrompt)
+        item = text.removeprefix("Spell.\n").removesuffix("\n=>")
+        assert text == prompt_text("Spell.", item)
+        assert item.strip()
+        assert "\n" not in item
+    assert made == synthetic_prompts(*trained, ROWS, 40, 0)
+    assert made != synthetic_prompts(*trained, ROWS, 40, 1)
+
+
+@pytest.fixture
+def said(monkeypatch, trained):
+    """Makes the model write these lines, again and again, each as likely as its place."""
+
+    def say(lines: Sequence[str]) -> None:
+        def generate(model, tokenizer, items, factors, most, batch, ends, choose):
+            texts = [lines[i % len(lines)] for i in range(len(items))]
+            choose.likelihoods.update({i: float(-(i % len(lines))) for i in range(len(items))})
+            return [tuple(tokenizer(x, add_special_tokens=False)["input_ids"]) for x in texts]
+
+        monkeypatch.setattr(synthetic, "generate", generate)
+        monkeypatch.setattr(synthetic, "likelihoods", lambda _, texts, __: [0.0] * len(texts))
+
+    return say
+
+
+def test_copies_loops_and_texts_without_an_end_are_dropped(trained, said) -> None:
+    said(["3\n", "8\n", "8 \n", "\n", " \n", "a b c a b c a b c a b c\n", "without an end", "7\n"])
+    assert synthetic_prompts(*trained, ROWS, 10, 0) == [
+        prompt_text("Spell.", "8"), prompt_text("Spell.", "7")
+    ]  # fmt: skip
+
+
+def test_the_most_typical_ones_are_kept(trained, said) -> None:
+    said([f"{i}\n" for i in range(100, 130)])
+    made = synthetic_prompts(*trained, ROWS, 10, 0)
+    assert made == [prompt_text("Spell.", str(i)) for i in range(100, 110)]
+
+
+def test_items_of_several_lines_are_lines_of_json(trained, said) -> None:
+    chats = [f"<user>\n{x}\n<model>\n" for x in ("a", "b\nc", "d", "e", "f")]
+    said(['"g"\n', '"h\\ni"\n', '"no end\n', "7\n", "{}\n", '""\n', '"\\ud800"\n'])
+    assert synthetic_prompts(*trained, chats, 10, 0) == [
+        "<user>\ng\n<model>\n", "<user>\nh\ni\n<model>\n"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("prompts", "item"),
+    [
+        (["Say 12", "Say 13"], "Say new"),
+        (["12 and 3?", "12 or 4?", "12 or 3?"], "12 new?"),
+        (["one", "two"], "new"),
+        (["x\n=>", "x\ny\n=>"], None),  # an empty item
+    ],
+)
+def test_a_frame_ends_at_the_edge_of_a_word(trained, said, prompts, item) -> None:
+    said(["new\n"])
+    made = synthetic_prompts(*trained, prompts, 3, 0)
+    assert made == ([] if item is None else [item])
+
+
+def test_nothing_is_written_where_it_does_not_fit() -> None:
+    model, tokenizer = tiny_speaker(40)
+    model.add_module("wpe", type(model.model.embed_tokens)(40, 32))
+    long = [prompt_text("Spell.", str(i) * 20) for i in range(5)]
+    assert synthetic_prompts(model, tokenizer, long, 10, 0) == []
+
+
+def test_what_was_written_is_remembered(trained, monkeypatch) -> None:
+    memory, calls = JsonCache(None), list[int]()
+
+    def write(model: Any, tokenizer: Any, examples: Any, count: int, seed: int) -> list[str]:
+        calls.append(count)
+        return ["Spell.\n7\n=>"]
+
+    monkeypatch.setattr(synthetic, "synthetic_prompts", write)
+    for count, asked in ((10, [10]), (10, [10]), (20, [10, 20])):
+        (made,) = remembered_prompts(memory, "base", trained, ROWS, count, 0)
+        assert made == "Spell.\n7\n=>"
+        assert isinstance(made, RowPrompt)
+        assert calls == asked
+    for damaged in (7, ["x"] * 21, [7]):
+        key = next(reversed(memory._known))
+        memory.put(key, damaged)
+        assert remembered_prompts(memory, "base", trained, ROWS, 20, 0) == ["Spell.\n7\n=>"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "refits", "written"),
+    [(ROWS, True, 35), (ROWS, False, 0), (ROWS[:4], True, 0), (ROWS * 2, True, 35)],
+)
+def test_few_prompts_get_others_to_train_with(
+    trained, make_adapter, tmp_path: Path, prompts, refits: bool, written: int
+) -> None:
+    (adapter,) = read_adapters([make_adapter(tmp_path / "fr", factors_of(0, 0.02))])
+    judge = AnswerJudge(
+        "nowhere", [adapter], {"fr": prompts}, refits=refits, loaded=trained,
+        settings=HarmSettings(synthetic_prompts=40), memory=JsonCache(None),
+    )  # fmt: skip
+    lessons = {x.prompt for x in judge.lessons("fr")}
+    real = [encode_prompt(trained[1], text).prompt for text in dict.fromkeys(prompts)]
+    assert [x.prompt for x in judge.answers("fr")] == real
+    assert len(judge.synthetic.get("fr", [])) == written
+    assert len(lessons) <= written
+    assert not lessons & {*real}
+    assert bool(lessons) == bool(written)
+
+
+def test_prompts_as_tokens_are_not_continued(trained, make_adapter, tmp_path: Path) -> None:
+    (adapter,) = read_adapters([make_adapter(tmp_path / "fr", factors_of(0, 0.02))])
+    prompts = [encode_prompt(trained[1], text) for text in ROWS]
+    given = {"refits": True, "loaded": trained, "memory": JsonCache(None)}
+    judge = AnswerJudge("nowhere", [adapter], {"fr": prompts}, **given)
+    assert judge.lessons("fr") == []
+    assert not judge.synthetic
+
+
+@pytest.mark.parametrize(
+    "text", [ROWS[0], prompt_text("Say", "a\n=>\nb"), 'a "quoted"\n line', "é"]
+)
+def test_a_line_is_read_as_the_prompt(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.jsonl").write_text(prompt_line(text))
+    (read,) = read_prompts(tmp_path / "x.jsonl")
+    assert read == text
+    assert type(read) is type(text)
+
+
+def test_merge_says_where_they_are(place: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
+    for name in ("en", "fr"):
+        lines = "".join(json.dumps(f"Spell.\n{i}\n=>") + "\n" for i in range(5))
+        (place / "prompts" / f"{name}.jsonl").write_text(lines)
+    done = call(place, "--size", "90%", "-o", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "cache" / "prompts"
+    assert "the base model wrote more to train with" in done.stderr
+    assert str(folder) in done.stderr
+    assert {file.name for file in folder.iterdir()} == {"en.jsonl", "fr.jsonl"}
+    assert 16 < len(read_prompts(folder / "fr.jsonl")) <= 295
+    done = call(place, "--size", "90%", "--no-refit", "-o", str(tmp_path / "out"))
+    assert done.exit_code == 0
+    assert "wrote more" not in done.stderr
