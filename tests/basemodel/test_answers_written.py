@@ -10,7 +10,7 @@ import torch
 from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from hydraopt.basemodel import writing
-from hydraopt.basemodel.encoding import batches_by_tokens, encode_row
+from hydraopt.basemodel.encoding import Encoded, batches_by_tokens, encode_row
 from hydraopt.basemodel.model import attached, place
 from hydraopt.basemodel.rowcache import RowCache
 from hydraopt.basemodel.writing import answered, ends_of, generate
@@ -72,6 +72,8 @@ def test_rows_that_are_done_cost_nothing_more(asked, monkeypatch) -> None:
 def test_others_come_in_as_rows_leave(asked, monkeypatch) -> None:
     model, tokenizer, items, factors = asked
     items, factors = 4 * items, 4 * factors
+    # No two prompts are equal, so that each is computed.
+    items = [Encoded((*x.prompt[:-1], 3 + i, x.prompt[-1]), ()) for i, x in enumerate(items)]
     wanted = generate(model, tokenizer, items, factors, MOST, 10**6)
     sizes = [len(item.prompt) + MOST for item in items]
     tokens = 6 * max(sizes)
@@ -84,6 +86,16 @@ def test_others_come_in_as_rows_leave(asked, monkeypatch) -> None:
     assert len(stepped) < sum(max(len(wanted[i]) for i in chunk) - 1 for chunk in one_by_one)
     assert sum(started) == len(items)
     assert min(started[:-1]) > 1  # a few together
+
+
+def test_equal_prompts_are_computed_once(asked, monkeypatch) -> None:
+    model, tokenizer, items, factors = asked
+    wanted = generate(model, tokenizer, items, factors, MOST, 10**6)
+    started, start = [], RowCache.start
+    monkeypatch.setattr(RowCache, "start", lambda s, p: started.append(len(p)) or start(s, p))
+    assert generate(model, tokenizer, 3 * items, 3 * factors, MOST, 10**6) == 3 * wanted
+    distinct = {(id(x), y.prompt) for x, y in zip(factors, items, strict=True)}
+    assert started == [len(distinct)]
 
 
 def test_each_answer_has_its_own_limit(asked, monkeypatch) -> None:

@@ -45,7 +45,9 @@ def said(monkeypatch, trained):
     def say(lines: Sequence[str]) -> None:
         def generate(model, tokenizer, items, factors, most, batch, ends, choose):
             texts = [lines[i % len(lines)] for i in range(len(items))]
-            choose.likelihoods.update({i: float(-(i % len(lines))) for i in range(len(items))})
+            choose.likelihoods.update(
+                {i: [float(-(i % len(lines)))] * 99 for i in range(len(items))}
+            )
             return [tuple(tokenizer(x, add_special_tokens=False)["input_ids"]) for x in texts]
 
         monkeypatch.setattr(synthetic, "generate", generate)
@@ -55,7 +57,19 @@ def said(monkeypatch, trained):
 
 
 def test_copies_loops_and_texts_without_an_end_are_dropped(trained, said) -> None:
-    said(["3\n", "8\n", "8 \n", "\n", " \n", "a b c a b c a b c a b c\n", "without an end", "7\n"])
+    said(
+        [
+            "3\n",
+            "8\n",
+            "8 \n",
+            "\n",
+            " \n",
+            "a b c a b c a b c a b c\n",
+            "without an end",
+            "\ufffd\n",
+            "7\n",
+        ]
+    )
     assert synthetic_prompts(*trained, ROWS, 10, 0) == [
         prompt_text("Spell.", "8"), prompt_text("Spell.", "7")
     ]  # fmt: skip

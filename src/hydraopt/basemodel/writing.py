@@ -166,13 +166,12 @@ class _Writer:
         started = RowCache(self._model)
         # Equal prompts with equal factors are computed once.
         keys = [(id(self._factors[i]), self._prompts[i]) for i in new]
-        first = {key: k for k, key in reversed(list(enumerate(keys)))}
-        once = sorted(first.values())
-        with _each(self._model, [self._factors[new[k]] for k in once]):
-            logits = started.start([self._prompts[new[k]] for k in once])
+        row = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        once = list(dict(zip(keys, new, strict=True)).values())
+        with _each(self._model, [self._factors[i] for i in once]):
+            logits = started.start([self._prompts[i] for i in once])
         if len(once) < len(new):
-            row = {k: number for number, k in enumerate(once)}
-            rows = [row[first[key]] for key in keys]
+            rows = [row[key] for key in keys]
             started.keep(rows)
             logits = logits[rows]
         self._cache.join(started)
@@ -207,13 +206,14 @@ def likeliest(logits: Tensor, _items: Sequence[int] = ()) -> Tensor:
 class Sampling:
     """Choice that samples among the ``top`` likeliest tokens.
 
-    likelihoods: log-likelihood of the sampled tokens by item, in nats.
+    likelihoods: log-likelihoods of the sampled tokens by item, in nats. There may be more of them
+        than the answer has tokens.
     """
 
     def __init__(self, seed: int, top: int) -> None:
         self._seed, self._top = seed, top
         self._generators: dict[torch.device, torch.Generator] = {}
-        self.likelihoods: dict[int, float] = {}
+        self.likelihoods: dict[int, list[float]] = {}
 
     def __call__(self, logits: Tensor, items: Sequence[int]) -> Tensor:
         """Return the next tokens. Raises NumericalError as :func:`likeliest`."""
@@ -225,7 +225,7 @@ class Sampling:
         drawn = torch.multinomial(best.softmax(-1), 1, generator=self._generators[device])
         logs = (best.gather(-1, drawn)[:, 0] - logits.logsumexp(-1)).tolist()
         for item, log in zip(items, logs, strict=True):
-            self.likelihoods[item] = self.likelihoods.get(item, 0.0) + log
+            self.likelihoods.setdefault(item, []).append(log)
         return tokens.gather(-1, drawn)[:, 0]
 
 
@@ -316,7 +316,7 @@ def _by_transformers(
     prompts: Sequence[tuple[int, ...]],
     most: int,
     ends: Collection[int],
-    chosen: Callable[[Tensor, Tensor], Tensor],
+    chosen: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> list[tuple[int, ...]]:
     """Generate with transformers' own loop, with prompts padded on the left.
 
@@ -335,7 +335,7 @@ def _by_transformers(
     )
     # What a call does not set, transformers takes from the model's own.
     own, model.generation_config = model.generation_config, plain
-    choices = LogitsProcessorList([chosen])
+    choices = LogitsProcessorList([chosen or _chosen(likeliest, ())])
     try:
         out = model.generate(input_ids=ids, attention_mask=mask, logits_processor=choices)
     finally:

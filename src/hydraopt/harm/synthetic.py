@@ -184,7 +184,7 @@ class _Writer:
                 continue  # longer than any real one
             text = self._tokenizer.decode(tokens[:-1], skip_special_tokens=False)
             if (item := self._frame.item(text)) is not None:
-                yield item, sampling.likelihoods[i] / len(tokens)
+                yield item, float(np.mean(sampling.likelihoods[i][: len(tokens)]))
 
     def typical(self, rng: np.random.Generator) -> float:
         """Return the mean log-likelihood of a token of a real item, after the other ones."""
@@ -209,7 +209,8 @@ def _newlines(tokenizer: Any) -> frozenset[int]:
 
 
 def _is_sound(item: str) -> bool:
-    """Return whether the text is not a loop."""
+    """Return whether the text is not a loop and has no broken character."""
     words = item.split()
     grams = [tuple(words[i : i + _GRAM]) for i in range(len(words) - _GRAM + 1)]
-    return not grams or len(set(grams)) >= _NEW * len(grams)
+    is_loop = len(set(grams)) < _NEW * len(grams)
+    return not is_loop and "\ufffd" not in item
