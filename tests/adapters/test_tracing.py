@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hydraopt.adapters import Adapter, read_adapter
+from hydraopt.adapters import start as start_module
 from hydraopt.adapters.start import SEARCHED, SEEDS, least_correlation, traced
 from hydraopt.linalg.generator import Generator
 from hydraopt.linalg.start import Drawn
@@ -209,6 +210,20 @@ def test_adapters_of_one_start_are_searched_together(tmp_path: Path) -> None:
     assert set(starts[1]) == set(one.modules)
     assert starts_of(again, both) == [starts[0]] * 2
     assert starts_of() == []
+
+
+def test_of_many_adapters_some_tell_the_seeds_of_all(tmp_path: Path, monkeypatch) -> None:
+    unknown, _ = trained(tmp_path / "unknown", 77)
+    one, start = trained(tmp_path / "one", 42)
+    other, its = trained(tmp_path / "other", 42, target_modules=["k_proj"], r=32)
+    elsewhere, _ = trained(tmp_path / "elsewhere", 0)
+    monkeypatch.setattr(start_module, "LEAST_SEARCHED", 1)
+    monkeypatch.setattr(start_module, "SHARE", 1 << 40)
+    found = [set(x) for x in starts_of(one, unknown, elsewhere, other)]
+    assert found == [set(start), set(), set(), set(its)]
+    assert starts_of(unknown, one, other) == [{}, {}, {}]
+    monkeypatch.setattr(start_module, "SHARE", one.numbers)  # as many as there are
+    assert [bool(x) for x in starts_of(unknown, one, elsewhere)] == [False, True, True]
 
 
 def test_the_stages_of_the_search_are_reported(tmp_path: Path) -> None:

@@ -35,13 +35,27 @@ from hydraopt.threads import cores, in_threads
 if TYPE_CHECKING:
     from hydraopt.adapters.model import Adapter, LowRankModule
 
-__all__ = ["SEARCHED", "SEEDS", "least_correlation", "traced", "untraced"]
+__all__ = [
+    "LEAST_SEARCHED",
+    "SEARCHED",
+    "SEEDS",
+    "SHARE",
+    "least_correlation",
+    "traced",
+    "untraced",
+]
 
 SEEDS: Final = (42, 0, 3407, 1, 1234, 1337, 2023, 2024, 2025, 2026, 67280421310721 % 2**32)
 """Seeds that trainers use by default; 3407 is Unsloth's. The last is that of a new generator in
 PyTorch, which uses its low 32 bits."""
 SEARCHED: Final = 1 << 21
 """Numbers of each seed that are searched for the beginning of a module."""
+LEAST_SEARCHED: Final = 16
+"""Number of adapters up to which all of them are searched for with every seed."""
+SHARE: Final = 1 << 21
+"""With so many numbers an adapter is searched for in less than a tenth of the time of coding it."""
+_COMPARED: Final = 64
+"""Groups of one start that an adapter is compared with, at most."""
 _PROBED: Final = 2
 """Maximum number of modules that are searched for."""
 _PROBE: Final = 1024
@@ -73,22 +87,48 @@ def least_correlation(count: int) -> float:
 def traced(adapters: Sequence[Adapter], report: Progress = silent) -> list[Adapter]:
     """Return the adapters, with the initial A of each module that can be traced.
 
-    The numbers of a seed are drawn once for all adapters; as many seeds are searched at a time as
-    there are processors. Adapters whose initial A is known stay as they are.
+    Some adapters are searched for with all seeds, evenly spread: one for each SHARE of the numbers
+    of all, at least LEAST_SEARCHED. The others are searched for with the seeds found in these, so
+    that a search is always short beside a merge. The numbers of a seed are drawn once for all
+    adapters. Adapters whose initial A is known stay as they are.
     """
-    result = list(adapters)
     candidates = [_candidates(adapter) for adapter in adapters]
-    groups, threads = _groups(candidates), cores()
-    for done in range(0, len(SEEDS) if groups else 0, threads):
-        seeds = SEEDS[done : done + threads]
-        found = in_threads(functools.partial(_searched, groups=groups), seeds, threads)
-        for generator, seed, hits in zip(map(Generator, seeds), seeds, found, strict=True):
+    which = [i for i, x in enumerate(candidates) if sum(y.size for y in x.values()) >= _LEAST]
+    most = max(sum(adapters[i].numbers for i in which) // SHARE, LEAST_SEARCHED)
+    first = {which[k * len(which) // most] for k in range(most)} if len(which) > most else {*which}
+    rest = [i for i in which if i not in first]
+    found = _found(candidates, sorted(first), SEEDS, report)
+    if rest and (seeds := sorted({seed for seed, _ in found.values()}, key=SEEDS.index)):
+        found |= _found(candidates, rest, seeds, silent)
+    return [
+        _with_initial(adapter, *found[i]) if i in found else adapter
+        for i, adapter in enumerate(adapters)
+    ]
+
+
+def _found(
+    candidates: Sequence[Mapping[str, _Candidate]],
+    which: Sequence[int],
+    seeds: Sequence[int],
+    report: Progress,
+) -> dict[int, tuple[int, Mapping[str, int]]]:
+    """Return the seed, and the offsets of modules by path, of the adapters that one of seeds drew.
+
+    As many seeds are searched at a time as there are processors.
+    """
+    groups, threads = _groups(candidates, which), cores()
+    result: dict[int, tuple[int, Mapping[str, int]]] = {}
+    for done in range(0, len(seeds) if groups else 0, threads):
+        some = seeds[done : done + threads]
+        found = in_threads(functools.partial(_searched, groups=groups), some, threads)
+        for seed, hits in zip(some, found, strict=True):
             for group, path, offset in hits:
                 for i in group.adapters if group in groups else ():
-                    offsets = _Trail(generator, candidates[i]).followed(path, offset)
-                    result[i] = _with_initial(adapters[i], seed, offsets)
+                    offsets = _Trail(Generator(seed), candidates[i]).followed(path, offset)
+                    if offsets:
+                        result[i] = seed, offsets
                 groups = [x for x in groups if x is not group]
-        report("tracing starts", done + len(seeds), len(SEEDS))
+        report("tracing starts", done + len(some), len(seeds))
         if not groups:
             break
     return result
@@ -178,15 +218,18 @@ class _Group:
     adapters: list[int]
 
 
-def _groups(adapters: Sequence[Mapping[str, _Candidate]]) -> list[_Group]:
-    """Return the adapters grouped by start: those with correlated modules have the same start."""
+def _groups(adapters: Sequence[Mapping[str, _Candidate]], which: Sequence[int]) -> list[_Group]:
+    """Return some adapters grouped by start: those with correlated modules have the same start.
+
+    An adapter is compared with the latest groups only, so that the work grows with the adapters.
+    """
     groups: list[_Group] = []
-    for i, modules in enumerate(adapters):
-        if sum(x.size for x in modules.values()) < _LEAST:
-            continue
-        probes = list(_probes(modules))
+    for i in which:
+        probes = list(_probes(adapters[i]))
         pairs = (
-            (x, y, group) for group in groups for x, y in zip(group.probes, probes, strict=False)
+            (x, y, group)
+            for group in groups[-_COMPARED:]
+            for x, y in zip(group.probes, probes, strict=False)
         )
         same = (group for x, y, group in pairs if x.path == y.path and _are_alike(x, y))
         group = next(same, None)
