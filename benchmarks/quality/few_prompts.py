@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ def real_prompts(adapter: Adapter, tasks: Path, count: int) -> Sequence[str]:
 def merged(adapter: Adapter, count: int, args: argparse.Namespace) -> tuple[Any, Result]:
     """Return the factors of the adapter from its bundle, and what was done."""
     path = args.place / "one.hydra.safetensors"
-    judge, look, began = None, Look(), time.process_time()
+    judge, look = None, Look()
     if count:
         prompts = real_prompts(adapter, args.tasks, count)
         judge = AnswerJudge(
@@ -68,7 +67,6 @@ def merged(adapter: Adapter, count: int, args: argparse.Namespace) -> tuple[Any,
         "bytes": result.size,
         "synthetic": len(judge.synthetic.get(adapter.name, ())) if judge else 0,
         "refitted": harm is not None and harm.held_out,
-        "cpu_s": round(time.process_time() - began, 1),
     }
     path.unlink()
     return {p: (x.B.astype("f4"), x.A.astype("f4")) for p, x in factors.items()}, about

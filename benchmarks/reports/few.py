@@ -14,7 +14,6 @@ __all__ = ["SECTIONS", "few"]
 
 _HEAD = [
     "set, tasks, size", "real prompts", "synthetic", "refits kept", "KL, of no prompts", "gain",
-    "CPU s a task",
 ]  # fmt: skip
 
 
@@ -29,7 +28,6 @@ def _line(
         f"{sum(row['refitted'] for row in rows)} of {len(rows)}",
         f"x {factor:.2f} [{low:.2f}, {high:.2f}]",
         f"{100 * gain['share_of_gain']:.0f} %",
-        f"{sum(row['cpu_s'] for row in rows) / len(rows):.0f}",
     ]
 
 
