@@ -40,7 +40,7 @@ def test_answers_that_go_on_are_told_of(place: Path, monkeypatch, tokens: int, h
     """A limit that holds for their beginnings says so; what this model writes ends in time."""
     judge_first(monkeypatch, tokens)
     out = str(place / "x.hydra.safetensors")
-    asked = ["--size", "60%"]
+    asked = ["--size", "60%", *([] if how == "plan" else ["--no-refit"])]
     told = "en (11), fr (12)"
     if how == "add":  # measures as the merge did
         first, more = (str(place / "adapters" / name) for name in ("en", "fr"))

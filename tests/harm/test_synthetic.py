@@ -12,6 +12,7 @@ import pytest
 from hydraopt import read_adapters
 from hydraopt.basemodel.encoding import RowPrompt, encode_prompt, prompt_text
 from hydraopt.basemodel.memory import JsonCache
+from hydraopt.harm import judge as judge_module
 from hydraopt.harm import synthetic
 from hydraopt.harm.judge import AnswerJudge
 from hydraopt.harm.prompts import prompt_line, read_prompts
@@ -172,6 +173,7 @@ def test_a_line_is_read_as_the_prompt(tmp_path: Path, text: str) -> None:
 
 def test_merge_says_where_they_are(place: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(judge_module, "refit", lambda *_, **__: {})  # it takes seconds
     for name in ("en", "fr"):
         lines = "".join(json.dumps(f"Spell.\n{i}\n=>") + "\n" for i in range(5))
         (place / "prompts" / f"{name}.jsonl").write_text(lines)

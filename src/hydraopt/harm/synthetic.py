@@ -84,18 +84,18 @@ def synthetic_prompts(
     Raises NumericalError for logits that are not finite.
     """
     frame = _Frame(examples)
-    writer = _Writer(model, tokenizer, frame)
-    if not writer.fits:
+    sampler = _Sampler(model, tokenizer, frame)
+    if not sampler.fits:
         return []
     rng, found = np.random.default_rng(seed), dict[str, float]()
     for _ in range(_ROUNDS):
         wanted = int(_SURPLUS * count) - len(found)
         if wanted <= 0:
             break
-        for item, likelihood in writer.items(wanted, rng):
+        for item, likelihood in sampler.items(wanted, rng):
             if item not in frame.items and _is_sound(item):
                 found.setdefault(item, likelihood)
-    typical = writer.typical(rng)
+    typical = sampler.typical(rng)
     nearest = sorted(found, key=lambda item: abs(found[item] - typical))[:count]
     kept = set(nearest)
     return [frame.prompt(item) for item in found if item in kept]
@@ -141,7 +141,7 @@ class _Frame:
         return item if fine else None
 
 
-class _Writer:
+class _Sampler:
     """The base model, without an adapter, that continues lists of items."""
 
     def __init__(self, model: Any, tokenizer: Any, frame: _Frame) -> None:
