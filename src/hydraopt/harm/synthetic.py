@@ -102,7 +102,7 @@ def synthetic_prompts(
 
 
 class _Frame:
-    """What all prompts begin and end with, and the items between.
+    """Common beginning and end of all prompts, and the items between.
 
     A frame begins and ends at the edge of a word.
     """
@@ -142,7 +142,7 @@ class _Frame:
 
 
 class _Sampler:
-    """The base model, without an adapter, that continues lists of items."""
+    """Continues lists of items with the base model, without an adapter."""
 
     def __init__(self, model: Any, tokenizer: Any, frame: _Frame) -> None:
         self._model, self._tokenizer, self._frame = model, tokenizer, frame

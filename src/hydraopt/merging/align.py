@@ -101,7 +101,7 @@ class MergeSet:
 
     @property
     def untraced(self) -> MergeSet:
-        """The same without starts."""
+        """Return the same set without starts."""
         tasks = tuple(replace(task, start=None) for task in self.tasks)
         return replace(self, tasks=tasks, starts={})
 

@@ -93,7 +93,7 @@ class Draft:
 
     @property
     def most_drawn(self) -> int:
-        """The same for the numbers of starts."""
+        """Return the same for the numbers of starts."""
         return most_drawn(self.coded_bytes) - (most_drawn(0) if self.strict else 0)
 
     def relative_errors(self) -> Array:
