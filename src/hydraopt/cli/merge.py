@@ -66,8 +66,8 @@ __all__ = ["merge"]
     "Prompts without labels to measure harm on and to train with; requires --base. A folder of "
     "NAME.jsonl or NAME.txt files, or TASK=FILE. One prompt per line, exactly as the model gets "
     'it; in a .jsonl file, JSON strings or rows with an "input". Harm is measured on the first 64, '
-    "which should not be training rows, and a refit trains on up to 1,024 in all; with 5 to 63, the "
-    "base model writes more to train with. Without a refit, harm is measured on the first 256."
+    "which should not be training rows, and a refit trains on up to 1,024 in all; with 5 to 63, "
+    "the base model writes more to train with. Without a refit, harm is measured on the first 256."
 )
 @click.option(
     "--refit/--no-refit",
