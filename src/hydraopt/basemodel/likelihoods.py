@@ -39,10 +39,10 @@ def likelihoods(
             progress(number, len(batches))
         with attached(model, placed):
             hidden = hidden_states(model, batch)
-        rows = np.array(chunk)[batch.row.numpy()]
+        rows = np.array(chunk)[batch.row.cpu().numpy()]
         for start in range(0, len(hidden), _TOKENS):
             some = slice(start, start + _TOKENS)
             logits = logits_of(model, hidden[some], placed)
             logs = logits.gather(1, batch.labels[some, None])[:, 0] - logits.logsumexp(-1)
-            np.add.at(sums, rows[some], logs.double().numpy())
+            np.add.at(sums, rows[some], logs.double().cpu().numpy())
     return sums
