@@ -36,7 +36,9 @@ def asked(trained):
 
 def alone(model, tokenizer, item, most: int = MOST) -> list[tuple[int, ...]]:
     ends = {tokenizer.eos_token_id} - {None}
-    return writing._by_transformers(model, tokenizer, [item.prompt], most, ends)
+    return writing._by_transformers(
+        model, tokenizer, [item.prompt], most, ends, writing._chosen(writing.likeliest, ())
+    )
 
 
 def by_transformers(model, tokenizer, items, factors) -> list[tuple[int, ...]]:

@@ -388,9 +388,8 @@ def _keys(path: str, half: str) -> st.SearchStrategy[str]:
     names = (
         f"{PREFIX}{stem}.base_layer.x.lora_{half}.weight", f"{stem}.lora_{half}.default.weight",
         f"{PREFIX}{stem}.lora_embedding_{half}", f"{PREFIX}h.0.q.lora_A.weight",
-        f"{PREFIX}h.1.q.lora_{half}.weight",
-        f"{PREFIX}{stem}.lora_{'AB'[half == 'A']}.weight", "odd",
-        f"_orig_mod.{stem}.lora_{half}.weight",
+        f"{PREFIX}h.1.q.lora_{half}.weight", f"{PREFIX}{stem}.lora_{'AB'[half == 'A']}.weight",
+        "odd", f"_orig_mod.{stem}.lora_{half}.weight",
     )  # fmt: skip
     return st.sampled_from(names)
 

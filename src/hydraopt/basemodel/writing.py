@@ -316,7 +316,7 @@ def _by_transformers(
     prompts: Sequence[tuple[int, ...]],
     most: int,
     ends: Collection[int],
-    chosen: Callable[[Tensor, Tensor], Tensor] | None = None,
+    chosen: Callable[[Tensor, Tensor], Tensor],
 ) -> list[tuple[int, ...]]:
     """Generate with transformers' own loop, with prompts padded on the left.
 
@@ -335,7 +335,7 @@ def _by_transformers(
     )
     # What a call does not set, transformers takes from the model's own.
     own, model.generation_config = model.generation_config, plain
-    choices = LogitsProcessorList([chosen or _chosen(likeliest, ())])
+    choices = LogitsProcessorList([chosen])
     try:
         out = model.generate(input_ids=ids, attention_mask=mask, logits_processor=choices)
     finally:
