@@ -40,6 +40,7 @@ class Plan:
     alpha: float = 16
     targets: tuple[str, ...] = ("q_proj", "v_proj")
     rows: int | None = None  # training rows; None is all
+    skip: int = 0  # training rows before the first one that is used
     epochs: int = 2  # upper bound, see `patience`
     batch: int = 16
     lr: float = 2e-3

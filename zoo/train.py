@@ -202,7 +202,8 @@ def train_adapter(
 ) -> None:
     """Train one adapter in `factors`, attached to the model, and write its folder."""
     base = find_base(recipe.base)
-    train = encode(tokenizer, first_rows(task.train, plan.rows), task.instruction, plan.max_tokens)
+    rows = first_rows(task.train[plan.skip :], plan.rows)
+    train = encode(tokenizer, rows, task.instruction, plan.max_tokens)
     plan.steps(len(train))  # before anything is written
     validation = encode(
         tokenizer,

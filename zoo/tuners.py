@@ -63,8 +63,11 @@ def train_tuner(recipe: Recipe, plan: Plan, task: Task, folder: Path, about: Any
     for parameter in trained.values():
         parameter.data = parameter.data.float()
     encoded = {
-        split: _encoded(tokenizer, plan, getattr(task, split), task.instruction, labels, rows)
-        for split, rows in (("train", plan.rows), ("validation", plan.validation_rows))
+        split: _encoded(tokenizer, plan, rows, task.instruction, labels, count)
+        for split, rows, count in (
+            ("train", task.train[plan.skip :], plan.rows),
+            ("validation", task.validation, plan.validation_rows),
+        )
     }
     loss_of: _Loss = _loss_of_labels(model) if labels else _loss_of_text(base)
     course = _fit(plan, trained, encoded["train"], encoded["validation"], loss_of)

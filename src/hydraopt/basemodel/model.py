@@ -328,17 +328,26 @@ def of_head(model: Any, by_path: Mapping[str, T]) -> dict[str, T]:
     return {path: x for path, x in by_path.items() if known.get(path) is head}
 
 
-def logits_of(model: Any, hidden: Tensor, placed: Placed) -> Tensor:
+def logits_of(model: Any, hidden: Tensor, placed: Placed, tokens: Tensor | None = None) -> Tensor:
     """Return the float32 logits (N, vocabulary) of hidden states (N, width).
 
     Only target positions go through the output layer; for small models with a large vocabulary it
     costs as much as all the rest.
 
     placed: factors on the model. Those of the output layer are applied here, unless they are there
-        already.
+        already. They get no gradients if ``tokens`` are given.
+    tokens (k,): next tokens to compute, for logits (N, k). Default: the vocabulary.
     """
-    with attached(model, of_head(model, placed)):
-        logits: Tensor = model.get_output_embeddings()(hidden).float()
+    head, layer = of_head(model, placed), model.get_output_embeddings()
+    if tokens is None:
+        with attached(model, head):
+            logits: Tensor = layer(hidden).float()
+        return as_the_model_does(model, logits)
+    bias = None if layer.bias is None else layer.bias.detach()[tokens].float()
+    seen = hidden.float()
+    logits = F.linear(seen, layer.weight.detach()[tokens].float(), bias)
+    for b, a in head.values():
+        logits = logits + F.linear(F.linear(seen, a.detach().float()), b.detach()[tokens].float())
     return as_the_model_does(model, logits)
 
 

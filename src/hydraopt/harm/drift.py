@@ -96,6 +96,7 @@ class Reference:
     order: indices of the answers in each batch.
     answers: number of answers, empty ones among them.
     head: the original's factors on the output layer.
+    among: the next tokens that are compared; None for the vocabulary.
     """
 
     batches: tuple[Batch, ...]
@@ -103,6 +104,7 @@ class Reference:
     seen: tuple[tuple[_TokenLogits, ...], ...]
     answers: int
     head: Placed
+    among: Tensor | None
 
     @property
     def nbytes(self) -> int:
@@ -277,19 +279,28 @@ def held_out_of_more(
 
 
 @torch.inference_mode()
-def reference_of(model: Any, answers: Sequence[Encoded], original: TaskFactors) -> Reference:
+def reference_of(
+    model: Any,
+    answers: Sequence[Encoded],
+    original: TaskFactors,
+    among: Tensor | None = None,
+) -> Reference:
     """Return the reference of ``answers``, the original's: prompts with answers as targets.
 
-    original: B (m, r) with the scale inside, A (r, n), by module path. Raises AlignmentError for
-    modules that the model does not have as linear ones.
+    original: B (m, r) with the scale inside, A (r, n), by module path.
+    among: next tokens to compare, the original's likely ones among them. Default: the vocabulary.
+
+    Raises AlignmentError for modules that the model does not have as linear ones.
     """
     spoken = [i for i, answer in enumerate(answers) if answer.target]
     made = batches_of(model, [answers[i] for i in spoken])
     chunks = tuple(tuple(spoken[i] for i in chunk) for chunk, _ in made)
     batches = tuple(batch for _, batch in made)
     placed = place(model, original)
-    seen = tuple(tuple(_seen(model, x, placed) for x in _pieces(model, y, placed)) for y in batches)
-    return Reference(batches, chunks, seen, len(answers), of_head(model, placed))
+    seen = tuple(
+        tuple(_seen(model, x, placed, among) for x in _pieces(model, y, placed)) for y in batches
+    )
+    return Reference(batches, chunks, seen, len(answers), of_head(model, placed), among)
 
 
 @torch.inference_mode()
@@ -303,7 +314,7 @@ def drift_of(model: Any, reference: Reference, factors: TaskFactors) -> Drift:
     for batch, chunk, seen in zip(reference.batches, reference.order, reference.seen, strict=True):
         rows, start = np.array(chunk)[batch.row.cpu().numpy()], 0
         for piece, before in zip(_pieces(model, batch, placed), seen, strict=True):
-            kl, moved = _compared(model, piece, placed, before, reference.head)
+            kl, moved = _compared(model, piece, placed, before, reference)
             some = rows[start : start + len(kl)].astype(np.float64)
             columns.append((some, kl, _numbers(before.margin), moved))
             start += len(kl)
@@ -322,8 +333,8 @@ def _pieces(model: Any, batch: Batch, placed: Placed) -> Iterator[Tensor]:
         yield hidden[start : start + TOKENS]
 
 
-def _seen(model: Any, hidden: Tensor, placed: Placed) -> _TokenLogits:
-    logits = logits_of(model, hidden, placed)
+def _seen(model: Any, hidden: Tensor, placed: Placed, among: Tensor | None) -> _TokenLogits:
+    logits = logits_of(model, hidden, placed, among)
     top, tokens = logits.topk(min(LIKELIEST, logits.shape[-1]), dim=-1)
     logs, rest, _ = split_likely(logits, tokens)
     far = (rest > OPEN).nonzero()[:, 0]
@@ -331,23 +342,22 @@ def _seen(model: Any, hidden: Tensor, placed: Placed) -> _TokenLogits:
 
 
 def _compared(
-    model: Any, hidden: Tensor, placed: Placed, before: _TokenLogits, head: Placed
+    model: Any, hidden: Tensor, placed: Placed, before: _TokenLogits, reference: Reference
 ) -> tuple[Numbers, Numbers]:
     """Return (kl, moved) of some tokens: see :class:`Drift`.
 
     Where few others are likely, KL is taken over the likeliest tokens and all others as one, so
     that the original's output layer need not be computed again.
-
-    head: the original's factors on the output layer.
     """
-    logits = logits_of(model, hidden, placed)
+    logits = logits_of(model, hidden, placed, reference.among)
     logs, rest, total = split_likely(logits, before.tokens)
     kl = divergence(before.logs.double(), logs)
     kl += divergence(before.rest.log()[:, None], rest.log()[:, None])
     for start in range(0, len(before.open), OPEN_TOKENS):
         block = slice(start, start + OPEN_TOKENS)
         some = before.open[block]
-        want = logits_of(model, before.hidden[block], head).log_softmax(-1)
+        want = logits_of(model, before.hidden[block], reference.head, reference.among)
+        want = want.log_softmax(-1)
         kl[some] = divergence(want, logits[some] - total[some].float())
     first = before.tokens[:, :1]
     own = logits.gather(1, first)[:, 0]

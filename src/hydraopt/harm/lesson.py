@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hydraopt.basemodel.batches import batch_of_each
+from hydraopt.basemodel.batches import batch_of_each, batches_of
 from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens
 from hydraopt.basemodel.model import (
     Placed,
-    as_the_model_does,
     attached,
     hidden_states,
     logits_of,
-    of_head,
 )
 from hydraopt.basemodel.products import has_bfloat16
 from hydraopt.capacity import most_memory
@@ -72,50 +70,53 @@ class Lesson:
     aims (N, width): for each batch, the inputs of the original's output layer; None where they are
         recomputed on demand.
     original: the original's factors on the model.
-    head: those factors on the output layer.
-    tokens: the tokens that matter.
-    weight, bias: the output layer's rows of these tokens only, because a large vocabulary takes
+    tokens: the next tokens that matter. Others are not computed, because a large vocabulary takes
         most of the time.
     """
 
     batches: list[Batch]
     aims: list[Tensor | None]
     original: Placed
-    head: Placed
     tokens: Tensor
-    weight: Tensor
-    bias: Tensor | None
 
     @classmethod
-    def of(cls, model: Any, answers: Sequence[Encoded], original: Placed, texts: int) -> Lesson:
+    def of(
+        cls,
+        model: Any,
+        answers: Sequence[Encoded],
+        original: Placed,
+        texts: int,
+        judging: Sequence[Encoded] = (),
+    ) -> Lesson:
         """Prepare a lesson.
 
-        original: the original's factors on the model.
         answers: prompts with the original's answers.
+        original: the original's factors on the model.
         texts: texts per batch; fewer if they are long, because a gradient stores all activations.
+        judging: other answers whose tokens matter too.
         """
         by_length = sorted(answers, key=len)
         groups = [by_length[i : i + texts] for i in range(0, len(by_length), texts)]
         batches = batch_of_each(model, [part for group in groups for part in _split(group)])
         aims: list[Tensor | None] = []
-        seen, room = [batch.labels for batch in batches], KEPT
+        seen, room = list[Tensor](), KEPT
         for batch in batches:
             aim = _aim(model, batch, original)
-            seen.append(_likely_tokens(model, aim, original))
+            seen += [batch.labels, _likely_tokens(model, aim, original)]
             room -= aim.nbytes
             aims.append(aim if room >= 0 else None)
+        for _, batch in batches_of(model, judging):
+            aim = _aim(model, batch, original)
+            seen += [batch.labels, _likely_tokens(model, aim, original)]
         tokens: Tensor = torch.cat(seen).unique()  # type: ignore[no-untyped-call]
-        layer = model.get_output_embeddings()
-        bias = None if layer.bias is None else layer.bias.detach()[tokens].float()
-        weight = layer.weight.detach()[tokens].float()
-        return cls(batches, aims, original, of_head(model, original), tokens, weight, bias)
+        return cls(batches, aims, original, tokens)
 
     def learn(self, model: Any, placed: Placed, number: int) -> None:
         """Add the gradients of the KL per answer, mean over the answers of a batch.
 
         placed: B (m, k) and A (k, n) by path; those of the output layer get no gradients.
         """
-        batch, aim, head = self.batches[number], self.aims[number], of_head(model, placed)
+        batch, aim = self.batches[number], self.aims[number]
         if aim is None:
             aim = _aim(model, batch, self.original)
         dtype = aim.dtype
@@ -126,18 +127,14 @@ class Lesson:
         answers = int(batch.row.max()) + 1
         for start in range(0, len(leaf), _TOKENS):
             with torch.no_grad():
-                want = self._chances(model, aim[start : start + _TOKENS], self.head)
-            got = self._chances(model, leaf[start : start + _TOKENS], head)
+                want = self._chances(model, aim[start : start + _TOKENS], self.original)
+            got = self._chances(model, leaf[start : start + _TOKENS], placed)
             kl = F.kl_div(got, want, log_target=True, reduction="sum")
             torch.autograd.backward(kl / answers)
         torch.autograd.backward(hidden, leaf.grad)
 
-    def _chances(self, model: Any, hidden: Tensor, head: Placed) -> Tensor:
-        logits = F.linear(hidden.float(), self.weight, self.bias)
-        for b, a in head.values():
-            rows = b.detach()[self.tokens].float()
-            logits = logits + F.linear(F.linear(hidden.float(), a.detach().float()), rows)
-        return as_the_model_does(model, logits).log_softmax(-1)
+    def _chances(self, model: Any, hidden: Tensor, placed: Placed) -> Tensor:
+        return logits_of(model, hidden, placed, self.tokens).log_softmax(-1)
 
 
 def _split(texts: Sequence[Encoded]) -> Iterator[list[Encoded]]:

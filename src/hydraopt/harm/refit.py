@@ -108,7 +108,10 @@ def refit(
     seen, judging, others = split_answers(answers, more, settings)
     if not judging or not seen:
         raise _too_few(answers, settings)
-    judges = reference_of(model, [*judging, *others], original)
+    learner = learner_of(model)
+    by = [*judging, *others]
+    lesson = Lesson.of(learner, seen, place(learner, original), settings.texts, by)
+    judges = reference_of(model, by, original, lesson.tokens)
     first = _drift(model, judges, {p: x.record for p, x in coded.items()})
     if not first.is_finite:
         raise not_finite(NOT_TRAINED)
@@ -119,8 +122,6 @@ def refit(
     held = {path: x.record for path, x in coded.items() if path in still}
     if not trained:
         return {}
-    learner = learner_of(model)
-    lesson = Lesson.of(learner, seen, place(learner, original), settings.texts)
     fixed = place(learner, {path: (x.factors.B, x.factors.A) for path, x in held.items()})
     records = dict[str, PartsRecord]()
     for start, (sides, rate) in enumerate(_starts(trained, original, settings)):
