@@ -15,6 +15,7 @@ COMMANDS = (
     "measures",
     "known_start",
     "few_prompts",
+    "together",
     "growth",
     "heads",
     "tuners",

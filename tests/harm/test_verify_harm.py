@@ -204,8 +204,14 @@ def test_another_base_by_its_name_is_told(
 
 
 @pytest.mark.parametrize(
-    ("refitted", "least", "enough", "told"),
-    [(0, 12, 13, False), (1, 12, 12, False), (1, 12, 13, True), (1, 13, 14, False)],
+    ("refitted", "least", "enough", "written", "told"),
+    [
+        (0, 6, 13, 0, False),
+        (1, 6, 6, 0, False),
+        (1, 6, 13, 0, True),
+        (1, 7, 13, 0, False),
+        (1, 6, 13, 24, False),
+    ],
 )
 def test_few_prompts_may_have_been_learned_from(
     place: Path,
@@ -214,9 +220,12 @@ def test_few_prompts_may_have_been_learned_from(
     refitted: int,
     least: int,
     enough: int,
+    written: int,
     told: bool,
 ) -> None:
-    settings = HarmSettings(held_out=1, least_held_out=least, prompts_if_refit=enough)
+    settings = HarmSettings(
+        held_out=2, least_held_out=least, prompts_if_refit=enough, synthetic_prompts=written
+    )
     monkeypatch.setattr(
         Bundle, "recipe", property(lambda self: {**self.core.recipe, "refit": refitted})
     )

@@ -81,10 +81,7 @@ def verify_harm(
     tasks.sort(key=lambda x: x.name)
     problems += [text for task in tasks if (text := _worse(task))]
     counts = {x.name: len(set(prompts[x.name])) for x in tasks}
-    # Of fewer prompts than these a refit learns from some that are measured here.
-    enough = settings.held_out * settings.prompts_if_refit
-    fewest = settings.least_refit_prompts
-    few = (x for x, count in counts.items() if x in trained and fewest <= count < enough)
+    few = (x for x, n in counts.items() if x in trained and settings.learns_from_judges(n))
     return HarmReport(tuple(tasks), tuple(problems), tuple(few), judge.cut(counts), tokens)
 
 

@@ -98,10 +98,10 @@ class HarmSettings:
         few = self.least_examples <= prompts < self.prompts_if_refit
         return max(self.synthetic_prompts - prompts, 0) if few else 0
 
-    @property
-    def least_refit_prompts(self) -> int:
-        """Minimum number of prompts of a task that is refitted."""
-        return self.held_out * self.least_held_out
+    def learns_from_judges(self, prompts: int) -> bool:
+        """Return whether a refit with so many prompts learns from some that measure harm."""
+        judges = self.held_out * min(prompts, self.prompts_if_refit)
+        return self.held_out * self.least_held_out <= prompts + self.missing(prompts) < judges
 
 
 DEFAULT_HARM: Final = HarmSettings()

@@ -1,0 +1,245 @@
+"""Try one content for several alike tasks, trained to keep all their answers, against their own.
+
+    python -m benchmarks.quality together --tasks TASKS
+    python -m benchmarks.quality together --tasks TASKS --only slots --share 0.0125
+
+Each group of adapters is stored twice in the same number of bytes, --share of their fp16. "apart"
+is one bundle of all, refitted on prompts. "together" is one adapter for all: from the SVD of their
+mean it is trained by the KL divergence from each original at the tokens of its own answers to the
+same prompts, then merged alone, without a refit. "trained" is that adapter before it is coded.
+Both see the first prompts of the validation split and then of the training split. Judged on the
+originals' own answers to the first rows of the test split: answers that change, and KL an answer in
+nats. Saved after each group; a second call continues.
+Writes benchmarks/results/quality/together.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.commands import parser_of
+from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
+from benchmarks.quality.evidence import original_adapters
+from benchmarks.quality.few_prompts import real_prompts
+from benchmarks.quality.prompt_ways import mean_interval
+from benchmarks.quality.sets import recipe_of
+from hydraopt.adapters import Adapter, read_adapter
+from hydraopt.basemodel.encoding import Encoded, encode_prompt, prompt_text
+from hydraopt.basemodel.model import TaskFactors, load_model, place
+from hydraopt.basemodel.writing import answered
+from hydraopt.collection.opening import open_bundle
+from hydraopt.evaluate.taskfile import named_task, read_task_file
+from hydraopt.harm.drift import Drift, drift_of, reference_of
+from hydraopt.harm.judge import AnswerJudge
+from hydraopt.harm.lesson import Lesson, learner_of
+from hydraopt.harm.refit import descend
+from hydraopt.linalg.svd import halved, thin
+from hydraopt.merging.look import DEFAULT_HARM
+from hydraopt.merging.merge import merge
+from zoo.bases import base_folder, find_base
+from zoo.lora import write_peft
+from zoo.recipe import read_recipe
+
+__all__ = ["compared", "main", "mean_start"]
+
+Result = dict[str, Any]
+_LANGUAGES: Final = {
+    "slots": ("slot_filling", ("en", "de", "it", "nl")),
+    "sentiment": ("sentiment", ("en", "de", "fr", "es")),
+    "corrections": ("text_correction", ("en", "de", "fr", "it")),
+    "dates": ("date_format", ("en", "de", "fr", "es")),
+    "numbers": ("number_words", ("en", "de", "fr", "es")),
+}
+GROUPS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    **{
+        group: ("gemma3-5x8", tuple(f"{task}-{language}" for language in languages))
+        for group, (task, languages) in _LANGUAGES.items()
+    },
+    "customers": ("gemma3-customers2", ("snips_parse-first", "snips_parse-second")),
+}
+"""Set and adapters of each group."""
+_LEAST: Final = 1e-9
+
+
+def mean_start(originals: Sequence[TaskFactors], rank: int) -> dict[str, tuple[Any, Any]]:
+    """Return the best factors of this rank of the mean of adapters, both sides of one length.
+
+    originals: B (m, r) with the scale inside, A (r, n), by module path.
+    """
+    found = {}
+    for path in sorted({path for factors in originals for path in factors}):
+        pairs = [factors[path] for factors in originals if path in factors]
+        left = np.concatenate([np.asarray(b, np.float64) for b, _ in pairs], axis=1)
+        right = np.concatenate([np.asarray(a, np.float64) for _, a in pairs])
+        whole = thin(left / len(originals), right)
+        made = halved(whole.U, whole.s, whole.V.T, min(rank, int(whole.s.size)))
+        found[path] = made.B, made.A
+    return found
+
+
+def trained(
+    model: Any,
+    lessons: Sequence[tuple[Sequence[Encoded], TaskFactors]],
+    start: Mapping[str, tuple[Any, Any]],
+    steps: int,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Train factors to give all answers; a step is on the answers of one adapter.
+
+    lessons: answers of each original, and its factors.
+    """
+    learner = learner_of(model)
+    how = dataclasses.replace(DEFAULT_HARM, steps=steps)
+    books = [Lesson.of(learner, x, place(learner, factors), how.texts) for x, factors in lessons]
+    pages = [(book, number) for book in books for number in range(len(book.batches))]
+    sides: dict[str, list[tuple[Tensor, float]]] = {}
+    for path, pair in start.items():
+        tensors = [torch.tensor(x, dtype=torch.float32) for x in pair]
+        units = [float(x.square().mean().sqrt()) or 1.0 for x in tensors]
+        sides[path] = [
+            ((x / unit).requires_grad_(), unit) for x, unit in zip(tensors, units, strict=True)
+        ]
+
+    def placed() -> dict[str, tuple[Tensor, Tensor]]:
+        return {p: (b * unit, a * other) for p, ((b, unit), (a, other)) in sides.items()}
+
+    def learn(_step: int, batch: int) -> None:
+        book, number = pages[batch]
+        book.learn(learner, placed(), number)
+
+    leaves = [x for pair in sides.values() for x, _ in pair]
+    for step in descend(how, leaves, len(pages), learn):
+        if step % 50 == 0:
+            print(f"  step {step} of {steps}", flush=True)
+    return {path: (b.detach(), a.detach()) for path, (b, a) in placed().items()}
+
+
+def compared(drifts: Mapping[str, Drift], others: Mapping[str, Drift]) -> Result:
+    """Return the differences of two ways, the first less the second, over all their rows.
+
+    changed_pct: percent of answers that change, with its 95 % interval, a bootstrap over rows.
+    kl_factor: geometric mean over tasks of the factor of KL.
+    """
+    changed, logs = list[float](), list[float]()
+    for name, drift in drifts.items():
+        mine, theirs = (_changed(x) for x in (drift, others[name]))
+        changed += [100.0 * (a - b) for a, b in zip(mine, theirs, strict=True)]
+        one, other = (x.summary().harm.kl for x in (drift, others[name]))
+        logs.append(float(np.log(max(one, _LEAST) / max(other, _LEAST))))
+    return {
+        "changed_pct": mean_interval(changed),
+        "kl_factor": [round(float(np.exp(x)), 3) for x in mean_interval(logs)],
+    }
+
+
+def _changed(drift: Drift) -> list[int]:
+    rows = set(drift.row[drift.moved > drift.margin].tolist())
+    return [int(i in rows) for i in range(drift.answers)]
+
+
+def said(drift: Drift) -> Result:
+    """Return what the result file holds of a drift."""
+    kl = np.bincount(drift.row, drift.kl, drift.answers)
+    return {
+        "changed": drift.changed,
+        "kl": float(f"{kl.mean():.4g}"),
+        "rows": [[y, float(f"{x:.4g}")] for x, y in zip(kl, _changed(drift), strict=True)],
+    }
+
+
+def bundled(adapters: Sequence[Adapter], size: str, place: Path, **more: Any) -> Any:
+    """Return the opened bundle of a merge, and its bytes."""
+    path = place / "group.hydra.safetensors"
+    path.unlink(missing_ok=True)
+    result = merge(adapters, path, size=size, workers=1, **more)
+    return open_bundle(path), result.size
+
+
+def factors_in(task: Any) -> dict[str, tuple[Any, Any]]:
+    return {p: (x.B.astype("f4"), x.A.astype("f4")) for p, x in task.factors().items()}
+
+
+def measured(group: str, adapters: Sequence[Adapter], args: argparse.Namespace) -> Result:
+    """Return bytes and drifts of a group, by way and adapter, and the comparison."""
+    model, tokenizer = args.loaded
+    prompts = {x.name: real_prompts(x, args.tasks, args.prompts) for x in adapters}
+    judge = AnswerJudge(args.base, adapters, prompts, refits=True, loaded=args.loaded)
+    originals = {x.name: {p: y.factors() for p, y in x.modules.items()} for x in adapters}
+    answers = {x: [y for y in judge.answers(x) if y.target] + judge.lessons(x) for x in originals}
+    whole = sum(2 * x.numbers for x in adapters)
+    apart, spent = bundled(adapters, f"{args.share:%}", args.place, look=judge.look)
+    ways = {"apart": {x: factors_in(apart[x]) for x in originals}}
+    start = mean_start(list(originals.values()), args.rank)
+    lessons = [(answers[x], originals[x]) for x in originals]
+    alone = trained(model, lessons, start, args.steps * len(adapters))
+    folder = args.place / group
+    write_peft(folder, alone, hub_id=args.hub_id, alpha=args.rank, dtype=torch.float16)
+    one = read_adapter(folder)
+    together, coded = bundled([one], f"{spent / (2 * one.numbers):%}", args.place)
+    whole_one, coded_one = (
+        {p: x.factors() for p, x in one.modules.items()},
+        factors_in(next(iter(together.values()))),
+    )
+    for name in originals:
+        ways.setdefault("trained", {})[name] = whole_one
+        ways.setdefault("together", {})[name] = coded_one
+    drifts: dict[str, dict[str, Drift]] = {way: {} for way in ways}
+    for adapter in adapters:
+        name, language, _ = named_task(adapter.name, adapter.source.parent, args.tasks)
+        data = read_task_file(args.tasks, name, language, "test")
+        rows = [prompt_text(data.instruction, x.input) for x in data.rows[: args.rows]]
+        asked = [encode_prompt(tokenizer, x) for x in rows]
+        told = answered(model, tokenizer, asked, originals[adapter.name], judge.answer_tokens)
+        reference = reference_of(model, told, originals[adapter.name])
+        for way, by_task in ways.items():
+            drifts[way][adapter.name] = drift_of(model, reference, by_task[adapter.name])
+    result = {
+        "bytes": {"apart": spent, "together": coded, "fp16": whole},
+        "together_less_apart": compared(drifts["together"], drifts["apart"]),
+        "ways": {way: {x: said(y) for x, y in by.items()} for way, by in drifts.items()},
+    }
+    short = {
+        w: {x: (y["changed"], y["kl"]) for x, y in by.items()} for w, by in result["ways"].items()
+    }
+    print(group, result["bytes"], result["together_less_apart"], short, flush=True)
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: measure what the result file lacks."""
+    parser = parser_of(__name__, __doc__)
+    parser.add_argument("--tasks", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=list(GROUPS))
+    parser.add_argument("--share", type=float, default=0.02)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=100, help="for each adapter of a group")
+    parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--output", type=Path, default=QUALITY)
+    args = parser.parse_args(arguments)
+    args.place = ROOT / "build" / "together"
+    args.place.mkdir(parents=True, exist_ok=True)
+    file = args.output / "together.json"
+    head = provenance("one content for alike tasks against their own", seed=0)
+    about = {"code": package_hash(), "prompts": args.prompts, "steps": args.steps}
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    results: list[Result] = known.get("groups", [])
+    for group in args.only:
+        name, members = GROUPS[group]
+        setting = {"group": group, "share": args.share, "rank": args.rank, **about}
+        if any(all(x[key] == value for key, value in setting.items()) for x in results):
+            continue
+        recipe = read_recipe(recipe_of(name))
+        args.base, args.hub_id = str(base_folder(recipe.base)), find_base(recipe.base).hub_id
+        args.loaded = load_model(args.base)
+        adapters = [x for x in original_adapters(name, some=True) if x.name in members]
+        results.append({**setting, **measured(group, adapters, args)})
+        save_json(file, {**head, "count": args.rows, "groups": results})
