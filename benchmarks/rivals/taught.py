@@ -23,10 +23,10 @@ from torch import Tensor
 
 from benchmarks.rivals.base import Modules
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.model import TaskFactors, place
+from hydraopt.basemodel.model import TaskFactors
 from hydraopt.harm.drift import drift_of, reference_of, surely_changes_more
-from hydraopt.harm.lesson import Lesson, learner_of
-from hydraopt.harm.refit import descend, split_answers
+from hydraopt.harm.lesson import Lesson, learner_of, teacher_of
+from hydraopt.harm.training import descend
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 
 __all__ = ["Round", "Teach", "taught"]
@@ -52,22 +52,22 @@ def taught(
     count here. more: further answers, of which most are learned from. Raises
     ValueError for fewer than four answers.
     """
-    seen, judging, too = split_answers(answers, more)
-    if not judging:
-        raise ValueError(f"{len(seen)} answers leave none to judge by")
-    judges = reference_of(model, [*judging, *too], original)
+    teacher = teacher_of(original, answers, more)
+    if not teacher.judging:
+        raise ValueError(f"{len(teacher.answers)} answers leave none to judge by")
+    judges = reference_of(model, teacher.judging, original)
     best, before = start, drift_of(model, judges, rounded(start))
     least = before.summary().harm.kl
     pupil = _Pupil.of(start)
     learner = learner_of(model)
-    lesson = Lesson.of(learner, seen, place(learner, original), how.texts)
+    lesson = Lesson.of(learner, [teacher], how.texts)
 
     def learn(step: int, batch: int) -> None:
         if (step - 1) % how.again == 0:
             pupil.look(rounded)
         lesson.learn(learner, pupil.placed(), batch)
 
-    for step in descend(how, pupil.learned, len(lesson.batches), learn):
+    for step in descend(how, pupil.learned, len(lesson.pages), learn):
         if step in how.stops:
             tried = pupil.modules()
             drift = drift_of(model, judges, rounded(tried))

@@ -33,7 +33,7 @@ from hydraopt.errors import UsageError
 from hydraopt.harm import refit as refit_module
 from hydraopt.harm.drift import drift_of, reference_of
 from hydraopt.harm.judge import AnswerJudge
-from hydraopt.harm.lesson import Lesson
+from hydraopt.harm.lesson import Lesson, Teacher, teacher_of
 from tests.basemodel.cases import divergence, factors_of, texts_of
 from tests.harm.test_harm import asked_of
 from tests.harm.test_refit import SHORT, coded_of
@@ -67,15 +67,16 @@ def test_harm_counts_what_the_output_layer_loses(trained) -> None:
 def test_a_lesson_has_it_on_both_sides(trained) -> None:
     model, tokenizer = trained
     texts = texts_of(tokenizer, 6)
-    original, other = (place(model, with_head(factors_of(seed, 0.05))) for seed in (0, 1))
+    original, other = (with_head(factors_of(seed, 0.05)) for seed in (0, 1))
+    other = place(model, other)
     mine, wanted = (
         {p: (b.clone().requires_grad_(p != HEAD), a.clone()) for p, (b, a) in other.items()}
         for _ in range(2)
     )
-    lesson = Lesson.of(model, texts, original, len(texts))
+    lesson = Lesson.of(model, [Teacher(original, texts)], len(texts))
     lesson.learn(model, mine, 0)
     batch = collate(texts)
-    with torch.no_grad(), attached(model, original):
+    with torch.no_grad(), attached(model, place(model, original)):
         aim = logits_of(model, hidden_states(model, batch), {})[:, lesson.tokens].log_softmax(-1)
     with attached(model, wanted):
         got = logits_of(model, hidden_states(model, batch), {})[:, lesson.tokens].log_softmax(-1)
@@ -91,7 +92,7 @@ def test_a_refit_leaves_it_as_it_is_coded(trained, make_adapter, tmp_path, monke
     # As if this module were the output layer.
     monkeypatch.setattr(refit_module, "of_head", lambda model, mine: {path: mine[path]})
     texts = answered(model, tokenizer, asked_of(tokenizer, 12), original, 8)
-    made = refit_module.refit(model, texts, original, coded, settings=SHORT)
+    made = refit_module.refit(model, [teacher_of(original, texts)], original, coded, settings=SHORT)
     assert made
     assert path not in made
     assert of_head(model, with_head(coded)).keys() == {HEAD}

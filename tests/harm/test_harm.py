@@ -17,6 +17,7 @@ from hydraopt.basemodel.memory import JsonCache
 from hydraopt.basemodel.model import attached, place
 from hydraopt.basemodel.writing import answered, generate
 from hydraopt.bundle.harm import Harm
+from hydraopt.harm import answers as answers_module
 from hydraopt.harm import drift as drift_module
 from hydraopt.harm.drift import (
     Drift,
@@ -287,7 +288,8 @@ def test_what_was_measured_is_remembered(judge_of, monkeypatch, tmp_path: Path) 
     def never(*_args, **_more):
         raise AssertionError("asked")
 
-    for name in ("answered", "reference_of", "drift_of"):
+    monkeypatch.setattr(answers_module, "answered", never)
+    for name in ("reference_of", "drift_of"):
         monkeypatch.setattr(module, name, never)
     assert measured(judge_of(), "fr", other) == first
     with pytest.raises(AssertionError, match="asked"):

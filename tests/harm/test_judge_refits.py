@@ -15,6 +15,7 @@ from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.memory import JsonCache
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import PartsRecord
+from hydraopt.harm import answers as answers_module
 from hydraopt.harm import judge as judge_module
 from hydraopt.harm.judge import AnswerJudge
 from hydraopt.harm.recall import kept_records, recalled_records
@@ -34,8 +35,8 @@ def test_a_refit_needs_four_answers_that_judge(
 ) -> None:
     calls, answers_to = [], []
 
-    def refit(model, answers, originals, modules, more, told, settings):
-        calls.append((len(answers), len(more)))
+    def refit(model, teachers, adapter, modules, told, settings):
+        calls.append([len(x.answers) + len(x.judging) for x in teachers])
         return {}
 
     def answered(model, tokenizer, prompts, factors, most):
@@ -44,7 +45,7 @@ def test_a_refit_needs_four_answers_that_judge(
 
     monkeypatch.setattr(judge_module, "refit", refit)
     monkeypatch.setattr(judge_module, "learns_in", lambda model: "float32")
-    monkeypatch.setattr(judge_module, "answered", answered)
+    monkeypatch.setattr(answers_module, "answered", answered)
     (adapter,) = read_adapters([make_adapter(tmp_path / "de", factors_of(0))])
     model = SimpleNamespace(device=SimpleNamespace(type="cpu"), dtype="float32", config=None)
     prompts = [Encoded((1, 2 + i), ()) for i in range(count + lessons)]
@@ -55,7 +56,7 @@ def test_a_refit_needs_four_answers_that_judge(
         loaded=loaded, memory=JsonCache(None),
     )  # fmt: skip
     assert judge.refit("de", dict) == {}
-    assert calls == [(count, lessons)] * asked
+    assert calls == [[count + lessons]] * asked
     # Lessons take minutes: they are answered where they are learned from.
     assert sum(answers_to) == count + lessons * asked
 
@@ -90,7 +91,7 @@ def judge_of(trained, make_adapter, tmp_path: Path):
 
 
 def test_progress_tells_of_answers_that_are_not_remembered(judge_of, monkeypatch) -> None:
-    monkeypatch.setattr(judge_module, "BLOCK", 5)
+    monkeypatch.setattr(answers_module, "BLOCK", 5)
     said: list[tuple[str, int, int]] = []
     judge = judge_of()
     judge._progress = lambda *told: said.append(told)
@@ -109,12 +110,12 @@ def test_progress_tells_of_answers_that_are_not_remembered(judge_of, monkeypatch
 
 @pytest.fixture
 def trainings(monkeypatch) -> list[int]:
-    """How many lessons each training had."""
+    """How many answers each training had."""
     made, refit = [], judge_module.refit
 
-    def counted(*given, more, told, **_):
-        made.append(len(more))
-        records = refit(*given, more=more, settings=HarmSettings(steps=8, stops=(4, 8), rate=0.02))
+    def counted(*given, told, **_):
+        made.append(sum(len(x.answers) + len(x.judging) for x in given[1]))
+        records = refit(*given, settings=HarmSettings(steps=8, stops=(4, 8), rate=0.02))
         # So few steps may not help; what is remembered need not be better.
         return records or {path: x.record for path, x in given[3].items()}
 
@@ -133,14 +134,14 @@ def test_a_refit_is_remembered(judge_of, make_adapter, tmp_path, trainings) -> N
     first = judge_of().refit("fr", lambda: coded)
     assert first.keys() == coded.keys()
     assert same(judge_of().refit("fr", lambda: coded), first)
-    assert trainings == [12]
+    assert trainings == [20]
     judge_of(13).refit("fr", lambda: coded)
     longer = {
         path: replace(x, record=replace(x.record, exponents=x.record.exponents + 1))
         for path, x in coded.items()
     }
     judge_of().refit("fr", lambda: longer)
-    assert trainings == [12, 13, 12]
+    assert trainings == [20, 21, 20]
 
 
 def test_modules_without_parts_are_measured_as_if_left_out(judge_of, monkeypatch) -> None:
@@ -195,9 +196,7 @@ def test_that_nothing_helped_is_remembered_too(
     judge_of, make_adapter, tmp_path, trainings, monkeypatch
 ) -> None:
     _, coded = coded_of(make_adapter, tmp_path)
-    monkeypatch.setattr(
-        judge_module, "refit", lambda *_, more, told, settings: trainings.append(0) or {}
-    )
+    monkeypatch.setattr(judge_module, "refit", lambda *_, told, settings: trainings.append(0) or {})
     assert judge_of().refit("fr", lambda: coded) == judge_of().refit("fr", lambda: coded) == {}
     assert trainings == [0]
 
@@ -221,7 +220,7 @@ def test_a_broken_memory_is_learned_again(
     assert len(files) == 1
     files[0].write_text(content)
     assert same(judge_of().refit("fr", lambda: coded), first)
-    assert trainings == [12, 12]
+    assert trainings == [20, 20]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -249,20 +248,20 @@ def test_a_memory_of_other_parts_is_learned_again(
     file = next(x for x in (tmp_path / "memory").iterdir() if "stream" in x.read_text())
     file.write_text(json.dumps(kept_records(fewer, coded)))
     assert same(judge_of().refit("fr", lambda: coded), first)
-    assert trainings == [12, 12]
+    assert trainings == [20, 20]
 
 
-@pytest.mark.parametrize(("refits", "asked"), [(True, (4, 12)), (False, (6, 0))])
+@pytest.mark.parametrize(("refits", "asked"), [(True, 16), (False, 6)])
 def test_what_follows_the_prompts_that_judge_is_learned_from(
-    judge_of, tmp_path, monkeypatch, refits: bool, asked: tuple[int, int]
+    judge_of, tmp_path, monkeypatch, refits: bool, asked: int
 ) -> None:
     judge_of()  # saves the base model
     monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path))
     settings = HarmSettings(prompts=6, prompts_if_refit=4, refit_prompts=16, least_held_out=1)
     seen = []
 
-    def refit(model, answers, originals, modules, more, told, settings):
-        seen.append((len(answers), len(more)))
+    def refit(model, teachers, adapter, modules, told, settings):
+        seen.extend(len(x.answers) + len(x.judging) for x in teachers)
         return {}
 
     monkeypatch.setattr(judge_module, "refit", refit)

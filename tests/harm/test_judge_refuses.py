@@ -15,8 +15,10 @@ from hydraopt.basemodel.memory import JsonCache
 from hydraopt.basemodel.writing import not_finite
 from hydraopt.cli.prompting import notes_on_cut
 from hydraopt.errors import NumericalError
+from hydraopt.harm import answers
 from hydraopt.harm import judge as module
 from hydraopt.harm.judge import AnswerJudge
+from hydraopt.harm.lesson import Teacher
 from hydraopt.harm.refit import NOT_TRAINED
 from tests.harm.measuring import measured
 from tests.harm.test_harm import asked_of, factors_of
@@ -55,7 +57,7 @@ def test_an_original_that_is_not_finite_on_its_answers_is_named(
     judge_of, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(
-        module,
+        answers,
         "answered",
         lambda model, tokenizer, asked, *_: [Encoded(x.prompt, (3,)) for x in asked],
     )
@@ -104,7 +106,7 @@ def test_what_cannot_be_trained_is_named(judge_of, monkeypatch) -> None:
         raise not_finite(NOT_TRAINED)
 
     monkeypatch.setattr(module, "refit", refit)
-    monkeypatch.setattr(judge, "_learned", lambda _: [1])
+    monkeypatch.setattr(judge, "_teacher", lambda _: Teacher({}, [], []))
     with raises(NumericalError, adapter="fr", expected="finite numbers"):
         judge.refit("fr", dict)
 
@@ -116,7 +118,7 @@ def test_another_error_of_a_refit_is_not_told_as_one_of_logits(judge_of, monkeyp
         raise NumericalError("a record has too many numbers")
 
     monkeypatch.setattr(module, "refit", refit)
-    monkeypatch.setattr(judge, "_learned", lambda _: [1])
+    monkeypatch.setattr(judge, "_teacher", lambda _: Teacher({}, [], []))
     with pytest.raises(NumericalError):
         judge.refit("fr", dict)
 
@@ -128,7 +130,7 @@ def test_another_version_of_a_library_has_another_memory(judge_of, monkeypatch, 
     def never(*_: object) -> None:
         raise AssertionError("the model is asked again")
 
-    monkeypatch.setattr(module, "answered", never)
+    monkeypatch.setattr(answers, "answered", never)
     judge_of().answers("fr")
     monkeypatch.setattr(library, "__version__", "0.0.1")
     with pytest.raises(AssertionError, match="asked again"):

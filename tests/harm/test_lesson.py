@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from hydraopt.basemodel.encoding import collate
 from hydraopt.basemodel.model import attached, hidden_states, logits_of, place
 from hydraopt.harm import lesson as lesson_module
-from hydraopt.harm.lesson import Lesson, learner_of
+from hydraopt.harm.lesson import Lesson, Teacher, learner_of
 from tests.basemodel.cases import factors_of, texts_of
 from tests.small_model import tiny_llama
 
@@ -17,16 +17,17 @@ from tests.small_model import tiny_llama
 def test_the_gradient_is_that_of_the_definition(trained) -> None:
     model, tokenizer = trained
     texts = texts_of(tokenizer, 6)
-    original, other = (place(model, factors_of(seed, 0.05)) for seed in (0, 1))
+    original = factors_of(0, 0.05)
+    other = place(model, factors_of(1, 0.05))
 
     def leaves():
         return {p: (b.clone().requires_grad_(), a.clone()) for p, (b, a) in other.items()}
 
     mine, wanted = leaves(), leaves()
-    lesson = Lesson.of(model, texts, original, len(texts))
+    lesson = Lesson.of(model, [Teacher(original, texts)], len(texts))
     lesson.learn(model, mine, 0)
     batch = collate(texts)
-    with torch.no_grad(), attached(model, original):
+    with torch.no_grad(), attached(model, place(model, original)):
         aim = logits_of(model, hidden_states(model, batch), {})
     with attached(model, wanted):
         got = logits_of(model, hidden_states(model, batch), {})
@@ -45,14 +46,14 @@ def test_long_texts_share_no_batch(trained, monkeypatch) -> None:
     model, tokenizer = trained
     texts = texts_of(tokenizer, 6)
     longest = max(map(len, texts))
-    original = place(model, factors_of(0, 0.05))
-    assert len(Lesson.of(model, texts, original, len(texts)).batches) == 1
+    original = factors_of(0, 0.05)
+    assert len(Lesson.of(model, [Teacher(original, texts)], len(texts)).pages) == 1
     monkeypatch.setattr(lesson_module, "BATCH", 2 * longest)
-    batches = Lesson.of(model, texts, original, len(texts)).batches
-    assert all(batch.ids.numel() <= 2 * longest for batch in batches)
-    assert sum(int(batch.row.max()) + 1 for batch in batches) == len(texts)
+    pages = Lesson.of(model, [Teacher(original, texts)], len(texts)).pages
+    assert all(page.batch.ids.numel() <= 2 * longest for page in pages)
+    assert sum(int(page.batch.row.max()) + 1 for page in pages) == len(texts)
     monkeypatch.setattr(lesson_module, "BATCH", 1)
-    assert len(Lesson.of(model, texts, original, len(texts)).batches) == len(texts)
+    assert len(Lesson.of(model, [Teacher(original, texts)], len(texts)).pages) == len(texts)
 
 
 @pytest.mark.parametrize("halves", [True, False])
@@ -68,12 +69,12 @@ def test_who_learns(trained, monkeypatch, halves) -> None:
     texts = texts_of(tokenizer, 6)
     slopes = []
     for who in (model, learner):
-        original, other = (place(who, factors_of(seed, 0.05)) for seed in (0, 1))
+        original, other = factors_of(0, 0.05), place(who, factors_of(1, 0.05))
         leaves = {
             p: (b.float().requires_grad_(), a.float().requires_grad_())
             for p, (b, a) in other.items()
         }
-        Lesson.of(who, texts, original, len(texts)).learn(who, leaves, 0)
+        Lesson.of(who, [Teacher(original, texts)], len(texts)).learn(who, leaves, 0)
         slopes.append(torch.cat([x.grad.flatten() for pair in leaves.values() for x in pair]))
     assert F.cosine_similarity(*slopes, dim=0) > 0.99
 
@@ -99,12 +100,12 @@ def test_what_is_not_kept_is_made_again(trained, monkeypatch) -> None:
     """Aims take memory by the token; learning from them is the same without."""
     model, tokenizer = trained
     texts = texts_of(tokenizer, 6)
-    original = place(model, factors_of(0, 0.05))
+    original = factors_of(0, 0.05)
     slopes = []
     for kept in (1 << 30, 0):
         monkeypatch.setattr(lesson_module, "KEPT", kept)
-        lesson = Lesson.of(model, texts, original, 2)
-        assert [aim is None for aim in lesson.aims] == [kept == 0] * 3
+        lesson = Lesson.of(model, [Teacher(original, texts)], 2)
+        assert [page.aim is None for page in lesson.pages] == [kept == 0] * 3
         leaves = {
             p: (b.clone().requires_grad_(), a)
             for p, (b, a) in place(model, factors_of(1, 0.05)).items()

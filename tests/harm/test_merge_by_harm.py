@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hydraopt import open_bundle
 from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, BaseMismatchError, BudgetError, UsageError
-from hydraopt.harm import judge
+from hydraopt.harm import answers
 from hydraopt.merging.look import HarmSettings
 from tests.harm.conftest import PATHS, call
 from tests.marks import slow
@@ -84,14 +84,14 @@ def test_what_is_no_limit_is_told_before_the_base_is_loaded(place: Path, asked, 
 
 
 def test_a_full_folder_is_told_before_the_base_is_loaded(place: Path, monkeypatch) -> None:
-    monkeypatch.setattr(judge, "load_model", lambda *_: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(answers, "load_model", lambda *_: pytest.fail("the base was loaded"))
     made = call(place, "--size", "40%", "-o", f"{place / 'prompts'}/")
     assert made.exit_code == 2
     check_refused(made, UsageError, file="prompts")
 
 
 def test_a_size_in_bytes_is_refused_before_anything_is_asked(place: Path, monkeypatch) -> None:
-    monkeypatch.setattr("hydraopt.harm.judge.answered", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr("hydraopt.harm.answers.answered", lambda *_: pytest.fail("asked"))
     for verb, asked in (("merge", ["-o", str(place / "x")]), ("plan", [])):
         made = call(place, "--size", "5", *asked, verb=verb)
         assert made.exit_code == 2
@@ -164,7 +164,7 @@ def test_only_before_a_refit_some_prompts_are_for_learning(
 
 def test_what_keeps_every_bit_is_not_asked_for_answers(place: Path, monkeypatch) -> None:
     monkeypatch.setattr(
-        judge.AnswerJudge, "answers", lambda *_: pytest.fail("answers were asked for")
+        answers.Answers, "answers", lambda *_: pytest.fail("answers were asked for")
     )
     made = call(place, "--size", "1MB", "-o", str(place / "x"), "--json")
     assert made.exit_code == 0, made.output
@@ -183,7 +183,7 @@ def test_what_keeps_every_bit_is_not_asked_for_answers(place: Path, monkeypatch)
 def test_an_addition_is_refused_before_the_base_is_loaded(
     place: Path, monkeypatch, more: list[str], facts: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(judge, "load_model", lambda *_: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(answers, "load_model", lambda *_: pytest.fail("the base was loaded"))
     out = str(place / "x.hydra.safetensors")
     names = [str(place / "adapters" / name) for name in ("en", "fr")]
     assert CliRunner().invoke(cli, ["merge", f"old={names[0]}", "-o", out]).exit_code == 0
@@ -207,7 +207,7 @@ def test_an_addition_is_refused_before_the_base_is_loaded(
 def test_what_a_collection_refuses_is_told_before_the_base_is_loaded(
     place: Path, monkeypatch, how: list[str], facts: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(judge, "load_model", lambda *_: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(answers, "load_model", lambda *_: pytest.fail("the base was loaded"))
     out, names = str(place / "x"), [str(place / "adapters" / name) for name in ("en", "fr")]
     assert CliRunner().invoke(cli, ["merge", names[0], "--lossless", "-o", out]).exit_code == 0
     given = ["--base", str(place / "base"), "--prompts", str(place / "prompts")]
@@ -219,7 +219,7 @@ def test_what_a_collection_refuses_is_told_before_the_base_is_loaded(
 def test_what_does_not_fit_the_core_is_told_before_the_base_is_loaded(
     place: Path, make_adapter, monkeypatch
 ) -> None:
-    monkeypatch.setattr(judge, "load_model", lambda *_: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(answers, "load_model", lambda *_: pytest.fail("the base was loaded"))
     out, first = str(place / "x"), str(place / "adapters" / "en")
     assert CliRunner().invoke(cli, ["merge", first, "-o", out]).exit_code == 0
     pair = np.ones((32, 2)), np.ones((2, 32))
@@ -271,7 +271,7 @@ def test_what_does_not_fit_together_is_refused_at_once(
 ) -> None:
     looked = []
     monkeypatch.setattr("hydraopt.harm.judge.looks", lambda *given: looked.append(given))
-    monkeypatch.setattr("hydraopt.harm.judge.answered", lambda *given: looked.append(given))
+    monkeypatch.setattr("hydraopt.harm.answers.answered", lambda *given: looked.append(given))
     refused = call(place, *more, verb="merge" if "-o" in more else "plan")
     assert refused.exit_code == 2, refused.output
     check_refused(refused, **facts)

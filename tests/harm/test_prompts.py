@@ -16,7 +16,7 @@ from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
 from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, UsageError
-from hydraopt.harm import judge as judge_module
+from hydraopt.harm import answers as answers_module
 from hydraopt.harm import prompts as prompts_module
 from hydraopt.harm.judge import AnswerJudge
 from hydraopt.harm.prompts import read_prompts
@@ -191,13 +191,13 @@ def test_a_text_begins_as_the_tokenizer_begins_it(around: str, text: str) -> Non
 
 def test_answers_are_asked_for_once(base, folders, monkeypatch) -> None:
     asked = []
-    real = judge_module.answered
+    real = answers_module.answered
 
     def answered(model, tokenizer, prompts, *more):
         asked.append(len(prompts))
         return real(model, tokenizer, prompts, *more)
 
-    monkeypatch.setattr(judge_module, "answered", answered)
+    monkeypatch.setattr(answers_module, "answered", answered)
     for _ in range(2):
         judge = AnswerJudge(str(base), read_adapters(folders), {"fr": PROMPTS})
         judge.sensitivities()

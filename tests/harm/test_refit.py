@@ -12,16 +12,15 @@ import torch
 
 from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.model import place
 from hydraopt.bundle.harm import Harm
 from hydraopt.coding.records import read_record
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import AlignmentError, NumericalError, UsageError
-from hydraopt.harm import lesson
+from hydraopt.harm import lesson, training
 from hydraopt.harm import refit as module
 from hydraopt.harm.drift import Drift, drift_of, reference_of
-from hydraopt.harm.lesson import Lesson
-from hydraopt.harm.refit import refit, split_answers
+from hydraopt.harm.lesson import Lesson, Teacher, teacher_of
+from hydraopt.harm.refit import refit
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 from tests.basemodel.cases import PATHS, factors_of, texts_of
 from tests.marks import FORM_CASES, slow
@@ -66,9 +65,14 @@ def parts(make_adapter, tmp_path_factory: pytest.TempPathFactory):
 def learned(model, texts, original, coded, how: HarmSettings, start: int = 0):
     """Records at the stops of the course that begins with one of the starts."""
     sides, rate = list(module._starts(coded, original, how))[start]
-    lesson = Lesson.of(model, texts, place(model, original), how.texts)
+    lesson = Lesson.of(model, [Teacher(original, texts)], how.texts)
     course = dataclasses.replace(how, rate=rate)
     return list(module._course(model, lesson, {}, sides, course, lambda step: None))
+
+
+def refitted(model, texts, original, coded, more=(), **rest):
+    """Records of a refit by one teacher, whose answers these are."""
+    return refit(model, [teacher_of(original, texts, more)], original, coded, **rest)
 
 
 def harm_of(model, texts, original, records) -> Harm:
@@ -78,9 +82,8 @@ def harm_of(model, texts, original, records) -> Harm:
 
 def held_out_harm(model, texts, original, coded, records, more=()) -> tuple[Harm, Harm]:
     """Harm on the answers that judge a refit, of what was coded and with these records."""
-    _, judging, others = split_answers(texts, more)
     old = {path: x.record for path, x in coded.items()}
-    given = model, [*judging, *others], original
+    given = model, teacher_of(original, texts, more).judging, original
     return harm_of(*given, old), harm_of(*given, {**old, **records})
 
 
@@ -88,12 +91,13 @@ def test_less_harm_on_what_was_held_out(trained, parts) -> None:
     model, tokenizer = trained
     original, coded = parts
     texts = texts_of(tokenizer, 24)
-    made = refit(model, texts, original, coded, settings=SHORT)
+    made = refitted(model, texts, original, coded, settings=SHORT)
     before, after = held_out_harm(model, texts, original, coded, made)
     assert after.likely < before.likely
     assert after.kl < 0.9 * before.kl
     judges = texts[DEFAULT_HARM.held_out - 1 :: DEFAULT_HARM.held_out]
-    assert split_answers(texts, ())[1:] == (judges, [])
+    teacher = teacher_of(original, texts)
+    assert (teacher.judging, teacher.further) == (judges, 0)
     assert made.keys() == coded.keys()
 
 
@@ -103,7 +107,7 @@ def test_logits_that_are_not_finite_are_refused(trained, parts, monkeypatch):
     original, coded = parts
     monkeypatch.setattr(Drift, "is_finite", False)
     with raises(NumericalError, expected="finite numbers"):
-        refit(model, texts_of(tokenizer, 24), original, coded, settings=BRIEF)
+        refitted(model, texts_of(tokenizer, 24), original, coded, settings=BRIEF)
 
 
 @pytest.mark.slow
@@ -115,10 +119,11 @@ def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
     texts = texts_of(tokenizer, 40)
     few, empty = texts[:8], Encoded(texts[0].prompt, ())
     more = [*texts[8:], empty]
-    helped = refit(model, few, original, coded, settings=BRIEF, more=more)
+    helped = refitted(model, few, original, coded, settings=BRIEF, more=more)
     # All of the first, and two of the others.
     judging = [*few, texts[8 + 8], texts[8 + 24]]
-    assert [x for part in split_answers(few, more)[1:] for x in part] == judging
+    teacher = teacher_of(original, few, more)
+    assert (teacher.judging, teacher.further) == (judging, 2)
     before, after = held_out_harm(model, few, original, coded, helped, more)
     assert before.answers == after.answers == 10
     assert after.kl < before.kl
@@ -126,15 +131,17 @@ def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
     monkeypatch.setattr(
         Lesson,
         "of",
-        lambda model, seen, *rest: learned.append(list(seen)) or of(model, seen, *rest),
+        lambda model, teachers, texts: (
+            learned.append(teachers[0].answers) or of(model, teachers, texts)
+        ),
     )
-    refit(model, few, original, coded, settings=BRIEF, more=[*texts[8:], empty])
+    refitted(model, few, original, coded, settings=BRIEF, more=[*texts[8:], empty])
     assert learned == [[x for x in texts[8:] if x not in judging[8:]]]
-    refit(model, few, original, coded, settings=BRIEF, more=[*texts[8:], few[0]])
+    refitted(model, few, original, coded, settings=BRIEF, more=[*texts[8:], few[0]])
     assert few[0] not in learned[1]  # it judges, and is there twice
     assert learned[1]
-    with raises(UsageError, got=8):
-        refit(model, texts[:1] * 8, original, coded)
+    with raises(UsageError, got=2):
+        refitted(model, texts[:1] * 8, original, coded)
 
 
 @pytest.mark.slow
@@ -143,8 +150,8 @@ def test_others_do_not_outvote_the_first(trained, parts, monkeypatch) -> None:
     original, coded = parts
     texts = texts_of(tokenizer, 40)
     asked = {"settings": BRIEF, "more": texts[8:]}
-    assert refit(model, texts[:8], original, coded, **asked)
-    drift, only = module._drift, Drift.only
+    assert refitted(model, texts[:8], original, coded, **asked)
+    drift, only = training.Judges.drift, Drift.only
     changes = []
 
     def counted(*given):
@@ -161,12 +168,12 @@ def test_others_do_not_outvote_the_first(trained, parts, monkeypatch) -> None:
         odd = np.where(told.row % 2, 10.0, -9.5)
         return told if self is changes[0] else dataclasses.replace(told, kl=told.kl + odd)
 
-    monkeypatch.setattr(module, "_drift", counted)
+    monkeypatch.setattr(training.Judges, "drift", counted)
     monkeypatch.setattr(Drift, "only", worse)
-    assert refit(model, texts[:8], original, coded, **asked) == {}
+    assert refitted(model, texts[:8], original, coded, **asked) == {}
     changes.clear()
     monkeypatch.setattr(Drift, "only", by_chance)
-    assert refit(model, texts[:8], original, coded, **asked)
+    assert refitted(model, texts[:8], original, coded, **asked)
 
 
 @pytest.mark.parametrize("halves", [False, slow(True)], indirect=True)
@@ -177,7 +184,7 @@ def test_never_worse_and_in_the_same_ways_over_the_same_bases(
     model, tokenizer = trained
     original, coded = coded_of(make_adapter, tmp_path, "60%", form)
     texts = texts_of(tokenizer, 16)
-    made = refit(
+    made = refitted(
         model, texts, original, coded, settings=HarmSettings(steps=2, stops=(1, 2), rate=0.02)
     )
     before, after = held_out_harm(model, texts, original, coded, made)
@@ -201,7 +208,7 @@ def test_nothing_is_kept_that_does_not_help(trained, parts, monkeypatch) -> None
     original, coded = parts
     texts = texts_of(tokenizer, 16)
     wild = HarmSettings(steps=4, stops=(2, 4), rate=5.0, coded_rate=5.0)
-    assert refit(model, texts, original, coded, settings=wild) == {}
+    assert refitted(model, texts, original, coded, settings=wild) == {}
 
 
 @pytest.mark.parametrize("helps", [False, True])
@@ -223,7 +230,7 @@ def test_what_keeps_nothing_starts_again_from_what_is_coded(
     )
     how = HarmSettings(steps=48, stops=(8, 16, 24, 48), rate=0.003, coded_rate=0.03)
     said: list[tuple[int, int]] = []
-    made = refit(
+    made = refitted(
         model, texts, original, coded, settings=how, told=lambda *steps: said.append(steps)
     )
     assert begun == ([0.003] if helps else [0.003, 0.03])
@@ -231,7 +238,7 @@ def test_what_keeps_nothing_starts_again_from_what_is_coded(
     before, after = held_out_harm(model, texts, original, coded, made)
     assert after.kl < before.kl
     once = dataclasses.replace(how, coded_rate=None)
-    assert bool(refit(model, texts, original, coded, settings=once)) == helps
+    assert bool(refitted(model, texts, original, coded, settings=once)) == helps
 
 
 def test_of_the_coded_parts_nothing_is_lost_before_the_first_step(trained, parts) -> None:
@@ -249,22 +256,24 @@ def test_the_best_stop_is_kept(trained, parts, monkeypatch) -> None:
     original, coded = parts
     texts = texts_of(tokenizer, 24)
     before = {path: x.record for path, x in coded.items()}
-    best = refit(model, texts, original, coded, settings=BRIEF)
+    best = refitted(model, texts, original, coded, settings=BRIEF)
     assert best
     for tried in ([before, best, before], [best, before]):
         monkeypatch.setattr(module, "_course", lambda *_, t=tried: iter(t))
-        assert refit(model, texts, original, coded) is best
+        assert refitted(model, texts, original, coded) is best
 
 
 def test_a_stop_without_finite_numbers_is_left_out(trained, parts, monkeypatch) -> None:
     model, tokenizer = trained
     original, coded = parts
     texts = texts_of(tokenizer, 24)
-    best = refit(model, texts, original, coded, settings=BRIEF)
-    drifts, drift = iter((None, SimpleNamespace(is_finite=False))), module._drift
-    monkeypatch.setattr(module, "_drift", lambda *given: next(drifts, None) or drift(*given))
+    best = refitted(model, texts, original, coded, settings=BRIEF)
+    drifts, drift = iter((None, SimpleNamespace(is_finite=False))), training.Judges.drift
+    monkeypatch.setattr(
+        training.Judges, "drift", lambda *given: next(drifts, None) or drift(*given)
+    )
     monkeypatch.setattr(module, "_course", lambda *_: iter(({}, best)))
-    assert refit(model, texts, original, coded) is best
+    assert refitted(model, texts, original, coded) is best
 
 
 @pytest.mark.parametrize("more", [True, slow(False)])
@@ -274,8 +283,8 @@ def test_less_kl_counts_unless_surely_more_answers_change(
     model, tokenizer = trained
     original, coded = parts
     texts = texts_of(tokenizer, 24)
-    monkeypatch.setattr(module, "surely_changes_more", lambda before, after: more)
-    made = refit(model, texts, original, coded, settings=BRIEF)
+    monkeypatch.setattr(training, "surely_changes_more", lambda before, after: more)
+    made = refitted(model, texts, original, coded, settings=BRIEF)
     assert bool(made) == (not more)
 
 
@@ -287,7 +296,7 @@ def test_a_refit_can_be_repeated_and_the_model_stays(trained, parts) -> None:
     how = HarmSettings(steps=8, stops=(8,), rate=0.02, stages=1)
     (first,), (again,) = (learned(model, texts, original, coded, how) for _ in range(2))
     assert all(np.array_equal(again[p].factors.B, x.factors.B) for p, x in first.items())
-    refit(model, texts, original, coded, settings=how)
+    refitted(model, texts, original, coded, settings=how)
     assert all(torch.equal(x, weights[name]) for name, x in model.state_dict().items())
     assert not any(x.requires_grad for x in model.parameters())
 
@@ -311,6 +320,6 @@ def test_too_few_answers_and_other_modules_are_refused(trained, parts) -> None:
     texts = texts_of(tokenizer, 16)
     for few in ([], texts[:3], [Encoded(x.prompt, ()) for x in texts]):
         with pytest.raises(UsageError):
-            refit(model, few, original, coded)
+            refitted(model, few, original, coded)
     with raises(AlignmentError, got="no such module", expected="(32, 32)"):
-        refit(model, texts, {"x.y": original[PATHS[0]]}, coded)
+        refitted(model, texts, {"x.y": original[PATHS[0]]}, coded)

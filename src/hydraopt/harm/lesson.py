@@ -1,4 +1,4 @@
-"""Training data of a refit: the original's answers, and its hidden states at each token."""
+"""Training data of a refit: the originals' answers, and their hidden states at each token."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from hydraopt.basemodel.batches import batch_of_each, batches_of
 from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens
 from hydraopt.basemodel.model import (
     Placed,
+    TaskFactors,
     attached,
     hidden_states,
     logits_of,
+    place,
 )
 from hydraopt.basemodel.products import has_bfloat16
 from hydraopt.capacity import most_memory
+from hydraopt.harm.drift import held_out, held_out_of_more
+from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 
-__all__ = ["Lesson", "learner_of", "learns_in"]
+__all__ = ["Lesson", "Teacher", "learner_of", "learns_in", "teacher_of"]
 
 _TOKENS: Final = 64
 """Tokens whose logits are in memory at once: with a large vocabulary they are most of it."""
@@ -63,62 +67,101 @@ def learns_in(model: Any) -> torch.dtype:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """An original adapter and its answers.
+
+    original: B (m, r) with the scale inside, A (r, n), by module path.
+    answers: prompts with its answers as targets, to learn from.
+    judging: others, to judge by.
+    further: of ``judging``, the number of last ones that must not outvote the first ones: they may
+        be training rows.
+    """
+
+    original: TaskFactors
+    answers: Sequence[Encoded]
+    judging: Sequence[Encoded] = ()
+    further: int = 0
+
+
+def teacher_of(
+    original: TaskFactors,
+    answers: Sequence[Encoded],
+    more: Sequence[Encoded] = (),
+    settings: HarmSettings = DEFAULT_HARM,
+) -> Teacher:
+    """Return a teacher, its answers split into those to learn from and those that judge.
+
+    answers: prompts with the original's answers as targets.
+    more: others, perhaps to prompts of its training.
+
+    Copies of a judge are removed from the training set, which may become empty. The more there are
+    of ``more``, the more of ``answers`` judge, and then of ``more`` as well
+    (:func:`hydraopt.harm.drift.held_out`, ``held_out_of_more``).
+    """
+    others = [x for x in more if x.target]
+    learned_from, judged_by = held_out(answers, len(others), settings)
+    spoken = len(learned_from) + len(judged_by)
+    besides = held_out_of_more(len(judged_by), spoken, len(others), settings)
+    judging, too = [answers[i] for i in judged_by], [others[i] for i in besides]
+    asked = {*judging, *too}
+    seen = [x for x in (*(answers[i] for i in learned_from), *others) if x not in asked]
+    return Teacher(original, seen, [*judging, *too], len(too))
+
+
+@dataclass(frozen=True)
+class _Page:
+    """A batch of a teacher's answers.
+
+    aim (N, width): inputs of the teacher's output layer; None where they are recomputed on demand.
+    original: the teacher's factors on the model.
+    """
+
+    batch: Batch
+    aim: Tensor | None
+    original: Placed
+
+
+@dataclass(frozen=True)
 class Lesson:
     """Training data of a refit.
 
-    batches: answers of similar length.
-    aims (N, width): for each batch, the inputs of the original's output layer; None where they are
-        recomputed on demand.
-    original: the original's factors on the model.
+    pages: batches of answers of similar length, of one teacher each.
     tokens: the next tokens that matter. Others are not computed, because a large vocabulary takes
         most of the time.
     """
 
-    batches: list[Batch]
-    aims: list[Tensor | None]
-    original: Placed
+    pages: list[_Page]
     tokens: Tensor
 
     @classmethod
-    def of(
-        cls,
-        model: Any,
-        answers: Sequence[Encoded],
-        original: Placed,
-        texts: int,
-        judging: Sequence[Encoded] = (),
-    ) -> Lesson:
+    def of(cls, model: Any, teachers: Sequence[Teacher], texts: int) -> Lesson:
         """Prepare a lesson.
 
-        answers: prompts with the original's answers.
-        original: the original's factors on the model.
         texts: texts per batch; fewer if they are long, because a gradient stores all activations.
-        judging: other answers whose tokens matter too.
         """
-        by_length = sorted(answers, key=len)
-        groups = [by_length[i : i + texts] for i in range(0, len(by_length), texts)]
-        batches = batch_of_each(model, [part for group in groups for part in _split(group)])
-        aims: list[Tensor | None] = []
-        seen, room = list[Tensor](), KEPT
-        for batch in batches:
-            aim = _aim(model, batch, original)
-            seen += [batch.labels, _likely_tokens(model, aim, original)]
-            room -= aim.nbytes
-            aims.append(aim if room >= 0 else None)
-        for _, batch in batches_of(model, judging):
-            aim = _aim(model, batch, original)
-            seen += [batch.labels, _likely_tokens(model, aim, original)]
+        pages, seen, room = list[_Page](), list[Tensor](), KEPT
+        for teacher in teachers:
+            original = place(model, teacher.original)
+            batches = _batches(model, teacher.answers, texts)
+            judging = [batch for _, batch in batches_of(model, teacher.judging)]
+            for number, batch in enumerate((*batches, *judging)):
+                aim = _aim(model, batch, original)
+                seen += [batch.labels, _likely_tokens(model, aim, original)]
+                if number < len(batches):
+                    room -= aim.nbytes
+                    pages.append(_Page(batch, aim if room >= 0 else None, original))
         tokens: Tensor = torch.cat(seen).unique()  # type: ignore[no-untyped-call]
-        return cls(batches, aims, original, tokens)
+        return cls(pages, tokens)
 
     def learn(self, model: Any, placed: Placed, number: int) -> None:
-        """Add the gradients of the KL per answer, mean over the answers of a batch.
+        """Add the gradients of the KL per answer, mean over the answers of a page.
 
         placed: B (m, k) and A (k, n) by path; those of the output layer get no gradients.
         """
-        batch, aim = self.batches[number], self.aims[number]
+        page = self.pages[number]
+        batch, aim = page.batch, page.aim
         if aim is None:
-            aim = _aim(model, batch, self.original)
+            aim = _aim(model, batch, page.original)
         dtype = aim.dtype
         with attached(model, {path: (b.to(dtype), a.to(dtype)) for path, (b, a) in placed.items()}):
             hidden = hidden_states(model, batch).float()
@@ -127,7 +170,7 @@ class Lesson:
         answers = int(batch.row.max()) + 1
         for start in range(0, len(leaf), _TOKENS):
             with torch.no_grad():
-                want = self._chances(model, aim[start : start + _TOKENS], self.original)
+                want = self._chances(model, aim[start : start + _TOKENS], page.original)
             got = self._chances(model, leaf[start : start + _TOKENS], placed)
             kl = F.kl_div(got, want, log_target=True, reduction="sum")
             torch.autograd.backward(kl / answers)
@@ -135,6 +178,13 @@ class Lesson:
 
     def _chances(self, model: Any, hidden: Tensor, placed: Placed) -> Tensor:
         return logits_of(model, hidden, placed, self.tokens).log_softmax(-1)
+
+
+def _batches(model: Any, answers: Sequence[Encoded], texts: int) -> list[Batch]:
+    """Return all answers in batches of similar length, ``texts`` in each or fewer long ones."""
+    by_length = sorted(answers, key=len)
+    groups = [by_length[i : i + texts] for i in range(0, len(by_length), texts)]
+    return batch_of_each(model, [part for group in groups for part in _split(group)])
 
 
 def _split(texts: Sequence[Encoded]) -> Iterator[list[Encoded]]:

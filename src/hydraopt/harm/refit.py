@@ -30,65 +30,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import Placed, TaskFactors, of_head, place
 from hydraopt.basemodel.writing import not_finite
 from hydraopt.coding.forms import Way
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule, Recoded, recode
 from hydraopt.errors import UsageError, explain
-from hydraopt.harm.drift import (
-    Drift,
-    Reference,
-    drift_of,
-    held_out,
-    held_out_of_more,
-    reference_of,
-    surely_changes_more,
-    surely_drifts_more,
-)
-from hydraopt.harm.lesson import Lesson, learner_of
+from hydraopt.harm.lesson import Lesson, Teacher, learner_of
+from hydraopt.harm.training import Judges, descend
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.linalg.svd import halved, thin
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 
-__all__ = ["NOT_TRAINED", "descend", "refit", "split_answers"]
+__all__ = ["NOT_TRAINED", "refit"]
 
 NOT_TRAINED: Final = "what is coded cannot be trained on the adapter's answers"
 """Error message for logits that are not finite."""
 
-_WARM: Final = 5
-"""Steps in which the rate rises to its full value."""
-
-
-def descend(
-    how: HarmSettings, learned: Sequence[Tensor], batches: int, learn: Callable[[int, int], None]
-) -> Iterator[int]:
-    """Take the steps of a refit with Adam, and yield the number of each after it is done.
-
-    learned: leaves that require a gradient.
-    batches: number of batches to draw from.
-    learn: called with the step, 1 for the first, and its batch; adds the gradients.
-    """
-    optimizer = torch.optim.Adam(learned, lr=how.rate, betas=(0.9, 0.98))
-    order, waiting = np.random.default_rng(0), list[int]()
-    for step in range(1, how.steps + 1):
-        waiting = waiting or order.permutation(batches).tolist()
-        falling = 1 - (step - 1) / how.steps
-        optimizer.param_groups[0]["lr"] = how.rate * min(step / _WARM, 1.0) * falling
-        optimizer.zero_grad()
-        learn(step, waiting.pop())
-        optimizer.step()
-        yield step
-
 
 def refit(
     model: Any,
-    answers: Sequence[Encoded],
-    original: TaskFactors,
+    teachers: Sequence[Teacher],
+    adapter: TaskFactors,
     coded: Mapping[str, CodedModule],
-    more: Sequence[Encoded] = (),
     told: Callable[[int, int], None] | None = None,
     settings: HarmSettings = DEFAULT_HARM,
 ) -> dict[str, PartsRecord]:
@@ -96,27 +61,22 @@ def refit(
 
     Returns records by module path; none if no trial is better than before on held-out answers.
 
-    answers: prompts with the original's answers as targets.
-    original: B (m, r) with the scale inside, A (r, n), by module path.
-    more: others to learn from. The more there are, the more of ``answers`` judge, and then of these
-        as well (:func:`hydraopt.harm.drift.held_out`, ``held_out_of_more``).
+    teachers: the original, or the originals of all tasks that the content serves.
+    adapter: what was coded, as the teachers' factors: of one teacher, its own.
     told: called after every step with the steps done and the maximum.
 
     Raises UsageError for too few answers, AlignmentError for modules that are not linear,
     NumericalError for logits that are not finite.
     """
-    seen, judging, others = split_answers(answers, more, settings)
-    if not judging or not seen:
-        raise _too_few(answers, settings)
+    if not all(x.answers and x.judging for x in teachers):
+        raise _too_few(teachers, settings)
     learner = learner_of(model)
-    by = [*judging, *others]
-    lesson = Lesson.of(learner, seen, place(learner, original), settings.texts, by)
-    judges = reference_of(model, by, original, lesson.tokens)
-    first = _drift(model, judges, {p: x.record for p, x in coded.items()})
+    lesson = Lesson.of(learner, teachers, settings.texts)
+    judges = Judges.of(model, teachers, lesson)
+    first = judges.drift({p: x.record.factors for p, x in coded.items()})
     if not first.is_finite:
         raise not_finite(NOT_TRAINED)
     least = first.summary().harm.kl
-    of_first = range(len(judging))  # others, perhaps training rows, do not outvote these
     still = of_head(model, coded)
     trained = {path: x for path, x in coded.items() if path not in still}
     held = {path: x.record for path, x in coded.items() if path in still}
@@ -124,26 +84,25 @@ def refit(
         return {}
     fixed = place(learner, {path: (x.factors.B, x.factors.A) for path, x in held.items()})
     records = dict[str, PartsRecord]()
-    for start, (sides, rate) in enumerate(_starts(trained, original, settings)):
+    for start, (sides, rate) in enumerate(_starts(trained, adapter, settings)):
         later = _later(told, start * settings.steps, settings.steps)
         for tried in _course(learner, lesson, fixed, sides, replace(settings, rate=rate), later):
-            drift = _drift(model, judges, {**held, **tried})
+            drift = judges.drift({p: x.factors for p, x in (held | tried).items()})
             if not drift.is_finite:
                 continue
             kl = drift.summary().harm.kl
-            outvoted = surely_drifts_more(first.only(of_first), drift.only(of_first))
-            if kl < least and not outvoted and not surely_changes_more(first, drift):
+            if kl < least and not judges.outvoted(first, drift):
                 least, records = kl, tried
         if records:
             break
     return records
 
 
-def _too_few(answers: Sequence[Encoded], settings: HarmSettings) -> UsageError:
+def _too_few(teachers: Sequence[Teacher], settings: HarmSettings) -> UsageError:
     return UsageError(
         explain(
             "too few answers to refit",
-            got=sum(bool(x.target) for x in answers),
+            got=min(len(x.answers) + len(x.judging) for x in teachers),
             expected=f"at least {settings.held_out} to different prompts",
             do="Give more prompts of the task",
         )
@@ -155,31 +114,6 @@ def _later(
 ) -> Callable[[int], None]:
     """Return a callback that reports this start's steps. before: steps of earlier starts."""
     return lambda step: told(before + step, before + steps) if told else None
-
-
-def split_answers(
-    answers: Sequence[Encoded], more: Sequence[Encoded], settings: HarmSettings = DEFAULT_HARM
-) -> tuple[list[Encoded], list[Encoded], list[Encoded]]:
-    """Split answers into the training set, the judges in ``answers`` and the judges in ``more``.
-
-    Copies of a judge are removed from the training set, which may become empty.
-    """
-    others = [x for x in more if x.target]
-    learned_from, judged_by = held_out(answers, len(others), settings)
-    spoken = len(learned_from) + len(judged_by)
-    besides = held_out_of_more(len(judged_by), spoken, len(others), settings)
-    judging, too = [answers[i] for i in judged_by], [others[i] for i in besides]
-    asked = {*judging, *too}
-    seen = [x for x in (*(answers[i] for i in learned_from), *others) if x not in asked]
-    return seen, judging, too
-
-
-def _drift(model: Any, judges: Reference, records: Mapping[str, PartsRecord]) -> Drift:
-    factors = {path: (x.factors.B, x.factors.A) for path, x in records.items()}
-    return drift_of(model, judges, factors)
-
-
-# --- training ---------------------------------------------------------------------------------
 
 
 def _course(
@@ -206,7 +140,7 @@ def _course(
 
     learned = [x for side in sides.values() for x in (side.left, side.right)]
     holds = _holds(list(sides), how)
-    for step in descend(how, learned, len(lesson.batches), learn):
+    for step in descend(how, learned, len(lesson.pages), learn):
         for path in holds.get(step, ()):
             sides[path].hold()
         told(step)

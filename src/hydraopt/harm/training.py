@@ -1,0 +1,83 @@
+"""Training on answers: the steps, and the held-out answers that judge a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hydraopt.harm.drift import (
+    Drift,
+    Reference,
+    drift_of,
+    joined,
+    reference_of,
+    surely_changes_more,
+    surely_drifts_more,
+)
+from hydraopt.harm.lesson import Lesson, Teacher
+from hydraopt.linalg.shapes import Factors
+from hydraopt.merging.look import HarmSettings
+
+__all__ = ["Judges", "descend"]
+
+_WARM: Final = 5
+"""Steps in which the rate rises to its full value."""
+
+
+def descend(
+    how: HarmSettings, learned: Sequence[Tensor], batches: int, learn: Callable[[int, int], None]
+) -> Iterator[int]:
+    """Take the steps of a refit with Adam, and yield the number of each after it is done.
+
+    learned: leaves that require a gradient.
+    batches: number of batches to draw from.
+    learn: called with the step, 1 for the first, and its batch; adds the gradients.
+    """
+    optimizer = torch.optim.Adam(learned, lr=how.rate, betas=(0.9, 0.98))
+    order, waiting = np.random.default_rng(0), list[int]()
+    for step in range(1, how.steps + 1):
+        waiting = waiting or order.permutation(batches).tolist()
+        falling = 1 - (step - 1) / how.steps
+        optimizer.param_groups[0]["lr"] = how.rate * min(step / _WARM, 1.0) * falling
+        optimizer.zero_grad()
+        learn(step, waiting.pop())
+        optimizer.step()
+        yield step
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Held-out answers of all teachers.
+
+    first: indices of those that further ones must not outvote.
+    """
+
+    model: Any
+    references: Sequence[Reference]
+    first: Sequence[int]
+
+    @classmethod
+    def of(cls, model: Any, teachers: Sequence[Teacher], lesson: Lesson) -> Judges:
+        """Prepare the answers; next tokens other than the lesson's are not compared."""
+        first, start, references = list[int](), 0, list[Reference]()
+        for x in teachers:
+            references.append(reference_of(model, x.judging, x.original, lesson.tokens))
+            first += range(start, start + len(x.judging) - x.further)
+            start += len(x.judging)
+        return cls(model, references, first)
+
+    def drift(self, factors: Mapping[str, Factors]) -> Drift:
+        """Return the drift of all answers under other factors."""
+        given = {path: (x.B, x.A) for path, x in factors.items()}
+        return joined([drift_of(self.model, x, given) for x in self.references])
+
+    def outvoted(self, before: Drift, after: Drift) -> bool:
+        """Return whether a drift with less KL is worse all the same."""
+        if surely_drifts_more(before.only(self.first), after.only(self.first)):
+            return True
+        return surely_changes_more(before, after)
