@@ -4,19 +4,18 @@
     python -m benchmarks.quality together --tasks TASKS --only slots --share 0.0125
 
 Each group of adapters is stored twice in the same number of bytes, --share of their fp16. "apart"
-is one bundle of all, refitted on prompts. "together" is one adapter for all: from the SVD of their
-mean it is trained by the KL divergence from each original at the tokens of its own answers to the
-same prompts, then merged alone, without a refit. "trained" is that adapter before it is coded.
-Both see the first prompts of the validation split and then of the training split. Judged on the
-originals' own answers to the first rows of the test split: answers that change, and KL an answer in
-nats. Saved after each group; a second call continues.
+is one bundle of all, refitted on prompts. "together" is one adapter for all, trained to keep the
+answers of each original to the same prompts, coded and refitted as the others; "trained" is that
+adapter before it is coded, "coded" without a refit. Prompts are the first rows of the validation
+split and then of the training split. Judged on the originals' own answers to the first rows of the
+test split: answers that change, and KL an answer in nats. Saved after each group; a second call
+continues.
 Writes benchmarks/results/quality/together.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
@@ -33,23 +31,26 @@ from benchmarks.quality.few_prompts import real_prompts
 from benchmarks.quality.prompt_ways import mean_interval
 from benchmarks.quality.sets import recipe_of
 from hydraopt.adapters import Adapter, read_adapter
-from hydraopt.basemodel.encoding import Encoded, encode_prompt, prompt_text
-from hydraopt.basemodel.model import TaskFactors, load_model, place
+from hydraopt.basemodel.encoding import encode_prompt, prompt_text
+from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.writing import answered
+from hydraopt.coding.records import PartsRecord
 from hydraopt.collection.opening import open_bundle
 from hydraopt.evaluate.taskfile import named_task, read_task_file
 from hydraopt.harm.drift import Drift, drift_of, reference_of
 from hydraopt.harm.judge import AnswerJudge
-from hydraopt.harm.lesson import Lesson, learner_of
-from hydraopt.harm.refit import descend
-from hydraopt.linalg.svd import halved, thin
-from hydraopt.merging.look import DEFAULT_HARM
+from hydraopt.harm.lesson import teacher_of
+from hydraopt.harm.refit import refit
+from hydraopt.harm.together import trained_together
+from hydraopt.linalg.shapes import Factors
+from hydraopt.merging.look import Look
 from hydraopt.merging.merge import merge
+from hydraopt.merging.rewrite import CodedModules
 from zoo.bases import base_folder, find_base
 from zoo.lora import write_peft
 from zoo.recipe import read_recipe
 
-__all__ = ["compared", "main", "mean_start"]
+__all__ = ["compared", "main"]
 
 Result = dict[str, Any]
 _LANGUAGES: Final = {
@@ -68,58 +69,6 @@ GROUPS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 }
 """Set and adapters of each group."""
 _LEAST: Final = 1e-9
-
-
-def mean_start(originals: Sequence[TaskFactors], rank: int) -> dict[str, tuple[Any, Any]]:
-    """Return the best factors of this rank of the mean of adapters, both sides of one length.
-
-    originals: B (m, r) with the scale inside, A (r, n), by module path.
-    """
-    found = {}
-    for path in sorted({path for factors in originals for path in factors}):
-        pairs = [factors[path] for factors in originals if path in factors]
-        left = np.concatenate([np.asarray(b, np.float64) for b, _ in pairs], axis=1)
-        right = np.concatenate([np.asarray(a, np.float64) for _, a in pairs])
-        whole = thin(left / len(originals), right)
-        made = halved(whole.U, whole.s, whole.V.T, min(rank, int(whole.s.size)))
-        found[path] = made.B, made.A
-    return found
-
-
-def trained(
-    model: Any,
-    lessons: Sequence[tuple[Sequence[Encoded], TaskFactors]],
-    start: Mapping[str, tuple[Any, Any]],
-    steps: int,
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Train factors to give all answers; a step is on the answers of one adapter.
-
-    lessons: answers of each original, and its factors.
-    """
-    learner = learner_of(model)
-    how = dataclasses.replace(DEFAULT_HARM, steps=steps)
-    books = [Lesson.of(learner, x, place(learner, factors), how.texts) for x, factors in lessons]
-    pages = [(book, number) for book in books for number in range(len(book.batches))]
-    sides: dict[str, list[tuple[Tensor, float]]] = {}
-    for path, pair in start.items():
-        tensors = [torch.tensor(x, dtype=torch.float32) for x in pair]
-        units = [float(x.square().mean().sqrt()) or 1.0 for x in tensors]
-        sides[path] = [
-            ((x / unit).requires_grad_(), unit) for x, unit in zip(tensors, units, strict=True)
-        ]
-
-    def placed() -> dict[str, tuple[Tensor, Tensor]]:
-        return {p: (b * unit, a * other) for p, ((b, unit), (a, other)) in sides.items()}
-
-    def learn(_step: int, batch: int) -> None:
-        book, number = pages[batch]
-        book.learn(learner, placed(), number)
-
-    leaves = [x for pair in sides.values() for x, _ in pair]
-    for step in descend(how, leaves, len(pages), learn):
-        if step % 50 == 0:
-            print(f"  step {step} of {steps}", flush=True)
-    return {path: (b.detach(), a.detach()) for path, (b, a) in placed().items()}
 
 
 def compared(drifts: Mapping[str, Drift], others: Mapping[str, Drift]) -> Result:
@@ -167,30 +116,36 @@ def factors_in(task: Any) -> dict[str, tuple[Any, Any]]:
     return {p: (x.B.astype("f4"), x.A.astype("f4")) for p, x in task.factors().items()}
 
 
+def written(factors: Mapping[str, Factors], folder: Path, args: argparse.Namespace) -> Adapter:
+    """Return an adapter of these factors, rounded to float16."""
+    pairs = {p: (torch.tensor(x.B), torch.tensor(x.A)) for p, x in factors.items()}
+    write_peft(folder, pairs, hub_id=args.hub_id, alpha=args.rank, dtype=torch.float16)
+    return read_adapter(folder)
+
+
 def measured(group: str, adapters: Sequence[Adapter], args: argparse.Namespace) -> Result:
     """Return bytes and drifts of a group, by way and adapter, and the comparison."""
     model, tokenizer = args.loaded
     prompts = {x.name: real_prompts(x, args.tasks, args.prompts) for x in adapters}
     judge = AnswerJudge(args.base, adapters, prompts, refits=True, loaded=args.loaded)
     originals = {x.name: {p: y.factors() for p, y in x.modules.items()} for x in adapters}
-    answers = {x: [y for y in judge.answers(x) if y.target] + judge.lessons(x) for x in originals}
     whole = sum(2 * x.numbers for x in adapters)
     apart, spent = bundled(adapters, f"{args.share:%}", args.place, look=judge.look)
     ways = {"apart": {x: factors_in(apart[x]) for x in originals}}
-    start = mean_start(list(originals.values()), args.rank)
-    lessons = [(answers[x], originals[x]) for x in originals]
-    alone = trained(model, lessons, start, args.steps * len(adapters))
-    folder = args.place / group
-    write_peft(folder, alone, hub_id=args.hub_id, alpha=args.rank, dtype=torch.float16)
-    one = read_adapter(folder)
-    together, coded = bundled([one], f"{spent / (2 * one.numbers):%}", args.place)
-    whole_one, coded_one = (
-        {p: x.factors() for p, x in one.modules.items()},
-        factors_in(next(iter(together.values()))),
-    )
-    for name in originals:
-        ways.setdefault("trained", {})[name] = whole_one
-        ways.setdefault("together", {})[name] = coded_one
+    teachers = [teacher_of(originals[x], judge.answers(x), judge.lessons(x)) for x in originals]
+    one = written(trained_together(model, teachers, args.rank), args.place / group, args)
+    factors = {path: x.factors() for path, x in one.modules.items()}
+
+    def refitted(_task: str, modules: CodedModules) -> Mapping[str, PartsRecord]:
+        return refit(model, teachers, factors, modules())
+
+    size = f"{spent / (2 * one.numbers):%}"
+    ways["trained"] = dict.fromkeys(originals, factors)
+    sizes = {"apart": spent}
+    for way, look in (("coded", Look()), ("together", Look(refit=refitted))):
+        bundle, sizes[way] = bundled([one], size, args.place, look=look)
+        coded = factors_in(next(iter(bundle.values())))
+        ways[way] = dict.fromkeys(originals, coded)
     drifts: dict[str, dict[str, Drift]] = {way: {} for way in ways}
     for adapter in adapters:
         name, language, _ = named_task(adapter.name, adapter.source.parent, args.tasks)
@@ -202,7 +157,7 @@ def measured(group: str, adapters: Sequence[Adapter], args: argparse.Namespace) 
         for way, by_task in ways.items():
             drifts[way][adapter.name] = drift_of(model, reference, by_task[adapter.name])
     result = {
-        "bytes": {"apart": spent, "together": coded, "fp16": whole},
+        "bytes": {**sizes, "fp16": whole},
         "together_less_apart": compared(drifts["together"], drifts["apart"]),
         "ways": {way: {x: said(y) for x, y in by.items()} for way, by in drifts.items()},
     }
@@ -221,7 +176,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--share", type=float, default=0.02)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=100, help="for each adapter of a group")
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--output", type=Path, default=QUALITY)
     args = parser.parse_args(arguments)
@@ -229,17 +183,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args.place.mkdir(parents=True, exist_ok=True)
     file = args.output / "together.json"
     head = provenance("one content for alike tasks against their own", seed=0)
-    about = {"code": package_hash(), "prompts": args.prompts, "steps": args.steps}
-    known = json.loads(file.read_text()) if file.is_file() else {}
-    results: list[Result] = known.get("groups", [])
+    about = {"code": package_hash(), "prompts": args.prompts}
     for group in args.only:
         name, members = GROUPS[group]
         setting = {"group": group, "share": args.share, "rank": args.rank, **about}
-        if any(all(x[key] == value for key, value in setting.items()) for x in results):
+        if any(all(x[key] == value for key, value in setting.items()) for x in groups_in(file)):
             continue
         recipe = read_recipe(recipe_of(name))
         args.base, args.hub_id = str(base_folder(recipe.base)), find_base(recipe.base).hub_id
         args.loaded = load_model(args.base)
         adapters = [x for x in original_adapters(name, some=True) if x.name in members]
-        results.append({**setting, **measured(group, adapters, args)})
-        save_json(file, {**head, "count": args.rows, "groups": results})
+        result = {**setting, **measured(group, adapters, args)}
+        save_json(file, {**head, "count": args.rows, "groups": [*groups_in(file), result]})
+
+
+def groups_in(file: Path) -> list[Result]:
+    """Return the groups of a result file, which another process may have written meanwhile."""
+    groups: list[Result] = json.loads(file.read_text())["groups"] if file.is_file() else []
+    return groups
