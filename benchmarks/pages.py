@@ -52,6 +52,7 @@ BLOCKS: Mapping[str, Path] = {
     "started": _EVIDENCE / "index.md",
     "measures": _EVIDENCE / "index.md",
     "growth": _EVIDENCE / "index.md",
+    "equal kl": _EVIDENCE / "rivals.md",
     "verdict": _EVIDENCE / "rivals.md",
     "bd-rate": _EVIDENCE / "rivals.md",
     "methods in pictures": _EVIDENCE / "rivals.md",

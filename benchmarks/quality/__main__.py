@@ -15,6 +15,7 @@ COMMANDS = (
     "measures",
     "known_start",
     "few_prompts",
+    "equal_kl",
     "together",
     "growth",
     "heads",

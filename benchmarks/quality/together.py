@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--output", type=Path, default=QUALITY)
     args = parser.parse_args(arguments)
-    args.place = ROOT / "build" / "together"
+    args.place = ROOT / "build" / "together" / args.only[0]
     args.place.mkdir(parents=True, exist_ok=True)
     file = args.output / "together.json"
     head = provenance("one content for alike tasks against their own", seed=0)

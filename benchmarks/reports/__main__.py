@@ -21,6 +21,7 @@ REPORTS = (
     "bdrate",
     "chunks",
     "default",
+    "equal_kl",
     "evidence",
     "every_method",
     "few",

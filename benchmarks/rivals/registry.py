@@ -68,6 +68,7 @@ RIVALS = (
     Rival("nf4", "QLoRA's 16 levels, arXiv 2305.14314", rows=True),
     Rival("svd", "truncated SVDs in fp16, by rank or by energy", rows=True),
     Rival("svd_group", "truncated SVDs, then 4 bits in groups", rows=True),
+    Rival("coded_svd", "SVDs rounded with one slope, in a range code", rows=True),
     Rival("loraquant", "LoRAQuant, arXiv 2510.26690", rows=True),
     Rival("jd", "Compress then Serve, full and diagonal, arXiv 2407.00066", rows=True),
     Rival("heads", "HydraOpt as published, arXiv 2507.17706", rows=True),

@@ -1,0 +1,132 @@
+"""Bytes of rivals at the KL of hydraopt, task by task on the same rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.common import QUALITY
+from benchmarks.pages import Table
+from benchmarks.quality.sets import METHOD
+from benchmarks.reports.bdrate import frontier
+from benchmarks.reports.tables import MISSING, table
+
+__all__ = ["SECTIONS", "TABLES", "factors", "interval"]
+
+Values = NDArray[np.float64]
+Tasks = Mapping[str, Mapping[str, Values]]
+"""By task and label, (rows, 2): whether an answer changes, and its KL."""
+_SAMPLES: Final = 1000
+_LEAST: Final = 1e-9
+
+
+def _results() -> Iterator[tuple[str, dict[str, Any], Tasks]]:
+    for file in sorted(QUALITY.glob("*.equal-kl.json")):
+        result = json.loads(file.read_text())
+        tasks = {
+            name: {label: np.array(rows, np.float64) for label, rows in by.items()}
+            for name, by in result["tasks"].items()
+        }
+        yield file.name.partition(".")[0], result["methods"], tasks
+
+
+def factors(
+    methods: Mapping[str, Mapping[str, Any]],
+    tasks: Tasks,
+    rival: str,
+    label: str,
+    pick: NDArray[np.int64] | None = None,
+) -> list[float]:
+    """Return the log of a rival's bytes over hydraopt's at the KL of one of its sizes, by task.
+
+    The rival's curve is log bytes over log KL through its sizes, linear between them; a task whose
+    KL it does not reach is left out. pick: rows to take, modulo the number of a task's rows.
+    """
+    found = []
+    for by_label in tasks.values():
+        if label not in by_label:
+            continue
+        kl = {}
+        for name, values in by_label.items():
+            rows = values[:, 1] if pick is None else values[pick[: len(values)] % len(values), 1]
+            kl[name] = max(float(rows.mean()), _LEAST)
+        mine = [x for x, about in methods.items() if about["method"] == rival and x in kl]
+        curve = [(math.log(y), math.log(x)) for x, y in _frontier(methods, kl, mine)]
+        wanted = math.log(kl[label])
+        if curve and curve[0][0] <= wanted <= curve[-1][0]:
+            logs, sizes = zip(*curve, strict=True)
+            found.append(float(np.interp(wanted, logs, sizes)) - math.log(methods[label]["share"]))
+    return found
+
+
+def _frontier(
+    methods: Mapping[str, Mapping[str, Any]], kl: Mapping[str, float], labels: Sequence[str]
+) -> list[tuple[float, float]]:
+    """(share of fp16, KL) of a method's sizes, the largest size first."""
+    return frontier([(methods[x]["share"], kl[x]) for x in labels])[::-1]
+
+
+def interval(
+    methods: Mapping[str, Mapping[str, Any]], tasks: Tasks, rival: str, label: str
+) -> tuple[float, float, float, int]:
+    """Return the geometric mean of the factors, its 95 % interval, and the number of tasks.
+
+    The interval is of a bootstrap over tasks and over rows, rows of one number in all tasks
+    together: in several languages they are translations of each other.
+    """
+    whole, rng = factors(methods, tasks, rival, label), np.random.default_rng(0)
+    most = max(len(values) for by in tasks.values() for values in by.values())
+    means = []
+    for _ in range(_SAMPLES // 10):
+        sampled = factors(methods, tasks, rival, label, rng.integers(0, most, most))
+        for _ in range(10 if sampled else 0):
+            means.append(float(np.mean(rng.choice(sampled, len(sampled)))))
+    low, high = np.exp(np.quantile(means, [0.025, 0.975]))
+    return math.exp(float(np.mean(whole))), float(low), float(high), len(whole)
+
+
+def at_equal_kl() -> str:
+    """Return for each set and rival the factor of bytes at the KL of each size of hydraopt."""
+    lines, sizes = [], dict[str, None]()
+    for name, methods, tasks in _results():
+        mine = {x["setting"]: label for label, x in methods.items() if x["method"] == METHOD}
+        sizes.update(dict.fromkeys(mine))
+        for rival in dict.fromkeys(x["method"] for x in methods.values()):
+            if rival == METHOD:
+                continue
+            cells = {}
+            for size, label in mine.items():
+                if 2 * len(factors(methods, tasks, rival, label)) > len(tasks):
+                    mean, low, high, count = interval(methods, tasks, rival, label)
+                    cells[size] = f"{mean:.2f} [{low:.2f}, {high:.2f}] ({count})"
+            lines.append((f"`{name}`, {len(tasks)}", rival, cells))
+    if not lines:
+        return MISSING
+    head = ["set, tasks", "rival", *(f"at the KL of {x}" for x in sizes)]
+    return table(head, [[a, b, *(cells.get(x, "-") for x in sizes)] for a, b, cells in lines])
+
+
+def every_size() -> Table:
+    """Return KL and changed answers of every method and size, means over the tasks."""
+    lines: list[list[object]] = []
+    for name, methods, tasks in _results():
+        for label, about in methods.items():
+            values = [by[label] for by in tasks.values() if label in by]
+            kl = [max(float(x[:, 1].mean()), _LEAST) for x in values]
+            changed = 100 * float(np.mean([x[:, 0].mean() for x in values]))
+            rows = sum(len(x) for x in values)
+            about_it = [name, len(values), rows, about["method"], about["setting"]]
+            means = [f"{np.mean(kl):.3g}", f"{math.exp(float(np.mean(np.log(kl)))):.3g}"]
+            share = f"{100 * about['share']:.2f}"
+            lines.append([*about_it, about["bytes"], share, *means, f"{changed:.2f}"])
+    head = ["set", "tasks", "rows", "method", "setting", "bytes", "of_fp16_pct"]
+    return [*head, "kl_mean", "kl_geometric", "changed_pct"], lines
+
+
+SECTIONS = {"equal kl": at_equal_kl}
+TABLES = {"equal-kl.csv": every_size}

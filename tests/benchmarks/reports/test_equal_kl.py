@@ -1,0 +1,51 @@
+"""Bytes at equal KL: the factor between two curves, task by task."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks.reports.equal_kl import factors, interval
+
+SHARES = {"a": 0.1, "b": 0.05, "r1": 0.4, "r2": 0.2, "r3": 0.05}
+METHODS = {
+    label: {"method": "rival" if label[0] == "r" else "hydraopt", "setting": label, "share": share}
+    for label, share in SHARES.items()
+}
+
+
+def task(scale: float, rows: int = 6):
+    """KL falls as the square of bytes; the rival takes twice the bytes."""
+    of = {"a": 0.1, "b": 0.05, "r1": 0.2, "r2": 0.1, "r3": 0.025}
+    spread = np.linspace(0.5, 1.5, rows)
+    return {
+        label: np.stack([np.zeros(rows), scale * size**-2 * spread], axis=1)
+        for label, size in of.items()
+    }
+
+
+def test_a_rival_that_takes_twice_the_bytes() -> None:
+    tasks = {"x": task(1.0), "y": task(7.0, 4)}
+    for label in "ab":
+        found = factors(METHODS, tasks, "rival", label)
+        assert found == pytest.approx([math.log(2)] * 2)
+    mean, low, high, count = interval(METHODS, tasks, "rival", "a")
+    assert (mean, low, high, count) == (*(pytest.approx(2.0),) * 3, 2)
+
+
+def test_a_kl_that_the_rival_does_not_reach_is_left_out() -> None:
+    tasks = {"x": task(1.0), "y": {k: v for k, v in task(1.0).items() if k not in ("r1", "r2")}}
+    assert len(factors(METHODS, tasks, "rival", "a")) == 1
+    assert factors(METHODS, tasks, "other", "a") == []
+    tasks["x"].pop("a")
+    assert factors(METHODS, tasks, "rival", "a") == []
+
+
+def test_rows_count_as_often_as_they_are_drawn() -> None:
+    one = task(1.0, 2)
+    one["b"][0, 1] /= 1.5
+    (whole,) = factors(METHODS, {"x": one}, "rival", "b")
+    (without,) = factors(METHODS, {"x": one}, "rival", "b", np.array([1, 1]))
+    assert without < whole
