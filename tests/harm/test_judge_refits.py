@@ -192,6 +192,31 @@ def test_harm_apart_is_of_what_no_twin_learns_from(
     assert measured(judge, "de", factors_of(1, 0.02)).harm.held_out
 
 
+def test_tasks_of_equal_content_are_learned_from_together(
+    trained, make_adapter, tmp_path, monkeypatch
+) -> None:
+    names = ("de", "fr", "other")
+    adapters = read_adapters(
+        [make_adapter(tmp_path / x, factors_of(x == "other", 0.02)) for x in names]
+    )
+    asked = {
+        name: [Encoded((1, 2 + i), ()) for i in range(16 + 4 * k)] for k, name in enumerate(names)
+    }
+    taught = []
+
+    def refit(model, teachers, adapter, modules, told, settings):
+        taught.append([len(x.answers) + len(x.judging) for x in teachers])
+        return {}
+
+    monkeypatch.setattr(judge_module, "refit", refit)
+    judge = AnswerJudge(
+        "nowhere", adapters, asked, refits=True, loaded=trained, memory=JsonCache(None)
+    )
+    for name in names:
+        judge.refit(name, dict)
+    assert taught == [[16, 20], [20, 16], [24]]
+
+
 def test_that_nothing_helped_is_remembered_too(
     judge_of, make_adapter, tmp_path, trainings, monkeypatch
 ) -> None:
