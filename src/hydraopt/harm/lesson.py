@@ -109,7 +109,7 @@ def teacher_of(
 
 
 @dataclass(frozen=True)
-class _Page:
+class _Taught:
     """A batch of a teacher's answers.
 
     aim (N, width): inputs of the teacher's output layer; None where they are recomputed on demand.
@@ -130,7 +130,7 @@ class Lesson:
         most of the time.
     """
 
-    pages: list[_Page]
+    pages: list[_Taught]
     tokens: Tensor
 
     @classmethod
@@ -139,7 +139,7 @@ class Lesson:
 
         texts: texts per batch; fewer if they are long, because a gradient stores all activations.
         """
-        pages, seen, room = list[_Page](), list[Tensor](), KEPT
+        pages, seen, room = list[_Taught](), list[Tensor](), KEPT
         for teacher in teachers:
             original = place(model, teacher.original)
             batches = _batches(model, teacher.answers, texts)
@@ -149,7 +149,7 @@ class Lesson:
                 seen += [batch.labels, _likely_tokens(model, aim, original)]
                 if number < len(batches):
                     room -= aim.nbytes
-                    pages.append(_Page(batch, aim if room >= 0 else None, original))
+                    pages.append(_Taught(batch, aim if room >= 0 else None, original))
         tokens: Tensor = torch.cat(seen).unique()  # type: ignore[no-untyped-call]
         return cls(pages, tokens)
 

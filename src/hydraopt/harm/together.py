@@ -26,7 +26,7 @@ from hydraopt.linalg.shapes import Factors
 from hydraopt.linalg.svd import halved, thin
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 
-__all__ = ["mean_of", "steps_together", "trained_together"]
+__all__ = ["mean_of", "trained_together"]
 
 _STEPS: Final = 100
 """Steps per teacher."""
@@ -50,11 +50,6 @@ def mean_of(originals: Sequence[TaskFactors], rank: int) -> dict[str, Factors]:
     return found
 
 
-def steps_together(teachers: int) -> int:
-    """Return the number of steps for so many teachers."""
-    return _STEPS * teachers
-
-
 def trained_together(
     model: Any,
     teachers: Sequence[Teacher],
@@ -69,15 +64,15 @@ def trained_together(
     the held-out answers drift least.
 
     told: called after every step with the steps done and their number.
-    steps: Default :func:`steps_together`.
+    steps: number of steps. Default 100 per teacher.
 
     Raises NumericalError for logits that are not finite.
     """
-    steps = steps or steps_together(len(teachers))
+    steps = steps or _STEPS * len(teachers)
     learner = learner_of(model)
     lesson = Lesson.of(learner, teachers, settings.texts)
     judges = Judges.of(model, teachers, lesson)
-    sides = {p: _Sides(x) for p, x in mean_of([x.original for x in teachers], rank).items()}
+    sides = {p: _Leaves(x) for p, x in mean_of([x.original for x in teachers], rank).items()}
 
     def learn(_step: int, page: int) -> None:
         placed: Placed = {path: x.factors() for path, x in sides.items()}
@@ -98,7 +93,7 @@ def trained_together(
     return best
 
 
-class _Sides:
+class _Leaves:
     """Both sides of a module while they are trained.
 
     leaves: B (m, r) and A (r, n) in units of their root mean square at the start.
