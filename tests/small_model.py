@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from hydraopt.basemodel.encoding import collate, encode_row
-from hydraopt.basemodel.model import hidden_states, logits_of
+from hydraopt.basemodel.logits import logits_of
+from hydraopt.basemodel.model import hidden_states
 
 LEARNED = Path(__file__).with_name("small_model.safetensors")
 """What a model has learned of ROWS, made with ATEN_CPU_CAPABILITY=avx2 by

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hydraopt.basemodel.encoding import Batch, Encoded, collate, encode_row, prompt_text
-from hydraopt.basemodel.model import as_the_model_does, hidden_states, logits_of
+from hydraopt.basemodel.logits import as_the_model_does, logits_of
+from hydraopt.basemodel.model import hidden_states
 from zoo.tasks import Row
 
 __all__ = [

@@ -38,7 +38,8 @@ from benchmarks.common import ROOT, provenance, write_result
 from benchmarks.speed.footprint import resident_bytes
 from benchmarks.speed.refusals import BAD, post, problem_of
 from hydraopt import attach, merge
-from hydraopt.basemodel.model import contiguous_head, load_model
+from hydraopt.basemodel.logits import contiguous_head
+from hydraopt.basemodel.model import load_model
 from hydraopt.harm.prompts import read_prompts
 from hydraopt.serve.server import base_name_of
 from zoo.bases import base_folder

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from hydraopt.basemodel.encoding import Encoded, collate
-from hydraopt.basemodel.model import AnyFactors, attached, hidden_states, logits_of, place
+from hydraopt.basemodel.logits import logits_of
+from hydraopt.basemodel.model import AnyFactors, attached, hidden_states, place
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 

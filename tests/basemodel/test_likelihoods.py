@@ -9,7 +9,8 @@ import torch
 from hydraopt.basemodel import likelihoods as likelihoods_module
 from hydraopt.basemodel.encoding import Encoded, collate
 from hydraopt.basemodel.likelihoods import likelihoods
-from hydraopt.basemodel.model import attached, hidden_states, logits_of, place
+from hydraopt.basemodel.logits import logits_of
+from hydraopt.basemodel.model import attached, hidden_states, place
 
 SHARED = tuple(range(40, 70))
 TEXTS = [

@@ -19,14 +19,8 @@ from transformers import (
 
 from hydraopt import read_adapters
 from hydraopt.basemodel.encoding import Encoded, collate
-from hydraopt.basemodel.model import (
-    attached,
-    check_logits,
-    hidden_states,
-    logits_of,
-    of_head,
-    place,
-)
+from hydraopt.basemodel.logits import check_logits, logits_of
+from hydraopt.basemodel.model import attached, hidden_states, of_head, place
 from hydraopt.basemodel.sensitivity import looks, sensitivities
 from hydraopt.basemodel.writing import answered, generate
 from hydraopt.errors import UsageError

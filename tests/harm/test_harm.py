@@ -91,7 +91,8 @@ def test_kl_is_that_of_the_whole_answer(trained, said) -> None:
     """By hand, for one answer, in float64."""
 
     from hydraopt.basemodel.encoding import collate
-    from hydraopt.basemodel.model import hidden_states, logits_of
+    from hydraopt.basemodel.logits import logits_of
+    from hydraopt.basemodel.model import hidden_states
 
     model, _ = trained
     original, other = factors_of(0), noisy(factors_of(0), 0.1)

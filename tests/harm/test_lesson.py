@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from hydraopt.basemodel.encoding import collate
-from hydraopt.basemodel.model import attached, hidden_states, logits_of, place
+from hydraopt.basemodel.logits import logits_of
+from hydraopt.basemodel.model import attached, hidden_states, place
 from hydraopt.harm import lesson as lesson_module
 from hydraopt.harm.lesson import Lesson, Teacher, learner_of
 from tests.basemodel.cases import factors_of, texts_of

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from hydraopt.basemodel.batches import batches_of
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.model import Placed, attached, hidden_states, logits_of
+from hydraopt.basemodel.logits import logits_of
+from hydraopt.basemodel.model import Placed, attached, hidden_states
 
 __all__ = ["likelihoods"]
 

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from hydraopt.basemodel.encoding import Encoded, batches_by_tokens, collate
+from hydraopt.basemodel.logits import logits_of
 from hydraopt.basemodel.model import (
     BATCH_TOKENS,
     TaskFactors,
     attached,
     hidden_states,
-    logits_of,
     misfit,
     of_head,
     place,

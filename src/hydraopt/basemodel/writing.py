@@ -12,14 +12,8 @@ import torch
 from torch import Tensor
 
 from hydraopt.basemodel.encoding import Encoded, batches_by_tokens, left_padded
-from hydraopt.basemodel.model import (
-    BATCH_TOKENS,
-    Placed,
-    TaskFactors,
-    attached_in_blocks,
-    contiguous_head,
-    place,
-)
+from hydraopt.basemodel.logits import contiguous_head
+from hydraopt.basemodel.model import BATCH_TOKENS, Placed, TaskFactors, attached_in_blocks, place
 from hydraopt.basemodel.positions import limits_within, positions_of
 from hydraopt.basemodel.rowcache import RowCache
 from hydraopt.errors import NumericalError, UsageError, explain

@@ -14,14 +14,9 @@ from typing import Any, Final
 
 from hydraopt import __version__
 from hydraopt.basemodel.loading import base_hash
+from hydraopt.basemodel.logits import check_logits
 from hydraopt.basemodel.memory import JsonCache, key_of
-from hydraopt.basemodel.model import (
-    TaskFactors,
-    check_logits,
-    factors_key,
-    load_classifier,
-    load_model,
-)
+from hydraopt.basemodel.model import TaskFactors, factors_key, load_classifier, load_model
 from hydraopt.basemodel.positions import positions_of
 from hydraopt.basemodel.products import products_of
 from hydraopt.basemodel.writing import NotFiniteError

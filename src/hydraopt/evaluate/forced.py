@@ -18,7 +18,8 @@ from torch import Tensor
 
 from hydraopt.basemodel.batches import batches_of
 from hydraopt.basemodel.encoding import Batch, Encoded
-from hydraopt.basemodel.model import Placed, attached, hidden_states, logits_of
+from hydraopt.basemodel.logits import logits_of
+from hydraopt.basemodel.model import Placed, attached, hidden_states
 from hydraopt.harm.divergence import divergence
 
 __all__ = ["ForcedRow", "Numbers", "forced"]

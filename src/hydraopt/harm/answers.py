@@ -13,8 +13,9 @@ from hydraopt.adapters import Adapter
 from hydraopt.adapters.beyond import beyond_linear
 from hydraopt.basemodel.encoding import Encoded, encode_prompt
 from hydraopt.basemodel.loading import base_hash
+from hydraopt.basemodel.logits import check_logits
 from hydraopt.basemodel.memory import JsonCache, are_answers, cache_folder, key_of, versions
-from hydraopt.basemodel.model import TaskFactors, check_logits, load_model
+from hydraopt.basemodel.model import TaskFactors, load_model
 from hydraopt.basemodel.positions import check_prompt, reads_of
 from hydraopt.basemodel.writing import NotFiniteError, answered, ends_of, not_finite
 from hydraopt.errors import UsageError, explain

@@ -24,15 +24,8 @@ from torch import Tensor
 
 from hydraopt.basemodel.batches import batches_of
 from hydraopt.basemodel.encoding import Batch, Encoded
-from hydraopt.basemodel.model import (
-    Placed,
-    TaskFactors,
-    attached,
-    hidden_states,
-    logits_of,
-    of_head,
-    place,
-)
+from hydraopt.basemodel.logits import logits_of
+from hydraopt.basemodel.model import Placed, TaskFactors, attached, hidden_states, of_head, place
 from hydraopt.bundle.harm import Harm
 from hydraopt.harm.divergence import divergence, split_likely
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings, MeasuredHarm

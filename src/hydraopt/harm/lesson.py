@@ -13,14 +13,8 @@ from torch.nn import functional as F
 
 from hydraopt.basemodel.batches import batch_of_each, batches_of
 from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens
-from hydraopt.basemodel.model import (
-    Placed,
-    TaskFactors,
-    attached,
-    hidden_states,
-    logits_of,
-    place,
-)
+from hydraopt.basemodel.logits import logits_of
+from hydraopt.basemodel.model import Placed, TaskFactors, attached, hidden_states, place
 from hydraopt.basemodel.products import has_bfloat16
 from hydraopt.capacity import most_memory
 from hydraopt.harm.drift import held_out, held_out_of_more

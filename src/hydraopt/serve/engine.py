@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hydraopt.basemodel.model import contiguous_head
+from hydraopt.basemodel.logits import contiguous_head
 from hydraopt.basemodel.rowcache import RowCache
 from hydraopt.basemodel.writing import ends_of
 from hydraopt.errors import HydraoptError, TaskNotFoundError, UsageError, explain

@@ -8,7 +8,8 @@ import torch
 
 from benchmarks.quality.damage_measures import CANDIDATES, _blocks, candidates
 from hydraopt.basemodel.encoding import encode_row
-from hydraopt.basemodel.model import attached, hidden_states, logits_of, place
+from hydraopt.basemodel.logits import logits_of
+from hydraopt.basemodel.model import attached, hidden_states, place
 from hydraopt.basemodel.sensitivity import look, self_written, sensitivities
 from hydraopt.linalg.svd import thin
 from tests.small_model import INSTRUCTION, ROWS
