@@ -27,7 +27,14 @@ from benchmarks.quality.evidence import original_adapters
 from benchmarks.quality.harness.judging import prompts_of_rows
 from benchmarks.quality.sets import recipe_of
 from benchmarks.rivals import registry
-from benchmarks.rivals.base import Compressor, ReadBack, folder_bytes, pack, tasks_of
+from benchmarks.rivals.base import (
+    Compressor,
+    ReadBack,
+    folder_bytes,
+    pack,
+    relative_errors,
+    tasks_of,
+)
 from benchmarks.rivals.compare import ours
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.model import load_model
@@ -62,6 +69,13 @@ def packed(
             (folder / "done").touch()
         found[row.label] = ReadBack(row, folder, list(tasks))
     return found
+
+
+def mean_error(adapters: Sequence[Adapter], read: ReadBack) -> float:
+    """Return the relative error of dW, mean over the adapters."""
+    tasks = tasks_of(adapters)
+    errors = (relative_errors({x: tasks[x]}, {x: read[x]})[x] for x in tasks)
+    return float(np.mean(list(errors)))
 
 
 def measured(
@@ -108,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "setting": row.setting,
             "bytes": folder_bytes(place / row.label),
             "share": round(folder_bytes(place / row.label) / fp16, 6),
+            "error": round(mean_error(adapters, methods[row.label]), 6),
         }
         for row in rows
     }

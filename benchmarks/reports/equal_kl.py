@@ -123,8 +123,9 @@ def every_size() -> Table:
             about_it = [name, len(values), rows, about["method"], about["setting"]]
             means = [f"{np.mean(kl):.3g}", f"{math.exp(float(np.mean(np.log(kl)))):.3g}"]
             share = f"{100 * about['share']:.2f}"
-            lines.append([*about_it, about["bytes"], share, *means, f"{changed:.2f}"])
-    head = ["set", "tasks", "rows", "method", "setting", "bytes", "of_fp16_pct"]
+            sizes = [about["bytes"], share, f"{about['error']:.4f}"]
+            lines.append([*about_it, *sizes, *means, f"{changed:.2f}"])
+    head = ["set", "tasks", "rows", "method", "setting", "bytes", "of_fp16_pct", "error"]
     return [*head, "kl_mean", "kl_geometric", "changed_pct"], lines
 
 
