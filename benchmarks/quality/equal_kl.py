@@ -134,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = {**before["methods"], **sizes} if same else sizes
     tasks: dict[str, dict[str, Any]] = before["tasks"] if same else {}
     args.loaded = load_model(str(base_folder(recipe.base)))
+    save_json(file, {**head, **about, "methods": sizes, "tasks": tasks})
     for adapter in (x for x in adapters if not args.only or x.name in args.only):
         mine = tasks.setdefault(adapter.name, {})
         todo = {label: read for label, read in methods.items() if label not in mine}
