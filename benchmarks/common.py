@@ -118,9 +118,11 @@ def bundle_hash() -> str:
 
 
 @functools.cache
-def package_hash() -> str:
-    """Hash of the package's source: another merge may come of another source."""
-    files = sorted((ROOT / "src" / "hydraopt").rglob("*.py"))
+def package_hash(*others: str) -> str:
+    """Hash of the package's source: another merge may come of another source. others: folders
+    whose source decides too."""
+    folders = [ROOT / x for x in ("src/hydraopt", *others)]
+    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 

@@ -112,27 +112,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [ours(adapters, size) for size in args.sizes]
     for name in args.rivals:
         rows += importlib.import_module(f"benchmarks.rivals.{name}").rows(scene)
-    code = package_hash()
+    code = package_hash("benchmarks/rivals")
     place = ROOT / "build" / "equal-kl" / f"{args.set}-{code[:12]}"
     methods = packed(rows, adapters, place)
-    fp16 = 2 * sum(x.numbers for x in adapters)
-    sizes = {
-        row.label: {
-            "method": row.method,
-            "setting": row.setting,
-            "bytes": folder_bytes(place / row.label),
-            "share": round(folder_bytes(place / row.label) / fp16, 6),
-            "error": round(mean_error(adapters, methods[row.label]), 6),
-        }
-        for row in rows
-    }
     file = args.output / f"{args.set}.equal-kl.json"
     head = provenance(f"{args.set}: KL of hydraopt and of rivals by size", seed=0)
     about = {"count": args.rows, "code": code}
     before = json.loads(file.read_text()) if file.is_file() else {}
-    same = all(before.get(key) == value for key, value in about.items())
-    sizes = {**before["methods"], **sizes} if same else sizes
-    tasks: dict[str, dict[str, Any]] = before["tasks"] if same else {}
+    if any(before.get(key) != value for key, value in about.items()):
+        before = {"methods": {}, "tasks": {}}
+    tasks: dict[str, dict[str, Any]] = before["tasks"]
+    sizes: dict[str, Any] = before["methods"]
+    fp16 = 2 * sum(x.numbers for x in adapters)
+    for row in (x for x in rows if x.label not in sizes):
+        size = folder_bytes(place / row.label)
+        sizes[row.label] = {
+            "method": row.method,
+            "setting": row.setting,
+            "bytes": size,
+            "share": round(size / fp16, 6),
+            "error": round(mean_error(adapters, methods[row.label]), 6),
+        }
     args.loaded = load_model(str(base_folder(recipe.base)))
     save_json(file, {**head, **about, "methods": sizes, "tasks": tasks})
     for adapter in (x for x in adapters if not args.only or x.name in args.only):

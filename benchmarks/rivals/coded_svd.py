@@ -1,19 +1,20 @@
-"""Truncated SVDs of each adapter, rounded with one slope and entropy-coded.
+"""An SVD of every module of each adapter, rounded and entropy-coded.
 
-What a careful competitor would write: the parts of every module's SVD, rounded with steps that cost
-the same error for a bit everywhere, a dead zone, the right side fitted again to the rounded left
-one, and the integers in a range code with a normal model (the library constriction, Bamler 2022,
-arXiv 2201.01741). The step of an entry of b_i is that of dW over |a_i|, and the reverse; norms are
-stored in quarters of an octave, and give the spreads of the integers as well. Steps are relative to
-the adapter's |dW|.
+What a careful competitor would write. The singular vectors b and a of a part, each of the length of
+the root of its singular value, are rounded by a step over that length, so that one more bit removes
+about the same error of dW anywhere; small entries become zero. The right side is fitted to the
+rounded left one before it is rounded. A range coder (the library constriction, Bamler 2022, arXiv
+2201.01741) writes the integers, with a table of frequencies for each class of spread, counted over
+all adapters. Steps are relative to the adapter's |dW|. Each adapter is coded alone.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import zstandard
@@ -29,63 +30,61 @@ from benchmarks.rivals.base import (
     write_layout,
 )
 from benchmarks.rivals.registry import Scene
-from benchmarks.rivals.svd import cut_by_rank
-from hydraopt.linalg.shapes import Factors
+from hydraopt.linalg.svd import thin
 
-if TYPE_CHECKING:
-    from benchmarks.rivals.taught import Teach
+__all__ = ["NOISES", "as_ours", "coded_svd", "rows"]
 
-__all__ = ["coded_svd", "rows"]
-
-NOISES: Final = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9, 1.2)
+NOISES: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9, 1.2, 1.6, 2.2)
 """Relative errors that uniform rounding of every number by the step would make."""
 _ROUNDS_UP: Final = 0.4
 """Fraction of a step from which an entry goes to the next integer: below 1/2 for a dead zone."""
 _OCTAVE: Final = 4
-"""Steps of a stored norm to an octave."""
-_HEAD: Final = struct.Struct("<II")
-_Sizes = list[tuple[str, int, int, int]]
-"""Of each module its path, m, n and r."""
+"""Steps of a stored length, and classes of spread, to an octave."""
+_LOWEST: Final = -16
+"""Class of the smallest spreads, whose integers are nearly all zero."""
+_Integers = NDArray[np.int32]
 Weigh = Callable[[str, Mapping[str, int]], float]
 """Weight of a squared error in a module, from its path and all heights m by path."""
 
 
-def coded_svd(
-    noise: float,
-    rank: int,
-    weigh: Weigh | None = None,
-    teach: Teach | None = None,
-) -> Compressor:
-    """All parts of each adapter with this noise. weigh: default all alike. teach: moves factors
-    before they are rounded."""
-    cut = cut_by_rank(rank)
+@dataclass(frozen=True)
+class _Rounded:
+    """A module after rounding. lengths (k,): of each side of the parts, in quarters of an octave.
+    left (k, m), right (k, n): integers."""
 
-    def steps(modules: Modules) -> dict[str, float]:
-        energy = sum(double(pair).squared_norm() for pair in modules.values())
-        numbers = sum(b.size + a.size for b, a in modules.values())
-        step = noise * float(np.sqrt(12 * energy / max(numbers, 1)))
-        heights = {path: b.shape[0] for path, (b, _) in modules.items()}
-        return {p: step / np.sqrt(weigh(p, heights) if weigh else 1.0) for p in modules}
+    step: np.float32
+    lengths: NDArray[np.int8]
+    left: _Integers
+    right: _Integers
+
+    def factors(self) -> tuple[Floats, Floats]:
+        unit = (self.step / _length(self.lengths))[:, None]
+        b, a = ((x * unit).astype(np.float32) for x in (self.left, self.right))
+        return np.ascontiguousarray(b.T), a
+
+
+def coded_svd(noise: float, weigh: Weigh | None = None) -> Compressor:
+    """All parts of each adapter with this noise. weigh: default all modules alike."""
 
     def write(tasks: Tasks, folder: Path) -> None:
-        layout: dict[str, Any] = {}
-        for task, modules in cut(tasks).items():
-            step = steps(modules)
-
-            def rounded(given: Modules, step: Mapping[str, float] = step) -> Modules:
-                return {p: _rounded(pair, step[p])[1] for p, pair in given.items()}
-
-            kept = {**modules, **teach(task, modules, rounded)} if teach else modules
-            layout[task] = [[p, b.shape[0], a.shape[1], a.shape[0]] for p, (b, a) in kept.items()]
-            whole = None if teach else tasks[task]
-            (folder / f"{task}.bin").write_bytes(_encoded(kept, step, whole))
-        write_layout(folder, layout)
+        rounded = {x: dict(_rounded_task(modules, noise, weigh)) for x, modules in tasks.items()}
+        counts = _counted(x for modules in rounded.values() for x in modules.values())
+        sizes = {
+            task: [[p, x.left.shape[1], x.right.shape[1], len(x.left)] for p, x in modules.items()]
+            for task, modules in rounded.items()
+        }
+        write_layout(folder, {"sizes": sizes, "counts": counts})
+        for task, modules in rounded.items():
+            (folder / f"{task}.bin").write_bytes(_encoded(list(modules.values()), counts))
 
     def read(folder: Path, task: str) -> Modules:
-        return _decoded((folder / f"{task}.bin").read_bytes(), read_layout(folder)[task])
+        layout = read_layout(folder)
+        counts = {int(key): x for key, x in layout["counts"].items()}
+        sizes = layout["sizes"][task]
+        found = _decoded((folder / f"{task}.bin").read_bytes(), [x[1:] for x in sizes], counts)
+        return {path: x.factors() for (path, *_), x in zip(sizes, found, strict=True)}
 
-    method = "coded svd" + (", weighed" if weigh else "") + (", prompts" if teach else "")
-    return Compressor(method, f"{noise:g}", write, read, of_package=teach is not None)
+    return Compressor("coded svd" + (", weighed" if weigh else ""), f"{noise:g}", write, read)
 
 
 def as_ours(path: str, heights: Mapping[str, int]) -> float:
@@ -98,111 +97,125 @@ def as_ours(path: str, heights: Mapping[str, int]) -> float:
 
 
 def rows(scene: Scene) -> list[Compressor]:
-    return [
-        *(coded_svd(noise, scene.rank) for noise in NOISES),
-        *(coded_svd(noise, scene.rank, as_ours) for noise in NOISES),
-    ]
+    return [coded_svd(noise, weigh) for weigh in (None, as_ours) for noise in NOISES]
 
 
 # --- rounding ---------------------------------------------------------------------------------
 
 
-def _near(norms: Floats) -> NDArray[np.int8]:
-    """Norms in quarters of an octave."""
-    logs = np.rint(_OCTAVE * np.log2(np.maximum(norms, 1e-9)))
-    codes: NDArray[np.int8] = np.clip(logs, -127, 127).astype(np.int8)
-    return codes
+def _rounded_task(
+    modules: Modules, noise: float, weigh: Weigh | None
+) -> Iterator[tuple[str, _Rounded]]:
+    energy = sum(double(pair).squared_norm() for pair in modules.values())
+    numbers = sum(b.size + a.size for b, a in modules.values())
+    step = noise * float(np.sqrt(12 * energy / max(numbers, 1)))
+    heights = {path: b.shape[0] for path, (b, _) in modules.items()}
+    for path, pair in modules.items():
+        mine = step / np.sqrt(weigh(path, heights) if weigh else 1.0)
+        yield path, _rounded(pair, np.float32(mine))
 
 
-def _norms(codes: NDArray[np.int8]) -> Floats:
+def _rounded(pair: tuple[Floats, Floats], step: np.float32) -> _Rounded:
+    whole = double(pair)
+    parts = thin(whole.B, whole.A)
+    logs = np.rint(_OCTAVE * np.log2(np.maximum(np.sqrt(parts.s), 1e-9)))
+    lengths: NDArray[np.int8] = np.clip(logs, -127, 127).astype(np.int8)
+    unit = (step / _length(lengths))[:, None]
+    left = _integers((parts.U * np.sqrt(parts.s)).T / unit)
+    right = np.zeros_like(parts.V.T)
+    used = np.any(left, axis=1)
+    # pinv(B) dW: the least squares of a right side for the rounded left one.
+    some = (left * unit)[used].astype(np.float64).T
+    right[used] = np.linalg.lstsq(some, whole.B, rcond=None)[0] @ whole.A
+    return _Rounded(step, lengths, left, _integers(right / unit))
+
+
+def _length(codes: NDArray[np.int8]) -> Floats:
     return (2.0 ** (codes.astype(np.float64) / _OCTAVE)).astype(np.float32)
 
 
-def _integers(values: Floats) -> NDArray[np.int32]:
-    """Values (k, N) in steps, to integers with a dead zone."""
-    return (np.sign(values) * np.floor(np.abs(values) + _ROUNDS_UP)).astype(np.int32)
-
-
-def _rounded(
-    pair: tuple[Floats, Floats], step: float, whole: Factors | None = None
-) -> tuple[tuple[Any, Any, Any, Any], tuple[Floats, Floats]]:
-    """(codes of norms and integers, both sides), and the factors that they stand for.
-
-    whole: what the right side is fitted to once the left one is rounded; None to leave it.
-    """
-    b, a = pair[0].T, pair[1]
-    norm_b, norm_a = _near(np.linalg.norm(b, axis=1)), _near(np.linalg.norm(a, axis=1))
-    unit_b, unit_a = (step / _norms(x)[:, None] for x in (norm_a, norm_b))
-    left = _integers(b / unit_b)
-    coded_b = left * unit_b
-    if whole is not None:
-        used = np.any(left, axis=1)
-        some = coded_b[used].astype(np.float64)
-        # pinv(B) dW, with dW = whole.B whole.A: the least squares of a right side.
-        fitted = np.linalg.lstsq(some.T, whole.B, rcond=None)[0] @ whole.A
-        a = np.zeros_like(a)
-        a[used] = fitted
-    right = _integers(a / unit_a)
-    return (norm_b, norm_a, left, right), (
-        np.ascontiguousarray(coded_b.T, np.float32),
-        (right * unit_a).astype(np.float32),
-    )
+def _integers(values: NDArray[Any]) -> _Integers:
+    """Values in steps, to integers with a dead zone."""
+    whole: _Integers = (np.sign(values) * np.floor(np.abs(values) + _ROUNDS_UP)).astype(np.int32)
+    return whole
 
 
 # --- the code ---------------------------------------------------------------------------------
 
 
-def _spreads(norm_b: Any, norm_a: Any, step: float, m: int, n: int) -> tuple[Any, Any]:
-    """Standard deviations of the integers of both sides, (k, m) and (k, n)."""
-    both = _norms(norm_b).astype(np.float64) * _norms(norm_a) / step
-    made = [np.maximum(np.repeat(both[:, None] / np.sqrt(x), x, axis=1), 0.02) for x in (m, n)]
-    return made[0], made[1]
+def _classes(step: np.float32, lengths: NDArray[np.int8], size: int) -> NDArray[np.int64]:
+    """Class of the integers of each part, (k,), from what their spread should be."""
+    spread = _length(lengths).astype(np.float64) ** 2 / float(step) / np.sqrt(size)
+    logs = np.rint(_OCTAVE * np.log2(np.maximum(spread, 1e-9))).astype(np.int64)
+    classes: NDArray[np.int64] = np.maximum(logs, _LOWEST)
+    return classes
 
 
-def _encoded(modules: Modules, steps: Mapping[str, float], whole: Modules | None) -> bytes:
+def _by_class(modules: Sequence[_Rounded]) -> dict[int, list[_Integers]]:
+    """Integers of all parts by class, module by module, left before right."""
+    found: dict[int, list[_Integers]] = defaultdict(list)
+    for x in modules:
+        for side in (x.left, x.right):
+            for one, row in zip(_classes(x.step, x.lengths, side.shape[1]), side, strict=True):
+                found[int(one)].append(row)
+    return dict(sorted(found.items()))
+
+
+def _counted(modules: Iterator[_Rounded]) -> dict[int, list[int]]:
+    """Frequencies of -K to K by class."""
+    counts: dict[int, list[int]] = {}
+    for one, side in _by_class(list(modules)).items():
+        values = np.concatenate(side)
+        most = int(np.abs(values).max())
+        counts[one] = np.bincount(values + most, minlength=2 * most + 1).tolist()
+    return counts
+
+
+def _model(counts: Sequence[int]) -> Any:
+    """None for a class that has one integer alone."""
     import constriction
 
-    norms, symbols, spreads = [], [], []
-    for path, pair in modules.items():
-        to = double(whole[path]) if whole else None
-        step = float(np.float32(steps[path]))
-        (norm_b, norm_a, left, right), _ = _rounded(pair, step, to)
-        norms += [np.float32(step).tobytes(), norm_b.tobytes(), norm_a.tobytes()]
-        symbols += [left.ravel(), right.ravel()]
-        m, n = pair[0].shape[0], pair[1].shape[1]
-        spreads += [x.ravel() for x in _spreads(norm_b, norm_a, step, m, n)]
-    every = np.concatenate(symbols)
-    most = int(np.abs(every).max(initial=1))
+    if len(counts) < 2:
+        return None
+    chances = np.array(counts, np.float64)
+    return constriction.stream.model.Categorical(chances / chances.sum(), perfect=False)
+
+
+def _encoded(modules: Sequence[_Rounded], counts: Mapping[int, Sequence[int]]) -> bytes:
+    import constriction
+
     coder = constriction.stream.queue.RangeEncoder()
-    model = constriction.stream.model.QuantizedGaussian(-most, most)
-    coder.encode(every, model, np.zeros(every.size), np.concatenate(spreads))
-    side = zstandard.ZstdCompressor(19).compress(b"".join(norms))
+    for one, side in _by_class(modules).items():
+        if model := _model(counts[one]):
+            coder.encode(np.concatenate(side) + np.int32(len(counts[one]) // 2), model)
+    head = b"".join(x.step.tobytes() + x.lengths.tobytes() for x in modules)
+    side_stream = zstandard.ZstdCompressor(19).compress(head)
     codes: bytes = coder.get_compressed().tobytes()
-    return _HEAD.pack(most, len(side)) + side + codes
+    return len(side_stream).to_bytes(4, "little") + side_stream + codes
 
 
-def _decoded(data: bytes, sizes: _Sizes) -> dict[str, tuple[Floats, Floats]]:
+def _decoded(
+    data: bytes, sizes: Sequence[Sequence[int]], counts: Mapping[int, Sequence[int]]
+) -> list[_Rounded]:
+    """sizes: m, n and the number of parts of each module."""
     import constriction
 
-    most, length = _HEAD.unpack_from(data)
-    side = zstandard.ZstdDecompressor().decompress(data[_HEAD.size : _HEAD.size + length])
-    parts, spreads, at = {}, [], 0
-    for path, m, n, r in sizes:
-        step = float(np.frombuffer(side, np.float32, 1, at)[0])
-        norm_b, norm_a = (np.frombuffer(side, np.int8, r, at + 4 + x) for x in (0, r))
-        parts[path], at = (step, norm_b, norm_a), at + 4 + 2 * r
-        spreads += [x.ravel() for x in _spreads(norm_b, norm_a, step, m, n)]
-    codes = np.frombuffer(data, np.uint32, offset=_HEAD.size + length)
-    decoder = constriction.stream.queue.RangeDecoder(codes)
-    model = constriction.stream.model.QuantizedGaussian(-most, most)
-    every = np.concatenate(spreads)
-    symbols, found = decoder.decode(model, np.zeros(every.size), every), {}
-    at = 0
-    for path, m, n, r in sizes:
-        step, norm_b, norm_a = parts[path]
-        left, right = symbols[at : at + r * m], symbols[at + r * m : at + r * (m + n)]
-        at += r * (m + n)
-        b = left.reshape(r, m) * (step / _norms(norm_a)[:, None])
-        a = right.reshape(r, n) * (step / _norms(norm_b)[:, None])
-        found[path] = np.ascontiguousarray(b.T, np.float32), a.astype(np.float32)
-    return found
+    end = 4 + int.from_bytes(data[:4], "little")
+    head = zstandard.ZstdDecompressor().decompress(data[4:end])
+    modules, at = [], 0
+    for m, n, k in sizes:
+        step = np.frombuffer(head, np.float32, 1, at)[0]
+        lengths = np.frombuffer(head, np.int8, k, at + 4)
+        at += 4 + k
+        modules.append(
+            _Rounded(step, lengths, np.zeros((k, m), np.int32), np.zeros((k, n), np.int32))
+        )
+    decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(data, np.uint32, offset=end))
+    for one, rows_of_class in _by_class(modules).items():
+        if model := _model(counts[one]):
+            values = decoder.decode(model, sum(map(len, rows_of_class)))
+            values = values.astype(np.int32) - np.int32(len(counts[one]) // 2)
+            edges = np.cumsum([len(row) for row in rows_of_class])[:-1]
+            for row, part in zip(rows_of_class, np.split(values, edges), strict=True):
+                row[:] = part
+    return modules

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.rivals import loraquant as loraquant_module
 from benchmarks.rivals.base import folder_bytes, pack, relative_errors
 from benchmarks.rivals.bundles import adapter_of, combined
-from benchmarks.rivals.coded_svd import as_ours, coded_svd
+from benchmarks.rivals.coded_svd import NOISES, as_ours, coded_svd
 from benchmarks.rivals.files import fp16_files, zip_files, zstd_files
 from benchmarks.rivals.group import rounding
 from benchmarks.rivals.heads import head_map, heads
@@ -54,7 +54,7 @@ ROWS = {row.label: row for row in rows_of(Scene(4, 4)) + head_map(4, 4)}
 BETWEEN = {
     *("group_4_bit", "group_3_bit", "svd_rank_2", "svd_25_pct", "svd_10_pct", "svd_5_pct"),
     *("svd+group_25_pct_4_bit", "svd+group_10_pct_4_bit", "loraquant_ratio_0.8"),
-    *(f"coded_svd{x}_{y}" for x in ("", ",_weighed") for y in ("0.2", "0.35", "0.5", "0.7", "0.9")),
+    *(f"coded_svd{x}_{noise:g}" for x in ("", ",_weighed") for noise in NOISES[1:-1]),
     *("jd-full_c=16", "jd-full_c=32", "jd-diag_c=32"),
     *(f"HydraOpt_M={m}_r={r}" for m in (1, 2, 4) for r in (2, 4, 8)),
 }
@@ -220,7 +220,7 @@ def test_a_method_sees_the_factors_as_they_are() -> None:
 
 def test_a_coded_svd_spends_bits_where_the_error_is(tmp_path: Path) -> None:
     given = tasks(2, r=4)
-    rows = [coded_svd(noise, 4) for noise in (0.05, 0.2, 0.8)]
+    rows = [coded_svd(noise) for noise in (0.05, 0.2, 0.8)]
     made = [pack(row, given, tmp_path / row.label) for row in rows]
     sizes = [x.bytes for x in made]
     errors = [max(relative_errors(given, x.factors).values()) for x in made]
@@ -228,7 +228,7 @@ def test_a_coded_svd_spends_bits_where_the_error_is(tmp_path: Path) -> None:
     assert errors == sorted(errors)
     assert errors[0] < 0.06
     # Where a module counts more, its error falls.
-    heavy = coded_svd(0.2, 4, lambda path, _: 9.0 if path == "l.0.q" else 1.0)
+    heavy = coded_svd(0.2, lambda path, _: 9.0 if path == "l.0.q" else 1.0)
     other = pack(heavy, given, tmp_path / "heavy").factors
 
     def wrong(found, path: str) -> float:
