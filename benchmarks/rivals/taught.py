@@ -53,9 +53,9 @@ def taught(
     ValueError for fewer than four answers.
     """
     teacher = teacher_of(original, answers, more)
-    if not teacher.judging:
+    if not teacher.held_out:
         raise ValueError(f"{len(teacher.answers)} answers leave none to judge by")
-    judges = reference_of(model, teacher.judging, original)
+    judges = reference_of(model, teacher.held_out, original)
     best, before = start, drift_of(model, judges, rounded(start))
     least = before.summary().harm.kl
     pupil = _Pupil.of(start)

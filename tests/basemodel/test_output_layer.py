@@ -19,7 +19,7 @@ from transformers import (
 
 from hydraopt import read_adapters
 from hydraopt.basemodel.encoding import Encoded, collate
-from hydraopt.basemodel.logits import check_logits, logits_of
+from hydraopt.basemodel.logits import NextTokens, check_logits, logits_of
 from hydraopt.basemodel.model import attached, hidden_states, of_head, place
 from hydraopt.basemodel.sensitivity import looks, sensitivities
 from hydraopt.basemodel.writing import answered, generate
@@ -69,11 +69,11 @@ def test_a_lesson_has_it_on_both_sides(trained) -> None:
     )
     lesson = Lesson.of(model, [Teacher(original, texts)], len(texts))
     lesson.learn(model, mine, 0)
-    batch = collate(texts)
+    batch, tokens = collate(texts), lesson.among.tokens
     with torch.no_grad(), attached(model, place(model, original)):
-        aim = logits_of(model, hidden_states(model, batch), {})[:, lesson.tokens].log_softmax(-1)
+        aim = logits_of(model, hidden_states(model, batch), {})[:, tokens].log_softmax(-1)
     with attached(model, wanted):
-        got = logits_of(model, hidden_states(model, batch), {})[:, lesson.tokens].log_softmax(-1)
+        got = logits_of(model, hidden_states(model, batch), {})[:, tokens].log_softmax(-1)
     (F.kl_div(got, aim, log_target=True, reduction="sum") / len(texts)).backward()
     for path in factors_of(0):
         torch.testing.assert_close(mine[path][0].grad, wanted[path][0].grad, rtol=1e-3, atol=1e-4)
@@ -160,7 +160,31 @@ def test_logits_are_those_of_the_model(name: str) -> None:
     with torch.no_grad():
         own = model(input_ids=batch.ids).logits.flatten(0, 1)[batch.where]
         ours = logits_of(model, hidden_states(model, batch), {})
+        some = torch.tensor([3, 90, 11])
+        few = logits_of(model, hidden_states(model, batch), {}, NextTokens.of(model, some))
     torch.testing.assert_close(ours, own.float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(few, ours[:, some], rtol=1e-4, atol=1e-5)
+
+
+def test_factors_of_it_count_for_some_tokens(trained) -> None:
+    model, tokenizer = trained
+    texts = texts_of(tokenizer, 4)
+    placed, batch = place(model, with_head(factors_of(0))), collate(texts)
+    with torch.no_grad(), attached(model, place(model, factors_of(0))):
+        hidden = hidden_states(model, batch)
+        some = torch.tensor([200, 4, 17])
+        few = logits_of(model, hidden, placed, NextTokens.of(model, some))
+        whole = logits_of(model, hidden, placed)
+    torch.testing.assert_close(few, whole[:, some], rtol=1e-4, atol=1e-4)
+    said = answered(model, tokenizer, asked_of(tokenizer), with_head(factors_of(0)), 16)
+    original, other = with_head(factors_of(0)), with_head(factors_of(1))
+    every = torch.arange(model.config.vocab_size)
+    one, same = (
+        drift_of(model, reference_of(model, said, original, among), other)
+        for among in (None, every)
+    )
+    np.testing.assert_allclose(one.kl, same.kl, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(one.moved, same.moved, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("how", ["scaled", "headless"])

@@ -106,7 +106,7 @@ def test_what_cannot_be_trained_is_named(judge_of, monkeypatch) -> None:
         raise not_finite(NOT_TRAINED)
 
     monkeypatch.setattr(module, "refit", refit)
-    monkeypatch.setattr(judge, "_teacher", lambda _: Teacher({}, [], []))
+    monkeypatch.setattr(judge, "_taught", lambda _: Teacher({}, []))
     with raises(NumericalError, adapter="fr", expected="finite numbers"):
         judge.refit("fr", dict)
 
@@ -118,7 +118,7 @@ def test_another_error_of_a_refit_is_not_told_as_one_of_logits(judge_of, monkeyp
         raise NumericalError("a record has too many numbers")
 
     monkeypatch.setattr(module, "refit", refit)
-    monkeypatch.setattr(judge, "_teacher", lambda _: Teacher({}, [], []))
+    monkeypatch.setattr(judge, "_taught", lambda _: Teacher({}, []))
     with pytest.raises(NumericalError):
         judge.refit("fr", dict)
 

@@ -33,8 +33,8 @@ def test_the_gradient_is_that_of_the_definition(trained) -> None:
     with attached(model, wanted):
         got = logits_of(model, hidden_states(model, batch), {})
     # Of the next tokens, those that matter alone are compared.
-    assert 1 < len(lesson.tokens) < len(model.get_output_embeddings().weight)
-    target, said = (x[:, lesson.tokens].log_softmax(-1) for x in (aim, got))
+    assert 1 < len(lesson.among.tokens) < len(model.get_output_embeddings().weight)
+    target, said = (x[:, lesson.among.tokens].log_softmax(-1) for x in (aim, got))
     kl = F.kl_div(said, target, log_target=True, reduction="sum") / len(texts)
     kl.backward()
     for path, (b, _) in mine.items():

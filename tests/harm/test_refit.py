@@ -83,7 +83,7 @@ def harm_of(model, texts, original, records) -> Harm:
 def held_out_harm(model, texts, original, coded, records, more=()) -> tuple[Harm, Harm]:
     """Harm on the answers that judge a refit, of what was coded and with these records."""
     old = {path: x.record for path, x in coded.items()}
-    given = model, teacher_of(original, texts, more).judging, original
+    given = model, teacher_of(original, texts, more).held_out, original
     return harm_of(*given, old), harm_of(*given, {**old, **records})
 
 
@@ -97,7 +97,7 @@ def test_less_harm_on_what_was_held_out(trained, parts) -> None:
     assert after.kl < 0.9 * before.kl
     judges = texts[DEFAULT_HARM.held_out - 1 :: DEFAULT_HARM.held_out]
     teacher = teacher_of(original, texts)
-    assert (teacher.judging, teacher.further) == (judges, 0)
+    assert (teacher.judging, teacher.late) == (judges, [])
     assert made.keys() == coded.keys()
 
 
@@ -123,7 +123,7 @@ def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
     # All of the first, and two of the others.
     judging = [*few, texts[8 + 8], texts[8 + 24]]
     teacher = teacher_of(original, few, more)
-    assert (teacher.judging, teacher.further) == (judging, 2)
+    assert (teacher.judging, teacher.late) == (judging[:8], judging[8:])
     before, after = held_out_harm(model, few, original, coded, helped, more)
     assert before.answers == after.answers == 10
     assert after.kl < before.kl

@@ -33,7 +33,7 @@ def teachers_of(tokenizer, seeds=(0, 1)) -> list[Teacher]:
 
 
 def kl(model, teacher: Teacher, factors: dict[str, Factors]) -> float:
-    reference = reference_of(model, teacher.judging, teacher.original)
+    reference = reference_of(model, teacher.answers, teacher.original)
     given = {path: (x.B, x.A) for path, x in factors.items()}
     return drift_of(model, reference, given).summary().harm.kl
 
@@ -59,12 +59,12 @@ def test_it_learns_from_all_and_steps_are_told(trained) -> None:
     teachers = teachers_of(tokenizer)
     told: list[tuple[int, int]] = []
     how = HarmSettings(rate=0.02)
-    made = trained_together(model, teachers, 3, lambda *x: told.append(x), settings=how, steps=24)
-    assert told == [(i + 1, 24) for i in range(24)]
-    start = mean_of([x.original for x in teachers], 3)
+    made = trained_together(model, teachers, 1, lambda *x: told.append(x), settings=how, steps=60)
+    assert told == [(i + 1, 60) for i in range(60)]
+    start = mean_of([x.original for x in teachers], 1)
     before, after = (sum(kl(model, x, factors) for x in teachers) for factors in (start, made))
-    assert after < 0.95 * before
-    assert {x.A.shape for x in made.values()} == {(3, 32)}
+    assert after < 0.8 * before
+    assert {x.A.shape for x in made.values()} == {(1, 32)}
     assert not any(x.requires_grad for x in model.parameters())
 
 

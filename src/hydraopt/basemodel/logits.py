@@ -1,9 +1,10 @@
-"""Output layer: logits of hidden states, as the model's own."""
+"""Output layer: logits of hidden states, equal to the model's own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from hydraopt.basemodel.model import Placed, attached, of_head, states_of
 from hydraopt.errors import UsageError, explain
 
-__all__ = ["as_the_model_does", "check_logits", "contiguous_head", "logits_of"]
+__all__ = ["NextTokens", "as_the_model_does", "check_logits", "contiguous_head", "logits_of"]
 
 _TRIED: Final = 4
 """Number of tokens on which a model's logits are checked."""
@@ -21,26 +22,48 @@ _ALIKE: Final = 0.01
 """Largest difference between logits computed in another order, relative to the largest."""
 
 
-def logits_of(model: Any, hidden: Tensor, placed: Placed, tokens: Tensor | None = None) -> Tensor:
+@dataclass(frozen=True)
+class NextTokens:
+    """Some next tokens, and their rows of the output layer, in float32.
+
+    tokens (k,), weight (k, width), bias (k,) or None.
+    """
+
+    tokens: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, model: Any, tokens: Tensor) -> NextTokens:
+        """Copy the rows."""
+        layer = model.get_output_embeddings()
+        bias = None if layer.bias is None else layer.bias.detach()[tokens].float()
+        return cls(tokens, layer.weight.detach()[tokens].float(), bias)
+
+
+def logits_of(
+    model: Any, hidden: Tensor, placed: Placed, among: NextTokens | None = None
+) -> Tensor:
     """Return the float32 logits (N, vocabulary) of hidden states (N, width).
 
     Only target positions go through the output layer; for small models with a large vocabulary it
     costs as much as all the rest.
 
     placed: factors on the model. Those of the output layer are applied here, unless they are there
-        already. They get no gradients if ``tokens`` are given.
-    tokens (k,): next tokens to compute, for logits (N, k). Default: the vocabulary.
+        already.
+    among: next tokens to compute, for logits (N, k). Default: the vocabulary. With some, factors
+        that are on the output layer already do not count, and those in ``placed`` get no gradients.
     """
-    head, layer = of_head(model, placed), model.get_output_embeddings()
-    if tokens is None:
+    head = of_head(model, placed)
+    if among is None:
         with attached(model, head):
-            logits: Tensor = layer(hidden).float()
+            logits: Tensor = model.get_output_embeddings()(hidden).float()
         return as_the_model_does(model, logits)
-    bias = None if layer.bias is None else layer.bias.detach()[tokens].float()
     seen = hidden.float()
-    logits = F.linear(seen, layer.weight.detach()[tokens].float(), bias)
+    logits = F.linear(seen, among.weight, among.bias)
     for b, a in head.values():
-        logits = logits + F.linear(F.linear(seen, a.detach().float()), b.detach()[tokens].float())
+        rows = b.detach()[among.tokens].float()
+        logits = logits + F.linear(F.linear(seen, a.detach().float()), rows)
     return as_the_model_does(model, logits)
 
 

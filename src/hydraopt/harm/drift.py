@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hydraopt.basemodel.batches import batches_of
 from hydraopt.basemodel.encoding import Batch, Encoded
-from hydraopt.basemodel.logits import logits_of
+from hydraopt.basemodel.logits import NextTokens, logits_of
 from hydraopt.basemodel.model import Placed, TaskFactors, attached, hidden_states, of_head, place
 from hydraopt.bundle.harm import Harm
 from hydraopt.harm.divergence import divergence, split_likely
@@ -90,7 +90,7 @@ class Reference:
     order: indices of the answers in each batch.
     answers: number of answers, empty ones among them.
     head: the original's factors on the output layer.
-    among: the next tokens that are compared; None for the vocabulary.
+    among: next tokens that are compared; None for the vocabulary.
     """
 
     batches: tuple[Batch, ...]
@@ -98,7 +98,7 @@ class Reference:
     seen: tuple[tuple[_TokenLogits, ...], ...]
     answers: int
     head: Placed
-    among: Tensor | None
+    among: NextTokens | None
 
     @property
     def nbytes(self) -> int:
@@ -292,7 +292,8 @@ def reference_of(
     """Return the reference of ``answers``, the original's: prompts with answers as targets.
 
     original: B (m, r) with the scale inside, A (r, n), by module path.
-    among: next tokens to compare, the original's likely ones among them. Default: the vocabulary.
+    among (k,): next tokens to compare, the original's likely ones among them. Default: the
+        vocabulary.
 
     Raises AlignmentError for modules that the model does not have as linear ones.
     """
@@ -301,10 +302,11 @@ def reference_of(
     chunks = tuple(tuple(spoken[i] for i in chunk) for chunk, _ in made)
     batches = tuple(batch for _, batch in made)
     placed = place(model, original)
+    some = None if among is None else NextTokens.of(model, among)
     seen = tuple(
-        tuple(_seen(model, x, placed, among) for x in _pieces(model, y, placed)) for y in batches
+        tuple(_seen(model, x, placed, some) for x in _pieces(model, y, placed)) for y in batches
     )
-    return Reference(batches, chunks, seen, len(answers), of_head(model, placed), among)
+    return Reference(batches, chunks, seen, len(answers), of_head(model, placed), some)
 
 
 @torch.inference_mode()
@@ -337,7 +339,7 @@ def _pieces(model: Any, batch: Batch, placed: Placed) -> Iterator[Tensor]:
         yield hidden[start : start + TOKENS]
 
 
-def _seen(model: Any, hidden: Tensor, placed: Placed, among: Tensor | None) -> _TokenLogits:
+def _seen(model: Any, hidden: Tensor, placed: Placed, among: NextTokens | None) -> _TokenLogits:
     logits = logits_of(model, hidden, placed, among)
     top, tokens = logits.topk(min(LIKELIEST, logits.shape[-1]), dim=-1)
     logs, rest, _ = split_likely(logits, tokens)

@@ -154,23 +154,27 @@ class AnswerJudge(Answers, HarmJudge):
         modules: Callable[[], Mapping[str, CodedModule]],
         report: Callable[[int, int], None],
     ) -> Mapping[str, PartsRecord]:
-        taught = {x: teacher for x in self._twins(task) if (teacher := self._teacher(x))}
-        if not taught:
+        teacher = self._taught(task)
+        if teacher is None:
             return {}
         coded, model = modules(), self._loaded[0]
-        asked = [self._key(x, y) for x in taught for y in (self._judged(x), self._further(x))]
+        asked = [self._key(x, y) for x in self._twins(task) for y in self._asked_of(x)]
         learns = f"refit {source_hash(*_TRAINS)} {learns_in(model)} {self._settings}"
         key = key_of([learns, *asked, *recall.depends_on(coded)])
         known = recall.recalled_records(self._memory.get(key), coded)
         if known is not None:
             return known
-        given = model, list(taught.values()), self._originals(task), coded
+        given = model, [teacher], teacher.original, coded
         try:
             records = refit(*given, told=report, settings=self._settings)
         except NotFiniteError:
             raise not_finite(NOT_TRAINED, task) from None
         self._memory.put(key, recall.kept_records(records, coded))
         return records
+
+    def _asked_of(self, task: str) -> tuple[list[Encoded], list[Encoded]]:
+        """Return the prompts of a task that measure its harm, and the others."""
+        return self._judged(task), self._further(task)
 
     def _teacher(self, task: str) -> Teacher | None:
         """Return what a refit learns of a task; None if too few answers are left to judge."""
@@ -180,16 +184,32 @@ class AnswerJudge(Answers, HarmJudge):
             return None
         given = self._originals(task), answers, self.lessons(task), self._settings
         teacher = teacher_of(*given)
-        return teacher if teacher.answers and len(teacher.judging) >= least else None
+        return teacher if teacher.answers and len(teacher.held_out) >= least else None
 
     def _twins(self, task: str) -> list[str]:
-        """Return the tasks with prompts that share what is coded of a task, itself first."""
+        """Return the tasks with prompts that have the content of a task, itself among them."""
         mine = self._content(task)
-        others = [x for x in self._prompts if x != task and self._content(x) == mine]
-        return [task, *others]
+        return [x for x in self._prompts if x == task or self._content(x) == mine]
+
+    def _taught(self, task: str) -> Teacher | None:
+        """Return what the refit of a task learns: what each task of its content does.
+
+        An answer that judges for one of them is learned for none, and nothing counts twice.
+        """
+        teachers = [teacher for x in self._twins(task) if (teacher := self._teacher(x))]
+        if not teachers:
+            return None
+        judging = list(dict.fromkeys(x for y in teachers for x in y.judging))
+        late = dict.fromkeys(x for y in teachers for x in y.late if x not in judging)
+        judges = {*judging, *late}
+        answers = dict.fromkeys(x for y in teachers for x in y.answers if x not in judges)
+        return (
+            Teacher(teachers[0].original, list(answers), judging, list(late)) if answers else None
+        )
 
     def _unlearned(self, task: str) -> list[int]:
         """Return the indices of the prompts of a task that its refit does not learn from."""
-        taught = [teacher for x in self._twins(task) if (teacher := self._teacher(x))]
-        learned = {answer.prompt for teacher in taught for answer in teacher.answers}
-        return [i for i, item in enumerate(self._judged(task)) if item.prompt not in learned]
+        teacher = self._taught(task)
+        learned = {answer.prompt for answer in teacher.answers} if teacher else set()
+        answers = self.answers(task)
+        return [i for i, x in enumerate(answers) if x.target and x.prompt not in learned]

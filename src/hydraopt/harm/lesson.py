@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from hydraopt.basemodel.batches import batch_of_each, batches_of
 from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens
-from hydraopt.basemodel.logits import logits_of
+from hydraopt.basemodel.logits import NextTokens, logits_of
 from hydraopt.basemodel.model import Placed, TaskFactors, attached, hidden_states, place
 from hydraopt.basemodel.products import has_bfloat16
 from hydraopt.capacity import most_memory
@@ -67,14 +67,18 @@ class Teacher:
     original: B (m, r) with the scale inside, A (r, n), by module path.
     answers: prompts with its answers as targets, to learn from.
     judging: others, to judge by.
-    further: of ``judging``, the number of last ones that must not outvote the first ones: they may
-        be training rows.
+    late: more of these, perhaps to training rows, which must not outvote ``judging``.
     """
 
     original: TaskFactors
     answers: Sequence[Encoded]
     judging: Sequence[Encoded] = ()
-    further: int = 0
+    late: Sequence[Encoded] = ()
+
+    @property
+    def held_out(self) -> list[Encoded]:
+        """All answers that judge."""
+        return [*self.judging, *self.late]
 
 
 def teacher_of(
@@ -96,14 +100,14 @@ def teacher_of(
     learned_from, judged_by = held_out(answers, len(others), settings)
     spoken = len(learned_from) + len(judged_by)
     besides = held_out_of_more(len(judged_by), spoken, len(others), settings)
-    judging, too = [answers[i] for i in judged_by], [others[i] for i in besides]
-    asked = {*judging, *too}
+    judging, late = [answers[i] for i in judged_by], [others[i] for i in besides]
+    asked = {*judging, *late}
     seen = [x for x in (*(answers[i] for i in learned_from), *others) if x not in asked]
-    return Teacher(original, seen, [*judging, *too], len(too))
+    return Teacher(original, seen, judging, late)
 
 
 @dataclass(frozen=True)
-class _Taught:
+class _Lines:
     """A batch of a teacher's answers.
 
     aim (N, width): inputs of the teacher's output layer; None where they are recomputed on demand.
@@ -120,12 +124,12 @@ class Lesson:
     """Training data of a refit.
 
     pages: batches of answers of similar length, of one teacher each.
-    tokens: the next tokens that matter. Others are not computed, because a large vocabulary takes
+    among: the next tokens that matter. Others are not computed, because a large vocabulary takes
         most of the time.
     """
 
-    pages: list[_Taught]
-    tokens: Tensor
+    pages: list[_Lines]
+    among: NextTokens
 
     @classmethod
     def of(cls, model: Any, teachers: Sequence[Teacher], texts: int) -> Lesson:
@@ -133,19 +137,19 @@ class Lesson:
 
         texts: texts per batch; fewer if they are long, because a gradient stores all activations.
         """
-        pages, seen, room = list[_Taught](), list[Tensor](), KEPT
+        pages, seen, room = list[_Lines](), list[Tensor](), KEPT
         for teacher in teachers:
             original = place(model, teacher.original)
             batches = _batches(model, teacher.answers, texts)
-            judging = [batch for _, batch in batches_of(model, teacher.judging)]
+            judging = [batch for _, batch in batches_of(model, teacher.held_out)]
             for number, batch in enumerate((*batches, *judging)):
                 aim = _aim(model, batch, original)
                 seen += [batch.labels, _likely_tokens(model, aim, original)]
                 if number < len(batches):
                     room -= aim.nbytes
-                    pages.append(_Taught(batch, aim if room >= 0 else None, original))
+                    pages.append(_Lines(batch, aim if room >= 0 else None, original))
         tokens: Tensor = torch.cat(seen).unique()  # type: ignore[no-untyped-call]
-        return cls(pages, tokens)
+        return cls(pages, NextTokens.of(model, tokens))
 
     def learn(self, model: Any, placed: Placed, number: int) -> None:
         """Add the gradients of the KL per answer, mean over the answers of a page.
@@ -171,7 +175,7 @@ class Lesson:
         torch.autograd.backward(hidden, leaf.grad)
 
     def _chances(self, model: Any, hidden: Tensor, placed: Placed) -> Tensor:
-        return logits_of(model, hidden, placed, self.tokens).log_softmax(-1)
+        return logits_of(model, hidden, placed, self.among).log_softmax(-1)
 
 
 def _batches(model: Any, answers: Sequence[Encoded], texts: int) -> list[Batch]:

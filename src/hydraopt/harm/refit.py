@@ -59,10 +59,12 @@ def refit(
 ) -> dict[str, PartsRecord]:
     """Train the modules in ``coded``, the output layer aside, to keep more of the answers.
 
-    Returns records by module path; none if no trial is better than before on held-out answers.
+    Returns records by module path; none if no trial is better than before on held-out answers. Both
+    losses and held-out answers are compared on the next tokens that an original holds likely.
 
     teachers: the original, or the originals of all tasks that the content serves.
-    adapter: what was coded, as the teachers' factors: of one teacher, its own.
+    adapter: factors of what was coded, in the form of ``Teacher.original``; with one teacher, the
+        same.
     told: called after every step with the steps done and the maximum.
 
     Raises UsageError for too few answers, AlignmentError for modules that are not linear,
@@ -70,6 +72,11 @@ def refit(
     """
     if not all(x.answers and x.judging for x in teachers):
         raise _too_few(teachers, settings)
+    still = of_head(model, coded)
+    trained = {path: x for path, x in coded.items() if path not in still}
+    held = {path: x.record for path, x in coded.items() if path in still}
+    if not trained:
+        return {}
     learner = learner_of(model)
     lesson = Lesson.of(learner, teachers, settings.texts)
     judges = Judges.of(model, teachers, lesson)
@@ -77,11 +84,6 @@ def refit(
     if not first.is_finite:
         raise not_finite(NOT_TRAINED)
     least = first.summary().harm.kl
-    still = of_head(model, coded)
-    trained = {path: x for path, x in coded.items() if path not in still}
-    held = {path: x.record for path, x in coded.items() if path in still}
-    if not trained:
-        return {}
     fixed = place(learner, {path: (x.factors.B, x.factors.A) for path, x in held.items()})
     records = dict[str, PartsRecord]()
     for start, (sides, rate) in enumerate(_starts(trained, adapter, settings)):
@@ -102,7 +104,7 @@ def _too_few(teachers: Sequence[Teacher], settings: HarmSettings) -> UsageError:
     return UsageError(
         explain(
             "too few answers to refit",
-            got=min(len(x.answers) + len(x.judging) for x in teachers),
+            got=min(len(x.answers) + len(x.held_out) for x in teachers),
             expected=f"at least {settings.held_out} to different prompts",
             do="Give more prompts of the task",
         )

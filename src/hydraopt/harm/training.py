@@ -32,11 +32,11 @@ _WARM: Final = 5
 def descend(
     how: HarmSettings, learned: Sequence[Tensor], batches: int, learn: Callable[[int, int], None]
 ) -> Iterator[int]:
-    """Take the steps of a refit with Adam, and yield the number of each after it is done.
+    """Take steps with Adam, and yield the number of each after it is done.
 
     learned: leaves that require a gradient.
     batches: number of batches to draw from.
-    learn: called with the step, 1 for the first, and its batch; adds the gradients.
+    learn: called with the step, 1 for the first, and the number of its batch; adds the gradients.
     """
     optimizer = torch.optim.Adam(learned, lr=how.rate, betas=(0.9, 0.98))
     order, waiting = np.random.default_rng(0), list[int]()
@@ -54,22 +54,22 @@ def descend(
 class Judges:
     """Held-out answers of all teachers.
 
-    first: indices of those that further ones must not outvote.
+    decisive: indices of those that the late ones must not outvote.
     """
 
     model: Any
     references: Sequence[Reference]
-    first: Sequence[int]
+    decisive: Sequence[int]
 
     @classmethod
     def of(cls, model: Any, teachers: Sequence[Teacher], lesson: Lesson) -> Judges:
         """Prepare the answers; next tokens other than the lesson's are not compared."""
-        first, start, references = list[int](), 0, list[Reference]()
+        decisive, start, references = list[int](), 0, list[Reference]()
         for x in teachers:
-            references.append(reference_of(model, x.judging, x.original, lesson.tokens))
-            first += range(start, start + len(x.judging) - x.further)
-            start += len(x.judging)
-        return cls(model, references, first)
+            references.append(reference_of(model, x.held_out, x.original, lesson.among.tokens))
+            decisive += range(start, start + len(x.judging))
+            start += len(x.held_out)
+        return cls(model, references, decisive)
 
     def drift(self, factors: Mapping[str, Factors]) -> Drift:
         """Return the drift of all answers under other factors."""
@@ -78,6 +78,6 @@ class Judges:
 
     def outvoted(self, before: Drift, after: Drift) -> bool:
         """Return whether a drift with less KL is worse all the same."""
-        if surely_drifts_more(before.only(self.first), after.only(self.first)):
+        if surely_drifts_more(before.only(self.decisive), after.only(self.decisive)):
             return True
         return surely_changes_more(before, after)
