@@ -28,6 +28,7 @@ from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
 from benchmarks.quality.evidence import original_adapters
 from benchmarks.quality.few_prompts import real_prompts
+from benchmarks.quality.joint import trained_together
 from benchmarks.quality.prompt_ways import mean_interval
 from benchmarks.quality.sets import recipe_of
 from hydraopt.adapters import Adapter, read_adapter
@@ -41,7 +42,6 @@ from hydraopt.harm.drift import Drift, drift_of, reference_of
 from hydraopt.harm.judge import AnswerJudge
 from hydraopt.harm.lesson import teacher_of
 from hydraopt.harm.refit import refit
-from hydraopt.harm.together import trained_together
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.look import Look
 from hydraopt.merging.merge import merge
@@ -186,7 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = {"code": package_hash(), "prompts": args.prompts}
     for group in args.only:
         name, members = GROUPS[group]
-        setting = {"group": group, "share": args.share, "rank": args.rank, **about}
+        setting = {"group": group, "share": args.share, "rank": args.rank, "count": args.rows}
+        setting |= about
         if any(all(x[key] == value for key, value in setting.items()) for x in groups_in(file)):
             continue
         recipe = read_recipe(recipe_of(name))
@@ -194,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.loaded = load_model(args.base)
         adapters = [x for x in original_adapters(name, some=True) if x.name in members]
         result = {**setting, **measured(group, adapters, args)}
-        save_json(file, {**head, "count": args.rows, "groups": [*groups_in(file), result]})
+        save_json(file, {**head, "groups": [*groups_in(file), result]})
 
 
 def groups_in(file: Path) -> list[Result]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.quality import joint
+from benchmarks.quality.joint import mean_of, trained_together
 from hydraopt.basemodel.model import TaskFactors
 from hydraopt.errors import NumericalError
-from hydraopt.harm import lesson, together
+from hydraopt.harm import lesson
 from hydraopt.harm.drift import Drift, drift_of, reference_of
 from hydraopt.harm.lesson import Teacher, teacher_of
-from hydraopt.harm.together import mean_of, trained_together
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.look import HarmSettings
 from tests.basemodel.cases import PATHS, factors_of, texts_of
 from tests.raising import raises
 
@@ -58,8 +58,7 @@ def test_it_learns_from_all_and_steps_are_told(trained) -> None:
     model, tokenizer = trained
     teachers = teachers_of(tokenizer)
     told: list[tuple[int, int]] = []
-    how = HarmSettings(rate=0.02)
-    made = trained_together(model, teachers, 1, lambda *x: told.append(x), settings=how, steps=60)
+    made = trained_together(model, teachers, 1, lambda *x: told.append(x), steps=60)
     assert told == [(i + 1, 60) for i in range(60)]
     start = mean_of([x.original for x in teachers], 1)
     before, after = (sum(kl(model, x, factors) for x in teachers) for factors in (start, made))
@@ -72,14 +71,14 @@ def test_where_the_held_out_answers_drift_least_counts(trained, monkeypatch) -> 
     model, tokenizer = trained
     teachers = teachers_of(tokenizer)
     seen: list[dict[str, Factors]] = []
-    drift = together.Judges.drift
+    drift = joint.Judges.drift
 
     def worse_each_time(self, factors) -> Drift:
         seen.append(factors)
         found = drift(self, factors)
         return Drift(found.row, found.kl + len(seen), found.margin, found.moved, found.answers)
 
-    monkeypatch.setattr(together.Judges, "drift", worse_each_time)
+    monkeypatch.setattr(joint.Judges, "drift", worse_each_time)
     made = trained_together(model, teachers, 3, steps=8)
     assert len(seen) == 4
     assert made is seen[0]

@@ -1,7 +1,7 @@
 """One adapter for several tasks, trained to give the answers of all their originals.
 
-Tasks that are one skill, such as one application in several languages, can share all of their
-parameters. Their average does not give the answers of any of them; trained on these answers it can.
+The average of adapters gives the answers of none of them. ``together`` measures how near training
+on these answers comes. The output layer, if it has factors, stays at the mean.
 
 Sources: several teachers for one student (You et al., KDD 2017, "Learning from Multiple Teacher
 Networks"); self-written answers (LLM-QAT, arXiv 2305.17888).
@@ -30,6 +30,8 @@ __all__ = ["mean_of", "trained_together"]
 
 _STEPS: Final = 100
 """Steps per teacher."""
+_RATE: Final = 0.03
+"""First rate, relative to the root mean square of a side."""
 _PARTS: Final = 4
 """The result is judged after each of so many parts of the steps."""
 
@@ -58,7 +60,7 @@ def trained_together(
     settings: HarmSettings = DEFAULT_HARM,
     steps: int | None = None,
 ) -> dict[str, Factors]:
-    """Train one adapter of a rank to give the answers of all teachers, from their mean.
+    """Train one adapter of at most this rank to give the answers of all teachers, from their mean.
 
     Returns B (m, rank) with the scale inside and A (rank, n) by module path, as they were where
     the held-out answers drift least.
@@ -68,7 +70,7 @@ def trained_together(
 
     Raises NumericalError for logits that are not finite.
     """
-    steps = steps or _STEPS * len(teachers)
+    steps = _STEPS * len(teachers) if steps is None else steps
     learner = learner_of(model)
     lesson = Lesson.of(learner, teachers, settings.texts)
     judges = Judges.of(model, teachers, lesson)
@@ -80,7 +82,9 @@ def trained_together(
 
     leaves = [x for side in sides.values() for x in side.leaves]
     best, least = dict[str, Factors](), np.inf
-    for step in descend(replace(settings, steps=steps), leaves, len(lesson.pages), learn):
+    for step in descend(
+        replace(settings, steps=steps, rate=_RATE), leaves, len(lesson.pages), learn
+    ):
         if told:
             told(step, steps)
         if step * _PARTS // steps > (step - 1) * _PARTS // steps:
