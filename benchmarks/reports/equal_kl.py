@@ -16,12 +16,14 @@ from benchmarks.quality.sets import METHOD
 from benchmarks.reports.bdrate import frontier
 from benchmarks.reports.tables import MISSING, table
 
-__all__ = ["SECTIONS", "TABLES", "factors", "interval"]
+__all__ = ["SECTIONS", "TABLES", "beyond", "factors", "interval"]
 
 Values = NDArray[np.float64]
 Tasks = Mapping[str, Mapping[str, Values]]
 """By task and label, (rows, 2): whether an answer changes, and its KL."""
-_SAMPLES: Final = 1000
+_ROW_SAMPLES: Final = 100
+_TASK_SAMPLES: Final = 10
+"""Draws of tasks for each draw of rows."""
 _LEAST: Final = 1e-9
 
 
@@ -44,9 +46,29 @@ def factors(
 ) -> list[float]:
     """Return the log of a rival's bytes over hydraopt's at the KL of one of its sizes, by task.
 
-    The rival's curve is log bytes over log KL through its sizes, linear between them; a task whose
-    KL it does not reach is left out. pick: rows to take, modulo the number of a task's rows.
+    The rival's curve is log bytes over log KL through its sizes, linear between them; beyond its
+    ends it stays at the bytes of the end, which :func:`beyond` counts. pick: rows to take, modulo
+    the number of a task's rows.
     """
+    return [x for x, _ in _factors(methods, tasks, rival, label, pick)]
+
+
+def beyond(
+    methods: Mapping[str, Mapping[str, Any]], tasks: Tasks, rival: str, label: str
+) -> tuple[int, int]:
+    """Return the number of tasks whose factor is an upper bound, and a lower bound."""
+    sides = [side for _, side in _factors(methods, tasks, rival, label)]
+    return sides.count(1), sides.count(-1)
+
+
+def _factors(
+    methods: Mapping[str, Mapping[str, Any]],
+    tasks: Tasks,
+    rival: str,
+    label: str,
+    pick: NDArray[np.int64] | None = None,
+) -> list[tuple[float, int]]:
+    """Return (log of the factor, 1 for an upper bound or -1 for a lower one) of each task."""
     found = []
     for by_label in tasks.values():
         if label not in by_label:
@@ -58,9 +80,10 @@ def factors(
         mine = [x for x, about in methods.items() if about["method"] == rival and x in kl]
         curve = [(math.log(y), math.log(x)) for x, y in _frontier(methods, kl, mine)]
         wanted = math.log(kl[label])
-        if curve and curve[0][0] <= wanted <= curve[-1][0]:
+        if curve:
             logs, sizes = zip(*curve, strict=True)
-            found.append(float(np.interp(wanted, logs, sizes)) - math.log(methods[label]["share"]))
+            log = float(np.interp(wanted, logs, sizes)) - math.log(methods[label]["share"])
+            found.append((log, int(wanted > logs[-1]) - int(wanted < logs[0])))
     return found
 
 
@@ -73,8 +96,8 @@ def _frontier(
 
 def interval(
     methods: Mapping[str, Mapping[str, Any]], tasks: Tasks, rival: str, label: str
-) -> tuple[float, float, float, int]:
-    """Return the geometric mean of the factors, its 95 % interval, and the number of tasks.
+) -> tuple[float, float, float]:
+    """Return the geometric mean of the factors and its 95 % interval.
 
     The interval is of a bootstrap over tasks and over rows, rows of one number in all tasks
     together: in several languages they are translations of each other.
@@ -82,12 +105,12 @@ def interval(
     whole, rng = factors(methods, tasks, rival, label), np.random.default_rng(0)
     most = max(len(values) for by in tasks.values() for values in by.values())
     means = []
-    for _ in range(_SAMPLES // 10):
+    for _ in range(_ROW_SAMPLES):
         sampled = factors(methods, tasks, rival, label, rng.integers(0, most, most))
-        for _ in range(10 if sampled else 0):
+        for _ in range(_TASK_SAMPLES if sampled else 0):
             means.append(float(np.mean(rng.choice(sampled, len(sampled)))))
     low, high = np.exp(np.quantile(means, [0.025, 0.975]))
-    return math.exp(float(np.mean(whole))), float(low), float(high), len(whole)
+    return math.exp(float(np.mean(whole))), float(low), float(high)
 
 
 def at_equal_kl() -> str:
@@ -101,9 +124,11 @@ def at_equal_kl() -> str:
                 continue
             cells = {}
             for size, label in mine.items():
-                if 2 * len(factors(methods, tasks, rival, label)) > len(tasks):
-                    mean, low, high, count = interval(methods, tasks, rival, label)
-                    cells[size] = f"{mean:.2f} [{low:.2f}, {high:.2f}] ({count})"
+                more, less = beyond(methods, tasks, rival, label)
+                if 2 * (more + less) < len(tasks) and not (more and less):
+                    mean, low, high = interval(methods, tasks, rival, label)
+                    sign = "at most " if more else "at least " if less else ""
+                    cells[size] = f"{sign}{mean:.2f} [{low:.2f}, {high:.2f}]"
             lines.append((f"`{name}`, {len(tasks)}", rival, cells))
     if not lines:
         return MISSING

@@ -1,4 +1,4 @@
-"""A base model with one task's factors on it: hidden states and logits."""
+"""A base model with one task's factors on it: hidden states."""
 
 from __future__ import annotations
 

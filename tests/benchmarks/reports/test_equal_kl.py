@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.reports.equal_kl import factors, interval
+from benchmarks.reports.equal_kl import beyond, factors, interval
 
 SHARES = {"a": 0.1, "b": 0.05, "r1": 0.4, "r2": 0.2, "r3": 0.05}
 METHODS = {
@@ -31,14 +31,21 @@ def test_a_rival_that_takes_twice_the_bytes() -> None:
     for label in "ab":
         found = factors(METHODS, tasks, "rival", label)
         assert found == pytest.approx([math.log(2)] * 2)
-    mean, low, high, count = interval(METHODS, tasks, "rival", "a")
-    assert (mean, low, high, count) == (*(pytest.approx(2.0),) * 3, 2)
+        assert beyond(METHODS, tasks, "rival", label) == (0, 0)
+    assert interval(METHODS, tasks, "rival", "a") == (*(pytest.approx(2.0),) * 3,)
 
 
-def test_a_kl_that_the_rival_does_not_reach_is_left_out() -> None:
+def test_a_kl_that_the_rival_does_not_reach_counts_with_the_bytes_of_the_end() -> None:
     tasks = {"x": task(1.0), "y": {k: v for k, v in task(1.0).items() if k not in ("r1", "r2")}}
-    assert len(factors(METHODS, tasks, "rival", "a")) == 1
+    # Its one size, of half the bytes, has a larger KL: it takes at least so many.
+    assert factors(METHODS, tasks, "rival", "a") == pytest.approx([math.log(2), math.log(0.5)])
+    assert beyond(METHODS, tasks, "rival", "a") == (0, 1)
+    tasks["y"] = {k: v for k, v in task(1.0).items() if k != "r3"}
+    assert beyond(METHODS, tasks, "rival", "a") == (0, 0)
+    tasks["y"] = {k: v for k, v in task(1.0).items() if k not in ("r2", "r3")}
+    assert beyond(METHODS, tasks, "rival", "a") == (1, 0)
     assert factors(METHODS, tasks, "other", "a") == []
+    tasks.pop("y")
     tasks["x"].pop("a")
     assert factors(METHODS, tasks, "rival", "a") == []
 
