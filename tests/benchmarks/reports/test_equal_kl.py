@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.reports.equal_kl import beyond, factors, interval
+from benchmarks.reports.equal_kl import averaged, beyond, factors, interval, interval_of_mean
 
 SHARES = {"a": 0.1, "b": 0.05, "r1": 0.4, "r2": 0.2, "r3": 0.05}
 METHODS = {
@@ -56,3 +56,15 @@ def test_rows_count_as_often_as_they_are_drawn() -> None:
     (whole,) = factors(METHODS, {"x": one}, "rival", "b")
     (without,) = factors(METHODS, {"x": one}, "rival", "b", np.array([1, 1]))
     assert without < whole
+
+
+def test_the_mean_weighs_tasks_by_their_kl() -> None:
+    tasks = {"x": task(1.0), "y": task(1.0, 4)}
+    for label in ("r1", "r2", "r3"):
+        tasks["y"][label] = tasks["y"][label] * [1, 1e-3]
+    (whole,) = factors(METHODS, averaged(tasks, ["x", "y"]), "rival", "b")
+    one, other = factors(METHODS, tasks, "rival", "b")
+    assert other < whole < one
+    mean, low, high = interval_of_mean(METHODS, tasks, "rival", "b")
+    assert mean == pytest.approx(math.exp(whole))
+    assert low < mean < high
