@@ -30,6 +30,7 @@ from benchmarks.rivals import registry
 from benchmarks.rivals.base import (
     Compressor,
     ReadBack,
+    Tasks,
     folder_bytes,
     pack,
     relative_errors,
@@ -57,11 +58,9 @@ def row_values(drift: Drift) -> list[list[float]]:
     return [[int(i in changed), float(f"{x:.4g}")] for i, x in enumerate(kl)]
 
 
-def packed(
-    rows: Sequence[Compressor], adapters: Sequence[Adapter], place: Path
-) -> dict[str, ReadBack]:
+def packed(rows: Sequence[Compressor], tasks: Tasks, place: Path) -> dict[str, ReadBack]:
     """Write all adapters by each method; what is there from an earlier call stays."""
-    tasks, found = tasks_of(adapters), {}
+    found = {}
     for row in rows:
         folder = place / row.label
         if not (folder / "done").is_file():
@@ -71,18 +70,20 @@ def packed(
     return found
 
 
-def mean_error(adapters: Sequence[Adapter], read: ReadBack) -> float:
+def mean_error(tasks: Tasks, read: ReadBack) -> float:
     """Return the relative error of dW, mean over the adapters."""
-    tasks = tasks_of(adapters)
     errors = (relative_errors({x: tasks[x]}, {x: read[x]})[x] for x in tasks)
     return float(np.mean(list(errors)))
 
 
 def measured(
-    adapter: Adapter, methods: Mapping[str, ReadBack], args: argparse.Namespace
+    adapter: Adapter,
+    methods: Mapping[str, ReadBack],
+    loaded: tuple[Any, Any],
+    args: argparse.Namespace,
 ) -> dict[str, list[list[float]]]:
     """Return the values of each row of an adapter, by method."""
-    model, tokenizer = args.loaded
+    model, tokenizer = loaded
     original = {path: x.factors() for path, x in adapter.modules.items()}
     asked = prompts_of_rows(tokenizer, adapter, args.tasks, "test", args.rows)
     said = answered(model, tokenizer, asked, original, ANSWER_TOKENS)
@@ -114,14 +115,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows += importlib.import_module(f"benchmarks.rivals.{name}").rows(scene)
     code = package_hash("benchmarks/rivals")
     place = ROOT / "build" / "equal-kl" / f"{args.set}-{code[:12]}"
-    methods = packed(rows, adapters, place)
+    tasks = tasks_of(adapters)
+    methods = packed(rows, tasks, place)
     file = args.output / f"{args.set}.equal-kl.json"
     head = provenance(f"{args.set}: KL of hydraopt and of rivals by size", seed=0)
     about = {"count": args.rows, "code": code}
     before = json.loads(file.read_text()) if file.is_file() else {}
     if any(before.get(key) != value for key, value in about.items()):
-        before = {"methods": {}, "tasks": {}}
-    tasks: dict[str, dict[str, Any]] = before["tasks"]
+        before = {"methods": {}, "rows": []}
+    found: list[dict[str, Any]] = before["rows"]
     sizes: dict[str, Any] = before["methods"]
     fp16 = 2 * sum(x.numbers for x in adapters)
     for row in (x for x in rows if x.label not in sizes):
@@ -131,13 +133,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "setting": row.setting,
             "bytes": size,
             "share": round(size / fp16, 6),
-            "error": round(mean_error(adapters, methods[row.label]), 6),
+            "error": round(mean_error(tasks, methods[row.label]), 6),
         }
-    args.loaded = load_model(str(base_folder(recipe.base)))
-    save_json(file, {**head, **about, "methods": sizes, "tasks": tasks})
+    head |= {**about, "methods": sizes}
+    loaded = load_model(str(base_folder(recipe.base)))
+    save_json(file, {**head, "rows": found}, "rows")
     for adapter in (x for x in adapters if not args.only or x.name in args.only):
-        mine = tasks.setdefault(adapter.name, {})
-        todo = {label: read for label, read in methods.items() if label not in mine}
+        done = {x["method"] for x in found if x["adapter"] == adapter.name}
+        todo = {label: read for label, read in methods.items() if label not in done}
         if todo:
-            mine |= measured(adapter, todo, args)
-            save_json(file, {**head, **about, "methods": sizes, "tasks": tasks})
+            made = measured(adapter, todo, loaded, args)
+            found += [{"adapter": adapter.name, "method": x, "values": y} for x, y in made.items()]
+            save_json(file, {**head, "rows": found}, "rows")

@@ -26,6 +26,7 @@ import torch
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
+from benchmarks.quality.equal_kl import row_values
 from benchmarks.quality.evidence import original_adapters
 from benchmarks.quality.few_prompts import real_prompts
 from benchmarks.quality.joint import trained_together
@@ -79,8 +80,8 @@ def compared(drifts: Mapping[str, Drift], others: Mapping[str, Drift]) -> Result
     """
     changed, logs = list[float](), list[float]()
     for name, drift in drifts.items():
-        mine, theirs = (_changed(x) for x in (drift, others[name]))
-        changed += [100.0 * (a - b) for a, b in zip(mine, theirs, strict=True)]
+        mine, theirs = (row_values(x) for x in (drift, others[name]))
+        changed += [100.0 * (a - b) for (a, _), (b, _) in zip(mine, theirs, strict=True)]
         one, other = (x.summary().harm.kl for x in (drift, others[name]))
         logs.append(float(np.log(max(one, _LEAST) / max(other, _LEAST))))
     return {
@@ -89,19 +90,10 @@ def compared(drifts: Mapping[str, Drift], others: Mapping[str, Drift]) -> Result
     }
 
 
-def _changed(drift: Drift) -> list[int]:
-    rows = set(drift.row[drift.moved > drift.margin].tolist())
-    return [int(i in rows) for i in range(drift.answers)]
-
-
 def said(drift: Drift) -> Result:
     """Return what the result file holds of a drift."""
-    kl = np.bincount(drift.row, drift.kl, drift.answers)
-    return {
-        "changed": drift.changed,
-        "kl": float(f"{kl.mean():.4g}"),
-        "rows": [[y, float(f"{x:.4g}")] for x, y in zip(kl, _changed(drift), strict=True)],
-    }
+    kl = drift.summary().harm.kl
+    return {"changed": drift.changed, "kl": float(f"{kl:.4g}"), "rows": row_values(drift)}
 
 
 def bundled(adapters: Sequence[Adapter], size: str, place: Path, **more: Any) -> Any:
@@ -195,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.loaded = load_model(args.base)
         adapters = [x for x in original_adapters(name, some=True) if x.name in members]
         result = {**setting, **measured(group, adapters, args)}
-        save_json(file, {**head, "groups": [*groups_in(file), result]})
+        save_json(file, {**head, "groups": [*groups_in(file), result]}, "groups")
 
 
 def groups_in(file: Path) -> list[Result]:

@@ -30,10 +30,10 @@ _LEAST: Final = 1e-9
 def _results() -> Iterator[tuple[str, dict[str, Any], Tasks]]:
     for file in sorted(QUALITY.glob("*.equal-kl.json")):
         result = json.loads(file.read_text())
-        tasks = {
-            name: {label: np.array(rows, np.float64) for label, rows in by.items()}
-            for name, by in result["tasks"].items()
-        }
+        tasks: dict[str, dict[str, Values]] = {}
+        for row in result["rows"]:
+            values = np.array(row["values"], np.float64)
+            tasks.setdefault(row["adapter"], {})[row["method"]] = values
         yield file.name.partition(".")[0], result["methods"], tasks
 
 
@@ -187,5 +187,20 @@ def every_size() -> Table:
     return [*head, "kl_mean", "kl_geometric", "changed_pct"], lines
 
 
+def every_task() -> Table:
+    """Return the factor of bytes of every task, with the word for a bound."""
+    words = {0: "", 1: "at most", -1: "at least"}
+    lines: list[list[object]] = []
+    for name, methods, tasks in _results():
+        mine = {x["setting"]: label for label, x in methods.items() if x["method"] == METHOD}
+        rivals = dict.fromkeys(x["method"] for x in methods.values() if x["method"] != METHOD)
+        for rival in rivals:
+            for size, label in mine.items():
+                for task, by in tasks.items():
+                    for log, side in _factors(methods, {task: by}, rival, label):
+                        lines.append([name, task, rival, size, words[side], f"{math.exp(log):.2f}"])
+    return ["set", "task", "rival", "at_the_kl_of", "bound", "times_the_bytes"], lines
+
+
 SECTIONS = {"equal kl": at_equal_kl}
-TABLES = {"equal-kl.csv": every_size}
+TABLES = {"equal-kl.csv": every_size, "equal-kl-tasks.csv": every_task}

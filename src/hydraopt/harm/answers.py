@@ -94,8 +94,6 @@ class Answers:
         self.answer_tokens = settings.answer_tokens
         self._contents: dict[str, str] = {}
         self.synthetic: dict[str, list[str]] = {}
-        self._refitted_contents: set[str] = set()
-        self._steps = 0
 
     def tasks(self) -> frozenset[str]:
         """Return the names of the tasks that have prompts."""

@@ -74,6 +74,13 @@ class AnswerJudge(Answers, HarmJudge):
             self._progress("measuring sensitivities", number + 1, len(measured))
         return tempered
 
+    _steps = 0
+    """Steps of refits that were taken or remembered."""
+
+    @functools.cached_property
+    def _refitted_contents(self) -> set[str]:
+        return set()
+
     @functools.cached_property
     def _references(self) -> dict[str, Reference]:
         return {}
