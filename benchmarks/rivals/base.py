@@ -92,6 +92,11 @@ class ReadBack(Mapping[str, Modules]):
     def __init__(self, row: Compressor, folder: Path, names: Sequence[str]) -> None:
         self._row, self._folder, self._names = row, folder, names
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files."""
+        return folder_bytes(self._folder)
+
     def __getitem__(self, name: str) -> Modules:
         if name not in self._names:
             raise KeyError(name)

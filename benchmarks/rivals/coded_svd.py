@@ -5,7 +5,9 @@ the root of its singular value, are rounded by a step over that length, so that 
 about the same error of dW anywhere; small entries become zero. The right side is fitted to the
 rounded left one before it is rounded. A range coder (the library constriction, Bamler 2022, arXiv
 2201.01741) writes the integers, with a table of frequencies for each class of spread, counted over
-all adapters. Steps are relative to the adapter's |dW|. Each adapter is coded alone.
+all adapters. Steps are relative to the adapter's |dW|. Each adapter is coded alone. With prompts
+the
+parts are moved before they are rounded, to keep the original's answers; lengths and steps stay.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import zstandard
@@ -32,10 +34,14 @@ from benchmarks.rivals.base import (
 from benchmarks.rivals.registry import Scene
 from hydraopt.linalg.svd import thin
 
-__all__ = ["NOISES", "as_ours", "coded_svd", "rows"]
+if TYPE_CHECKING:
+    from benchmarks.rivals.taught import Teach
+
+__all__ = ["NOISES", "as_ours", "coded_svd", "rows", "taught_rows"]
 
 NOISES: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9, 1.2, 1.6, 2.2)
 """Relative errors that uniform rounding of every number by the step would make."""
+_TAUGHT: Final = (0.7, 1.2)
 _ROUNDS_UP: Final = 0.4
 """Fraction of a step from which an entry goes to the next integer: below 1/2 for a dead zone."""
 _OCTAVE: Final = 4
@@ -63,11 +69,42 @@ class _Rounded:
         return np.ascontiguousarray(b.T), a
 
 
-def coded_svd(noise: float, weigh: Weigh | None = None) -> Compressor:
-    """All parts of each adapter with this noise. weigh: default all modules alike."""
+@dataclass(frozen=True)
+class _Scale:
+    """How a module is rounded. lengths: as in _Rounded."""
+
+    step: np.float32
+    lengths: NDArray[np.int8]
+
+    def rounded(self, pair: tuple[Floats, Floats]) -> _Rounded:
+        """Return the parts of B (m, k) and A (k, n), the right side fitted to the rounded left."""
+        whole, unit = double(pair), (self.step / _length(self.lengths))[:, None]
+        left = _integers(whole.B.T / unit)
+        right = np.zeros_like(whole.A)
+        used = np.any(left, axis=1)
+        # pinv(B) dW: the least squares of a right side for the rounded left one.
+        some = (left * unit)[used].astype(np.float64).T
+        right[used] = np.linalg.lstsq(some, whole.B, rcond=None)[0] @ whole.A
+        return _Rounded(self.step, self.lengths, left, _integers(right / unit))
+
+
+def coded_svd(noise: float, weigh: Weigh | None = None, teach: Teach | None = None) -> Compressor:
+    """All parts of each adapter with this noise. weigh: default all modules alike. teach: moves the
+    parts before they are rounded."""
+
+    def rounded_task(task: str, modules: Modules) -> dict[str, _Rounded]:
+        parts = {path: _halves(pair) for path, pair in modules.items()}
+        scales = dict(_scales(parts, noise, weigh))
+
+        def rounded(moved: Modules) -> dict[str, _Rounded]:
+            return {path: scales[path].rounded(pair) for path, pair in moved.items()}
+
+        if teach:
+            parts |= teach(task, parts, lambda x: {p: y.factors() for p, y in rounded(x).items()})
+        return rounded(parts)
 
     def write(tasks: Tasks, folder: Path) -> None:
-        rounded = {x: dict(_rounded_task(modules, noise, weigh)) for x, modules in tasks.items()}
+        rounded = {task: rounded_task(task, modules) for task, modules in tasks.items()}
         counts = _counted(x for modules in rounded.values() for x in modules.values())
         sizes = {
             task: [[p, x.left.shape[1], x.right.shape[1], len(x.left)] for p, x in modules.items()]
@@ -84,7 +121,8 @@ def coded_svd(noise: float, weigh: Weigh | None = None) -> Compressor:
         found = _decoded((folder / f"{task}.bin").read_bytes(), [x[1:] for x in sizes], counts)
         return {path: x.factors() for (path, *_), x in zip(sizes, found, strict=True)}
 
-    return Compressor("coded svd" + (", weighed" if weigh else ""), f"{noise:g}", write, read)
+    method = "coded svd" + (", weighed" if weigh else "") + (", prompts" if teach else "")
+    return Compressor(method, f"{noise:g}", write, read, of_package=teach is not None)
 
 
 def as_ours(path: str, heights: Mapping[str, int]) -> float:
@@ -100,34 +138,31 @@ def rows(scene: Scene) -> list[Compressor]:
     return [coded_svd(noise, weigh) for weigh in (None, as_ours) for noise in NOISES]
 
 
+def taught_rows(teach: Teach) -> list[Compressor]:
+    """Rows with prompts; each takes minutes a task."""
+    return [coded_svd(noise, as_ours, teach) for noise in _TAUGHT]
+
+
 # --- rounding ---------------------------------------------------------------------------------
 
 
-def _rounded_task(
-    modules: Modules, noise: float, weigh: Weigh | None
-) -> Iterator[tuple[str, _Rounded]]:
-    energy = sum(double(pair).squared_norm() for pair in modules.values())
-    numbers = sum(b.size + a.size for b, a in modules.values())
+def _scales(parts: Modules, noise: float, weigh: Weigh | None) -> Iterator[tuple[str, _Scale]]:
+    energy = sum(double(pair).squared_norm() for pair in parts.values())
+    numbers = sum(b.size + a.size for b, a in parts.values())
     step = noise * float(np.sqrt(12 * energy / max(numbers, 1)))
-    heights = {path: b.shape[0] for path, (b, _) in modules.items()}
-    for path, pair in modules.items():
+    heights = {path: b.shape[0] for path, (b, _) in parts.items()}
+    for path, (_, a) in parts.items():
         mine = step / np.sqrt(weigh(path, heights) if weigh else 1.0)
-        yield path, _rounded(pair, np.float32(mine))
+        logs = np.rint(_OCTAVE * np.log2(np.maximum(np.linalg.norm(a, axis=1), 1e-9)))
+        yield path, _Scale(np.float32(mine), np.clip(logs, -127, 127).astype(np.int8))
 
 
-def _rounded(pair: tuple[Floats, Floats], step: np.float32) -> _Rounded:
+def _halves(pair: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+    """Return the singular vectors of B A, each of the length of the root of its singular value."""
     whole = double(pair)
     parts = thin(whole.B, whole.A)
-    logs = np.rint(_OCTAVE * np.log2(np.maximum(np.sqrt(parts.s), 1e-9)))
-    lengths: NDArray[np.int8] = np.clip(logs, -127, 127).astype(np.int8)
-    unit = (step / _length(lengths))[:, None]
-    left = _integers((parts.U * np.sqrt(parts.s)).T / unit)
-    right = np.zeros_like(parts.V.T)
-    used = np.any(left, axis=1)
-    # pinv(B) dW: the least squares of a right side for the rounded left one.
-    some = (left * unit)[used].astype(np.float64).T
-    right[used] = np.linalg.lstsq(some, whole.B, rcond=None)[0] @ whole.A
-    return _Rounded(step, lengths, left, _integers(right / unit))
+    root = np.sqrt(parts.s)
+    return (parts.U * root).astype(np.float32), (parts.V * root).T.astype(np.float32)
 
 
 def _length(codes: NDArray[np.int8]) -> Floats:

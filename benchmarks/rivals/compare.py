@@ -25,9 +25,10 @@ from benchmarks.rivals import registry
 from benchmarks.rivals.base import Compressor, ReadBack, Tasks, pack, relative_errors, tasks_of
 from benchmarks.rivals.bundles import BUNDLE, combined, read_bundle
 from benchmarks.rivals.registry import Scene
-from hydraopt import merge
 from hydraopt.adapters import Adapter, read_adapters
 from hydraopt.errors import HydraoptError
+from hydraopt.merging.look import Look
+from hydraopt.merging.merge import merge
 from hydraopt.plugins import METHODS, plugin_names
 
 __all__ = ["compare", "main", "ours", "shown"]
@@ -41,13 +42,18 @@ Row = dict[str, Any]
 With scores: kl and changed_pct, means over tasks."""
 
 
-def ours(adapters: Sequence[Adapter], size: str) -> Compressor:
-    """Return hydraopt's bundle of the adapters at a size, as a row beside the rivals."""
+def ours(adapters: Sequence[Adapter], size: str | None, look: Look | None = None) -> Compressor:
+    """Return hydraopt's bundle of the adapters at a size, as a row beside the rivals.
+
+    size: None for no limit.
+    look: what the merge may ask of the base model; "prompts" is then in its name.
+    """
 
     def write(_: Tasks, folder: Path) -> None:
-        merge(adapters, folder / BUNDLE, size=size)
+        merge(adapters, folder / BUNDLE, size=size, look=look)
 
-    return Compressor(OURS, size, write, read_bundle, of_package=True)
+    method = OURS if look is None else f"{OURS}, prompts"
+    return Compressor(method, size or "default", write, read_bundle, of_package=True)
 
 
 def measured(row: Compressor, tasks: Tasks, fp16: int, folder: Path) -> Row:
