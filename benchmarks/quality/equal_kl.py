@@ -104,6 +104,7 @@ class Scene:
     loaded: tuple[Any, Any]
 
     def rows_of(self, adapter: Adapter) -> TaskFile:
+        """Return the first rows of the adapter's task."""
         task, language, _ = named_task(adapter.name, adapter.source.parent, self.tasks)
         file = read_task_file(self.tasks, task, language, "test")
         return replace(file, rows=file.rows[: self.count])
@@ -184,6 +185,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), help="of hydraopt")
     known = [x.name for x in registry.RIVALS if x.rows]
     parser.add_argument("--rivals", nargs="*", choices=known, default=list(_RIVALS))
+    parser.add_argument("--labels", nargs="+", default=[""], metavar="TEXT", help="these of them")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="score these adapters")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--prompts", type=int, default=0, metavar="N", help="and methods with N")
@@ -202,7 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [ours(adapters, None if size == DEFAULT else size) for size in args.sizes]
     for name in args.rivals:
         module = importlib.import_module(f"benchmarks.rivals.{name}")
-        rows += module.rows(registry.Scene(len(adapters), rank))
+        theirs = module.rows(registry.Scene(len(adapters), rank))
+        rows += [x for x in theirs if any(text in x.label for text in args.labels)]
     code = package_hash("benchmarks/rivals")
     place = ROOT / "build" / "equal-kl" / f"{args.set}-{code[:12]}"
     tasks = tasks_of(adapters)
@@ -232,7 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         todo = {label: read for label, read in methods.items() if label not in done}
         if todo:
             made = measured(adapter, todo, scene)
-            about_it = {"adapter": adapter.name, "metric": scene.rows_of(adapter).metric}
+            metric = metrics_of(scene.rows_of(adapter).metric)[0].name
+            about_it = {"adapter": adapter.name, "metric": metric}
             found += [
                 {**about_it, "method": label, "values": values}
                 for label, values in made.items()

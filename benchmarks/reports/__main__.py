@@ -37,6 +37,7 @@ REPORTS = (
     "readme",
     "rivals",
     "runtime",
+    "same_rows",
     "scaling",
     "scored",
     "speed",

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common import QUALITY
 from benchmarks.pages import Table
 from benchmarks.quality.sets import METHOD
 from benchmarks.reports.bdrate import frontier
+from benchmarks.reports.same_rows import PROMPTED, Result, results
 from benchmarks.reports.tables import MISSING, table
 
 __all__ = ["SECTIONS", "TABLES", "averaged", "beyond", "factors", "interval", "interval_of_mean"]
@@ -25,16 +24,8 @@ _ROW_SAMPLES: Final = 100
 _TASK_SAMPLES: Final = 10
 """Draws of tasks for each draw of rows."""
 _LEAST: Final = 1e-9
-
-
-def _results() -> Iterator[tuple[str, dict[str, Any], Tasks]]:
-    for file in sorted(QUALITY.glob("*.equal-kl.json")):
-        result = json.loads(file.read_text())
-        tasks: dict[str, dict[str, Values]] = {}
-        for row in result["rows"]:
-            values = np.array(row["values"], np.float64)
-            tasks.setdefault(row["adapter"], {})[row["method"]] = values
-        yield file.name.partition(".")[0], result["methods"], tasks
+_WITH_PROMPTS: Final = ", prompts"
+"""Ends the name of a method that was trained on prompts."""
 
 
 def factors(
@@ -142,65 +133,67 @@ def interval_of_mean(
     return math.exp(whole), float(low), float(high)
 
 
+def pairs(methods: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return the methods to compare: hydraopt with each rival that gets what it gets.
+
+    Hydraopt with prompts is also compared with itself without.
+    """
+    names = list(dict.fromkeys(x["method"] for x in methods.values()))
+    learn = [x for x in names if x.endswith(_WITH_PROMPTS)]
+    free = [(METHOD, x) for x in names if x not in (METHOD, *learn)]
+    rivals = [METHOD, *(x for x in learn if x != PROMPTED)]
+    return [*free, *((PROMPTED, x) for x in rivals if PROMPTED in learn)]
+
+
+def _cells(result: Result, mine: str, rival: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the factors by size, of each task and at the mean KL."""
+    methods, cells, means = result.methods, dict[str, str](), dict[str, str]()
+    for size, label in result.of(mine).items():
+        tasks = result.scored(label, *result.of(rival).values()).values
+        if not tasks:
+            continue
+        if beyond(methods, averaged(tasks, list(tasks)), rival, label) == (0, 0):
+            mean, low, high = interval_of_mean(methods, tasks, rival, label)
+            means[size] = f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+        more, less = beyond(methods, tasks, rival, label)
+        if 2 * (more + less) < len(tasks) and not (more and less):
+            mean, low, high = interval(methods, tasks, rival, label)
+            sign = "at most " if more else "at least " if less else ""
+            cells[size] = f"{sign}{mean:.2f} [{low:.2f}, {high:.2f}]"
+    return cells, means
+
+
 def at_equal_kl() -> str:
     """Return for each set and rival the factor of bytes at the KL of each size of hydraopt."""
     lines, sizes = [], dict[str, None]()
-    for name, methods, tasks in _results():
-        mine = {x["setting"]: label for label, x in methods.items() if x["method"] == METHOD}
-        sizes.update(dict.fromkeys(mine))
-        for rival in dict.fromkeys(x["method"] for x in methods.values()):
-            if rival == METHOD:
-                continue
-            cells, means = {}, {}
-            for size, label in mine.items():
-                if beyond(methods, averaged(tasks, list(tasks)), rival, label) == (0, 0):
-                    mean, low, high = interval_of_mean(methods, tasks, rival, label)
-                    means[size] = f"{mean:.2f} [{low:.2f}, {high:.2f}]"
-                more, less = beyond(methods, tasks, rival, label)
-                if 2 * (more + less) < len(tasks) and not (more and less):
-                    mean, low, high = interval(methods, tasks, rival, label)
-                    sign = "at most " if more else "at least " if less else ""
-                    cells[size] = f"{sign}{mean:.2f} [{low:.2f}, {high:.2f}]"
-            about = f"`{name}`, {len(tasks)}"
-            lines += [(about, rival, "of each task", cells), (about, rival, "mean", means)]
+    for result in results():
+        for mine, rival in pairs(result.methods):
+            cells, means = _cells(result, mine, rival)
+            sizes.update(dict.fromkeys([*cells, *means]))
+            named = f"{rival}, no prompts" if (mine, rival) == (PROMPTED, METHOD) else rival
+            about = f"`{result.set}`", named
+            lines += [(*about, "of each task", cells), (*about, "mean", means)]
     if not lines:
         return MISSING
-    head = ["set, tasks", "rival", "KL", *(f"at the KL of {x}" for x in sizes)]
-    return table(head, [[*x, *(cells.get(y, "-") for y in sizes)] for *x, cells in lines])
-
-
-def every_size() -> Table:
-    """Return KL and changed answers of every method and size, means over the tasks."""
-    lines: list[list[object]] = []
-    for name, methods, tasks in _results():
-        for label, about in methods.items():
-            values = [by[label] for by in tasks.values() if label in by]
-            kl = [max(float(x[:, 1].mean()), _LEAST) for x in values]
-            changed = 100 * float(np.mean([x[:, 0].mean() for x in values]))
-            rows = sum(len(x) for x in values)
-            about_it = [name, len(values), rows, about["method"], about["setting"]]
-            means = [f"{np.mean(kl):.3g}", f"{math.exp(float(np.mean(np.log(kl)))):.3g}"]
-            share = f"{100 * about['share']:.2f}"
-            sizes = [about["bytes"], share, f"{about['error']:.4f}"]
-            lines.append([*about_it, *sizes, *means, f"{changed:.2f}"])
-    head = ["set", "tasks", "rows", "method", "setting", "bytes", "of_fp16_pct", "error"]
-    return [*head, "kl_mean", "kl_geometric", "changed_pct"], lines
+    order = sorted(sizes, key=lambda x: -float(x.strip("%")) if x.endswith("%") else -100.0)
+    head = ["set", "rival", "KL", *(f"at the KL of {x}" for x in order)]
+    return table(head, [[*x, *(cells.get(y, "-") for y in order)] for *x, cells in lines])
 
 
 def every_task() -> Table:
     """Return the factor of bytes of every task, with the word for a bound."""
     words = {0: "", 1: "at most", -1: "at least"}
     lines: list[list[object]] = []
-    for name, methods, tasks in _results():
-        mine = {x["setting"]: label for label, x in methods.items() if x["method"] == METHOD}
-        rivals = dict.fromkeys(x["method"] for x in methods.values() if x["method"] != METHOD)
-        for rival in rivals:
-            for size, label in mine.items():
-                for task, by in tasks.items():
-                    for log, side in _factors(methods, {task: by}, rival, label):
-                        lines.append([name, task, rival, size, words[side], f"{math.exp(log):.2f}"])
-    return ["set", "task", "rival", "at_the_kl_of", "bound", "times_the_bytes"], lines
+    for result in results():
+        for mine, rival in pairs(result.methods):
+            for size, label in result.of(mine).items():
+                for task, by in result.values.items():
+                    for log, side in _factors(result.methods, {task: by}, rival, label):
+                        about = result.set, task, mine, size, rival, words[side]
+                        lines.append([*about, f"{math.exp(log):.2f}"])
+    head = ["set", "task", "of", "at_the_kl_of", "rival", "bound", "times_the_bytes"]
+    return head, lines
 
 
 SECTIONS = {"equal kl": at_equal_kl}
-TABLES = {"equal-kl.csv": every_size, "equal-kl-tasks.csv": every_task}
+TABLES = {"equal-kl-tasks.csv": every_task}

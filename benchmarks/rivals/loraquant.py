@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,9 +33,6 @@ from benchmarks.rivals.base import (
 from benchmarks.rivals.numbers import pack_bits, unpack_bits
 from benchmarks.rivals.registry import Scene
 from hydraopt.linalg.svd import thin
-
-if TYPE_CHECKING:
-    from benchmarks.rivals.taught import Teach
 
 __all__ = ["loraquant", "refined", "rows"]
 
@@ -188,25 +185,7 @@ def _modules(arrays: dict[str, NDArray[Any]], rows: Sequence[_Row]) -> dict[str,
     return found
 
 
-def _taught(task: str, parts: dict[str, _Parts], teach: Teach) -> dict[str, _Parts]:
-    """All parts moved by gradient steps on the task's prompts; which are strong stays."""
-
-    def split(modules: Modules) -> dict[str, _Parts]:
-        return {
-            path: _Parts(np.ascontiguousarray(b.T), a, parts[path].h)
-            for path, (b, a) in modules.items()
-        }
-
-    def rounded(modules: Modules) -> Modules:
-        now = split(modules)
-        rows = [_Row.of(path, x) for path, x in now.items()]
-        return _modules(_coded(list(now.values())), rows)
-
-    start = {path: (np.ascontiguousarray(x.left.T), x.right) for path, x in parts.items()}
-    return {**parts, **split(teach(task, start, rounded))}
-
-
-def loraquant(ratio: float, teach: Teach | None = None) -> Compressor:
+def loraquant(ratio: float) -> Compressor:
     """ratio: share of a module's energy in the 2-bit parts; the authors' example is 0.8."""
 
     def write(tasks: Tasks, folder: Path) -> None:
@@ -217,17 +196,15 @@ def loraquant(ratio: float, teach: Teach | None = None) -> Compressor:
         _refine([parts for mine in split.values() for parts in mine.values() if parts.h])
         layout: dict[str, list[tuple[str, int, int, int, int]]] = {}
         for task, mine in split.items():
-            kept = _taught(task, mine, teach) if teach else mine
-            layout[task] = [astuple(_Row.of(path, x)) for path, x in kept.items()]
-            save_file(_coded(list(kept.values())), str(folder / f"{task}.safetensors"))
+            layout[task] = [astuple(_Row.of(path, x)) for path, x in mine.items()]
+            save_file(_coded(list(mine.values())), str(folder / f"{task}.safetensors"))
         write_layout(folder, layout)
 
     def read(folder: Path, task: str) -> Modules:
         rows = [_Row(*row) for row in read_layout(folder)[task]]
         return _modules(load_file(str(folder / f"{task}.safetensors")), rows)
 
-    name = "loraquant, prompts" if teach else "loraquant"
-    return Compressor(name, f"ratio {ratio:g}", write, read, of_package=teach is not None)
+    return Compressor("loraquant", f"ratio {ratio:g}", write, read)
 
 
 def rows(scene: Scene) -> list[Compressor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -18,9 +17,6 @@ from benchmarks.rivals.base import (
     write_layout,
 )
 from benchmarks.rivals.numbers import Code
-
-if TYPE_CHECKING:
-    from benchmarks.rivals.taught import Teach
 
 __all__ = ["Cut", "stored"]
 
@@ -36,22 +32,15 @@ def stored(
     setting: str,
     code: Code,
     cut: Cut = lambda tasks: tasks,
-    teach: Teach | None = None,
 ) -> Compressor:
     """A compressor that writes what ``cut`` makes of the factors in a code of numbers: of each
-    module the columns of B, then the rows of A. teach: moves them before, to be rounded better."""
-
-    def rounded(modules: Modules) -> Modules:
-        arrays = code.encode(_vectors(modules))
-        sizes = _sizes(modules)
-        return _modules(sizes, code.decode(arrays, _lengths(sizes)))
+    module the columns of B, then the rows of A."""
 
     def write(tasks: Tasks, folder: Path) -> None:
         layout: dict[str, _Sizes] = {}
         for task, modules in cut(tasks).items():
-            kept = {**modules, **teach(task, modules, rounded)} if teach else modules
-            layout[task] = _sizes(kept)
-            save_file(dict(code.encode(_vectors(kept))), str(folder / f"{task}.safetensors"))
+            layout[task] = _sizes(modules)
+            save_file(dict(code.encode(_vectors(modules))), str(folder / f"{task}.safetensors"))
         write_layout(folder, layout)
 
     def read(folder: Path, task: str) -> Modules:
@@ -59,7 +48,7 @@ def stored(
         arrays = load_file(str(folder / f"{task}.safetensors"))
         return _modules(sizes, code.decode(arrays, _lengths(sizes)))
 
-    return Compressor(method, setting, write, read, of_package=teach is not None)
+    return Compressor(method, setting, write, read)
 
 
 def _sizes(modules: Modules) -> _Sizes:

@@ -7,8 +7,7 @@ hydraopt's refit holds out; what does best there is kept, the factors as they we
 better.
 
 Sources: straight-through gradients (Bengio et al., arXiv 1308.3432); distillation from the model's
-own words (LLM-QAT, arXiv 2305.17888). LoRAQuant's own gradient steps (arXiv 2510.26690) see weights
-alone; here they see prompts.
+own words (LLM-QAT, arXiv 2305.17888).
 """
 
 from __future__ import annotations

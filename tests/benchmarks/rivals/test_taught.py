@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.quality import methods
 from benchmarks.rivals.base import pack
+from benchmarks.rivals.coded_svd import coded_svd
 from benchmarks.rivals.group import rounding
 from benchmarks.rivals.loraquant import loraquant
 from benchmarks.rivals.numbers import grouped
@@ -54,8 +55,9 @@ def school(trained, monkeypatch):
             lambda teach: stored("x", "", grouped(4), cut_by_energy(0.5), teach),
         ),
         slow(loraquant(0.5), lambda teach: loraquant(0.5, teach)),
+        (coded_svd(0.7), lambda teach: coded_svd(0.7, teach=teach)),
     ],
-    ids=["group", "svd+group", "loraquant"],
+    ids=["group", "svd+group", "loraquant", "coded svd"],
 )
 def test_less_harm_in_as_many_bytes(school, tmp_path: Path, plain, prompted) -> None:
     original, teach, harm = school

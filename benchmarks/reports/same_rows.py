@@ -1,0 +1,216 @@
+"""What each size costs, on the same rows: scores, changed answers and KL, by set and base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import pages
+from benchmarks.common import QUALITY
+from benchmarks.pages import Table
+from benchmarks.quality.sets import METHOD, recipe_of
+from benchmarks.reports.axes import size_axis
+from benchmarks.reports.tables import MISSING, table
+from hydraopt.evaluate.metrics import metrics_of
+from zoo.bases import find_base
+from zoo.recipe import read_recipe
+
+__all__ = ["PROMPTED", "SECTIONS", "TABLES", "Result", "draw", "results"]
+
+Values = NDArray[np.float64]
+ORIGINAL: Final = "original"
+PROMPTED: Final = f"{METHOD}, prompts"
+_DRAWS: Final = 400
+_LEAST: Final = 1e-9
+
+
+@dataclass(frozen=True)
+class Result:
+    """One set. methods: what the result says of each label. values: by adapter and label, (rows,
+    2): whether an answer changes, and its KL. numbers: likewise, those of the task's metric, also
+    of ORIGINAL. metrics: by adapter, the metric's name."""
+
+    set: str
+    methods: Mapping[str, Mapping[str, Any]]
+    values: Mapping[str, Mapping[str, Values]]
+    numbers: Mapping[str, Mapping[str, Values]]
+    metrics: Mapping[str, str]
+
+    @property
+    def parameters(self) -> int:
+        return find_base(read_recipe(recipe_of(self.set)).base).parameters
+
+    def of(self, method: str) -> dict[str, str]:
+        """Return the labels of a method's sizes, the largest first."""
+        mine = [x for x, about in self.methods.items() if about["method"] == method]
+        return {
+            self.methods[x]["setting"]: x
+            for x in sorted(mine, key=lambda x: -self.methods[x]["share"])
+        }
+
+    def drops(self, label: str, pick: NDArray[np.int64] | None = None) -> list[float]:
+        """Return by task how far the score falls, in percent of the original's.
+
+        pick: rows to take, modulo the number of a task's rows.
+        """
+        found = []
+        for name, by in self.numbers.items():
+            total = metrics_of(self.metrics[name])[0].total
+            rows = np.arange(len(by[ORIGINAL])) if pick is None else pick[: len(by[ORIGINAL])]
+            old, new = (total(x[rows % len(x)]) for x in (by[ORIGINAL], by[label]))
+            found.append(100 * (old - new) / old if old else 0.0)
+        return found
+
+    def scored(self, *labels: str) -> Result:
+        """Return the result of the tasks that all of these labels were measured on."""
+        names = [x for x, by in self.values.items() if {*labels} <= by.keys()]
+        values, numbers = ({x: held[x] for x in names} for held in (self.values, self.numbers))
+        return Result(self.set, self.methods, values, numbers, self.metrics)
+
+
+def results() -> Iterator[Result]:
+    """Yield the sets, that of the smallest base first."""
+    found = []
+    for file in sorted(QUALITY.glob("*.equal-kl.json")):
+        stored = json.loads(file.read_text())
+        values: dict[str, dict[str, Values]] = {}
+        numbers: dict[str, dict[str, Values]] = {}
+        metrics = {}
+        for row in stored["rows"]:
+            name, whole = row["adapter"], np.array(row["values"], np.float64)
+            metrics[name] = row["metric"]
+            numbers.setdefault(name, {})[row["method"]] = whole[:, 2:]
+            if row["method"] != ORIGINAL:
+                values.setdefault(name, {})[row["method"]] = whole[:, :2]
+        set_name = file.name.partition(".")[0]
+        found.append(Result(set_name, stored["methods"], values, numbers, metrics))
+    yield from sorted(found, key=lambda x: x.parameters)
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What a size costs, means over the tasks, with 95 % intervals of a bootstrap over rows.
+
+    Rows of one number are drawn together in all tasks: in several languages they are translations
+    of each other. most: one-sided upper bound of the drop. kl: arithmetic and geometric mean.
+    """
+
+    drop: tuple[float, float, float]
+    most: float
+    changed: tuple[float, float, float]
+    kl: tuple[float, float]
+    worst: tuple[float, str]
+
+    @classmethod
+    def of(cls, result: Result, label: str) -> _Cost:
+        mine, rng = result.scored(label), np.random.default_rng(0)
+        values = {name: by[label] for name, by in mine.values.items()}
+        rows = max(map(len, values.values()))
+        drops, changes = [], []
+        for _ in range(_DRAWS):
+            pick = rng.integers(0, rows, rows)
+            drops.append(float(np.mean(mine.drops(label, pick))))
+            changes.append(np.mean([x[pick[: len(x)] % len(x), 0].mean() for x in values.values()]))
+        by_task = mine.drops(label)
+        worst = int(np.argmax(by_task))
+        changed = 100 * float(np.mean([x[:, 0].mean() for x in values.values()]))
+        kl = [max(float(x[:, 1].mean()), _LEAST) for x in values.values()]
+        low, high = np.quantile(drops, [0.025, 0.975])
+        least, largest = 100 * np.quantile(changes, [0.025, 0.975])
+        return cls(
+            (float(np.mean(by_task)), float(low), float(high)),
+            float(np.quantile(drops, 0.95)),
+            (changed, float(least), float(largest)),
+            (float(np.mean(kl)), float(np.exp(np.mean(np.log(kl))))),
+            (by_task[worst], list(values)[worst]),
+        )
+
+
+def _lines(*methods: str) -> Iterator[tuple[Result, str, str, _Cost]]:
+    """Yield set, method, label and cost of each size of these methods, or of all."""
+    for result in results():
+        for method in methods or dict.fromkeys(x["method"] for x in result.methods.values()):
+            for label in result.of(method).values():
+                if result.scored(label).values:
+                    yield result, method, label, _Cost.of(result, label)
+
+
+def by_base() -> str:
+    """Return a row for each set and size of hydraopt."""
+    lines = []
+    for result, method, label, cost in _lines(METHOD, PROMPTED):
+        count = len(result.scored(label).values)
+        lines.append(
+            [
+                f"{_size(result.parameters)}, `{result.set}` ({count})",
+                f"{100 * result.methods[label]['share']:.1f} %"
+                + (" with prompts" if method == PROMPTED else ""),
+                "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*cost.drop),
+                f"{cost.most:+.1f} %",
+                "{:.1f} % [{:.1f}, {:.1f}]".format(*cost.changed),
+                f"{cost.kl[0]:.2g}",
+            ]
+        )
+    head = ["base, set (tasks)", "of fp16", "mean drop", "at most", "answers changed", "KL"]
+    return table(head, lines) if lines else MISSING
+
+
+def _size(parameters: int) -> str:
+    millions = parameters / 1e6
+    return f"{millions / 1000:.1f} B" if millions >= 1000 else f"{millions:.0f} M"
+
+
+def every_size() -> Table:
+    """Return the costs of all methods and sizes."""
+    rows: list[list[object]] = []
+    for result, method, label, cost in _lines():
+        mine = result.scored(label).values
+        about = result.methods[label]
+        rows.append(
+            [result.set, result.parameters, len(mine), sum(len(x[label]) for x in mine.values())]
+            + [method, about["setting"], about["bytes"], f"{100 * about['share']:.2f}"]
+            + [f"{about['error']:.4f}"]
+            + [f"{x:.3f}" for x in (*cost.drop, cost.most, cost.worst[0])]
+            + [cost.worst[1], *(f"{x:.3f}" for x in cost.changed)]
+            + [f"{x:.3g}" for x in cost.kl]
+        )
+    head = ["set", "parameters", "tasks", "rows", "method", "setting", "bytes", "of_fp16_pct"]
+    head += ["error"]
+    head += ["drop_pct", "drop_low", "drop_high", "drop_at_most", "worst_drop_pct", "worst_task"]
+    return [*head, "changed_pct", "changed_low", "changed_high", "kl_mean", "kl_geometric"], rows
+
+
+def draw() -> None:
+    """Draw changed answers and KL against size, a line for each base."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4))
+    for number, result in enumerate(results()):
+        labels = list(result.of(METHOD).values())
+        shares = [100 * result.methods[x]["share"] for x in labels]
+        costs = [_Cost.of(result, x) for x in labels]
+        name = f"{_size(result.parameters)}, {result.set}"
+        style = {"color": f"C{number}", "marker": "o", "markersize": 4}
+        axes[0].plot(shares, [x.changed[0] for x in costs], label=name, **style)
+        low, high = ([x.changed[i] for x in costs] for i in (1, 2))
+        axes[0].fill_between(shares, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
+        axes[1].plot(shares, [x.kl[0] for x in costs], label=name, **style)
+    names = "answers changed, %", "KL to the originals, nats an answer"
+    for axis, what in zip(axes, names, strict=True):
+        size_axis(axis, (2, 3, 5, 10, 20, 30))
+        axis.set_xlabel("bytes of the bundle, % of the adapters in fp16")
+        axis.set_ylabel(what)
+    axes[1].set_yscale("log")
+    axes[0].legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(pages.PICTURES / "bases.png", dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+SECTIONS = {"by base": by_base}
+TABLES = {"same-rows.csv": every_size}

@@ -1,0 +1,125 @@
+"""Methods by size on the same rows: what a row of the result holds, and going on."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.quality import equal_kl
+from benchmarks.quality.equal_kl import Scene, measured
+from benchmarks.rivals.base import Compressor, pack
+from hydraopt.evaluate.compare import ORIGINAL
+from hydraopt.merging.look import HarmSettings
+
+
+def scaled(factor: float) -> Compressor:
+    """A method whose factors are those of the adapter times a number."""
+
+    def write(tasks: Any, folder: Path) -> None:
+        for name, modules in tasks.items():
+            arrays = {f"{p} {i}": x for p, pair in modules.items() for i, x in enumerate(pair)}
+            np.savez(folder / f"{name}.npz", **arrays)
+
+    def read(folder: Path, task: str) -> Any:
+        stored = np.load(folder / f"{task}.npz")
+        paths = dict.fromkeys(key.rpartition(" ")[0] for key in stored)
+        return {p: (factor * stored[f"{p} 0"], stored[f"{p} 1"]) for p in paths}
+
+    return Compressor("scaled", f"{factor:g}", write, read)
+
+
+@pytest.fixture
+def command(trained: Any, splits: Path, adapters: Any, tmp_path: Path, monkeypatch: Any) -> Any:
+    """Runs the command with the small model; returns its result."""
+    monkeypatch.setattr(equal_kl, "ROOT", tmp_path)
+    monkeypatch.setattr(equal_kl, "original_adapters", lambda _: list(adapters))
+    monkeypatch.setattr(equal_kl, "read_recipe", lambda _: SimpleNamespace(base="small"))
+    monkeypatch.setattr(equal_kl, "base_folder", lambda _: tmp_path)
+    monkeypatch.setattr(equal_kl, "load_model", lambda _: trained)
+    monkeypatch.setattr(equal_kl, "taught_rows", lambda teach: [_through(teach)])
+    short = HarmSettings(steps=4, stops=(4,), synthetic_prompts=0)
+    monkeypatch.setattr(equal_kl, "AnswerJudge", partial(equal_kl.AnswerJudge, settings=short))
+    asked = ["small", "--tasks", str(splits), "--rivals", "--sizes", "1100"]
+
+    def run(*more: str) -> dict[str, Any]:
+        equal_kl.main([*asked, "--output", str(tmp_path), *more])
+        result: dict[str, Any] = json.loads((tmp_path / "small.equal-kl.json").read_text())
+        return result
+
+    return run
+
+
+def _through(teach: Any) -> Compressor:
+    """What learned from prompts, as it is."""
+    plain = scaled(1.0)
+
+    def write(tasks: Any, folder: Path) -> None:
+        learned = {x: teach(x, modules, lambda moved: moved) for x, modules in tasks.items()}
+        plain.write(learned, folder)
+
+    return Compressor("scaled, prompts", "1", write, plain.read)
+
+
+def test_unchanged_answers_score_as_before(trained, splits, adapters, tmp_path) -> None:
+    scene = Scene(splits, 8, trained)
+    (adapter,) = adapters
+    tasks = equal_kl.tasks_of(adapters)
+    rows = [scaled(x) for x in (1.0, 0.99, -6.0)]
+    for row in rows:
+        pack(row, tasks, tmp_path / row.label)
+    reads = {x.label: equal_kl.ReadBack(x, tmp_path / x.label, [adapter.name]) for x in rows}
+    found = measured(adapter, reads, scene)
+    original = np.array(found[ORIGINAL])
+    assert len(original) == 8
+    assert not original[:, :2].any()
+    same, near, far = (np.array(found[x.label]) for x in rows)
+    assert np.allclose(same, original, atol=1e-9)
+    assert far[:, 1].mean() > near[:, 1].mean() > 0
+    assert far[:, 0].any()
+    for values in (near, far):
+        unchanged = values[:, 0] == 0
+        assert np.array_equal(values[unchanged, 2:], original[unchanged, 2:])
+
+
+def test_changed_answers_are_written_to_their_end(trained, splits, adapters, tmp_path) -> None:
+    (adapter,) = adapters
+    scene = Scene(splits, 10, trained)
+    row = scaled(0.0)  # the base
+    pack(row, equal_kl.tasks_of(adapters), tmp_path)
+    read = equal_kl.ReadBack(row, tmp_path, [adapter.name])
+    values = np.array(measured(adapter, {"base": read}, scene)["base"])
+    asked = equal_kl.prompts_of_rows(trained[1], adapter, splits, "test", 10)
+    alone = scene.numbers_of(scene.rows_of(adapter), scene.written(asked, {}))
+    assert values[:, 2:].tolist() == alone
+    assert values[:, 0].any()
+    assert 0 < values[:, 2].mean() < 1
+
+
+def test_a_second_call_measures_what_is_missing(command, monkeypatch) -> None:
+    first = command("--rows", "6")
+    labels = [row["method"] for row in first["rows"]]
+    assert labels == [ORIGINAL, "hydraopt_1100"]
+    assert {row["metric"] for row in first["rows"]} == {"exact match"}
+    again = command("--rows", "6", "--sizes", "1100", "1500")
+    assert [row["method"] for row in again["rows"]] == [*labels, "hydraopt_1500"]
+    assert again["rows"][:2] == first["rows"]
+    assert again["methods"]["hydraopt_1500"]["bytes"] > again["methods"]["hydraopt_1100"]["bytes"]
+    other = command("--rows", "5")  # other rows: nothing is taken over
+    assert {len(row["values"]) for row in other["rows"]} == {5}
+
+
+def test_prompts_are_stated_and_not_mixed(command) -> None:
+    given = "--rows", "4", "--prompts", "9"
+    result = command(*given)
+    learned = result["methods"]["scaled,_prompts_1"]
+    assert (learned["prompts"], learned["of"]) == (9, ["spell-en"])
+    assert result["methods"]["hydraopt,_prompts_1100"]["prompts"] == 9
+    assert "prompts" not in result["methods"]["hydraopt_1100"]
+    with pytest.raises(SystemExit, match="other prompts"):
+        command("--rows", "4", "--prompts", "8")
