@@ -43,6 +43,7 @@ PICTURES = _DOCS / "pictures"
 TABLES = _EVIDENCE / "data"
 BLOCKS: Mapping[str, Path] = {
     "evidence in short": _README,
+    "by base": _EVIDENCE / "index.md",
     "evidence": _EVIDENCE / "index.md",
     "ways": _EVIDENCE / "index.md",
     "few prompts": _EVIDENCE / "index.md",
@@ -56,7 +57,6 @@ BLOCKS: Mapping[str, Path] = {
     "verdict": _EVIDENCE / "rivals.md",
     "bd-rate": _EVIDENCE / "rivals.md",
     "methods in pictures": _EVIDENCE / "rivals.md",
-    "prompted": _EVIDENCE / "rivals.md",
     "map": _EVIDENCE / "rivals.md",
     "install": _EVIDENCE / "speed.md",
     "speed": _EVIDENCE / "speed.md",

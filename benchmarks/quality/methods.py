@@ -2,7 +2,6 @@
 
     python -m benchmarks.quality methods SET --tune --tasks TASKS [--rows 32] [--only ADAPTER ...]
     python -m benchmarks.quality methods SET [--plan rivals|map] [--peers]
-    python -m benchmarks.quality methods SET --plan prompted --tasks TASKS [--prompts 64]
     python -m benchmarks.quality methods SET --score --tasks TASKS [--rows 128] [--ours 10% 5%]
 
 Without ``--score`` no model is needed: every row of the plan (benchmarks/rivals/registry.py)
@@ -11,10 +10,6 @@ back; ``--peers`` adds lorashare and vlora-dev, each in its own environment, fai
 ``--ours`` adds hydraopt's own bundles of these sizes, which evidence.py scores too, to compare all
 on the very same rows. ``--score`` then has every task answered with what was read back.
 The result is benchmarks/results/quality/SET.PLAN.json.
-
-The plan "prompted" has rivals that get prompts as hydraopt's refit does (rivals/taught.py): the
-originals' own answers to rows of the training split, or ``--prompts-from validation``, and to
-``--learn N`` training rows besides.
 
 ``--tune`` comes first, or never: it merges by each method at a small grid of options (harness/
 tuning.py) and writes the loss of each on validation rows of a few adapters, those of ``--only`` or
@@ -48,7 +43,6 @@ from benchmarks.quality.harness.building import (
     made,
     measured,
 )
-from benchmarks.quality.harness.judging import add_prompts, judge_of, model_of
 from benchmarks.quality.harness.peers import kept_peers, peer_rows
 from benchmarks.quality.harness.scoring import Result, scored, stale, with_aliases
 from benchmarks.quality.harness.tuning import (
@@ -59,12 +53,11 @@ from benchmarks.quality.harness.tuning import (
     tuned_options,
 )
 from benchmarks.quality.sets import SETS
-from benchmarks.rivals import prompted, registry
-from benchmarks.rivals.base import Compressor, Modules, ReadBack, tasks_of
+from benchmarks.rivals import registry
+from benchmarks.rivals.base import Compressor, ReadBack, tasks_of
 from benchmarks.rivals.compare import ours
 from benchmarks.rivals.heads import head_map
 from benchmarks.rivals.registry import Scene
-from benchmarks.rivals.taught import Round, Teach, taught
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.products import products_of
@@ -101,16 +94,10 @@ class Run:
             rows = [row for _, _, row in trials(_rank(adapters), args.methods).values()]
         else:
             tuned = tuned_options(args.tuned, inputs) if args.tuned else {}
-            made = (
-                prompted.rows(_teacher(args, adapters))
-                if args.plan == "prompted"
-                else rows_of(args.plan, adapters, tuned)
-            )
+            made = rows_of(args.plan, adapters, tuned)
             rows = [row for row in made if any(text in row.label for text in args.only or [""])]
             rows += [ours(adapters, size) for size in args.ours]
-        asked = (args.prompts_from, args.prompts, args.learn, args.products)
-        of = "".join(f"-{x}" for x in asked) if plan == "prompted" else ""
-        place = ROOT / "build" / "methods" / args.set / f"{plan}-{inputs}{of}"
+        place = ROOT / "build" / "methods" / args.set / f"{plan}-{inputs}"
         out = args.out or QUALITY / f"{args.set}.{plan}.json"
         return cls(args, adapters, rows, inputs, place, out)
 
@@ -123,16 +110,7 @@ class Run:
             return [self.args.set, "--tune", *first]
         tuned = ["--tuned", str(self.args.tuned)] if self.args.tuned else []
         sizes = ["--ours", *self.args.ours] if self.args.ours else []
-        return [self.args.set, "--plan", self.args.plan, *tuned, *sizes, *first, *self._asked]
-
-    @property
-    def _asked(self) -> list[str]:
-        """The arguments that say which prompts."""
-        if self.args.plan != "prompted":
-            return []
-        of = ["--prompts-from", self.args.prompts_from, "--prompts", str(self.args.prompts)]
-        of += ["--learn", str(self.args.learn)]
-        return ["--tasks", str(self.args.tasks), *of, "--products", self.args.products]
+        return [self.args.set, "--plan", self.args.plan, *tuned, *sizes, *first]
 
     def before(self) -> Mapping[str, Any]:
         """What an earlier call left; empty if there was none."""
@@ -152,31 +130,6 @@ def rows_of(
     if plan == "map":
         return head_map(len(adapters), _rank(adapters))
     return registry.rows_of(Scene(len(adapters), _rank(adapters), tuned))
-
-
-def _teacher(args: argparse.Namespace, adapters: Sequence[Adapter]) -> Teach:
-    """What moves a task's factors by gradient steps on its prompts; the base model is loaded for
-    the first."""
-    by_name = {adapter.name: adapter for adapter in adapters}
-
-    def teach(task: str, start: Modules, rounded: Round) -> Modules:
-        base = request_for(args.set, args.tasks, None, args.products).base
-        original = {path: x.factors() for path, x in by_name[task].modules.items()}
-        with products_of(args.products):  # by which a judge remembers its answers, too
-            asked = args.tasks, args.prompts_from, args.prompts, args.learn
-            judge = judge_of(base, tuple(adapters), *asked)
-            answers, more = judge.answers(task), judge.lessons(task)
-            return taught(model_of(base), answers, original, start, rounded, more=more)
-
-    return teach
-
-
-def _prompts(args: argparse.Namespace) -> dict[str, Any]:
-    """What the result says of prompts."""
-    if args.plan != "prompted":
-        return {}
-    asked = {"of": args.prompts_from, "a_task_at_most": args.prompts, "learned": args.learn}
-    return {"prompts": asked}
 
 
 def _rank(adapters: Sequence[Adapter]) -> int:
@@ -228,7 +181,6 @@ def build(run: Run) -> tuple[list[Compressor], Result]:
         "versions": origin["versions"],
         "adapters": hashes,
         "fp16_bytes": 2 * sum(adapter.numbers for adapter in run.adapters),
-        **_prompts(run.args),
         "methods": methods,
         "failures": {label: note for label, note in notes.items() if "failed" in note},
         "guess": [],
@@ -329,7 +281,7 @@ def _judges(adapters: Sequence[Adapter], named: Sequence[str]) -> list[Adapter]:
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = parser_of(__name__, __doc__)
     parser.add_argument("set", choices=SETS)
-    parser.add_argument("--plan", choices=("rivals", "map", "prompted"), default="rivals")
+    parser.add_argument("--plan", choices=("rivals", "map"), default="rivals")
     parser.add_argument("--peers", action="store_true", help="lorashare and vlora-dev as well")
     parser.add_argument("--score", action="store_true")
     parser.add_argument("--tasks", type=Path)
@@ -351,14 +303,12 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=GRIDS, default=[*GRIDS], metavar="METHOD")
     parser.add_argument("--tuned", type=Path, help="default SET.tuned.json beside the results")
     parser.add_argument("--out", type=Path, help="default benchmarks/results/quality/SET.PLAN.json")
-    add_prompts(parser)
-    parser.add_argument("--learn", type=int, default=0, help="training rows that are learned from")
     parser.add_argument("--one", nargs=2, metavar=("LABEL", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.one:
         return args
-    if (args.score or args.tune or args.plan == "prompted") and not args.tasks:
-        parser.error("--score, --tune and --plan prompted need --tasks")
+    if (args.score or args.tune) and not args.tasks:
+        parser.error("--score and --tune need --tasks")
     if args.tuned and not args.tuned.is_file():
         parser.error(f"--tuned {args.tuned}: no such file")
     if (args.adapters or args.of or (args.only and not args.tune)) and not args.out:

@@ -33,7 +33,6 @@ REPORTS = (
     "kept",
     "kinds",
     "people",
-    "prompted",
     "readme",
     "rivals",
     "runtime",

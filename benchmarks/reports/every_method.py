@@ -18,7 +18,6 @@ from benchmarks.quality.sets import METHOD
 from benchmarks.reports.axes import size_axis
 from benchmarks.reports.rivals import scored_rivals
 from benchmarks.reports.scores import (
-    PROMPTED,
     bundle_error,
     bundle_key,
     every_row,
@@ -60,7 +59,7 @@ def rows_by_set(folder: Path = QUALITY) -> dict[str, list[Row]]:
         for name, entry in every_row(folder).items()
     }
     for _, result in result_files(folder):
-        if result["plan"] in ("map", PROMPTED):
+        if result["plan"] == "map":
             continue
         rows = found.setdefault(result["set"], [])
         for method in result["methods"].values():

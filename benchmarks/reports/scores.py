@@ -21,7 +21,6 @@ from benchmarks.quality.sets import CLOSER, SETS, pinned, set_of
 
 __all__ = [
     "NO_DROP",
-    "PROMPTED",
     "SURE",
     "best_seen",
     "bundle_error",
@@ -40,9 +39,6 @@ __all__ = [
 
 NO_DROP = 0.5
 """A drop of the mean, in percent of the originals' scores, that counts as none."""
-PROMPTED = "prompted"
-"""The plan of ``methods`` whose rivals get prompts. Its files hold a few adapters of a set: their
-bytes stand beside those of no whole set."""
 RIVALS = "rivals"
 """The plan in which every method is compared with every other."""
 SURE = 1.96
@@ -244,7 +240,7 @@ def every_row(folder: Path = QUALITY) -> dict[str, Any]:
     """By set: how many tasks, and all its rows, those over a part of the tasks among them."""
     sets: dict[str, Any] = {}
     for name, result in result_files(folder):
-        if not result["tasks"] or result.get("plan") == PROMPTED:
+        if not result["tasks"]:
             continue
         entry = sets.setdefault(result["set"], {"n": 0, "rows": []})
         entry["n"] = max(entry["n"], len(result["tasks"]))

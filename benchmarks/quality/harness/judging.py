@@ -29,7 +29,6 @@ __all__ = [
     "add_prompts",
     "judge_of",
     "loaded_model",
-    "model_of",
     "prompts_hash",
     "prompts_of",
     "prompts_of_rows",
@@ -87,11 +86,6 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
 
 
 loaded_model = functools.cache(load_model)
-
-
-def model_of(base: str) -> Any:
-    """The base model of such a judge."""
-    return loaded_model(base)[0]
 
 
 @functools.cache

@@ -32,9 +32,7 @@ def run_of(*arguments: str) -> methods.Run:
     return methods.Run.of(methods._arguments(["gemma3-separate8", *arguments]))
 
 
-@pytest.mark.parametrize(
-    "more", [["--tune"], ["--score"], ["--plan", "prompted"], ["--ours", "5%"]], ids=lambda x: x[0]
-)
+@pytest.mark.parametrize("more", [["--tune"], ["--score"], ["--ours", "5%"]], ids=lambda x: x[0])
 def test_another_process_sees_the_same_rows(adapters, tmp_path: Path, more: list[str]) -> None:
     run = run_of(*more, "--tasks", str(tmp_path))
     child = methods.Run.of(methods._arguments([*run.arguments, "--one", "x", str(tmp_path)]))

@@ -4,12 +4,41 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks.quality.sets import pinned
 from benchmarks.reports.scores import best_seen
 from benchmarks.reports.ways import every_way, ways
-from tests.benchmarks.reports.test_prompted_table import ADAPTERS, SET, result
+from tests.benchmarks.reports.test_scores import task
+
+SET = "gemma3-5x8"
+ADAPTERS = list(pinned()[SET][1].items())[:3]
+
+
+def result(plan: str, methods: dict[str, str], rows: dict[str, int], adapters) -> dict[str, Any]:
+    """methods: setting by method. rows: of the test, by task."""
+    tasks = []
+    for at, (name, count) in enumerate(rows.items()):
+        scored = task(name, 80.0, -4.0 * at, 98.0)
+        (one,) = (x for x in scored["results"].values() if "kl" in x)
+        one |= {"changed_pct": 2.5, "kl_answer": 0.125}
+        results = scored["results"] | dict.fromkeys(methods, one)
+        tasks.append(scored | {"rows": count, "sha256": "0", "results": results})
+    errors = dict.fromkeys(rows, 0.5)
+    return {
+        "set": SET,
+        "plan": plan,
+        "products": "bfloat16",
+        "adapters": dict(adapters),
+        "limits": {"rows": 300},
+        "methods": {
+            name: {"method": name, "setting": size, "bytes": 9, "size_pct": 5.0, "errors": errors}
+            for name, size in methods.items()
+        },
+        "tasks": tasks,
+    }
 
 
 def errors(made: dict, error: float) -> dict:

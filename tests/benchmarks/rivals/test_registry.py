@@ -25,7 +25,6 @@ SHARED = {
     "inside",
     "numbers",
     "packages",
-    "prompted",
     "registry",
     "stored",
     "taught",
