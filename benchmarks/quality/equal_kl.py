@@ -1,20 +1,20 @@
 """Measure KL, changed answers and scores of hydraopt and of rivals by size, on the same rows.
 
     python -m benchmarks.quality equal_kl SET --tasks TASKS [--rivals coded_svd svd_group]
-    python -m benchmarks.quality equal_kl SET --tasks TASKS --only NAME ... --prompts 300
+    python -m benchmarks.quality equal_kl SET --tasks TASKS --alone NAME ... --prompts 300
 
 All adapters of SET are written by each method at each of its sizes and read back, as in
 ``benchmarks.rivals compare``; bytes are of the whole set. Then each adapter, or those of --only,
-writes greedy answers to the first rows of the test split, at most 128 tokens each. Of every row the
-result has whether the answer changes in any token, KL in nats an answer, and the numbers of the
-task's metric, for which changed answers are written to their end.
+writes greedy answers to the first rows of the test split, as long as ``hydraopt eval`` has them. Of
+every row the result has whether the answer changes in any token, KL in nats an answer, and the
+numbers of the task's metric, for which changed answers are written anew.
 
-Nothing is given to a method but the adapters. With --prompts, hydraopt and the coded SVD are also
-trained to keep the answers of the scored adapters to so many prompts, the first rows of the
-validation split and then of the training split.
+--alone makes a set of a few adapters. With --prompts, hydraopt and the coded SVD are also trained
+to keep the answers to so many prompts, the first rows of the validation split and then of the
+training split; else nothing is given to a method but the adapters.
 
-Saved after each adapter; a second call continues. Writes
-benchmarks/results/quality/SET.equal-kl.json.
+Saved after each adapter; a second call continues, and refuses a result of other adapters, rows or
+code. Writes benchmarks/results/quality/SET.equal-kl.json, with --alone SET-alone.equal-kl.json.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.commands import parser_of
-from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
+from benchmarks.common import QUALITY, ROOT, begun, package_hash, provenance, save_json
 from benchmarks.quality.evidence import original_adapters
 from benchmarks.quality.few_prompts import real_prompts
-from benchmarks.quality.harness.judging import prompts_of_rows
+from benchmarks.quality.harness.building import inputs_of
 from benchmarks.quality.sets import DEFAULT, recipe_of
 from benchmarks.rivals import registry
 from benchmarks.rivals.base import (
@@ -50,13 +50,12 @@ from benchmarks.rivals.coded_svd import taught_rows
 from benchmarks.rivals.compare import ours
 from benchmarks.rivals.taught import Round, taught
 from hydraopt.adapters import Adapter
-from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.memory import key_of
+from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.model import TaskFactors, load_model
 from hydraopt.basemodel.writing import answered
-from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.evaluate.compare import ORIGINAL
 from hydraopt.evaluate.metrics import metrics_of
+from hydraopt.evaluate.run import most_tokens
 from hydraopt.evaluate.taskfile import TaskFile, named_task, read_task_file
 from hydraopt.harm.drift import Drift, drift_of, reference_of
 from hydraopt.harm.judge import AnswerJudge
@@ -67,6 +66,8 @@ __all__ = ["main", "row_values"]
 
 SIZES = (DEFAULT, "10%", "5%", "3%", "2%")
 _RIVALS = ("coded_svd",)
+_SAME = ("set", "base", "count", "prompts", "code", "adapters")
+"""What a result that is continued may not have changed."""
 
 
 def row_values(drift: Drift) -> list[list[float]]:
@@ -109,8 +110,14 @@ class Scene:
         file = read_task_file(self.tasks, task, language, "test")
         return replace(file, rows=file.rows[: self.count])
 
-    def written(self, asked: Sequence[Encoded], factors: TaskFactors) -> list[Encoded]:
-        return answered(*self.loaded, asked, factors, ANSWER_TOKENS)
+    def asked(self, file: TaskFile) -> tuple[list[Encoded], int]:
+        """Return the prompts of rows, and how many tokens an answer may have."""
+        tokenizer = self.loaded[1]
+        items = [encode_row(tokenizer, file.instruction, x.input, x.output) for x in file.rows]
+        return [Encoded(x.prompt, ()) for x in items], most_tokens(items)
+
+    def written(self, asked: Sequence[Encoded], factors: TaskFactors, most: int) -> list[Encoded]:
+        return answered(*self.loaded, asked, factors, most)
 
     def numbers_of(self, file: TaskFile, said: Sequence[Encoded]) -> list[list[float]]:
         """Return the numbers of the task's metric for these answers."""
@@ -124,21 +131,19 @@ def measured(
     adapter: Adapter, methods: Mapping[str, ReadBack], scene: Scene
 ) -> dict[str, list[list[float]]]:
     """Return the values of each row of an adapter, by method and of the original."""
-    model, tokenizer = scene.loaded
-    original = {path: x.factors() for path, x in adapter.modules.items()}
+    model, original = scene.loaded[0], {path: x.factors() for path, x in adapter.modules.items()}
     file = scene.rows_of(adapter)
-    asked = prompts_of_rows(tokenizer, adapter, scene.tasks, "test", scene.count)
-    said = scene.written(asked, original)
+    asked, most = scene.asked(file)
+    said = scene.written(asked, original, most)
     reference = reference_of(model, said, original)
-    numbers = scene.numbers_of(file, said)
-    found = {ORIGINAL: [[0.0, 0.0, *x] for x in numbers]}
+    found = {ORIGINAL: [[0.0, 0.0, *x] for x in scene.numbers_of(file, said)]}
     for label, read in methods.items():
         factors = read[adapter.name]
         values = row_values(drift_of(model, reference, factors))
         now, changed = list(said), [i for i, (changes, _) in enumerate(values) if changes]
-        if changed:
-            again = scene.written([asked[i] for i in changed], factors)
-            now = [dict(zip(changed, again, strict=True)).get(i, x) for i, x in enumerate(said)]
+        again = scene.written([asked[i] for i in changed], factors, most)
+        for i, answer in zip(changed, again, strict=True):
+            now[i] = answer
         scored = scene.numbers_of(file, now)
         found[label] = [[*x, *y] for x, y in zip(values, scored, strict=True)]
         share, kl = np.mean(values, axis=0)
@@ -147,34 +152,58 @@ def measured(
 
 
 def with_prompts(
-    adapters: Sequence[Adapter], names: Sequence[str], args: argparse.Namespace, scene: Scene
+    adapters: Sequence[Adapter], args: argparse.Namespace, base: str, loaded: tuple[Any, Any]
 ) -> list[Compressor]:
-    """Return the rows of the methods that learn from prompts of the adapters with these names."""
+    """Return the rows of the methods that learn from prompts."""
     by_name = {x.name: x for x in adapters}
-    prompts = {name: real_prompts(by_name[name], args.tasks, args.prompts) for name in names}
-    judge = AnswerJudge(args.base, adapters, prompts, refits=True, loaded=scene.loaded)
+    prompts = {name: real_prompts(x, args.tasks, args.prompts) for name, x in by_name.items()}
+    judge = AnswerJudge(base, adapters, prompts, refits=True, loaded=loaded)
 
     def teach(task: str, start: Modules, rounded: Round) -> Modules:
-        if task not in prompts:
-            return start
         original = {path: x.factors() for path, x in by_name[task].modules.items()}
         answers, more = judge.answers(task), judge.lessons(task)
-        return taught(scene.loaded[0], answers, original, start, rounded, more=more)
+        return taught(loaded[0], answers, original, start, rounded, more=more)
 
-    return [*(ours(adapters, size, judge.look) for size in args.sizes), *taught_rows(teach)]
+    return [*(ours(adapters, size, judge.look) for size in args.learn_at), *taught_rows(teach)]
 
 
-def noted(
-    row: Compressor, read: ReadBack, tasks: Tasks, fp16: int, learned: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return what the result says of a method and size. learned: from which prompts."""
+@dataclass(frozen=True)
+class Stored:
+    """The result file. head: what it is of, which may not differ."""
+
+    file: Path
+    head: Mapping[str, Any]
+
+    def read(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return methods and rows so far. Raises SystemExit for a result of something else."""
+        rows = begun(self.file, self.head, _SAME)
+        before = json.loads(self.file.read_text()) if self.file.is_file() else {"methods": {}}
+        return before["methods"], rows
+
+    def add(self, methods: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Save these as well; another call may have saved others meanwhile."""
+        known, found = self.read()
+        save_json(
+            self.file,
+            {**self.head, "methods": {**known, **methods}, "rows": [*found, *rows]},
+            "rows",
+        )
+
+    def check(self, label: str, about: Mapping[str, Any]) -> None:
+        """Raise SystemExit if rows of a label are of other files."""
+        before = self.read()[0].get(label, about)
+        if before != about:
+            raise SystemExit(f"{self.file.name} has another {label}; remove it first")
+
+
+def noted(row: Compressor, read: ReadBack, tasks: Tasks, fp16: int) -> dict[str, Any]:
+    """Return what the result says of a method and size."""
     return {
         "method": row.method,
         "setting": row.setting,
         "bytes": read.bytes,
         "share": round(read.bytes / fp16, 6),
         "error": round(mean_error(tasks, read), 6),
-        **learned,
     }
 
 
@@ -185,61 +214,69 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), help="of hydraopt")
     known = [x.name for x in registry.RIVALS if x.rows]
     parser.add_argument("--rivals", nargs="*", choices=known, default=list(_RIVALS))
-    parser.add_argument("--labels", nargs="+", default=[""], metavar="TEXT", help="these of them")
+    parser.add_argument(
+        "--labels", nargs="+", default=[""], metavar="TEXT", help="sizes of rivals with this text"
+    )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="score these adapters")
+    parser.add_argument("--alone", nargs="+", metavar="NAME", help="a set of these adapters")
     parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--prompts", type=int, default=0, metavar="N", help="and methods with N")
+    parser.add_argument("--prompts", type=int, default=0, metavar="N", help="of a task, to learn")
+    parser.add_argument(
+        "--learn-at", nargs="+", default=["3%"], metavar="SIZE", help="of hydraopt with prompts"
+    )
     parser.add_argument("--output", type=Path, default=QUALITY)
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.prompts and not args.alone:
+        parser.error("--prompts needs --alone: what is trained is scored, and its bytes count")
+    return args
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: measure what the result file lacks."""
     args = _arguments(arguments)
     recipe, adapters = read_recipe(recipe_of(args.set)), original_adapters(args.set)
-    scored = [x for x in adapters if not args.only or x.name in args.only]
-    args.base = str(base_folder(recipe.base))
-    scene = Scene(args.tasks, args.rows, load_model(args.base))
+    adapters = [x for x in adapters if not args.alone or x.name in args.alone]
+    name = f"{args.set}{'-alone' if args.alone else ''}"
+    code, inputs = package_hash("benchmarks/rivals"), inputs_of(adapters)
+    head = provenance(f"{name}: KL of hydraopt and of rivals by size", seed=0)
+    head |= {"set": args.set, "base": recipe.base, "count": args.rows, "prompts": args.prompts}
+    stored = Stored(
+        args.output / f"{name}.equal-kl.json", {**head, "code": code, "adapters": inputs}
+    )
+    stored.read()
+    base = str(base_folder(recipe.base))
+    scene = Scene(args.tasks, args.rows, load_model(base))
     rank = max(m.r for x in adapters for m in x.modules.values())
     rows = [ours(adapters, None if size == DEFAULT else size) for size in args.sizes]
-    for name in args.rivals:
-        module = importlib.import_module(f"benchmarks.rivals.{name}")
-        theirs = module.rows(registry.Scene(len(adapters), rank))
-        rows += [x for x in theirs if any(text in x.label for text in args.labels)]
-    code = package_hash("benchmarks/rivals")
-    place = ROOT / "build" / "equal-kl" / f"{args.set}-{code[:12]}"
+    for rival in args.rivals:
+        theirs = importlib.import_module(f"benchmarks.rivals.{rival}")
+        found = theirs.rows(registry.Scene(len(adapters), rank))
+        rows += [x for x in found if any(text in x.label for text in args.labels)]
+    if args.prompts:
+        rows += with_prompts(adapters, args, base, scene.loaded)
     tasks = tasks_of(adapters)
+    place = ROOT / "build" / "equal-kl" / f"{name}-{code}-{inputs}-{args.prompts}"
     methods = packed(rows, tasks, place)
-    learn = {"prompts": args.prompts, "of": [x.name for x in scored]}
-    learners = with_prompts(adapters, learn["of"], args, scene) if args.prompts else []
-    methods |= packed(learners, tasks, place / f"prompts-{key_of([str(learn)])[:12]}")
-    file = args.output / f"{args.set}.equal-kl.json"
-    head = provenance(f"{args.set}: KL of hydraopt and of rivals by size", seed=0)
-    about = {"count": args.rows, "code": code}
-    before = json.loads(file.read_text()) if file.is_file() else {}
-    if any(before.get(key) != value for key, value in about.items()):
-        before = {"methods": {}, "rows": []}
-    found: list[dict[str, Any]] = before["rows"]
-    sizes: dict[str, Any] = before["methods"]
     fp16 = 2 * sum(x.numbers for x in adapters)
-    for row in (*rows, *learners):
-        learned = learn if row in learners else {}
-        if row.label not in sizes:
-            sizes[row.label] = noted(row, methods[row.label], tasks, fp16, learned)
-        elif any(sizes[row.label][key] != value for key, value in learned.items()):
-            raise SystemExit(f"{file.name}: {row.label} has other prompts; remove it first")
-    head |= {**about, "methods": sizes}
-    save_json(file, {**head, "rows": found}, "rows")
-    for adapter in scored:
-        done = {x["method"] for x in found if x["adapter"] == adapter.name}
-        todo = {label: read for label, read in methods.items() if label not in done}
-        if todo:
-            made = measured(adapter, todo, scene)
-            metric = metrics_of(scene.rows_of(adapter).metric)[0].name
-            about_it = {"adapter": adapter.name, "metric": metric}
-            found += [
-                {**about_it, "method": label, "values": values}
-                for label, values in made.items()
-                if label not in done
-            ]
-            save_json(file, {**head, "rows": found}, "rows")
+    about = {x.label: noted(x, methods[x.label], tasks, fp16) for x in rows}
+    for label, what in about.items():
+        stored.check(label, what)
+    stored.add(about, [])
+    for adapter in (x for x in adapters if not args.only or x.name in args.only):
+        add_adapter(stored, adapter, methods, scene)
+
+
+def add_adapter(
+    stored: Stored, adapter: Adapter, methods: Mapping[str, ReadBack], scene: Scene
+) -> None:
+    """Measure what the result lacks of an adapter, and save it."""
+    file = scene.rows_of(adapter)
+    about = {"adapter": adapter.name, "metric": metrics_of(file.metric)[0].name, "of": file.sha256}
+    known = [x for x in stored.read()[1] if x["adapter"] == adapter.name]
+    if any(x["of"] != file.sha256 for x in known):
+        raise SystemExit(f"{stored.file.name} has other rows of {adapter.name}; remove it first")
+    done = {x["method"] for x in known}
+    todo = {label: read for label, read in methods.items() if label not in done}
+    if todo:
+        made = {x: y for x, y in measured(adapter, todo, scene).items() if x not in done}
+        stored.add({}, [{**about, "method": x, "values": y} for x, y in made.items()])

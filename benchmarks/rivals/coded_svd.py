@@ -5,9 +5,10 @@ the root of its singular value, are rounded by a step over that length, so that 
 about the same error of dW anywhere; small entries become zero. The right side is fitted to the
 rounded left one before it is rounded. A range coder (the library constriction, Bamler 2022, arXiv
 2201.01741) writes the integers, with a table of frequencies for each class of spread, counted over
-all adapters. Steps are relative to the adapter's |dW|. Each adapter is coded alone. With prompts
-the
-parts are moved before they are rounded, to keep the original's answers; lengths and steps stay.
+all adapters. Steps are relative to the adapter's |dW|. Each adapter is coded alone.
+
+With prompts the parts are moved before they are rounded, to keep the original's answers; lengths
+and steps stay.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ __all__ = ["NOISES", "as_ours", "coded_svd", "rows", "taught_rows"]
 
 NOISES: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9, 1.2, 1.6, 2.2)
 """Relative errors that uniform rounding of every number by the step would make."""
-_TAUGHT: Final = (0.7, 1.2)
+_TAUGHT: Final = (0.5, 1.2)
 _ROUNDS_UP: Final = 0.4
 """Fraction of a step from which an entry goes to the next integer: below 1/2 for a dead zone."""
 _OCTAVE: Final = 4
@@ -122,7 +123,7 @@ def coded_svd(noise: float, weigh: Weigh | None = None, teach: Teach | None = No
         return {path: x.factors() for (path, *_), x in zip(sizes, found, strict=True)}
 
     method = "coded svd" + (", weighed" if weigh else "") + (", prompts" if teach else "")
-    return Compressor(method, f"{noise:g}", write, read, of_package=teach is not None)
+    return Compressor(method, f"{noise:g}", write, read)
 
 
 def as_ours(path: str, heights: Mapping[str, int]) -> float:

@@ -51,7 +51,7 @@ def taught(
     count here. more: further answers, of which most are learned from. Raises
     ValueError for fewer than four answers.
     """
-    teacher = teacher_of(original, answers, more)
+    teacher = teacher_of(original, answers, more, how)
     if not teacher.held_out:
         raise ValueError(f"{len(teacher.answers)} answers leave none to judge by")
     judges = reference_of(model, teacher.held_out, original)

@@ -45,6 +45,7 @@ __all__ = [
     "check_finite",
     "check_scores",
     "encode_task",
+    "most_tokens",
     "run_task",
 ]
 
@@ -345,7 +346,7 @@ def _answers(
 
     Rows of several sets are continued together in one batch.
     """
-    most, positions, ends = _most(items), positions_of(model), ends_of(model, tokenizer)
+    most, positions, ends = most_tokens(items), positions_of(model), ends_of(model, tokenizer)
     # An answer ends when it fills the context; the model does not read its last token.
     room = [most if positions is None else positions + 1 - len(item.prompt) for item in items]
     tokens = {name: list(mine) for name, mine in begun.items()}
@@ -369,6 +370,6 @@ def _answers(
     return tokens
 
 
-def _most(items: Sequence[Encoded]) -> int:
+def most_tokens(items: Sequence[Encoded]) -> int:
     """Return the number of tokens that an answer may have."""
     return max(len(item.target) for item in items) * 3 // 2 + 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,7 +50,9 @@ def command(trained: Any, splits: Path, adapters: Any, tmp_path: Path, monkeypat
 
     def run(*more: str) -> dict[str, Any]:
         equal_kl.main([*asked, "--output", str(tmp_path), *more])
-        result: dict[str, Any] = json.loads((tmp_path / "small.equal-kl.json").read_text())
+        if not (file := tmp_path / "small.equal-kl.json").is_file():
+            return {}
+        result: dict[str, Any] = json.loads(file.read_text())
         return result
 
     return run
@@ -87,21 +90,33 @@ def test_unchanged_answers_score_as_before(trained, splits, adapters, tmp_path) 
         assert np.array_equal(values[unchanged, 2:], original[unchanged, 2:])
 
 
-def test_changed_answers_are_written_to_their_end(trained, splits, adapters, tmp_path) -> None:
+def test_changed_answers_are_written_anew(trained, splits, adapters, tmp_path) -> None:
     (adapter,) = adapters
     scene = Scene(splits, 10, trained)
     row = scaled(0.0)  # the base
     pack(row, equal_kl.tasks_of(adapters), tmp_path)
     read = equal_kl.ReadBack(row, tmp_path, [adapter.name])
     values = np.array(measured(adapter, {"base": read}, scene)["base"])
-    asked = equal_kl.prompts_of_rows(trained[1], adapter, splits, "test", 10)
-    alone = scene.numbers_of(scene.rows_of(adapter), scene.written(asked, {}))
+    file = scene.rows_of(adapter)
+    alone = scene.numbers_of(file, scene.written(*_asked(scene, file)))
     assert values[:, 2:].tolist() == alone
     assert values[:, 0].any()
     assert 0 < values[:, 2].mean() < 1
 
 
-def test_a_second_call_measures_what_is_missing(command, monkeypatch) -> None:
+def _asked(scene: Scene, file: Any) -> tuple[Any, Any, int]:
+    prompts, most = scene.asked(file)
+    return prompts, {}, most
+
+
+def test_answers_may_be_longer_than_those_that_judge(trained, splits, adapters) -> None:
+    scene = Scene(splits, 2, trained)
+    file = scene.rows_of(adapters[0])
+    long = replace(file.rows[0], output="x" * 200)
+    assert scene.asked(file)[1] < 128 < scene.asked(replace(file, rows=(long, file.rows[1])))[1]
+
+
+def test_a_second_call_measures_what_is_missing(command, tmp_path, monkeypatch) -> None:
     first = command("--rows", "6")
     labels = [row["method"] for row in first["rows"]]
     assert labels == [ORIGINAL, "hydraopt_1100"]
@@ -110,16 +125,42 @@ def test_a_second_call_measures_what_is_missing(command, monkeypatch) -> None:
     assert [row["method"] for row in again["rows"]] == [*labels, "hydraopt_1500"]
     assert again["rows"][:2] == first["rows"]
     assert again["methods"]["hydraopt_1500"]["bytes"] > again["methods"]["hydraopt_1100"]["bytes"]
-    other = command("--rows", "5")  # other rows: nothing is taken over
-    assert {len(row["values"]) for row in other["rows"]} == {5}
+    before = (tmp_path / "small.equal-kl.json").read_text()
+    with pytest.raises(SystemExit, match="other count"):
+        command("--rows", "5")
+    with monkeypatch.context() as other:
+        other.setattr(equal_kl, "package_hash", lambda *_: "another")
+        with pytest.raises(SystemExit, match="other code"):
+            command("--rows", "6")
+    assert (tmp_path / "small.equal-kl.json").read_text() == before
 
 
-def test_prompts_are_stated_and_not_mixed(command) -> None:
-    given = "--rows", "4", "--prompts", "9"
-    result = command(*given)
-    learned = result["methods"]["scaled,_prompts_1"]
-    assert (learned["prompts"], learned["of"]) == (9, ["spell-en"])
-    assert result["methods"]["hydraopt,_prompts_1100"]["prompts"] == 9
-    assert "prompts" not in result["methods"]["hydraopt_1100"]
+def test_a_folder_that_is_half_written_is_written_again(command, tmp_path) -> None:
+    whole = command("--rows", "4")
+    (done,) = tmp_path.rglob("done")
+    done.unlink()
+    (done.parent / "rest").touch()
+    assert command("--rows", "4")["methods"] == whole["methods"]
+    assert not (done.parent / "rest").exists()
+
+
+def test_prompts_are_of_a_set_alone(command, tmp_path) -> None:
+    with pytest.raises(SystemExit):
+        command("--rows", "4", "--prompts", "9")
+    given = "--rows", "4", "--learn-at", "1100", "--alone", "spell-en", "--prompts"
+    command(*given, "9")
+    result = json.loads((tmp_path / "small-alone.equal-kl.json").read_text())
+    assert result["prompts"] == 9
+    learned = {"hydraopt,_prompts_1100", "scaled,_prompts_1"}
+    assert learned < result["methods"].keys()
+    assert learned < {row["method"] for row in result["rows"]}
     with pytest.raises(SystemExit, match="other prompts"):
-        command("--rows", "4", "--prompts", "8")
+        command(*given, "8")
+
+
+def test_rows_of_other_task_files_are_refused(command, splits) -> None:
+    command("--rows", "4")
+    (file,) = (splits / "spell" / "en").glob("test.jsonl")
+    file.write_text(file.read_text().replace("two", "2"))
+    with pytest.raises(SystemExit, match="other rows of spell-en"):
+        command("--rows", "4")
