@@ -7,17 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.pages import Table
 from benchmarks.quality.sets import METHOD
 from benchmarks.reports.bdrate import frontier
-from benchmarks.reports.same_rows import PROMPTED, Result, results
+from benchmarks.reports.same_rows import PROMPTED, Result, Values, picked, results
 from benchmarks.reports.tables import MISSING, table
 
 __all__ = ["SECTIONS", "TABLES", "averaged", "beyond", "factors", "interval", "interval_of_mean"]
 
-Values = NDArray[np.float64]
 Tasks = Mapping[str, Mapping[str, Values]]
 """By task and label, (rows, 2): whether an answer changes, and its KL."""
 _ROW_SAMPLES: Final = 100
@@ -33,15 +31,14 @@ def factors(
     tasks: Tasks,
     rival: str,
     label: str,
-    pick: NDArray[np.int64] | None = None,
+    drawn: Values | None = None,
 ) -> list[float]:
     """Return the log of a rival's bytes over hydraopt's at the KL of one of its sizes, by task.
 
     The rival's curve is log bytes over log KL through its sizes, linear between them; beyond its
-    ends it stays at the bytes of the end, which :func:`beyond` counts. pick: rows to take, modulo
-    the number of a task's rows.
+    ends it stays at the bytes of the end, which :func:`beyond` counts. drawn: rows to take.
     """
-    return [x for x, _ in _factors(methods, tasks, rival, label, pick)]
+    return [x for x, _ in _factors(methods, tasks, rival, label, drawn)]
 
 
 def beyond(
@@ -57,7 +54,7 @@ def _factors(
     tasks: Tasks,
     rival: str,
     label: str,
-    pick: NDArray[np.int64] | None = None,
+    drawn: Values | None = None,
 ) -> list[tuple[float, int]]:
     """Return (log of the factor, 1 for an upper bound or -1 for a lower one) of each task."""
     found = []
@@ -66,8 +63,7 @@ def _factors(
             continue
         kl = {}
         for name, values in by_label.items():
-            rows = values[:, 1] if pick is None else values[pick[: len(values)] % len(values), 1]
-            kl[name] = max(float(rows.mean()), _LEAST)
+            kl[name] = max(float(values[picked(drawn, len(values)), 1].mean()), _LEAST)
         mine = [x for x, about in methods.items() if about["method"] == rival and x in kl]
         curve = [(math.log(y), math.log(x)) for x, y in _frontier(methods, kl, mine)]
         wanted = math.log(kl[label])
@@ -97,24 +93,22 @@ def interval(
     most = max(len(values) for by in tasks.values() for values in by.values())
     means = []
     for _ in range(_ROW_SAMPLES):
-        sampled = factors(methods, tasks, rival, label, rng.integers(0, most, most))
+        sampled = factors(methods, tasks, rival, label, rng.random(most))
         for _ in range(_TASK_SAMPLES if sampled else 0):
             means.append(float(np.mean(rng.choice(sampled, len(sampled)))))
     low, high = np.exp(np.quantile(means, [0.025, 0.975]))
     return math.exp(float(np.mean(whole))), float(low), float(high)
 
 
-def averaged(tasks: Tasks, names: Sequence[str]) -> dict[str, dict[str, Values]]:
-    """Return some tasks as one, whose rows are means over them, for methods that all of them have.
-
-    Rows are taken modulo the number of a task's rows.
-    """
+def averaged(
+    tasks: Tasks, names: Sequence[str], drawn: Values | None = None
+) -> dict[str, dict[str, Values]]:
+    """Return some tasks as one row, the mean over them, for methods that all of them have."""
     labels = set.intersection(*({*by} for by in tasks.values()))
-    rows = np.arange(max(len(values) for by in tasks.values() for values in by.values()))
-    mean = {
-        label: np.mean([tasks[x][label][rows % len(tasks[x][label])] for x in names], axis=0)
-        for label in labels
-    }
+    mean = {}
+    for label in labels:
+        each = (tasks[x][label] for x in names)
+        mean[label] = np.mean([[x[picked(drawn, len(x))].mean(axis=0)] for x in each], axis=0)
     return {"mean": mean}
 
 
@@ -124,11 +118,10 @@ def interval_of_mean(
     """Return the factor at an equal mean KL and its 95 % interval, of the same bootstrap."""
     names, rng = list(tasks), np.random.default_rng(0)
     (whole,) = factors(methods, averaged(tasks, names), rival, label)
-    found = []
+    most, found = max(len(values) for by in tasks.values() for values in by.values()), []
     for _ in range(_ROW_SAMPLES * _TASK_SAMPLES // 4):
-        drawn = averaged(tasks, [names[i] for i in rng.integers(0, len(names), len(names))])
-        rows = len(next(iter(drawn["mean"].values())))
-        found += factors(methods, drawn, rival, label, rng.integers(0, rows, rows))
+        chosen = [names[i] for i in rng.integers(0, len(names), len(names))]
+        found += factors(methods, averaged(tasks, chosen, rng.random(most)), rival, label)
     low, high = np.exp(np.quantile(found, [0.025, 0.975]))
     return math.exp(whole), float(low), float(high)
 
@@ -158,8 +151,9 @@ def _cells(result: Result, mine: str, rival: str) -> tuple[dict[str, str], dict[
         more, less = beyond(methods, tasks, rival, label)
         if 2 * (more + less) < len(tasks) and not (more and less):
             mean, low, high = interval(methods, tasks, rival, label)
-            sign = "at most " if more else "at least " if less else ""
-            cells[size] = f"{sign}{mean:.2f} [{low:.2f}, {high:.2f}]"
+            bound = "at most" if more else "at least"
+            whole = f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+            cells[size] = f"{bound} {mean:.2f}" if more or less else whole
     return cells, means
 
 
@@ -171,12 +165,13 @@ def at_equal_kl() -> str:
             cells, means = _cells(result, mine, rival)
             sizes.update(dict.fromkeys([*cells, *means]))
             named = f"{rival}, no prompts" if (mine, rival) == (PROMPTED, METHOD) else rival
-            about = f"`{result.set}`", named
+            labels = [*result.of(mine).values(), *result.of(rival).values()]
+            about = f"`{result.set}`, {len(result.scored(*labels).values)}", named
             lines += [(*about, "of each task", cells), (*about, "mean", means)]
     if not lines:
         return MISSING
     order = sorted(sizes, key=lambda x: -float(x.strip("%")) if x.endswith("%") else -100.0)
-    head = ["set", "rival", "KL", *(f"at the KL of {x}" for x in order)]
+    head = ["set, tasks", "rival", "KL", *(f"at the KL of {x}" for x in order)]
     return table(head, [[*x, *(cells.get(y, "-") for y in order)] for *x, cells in lines])
 
 
@@ -187,7 +182,8 @@ def every_task() -> Table:
     for result in results():
         for mine, rival in pairs(result.methods):
             for size, label in result.of(mine).items():
-                for task, by in result.values.items():
+                tasks = result.scored(label, *result.of(rival).values()).values
+                for task, by in tasks.items():
                     for log, side in _factors(result.methods, {task: by}, rival, label):
                         about = result.set, task, mine, size, rival, words[side]
                         lines.append([*about, f"{math.exp(log):.2f}"])

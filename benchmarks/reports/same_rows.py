@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -13,19 +13,18 @@ from numpy.typing import NDArray
 from benchmarks import pages
 from benchmarks.common import QUALITY
 from benchmarks.pages import Table
-from benchmarks.quality.sets import METHOD, recipe_of
+from benchmarks.quality.sets import METHOD
 from benchmarks.reports.axes import size_axis
 from benchmarks.reports.tables import MISSING, table
 from hydraopt.evaluate.metrics import metrics_of
 from zoo.bases import find_base
-from zoo.recipe import read_recipe
 
-__all__ = ["PROMPTED", "SECTIONS", "TABLES", "Result", "draw", "results"]
+__all__ = ["PROMPTED", "SECTIONS", "TABLES", "Result", "Values", "draw", "picked", "results"]
 
 Values = NDArray[np.float64]
 ORIGINAL: Final = "original"
 PROMPTED: Final = f"{METHOD}, prompts"
-_DRAWS: Final = 400
+_DRAWS: Final = 1000
 _LEAST: Final = 1e-9
 
 
@@ -36,6 +35,7 @@ class Result:
     of ORIGINAL. metrics: by adapter, the metric's name."""
 
     set: str
+    base: str
     methods: Mapping[str, Mapping[str, Any]]
     values: Mapping[str, Mapping[str, Values]]
     numbers: Mapping[str, Mapping[str, Values]]
@@ -43,7 +43,7 @@ class Result:
 
     @property
     def parameters(self) -> int:
-        return find_base(read_recipe(recipe_of(self.set)).base).parameters
+        return find_base(self.base).parameters
 
     def of(self, method: str) -> dict[str, str]:
         """Return the labels of a method's sizes, the largest first."""
@@ -53,31 +53,43 @@ class Result:
             for x in sorted(mine, key=lambda x: -self.methods[x]["share"])
         }
 
-    def drops(self, label: str, pick: NDArray[np.int64] | None = None) -> list[float]:
-        """Return by task how far the score falls, in percent of the original's.
+    def drops(self, label: str, drawn: Values | None = None) -> dict[str, float]:
+        """Return by task how far the score falls, in percent of the original's on all rows.
 
-        pick: rows to take, modulo the number of a task's rows.
+        drawn: rows to take, as of :func:`picked`. Tasks whose original scores nothing are left out.
         """
-        found = []
+        found = {}
         for name, by in self.numbers.items():
-            total = metrics_of(self.metrics[name])[0].total
-            rows = np.arange(len(by[ORIGINAL])) if pick is None else pick[: len(by[ORIGINAL])]
-            old, new = (total(x[rows % len(x)]) for x in (by[ORIGINAL], by[label]))
-            found.append(100 * (old - new) / old if old else 0.0)
+            total, old, new = metrics_of(self.metrics[name])[0].total, by[ORIGINAL], by[label]
+            if whole := total(old):
+                pick = picked(drawn, len(old))
+                found[name] = 100 * (total(old[pick]) - total(new[pick])) / whole
         return found
 
     def scored(self, *labels: str) -> Result:
         """Return the result of the tasks that all of these labels were measured on."""
         names = [x for x, by in self.values.items() if {*labels} <= by.keys()]
         values, numbers = ({x: held[x] for x in names} for held in (self.values, self.numbers))
-        return Result(self.set, self.methods, values, numbers, self.metrics)
+        return replace(self, values=values, numbers=numbers)
+
+
+def picked(drawn: Values | None, rows: int) -> NDArray[np.int64]:
+    """Return the rows of a task of so many rows; all if nothing was drawn.
+
+    drawn: places in [0, 1), the same for all tasks, so that rows of one number, which are
+    translations of each other in several languages, are drawn together.
+    """
+    if drawn is None:
+        return np.arange(rows)
+    found: NDArray[np.int64] = (drawn[:rows] * rows).astype(np.int64)
+    return found
 
 
 def results() -> Iterator[Result]:
     """Yield the sets, that of the smallest base first."""
     found = []
     for file in sorted(QUALITY.glob("*.equal-kl.json")):
-        stored = json.loads(file.read_text())
+        stored = json.loads(file.read_text(encoding="utf-8"))
         values: dict[str, dict[str, Values]] = {}
         numbers: dict[str, dict[str, Values]] = {}
         metrics = {}
@@ -87,8 +99,8 @@ def results() -> Iterator[Result]:
             numbers.setdefault(name, {})[row["method"]] = whole[:, 2:]
             if row["method"] != ORIGINAL:
                 values.setdefault(name, {})[row["method"]] = whole[:, :2]
-        set_name = file.name.partition(".")[0]
-        found.append(Result(set_name, stored["methods"], values, numbers, metrics))
+        name = file.name.partition(".")[0]
+        found.append(Result(name, stored["base"], stored["methods"], values, numbers, metrics))
     yield from sorted(found, key=lambda x: x.parameters)
 
 
@@ -96,8 +108,8 @@ def results() -> Iterator[Result]:
 class _Cost:
     """What a size costs, means over the tasks, with 95 % intervals of a bootstrap over rows.
 
-    Rows of one number are drawn together in all tasks: in several languages they are translations
-    of each other. most: one-sided upper bound of the drop. kl: arithmetic and geometric mean.
+    most: one-sided upper bound of the drop. kl: arithmetic and geometric mean. If no answer was
+    seen to change, bounds are those of so many rows, each of which could have lost its score.
     """
 
     drop: tuple[float, float, float]
@@ -110,24 +122,28 @@ class _Cost:
     def of(cls, result: Result, label: str) -> _Cost:
         mine, rng = result.scored(label), np.random.default_rng(0)
         values = {name: by[label] for name, by in mine.values.items()}
-        rows = max(map(len, values.values()))
+        rows, count = (f(map(len, values.values())) for f in (max, sum))
         drops, changes = [], []
         for _ in range(_DRAWS):
-            pick = rng.integers(0, rows, rows)
-            drops.append(float(np.mean(mine.drops(label, pick))))
-            changes.append(np.mean([x[pick[: len(x)] % len(x), 0].mean() for x in values.values()]))
+            drawn = rng.random(rows)
+            drops.append(float(np.mean([*mine.drops(label, drawn).values()])))
+            shares = [x[picked(drawn, len(x)), 0].mean() for x in values.values()]
+            changes.append(100 * float(np.mean(shares)))
         by_task = mine.drops(label)
-        worst = int(np.argmax(by_task))
-        changed = 100 * float(np.mean([x[:, 0].mean() for x in values.values()]))
         kl = [max(float(x[:, 1].mean()), _LEAST) for x in values.values()]
-        low, high = np.quantile(drops, [0.025, 0.975])
-        least, largest = 100 * np.quantile(changes, [0.025, 0.975])
+        changed = 100 * float(np.mean([x[:, 0].mean() for x in values.values()]))
+        low, high, most = np.quantile(drops, [0.025, 0.975, 0.95])
+        least, largest = np.quantile(changes, [0.025, 0.975])
+        if not changed:
+            high = largest = 100 * (1 - 0.025 ** (1 / count))
+            most = 100 * (1 - 0.05 ** (1 / count))
+        worst = max(by_task, key=lambda name: by_task[name])
         return cls(
-            (float(np.mean(by_task)), float(low), float(high)),
-            float(np.quantile(drops, 0.95)),
+            (float(np.mean([*by_task.values()])), float(low), float(high)),
+            float(most),
             (changed, float(least), float(largest)),
             (float(np.mean(kl)), float(np.exp(np.mean(np.log(kl))))),
-            (by_task[worst], list(values)[worst]),
+            (by_task[worst], worst),
         )
 
 
@@ -186,20 +202,22 @@ def every_size() -> Table:
 
 
 def draw() -> None:
-    """Draw changed answers and KL against size, a line for each base."""
+    """Draw changed answers and KL against size, a line for each set without prompts."""
     import matplotlib.pyplot as plt
 
+    lines: dict[str, list[tuple[float, _Cost]]] = {}
+    for result, _, label, cost in _lines(METHOD):
+        if not result.of(PROMPTED):
+            name = f"{_size(result.parameters)}, {result.set}"
+            lines.setdefault(name, []).append((100 * result.methods[label]["share"], cost))
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))
-    for number, result in enumerate(results()):
-        labels = list(result.of(METHOD).values())
-        shares = [100 * result.methods[x]["share"] for x in labels]
-        costs = [_Cost.of(result, x) for x in labels]
-        name = f"{_size(result.parameters)}, {result.set}"
-        style = {"color": f"C{number}", "marker": "o", "markersize": 4}
-        axes[0].plot(shares, [x.changed[0] for x in costs], label=name, **style)
+    for number, (name, points) in enumerate(lines.items()):
+        shares, costs = zip(*points, strict=True)
+        style = {"color": f"C{number}", "marker": "o", "markersize": 4, "label": name}
+        axes[0].plot(shares, [x.changed[0] for x in costs], **style)
         low, high = ([x.changed[i] for x in costs] for i in (1, 2))
         axes[0].fill_between(shares, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
-        axes[1].plot(shares, [x.kl[0] for x in costs], label=name, **style)
+        axes[1].plot(shares, [x.kl[0] for x in costs], **style)
     names = "answers changed, %", "KL to the originals, nats an answer"
     for axis, what in zip(axes, names, strict=True):
         size_axis(axis, (2, 3, 5, 10, 20, 30))

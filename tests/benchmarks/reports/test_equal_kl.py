@@ -7,7 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.reports.equal_kl import averaged, beyond, factors, interval, interval_of_mean
+from benchmarks.reports.equal_kl import (
+    _cells,
+    averaged,
+    beyond,
+    factors,
+    interval,
+    interval_of_mean,
+)
+from benchmarks.reports.same_rows import Result, picked
 
 SHARES = {"a": 0.1, "b": 0.05, "r1": 0.4, "r2": 0.2, "r3": 0.05}
 METHODS = {
@@ -54,7 +62,7 @@ def test_rows_count_as_often_as_they_are_drawn() -> None:
     one = task(1.0, 2)
     one["b"][0, 1] /= 1.5
     (whole,) = factors(METHODS, {"x": one}, "rival", "b")
-    (without,) = factors(METHODS, {"x": one}, "rival", "b", np.array([1, 1]))
+    (without,) = factors(METHODS, {"x": one}, "rival", "b", np.array([0.5, 0.9]))
     assert without < whole
 
 
@@ -68,3 +76,26 @@ def test_the_mean_weighs_tasks_by_their_kl() -> None:
     mean, low, high = interval_of_mean(METHODS, tasks, "rival", "b")
     assert mean == pytest.approx(math.exp(whole))
     assert low < mean < high
+
+
+def test_a_task_of_fewer_rows_counts_as_much() -> None:
+    tasks = {"x": {"a": np.full((4, 2), 3.0)}, "y": {"a": np.full((7, 2), 1.0)}}
+    tasks["y"]["a"][:3] = 2.0  # its mean is 10 / 7
+    (mean,) = averaged(tasks, ["x", "y"])["mean"]["a"]
+    assert mean == pytest.approx([(3 + 10 / 7) / 2] * 2)
+    assert picked(np.array([0.0, 0.3, 0.99, 0.5]), 3).tolist() == [0, 0, 2]
+
+
+def test_cells_are_of_tasks_that_both_were_measured_on() -> None:
+    tasks = {"x": task(1.0), "y": task(7.0), "z": {"a": task(1.0)["a"]}}
+    result = Result("set", "base", METHODS, tasks, dict.fromkeys("wxyz", {}), {})
+    cells, means = _cells(result, "hydraopt", "rival")
+    assert cells == {"a": "2.00 [2.00, 2.00]", "b": "2.00 [2.00, 2.00]"}
+    assert means.keys() == {"a", "b"}
+    for by in (tasks["x"], tasks["y"]):
+        by["a"] = by["a"] * [1, 1e3]  # a KL that no size of the rival has
+    assert _cells(result, "hydraopt", "rival")[0].keys() == {"b"}
+    tasks["y"]["a"] = task(7.0)["a"]
+    assert _cells(result, "hydraopt", "rival")[0].keys() == {"b"}  # half of the tasks
+    tasks["w"] = task(2.0)
+    assert _cells(result, "hydraopt", "rival")[0]["a"].startswith("at most")

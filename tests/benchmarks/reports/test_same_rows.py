@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import pages
 from benchmarks.reports import same_rows
 from benchmarks.reports.equal_kl import pairs
-from benchmarks.reports.same_rows import by_base, every_size, results
+from benchmarks.reports.same_rows import by_base, draw, every_size, results
 
 
 def stored(folder: Path, name: str, wrong: int, rows: int = 40) -> None:
@@ -33,7 +35,8 @@ def stored(folder: Path, name: str, wrong: int, rows: int = 40) -> None:
             {"adapter": adapter, "metric": "exact match", "method": label, "values": x}
             for label, x in values.items()
         ]
-    text = json.dumps({"methods": methods, "rows": found})
+    base = "smollm2-135m-instruct" if name == "examples" else "gemma-3-270m"
+    text = json.dumps({"methods": methods, "rows": found, "base": base})
     (folder / f"{name}.equal-kl.json").write_text(text)
 
 
@@ -46,12 +49,15 @@ def folder(tmp_path: Path, monkeypatch) -> Path:
 def test_drops_are_in_percent_of_the_original(folder: Path) -> None:
     stored(folder, "gemma3-5x8", wrong=8)
     (result,) = results()
-    assert result.drops("hydraopt_2pct") == pytest.approx([20.0, 20.0])
-    assert result.drops("hydraopt_5pct") == [0.0, 0.0]
+    assert result.drops("hydraopt_2pct") == pytest.approx({"x-en": 20.0, "x-de": 20.0})
+    assert {*result.drops("hydraopt_5pct").values()} == {0.0}
     # Rows that are drawn more than once count as often.
-    assert result.drops("hydraopt_2pct", np.zeros(40, int)) == [100.0, 100.0]
+    assert {*result.drops("hydraopt_2pct", np.zeros(40)).values()} == {100.0}
     alone = result.scored("hydraopt,_prompts_2pct")
     assert [*alone.values] == ["x-en"]
+    nothing = {**result.numbers["x-de"], "original": np.zeros((40, 1))}
+    less = replace(result, numbers={**result.numbers, "x-de": nothing})
+    assert [*less.drops("hydraopt_2pct")] == ["x-en"]
 
 
 def test_rows_of_the_table(folder: Path) -> None:
@@ -67,6 +73,10 @@ def test_rows_of_the_table(folder: Path) -> None:
     assert float(two["drop_at_most"]) < float(two["drop_high"])
     assert two["changed_pct"] == "20.000"
     assert [x["tasks"] for x in rows if x["method"] == "hydraopt, prompts"] == [1, 1]
+    # No change in 80 answers may be one in 30.
+    none = next(x for x in rows if x["set"] == "gemma3-5x8" and x["setting"] == "5%")
+    assert none["drop_pct"] == none["changed_pct"] == "0.000"
+    assert 3 < float(none["drop_at_most"]) < float(none["drop_high"]) < 5
 
 
 def test_each_rival_meets_what_gets_as_much() -> None:
@@ -78,3 +88,15 @@ def test_each_rival_meets_what_gets_as_much() -> None:
         ("hydraopt, prompts", "svd, prompts"),
     ]
     assert pairs({name: methods[name] for name in names[:2]}) == [("hydraopt", "svd")]
+
+
+def test_a_picture_of_a_run_under_way(folder: Path, monkeypatch) -> None:
+    stored(folder, "gemma3-5x8", wrong=8)
+    file = folder / "gemma3-5x8.equal-kl.json"
+    result = json.loads(file.read_text())
+    del result["methods"]["hydraopt,_prompts_2pct"]
+    result["methods"]["hydraopt_1pct"] = {**result["methods"]["hydraopt_2pct"], "setting": "1%"}
+    file.write_text(json.dumps(result))
+    monkeypatch.setattr(pages, "PICTURES", folder)
+    draw()
+    assert (folder / "bases.png").is_file()
