@@ -88,7 +88,7 @@ def test_a_task_of_fewer_rows_counts_as_much() -> None:
 
 def test_cells_are_of_tasks_that_both_were_measured_on() -> None:
     tasks = {"x": task(1.0), "y": task(7.0), "z": {"a": task(1.0)["a"]}}
-    result = Result("set", "base", METHODS, tasks, dict.fromkeys("wxyz", {}), {})
+    result = Result("set", "base", METHODS, tasks, {key: {} for key in "wxyz"}, {})
     cells, means = _cells(result, "hydraopt", "rival")
     assert cells == {"a": "2.00 [2.00, 2.00]", "b": "2.00 [2.00, 2.00]"}
     assert means.keys() == {"a", "b"}
