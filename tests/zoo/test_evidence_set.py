@@ -15,7 +15,13 @@ SET = Path(__file__).resolve().parents[2] / "zoo" / "adapters" / "gemma3-5x8"
 
 @pytest.mark.parametrize(
     ("folder", "count"),
-    [("gemma3-5x8", 40), ("qwen25coder-code5", 5), ("smollm2-cls4", 4), ("smollm2-tuners5", 5)],
+    [
+        ("gemma3-5x8", 40),
+        ("qwen25coder-code5", 5),
+        ("qwen25coder15-mixed5", 5),
+        ("smollm2-cls4", 4),
+        ("smollm2-tuners5", 5),
+    ],
 )
 def test_every_file_has_its_hash(folder: str, count: int) -> None:
     place = SET.parent / folder
