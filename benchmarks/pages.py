@@ -17,7 +17,6 @@ from benchmarks.common import ROOT
 
 __all__ = [
     "BLOCKS",
-    "OPTIONAL",
     "PICTURES",
     "TABLES",
     "Sections",
@@ -77,8 +76,6 @@ BLOCKS: Mapping[str, Path] = {
     "tuners": _DOCS / "reference" / "tuners.md",
 }
 """The document of every block."""
-OPTIONAL = frozenset({"evidence in short"})
-"""Blocks that need not be there."""
 _LINK = re.compile(r"\]\((picture|table):([^)]+)\)")
 
 
@@ -116,11 +113,11 @@ def rewrite(sections: Sections, check: bool) -> None:
     """Fill the blocks of these names in their pages.
 
     check: change nothing, and raise SystemExit where a page would. Raises SystemExit as well where
-    a page has no marks for a block that is not optional.
+    a page has no marks for a block.
     """
     for page in dict.fromkeys(BLOCKS[name] for name in sections):
         mine = {name: make for name, make in sections.items() if BLOCKS[name] == page}
-        lost = sorted(x for x in mine if x not in OPTIONAL and not is_marked(x))
+        lost = sorted(x for x in mine if not is_marked(x))
         if lost:
             raise SystemExit(f"{shown(page)} has no marks for: {', '.join(lost)}")
         text = page.read_text(encoding="utf-8")

@@ -33,7 +33,6 @@ REPORTS = (
     "kept",
     "kinds",
     "people",
-    "readme",
     "rivals",
     "runtime",
     "same_rows",

@@ -76,6 +76,5 @@ TABLES = {"fair.csv": fairness}
 
 
 def draw() -> None:
-    """Draw drop against size: of each set, and of all sets in one small picture."""
+    """Draw drop against size, a panel for each set."""
     pictures.draw_curves()
-    pictures.draw_means()

@@ -7,11 +7,11 @@ import math
 import numpy as np
 
 from benchmarks import pages
-from benchmarks.quality.sets import METHOD, SETS
+from benchmarks.quality.sets import SETS
 from benchmarks.reports.axes import size_axis
 from benchmarks.reports.scores import grown, headline
 
-__all__ = ["draw_curves", "draw_growth", "draw_means"]
+__all__ = ["draw_curves", "draw_growth"]
 
 PAPER = (52.0, 0.2, 1.8)
 """What the paper reports: percent of the storage, and the range of its losses in percent."""
@@ -48,30 +48,6 @@ def draw_curves() -> None:
         axis.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(pages.PICTURES / "evidence.png", dpi=110)
-
-
-def draw_means() -> None:
-    """Draw the mean drop of every set against size, for the first screen of the README."""
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(7.2, 3.2))
-    for name, entry in headline()["sets"].items():
-        rows = [x for x in entry["rows"] if x["method"] == METHOD and x["size_pct"] + 0.1 >= 2]
-        if name in SETS:
-            means = [row["mean_drop_pct"] for row in rows]
-            ends = np.abs(np.array([row["mean_drop_interval"] for row in rows]).T - means)
-            sizes = [row["size_pct"] for row in rows]
-            label = f"{name} ({entry['n']} tasks)"
-            axis.errorbar(sizes, means, ends, fmt="o-", label=label, capsize=2, elinewidth=0.7)
-    axis.axhline(0, color="grey", linewidth=0.8)
-    size_axis(axis, (2, 3, 5, 10, 20, 50))
-    axis.set_xlabel("size of the bundle, % of the adapters in fp16")
-    axis.set_ylabel("mean drop, % of the score")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8)
-    figure.tight_layout()
-    figure.savefig(pages.PICTURES / "short.png", dpi=110)
-    plt.close(figure)
 
 
 def draw_growth() -> None:

@@ -26,6 +26,7 @@ ORIGINAL: Final = "original"
 PROMPTED: Final = f"{METHOD}, prompts"
 _DRAWS: Final = 1000
 _LEAST: Final = 1e-9
+_TENTH: Final = "10%"
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,25 @@ def by_base() -> str:
     return table(head, lines) if lines else MISSING
 
 
+def in_short() -> str:
+    """Return a row for each set without prompts, at a tenth of the fp16 bytes."""
+    lines = []
+    for result, _, label, cost in _lines(METHOD):
+        if result.methods[label]["setting"] == _TENTH and not result.of(PROMPTED):
+            rows = sum(len(by[label]) for by in result.scored(label).values.values())
+            lines.append(
+                [
+                    f"{_size(result.parameters)}, `{result.set}`",
+                    f"{len(result.scored(label).values)}, {rows}",
+                    "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*cost.drop),
+                    "{:.1f} % [{:.1f}, {:.1f}]".format(*cost.changed),
+                    f"{cost.kl[0]:.2g}",
+                ]
+            )
+    head = ["base, set", "tasks, rows", "mean drop of the score", "answers changed", "KL"]
+    return table(head, lines) if lines else MISSING
+
+
 def _size(parameters: int) -> str:
     millions = parameters / 1e6
     return f"{millions / 1000:.1f} B" if millions >= 1000 else f"{millions:.0f} M"
@@ -230,5 +250,5 @@ def draw() -> None:
     plt.close(figure)
 
 
-SECTIONS = {"by base": by_base}
+SECTIONS = {"by base": by_base, "evidence in short": in_short}
 TABLES = {"same-rows.csv": every_size}

@@ -50,15 +50,11 @@ def test_check_changes_nothing_and_fails_where_a_page_differs(folder: Path) -> N
     assert pages.BLOCKS["one"].read_text() == before
 
 
-def test_a_page_without_marks_is_refused_unless_the_block_is_optional(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_without_marks_is_refused(folder: Path) -> None:
     page = pages.BLOCKS["one"]
     page.write_text("nothing\n")
     with pytest.raises(SystemExit, match=r"\bone\b"):
         pages.rewrite({"one": SECTIONS["one"]}, check=False)
-    monkeypatch.setattr(pages, "OPTIONAL", frozenset({"one"}))
-    pages.rewrite({"one": SECTIONS["one"]}, check=False)
     assert page.read_text() == "nothing\n"
 
 
