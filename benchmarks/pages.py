@@ -44,7 +44,6 @@ BLOCKS: Mapping[str, Path] = {
     "evidence in short": _README,
     "by base": _EVIDENCE / "index.md",
     "evidence": _EVIDENCE / "index.md",
-    "ways": _EVIDENCE / "index.md",
     "few prompts": _EVIDENCE / "index.md",
     "limits kept": _EVIDENCE / "index.md",
     "foretold": _EVIDENCE / "index.md",

@@ -43,7 +43,6 @@ REPORTS = (
     "studies",
     "tuners",
     "verdict",
-    "ways",
 )
 
 
