@@ -51,8 +51,8 @@ from benchmarks.rivals.compare import ours
 from benchmarks.rivals.taught import Round, taught
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded, encode_row
-from hydraopt.basemodel.model import TaskFactors, load_model
-from hydraopt.basemodel.writing import answered
+from hydraopt.basemodel.model import TaskFactors, load_model, place
+from hydraopt.basemodel.writing import WRITE_TOKENS, ends_of, generate
 from hydraopt.evaluate.compare import ORIGINAL
 from hydraopt.evaluate.metrics import metrics_of
 from hydraopt.evaluate.run import most_tokens
@@ -116,8 +116,15 @@ class Scene:
         items = [encode_row(tokenizer, file.instruction, x.input, x.output) for x in file.rows]
         return [Encoded(x.prompt, ()) for x in items], most_tokens(items)
 
-    def written(self, asked: Sequence[Encoded], factors: TaskFactors, most: int) -> list[Encoded]:
-        return answered(*self.loaded, asked, factors, most)
+    def written(
+        self, asked: Sequence[Encoded], factors: Sequence[TaskFactors], most: int
+    ) -> list[Encoded]:
+        """Return the prompts with greedy answers, each by its own factors, all in one batch."""
+        model, tokenizer = self.loaded
+        placed = {id(x): place(model, x) for x in factors}
+        sets, ends = [placed[id(x)] for x in factors], ends_of(model, tokenizer)
+        said = generate(model, tokenizer, asked, sets, most, WRITE_TOKENS, ends)
+        return [Encoded(x.prompt, answer) for x, answer in zip(asked, said, strict=True)]
 
     def numbers_of(self, file: TaskFile, said: Sequence[Encoded]) -> list[list[float]]:
         """Return the numbers of the task's metric for these answers."""
@@ -134,20 +141,22 @@ def measured(
     model, original = scene.loaded[0], {path: x.factors() for path, x in adapter.modules.items()}
     file = scene.rows_of(adapter)
     asked, most = scene.asked(file)
-    said = scene.written(asked, original, most)
+    said = scene.written(asked, [original] * len(asked), most)
     reference = reference_of(model, said, original)
-    found = {ORIGINAL: [[0.0, 0.0, *x] for x in scene.numbers_of(file, said)]}
-    for label, read in methods.items():
-        factors = read[adapter.name]
-        values = row_values(drift_of(model, reference, factors))
-        now, changed = list(said), [i for i, (changes, _) in enumerate(values) if changes]
-        again = scene.written([asked[i] for i in changed], factors, most)
-        for i, answer in zip(changed, again, strict=True):
-            now[i] = answer
-        scored = scene.numbers_of(file, now)
-        found[label] = [[*x, *y] for x, y in zip(values, scored, strict=True)]
-        share, kl = np.mean(values, axis=0)
+    factors = {label: read[adapter.name] for label, read in methods.items()}
+    values = {}
+    for label, x in factors.items():
+        values[label] = row_values(drift_of(model, reference, x))
+        share, kl = np.mean(values[label], axis=0)
         print(f"{adapter.name} {label}: {100 * share:.1f} % changed, {kl:.5f} nats", flush=True)
+    changed = [(label, i) for label in values for i in range(len(said)) if values[label][i][0]]
+    again = scene.written([asked[i] for _, i in changed], [factors[x] for x, _ in changed], most)
+    anew = dict(zip(changed, again, strict=True))
+    found = {ORIGINAL: [[0.0, 0.0, *x] for x in scene.numbers_of(file, said)]}
+    for label, mine in values.items():
+        now = [anew.get((label, i), x) for i, x in enumerate(said)]
+        scored = scene.numbers_of(file, now)
+        found[label] = [[*x, *y] for x, y in zip(mine, scored, strict=True)]
     return found
 
 

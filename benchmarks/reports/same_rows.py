@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -164,7 +165,7 @@ def by_base() -> str:
         count = len(result.scored(label).values)
         lines.append(
             [
-                f"{_size(result.parameters)}, `{result.set}` ({count})",
+                f"{_size(result.base)}, `{result.set}` ({count})",
                 f"{100 * result.methods[label]['share']:.1f} %"
                 + (" with prompts" if method == PROMPTED else ""),
                 "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*cost.drop),
@@ -185,7 +186,7 @@ def in_short() -> str:
             rows = sum(len(by[label]) for by in result.scored(label).values.values())
             lines.append(
                 [
-                    f"{_size(result.parameters)}, `{result.set}`",
+                    f"{_size(result.base)}, `{result.set}`",
                     f"{len(result.scored(label).values)}, {rows}",
                     "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*cost.drop),
                     "{:.1f} % [{:.1f}, {:.1f}]".format(*cost.changed),
@@ -196,9 +197,10 @@ def in_short() -> str:
     return table(head, lines) if lines else MISSING
 
 
-def _size(parameters: int) -> str:
-    millions = parameters / 1e6
-    return f"{millions / 1000:.1f} B" if millions >= 1000 else f"{millions:.0f} M"
+def _size(base: str) -> str:
+    """Return the size in a base's name, as "1.5 B"."""
+    found = re.search(r"-([\d.]+)([mb])(?:-|$)", base)
+    return f"{found[1]} {found[2].upper()}" if found else base
 
 
 def every_size() -> Table:
@@ -228,7 +230,7 @@ def draw() -> None:
     lines: dict[str, list[tuple[float, _Cost]]] = {}
     for result, _, label, cost in _lines(METHOD):
         if not result.of(PROMPTED):
-            name = f"{_size(result.parameters)}, {result.set}"
+            name = f"{_size(result.base)}, {result.set}"
             lines.setdefault(name, []).append((100 * result.methods[label]["share"], cost))
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))
     for number, (name, points) in enumerate(lines.items()):

@@ -106,7 +106,7 @@ def test_changed_answers_are_written_anew(trained, splits, adapters, tmp_path) -
 
 def _asked(scene: Scene, file: Any) -> tuple[Any, Any, int]:
     prompts, most = scene.asked(file)
-    return prompts, {}, most
+    return prompts, [{}] * len(prompts), most
 
 
 def test_answers_may_be_longer_than_those_that_judge(trained, splits, adapters) -> None:
