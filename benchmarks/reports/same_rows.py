@@ -20,14 +20,24 @@ from benchmarks.reports.tables import MISSING, table
 from hydraopt.evaluate.metrics import metrics_of
 from zoo.bases import find_base
 
-__all__ = ["PROMPTED", "SECTIONS", "TABLES", "Result", "Values", "draw", "picked", "results"]
+__all__ = [
+    "PROMPTED",
+    "SECTIONS",
+    "TABLES",
+    "Result",
+    "Values",
+    "costs_of",
+    "draw",
+    "picked",
+    "results",
+    "size_of",
+]
 
 Values = NDArray[np.float64]
 ORIGINAL: Final = "original"
 PROMPTED: Final = f"{METHOD}, prompts"
 _DRAWS: Final = 1000
 _LEAST: Final = 1e-9
-_TENTH: Final = "10%"
 
 
 @dataclass(frozen=True)
@@ -107,11 +117,11 @@ def results() -> Iterator[Result]:
 
 
 @dataclass(frozen=True)
-class _Cost:
+class Cost:
     """What a size costs, means over the tasks, with 95 % intervals of a bootstrap over rows.
 
-    most: one-sided upper bound of the drop. kl: arithmetic and geometric mean. If no answer was
-    seen to change, bounds are those of so many rows, each of which could have lost its score.
+    most: one-sided upper bound of the drop. kl: arithmetic and geometric mean. If no answer, or no
+    score of a row, was seen to change, upper bounds are those of so many rows without an event.
     """
 
     drop: tuple[float, float, float]
@@ -121,7 +131,7 @@ class _Cost:
     worst: tuple[float, str]
 
     @classmethod
-    def of(cls, result: Result, label: str) -> _Cost:
+    def of(cls, result: Result, label: str) -> Cost:
         mine, rng = result.scored(label), np.random.default_rng(0)
         values = {name: by[label] for name, by in mine.values.items()}
         rows, count = (f(map(len, values.values())) for f in (max, sum))
@@ -136,9 +146,11 @@ class _Cost:
         changed = 100 * float(np.mean([x[:, 0].mean() for x in values.values()]))
         low, high, most = np.quantile(drops, [0.025, 0.975, 0.95])
         least, largest = np.quantile(changes, [0.025, 0.975])
+        two_sided, one_sided = (100 * (1 - x ** (1 / count)) for x in (0.025, 0.05))
         if not changed:
-            high = largest = 100 * (1 - 0.025 ** (1 / count))
-            most = 100 * (1 - 0.05 ** (1 / count))
+            largest = two_sided
+        if all(np.array_equal(by[ORIGINAL], by[label]) for by in mine.numbers.values()):
+            high, most = two_sided, one_sided
         worst = max(by_task, key=lambda name: by_task[name])
         return cls(
             (float(np.mean([*by_task.values()])), float(low), float(high)),
@@ -149,23 +161,23 @@ class _Cost:
         )
 
 
-def _lines(*methods: str) -> Iterator[tuple[Result, str, str, _Cost]]:
+def costs_of(*methods: str) -> Iterator[tuple[Result, str, str, Cost]]:
     """Yield set, method, label and cost of each size of these methods, or of all."""
     for result in results():
         for method in methods or dict.fromkeys(x["method"] for x in result.methods.values()):
             for label in result.of(method).values():
                 if result.scored(label).values:
-                    yield result, method, label, _Cost.of(result, label)
+                    yield result, method, label, Cost.of(result, label)
 
 
 def by_base() -> str:
     """Return a row for each set and size of hydraopt."""
     lines = []
-    for result, method, label, cost in _lines(METHOD, PROMPTED):
+    for result, method, label, cost in costs_of(METHOD, PROMPTED):
         count = len(result.scored(label).values)
         lines.append(
             [
-                f"{_size(result.base)}, `{result.set}` ({count})",
+                f"{size_of(result.base)}, `{result.set}` ({count})",
                 f"{100 * result.methods[label]['share']:.1f} %"
                 + (" with prompts" if method == PROMPTED else ""),
                 "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*cost.drop),
@@ -178,26 +190,7 @@ def by_base() -> str:
     return table(head, lines) if lines else MISSING
 
 
-def in_short() -> str:
-    """Return a row for each set without prompts, at a tenth of the fp16 bytes."""
-    lines = []
-    for result, _, label, cost in _lines(METHOD):
-        if result.methods[label]["setting"] == _TENTH and not result.of(PROMPTED):
-            rows = sum(len(by[label]) for by in result.scored(label).values.values())
-            lines.append(
-                [
-                    f"{_size(result.base)}, `{result.set}`",
-                    f"{len(result.scored(label).values)}, {rows}",
-                    "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*cost.drop),
-                    "{:.1f} % [{:.1f}, {:.1f}]".format(*cost.changed),
-                    f"{cost.kl[0]:.2g}",
-                ]
-            )
-    head = ["base, set", "tasks, rows", "mean drop of the score", "answers changed", "KL"]
-    return table(head, lines) if lines else MISSING
-
-
-def _size(base: str) -> str:
+def size_of(base: str) -> str:
     """Return the size in a base's name, as "1.5 B"."""
     found = re.search(r"-([\d.]+)([mb])(?:-|$)", base)
     return f"{found[1]} {found[2].upper()}" if found else base
@@ -206,7 +199,7 @@ def _size(base: str) -> str:
 def every_size() -> Table:
     """Return the costs of all methods and sizes."""
     rows: list[list[object]] = []
-    for result, method, label, cost in _lines():
+    for result, method, label, cost in costs_of():
         mine = result.scored(label).values
         about = result.methods[label]
         rows.append(
@@ -227,10 +220,10 @@ def draw() -> None:
     """Draw changed answers and KL against size, a line for each set without prompts."""
     import matplotlib.pyplot as plt
 
-    lines: dict[str, list[tuple[float, _Cost]]] = {}
-    for result, _, label, cost in _lines(METHOD):
+    lines: dict[str, list[tuple[float, Cost]]] = {}
+    for result, _, label, cost in costs_of(METHOD):
         if not result.of(PROMPTED):
-            name = f"{_size(result.base)}, {result.set}"
+            name = f"{size_of(result.base)}, {result.set}"
             lines.setdefault(name, []).append((100 * result.methods[label]["share"], cost))
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))
     for number, (name, points) in enumerate(lines.items()):
@@ -252,5 +245,5 @@ def draw() -> None:
     plt.close(figure)
 
 
-SECTIONS = {"by base": by_base, "evidence in short": in_short}
+SECTIONS = {"by base": by_base}
 TABLES = {"same-rows.csv": every_size}
