@@ -66,7 +66,7 @@ __all__ = ["main", "row_values"]
 
 SIZES = (DEFAULT, "10%", "5%", "3%", "2%")
 _RIVALS = ("coded_svd",)
-_SAME = ("set", "base", "count", "prompts", "code", "adapters")
+_SAME = ("recipe", "base", "count", "prompts", "code", "inputs")
 """What a result that is continued may not have changed."""
 
 
@@ -248,10 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = f"{args.set}{'-alone' if args.alone else ''}"
     code, inputs = package_hash("benchmarks/rivals"), inputs_of(adapters)
     head = provenance(f"{name}: KL of hydraopt and of rivals by size", seed=0)
-    head |= {"set": args.set, "base": recipe.base, "count": args.rows, "prompts": args.prompts}
-    stored = Stored(
-        args.output / f"{name}.equal-kl.json", {**head, "code": code, "adapters": inputs}
-    )
+    head |= {"recipe": args.set, "base": recipe.base, "count": args.rows, "prompts": args.prompts}
+    stored = Stored(args.output / f"{name}.equal-kl.json", {**head, "code": code, "inputs": inputs})
     stored.read()
     base = str(base_folder(recipe.base))
     scene = Scene(args.tasks, args.rows, load_model(base))

@@ -16,6 +16,7 @@ from benchmarks.reports.same_rows import (
     Result,
     Values,
     costs_of,
+    counted,
     picked,
     results,
     size_of,
@@ -148,6 +149,18 @@ def pairs(methods: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
     return [*free, *((PROMPTED, x) for x in rivals if PROMPTED in learn)]
 
 
+def _cell(bounds: tuple[int, int], found: tuple[float, float, float]) -> str:
+    """Return a mean with its interval; without one if it is a bound."""
+    more, less = bounds
+    if more and less:
+        return "-"
+    if less and found[0] < 1:  # says nothing
+        return "-"
+    if more or less:
+        return f"{'at most' if more else 'at least'} {found[0]:.2f}"
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*found)
+
+
 def _cells(result: Result, mine: str, rival: str) -> tuple[dict[str, str], dict[str, str]]:
     """Return the factors by size, of each task and at the mean KL."""
     methods, cells, means = result.methods, dict[str, str](), dict[str, str]()
@@ -155,15 +168,13 @@ def _cells(result: Result, mine: str, rival: str) -> tuple[dict[str, str], dict[
         tasks = result.scored(label, *result.of(rival).values()).values
         if not tasks:
             continue
-        if beyond(methods, averaged(tasks, list(tasks)), rival, label) == (0, 0):
-            mean, low, high = interval_of_mean(methods, tasks, rival, label)
-            means[size] = f"{mean:.2f} [{low:.2f}, {high:.2f}]"
-        more, less = beyond(methods, tasks, rival, label)
-        if 2 * (more + less) < len(tasks) and not (more and less):
-            mean, low, high = interval(methods, tasks, rival, label)
-            bound = "at most" if more else "at least"
-            whole = f"{mean:.2f} [{low:.2f}, {high:.2f}]"
-            cells[size] = f"{bound} {mean:.2f}" if more or less else whole
+        whole = averaged(tasks, list(tasks))
+        means[size] = _cell(
+            beyond(methods, whole, rival, label), interval_of_mean(methods, tasks, rival, label)
+        )
+        cells[size] = _cell(
+            beyond(methods, tasks, rival, label), interval(methods, tasks, rival, label)
+        )
     return cells, means
 
 
@@ -173,7 +184,7 @@ def at_equal_kl() -> str:
     for result in results():
         for mine, rival in pairs(result.methods):
             cells, means = _cells(result, mine, rival)
-            sizes.update(dict.fromkeys([*cells, *means]))
+            sizes.update((x, None) for by in (cells, means) for x, y in by.items() if y != "-")
             named = f"{rival}, no prompts" if (mine, rival) == (PROMPTED, METHOD) else rival
             labels = [*result.of(mine).values(), *result.of(rival).values()]
             about = f"`{result.set}`, {len(result.scored(*labels).values)}", named
@@ -228,7 +239,7 @@ def in_short() -> str:
         lines.append(
             [
                 f"{size_of(result.base)}, `{result.set}`",
-                f"{len(mine)}, {sum(len(by[label]) for by in mine.values())}",
+                f"{counted(result, label)}, {sum(len(by[label]) for by in mine.values())}",
                 "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*cost.drop),
                 "{:.1f} % [{:.1f}, {:.1f}]".format(*cost.changed),
             ]

@@ -27,6 +27,7 @@ __all__ = [
     "Result",
     "Values",
     "costs_of",
+    "counted",
     "draw",
     "picked",
     "results",
@@ -174,10 +175,9 @@ def by_base() -> str:
     """Return a row for each set and size of hydraopt."""
     lines = []
     for result, method, label, cost in costs_of(METHOD, PROMPTED):
-        count = len(result.scored(label).values)
         lines.append(
             [
-                f"{size_of(result.base)}, `{result.set}` ({count})",
+                f"{size_of(result.base)}, `{result.set}` ({counted(result, label)})",
                 f"{100 * result.methods[label]['share']:.1f} %"
                 + (" with prompts" if method == PROMPTED else ""),
                 "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*cost.drop),
@@ -188,6 +188,13 @@ def by_base() -> str:
         )
     head = ["base, set (tasks)", "of fp16", "mean drop", "at most", "answers changed", "KL"]
     return table(head, lines) if lines else MISSING
+
+
+def counted(result: Result, label: str) -> str:
+    """Return the number of tasks, and that of those with a drop if some originals score nothing."""
+    mine = result.scored(label)
+    tasks, dropped = len(mine.values), len(mine.drops(label))
+    return f"{tasks}" if tasks == dropped else f"{tasks}, drop of {dropped}"
 
 
 def size_of(base: str) -> str:

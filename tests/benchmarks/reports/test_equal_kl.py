@@ -92,10 +92,11 @@ def test_cells_are_of_tasks_that_both_were_measured_on() -> None:
     cells, means = _cells(result, "hydraopt", "rival")
     assert cells == {"a": "2.00 [2.00, 2.00]", "b": "2.00 [2.00, 2.00]"}
     assert means.keys() == {"a", "b"}
-    for by in (tasks["x"], tasks["y"]):
-        by["a"] = by["a"] * [1, 1e3]  # a KL that no size of the rival has
-    assert _cells(result, "hydraopt", "rival")[0].keys() == {"b"}
-    tasks["y"]["a"] = task(7.0)["a"]
-    assert _cells(result, "hydraopt", "rival")[0].keys() == {"b"}  # half of the tasks
-    tasks["w"] = task(2.0)
+    tasks["x"]["a"] = tasks["x"]["a"] * [1, 1e3]  # a KL that no size of the rival has
     assert _cells(result, "hydraopt", "rival")[0]["a"].startswith("at most")
+    tasks["y"]["a"] = tasks["y"]["a"] * [1, 1e-3]
+    assert _cells(result, "hydraopt", "rival")[0]["a"] == "-"
+    tasks["x"]["a"] = task(1.0)["a"]
+    cells, means = _cells(result, "hydraopt", "rival")
+    assert cells["a"].startswith("at least")
+    assert cells["b"] == means["b"] == "2.00 [2.00, 2.00]"
