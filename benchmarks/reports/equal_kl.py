@@ -206,6 +206,8 @@ def every_task() -> Table:
                 tasks = result.scored(label, *result.of(rival).values()).values
                 for task, by in tasks.items():
                     for log, side in _factors(result.methods, {task: by}, rival, label):
+                        if side < 0 and log < 0:  # a lower bound that says nothing
+                            continue
                         about = result.set, task, mine, size, rival, words[side]
                         lines.append([*about, f"{math.exp(log):.2f}"])
     head = ["set", "task", "of", "at_the_kl_of", "rival", "bound", "times_the_bytes"]
