@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -37,11 +38,11 @@ __all__ = [
 Values = NDArray[np.float64]
 ORIGINAL: Final = "original"
 PROMPTED: Final = f"{METHOD}, prompts"
-_DRAWS: Final = 1000
+_DRAWS: Final = 500
 _LEAST: Final = 1e-9
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """One set. methods: what the result says of each label. values: by adapter and label, (rows,
     2): whether an answer changes, and its KL. numbers: likewise, those of the task's metric, also
@@ -98,23 +99,27 @@ def picked(drawn: Values | None, rows: int) -> NDArray[np.int64]:
     return found
 
 
-def results() -> Iterator[Result]:
-    """Yield the sets, that of the smallest base first."""
-    found = []
-    for file in sorted(QUALITY.glob("*.equal-kl.json")):
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        values: dict[str, dict[str, Values]] = {}
-        numbers: dict[str, dict[str, Values]] = {}
-        metrics = {}
-        for row in stored["rows"]:
-            name, whole = row["adapter"], np.array(row["values"], np.float64)
-            metrics[name] = row["metric"]
-            numbers.setdefault(name, {})[row["method"]] = whole[:, 2:]
-            if row["method"] != ORIGINAL:
-                values.setdefault(name, {})[row["method"]] = whole[:, :2]
-        name = file.name.partition(".")[0]
-        found.append(Result(name, stored["base"], stored["methods"], values, numbers, metrics))
-    yield from sorted(found, key=lambda x: x.parameters)
+def results() -> list[Result]:
+    """Return the sets, that of the smallest base first."""
+    files = sorted(QUALITY.glob("*.equal-kl.json"))
+    found = [_result(x.name.partition(".")[0], x.read_text(encoding="utf-8")) for x in files]
+    return sorted(found, key=lambda x: x.parameters)
+
+
+@functools.cache
+def _result(name: str, text: str) -> Result:
+    """Return a set from the text of its file."""
+    stored = json.loads(text)
+    values: dict[str, dict[str, Values]] = {}
+    numbers: dict[str, dict[str, Values]] = {}
+    metrics = {}
+    for row in stored["rows"]:
+        adapter, whole = row["adapter"], np.array(row["values"], np.float64)
+        metrics[adapter] = row["metric"]
+        numbers.setdefault(adapter, {})[row["method"]] = whole[:, 2:]
+        if row["method"] != ORIGINAL:
+            values.setdefault(adapter, {})[row["method"]] = whole[:, :2]
+    return Result(name, stored["base"], stored["methods"], values, numbers, metrics)
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,7 @@ class Cost:
     worst: tuple[float, str]
 
     @classmethod
+    @functools.cache
     def of(cls, result: Result, label: str) -> Cost:
         mine, rng = result.scored(label), np.random.default_rng(0)
         values = {name: by[label] for name, by in mine.values.items()}
