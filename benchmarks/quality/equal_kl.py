@@ -121,7 +121,7 @@ class Scene:
     ) -> list[Encoded]:
         """Return the prompts with greedy answers, each by its own factors, all in one batch."""
         model, tokenizer = self.loaded
-        placed = {id(x): place(model, x) for x in factors}
+        placed = {key: place(model, x) for key, x in {id(x): x for x in factors}.items()}
         sets, ends = [placed[id(x)] for x in factors], ends_of(model, tokenizer)
         said = generate(model, tokenizer, asked, sets, most, WRITE_TOKENS, ends)
         return [Encoded(x.prompt, answer) for x, answer in zip(asked, said, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +12,7 @@ from benchmarks.pages import Table
 from benchmarks.quality.sets import METHOD
 from benchmarks.reports.bdrate import frontier
 from benchmarks.reports.same_rows import (
+    LEAST,
     PROMPTED,
     Result,
     Values,
@@ -27,10 +28,10 @@ __all__ = ["SECTIONS", "TABLES", "averaged", "beyond", "factors", "interval", "i
 
 Tasks = Mapping[str, Mapping[str, Values]]
 """By task and label, (rows, 2): whether an answer changes, and its KL."""
+Cut = tuple[bool, bool]
 _ROW_SAMPLES: Final = 100
 _TASK_SAMPLES: Final = 10
 """Draws of tasks for each draw of rows."""
-_LEAST: Final = 1e-9
 _IN_SHORT: Final = ("10%", "5%", "3%", "2%")
 """Sizes of README.md's note; its table is of the first."""
 _WITH_PROMPTS: Final = ", prompts"
@@ -74,7 +75,7 @@ def _factors(
             continue
         kl = {}
         for name, values in by_label.items():
-            kl[name] = max(float(values[picked(drawn, len(values)), 1].mean()), _LEAST)
+            kl[name] = max(float(values[picked(drawn, len(values)), 1].mean()), LEAST)
         mine = [x for x, about in methods.items() if about["method"] == rival and x in kl]
         curve = [(math.log(y), math.log(x)) for x, y in _frontier(methods, kl, mine)]
         wanted = math.log(kl[label])
@@ -149,16 +150,26 @@ def pairs(methods: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
     return [*free, *((PROMPTED, x) for x in rivals if PROMPTED in learn)]
 
 
-def _cell(bounds: tuple[int, int], found: tuple[float, float, float]) -> str:
+def _cut(
+    methods: Mapping[str, Mapping[str, Any]], drawn: Iterable[Tasks], rival: str, label: str
+) -> Cut:
+    """Return whether the low and the high end of an interval are those of the rival's sizes.
+
+    They are if more than 2.5 % of the drawn factors lie beyond that end of its curve.
+    """
+    sides = [side for tasks in drawn for _, side in _factors(methods, tasks, rival, label)]
+    return sides.count(1) > 0.025 * len(sides), sides.count(-1) > 0.025 * len(sides)
+
+
+def _cell(bounds: tuple[int, int], found: tuple[float, float, float], cut: Cut) -> str:
     """Return a mean with its interval; without one if it is a bound."""
     more, less = bounds
-    if more and less:
-        return "-"
-    if less and found[0] < 1:  # says nothing
+    if (more and less) or (less and found[0] < 1):  # says nothing
         return "-"
     if more or less:
         return f"{'at most' if more else 'at least'} {found[0]:.2f}"
-    return "{:.2f} [{:.2f}, {:.2f}]".format(*found)
+    below, above = ("<" if cut[0] else "", ">" if cut[1] else "")
+    return f"{found[0]:.2f} [{below}{found[1]:.2f}, {above}{found[2]:.2f}]"
 
 
 def _cells(result: Result, mine: str, rival: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -168,12 +179,20 @@ def _cells(result: Result, mine: str, rival: str) -> tuple[dict[str, str], dict[
         tasks = result.scored(label, *result.of(rival).values()).values
         if not tasks:
             continue
-        whole = averaged(tasks, list(tasks))
+        names, rng = list(tasks), np.random.default_rng(1)
+        most = max(len(values) for by in tasks.values() for values in by.values())
+        rows = [rng.random(most) for _ in range(_ROW_SAMPLES)]
+        each = ({x: averaged(tasks, [x], y)["mean"] for x in names} for y in rows)
+        mean = (averaged(tasks, [str(x) for x in rng.choice(names, len(names))], y) for y in rows)
         means[size] = _cell(
-            beyond(methods, whole, rival, label), interval_of_mean(methods, tasks, rival, label)
+            beyond(methods, averaged(tasks, names), rival, label),
+            interval_of_mean(methods, tasks, rival, label),
+            _cut(methods, mean, rival, label),
         )
         cells[size] = _cell(
-            beyond(methods, tasks, rival, label), interval(methods, tasks, rival, label)
+            beyond(methods, tasks, rival, label),
+            interval(methods, tasks, rival, label),
+            _cut(methods, each, rival, label),
         )
     return cells, means
 
@@ -253,7 +272,8 @@ def in_short() -> str:
     if ends := _ends():
         text += (
             " For the KL of bundles of 10 to 2 %, an SVD that is coded as well as we can takes "
-            f"{ends[0]:.1f} to {ends[1]:.1f} times as many bytes, depending on set and size."
+            f"{ends[0]:.1f} to {ends[1]:.1f} times as many bytes, depending on set and size; "
+            "sizes with only an upper bound are left out."
         )
     return f"{table(head, lines)}\n{wrapped(text)}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,9 +20,9 @@ from benchmarks.quality.sets import METHOD
 from benchmarks.reports.axes import size_axis
 from benchmarks.reports.tables import MISSING, table
 from hydraopt.evaluate.metrics import metrics_of
-from zoo.bases import find_base
 
 __all__ = [
+    "LEAST",
     "PROMPTED",
     "SECTIONS",
     "TABLES",
@@ -39,7 +40,9 @@ Values = NDArray[np.float64]
 ORIGINAL: Final = "original"
 PROMPTED: Final = f"{METHOD}, prompts"
 _DRAWS: Final = 500
-_LEAST: Final = 1e-9
+LEAST: Final = 1e-9
+"""Least KL that is told apart."""
+_SIZE: Final = re.compile(r"-([\d.]+)([mb])(?:-|$)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +57,6 @@ class Result:
     values: Mapping[str, Mapping[str, Values]]
     numbers: Mapping[str, Mapping[str, Values]]
     metrics: Mapping[str, str]
-
-    @property
-    def parameters(self) -> int:
-        return find_base(self.base).parameters
 
     def of(self, method: str) -> dict[str, str]:
         """Return the labels of a method's sizes, the largest first."""
@@ -79,6 +78,12 @@ class Result:
                 pick = picked(drawn, len(old))
                 found[name] = 100 * (total(old[pick]) - total(new[pick])) / whole
         return found
+
+    def loses(self, name: str, label: str) -> bool:
+        """Return whether a row of a task, scored alone, is worse than the original's."""
+        total, by = metrics_of(self.metrics[name])[0].total, self.numbers[name]
+        pairs = zip(by[ORIGINAL], by[label], strict=True)
+        return any(total(new[None]) < total(old[None]) for old, new in pairs)
 
     def scored(self, *labels: str) -> Result:
         """Return the result of the tasks that all of these labels were measured on."""
@@ -103,7 +108,7 @@ def results() -> list[Result]:
     """Return the sets, that of the smallest base first."""
     files = sorted(QUALITY.glob("*.equal-kl.json"))
     found = [_result(x.name.partition(".")[0], x.read_text(encoding="utf-8")) for x in files]
-    return sorted(found, key=lambda x: x.parameters)
+    return sorted(found, key=lambda x: _millions(x.base))
 
 
 @functools.cache
@@ -126,8 +131,9 @@ def _result(name: str, text: str) -> Result:
 class Cost:
     """What a size costs, means over the tasks, with 95 % intervals of a bootstrap over rows.
 
-    most: one-sided upper bound of the drop. kl: arithmetic and geometric mean. If no answer, or no
-    score of a row, was seen to change, upper bounds are those of so many rows without an event.
+    most: one-sided upper bound of the drop. kl: arithmetic and geometric mean. A bootstrap that saw
+    no answer change, or no row lose, has no upper end: the bound is then that of so many rows
+    without an event, 1 - a^(1/rows).
     """
 
     drop: tuple[float, float, float]
@@ -141,7 +147,7 @@ class Cost:
     def of(cls, result: Result, label: str) -> Cost:
         mine, rng = result.scored(label), np.random.default_rng(0)
         values = {name: by[label] for name, by in mine.values.items()}
-        rows, count = (f(map(len, values.values())) for f in (max, sum))
+        rows = max(map(len, values.values()))
         drops, changes = [], []
         for _ in range(_DRAWS):
             drawn = rng.random(rows)
@@ -149,15 +155,15 @@ class Cost:
             shares = [x[picked(drawn, len(x)), 0].mean() for x in values.values()]
             changes.append(100 * float(np.mean(shares)))
         by_task = mine.drops(label)
-        kl = [max(float(x[:, 1].mean()), _LEAST) for x in values.values()]
+        kl = [max(float(x[:, 1].mean()), LEAST) for x in values.values()]
         changed = 100 * float(np.mean([x[:, 0].mean() for x in values.values()]))
         low, high, most = np.quantile(drops, [0.025, 0.975, 0.95])
         least, largest = np.quantile(changes, [0.025, 0.975])
-        two_sided, one_sided = (100 * (1 - x ** (1 / count)) for x in (0.025, 0.05))
         if not changed:
-            largest = two_sided
-        if all(np.array_equal(by[ORIGINAL], by[label]) for by in mine.numbers.values()):
-            high, most = two_sided, one_sided
+            largest = _without_event(0.025, sum(map(len, values.values())))
+        if not any(mine.loses(name, label) for name in by_task):
+            scored = sum(len(values[name]) for name in by_task)
+            high, most = (_without_event(x, scored) for x in (0.025, 0.05))
         worst = max(by_task, key=lambda name: by_task[name])
         return cls(
             (float(np.mean([*by_task.values()])), float(low), float(high)),
@@ -166,6 +172,11 @@ class Cost:
             (float(np.mean(kl)), float(np.exp(np.mean(np.log(kl))))),
             (by_task[worst], worst),
         )
+
+
+def _without_event(chance: float, rows: int) -> float:
+    """Return the share in percent at which so many rows have no event with this chance."""
+    return 100 * (1 - math.exp(math.log(chance) / rows))
 
 
 def costs_of(*methods: str) -> Iterator[tuple[Result, str, str, Cost]]:
@@ -205,8 +216,13 @@ def counted(result: Result, label: str) -> str:
 
 def size_of(base: str) -> str:
     """Return the size in a base's name, as "1.5 B"."""
-    found = re.search(r"-([\d.]+)([mb])(?:-|$)", base)
+    found = _SIZE.search(base)
     return f"{found[1]} {found[2].upper()}" if found else base
+
+
+def _millions(base: str) -> float:
+    found = _SIZE.search(base)
+    return float(found[1]) * (1000 if found[2] == "b" else 1) if found else 0.0
 
 
 def every_size() -> Table:
@@ -216,15 +232,14 @@ def every_size() -> Table:
         mine = result.scored(label).values
         about = result.methods[label]
         rows.append(
-            [result.set, result.parameters, len(mine), sum(len(x[label]) for x in mine.values())]
-            + [method, about["setting"], about["bytes"], f"{100 * about['share']:.2f}"]
-            + [f"{about['error']:.4f}"]
+            [result.set, result.base, len(mine), sum(len(x[label]) for x in mine.values())]
+            + [method, about["setting"], about["bytes"]]
+            + [f"{100 * about['share']:.2f}", f"{about['error']:.4f}"]
             + [f"{x:.3f}" for x in (*cost.drop, cost.most, cost.worst[0])]
             + [cost.worst[1], *(f"{x:.3f}" for x in cost.changed)]
             + [f"{x:.3g}" for x in cost.kl]
         )
-    head = ["set", "parameters", "tasks", "rows", "method", "setting", "bytes", "of_fp16_pct"]
-    head += ["error"]
+    head = ["set", "base", "tasks", "rows", "method", "setting", "bytes", "of_fp16_pct", "error"]
     head += ["drop_pct", "drop_low", "drop_high", "drop_at_most", "worst_drop_pct", "worst_task"]
     return [*head, "changed_pct", "changed_low", "changed_high", "kl_mean", "kl_geometric"], rows
 

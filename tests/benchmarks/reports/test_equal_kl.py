@@ -100,3 +100,14 @@ def test_cells_are_of_tasks_that_both_were_measured_on() -> None:
     cells, means = _cells(result, "hydraopt", "rival")
     assert cells["a"].startswith("at least")
     assert cells["b"] == means["b"] == "2.00 [2.00, 2.00]"
+
+
+def test_an_interval_that_ends_with_the_rival_s_sizes_says_so() -> None:
+    # Half of the rows have a KL far above the mean: draws of them go beyond the rival's smallest.
+    near = task(1.0, 2)
+    near["b"] = near["b"] * [[1, 0.1], [1, 5.0]]
+    result = Result("set", "base", METHODS, {"x": near}, {"x": {}}, {})
+    cells, _ = _cells(result, "hydraopt", "rival")
+    assert "<" in cells["b"]
+    assert ">" not in cells["b"]
+    assert "<" not in cells["a"]

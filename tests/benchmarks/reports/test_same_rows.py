@@ -100,3 +100,19 @@ def test_a_picture_of_a_run_under_way(folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(pages, "PICTURES", folder)
     draw()
     assert (folder / "bases.png").is_file()
+
+
+def test_gains_alone_do_not_bound_a_loss(folder: Path) -> None:
+    stored(folder, "gemma3-5x8", wrong=8)
+    (result,) = results()
+    assert result.loses("x-en", "hydraopt_2pct")
+    # The original is wrong where the bundle is right: answers change, and no row loses.
+    swapped = {
+        name: {**by, "original": by["hydraopt_2pct"], "hydraopt_2pct": by["original"]}
+        for name, by in result.numbers.items()
+    }
+    better = replace(result, numbers=swapped)
+    assert not better.loses("x-en", "hydraopt_2pct")
+    cost = same_rows.Cost.of(better, "hydraopt_2pct")
+    assert cost.drop[0] < 0
+    assert 3 < cost.most < cost.drop[2] < 5  # 80 rows without a loss
