@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -24,11 +25,8 @@ from benchmarks.reports.same_rows import (
 )
 from benchmarks.reports.tables import MISSING, table, wrapped
 
-__all__ = ["SECTIONS", "TABLES", "averaged", "beyond", "factors", "interval", "interval_of_mean"]
+__all__ = ["SECTIONS", "TABLES", "Compared", "Factor", "pairs"]
 
-Tasks = Mapping[str, Mapping[str, Values]]
-"""By task and label, (rows, 2): whether an answer changes, and its KL."""
-Cut = tuple[bool, bool]
 _ROW_SAMPLES: Final = 100
 _TASK_SAMPLES: Final = 10
 """Draws of tasks for each draw of rows."""
@@ -38,104 +36,106 @@ _WITH_PROMPTS: Final = ", prompts"
 """Ends the name of a method that was trained on prompts."""
 
 
-def factors(
-    methods: Mapping[str, Mapping[str, Any]],
-    tasks: Tasks,
-    rival: str,
-    label: str,
-    drawn: Values | None = None,
-) -> list[float]:
-    """Return the log of a rival's bytes over hydraopt's at the KL of one of its sizes, by task.
+class Factor(NamedTuple):
+    """Log of a rival's bytes over hydraopt's at one KL.
 
-    The rival's curve is log bytes over log KL through its sizes, linear between them; beyond its
-    ends it stays at the bytes of the end, which :func:`beyond` counts. drawn: rows to take.
+    side: 1 for an upper bound, of a KL above those of all sizes of the rival; -1 for a lower one.
     """
-    return [x for x, _ in _factors(methods, tasks, rival, label, drawn)]
+
+    log: float
+    side: int
 
 
-def beyond(
-    methods: Mapping[str, Mapping[str, Any]], tasks: Tasks, rival: str, label: str
-) -> tuple[int, int]:
-    """Return the number of tasks whose factor is an upper bound, and a lower bound."""
-    sides = [side for _, side in _factors(methods, tasks, rival, label)]
-    return sides.count(1), sides.count(-1)
+@dataclass(frozen=True)
+class Compared:
+    """A size of hydraopt and all sizes of a rival, on the tasks that all were measured on.
 
-
-def _factors(
-    methods: Mapping[str, Mapping[str, Any]],
-    tasks: Tasks,
-    rival: str,
-    label: str,
-    drawn: Values | None = None,
-) -> list[tuple[float, int]]:
-    """Return (log of the factor, 1 for an upper bound or -1 for a lower one) of each task."""
-    found = []
-    for by_label in tasks.values():
-        if label not in by_label:
-            continue
-        kl = {}
-        for name, values in by_label.items():
-            kl[name] = max(float(values[picked(drawn, len(values)), 1].mean()), LEAST)
-        mine = [x for x, about in methods.items() if about["method"] == rival and x in kl]
-        curve = [(math.log(y), math.log(x)) for x, y in _frontier(methods, kl, mine)]
-        wanted = math.log(kl[label])
-        if curve:
-            logs, sizes = zip(*curve, strict=True)
-            log = float(np.interp(wanted, logs, sizes)) - math.log(methods[label]["share"])
-            found.append((log, int(wanted > logs[-1]) - int(wanted < logs[0])))
-    return found
-
-
-def _frontier(
-    methods: Mapping[str, Mapping[str, Any]], kl: Mapping[str, float], labels: Sequence[str]
-) -> list[tuple[float, float]]:
-    """(share of fp16, KL) of a method's sizes, the largest size first."""
-    return frontier([(methods[x]["share"], kl[x]) for x in labels])[::-1]
-
-
-def interval(
-    methods: Mapping[str, Mapping[str, Any]], tasks: Tasks, rival: str, label: str
-) -> tuple[float, float, float]:
-    """Return the geometric mean of the factors and its 95 % interval.
-
-    The interval is of a bootstrap over tasks and over rows, rows of one number in all tasks
-    together: in several languages they are translations of each other.
+    share, shares (S,): of the fp16 bytes, hydraopt's and the rival's.
+    kl: by task, (rows, 1 + S), hydraopt's first.
     """
-    whole, rng = factors(methods, tasks, rival, label), np.random.default_rng(0)
-    most = max(len(values) for by in tasks.values() for values in by.values())
-    means = []
-    for _ in range(_ROW_SAMPLES):
-        sampled = factors(methods, tasks, rival, label, rng.random(most))
-        for _ in range(_TASK_SAMPLES if sampled else 0):
-            means.append(float(np.mean(rng.choice(sampled, len(sampled)))))
-    low, high = np.exp(np.quantile(means, [0.025, 0.975]))
-    return math.exp(float(np.mean(whole))), float(low), float(high)
+
+    share: float
+    shares: Sequence[float]
+    kl: Mapping[str, Values]
+
+    @classmethod
+    def of(cls, result: Result, label: str, rival: str) -> Compared | None:
+        """Return None if there is no such task."""
+        theirs = [*result.of(rival).values()]
+        share, *shares = (result.methods[x]["share"] for x in (label, *theirs))
+        tasks = result.scored(label, *theirs).values if theirs else {}
+        kl = {
+            name: np.stack([by[x][:, 1] for x in (label, *theirs)], axis=1)
+            for name, by in tasks.items()
+        }
+        return cls(share, shares, kl) if kl else None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the task that has most."""
+        return max(map(len, self.kl.values()))
+
+    def means(self, drawn: Values | None = None) -> Values:
+        """Return the mean KL of each task, (tasks, 1 + S). drawn: rows to take, as of picked."""
+        return np.stack([x[picked(drawn, len(x))].mean(axis=0) for x in self.kl.values()])
+
+    def factor(self, means: Values) -> Factor:
+        """Return the factor of a task, or of a mean over tasks, from its KL, (1 + S,).
+
+        The rival's curve is log bytes over log KL through its sizes, linear between them; beyond
+        its ends it stays at the bytes of the end.
+        """
+        wanted, *theirs = (max(float(x), LEAST) for x in means)
+        curve = frontier([*zip(self.shares, theirs, strict=True)])[::-1]
+        sizes, kl = np.log(np.array(curve)).T
+        at = math.log(wanted)
+        log = float(np.interp(at, kl, sizes)) - math.log(self.share)
+        return Factor(log, int(at > kl[-1]) - int(at < kl[0]))
+
+    def factors(self, drawn: Values | None = None) -> list[Factor]:
+        """Return the factor of each task."""
+        return [self.factor(x) for x in self.means(drawn)]
+
+    def of_each_task(self) -> str:
+        """Return the geometric mean of the tasks' factors, with its 95 % interval or as a bound.
+
+        The interval is of a bootstrap over tasks and over rows, rows of one number in all tasks
+        together: in several languages they are translations of each other.
+        """
+        whole, rng = self.factors(), np.random.default_rng(0)
+        means, drawn = [], list[Factor]()
+        for _ in range(_ROW_SAMPLES):
+            sampled = self.factors(rng.random(self.rows))
+            drawn += sampled
+            logs = [x.log for x in sampled]
+            means += [float(np.mean(rng.choice(logs, len(logs)))) for _ in range(_TASK_SAMPLES)]
+        return _cell(whole, means, drawn)
+
+    def of_mean(self) -> str:
+        """Return the factor at an equal mean KL of all tasks, with the same interval or bound."""
+        whole, rng, drawn = self.factor(self.means().mean(axis=0)), np.random.default_rng(0), []
+        for _ in range(_ROW_SAMPLES * _TASK_SAMPLES // 4):
+            chosen = rng.integers(0, len(self.kl), len(self.kl))
+            means = self.means(rng.random(self.rows))[chosen].mean(axis=0)
+            drawn.append(self.factor(means))
+        return _cell([whole], [x.log for x in drawn], drawn)
 
 
-def averaged(
-    tasks: Tasks, names: Sequence[str], drawn: Values | None = None
-) -> dict[str, dict[str, Values]]:
-    """Return some tasks as one row, the mean over them, for methods that all of them have."""
-    labels = set.intersection(*({*by} for by in tasks.values()))
-    mean = {}
-    for label in labels:
-        each = (tasks[x][label] for x in names)
-        mean[label] = np.mean([[x[picked(drawn, len(x))].mean(axis=0)] for x in each], axis=0)
-    return {"mean": mean}
+def _cell(whole: Sequence[Factor], logs: Sequence[float], drawn: Sequence[Factor]) -> str:
+    """Return the geometric mean of some factors, with an interval unless one is a bound.
 
-
-def interval_of_mean(
-    methods: Mapping[str, Mapping[str, Any]], tasks: Tasks, rival: str, label: str
-) -> tuple[float, float, float]:
-    """Return the factor at an equal mean KL and its 95 % interval, of the same bootstrap."""
-    names, rng = list(tasks), np.random.default_rng(0)
-    (whole,) = factors(methods, averaged(tasks, names), rival, label)
-    most, found = max(len(values) for by in tasks.values() for values in by.values()), []
-    for _ in range(_ROW_SAMPLES * _TASK_SAMPLES // 4):
-        chosen = [names[i] for i in rng.integers(0, len(names), len(names))]
-        found += factors(methods, averaged(tasks, chosen, rng.random(most)), rival, label)
-    low, high = np.exp(np.quantile(found, [0.025, 0.975]))
-    return math.exp(whole), float(low), float(high)
+    logs: drawn logs of the mean. drawn: drawn factors; an end of the interval is that of the
+    rival's sizes if more than 2.5 % of them lie beyond that end of its curve.
+    """
+    sides = [x.side for x in whole]
+    mean = math.exp(float(np.mean([x.log for x in whole])))
+    if -1 in sides and (1 in sides or mean < 1):  # says nothing
+        return "-"
+    if any(sides):
+        return f"{'at most' if 1 in sides else 'at least'} {mean:.2f}"
+    low, high = np.exp(np.quantile(logs, [0.025, 0.975]))
+    below, above = (sum(x.side == y for x in drawn) > 0.025 * len(drawn) for y in (1, -1))
+    return f"{mean:.2f} [{'<' if below else ''}{low:.2f}, {'>' if above else ''}{high:.2f}]"
 
 
 def pairs(methods: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -150,59 +150,15 @@ def pairs(methods: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
     return [*free, *((PROMPTED, x) for x in rivals if PROMPTED in learn)]
 
 
-def _cut(
-    methods: Mapping[str, Mapping[str, Any]], drawn: Iterable[Tasks], rival: str, label: str
-) -> Cut:
-    """Return whether the low and the high end of an interval are those of the rival's sizes.
-
-    They are if more than 2.5 % of the drawn factors lie beyond that end of its curve.
-    """
-    sides = [side for tasks in drawn for _, side in _factors(methods, tasks, rival, label)]
-    return sides.count(1) > 0.025 * len(sides), sides.count(-1) > 0.025 * len(sides)
-
-
-def _cell(bounds: tuple[int, int], found: tuple[float, float, float], cut: Cut) -> str:
-    """Return a mean with its interval; without one if it is a bound."""
-    more, less = bounds
-    if (more and less) or (less and found[0] < 1):  # says nothing
-        return "-"
-    if more or less:
-        return f"{'at most' if more else 'at least'} {found[0]:.2f}"
-    below, above = ("<" if cut[0] else "", ">" if cut[1] else "")
-    return f"{found[0]:.2f} [{below}{found[1]:.2f}, {above}{found[2]:.2f}]"
-
-
-def _cells(result: Result, mine: str, rival: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the factors by size, of each task and at the mean KL."""
-    methods, cells, means = result.methods, dict[str, str](), dict[str, str]()
-    for size, label in result.of(mine).items():
-        tasks = result.scored(label, *result.of(rival).values()).values
-        if not tasks:
-            continue
-        names, rng = list(tasks), np.random.default_rng(1)
-        most = max(len(values) for by in tasks.values() for values in by.values())
-        rows = [rng.random(most) for _ in range(_ROW_SAMPLES)]
-        each = ({x: averaged(tasks, [x], y)["mean"] for x in names} for y in rows)
-        mean = (averaged(tasks, [str(x) for x in rng.choice(names, len(names))], y) for y in rows)
-        means[size] = _cell(
-            beyond(methods, averaged(tasks, names), rival, label),
-            interval_of_mean(methods, tasks, rival, label),
-            _cut(methods, mean, rival, label),
-        )
-        cells[size] = _cell(
-            beyond(methods, tasks, rival, label),
-            interval(methods, tasks, rival, label),
-            _cut(methods, each, rival, label),
-        )
-    return cells, means
-
-
 def at_equal_kl() -> str:
     """Return for each set and rival the factor of bytes at the KL of each size of hydraopt."""
     lines, sizes = [], dict[str, None]()
     for result in results():
         for mine, rival in pairs(result.methods):
-            cells, means = _cells(result, mine, rival)
+            cells, means = dict[str, str](), dict[str, str]()
+            for size, label in result.of(mine).items():
+                if compared := Compared.of(result, label, rival):
+                    cells[size], means[size] = compared.of_each_task(), compared.of_mean()
             sizes.update((x, None) for by in (cells, means) for x, y in by.items() if y != "-")
             named = f"{rival}, no prompts" if (mine, rival) == (PROMPTED, METHOD) else rival
             labels = [*result.of(mine).values(), *result.of(rival).values()]
@@ -222,13 +178,13 @@ def every_task() -> Table:
     for result in results():
         for mine, rival in pairs(result.methods):
             for size, label in result.of(mine).items():
-                tasks = result.scored(label, *result.of(rival).values()).values
-                for task, by in tasks.items():
-                    for log, side in _factors(result.methods, {task: by}, rival, label):
-                        if side < 0 and log < 0:  # a lower bound that says nothing
-                            continue
-                        about = result.set, task, mine, size, rival, words[side]
-                        lines.append([*about, f"{math.exp(log):.2f}"])
+                compared = Compared.of(result, label, rival)
+                pairs_of = zip(compared.kl, compared.factors(), strict=True) if compared else ()
+                for task, (log, side) in pairs_of:
+                    if side < 0 and log < 0:  # a lower bound that says nothing
+                        continue
+                    about = result.set, task, mine, size, rival, words[side]
+                    lines.append([*about, f"{math.exp(log):.2f}"])
     head = ["set", "task", "of", "at_the_kl_of", "rival", "bound", "times_the_bytes"]
     return head, lines
 
@@ -243,10 +199,10 @@ def _ends() -> tuple[float, float] | None:
     for result in (x for x in results() if not x.of(PROMPTED)):
         for mine, rival in pairs(result.methods):
             for size, label in result.of(mine).items():
-                tasks = result.scored(label, *result.of(rival).values()).values
-                if size in _IN_SHORT and not beyond(result.methods, tasks, rival, label)[0]:
-                    logs = factors(result.methods, tasks, rival, label)
-                    found += [math.exp(float(np.mean(logs)))] if logs else []
+                compared = Compared.of(result, label, rival)
+                each = compared.factors() if compared and size in _IN_SHORT else []
+                if each and not any(x.side > 0 for x in each):
+                    found.append(math.exp(float(np.mean([x.log for x in each]))))
     return (min(found), max(found)) if found else None
 
 
