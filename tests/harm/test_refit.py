@@ -220,9 +220,9 @@ def test_what_keeps_nothing_starts_again_from_what_is_coded(
     texts = texts_of(tokenizer, 24)
     # From parts that are far from the original's there is nothing to gain in so few steps.
     far = {path: (b[:, ::-1] * 30, a) for path, (b, a) in original.items()}
-    strongest = module._strongest
+    strongest = module.strongest
     monkeypatch.setattr(
-        module, "_strongest", lambda x, own: strongest(x, own if helps else far[PATHS[0]])
+        module, "strongest", lambda x, own: strongest(x, own if helps else far[PATHS[0]])
     )
     begun, descend = [], module.descend
     monkeypatch.setattr(
@@ -245,7 +245,7 @@ def test_of_the_coded_parts_nothing_is_lost_before_the_first_step(trained, parts
     _, coded = parts
     assert coded
     for x in coded.values():
-        start, record = module._as_coded(x), x.record.factors
+        start, record = module.as_coded(x), x.record.factors
         np.testing.assert_allclose(start.B @ start.A, record.B @ record.A, atol=1e-7)
         lengths = np.linalg.norm(start.B, axis=0), np.linalg.norm(start.A, axis=1)
         np.testing.assert_allclose(*lengths, rtol=1e-5)
