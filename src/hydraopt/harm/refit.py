@@ -3,12 +3,13 @@
 The encoder rounds each module to be near the original's weights. A refit trains both sides of all
 parts together, by the KL divergence from the original at the tokens of its own answers. Each step
 uses rounded parts, so the parts learn to compensate for each other's rounding. The result is
-records of as many parts, in the same ways and at the same rate. Some answers are held out: training
-stops where their KL is least, and a result is discarded if it does not help there or surely changes
-more of them.
+records in the same ways, which take as many bytes. Some answers are held out: training stops where
+their KL is least, and a result is discarded if it does not help there or surely changes more of
+them.
 
-Training starts from the original's strongest parts, which usually end best. With few parts they may
-end worse than the coded parts; then training starts again from the coded parts.
+Training starts from the original's parts, among which the bytes are divided anew: by what an error
+in each of them does to the answers (hydraopt.harm.costs), which the encoder cannot know. If that
+ends worse than the coded parts, training starts again from these, in their own spread classes.
 
 Training has stages: the modules of a stage are frozen at their coded values, and the others
 continue to learn what these lost.
@@ -26,20 +27,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import torch
+
 from hydraopt.basemodel.model import Placed, TaskFactors, of_head, place
 from hydraopt.basemodel.writing import not_finite
 from hydraopt.coding.records import PartsRecord
-from hydraopt.compress.recode import CodedModule
+from hydraopt.compress.divide import PartCosts, divide
+from hydraopt.compress.recode import CodedModule, stream_of
 from hydraopt.errors import UsageError, explain
+from hydraopt.harm.costs import part_costs
 from hydraopt.harm.lesson import Lesson, Teacher, learner_of
 from hydraopt.harm.sides import Sides, as_coded, strongest
 from hydraopt.harm.training import Judges, descend
+from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 
 __all__ = ["NOT_TRAINED", "refit"]
 
 NOT_TRAINED: Final = "what is coded cannot be trained on the adapter's answers"
 """Error message for logits that are not finite."""
+
+_TRIES: Final = 6
+"""Maximum number of divisions of the bytes, each nearer to all of them."""
+_FULL: Final = 0.998
+"""Share of the bytes that a division uses at least, unless all tries fail."""
 
 
 def refit(
@@ -79,7 +90,8 @@ def refit(
     least = first.summary().harm.kl
     fixed = place(learner, {path: (x.factors.B, x.factors.A) for path, x in held.items()})
     records = dict[str, PartsRecord]()
-    for start, (sides, rate) in enumerate(_starts(trained, adapter, settings)):
+    starts = _starts(learner, lesson, fixed, trained, adapter, settings)
+    for start, (sides, rate) in enumerate(starts):
         later = _later(told, start * settings.steps, settings.steps)
         for tried in _course(learner, lesson, fixed, sides, replace(settings, rate=rate), later):
             drift = judges.drift({p: x.factors for p, x in (held | tried).items()})
@@ -133,7 +145,7 @@ def _course(
         free = {path: x.factors() for path, x in sides.items()}
         lesson.learn(model, {**fixed, **free}, batch)
 
-    learned = [x for side in sides.values() for x in (side.left, side.right)]
+    learned = [x for side in sides.values() for x in side.both]
     holds = _holds(list(sides), how)
     for step in descend(how, learned, len(lesson.pages), learn):
         for path in holds.get(step, ()):
@@ -144,12 +156,49 @@ def _course(
 
 
 def _starts(
-    coded: Mapping[str, CodedModule], original: TaskFactors, how: HarmSettings
+    model: Any,
+    lesson: Lesson,
+    fixed: Placed,
+    coded: Mapping[str, CodedModule],
+    original: TaskFactors,
+    how: HarmSettings,
 ) -> Iterator[tuple[dict[str, Sides], float]]:
     """Yield the sides to train by module path, and the rate, for each start."""
-    yield {p: Sides(x, strongest(x, original[p])) for p, x in coded.items()}, how.rate
+    first = {p: Sides(x, strongest(x, original[p])) for p, x in coded.items()}
+    if free := {p: x for p, x in coded.items() if x.lengths}:
+        starts = {p: strongest(x, original[p], more=True) for p, x in free.items()}
+        with torch.no_grad():
+            others = {p: x.factors() for p, x in first.items() if p not in free}
+        whole = {p: Sides(x, starts[p]) for p, x in free.items()}
+        costs = part_costs(model, lesson, {**fixed, **others}, whole, how.cost_texts)
+        first |= _divided(free, starts, costs)
+    yield first, how.rate
     if how.coded_rate is not None:
         yield {p: Sides(x, as_coded(x)) for p, x in coded.items()}, how.coded_rate
+
+
+def _divided(
+    coded: Mapping[str, CodedModule], starts: Mapping[str, Factors], costs: Mapping[str, PartCosts]
+) -> dict[str, Sides]:
+    """Return the sides among which the bytes of some modules are divided by ``costs``.
+
+    They take no more bytes at the start than the modules do; none are returned if that fails.
+    starts: B (m, k) and A (k, n) of each module, of which some parts are kept.
+    """
+    most = len(stream_of({p: x.record for p, x in coded.items()}, coded))
+    bits, best, largest = 8.0 * most, dict[str, Sides](), 0
+    for _ in range(_TRIES):
+        sides = {}
+        for path, (kept, spreads) in divide(costs, bits).items():
+            start = Factors(starts[path].B[:, kept], starts[path].A[kept])
+            sides[path] = Sides(coded[path], start, spreads)
+        size = len(stream_of({p: x.look().record for p, x in sides.items()}, coded))
+        if largest < size <= most:
+            best, largest = sides, size
+        if largest >= _FULL * most:
+            break
+        bits *= (1 + _FULL) / 2 * most / size
+    return best
 
 
 def _holds(paths: Sequence[str], how: HarmSettings) -> dict[int, list[str]]:

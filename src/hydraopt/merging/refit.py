@@ -1,9 +1,8 @@
-"""Refit: a draft whose parts were trained to keep the original's answers, at the same rate.
+"""Refit: a draft whose parts were trained to keep the original's answers, in the same bytes.
 
 The encoder rounds each module to be near its weights; who has the base model at hand can train all
-parts of a task together, so that one mends what rounding did to another (see
-hydraopt.harm.refit). A record keeps its parts' number, ways and spread classes, so it takes
-about the same bytes, and neither the shared bases nor other tasks change.
+parts of a task together, so that one mends what rounding did to another, and divide its bytes among
+them anew (see hydraopt.harm.refit). Neither the shared bases nor other tasks change.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ __all__ = ["Refitter", "refitted"]
 
 Refitter = Callable[[str, CodedModules], Mapping[str, PartsRecord]]
 """Called with a task's name and with a function that decodes its modules by path. Gives other
-records, of as many parts, by module path; modules that are left out stay as they are, and an empty
-answer leaves the task alone."""
+records, written in the same ways, by module path; modules that are left out stay as they are, and
+an empty answer leaves the task alone."""
 
 
 def refitted(
@@ -69,4 +68,4 @@ def _check(task: str, modules: CodedModules, others: Mapping[str, PartsRecord]) 
 
 def _said(record: PartsRecord) -> str:
     m, n = record.left.values.shape[0], record.right.values.shape[0]
-    return f"{record.count} {record.mode.form} parts of {m} x {n}, mode {record.mode.code}"
+    return f"{record.mode.form} parts of {m} x {n}, mode {record.mode.code}"
