@@ -136,6 +136,13 @@ def test_other_spread_classes_and_another_number_of_parts(mode: Mode, parts: int
     assert error <= 0.1 * np.linalg.norm(wanted.B @ wanted.A)
 
 
+@pytest.mark.parametrize("mode", [x for x in MODES if x not in ONE_BLOCK])
+def test_other_modules_have_no_other_spread_classes(mode: Mode) -> None:
+    coded, classes = coded_of(mode), np.full(K, 20)
+    with pytest.raises(ValueError, match=mode.form):
+        recode(factors_of(coded, 4), coded, Spreads(classes, classes))
+
+
 def test_more_spread_takes_more_bytes_and_errs_less() -> None:
     coded, sizes, errors = coded_of(MODES[0]), [], []
     wanted = factors_of(coded, 4)

@@ -16,7 +16,16 @@ from hydraopt.harm.drift import drift_of, reference_of
 from hydraopt.harm.lesson import Lesson, Teacher
 from hydraopt.harm.sides import Sides, strongest
 from hydraopt.linalg.shapes import Factors
-from tests.basemodel.cases import factors_of, texts_of
+from tests.basemodel.cases import PATHS, factors_of, texts_of
+
+
+def begun(b, a) -> tuple[CodedModule, Factors]:
+    """A module of one coded part, and all parts of the original."""
+    pair = np.asarray(b, np.float64), np.asarray(a, np.float64)
+    sides = (pair[0], pair[1].T)
+    left, right = (quantise_side(1e4 * x[:, :1], Way.EXPLICIT, None) for x in sides)
+    coded = CodedModule(PartsRecord(left, right, np.zeros(1, np.int64)), None, None)
+    return coded, strongest(coded, pair, every=True)
 
 
 @pytest.fixture
@@ -26,11 +35,7 @@ def measured(trained):
     original, texts = factors_of(0, 0.05), texts_of(tokenizer, 48)
     sides, parts = {}, {}
     for path, pair in original.items():
-        b, a = (np.asarray(x, np.float64) for x in pair)
-        # What is coded has one part; the costs are of all parts of the original.
-        left, right = (quantise_side(x[:, :1], Way.EXPLICIT, None) for x in (b * 1e4, a.T * 1e4))
-        coded = CodedModule(PartsRecord(left, right, np.zeros(1, np.int64)), None, None)
-        parts[path] = strongest(coded, pair, more=True)
+        coded, parts[path] = begun(*pair)
         sides[path] = Sides(coded, parts[path])
     lesson = Lesson.of(model, [Teacher(original, texts)], 1)
     reference = reference_of(model, texts, original, lesson.among.tokens)
@@ -66,12 +71,33 @@ def test_a_part_that_shrinks_costs_what_is_foretold(measured) -> None:
         b = whole.B.copy()
         b[:, 0] *= 0.9
         found = kl_with(path, Factors(b, whole.A))
-        ratios.append(np.log(found * module._MISSING / (0.01 * costs[path].whole[0])))
+        ratios.append(np.log(found / (0.01 * costs[path].whole[0])))
     assert np.exp(np.mean(ratios)) == pytest.approx(1, rel=0.4)
 
 
-def test_what_no_text_reaches_costs_nothing() -> None:
+def test_parts_that_are_not_the_original_s_cost_no_more(trained) -> None:
+    """Tokens are drawn from what is differentiated, so a distance to the original adds nothing."""
+    model, tokenizer = trained
+    original, texts = factors_of(0, 0.05), texts_of(tokenizer, 48)
+    lesson = Lesson.of(model, [Teacher(original, texts)], 8)
+    whole = []
+    for scale in (1.0, 0.7):
+        sides = {p: Sides(*begun(b * scale, a)) for p, (b, a) in original.items()}
+        costs = part_costs(model, lesson, {}, sides, len(texts))
+        whole.append(sum(x.whole.sum() for x in costs.values()))
+    assert whole[1] < 2 * whole[0]
+
+
+def test_modules_without_gradients_or_with_infinite_ones_have_no_costs(trained) -> None:
+    model, tokenizer = trained
+    original, texts = factors_of(0, 0.05), texts_of(tokenizer, 8)
+    lesson = Lesson.of(model, [Teacher(original, texts)], 4)
+    sides = {p: Sides(*begun(*pair)) for p, pair in original.items()}
+    known = part_costs(model, lesson, {}, sides, 8)
+    assert known.keys() == original.keys()
     squares = module._Squares()
-    left, right = (torch.ones(3, 2, requires_grad=True) for _ in range(2))
+    assert squares.costs(sides[PATHS[0]], 8) is None
+    left, right = sides[PATHS[0]].both
+    left.grad, right.grad = torch.full_like(left, torch.inf), torch.ones_like(right)
     squares.take(left, right)
-    assert squares.left == squares.whole == 0.0
+    assert squares.costs(sides[PATHS[0]], 8) is None

@@ -1,8 +1,8 @@
 """Divide: bits among the sides of a task's parts, where they take most harm away.
 
-The planner (hydraopt.compress.plan) has the weights of the adapters alone. Whoever can measure what
-an error in each part costs, as hydraopt.harm.costs does, divides the same bits among the same
-modules better: each side gets the spread class at which one more bit takes as much harm away as
+The planner (hydraopt.compress.plan) knows no costs of single parts. Whoever can measure what an
+error in each part costs, as hydraopt.harm.costs does, divides the same bits among the same modules
+better: each side gets the spread class at which one more bit takes as much harm away as
 anywhere else (reverse water-filling, Cover and Thomas 2006, 10.3.3), and a part whose bits take
 less away is left out.
 """
@@ -50,8 +50,12 @@ class Division(NamedTuple):
     spreads: Spreads
 
 
-def divide(costs: Mapping[str, PartCosts], bits: float) -> dict[str, Division]:
+def divide(
+    costs: Mapping[str, PartCosts], bits: float, missing: float = 1.0
+) -> dict[str, Division]:
     """Return the parts and spread classes of each module that cost least in so many bits.
+
+    missing: weight of the cost of parts that are left out.
 
     The result takes no more than ``bits`` by the tables of hydraopt.compress.curve. Deterministic;
     O(parts).
@@ -59,12 +63,12 @@ def divide(costs: Mapping[str, PartCosts], bits: float) -> dict[str, Division]:
     low, high = _LEAST, _MOST
     for _ in range(_HALVINGS):
         price = float(np.sqrt(low * high))
-        spent = sum(_divided(x, price)[1] for x in costs.values())
+        spent = sum(_divided(x, price, missing)[1] for x in costs.values())
         low, high = (price, high) if spent > bits else (low, price)
-    return {path: _divided(x, high)[0] for path, x in costs.items()}
+    return {path: _divided(x, high, missing)[0] for path, x in costs.items()}
 
 
-def _divided(costs: PartCosts, price: float) -> tuple[Division, float]:
+def _divided(costs: PartCosts, price: float, missing: float) -> tuple[Division, float]:
     """Return the division of a module at a price of a bit, and its bits."""
     noise, rate = noise_of(_CLASSES), rate_of(_CLASSES)
     least, bits = np.zeros(costs.whole.size), np.full(costs.whole.size, PART_BITS)
@@ -75,6 +79,6 @@ def _divided(costs: PartCosts, price: float) -> tuple[Division, float]:
         least += each.min(axis=1)
         bits += length * rate[best]
         chosen.append(_CLASSES[best])
-    kept = least + price * PART_BITS < costs.whole
+    kept = least + price * PART_BITS < missing * costs.whole
     left, right = (x[kept] for x in chosen)
     return Division(kept, Spreads(left, right)), float(bits[kept].sum())

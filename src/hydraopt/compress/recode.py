@@ -148,6 +148,8 @@ def recode(factors: Factors, coded: CodedModule, spreads: Spreads | None = None)
     Deterministic; O(k (m + n)), and the bases' part.
     """
     record, left, right = coded.record, coded.left, coded.right
+    if spreads and coded.lengths is None:
+        raise ValueError(f"a module of {record.mode.form} parts has no other spread classes")
     lefts_in, rights_in = spreads or (None, None)
     a = factors.A.T
     into = _scales(a, record.right, right, rights_in)

@@ -1,15 +1,15 @@
-"""Costs of errors in each part of an adapter, measured on its own answers.
+"""Costs of errors in each part of an adapter, measured on its answers.
 
-Near the original, an error e adds e' F e / 2 to the KL, with F the Fisher information, the expected
-square of the gradient of the log probability of tokens drawn from the original (Kunstner et al.
-2019, 1905.12558: not of the answers' own tokens). Noise meets its diagonal, and a part that is left
-out meets its square along that part.
+A small error e adds e' F e / 2 to the KL, with F the Fisher information: the expected product of
+gradients of the log probability of tokens that the model itself draws (Kunstner et al. 2019,
+1905.12558: not of the answers' own tokens). Noise meets the diagonal of F; a part that is left out
+meets its square along that part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,17 +23,17 @@ from hydraopt.linalg.shapes import Array
 
 __all__ = ["part_costs"]
 
-_MISSING: Final = 3.0
-"""Weight of a part that is left out: training mends noise better than what is missing."""
-
 
 def part_costs(
     model: Any, lesson: Lesson, fixed: Placed, sides: Mapping[str, Sides], texts: int
 ) -> dict[str, PartCosts]:
     """Return the costs of errors in the parts of modules, in nats an answer, by module path.
 
-    fixed: factors on the model that do not count.
-    sides: parts as they are in the original, of modules that have lengths.
+    Modules that no text reaches, such as experts, and those whose costs are not finite are left
+    out.
+
+    fixed: factors on the model whose costs are not measured.
+    sides: parts whose costs are measured, of modules with ``lengths``.
     texts: number of answers to measure with.
     """
     draw, order = torch.Generator().manual_seed(0), np.random.default_rng(0)
@@ -47,31 +47,41 @@ def part_costs(
         answers += lesson.answers(int(page))
         if answers >= texts:
             break
-    return {path: squares[path].costs(x, answers) for path, x in sides.items()}
+    costs = {path: squares[path].costs(x, answers) for path, x in sides.items()}
+    return {path: x for path, x in costs.items() if x is not None}
 
 
 class _Squares:
-    """Sums of squares of gradients of a module's sides, (k,)."""
+    """Sums of squares of gradients of a module's sides, (k,); None if there were none."""
 
-    left: Array | float = 0.0
-    right: Array | float = 0.0
-    whole: Array | float = 0.0
+    def __init__(self) -> None:
+        self.sums: tuple[Array, Array, Array] | None = None
 
     def take(self, left: Tensor, right: Tensor) -> None:
         """Add the squares of the gradients that are there, and clear them."""
         up, down = left.grad, right.grad
-        if up is None or down is None:  # an expert that no text reaches
+        if up is None or down is None:
             return
-        a, b = (x.double().square().sum(0).cpu().numpy() for x in (up, down))
-        along = (up * left.detach()).double().sum(0).square().cpu().numpy()
-        self.left, self.right, self.whole = self.left + a, self.right + b, self.whole + along
+        along = (up * left.detach()).double().sum(0).square()
+        now = (up.double().square().sum(0), down.double().square().sum(0), along)
+        a, b, c = (x.cpu().numpy() for x in now)
+        before = self.sums or (0.0, 0.0, 0.0)
+        self.sums = (before[0] + a, before[1] + b, before[2] + c)
         left.grad = right.grad = None
 
-    def costs(self, sides: Sides, answers: int) -> PartCosts:
-        """Return the costs in nats an answer; the sides are those whose gradients were taken."""
-        strength = (x.detach().double().square().mean(0).cpu().numpy() for x in sides.both)
-        left, right = (
-            x * y / (2 * answers) for x, y in zip(strength, (self.left, self.right), strict=True)
+    def costs(self, sides: Sides, answers: int) -> PartCosts | None:
+        """Return the costs in nats an answer; None if they are not known.
+
+        sides: those whose gradients were taken.
+        """
+        lengths = sides.coded.lengths
+        if self.sums is None or lengths is None or not np.isfinite(self.sums).all():
+            return None
+        left, right = (x.detach().double().square().mean(0).cpu().numpy() for x in sides.both)
+        noise_left, noise_right, along = self.sums
+        return PartCosts(
+            left * noise_left / (2 * answers),
+            right * noise_right / (2 * answers),
+            along / (2 * answers),
+            lengths,
         )
-        whole = np.broadcast_to(_MISSING * self.whole / (2 * answers), left.shape)
-        return PartCosts(left, right, whole, sides.lengths)

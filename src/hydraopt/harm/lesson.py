@@ -164,16 +164,18 @@ class Lesson:
         self._descend(model, placed, number, kl)
 
     def sample(self, model: Any, placed: Placed, number: int, draw: torch.Generator) -> None:
-        """Add the gradients of the log probability of next tokens drawn from the original.
+        """Add the gradients of the log probability of next tokens drawn from ``placed`` itself.
 
-        It is the sum over a page. With factors near the original's, the expected square of a
-        gradient is the Fisher information: twice what the square of a small error adds to the KL.
+        They are of the sum over the tokens of a page. The expected square of a gradient is a
+        diagonal entry of the Fisher information F; a small error e there adds F e^2 / 2 to the KL.
 
         placed: as for :meth:`learn`. draw: a generator on the CPU.
         """
 
-        def drawn(want: Tensor, got: Tensor) -> Tensor:
-            tokens = torch.multinomial(want.exp().cpu(), 1, generator=draw)
+        def drawn(_want: Tensor, got: Tensor) -> Tensor:
+            # What is not finite stays so in the sum.
+            chances = got.detach().exp().cpu().nan_to_num(1.0)
+            tokens = torch.multinomial(chances, 1, generator=draw)
             return got.gather(1, tokens.to(got.device)).sum()
 
         self._descend(model, placed, number, drawn)
@@ -187,7 +189,7 @@ class Lesson:
     ) -> None:
         """Add the gradients of a sum over the tokens of a page.
 
-        loss: of log probabilities (N, k) of the original and of ``placed``.
+        loss: function of the log probabilities (N, k) of the original and of ``placed``.
         """
         page = self.pages[number]
         batch, aim = page.batch, page.aim

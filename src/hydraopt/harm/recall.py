@@ -100,6 +100,6 @@ def _next(reader: StreamReader, module: CodedModule) -> PartsRecord:
     if record is None:
         nothing = Factors(np.zeros((m, 0)), np.zeros((0, n)))
         return recode(nothing, module, _NOTHING).record
-    if record.mode != before.mode:
+    if record.mode != before.mode or not (module.lengths or record.count == before.count):
         raise ValueError("a record of another kind")
     return record

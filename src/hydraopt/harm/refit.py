@@ -3,13 +3,13 @@
 The encoder rounds each module to be near the original's weights. A refit trains both sides of all
 parts together, by the KL divergence from the original at the tokens of its own answers. Each step
 uses rounded parts, so the parts learn to compensate for each other's rounding. The result is
-records in the same ways, which take as many bytes. Some answers are held out: training stops where
-their KL is least, and a result is discarded if it does not help there or surely changes more of
-them.
+records in the same ways, which take about as many bytes. Some answers are held out: training stops
+where their KL is least, and a result is discarded if it does not help there or surely changes more
+of them.
 
-Training starts from the original's parts, among which the bytes are divided anew: by what an error
-in each of them does to the answers (hydraopt.harm.costs), which the encoder cannot know. If that
-ends worse than the coded parts, training starts again from these, in their own spread classes.
+Training starts from the original's parts, among which the bytes are divided anew by what an error
+in each of them does to the answers (hydraopt.harm.costs). If that ends worse than the coded parts,
+training starts again from these, in their own spread classes.
 
 Training has stages: the modules of a stage are frozen at their coded values, and the others
 continue to learn what these lost.
@@ -17,8 +17,8 @@ continue to learn what these lost.
 Sources: quantisation-aware training with straight-through gradients (Bengio et al. 2013,
 1308.3432); noise in the rounding's place (Defossez et al. 2022, 2104.09987); distillation from the
 model's own words (LLM-QAT, 2305.17888); freezing what is coded, step by step (INQ, 1702.03044).
-Differs in what is free, the rank-one parts of an adapter, and in the coder, a trellis whose rate is
-held.
+Differs in what is free, the rank-one parts of an adapter, and in the coder, a trellis whose rates
+are fixed while the parts are trained.
 """
 
 from __future__ import annotations
@@ -47,10 +47,14 @@ __all__ = ["NOT_TRAINED", "refit"]
 NOT_TRAINED: Final = "what is coded cannot be trained on the adapter's answers"
 """Error message for logits that are not finite."""
 
-_TRIES: Final = 6
-"""Maximum number of divisions of the bytes, each nearer to all of them."""
-_FULL: Final = 0.998
-"""Share of the bytes that a division uses at least, unless all tries fail."""
+_TRIES: Final = 8
+"""Maximum number of divisions of the bytes, each between two others."""
+_AIM: Final = 0.997, 0.999
+"""Share of the bytes that a division should use; training adds up to a thousandth."""
+_LEAST_USED: Final = 0.95
+"""Share of the bytes below which a division wastes too many."""
+_MISSING: Final = 3.0
+"""Weight of parts that are left out: training mends noise better (docs/log.md)."""
 
 
 def refit(
@@ -164,40 +168,62 @@ def _starts(
     how: HarmSettings,
 ) -> Iterator[tuple[dict[str, Sides], float]]:
     """Yield the sides to train by module path, and the rate, for each start."""
-    first = {p: Sides(x, strongest(x, original[p])) for p, x in coded.items()}
-    if free := {p: x for p, x in coded.items() if x.lengths}:
-        starts = {p: strongest(x, original[p], more=True) for p, x in free.items()}
-        with torch.no_grad():
-            others = {p: x.factors() for p, x in first.items() if p not in free}
-        whole = {p: Sides(x, starts[p]) for p, x in free.items()}
-        costs = part_costs(model, lesson, {**fixed, **others}, whole, how.cost_texts)
-        first |= _divided(free, starts, costs)
-    yield first, how.rate
+    yield _first_start(model, lesson, fixed, coded, original, how), how.rate
     if how.coded_rate is not None:
         yield {p: Sides(x, as_coded(x)) for p, x in coded.items()}, how.coded_rate
+
+
+def _first_start(
+    model: Any,
+    lesson: Lesson,
+    fixed: Placed,
+    coded: Mapping[str, CodedModule],
+    original: TaskFactors,
+    how: HarmSettings,
+) -> dict[str, Sides]:
+    """Return the original's parts, the bytes of modules with ``lengths`` divided by costs."""
+    starts = {p: strongest(x, original[p], every=True) for p, x in coded.items() if x.lengths}
+    whole = {p: Sides(coded[p], x) for p, x in starts.items()}
+    with torch.no_grad():
+        others = {
+            p: Sides(x, strongest(x, original[p])).factors()
+            for p, x in coded.items()
+            if p not in starts
+        }
+    costs = part_costs(model, lesson, {**fixed, **others}, whole, how.cost_texts) if whole else {}
+    divided = _divided({p: coded[p] for p in costs}, starts, costs)
+    rest = {p: Sides(x, strongest(x, original[p])) for p, x in coded.items() if p not in divided}
+    return rest | divided
 
 
 def _divided(
     coded: Mapping[str, CodedModule], starts: Mapping[str, Factors], costs: Mapping[str, PartCosts]
 ) -> dict[str, Sides]:
-    """Return the sides among which the bytes of some modules are divided by ``costs``.
+    """Return the sides of some modules, among which their bytes are divided by costs.
 
-    They take no more bytes at the start than the modules do; none are returned if that fails.
+    None are returned if no division uses nearly as many bytes as the modules take.
+
     starts: B (m, k) and A (k, n) of each module, of which some parts are kept.
     """
     most = len(stream_of({p: x.record for p, x in coded.items()}, coded))
-    bits, best, largest = 8.0 * most, dict[str, Sides](), 0
+    bits, fits, exceeds = 8.0 * most, 0.0, float("inf")
+    best, largest = dict[str, Sides](), int(_LEAST_USED * most)
     for _ in range(_TRIES):
         sides = {}
-        for path, (kept, spreads) in divide(costs, bits).items():
+        for path, (kept, spreads) in divide(costs, bits, _MISSING).items():
             start = Factors(starts[path].B[:, kept], starts[path].A[kept])
             sides[path] = Sides(coded[path], start, spreads)
         size = len(stream_of({p: x.look().record for p, x in sides.items()}, coded))
-        if largest < size <= most:
-            best, largest = sides, size
-        if largest >= _FULL * most:
-            break
-        bits *= (1 + _FULL) / 2 * most / size
+        if size > _AIM[1] * most:
+            exceeds = bits
+        else:
+            fits = bits
+            if size > largest:
+                best, largest = sides, size
+            if size >= _AIM[0] * most:
+                break
+        guess = bits * most / max(size, 1) * sum(_AIM) / 2
+        bits = guess if fits < guess < exceeds else (fits + exceeds) / 2
     return best
 
 

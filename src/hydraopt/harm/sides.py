@@ -21,11 +21,11 @@ _LEAST: Final = 1e-6
 """Singular value, relative to the largest, below which a part is rounding."""
 
 
-def strongest(coded: CodedModule, original: tuple[Any, Any], more: bool = False) -> Factors:
+def strongest(coded: CodedModule, original: tuple[Any, Any], every: bool = False) -> Factors:
     """Return the original's strongest parts, projected into the space of shared sides.
 
-    There are as many as coded parts, or with ``more`` all. Returns the coded parts if the original
-    has fewer.
+    There are as many as coded parts, or with ``every`` all of the original. Returns the coded parts
+    if the original has fewer than these.
     """
     whole = thin(*(np.asarray(x, np.float64) for x in original))
     u, v, record = whole.U * whole.s, whole.V, coded.record
@@ -36,7 +36,7 @@ def strongest(coded: CodedModule, original: tuple[Any, Any], more: bool = False)
     parts = thin(u, v.T)
     if parts.s.size < record.count:
         return as_coded(coded)
-    count = int(np.sum(parts.s > _LEAST * parts.s[0])) if more else 0
+    count = int(np.sum(parts.s > _LEAST * parts.s[0])) if every else 0
     return halved(parts.U, parts.s, parts.V.T, max(count, record.count))
 
 
@@ -61,7 +61,7 @@ class Sides:
 
         spreads: spread classes to code them in. Default: those of ``coded``, which has k parts.
         """
-        self._coded, self._spreads = coded, spreads
+        self.coded, self._spreads = coded, spreads
         b, a = (torch.tensor(x, dtype=torch.float32) for x in (start.B, start.A.T))
         record = coded.record
         self._spans = (
@@ -81,18 +81,13 @@ class Sides:
         """Left and right side, the leaves to train."""
         return self.left, self.right
 
-    @property
-    def lengths(self) -> tuple[int, int]:
-        """Numbers of a part in the left and the right side."""
-        return len(self.left), len(self.right)
-
     def look(self) -> Recoded:
         """Code the sides as they are, and remember what that does to them."""
         if self._held is not None:
             return self._held
         with torch.no_grad():
             b, a = (x.double().numpy() for x in self._multiplied(self._inside()))
-        made = recode(Factors(b, a.T), self._coded, self._spreads)
+        made = recode(Factors(b, a.T), self.coded, self._spreads)
         seen = (torch.tensor(x, dtype=torch.float32) for x in (made.factors.B, made.factors.A.T))
         inside = [x if q is None else q.T @ x for x, q in zip(seen, self._spans, strict=True)]
         with torch.no_grad():

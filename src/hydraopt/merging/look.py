@@ -46,7 +46,7 @@ class HarmSettings:
     answer_tokens: maximum number of tokens of an answer to judge and to learn from.
     sensitivity_texts: number of texts for measuring sensitivities; more texts change little.
     sensitivity_tokens: maximum number of tokens of an answer used to measure sensitivities.
-    cost_texts: answers on which a refit measures what errors in each part cost.
+    cost_texts: number of answers on which a refit measures what errors in each part cost.
     steps: steps of Adam of a refit.
     stops: steps after which the result is coded and judged.
     rate: first rate, relative to the root mean square of a side; falls linearly to zero.

@@ -8,6 +8,7 @@ them anew (see hydraopt.harm.refit). Neither the shared bases nor other tasks ch
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.coding.records import PartsRecord
@@ -18,6 +19,8 @@ from hydraopt.merging.draft import Draft
 from hydraopt.merging.rewrite import CodedModules, Rewritten, rewritten
 
 __all__ = ["Refitter", "refitted"]
+
+_NO_MODULE: Final = "no module of that name"
 
 Refitter = Callable[[str, CodedModules], Mapping[str, PartsRecord]]
 """Called with a task's name and with a function that decodes its modules by path. Gives other
@@ -53,19 +56,22 @@ def refitted(
 def _check(task: str, modules: CodedModules, others: Mapping[str, PartsRecord]) -> None:
     before = modules()
     for path, other in others.items():
-        wanted = _said(before[path].record) if path in before else "no module of that name"
-        if _said(other) != wanted:
+        is_free = path in before and before[path].lengths is not None
+        wanted = _said(before[path].record, is_free) if path in before else _NO_MODULE
+        if _said(other, is_free) != wanted:
             raise UsageError(
                 explain(
                     "cannot replace a record of a module",
                     adapter=task,
                     module=path,
-                    got=_said(other),
+                    got=_said(other, is_free),
                     expected=wanted,
                 )
             )
 
 
-def _said(record: PartsRecord) -> str:
+def _said(record: PartsRecord, is_free: bool) -> str:
+    """Return what another record must have as well; if the module is free, not the count."""
     m, n = record.left.values.shape[0], record.right.values.shape[0]
-    return f"{record.mode.form} parts of {m} x {n}, mode {record.mode.code}"
+    parts = "" if is_free else f"{record.count} "
+    return f"{parts}{record.mode.form} parts of {m} x {n}, mode {record.mode.code}"
