@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ __all__ = [
     "draw",
     "picked",
     "results",
+    "sampled",
     "size_of",
 ]
 
@@ -66,22 +67,21 @@ class Result:
             for x in sorted(mine, key=lambda x: -self.methods[x]["share"])
         }
 
-    def drops(self, label: str, drawn: Values | None = None) -> dict[str, float]:
-        """Return by task how far the score falls, in percent of the original's on all rows.
+    def drops(self, label: str) -> dict[str, float]:
+        """Return by task how far the score falls, in percent of the original's.
 
-        drawn: rows to take, as of :func:`picked`. Tasks whose original scores nothing are left out.
+        Tasks whose original scores nothing are left out.
         """
         found = {}
         for name, by in self.numbers.items():
-            total, old, new = metrics_of(self.metrics[name])[0].total, by[ORIGINAL], by[label]
-            if whole := total(old):
-                pick = picked(drawn, len(old))
-                found[name] = 100 * (total(old[pick]) - total(new[pick])) / whole
+            total = _total(self.metrics[name])
+            if label in by and (whole := total(by[ORIGINAL])):
+                found[name] = 100 * (whole - total(by[label])) / whole
         return found
 
     def loses(self, name: str, label: str) -> bool:
         """Return whether a row of a task, scored alone, is worse than the original's."""
-        total, by = metrics_of(self.metrics[name])[0].total, self.numbers[name]
+        total, by = _total(self.metrics[name]), self.numbers[name]
         pairs = zip(by[ORIGINAL], by[label], strict=True)
         return any(total(new[None]) < total(old[None]) for old, new in pairs)
 
@@ -101,6 +101,32 @@ def picked(drawn: Values | None, rows: int) -> NDArray[np.int64]:
     if drawn is None:
         return np.arange(rows)
     found: NDArray[np.int64] = (drawn[:rows] * rows).astype(np.int64)
+    return found
+
+
+@functools.cache
+def _total(metric: str) -> Callable[[Values], float]:
+    """Return the function of a metric that scores the numbers of some rows."""
+    return metrics_of(metric)[0].total
+
+
+@functools.cache
+def _drawn(result: Result) -> list[Values]:
+    """Return the rows of each draw of the bootstrap, the same for all methods."""
+    rows = max(len(x) for by in result.numbers.values() for x in by.values())
+    rng = np.random.default_rng(0)
+    return [rng.random(rows) for _ in range(_DRAWS)]
+
+
+@functools.cache
+def sampled(result: Result, label: str) -> dict[str, Values]:
+    """Return by task the scores on drawn rows, (draws,)."""
+    found = {}
+    for name, by in result.numbers.items():
+        if (numbers := by.get(label)) is not None:
+            total = _total(result.metrics[name])
+            scores = (total(numbers[picked(x, len(numbers))]) for x in _drawn(result))
+            found[name] = np.fromiter(scores, np.float64, _DRAWS)
     return found
 
 
@@ -145,16 +171,16 @@ class Cost:
     @classmethod
     @functools.cache
     def of(cls, result: Result, label: str) -> Cost:
-        mine, rng = result.scored(label), np.random.default_rng(0)
+        mine, old, new = result.scored(label), sampled(result, ORIGINAL), sampled(result, label)
         values = {name: by[label] for name, by in mine.values.items()}
-        rows = max(map(len, values.values()))
-        drops, changes = [], []
-        for _ in range(_DRAWS):
-            drawn = rng.random(rows)
-            drops.append(float(np.mean([*mine.drops(label, drawn).values()])))
-            shares = [x[picked(drawn, len(x)), 0].mean() for x in values.values()]
-            changes.append(100 * float(np.mean(shares)))
         by_task = mine.drops(label)
+        whole = {x: _total(mine.metrics[x])(mine.numbers[x][ORIGINAL]) for x in by_task}
+        drops = np.mean([100 * (old[x] - new[x]) / whole[x] for x in by_task], axis=0)
+        shares = [
+            [x[picked(drawn, len(x)), 0].mean() for drawn in _drawn(result)]
+            for x in values.values()
+        ]
+        changes = 100 * np.mean(shares, axis=0)
         kl = [max(float(x[:, 1].mean()), LEAST) for x in values.values()]
         changed = 100 * float(np.mean([x[:, 0].mean() for x in values.values()]))
         low, high, most = np.quantile(drops, [0.025, 0.975, 0.95])

@@ -51,8 +51,12 @@ def test_drops_are_in_percent_of_the_original(folder: Path) -> None:
     (result,) = results()
     assert result.drops("hydraopt_2pct") == pytest.approx({"x-en": 20.0, "x-de": 20.0})
     assert {*result.drops("hydraopt_5pct").values()} == {0.0}
-    # Rows that are drawn more than once count as often.
-    assert {*result.drops("hydraopt_2pct", np.zeros(40)).values()} == {100.0}
+    # Rows of one number are drawn together, and count as often as they are drawn.
+    scores = same_rows.sampled(result, "hydraopt_2pct")
+    assert np.array_equal(scores["x-en"], scores["x-de"])
+    assert scores["x-en"].mean() == pytest.approx(80, abs=2)
+    assert scores["x-en"].std() == pytest.approx(100 * (0.2 * 0.8 / 40) ** 0.5, rel=0.2)
+    assert {*same_rows.sampled(result, "hydraopt_5pct")["x-en"]} == {100.0}
     alone = result.scored("hydraopt,_prompts_2pct")
     assert [*alone.values] == ["x-en"]
     nothing = {**result.numbers["x-de"], "original": np.zeros((40, 1))}
