@@ -10,7 +10,7 @@ from hydraopt.coding.forms import MODES, Mode, Way
 from hydraopt.coding.records import PartsRecord, write_record
 from hydraopt.coding.side import quantise_side, quantise_started
 from hydraopt.coding.stream import StreamWriter
-from hydraopt.compress.recode import CodedModule, Spreads, recode, stream_of
+from hydraopt.compress.recode import CodedModule, recode
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.linalg.start import Drawn, KnownStart
@@ -105,51 +105,3 @@ def test_parts_of_nothing_are_coded_as_nothing() -> None:
     made = recode(Factors(np.zeros((M, K)), np.zeros((K, N))), coded)
     assert not (made.record.factors.B @ made.record.factors.A).any()
     assert np.isfinite(made.factors.B).all()
-
-
-ONE_BLOCK = [mode for mode in MODES if {mode.left, mode.right} <= {Way.EXPLICIT, Way.SHARED}]
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_sides_of_one_block_have_lengths(mode: Mode) -> None:
-    coded = coded_of(mode)
-    lengths = [
-        Q if way is Way.SHARED else whole for way, whole in ((mode.left, M), (mode.right, N))
-    ]
-    assert coded.lengths == (tuple(lengths) if mode in ONE_BLOCK else None)
-
-
-@pytest.mark.parametrize("mode", ONE_BLOCK)
-@pytest.mark.parametrize("parts", [0, 2, K])
-def test_other_spread_classes_and_another_number_of_parts(mode: Mode, parts: int) -> None:
-    coded = coded_of(mode)
-    whole = factors_of(coded, 4)
-    wanted = Factors(whole.B[:, :parts], whole.A[:parts])
-    spreads = Spreads(np.arange(30, 30 + parts), np.arange(36, 36 + parts))
-    made = recode(wanted, coded, spreads)
-    assert (made.record.count, made.record.mode) == (parts, mode)
-    assert made.factors.B.shape == wanted.B.shape
-    for side, classes in zip((made.record.left, made.record.right), spreads, strict=True):
-        block = side.own if side.coordinates is None else side.coordinates
-        assert np.abs(block.spreads - classes).max(initial=0) <= 1
-    error = np.linalg.norm(wanted.B @ wanted.A - made.record.factors.B @ made.record.factors.A)
-    assert error <= 0.1 * np.linalg.norm(wanted.B @ wanted.A)
-
-
-@pytest.mark.parametrize("mode", [x for x in MODES if x not in ONE_BLOCK])
-def test_other_modules_have_no_other_spread_classes(mode: Mode) -> None:
-    coded, classes = coded_of(mode), np.full(K, 20)
-    with pytest.raises(ValueError, match=mode.form):
-        recode(factors_of(coded, 4), coded, Spreads(classes, classes))
-
-
-def test_more_spread_takes_more_bytes_and_errs_less() -> None:
-    coded, sizes, errors = coded_of(MODES[0]), [], []
-    wanted = factors_of(coded, 4)
-    for spread in (14, 20, 30):
-        classes = np.full(K, spread)
-        record = recode(wanted, coded, Spreads(classes, classes)).record
-        sizes.append(len(stream_of({"x": record}, {"x": coded})))
-        errors.append(np.linalg.norm(wanted.B @ wanted.A - record.factors.B @ record.factors.A))
-    assert sizes == sorted(sizes)
-    assert errors == sorted(errors, reverse=True)

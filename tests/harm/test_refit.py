@@ -13,19 +13,14 @@ import torch
 from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.bundle.harm import Harm
-from hydraopt.coding.forms import Way
-from hydraopt.coding.records import PartsRecord, read_record
-from hydraopt.coding.side import quantise_side
-from hydraopt.compress.divide import PartCosts
-from hydraopt.compress.recode import CodedModule, stream_of
+from hydraopt.coding.records import read_record
+from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import AlignmentError, NumericalError, UsageError
 from hydraopt.harm import lesson, training
 from hydraopt.harm import refit as module
 from hydraopt.harm.drift import Drift, drift_of, reference_of
 from hydraopt.harm.lesson import Lesson, Teacher, teacher_of
-from hydraopt.harm.recall import kept_records, recalled_records
 from hydraopt.harm.refit import refit
-from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 from tests.basemodel.cases import PATHS, factors_of, texts_of
 from tests.marks import FORM_CASES, slow
@@ -69,8 +64,8 @@ def parts(make_adapter, tmp_path_factory: pytest.TempPathFactory):
 
 def learned(model, texts, original, coded, how: HarmSettings, start: int = 0):
     """Records at the stops of the course that begins with one of the starts."""
+    sides, rate = list(module._starts(coded, original, how))[start]
     lesson = Lesson.of(model, [Teacher(original, texts)], how.texts)
-    sides, rate = list(module._starts(model, lesson, {}, coded, original, how))[start]
     course = dataclasses.replace(how, rate=rate)
     return list(module._course(model, lesson, {}, sides, course, lambda step: None))
 
@@ -199,91 +194,13 @@ def test_never_worse_and_in_the_same_ways_over_the_same_bases(
     assert tried.keys() == coded.keys()
     for path, record in tried.items():
         assert record.mode == coded[path].record.mode
-        if coded[path].lengths is None:
-            assert record.count == coded[path].record.count
+        assert record.count == coded[path].record.count
         pairs = zip(
             (record.factors.B, record.factors.A),
             (coded[path].record.factors.B, coded[path].record.factors.A),
             strict=True,
         )
         assert not all(np.array_equal(x, y) for x, y in pairs)
-
-
-def test_the_first_start_divides_the_same_bytes_anew(trained, parts) -> None:
-    model, tokenizer = trained
-    original, coded = parts
-    lesson = Lesson.of(model, [Teacher(original, texts_of(tokenizer, 24))], 1)
-    first, second = (
-        {p: side.look().record for p, side in sides.items()}
-        for sides, _ in module._starts(model, lesson, {}, coded, original, BRIEF)
-    )
-    before, after = (
-        len(stream_of(x, coded)) for x in ({p: x.record for p, x in coded.items()}, first)
-    )
-    assert 0.9 * before < after <= before
-    spreads = [
-        [x.left.own.spreads.tolist() for x in records.values()] for records in (first, second)
-    ]
-    assert spreads[0] != spreads[1]
-    assert spreads[1] == [x.record.left.own.spreads.tolist() for x in coded.values()]
-
-
-def test_a_part_without_effect_gets_no_bytes(trained, parts, monkeypatch) -> None:
-    model, tokenizer = trained
-    original, coded = parts
-    dead = min(coded)
-    some = module.part_costs
-
-    def without(*given) -> dict[str, PartCosts]:
-        found = some(*given)
-        nothing = PartCosts(*np.zeros((3, found[dead].whole.size)), found[dead].lengths)
-        return {**found, dead: nothing}
-
-    monkeypatch.setattr(module, "part_costs", without)
-    records = learned(model, texts_of(tokenizer, 24), original, coded, BRIEF)[-1]
-    assert records[dead].count == 0
-    alone = dataclasses.replace(SHORT, coded_rate=None)
-    made = refitted(model, texts_of(tokenizer, 24), original, coded, settings=alone)
-    assert not made or made[dead].count == 0
-    assert all(np.isfinite(x.factors.B).all() for x in records.values())
-    kept = recalled_records(kept_records(records, coded), coded)
-    assert kept is not None
-    assert {p: x.count for p, x in kept.items()} == {p: x.count for p, x in records.items()}
-
-
-@pytest.mark.parametrize(("parts", "m", "n"), [(1, 64, 64), (2, 1024, 64), (6, 96, 128)])
-def test_a_division_takes_nearly_the_bytes_that_were_there_or_is_not_made(parts, m, n) -> None:
-    rng = np.random.default_rng(0)
-    coded, starts, costs = {}, {}, {}
-    for path in map(str, range(4 if parts > 1 else 1)):
-        x, y = (3 * rng.standard_normal((length, parts)) for length in (m, n))
-        sides = [quantise_side(side, Way.EXPLICIT, None) for side in (x, y)]
-        coded[path] = CodedModule(PartsRecord(*sides, np.zeros(parts, np.int64)), None, None)
-        starts[path] = Factors(rng.standard_normal((m, 8)), rng.standard_normal((8, n)))
-        left, right = 10.0 ** rng.uniform(-4, 0, (2, 8))
-        costs[path] = PartCosts(left, right, left + right, (m, n))
-    most = len(stream_of({p: x.record for p, x in coded.items()}, coded))
-    made = module._divided(coded, starts, costs)
-    size = len(stream_of({p: x.look().record for p, x in made.items()}, coded))
-    assert not made or 0.95 * most <= size <= most
-    if parts == 6:
-        assert size >= 0.98 * most
-
-
-def test_what_cannot_be_measured_keeps_its_own_spread_classes(trained, parts, monkeypatch) -> None:
-    model, tokenizer = trained
-    original, coded = parts
-    texts, unknown, some = texts_of(tokenizer, 24), min(coded), module.part_costs
-
-    def without(*given):
-        return {p: x for p, x in some(*given).items() if p != unknown}
-
-    monkeypatch.setattr(module, "part_costs", without)
-    lesson = Lesson.of(model, [Teacher(original, texts)], 1)
-    sides, _ = next(module._starts(model, lesson, {}, coded, original, BRIEF))
-    assert sides.keys() == coded.keys()
-    seen, before = sides[unknown].look().record, coded[unknown].record
-    assert np.array_equal(seen.left.own.spreads, before.left.own.spreads)
 
 
 def test_nothing_is_kept_that_does_not_help(trained, parts, monkeypatch) -> None:
@@ -305,9 +222,7 @@ def test_what_keeps_nothing_starts_again_from_what_is_coded(
     far = {path: (b[:, ::-1] * 30, a) for path, (b, a) in original.items()}
     strongest = module.strongest
     monkeypatch.setattr(
-        module,
-        "strongest",
-        lambda x, own, **how: strongest(x, own if helps else far[PATHS[0]], **how),
+        module, "strongest", lambda x, own: strongest(x, own if helps else far[PATHS[0]])
     )
     begun, descend = [], module.descend
     monkeypatch.setattr(

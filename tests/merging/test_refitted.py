@@ -10,9 +10,8 @@ import pytest
 
 from hydraopt import read_adapters
 from hydraopt.coding.forms import FORMS
-from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.measure import measure_named
-from hydraopt.compress.recode import Spreads, recode
+from hydraopt.compress.recode import recode
 from hydraopt.errors import UsageError
 from hydraopt.linalg.norms import relative_error
 from hydraopt.linalg.shapes import Factors
@@ -138,35 +137,21 @@ def test_a_size_is_kept_and_what_grew_most_goes_back(three) -> None:
     assert same == [False, True, False]
 
 
-def test_a_module_may_be_left_without_parts(three) -> None:
-    solved = Solved(three, Size(14000), ("private",))
-
-    def nothing(name, modules):
-        if name != "b":
-            return {}
-        path, x = next(iter(modules().items()))
-        shapes = (side.values.shape[0] for side in (x.record.left, x.record.right))
-        m, n = shapes
-        classes = Spreads(*np.zeros((2, 0), np.int64))
-        return {path: recode(Factors(np.zeros((m, 0)), np.zeros((0, n))), x, classes).record}
-
-    made = solved.refitted(nothing)
-    assert made.tasks == 1
-    before, after = (solved.factors(x, "b") for x in (solved.draft, made.draft))
-    (gone,) = before.keys() - after.keys()
-    assert all(np.array_equal(after[path].B, before[path].B) for path in after)
-    assert gone == "h.0.q"
-
-
 def test_records_that_do_not_fit_are_refused(three) -> None:
     solved = Solved(three, Size(14000))
 
-    def turned(name, modules):
+    def shorter(name, modules):
         path, x = next(iter(modules().items()))
-        return {path: PartsRecord(x.record.right, x.record.left, x.record.exponents)}
+        some = np.arange(x.record.count) < x.record.count - 1
+        left, right = x.record.left.keep(some), x.record.right.keep(some)
+        return {
+            path: dataclasses.replace(
+                x.record, left=left, right=right, exponents=x.record.exponents[some]
+            )
+        }
 
     with raises(UsageError, adapter="a", module="h.0.q"):
-        solved.refitted(turned)
+        solved.refitted(shorter)
 
     def elsewhere(name, modules):
         return {"h.7.q": next(iter(modules().values())).record}

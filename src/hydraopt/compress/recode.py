@@ -1,39 +1,26 @@
-"""Recode: other factors in the place of a record's, in its way of writing.
+"""Recode: other factors in the place of a record's, in its way of writing and at its rate.
 
-A record of a stream says how many parts there are, how each side is written and in which spread
-classes. Factors that take the place of those inside (hydraopt.harm.refit trains such) are rounded
-to the same classes, so they take about the same bytes, or to others that are given. No other record
-changes.
+A record of a stream says how many parts there are, how each side is written and how lively its
+numbers are. Factors that take the place of those inside (hydraopt.harm.refit trains such) are
+rounded to the same spread classes, so they take about the same bytes, and no other record changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.coefficients import exponents, power
 from hydraopt.coding.forms import Way
-from hydraopt.coding.records import PartsRecord, states_mode, write_record
+from hydraopt.coding.records import PartsRecord
 from hydraopt.coding.side import Side, quantise_side, quantise_started
 from hydraopt.coding.spread import spread_of
-from hydraopt.coding.stream import Block
 from hydraopt.linalg.basis import Bases, Basis
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.linalg.start import KnownStart
 
-__all__ = ["CodedModule", "Recoded", "Spreads", "recode", "stream_of"]
-
-
-class Spreads(NamedTuple):
-    """Spread classes of the sides of k parts, (k,) each."""
-
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
+__all__ = ["CodedModule", "Recoded", "recode"]
 
 
 @dataclass(frozen=True)
@@ -52,16 +39,6 @@ class CodedModule:
     def bases(self) -> Bases:
         return self.left, self.right
 
-    @property
-    def lengths(self) -> tuple[int, int] | None:
-        """Return how many numbers a part has in the left and the right side.
-
-        None if a side is not of one block, so that its parts have no single spread class.
-        """
-        blocks = [_block(x) for x in (self.record.left, self.record.right)]
-        left, right = (None if x is None else x.levels.shape[1] for x in blocks)
-        return None if left is None or right is None else (left, right)
-
 
 @dataclass(frozen=True)
 class Recoded:
@@ -76,17 +53,8 @@ class Recoded:
     factors: Factors
 
 
-def _block(side: Side) -> Block | None:
-    """Return the block that is all of a side; None if it has others, or an initial A."""
-    if side.drawn is not None or (side.own is not None and side.coordinates is not None):
-        return None
-    return side.own if side.coordinates is None else side.coordinates
-
-
-def _scales(x: Array, side: Side, basis: Basis | None, classes: NDArray[np.int64] | None) -> Array:
+def _scales(x: Array, side: Side, basis: Basis | None) -> Array:
     """Return the factor of each column of ``x`` (N, k) that brings it to the side's rate.
-
-    classes (k,): spread classes to use instead of those of the side, which is then of one block.
 
     Of a predicted side neither the whole nor what the basis misses may be livelier than it was: a
     column that has moved away from the basis is written more roughly, not with more bits.
@@ -95,10 +63,9 @@ def _scales(x: Array, side: Side, basis: Basis | None, classes: NDArray[np.int64
         started: Array = np.linalg.norm(side.values, axis=0) / _lengths(x)
         return np.where(started > 0, started, 1.0)
     if side.way is not Way.PREDICTED or basis is None:
-        block = _block(side)
+        block = side.own if side.coordinates is None else side.coordinates
         assert block is not None
-        spreads = spread_of(block.spreads if classes is None else classes)
-        lengths: Array = np.sqrt(block.levels.shape[1]) * spreads
+        lengths: Array = np.sqrt(block.levels.shape[1]) * spread_of(block.spreads)
         return lengths / _lengths(x)
     assert side.own is not None
     missed = x - basis.vectors @ basis.coordinates(x)
@@ -135,24 +102,19 @@ def _unbiased(x: Array, rounded: Array) -> Array:
     return factors
 
 
-def recode(factors: Factors, coded: CodedModule, spreads: Spreads | None = None) -> Recoded:
-    """Encode other factors in place of ``coded``.
+def recode(factors: Factors, coded: CodedModule) -> Recoded:
+    """Encode other factors in place of ``coded``, in as many parts and at the same rate.
 
-    factors: B (m, k) with the scale inside and A (k, n).
-    spreads: spread classes to use, for a module with ``lengths``. Default: those of the old record,
-        which has k parts then.
+    The factors are B (m, k) with the scale inside and A (k, n).
 
-    Ways are those of the old record; of a shared side only what lies in its basis is kept, and of a
-    started one as many own directions as there were. The coefficients undo what rounding takes from
-    each part's effect.
+    Ways and spread classes are those of the old record; of a shared side only what lies in its
+    basis is kept, and of a started one as many own directions as there were. The coefficients undo
+    what rounding takes from each part's effect.
     Deterministic; O(k (m + n)), and the bases' part.
     """
     record, left, right = coded.record, coded.left, coded.right
-    if spreads and coded.lengths is None:
-        raise ValueError(f"a module of {record.mode.form} parts has no other spread classes")
-    lefts_in, rights_in = spreads or (None, None)
     a = factors.A.T
-    into = _scales(a, record.right, right, rights_in)
+    into = _scales(a, record.right, right)
     if record.right.drawn is None:
         rights = quantise_side(a * into, record.right.way, right)
     else:
@@ -160,18 +122,9 @@ def recode(factors: Factors, coded: CodedModule, spreads: Spreads | None = None)
     back = _unbiased(a * into, rights.values) / into
     ideal = factors.B * back
     # On the grid of coefficients, which so cost no accuracy.
-    grid = exponents(1 / _scales(ideal, record.left, left, lefts_in))
+    grid = exponents(1 / _scales(ideal, record.left, left))
     lefts = quantise_side(ideal / power(grid), record.left.way, left)
     coefficients = exponents(power(grid) * _unbiased(ideal / power(grid), lefts.values))
     made = PartsRecord(lefts, rights, coefficients)
     seen = Factors(lefts.values * power(coefficients) / back, (rights.values * back).T)
     return Recoded(made, seen)
-
-
-def stream_of(records: Mapping[str, PartsRecord], coded: Mapping[str, CodedModule]) -> bytes:
-    """Return records of some of these modules as one stream, in order of their paths."""
-    writer = ChunkWriter()
-    for path, record in sorted(records.items()):
-        write_record(writer, record, states_mode(coded[path].bases, coded[path].start))
-        writer.end_record(record.numbers)
-    return writer.finish()

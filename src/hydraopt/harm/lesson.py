@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -156,41 +156,6 @@ class Lesson:
 
         placed: B (m, k) and A (k, n) by path; those of the output layer get no gradients.
         """
-        answers = self.answers(number)
-
-        def kl(want: Tensor, got: Tensor) -> Tensor:
-            return F.kl_div(got, want, log_target=True, reduction="sum") / answers
-
-        self._descend(model, placed, number, kl)
-
-    def sample(self, model: Any, placed: Placed, number: int, draw: torch.Generator) -> None:
-        """Add the gradients of the log probability of next tokens drawn from ``placed`` itself.
-
-        They are of the sum over the tokens of a page. The expected square of a gradient is a
-        diagonal entry of the Fisher information F; a small error e there adds F e^2 / 2 to the KL.
-
-        placed: as for :meth:`learn`. draw: a generator on the CPU.
-        """
-
-        def drawn(_want: Tensor, got: Tensor) -> Tensor:
-            # What is not finite stays so in the sum.
-            chances = got.detach().exp().cpu().nan_to_num(1.0)
-            tokens = torch.multinomial(chances, 1, generator=draw)
-            return got.gather(1, tokens.to(got.device)).sum()
-
-        self._descend(model, placed, number, drawn)
-
-    def answers(self, number: int) -> int:
-        """Return the number of answers on a page."""
-        return int(self.pages[number].batch.row.max()) + 1
-
-    def _descend(
-        self, model: Any, placed: Placed, number: int, loss: Callable[[Tensor, Tensor], Tensor]
-    ) -> None:
-        """Add the gradients of a sum over the tokens of a page.
-
-        loss: function of the log probabilities (N, k) of the original and of ``placed``.
-        """
         page = self.pages[number]
         batch, aim = page.batch, page.aim
         if aim is None:
@@ -200,11 +165,13 @@ class Lesson:
             hidden = hidden_states(model, batch).float()
         # The loss in pieces, each of whose logits are freed before the next.
         leaf = hidden.detach().requires_grad_()
+        answers = int(batch.row.max()) + 1
         for start in range(0, len(leaf), _TOKENS):
             with torch.no_grad():
                 want = self._chances(model, aim[start : start + _TOKENS], page.original)
             got = self._chances(model, leaf[start : start + _TOKENS], placed)
-            torch.autograd.backward(loss(want, got))
+            kl = F.kl_div(got, want, log_target=True, reduction="sum")
+            torch.autograd.backward(kl / answers)
         torch.autograd.backward(hidden, leaf.grad)
 
     def _chances(self, model: Any, hidden: Tensor, placed: Placed) -> Tensor:

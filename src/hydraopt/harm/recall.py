@@ -8,23 +8,17 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Final
-
-import numpy as np
+from typing import Any
 
 from hydraopt.bundle.harm import Harm
-from hydraopt.coding.chunks import ChunkReader
-from hydraopt.coding.records import PartsRecord, read_record
-from hydraopt.coding.stream import StreamReader, most_numbers
-from hydraopt.compress.recode import CodedModule, Spreads, recode, stream_of
+from hydraopt.coding.chunks import ChunkReader, ChunkWriter
+from hydraopt.coding.records import PartsRecord, read_record, states_mode, write_record
+from hydraopt.coding.stream import StreamReader
+from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import HydraoptError
-from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.look import MeasuredHarm
 
 __all__ = ["depends_on", "kept_harm", "kept_records", "recalled_harm", "recalled_records"]
-
-_NOTHING: Final = Spreads(np.zeros(0, np.int64), np.zeros(0, np.int64))
-"""Spread classes of a module without parts."""
 
 
 def kept_harm(measured: MeasuredHarm) -> list[float]:
@@ -63,7 +57,11 @@ def kept_records(
     records: Mapping[str, PartsRecord], coded: Mapping[str, CodedModule]
 ) -> dict[str, Any]:
     """Return the records of some of these modules as JSON values."""
-    data = base64.b64encode(stream_of(records, coded)).decode("ascii")
+    writer = ChunkWriter()
+    for path, record in sorted(records.items()):
+        write_record(writer, record, states_mode(coded[path].bases, coded[path].start))
+        writer.end_record(record.numbers)
+    data = base64.b64encode(writer.finish()).decode("ascii")
     return {"modules": sorted(records), "stream": data}
 
 
@@ -76,7 +74,9 @@ def recalled_records(value: Any, coded: Mapping[str, CodedModule]) -> dict[str, 
         paths, data = value["modules"], base64.b64decode(value["stream"], validate=True)
         if len(paths) > len(coded):
             return None
-        reader = ChunkReader(data, len(paths), _at_most(most_numbers(len(data))))
+        reader = ChunkReader(
+            data, len(paths), _at_most(sum(x.record.numbers for x in coded.values()))
+        )
         records = {path: _next(reader, coded[path]) for path in paths}
         reader.close()
     except (HydraoptError, AssertionError, KeyError, TypeError, ValueError):
@@ -97,9 +97,6 @@ def _next(reader: StreamReader, module: CodedModule) -> PartsRecord:
     m, n = before.left.values.shape[0], before.right.values.shape[0]
     record = read_record(reader, m, n, module.bases, module.start)
     reader.end_record()
-    if record is None:
-        nothing = Factors(np.zeros((m, 0)), np.zeros((0, n)))
-        return recode(nothing, module, _NOTHING).record
-    if record.mode != before.mode or not (module.lengths or record.count == before.count):
+    if record is None or (record.count, record.mode) != (before.count, before.mode):
         raise ValueError("a record of another kind")
     return record

@@ -3,13 +3,12 @@
 The encoder rounds each module to be near the original's weights. A refit trains both sides of all
 parts together, by the KL divergence from the original at the tokens of its own answers. Each step
 uses rounded parts, so the parts learn to compensate for each other's rounding. The result is
-records in the same ways, which take about as many bytes. Some answers are held out: training stops
-where their KL is least, and a result is discarded if it does not help there or surely changes more
-of them.
+records of as many parts, in the same ways and at the same rate. Some answers are held out: training
+stops where their KL is least, and a result is discarded if it does not help there or surely changes
+more of them.
 
-Training starts from the original's parts, among which the bytes are divided anew by what an error
-in each of them does to the answers (hydraopt.harm.costs). If that ends worse than the coded parts,
-training starts again from these, in their own spread classes.
+Training starts from the original's strongest parts, which usually end best. With few parts they may
+end worse than the coded parts; then training starts again from the coded parts.
 
 Training has stages: the modules of a stage are frozen at their coded values, and the others
 continue to learn what these lost.
@@ -17,8 +16,8 @@ continue to learn what these lost.
 Sources: quantisation-aware training with straight-through gradients (Bengio et al. 2013,
 1308.3432); noise in the rounding's place (Defossez et al. 2022, 2104.09987); distillation from the
 model's own words (LLM-QAT, 2305.17888); freezing what is coded, step by step (INQ, 1702.03044).
-Differs in what is free, the rank-one parts of an adapter, and in the coder, a trellis whose rates
-are fixed while the parts are trained.
+Differs in what is free, the rank-one parts of an adapter, and in the coder, a trellis whose rate is
+held.
 """
 
 from __future__ import annotations
@@ -27,34 +26,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-import torch
-
 from hydraopt.basemodel.model import Placed, TaskFactors, of_head, place
 from hydraopt.basemodel.writing import not_finite
 from hydraopt.coding.records import PartsRecord
-from hydraopt.compress.divide import PartCosts, divide
-from hydraopt.compress.recode import CodedModule, stream_of
+from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import UsageError, explain
-from hydraopt.harm.costs import part_costs
 from hydraopt.harm.lesson import Lesson, Teacher, learner_of
 from hydraopt.harm.sides import Sides, as_coded, strongest
 from hydraopt.harm.training import Judges, descend
-from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 
 __all__ = ["NOT_TRAINED", "refit"]
 
 NOT_TRAINED: Final = "what is coded cannot be trained on the adapter's answers"
 """Error message for logits that are not finite."""
-
-_TRIES: Final = 8
-"""Maximum number of divisions of the bytes, each between two others."""
-_AIM: Final = 0.997, 0.999
-"""Share of the bytes that a division should use; training adds up to a thousandth."""
-_LEAST_USED: Final = 0.95
-"""Share of the bytes below which a division wastes too many."""
-_MISSING: Final = 3.0
-"""Weight of parts that are left out: training mends noise better (docs/log.md)."""
 
 
 def refit(
@@ -94,8 +79,7 @@ def refit(
     least = first.summary().harm.kl
     fixed = place(learner, {path: (x.factors.B, x.factors.A) for path, x in held.items()})
     records = dict[str, PartsRecord]()
-    starts = _starts(learner, lesson, fixed, trained, adapter, settings)
-    for start, (sides, rate) in enumerate(starts):
+    for start, (sides, rate) in enumerate(_starts(trained, adapter, settings)):
         later = _later(told, start * settings.steps, settings.steps)
         for tried in _course(learner, lesson, fixed, sides, replace(settings, rate=rate), later):
             drift = judges.drift({p: x.factors for p, x in (held | tried).items()})
@@ -149,7 +133,7 @@ def _course(
         free = {path: x.factors() for path, x in sides.items()}
         lesson.learn(model, {**fixed, **free}, batch)
 
-    learned = [x for side in sides.values() for x in side.both]
+    learned = [x for side in sides.values() for x in (side.left, side.right)]
     holds = _holds(list(sides), how)
     for step in descend(how, learned, len(lesson.pages), learn):
         for path in holds.get(step, ()):
@@ -160,71 +144,12 @@ def _course(
 
 
 def _starts(
-    model: Any,
-    lesson: Lesson,
-    fixed: Placed,
-    coded: Mapping[str, CodedModule],
-    original: TaskFactors,
-    how: HarmSettings,
+    coded: Mapping[str, CodedModule], original: TaskFactors, how: HarmSettings
 ) -> Iterator[tuple[dict[str, Sides], float]]:
     """Yield the sides to train by module path, and the rate, for each start."""
-    yield _first_start(model, lesson, fixed, coded, original, how), how.rate
+    yield {p: Sides(x, strongest(x, original[p])) for p, x in coded.items()}, how.rate
     if how.coded_rate is not None:
         yield {p: Sides(x, as_coded(x)) for p, x in coded.items()}, how.coded_rate
-
-
-def _first_start(
-    model: Any,
-    lesson: Lesson,
-    fixed: Placed,
-    coded: Mapping[str, CodedModule],
-    original: TaskFactors,
-    how: HarmSettings,
-) -> dict[str, Sides]:
-    """Return the original's parts, the bytes of modules with ``lengths`` divided by costs."""
-    starts = {p: strongest(x, original[p], every=True) for p, x in coded.items() if x.lengths}
-    whole = {p: Sides(coded[p], x) for p, x in starts.items()}
-    with torch.no_grad():
-        others = {
-            p: Sides(x, strongest(x, original[p])).factors()
-            for p, x in coded.items()
-            if p not in starts
-        }
-    costs = part_costs(model, lesson, {**fixed, **others}, whole, how.cost_texts) if whole else {}
-    divided = _divided({p: coded[p] for p in costs}, starts, costs)
-    rest = {p: Sides(x, strongest(x, original[p])) for p, x in coded.items() if p not in divided}
-    return rest | divided
-
-
-def _divided(
-    coded: Mapping[str, CodedModule], starts: Mapping[str, Factors], costs: Mapping[str, PartCosts]
-) -> dict[str, Sides]:
-    """Return the sides of some modules, among which their bytes are divided by costs.
-
-    None are returned if no division uses nearly as many bytes as the modules take.
-
-    starts: B (m, k) and A (k, n) of each module, of which some parts are kept.
-    """
-    most = len(stream_of({p: x.record for p, x in coded.items()}, coded))
-    bits, fits, exceeds = 8.0 * most, 0.0, float("inf")
-    best, largest = dict[str, Sides](), int(_LEAST_USED * most)
-    for _ in range(_TRIES):
-        sides = {}
-        for path, (kept, spreads) in divide(costs, bits, _MISSING).items():
-            start = Factors(starts[path].B[:, kept], starts[path].A[kept])
-            sides[path] = Sides(coded[path], start, spreads)
-        size = len(stream_of({p: x.look().record for p, x in sides.items()}, coded))
-        if size > _AIM[1] * most:
-            exceeds = bits
-        else:
-            fits = bits
-            if size > largest:
-                best, largest = sides, size
-            if size >= _AIM[0] * most:
-                break
-        guess = bits * most / max(size, 1) * sum(_AIM) / 2
-        bits = guess if fits < guess < exceeds else (fits + exceeds) / 2
-    return best
 
 
 def _holds(paths: Sequence[str], how: HarmSettings) -> dict[int, list[str]]:

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hydraopt.coding.forms import Way
-from hydraopt.compress.recode import CodedModule, Recoded, Spreads, recode
+from hydraopt.compress.recode import CodedModule, Recoded, recode
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.linalg.svd import halved, thin
 
 __all__ = ["Sides", "as_coded", "strongest"]
 
-_LEAST: Final = 1e-6
-"""Singular value, relative to the largest, below which a part is rounding."""
 
-
-def strongest(coded: CodedModule, original: tuple[Any, Any], every: bool = False) -> Factors:
+def strongest(coded: CodedModule, original: tuple[Any, Any]) -> Factors:
     """Return the original's strongest parts, projected into the space of shared sides.
 
-    There are as many as coded parts, or with ``every`` all of the original. Returns the coded parts
-    if the original has fewer than these.
+    Returns the coded parts if the original has fewer.
     """
     whole = thin(*(np.asarray(x, np.float64) for x in original))
     u, v, record = whole.U * whole.s, whole.V, coded.record
@@ -36,8 +32,7 @@ def strongest(coded: CodedModule, original: tuple[Any, Any], every: bool = False
     parts = thin(u, v.T)
     if parts.s.size < record.count:
         return as_coded(coded)
-    count = int(np.sum(parts.s > _LEAST * parts.s[0])) if every else 0
-    return halved(parts.U, parts.s, parts.V.T, max(count, record.count))
+    return halved(parts.U, parts.s, parts.V.T, record.count)
 
 
 def as_coded(coded: CodedModule) -> Factors:
@@ -56,12 +51,9 @@ class Sides:
     of a shared side, its coordinates over an orthonormal basis of the shared space.
     """
 
-    def __init__(self, coded: CodedModule, start: Factors, spreads: Spreads | None = None) -> None:
-        """Start from B (m, k), A (k, n), the parts at the beginning of the training.
-
-        spreads: spread classes to code them in. Default: those of ``coded``, which has k parts.
-        """
-        self.coded, self._spreads = coded, spreads
+    def __init__(self, coded: CodedModule, start: Factors) -> None:
+        """Start from B (m, k), A (k, n), the parts at the beginning of the training."""
+        self._coded = coded
         b, a = (torch.tensor(x, dtype=torch.float32) for x in (start.B, start.A.T))
         record = coded.record
         self._spans = (
@@ -69,17 +61,12 @@ class Sides:
             _span(record.right.way, coded.right),
         )
         inside = [x if q is None else q.T @ x for x, q in zip((b, a), self._spans, strict=True)]
-        self._units = [float(x.square().mean().sqrt()) or 1.0 if x.numel() else 1.0 for x in inside]
+        self._units = [float(x.square().mean().sqrt()) or 1.0 for x in inside]
         self.left, self.right = (
             (x / unit).requires_grad_() for x, unit in zip(inside, self._units, strict=True)
         )
         self._lost = [torch.zeros_like(x) for x in inside]
         self._held: Recoded | None = None
-
-    @property
-    def both(self) -> tuple[Tensor, Tensor]:
-        """Left and right side, the leaves to train."""
-        return self.left, self.right
 
     def look(self) -> Recoded:
         """Code the sides as they are, and remember what that does to them."""
@@ -87,7 +74,7 @@ class Sides:
             return self._held
         with torch.no_grad():
             b, a = (x.double().numpy() for x in self._multiplied(self._inside()))
-        made = recode(Factors(b, a.T), self.coded, self._spreads)
+        made = recode(Factors(b, a.T), self._coded)
         seen = (torch.tensor(x, dtype=torch.float32) for x in (made.factors.B, made.factors.A.T))
         inside = [x if q is None else q.T @ x for x, q in zip(seen, self._spans, strict=True)]
         with torch.no_grad():
@@ -110,7 +97,7 @@ class Sides:
         return b, a.T
 
     def _inside(self) -> list[Tensor]:
-        return [x * unit for x, unit in zip(self.both, self._units, strict=True)]
+        return [x * unit for x, unit in zip((self.left, self.right), self._units, strict=True)]
 
     def _multiplied(self, inside: Sequence[Tensor]) -> list[Tensor]:
         return [x if q is None else q @ x for x, q in zip(inside, self._spans, strict=True)]

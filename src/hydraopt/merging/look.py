@@ -46,7 +46,6 @@ class HarmSettings:
     answer_tokens: maximum number of tokens of an answer to judge and to learn from.
     sensitivity_texts: number of texts for measuring sensitivities; more texts change little.
     sensitivity_tokens: maximum number of tokens of an answer used to measure sensitivities.
-    cost_texts: number of answers on which a refit measures what errors in each part cost.
     steps: steps of Adam of a refit.
     stops: steps after which the result is coded and judged.
     rate: first rate, relative to the root mean square of a side; falls linearly to zero.
@@ -70,7 +69,6 @@ class HarmSettings:
     answer_tokens: int = ANSWER_TOKENS
     sensitivity_texts: int = 8
     sensitivity_tokens: int = 48
-    cost_texts: int = 128
     steps: int = 160
     stops: tuple[int, ...] = (80, 120, 160)
     rate: float = 0.01

@@ -1,14 +1,14 @@
-"""Refit: a draft whose parts were trained to keep the original's answers, in the same bytes.
+"""Refit: a draft whose parts were trained to keep the original's answers, at the same rate.
 
 The encoder rounds each module to be near its weights; who has the base model at hand can train all
-parts of a task together, so that one mends what rounding did to another, and divide its bytes among
-them anew (see hydraopt.harm.refit). Neither the shared bases nor other tasks change.
+parts of a task together, so that one mends what rounding did to another (see
+hydraopt.harm.refit). A record keeps its parts' number, ways and spread classes, so it takes
+about the same bytes, and neither the shared bases nor other tasks change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.coding.records import PartsRecord
@@ -20,12 +20,10 @@ from hydraopt.merging.rewrite import CodedModules, Rewritten, rewritten
 
 __all__ = ["Refitter", "refitted"]
 
-_NO_MODULE: Final = "no module of that name"
-
 Refitter = Callable[[str, CodedModules], Mapping[str, PartsRecord]]
 """Called with a task's name and with a function that decodes its modules by path. Gives other
-records, written in the same ways, by module path; modules that are left out stay as they are, and
-an empty answer leaves the task alone."""
+records, of as many parts, by module path; modules that are left out stay as they are, and an empty
+answer leaves the task alone."""
 
 
 def refitted(
@@ -56,22 +54,19 @@ def refitted(
 def _check(task: str, modules: CodedModules, others: Mapping[str, PartsRecord]) -> None:
     before = modules()
     for path, other in others.items():
-        is_free = path in before and before[path].lengths is not None
-        wanted = _said(before[path].record, is_free) if path in before else _NO_MODULE
-        if _said(other, is_free) != wanted:
+        wanted = _said(before[path].record) if path in before else "no module of that name"
+        if _said(other) != wanted:
             raise UsageError(
                 explain(
                     "cannot replace a record of a module",
                     adapter=task,
                     module=path,
-                    got=_said(other, is_free),
+                    got=_said(other),
                     expected=wanted,
                 )
             )
 
 
-def _said(record: PartsRecord, is_free: bool) -> str:
-    """Return what another record must have as well; if the module is free, not the count."""
+def _said(record: PartsRecord) -> str:
     m, n = record.left.values.shape[0], record.right.values.shape[0]
-    parts = "" if is_free else f"{record.count} "
-    return f"{parts}{record.mode.form} parts of {m} x {n}, mode {record.mode.code}"
+    return f"{record.count} {record.mode.form} parts of {m} x {n}, mode {record.mode.code}"
