@@ -229,7 +229,7 @@ def in_short() -> str:
         text += (
             " For the KL of bundles of 10 to 2 %, an SVD that is coded as well as we can takes "
             f"{ends[0]:.1f} to {ends[1]:.1f} times as many bytes, depending on set and size; "
-            "sizes with only an upper bound are left out."
+            "sizes with only an upper bound are left out, and lower bounds are included."
         )
     return f"{table(head, lines)}\n{wrapped(text)}"
 
