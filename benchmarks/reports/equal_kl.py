@@ -179,8 +179,9 @@ def every_task() -> Table:
         for mine, rival in pairs(result.methods):
             for size, label in result.of(mine).items():
                 compared = Compared.of(result, label, rival)
-                pairs_of = zip(compared.kl, compared.factors(), strict=True) if compared else ()
-                for task, (log, side) in pairs_of:
+                if compared is None:
+                    continue
+                for task, (log, side) in zip(compared.kl, compared.factors(), strict=True):
                     if side < 0 and log < 0:  # a lower bound that says nothing
                         continue
                     about = result.set, task, mine, size, rival, words[side]

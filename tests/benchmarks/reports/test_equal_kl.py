@@ -95,6 +95,13 @@ def test_a_task_of_fewer_rows_counts_as_much() -> None:
     tasks["y"]["a"] = tasks["y"]["a"] * [1, 3.0]
     of_each = compared(tasks, "a").means()[:, 0]
     assert of_each[1] == pytest.approx(3 * of_each[0])
+    means = []
+    for rows in (4, 40):
+        other = task(1.0, rows)
+        for label in ("r1", "r2", "r3"):
+            other[label] = other[label] * [1, 1e-3]
+        means.append(compared({"x": task(1.0, 4), "y": other}, "b").of_mean().split()[0])
+    assert means[0] == means[1] != "2.00"
     assert picked(np.array([0.0, 0.3, 0.99, 0.5]), 3).tolist() == [0, 0, 2]
 
 
