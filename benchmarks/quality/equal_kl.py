@@ -1,7 +1,7 @@
 """Measure KL, changed answers and scores of hydraopt and of rivals by size, on the same rows.
 
     python -m benchmarks.quality equal_kl SET --tasks TASKS [--rivals coded_svd svd_group]
-    python -m benchmarks.quality equal_kl SET --tasks TASKS --alone NAME ... --prompts 300
+    python -m benchmarks.quality equal_kl SET --tasks TASKS --prompts 300 [--alone NAME ...]
 
 All adapters of SET are written by each method at each of its sizes and read back, as in
 ``benchmarks.rivals compare``; bytes are of the whole set. Then each adapter, or those of --only,
@@ -9,9 +9,9 @@ writes greedy answers to the first rows of the test split, as long as ``hydraopt
 every row the result has whether the answer changes in any token, KL in nats an answer, and the
 numbers of the task's metric, for which changed answers are written anew.
 
---alone makes a set of a few adapters. With --prompts, hydraopt and the coded SVD are also trained
-to keep the answers to so many prompts, the first rows of the validation split and then of the
-training split; else nothing is given to a method but the adapters.
+With --prompts, hydraopt, and the coded SVD if it is among --rivals, are also trained to keep the
+answers to so many prompts, the first rows of the validation split and then of the training split;
+else nothing is given to a method but the adapters. --alone makes a set of a few adapters.
 
 Saved after each adapter; a second call continues, and refuses a result of other adapters, rows or
 code. Writes benchmarks/results/quality/SET.equal-kl.json, with --alone SET-alone.equal-kl.json.
@@ -66,7 +66,7 @@ __all__ = ["main", "row_values"]
 
 SIZES = (DEFAULT, "10%", "5%", "3%", "2%")
 _RIVALS = ("coded_svd",)
-_SAME = ("recipe", "base", "count", "prompts", "code", "inputs")
+_SAME = ("recipe", "base", "count", "code", "inputs")
 """What a result that is continued may not have changed."""
 
 
@@ -173,7 +173,8 @@ def with_prompts(
         answers, more = judge.answers(task), judge.lessons(task)
         return taught(loaded[0], answers, original, start, rounded, more=more)
 
-    return [*(ours(adapters, size, judge.look) for size in args.learn_at), *taught_rows(teach)]
+    mine = [ours(adapters, size, judge.look) for size in args.learn_at]
+    return [*mine, *(taught_rows(teach) if "coded_svd" in args.rivals else ())]
 
 
 @dataclass(frozen=True)
@@ -205,9 +206,10 @@ class Stored:
             raise SystemExit(f"{self.file.name} has another {label}; remove it first")
 
 
-def noted(row: Compressor, read: ReadBack, tasks: Tasks, fp16: int) -> dict[str, Any]:
-    """Return what the result says of a method and size."""
+def noted(row: Compressor, read: ReadBack, tasks: Tasks, fp16: int, prompts: int) -> dict[str, Any]:
+    """Return what the result says of a method and size. prompts: of a task, that it learnt from."""
     return {
+        **({"prompts": prompts} if prompts else {}),
         "method": row.method,
         "setting": row.setting,
         "bytes": read.bytes,
@@ -234,10 +236,30 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--learn-at", nargs="+", default=["3%"], metavar="SIZE", help="of hydraopt with prompts"
     )
     parser.add_argument("--output", type=Path, default=QUALITY)
-    args = parser.parse_args(arguments)
-    if args.prompts and not args.alone:
-        parser.error("--prompts needs --alone: what is trained is scored, and its bytes count")
-    return args
+    return parser.parse_args(arguments)
+
+
+def methods_of(
+    args: argparse.Namespace, adapters: Sequence[Adapter], base: str, place: str, loaded: Any
+) -> tuple[dict[str, ReadBack], dict[str, Any]]:
+    """Return the methods by label, and what the result says of each.
+
+    place: first part of the names of the folders that they are written to.
+    """
+    rank = max(m.r for x in adapters for m in x.modules.values())
+    rows = [ours(adapters, None if size == DEFAULT else size) for size in args.sizes]
+    for rival in args.rivals:
+        theirs = importlib.import_module(f"benchmarks.rivals.{rival}")
+        found = theirs.rows(registry.Scene(len(adapters), rank))
+        rows += [x for x in found if any(text in x.label for text in args.labels)]
+    learnt = with_prompts(adapters, args, base, loaded) if args.prompts else []
+    tasks, fp16 = tasks_of(adapters), 2 * sum(x.numbers for x in adapters)
+    methods, about = dict[str, ReadBack](), dict[str, Any]()
+    for prompts, some in ((0, rows), (args.prompts, learnt)):
+        read = packed(some, tasks, ROOT / "build" / "equal-kl" / f"{place}-{prompts}")
+        methods |= read
+        about |= {x.label: noted(x, read[x.label], tasks, fp16, prompts) for x in some}
+    return methods, about
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -248,24 +270,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = f"{args.set}{'-alone' if args.alone else ''}"
     code, inputs = package_hash("benchmarks/rivals"), inputs_of(adapters)
     head = provenance(f"{name}: KL of hydraopt and of rivals by size", seed=0)
-    head |= {"recipe": args.set, "base": recipe.base, "count": args.rows, "prompts": args.prompts}
+    head |= {"recipe": args.set, "base": recipe.base, "count": args.rows}
     stored = Stored(args.output / f"{name}.equal-kl.json", {**head, "code": code, "inputs": inputs})
     stored.read()
     base = str(base_folder(recipe.base))
     scene = Scene(args.tasks, args.rows, load_model(base))
-    rank = max(m.r for x in adapters for m in x.modules.values())
-    rows = [ours(adapters, None if size == DEFAULT else size) for size in args.sizes]
-    for rival in args.rivals:
-        theirs = importlib.import_module(f"benchmarks.rivals.{rival}")
-        found = theirs.rows(registry.Scene(len(adapters), rank))
-        rows += [x for x in found if any(text in x.label for text in args.labels)]
-    if args.prompts:
-        rows += with_prompts(adapters, args, base, scene.loaded)
-    tasks = tasks_of(adapters)
-    place = ROOT / "build" / "equal-kl" / f"{name}-{code}-{inputs}-{args.prompts}"
-    methods = packed(rows, tasks, place)
-    fp16 = 2 * sum(x.numbers for x in adapters)
-    about = {x.label: noted(x, methods[x.label], tasks, fp16) for x in rows}
+    methods, about = methods_of(args, adapters, base, f"{name}-{code}-{inputs}", scene.loaded)
     for label, what in about.items():
         stored.check(label, what)
     stored.add(about, [])

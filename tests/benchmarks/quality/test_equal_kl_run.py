@@ -144,18 +144,24 @@ def test_a_folder_that_is_half_written_is_written_again(command, tmp_path) -> No
     assert not (done.parent / "rest").exists()
 
 
-def test_prompts_are_of_a_set_alone(command, tmp_path) -> None:
-    with pytest.raises(SystemExit):
-        command("--rows", "4", "--prompts", "9")
-    given = "--rows", "4", "--learn-at", "1100", "--alone", "spell-en", "--prompts"
-    command(*given, "9")
-    result = json.loads((tmp_path / "small-alone.equal-kl.json").read_text())
-    assert result["prompts"] == 9
-    learned = {"hydraopt,_prompts_1100", "scaled,_prompts_1"}
-    assert learned < result["methods"].keys()
-    assert learned < {row["method"] for row in result["rows"]}
-    with pytest.raises(SystemExit, match="other prompts"):
+def test_methods_with_prompts_join_those_without(command) -> None:
+    free = command("--rows", "4")
+    given = "--rows", "4", "--learn-at", "1100", "--prompts"
+    mine = command(*given, "9")
+    learnt = {x for x, about in mine["methods"].items() if about.get("prompts") == 9}
+    assert learnt == {"hydraopt,_prompts_1100"}
+    assert mine["rows"][: len(free["rows"])] == free["rows"]
+    assert learnt == {row["method"] for row in mine["rows"][len(free["rows"]) :]}
+    both = command(*given, "9", "--rivals", "coded_svd", "--labels", "none of them")
+    assert "scaled,_prompts_1" in {row["method"] for row in both["rows"]}
+    with pytest.raises(SystemExit, match="another hydraopt,_prompts_1100"):
         command(*given, "8")
+
+
+def test_a_set_may_be_a_few_adapters(command, tmp_path) -> None:
+    command("--rows", "4", "--alone", "spell-en")
+    result = json.loads((tmp_path / "small-alone.equal-kl.json").read_text())
+    assert {row["adapter"] for row in result["rows"]} == {"spell-en"}
 
 
 def test_rows_of_other_task_files_are_refused(command, splits) -> None:
