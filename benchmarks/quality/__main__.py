@@ -7,16 +7,10 @@ import sys
 from benchmarks.commands import dispatch
 
 COMMANDS = (
-    "evidence",
-    "harm_kept",
-    "likely",
-    "prompt_ways",
-    "methods",
-    "measures",
-    "known_start",
-    "few_prompts",
     "equal_kl",
-    "together",
+    "few_prompts",
+    "harm_kept",
+    "known_start",
     "growth",
     "heads",
     "tuners",

@@ -32,10 +32,8 @@ import numpy as np
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, begun, package_hash, provenance, save_json
-from benchmarks.quality.evidence import original_adapters
 from benchmarks.quality.few_prompts import real_prompts
-from benchmarks.quality.harness.building import inputs_of
-from benchmarks.quality.sets import DEFAULT, recipe_of
+from benchmarks.quality.sets import DEFAULT, inputs_of, original_adapters, recipe_of
 from benchmarks.rivals import registry
 from benchmarks.rivals.base import (
     Compressor,

@@ -16,15 +16,13 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
-from benchmarks.quality.evidence import original_adapters
-from benchmarks.quality.prompt_ways import mean_interval
-from benchmarks.quality.sets import recipe_of
+from benchmarks.quality.sets import original_adapters, recipe_of
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import prompt_text
 from hydraopt.basemodel.model import load_model
@@ -40,6 +38,7 @@ from zoo.recipe import read_recipe
 __all__ = ["gains", "main"]
 
 Result = dict[str, Any]
+_DRAWS: Final = 10_000
 
 
 def real_prompts(adapter: Adapter, tasks: Path, count: int) -> Sequence[str]:
@@ -90,6 +89,14 @@ def measured(adapter: Adapter, args: argparse.Namespace) -> dict[str, Result]:
     return found
 
 
+def mean_interval(values: Sequence[float]) -> list[float]:
+    """Return the mean of some tasks' values, and the ends of its 95 % interval by a bootstrap."""
+    every = np.array(values, np.float64)
+    drawn = np.random.default_rng(0).integers(0, len(every), (_DRAWS, len(every)))
+    low, high = np.quantile(every[drawn].mean(axis=1), [0.025, 0.975])
+    return [round(float(x), 4) for x in (every.mean(), low, high)]
+
+
 def gains(tasks: Mapping[str, Mapping[str, Result]]) -> dict[str, Result]:
     """Return by number of prompts the factor of KL and the share of the largest number's gain.
 
@@ -126,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=QUALITY)
     args = parser.parse_args(arguments)
     recipe = read_recipe(recipe_of(args.set))
-    adapters = original_adapters(args.set, some=True)
+    adapters = original_adapters(args.set)
     args.place = ROOT / "build" / "few-prompts"
     args.place.mkdir(parents=True, exist_ok=True)
     args.base = str(base_folder(recipe.base))

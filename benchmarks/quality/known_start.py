@@ -24,8 +24,7 @@ from typing import Any
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
-from benchmarks.quality.evidence import original_adapters
-from benchmarks.quality.sets import DEFAULT, recipe_of
+from benchmarks.quality.sets import DEFAULT, original_adapters, recipe_of
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.start import traced
 from hydraopt.basemodel.model import load_model
@@ -170,9 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=QUALITY)
     args = parser.parse_args(arguments)
     recipe = read_recipe(recipe_of(args.set))
-    adapters = [
-        x for x in original_adapters(args.set, some=True) if not args.only or x.name in args.only
-    ]
+    adapters = [x for x in original_adapters(args.set) if not args.only or x.name in args.only]
     args.place = ROOT / "build" / "known-start"
     args.place.mkdir(parents=True, exist_ok=True)
     file = args.output / f"{args.set}.known-start.json"

@@ -3,7 +3,7 @@
     python -m benchmarks.quality probes SET --tasks TASKS --data PROBES... [--items 32]
 
 The base, the original adapters, bundles of 10, 5 and 2 %, and HydraOpt as published at about the
-bytes of the 5 % bundle are asked the same. PROBES are files and folders in the format of
+bytes of the 5 % bundle answer the same. PROBES are files and folders in the format of
 docs/reference/evaluation.md; probe_sets makes them. Saved after every task, beside what the file
 tells of others; a second call goes on where the first stopped.
 """
@@ -13,24 +13,25 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import parser_of
-from benchmarks.common import QUALITY, ROOT, provenance, save_json
-from benchmarks.quality.evidence import chosen, merged, original_adapters, request_for
-from benchmarks.quality.harness.building import code_of, emptied, inputs_of
-from benchmarks.quality.sets import METHOD, SETS, Method
-from benchmarks.rivals.base import Tasks, folder_bytes, pack, tasks_of
+from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
+from benchmarks.quality.equal_kl import packed
+from benchmarks.quality.sets import inputs_of, original_adapters, recipe_of
+from benchmarks.rivals.base import ReadBack, tasks_of
+from benchmarks.rivals.compare import ours
 from benchmarks.rivals.heads import heads
 from hydraopt.adapters import Adapter
-from hydraopt.collection.opening import open_bundle
-from hydraopt.evaluate.compare import Compared, bundles_of, evaluate
+from hydraopt.evaluate.compare import Compared, EvaluationRequest, evaluate
 from hydraopt.evaluate.results import Evaluation
 from hydraopt.evaluate.taskfile import named_task
 from hydraopt.jsonvalues import to_json
 from hydraopt.progress import Progress
+from zoo.bases import base_folder
+from zoo.recipe import read_recipe
 
 __all__ = ["main"]
 
@@ -40,23 +41,24 @@ HEADS, RANK = 4, 8
 """Of the paper's method: 5.2 % of fp16 for forty tasks, the nearest to 5 %."""
 
 
-def published(set_name: str, adapters: Sequence[Adapter]) -> tuple[str, Tasks, dict[str, Any]]:
-    """(label, factors, note) of HydraOpt as published; written now unless it lies there."""
-    row = heads(HEADS, RANK)
-    folder = (
-        ROOT / "build" / "evidence" / set_name / "people" / f"{code_of()}-{inputs_of(adapters)}"
-    )
-    if folder.is_dir():
-        factors = {adapter.name: row.read(folder, adapter.name) for adapter in adapters}
-    else:
-        scratch = folder.with_suffix(".new")
-        emptied(scratch)
-        factors = dict(pack(row, tasks_of(adapters), scratch).factors)
-        scratch.rename(folder)
-    size = folder_bytes(folder)
-    numbers = sum(adapter.numbers for adapter in adapters)
-    note = {"method": row.method, "setting": row.setting, "bytes": size}
-    return row.label, factors, {**note, "size_pct": round(100 * size / (2 * numbers), 4)}
+def made(
+    set_name: str, adapters: Sequence[Adapter]
+) -> tuple[dict[str, ReadBack], dict[str, dict[str, Any]]]:
+    """Return the methods by label, and what the result says of each; written unless they are."""
+    rows = [*(ours(adapters, size) for size in SIZES), heads(HEADS, RANK)]
+    name = f"{set_name}-{package_hash('benchmarks/rivals')}-{inputs_of(adapters)}"
+    read = packed(rows, tasks_of(adapters), ROOT / "build" / "probes" / name)
+    fp16 = 2 * sum(x.numbers for x in adapters)
+    notes = {
+        row.label: {
+            "method": row.method,
+            "setting": row.setting,
+            "bytes": read[row.label].bytes,
+            "size_pct": round(100 * read[row.label].bytes / fp16, 4),
+        }
+        for row in rows
+    }
+    return read, notes
 
 
 def _lines() -> Progress:
@@ -74,7 +76,7 @@ def _lines() -> Progress:
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = parser_of(__name__, __doc__)
-    parser.add_argument("set", choices=SETS)
+    parser.add_argument("set")
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--data", nargs="+", required=True, help="files and folders of probes")
     parser.add_argument("--items", type=int, default=32, help="of each probe")
@@ -85,11 +87,6 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=["sentiment-*", "slot_filling-*", "text_correction-*"],
         help="* stands for any text",
     )
-    parser.add_argument(
-        "--keep-bundles",
-        action="store_true",
-        help="take bundles under build/ that other code made of the same",
-    )
     parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
     return parser.parse_args(arguments)
 
@@ -98,35 +95,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _arguments(arguments)
     adapters = original_adapters(args.set)
     names = [adapter.name for adapter in adapters]
-    made = [
-        merged(args.set, adapters, Method(METHOD, size), args.tasks, args.keep_bundles)
-        for size in SIZES
-    ]
-    label, factors, note = published(args.set, adapters)
+    methods, notes = made(args.set, adapters)
     compared = Compared(
         {adapter.name: adapter for adapter in adapters},
-        {path.name: open_bundle(path) for path, _ in made},
+        {},
         {adapter.name: adapter.source.parent for adapter in adapters},
-        {label: factors},
+        methods,
     )
     origin = provenance(f"{args.set}: what merging does to people", seed=0)
     extra = {
         "collection": args.set,
         "command": origin["command"],
         "hardware": origin["hardware"],
-        "made": {**{path.name: said for path, said in made}, label: note},
+        "made": notes,
     }
-    request = replace(
-        request_for(args.set, args.tasks, args.items, args.products),
-        tasks=None,
-        tokens=None,
+    request = EvaluationRequest(
+        str(base_folder(read_recipe(recipe_of(args.set)).base)),
+        None,
+        rows=args.items,
+        write_base=False,
+        products=args.products,
+        only=[x for x in names if any(fnmatchcase(x, y) for y in args.probed)],
         probes=args.data,
-        only=chosen(names, args.probed),
     )
     limits = {"rows": request.rows, "tokens": request.tokens}
     out = QUALITY / f"{args.set}.probes.json"
     before = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-    _refuse_others(out.name, before, compared, limits, args.products)
+    _refuse_others(
+        out.name, before, compared, {"limits": limits, "products": args.products, "made": notes}
+    )
 
     def keep(evaluation: Evaluation) -> None:
         nonlocal before
@@ -163,18 +160,9 @@ def _joined(before: Result, now: Result, names: Sequence[str]) -> dict[str, Any]
     return {**before, **now, "probes": probes, "tasks": ordered, "seconds": seconds}
 
 
-def _refuse_others(
-    name: str, before: Result, compared: Compared, limits: Result, products: str
-) -> None:
-    """SystemExit where a result that is to go on is of something else than today's."""
-    if not before:
-        return
-    now = {
-        "adapters": {x: adapter.content_hash() for x, adapter in compared.adapters.items()},
-        "bundles": to_json(bundles_of(compared)),
-        "limits": limits,
-        "products": products,
-    }
-    for what, value in now.items():
-        if before[what] != value:
-            raise SystemExit(f"{name} is of other {what} than today's; remove it first")
+def _refuse_others(name: str, before: Result, compared: Compared, made: Result) -> None:
+    """Raise SystemExit if a result that is continued is of something else."""
+    adapters = {x: adapter.content_hash() for x, adapter in compared.adapters.items()}
+    for what, value in {"adapters": adapters, **made}.items():
+        if before and before[what] != value:
+            raise SystemExit(f"{name} is of other {what}; remove it first")

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, provenance, write_result
-from benchmarks.quality.harness.peft_adapters import CASES, Case, loaded_logits, make
+from benchmarks.quality.peft_adapters import CASES, Case, loaded_logits, make
 from hydraopt.adapters import read_adapter
 from hydraopt.adapters.tuners import TUNERS
 from hydraopt.collection.opening import open_bundle, verify_bundle

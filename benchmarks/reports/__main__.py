@@ -18,31 +18,23 @@ from benchmarks.commands import parser_of
 __all__ = ["REPORTS", "main", "sections_of", "tables_of"]
 
 REPORTS = (
-    "bdrate",
     "chunks",
     "default",
     "equal_kl",
-    "evidence",
-    "every_method",
     "few",
     "fleet",
     "folders",
-    "foretold",
-    "head_map",
+    "growth",
     "install",
     "kept",
     "kinds",
     "people",
-    "rivals",
     "runtime",
     "same_rows",
     "scaling",
-    "scored",
     "speed",
     "started",
-    "studies",
     "tuners",
-    "verdict",
 )
 
 

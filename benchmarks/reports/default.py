@@ -1,4 +1,4 @@
-"""Sizes of merges without a limit, and the drop of the score that is expected at other limits."""
+"""Sizes and errors of merges without a limit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.common import QUALITY
 from benchmarks.pages import Table
-from benchmarks.reports.tables import MISSING, table, wrapped
+from benchmarks.reports.tables import MISSING, table
 
 __all__ = ["SECTIONS", "TABLES", "default"]
 
@@ -16,13 +16,11 @@ Row = Mapping[str, Any]
 
 
 def default() -> str:
-    """Return the merged sets, and the law of the drop of the score, from default.json."""
+    """Return the sets and the redundant ones, from default.json."""
     file = QUALITY / "default.json"
     if not file.is_file():
         return MISSING
-    result = json.loads(file.read_text(encoding="utf-8"))
-    merged = _merged([row for row in result["merges"] if "/" not in row["name"]])
-    return f"{merged}\n{_read_between(result['laws'])}"
+    return _merged([row for row in _result()["merges"] if "/" not in row["name"]])
 
 
 def _result() -> Any:
@@ -42,12 +40,12 @@ def merges() -> Table:
 
 
 def _numbers(row: Row) -> list[str]:
-    mine, before = row["default"], row["before"]
+    mine, beside = row["default"], row["beside"]
     return [
         f"{mine['size_pct']:.1f} %",
         f"{mine['worst_error']:.3f}",
         f"{mine['mean_error']:.3f}",
-        "refused" if "refused" in before else f"{before['worst_error']:.3f}",
+        "refused" if "refused" in beside else f"{beside['worst_error']:.3f}",
     ]
 
 
@@ -57,28 +55,5 @@ def _merged(rows: Sequence[Row]) -> str:
     return table(heads, [[r["name"], f"{r['default']['bytes']:,}", *_numbers(r)] for r in found])
 
 
-def _read_between(laws: Sequence[Row]) -> str:
-    """Return the law that the readings follow."""
-    first, *others = laws
-    low, high = first["powers"]
-    said = ", ".join(f"{x['power']:g} up to {x['up_to_error']:g}" for x in others)
-    return wrapped(
-        f"At the scored sizes the drop of the score follows c error^p, with p = {first['power']:g} "
-        f"[{low:g}, {high:g}] from all sets at errors up to {first['up_to_error']:g} (with fewer "
-        f"rows p is {said}) and c of each recipe. [Readings](table:default-readings.csv) at "
-        "other limits have the widest range that p and c allow."
-    )
-
-
-def readings() -> Table:
-    """Return the size and the drop at some limits, read between the scored sizes."""
-    keys = ("recipe", "limit", "size_pct", "drop_pct")
-    rows = [
-        [*(f"{row[key]:.4g}" if key != "recipe" else row[key] for key in keys), *row["drop_range"]]
-        for row in _result()["readings"]
-    ]
-    return [*keys, "drop_low_pct", "drop_high_pct"], rows
-
-
 SECTIONS = {"default": default}
-TABLES = {"default.csv": merges, "default-readings.csv": readings}
+TABLES = {"default.csv": merges}

@@ -1,4 +1,4 @@
-"""Bytes of rivals at the KL of hydraopt, task by task on the same rows."""
+"""Bytes of rivals and of hydraopt at equal KL, task by task on the same rows."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from benchmarks.pages import Table
 from benchmarks.quality.sets import METHOD
-from benchmarks.reports.bdrate import frontier
 from benchmarks.reports.same_rows import (
     LEAST,
     PROMPTED,
+    Cost,
     Result,
     Values,
     costs_of,
@@ -32,26 +32,41 @@ _TASK_SAMPLES: Final = 10
 """Draws of tasks for each draw of rows."""
 _IN_SHORT: Final = ("10%", "5%", "3%", "2%")
 """Sizes of README.md's note; its table is of the first."""
+_MANY_SIZES: Final = (METHOD, "coded svd")
+"""Start of the names of methods that have a curve of their own."""
 _WITH_PROMPTS: Final = ", prompts"
 """Ends the name of a method that was trained on prompts."""
 
 
 class Factor(NamedTuple):
-    """Log of a rival's bytes over hydraopt's at one KL.
+    """Log of the bytes of a method over those of one size of another, at the KL of that size.
 
-    side: 1 for an upper bound, of a KL above those of all sizes of the rival; -1 for a lower one.
+    side: 1 for an upper bound, of a KL above those of all sizes of the method; -1 for a lower one.
     """
 
     log: float
     side: int
 
+    def inverse(self) -> Factor:
+        """Return the bytes of that size over the method's."""
+        return Factor(-self.log, -self.side)
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return those of some points (bytes, KL) with less KL than all smaller ones, by bytes."""
+    kept: list[tuple[float, float]] = []
+    for size, kl in sorted(points):
+        if not kept or kl < kept[-1][1]:
+            kept.append((size, kl))
+    return kept
+
 
 @dataclass(frozen=True)
 class Compared:
-    """A size of hydraopt and all sizes of a rival, on the tasks that all were measured on.
+    """One size of a method and all sizes of another, on the tasks that all were measured on.
 
-    share, shares (S,): of the fp16 bytes, hydraopt's and the rival's.
-    kl: by task, (rows, 1 + S), hydraopt's first.
+    share, shares (S,): of the fp16 bytes, of the size and of the other method's sizes.
+    kl: by task, (rows, 1 + S), that of the size first.
     """
 
     share: float
@@ -59,9 +74,9 @@ class Compared:
     kl: Mapping[str, Values]
 
     @classmethod
-    def of(cls, result: Result, label: str, rival: str) -> Compared | None:
+    def of(cls, result: Result, label: str, other: str) -> Compared | None:
         """Return None if there is no such task."""
-        theirs = [*result.of(rival).values()]
+        theirs = [*result.of(other).values()]
         share, *shares = (result.methods[x]["share"] for x in (label, *theirs))
         tasks = result.scored(label, *theirs).values if theirs else {}
         kl = {
@@ -82,8 +97,8 @@ class Compared:
     def factor(self, means: Values) -> Factor:
         """Return the factor of a task, or of a mean over tasks, from its KL, (1 + S,).
 
-        The rival's curve is log bytes over log KL through its sizes, linear between them; beyond
-        its ends it stays at the bytes of the end.
+        The other method's curve is log bytes over log KL through its sizes, linear between them;
+        beyond its ends it stays at the bytes of the end.
         """
         wanted, *theirs = (max(float(x), LEAST) for x in means)
         curve = frontier([*zip(self.shares, theirs, strict=True)])[::-1]
@@ -138,12 +153,35 @@ def _cell(whole: Sequence[Factor], logs: Sequence[float], drawn: Sequence[Factor
     return f"{mean:.2f} [{'<' if below else ''}{low:.2f}, {'>' if above else ''}{high:.2f}]"
 
 
+def _for_any_size(result: Result, label: str) -> str:
+    """Return a rival's bytes over those of hydraopt at the KL of the rival's size.
+
+    The geometric mean over the tasks, with the 95 % interval of a bootstrap over the tasks.
+    """
+    compared = Compared.of(result, label, METHOD)
+    if compared is None:
+        return "-"
+    whole = [x.inverse() for x in compared.factors()]
+    logs = np.array([x.log for x in whole])
+    drawn = np.random.default_rng(0).integers(0, len(logs), (1000, len(logs)))
+    return _cell(whole, logs[drawn].mean(axis=1), [])
+
+
+def _names(methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(x["method"] for x in methods.values()))
+
+
+def _has_few_sizes(method: str) -> bool:
+    return not method.startswith(_MANY_SIZES)
+
+
 def pairs(methods: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Return the methods to compare: hydraopt with each rival that gets what it gets.
 
-    Hydraopt with prompts is also compared with itself without.
+    Hydraopt with prompts is also compared with itself without. Rivals with few sizes are left to
+    :func:`of_rivals`.
     """
-    names = list(dict.fromkeys(x["method"] for x in methods.values()))
+    names = [x for x in _names(methods) if not _has_few_sizes(x)]
     learn = [x for x in names if x.endswith(_WITH_PROMPTS)]
     free = [(METHOD, x) for x in names if x not in (METHOD, *learn)]
     rivals = [METHOD, *(x for x in learn if x != PROMPTED)]
@@ -171,6 +209,29 @@ def at_equal_kl() -> str:
     return table(head, [[*x, *(cells.get(y, "-") for y in order)] for *x, cells in lines])
 
 
+def of_rivals() -> str:
+    """Return for each size of the other rivals its bytes over hydraopt's at its KL, by set.
+
+    Its share of the fp16 bytes and its changed answers are those of the first set that has it.
+    """
+    sets = [x for x in results() if any(_has_few_sizes(y) for y in _names(x.methods))]
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for result in sets:
+        for method in filter(_has_few_sizes, _names(result.methods)):
+            for setting, label in result.of(method).items():
+                # As many heads as tasks are named alike in all sets.
+                setting = setting.replace(f"M={len(result.values)} ", "M=T ")
+                line = lines.setdefault((method, setting), {})
+                line[result.set] = _for_any_size(result, label)
+                line.setdefault("of fp16", f"{100 * result.methods[label]['share']:.0f} %")
+                line.setdefault("changed", f"{Cost.of(result, label).changed[0]:.1f} %")
+    if not lines:
+        return MISSING
+    columns = ["of fp16", "changed", *(x.set for x in sets)]
+    head = ["rival", "setting", "of fp16", "answers changed", *(f"`{x.set}`" for x in sets)]
+    return table(head, [[*x, *(cells.get(y, "") for y in columns)] for x, cells in lines.items()])
+
+
 def every_task() -> Table:
     """Return the factor of bytes of every task, with the word for a bound."""
     words = {0: "", 1: "at most", -1: "at least"}
@@ -191,14 +252,14 @@ def every_task() -> Table:
 
 
 def _ends() -> tuple[float, float] | None:
-    """Return the least and the largest factor of all sets, rivals and sizes, without prompts.
+    """Return the least and the largest factor of all whole sets, rivals and sizes, without prompts.
 
     Factors are those at the KL of each task. A size at which one is an upper bound has none; a
     lower bound counts as it is.
     """
     found = []
-    for result in (x for x in results() if not x.of(PROMPTED)):
-        for mine, rival in pairs(result.methods):
+    for result in (x for x in results() if x.is_whole):
+        for mine, rival in (x for x in pairs(result.methods) if x[0] == METHOD):
             for size, label in result.of(mine).items():
                 compared = Compared.of(result, label, rival)
                 each = compared.factors() if compared and size in _IN_SHORT else []
@@ -208,10 +269,10 @@ def _ends() -> tuple[float, float] | None:
 
 
 def in_short() -> str:
-    """Return a row for each set without prompts, at a tenth of the fp16 bytes."""
+    """Return a row for each whole set, at a tenth of the fp16 bytes."""
     lines = []
     for result, _, label, cost in costs_of(METHOD):
-        if result.methods[label]["setting"] != _IN_SHORT[0] or result.of(PROMPTED):
+        if result.methods[label]["setting"] != _IN_SHORT[0] or not result.is_whole:
             continue
         mine = result.scored(label).values
         lines.append(
@@ -235,5 +296,5 @@ def in_short() -> str:
     return f"{table(head, lines)}\n{wrapped(text)}"
 
 
-SECTIONS = {"equal kl": at_equal_kl, "evidence in short": in_short}
+SECTIONS = {"equal kl": at_equal_kl, "rivals": of_rivals, "evidence in short": in_short}
 TABLES = {"equal-kl-tasks.csv": every_task}

@@ -3,71 +3,57 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.common import QUALITY
 from benchmarks.pages import Table
-from benchmarks.quality.sets import set_of
-from benchmarks.reports.tables import table
+from benchmarks.reports.tables import MISSING, table
 
 __all__ = ["SECTIONS", "TABLES", "limits", "tasks"]
 
 Row = Mapping[str, Any]
 
 
-def _results() -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _results() -> Iterator[tuple[Mapping[str, Any], str, Sequence[Row]]]:
+    """Yield head, limit and rows of each limit of each set."""
     for path in sorted(QUALITY.glob("*.harm-kept.json")):
-        yield path.name, json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
+        for limit in dict.fromkeys(row["limit"] for row in result["rows"]):
+            yield result, limit, [row for row in result["rows"] if row["limit"] == limit]
 
 
 def limits() -> str:
-    """Return one row for each set and limit; of two merges to one limit, the smaller file."""
+    """Return one row for each set and limit."""
     lines = []
-    found: dict[tuple[str, str], tuple[Row, Row]] = {}
-    for _, result in _results():
-        for row in result["rows"]:
-            key = set_of(result["set"], result["adapters"]), row["limit"]
-            if key not in found or row["bytes"] < found[key][1]["bytes"]:
-                found[key] = result, row
-    for (name, _), (result, row) in found.items():
-        by_task: Mapping[str, Row] = row["by_task"]
-        worst = max(by_task, key=lambda name: by_task[name]["changed_pct"])
+    for result, limit, rows in _results():
+        worst = max(rows, key=lambda row: row["changed_pct"])
         lines.append(
             [
-                f"`{name}`",
-                row["limit"],
+                f"`{result['set']}`",
+                limit,
                 str(result["prompts"]),
-                f"{row['size_pct']:.1f} %",
-                f"{row['tasks_kept']} of {row['tasks']}",
-                str(row["tasks_broken_for_sure"]),
-                f"{row['changed_pct']:.2f} %",
-                f"{by_task[worst]['changed_pct']:.1f} % ({worst})",
+                f"{100 * rows[0]['share']:.1f} %",
+                f"{sum(row['kept'] for row in rows)} of {len(rows)}",
+                str(sum(row["surely_broken"] for row in rows)),
+                f"{sum(row['changed_pct'] for row in rows) / len(rows):.2f} %",
+                f"{worst['changed_pct']:.1f} % ({worst['adapter']})",
             ]
         )
-    for limit in sorted({row["limit"] for _, row in found.values()}):
-        of = [row for _, row in found.values() if row["limit"] == limit]
-        kept, count, broken = (
-            sum(row[key] for row in of) for key in ("tasks_kept", "tasks", "tasks_broken_for_sure")
-        )
-        lines.append(["all", limit, "", "", f"{kept} of {count}", str(broken), "", ""])
     heads = ["set", "limit", "prompts per task", "of fp16", "kept", "surely broken", "changed"]
-    return table([*heads, "worst task"], lines)
+    return table([*heads, "worst task"], lines) if lines else MISSING
 
 
 def tasks() -> Table:
     """Return one row for each task and limit."""
-    rows = []
-    for name, result in _results():
-        of = set_of(result["set"], result["adapters"])
-        for row in result["rows"]:
-            for task, found in sorted(row["by_task"].items()):
-                low, high = found["interval_pct"]
-                cells = [of, task, row["limit"], result["prompts"], row["bytes"]]
-                cells += [found["changed"], found["answers"], f"{low:.2f}", f"{high:.2f}"]
-                rows.append([*cells, name])
-    heads = ["set", "adapter", "limit", "prompts_at_most", "bytes", "changed", "answers"]
-    return [*heads, "low_pct", "high_pct", "result"], rows
+    lines = []
+    for result, limit, rows in _results():
+        for row in rows:
+            low, high = row["interval_pct"]
+            about = [result["set"], row["adapter"], limit, result["prompts"], row["bytes"]]
+            lines.append([*about, row["changed"], row["answers"], f"{low:.2f}", f"{high:.2f}"])
+    heads = ["set", "adapter", "limit", "prompts", "bytes", "changed", "answers"]
+    return [*heads, "low_pct", "high_pct"], lines
 
 
 SECTIONS = {"limits kept": limits}

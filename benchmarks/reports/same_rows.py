@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from benchmarks import pages
 from benchmarks.common import QUALITY
 from benchmarks.pages import Table
-from benchmarks.quality.sets import METHOD
+from benchmarks.quality.sets import METHOD, pinned
 from benchmarks.reports.axes import size_axis
 from benchmarks.reports.tables import MISSING, table
 from hydraopt.evaluate.metrics import metrics_of
@@ -26,6 +26,7 @@ __all__ = [
     "PROMPTED",
     "SECTIONS",
     "TABLES",
+    "Cost",
     "Result",
     "Values",
     "costs_of",
@@ -58,6 +59,11 @@ class Result:
     values: Mapping[str, Mapping[str, Values]]
     numbers: Mapping[str, Mapping[str, Values]]
     metrics: Mapping[str, str]
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether these are all adapters of a set, not a few of them."""
+        return self.set in pinned()
 
     def of(self, method: str) -> dict[str, str]:
         """Return the labels of a method's sizes, the largest first."""
@@ -223,13 +229,22 @@ def by_base() -> str:
                 f"{size_of(result.base)}, `{result.set}` ({counted(result, label)})",
                 f"{100 * result.methods[label]['share']:.1f} %"
                 + (" with prompts" if method == PROMPTED else ""),
+                f"{result.methods[label]['error']:.2f}",
                 "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*cost.drop),
                 f"{cost.most:+.1f} %",
                 "{:.1f} % [{:.1f}, {:.1f}]".format(*cost.changed),
                 f"{cost.kl[0]:.2g}",
             ]
         )
-    head = ["base, set (tasks)", "of fp16", "mean drop", "at most", "answers changed", "KL"]
+    head = [
+        "base, set (tasks)",
+        "of fp16",
+        "error",
+        "mean drop",
+        "at most",
+        "answers changed",
+        "KL",
+    ]
     return table(head, lines) if lines else MISSING
 
 
@@ -271,12 +286,12 @@ def every_size() -> Table:
 
 
 def draw() -> None:
-    """Draw changed answers and KL against size, a line for each set without prompts."""
+    """Draw changed answers and KL against size, a line for each whole set."""
     import matplotlib.pyplot as plt
 
     lines: dict[str, list[tuple[float, Cost]]] = {}
     for result, _, label, cost in costs_of(METHOD):
-        if not result.of(PROMPTED):
+        if result.is_whole:
             name = f"{size_of(result.base)}, {result.set}"
             lines.setdefault(name, []).append((100 * result.methods[label]["share"], cost))
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +46,12 @@ Tasks = Mapping[str, Modules]
 @dataclass(frozen=True)
 class Compressor:
     """method, setting: what tables call it. write: all tasks into an empty folder. read: one task
-    from the folder. same_as: label of another row whose factors are the same bit by bit, and need
-    no second score. tuned: options that were chosen on validation rows. of_package: whether the
-    whole package's code makes it, not the rivals' alone."""
+    from the folder."""
 
     method: str
     setting: str
     write: Callable[[Tasks, Path], None]
     read: Callable[[Path, str], Modules]
-    same_as: str | None = None
-    tuned: Mapping[str, float] = field(default_factory=dict)
-    of_package: bool = False
 
     @property
     def label(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,27 +51,21 @@ def combined(
     method: str,
     setting: str = "",
     name: str | None = None,
-    tuned: Mapping[str, float] | None = None,
     shuffled: bool = False,
     **options: Any,
 ) -> Compressor:
     """A method with these options; name: what tables call it, default the method.
 
     shuffled: tasks come in a random order, for a method that takes them one by one.
-    tuned: options that were chosen on validation rows; "weight" is that of every task in the sum,
-    the others are the method's.
     """
-    given = {**options, **(tuned or {})}
-    weight = given.pop("weight", None)
 
     def write(tasks: Tasks, folder: Path) -> None:
         adapters = [adapter_of(task, modules) for task, modules in tasks.items()]
         if shuffled:
             random.Random(0).shuffle(adapters)
-        weights = None if weight is None else dict.fromkeys(tasks, weight)
-        combine(adapters, folder / BUNDLE, METHODS.get(method, method), weights=weights, **given)
+        combine(adapters, folder / BUNDLE, METHODS.get(method, method), **options)
 
-    return Compressor(name or method, setting, write, read_bundle, tuned=tuned or {})
+    return Compressor(name or method, setting, write, read_bundle)
 
 
 def read_bundle(folder: Path, task: str) -> Modules:

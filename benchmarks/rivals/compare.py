@@ -53,7 +53,7 @@ def ours(adapters: Sequence[Adapter], size: str | None, look: Look | None = None
         merge(adapters, folder / BUNDLE, size=size, look=look)
 
     method = OURS if look is None else f"{OURS}, prompts"
-    return Compressor(method, size or "default", write, read_bundle, of_package=True)
+    return Compressor(method, size or "default", write, read_bundle)
 
 
 def measured(row: Compressor, tasks: Tasks, fp16: int, folder: Path) -> Row:

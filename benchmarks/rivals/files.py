@@ -67,7 +67,7 @@ def zip_files() -> Compressor:
         with zipfile.ZipFile(folder / "all.zip") as archive:
             return _modules(archive.read(f"{task}.safetensors"))
 
-    return Compressor("zip", "fp16", write, read, fp16_files().label)
+    return Compressor("zip", "fp16", write, read)
 
 
 def zstd_files() -> Compressor:
@@ -91,7 +91,7 @@ def zstd_files() -> Compressor:
             assert member is not None
             return _modules(member.read())
 
-    return Compressor("zstd", "fp16", write, read, fp16_files().label)
+    return Compressor("zstd", "fp16", write, read)
 
 
 def rows(scene: Scene) -> list[Compressor]:

@@ -9,7 +9,7 @@ from benchmarks.rivals.base import Compressor
 from benchmarks.rivals.bundles import combined
 from benchmarks.rivals.registry import Scene
 
-__all__ = ["head_counts", "head_map", "heads", "rows"]
+__all__ = ["head_counts", "heads", "rows"]
 
 
 def heads(count: int, rank: int, **options: Any) -> Compressor:
@@ -21,13 +21,6 @@ def heads(count: int, rank: int, **options: Any) -> Compressor:
 def head_counts(tasks: int) -> list[int]:
     """1, T/8, T/4 and T."""
     return sorted({1, max(tasks // 8, 1), max(tasks // 4, 1), tasks})
-
-
-def head_map(tasks: int, rank: int) -> list[Compressor]:
-    """HydraOpt over heads and ranks, from a quarter to four times the adapters' own."""
-    counts = sorted({*head_counts(tasks), max(tasks // 2, 1)})
-    ranks = sorted({max(rank // 4, 1), max(rank // 2, 1), rank, 2 * rank, 4 * rank})
-    return [heads(count, r) for count in counts for r in ranks]
 
 
 def rows(scene: Scene) -> list[Compressor]:

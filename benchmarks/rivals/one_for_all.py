@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.rivals.base import Compressor
@@ -20,17 +20,15 @@ _UNCUT = {"average", "task-arithmetic", "knots-ties", "core-ties", "tsv-m", "iso
 """These keep every part of a sum unless they are told to cut it."""
 
 
-def one_for_all(method: str, rank: int, tuned: Mapping[str, float] | None = None) -> Compressor:
-    """A method that makes one adapter of all, of about this rank, at its defaults or as tuned.
+def one_for_all(method: str, rank: int) -> Compressor:
+    """A method that makes one adapter of all, of about this rank, at its defaults.
 
     The result of some has the rank of all tasks together, as large as they are; it is cut to its
     best ``rank`` parts, which costs what these methods were not made for, and the setting says so.
     """
     cut: dict[str, Any] = {"rank": rank} if method in _UNCUT else {}
-    given = [f"{name} {value:g}" for name, value in (tuned or {}).items()]
-    setting = " ".join([*(["cut to rank", f"{rank}"] if cut else []), *given])
-    return combined(method, setting, tuned=tuned, **cut)
+    return combined(method, f"cut to rank {rank}" if cut else "", **cut)
 
 
 def rows(scene: Scene) -> list[Compressor]:
-    return [one_for_all(name, scene.rank, scene.tuned.get(name)) for name in ONE_FOR_ALL]
+    return [one_for_all(name, scene.rank) for name in ONE_FOR_ALL]

@@ -1,10 +1,9 @@
 """The rivals: a row here and a file beside it for each.
 
-A row says which functions its file has. ``rows``: ``rows(scene)``, compressors of the plan
-"rivals", in the order of the tables. ``package``: its module is also a script that runs inside the
-package's own environment, asked for factors at each of ``ks``. ``tools``: names under which it is
-timed; its file has ``tool(name)``. Files are imported when they are asked for, so that this one is
-light and also runs inside those environments.
+A row says which functions its file has. ``rows``: ``rows(scene)``, compressors in the order of the
+tables. ``tools``: names under which it is timed; its file has ``tool(name)``, which runs in the
+environment of its ``package`` if it has one. Files are imported when they are needed, so that this
+one is light and also runs inside those environments.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from benchmarks.rivals.tool import Tool
 
 __all__ = [
-    "PACKAGES",
     "RIVALS",
     "TOOLS",
     "Rival",
@@ -32,12 +30,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Scene:
-    """What rows are for: so many tasks of about this rank. tuned: by method, options in place of
-    its defaults."""
+    """What rows are for: so many tasks of about this rank."""
 
     tasks: int
     rank: int
-    tuned: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,8 +41,7 @@ class Rival:
     """name: of its file. what: it is, and where it is from.
 
     package: requirement of its environment. needs: what pip installs with it, beyond what is
-    borrowed. ks: sizes that the package is asked for. tools: by name, whether a task can be read
-    back from what a merge leaves.
+    borrowed. tools: by name, whether a task can be read back from what a merge leaves.
     """
 
     name: str
@@ -54,7 +49,6 @@ class Rival:
     rows: bool = False
     package: str | None = None
     needs: tuple[str, ...] = ()
-    ks: tuple[int, ...] = ()
     tools: Mapping[str, bool] = field(default_factory=dict)
 
     @property
@@ -78,14 +72,12 @@ RIVALS = (
         "lorashare",
         "the package lorashare",
         package="lorashare==0.1.3",
-        ks=(2, 4, 8, 16, 32, 64, 112),
         tools={"lorashare": True},
     ),
     Rival(
         "vlora",
         "the package vlora-dev",
         package="vlora-dev==1.0.0",
-        ks=(1, 2, 3, 4, 5, 6),
         tools={"vlora": True, "vlora fp32": True},
     ),
     Rival("peft_svd", "PEFT's svd merge", tools={"peft svd": False}),
@@ -98,8 +90,6 @@ RIVALS = (
     ),
 )
 _BY_NAME = {rival.name: rival for rival in RIVALS}
-PACKAGES = tuple(rival for rival in RIVALS if rival.package and rival.ks)
-"""Those that are asked for factors inside their environments."""
 TOOLS = {name: rival for rival in RIVALS for name in rival.tools}
 """Those that are timed, by the name of the tool."""
 
@@ -114,7 +104,7 @@ def requirements(name: str) -> list[str]:
 
 
 def rows_of(scene: Scene) -> list[Compressor]:
-    """All rows of the plan "rivals", in the order of the registry."""
+    """All rows, in the order of the registry."""
     return list(_rows(scene))
 
 

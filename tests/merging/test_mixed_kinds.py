@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.quality.harness.peft_adapters import CASES, make
+from benchmarks.quality.peft_adapters import CASES, make
 from hydraopt import merge, open_bundle, read_adapters, verify_bundle
 from hydraopt.errors import HydraoptError
 from hydraopt.export import export_task

@@ -21,13 +21,13 @@ from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.look import HarmJudge, Look, MeasuredHarm
 from hydraopt.sources import source_hash
 
-__all__ = ["POWER", "AnswerJudge"]
+__all__ = ["AnswerJudge"]
 
 _TRAINS: Final = (*MEASURES, "coding", "compress", "merging")
 """Packages whose code decides what a refit learns."""
 _DIGITS: Final = 12
 """Hexadecimal digits of an adapter's hash used as the seed of its generated texts: 48 bits."""
-POWER: Final = 0.5
+_POWER: Final = 0.5
 """Exponent of measured sensitivities. It is below 1 because they are measured at the adapter
 itself, and errors are not small enough for them to hold that far (docs/log.md)."""
 ROOM: Final = 1 << 29
@@ -47,7 +47,7 @@ class AnswerJudge(Answers, HarmJudge):
         return Look(judge, self.sensitivities, self.refit if self._refits else None)
 
     def sensitivities(self) -> dict[str, dict[str, float]]:
-        """Return each adapter's sensitivities by module path, tempered by :data:`POWER`.
+        """Return each adapter's sensitivities by module path, to the power of a half.
 
         Adapters in ``unseen`` are left out. A task with prompts is measured on the beginnings of
         its answers, another one on texts that the adapter generates; their random numbers depend
@@ -70,7 +70,7 @@ class AnswerJudge(Answers, HarmJudge):
                 count = most.sensitivity_texts
                 texts = self_written(model, tokenizer, factors, count, seed, name)
             seen = sensitivities(looks(model, texts, factors), factors)
-            tempered[name] = {path: value**POWER for path, value in seen.items()}
+            tempered[name] = {path: value**_POWER for path, value in seen.items()}
             self._progress("measuring sensitivities", number + 1, len(measured))
         return tempered
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import hydraopt
@@ -31,3 +32,19 @@ def test_the_hash_is_of_what_a_merge_writes(monkeypatch: pytest.MonkeyPatch) -> 
         hashes.append(common.bundle_hash())
     common.bundle_hash.cache_clear()
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_errors_along_the_own_parts_count_most() -> None:
+    rng = np.random.default_rng(0)
+    b, a = (
+        np.linalg.qr(rng.standard_normal((16, 4)))[0],
+        np.linalg.qr(rng.standard_normal((12, 4)))[0].T,
+    )
+    foreign = np.linalg.qr(np.concatenate([b, rng.standard_normal((16, 1))], 1))[0][:, 4:]
+    original = {"q": (b, a)}
+    half = {"q": (0.5 * b, a)}
+    beside = {"q": (np.concatenate([b, foreign], 1), np.concatenate([a, a[:1]]))}
+    # dW has four parts of energy 1. An error of energy 1 lies along them, or outside of the outputs.
+    assert growth._measured(original, half) == pytest.approx((0.5, 3 * 0.25))
+    assert growth._measured(original, beside) == pytest.approx((0.5, 0.25 / 4))
+    assert growth._measured(original, {}) == pytest.approx((1.0, 3.0))

@@ -34,16 +34,15 @@ def test_other_tasks_and_other_probes_stay() -> None:
     assert three["seconds"] == 7.5
 
 
-def test_a_result_of_something_else_is_not_gone_on_with() -> None:
-    limits = {"rows": 32}
-    before = {"adapters": {}, "bundles": {}, "limits": limits, "products": "float32"}
-    nothing = Compared({}, {})
-    _refuse_others("x.json", {}, nothing, limits, "float32")
-    _refuse_others("x.json", before, nothing, limits, "float32")
+def test_a_result_of_something_else_is_refused() -> None:
+    made = {"limits": {"rows": 32}, "products": "float32"}
+    before, nothing = {"adapters": {}, **made}, Compared({}, {})
+    _refuse_others("x.json", {}, nothing, made)
+    _refuse_others("x.json", before, nothing, made)
     with pytest.raises(SystemExit, match=r"x\.json"):
-        _refuse_others("x.json", before, nothing, limits, "bfloat16")
+        _refuse_others("x.json", before, nothing, {**made, "products": "bfloat16"})
     with pytest.raises(SystemExit, match="limits"):
-        _refuse_others("x.json", before, nothing, {"rows": 64}, "float32")
+        _refuse_others("x.json", before, nothing, {**made, "limits": {"rows": 64}})
 
 
 def test_a_result_keeps_counts_and_what_does_not_follow_from_them() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 
-from benchmarks.reports.equal_kl import Compared
+from benchmarks.reports import same_rows
+from benchmarks.reports.equal_kl import Compared, of_rivals
 from benchmarks.reports.same_rows import Result, picked
 
 SHARES = {"a": 0.1, "b": 0.05, "r1": 0.4, "r2": 0.2, "r3": 0.05}
@@ -64,6 +66,34 @@ def test_bounds_that_say_nothing_are_left_out() -> None:
     found = Compared.of(Result("set", "base", methods, low, {"x": {}}, {}), "a", "rival")
     assert found
     assert found.of_each_task() == "-"
+
+
+def test_a_rival_of_one_size_is_compared_at_its_own_kl(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(same_rows, "QUALITY", tmp_path)
+    few = {"r1": "M=2 r=8", "r3": "M=1 r=8"}
+    methods = {x: about for x, about in METHODS.items() if x in ("a", "b", *few)}
+    for label, setting in few.items():
+        methods[label] = {**methods[label], "method": "HydraOpt", "setting": setting}
+    rows = [
+        {"adapter": name, "metric": "exact match", "method": label, "values": values}
+        for name, scale in (("x", 1.0), ("y", 7.0))
+        for label, values in _stored(scale).items()
+        if label in methods or label == "original"
+    ]
+    result = {"base": "b-1m", "methods": methods, "rows": rows}
+    (tmp_path / "examples.equal-kl.json").write_text(json.dumps(result))
+    lines = [[x.strip() for x in line.split("|")[1:-1]] for line in of_rivals().splitlines()[2:]]
+    # r1 takes four times the bytes of hydraopt at its KL, which is beyond both sizes of hydraopt;
+    # as many heads as tasks are called T.
+    assert lines == [
+        ["HydraOpt", "M=T r=8", "40 %", "0.0 %", "at most 4.00"],
+        ["HydraOpt", "M=1 r=8", "5 %", "0.0 %", "at least 1.00"],
+    ]
+
+
+def _stored(scale: float) -> dict[str, list[list[float]]]:
+    made = {label: [[*row, 1.0] for row in x.tolist()] for label, x in task(scale).items()}
+    return {**made, "original": [[0.0, 0.0, 1.0]] * 6}
 
 
 def test_tasks_that_one_lacks_do_not_count() -> None:

@@ -84,14 +84,14 @@ def test_rows_of_the_table(folder: Path) -> None:
 
 
 def test_each_rival_meets_what_gets_as_much() -> None:
-    names = "hydraopt", "svd", "hydraopt, prompts", "svd, prompts"
+    names = "hydraopt", "coded svd", "hydraopt, prompts", "coded svd, prompts", "group"
     methods = {name: {"method": name} for name in names}
     assert pairs(methods) == [
-        ("hydraopt", "svd"),
+        ("hydraopt", "coded svd"),
         ("hydraopt, prompts", "hydraopt"),
-        ("hydraopt, prompts", "svd, prompts"),
+        ("hydraopt, prompts", "coded svd, prompts"),
     ]
-    assert pairs({name: methods[name] for name in names[:2]}) == [("hydraopt", "svd")]
+    assert pairs({name: methods[name] for name in names[:2]}) == [("hydraopt", "coded svd")]
 
 
 def test_a_picture_of_a_run_under_way(folder: Path, monkeypatch) -> None:

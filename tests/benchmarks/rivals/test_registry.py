@@ -12,7 +12,7 @@ import pytest
 from benchmarks.common import ROOT
 from benchmarks.rivals import registry
 from benchmarks.rivals.base import Compressor
-from benchmarks.rivals.registry import PACKAGES, RIVALS, TOOLS, Scene, requirements, rows_of
+from benchmarks.rivals.registry import RIVALS, TOOLS, Scene, requirements, rows_of
 
 FOLDER = ROOT / "benchmarks" / "rivals"
 SHARED = {
@@ -24,7 +24,6 @@ SHARED = {
     "environments",
     "inside",
     "numbers",
-    "packages",
     "registry",
     "stored",
     "taught",
@@ -45,7 +44,6 @@ def test_a_file_has_what_its_row_says(rival) -> None:
     with_module = importlib.import_module(rival.module)
     assert hasattr(with_module, "rows") == rival.rows
     assert hasattr(with_module, "tool") == bool(rival.tools)
-    assert hasattr(with_module, "main") == bool(rival.ks)
     assert rival.what
     if rival.rows:
         # Few tasks may leave nothing between one adapter and one for each.
@@ -56,22 +54,15 @@ def test_a_file_has_what_its_row_says(rival) -> None:
 
 
 def test_packages_are_pinned_and_others_have_none() -> None:
-    assert all(requirements(rival.name)[0].count("==") == 1 for rival in PACKAGES)
+    assert all(requirements(rival.name)[0].count("==") == 1 for rival in RIVALS if rival.package)
     with pytest.raises(ValueError, match="svd"):
         requirements("svd")
     assert {"lorashare", "vlora", "vlora fp32", "peft svd", "mergekit extract"} == set(TOOLS)
 
 
-def test_rows_take_what_was_tuned() -> None:
-    plain = {row.label for row in rows_of(Scene(4, 4))}
-    tuned = {row.label for row in rows_of(Scene(4, 4, {"ties": {"lam": 0.5}}))}
-    assert tuned - plain == {"ties_lam_0.5"}
-    assert plain - tuned == {"ties"}
-
-
 def test_what_runs_inside_an_environment_needs_no_hydraopt(tmp_path: Path) -> None:
     # There the package is installed and ours is not.
-    names = ["registry", "inside", "tool", *(rival.name for rival in PACKAGES)]
+    names = ["registry", "inside", "tool", "lorashare", "vlora"]
     code = "import sys; sys.modules['hydraopt'] = sys.modules['numba'] = None\n"
     code += "".join(f"import benchmarks.rivals.{name}\n" for name in names)
     code += "import benchmarks.speed.child_tool\n"

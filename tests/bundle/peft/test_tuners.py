@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 pytest.importorskip("peft")
 pytest.importorskip("transformers")
 
-from benchmarks.quality.harness.peft_adapters import CASES, Case, base_model, loaded_logits, make
+from benchmarks.quality.peft_adapters import CASES, Case, base_model, loaded_logits, make
 from hydraopt import merge, open_bundle
 from hydraopt.adapters import read_adapter
 from hydraopt.adapters.tuners import TUNERS, owner_of, tuner_named

@@ -1,1 +1,0 @@
-"""Parts of the runs of quality: building rows, running peers, scoring and tuning."""
