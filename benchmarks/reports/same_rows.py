@@ -285,6 +285,26 @@ def every_size() -> Table:
     return [*head, "changed_pct", "changed_low", "changed_high", "kl_mean", "kl_geometric"], rows
 
 
+def every_task() -> Table:
+    """Return score, changed answers and KL of each task of hydraopt's bundles."""
+    rows: list[list[object]] = []
+    for result, method, label, _ in costs_of(METHOD, PROMPTED):
+        mine = result.scored(label)
+        drops = mine.drops(label)
+        for task, by in mine.values.items():
+            total, (changed, kl) = _total(mine.metrics[task]), by[label].mean(axis=0)
+            scores = [total(mine.numbers[task][x]) for x in (ORIGINAL, label)]
+            rows.append(
+                [result.set, task, mine.metrics[task], len(by[label])]
+                + [method, mine.methods[label]["setting"]]
+                + [f"{x:.2f}" for x in scores]
+                + [f"{drops[task]:.2f}" if task in drops else ""]
+                + [f"{100 * changed:.2f}", f"{kl:.3g}"]
+            )
+    head = ["set", "task", "metric", "rows", "method", "setting", "original", "score"]
+    return [*head, "drop_pct", "changed_pct", "kl"], rows
+
+
 def draw() -> None:
     """Draw changed answers and KL against size, a line for each whole set."""
     import matplotlib.pyplot as plt
@@ -315,4 +335,4 @@ def draw() -> None:
 
 
 SECTIONS = {"by base": by_base}
-TABLES = {"same-rows.csv": every_size}
+TABLES = {"same-rows.csv": every_size, "tasks.csv": every_task}

@@ -44,7 +44,7 @@ def test_errors_along_the_own_parts_count_most() -> None:
     original = {"q": (b, a)}
     half = {"q": (0.5 * b, a)}
     beside = {"q": (np.concatenate([b, foreign], 1), np.concatenate([a, a[:1]]))}
-    # dW has four parts of energy 1. An error of energy 1 lies along them, or outside of the outputs.
+    # dW has energy 4. An error of energy 1 lies along its parts, or outside of its outputs.
     assert growth._measured(original, half) == pytest.approx((0.5, 3 * 0.25))
     assert growth._measured(original, beside) == pytest.approx((0.5, 0.25 / 4))
     assert growth._measured(original, {}) == pytest.approx((1.0, 3.0))

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import pages
 from benchmarks.reports import same_rows
 from benchmarks.reports.equal_kl import pairs
-from benchmarks.reports.same_rows import by_base, draw, every_size, results
+from benchmarks.reports.same_rows import by_base, draw, every_size, every_task, results
 
 
 def stored(folder: Path, name: str, wrong: int, rows: int = 40) -> None:
@@ -81,6 +81,18 @@ def test_rows_of_the_table(folder: Path) -> None:
     none = next(x for x in rows if x["set"] == "gemma3-5x8" and x["setting"] == "5%")
     assert none["drop_pct"] == none["changed_pct"] == "0.000"
     assert 3 < float(none["drop_at_most"]) < float(none["drop_high"]) < 5
+
+
+def test_a_row_for_each_task_of_ours(folder: Path) -> None:
+    stored(folder, "gemma3-5x8", wrong=8)
+    head, table = every_task()
+    rows = [dict(zip(head, row, strict=True)) for row in table]
+    told = [(x["task"], x["method"], x["setting"]) for x in rows]
+    both = [(x, "hydraopt", size) for size in ("5%", "2%") for x in ("x-en", "x-de")]
+    assert told == [*both, ("x-en", "hydraopt, prompts", "2%")]
+    worse = rows[told.index(("x-de", "hydraopt", "2%"))]
+    assert (worse["original"], worse["score"], worse["drop_pct"]) == ("100.00", "80.00", "20.00")
+    assert (worse["changed_pct"], worse["kl"], worse["rows"]) == ("20.00", "0.1", 40)
 
 
 def test_each_rival_meets_what_gets_as_much() -> None:
