@@ -43,6 +43,7 @@ TABLES = _EVIDENCE / "data"
 BLOCKS: Mapping[str, Path] = {
     "evidence in short": _README,
     "by base": _EVIDENCE / "index.md",
+    "noise": _EVIDENCE / "index.md",
     "few prompts": _EVIDENCE / "index.md",
     "limits kept": _EVIDENCE / "index.md",
     "default": _EVIDENCE / "index.md",

@@ -33,7 +33,7 @@ import numpy as np
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, begun, package_hash, provenance, save_json
 from benchmarks.quality.few_prompts import real_prompts
-from benchmarks.quality.sets import DEFAULT, inputs_of, original_adapters, recipe_of
+from benchmarks.quality.sets import DEFAULT, SIZES, inputs_of, original_adapters, recipe_of
 from benchmarks.rivals import registry
 from benchmarks.rivals.base import (
     Compressor,
@@ -62,7 +62,6 @@ from zoo.recipe import read_recipe
 
 __all__ = ["main", "row_values"]
 
-SIZES = (DEFAULT, "10%", "5%", "3%", "2%")
 _RIVALS = ("coded_svd",)
 _SAME = ("recipe", "base", "count", "code", "inputs")
 """What a result that is continued may not have changed."""

@@ -28,6 +28,7 @@ REPORTS = (
     "install",
     "kept",
     "kinds",
+    "noise",
     "people",
     "runtime",
     "same_rows",

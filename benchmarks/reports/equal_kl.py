@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from benchmarks.pages import Table
-from benchmarks.quality.sets import METHOD
+from benchmarks.quality.sets import METHOD, SIZES
 from benchmarks.reports.same_rows import (
     LEAST,
     PROMPTED,
@@ -195,7 +195,7 @@ def at_equal_kl() -> str:
         for mine, rival in pairs(result.methods):
             cells, means = dict[str, str](), dict[str, str]()
             for size, label in result.of(mine).items():
-                if compared := Compared.of(result, label, rival):
+                if size in SIZES and (compared := Compared.of(result, label, rival)):
                     cells[size], means[size] = compared.of_each_task(), compared.of_mean()
             sizes.update((x, None) for by in (cells, means) for x, y in by.items() if y != "-")
             named = f"{rival}, no prompts" if (mine, rival) == (PROMPTED, METHOD) else rival
@@ -240,7 +240,7 @@ def every_task() -> Table:
         for mine, rival in pairs(result.methods):
             for size, label in result.of(mine).items():
                 compared = Compared.of(result, label, rival)
-                if compared is None:
+                if compared is None or size not in SIZES:
                     continue
                 for task, (log, side) in zip(compared.kl, compared.factors(), strict=True):
                     if side < 0 and log < 0:  # a lower bound that says nothing

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from benchmarks import pages
 from benchmarks.common import QUALITY
 from benchmarks.pages import Table
-from benchmarks.quality.sets import METHOD, pinned
+from benchmarks.quality.sets import METHOD, SIZES, pinned
 from benchmarks.reports.axes import size_axis
 from benchmarks.reports.tables import MISSING, table
 from hydraopt.evaluate.metrics import metrics_of
@@ -224,6 +224,8 @@ def by_base() -> str:
     """Return a row for each set and size of hydraopt."""
     lines = []
     for result, method, label, cost in costs_of(METHOD, PROMPTED):
+        if result.methods[label]["setting"] not in SIZES:  # of another study
+            continue
         lines.append(
             [
                 f"{size_of(result.base)}, `{result.set}` ({counted(result, label)})",
