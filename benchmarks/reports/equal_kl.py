@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from benchmarks.quality.sets import METHOD, SIZES
 from benchmarks.reports.same_rows import (
     LEAST,
     PROMPTED,
+    Bounds,
     Cost,
     Result,
     Values,
@@ -61,6 +64,16 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return kept
 
 
+def _size_at(curve: Sequence[tuple[float, float]], kl: float) -> tuple[float, int]:
+    """Return the bytes at a KL, and the side of :class:`Factor`. curve: as of :func:`frontier`."""
+    (least, worst), (most, best) = curve[0], curve[-1]
+    if not best < kl < worst:
+        return (least, int(kl > worst)) if kl >= worst else (most, -int(kl < best))
+    (small, high), (large, low) = next(x for x in itertools.pairwise(curve) if kl >= x[1][1])
+    way = math.log(high / kl) / math.log(high / low)
+    return small * math.exp(way * math.log(large / small)), 0
+
+
 @dataclass(frozen=True)
 class Compared:
     """One size of a method and all sizes of another, on the tasks that all were measured on.
@@ -90,9 +103,21 @@ class Compared:
         """Number of rows of the task that has most."""
         return max(map(len, self.kl.values()))
 
+    @functools.cached_property
+    def _stacks(self) -> list[tuple[list[int], Values]]:
+        """The tasks of each number of rows: their places among all, and (tasks, rows, 1 + S)."""
+        by_rows: dict[int, list[int]] = {}
+        every = [*self.kl.values()]
+        for place, kl in enumerate(every):
+            by_rows.setdefault(len(kl), []).append(place)
+        return [(places, np.stack([every[x] for x in places])) for places in by_rows.values()]
+
     def means(self, drawn: Values | None = None) -> Values:
         """Return the mean KL of each task, (tasks, 1 + S). drawn: rows to take, as of picked."""
-        return np.stack([x[picked(drawn, len(x))].mean(axis=0) for x in self.kl.values()])
+        found = np.empty((len(self.kl), 1 + len(self.shares)))
+        for places, kl in self._stacks:
+            found[places] = kl[:, picked(drawn, kl.shape[1])].mean(axis=1)
+        return found
 
     def factor(self, means: Values) -> Factor:
         """Return the factor of a task, or of a mean over tasks, from its KL, (1 + S,).
@@ -100,12 +125,9 @@ class Compared:
         The other method's curve is log bytes over log KL through its sizes, linear between them;
         beyond its ends it stays at the bytes of the end.
         """
-        wanted, *theirs = (max(float(x), LEAST) for x in means)
-        curve = frontier([*zip(self.shares, theirs, strict=True)])[::-1]
-        sizes, kl = np.log(np.array(curve)).T
-        at = math.log(wanted)
-        log = float(np.interp(at, kl, sizes)) - math.log(self.share)
-        return Factor(log, int(at > kl[-1]) - int(at < kl[0]))
+        wanted, *theirs = (max(x, LEAST) for x in means.tolist())
+        size, side = _size_at(frontier([*zip(self.shares, theirs, strict=True)]), wanted)
+        return Factor(math.log(size / self.share), side)
 
     def factors(self, drawn: Values | None = None) -> list[Factor]:
         """Return the factor of each task."""
@@ -224,7 +246,7 @@ def of_rivals() -> str:
                 line = lines.setdefault((method, setting), {})
                 line[result.set] = _for_any_size(result, label)
                 line.setdefault("of fp16", f"{100 * result.methods[label]['share']:.0f} %")
-                line.setdefault("changed", f"{Cost.of(result, label).changed[0]:.1f} %")
+                line.setdefault("changed", f"{Cost.of(result, label).changed:.1f} %")
     if not lines:
         return MISSING
     columns = ["of fp16", "changed", *(x.set for x in sets)]
@@ -274,13 +296,13 @@ def in_short() -> str:
     for result, _, label, cost in costs_of(METHOD):
         if result.methods[label]["setting"] != _IN_SHORT[0] or not result.is_whole:
             continue
-        mine = result.scored(label).values
+        mine, bounds = result.scored(label).values, Bounds.of(result, label)
         lines.append(
             [
                 f"{size_of(result.base)}, `{result.set}`",
                 f"{counted(result, label)}, {sum(len(by[label]) for by in mine.values())}",
-                "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*cost.drop),
-                "{:.1f} % [{:.1f}, {:.1f}]".format(*cost.changed),
+                "{:+.1f} % [{:+.1f}, {:+.1f}]".format(cost.drop, *bounds.drop),
+                "{:.1f} % [{:.1f}, {:.1f}]".format(cost.changed, *bounds.changed),
             ]
         )
     if not lines:

@@ -161,22 +161,46 @@ def _result(name: str, text: str) -> Result:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a size costs, means over the tasks, with 95 % intervals of a bootstrap over rows.
+    """What a size costs, means over the tasks.
 
-    most: one-sided upper bound of the drop. kl: arithmetic and geometric mean. A bootstrap that saw
-    no answer change, or no row lose, has no upper end: the bound is then that of so many rows
-    without an event, 1 - a^(1/rows).
+    drop: in percent. changed: percent of the answers. kl: arithmetic and geometric mean. worst:
+    largest drop of a task, and the task.
     """
 
-    drop: tuple[float, float, float]
-    most: float
-    changed: tuple[float, float, float]
+    drop: float
+    changed: float
     kl: tuple[float, float]
     worst: tuple[float, str]
 
     @classmethod
-    @functools.cache
     def of(cls, result: Result, label: str) -> Cost:
+        mine = result.scored(label)
+        by_task = mine.drops(label)
+        changed, kl = np.array([by[label].mean(axis=0) for by in mine.values.values()]).T
+        worst = max(by_task, key=lambda name: by_task[name])
+        return cls(
+            float(np.mean([*by_task.values()])),
+            100 * float(np.mean(changed)),
+            (float(np.mean(kl)), float(np.exp(np.mean(np.log(np.maximum(kl, LEAST)))))),
+            (by_task[worst], worst),
+        )
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """95 % intervals of the mean drop and of the changed answers, of a bootstrap over rows.
+
+    most: one-sided upper bound of the drop. A bootstrap that saw no answer change, or no row lose,
+    has no upper end: the bound is then that of so many rows without an event, 1 - a^(1/rows).
+    """
+
+    drop: tuple[float, float]
+    most: float
+    changed: tuple[float, float]
+
+    @classmethod
+    @functools.cache
+    def of(cls, result: Result, label: str) -> Bounds:
         mine, old, new = result.scored(label), sampled(result, ORIGINAL), sampled(result, label)
         values = {name: by[label] for name, by in mine.values.items()}
         by_task = mine.drops(label)
@@ -186,24 +210,14 @@ class Cost:
             [x[picked(drawn, len(x)), 0].mean() for drawn in _drawn(result)]
             for x in values.values()
         ]
-        changes = 100 * np.mean(shares, axis=0)
-        kl = [max(float(x[:, 1].mean()), LEAST) for x in values.values()]
-        changed = 100 * float(np.mean([x[:, 0].mean() for x in values.values()]))
         low, high, most = np.quantile(drops, [0.025, 0.975, 0.95])
-        least, largest = np.quantile(changes, [0.025, 0.975])
-        if not changed:
+        least, largest = np.quantile(100 * np.mean(shares, axis=0), [0.025, 0.975])
+        if not any(x[:, 0].any() for x in values.values()):
             largest = _without_event(0.025, sum(map(len, values.values())))
         if not any(mine.loses(name, label) for name in by_task):
             scored = sum(len(values[name]) for name in by_task)
             high, most = (_without_event(x, scored) for x in (0.025, 0.05))
-        worst = max(by_task, key=lambda name: by_task[name])
-        return cls(
-            (float(np.mean([*by_task.values()])), float(low), float(high)),
-            float(most),
-            (changed, float(least), float(largest)),
-            (float(np.mean(kl)), float(np.exp(np.mean(np.log(kl))))),
-            (by_task[worst], worst),
-        )
+        return cls((float(low), float(high)), float(most), (float(least), float(largest)))
 
 
 def _without_event(chance: float, rows: int) -> float:
@@ -226,15 +240,16 @@ def by_base() -> str:
     for result, method, label, cost in costs_of(METHOD, PROMPTED):
         if result.methods[label]["setting"] not in SIZES:  # of another study
             continue
+        bounds = Bounds.of(result, label)
         lines.append(
             [
                 f"{size_of(result.base)}, `{result.set}` ({counted(result, label)})",
                 f"{100 * result.methods[label]['share']:.1f} %"
                 + (" with prompts" if method == PROMPTED else ""),
                 f"{result.methods[label]['error']:.2f}",
-                "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*cost.drop),
-                f"{cost.most:+.1f} %",
-                "{:.1f} % [{:.1f}, {:.1f}]".format(*cost.changed),
+                "{:+.1f} % [{:+.1f}, {:+.1f}]".format(cost.drop, *bounds.drop),
+                f"{bounds.most:+.1f} %",
+                "{:.1f} % [{:.1f}, {:.1f}]".format(cost.changed, *bounds.changed),
                 f"{cost.kl[0]:.2g}",
             ]
         )
@@ -269,17 +284,19 @@ def _millions(base: str) -> float:
 
 
 def every_size() -> Table:
-    """Return the costs of all methods and sizes."""
+    """Return the costs of all methods and sizes, with bounds for hydraopt's."""
     rows: list[list[object]] = []
     for result, method, label, cost in costs_of():
-        mine = result.scored(label).values
-        about = result.methods[label]
+        mine, about = result.scored(label).values, result.methods[label]
+        ends: list[object] = [""] * 5
+        if method in (METHOD, PROMPTED):
+            bounds = Bounds.of(result, label)
+            ends = [f"{x:.3f}" for x in (*bounds.drop, bounds.most, *bounds.changed)]
         rows.append(
             [result.set, result.base, len(mine), sum(len(x[label]) for x in mine.values())]
             + [method, about["setting"], about["bytes"]]
-            + [f"{100 * about['share']:.2f}", f"{about['error']:.4f}"]
-            + [f"{x:.3f}" for x in (*cost.drop, cost.most, cost.worst[0])]
-            + [cost.worst[1], *(f"{x:.3f}" for x in cost.changed)]
+            + [f"{100 * about['share']:.2f}", f"{about['error']:.4f}", f"{cost.drop:.3f}"]
+            + [*ends[:3], f"{cost.worst[0]:.3f}", cost.worst[1], f"{cost.changed:.3f}", *ends[3:]]
             + [f"{x:.3g}" for x in cost.kl]
         )
     head = ["set", "base", "tasks", "rows", "method", "setting", "bytes", "of_fp16_pct", "error"]
@@ -311,17 +328,18 @@ def draw() -> None:
     """Draw changed answers and KL against size, a line for each whole set."""
     import matplotlib.pyplot as plt
 
-    lines: dict[str, list[tuple[float, Cost]]] = {}
+    lines: dict[str, list[tuple[float, Cost, Bounds]]] = {}
     for result, _, label, cost in costs_of(METHOD):
         if result.is_whole:
             name = f"{size_of(result.base)}, {result.set}"
-            lines.setdefault(name, []).append((100 * result.methods[label]["share"], cost))
+            share = 100 * result.methods[label]["share"]
+            lines.setdefault(name, []).append((share, cost, Bounds.of(result, label)))
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))
     for number, (name, points) in enumerate(lines.items()):
-        shares, costs = zip(*points, strict=True)
+        shares, costs, bounds = zip(*points, strict=True)
         style = {"color": f"C{number}", "marker": "o", "markersize": 4, "label": name}
-        axes[0].plot(shares, [x.changed[0] for x in costs], **style)
-        low, high = ([x.changed[i] for x in costs] for i in (1, 2))
+        axes[0].plot(shares, [x.changed for x in costs], **style)
+        low, high = ([x.changed[i] for x in bounds] for i in (0, 1))
         axes[0].fill_between(shares, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
         axes[1].plot(shares, [x.kl[0] for x in costs], **style)
     names = "answers changed, %", "KL to the originals, nats an answer"
