@@ -37,6 +37,8 @@ _IN_SHORT: Final = ("10%", "5%", "3%", "2%")
 """Sizes of README.md's note; its table is of the first."""
 _MANY_SIZES: Final = (METHOD, "coded svd")
 """Start of the names of methods that have a curve of their own."""
+_MOST: Final = 50.0
+"""Percent of changed answers from which a row is not in a table; same-rows.csv has it."""
 _WITH_PROMPTS: Final = ", prompts"
 """Ends the name of a method that was trained on prompts."""
 
@@ -234,7 +236,8 @@ def at_equal_kl() -> str:
 def of_rivals() -> str:
     """Return for each size of the other rivals its bytes over hydraopt's at its KL, by set.
 
-    Its share of the fp16 bytes and its changed answers are those of the first set that has it.
+    Its share of the fp16 bytes and its changed answers are those of the first set that has it. Rows
+    that change most answers there are left out.
     """
     sets = [x for x in results() if any(_has_few_sizes(y) for y in _names(x.methods))]
     lines: dict[tuple[str, str], dict[str, str]] = {}
@@ -247,6 +250,7 @@ def of_rivals() -> str:
                 line[result.set] = _for_any_size(result, label)
                 line.setdefault("of fp16", f"{100 * result.methods[label]['share']:.0f} %")
                 line.setdefault("changed", f"{Cost.of(result, label).changed:.1f} %")
+    lines = {x: line for x, line in lines.items() if float(line["changed"].split()[0]) < _MOST}
     if not lines:
         return MISSING
     columns = ["of fp16", "changed", *(x.set for x in sets)]
