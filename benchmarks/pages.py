@@ -51,6 +51,7 @@ BLOCKS: Mapping[str, Path] = {
     "growth": _EVIDENCE / "index.md",
     "equal kl": _EVIDENCE / "rivals.md",
     "rivals": _EVIDENCE / "rivals.md",
+    "rivals in a picture": _EVIDENCE / "rivals.md",
     "install": _EVIDENCE / "speed.md",
     "speed": _EVIDENCE / "speed.md",
     "runtime": _EVIDENCE / "speed.md",

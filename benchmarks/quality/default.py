@@ -15,7 +15,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, bundle_hash, provenance, save_json
 from benchmarks.quality.real import places
 from benchmarks.quality.redundant import checkpoints, near_copies
-from benchmarks.quality.sets import original_adapters, pinned
+from benchmarks.quality.sets import inputs_of, original_adapters, pinned
 from hydraopt.adapters import Adapter, read_adapter
 from hydraopt.collection.opening import verify_bundle
 from hydraopt.errors import HydraoptError
@@ -58,9 +58,15 @@ def _one_merge(adapters: Sequence[Adapter], path: Path, **limit: Any) -> Row:
     }
 
 
-def _compared(name: str, kind: str, adapters: Sequence[Adapter]) -> Row:
-    """Return a set merged without a limit and to the size beside it."""
+def _compared(name: str, kind: str, adapters: Sequence[Adapter], known: Mapping[str, Row]) -> Row:
+    """Return a set merged without a limit and to the size beside it.
+
+    known: rows of an earlier run, by name; one of the same adapters is returned.
+    """
     row: Row = {"name": name, "kind": kind, "adapters": len(adapters)}
+    row["inputs"] = inputs_of(adapters)
+    if (before := known.get(name)) and before.get("inputs") == row["inputs"]:
+        return before
     row["fp16_bytes"] = 2 * sum(adapter.numbers for adapter in adapters)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.hydra.safetensors"
@@ -130,12 +136,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, kind, made in (*_sets(), *(_others(args.adapters) if args.adapters else ())):
         with tempfile.TemporaryDirectory() as folder:
             try:
-                row = known.pop(name, None) or _compared(name, kind, made(Path(folder)))
+                row = _compared(name, kind, made(Path(folder)), known)
             except HydraoptError as error:
                 # Paths of the run are no part of a result.
                 said = str(error).replace(str(args.adapters), "").partition(" [file")[0]
                 row = {"name": name, "kind": kind, "refused": said}
         merges.append(row)
         print(row, flush=True)
-        save_json(args.out, result | {"merges": [*merges, *known.values()]})
-    save_json(args.out, result | {"merges": [*merges, *known.values()]})
+        save_json(args.out, result | {"merges": merges})

@@ -32,10 +32,11 @@ import numpy as np
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, begun, package_hash, provenance, save_json
-from benchmarks.quality.few_prompts import real_prompts
-from benchmarks.quality.sets import DEFAULT, SIZES, inputs_of, original_adapters, recipe_of
+from benchmarks.quality.few_prompts import prompts_hash, real_prompts
+from benchmarks.quality.sets import SIZES, inputs_of, original_adapters, recipe_of
 from benchmarks.rivals import registry
 from benchmarks.rivals.base import (
+    DEFAULT,
     Compressor,
     Modules,
     ReadBack,
@@ -55,7 +56,7 @@ from hydraopt.evaluate.compare import ORIGINAL
 from hydraopt.evaluate.metrics import metrics_of
 from hydraopt.evaluate.run import most_tokens
 from hydraopt.evaluate.taskfile import TaskFile, named_task, read_task_file
-from hydraopt.harm.drift import Drift, drift_of, reference_of
+from hydraopt.harm.drift import Drift, Reference, drift_of, reference_of
 from hydraopt.harm.judge import AnswerJudge
 from zoo.bases import base_folder
 from zoo.recipe import read_recipe
@@ -74,11 +75,11 @@ def row_values(drift: Drift) -> list[list[float]]:
     return [[int(i in changed), float(f"{x:.4g}")] for i, x in enumerate(kl)]
 
 
-def packed(rows: Sequence[Compressor], tasks: Tasks, place: Path) -> dict[str, ReadBack]:
+def packed(rows: Sequence[Compressor], tasks: Tasks, parent: Path) -> dict[str, ReadBack]:
     """Write all adapters by each method; what is there from an earlier call stays."""
     found = {}
     for row in rows:
-        folder = place / row.label
+        folder = parent / row.label
         if not (folder / "done").is_file():
             shutil.rmtree(folder, ignore_errors=True)  # of a call that was interrupted
             pack(row, tasks, folder)
@@ -123,6 +124,17 @@ class Scene:
         said = generate(model, tokenizer, asked, sets, most, WRITE_TOKENS, ends)
         return [Encoded(x.prompt, answer) for x, answer in zip(asked, said, strict=True)]
 
+    def own_answers(self, adapter: Adapter, file: TaskFile) -> list[Encoded]:
+        """Return the prompts of rows with the adapter's greedy answers."""
+        asked, most = self.asked(file)
+        original = {path: x.factors() for path, x in adapter.modules.items()}
+        return self.written(asked, [original] * len(asked), most)
+
+    def reference(self, adapter: Adapter, said: Sequence[Encoded]) -> Reference:
+        """Return what factors are compared with on these answers of the adapter."""
+        original = {path: x.factors() for path, x in adapter.modules.items()}
+        return reference_of(self.loaded[0], said, original)
+
     def numbers_of(self, file: TaskFile, said: Sequence[Encoded]) -> list[list[float]]:
         """Return the numbers of the task's metric for these answers."""
         metric, tokenizer = metrics_of(file.metric)[0], self.loaded[1]
@@ -135,11 +147,9 @@ def measured(
     adapter: Adapter, methods: Mapping[str, ReadBack], scene: Scene
 ) -> dict[str, list[list[float]]]:
     """Return the values of each row of an adapter, by method and of the original."""
-    model, original = scene.loaded[0], {path: x.factors() for path, x in adapter.modules.items()}
-    file = scene.rows_of(adapter)
-    asked, most = scene.asked(file)
-    said = scene.written(asked, [original] * len(asked), most)
-    reference = reference_of(model, said, original)
+    model, file = scene.loaded[0], scene.rows_of(adapter)
+    (asked, most), said = scene.asked(file), scene.own_answers(adapter, file)
+    reference = scene.reference(adapter, said)
     factors = {label: read[adapter.name] for label, read in methods.items()}
     values = {}
     for label, x in factors.items():
@@ -158,11 +168,14 @@ def measured(
 
 
 def with_prompts(
-    adapters: Sequence[Adapter], args: argparse.Namespace, base: str, loaded: tuple[Any, Any]
+    adapters: Sequence[Adapter],
+    prompts: Mapping[str, Sequence[str]],
+    args: argparse.Namespace,
+    base: str,
+    loaded: tuple[Any, Any],
 ) -> list[Compressor]:
-    """Return the rows of the methods that learn from prompts."""
+    """Return the rows of the methods that learn from prompts, given by adapter."""
     by_name = {x.name: x for x in adapters}
-    prompts = {name: real_prompts(x, args.tasks, args.prompts) for name, x in by_name.items()}
     judge = AnswerJudge(base, adapters, prompts, refits=True, loaded=loaded)
 
     def teach(task: str, start: Modules, rounded: Round) -> Modules:
@@ -237,11 +250,11 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def methods_of(
-    args: argparse.Namespace, adapters: Sequence[Adapter], base: str, place: str, loaded: Any
+    args: argparse.Namespace, adapters: Sequence[Adapter], base: str, prefix: str, loaded: Any
 ) -> tuple[dict[str, ReadBack], dict[str, Any]]:
     """Return the methods by label, and what the result says of each.
 
-    place: first part of the names of the folders that they are written to.
+    prefix: first part of the names of the folders that they are written to.
     """
     rank = max(m.r for x in adapters for m in x.modules.values())
     rows = [ours(adapters, None if size == DEFAULT else size) for size in args.sizes]
@@ -249,13 +262,14 @@ def methods_of(
         theirs = importlib.import_module(f"benchmarks.rivals.{rival}")
         found = theirs.rows(registry.Scene(len(adapters), rank))
         rows += [x for x in found if any(text in x.label for text in args.labels)]
-    learnt = with_prompts(adapters, args, base, loaded) if args.prompts else []
+    prompts = {x.name: real_prompts(x, args.tasks, args.prompts) for x in adapters}
+    learnt = with_prompts(adapters, prompts, args, base, loaded) if args.prompts else []
     tasks, fp16 = tasks_of(adapters), 2 * sum(x.numbers for x in adapters)
     methods, about = dict[str, ReadBack](), dict[str, Any]()
-    for prompts, some in ((0, rows), (args.prompts, learnt)):
-        read = packed(some, tasks, ROOT / "build" / "equal-kl" / f"{place}-{prompts}")
+    for count, asked, some in ((0, "0", rows), (args.prompts, prompts_hash(prompts), learnt)):
+        read = packed(some, tasks, ROOT / "build" / "equal-kl" / f"{prefix}-{asked}")
         methods |= read
-        about |= {x.label: noted(x, read[x.label], tasks, fp16, prompts) for x in some}
+        about |= {x.label: noted(x, read[x.label], tasks, fp16, count) for x in some}
     return methods, about
 
 

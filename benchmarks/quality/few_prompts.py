@@ -13,6 +13,7 @@ Writes benchmarks/results/quality/SET.few-prompts.json.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ from hydraopt.merging.merge import merge
 from zoo.bases import base_folder
 from zoo.recipe import read_recipe
 
-__all__ = ["gains", "main"]
+__all__ = ["gains", "main", "prompts_hash", "real_prompts"]
 
 Result = dict[str, Any]
 _DRAWS: Final = 10_000
@@ -47,6 +48,11 @@ def real_prompts(adapter: Adapter, tasks: Path, count: int) -> Sequence[str]:
     files = [read_task_file(tasks, name, language, split) for split in ("validation", "train")]
     fresh, trained = ([prompt_text(x.instruction, row.input) for row in x.rows] for x in files)
     return list(dict.fromkeys([*fresh[:64], *trained]))[:count]
+
+
+def prompts_hash(prompts: Mapping[str, Sequence[str]]) -> str:
+    """Return a hash of the prompts of some tasks."""
+    return hashlib.sha256(json.dumps(prompts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def merged(adapter: Adapter, count: int, args: argparse.Namespace) -> tuple[Any, Result]:

@@ -17,26 +17,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, begun, package_hash, provenance, save_json
-from benchmarks.quality.equal_kl import Scene, row_values
-from benchmarks.quality.few_prompts import real_prompts
+from benchmarks.quality.equal_kl import Scene, packed
+from benchmarks.quality.few_prompts import prompts_hash, real_prompts
 from benchmarks.quality.sets import inputs_of, original_adapters, recipe_of
+from benchmarks.rivals.base import METHOD, Compressor, ReadBack, Tasks, tasks_of
+from benchmarks.rivals.bundles import BUNDLE, read_bundle
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.model import load_model
-from hydraopt.bundle.reader import Bundle
-from hydraopt.collection.opening import open_bundle
-from hydraopt.harm.drift import drift_of, reference_of
+from hydraopt.harm.drift import drift_of
 from hydraopt.harm.judge import AnswerJudge
+from hydraopt.merging.look import Look
 from hydraopt.merging.merge import merge
 from zoo.bases import base_folder
 from zoo.recipe import read_recipe
 
 __all__ = ["interval", "kept", "main"]
 
-_SAME = ("count", "prompts", "code", "inputs")
+_SAME = ("count", "asked", "code", "inputs")
 """What a result that is continued may not have changed."""
 
 
@@ -61,22 +60,25 @@ def kept(changed: int, answers: int, limit: float) -> dict[str, Any]:
     }
 
 
-def rows_of(
-    adapter: Adapter, bundles: Mapping[str, tuple[Bundle, Mapping[str, Any]]], scene: Scene
-) -> list[dict[str, Any]]:
-    """Return a row for each limit. bundles: by limit, with what is said of the merge."""
-    model, original = scene.loaded[0], {path: x.factors() for path, x in adapter.modules.items()}
-    asked, most = scene.asked(scene.rows_of(adapter))
-    said = scene.written(asked, [original] * len(asked), most)
-    reference, rows = reference_of(model, said, original), []
-    for limit, (bundle, about) in bundles.items():
-        factors = bundle[adapter.name].factors()
-        given = {path: (x.B.astype("f4"), x.A.astype("f4")) for path, x in factors.items()}
-        values = np.array(row_values(drift_of(model, reference, given)))
-        told = kept(int(values[:, 0].sum()), len(values), float(limit.rstrip("%")) / 100)
-        rows.append({"adapter": adapter.name, "limit": limit, **about, **told})
-        print(adapter.name, limit, told, flush=True)
-    return rows
+def limited(adapters: Sequence[Adapter], limit: str, look: Look) -> Compressor:
+    """Return hydraopt's bundle of the adapters with a limit on harm, as a row beside the rivals."""
+
+    def write(_: Tasks, folder: Path) -> None:
+        merge(adapters, folder / BUNDLE, harm=limit, look=look)
+
+    return Compressor(METHOD, f"harm {limit}", write, read_bundle)
+
+
+def counts(
+    adapter: Adapter, methods: Mapping[str, ReadBack], scene: Scene
+) -> dict[str, tuple[int, int]]:
+    """Return by method how many answers change, and of how many."""
+    said = scene.own_answers(adapter, scene.rows_of(adapter))
+    reference, found = scene.reference(adapter, said), dict[str, tuple[int, int]]()
+    for label, read in methods.items():
+        drift = drift_of(scene.loaded[0], reference, read[adapter.name])
+        found[label] = drift.changed, len(said)
+    return found
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -97,29 +99,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: measure what the result file lacks."""
     args = _arguments(arguments)
     recipe, adapters = read_recipe(recipe_of(args.set)), original_adapters(args.set)
-    code, inputs = package_hash(), inputs_of(adapters)
+    prompts = {x.name: real_prompts(x, args.tasks, args.prompts) for x in adapters}
+    code, inputs, asked = package_hash(), inputs_of(adapters), prompts_hash(prompts)
     head = provenance(f"{args.set}: is a limit on harm kept on new rows", seed=0)
     head |= {"set": args.set, "count": args.rows, "prompts": args.prompts}
-    head |= {"code": code, "inputs": inputs}
+    head |= {"code": code, "inputs": inputs, "asked": asked}
     file = args.output / f"{args.set}.harm-kept.json"
     begun(file, head, _SAME)
     base = str(base_folder(recipe.base))
     scene = Scene(args.tasks, args.rows, load_model(base))
-    prompts = {x.name: real_prompts(x, args.tasks, args.prompts) for x in adapters}
-    judge = AnswerJudge(base, adapters, prompts, loaded=scene.loaded)
-    place, bundles = ROOT / "build" / "harm-kept" / f"{args.set}-{code}-{inputs}", {}
-    place.mkdir(parents=True, exist_ok=True)
-    for limit in args.limits:
-        path = place / f"{limit.replace('%', 'pct')}-{args.prompts}.hydra.safetensors"
-        if not path.is_file():
-            merge(adapters, path, harm=limit, look=judge.look)
-        size = path.stat().st_size
-        share = size / (2 * sum(x.numbers for x in adapters))
-        bundles[limit] = open_bundle(path), {"bytes": size, "share": round(share, 6)}
+    look = AnswerJudge(base, adapters, prompts, loaded=scene.loaded).look
+    rows = {limit: limited(adapters, limit, look) for limit in args.limits}
+    parent = ROOT / "build" / "harm-kept" / f"{args.set}-{code}-{inputs}-{asked}"
+    methods = packed([*rows.values()], tasks_of(adapters), parent)
+    fp16 = 2 * sum(x.numbers for x in adapters)
     for adapter in adapters:
-        rows = begun(file, head, _SAME)
-        done = {x["limit"] for x in rows if x["adapter"] == adapter.name}
-        todo = {limit: x for limit, x in bundles.items() if limit not in done}
-        if todo:
-            rows += rows_of(adapter, todo, scene)
-            save_json(file, {**head, "rows": rows}, "rows")
+        of, done = scene.rows_of(adapter).sha256, begun(file, head, _SAME)
+        mine = [x for x in done if x["adapter"] == adapter.name]
+        if any(x["of"] != of for x in mine):
+            raise SystemExit(f"{file.name} has other rows of {adapter.name}; remove it first")
+        todo = {x: rows[x].label for x in args.limits if x not in {y["limit"] for y in mine}}
+        if not todo:
+            continue
+        found = counts(adapter, {label: methods[label] for label in todo.values()}, scene)
+        for limit, label in todo.items():
+            size = methods[label].bytes
+            row = {"adapter": adapter.name, "limit": limit, "of": of, "bytes": size}
+            row |= {"share": round(size / fp16, 6)}
+            done.append({**row, **kept(*found[label], float(limit.rstrip("%")) / 100)})
+            print(done[-1], flush=True)
+        save_json(file, {**head, "rows": done}, "rows")

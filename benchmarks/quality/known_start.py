@@ -24,7 +24,8 @@ from typing import Any
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
-from benchmarks.quality.sets import DEFAULT, original_adapters, recipe_of
+from benchmarks.quality.sets import original_adapters, recipe_of
+from benchmarks.rivals.base import DEFAULT
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.start import traced
 from hydraopt.basemodel.model import load_model

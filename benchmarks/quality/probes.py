@@ -2,10 +2,10 @@
 
     python -m benchmarks.quality probes SET --tasks TASKS --data PROBES... [--items 32]
 
-The base, the original adapters, bundles of 10, 5 and 2 %, and HydraOpt as published at about the
-bytes of the 5 % bundle answer the same. PROBES are files and folders in the format of
-docs/reference/evaluation.md; probe_sets makes them. Saved after every task, beside what the file
-tells of others; a second call goes on where the first stopped.
+The base, the original adapters, bundles of 10, 5 and 2 %, and HydraOpt as published with four
+heads, about the bytes of the 5 % bundle of forty tasks, answer the same. PROBES are files and
+folders in the format of docs/reference/evaluation.md; probe_sets makes them. Saved after every
+task, beside the other tasks in the file; a second call continues.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["main"]
 Result = Mapping[str, Any]
 SIZES = ("10%", "5%", "2%")
 HEADS, RANK = 4, 8
-"""Of the paper's method: 5.2 % of fp16 for forty tasks, the nearest to 5 %."""
+"""Of the paper's method: 5.2 % of fp16 for the forty tasks, the nearest to 5 %."""
 
 
 def made(
@@ -108,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "command": origin["command"],
         "hardware": origin["hardware"],
         "made": notes,
+        "code": package_hash("benchmarks/rivals"),
     }
     request = EvaluationRequest(
         str(base_folder(read_recipe(recipe_of(args.set)).base)),
@@ -118,12 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         only=[x for x in names if any(fnmatchcase(x, y) for y in args.probed)],
         probes=args.data,
     )
-    limits = {"rows": request.rows, "tokens": request.tokens}
+    same: dict[str, Any] = {"limits": {"rows": request.rows, "tokens": request.tokens}}
+    same |= {"products": args.products, "made": notes, "code": package_hash("benchmarks/rivals")}
     out = QUALITY / f"{args.set}.probes.json"
     before = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-    _refuse_others(
-        out.name, before, compared, {"limits": limits, "products": args.products, "made": notes}
-    )
+    _refuse_others(out.name, before, compared, same)
 
     def keep(evaluation: Evaluation) -> None:
         nonlocal before
@@ -164,5 +164,5 @@ def _refuse_others(name: str, before: Result, compared: Compared, made: Result) 
     """Raise SystemExit if a result that is continued is of something else."""
     adapters = {x: adapter.content_hash() for x, adapter in compared.adapters.items()}
     for what, value in {"adapters": adapters, **made}.items():
-        if before and before[what] != value:
+        if before and before.get(what) != value:
             raise SystemExit(f"{name} is of other {what}; remove it first")

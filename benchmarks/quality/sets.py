@@ -13,17 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.common import ROOT
+from benchmarks.rivals.base import DEFAULT
 from hydraopt.adapters import Adapter, read_adapters
 from zoo.recipe import read_recipe
 
-__all__ = ["DEFAULT", "METHOD", "SIZES", "inputs_of", "original_adapters", "pinned", "recipe_of"]
+__all__ = ["SIZES", "inputs_of", "original_adapters", "pinned", "recipe_of"]
 
-DEFAULT = "default"
-"""Name of a merge without a limit."""
 SIZES = (DEFAULT, "10%", "5%", "3%", "2%")
 """Sizes of hydraopt in tables."""
-METHOD = "hydraopt"
-"""Name of ours in tables; the paper's method is "HydraOpt" there."""
 
 
 @functools.cache

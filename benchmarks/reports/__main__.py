@@ -30,6 +30,7 @@ REPORTS = (
     "kinds",
     "noise",
     "people",
+    "rivals",
     "runtime",
     "same_rows",
     "scaling",

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["SIZES", "size_axis"]
-
-SIZES = (0.5, 1, 2, 5, 10, 20, 50, 100)
+__all__ = ["size_axis"]
 
 
-def size_axis(axis: Any, ticks: Sequence[float] = SIZES) -> None:
-    """Percent of the fp16 bytes along x: logarithmic, the ticks alone named."""
+def size_axis(axis: Any, ticks: Sequence[float]) -> None:
+    """Put percent of the fp16 bytes along x: logarithmic, the ticks alone named."""
     axis.set_xscale("log")
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set_xticks([], minor=True)

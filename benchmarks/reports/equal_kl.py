@@ -12,12 +12,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from benchmarks.pages import Table
-from benchmarks.quality.sets import METHOD, SIZES
+from benchmarks.quality.sets import pinned
 from benchmarks.reports.same_rows import (
     LEAST,
     PROMPTED,
     Bounds,
-    Cost,
     Result,
     Values,
     costs_of,
@@ -27,6 +26,7 @@ from benchmarks.reports.same_rows import (
     size_of,
 )
 from benchmarks.reports.tables import MISSING, table, wrapped
+from benchmarks.rivals.base import METHOD, WITH_PROMPTS
 
 __all__ = ["SECTIONS", "TABLES", "Compared", "Factor", "pairs"]
 
@@ -39,8 +39,6 @@ _MANY_SIZES: Final = (METHOD, "coded svd")
 """Start of the names of methods that have a curve of their own."""
 _MOST: Final = 50.0
 """Percent of changed answers from which a row is not in a table; same-rows.csv has it."""
-_WITH_PROMPTS: Final = ", prompts"
-"""Ends the name of a method that was trained on prompts."""
 
 
 class Factor(NamedTuple):
@@ -206,7 +204,7 @@ def pairs(methods: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
     :func:`of_rivals`.
     """
     names = [x for x in _names(methods) if not _has_few_sizes(x)]
-    learn = [x for x in names if x.endswith(_WITH_PROMPTS)]
+    learn = [x for x in names if x.endswith(WITH_PROMPTS)]
     free = [(METHOD, x) for x in names if x not in (METHOD, *learn)]
     rivals = [METHOD, *(x for x in learn if x != PROMPTED)]
     return [*free, *((PROMPTED, x) for x in rivals if PROMPTED in learn)]
@@ -219,7 +217,7 @@ def at_equal_kl() -> str:
         for mine, rival in pairs(result.methods):
             cells, means = dict[str, str](), dict[str, str]()
             for size, label in result.of(mine).items():
-                if size in SIZES and (compared := Compared.of(result, label, rival)):
+                if compared := Compared.of(result, label, rival):
                     cells[size], means[size] = compared.of_each_task(), compared.of_mean()
             sizes.update((x, None) for by in (cells, means) for x, y in by.items() if y != "-")
             named = f"{rival}, no prompts" if (mine, rival) == (PROMPTED, METHOD) else rival
@@ -239,23 +237,24 @@ def of_rivals() -> str:
     Its share of the fp16 bytes and its changed answers are those of the first set that has it. Rows
     that change most answers there are left out.
     """
-    sets = [x for x in results() if any(_has_few_sizes(y) for y in _names(x.methods))]
     lines: dict[tuple[str, str], dict[str, str]] = {}
-    for result in sets:
-        for method in filter(_has_few_sizes, _names(result.methods)):
-            for setting, label in result.of(method).items():
-                # As many heads as tasks are named alike in all sets.
-                setting = setting.replace(f"M={len(result.values)} ", "M=T ")
-                line = lines.setdefault((method, setting), {})
-                line[result.set] = _for_any_size(result, label)
-                line.setdefault("of fp16", f"{100 * result.methods[label]['share']:.0f} %")
-                line.setdefault("changed", f"{Cost.of(result, label).changed:.1f} %")
-    lines = {x: line for x, line in lines.items() if float(line["changed"].split()[0]) < _MOST}
-    if not lines:
-        return MISSING
-    columns = ["of fp16", "changed", *(x.set for x in sets)]
-    head = ["rival", "setting", "of fp16", "answers changed", *(f"`{x.set}`" for x in sets)]
-    return table(head, [[*x, *(cells.get(y, "") for y in columns)] for x, cells in lines.items()])
+    sets = dict[str, None]()
+    for result, method, label, cost in costs_of():
+        if not (result.is_whole and _has_few_sizes(method)):
+            continue
+        # As many heads as tasks are named alike in all sets.
+        setting = result.methods[label]["setting"]
+        setting = setting.replace(f"M={len(pinned()[result.set])} ", "M=T ")
+        if (method, setting) not in lines and cost.changed > _MOST:
+            continue
+        sets[result.set] = None
+        about = f"{100 * result.methods[label]['share']:.0f} %", f"{cost.changed:.1f} %"
+        first = {"of fp16": about[0], "answers changed": about[1]}
+        line = lines.setdefault((method, setting), first)
+        line[f"`{result.set}`"] = _for_any_size(result, label)
+    head = ["of fp16", "answers changed", *(f"`{x}`" for x in sets)]
+    rows = [[*x, *(cells.get(y, "") for y in head)] for x, cells in lines.items()]
+    return table(["rival", "setting", *head], rows) if rows else MISSING
 
 
 def every_task() -> Table:
@@ -266,7 +265,7 @@ def every_task() -> Table:
         for mine, rival in pairs(result.methods):
             for size, label in result.of(mine).items():
                 compared = Compared.of(result, label, rival)
-                if compared is None or size not in SIZES:
+                if compared is None:
                     continue
                 for task, (log, side) in zip(compared.kl, compared.factors(), strict=True):
                     if side < 0 and log < 0:  # a lower bound that says nothing

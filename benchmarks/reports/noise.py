@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.quality.sets import METHOD
 from benchmarks.reports.same_rows import LEAST, Result, Values, results
 from benchmarks.reports.tables import MISSING, table
+from benchmarks.rivals.base import METHOD
 
 __all__ = ["SECTIONS", "noise"]
 
@@ -18,7 +18,7 @@ _NEAR = 1.02
 
 def _near(result: Result) -> Iterator[list[str]]:
     """Yield the labels of three or more of hydraopt's sizes that are nearly one."""
-    labels = [*result.of(METHOD).values()]
+    labels = [*result.every_size_of(METHOD).values()]
     shares = [result.methods[label]["share"] for label in labels]
     groups: list[list[str]] = []
     for i, label in enumerate(labels):

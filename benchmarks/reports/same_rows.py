@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from benchmarks import pages
 from benchmarks.common import QUALITY
 from benchmarks.pages import Table
-from benchmarks.quality.sets import METHOD, SIZES, pinned
+from benchmarks.quality.sets import SIZES, pinned
 from benchmarks.reports.axes import size_axis
 from benchmarks.reports.tables import MISSING, table
+from benchmarks.rivals.base import METHOD, WITH_PROMPTS
 from hydraopt.evaluate.metrics import metrics_of
 
 __all__ = [
@@ -40,7 +41,7 @@ __all__ = [
 
 Values = NDArray[np.float64]
 ORIGINAL: Final = "original"
-PROMPTED: Final = f"{METHOD}, prompts"
+PROMPTED: Final = f"{METHOD}{WITH_PROMPTS}"
 _DRAWS: Final = 500
 LEAST: Final = 1e-9
 """Least KL that is told apart."""
@@ -66,7 +67,13 @@ class Result:
         return self.set in pinned()
 
     def of(self, method: str) -> dict[str, str]:
-        """Return the labels of a method's sizes, the largest first."""
+        """Return the labels of a method's sizes, the largest first; of hydraopt those of SIZES."""
+        every = self.every_size_of(method)
+        ours = method in (METHOD, PROMPTED)
+        return {x: label for x, label in every.items() if x in SIZES or not ours}
+
+    def every_size_of(self, method: str) -> dict[str, str]:
+        """Return the labels of a method's sizes, with those for the noise of the rounding."""
         mine = [x for x, about in self.methods.items() if about["method"] == method]
         return {
             self.methods[x]["setting"]: x
@@ -84,12 +91,6 @@ class Result:
             if label in by and (whole := total(by[ORIGINAL])):
                 found[name] = 100 * (whole - total(by[label])) / whole
         return found
-
-    def loses(self, name: str, label: str) -> bool:
-        """Return whether a row of a task, scored alone, is worse than the original's."""
-        total, by = _total(self.metrics[name]), self.numbers[name]
-        pairs = zip(by[ORIGINAL], by[label], strict=True)
-        return any(total(new[None]) < total(old[None]) for old, new in pairs)
 
     def scored(self, *labels: str) -> Result:
         """Return the result of the tasks that all of these labels were measured on."""
@@ -190,8 +191,9 @@ class Cost:
 class Bounds:
     """95 % intervals of the mean drop and of the changed answers, of a bootstrap over rows.
 
-    most: one-sided upper bound of the drop. A bootstrap that saw no answer change, or no row lose,
-    has no upper end: the bound is then that of so many rows without an event, 1 - a^(1/rows).
+    most: one-sided upper bound of the drop. A bootstrap that saw hardly any answer change, or row
+    lose, ends too low: no upper end is below that of so many rows without an event, a share of
+    1 - a^(1/rows) of them. A lost row costs 100 / score percent of a task's score.
     """
 
     drop: tuple[float, float]
@@ -212,11 +214,13 @@ class Bounds:
         ]
         low, high, most = np.quantile(drops, [0.025, 0.975, 0.95])
         least, largest = np.quantile(100 * np.mean(shares, axis=0), [0.025, 0.975])
-        if not any(x[:, 0].any() for x in values.values()):
-            largest = _without_event(0.025, sum(map(len, values.values())))
-        if not any(mine.loses(name, label) for name in by_task):
-            scored = sum(len(values[name]) for name in by_task)
-            high, most = (_without_event(x, scored) for x in (0.025, 0.05))
+        largest = max(largest, _without_event(0.025, sum(map(len, values.values()))))
+        scored = sum(len(values[name]) for name in by_task)
+        cost = float(np.mean([100 / whole[name] for name in by_task]))
+        high, most = (
+            max(end, cost * _without_event(chance, scored))
+            for end, chance in ((high, 0.025), (most, 0.05))
+        )
         return cls((float(low), float(high)), float(most), (float(least), float(largest)))
 
 
@@ -238,8 +242,6 @@ def by_base() -> str:
     """Return a row for each set and size of hydraopt."""
     lines = []
     for result, method, label, cost in costs_of(METHOD, PROMPTED):
-        if result.methods[label]["setting"] not in SIZES:  # of another study
-            continue
         bounds = Bounds.of(result, label)
         lines.append(
             [

@@ -17,7 +17,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from benchmarks.rivals.inside import folder_bytes
+from benchmarks.rivals.tool import folder_bytes
 from hydraopt.adapters import Adapter
 from hydraopt.linalg.norms import relative_error
 from hydraopt.linalg.shapes import Factors
@@ -38,6 +38,12 @@ __all__ = [
     "write_layout",
 ]
 
+METHOD = "hydraopt"
+"""Name of ours in tables; the paper's method is "HydraOpt" there."""
+DEFAULT = "default"
+"""Name of a merge without a limit."""
+WITH_PROMPTS = ", prompts"
+"""Ends the name of a method that learns from prompts."""
 Floats = NDArray[np.float32]
 Modules = Mapping[str, tuple[Floats, Floats]]
 Tasks = Mapping[str, Modules]
@@ -62,12 +68,11 @@ class Compressor:
 
 @dataclass(frozen=True)
 class Packed:
-    """What a compressor left on disk. seconds: of writing and of reading all tasks back."""
+    """What a compressor left on disk. write_seconds: of writing."""
 
     bytes: int
     factors: Tasks
     write_seconds: float
-    read_seconds: float
 
 
 def pack(compressor: Compressor, tasks: Tasks, folder: Path) -> Packed:
@@ -77,8 +82,7 @@ def pack(compressor: Compressor, tasks: Tasks, folder: Path) -> Packed:
     compressor.write(tasks, folder)
     written = time.monotonic()
     factors = {task: compressor.read(folder, task) for task in tasks}
-    done = time.monotonic()
-    return Packed(folder_bytes(folder), factors, written - started, done - written)
+    return Packed(folder_bytes(folder), factors, written - started)
 
 
 class ReadBack(Mapping[str, Modules]):

@@ -24,6 +24,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from benchmarks.rivals.base import (
+    WITH_PROMPTS,
     Compressor,
     Floats,
     Modules,
@@ -122,7 +123,7 @@ def coded_svd(noise: float, weigh: Weigh | None = None, teach: Teach | None = No
         found = _decoded((folder / f"{task}.bin").read_bytes(), [x[1:] for x in sizes], counts)
         return {path: x.factors() for (path, *_), x in zip(sizes, found, strict=True)}
 
-    method = "coded svd" + (", weighed" if weigh else "") + (", prompts" if teach else "")
+    method = "coded svd" + (", weighed" if weigh else "") + (WITH_PROMPTS if teach else "")
     return Compressor(method, f"{noise:g}", write, read)
 
 

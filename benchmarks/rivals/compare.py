@@ -22,7 +22,17 @@ import numpy as np
 from benchmarks.commands import parser_of
 from benchmarks.common import provenance, save_json
 from benchmarks.rivals import registry
-from benchmarks.rivals.base import Compressor, ReadBack, Tasks, pack, relative_errors, tasks_of
+from benchmarks.rivals.base import (
+    DEFAULT,
+    METHOD,
+    WITH_PROMPTS,
+    Compressor,
+    ReadBack,
+    Tasks,
+    pack,
+    relative_errors,
+    tasks_of,
+)
 from benchmarks.rivals.bundles import BUNDLE, combined, read_bundle
 from benchmarks.rivals.registry import Scene
 from hydraopt.adapters import Adapter, read_adapters
@@ -33,7 +43,6 @@ from hydraopt.plugins import METHODS, plugin_names
 
 __all__ = ["compare", "main", "ours", "shown"]
 
-OURS = "hydraopt"
 _NEAR = 1.02
 """Sizes that are nearer than this factor share one merge."""
 
@@ -52,8 +61,8 @@ def ours(adapters: Sequence[Adapter], size: str | None, look: Look | None = None
     def write(_: Tasks, folder: Path) -> None:
         merge(adapters, folder / BUNDLE, size=size, look=look)
 
-    method = OURS if look is None else f"{OURS}, prompts"
-    return Compressor(method, size or "default", write, read_bundle)
+    method = METHOD if look is None else f"{METHOD}{WITH_PROMPTS}"
+    return Compressor(method, size or DEFAULT, write, read_bundle)
 
 
 def measured(row: Compressor, tasks: Tasks, fp16: int, folder: Path) -> Row:
@@ -178,13 +187,13 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     key = "kl" if any("kl" in row for row in rows) else "error"
     figure, axes = plt.subplots(figsize=(9, 6))
     methods = dict.fromkeys(row["method"] for row in rows if row.get(key) is not None)
-    for method in sorted(methods, key=lambda name: name == OURS):
+    for method in sorted(methods, key=lambda name: name == METHOD):
         mine = sorted(
             (row["size_pct"], row[key])
             for row in rows
             if row["method"] == method and row.get(key) is not None
         )
-        style = {"linewidth": 2.5, "color": "black"} if method == OURS else {"linewidth": 0.8}
+        style = {"linewidth": 2.5, "color": "black"} if method == METHOD else {"linewidth": 0.8}
         axes.plot(*zip(*mine, strict=True), marker="o", markersize=4, label=method, **style)
     axes.set_xscale("log")
     if key == "kl":

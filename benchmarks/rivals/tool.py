@@ -1,10 +1,13 @@
-"""What is timed of a rival, and of hydraopt, in a process of its own; nothing but the library."""
+"""What is timed of a rival, and of hydraopt, in a process of its own.
+
+This file also runs in the environment of a package, where hydraopt is not installed.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["Tool"]
+__all__ = ["Tool", "folder_bytes"]
 
 
 class Tool:
@@ -37,3 +40,8 @@ class Tool:
     def export(self) -> None:
         """Write the first task as a PEFT folder."""
         raise NotImplementedError
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -18,9 +18,8 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks.rivals.inside import folder_bytes
 from benchmarks.rivals.registry import tool_of
-from benchmarks.rivals.tool import Tool
+from benchmarks.rivals.tool import Tool, folder_bytes
 from benchmarks.speed.clock import forget, peak, resident, say, timed
 
 PREPARE_SECONDS = 600

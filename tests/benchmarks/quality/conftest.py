@@ -1,4 +1,4 @@
-"""One adapter of the small model and its task, for the studies of harm."""
+"""One adapter of the small model and its task."""
 
 from __future__ import annotations
 

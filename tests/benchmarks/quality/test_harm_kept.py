@@ -44,6 +44,22 @@ def test_a_row_for_each_task_and_limit(command) -> None:
     assert strict["changed"] == 0
     with pytest.raises(SystemExit, match="other count"):
         command("--rows", "5", "--limits", "60%")
+    with pytest.raises(SystemExit, match="other asked"):
+        command("--rows", "6", "--limits", "60%", "--prompts", "8")
+
+
+def test_rows_of_other_task_files_are_refused(command, splits) -> None:
+    command("--rows", "4", "--limits", "60%")
+    (file,) = (splits / "spell" / "en").glob("test.jsonl")
+    file.write_text(file.read_text().replace("two", "2"))
+    with pytest.raises(SystemExit, match="other rows of spell-en"):
+        command("--rows", "4", "--limits", "60%")
+
+
+def test_what_is_there_is_not_measured_again(command, monkeypatch) -> None:
+    one = command("--rows", "4", "--limits", "60%")
+    monkeypatch.setattr(harm_kept, "counts", lambda *_: pytest.fail("measured again"))
+    assert command("--rows", "4", "--limits", "60%") == one
 
 
 def test_a_limit_is_a_share(command) -> None:

@@ -70,10 +70,12 @@ def test_bounds_that_say_nothing_are_left_out() -> None:
 
 def test_a_rival_of_one_size_is_compared_at_its_own_kl(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(same_rows, "QUALITY", tmp_path)
-    few = {"r1": "M=2 r=8", "r2": "lost", "r3": "M=1 r=8"}
+    few = {"r1": "M=8 r=8", "r2": "lost", "r3": "M=1 r=8"}
     methods = {x: about for x, about in METHODS.items() if x in ("a", "b", *few)}
     for label, setting in few.items():
         methods[label] = {**methods[label], "method": "HydraOpt", "setting": setting}
+    methods |= {x: {**methods[x], "setting": y} for x, y in (("a", "10%"), ("b", "5%"))}
+    methods["unmeasured"] = {**methods["r1"], "setting": "M=4 r=8"}
     rows = [
         {"adapter": name, "metric": "exact match", "method": label, "values": values}
         for name, scale in (("x", 1.0), ("y", 7.0))

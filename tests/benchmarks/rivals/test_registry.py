@@ -22,7 +22,6 @@ SHARED = {
     "bundles",
     "compare",
     "environments",
-    "inside",
     "numbers",
     "registry",
     "stored",
@@ -62,7 +61,7 @@ def test_packages_are_pinned_and_others_have_none() -> None:
 
 def test_what_runs_inside_an_environment_needs_no_hydraopt(tmp_path: Path) -> None:
     # There the package is installed and ours is not.
-    names = ["registry", "inside", "tool", "lorashare", "vlora"]
+    names = ["registry", "tool", "lorashare", "vlora"]
     code = "import sys; sys.modules['hydraopt'] = sys.modules['numba'] = None\n"
     code += "".join(f"import benchmarks.rivals.{name}\n" for name in names)
     code += "import benchmarks.speed.child_tool\n"
