@@ -14,6 +14,7 @@ __all__ = ["SECTIONS", "draw"]
 _NAME = "rivals.png"
 _MOST = 60.0
 """Percent of the fp16 bytes up to which a rival is drawn."""
+_LOST = "changes > 80 % of the answers"
 _MARKERS = "os^vDP*X<>ph"
 Points = dict[str, list[tuple[float, float]]]
 """By method, percent of the fp16 bytes and KL of its sizes, the largest first."""
@@ -32,7 +33,7 @@ def _sets() -> dict[Result, Points]:
 
 def _kind(method: str, cost: Cost) -> str:
     """Return the name of a line; methods that change nearly all answers share one."""
-    return method if method == METHOD or cost.changed < 80 else "changes > 80 % of the answers"
+    return method if method == METHOD or cost.changed < 80 else _LOST
 
 
 def _drawn(axis: Any, points: Points, styles: dict[str, dict[str, Any]]) -> None:
@@ -41,10 +42,11 @@ def _drawn(axis: Any, points: Points, styles: dict[str, dict[str, Any]]) -> None
             number = len(styles)
             color = "black" if kind == METHOD else f"C{number % 10}"
             styles[kind] = {"color": color, "marker": _MARKERS[number % len(_MARKERS)]}
-        line = "" if kind.startswith("changes") else "-"
+        line = "none" if kind == _LOST else "-"
         width = 2.0 if kind == METHOD else 0.8
         share, kl = zip(*sizes, strict=True)
-        axis.plot(share, kl, line, label=kind, linewidth=width, markersize=5, **styles[kind])
+        style = {**styles[kind], "linestyle": line, "linewidth": width, "markersize": 5}
+        axis.plot(share, kl, label=kind, **style)
 
 
 def picture() -> str:
