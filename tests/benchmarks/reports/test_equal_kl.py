@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.reports import same_rows
-from benchmarks.reports.equal_kl import Compared, of_rivals
+from benchmarks import pages
+from benchmarks.reports import rivals, same_rows
+from benchmarks.reports.equal_kl import Compared, at_equal_kl, in_short, of_rivals
 from benchmarks.reports.same_rows import Result, picked
 
 SHARES = {"a": 0.1, "b": 0.05, "r1": 0.4, "r2": 0.2, "r3": 0.05}
@@ -148,3 +150,44 @@ def test_an_interval_that_ends_with_the_rival_s_sizes_says_so() -> None:
     assert "<" in text
     assert ">" not in text
     assert "<" not in compared({"x": near}, "a").of_each_task()
+
+
+@pytest.fixture
+def stored(monkeypatch, tmp_path: Path) -> Path:
+    """A set with sizes of ours, one of them of another study, a coded rival and one under way."""
+    for module in (same_rows, pages):
+        monkeypatch.setattr(module, "QUALITY" if module is same_rows else "PICTURES", tmp_path)
+    names = {"a": ("hydraopt", "10%"), "b": ("hydraopt", "5%"), "near": ("hydraopt", "5.04%")}
+    names |= {x: ("coded svd", x) for x in ("r1", "r2", "r3")} | {"under way": ("group", "4 bit")}
+    shares = {**SHARES, "near": 0.0504, "under way": 0.3}
+    methods = {
+        x: {"method": method, "setting": setting, "share": shares[x], "bytes": 1, "error": 0.1}
+        for x, (method, setting) in names.items()
+    }
+    rows = [
+        {"adapter": name, "metric": "exact match", "method": label, "values": values}
+        for name, scale in (("x", 1.0), ("y", 7.0))
+        for label, values in _stored(scale).items()
+    ]
+    result = {"base": "b-135m", "methods": methods, "rows": rows}
+    (tmp_path / "examples.equal-kl.json").write_text(json.dumps(result))
+    return tmp_path
+
+
+def test_tables_of_a_run_under_way(stored: Path) -> None:
+    head, _, *lines = [
+        [x.strip() for x in line.split("|")[1:-1]] for line in at_equal_kl().splitlines()
+    ]
+    assert head == ["set, tasks", "rival", "KL", "at the KL of 10%", "at the KL of 5%"]
+    assert lines == [
+        ["`examples`, 2", "coded svd", kl, "2.00 [2.00, 2.00]", "2.00 [2.00, 2.00]"]
+        for kl in ("of each task", "mean")
+    ]
+    assert of_rivals() == "Not measured yet.\n"  # no row of the other rival
+    assert "takes 2.0 to 2.0 times as many bytes" in " ".join(in_short().split())
+    assert "| 135 M, `examples` | 2, 12 | +0.0 % [+0.0, " in in_short()
+
+
+def test_a_picture_of_a_run_under_way(stored: Path) -> None:
+    rivals.draw()
+    assert (stored / "rivals.png").is_file()
