@@ -314,9 +314,9 @@ def in_short() -> str:
     text = "Drops are in percent of the originals' scores; negative is a gain."
     if ends := _ends():
         text += (
-            " For the KL of bundles of 10 to 2 %, an SVD that is coded as well as we can takes "
+            " At the KL of bundles of 10 to 2 %, the best coded SVD that we could write takes "
             f"{ends[0]:.1f} to {ends[1]:.1f} times as many bytes, depending on set and size; "
-            "sizes with only an upper bound are left out, and lower bounds are included."
+            "lower bounds count as they are, sizes with only an upper bound are left out."
         )
     return f"{table(head, lines)}\n{wrapped(text)}"
 

@@ -251,6 +251,7 @@ def by_base() -> str:
                 f"{result.methods[label]['error']:.2f}",
                 "{:+.1f} % [{:+.1f}, {:+.1f}]".format(cost.drop, *bounds.drop),
                 f"{bounds.most:+.1f} %",
+                "{:+.1f} % ({})".format(*cost.worst),
                 "{:.1f} % [{:.1f}, {:.1f}]".format(cost.changed, *bounds.changed),
                 f"{cost.kl[0]:.2g}",
             ]
