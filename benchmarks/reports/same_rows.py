@@ -262,6 +262,7 @@ def by_base() -> str:
         "error",
         "mean drop",
         "at most",
+        "worst task",
         "answers changed",
         "KL",
     ]
