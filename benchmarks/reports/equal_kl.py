@@ -17,6 +17,7 @@ from benchmarks.reports.same_rows import (
     LEAST,
     PROMPTED,
     Bounds,
+    Cost,
     Result,
     Values,
     costs_of,
@@ -318,7 +319,21 @@ def in_short() -> str:
             f"{ends[0]:.1f} to {ends[1]:.1f} times as many bytes, depending on set and size; "
             "lower bounds count as they are, sizes with only an upper bound are left out."
         )
+    text += "".join(map(_with_prompts, results()))
     return f"{table(head, lines)}\n{wrapped(text)}"
+
+
+def _with_prompts(result: Result) -> str:
+    """Return a sentence for each size of a whole set with prompts."""
+    free, said = result.of(METHOD), ""
+    for size, label in result.of(PROMPTED).items() if result.is_whole else ():
+        count, base = result.methods[label]["prompts"], size_of(result.base)
+        less, more = (Cost.of(result, x).changed for x in (label, free[size]))
+        said += (
+            f" [With {count} prompts per task](docs/howto/harm.md), the set on {base} at "
+            f"{size.replace('%', ' %')} changes {less:.1f} % of the answers instead of {more:.1f} %."
+        )
+    return said
 
 
 SECTIONS = {"equal kl": at_equal_kl, "rivals": of_rivals, "evidence in short": in_short}
