@@ -327,11 +327,11 @@ def _with_prompts(result: Result) -> str:
     """Return a sentence for each size of a whole set with prompts."""
     free, said = result.of(METHOD), ""
     for size, label in result.of(PROMPTED).items() if result.is_whole else ():
-        count, base = result.methods[label]["prompts"], size_of(result.base)
         less, more = (Cost.of(result, x).changed for x in (label, free[size]))
         said += (
-            f" [With {count} prompts per task](docs/howto/harm.md), the set on {base} at "
-            f"{size.replace('%', ' %')} changes {less:.1f} % of the answers instead of {more:.1f} %."
+            f" [With {result.methods[label]['prompts']} prompts per task](docs/howto/harm.md), the "
+            f"set on {size_of(result.base)} at {size.replace('%', ' %')} changes {less:.1f} % of "
+            f"the answers instead of {more:.1f} %."
         )
     return said
 
