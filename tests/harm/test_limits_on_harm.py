@@ -174,3 +174,24 @@ def test_all_of_the_answers_are_told_in_words() -> None:
         "99 % of the answers",
         "7.7 % of the answers",
     ]
+
+
+class Chance(PowerJudge):
+    """A judge of which chance decides between 1.2 % and 7 %, down to small errors."""
+
+    def measure(self, task, coded, apart=False) -> MeasuredHarm:
+        told = super().measure(task, coded)
+        chance = 0.012 * 6 ** np.random.default_rng([self.seed, self.asked]).uniform()
+        error = (told.harm.likely / self.scales[task]) ** (1 / 1.2)
+        likely = chance if error > 0.001 else told.harm.likely
+        return replace(told, harm=replace(told.harm, likely=likely, kl=1e-6), likely_error=0.0)
+
+    seed = 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rounds_go_on_until_all_tasks_keep_the_limit_at_once(adapters, tmp_path, seed: int) -> None:
+    judge = Chance(adapters, SCALES)
+    judge.seed = seed
+    made = merge(adapters, tmp_path / "x", harm="2%", look=Look(judge=judge), workers=1)
+    assert max(x.likely for x in made.harms.values()) <= 0.02

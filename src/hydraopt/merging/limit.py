@@ -2,8 +2,9 @@
 
 Each task has a price of a bit of its own. A round is one coding pass and a measurement of every
 task; a secant through a task's rounds, of log harm over log price, gives its next price. Tasks
-share bases, so the harm of one depends a little on the prices of the others. Later rounds therefore
-only lower prices, to ones that kept the limit before, so that the search ends.
+share bases, so each round rounds the numbers of every task anew, and its harm changes a little even
+at the same price. Later rounds therefore only lower prices, to ones that kept the limit before, and
+go on until all tasks keep the limit in one round.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ __all__ = ["HarmSolution", "TaskTrial", "bytes_with_core", "counted_harm", "solv
 
 _FIRST_ERROR: Final = 0.5
 """Mean error of the first round."""
-_MOST_ROUNDS: Final = 10
+_ROUNDS: Final = 10
+"""Number of rounds after which the search ends with the first that keeps the limit."""
+_MOST_ROUNDS: Final = 30
 _RAISES: Final = 6
 """Number of rounds after which no price is raised."""
 _LARGEST_STEP: Final = 50.0
@@ -116,6 +119,8 @@ def solve_harm(job: Job, limit: HarmLimit, options: Options, judge: HarmJudge) -
         prices = np.full(job.pieces.contents, price_of(MeanError(_FIRST_ERROR), job, weights))
         for count in range(1, _MOST_ROUNDS + 1):
             search.run(passes, weights, prices)
+            if count >= _ROUNDS and search.kept():
+                break
             wanted = search.next_prices(raises=count < _RAISES)
             if np.array_equal(wanted, prices):
                 break
@@ -142,8 +147,9 @@ class _Search:
     def report(self, stage: str, done: int, total: int) -> None:
         """Report a stage of the present round as a part of the whole; this is a Progress."""
         count = len(self._rounds)
-        what = f"measuring harm, round {count + 1} of at most {_MOST_ROUNDS}"
-        self._progress(f"{what}, {stage} {done} of {total}", count, _MOST_ROUNDS)
+        most = _ROUNDS if count < _ROUNDS else _MOST_ROUNDS
+        what = f"measuring harm, round {count + 1} of at most {most}"
+        self._progress(f"{what}, {stage} {done} of {total}", min(count, _ROUNDS), _ROUNDS)
 
     def run(self, passes: Passes, weights: Weights, prices: Array) -> None:
         """Run a round at these prices, (contents,). Readers may refuse its draft."""
@@ -210,21 +216,25 @@ class _Search:
         wanted = float(np.clip(secant.next_price(), price / _LARGEST_STEP, price * _LARGEST_STEP))
         if readable[-1] and harms[-1] <= limit:
             return max(wanted, price)
-        return min(wanted, price if raises else _LEAST_FALL * price)
+        return wanted if raises and wanted < price else min(wanted, _LEAST_FALL * price)
 
-    def solution(self) -> HarmSolution:
-        """Return the smallest draft that keeps the limit. Raises BudgetError if there is none."""
+    def kept(self) -> list[int]:
+        """Return the rounds in which all tasks keep the limit."""
         worst = self._worst().max(axis=1, initial=0.0)
-        kept = [
-            (x.draft.coded_bytes, i)
+        return [
+            i
             for i, x in enumerate(self._rounds)
             if worst[i] <= self._limit.limit and x.draft.readable
         ]
+
+    def solution(self) -> HarmSolution:
+        """Return the smallest draft that keeps the limit. Raises BudgetError if there is none."""
+        kept = self.kept()
         if not kept:
             if not self._rounds[-1].draft.readable:
                 raise UnreadableError(self._rounds[-1].draft)
             raise self._unmet()
-        number = min(kept)[1]
+        number = min(kept, key=lambda i: self._rounds[i].draft.coded_bytes)
         best = self._rounds[number]
         trials = {name: self._trials(name) for name in self._contents}
         return HarmSolution(
