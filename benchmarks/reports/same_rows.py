@@ -118,11 +118,14 @@ def _total(metric: str) -> Callable[[Values], float]:
 
 
 @functools.cache
-def _drawn(result: Result) -> list[Values]:
-    """Return the rows of each draw of the bootstrap, the same for all methods."""
-    rows = max(len(x) for by in result.numbers.values() for x in by.values())
-    rng = np.random.default_rng(0)
-    return [rng.random(rows) for _ in range(_DRAWS)]
+def _drawn(result: Result, rows: int) -> NDArray[np.int64]:
+    """Return the rows of a task of so many rows in each draw of the bootstrap, (draws, rows).
+
+    The same for all methods, and of the same places in all tasks.
+    """
+    most = max(len(x) for by in result.numbers.values() for x in by.values())
+    places = np.random.default_rng(0).random((_DRAWS, most))
+    return np.stack([picked(x, rows) for x in places])
 
 
 @functools.cache
@@ -131,9 +134,8 @@ def sampled(result: Result, label: str) -> dict[str, Values]:
     found = {}
     for name, by in result.numbers.items():
         if (numbers := by.get(label)) is not None:
-            total = _total(result.metrics[name])
-            scores = (total(numbers[picked(x, len(numbers))]) for x in _drawn(result))
-            found[name] = np.fromiter(scores, np.float64, _DRAWS)
+            total, drawn = _total(result.metrics[name]), _drawn(result, len(numbers))
+            found[name] = np.fromiter((total(numbers[x]) for x in drawn), np.float64, _DRAWS)
     return found
 
 
@@ -208,10 +210,7 @@ class Bounds:
         by_task = mine.drops(label)
         whole = {x: _total(mine.metrics[x])(mine.numbers[x][ORIGINAL]) for x in by_task}
         drops = np.mean([100 * (old[x] - new[x]) / whole[x] for x in by_task], axis=0)
-        shares = [
-            [x[picked(drawn, len(x)), 0].mean() for drawn in _drawn(result)]
-            for x in values.values()
-        ]
+        shares = [x[_drawn(result, len(x)), 0].mean(axis=1) for x in values.values()]
         low, high, most = np.quantile(drops, [0.025, 0.975, 0.95])
         least, largest = np.quantile(100 * np.mean(shares, axis=0), [0.025, 0.975])
         largest = max(largest, _without_event(0.025, sum(map(len, values.values()))))
