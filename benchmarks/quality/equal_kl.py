@@ -124,16 +124,14 @@ class Scene:
         said = generate(model, tokenizer, asked, sets, most, WRITE_TOKENS, ends)
         return [Encoded(x.prompt, answer) for x, answer in zip(asked, said, strict=True)]
 
-    def own_answers(self, adapter: Adapter, file: TaskFile) -> list[Encoded]:
-        """Return the prompts of rows with the adapter's greedy answers."""
-        asked, most = self.asked(file)
-        original = {path: x.factors() for path, x in adapter.modules.items()}
-        return self.written(asked, [original] * len(asked), most)
-
-    def reference(self, adapter: Adapter, said: Sequence[Encoded]) -> Reference:
-        """Return what factors are compared with on these answers of the adapter."""
-        original = {path: x.factors() for path, x in adapter.modules.items()}
-        return reference_of(self.loaded[0], said, original)
+    def reference(
+        self, adapter: Adapter, asked: Sequence[Encoded], most: int
+    ) -> tuple[list[Encoded], Reference]:
+        """Return the prompts with the adapter's greedy answers, and what others are compared with
+        on these."""
+        original = tasks_of([adapter])[adapter.name]
+        said = self.written(asked, [original] * len(asked), most)
+        return said, reference_of(self.loaded[0], said, original)
 
     def numbers_of(self, file: TaskFile, said: Sequence[Encoded]) -> list[list[float]]:
         """Return the numbers of the task's metric for these answers."""
@@ -148,8 +146,8 @@ def measured(
 ) -> dict[str, list[list[float]]]:
     """Return the values of each row of an adapter, by method and of the original."""
     model, file = scene.loaded[0], scene.rows_of(adapter)
-    (asked, most), said = scene.asked(file), scene.own_answers(adapter, file)
-    reference = scene.reference(adapter, said)
+    asked, most = scene.asked(file)
+    said, reference = scene.reference(adapter, asked, most)
     factors = {label: read[adapter.name] for label, read in methods.items()}
     values = {}
     for label, x in factors.items():
@@ -175,13 +173,12 @@ def with_prompts(
     loaded: tuple[Any, Any],
 ) -> list[Compressor]:
     """Return the rows of the methods that learn from prompts, given by adapter."""
-    by_name = {x.name: x for x in adapters}
+    originals = tasks_of(adapters)
     judge = AnswerJudge(base, adapters, prompts, refits=True, loaded=loaded)
 
     def teach(task: str, start: Modules, rounded: Round) -> Modules:
-        original = {path: x.factors() for path, x in by_name[task].modules.items()}
         answers, more = judge.answers(task), judge.lessons(task)
-        return taught(loaded[0], answers, original, start, rounded, more=more)
+        return taught(loaded[0], answers, originals[task], start, rounded, more=more)
 
     mine = [ours(adapters, size, judge.look) for size in args.learn_at]
     return [*mine, *(taught_rows(teach) if "coded_svd" in args.rivals else ())]
@@ -262,11 +259,14 @@ def methods_of(
         theirs = importlib.import_module(f"benchmarks.rivals.{rival}")
         found = theirs.rows(registry.Scene(len(adapters), rank))
         rows += [x for x in found if any(text in x.label for text in args.labels)]
-    prompts = {x.name: real_prompts(x, args.tasks, args.prompts) for x in adapters}
-    learnt = with_prompts(adapters, prompts, args, base, loaded) if args.prompts else []
+    groups = [(0, "0", rows)]
+    if args.prompts:
+        prompts = {x.name: real_prompts(x, args.tasks, args.prompts) for x in adapters}
+        learnt = with_prompts(adapters, prompts, args, base, loaded)
+        groups.append((args.prompts, prompts_hash(prompts), learnt))
     tasks, fp16 = tasks_of(adapters), 2 * sum(x.numbers for x in adapters)
     methods, about = dict[str, ReadBack](), dict[str, Any]()
-    for count, asked, some in ((0, "0", rows), (args.prompts, prompts_hash(prompts), learnt)):
+    for count, asked, some in groups:
         read = packed(some, tasks, ROOT / "build" / "equal-kl" / f"{prefix}-{asked}")
         methods |= read
         about |= {x.label: noted(x, read[x.label], tasks, fp16, count) for x in some}

@@ -73,8 +73,8 @@ def counts(
     adapter: Adapter, methods: Mapping[str, ReadBack], scene: Scene
 ) -> dict[str, tuple[int, int]]:
     """Return by method how many answers change, and of how many."""
-    said = scene.own_answers(adapter, scene.rows_of(adapter))
-    reference, found = scene.reference(adapter, said), dict[str, tuple[int, int]]()
+    said, reference = scene.reference(adapter, *scene.asked(scene.rows_of(adapter)))
+    found = dict[str, tuple[int, int]]()
     for label, read in methods.items():
         drift = drift_of(scene.loaded[0], reference, read[adapter.name])
         found[label] = drift.changed, len(said)

@@ -327,7 +327,10 @@ def _with_prompts(result: Result) -> str:
     """Return a sentence for each size of a whole set with prompts."""
     free, said = result.of(METHOD), ""
     for size, label in result.of(PROMPTED).items() if result.is_whole else ():
-        less, more = (Cost.of(result, x).changed for x in (label, free[size]))
+        both = result.scored(label, free.get(size, ""))
+        if not both.values:
+            continue
+        less, more = (Cost.of(both, x).changed for x in (label, free[size]))
         said += (
             f" [With {result.methods[label]['prompts']} prompts per task](docs/howto/harm.md), the "
             f"set on {size_of(result.base)} at {size.replace('%', ' %')} changes {less:.1f} % of "

@@ -176,6 +176,7 @@ class Cost:
     worst: tuple[float, str]
 
     @classmethod
+    @functools.cache
     def of(cls, result: Result, label: str) -> Cost:
         mine = result.scored(label)
         by_task = mine.drops(label)

@@ -193,5 +193,14 @@ class Chance(PowerJudge):
 def test_rounds_go_on_until_all_tasks_keep_the_limit_at_once(adapters, tmp_path, seed: int) -> None:
     judge = Chance(adapters, SCALES)
     judge.seed = seed
-    made = merge(adapters, tmp_path / "x", harm="2%", look=Look(judge=judge), workers=1)
+    shares: list[float] = []
+
+    def told(stage: str, done: int, total: int) -> None:
+        if "round" in stage:
+            shares.append(done / total)
+
+    look = Look(judge=judge)
+    made = merge(adapters, tmp_path / "x", harm="2%", look=look, workers=1, progress=told)
     assert max(x.likely for x in made.harms.values()) <= 0.02
+    assert shares == sorted(shares)
+    assert shares[-1] < 1  # a round under way is not the end

@@ -41,6 +41,7 @@ _FIRST_ERROR: Final = 0.5
 _ROUNDS: Final = 10
 """Number of rounds after which the search ends with the first that keeps the limit."""
 _MOST_ROUNDS: Final = 30
+"""Number of rounds after which a limit that none kept is refused."""
 _RAISES: Final = 6
 """Number of rounds after which no price is raised."""
 _LARGEST_STEP: Final = 50.0
@@ -149,7 +150,7 @@ class _Search:
         count = len(self._rounds)
         most = _ROUNDS if count < _ROUNDS else _MOST_ROUNDS
         what = f"measuring harm, round {count + 1} of at most {most}"
-        self._progress(f"{what}, {stage} {done} of {total}", min(count, _ROUNDS), _ROUNDS)
+        self._progress(f"{what}, {stage} {done} of {total}", min(count, _ROUNDS - 1), _ROUNDS)
 
     def run(self, passes: Passes, weights: Weights, prices: Array) -> None:
         """Run a round at these prices, (contents,). Readers may refuse its draft."""

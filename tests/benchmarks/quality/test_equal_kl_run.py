@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,13 +35,9 @@ def scaled(factor: float) -> Compressor:
 
 
 @pytest.fixture
-def command(trained: Any, splits: Path, adapters: Any, tmp_path: Path, monkeypatch: Any) -> Any:
+def command(splits: Path, tmp_path: Path, monkeypatch: Any, as_small_set: Any) -> Any:
     """Runs the command with the small model; returns its result."""
-    monkeypatch.setattr(equal_kl, "ROOT", tmp_path)
-    monkeypatch.setattr(equal_kl, "original_adapters", lambda _: list(adapters))
-    monkeypatch.setattr(equal_kl, "read_recipe", lambda _: SimpleNamespace(base="small"))
-    monkeypatch.setattr(equal_kl, "base_folder", lambda _: tmp_path)
-    monkeypatch.setattr(equal_kl, "load_model", lambda _: trained)
+    as_small_set(equal_kl)
     monkeypatch.setattr(equal_kl, "taught_rows", lambda teach: [_through(teach)])
     short = HarmSettings(steps=4, stops=(4,), synthetic_prompts=0)
     monkeypatch.setattr(equal_kl, "AnswerJudge", partial(equal_kl.AnswerJudge, settings=short))
@@ -156,6 +151,12 @@ def test_methods_with_prompts_join_those_without(command) -> None:
     assert "scaled,_prompts_1" in {row["method"] for row in both["rows"]}
     with pytest.raises(SystemExit, match="another hydraopt,_prompts_1100"):
         command(*given, "8")
+
+
+def test_without_prompts_no_other_split_is_read(command, splits) -> None:
+    for split in ("train", "validation"):
+        (splits / "spell" / "en" / f"{split}.jsonl").unlink()
+    assert {row["method"] for row in command("--rows", "4")["rows"]} == {ORIGINAL, "hydraopt_1100"}
 
 
 def test_a_set_may_be_a_few_adapters(command, tmp_path) -> None:

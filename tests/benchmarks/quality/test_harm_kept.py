@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,13 +13,9 @@ from benchmarks.quality.harm_kept import interval, kept
 
 
 @pytest.fixture
-def command(trained: Any, splits: Path, adapters: Any, tmp_path: Path, monkeypatch: Any) -> Any:
+def command(splits: Path, tmp_path: Path, as_small_set: Any) -> Any:
     """Runs the command with the small model; returns its result."""
-    monkeypatch.setattr(harm_kept, "ROOT", tmp_path)
-    monkeypatch.setattr(harm_kept, "original_adapters", lambda _: list(adapters))
-    monkeypatch.setattr(harm_kept, "read_recipe", lambda _: SimpleNamespace(base="small"))
-    monkeypatch.setattr(harm_kept, "base_folder", lambda _: tmp_path)
-    monkeypatch.setattr(harm_kept, "load_model", lambda _: trained)
+    as_small_set(harm_kept)
 
     def run(*more: str) -> dict[str, Any]:
         asked = ["small", "--tasks", str(splits), "--output", str(tmp_path), "--prompts", "9"]
