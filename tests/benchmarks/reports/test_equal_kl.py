@@ -11,7 +11,9 @@ import pytest
 
 from benchmarks import pages
 from benchmarks.reports import rivals, same_rows
-from benchmarks.reports.equal_kl import Compared, at_equal_kl, in_short, of_rivals
+from benchmarks.reports.equal_kl import at_equal_kl, in_short
+from benchmarks.reports.factors import Compared
+from benchmarks.reports.rivals import of_rivals
 from benchmarks.reports.same_rows import Result, picked
 
 SHARES = {"a": 0.1, "b": 0.05, "r1": 0.4, "r2": 0.2, "r3": 0.05}
