@@ -9,11 +9,12 @@ import socketserver
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import unquote
 
 from hydraopt import open_bundle
@@ -182,12 +183,25 @@ def raw_server(script: Script) -> Iterator[Raw]:
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """The address of an S3 server in this process."""
-    from moto.server import ThreadedMotoServer
+    """The address of an S3 server in this process.
+
+    Unlike moto's own, it creates what must not exist yet once at a time: moto looks and then
+    writes.
+    """
+    from moto.moto_server import threaded_moto_server as module
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication
+
+    lock = threading.Lock()
+
+    class Atomic(DomainDispatcherApplication):
+        def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+            with lock if "HTTP_IF_NONE_MATCH" in environ else nullcontext():
+                return super().__call__(environ, start_response)
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
+    server = module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    with mock.patch.object(module, "DomainDispatcherApplication", Atomic):
+        server.start()
     host, port = server.get_host_and_port()
     try:
         yield f"http://{host}:{port}"
