@@ -94,6 +94,7 @@ def test_there_is_no_safe_place_where_others_may_rename(temporary: Path, logged:
     assert compiled.private_folder() is not None
 
 
+@pytest.mark.slow
 def test_without_any_place_functions_compile_all_the_same(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +173,7 @@ def test_numba_loads_when_a_function_runs(tmp_path: Path) -> None:
     assert done.stdout == "False 2 True half\n"
 
 
+@pytest.mark.slow
 def test_too_low_a_limit_is_an_error_and_no_abort(tmp_path: Path) -> None:
     script = (
         "import resource, numpy\n"

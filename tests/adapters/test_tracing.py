@@ -188,6 +188,7 @@ def test_numbers_drawn_in_16_bits_are_traced(tmp_path: Path, default_dtype, dtyp
     assert set(found) == set(start)
 
 
+@pytest.mark.slow
 def test_other_starts_are_not_taken_for_one(tmp_path: Path, default_dtype) -> None:
     """Another seed, much noise, a normal distribution, float64; searched at once."""
     others = [
@@ -212,6 +213,7 @@ def test_adapters_of_one_start_are_searched_together(tmp_path: Path) -> None:
     assert starts_of() == []
 
 
+@pytest.mark.slow
 def test_of_many_adapters_some_tell_the_seeds_of_all(tmp_path: Path, monkeypatch) -> None:
     unknown, _ = trained(tmp_path / "unknown", 77)
     one, start = trained(tmp_path / "one", 42)
@@ -236,6 +238,7 @@ def test_the_stages_of_the_search_are_reported(tmp_path: Path) -> None:
     assert {total for _, total in seen} == {len(SEEDS)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["flat", "spike", "steep"])
 def test_chance_does_not_reach_the_least_correlation(shape: str) -> None:
     """The largest correlation of a whole search is near what the bound allows for, and below."""
@@ -254,6 +257,7 @@ def test_chance_does_not_reach_the_least_correlation(shape: str) -> None:
     assert least_correlation(4 * count) == pytest.approx(least_correlation(count) / 2)
 
 
+@pytest.mark.slow
 def test_hostile_sizes_and_numbers(tmp_path: Path, make_adapter: Callable[..., Path]) -> None:
     drawn = Generator(42).numbers(0, 8 * 2048).reshape(8, 2048) / 2**23
     b = np.ones((4, 8))

@@ -10,8 +10,12 @@ from benchmarks import pages
 from benchmarks.reports.__main__ import REPORTS, sections_of, tables_of
 from tests.docs.pages import SITE
 
+LONG = {"equal_kl", "people", "rivals", "same_rows", "started"}
 
-@pytest.mark.parametrize("report", REPORTS)
+
+@pytest.mark.parametrize(
+    "report", [pytest.param(x, marks=pytest.mark.slow if x in LONG else ()) for x in REPORTS]
+)
 def test_the_pages_say_what_the_files_say(report: str) -> None:
     pages.rewrite(sections_of(report), check=True)
     pages.write_tables(tables_of(report), check=True)

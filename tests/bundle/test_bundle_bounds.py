@@ -168,7 +168,13 @@ CASES = {
 
 # They take seconds; "many tasks", "copies of a blob" and "configs over configs" are refused for the
 # same reasons.
-LONG = {"many modules", "a blob of zeros", "digits over configs"}
+LONG = {
+    "a blob of zeros",
+    "a large tensor",
+    "a manifest of brackets",
+    "digits over configs",
+    "many modules",
+}
 
 
 @pytest.mark.parametrize(
@@ -276,6 +282,7 @@ def test_tasks_of_one_stream_are_decoded_once(
     assert len([x for x in opened if x.startswith("task/")]) == 2 * streams
 
 
+@pytest.mark.slow
 def test_the_examples_at_one_percent_are_far_below(tmp_path: Path) -> None:
     merge(str(EXAMPLES / "dates-*"), tmp_path / "b", size="1%", workers=1)
     bundle = open_bundle(tmp_path / "b")

@@ -359,6 +359,7 @@ def test_a_coefficient_that_no_reader_takes_is_refused(exponent: int) -> None:
         write_basis(StreamWriter(), record)
 
 
+@pytest.mark.slow
 def test_zeros_are_told_from_numbers_that_somebody_wanted() -> None:
     writer, count = StreamWriter(), 1 << 22
     writer.block(quantise_block(np.zeros((count, 2))))

@@ -93,6 +93,7 @@ def test_tasks_as_they_decode_take_the_place_of_originals(
     assert after["e"].extras["base_model.model.buffer"].raw() == buffer
 
 
+@pytest.mark.slow
 def test_another_output_leaves_the_collection_as_it_was(
     four: Path, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -241,6 +242,7 @@ def test_originals_of_a_lossless_collection_have_its_bytes(
     refresh(path, adapters=[adapters["a"]])
 
 
+@pytest.mark.slow
 def test_force_replaces_another_collection(four: Path, tmp_path: Path) -> None:
     folder, out = tmp_path / "apart", tmp_path / "out"
     split(four, folder)

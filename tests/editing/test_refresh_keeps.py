@@ -66,6 +66,7 @@ def test_a_task_that_was_replaced_within_an_error_keeps_it(
     assert done.errors["b"] <= 0.0101
 
 
+@pytest.mark.slow
 def test_a_task_that_was_added_coarsely_stays_small(four: Path, adapters: dict[str, Path]) -> None:
     add(four, [adapters["e"]], limit=Limit(error=0.5), day=DAY)
     before = open_bundle(four)
@@ -102,6 +103,7 @@ def test_tasks_at_the_common_price_take_one_pass(
         assert passes.stages == {"reading", "coding"}
 
 
+@pytest.mark.slow
 def test_a_new_limit_is_for_all_and_names_who_loses(four: Path, adapters: dict[str, Path]) -> None:
     add(four, [adapters["e"]], limit=FINE, day=DAY)
     before = _errors(four)

@@ -20,8 +20,8 @@ from tests.harm.power_judge import planned as plan_of
 from tests.marks import slow
 
 NEAR = 0.15
-OFTEN = ("code", "heads")
-"""Sets of the default suite: high ranks, and trained tensors beside the factors."""
+OFTEN = ("heads",)
+"""Set of the default suite: trained tensors beside the factors."""
 
 
 class Held(NamedTuple):

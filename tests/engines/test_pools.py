@@ -34,6 +34,7 @@ def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
         yield made
 
 
+@pytest.mark.slow
 def test_calls_to_one_worker_are_answered_in_order(pool: Pool) -> None:
     answers = [pool.call(n % pool.size, "add", 1) for n in range(9)]
     per = 9 // pool.size

@@ -107,6 +107,7 @@ def test_equal_answers_differ_by_nothing() -> None:
     assert (found.difference, found.low, found.high) == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
     covered = 0

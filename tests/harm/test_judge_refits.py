@@ -226,6 +226,7 @@ def test_that_nothing_helped_is_remembered_too(
     assert trainings == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [
@@ -260,6 +261,7 @@ def test_records_of_any_form_are_recalled(make_adapter, tmp_path, form: str) -> 
     assert kept_records(again, coded) == kept
 
 
+@pytest.mark.slow
 def test_a_memory_of_other_parts_is_learned_again(
     judge_of, make_adapter, tmp_path, trainings
 ) -> None:

@@ -211,6 +211,7 @@ def test_nothing_is_kept_that_does_not_help(trained, parts, monkeypatch) -> None
     assert refitted(model, texts, original, coded, settings=wild) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("helps", [False, True])
 def test_what_keeps_nothing_starts_again_from_what_is_coded(
     trained, parts, monkeypatch, helps: bool

@@ -124,7 +124,7 @@ def test_a_limit_needs_prompts_of_all(adapters, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize(("count", "more"), [(64, False), (65, True)])
+@pytest.mark.parametrize(("count", "more"), [(64, False), slow(65, True)])
 def test_a_limit_that_nothing_keeps_names_the_task(
     adapters, tmp_path: Path, monkeypatch, count: int, more: bool
 ) -> None:

@@ -203,6 +203,7 @@ def test_a_size_is_never_exceeded_and_used(three, tmp_path, size, measure) -> No
     assert result.fraction == real / result.fp16_bytes
 
 
+@pytest.mark.slow
 def test_a_larger_size_is_used_to_one_percent(make_adapter, tmp_path) -> None:
     # So large that one percent, not 4 KiB, is what counts.
     folders = [make_adapter(tmp_path / str(i), modules_of(i, m=700, n=900, r=16)) for i in range(4)]
@@ -369,7 +370,8 @@ def test_progress_is_told(three, tmp_path) -> None:
     assert {stage for stage, _, _ in told} >= {"reading", "pass 1"}
 
 
-@pytest.mark.parametrize("size", ["2%", slow("10%")])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["2%", "10%"])
 def test_a_size_takes_two_passes(tmp_path, size) -> None:
     examples = Path(__file__).resolve().parents[2] / "examples" / "adapters"
     result = merge(

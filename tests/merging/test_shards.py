@@ -87,6 +87,7 @@ def test_a_merge_that_was_ended_goes_on(three, tmp_path, monkeypatch) -> None:
     assert (tmp_path / "twice").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
+@pytest.mark.slow
 def test_other_adapters_and_other_options_find_nothing_of_these(
     make_adapter, three, tmp_path, monkeypatch
 ) -> None:

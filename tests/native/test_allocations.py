@@ -10,6 +10,8 @@ import pytest
 
 from tests.native.test_configs import with_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "changes",

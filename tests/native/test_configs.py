@@ -57,6 +57,7 @@ def both_configs(run: Run, data: bytes) -> tuple[bytes | str, bytes | str]:
         return (ours / "adapter_config.json").read_bytes(), theirs
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(TEXTS.filter(bool), VALUES)
 def test_settings_are_written_as_python_writes_them(run: Run, key: str, value: Any) -> None:
@@ -64,6 +65,7 @@ def test_settings_are_written_as_python_writes_them(run: Run, key: str, value: A
     assert theirs == ours
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=20, max_size=20))
 def test_numbers_are_the_shortest_that_are_the_same(run: Run, values: list[float]) -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from tests.native.conftest import Run, compiler
 
+pytestmark = pytest.mark.slow
+
 WAIT = "#include <unistd.h>\nint fsync(int fd) { (void)fd; return pause(); }\n"
 """In place of the system's fsync: a file is written, and the export waits to be ended."""
 KINDS = ["peft", "raw", "gguf"]

@@ -11,6 +11,8 @@ import pytest
 
 from tests.native.conftest import ROOT, compiler
 
+pytestmark = pytest.mark.slow
+
 NATIVE = ROOT / "native"
 STRATEGIES = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE, zlib.Z_FIXED)
 

@@ -23,6 +23,8 @@ from hydraopt.files.stores import store_of
 from hydraopt.files.url import Url
 from tests.remote.servers import Reply, Web, raw_server
 
+pytestmark = pytest.mark.slow
+
 MEGABYTE = 1 << 20
 LONG = 64
 """Megabytes of what nobody should read; sockets between two processes hold a few."""

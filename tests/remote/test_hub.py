@@ -79,6 +79,7 @@ def test_one_task_of_a_folder_is_read_without_the_others(holding: Hub, apart: Pa
     assert [x for x in read if x.endswith(".task.safetensors")] == ["b.task.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_file_of_a_repository_opens_at_every_revision(holding: Hub, apart: Path) -> None:
     first = holding.head(HOME)
     holding.repositories[HOME].append({})
@@ -118,6 +119,7 @@ def test_several_bundles_in_a_repository_are_told_apart_by_name(holding: Hub) ->
     assert list(open_bundle(f"hf://{HOME}/other.hydra.safetensors")) == list(NAMES)
 
 
+@pytest.mark.slow
 def test_a_pushed_bundle_comes_with_its_card_in_one_commit(
     hub: Hub, merged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +139,7 @@ def test_a_pushed_bundle_comes_with_its_card_in_one_commit(
     assert list(open_bundle(address)) == list(NAMES)
 
 
+@pytest.mark.slow
 def test_a_pushed_folder_takes_the_place_of_an_older_one(
     hub: Hub, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +155,7 @@ def test_a_pushed_folder_takes_the_place_of_an_older_one(
     assert list(open_bundle(f"hf://{HOME}")) == ["a", "c", "d"]
 
 
+@pytest.mark.slow
 def test_a_card_is_renewed_unless_another_wrote_it(hub: Hub, merged: Path) -> None:
     push_to_hub(merged, HOME, private=True, token=hub.token)
     card = hub.repositories[HOME][-1]["README.md"]
@@ -163,6 +167,7 @@ def test_a_card_is_renewed_unless_another_wrote_it(hub: Hub, merged: Path) -> No
     assert hub.repositories[HOME][-1]["README.md"] == b"# mine"
 
 
+@pytest.mark.slow
 def test_a_merge_reads_adapters_from_the_hub_and_writes_there(
     holding: Hub, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

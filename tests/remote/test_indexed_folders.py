@@ -102,6 +102,7 @@ def test_a_store_that_does_not_take_the_index_takes_the_change(
     assert list(open_bundle(address)) == [*NAMES, "e"]
 
 
+@pytest.mark.slow
 @STORES
 def test_a_folder_that_was_uploaded_keeps_its_index_in_s3(
     bucket: str, upload: Upload, apart: Path, merged: Path, asked: list[str]
@@ -164,6 +165,7 @@ def test_over_http_a_folder_needs_no_list(web: Web, apart: Path, merged: Path) -
     same_tasks(web.url("four/"), merged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("listed", [False, True])
 def test_over_http_an_old_index_finds_and_does_not_tell(
     web: Web, apart: Path, adapters: dict[str, Path], listed: bool

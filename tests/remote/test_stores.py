@@ -44,6 +44,7 @@ S3_ALONE = pytest.mark.parametrize("bucket", ["s3"], indirect=True)
 """What is in memory is of one process, and denies nobody."""
 
 
+@pytest.mark.slow
 @S3_ALONE
 def test_a_folder_of_more_objects_than_a_page_is_seen_whole(bucket: str) -> None:
     """S3 lists a thousand at a time."""
@@ -133,6 +134,7 @@ def test_what_is_wrong_with_an_adapter_names_its_address(
     assert "copies" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bucket", ["memory"], indirect=True)
 def test_copies_go_with_the_process(
     bucket: str, upload: Upload, adapters: dict[str, Path], tmp_path: Path
@@ -247,6 +249,7 @@ def test_a_merge_gives_the_same_bytes_wherever_it_is_written(
             assert all(0.85 * limit < x.size <= limit for x in made)
 
 
+@pytest.mark.slow
 @STORES
 def test_adding_there_costs_what_the_task_costs(
     bucket: str,
@@ -315,6 +318,7 @@ def test_denied_is_said_without_secrets(
         open_bundle(f"{bucket}/x.hydra.safetensors")
 
 
+@pytest.mark.slow
 @S3_ALONE
 def test_a_failing_store_gets_no_requests_beyond_our_retries(
     bucket: str, monkeypatch: pytest.MonkeyPatch

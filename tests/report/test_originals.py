@@ -71,6 +71,7 @@ def test_originals_of_some_tasks_give_likeness_and_no_size(made: Made) -> None:
     assert "4 tasks" in page.sizes_note
 
 
+@pytest.mark.slow
 def test_a_task_kept_bit_by_bit_leaves_shrink_no_size(made: Made, tmp_path: Path) -> None:
     path, names = tmp_path / "b.hydra.safetensors", NAMES[:3]
     merge([made.adapters / name for name in names[:2]], path, size="30%")

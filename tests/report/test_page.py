@@ -88,6 +88,7 @@ def test_tasks_come_by_harm_and_are_what_inspect_says(page: Page, made: Made) ->
     assert sum(count for _, count, _ in page.forms) == 36
 
 
+@pytest.mark.slow
 def test_without_results_the_manifest_judges_and_without_harm_the_error(
     made: Made, plain: Page
 ) -> None:

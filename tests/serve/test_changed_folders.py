@@ -28,6 +28,8 @@ from tests.serve.conftest import BASE, TASKS, offline, plain, until
 from tests.serve.test_reload import names
 from tests.serve.test_server import complete
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(bundle_of: Callable[[str], Path], tmp_path: Path) -> Path:

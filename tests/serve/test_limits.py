@@ -21,6 +21,8 @@ from tests.marks import slow
 from tests.serve.conftest import plain, until
 from tests.serve.test_server import complete
 
+pytestmark = pytest.mark.slow
+
 QUICK = limited(connections=40, head=0.25, body=0.35)
 START = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
 HEAD = START + b"content-type: application/json\r\ncontent-length: 500\r\n\r\n"

@@ -112,6 +112,7 @@ def test_requests_under_way_end_on_the_old_one(serve, wild, bundle_of, other, pl
         until(lambda: not running.engine._retired)
 
 
+@pytest.mark.slow
 def test_reload_under_requests_never_mixes(serve, wild, bundle_of, other, place) -> None:
     right = {offline(wild, x, "de", "go", 9)[0] for x in (bundle_of("all"), other)}
     assert len(right) == 2
@@ -142,6 +143,7 @@ def test_reload_under_requests_never_mixes(serve, wild, bundle_of, other, place)
     assert set(found) == right
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "broken", ["gone", "cut", "no bundle", "another model's", "the base's name"]
 )

@@ -116,6 +116,7 @@ def test_stop_texts_end_an_answer(serve) -> None:
                     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_an_answer_in_any_company(serve) -> None:
     with serve() as running, ThreadPoolExecutor(8) as pool:
         client = running.client()
@@ -256,6 +257,7 @@ def test_a_full_queue_is_429(serve) -> None:
         assert second.result().usage.completion_tokens <= 2
 
 
+@pytest.mark.slow
 def test_a_late_answer_is_408(serve) -> None:
     with serve(Limits(rows=1, seconds=0.3)) as running, ThreadPoolExecutor(2) as pool:
         slowly(running.engine, 0.05)

@@ -139,6 +139,7 @@ def test_a_folder_that_is_half_written_is_written_again(command, tmp_path) -> No
     assert not (done.parent / "rest").exists()
 
 
+@pytest.mark.slow
 def test_methods_with_prompts_join_those_without(command) -> None:
     free = command("--rows", "4")
     given = "--rows", "4", "--learn-at", "1100", "--prompts"

@@ -195,6 +195,7 @@ def test_tables_of_a_run_under_way(stored: Path) -> None:
     assert "| 135 M, `examples` | 2, 12 | +0.0 % [+0.0, " in in_short()
 
 
+@pytest.mark.slow
 def test_a_picture_of_a_run_under_way(stored: Path) -> None:
     rivals.draw()
     assert (stored / "rivals.png").is_file()

@@ -140,6 +140,7 @@ def test_flips_and_groups_add_up(small, stored) -> None:
     assert (base["of"], base["follows the stereotype, chance 50"]) == ("base", "2.5 [0.4, 12.9]")
 
 
+@pytest.mark.slow
 def test_many_adapters_fit_one_page(large, stored) -> None:
     stored(large)
     page = people.page()
@@ -184,6 +185,7 @@ def test_a_direction_of_one_adapter_is_judged_by_the_sign_test(towards, away) ->
     assert signs_p(3 * net) == signs_p(net)
 
 
+@pytest.mark.slow
 def test_an_interval_covers_the_share_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
     hits = 0

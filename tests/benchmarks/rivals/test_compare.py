@@ -77,6 +77,7 @@ def test_scores_need_a_base_and_tasks(folders: list[str], tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_scores_are_added_to_the_table(
     make_adapter: MakeAdapter, tasks: Path, trained, tmp_path: Path, monkeypatch
 ) -> None:
