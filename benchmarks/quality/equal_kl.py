@@ -32,7 +32,7 @@ import numpy as np
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, begun, package_hash, provenance, save_json
-from benchmarks.quality.few_prompts import prompts_hash, real_prompts
+from benchmarks.quality.prompts import prompts_hash, real_prompts
 from benchmarks.quality.sets import SIZES, inputs_of, original_adapters, recipe_of
 from benchmarks.rivals import registry
 from benchmarks.rivals.base import (

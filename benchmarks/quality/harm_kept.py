@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, begun, package_hash, provenance, save_json
 from benchmarks.quality.equal_kl import Scene, packed
-from benchmarks.quality.few_prompts import prompts_hash, real_prompts
+from benchmarks.quality.prompts import prompts_hash, real_prompts
 from benchmarks.quality.sets import inputs_of, original_adapters, recipe_of
 from benchmarks.rivals.base import METHOD, Compressor, ReadBack, Tasks, tasks_of
 from benchmarks.rivals.bundles import BUNDLE, read_bundle
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: measure what the result file lacks."""
     args = _arguments(arguments)
     recipe, adapters = read_recipe(recipe_of(args.set)), original_adapters(args.set)
-    prompts = {x.name: real_prompts(x, args.tasks, args.prompts) for x in adapters}
+    prompts = {x.name: real_prompts(x, args.tasks, args.prompts, args.prompts) for x in adapters}
     code, inputs, asked = package_hash(), inputs_of(adapters), prompts_hash(prompts)
     head = provenance(f"{args.set}: is a limit on harm kept on new rows", seed=0)
     head |= {"set": args.set, "count": args.rows, "prompts": args.prompts}

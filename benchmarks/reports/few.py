@@ -3,43 +3,80 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.common import QUALITY
-from benchmarks.quality.few_prompts import gains
+from benchmarks.reports.same_rows import LEAST
 from benchmarks.reports.tables import MISSING, table
 
 __all__ = ["SECTIONS", "few"]
 
 _HEAD = [
-    "set, tasks, size", "real prompts", "synthetic", "refits kept", "KL, of no prompts", "gain",
+    "set, tasks, size", "real prompts", "synthetic", "tasks refitted", "answers changed",
+    "KL, of no prompts", "gain",
 ]  # fmt: skip
+_DRAWS: Final = 10_000
+Row = Mapping[str, Any]
 
 
-def _line(
-    about: str, count: str, gain: Mapping[str, Any], rows: list[Mapping[str, Any]]
-) -> list[str]:
-    factor, low, high = gain["kl_factor"]
-    return [
-        about,
-        count,
-        f"{sum(row['synthetic'] for row in rows) / len(rows):.0f}",
-        f"{sum(row['refitted'] for row in rows)} of {len(rows)}",
-        f"x {factor:.2f} [{low:.2f}, {high:.2f}]",
-        f"{100 * gain['share_of_gain']:.0f} %",
-    ]
+def _mean(row: Row) -> NDArray[np.float64]:
+    """Return the share of changed answers and the KL, means over the rows of a task."""
+    means: NDArray[np.float64] = np.maximum(np.mean(row["values"], axis=0), [0.0, LEAST])
+    return means
+
+
+def _factor(logs: Sequence[float]) -> str:
+    """Return the geometric mean, with its 95 % interval by a bootstrap over the tasks."""
+    every = np.array(logs, np.float64)
+    drawn = np.random.default_rng(0).integers(0, len(every), (_DRAWS, len(every)))
+    ends = np.quantile(every[drawn].mean(axis=1), [0.025, 0.975])
+    low, high = np.exp(ends)
+    return f"x {np.exp(every.mean()):.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _lines(about: str, tasks: Sequence[Mapping[int, Row]]) -> list[list[str]]:
+    """Return a line for each number of real prompts. tasks: rows by that number."""
+    logs = {
+        count: [float(np.log(_mean(x[count])[1] / _mean(x[0])[1])) for x in tasks]
+        for count in sorted(tasks[0])
+    }
+    most = sum(logs[max(logs)])
+    lines = []
+    for count, each in logs.items():
+        rows = [x[count] for x in tasks]
+        gain = [_factor(each), f"{100 * sum(each) / most:.0f} %"] if count and most else ["", ""]
+        lines.append(
+            [
+                about,
+                str(count),
+                f"{sum(row['synthetic'] for row in rows) / len(rows):.0f}",
+                f"{sum(row['refitted'] for row in rows)} of {len(rows)}",
+                f"{100 * float(np.mean([_mean(x)[0] for x in rows])):.1f} %",
+                *gain,
+            ]
+        )
+    return lines
 
 
 def few() -> str:
-    """Return a row for each number of real prompts of each set."""
+    """Return a row for each number of real prompts of each set.
+
+    Tasks without all numbers of the set are left out: the run has not come to them.
+    """
     lines = []
     for file in sorted(QUALITY.glob("*.few-prompts.json")):
         result = json.loads(file.read_text())
-        tasks = result["tasks"]
-        about = f"`{file.name.partition('.')[0]}`, {len(tasks)}, {result['size']}"
-        for count, gain in gains(tasks).items():
-            lines.append(_line(about, count, gain, [x[count] for x in tasks.values()]))
+        counts = {x["prompts"] for x in result["rows"]}
+        by_task: dict[str, dict[int, Row]] = {}
+        for row in result["rows"]:
+            by_task.setdefault(row["adapter"], {})[row["prompts"]] = row
+        tasks = [x for x in by_task.values() if set(x) == counts]
+        about = f"`{result['set']}`, {len(tasks)}, {result['size']}"
+        lines += _lines(about, tasks) if tasks else []
     return table(_HEAD, lines) if lines else MISSING
 
 

@@ -37,7 +37,7 @@ def as_small_set(trained: Any, adapters: Any, tmp_path: Path, monkeypatch: Any) 
     """Lets a module with a command measure the small adapter as its set."""
 
     def patch(module: ModuleType) -> None:
-        monkeypatch.setattr(module, "ROOT", tmp_path)
+        monkeypatch.setattr(module, "ROOT", tmp_path, raising=False)
         monkeypatch.setattr(module, "original_adapters", lambda _: list(adapters))
         monkeypatch.setattr(module, "read_recipe", lambda _: SimpleNamespace(base="small"))
         monkeypatch.setattr(module, "base_folder", lambda _: tmp_path)
