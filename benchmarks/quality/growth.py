@@ -4,10 +4,11 @@
 
 Groups of the forty adapters: unlike ones (all tasks and languages mixed) and like ones (one task in
 all languages). For every group and number T of adapters, some draws of T are merged to several
-sizes; bytes per adapter at a given error are read off between the sizes (log-linear). Errors: the
-relative Frobenius error, and one that is nearer to harm (``bias-aware``), each as the mean over
-adapters. The level compared is what a single adapter has at 5 % of its fp16 bytes. A second call
-continues after the last number of adapters that was finished.
+sizes; bytes per adapter at a given error are read off between the sizes (log-linear), and compared
+with those that the same adapters take alone. Errors: the relative Frobenius error, and one that is
+nearer to harm (``weighted``), each as the mean over adapters. The level compared is what a single
+adapter has at 5 % of its fp16 bytes. A second call continues after the last number of adapters that
+was finished.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Row = dict[str, Any]
 SIZES = ("12%", "8%", "5%", "3%", "2%")
 DRAWS = {1: 8, 2: 4, 4: 2, 5: 4, 8: 1, 10: 4, 20: 2, 40: 1}
 """Most draws of a number of adapters; no two have an adapter in common."""
-MEASURES = ("frobenius", "bias-aware")
+MEASURES = ("frobenius", "weighted")
 
 
 def groups() -> dict[str, tuple[list[Adapter], Sequence[int]]]:
@@ -73,9 +74,9 @@ def _measured(original: Mapping[str, Any], back: Mapping[str, Any]) -> tuple[flo
 
 
 def _parts(b: Any, a: Any, other_b: Any, other_a: Any) -> tuple[float, float, float]:
-    """Return |E|^2, its bias-aware value and |dW|^2, for the error E of a module.
+    """Return |E|^2, its weighted value and |dW|^2, for the error E of a module.
 
-    Bias-aware: errors along the module's own parts count three times, others inside of its own
+    Weighted: errors along the module's own parts count three times, others inside of its own
     outputs once, those outside of them a quarter. It ranked damages of one task nearly as
     gradients of the base do.
     """
@@ -111,7 +112,7 @@ def merged(
             yield {
                 "group": group,
                 "adapters": count,
-                "draw": draw,
+                "names": [x.name for x in chosen],
                 "size": size,
                 "bytes_per_adapter": made.size / count,
                 "size_pct": round(100 * made.fraction, 4),
@@ -121,19 +122,23 @@ def merged(
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float]) -> list[Row]:
-    """Bytes per adapter of every group and number of adapters, the mean over draws that span the
-    level; None where no draw does."""
+    """Bytes of every group and number of adapters, over those that the same adapters take alone:
+    the mean over draws; None where the sizes of none span the level."""
+    draws: dict[tuple[str, int, tuple[str, ...]], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        draws.setdefault((row["group"], row["adapters"], tuple(row["names"])), []).append(row)
     table = []
-    for name, count in dict.fromkeys((row["group"], row["adapters"]) for row in rows):
-        mine = [row for row in rows if (row["group"], row["adapters"]) == (name, count)]
+    for name, count in dict.fromkeys(x[:2] for x in draws):
         entry: Row = {"group": name, "adapters": count}
         for measure, level in levels.items():
-            found = [
-                bytes_at([row for row in mine if row["draw"] == draw], measure, level)
-                for draw in sorted({row["draw"] for row in mine})
-            ]
-            inside = [value for value in found if value is not None]
-            entry[measure] = round(float(np.mean(inside))) if inside else None
+            found = {x: bytes_at(mine, measure, level) for x, mine in draws.items()}
+            alone = {x[2][0]: size for x, size in found.items() if x[1] == 1}
+            shares = []
+            for x, size in found.items():
+                own = [y for y in map(alone.get, x[2]) if y is not None]
+                if x[:2] == (name, count) and size is not None and len(own) == count:
+                    shares.append(size / float(np.mean(own)))
+            entry[measure] = round(float(np.mean(shares)), 4) if shares else None
         table.append(entry)
     return table
 
@@ -162,10 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if (name, count) in done:
                     continue
                 rows.extend(merged(name, adapters, count, Path(folder)))
-                save_json(args.out, result | {"rows": rows})
+                save_json(args.out, result | {"rows": rows}, "rows")
                 print(name, count, flush=True)
     single = [r for r in rows if (r["group"], r["adapters"], r["size"]) == ("unlike", 1, "5%")]
     levels = {measure: float(np.mean([row[measure] for row in single])) for measure in MEASURES}
     table = table_of(rows, levels)
     print(*table, sep="\n")
-    save_json(args.out, result | {"levels": levels, "table": table, "rows": rows})
+    save_json(args.out, result | {"levels": levels, "table": table, "rows": rows}, "rows")

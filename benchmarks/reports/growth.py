@@ -1,4 +1,4 @@
-"""Bytes per adapter against the number of adapters in a bundle."""
+"""Bytes of a bundle over those of its adapters alone, by number of adapters."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ def grown() -> Any:
 
 
 def growth() -> str:
-    """Return the picture of bytes per adapter; growth.csv has the numbers."""
-    return "![Bytes per adapter](picture:growth.png)\n" if grown() else MISSING
+    """Return the picture; growth.csv has the numbers."""
+    return (
+        "![Bytes of those of the same adapters alone](picture:growth.png)\n" if grown() else MISSING
+    )
 
 
 def bytes_per_adapter() -> Table:
-    """Return the bytes per adapter at one error, by measure, group and number of adapters."""
+    """Return bytes over those of the adapters alone, by measure, group and number of adapters."""
     result = grown() or {"levels": {}, "table": ()}
     rows = [
         [measure, f"{level:.3f}", row["group"], row["adapters"], row[measure]]
@@ -36,11 +38,11 @@ def bytes_per_adapter() -> Table:
         for row in result["table"]
         if row.get(measure)
     ]
-    return ["measure", "error", "group", "adapters", "bytes_per_adapter"], rows
+    return ["measure", "error", "group", "adapters", "of_alone"], rows
 
 
 def draw() -> None:
-    """Draw bytes per adapter against the number of adapters."""
+    """Draw bytes, of those of the same adapters alone, against the number of adapters."""
     import matplotlib.pyplot as plt
 
     result = grown()
@@ -52,20 +54,21 @@ def draw() -> None:
             mine = [r for r in result["table"] if r["group"] == group and r[measure]]
             axis.plot(
                 [r["adapters"] for r in mine],
-                [r[measure] / 1000 for r in mine],
+                [100 * r[measure] for r in mine],
                 "o--" if group.startswith("like") else "o-",
                 label=group,
             )
         axis.set_xscale("log", base=2)
         counts = sorted({row["adapters"] for row in result["table"]})
         axis.set_xticks(counts, [str(c) for c in counts])
-        axis.set_ylim(0, None)
+        axis.set_ylim(60, 105)
         axis.set_xlabel("adapters in the bundle")
-        axis.set_ylabel("kB per adapter")
+        axis.set_ylabel("bytes, % of the same adapters alone")
         axis.set_title(f"at a {measure} error of {level:.2f}")
     axes[0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
-    figure.savefig(pages.PICTURES / "growth.png", dpi=110)
+    figure.savefig(pages.PICTURES / "growth.png", dpi=110, metadata={"Software": None})
+    plt.close(figure)
 
 
 SECTIONS = {"growth": growth}

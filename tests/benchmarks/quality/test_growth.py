@@ -44,3 +44,24 @@ def test_errors_along_the_own_parts_count_most() -> None:
     assert growth._measured(original, half) == pytest.approx((0.5, 3 * 0.25))
     assert growth._measured(original, beside) == pytest.approx((0.5, 0.25 / 4))
     assert growth._measured(original, {}) == pytest.approx((1.0, 3.0))
+
+
+def test_bytes_are_compared_with_those_of_the_same_adapters_alone() -> None:
+    def rows(group: str, names: list[str], size: float) -> list[dict[str, object]]:
+        about = {"group": group, "adapters": len(names), "names": names}
+        return [
+            {**about, "error": error, "bytes_per_adapter": size / error} for error in (0.1, 0.4)
+        ]
+
+    both = rows("unlike", ["a", "b"], 12.0)
+    alone = [*rows("unlike", ["a"], 10.0), *rows("like: b", ["b"], 20.0)]
+    table = growth.table_of([*alone, *both], {"error": 0.2})
+    assert [(x["group"], x["adapters"], x["error"]) for x in table] == [
+        ("unlike", 1, 1.0),
+        ("like: b", 1, 1.0),
+        ("unlike", 2, 0.8),
+    ]
+    # Of an adapter that was not merged alone nothing is known.
+    assert (
+        growth.table_of([*rows("unlike", ["a"], 10.0), *both], {"error": 0.2})[1]["error"] is None
+    )
