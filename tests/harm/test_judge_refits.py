@@ -47,7 +47,10 @@ def test_a_refit_needs_four_answers_that_judge(
     monkeypatch.setattr(judge_module, "learns_in", lambda model: "float32")
     monkeypatch.setattr(answers_module, "answered", answered)
     (adapter,) = read_adapters([make_adapter(tmp_path / "de", factors_of(0))])
-    model = SimpleNamespace(device=SimpleNamespace(type="cpu"), dtype="float32", config=None)
+    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace())
+    model = SimpleNamespace(device=SimpleNamespace(type="cpu"), dtype="float32", config=config)
+    model.get_input_embeddings = lambda: None
+    model.named_modules = model.named_buffers = lambda: ()
     prompts = [Encoded((1, 2 + i), ()) for i in range(count + lessons)]
     settings = HarmSettings(prompts_if_refit=count, refit_prompts=count + lessons)
     loaded = model, SimpleNamespace(eos_token_id=0)

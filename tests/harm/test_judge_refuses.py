@@ -53,6 +53,17 @@ def test_an_adapter_that_overflows_is_named_and_nothing_is_kept(judge_of, tmp_pa
     assert kept(tmp_path) == []
 
 
+def test_an_adapter_that_cannot_write_its_own_text_is_named(
+    make_adapter, trained, tmp_path
+) -> None:
+    (adapter,) = read_adapters([make_adapter(tmp_path / "fr", factors_of(0, 5e37))])
+    for part in trained:
+        part.save_pretrained(tmp_path / "base")
+    judge = AnswerJudge(tmp_path / "base", [adapter], {}, loaded=trained)
+    with raises(NumericalError, adapter="fr", got="not finite"):
+        judge.sensitivities()
+
+
 def test_an_original_that_is_not_finite_on_its_answers_is_named(
     judge_of, tmp_path, monkeypatch
 ) -> None:

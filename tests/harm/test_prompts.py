@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from tokenizers.processors import TemplateProcessing
 
@@ -54,6 +55,14 @@ def test_every_module_is_seen_and_prompts_change_what_is_seen(base, folders) -> 
     assert asked["fr"] != alone["fr"]
     # The same seed, the same texts.
     assert AnswerJudge(str(base), adapters, {}).sensitivities() == alone
+
+
+def test_the_random_numbers_of_the_caller_stay(base, folders) -> None:
+    torch.manual_seed(7)
+    wanted = torch.rand(3)
+    torch.manual_seed(7)
+    AnswerJudge(str(base), read_adapters(folders), {}).sensitivities()
+    assert torch.equal(torch.rand(3), wanted)
 
 
 def test_what_was_seen_counts_by_its_root(base, folders) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from transformers import OPTConfig, OPTForCausalLM
 
 from hydraopt import read_adapters
-from hydraopt.basemodel.encoding import prompt_text
+from hydraopt.basemodel.encoding import Encoded, prompt_text
 from hydraopt.errors import UsageError
 from hydraopt.harm.judge import AnswerJudge
 from hydraopt.merging.look import HarmSettings
@@ -50,6 +51,18 @@ def test_equal_prompts_count_once_and_the_first_stays(trained, tmp_path) -> None
     told = measured(judge, "fr", factors_of(1, 0.1))
     assert told.harm.answers == 3
     assert told == measured(once, "fr", factors_of(1, 0.1))
+
+
+@pytest.mark.parametrize("tokens", [(), (3, 1 << 20)], ids=["none", "unknown"])
+def test_tokens_that_the_base_does_not_read_name_their_task_and_number(
+    trained, tmp_path, tokens: tuple[int, ...]
+) -> None:
+    base, adapters = saved(trained, tmp_path / "base"), adapters_at(tmp_path, "fr")
+    prompts = [*(Encoded((3, i), ()) for i in range(4, 70)), Encoded(tokens, ())]
+    judge = AnswerJudge(base, adapters, {"fr": prompts})
+    with pytest.raises(UsageError, match="prompt 67 ") as error:
+        judge.answers("fr")
+    assert error.value.adapter == "fr"
 
 
 def test_equal_prompts_take_no_places_of_others(trained, tmp_path, monkeypatch) -> None:

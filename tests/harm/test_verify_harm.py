@@ -157,8 +157,9 @@ def test_a_task_that_was_added_has_learned_from_none(
 ) -> None:
     settings = HarmSettings(prompts_if_refit=5, held_out=5, least_held_out=1)
     monkeypatch.setattr(Bundle, "recipe", property(lambda self: {**self.core.recipe, "refit": 1}))
+    added, few = Added("2026-11-30", "0" * 16), Harm(0, 4, 0.0, 0.0, True)
     bundle = remade(
-        open_bundle(place / "b"), tmp_path / "b", fr={"added": Added("2026-11-30", "0" * 16)}
+        open_bundle(place / "b"), tmp_path / "b", fr={"added": added, "harm": few}, en={"harm": few}
     )
     adapters = read_adapters(place / "adapters" / "*")
     asked = dict.fromkeys(NAMES, PROMPTS)
@@ -203,34 +204,22 @@ def test_another_base_by_its_name_is_told(
         assert ("but en name another base model (some/One-Instruct)" in said) == told
 
 
-@pytest.mark.parametrize(
-    ("refitted", "least", "enough", "written", "told"),
-    [
-        (0, 6, 13, 0, False),
-        (1, 6, 6, 0, False),
-        (1, 6, 13, 0, True),
-        (1, 7, 13, 0, False),
-        (1, 6, 13, 24, False),
-    ],
-)
-def test_few_prompts_may_have_been_learned_from(
+@pytest.mark.parametrize(("refitted", "more", "told"), [(0, 1, False), (1, 0, False), (1, 1, True)])
+def test_harm_that_is_of_fewer_answers_may_leave_out_what_was_learned_from(
     place: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     refitted: int,
-    least: int,
-    enough: int,
-    written: int,
+    more: int,
     told: bool,
 ) -> None:
-    settings = HarmSettings(
-        held_out=2, least_held_out=least, prompts_if_refit=enough, synthetic_prompts=written
-    )
+    bundle = stating(place, tmp_path / "b", true_harm(place))
     monkeypatch.setattr(
         Bundle, "recipe", property(lambda self: {**self.core.recipe, "refit": refitted})
     )
     adapters, base = read_adapters(place / "adapters" / "*"), str(place / "base")
-    report = verify_harm(place / "b", adapters, base, {"fr": PROMPTS}, settings=settings)
+    prompts = [f"Spell.\n{i}\n=>" for i in range(len(PROMPTS) + more)]
+    report = verify_harm(bundle, adapters, base, {"fr": prompts})
     assert report.learned == (("fr",) if told else ())
 
 

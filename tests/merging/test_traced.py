@@ -12,6 +12,7 @@ from hydraopt.collection.opening import open_bundle
 from hydraopt.editing.refresh import refresh
 from hydraopt.editing.verbs import add
 from hydraopt.merging.budget import Limit
+from hydraopt.merging.look import Look
 from hydraopt.merging.merge import merge, prepare
 from hydraopt.merging.options import MergeOptions
 from tests.conftest import MakeAdapter
@@ -71,7 +72,10 @@ def test_starts_of_more_numbers_than_the_bytes_warrant_are_left_out(
         make_adapter(tmp_path / f"zero{i}", zero)
     make_adapter(tmp_path / "one", pairs)
     path = tmp_path / "made"
-    merge(tmp_path / "zero*", path, workers=1)
+    looks: list[str] = []
+    look = Look(sensitivity=lambda: looks.append("measured") or {})  # type: ignore[func-returns-value]
+    merge(tmp_path / "zero*", path, workers=1, look=look)
+    assert looks == ["measured"]
     assert {x.start for x in open_bundle(path).manifest.tasks} == {None}
     merge(tmp_path / "one", path, size="10%", workers=1)
     add(path, tmp_path / "zero0", workers=1)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -29,10 +29,14 @@ from hydraopt.basemodel.model import (
     of_head,
     place,
 )
+from hydraopt.basemodel.writing import WRITE_TOKENS, Sampling, generate
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.svd import thin
 
 __all__ = ["Activations", "look", "looks", "self_written", "sensitivities"]
+
+_WRITTEN: Final = 32
+"""Tokens of a text that the model writes."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,6 @@ def _real(model: nn.Module, path: str, values: Mapping[str, Tensor], real: Tenso
     return seen.reshape(-1, seen.shape[-1])[real.flatten()]
 
 
-@torch.inference_mode()
 def self_written(
     model: Any,
     tokenizer: Any,
@@ -145,13 +148,13 @@ def self_written(
     seed: int,
     name: str | None = None,
 ) -> list[Encoded]:
-    """Return texts of 32 tokens that the adapted model samples from its first token on.
+    """Return texts that the adapted model samples from its first token on.
 
     name: of the adapter, for the error.
 
-    Raises UsageError for a tokenizer without a token to begin with.
+    Raises UsageError for a tokenizer without a token to begin with, and NumericalError for logits
+    that are not finite.
     """
-    torch.manual_seed(seed)
     start = tokenizer.bos_token_id
     start = tokenizer.eos_token_id if start is None else start
     if start is None:
@@ -164,18 +167,10 @@ def self_written(
                 do="Give prompts of the task",
             )
         )
-    ids = torch.full((count, 1), start)
-    with attached(model, place(model, factors)):
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=32,
-            min_new_tokens=32,
-            do_sample=True,
-            top_k=0,
-            pad_token_id=start,
-        )
-    return [Encoded((start,), tuple(row[1:].tolist())) for row in out]
+    items, sets = [Encoded((start,), ())] * count, [place(model, factors)] * count
+    choose = Sampling(seed, model.get_output_embeddings().weight.shape[0])
+    said = generate(model, tokenizer, items, sets, _WRITTEN, WRITE_TOKENS, (), choose)
+    return [Encoded((start,), answer) for answer in said]
 
 
 def sensitivities(seen: Iterable[Activations], factors: TaskFactors) -> dict[str, float]:

@@ -147,11 +147,11 @@ class Answers:
         asked = {}
         for task, prompts in self._prompts.items():
             kept: dict[Encoded, None] = {}
-            for number, item in enumerate(prompts, 1):
-                if isinstance(item, str):
-                    model, tokenizer = self._loaded
-                    text, item = item, encode_prompt(tokenizer, item)
-                    check_prompt(item, reads_of(model), number, text, task)
+            model, tokenizer = self._loaded
+            for number, given in enumerate(prompts, 1):
+                text = given if isinstance(given, str) else ""
+                item = encode_prompt(tokenizer, given) if isinstance(given, str) else given
+                check_prompt(item, reads_of(model), number, text, task)
                 kept.setdefault(item)
                 if len(kept) == self._counts[1]:
                     break

@@ -68,7 +68,10 @@ class AnswerJudge(Answers, HarmJudge):
             else:
                 seed = self._seed + int(self._adapters[name].content_hash()[:_DIGITS], 16)
                 count = most.sensitivity_texts
-                texts = self_written(model, tokenizer, factors, count, seed, name)
+                try:
+                    texts = self_written(model, tokenizer, factors, count, seed, name)
+                except NotFiniteError:
+                    raise not_finite("the adapter cannot write text of its own", name) from None
             seen = sensitivities(looks(model, texts, factors), factors)
             tempered[name] = {path: value**_POWER for path, value in seen.items()}
             self._progress("measuring sensitivities", number + 1, len(measured))

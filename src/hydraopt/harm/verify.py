@@ -80,9 +80,13 @@ def verify_harm(
         progress("measuring harm", len(tasks) + len(problems), len(prompts))
     tasks.sort(key=lambda x: x.name)
     problems += [text for task in tasks if (text := _worse(task))]
-    counts = {x.name: len(set(prompts[x.name])) for x in tasks}
-    few = (x for x, n in counts.items() if x in trained and settings.learns_from_judges(n))
-    return HarmReport(tuple(tasks), tuple(problems), tuple(few), judge.cut(counts), tokens)
+    # Harm that was stated of fewer answers left those out that the refit learned from.
+    learned = (
+        x.name for x in tasks
+        if x.name in trained and x.stated and x.stated.answers < x.measured.answers
+    )  # fmt: skip
+    cut = judge.cut(x.name for x in tasks)
+    return HarmReport(tuple(tasks), tuple(problems), tuple(learned), cut, tokens)
 
 
 def most_likely(stated: Harm, answers: int) -> float:

@@ -47,7 +47,7 @@ class HarmSettings:
     sensitivity_texts: number of texts for measuring sensitivities; more texts change little.
     sensitivity_tokens: maximum number of tokens of an answer used to measure sensitivities.
     steps: steps of Adam of a refit.
-    stops: steps after which the result is coded and judged.
+    stops: steps after which the result is coded and judged, the last of them after all.
     rate: first rate, relative to the root mean square of a side; falls linearly to zero.
     coded_rate: first rate from the coded parts (rounding undoes small steps); None for no such
         start.
@@ -55,7 +55,8 @@ class HarmSettings:
     again: steps after which rounding is measured again.
     stages: groups of modules in layer order; the first are frozen some time before the end.
 
-    Raises UsageError for a number of tokens that a recipe cannot state.
+    Raises UsageError for a number of tokens that a recipe cannot state, and for stops that do not
+    rise to the number of steps.
     """
 
     prompts: int = 256
@@ -86,6 +87,14 @@ class HarmSettings:
                     expected=f"1 to {MOST_ANSWER_TOKENS:,}",
                 )
             )
+        if [*self.stops] != sorted({*self.stops, self.steps}) or self.stops[0] < 1:
+            raise UsageError(
+                explain(
+                    "a refit cannot be judged at these steps",
+                    got=self.stops,
+                    expected=f"rising numbers from 1, the last of them {self.steps}",
+                )
+            )
 
     def counts(self, refits: bool) -> tuple[int, int]:
         """Return the maximum number of prompts of a task that measure harm, and of all prompts."""
@@ -97,11 +106,6 @@ class HarmSettings:
         """Return the number of prompts that the base model is to write for a refit."""
         few = self.least_examples <= prompts < self.prompts_if_refit
         return max(self.synthetic_prompts - prompts, 0) if few else 0
-
-    def learns_from_judges(self, prompts: int) -> bool:
-        """Return whether a refit with so many prompts learns from some that measure harm."""
-        judges = self.held_out * min(prompts, self.prompts_if_refit)
-        return self.held_out * self.least_held_out <= prompts + self.missing(prompts) < judges
 
 
 DEFAULT_HARM: Final = HarmSettings()

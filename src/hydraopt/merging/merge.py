@@ -11,6 +11,7 @@ Job to ``solving.solve``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -210,6 +211,7 @@ def solve(prepared: Prepared) -> Solved:
 
     Raises BudgetError for a limit that cannot be met, and whatever the look raises.
     """
+    prepared = _looking_once(prepared)
     try:
         return _solve(prepared)
     except UnreadableError:
@@ -218,6 +220,15 @@ def solve(prepared: Prepared) -> Solved:
             raise
         loaded = dataclasses.replace(prepared.loaded, adapters=adapters)
         return _solve(dataclasses.replace(prepared, loaded=loaded))
+
+
+def _looking_once(prepared: Prepared) -> Prepared:
+    """Return the same with a look that measures sensitivities once: that takes minutes."""
+    look = prepared.options.look
+    if not callable(look.sensitivity):
+        return prepared
+    look = dataclasses.replace(look, sensitivity=functools.cache(look.sensitivity))
+    return dataclasses.replace(prepared, options=dataclasses.replace(prepared.options, look=look))
 
 
 def _solve(prepared: Prepared) -> Solved:
@@ -232,7 +243,7 @@ def _solve(prepared: Prepared) -> Solved:
         job = _first_job(prepared, pieces, budget)
         if isinstance(budget, HarmLimit):
             check_prompted(coded_names(pieces), options.look.tasks)
-        sensitivity = sensed(options.look.sensitivity)
+        sensitivity = sensed(options.look.sensitivity) if pieces.contents else {}
         job = dataclasses.replace(job, recipe=options.recipe(budget, sensitivity))
         if not pieces.contents:
             return Solved(job, options.weighing, None if lossless else budget, None)
