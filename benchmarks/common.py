@@ -9,12 +9,14 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from hydraopt.adapters import Adapter
+from hydraopt.files.alone import alone
 
 __all__ = [
     "CODING",
@@ -23,11 +25,13 @@ __all__ = [
     "RESULTS",
     "ROOT",
     "SPEED",
+    "append_rows",
     "begun",
     "bundle_hash",
     "local_folder",
     "package_hash",
     "provenance",
+    "rewriting",
     "save_json",
     "write_result",
 ]
@@ -42,6 +46,7 @@ _PACKAGES = (
     "scipy",
     "numba",
     "torch",
+    "transformers",
     "peft",
     "safetensors",
     "zstandard",
@@ -161,6 +166,23 @@ def begun(path: Path, head: Mapping[str, Any], keys: Sequence[str]) -> list[dict
         raise SystemExit(f"{path.name} has other {', '.join(changed)}; remove it first")
     rows: list[dict[str, Any]] = before.get("rows", [])
     return rows
+
+
+@contextmanager
+def rewriting(path: Path) -> Iterator[None]:
+    """Let one process at a time read a result and write it again."""
+    place = ROOT / "build" / "locks"
+    place.mkdir(parents=True, exist_ok=True)
+    with alone(place / path.name):
+        yield
+
+
+def append_rows(
+    path: Path, head: Mapping[str, Any], keys: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Add rows to a result; other processes may add others meanwhile. Raises as :func:`begun`."""
+    with rewriting(path):
+        save_json(path, {**head, "rows": [*begun(path, head, keys), *rows]}, "rows")
 
 
 def write_result(

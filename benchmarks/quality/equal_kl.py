@@ -22,8 +22,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.commands import parser_of
-from benchmarks.common import QUALITY, ROOT, begun, package_hash, provenance, save_json
+from benchmarks.common import (
+    QUALITY,
+    ROOT,
+    begun,
+    package_hash,
+    provenance,
+    rewriting,
+    save_json,
+)
 from benchmarks.quality.prompts import prompts_hash, real_prompts
 from benchmarks.quality.sets import SIZES, inputs_of, original_adapters, recipe_of
 from benchmarks.rivals import registry
@@ -76,14 +85,19 @@ def row_values(drift: Drift) -> list[list[float]]:
 
 
 def packed(rows: Sequence[Compressor], tasks: Tasks, parent: Path) -> dict[str, ReadBack]:
-    """Write all adapters by each method; what is there from an earlier call stays."""
+    """Write all adapters by each method; what is there from an earlier call stays.
+
+    A folder is complete once it has its name, so that two calls may write the same.
+    """
     found = {}
+    parent.mkdir(parents=True, exist_ok=True)
     for row in rows:
         folder = parent / row.label
-        if not (folder / "done").is_file():
-            shutil.rmtree(folder, ignore_errors=True)  # of a call that was interrupted
-            pack(row, tasks, folder)
-            (folder / "done").touch()
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(dir=parent) as place:
+                pack(row, tasks, Path(place) / row.label)
+                with suppress(OSError):  # another call was faster
+                    (Path(place) / row.label).rename(folder)
         found[row.label] = ReadBack(row, folder, list(tasks))
     return found
 
@@ -199,12 +213,13 @@ class Stored:
 
     def add(self, methods: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
         """Save these as well; another call may have saved others meanwhile."""
-        known, found = self.read()
-        save_json(
-            self.file,
-            {**self.head, "methods": {**known, **methods}, "rows": [*found, *rows]},
-            "rows",
-        )
+        with rewriting(self.file):
+            known, found = self.read()
+            save_json(
+                self.file,
+                {**self.head, "methods": {**known, **methods}, "rows": [*found, *rows]},
+                "rows",
+            )
 
     def check(self, label: str, about: Mapping[str, Any]) -> None:
         """Raise SystemExit if rows of a label are of other files."""

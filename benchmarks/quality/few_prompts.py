@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import parser_of
-from benchmarks.common import QUALITY, begun, package_hash, provenance, save_json
+from benchmarks.common import QUALITY, append_rows, begun, package_hash, provenance
 from benchmarks.quality.equal_kl import Scene, row_values
 from benchmarks.quality.prompts import prompts_hash, real_prompts
 from benchmarks.quality.sets import inputs_of, original_adapters, recipe_of
@@ -112,5 +112,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if row["asked"] != prompts_hash(asked):
                 raise SystemExit(f"{file.name}: other prompts of {adapter.name}; remove it first")
         if todo := [x for x in (0, *args.counts) if x not in mine]:
-            done += measured(adapter, todo, args, base, scene)
-            save_json(file, {**head, "rows": done}, "rows")
+            append_rows(file, head, _SAME, measured(adapter, todo, args, base, scene))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import parser_of
-from benchmarks.common import QUALITY, ROOT, begun, package_hash, provenance, save_json
+from benchmarks.common import QUALITY, ROOT, append_rows, begun, package_hash, provenance
 from benchmarks.quality.equal_kl import Scene, packed
 from benchmarks.quality.prompts import prompts_hash, real_prompts
 from benchmarks.quality.sets import inputs_of, original_adapters, recipe_of
@@ -121,11 +121,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         todo = {x: rows[x].label for x in args.limits if x not in {y["limit"] for y in mine}}
         if not todo:
             continue
-        found = counts(adapter, {label: methods[label] for label in todo.values()}, scene)
+        found, rows_of = counts(adapter, {x: methods[x] for x in todo.values()}, scene), []
         for limit, label in todo.items():
             size = methods[label].bytes
             row = {"adapter": adapter.name, "limit": limit, "of": of, "bytes": size}
             row |= {"share": round(size / fp16, 6)}
-            done.append({**row, **kept(*found[label], float(limit.rstrip("%")) / 100)})
-            print(done[-1], flush=True)
-        save_json(file, {**head, "rows": done}, "rows")
+            rows_of.append({**row, **kept(*found[label], float(limit.rstrip("%")) / 100)})
+            print(rows_of[-1], flush=True)
+        append_rows(file, head, _SAME, rows_of)

@@ -8,7 +8,7 @@ SET is a recipe of zoo/recipes; its adapters start from one seed. They are merge
 without it (trace=False), and "private". The start of adapters that zoo.train drew itself is given
 to the merge; one that PEFT drew is traced. KL is teacher-forced, in nats an answer, on the first
 rows of a split that nothing was trained on. Files are whole bundles. Saved after each task; a
-second call continues.
+second call continues, and refuses a result of other rows or code.
 Writes benchmarks/results/quality/SET.known-start.json.
 """
 
@@ -17,13 +17,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import parser_of
-from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
+from benchmarks.common import QUALITY, begun, package_hash, provenance, save_json
 from benchmarks.quality.sets import original_adapters, recipe_of
 from benchmarks.rivals.base import DEFAULT
 from hydraopt.adapters import Adapter
@@ -108,23 +109,23 @@ def variants(args: argparse.Namespace) -> list[Variant]:
 
 
 def made(
-    variant: Variant, adapters: Sequence[Adapter], recipe: Recipe, place: Path
+    variant: Variant, adapters: Sequence[Adapter], recipe: Recipe
 ) -> Mapping[str, tuple[int, Any]]:
     """Return (bytes, factors by module) of each task of a group. bytes: of the file, per task."""
     options = WAYS[variant.way]
     known = [started(x, recipe) for x in adapters] if variant.way == "known" else list(adapters)
-    path = place / f"{variant.label}.hydra.safetensors"
     limit: dict[str, Any] = {} if variant.size == DEFAULT else {"size": variant.size}
-    result = merge(known, path, **limit, workers=1, **options)
-    bundle, found = open_bundle(path), {}
-    for adapter in known:
-        task = bundle[adapter.name]
-        if variant.way == "known" and task.entry.start is not None:
-            start = next(x.initial.start for x in adapter.modules.values() if x.initial)
-            task = dataclasses.replace(task, entry=dataclasses.replace(task.entry, start=start))
-        factors = {p: (x.B.astype("f4"), x.A.astype("f4")) for p, x in task.factors().items()}
-        found[adapter.name] = result.size // len(known), factors
-    path.unlink()
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "x.hydra.safetensors"
+        result = merge(known, path, **limit, workers=1, **options)
+        bundle, found = open_bundle(path), {}
+        for adapter in known:
+            task = bundle[adapter.name]
+            if variant.way == "known" and task.entry.start is not None:
+                start = next(x.initial.start for x in adapter.modules.values() if x.initial)
+                task = dataclasses.replace(task, entry=dataclasses.replace(task.entry, start=start))
+            factors = {p: (x.B.astype("f4"), x.A.astype("f4")) for p, x in task.factors().items()}
+            found[adapter.name] = result.size // len(known), factors
     return found
 
 
@@ -132,7 +133,7 @@ def measured(
     adapters: Sequence[Adapter], todo: Sequence[Variant], recipe: Recipe, args: argparse.Namespace
 ) -> dict[str, dict[str, Any]]:
     """Return bytes, KL and the KL of each row, by variant and task of a group."""
-    made_by = {x.label: made(x, adapters, recipe, args.place) for x in todo}
+    made_by = {x.label: made(x, adapters, recipe) for x in todo}
     found: dict[str, dict[str, Any]] = {x.label: {} for x in todo}
     for adapter in adapters:
         name, language, _ = named_task(adapter.name, adapter.source.parent, args.tasks)
@@ -171,15 +172,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     recipe = read_recipe(recipe_of(args.set))
     adapters = [x for x in original_adapters(args.set) if not args.only or x.name in args.only]
-    args.place = ROOT / "build" / "known-start"
-    args.place.mkdir(parents=True, exist_ok=True)
     file = args.output / f"{args.set}.known-start.json"
     head = provenance(f"{args.set}: bytes and KL with and without a known start", seed=0)
     about = {"split": args.split, "count": args.rows, "code": package_hash()}
-    known = json.loads(file.read_text()) if file.is_file() else {}
-    results: dict[str, dict[str, Any]] = {}
-    if all(known.get(key) == value for key, value in about.items()):
-        results = known["merges"]
+    begun(file, about, tuple(about))
+    known = json.loads(file.read_text()) if file.is_file() else {"merges": {}}
+    results: dict[str, dict[str, Any]] = known["merges"]
     args.model, args.tokenizer = load_model(str(base_folder(recipe.base)))
     for count in args.together:
         for first in range(0, len(adapters) - count + 1, count):

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.reports.same_rows import LEAST, Result, Values, picked
 from benchmarks.rivals.base import METHOD
 
-__all__ = ["Compared", "Factor", "cell", "has_curve"]
+__all__ = ["Compared", "Factor", "cell", "frontier", "has_curve", "size_at"]
 
 _ROW_SAMPLES: Final = 100
 _TASK_SAMPLES: Final = 10
@@ -51,7 +51,7 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return kept
 
 
-def _size_at(curve: Sequence[tuple[float, float]], kl: float) -> tuple[float, int]:
+def size_at(curve: Sequence[tuple[float, float]], kl: float) -> tuple[float, int]:
     """Return the bytes at a KL, and the side of :class:`Factor`. curve: as of :func:`frontier`."""
     (least, worst), (most, best) = curve[0], curve[-1]
     if not best < kl < worst:
@@ -113,7 +113,7 @@ class Compared:
         beyond its ends it stays at the bytes of the end.
         """
         wanted, *theirs = (max(x, LEAST) for x in means.tolist())
-        size, side = _size_at(frontier([*zip(self.shares, theirs, strict=True)]), wanted)
+        size, side = size_at(frontier([*zip(self.shares, theirs, strict=True)]), wanted)
         return Factor(math.log(size / self.share), side)
 
     def factors(self, drawn: Values | None = None) -> list[Factor]:

@@ -12,6 +12,8 @@ import numpy as np
 from benchmarks import pages
 from benchmarks.common import QUALITY
 from benchmarks.reports.axes import size_axis
+from benchmarks.reports.factors import frontier, size_at
+from benchmarks.reports.same_rows import LEAST
 from benchmarks.reports.tables import MISSING, table, wrapped
 
 __all__ = ["SECTIONS", "draw", "started"]
@@ -43,7 +45,7 @@ def _sizes(merges: Merges, way: str, tasks: int) -> dict[str, Mapping[str, Any]]
 def _mean(rows: Mapping[str, Any]) -> tuple[float, float]:
     """Return the mean share of fp16, in percent, and the geometric mean of KL over the tasks."""
     share = 100 * float(np.mean([x["share"] for x in rows.values()]))
-    return share, math.exp(float(np.mean([math.log(x["kl"]) for x in rows.values()])))
+    return share, math.exp(float(np.mean([math.log(max(x["kl"], LEAST)) for x in rows.values()])))
 
 
 def _saved(merges: Merges, size: str, tasks: int, kl: Any) -> list[float]:
@@ -54,13 +56,10 @@ def _saved(merges: Merges, size: str, tasks: int, kl: Any) -> list[float]:
     private, curve = _sizes(merges, "private", 1), _sizes(merges, "known", tasks)
     ratios = []
     for task, row in private[size].items():
-        points = sorted(
-            (math.log(kl(x[task])), math.log(x[task]["share"])) for x in curve.values() if task in x
-        )
-        wanted = math.log(kl(row))
-        if points and points[0][0] <= wanted <= points[-1][0]:
-            harms, shares = zip(*points, strict=True)
-            ratios.append(float(np.interp(wanted, harms, shares)) - math.log(row["share"]))
+        points = [(x[task]["share"], max(kl(x[task]), LEAST)) for x in curve.values() if task in x]
+        share, side = size_at(frontier(points), max(kl(row), LEAST)) if points else (0.0, 1)
+        if not side:
+            ratios.append(math.log(share / row["share"]))
     return ratios
 
 
@@ -75,7 +74,7 @@ def _interval(merges: Merges, size: str, tasks: int) -> tuple[float, float, floa
         def kl(row: Mapping[str, Any], picks: dict[int, Any] = picks) -> float:
             rows = np.array(row["rows"])
             pick = picks.setdefault(rows.size, rng.integers(0, rows.size, rows.size))
-            return max(float(rows[pick].mean()), 1e-12)
+            return float(rows[pick].mean())
 
         ratios = _saved(merges, size, tasks, kl)
         for _ in range(10 if ratios else 0):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.quality import equal_kl
-from benchmarks.quality.equal_kl import Scene, measured
+from benchmarks.quality.equal_kl import Scene, measured, packed
 from benchmarks.rivals.base import Compressor, pack
 from hydraopt.evaluate.compare import ORIGINAL
 from hydraopt.merging.look import HarmSettings
@@ -130,13 +130,21 @@ def test_a_second_call_measures_what_is_missing(command, tmp_path, monkeypatch) 
     assert (tmp_path / "small.equal-kl.json").read_text() == before
 
 
-def test_a_folder_that_is_half_written_is_written_again(command, tmp_path) -> None:
-    whole = command("--rows", "4")
-    (done,) = tmp_path.rglob("done")
-    done.unlink()
-    (done.parent / "rest").touch()
-    assert command("--rows", "4")["methods"] == whole["methods"]
-    assert not (done.parent / "rest").exists()
+def test_a_method_that_fails_half_way_leaves_no_folder(tmp_path) -> None:
+    def fail(tasks: object, folder: Path) -> None:
+        (folder / "half").touch()
+        raise OSError
+
+    def write(tasks: object, folder: Path) -> None:
+        (folder / "whole").write_bytes(b"12")
+
+    made = Compressor("made", "5%", write, lambda folder, task: {})
+    with pytest.raises(OSError):  # noqa: PT011
+        packed([replace(made, write=fail)], {}, tmp_path / "build")
+    assert list((tmp_path / "build").iterdir()) == []
+    assert packed([made], {}, tmp_path / "build")["made_5pct"].bytes == 2
+    # What is there stays.
+    assert packed([replace(made, write=fail)], {}, tmp_path / "build")["made_5pct"].bytes == 2
 
 
 @pytest.mark.slow
