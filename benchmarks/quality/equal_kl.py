@@ -61,7 +61,7 @@ from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.model import TaskFactors, load_model, place
 from hydraopt.basemodel.writing import WRITE_TOKENS, ends_of, generate
-from hydraopt.evaluate.compare import ORIGINAL
+from hydraopt.evaluate.compared import ORIGINAL
 from hydraopt.evaluate.metrics import metrics_of
 from hydraopt.evaluate.run import most_tokens
 from hydraopt.evaluate.taskfile import TaskFile, named_task, read_task_file
@@ -79,9 +79,8 @@ _SAME = ("recipe", "base", "count", "code", "inputs")
 
 def row_values(drift: Drift) -> list[list[float]]:
     """Return of each row whether its answer changes, 0 or 1, and its KL in nats."""
-    changed = set(drift.row[drift.moved > drift.margin].tolist())
-    kl = np.bincount(drift.row, drift.kl, drift.answers)
-    return [[int(i in changed), float(f"{x:.4g}")] for i, x in enumerate(kl)]
+    each = zip(drift.changes.tolist(), drift.kl_by_answer.tolist(), strict=True)
+    return [[int(changed), float(f"{kl:.4g}")] for changed, kl in each]
 
 
 def packed(rows: Sequence[Compressor], tasks: Tasks, parent: Path) -> dict[str, ReadBack]:

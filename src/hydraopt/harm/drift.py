@@ -145,9 +145,19 @@ class Drift:
         return all(bool(np.isfinite(x).all()) for x in (self.kl, self.margin, self.moved))
 
     @property
+    def changes(self) -> NDArray[np.bool_]:
+        """Whether some token of each answer changes, (answers,)."""
+        return np.bincount(self.row[self.moved > self.margin], minlength=self.answers) > 0
+
+    @property
     def changed(self) -> int:
         """Number of answers in which some token changes."""
-        return len(set(self.row[self.moved > self.margin].tolist()))
+        return int(self.changes.sum())
+
+    @property
+    def kl_by_answer(self) -> Numbers:
+        """KL of each answer in nats, (answers,)."""
+        return np.bincount(self.row, self.kl, self.answers).astype(np.float64)
 
     def summary(self, held_out: bool = False) -> MeasuredHarm:
         """Return the measured harm, with standard errors.
@@ -160,7 +170,7 @@ class Drift:
         held_out: whether no refit learned from these answers.
         """
         likely = likely_changes(self)
-        kl = np.bincount(self.row, self.kl, self.answers).astype(np.float64)
+        kl = self.kl_by_answer
         told, nats = float(likely.mean()), float(kl.mean())
         alone = self.answers == 1
         errors = (_error_of_one(told), nats) if alone else (_error(likely), _error(kl))
@@ -232,8 +242,7 @@ def surely_drifts_more(before: Drift, after: Drift) -> bool:
 
     One answer of two dozen can contribute most of the difference.
     """
-    kl = (np.bincount(x.row, x.kl, x.answers) for x in (after, before))
-    more = np.subtract(*kl)
+    more = after.kl_by_answer - before.kl_by_answer
     return bool(more.mean() > more.std() / math.sqrt(len(more)))
 
 
