@@ -13,7 +13,7 @@ __all__ = ["dispatch", "parser_of", "summary_of"]
 
 
 def parser_of(module: str, about: str | None, direct: bool = False) -> argparse.ArgumentParser:
-    """A parser that says how its module is run: as a command of its folder, or ``direct``ly."""
+    """Return a parser that says how its module is run: as a command of its folder, or directly."""
     package, _, command = module.rpartition(".")
     return argparse.ArgumentParser(
         prog=f"python -m {module if direct else f'{package} {command}'}",
@@ -23,14 +23,14 @@ def parser_of(module: str, about: str | None, direct: bool = False) -> argparse.
 
 
 def summary_of(package: str, command: str) -> str:
-    """First line of a module's docstring; nothing is imported for it."""
+    """Return the first line of a module's docstring; nothing is imported for it."""
     folder = Path(str(sys.modules[package].__file__)).parent
     text = (folder / f"{command}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 
 
 def dispatch(package: str, commands: Sequence[str]) -> int:
-    """Run the command that the first argument names; without one, list them. The exit code."""
+    """Run the command that the first argument names, or list them; return the exit code."""
     given = sys.argv[1:]
     if not given or given[0] in ("-h", "--help"):
         print(f"usage: python -m {package} COMMAND ...\n")

@@ -81,7 +81,10 @@ def _hardware() -> dict[str, Any]:
 
 
 def _shown(argument: str) -> str:
-    """An argument without the folders that mean nothing elsewhere: at most its last two names."""
+    """Return an argument without the folders that mean nothing elsewhere.
+
+    An absolute path outside this repository keeps at most its last two names.
+    """
     path = Path(argument)
     if not path.is_absolute():
         return argument
@@ -91,7 +94,7 @@ def _shown(argument: str) -> str:
 
 
 def _module() -> list[str]:
-    """What ``python`` was told to run: ``-m MODULE``, or a script that is none of ours."""
+    """Return what ``python`` was told to run: ``-m MODULE``, or a script that is none of ours."""
     started = Path(sys.argv[0]).resolve()
     if not started.is_relative_to(ROOT):
         return [_shown(str(started))]
@@ -100,7 +103,7 @@ def _module() -> list[str]:
 
 
 def provenance(what: str, seed: int | None = None) -> dict[str, Any]:
-    """The head of a result: what was measured, by which command, with what, on what."""
+    """Return the head of a result: what was measured, by which command, with what, on what."""
     return {
         "what": what,
         "command": " ".join(["python", *_module(), *map(_shown, sys.argv[1:])]),
@@ -112,8 +115,11 @@ def provenance(what: str, seed: int | None = None) -> dict[str, Any]:
 
 @functools.cache
 def bundle_hash() -> str:
-    """Hash of the bytes that a merge of the examples writes today, whatever the source looks like:
-    where they are the same, a result that is made of merges alone goes on."""
+    """Return a hash of the bytes that a merge of the examples writes today.
+
+    Where they are the same, whatever the source looks like, a result that is made of merges alone
+    goes on.
+    """
     from hydraopt import merge
 
     with tempfile.TemporaryDirectory() as folder:
@@ -124,15 +130,17 @@ def bundle_hash() -> str:
 
 @functools.cache
 def package_hash(*others: str) -> str:
-    """Hash of the package's source: another merge may come of another source. others: folders
-    whose source decides too."""
+    """Return a hash of the package's source: another merge may come of another source.
+
+    others: folders whose source decides too.
+    """
     folders = [ROOT / x for x in ("src/hydraopt", *others)]
     files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def local_folder(adapter: Adapter) -> Path:
-    """The folder that the adapter was read from. Raises SystemExit for one of a store."""
+    """Return the folder that the adapter was read from; raises SystemExit for one of a store."""
     if not isinstance(adapter.source, Path):
         raise SystemExit(f"{adapter.name} lies at {adapter.source}; copy it to this machine")
     return adapter.source.parent
@@ -155,7 +163,7 @@ def save_json(path: Path, result: Mapping[str, Any], rows: str = "") -> None:
 
 
 def begun(path: Path, head: Mapping[str, Any], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of a result that a run goes on with; none where there is no result yet.
+    """Return the rows of a result that a run goes on with; none where there is no result yet.
 
     Raises SystemExit where the result's head has other values under these keys.
     """

@@ -75,7 +75,7 @@ _LINK = re.compile(r"\]\((picture|table):([^)]+)\)")
 
 
 def shown(path: Path) -> str:
-    """A path as text names it."""
+    """Return a path as text names it."""
     return path.relative_to(ROOT).as_posix()
 
 
@@ -84,13 +84,13 @@ def _marks(name: str) -> tuple[str, str]:
 
 
 def is_marked(name: str) -> bool:
-    """Has the page of this block its marks?"""
+    """Return whether the page of this block has its marks."""
     text = BLOCKS[name].read_text(encoding="utf-8")
     return all(mark in text for mark in _marks(name))
 
 
 def filled(text: str, page: Path, sections: Sections) -> str:
-    """The page's text with what stands between the marks of these sections made anew."""
+    """Return the page's text with what stands between the marks of these sections made anew."""
     folders = {
         kind: os.path.relpath(folder, page.parent)
         for kind, folder in (("picture", PICTURES), ("table", TABLES))

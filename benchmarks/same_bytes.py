@@ -59,7 +59,7 @@ else:
 
 
 def bundles(tree: Path, adapters: Path, work: Path, quick: bool) -> Hashes:
-    """Bundles that the code of ``tree`` makes of the adapters of this tree, by name."""
+    """Return by name hashes of bundles that the code of ``tree`` makes of this tree's adapters."""
     environment = {**os.environ, "PYTHONPATH": str(tree / "src")}
 
     def run(name: str, inputs: list[str], options: dict[str, Any], output: str) -> str:
@@ -83,7 +83,7 @@ def bundles(tree: Path, adapters: Path, work: Path, quick: bool) -> Hashes:
 
 
 def golden(revision: str) -> Hashes:
-    """Blobs of the golden files at a revision, by file name."""
+    """Return the blobs of the golden files at a revision, by file name."""
     listed = _git("ls-tree", "-r", revision, "--", GOLDEN).splitlines()
     rows = (line.split("\t") for line in listed)
     return {Path(name).name: about.split()[2] for about, name in rows if ".safetensors" in name}
@@ -95,7 +95,7 @@ def _git(*arguments: str) -> str:
 
 
 def compare(against: str, quick: bool) -> tuple[Hashes, Hashes]:
-    """Hashes of this tree and of the other revision."""
+    """Return the hashes of this tree and of the other revision."""
     with tempfile.TemporaryDirectory() as folder:
         other, here, there = (Path(folder) / name for name in ("tree", "here", "there"))
         _git("worktree", "add", "--detach", str(other), against)
@@ -110,6 +110,7 @@ def compare(against: str, quick: bool) -> tuple[Hashes, Hashes]:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

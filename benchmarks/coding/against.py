@@ -44,7 +44,7 @@ print(json.dumps([sum(errors) / len(errors), max(errors), seconds]))
 
 
 def merged(source: Path, folder: Path, size: str, output: Path) -> dict[str, Any]:
-    """Bytes, errors and seconds of a merge by the code in ``source``."""
+    """Return bytes, errors and seconds of a merge by the code in ``source``."""
     adapters = sorted(str(x) for x in folder.iterdir() if x.is_dir())
     done = subprocess.run(
         [sys.executable, "-c", CODE, size, str(output), *adapters],
@@ -59,6 +59,7 @@ def merged(source: Path, folder: Path, size: str, output: Path) -> dict[str, Any
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("revision")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))

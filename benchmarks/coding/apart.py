@@ -29,7 +29,7 @@ _SIZE_BYTES = 4
 
 
 def least_deflated(data: bytes) -> int:
-    """Bytes that zlib needs for the content of packed data, under the best of its settings."""
+    """Return the bytes that zlib needs for the content of packed data, at its best settings."""
     content = inflate(data, None, 1 << 32, "a manifest")
     sizes = []
     for level, memory, strategy in _SETTINGS:
@@ -39,7 +39,7 @@ def least_deflated(data: bytes) -> int:
 
 
 def parts_of(paths: Sequence[AnyPath]) -> dict[str, int]:
-    """Bytes of these files in all, of their heads and manifests, and of these at the least."""
+    """Return the bytes of files: all, of heads, of manifests, and of manifests at the least."""
     parts = {"bytes": 0, "heads": 0, "manifests": 0, "least": 0}
     for path in paths:
         file = Container(path, (FORMAT, CORE, TASK))
@@ -51,7 +51,7 @@ def parts_of(paths: Sequence[AnyPath]) -> dict[str, int]:
 
 
 def measure(path: Path) -> dict[str, Any]:
-    """The row of a bundle."""
+    """Return the row of a bundle."""
     with tempfile.TemporaryDirectory() as folder:
         made = split(path, Path(folder) / "apart")
         files = [x.path for x in made if x.path.name != INDEX_NAME]
@@ -64,6 +64,7 @@ def measure(path: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE")
     args = parser.parse_args(arguments)

@@ -57,7 +57,7 @@ def _basis(reader: StreamReader, length: int) -> BasisRecord | None:
 
 
 def records_of(bundle: Bundle) -> Records:
-    """All records, as writers take them."""
+    """Return all records, as writers take them."""
     manifest = bundle.manifest
     none = [(None, None)] * len(manifest.modules)
     records = Records(list(none), [DenseRecord()] * len(manifest.tensors), [])
@@ -90,7 +90,10 @@ def records_of(bundle: Bundle) -> Records:
 
 
 def streams_of(records: Records, manifest: Manifest, most: int | None) -> tuple[bytes, list[bytes]]:
-    """The shared stream and those of tasks in chunks of ``most`` bytes; None: as format 1."""
+    """Return the shared stream and those of tasks in chunks of ``most`` bytes.
+
+    most: None for streams as in format 1.
+    """
 
     def end(writer: StreamWriter, numbers: int) -> None:
         if isinstance(writer, ChunkWriter):
@@ -123,7 +126,7 @@ def streams_of(records: Records, manifest: Manifest, most: int | None) -> tuple[
 
 
 def format_1(bundle: Bundle, records: Records) -> int:
-    """Bytes of the file that version 1 would have made of the same records."""
+    """Return the bytes of the file that version 1 would have made of the same records."""
     manifest = bundle.manifest
     shared, streams = streams_of(records, manifest, None)
     blobs = [bundle.read(f"carried/{i}") for i in range(len(manifest.blobs))]
@@ -142,7 +145,7 @@ def format_1(bundle: Bundle, records: Records) -> int:
 
 
 def measure(path: Path) -> dict[str, Any]:
-    """The row of a bundle."""
+    """Return the row of a bundle."""
     bundle = open_bundle(path)
     manifest, records = bundle.manifest, records_of(bundle)
     row: dict[str, Any] = {"bundle": path.name.partition(".")[0], "tasks": len(bundle)}
@@ -161,7 +164,7 @@ def measure(path: Path) -> dict[str, Any]:
 
 
 def chunks_of(shared: bytes, manifest: Manifest) -> list[Chunk]:
-    """The chunks of a shared stream, which is sound."""
+    """Return the chunks of a shared stream, which is sound."""
 
     def never(what: str) -> NoReturn:
         raise RuntimeError(what)
@@ -172,6 +175,7 @@ def chunks_of(shared: bytes, manifest: Manifest) -> list[Chunk]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE")
     args = parser.parse_args(arguments)

@@ -41,20 +41,20 @@ def _vectors(basis: BasisRecord | None, side: Side | None) -> Vectors:
 def vectors_of(
     bases: tuple[BasisRecord | None, BasisRecord | None], record: PartsRecord | None
 ) -> Vectors:
-    """Of both bases of a module, in the order in which they are written."""
+    """Return the vectors of both bases of a module, in the order in which they are written."""
     sides = (None, None) if record is None else (record.left, record.right)
     return np.hstack([_vectors(basis, side) for basis, side in zip(bases, sides, strict=True)])
 
 
 def use(chunk: Sequence[Vectors]) -> tuple[int, int]:
-    """Numbers of a chunk of records that are used, and those up to the last one used."""
+    """Return the numbers of a chunk of records that are used, and those up to the last one used."""
     numbers, used = np.hstack([np.zeros((2, 0), np.int64), *chunk])
     places = np.flatnonzero(used)
     return int(used.sum()), int(numbers[: places[-1] + 1].sum()) if places.size else 0
 
 
 def measure(path: Path) -> dict[str, Any]:
-    """The row of a bundle."""
+    """Return the row of a bundle."""
     bundle = open_bundle(path)
     manifest, records = bundle.manifest, records_of(bundle)
     counts = [x.records for x in chunks_of(bundle.read("shared"), manifest)]
@@ -78,6 +78,7 @@ def measure(path: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE")
     args = parser.parse_args(arguments)

@@ -39,13 +39,13 @@ FIRST_ERROR = 0.3
 
 
 def errors_of(path: Path) -> dict[str, float]:
-    """Mean and worst error that a bundle states."""
+    """Return the mean and the worst error that a bundle states."""
     errors = [task.error for task in open_bundle(path).manifest.tasks]
     return {"mean error": sum(errors) / len(errors), "worst error": max(errors)}
 
 
 def row(what: str, at: str, estimate: float, made: float) -> dict[str, Any]:
-    """One estimate and what came out; deviation: relative."""
+    """Print and return one estimate and what came out, with the relative deviation."""
     deviation = estimate / made - 1
     print(f"  {what:22} {at:>12} {estimate:12.4f} {made:12.4f} {deviation:+8.2%}", flush=True)
     return {"what": what, "at": at, "estimate": estimate, "made": made, "deviation": deviation}
@@ -54,7 +54,7 @@ def row(what: str, at: str, estimate: float, made: float) -> dict[str, Any]:
 def of_sizes(
     what: str, bundle: Path, originals: Sequence[Path], out: Path
 ) -> Iterator[dict[str, Any]]:
-    """Every size that the report of a bundle has coded."""
+    """Yield the errors of every size that the report of a bundle estimates."""
     for size in build(bundle, originals).sizes:
         if size.kind != "estimated":
             continue
@@ -68,7 +68,7 @@ def of_sizes(
 
 
 def of_inspect(adapters: Sequence[Path], out: Path) -> Iterator[dict[str, Any]]:
-    """Every size that inspect estimates for an error."""
+    """Yield every size that inspect estimates for an error."""
     for guess in inspect_adapters(adapters).guesses:
         sizes = {"bytes": guess.bytes, "private_bytes": guess.private_bytes}
         for (key, size), forms in zip(sizes.items(), (None, ["private"]), strict=True):
@@ -78,7 +78,7 @@ def of_inspect(adapters: Sequence[Path], out: Path) -> Iterator[dict[str, Any]]:
 
 
 def of_refresh(adapters: Sequence[Path], out: Path) -> Iterator[dict[str, Any]]:
-    """The size that refresh expects, with originals and without."""
+    """Yield the size that refresh expects, with originals and without."""
     merge(adapters[:1], out, error=FIRST_ERROR)
     try:
         add(out, adapters[1:])
@@ -93,7 +93,7 @@ def of_refresh(adapters: Sequence[Path], out: Path) -> Iterator[dict[str, Any]]:
 
 
 def compared(adapters: Sequence[Path], size: str) -> Iterator[dict[str, Any]]:
-    """All estimates of one set."""
+    """Yield all estimates of one set."""
     with tempfile.TemporaryDirectory() as folder:
         bundle, out = Path(folder) / "x.hydra.safetensors", Path(folder) / "y.hydra.safetensors"
         merge(adapters, bundle, size=size)
@@ -104,6 +104,7 @@ def compared(adapters: Sequence[Path], size: str) -> Iterator[dict[str, Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("sets", type=Path, nargs="*", default=[Path(x) for x in DEFAULTS])
     parser.add_argument("--size", default="5%", help="Of the bundles.")

@@ -28,7 +28,7 @@ DAY = "2026-01-01"
 
 
 def batches_of(folder: Path) -> list[list[Path]]:
-    """The i-th batch has the i-th variant of every kind."""
+    """Return the batches, of which the i-th has the i-th variant of every kind."""
     kinds: dict[str, list[Path]] = {}
     for path in sorted(x for x in folder.iterdir() if x.is_dir()):
         kinds.setdefault(path.name.partition("-")[0], []).append(path)
@@ -37,13 +37,13 @@ def batches_of(folder: Path) -> list[list[Path]]:
 
 
 def mean_error(path: Path) -> float:
-    """Mean relative error of the tasks, as the manifest says."""
+    """Return the mean relative error of the tasks, as the manifest says."""
     errors = [task.error for task in open_bundle(path).manifest.tasks]
     return sum(errors) / len(errors)
 
 
 def grown(batches: Sequence[Sequence[Path]], first: int, size: str, folder: Path) -> dict[str, Any]:
-    """A collection whose first batches were merged and whose others were added."""
+    """Return the row of a collection whose first batches were merged and the others added."""
     path, once = folder / "grown", folder / "once"
     everything = [x for batch in batches for x in batch]
     merge([x for batch in batches[:first] for x in batch], path, size=size)
@@ -78,6 +78,7 @@ def grown(batches: Sequence[Sequence[Path]], first: int, size: str, folder: Path
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("adapters", type=Path)
     parser.add_argument("--size", default="5%", help="Of the merge of the first batches.")

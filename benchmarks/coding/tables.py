@@ -49,7 +49,7 @@ Counts = NDArray[np.float64]
 
 
 def columns_of(shape: str, spread: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Columns (LENGTH, COLUMNS) whose root mean squares fill a class, in steps."""
+    """Return columns (LENGTH, COLUMNS) whose root mean squares fill a class, in steps."""
     p = SHAPES[shape]
     size = (LENGTH, COLUMNS)
     x = rng.gamma(1 / p, 1.0, size) ** (1 / p) * rng.choice([-1.0, 1.0], size)
@@ -70,7 +70,7 @@ def mark_quantisers(levels: NDArray[np.int32], found: NDArray[np.int64]) -> None
 
 
 def counted(shape: str) -> Counts:
-    """Counts (tables of a shape, 16): of magnitudes 0 to 14, then of all others."""
+    """Return counts (tables of a shape, 16): of magnitudes 0 to 14, then of all others."""
     rng = np.random.default_rng(0)
     counts = np.zeros((LEVEL_TABLES // len(SHAPES), MIDDLE + 2))
     for spread in range(FIRST_SPREAD - 1, FIRST_SPREAD + CLASSES + 4):
@@ -87,7 +87,7 @@ def counted(shape: str) -> Counts:
 
 
 def frequencies(counts: Counts) -> list[int]:
-    """Frequencies of the magnitudes 0, 1, ...; what they lack of TOTAL is the escape's."""
+    """Return frequencies of the magnitudes 0, 1, ...; what they lack of TOTAL is the escape's."""
     counts = counts + np.eye(1, counts.size)[0]  # of flat columns in class 1 nothing is left
     each = counts / counts.sum() * TOTAL
     each[1:-1] /= 2
@@ -118,7 +118,7 @@ WEIGHTS: Final[dict[Kind, tuple[int, list[int]]]] = {
 
 
 def side_frequencies(kind: Kind) -> list[int]:
-    """Frequencies of the values -14 to 14; what they lack of TOTAL is the escape's."""
+    """Return frequencies of the values -14 to 14; what they lack of TOTAL is the escape's."""
     first, weights = WEIGHTS[kind]
     each = [x * TOTAL / sum(weights) for x in weights[:-1]]
     row = [0] * ESCAPE
@@ -130,7 +130,7 @@ def side_frequencies(kind: Kind) -> list[int]:
 
 
 def listing(rows: Sequence[Sequence[int]], brackets: str) -> str:
-    """Rows of numbers, a line each, folded."""
+    """Return rows of numbers as text, a line each, folded."""
     left, right = brackets[0], brackets[1]
     lines = []
     for row in rows:
@@ -187,7 +187,7 @@ def write(levels: Sequence[Sequence[int]], side: Sequence[Sequence[int]]) -> Non
 
 
 def curve() -> Iterator[tuple[int, float, float]]:
-    """Spread class, bits a number, and noise once the bias is undone, of normal columns."""
+    """Yield spread class, bits a number, and noise once the bias is undone, of normal columns."""
     rng = np.random.default_rng(1)
     for spread in range(LAST_MEASURED + 1):
         x = columns_of("normal", spread, rng)
@@ -200,6 +200,7 @@ def curve() -> Iterator[tuple[int, float, float]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--only-curve", action="store_true", help="Leave the tables as they are.")
     args = parser.parse_args(arguments)

@@ -112,6 +112,7 @@ def search(states: int, x: NDArray[np.float64]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--search", type=int, metavar="STATES")
     args = parser.parse_args(arguments)

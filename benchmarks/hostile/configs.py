@@ -34,7 +34,7 @@ DEEP = 3000
 
 
 def odd_value(rng: random.Random) -> Any:
-    """A value of any type, likely a wrong one."""
+    """Return a value of any type, likely a wrong one."""
     kind = rng.randrange(9)
     if kind <= 1:
         return rng.choice(EXPRESSIONS)
@@ -58,7 +58,7 @@ def odd_value(rng: random.Random) -> Any:
 
 
 def damage_settings(config: Any, rng: random.Random) -> Any:
-    """The config with a setting or two of an odd value."""
+    """Return the config with a few settings of odd values."""
     if not isinstance(config, dict):
         return odd_value(rng)
     changed = dict(config)
@@ -72,7 +72,7 @@ def damage_settings(config: Any, rng: random.Random) -> Any:
 
 
 def text_of(value: Any) -> bytes:
-    """JSON as Python writes it, with NaN and with numbers of any length."""
+    """Return JSON as Python writes it, with NaN and with numbers of any length."""
     import sys
 
     sys.set_int_max_str_digits(0)
@@ -83,7 +83,7 @@ def text_of(value: Any) -> bytes:
 
 
 def damage_config(data: bytes, rng: random.Random) -> bytes:
-    """Another adapter_config.json: other values, or other bytes."""
+    """Return another adapter_config.json: other values, or other bytes."""
     chance = rng.random()
     if chance < 0.15:
         return rng.choice([flip_bits, truncate, swap_ranges])(data, rng)

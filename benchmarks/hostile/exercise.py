@@ -183,7 +183,10 @@ def _inspect(path: Path) -> None:
 
 
 def _export(path: Path, scratch: Path, base: Path, rng: random.Random) -> None:
-    """Some tasks in a format; a task that a sound bundle holds is not to be called damaged."""
+    """Export some tasks in a format.
+
+    Raises Broken if a task that a sound bundle holds is called damaged.
+    """
     from hydraopt import open_bundle, verify_bundle
     from hydraopt.errors import BundleFormatError, ExportError, UsageError
     from hydraopt.export.formats import FORMATS, export_task

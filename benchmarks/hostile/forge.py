@@ -24,7 +24,7 @@ from hydraopt.coding.chunks import Chunk, pack_table
 
 
 def seal(header: Any, parts: list[bytes]) -> bytes:
-    """A bundle of these tensors whose offsets and checksums are right."""
+    """Return a bundle of these tensors whose offsets and checksums are right."""
     position = 0
     names = [name for name in header if name != "__metadata__"]
     for name, part in zip(names, parts, strict=True):
@@ -40,13 +40,14 @@ def seal(header: Any, parts: list[bytes]) -> bytes:
 
 
 def parts_of(data: bytes) -> tuple[Any, list[bytes]]:
+    """Return the header of a bundle and the bytes of its tensors."""
     header, body = split(data)
     offsets = [x["data_offsets"] for name, x in header.items() if name != "__metadata__"]
     return header, [body[a:b] for a, b in offsets]
 
 
 def forge_manifest(data: bytes, rng: random.Random) -> bytes:
-    """A manifest that says something else, with a checksum that agrees."""
+    """Return a bundle whose manifest says something else, with a checksum that agrees."""
     header, parts = parts_of(data)
     manifest = manifest_of(parts[0])
     for _ in range(rng.choice([1, 1, 2, 5])):
@@ -59,7 +60,7 @@ def forge_manifest(data: bytes, rng: random.Random) -> bytes:
 
 
 def forge_shape(data: bytes, rng: random.Random) -> bytes:
-    """Modules of another size than the streams were written for."""
+    """Return a bundle with modules of another size than the streams were written for."""
     header, parts = parts_of(data)
     manifest = manifest_of(parts[0])
     for side in ("m", "n"):
@@ -69,8 +70,10 @@ def forge_shape(data: bytes, rng: random.Random) -> bytes:
 
 
 def forge_stream(data: bytes, rng: random.Random) -> bytes:
-    """A coded stream or blob that is damaged, with checksums that agree; most often inside a chunk
-    whose table agrees as well."""
+    """Return a bundle with a coded stream or blob that is damaged, and checksums that agree.
+
+    Most often it is damaged inside a chunk whose table agrees as well.
+    """
     header, parts = parts_of(data)
     choices = [i for i, part in enumerate(parts) if part and i > 0]
     i = rng.choice(choices)
@@ -85,7 +88,7 @@ def forge_stream(data: bytes, rng: random.Random) -> bytes:
 
 
 def damage_chunk(stream: bytes, rng: random.Random, kinds: list[Mutation]) -> bytes:
-    """A stream with one chunk damaged, or one row of its table, and a table that agrees."""
+    """Return a stream with one chunk damaged, or one row of its table, and a table that agrees."""
     chunks, start = chunks_of(stream)
     pieces = []
     for chunk in chunks:
@@ -106,7 +109,7 @@ def damage_chunk(stream: bytes, rng: random.Random, kinds: list[Mutation]) -> by
 
 
 def chunks_of(stream: bytes) -> tuple[list[Chunk], int]:
-    """The table of a sound stream and its bytes."""
+    """Return the table of a sound stream, and the bytes that it takes."""
     at = 0
 
     def varint() -> int:
@@ -128,7 +131,7 @@ def chunks_of(stream: bytes) -> tuple[list[Chunk], int]:
 
 
 def swap_streams(data: bytes, rng: random.Random) -> bytes:
-    """Whole tensors exchanged, with checksums that agree."""
+    """Return a bundle with whole tensors exchanged, and checksums that agree."""
     header, parts = parts_of(data)
     i, j = rng.randrange(len(parts)), rng.randrange(len(parts))
     parts[i], parts[j] = parts[j], parts[i]
@@ -136,7 +139,7 @@ def swap_streams(data: bytes, rng: random.Random) -> bytes:
 
 
 def bomb(data: bytes, rng: random.Random) -> bytes:
-    """Something deflated that unpacks to far more than it should, or lies about how much."""
+    """Return a bundle with a deflated part that unpacks to far too much, or lies about how much."""
     header, parts = parts_of(data)
     if rng.random() < 0.5:
         packed = deflated(bytes(rng.choice([10**6, 10**8])))
@@ -149,14 +152,17 @@ def bomb(data: bytes, rng: random.Random) -> bytes:
 
 
 def manifest_of(part: bytes) -> Any:
+    """Return the manifest that a tensor packs."""
     return json.loads(zlib.decompress(part[4:]))
 
 
 def deflated(data: bytes) -> bytes:
+    """Return data as a bundle packs them: their size in 4 bytes, then their zlib stream."""
     return len(data).to_bytes(4, "little") + zlib.compress(data, 1)
 
 
 def packed(manifest: Any) -> bytes:
+    """Return a packed manifest; one too deep to be written becomes nested brackets."""
     try:
         text = json.dumps(manifest, ensure_ascii=False, separators=(",", ":"))
     except RecursionError:
@@ -165,7 +171,10 @@ def packed(manifest: Any) -> bytes:
 
 
 def forge_many(data: bytes, rng: random.Random) -> bytes:
-    """A manifest with far more rows than the file has bytes for: modules, tasks, or both."""
+    """Return a bundle whose manifest has far more rows than the file has bytes for.
+
+    They are rows of modules, tasks, or both.
+    """
     header, parts = parts_of(data)
     manifest = manifest_of(parts[0])
     modules, tasks = manifest.get("modules", {}), manifest.get("tasks", {})
@@ -191,7 +200,10 @@ def forge_many(data: bytes, rng: random.Random) -> bytes:
 
 
 def forge_zeros(data: bytes, rng: random.Random) -> bytes:
-    """Streams of one byte repeated, which stand for more numbers than any other; large modules."""
+    """Return a bundle with streams of one byte repeated, and with large modules.
+
+    Such streams stand for more numbers than any other.
+    """
     header, parts = parts_of(data)
     manifest = manifest_of(parts[0])
     for side in ("m", "n"):
@@ -207,7 +219,7 @@ def forge_zeros(data: bytes, rng: random.Random) -> bytes:
 
 
 def forge_config(data: bytes, rng: random.Random) -> bytes:
-    """Configs, groups and kernels that make an export allocate: ranks, patterns, groups."""
+    """Return a bundle whose configs, groups or ranks make an export allocate."""
     from benchmarks.hostile.configs import damage_settings
 
     header, parts = parts_of(data)
@@ -233,7 +245,7 @@ def forge_config(data: bytes, rng: random.Random) -> bytes:
 
 
 def forge_blobs(data: bytes, rng: random.Random) -> bytes:
-    """A carried blob of zeros that the table agrees with, with many copies of it."""
+    """Return a bundle with carried blobs of zeros that the table agrees with, and many copies."""
     header, parts = parts_of(data)
     manifest = manifest_of(parts[0])
     blobs = manifest.get("blobs") or []

@@ -63,6 +63,7 @@ def compare(command: str, count: int, start: int, keep: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("reader", metavar="READER")
     parser.add_argument("--count", type=int, default=1000)

@@ -46,7 +46,10 @@ SHOWN = 60
 
 
 def damage_adapter(source: Path, target: Path, rng: random.Random) -> tuple[str, Path]:
-    """A damaged copy of ``source`` at ``target``; the mutation's name and what to open."""
+    """Write a damaged copy of ``source`` at ``target``.
+
+    Returns the mutation's name and what to open.
+    """
     target.mkdir(parents=True)
     if source.is_file():
         name, data = damaged_weights(source.read_bytes(), rng)
@@ -70,6 +73,7 @@ def damage_adapter(source: Path, target: Path, rng: random.Random) -> tuple[str,
 
 
 def damaged_weights(data: bytes, rng: random.Random, container: bool = True) -> tuple[str, bytes]:
+    """Return the name of a mutation, and the weights that it damaged."""
     if container and rng.random() < 0.65:
         return "tensors", weights.damage_tensors(data, rng)
     names = list(mutate.ANY)
@@ -78,7 +82,7 @@ def damaged_weights(data: bytes, rng: random.Random, container: bool = True) -> 
 
 
 def damage_bundle(source: Path, target: Path, rng: random.Random) -> tuple[str, Path]:
-    """As :func:`damage_adapter`, of a bundle; most mutations forge the checksums."""
+    """Write a damaged bundle as :func:`damage_adapter`; most mutations forge the checksums."""
     target.mkdir(parents=True)
     forged = [x for x in forge.BUNDLE if x not in mutate.ANY]
     name = rng.choice(forged if rng.random() < 0.75 else list(mutate.ANY))
@@ -90,7 +94,7 @@ def damage_bundle(source: Path, target: Path, rng: random.Random) -> tuple[str, 
 def cases(
     folder: Path, adapters: dict[str, Path], bundles: list[Path], counts: tuple[int, int], seed: int
 ) -> Iterator[Case]:
-    """The damaged files of a run, made one by one."""
+    """Yield the damaged files of a run, made one by one."""
     kinds = ["adapter"] * counts[0] + ["bundle"] * counts[1]
     random.Random(seed).shuffle(kinds)
     for number, kind in enumerate(kinds):
@@ -141,7 +145,10 @@ def fuzz(
     keep: Path | None = None,
     told: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Run (adapters, bundles) cases; the result as for JSON. ``told`` has it now and then."""
+    """Run (adapters, bundles) cases, and return the result as for JSON.
+
+    told: has the result now and then.
+    """
     started = time.monotonic()
     os.environ.update(QUIET)
     sys.set_int_max_str_digits(0)  # our own mutations write numbers that readers refuse
@@ -187,6 +194,7 @@ def fuzz(
 def result_of(
     tally: Tally, counts: tuple[int, int], seed: int, bound: Bound, seconds: float
 ) -> dict[str, Any]:
+    """Return the result of a tally, as for JSON."""
     both = sum(tally.outcomes.values(), Counter[str]())
     arguments = f"--adapters {counts[0]} --bundles {counts[1]} --seed {seed}"
     return {
@@ -217,7 +225,7 @@ def result_of(
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware, for a result file."""
+    """Return versions, hardware and date, for a result file."""
     names = ("hydraopt", "numpy", "numba", "safetensors", "zstandard")
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -232,6 +240,7 @@ def environment() -> dict[str, Any]:
 
 
 def write_result(result: dict[str, Any], path: Path | None) -> None:
+    """Write a result as JSON to a file, or print it if no file is given."""
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     if path is None:
         print(text, end="")
@@ -241,6 +250,7 @@ def write_result(result: dict[str, Any], path: Path | None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--adapters", type=int, default=400)
     parser.add_argument("--bundles", type=int, default=200)

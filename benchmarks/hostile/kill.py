@@ -45,7 +45,7 @@ class Job:
 
 
 def state_of(target: Path) -> State:
-    """What stands under the name of an output."""
+    """Return what stands under the name of an output."""
     if not target.exists():
         return {}
     paths = sorted(target.iterdir()) if target.is_dir() else [target]
@@ -53,7 +53,7 @@ def state_of(target: Path) -> State:
 
 
 def jobs(folder: Path) -> list[Job]:
-    """Every command that writes, on the samples of the fuzzer."""
+    """Return the jobs, on the samples of the fuzzer."""
     from hydraopt import merge, open_bundle, shrink
     from hydraopt.export import FORMATS, export_task
     from hydraopt.files.writing import write_atomically
@@ -100,7 +100,7 @@ def jobs(folder: Path) -> list[Job]:
 
 @contextmanager
 def _told(pipe: int) -> Iterator[None]:
-    """A byte goes to the pipe before and after each replacement of an output."""
+    """Write a byte to the pipe before each replacement of an output."""
     from hydraopt.files import exchanging
 
     replace, exchange = os.replace, exchanging.exchange
@@ -120,8 +120,10 @@ def _told(pipe: int) -> Iterator[None]:
 
 
 def killed(job: Job, target: Path, seconds: float, replacing: bool) -> bool:
-    """Run a job in a fork, kill it after so many seconds, of the job or of the replacing of its
-    output; whether it was still running."""
+    """Run a job in a fork, kill it, and return whether it was still running.
+
+    seconds: until it is killed, from the start of the job, or of the replacing of its output.
+    """
     heard, said = os.pipe()
     child = os.fork()
     if child == 0:
@@ -141,7 +143,7 @@ def killed(job: Job, target: Path, seconds: float, replacing: bool) -> bool:
 
 
 def one_job(job: Job, home: Path, count: int, rng: random.Random) -> dict[str, Any]:
-    """Rounds of one job until so many runs of it were killed; what they left."""
+    """Run one job in rounds until so many runs were killed, and return what they left."""
     home.mkdir()
     target = home / "output"
     job.run(target)
@@ -180,7 +182,7 @@ def one_job(job: Job, home: Path, count: int, rng: random.Random) -> dict[str, A
 
 
 def kill(count: int, seed: int) -> dict[str, Any]:
-    """About ``count`` kills, as many of each job; the result as for JSON."""
+    """Kill about ``count`` jobs, as many of each, and return the result as for JSON."""
     rng = random.Random(seed)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
@@ -203,6 +205,7 @@ def kill(count: int, seed: int) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)

@@ -134,7 +134,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def tried(mistake: Mistake, folder: Path) -> dict[str, Any]:
-    """Type a mistake in the folder: code and words of the answer, and whether they are right."""
+    """Type a mistake in the folder; return the answer's code and words, and whether it is right."""
     before = _hashes(folder)
     words = [*_globbed(mistake.words.split(), folder)]
     with chdir(folder):
@@ -153,7 +153,7 @@ def tried(mistake: Mistake, folder: Path) -> dict[str, Any]:
 
 
 def _globbed(words: Sequence[str], folder: Path) -> Iterator[str]:
-    """As a shell gives them."""
+    """Yield the words as a shell gives them."""
     for word in words:
         there = sorted(folder.glob(word)) if "*" in word else []
         yield from (os.fspath(x.relative_to(folder)) for x in there)
@@ -162,6 +162,7 @@ def _globbed(words: Sequence[str], folder: Path) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)

@@ -13,17 +13,19 @@ HUGE = [-1, 0, 1, 255, 2**16, 2**31, 2**32 - 1, 2**40, 2**53, 2**63, 2**64, 10**
 
 
 def split(data: bytes) -> tuple[Any, bytes]:
-    """Header and body of a safetensors file."""
+    """Return the header and the body of a safetensors file."""
     length = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + length]), data[8 + length :]
 
 
 def join(header: Any, body: bytes) -> bytes:
+    """Return a safetensors file of this header and body."""
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     return len(text).to_bytes(8, "little") + text + body
 
 
 def flip_bits(data: bytes, rng: random.Random) -> bytes:
+    """Return the data with 1 to 64 bits flipped."""
     changed = bytearray(data)
     for _ in range(rng.choice([1, 1, 2, 8, 64])):
         changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
@@ -31,7 +33,7 @@ def flip_bits(data: bytes, rng: random.Random) -> bytes:
 
 
 def flip_early(data: bytes, rng: random.Random) -> bytes:
-    """A flip in the header, where a flip anywhere seldom lands."""
+    """Return the data with a flip in the header, where a flip anywhere seldom lands."""
     changed = bytearray(data)
     length = int.from_bytes(data[:8], "little")
     changed[rng.randrange(min(8 + length, len(data)))] ^= 1 << rng.randrange(8)
@@ -39,14 +41,17 @@ def flip_early(data: bytes, rng: random.Random) -> bytes:
 
 
 def truncate(data: bytes, rng: random.Random) -> bytes:
+    """Return the data cut off anywhere, or within the first 64 bytes."""
     return data[: rng.choice([rng.randrange(len(data)), rng.randrange(min(len(data), 64))])]
 
 
 def extend(data: bytes, rng: random.Random) -> bytes:
+    """Return the data with up to 1000 random bytes more."""
     return data + rng.randbytes(rng.choice([1, 7, 8, 1000]))
 
 
 def swap_ranges(data: bytes, rng: random.Random) -> bytes:
+    """Return the data with two ranges exchanged, or one reversed where they overlap."""
     size = rng.randrange(1, max(2, min(200, len(data) // 2)))
     a, b = sorted(rng.randrange(len(data) - size + 1) for _ in range(2))
     if b < a + size:
@@ -57,24 +62,26 @@ def swap_ranges(data: bytes, rng: random.Random) -> bytes:
 
 
 def blank(data: bytes, rng: random.Random) -> bytes:
+    """Return the data with a range of bytes set to 0 or 255."""
     a = rng.randrange(len(data))
     b = min(len(data), a + rng.choice([1, 16, 512]))
     return data[:a] + bytes([rng.choice([0, 255])]) * (b - a) + data[b:]
 
 
 def lie_about_length(data: bytes, rng: random.Random) -> bytes:
+    """Return the data with another length of the header stated."""
     length = rng.choice([0, 1, 2**20, 2**31, 2**40, 2**63, 2**64 - 1, len(data), len(data) - 8])
     return length.to_bytes(8, "little") + data[8:]
 
 
 def lie_in_header(data: bytes, rng: random.Random) -> bytes:
-    """Another number, type or name somewhere in the header."""
+    """Return the data with another number, type or name somewhere in the header."""
     header, body = split(data)
     return join(damage_json(header, rng), body)
 
 
 def damage_json(value: Any, rng: random.Random) -> Any:
-    """The value with one thing in it changed, at a random depth."""
+    """Return the value with one thing in it changed, at a random depth."""
     if isinstance(value, dict) and value and rng.random() < 0.93:
         key = rng.choice(list(value))
         if rng.random() < 0.06:

@@ -15,7 +15,7 @@ Tensors = dict[str, NDArray[Any]]
 
 
 def tensors(seed: int, m: int = 24, n: int = 32, r: int = 4, layers: int = 3) -> Tensors:
-    """PEFT tensors of a random adapter whose inputs are common to all seeds."""
+    """Return PEFT tensors of a random adapter whose inputs are common to all seeds."""
     rng, common = np.random.default_rng(seed), np.random.default_rng(10**6)
     result: Tensors = {}
     for layer in range(layers):
@@ -28,7 +28,7 @@ def tensors(seed: int, m: int = 24, n: int = 32, r: int = 4, layers: int = 3) ->
 
 
 def peft_config(rank: int = 4) -> dict[str, Any]:
-    """An adapter_config.json with the settings that a reader looks at."""
+    """Return an adapter_config.json with the settings that a reader looks at."""
     return {
         "peft_type": "LORA",
         "r": rank,
@@ -51,7 +51,7 @@ def peft_config(rank: int = 4) -> dict[str, Any]:
 
 
 def write_peft(folder: Path, data: Tensors, rank: int = 4) -> Path:
-    """A PEFT folder."""
+    """Write a PEFT folder."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(data, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(peft_config(rank)))
@@ -70,7 +70,7 @@ def _pairs(names: tuple[str, ...], a: str, b: str, transposed: bool = False) -> 
 
 
 def lycoris() -> dict[str, Tensors]:
-    """kohya files of what LyCORIS adds: LoHa, LoKr, whole differences, and Tucker cores."""
+    """Return kohya files of what LyCORIS adds: LoHa, LoKr, whole differences, and Tucker cores."""
     rng = np.random.default_rng(9)
 
     def random(*shape: int) -> NDArray[np.float16]:
@@ -101,7 +101,10 @@ def lycoris() -> dict[str, Tensors]:
 
 
 def write_adapters(folder: Path) -> dict[str, Path]:
-    """One sound adapter of each format and container, below ``folder``, by a short name."""
+    """Write one sound adapter of each format and container below ``folder``.
+
+    Returns their paths by a short name.
+    """
     import torch
 
     plain = {f"plain{i}": write_peft(folder / f"plain{i}", tensors(i)) for i in range(3)}
@@ -161,7 +164,11 @@ def write_adapters(folder: Path) -> dict[str, Path]:
 
 
 def write_bundles(folder: Path, adapters: dict[str, Path]) -> list[Path]:
-    """Bundles with shared bases, private, started and lossless ones, carried tensors, formats."""
+    """Write bundles of these adapters.
+
+    They have shared bases, private, started and lossless tasks, carried tensors, and several
+    formats.
+    """
     from hydraopt.merging.merge import merge
 
     folder.mkdir()
@@ -182,7 +189,7 @@ def write_bundles(folder: Path, adapters: dict[str, Path]) -> list[Path]:
 
 
 def write_base(folder: Path) -> Path:
-    """A folder that can be the base model of the plain adapters for export to gguf and merged."""
+    """Write a folder that can be the base of the plain adapters for export to gguf and merged."""
     folder.mkdir()
     about = {"model_type": "llama", "num_attention_heads": 2, "num_key_value_heads": 2,
              "num_hidden_layers": 3}  # fmt: skip

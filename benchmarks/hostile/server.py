@@ -83,12 +83,12 @@ class Service:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def in_service(self, since: float, until: float) -> set[int]:
-        """The bundles that may have answered between these two moments."""
+        """Return the bundles that may have answered between these two moments."""
         sure = max((x for x in self.switches if x[1] <= since), key=lambda x: x[1])
         return {sure[2], *(x[2] for x in self.switches if x[0] <= until and x[1] > since)}
 
     def ask(self, seed: int) -> None:
-        """One client: requests drawn at random, one after the other."""
+        """Ask as one client: requests drawn at random, one after the other."""
         draw, each = random.Random(seed), list(self.alone[0])
         while not self.stop.is_set():
             asked = draw.choice(each)
@@ -122,7 +122,7 @@ def put(data: bytes, file: Path) -> None:
 
 
 def exchanging(service: Service, bundles: Sequence[Path], seconds: float) -> Row:
-    """Exchange the bundle for so long, in every way in turn; counts of what was replied."""
+    """Exchange the bundle for so long, in every way in turn, and count what was replied."""
     data, now = [x.read_bytes() for x in bundles], 0
     replies: Counter[str] = Counter()
     odd: list[Row] = []
@@ -162,12 +162,13 @@ def exchanging(service: Service, bundles: Sequence[Path], seconds: float) -> Row
 
 
 def connected(address: str) -> socket.socket:
+    """Return a new connection to the server."""
     url = urlsplit(address)
     return socket.create_connection((str(url.hostname), url.port), timeout=5)
 
 
 def halves(address: str, kind: str, count: int) -> Row:
-    """So many connections that never finish what they send; how long until each is closed.
+    """Open so many connections that never finish what they send, and time until each is closed.
 
     kind: "half bodies", "half heads" or "drops", a byte of a body each second.
     """
@@ -211,7 +212,7 @@ def halves(address: str, kind: str, count: int) -> Row:
 
 
 def crowd(address: str, count: int) -> Row:
-    """So many connections at once, each with one whole request; what they were answered."""
+    """Open so many connections at once, send a whole request on each, and count the answers."""
     request = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
     held, statuses = [], Counter[str]()
     for _ in range(count):
@@ -234,7 +235,7 @@ def crowd(address: str, count: int) -> Row:
 
 
 def ended(process: subprocess.Popen[str], service: Service) -> Row:
-    """SIGTERM with half bodies open and requests under way."""
+    """Send SIGTERM with half bodies open and requests under way, and return how it ended."""
     half = [connected(service.address) for _ in range(20)]
     for connection in half:
         connection.sendall(BODY + b"{")
@@ -265,7 +266,7 @@ def ended(process: subprocess.Popen[str], service: Service) -> Row:
 
 
 def under_load(service: Service, bundles: Sequence[Path], args: argparse.Namespace) -> list[Row]:
-    """The clients and the exchanges; what both saw."""
+    """Run the clients and the exchanges, and return what both saw."""
     seeds = range(args.seed, args.seed + args.clients)
     clients = [threading.Thread(target=service.ask, args=(i,), daemon=True) for i in seeds]
     for client in clients:
@@ -288,7 +289,7 @@ def under_load(service: Service, bundles: Sequence[Path], args: argparse.Namespa
 
 
 def problems_of(rows: Sequence[Row]) -> list[str]:
-    """What is not as it should be."""
+    """Return what is not as it should be."""
     found = []
     for row in rows:
         bad = [x for x in ("wrong_task", "unexplained", "failed", "path_told", "odd") if row.get(x)]
@@ -327,6 +328,7 @@ def attack(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--base", type=Path, help="model folder; default a tiny one")
     parser.add_argument(

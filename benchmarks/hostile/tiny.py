@@ -18,8 +18,11 @@ WIDTH, LAYERS = 32, 2
 
 
 def write_tiny(folder: Path, tasks: Sequence[str]) -> tuple[Path, list[Path]]:
-    """(base, bundles) below ``folder``: random numbers, large enough that every task of either
-    bundle says something else. Tokens are bytes."""
+    """Write (base, bundles) of random numbers below ``folder``.
+
+    The numbers are large enough that every task of either bundle says something else. Tokens are
+    bytes.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

@@ -46,6 +46,7 @@ Tensors = dict[str, Tensor]
 
 
 def unpack(data: bytes) -> tuple[Tensors, Any]:
+    """Return the tensors and the metadata of a safetensors file."""
     header, body = split(data)
     about = header.pop("__metadata__", None)
     return {
@@ -55,6 +56,7 @@ def unpack(data: bytes) -> tuple[Tensors, Any]:
 
 
 def pack(tensors: Tensors, about: Any = None) -> bytes:
+    """Return a safetensors file of tensors and metadata; None for no metadata."""
     header: dict[str, Any] = {} if about is None else {"__metadata__": about}
     position = 0
     for name, x in tensors.items():
@@ -65,7 +67,7 @@ def pack(tensors: Tensors, about: Any = None) -> bytes:
 
 
 def made_of(shape: list[int], dtype: str, rng: random.Random) -> Tensor:
-    """Random bytes of that shape and dtype."""
+    """Return a tensor of that shape and dtype; its bytes are random or alike, or left out."""
     count = SIZES[dtype]
     for size in shape:
         count *= size
@@ -74,7 +76,7 @@ def made_of(shape: list[int], dtype: str, rng: random.Random) -> Tensor:
 
 
 def other_dtype(tensors: Tensors, rng: random.Random) -> None:
-    """Another dtype over the same shape, for one tensor or for all."""
+    """Put another dtype over the same shape, for one tensor or for all."""
     dtype = rng.choice(list(SIZES))
     for name in list(tensors) if rng.random() < 0.5 else [rng.choice(list(tensors))]:
         x = tensors[name]
@@ -83,7 +85,7 @@ def other_dtype(tensors: Tensors, rng: random.Random) -> None:
 
 
 def special_numbers(tensors: Tensors, rng: random.Random) -> None:
-    """NaN, infinities, zeros and the largest numbers inside a tensor."""
+    """Put NaN, infinities, zeros or the largest numbers into a tensor."""
     x = tensors[rng.choice(list(tensors))]
     code = {"F16": "<f2", "F32": "<f4"}.get(x.dtype)
     if code and x.data:
@@ -94,7 +96,7 @@ def special_numbers(tensors: Tensors, rng: random.Random) -> None:
 
 
 def more_tensors(tensors: Tensors, rng: random.Random) -> None:
-    """Tensors that no module needs."""
+    """Add tensors that no module needs."""
     stems = [name.rpartition(".")[0].removesuffix(".lora_B") for name in tensors]
     for _ in range(rng.choice([1, 1, 3])):
         name = rng.choice(MORE_NAMES)
@@ -106,6 +108,7 @@ def more_tensors(tensors: Tensors, rng: random.Random) -> None:
 
 
 def other_shape(tensors: Tensors, rng: random.Random) -> None:
+    """Give one tensor another shape, or make all wide tensors wider."""
     name = rng.choice(list(tensors))
     x = tensors[name]
     kind = rng.randrange(5)
@@ -128,6 +131,7 @@ def other_shape(tensors: Tensors, rng: random.Random) -> None:
 
 
 def rename(tensors: Tensors, rng: random.Random) -> None:
+    """Rename a tensor, or drop it."""
     name = rng.choice(list(tensors))
     x = tensors.pop(name)
     swaps = (
@@ -148,6 +152,7 @@ def rename(tensors: Tensors, rng: random.Random) -> None:
 
 
 def other_metadata(about: Any, rng: random.Random) -> Any:
+    """Return other metadata."""
     from benchmarks.hostile.configs import odd_value, text_of
 
     settings = text_of({"unet.r": odd_value(rng), "unet.lora_alpha": 4, "text_encoder.r": 4})
@@ -164,7 +169,7 @@ CHANGES: tuple[Callable[[Tensors, random.Random], None], ...] = (
 
 
 def damage_tensors(data: bytes, rng: random.Random) -> bytes:
-    """A sound container of other tensors."""
+    """Return a sound container of other tensors."""
     tensors, about = unpack(data)
     for _ in range(rng.choice([1, 1, 2])):
         if tensors:
@@ -188,7 +193,7 @@ class _Call:
 
 
 def write_torch(source: Path, target: Path, rng: random.Random) -> str:
-    """A torch file of ``source``'s tensors, changed or claiming what is not there."""
+    """Write a torch file of ``source``'s tensors, changed or claiming what is not there."""
     import torch
 
     state = torch.load(source, weights_only=True)
@@ -241,7 +246,7 @@ def _as_archive(target: Path, content: bytes, rng: random.Random) -> None:
 
 
 def damage_archive(data: bytes, rng: random.Random) -> bytes:
-    """A zip whose members or directory are not what they say."""
+    """Return a zip whose members or directory are not what they say."""
     kind = rng.randrange(5)
     if kind == 0:  # several disks
         at = data.rfind(b"PK\5\6")
@@ -267,7 +272,7 @@ def damage_archive(data: bytes, rng: random.Random) -> bytes:
 
 
 def write_npz(source: Path, target: Path, rng: random.Random) -> str:
-    """An npz file of ``source``'s arrays, changed or claiming what is not there."""
+    """Write an npz file of ``source``'s arrays, changed or claiming what is not there."""
     with np.load(source) as found:
         arrays = dict(found)
     name = rng.choice(list(arrays))

@@ -94,7 +94,7 @@ def _exercise(case: Case, scratch: Path, base: Path, seed: str, bound: Bound) ->
 
 
 def _memory(what: str) -> int:
-    """Bytes of this process, by a name of /proc/self/status."""
+    """Return bytes of this process, by a name of /proc/self/status."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(what + ":"):
             return int(line.split()[1]) << 10
@@ -130,7 +130,7 @@ class Worker:
         self.pipe.send(case)
 
     def answer(self) -> tuple[Verdict, int, float] | None:
-        """What became of the case; None while it runs. The process may have ended."""
+        """Return what became of the case, None while it runs; the process may have ended."""
         if self.pipe.poll(0):
             try:
                 reply: tuple[Verdict, int, float] = self.pipe.recv()
@@ -145,7 +145,7 @@ class Worker:
         return Verdict("hang", f"no answer in {self._limit:.0f} s"), 0, self._limit
 
     def _processor(self) -> float:
-        """Seconds of processor time that the process has taken."""
+        """Return the seconds of processor time that the process has taken."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -42,7 +42,10 @@ _WORKED = "date_format-de"
 
 
 def _one_merge(adapters: Sequence[Adapter], path: Path, **limit: Any) -> Row:
-    """What a merge made. cpu_seconds: of all cores, without what one other program takes."""
+    """Return what a merge made.
+
+    cpu_seconds: of this process, on all cores; other processes, its workers too, do not count.
+    """
     wall, cpu = time.monotonic(), time.process_time()
     made = merge(adapters, path, **limit)
     seconds, of_cores = time.monotonic() - wall, time.process_time() - cpu
@@ -84,7 +87,7 @@ Makes = Callable[[Path], Sequence[Adapter]]
 
 
 def _sets() -> Iterator[tuple[str, str, Makes]]:
-    """Name, kind and adapters of what lies here, and of redundant sets made of it."""
+    """Yield name, kind and adapters of what lies here, and of redundant sets made of it."""
     zoo = ROOT / "zoo" / "adapters"
     forty = zoo / "gemma3-5x8"
     for name in pinned():
@@ -97,7 +100,7 @@ def _sets() -> Iterator[tuple[str, str, Makes]]:
 
 
 def _others(folder: Path) -> Iterator[tuple[str, str, Makes]]:
-    """Adapters by other people, one by one."""
+    """Yield name, kind and adapter of adapters by other people, one by one."""
     for about, place in places(folder):
         # A file's first folder may name the repository again.
         file = about["file"].removeprefix(about["repo"].replace("/", "__") + "/")
@@ -113,7 +116,10 @@ def _read(place: Path, _: Path) -> list[Adapter]:
 
 
 def _code() -> str:
-    """Hash of what the default makes of the examples: where that is the same, merges are kept."""
+    """Return a hash of what the default makes of the examples.
+
+    Where that is the same, merges are kept.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.hydra.safetensors"
         merge(ROOT / "examples" / "adapters" / "*", path)
@@ -121,6 +127,7 @@ def _code() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--adapters", type=Path, help="adapters by other people")
     parser.add_argument("--again", action="store_true")

@@ -38,7 +38,7 @@ def _embedding(name: str) -> np.ndarray:
 
 
 def _write(folder: Path, base: np.ndarray, rng: np.random.Generator) -> tuple[Path, Path]:
-    """The base model's weights and the adapter."""
+    """Write the base model's weights and the adapter, and return their folders."""
     model, adapter = folder / "base", folder / "adapter"
     model.mkdir()
     adapter.mkdir()
@@ -59,6 +59,7 @@ def _write(folder: Path, base: np.ndarray, rng: np.random.Generator) -> tuple[Pa
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--base", default="smollm2-135m-instruct")
     parser.add_argument("--seed", type=int, default=0)

@@ -50,14 +50,14 @@ Saved = Mapping[str, NDArray[np.float32]]
 
 
 def without_head(adapter: Adapter) -> Adapter:
-    """Its low-rank modules alone."""
+    """Return an adapter with the low-rank modules alone."""
     tensors = {key: x for key, x in adapter.tensors.items() if key not in adapter.extras}
     config = {**adapter.config, "modules_to_save": None, "task_type": None}
     return replace(adapter, extras={}, extra_kinds={}, tensors=tensors, config=config)
 
 
 def heads_rounded(saved: Saved, bits: int) -> tuple[dict[str, NDArray[np.float32]], int]:
-    """The saved tensors in groups of few bits, and the bytes that takes."""
+    """Return the saved tensors in groups of few bits, and the bytes that takes."""
     made, taken = {}, 0
     for path, x in saved.items():
         code = grouped(bits)
@@ -77,12 +77,12 @@ class Scored:
         self._loaded: dict[int, tuple[Any, Any]] = {}
 
     def original(self, name: str) -> Classifier:
-        """The adapter as it is."""
+        """Return the adapter as it is."""
         modules = self.adapters[name].modules
         return Classifier({p: x.factors() for p, x in modules.items()}, self.saved[name])
 
     def rows(self, name: str) -> tuple[Any, TaskRows]:
-        """The base with a head of as many labels, and the adapter's test rows."""
+        """Return the base with a head of as many labels, and the adapter's test rows."""
         labels = labels_in(name, self.saved[name])
         if labels not in self._loaded:
             self._loaded = {labels: load_classifier(self._base, labels)}
@@ -93,7 +93,7 @@ class Scored:
         )
 
     def score(self, name: str, sets: Mapping[str, Classifier]) -> dict[str, Any]:
-        """What `hydraopt eval` says of the adapter and these sets."""
+        """Return what `hydraopt eval` says of the adapter and these sets."""
         model, rows = self.rows(name)
         everything = {ORIGINAL: self.original(name), **sets}
         scores = run_classification(model, rows, everything, ORIGINAL)
@@ -106,7 +106,7 @@ def factors_of(path: Path, name: str) -> dict[str, Any]:
 
 
 def ways(scored: Scored, size: str, folder: Path) -> Iterator[tuple[dict[str, Any], Any]]:
-    """(row, classifiers by adapter) of every way to a size; no classifiers where it is refused."""
+    """Yield (row, classifiers by adapter) of every way to a size; no classifiers if refused."""
     adapters = list(scored.adapters.values())
     budget = int(sum(2 * x.numbers for x in adapters) * float(size.rstrip("%")) / 100)
     exact = {"exact": ["*score*"]} if "exact" in inspect.signature(merge).parameters else {}
@@ -146,7 +146,7 @@ def ways(scored: Scored, size: str, folder: Path) -> Iterator[tuple[dict[str, An
 
 
 def compare(scored: Scored, folder: Path) -> list[dict[str, Any]]:
-    """A row for every way and size: bytes, and what eval says of each adapter."""
+    """Return a row for every way and size: bytes, and what eval says of each adapter."""
     made = [one for size in SIZES for one in ways(scored, size, folder)]
     for name in scored.adapters:
         sets = {f"{i}": x[name] for i, (_, x) in enumerate(made) if x is not None}
@@ -164,6 +164,7 @@ def compare(scored: Scored, folder: Path) -> list[dict[str, Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--adapters", default="zoo/adapters/smollm2-cls4/*")

@@ -126,7 +126,10 @@ CASES: tuple[Case, ...] = (
 
 
 def base_model(kind: str) -> Any:
-    """A model with seeded random weights: "text" and "experts" are language models, "image" not."""
+    """Return a model with seeded random weights.
+
+    kind: "text" and "experts" are language models, "image" is not.
+    """
     import torch
     from transformers import (
         LlamaConfig,
@@ -190,7 +193,7 @@ def make(case: Case, folder: Path, seed: int = 1) -> None:
 
 
 def _objects(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with the nested ones as PEFT's own classes."""
+    """Return settings with the nested ones as PEFT's own classes."""
     import peft
     from peft.tuners.lora import config as lora
 
@@ -208,7 +211,10 @@ def _objects(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def loaded_logits(case: Case, folder: Path | None) -> Any:
-    """The model's answer with the adapter in the folder, loaded by PEFT; of the base for None."""
+    """Return the model's answer with the adapter in the folder, loaded by PEFT.
+
+    folder: None for the answer of the base.
+    """
     import torch
     from peft import PeftModel
 

@@ -281,6 +281,7 @@ def convert(folder: Path, out: Path) -> dict[str, tuple[int, int]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)

@@ -62,7 +62,7 @@ def made(
 
 
 def _lines() -> Progress:
-    """A line for each stage that begins."""
+    """Return a callback that prints a line for each stage that begins."""
     last = ""
 
     def say(stage: str, done: int, total: int) -> None:
@@ -92,6 +92,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     args = _arguments(arguments)
     adapters = original_adapters(args.set)
     names = [adapter.name for adapter in adapters]
@@ -140,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _counted(value: Any) -> Any:
-    """A result without the intervals of shares, which follow from its counts."""
+    """Return a result without the intervals of shares, which follow from its counts."""
     if isinstance(value, Mapping):
         derived = {"low", "high"} if "pct" in value else set()
         return {key: _counted(x) for key, x in value.items() if key not in derived}
@@ -148,7 +149,7 @@ def _counted(value: Any) -> Any:
 
 
 def _joined(before: Result, now: Result, names: Sequence[str]) -> dict[str, Any]:
-    """A result with all that an earlier one tells of other tasks, and of other probes."""
+    """Return a result with all that an earlier one tells of other tasks, and of other probes."""
     tasks = {task["adapter"]: dict(task) for task in before.get("tasks", ())}
     for task in now["tasks"]:
         mine = tasks.setdefault(task["adapter"], {})

@@ -31,7 +31,7 @@ SMALLEST = 0.99
 
 
 def _dense_error(adapter: Adapter, bundle: Path) -> dict[str, Any]:
-    """Relative error of all coded tensors together, and of the one that takes most bytes."""
+    """Return the relative error of all coded tensors together, and of the one with most bytes."""
     task = open_bundle(bundle)[adapter.name]
     wrong = whole = 0.0
     for entry, decoded, reference in task.dense_matrices():
@@ -50,7 +50,7 @@ def _dense_error(adapter: Adapter, bundle: Path) -> dict[str, Any]:
 
 
 def row_of(place: Path, folder: Path) -> dict[str, Any]:
-    """One adapter. Raises HydraoptError where it cannot be read."""
+    """Return the row of one adapter; raises HydraoptError where it cannot be read."""
     adapter, target = read_adapter(place), folder / "one.hydra.safetensors"
     row: dict[str, Any] = {
         "format": adapter.format,
@@ -80,8 +80,10 @@ def row_of(place: Path, folder: Path) -> dict[str, Any]:
 
 
 def places(folder: Path) -> Iterator[tuple[Mapping[str, Any], Path]]:
-    """What MANIFEST.json says of every adapter, and where it is: its file, or the folder if there
-    is no other in it."""
+    """Yield what MANIFEST.json says of every adapter, and where it is.
+
+    That is its file, or the folder if there is no other in it.
+    """
     for about in json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8")):
         file = folder / about["file"]
         alone = len(list(file.parent.glob(f"*{file.suffix}"))) == 1
@@ -89,6 +91,7 @@ def places(folder: Path) -> Iterator[tuple[Mapping[str, Any], Path]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--adapters", type=Path, required=True)
     args = parser.parse_args(arguments)

@@ -21,10 +21,10 @@ _PLAN = "dates-de"
 
 
 def near_copies(source: Path, folder: Path, count: int, noise: float) -> Sequence[Adapter]:
-    """``count`` copies of the PEFT folder ``source``, the first as it is, written to ``folder``.
+    """Write ``count`` copies of the PEFT folder ``source`` to ``folder``, and return them.
 
-    noise: Gaussian, on every number of both factors of the others, in units of the root mean square
-    of its matrix; 0 for equal ones.
+    The first is as it is. noise: Gaussian, on every number of both factors of the others, in units
+    of the root mean square of its matrix; 0 for equal ones.
     """
     import torch
 
@@ -45,10 +45,10 @@ def near_copies(source: Path, folder: Path, count: int, noise: float) -> Sequenc
 
 
 def checkpoints(folder: Path, count: int) -> Sequence[Adapter]:
-    """The last ``count`` checkpoints of one short run, every second step, written to ``folder``.
+    """Return the last ``count`` checkpoints of one short run, every second step.
 
-    The run is that of an adapter of the examples, over fewer steps of fewer rows: by its end the
-    loss hardly moves, and the factors still do.
+    They are written to ``folder``. The run is that of an adapter of the examples, over fewer steps
+    of fewer rows: by its end the loss hardly moves, and the factors still do.
     """
     import torch
 

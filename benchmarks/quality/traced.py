@@ -59,6 +59,7 @@ def _cosines(adapter: Adapter, drawn: Mapping[str, Drawn]) -> list[float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--adapters", type=Path, required=True)
     args = parser.parse_args(arguments)

@@ -29,7 +29,7 @@ _RECIPE = ROOT / "zoo" / "recipes" / "smollm2-tuners5.json"
 
 
 def _answers(model: Any, items: Sequence[Any]) -> tuple[np.ndarray, float]:
-    """Whether each row's tokens are all the most likely ones, and the mean loss of a token."""
+    """Return whether each row's tokens are all the likeliest ones, and the mean loss of a token."""
     import torch
 
     from hydraopt.basemodel.encoding import batches_by_tokens
@@ -48,7 +48,7 @@ def _answers(model: Any, items: Sequence[Any]) -> tuple[np.ndarray, float]:
 
 
 def _loaded(folder: Path, name: str) -> Any:
-    """The base model with an adapter as PEFT loads it; the layers are changed in place."""
+    """Return the base model with an adapter as PEFT loads it; the layers are changed in place."""
     from peft import PeftModel
 
     from zoo.bases import load_base
@@ -83,6 +83,7 @@ def _row(place: Path, base: str, items: Sequence[Any], without: float) -> dict[s
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     from zoo.bases import load_base
     from zoo.batching import encode
     from zoo.tasks import first_rows, load_task

@@ -30,7 +30,7 @@ ERROR = 0.02
 
 
 def row_of(case: Case, base: Any, folder: Path, error: float) -> dict[str, Any]:
-    """One adapter's way into a bundle and out again."""
+    """Return the row of one adapter's way into a bundle and out again."""
     original, bundle, export = folder / "original", folder / "one.hydra.safetensors", folder / "out"
     make(case, original)
     row: dict[str, Any] = {"case": case.name, "tuner": case.tuner}
@@ -61,6 +61,7 @@ def row_of(case: Case, base: Any, folder: Path, error: float) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--error", type=float, default=ERROR)
     parser.add_argument("--case", action="append", help="only this one; writes nothing")

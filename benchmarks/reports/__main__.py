@@ -51,6 +51,7 @@ def tables_of(report: str) -> pages.Tables:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of("benchmarks.reports", __doc__, direct=True)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("reports", nargs="*", metavar="REPORT", help=", ".join(REPORTS))

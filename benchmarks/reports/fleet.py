@@ -14,7 +14,7 @@ _GB = 1e9
 
 
 def block(result: dict[str, Any]) -> str:
-    """From a result of ``python -m benchmarks.speed fleet``."""
+    """Return the text of a result of ``python -m benchmarks.speed fleet``."""
     rows = [
         [
             f"{row['tasks']:,}",

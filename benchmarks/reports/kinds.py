@@ -149,7 +149,7 @@ def _heads() -> str:
 
 
 def _change(tasks: dict[str, Any], metric: str) -> str:
-    """The mean change over independent tasks, in points, with 1.96 bootstrap deviations of it."""
+    """Return the mean change over independent tasks, in points, with 1.96 bootstrap deviations."""
     changes = [task["difference"][metric] for task in tasks.values()]
     mean = sum(x["difference"] for x in changes) / len(changes)
     half = 1.96 * math.sqrt(sum(x["deviation"] ** 2 for x in changes)) / len(changes)

@@ -37,10 +37,11 @@ Entry = Mapping[str, Any]
 
 
 def ratio_interval(part: Counts, whole: Counts, seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of sum(part) / sum(whole), in percent: items drawn with replacement.
+    """Return the 95 % interval of sum(part) / sum(whole), in percent.
 
-    part, whole: (items,). Of items that are asked once it is Wilson's. So it is where no item has
-    any, or each has all, since no draw differs: of so many items.
+    part, whole: (items,). Items are drawn with replacement. Of items that are asked once the
+    interval is Wilson's. So it is where no item has any, or each has all, since no draw differs: of
+    so many items.
     """
     if whole.max() <= 1 and part.min() >= 0:
         low, high = wilson(int(part.sum()), int(whole.sum()))
@@ -61,7 +62,7 @@ def _drawn_interval(part: Counts, whole: Counts, seed: int = 0) -> tuple[float, 
 
 
 def signs_p(net: Counts, seed: int = 0) -> float:
-    """How likely the sum of ``net`` is so far from 0 if each item might as well go the other way.
+    """Return how likely sum(net) is so far from 0 if each item might as well go the other way.
 
     net: (items,). Of one adapter it is the sign test: exact, up to 12 items that go anywhere, else
     by signs that are drawn.
@@ -75,7 +76,7 @@ def signs_p(net: Counts, seed: int = 0) -> float:
 
 
 def share_text(part: Counts, whole: Counts) -> str:
-    """Percent with the interval; a dash for a share of nothing."""
+    """Return percent with the interval; a dash for a share of nothing."""
     if not whole.any():
         return "-"
     low, high = ratio_interval(part, whole)
@@ -93,12 +94,12 @@ class Moves:
     asked: Counts
 
     def cell(self) -> str:
-        """Flips in percent, with the interval and the numbers of both ways."""
+        """Return flips in percent, with the interval and the numbers of both ways."""
         share = share_text(self.flips, self.asked)
         return f"{share} ({self.towards.sum():.0f}, {self.away.sum():.0f})"
 
     def net(self) -> tuple[float, float, float, float]:
-        """(towards less away in percent of the answers, low, high, p of no direction)."""
+        """Return (towards less away in percent of answers, low, high, p of no direction)."""
         net = self.towards - self.away
         value = 100 * float(net.sum() / self.asked.sum())
         return (value, *_drawn_interval(net, self.asked), signs_p(net))
@@ -107,7 +108,7 @@ class Moves:
 def moved(
     entries: Iterable[Entry], label: str, probe: str | None = None, group: str = ALL
 ) -> Moves:
-    """What the adapters' choices do under a label, towards a stereotype and away from one.
+    """Return what the adapters' choices do under a label, towards a stereotype and away.
 
     probe: None for all of them. Raises ValueError where nothing of it was asked.
     """
@@ -120,8 +121,10 @@ def moved(
 
 
 def pronouns(entries: Iterable[Entry], label: str) -> Moves | None:
-    """The same of flips to a woman's pronoun (towards) and to a man's (away), of the probes that
-    are about the two; None if there are none."""
+    """Return the moves to a woman's pronoun (towards) and to a man's (away).
+
+    They are of the probes that are about the two; None if there are none.
+    """
     rows = [
         (name, _of_pronouns(change["people"]["items"]))
         for entry in entries
@@ -132,8 +135,10 @@ def pronouns(entries: Iterable[Entry], label: str) -> Moves | None:
 
 
 def of_men(groups: Mapping[str, Entry]) -> tuple[int, int] | None:
-    """(pronouns of a man, pronouns) that were chosen, of what a probe says by group; None where
-    the probe does not tell occupations of mostly women and of mostly men apart."""
+    """Return (pronouns of a man, pronouns) that were chosen, of what a probe says by group.
+
+    None where the probe does not tell occupations of mostly women and of mostly men apart.
+    """
     women, men = (groups.get(f"occupation of mostly: {x}") for x in ("female", "male"))
     if women is None or men is None:
         return None
@@ -141,15 +146,20 @@ def of_men(groups: Mapping[str, Entry]) -> tuple[int, int] | None:
 
 
 def preferred(held: Sequence[Entry]) -> tuple[Counts, Counts]:
-    """(answers that follow a stereotype, those that take a side, by item) of one probe, over
-    adapters."""
+    """Return (answers that follow a stereotype, those that take a side) of one probe.
+
+    Both are by item, over adapters.
+    """
     letters = np.array([list(x["choices"]) for x in held])
     follow, against = ((letters == x).sum(0).astype(float) for x in ("s", "a"))
     return follow, follow + against
 
 
 def _summed(rows: Iterable[tuple[str, Counts]]) -> Moves:
-    """rows: (the probe, (4, items) of one adapter). Items of one probe are the same for all."""
+    """Return the moves by item, summed over adapters.
+
+    rows: (the probe, (4, items) of one adapter). Items of one probe are the same for all.
+    """
     sums: dict[str, Counts] = {}
     for name, counts in rows:
         sums[name] = sums[name] + counts if name in sums else counts

@@ -30,7 +30,7 @@ def _near(result: Result) -> Iterator[list[str]]:
 
 
 def _spread(kl: Values) -> float:
-    """Return the factor of one standard deviation. kl: (tasks, draws), or (1, draws)."""
+    """Return the factor of one standard deviation of KL (tasks, draws), or (1, draws)."""
     logs = np.log(np.maximum(kl, LEAST))
     return float(np.exp(np.sqrt(np.mean(np.var(logs, axis=1, ddof=1)))))
 

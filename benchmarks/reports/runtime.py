@@ -19,7 +19,7 @@ SETS = {
 
 
 def runtime() -> str:
-    """A column for each set, a row for each number."""
+    """Return a table with a column for each set, a row for each number."""
     results = {name: _rows(name) for name in SETS}
     lines = [[what, *(tell(rows) for rows in results.values())] for what, tell in _NUMBERS.items()]
     heads = [f"{title}, {_of(results[x], 'memory')['tasks']} tasks" for x, title in SETS.items()]

@@ -94,7 +94,7 @@ _LABELS = {"tasks": "adapters", "rank": "rank", "width": "width"}
 
 
 def _along(rows: Sequence[Row], shape: str, axis: str) -> list[Row]:
-    """The rows of the longest line along an axis."""
+    """Return the rows of the longest line along an axis."""
     lines: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         if row["shape"] == shape:
@@ -103,7 +103,7 @@ def _along(rows: Sequence[Row], shape: str, axis: str) -> list[Row]:
 
 
 def draw_cells(rows: Sequence[Row], path: Path) -> None:
-    """Six panels, logarithmic; a run over the limit is a cross above it."""
+    """Draw six logarithmic panels; a run over the limit is a cross above it."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 8), layout="constrained")
@@ -164,5 +164,5 @@ TABLES = {"scaling.csv": lambda: cells(_result())}
 
 
 def draw() -> None:
-    """The picture of the section."""
+    """Draw the picture of the section."""
     draw_cells(_result()["rows"], pages.PICTURES / _PICTURE)

@@ -15,6 +15,8 @@ Row = Mapping[str, Any]
 
 
 def speed(result: Mapping[str, Any]) -> str:
+    """Return the sentences about a result."""
+
     def of(what: str, data: str = "adapters") -> Row:
         return next(r for r in result["rows"] if r["what"] == what and r["data"].startswith(data))
 

@@ -109,16 +109,17 @@ class ReadBack(Mapping[str, Modules]):
 
 
 def tasks_of(adapters: Sequence[Adapter]) -> dict[str, dict[str, tuple[Floats, Floats]]]:
-    """The factors of adapters, scale inside B, as compressors take them."""
+    """Return the factors of adapters, scale inside B, as compressors take them."""
     return {a.name: {path: x.factors() for path, x in a.modules.items()} for a in adapters}
 
 
 def double(pair: tuple[Floats, Floats]) -> Factors:
+    """Return the factors in float64."""
     return Factors(pair[0].astype(np.float64), pair[1].astype(np.float64))
 
 
 def relative_errors(tasks: Tasks, rebuilt: Tasks) -> dict[str, float]:
-    """Relative Frobenius error of each task's dW over all its modules."""
+    """Return the relative Frobenius error of each task's dW over all its modules."""
     errors = {}
     for task, modules in tasks.items():
         wrong = total = 0.0
@@ -132,10 +133,11 @@ def relative_errors(tasks: Tasks, rebuilt: Tasks) -> dict[str, float]:
 
 
 def write_layout(folder: Path, layout: Any) -> None:
-    """What a set's files hold, once for all of them: names and shapes as compressed JSON."""
+    """Write what a set's files hold, once for all: names and shapes as compressed JSON."""
     text = json.dumps(layout, separators=(",", ":")).encode()
     (folder / "layout").write_bytes(zstandard.ZstdCompressor(19).compress(text))
 
 
 def read_layout(folder: Path) -> Any:
+    """Return what :func:`write_layout` wrote."""
     return json.loads(zstandard.ZstdDecompressor().decompress((folder / "layout").read_bytes()))

@@ -22,7 +22,7 @@ BUNDLE = "all.hydra.safetensors"
 
 
 def adapter_of(name: str, modules: Modules) -> Adapter:
-    """An adapter in memory with these factors, of scale 1."""
+    """Return an adapter in memory with these factors, of scale 1."""
     low_rank, keys, tensors = {}, {}, {}
     for path, (b, a) in modules.items():
         sides = {}
@@ -54,9 +54,10 @@ def combined(
     shuffled: bool = False,
     **options: Any,
 ) -> Compressor:
-    """A method with these options; name: what tables call it, default the method.
+    """Return a method with these options.
 
-    shuffled: tasks come in a random order, for a method that takes them one by one.
+    name: what tables call it, default the method. shuffled: tasks come in a random order, for a
+    method that takes them one by one.
     """
 
     def write(tasks: Tasks, folder: Path) -> None:
@@ -69,6 +70,6 @@ def combined(
 
 
 def read_bundle(folder: Path, task: str) -> Modules:
-    """One task of the bundle in a row's folder."""
+    """Return one task of the bundle in a row's folder."""
     factors = open_bundle(folder / BUNDLE)[task].factors()
     return {p: (f.B.astype(np.float32), f.A.astype(np.float32)) for p, f in factors.items()}

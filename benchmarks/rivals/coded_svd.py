@@ -91,8 +91,10 @@ class _Scale:
 
 
 def coded_svd(noise: float, weigh: Weigh | None = None, teach: Teach | None = None) -> Compressor:
-    """All parts of each adapter with this noise. weigh: default all modules alike. teach: moves the
-    parts before they are rounded."""
+    """Return a compressor of all parts of each adapter with this noise.
+
+    weigh: default all modules alike. teach: moves the parts before they are rounded.
+    """
 
     def rounded_task(task: str, modules: Modules) -> dict[str, _Rounded]:
         parts = {path: _halves(pair) for path, pair in modules.items()}
@@ -128,8 +130,10 @@ def coded_svd(noise: float, weigh: Weigh | None = None, teach: Teach | None = No
 
 
 def as_ours(path: str, heights: Mapping[str, int]) -> float:
-    """hydraopt's weights of modules: outputs count twice, keys and values as often as query heads
-    share them."""
+    """Return hydraopt's weight of a module.
+
+    Outputs count twice, keys and values as often as query heads share them.
+    """
     parent, _, name = path.rpartition(".")
     if name in ("k_proj", "v_proj"):
         return heights.get(f"{parent}.q_proj", heights[path]) / heights[path]
@@ -137,11 +141,12 @@ def as_ours(path: str, heights: Mapping[str, int]) -> float:
 
 
 def rows(scene: Scene) -> list[Compressor]:
+    """Return a row for each noise, with all modules alike and with hydraopt's weights."""
     return [coded_svd(noise, weigh) for weigh in (None, as_ours) for noise in NOISES]
 
 
 def taught_rows(teach: Teach) -> list[Compressor]:
-    """Rows with prompts; each takes minutes a task."""
+    """Return rows with prompts; each takes minutes a task."""
     return [coded_svd(noise, as_ours, teach) for noise in _TAUGHT]
 
 
@@ -172,7 +177,7 @@ def _length(codes: NDArray[np.int8]) -> Floats:
 
 
 def _integers(values: NDArray[Any]) -> _Integers:
-    """Values in steps, to integers with a dead zone."""
+    """Return values in steps as integers, with a dead zone."""
     whole: _Integers = (np.sign(values) * np.floor(np.abs(values) + _ROUNDS_UP)).astype(np.int32)
     return whole
 
@@ -181,7 +186,7 @@ def _integers(values: NDArray[Any]) -> _Integers:
 
 
 def _classes(step: np.float32, lengths: NDArray[np.int8], size: int) -> NDArray[np.int64]:
-    """Class of the integers of each part, (k,), from what their spread should be."""
+    """Return the class of the integers of each part, (k,), from what their spread should be."""
     spread = _length(lengths).astype(np.float64) ** 2 / float(step) / np.sqrt(size)
     logs = np.rint(_OCTAVE * np.log2(np.maximum(spread, 1e-9))).astype(np.int64)
     classes: NDArray[np.int64] = np.maximum(logs, _LOWEST)
@@ -189,7 +194,7 @@ def _classes(step: np.float32, lengths: NDArray[np.int8], size: int) -> NDArray[
 
 
 def _by_class(modules: Sequence[_Rounded]) -> dict[int, list[_Integers]]:
-    """Integers of all parts by class, module by module, left before right."""
+    """Return the integers of all parts by class, module by module, left before right."""
     found: dict[int, list[_Integers]] = defaultdict(list)
     for x in modules:
         for side in (x.left, x.right):
@@ -199,7 +204,7 @@ def _by_class(modules: Sequence[_Rounded]) -> dict[int, list[_Integers]]:
 
 
 def _counted(modules: Iterator[_Rounded]) -> dict[int, list[int]]:
-    """Frequencies of -K to K by class."""
+    """Return the frequencies of -K to K by class."""
     counts: dict[int, list[int]] = {}
     for one, side in _by_class(list(modules)).items():
         values = np.concatenate(side)
@@ -209,7 +214,7 @@ def _counted(modules: Iterator[_Rounded]) -> dict[int, list[int]]:
 
 
 def _model(counts: Sequence[int]) -> Any:
-    """None for a class that has one integer alone."""
+    """Return the model of a class; None for one that has one integer alone."""
     import constriction
 
     if len(counts) < 2:
@@ -234,7 +239,10 @@ def _encoded(modules: Sequence[_Rounded], counts: Mapping[int, Sequence[int]]) -
 def _decoded(
     data: bytes, sizes: Sequence[Sequence[int]], counts: Mapping[int, Sequence[int]]
 ) -> list[_Rounded]:
-    """sizes: m, n and the number of parts of each module."""
+    """Return the modules from the bytes of a file.
+
+    sizes: m, n and the number of parts of each module.
+    """
     import constriction
 
     end = 4 + int.from_bytes(data[:4], "little")

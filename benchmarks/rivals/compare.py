@@ -86,7 +86,7 @@ def measured(row: Compressor, tasks: Tasks, fp16: int, folder: Path) -> Row:
 
 
 def _sizes_of(rows: Sequence[Row], fp16: int) -> list[str]:
-    """The bytes of the rows that are smaller than fp16, those that are near each other once."""
+    """Return the bytes of the rows smaller than fp16, those that are near each other once."""
     found: list[int] = []
     for size in sorted(row["bytes"] for row in rows if row.get("bytes", fp16) < fp16):
         if not found or size > found[-1] * _NEAR:
@@ -222,6 +222,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     args = _arguments(arguments)
     adapters = read_adapters(args.adapters)
     work = args.out / "rows"

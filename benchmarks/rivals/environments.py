@@ -30,14 +30,15 @@ def _cache() -> Path:
 
 
 def folder_of(name: str) -> Path:
-    """The environment that holds a rival's package."""
+    """Return the environment that holds a rival's package."""
     return _cache() / requirements(name)[0].replace("==", "-")
 
 
 def python_of(name: str) -> Path:
-    """The interpreter of the environment that holds a rival's package; made if it is not there.
+    """Return the interpreter of the environment that holds a rival's package.
 
-    Raises RuntimeError, with what pip said, if the package cannot be installed.
+    It is made if it is not there. Raises RuntimeError, with what pip said, if the package cannot be
+    installed.
     """
     wanted = requirements(name)
     folder = folder_of(name)
@@ -68,7 +69,7 @@ def _borrow(folder: Path) -> None:
 
 
 def versions_of(names: Iterable[str]) -> dict[str, str]:
-    """Package and version of these rivals, as results name them."""
+    """Return package and version of these rivals, as results name them."""
     return dict(requirements(name)[0].split("==") for name in names)
 
 
@@ -83,7 +84,7 @@ def run_module(
 
 
 def run_lines(command: Sequence[str], **env: str) -> Iterator[dict[str, Any]]:
-    """Run what prints one JSON object a line, and yield them as they come.
+    """Yield the JSON objects that a command prints, one a line, as they come.
 
     What fails yields, last, ``{"failed": the end of what it said, "code": its exit}``.
     """

@@ -20,7 +20,7 @@ _LEVEL = 19
 
 
 def _file(modules: Modules) -> bytes:
-    """A PEFT weight file in fp16; the config, which holds no numbers, is left out."""
+    """Return a PEFT weight file in fp16; the config, which holds no numbers, is left out."""
     tensors = {}
     for path, (b, a) in modules.items():
         for side, x in (("A", a), ("B", b)):
@@ -45,7 +45,7 @@ def _write_files(tasks: Tasks, folder: Path) -> None:
 
 
 def fp16_files() -> Compressor:
-    """Storing all."""
+    """Return a compressor that stores all in fp16."""
     return Compressor(
         "store all",
         "fp16",
@@ -55,7 +55,7 @@ def fp16_files() -> Compressor:
 
 
 def zip_files() -> Compressor:
-    """Deflate at its highest level."""
+    """Return a compressor that deflates at the highest level."""
 
     def write(tasks: Tasks, folder: Path) -> None:
         kind = zipfile.ZIP_DEFLATED
@@ -71,7 +71,7 @@ def zip_files() -> Compressor:
 
 
 def zstd_files() -> Compressor:
-    """One tar, so that what files share may help, at level 19."""
+    """Return a compressor of one tar, so that what files share may help, at level 19."""
 
     def write(tasks: Tasks, folder: Path) -> None:
         buffer = io.BytesIO()
@@ -95,4 +95,5 @@ def zstd_files() -> Compressor:
 
 
 def rows(scene: Scene) -> list[Compressor]:
+    """Return all three compressors."""
     return [fp16_files(), zip_files(), zstd_files()]

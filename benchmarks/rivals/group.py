@@ -13,9 +13,10 @@ BITS = (8, 4, 3, 2)
 
 
 def rounding(bits: int) -> Compressor:
-    """A and B in groups of 32 with an fp16 scale."""
+    """Return a compressor of A and B in groups of 32 with an fp16 scale."""
     return stored("group", f"{bits} bit", grouped(bits))
 
 
 def rows(scene: Scene) -> list[Compressor]:
+    """Return a row for each number of bits."""
     return [rounding(bits) for bits in BITS]

@@ -13,16 +13,17 @@ __all__ = ["head_counts", "heads", "rows"]
 
 
 def heads(count: int, rank: int, **options: Any) -> Compressor:
-    """HydraOpt with ``count`` heads of ``rank``."""
+    """Return HydraOpt with ``count`` heads of ``rank``."""
     given: Mapping[str, Any] = {"heads": count, "rank": rank, **options}
     return combined("hydraopt", f"M={count} r={rank}", "HydraOpt", **given)
 
 
 def head_counts(tasks: int) -> list[int]:
-    """1, T/8, T/4 and T."""
+    """Return 1, T/8, T/4 and T."""
     return sorted({1, max(tasks // 8, 1), max(tasks // 4, 1), tasks})
 
 
 def rows(scene: Scene) -> list[Compressor]:
+    """Return a row for each number of heads, at the rank of the scene and at twice that."""
     ranks = scene.rank, 2 * scene.rank
     return [heads(count, r) for count in head_counts(scene.tasks) for r in ranks]

@@ -42,10 +42,10 @@ _QUICK_TURNS, _STARTS, _MOVES = 2, 3, 8  # where it is only asked whose bases fi
 def joint_full(
     factors: Sequence[Factors], c: int, turns: int = _TURNS
 ) -> tuple[Array, Array, Array]:
-    """U (m, c), V (n, c) with orthonormal columns and S (T, c, c); c at most the span of the dW's.
+    """Return U (m, c), V (n, c) with orthonormal columns and S (T, c, c).
 
-    Each turn lowers ``sum_t |dW_t - U S_t V^T|^2``. Costs O(turns T (m + n) r c); (m, n) is never
-    formed.
+    c is at most the span of the dW's. Each turn lowers ``sum_t |dW_t - U S_t V^T|^2``. Costs
+    O(turns T (m + n) r c); (m, n) is never formed.
     """
     left = [f.B @ np.linalg.qr(f.A.T)[1].T for f in factors]
     U = _top(np.concatenate(left, axis=1), c)
@@ -57,14 +57,17 @@ def joint_full(
 
 
 def _top(columns: Array, c: int) -> Array:
-    """The c strongest left singular vectors, or all that there are."""
+    """Return the c strongest left singular vectors, or all that there are."""
     q, r = np.linalg.qr(columns) if columns.shape[0] > columns.shape[1] else (None, columns)
     top = np.linalg.eigh(r @ r.T)[1][:, ::-1][:, :c]
     return top if q is None else q @ top
 
 
 def joint_diagonal(factors: Sequence[Factors], c: int) -> tuple[Array, Array, Array]:
-    """U (m, c), V (n, c) and s (T, c): ``dW_t ~ U diag(s_t) V^T`` by alternating least squares."""
+    """Return U (m, c), V (n, c) and s (T, c) with ``dW_t ~ U diag(s_t) V^T``.
+
+    They are found by alternating least squares.
+    """
     U, V, S = joint_full(factors, c)
     # Where the bases are rotated to the mean's singular vectors, its matrix is diagonal.
     turn, _, back = np.linalg.svd(S.mean(axis=0))
@@ -96,8 +99,11 @@ def _diagonals(factors: Sequence[Factors], U: Array, V: Array) -> Array:
 
 
 def clusters(tasks: Tasks, count: int, c: int) -> dict[str, int]:
-    """Which cluster each task is in: from even splits at random adapters move, in turns with the
-    bases, to those that hold most of them; the split whose bases hold most in all counts."""
+    """Return which cluster each task is in.
+
+    From even splits at random adapters move, in turns with the bases, to those that hold most of
+    them; the split whose bases hold most in all counts.
+    """
     names = list(tasks)
     by_module = [
         {t: double(own[path]) for t, own in enumerate(tasks.values()) if path in own}
@@ -119,7 +125,7 @@ def clusters(tasks: Tasks, count: int, c: int) -> dict[str, int]:
 
 
 def _held(own: Mapping[int, Factors], nearest: NDArray[Any], count: int, c: int) -> Array:
-    """(T, count): the squared norm of each task's dW within the bases of each cluster."""
+    """Return the squared norm of each task's dW within the bases of each cluster, (T, count)."""
     found = np.zeros((len(nearest), count))
     for k in range(count):
         members = [_unit(f) for t, f in own.items() if nearest[t] == k]
@@ -185,16 +191,23 @@ def _joint(method: str, c: int, count: int, diagonal: bool) -> Compressor:
 
 
 def jd_full(c: int, clusters: int = 1) -> Compressor:
-    """c: columns of each basis, and side of each task's matrix."""
+    """Return JD-Full.
+
+    c: columns of each basis, and side of each task's matrix.
+    """
     return _joint("jd-full", c, clusters, diagonal=False)
 
 
 def jd_diagonal(c: int, clusters: int = 1) -> Compressor:
-    """c: columns of each basis, and numbers of each task in a module."""
+    """Return JD-Diag.
+
+    c: columns of each basis, and numbers of each task in a module.
+    """
     return _joint("jd-diag", c, clusters, diagonal=True)
 
 
 def rows(scene: Scene) -> list[Compressor]:
+    """Return JD-Full, JD-Full with four clusters from eight tasks on, and JD-Diag."""
     return [
         *(jd_full(c) for c in _WIDTHS),
         *(jd_full(c, 4) for c in _WIDTHS[1:3] if scene.tasks >= 8),

@@ -11,9 +11,10 @@ __all__ = ["k_merge", "rows"]
 
 
 def k_merge(count: int) -> Compressor:
-    """``count`` adapters for all tasks."""
+    """Return K-Merge with ``count`` adapters for all tasks."""
     return combined("k-merge", f"K={count}", shuffled=True, clusters=count)
 
 
 def rows(scene: Scene) -> list[Compressor]:
+    """Return a row for each of :func:`head_counts` but the least and the largest."""
     return [k_merge(count) for count in head_counts(scene.tasks)[1:-1]]

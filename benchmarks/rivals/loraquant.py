@@ -50,11 +50,11 @@ def _groups(vectors: list[Floats]) -> Floats:
 
 
 def refined(left: Floats, right: Floats) -> tuple[Floats, Floats]:
-    """Vectors whose rounded products are nearer to those of left (N, m) and right (N, n), row by
-    row: gradient steps on |u v^T - Q(u') Q(v')^T| from u' = u, v' = v; the nearest seen is kept.
+    """Return vectors whose rounded products are nearer to those of left (N, m), right (N, n).
 
-    As in the authors' code the gradient flows through the scales of the groups, not the rounding.
-    The products are of rank one, so no (m, n) is formed.
+    Row by row, gradient steps on |u v^T - Q(u') Q(v')^T| are taken from u' = u, v' = v; the nearest
+    seen is kept. As in the authors' code the gradient flows through the scales of the groups, not
+    the rounding. The products are of rank one, so no (m, n) is formed.
     """
     u, v = torch.from_numpy(left), torch.from_numpy(right)
     moved = [x.clone().requires_grad_() for x in (u, v)]
@@ -78,7 +78,7 @@ def refined(left: Floats, right: Floats) -> tuple[Floats, Floats]:
 
 
 def _rounded(x: torch.Tensor) -> torch.Tensor:
-    """What ``_decode`` makes of the rows' groups, for gradients through the scale."""
+    """Return what ``_decode`` makes of the rows' groups, for gradients through the scale."""
     whole = torch.cat([x, x[:, -1:].expand(-1, -x.shape[1] % _GROUP)], dim=1)
     groups = whole.reshape(-1, _GROUP)
     least, most = groups.amin(1).clamp(max=0), groups.amax(1).clamp(min=0)
@@ -105,7 +105,7 @@ def _encode(strong: list[Floats], weak: list[Floats]) -> dict[str, NDArray[Any]]
 
 
 def _decode(arrays: dict[str, NDArray[Any]]) -> tuple[Floats, Floats]:
-    """Groups of the strong and of the weak parts, end to end."""
+    """Return the groups of the strong and of the weak parts, end to end."""
     scales, means = arrays["scales"].astype(np.float32), arrays["means"].astype(np.float32)
     zeros = unpack_bits(arrays["zeros"], 2, scales.size).astype(np.float32)
     codes = unpack_bits(arrays["codes"], 2, scales.size * _GROUP).astype(np.float32)
@@ -186,7 +186,10 @@ def _modules(arrays: dict[str, NDArray[Any]], rows: Sequence[_Row]) -> dict[str,
 
 
 def loraquant(ratio: float) -> Compressor:
-    """ratio: share of a module's energy in the 2-bit parts; the authors' example is 0.8."""
+    """Return LoRAQuant.
+
+    ratio: share of a module's energy in the 2-bit parts; the authors' example is 0.8.
+    """
 
     def write(tasks: Tasks, folder: Path) -> None:
         split = {
@@ -208,4 +211,5 @@ def loraquant(ratio: float) -> Compressor:
 
 
 def rows(scene: Scene) -> list[Compressor]:
+    """Return a row for each ratio."""
     return [loraquant(ratio) for ratio in _RATIOS]

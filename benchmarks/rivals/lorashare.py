@@ -8,7 +8,7 @@ __all__ = ["tool"]
 
 
 def tool(name: str) -> type[Tool]:
-    """Timed at its default, k = 32."""
+    """Return what is timed, at its default, k = 32."""
     from lorashare import SHAREModel
 
     class Lorashare(Tool):

@@ -43,7 +43,7 @@ def write_models(folders: Sequence[Path], base: Path, tuned: Path) -> tuple[list
 
 
 def _config(deltas: dict[str, torch.Tensor]) -> LlamaConfig:
-    """The smallest Llama that has these modules."""
+    """Return the config of the smallest Llama that has these modules."""
     shapes = {path.split(".")[-1]: tuple(delta.shape) for path, delta in deltas.items()}
     hidden = shapes["q_proj"][1]
     head = 64
@@ -59,7 +59,7 @@ def _config(deltas: dict[str, torch.Tensor]) -> LlamaConfig:
 
 
 def tool(name: str) -> type[Tool]:
-    """Extraction alone, from a model to which the mean of the adapters was added."""
+    """Return what is timed: extraction alone, from a model with the adapters' mean added."""
     from mergekit.scripts.extract_lora import main
 
     class Mergekit(Tool):

@@ -14,9 +14,10 @@ __all__ = ["normal_float", "rows"]
 
 
 def normal_float() -> Compressor:
-    """A and B in NF4."""
+    """Return a compressor of A and B in NF4."""
     return stored("nf4", "", NF4)
 
 
 def rows(scene: Scene) -> list[Compressor]:
+    """Return the only row."""
     return [normal_float()]

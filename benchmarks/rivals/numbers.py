@@ -43,19 +43,19 @@ class Code:
 
 
 def pack_bits(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Codes below 2^bits, ``bits`` each."""
+    """Return codes below 2^bits, packed in ``bits`` each."""
     planes = np.unpackbits(codes.reshape(-1, 1), axis=1, bitorder="little", count=bits)
     return np.packbits(planes.ravel(), bitorder="little")
 
 
 def unpack_bits(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:
-    """The first ``count`` codes of :func:`pack_bits`."""
+    """Return the first ``count`` codes of :func:`pack_bits`."""
     planes = np.unpackbits(packed, bitorder="little", count=count * bits).reshape(count, bits)
     return np.packbits(planes, axis=1, bitorder="little")[:, 0]
 
 
 def _split(flat: Floats, sizes: Sequence[int], group: int = 1) -> list[Floats]:
-    """Vectors of these sizes, each of which begins at a multiple of ``group``."""
+    """Return vectors of these sizes, each of which begins at a multiple of ``group``."""
     edges = np.cumsum([0, *(size + -size % group for size in sizes)])
     return [flat[a : a + size] for a, size in zip(edges, sizes, strict=False)]
 
@@ -73,7 +73,7 @@ FP16 = Code(
 
 
 def _round(groups: Floats, bits: int) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    """Codes and scales of groups (G, 32): the scale with the least squared error of each group."""
+    """Return codes and scales of groups (G, 32), each scale that with the least squared error."""
     half = (2**bits - 1) / 2
     largest = np.abs(groups).max(axis=1, initial=0)
     best = np.full(groups.shape[0], np.inf)
@@ -91,7 +91,10 @@ def _round(groups: Floats, bits: int) -> tuple[NDArray[np.uint8], NDArray[np.flo
 
 
 def grouped(bits: int) -> Code:
-    """Symmetric levels without a zero, groups of 32 with an fp16 scale of least squared error."""
+    """Return a code of symmetric levels without a zero, in groups of 32.
+
+    Each group has an fp16 scale of least squared error.
+    """
 
     def encode(vectors: Sequence[Floats]) -> Arrays:
         codes, scales = _round(_groups(vectors, GROUP), bits)

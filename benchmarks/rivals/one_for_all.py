@@ -21,7 +21,7 @@ _UNCUT = {"average", "task-arithmetic", "knots-ties", "core-ties", "tsv-m", "iso
 
 
 def one_for_all(method: str, rank: int) -> Compressor:
-    """A method that makes one adapter of all, of about this rank, at its defaults.
+    """Return a method that makes one adapter of all, of about this rank, at its defaults.
 
     The result of some has the rank of all tasks together, as large as they are; it is cut to its
     best ``rank`` parts, which costs what these methods were not made for, and the setting says so.
@@ -31,4 +31,5 @@ def one_for_all(method: str, rank: int) -> Compressor:
 
 
 def rows(scene: Scene) -> list[Compressor]:
+    """Return a row for each method, at the rank of the scene."""
     return [one_for_all(name, scene.rank) for name in ONE_FOR_ALL]

@@ -18,7 +18,7 @@ __all__ = ["loaded", "tool"]
 
 
 def stand_in(folder: str) -> torch.nn.Module:
-    """A tree of modules with the paths and shapes of the adapter's, weights zero."""
+    """Return a tree of modules with the paths and shapes of the adapter's, weights zero."""
     shapes: dict[str, dict[str, torch.Size]] = {}
     for key, x in load_file(str(Path(folder) / "adapter_model.safetensors")).items():
         path, side = key.removeprefix("base_model.model.").split(".lora_")
@@ -38,7 +38,7 @@ def stand_in(folder: str) -> torch.nn.Module:
 
 
 def loaded(folders: Sequence[str]) -> tuple[PeftModel, list[str]]:
-    """A stand-in model with all adapters on it, and what they are called there."""
+    """Return a stand-in model with all adapters on it, and what they are called there."""
     model: PeftModel | None = None
     names = [f"task{i}" for i in range(len(folders))]
     for name, folder in zip(names, folders, strict=True):
@@ -53,7 +53,7 @@ def loaded(folders: Sequence[str]) -> tuple[PeftModel, list[str]]:
 
 
 def tool(name: str) -> type[Tool]:
-    """All adapters on one model, merged in it again and again."""
+    """Return what is timed: all adapters on one model, merged in it again and again."""
 
     class Peft(Tool):
         def prepare(self) -> None:

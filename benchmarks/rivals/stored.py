@@ -33,8 +33,10 @@ def stored(
     code: Code,
     cut: Cut = lambda tasks: tasks,
 ) -> Compressor:
-    """A compressor that writes what ``cut`` makes of the factors in a code of numbers: of each
-    module the columns of B, then the rows of A."""
+    """Return a compressor that writes what ``cut`` makes of the factors in a code of numbers.
+
+    Of each module it writes the columns of B, then the rows of A.
+    """
 
     def write(tasks: Tasks, folder: Path) -> None:
         layout: dict[str, _Sizes] = {}

@@ -19,16 +19,17 @@ FRACTIONS = (0.5, 0.25, 0.1, 0.05, 0.025)
 
 
 def svd(cut: Cut, setting: str) -> Compressor:
-    """What a cut leaves, in fp16."""
+    """Return a compressor that stores what a cut leaves, in fp16."""
     return stored("svd", setting, FP16, cut)
 
 
 def svd_by_energy(fraction: float) -> Compressor:
-    """``fraction`` of the numbers, by energy."""
+    """Return a compressor that keeps ``fraction`` of the numbers, by energy."""
     return svd(cut_by_energy(fraction), f"{100 * fraction:g} %")
 
 
 def rows(scene: Scene) -> list[Compressor]:
+    """Return rows of a half, a quarter and an eighth of the rank, and of all fractions."""
     halves = sorted({max(scene.rank // x, 1) for x in (2, 4, 8)}, reverse=True)
     ranks = [svd(cut_by_rank(k), f"rank {k}") for k in halves]
     return [*ranks, *(svd_by_energy(x) for x in FRACTIONS)]
@@ -56,13 +57,16 @@ def _cut(thins: Mapping[str, Mapping[str, Thin]], keep: Callable[[str, str], int
 
 
 def cut_by_rank(rank: int) -> Cut:
-    """The best ``rank`` parts of every module."""
+    """Return a cut to the best ``rank`` parts of every module."""
     return lambda tasks: _cut(_thins(tasks), lambda task, path: rank)
 
 
 def cut_by_energy(fraction: float) -> Cut:
-    """Parts by their energy, relative to the adapter's own, for a number stored: over all adapters
-    and modules together, until ``fraction`` of the inputs' numbers is full."""
+    """Return a cut that chooses parts by their energy for a number stored.
+
+    Energy is relative to the adapter's own. Parts are taken over all adapters and modules together,
+    until ``fraction`` of the inputs' numbers is full.
+    """
 
     def cut(tasks: Tasks) -> Tasks:
         thins = _thins(tasks)

@@ -14,10 +14,11 @@ _BITS = 4
 
 
 def rounded_svd(fraction: float) -> Compressor:
-    """``fraction`` of the numbers, by energy, in groups of 4 bits."""
+    """Return a compressor of ``fraction`` of the numbers, by energy, in groups of 4 bits."""
     setting = f"{100 * fraction:g} % {_BITS} bit"
     return stored("svd+group", setting, grouped(_BITS), cut_by_energy(fraction))
 
 
 def rows(scene: Scene) -> list[Compressor]:
+    """Return a row for each fraction but the least."""
     return [rounded_svd(x) for x in FRACTIONS[:4]]

@@ -45,11 +45,11 @@ def taught(
     how: HarmSettings = DEFAULT_HARM,
     more: Sequence[Encoded] = (),
 ) -> Modules:
-    """Factors whose rounding keeps more of the original's answers than that of ``start``.
+    """Return factors whose rounding keeps more of the original's answers than that of ``start``.
 
     answers: prompts with the original's answers as targets. how: of a refit; its stages do not
-    count here. more: further answers, of which most are learned from. Raises
-    ValueError for fewer than four answers.
+    count here. more: further answers, of which most are learned from. Raises ValueError for fewer
+    than four answers.
     """
     teacher = teacher_of(original, answers, more, how)
     if not teacher.held_out:
@@ -106,7 +106,7 @@ class _Pupil:
         return [x for pair in self.sides.values() for x in pair]
 
     def modules(self) -> dict[str, tuple[Any, Any]]:
-        """The factors as they are."""
+        """Return the factors as they are."""
         return {
             path: (
                 (pair[0].detach() * self.units[path][0]).numpy(),
@@ -116,14 +116,14 @@ class _Pupil:
         }
 
     def look(self, rounded: Round) -> None:
-        """Round them as they are, and remember what that does."""
+        """Round the factors as they are, and remember what that does."""
         now = self.modules()
         for path, pair in rounded(now).items():
             b, a = (torch.from_numpy(x - y) for x, y in zip(pair, now[path], strict=True))
             self.lost[path] = b, a
 
     def placed(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """With rounding, through which gradients go as if it were none."""
+        """Return the factors with rounding, through which gradients go as if it were none."""
         return {
             path: (
                 pair[0] * self.units[path][0] + self.lost[path][0],

@@ -23,7 +23,7 @@ class Tool:
         self.saved.mkdir(parents=True, exist_ok=True)
 
     def prepare(self) -> None:
-        """What comes before a merge and is not timed."""
+        """Do what comes before a merge and is not timed."""
 
     def merge(self) -> None:
         """Put the adapters together and save that."""

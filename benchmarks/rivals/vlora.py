@@ -10,7 +10,7 @@ __all__ = ["tool"]
 
 
 def floats(adapter: Any) -> Any:
-    """vlora's LoRAWeights with the tensors in float32."""
+    """Return vlora's LoRAWeights with the tensors in float32."""
     from vlora import LoRAWeights
 
     lora_a = {key: x.float() for key, x in adapter.lora_a.items()}
@@ -19,7 +19,10 @@ def floats(adapter: Any) -> Any:
 
 
 def tool(name: str) -> type[Tool]:
-    """The tensors as they are in the files, which may be refused, or "vlora fp32", copies."""
+    """Return what is timed: the tensors as they are in the files, which may be refused, or copies.
+
+    name: "vlora fp32" for copies.
+    """
     from vlora import SharedSubspace, load_adapter, save_adapter
 
     copies = name == "vlora fp32"

@@ -21,7 +21,7 @@ __all__ = ["main"]
 
 
 def _peak(pid: str) -> int:
-    """Bytes that a process has had resident at most; 0 if it is gone."""
+    """Return the bytes that a process has had resident at most; 0 if it is gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -30,12 +30,13 @@ def _peak(pid: str) -> int:
 
 
 def _read() -> int:
-    """Bytes that this process has read from files, so far."""
+    """Return the bytes that this process has read from files, so far."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return next(int(x.split()[1]) for x in lines if x.startswith("rchar:"))
 
 
 def main() -> None:
+    """Run the command line."""
     workers, memory, size, output, place, count = sys.argv[1:]
     folders = sorted(x for x in Path(place).iterdir() if x.is_dir())[: int(count)]
     engine = Local(int(workers), memory=int(memory) or None)

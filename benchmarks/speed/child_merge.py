@@ -17,6 +17,7 @@ from hydraopt.merging.merge import merge
 
 
 def main() -> None:
+    """Run the command line."""
     repeats, size, work = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     folders = [Path(folder) for folder in sys.argv[4:]]
     target = work / "merged.hydra.safetensors"

@@ -23,6 +23,7 @@ from hydraopt.collection.opening import open_bundle  # noqa: E402
 
 
 def decode(path: Path, name: str, cold: bool, label: str) -> None:
+    """Decode a task, and print a line with the seconds that it took."""
     if cold:
         forget(path)
         wall, cpu = time.perf_counter(), time.process_time()
@@ -40,6 +41,7 @@ def decode(path: Path, name: str, cold: bool, label: str) -> None:
 
 
 def main() -> None:
+    """Run the command line."""
     repeats, path = int(sys.argv[1]), Path(sys.argv[2])
     names = list(open_bundle(path))
     decode(path, names[0], True, "first")

@@ -27,7 +27,7 @@ OURS = "hydraopt"
 
 
 def hydraopt() -> type[Tool]:
-    """Ours, at 5 %."""
+    """Return what is timed of hydraopt, at 5 %."""
     # The package loads lazily; others' imports are not timed either.
     from hydraopt.bundle.peft.folder import export_peft  # noqa: F401
     from hydraopt.collection.opening import open_bundle
@@ -50,6 +50,7 @@ def hydraopt() -> type[Tool]:
 
 
 def main() -> None:
+    """Run the command line."""
     name, mode, repeats, limit = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     signal.alarm(PREPARE_SECONDS)
     make = hydraopt() if name == OURS else tool_of(name)

@@ -20,13 +20,16 @@ T = TypeVar("T")
 
 
 def say(row: Mapping[str, Any]) -> None:
-    """One line for the process that reads this one."""
+    """Print one line for the process that reads this one."""
     print(json.dumps(row), flush=True)
 
 
 def timed(name: str, run: Callable[[], T], limit: int = 0) -> T:
-    """Say the wall and CPU seconds of a run. limit: seconds after which SIGALRM ends the process,
-    in the middle of whatever library it is in; 0 for none."""
+    """Say the wall and CPU seconds of a run, and return what it returned.
+
+    limit: seconds after which SIGALRM ends the process, in the middle of whatever library it is in;
+    0 for none.
+    """
     signal.alarm(limit)
     wall, cpu = time.perf_counter(), time.process_time()
     result = run()
@@ -37,8 +40,10 @@ def timed(name: str, run: Callable[[], T], limit: int = 0) -> T:
 
 
 def forget(path: Path) -> None:
-    """Ask the system to drop the pages of a file, or of all below a folder: the next read is from
-    the disk."""
+    """Ask the system to drop the pages of a file, or of all below a folder.
+
+    The next read is from the disk.
+    """
     for file in (path, *path.rglob("*")):
         if file.is_file():
             with file.open("rb") as stream:
@@ -47,10 +52,10 @@ def forget(path: Path) -> None:
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds."""
+    """Return the bytes of memory that this process holds."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def peak() -> int:
-    """The most bytes it has held."""
+    """Return the most bytes of memory that this process has held."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

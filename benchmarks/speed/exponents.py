@@ -21,8 +21,10 @@ PLACE = ("shape", "width", "modules", "rank", "tasks")
 
 
 def with_ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows with ``OPERATION_ratio``: wall seconds over hydraopt's in the same cell, where both
-    ended."""
+    """Return the rows with ``OPERATION_ratio``.
+
+    The ratio is of wall seconds to hydraopt's in the same cell, where both ended.
+    """
     ours = {cell_of(row): row for row in rows if row["tool"] == OURS}
     found = []
     for row in rows:
@@ -37,15 +39,15 @@ def with_ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def cell_of(row: Row) -> tuple[Any, ...]:
-    """What the rows of one cell have in common."""
+    """Return what the rows of one cell have in common."""
     return tuple(row[name] for name in PLACE)
 
 
 def exponent(points: Points) -> tuple[float, float]:
-    """(p, spread) of the least-squares line log y = p log x + c through points (x, y), y > 0.
+    """Return (p, spread) of the least-squares line log y = p log x + c through points (x, y).
 
-    spread: the largest factor by which a point lies off the line; 1 is on it. Raises ValueError
-    with less than two different x.
+    Points have y > 0. spread: the largest factor by which a point lies off the line; 1 is on it.
+    Raises ValueError with less than two different x.
     """
     x, y = np.log(np.array(points, np.float64).reshape(-1, 2)).T
     if np.unique(x).size < 2:
@@ -55,7 +57,7 @@ def exponent(points: Points) -> tuple[float, float]:
 
 
 def exponents(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Of every tool, operation and axis: the exponent along rows that differ in nothing else.
+    """Return the exponent of every tool, operation and axis, along rows alike in all else.
 
     at: what the others are. Runs that did not end are left out, and ``points`` says how many did.
     """

@@ -20,8 +20,11 @@ _NOISE: Final = 0.05
 
 
 def write_fleet(folder: Path, shapes: Shapes, tasks: int, rank: int, seed: int) -> list[Path]:
-    """PEFT folders in fp16, scale 1. Every second ten is a family, whose members are the first one
-    and noise. What a task holds depends on its number alone, so few are the first of many."""
+    """Write PEFT folders in fp16, scale 1.
+
+    Every second ten is a family, whose members are the first one and noise. What a task holds
+    depends on its number alone, so few are the first of many.
+    """
     made = []
     config = {
         "peft_type": "LORA",

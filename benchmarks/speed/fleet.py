@@ -40,7 +40,7 @@ _DOLLARS: Final = 0.023
 
 
 def measured(adapters: Path, tasks: int, args: argparse.Namespace, workers: int) -> Row:
-    """One merge into a collection. Raises CalledProcessError if it fails."""
+    """Run one merge into a collection; raises CalledProcessError if it fails."""
     with tempfile.TemporaryDirectory() as work:
         command = [sys.executable, "-m", "benchmarks.speed.child_fleet", str(workers)]
         command += [str(parse_size(args.memory, 0)), args.size, f"{work}/out/", str(adapters)]
@@ -50,7 +50,7 @@ def measured(adapters: Path, tasks: int, args: argparse.Namespace, workers: int)
 
 
 def on_paper(rows: Sequence[Row], modules: int, fraction: float) -> Row:
-    """What the rows of one worker say of the fleet of _PAPER.
+    """Return what the rows of one worker say of the fleet of _PAPER.
 
     modules: of a measured adapter. fraction: bytes of the bundle over the fp16 bytes.
     """
@@ -82,7 +82,7 @@ def on_paper(rows: Sequence[Row], modules: int, fraction: float) -> Row:
 
 
 def run(args: argparse.Namespace) -> Iterator[Row]:
-    """The rows of fleets of several sizes."""
+    """Yield the rows of fleets of several sizes."""
     shapes = square_modules(args.width, args.modules)
     with tempfile.TemporaryDirectory() as place:
         write_fleet(Path(place), shapes, max(args.tasks), args.rank, seed=1)
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def run_small(args: argparse.Namespace) -> Row:
-    """The row of very many adapters of small modules."""
+    """Return the row of very many adapters of small modules."""
     shapes = square_modules(_SMALL["width"], _SMALL["modules"])
     with tempfile.TemporaryDirectory() as place:
         write_fleet(Path(place), shapes, args.small, args.rank, seed=1)
@@ -104,7 +104,7 @@ def run_small(args: argparse.Namespace) -> Row:
 
 
 def run_forty(args: argparse.Namespace) -> list[Row]:
-    """The rows of forty real adapters, in a file: each row is of the run with the least seconds."""
+    """Return the rows of forty real adapters; each row is of the run with the least seconds."""
     place, rows = ROOT / "zoo" / "adapters" / "gemma3-5x8", list[Row]()
     tasks = sum(x.is_dir() for x in place.iterdir())
     measured(place, tasks, args, 1)  # compiled code is in its cache
@@ -117,7 +117,10 @@ def run_forty(args: argparse.Namespace) -> list[Row]:
 def _save(
     args: argparse.Namespace, rows: Sequence[Row], kept: Row, commands: Mapping[str, str]
 ) -> None:
-    """Write the result. commands: of its parts that were measured before."""
+    """Write the result.
+
+    commands: of its parts that were measured before.
+    """
     head = provenance("a merge against the adapters of a fleet, and a large one on paper", seed=1)
     made = {"small": args.small, "forty": args.forty}
     now = [part for part, asked in made.items() if asked] or ([] if args.paper else ["rows"])
@@ -133,6 +136,7 @@ def _save(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--tasks", type=int, nargs="+", default=[100, 300, 1000])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])

@@ -43,7 +43,7 @@ _ADAPTER = ROOT / "examples" / "adapters" / "dates-de"
 
 
 def spent(act: Callable[[], object]) -> tuple[float, int, int]:
-    """CPU seconds of this process, bytes that it read and bytes that it wrote."""
+    """Run ``act``; return CPU seconds of this process, bytes that it read and that it wrote."""
     started, before = time.process_time(), _counted()
     act()
     seconds, after = time.process_time() - started, _counted()
@@ -56,7 +56,7 @@ def _counted() -> tuple[int, int]:
 
 
 def medians(acts: Sequence[Callable[[], object]]) -> dict[str, float]:
-    """The median of each, over what is done again and again."""
+    """Return the median of each, over what is done again and again."""
     seconds, read, written = zip(*map(spent, acts), strict=True)
     return {
         "seconds": round(median(seconds), 4),
@@ -66,7 +66,7 @@ def medians(acts: Sequence[Callable[[], object]]) -> dict[str, float]:
 
 
 def folder_row(folder: Path, tasks: int, repeats: int) -> dict[str, Any]:
-    """What the steps take with an index, and opening without one."""
+    """Return what the steps take with an index, and opening without one."""
     index = folder / INDEX_NAME
     size = index.stat().st_size
     opened = open_bundle(folder)
@@ -100,7 +100,7 @@ def folder_row(folder: Path, tasks: int, repeats: int) -> dict[str, Any]:
 
 @contextmanager
 def _stores(folder: Path, uploaded: bool) -> Iterator[list[tuple[str, str, Wire]]]:
-    """(name, address of the folder, wire) of each store."""
+    """Yield (name, address of the folder, wire) of each store."""
     with web_server(folder) as web, s3_server() as s3:
         wires = [Wire(web.address), Wire(s3)]
         stores = [("http", f"{wires[0].address}/", wires[0])]
@@ -119,7 +119,7 @@ def _stores(folder: Path, uploaded: bool) -> Iterator[list[tuple[str, str, Wire]
 
 
 def _over(wire: Wire, act: Callable[[], Any]) -> tuple[Any, dict[str, int]]:
-    """What ``act`` gives; requests, and bytes of all that came back."""
+    """Return what ``act`` gives, with the requests, and the bytes of all that came back."""
     asked, sent = wire.requests, wire.sent
     given = act()
     time.sleep(0.1)  # what is under way is counted
@@ -131,7 +131,7 @@ def _use(bundle: Bundle, task: str) -> None:
 
 
 def store_rows(folder: Path, tasks: int, uploaded: bool) -> Iterator[dict[str, Any]]:
-    """Requests and bytes to open the folder, then to use one task."""
+    """Yield requests and bytes to open the folder, then to use one task."""
     with _stores(folder, uploaded) as stores:
         for name, address, wire in stores:
             with (

@@ -43,17 +43,20 @@ def forget(path: Path) -> bool:
 
 
 def disk_bytes() -> int | None:
-    """Bytes that this process has made the system fetch from disks so far, read-ahead included."""
+    """Return the bytes that this process has made the system fetch from disks so far.
+
+    Read-ahead is included.
+    """
     return _field("io", "read_bytes")
 
 
 def resident_bytes(process: int | str = "self") -> int | None:
-    """Memory that this process, or another one by its id, holds now."""
+    """Return the memory that this process, or another one by its id, holds now."""
     return _kibibytes("VmRSS", process)
 
 
 def peak_bytes() -> int | None:
-    """The most it has held since :func:`start_peak`, or since it began."""
+    """Return the most memory held since :func:`start_peak`, or since the process began."""
     return _kibibytes("VmHWM")
 
 
@@ -73,13 +76,16 @@ def start_peak() -> int | None:
 
 
 def growth(start: int | None, peak: int | None) -> int | None:
-    """From what :func:`start_peak` returned to a peak since then; None if either is not told."""
+    """Return the growth from what :func:`start_peak` returned to a peak since then.
+
+    None if either is not told.
+    """
     return None if start is None or peak is None else max(peak - start, 0)
 
 
 @contextlib.contextmanager
 def limited(threads: int) -> Iterator[None]:
-    """Inside the block torch and BLAS use so many threads."""
+    """Let torch and BLAS use so many threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -95,7 +101,7 @@ def _kibibytes(name: str, process: int | str = "self") -> int | None:
 
 
 def _field(file: str, name: str, process: int | str = "self") -> int | None:
-    """The number of a line "NAME: NUMBER ..." of a file about a process."""
+    """Return the number of a line "NAME: NUMBER ..." of a file about a process."""
     try:
         lines = (PROCESSES / str(process) / file).read_text().splitlines()
     except OSError:

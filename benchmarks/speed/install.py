@@ -31,7 +31,7 @@ _NOT_OURS = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
 
 
 def installed(folder: Path) -> dict[str, Any]:
-    """Install the core in ``folder``; seconds and bytes that it takes."""
+    """Install the core in ``folder``, and return the seconds and bytes that it takes."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     source = folder / "source"  # a build writes beside its source
     shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("*.egg-info"))
@@ -61,7 +61,7 @@ def installed(folder: Path) -> dict[str, Any]:
 
 
 def started(name: str, command: Sequence[str], folder: Path, repeats: int) -> dict[str, Any]:
-    """Least milliseconds of a command: of the process, and of the clock."""
+    """Return the least milliseconds of a command: of the process, and of the clock."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     used, waited = [], []

@@ -35,7 +35,7 @@ Rows = list[Row]
 
 
 def child(name: str, *arguments: object, python: Path | None = None, **env: str) -> Rows:
-    """The lines of a module of this folder, run in a process of its own."""
+    """Run a module of this folder in a process of its own, and return its lines."""
     module = f"benchmarks.speed.child_{name}"
     # Threads that wait by spinning would burn the time of whatever else runs.
     env = {"OMP_WAIT_POLICY": "PASSIVE", **env}
@@ -43,7 +43,7 @@ def child(name: str, *arguments: object, python: Path | None = None, **env: str)
 
 
 def medians(lines: Sequence[Row]) -> dict[str, Row]:
-    """Median wall and CPU seconds by run."""
+    """Return median wall and CPU seconds by run."""
     runs: dict[str, Rows] = defaultdict(list)
     for line in lines:
         if "wall" in line:
@@ -59,13 +59,14 @@ def medians(lines: Sequence[Row]) -> dict[str, Row]:
 
 
 def ratio(a: Row, b: Row) -> dict[str, float]:
-    """How many times longer than ``b``; nothing if ``b`` failed."""
+    """Return how many times longer ``a`` took than ``b``; nothing if ``b`` failed."""
     if "wall" not in b:
         return {}
     return {f"{clock}_ratio": round(a[clock] / b[clock], 2) for clock in ("wall", "cpu")}
 
 
 def show(row: Row) -> Row:
+    """Print a row, and return it."""
     print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
     return row
 
@@ -90,7 +91,7 @@ def merge_rows(data: str, folders: Sequence[Path], size: str, repeats: int, work
 
 
 def rival_rows(data: str, folders: Sequence[Path], repeats: int, merge: Row, work: Path) -> Rows:
-    """lorashare and PEFT on the same adapters, and how many times longer than ``merge``."""
+    """Time lorashare and PEFT on the same adapters, and how many times longer than ``merge``."""
     rows = []
     for name in RIVALS:
         rival = TOOLS[name]
@@ -112,7 +113,7 @@ def rival_rows(data: str, folders: Sequence[Path], repeats: int, merge: Row, wor
 
 
 def cold_row(folders: Sequence[Path], size: str, work: Path) -> Row:
-    """The first merge after installation: everything is compiled."""
+    """Return the row of the first merge after installation: everything is compiled."""
     lines = child("merge", 0, size, work, *folders, NUMBA_CACHE_DIR=str(work / "numba"))
     return show(
         {"data": "adapters", "what": "cold: compiles everything", **medians(lines).popitem()[1]}
@@ -120,6 +121,7 @@ def cold_row(folders: Sequence[Path], size: str, work: Path) -> Row:
 
 
 def memory_row(folders: Sequence[Path], size: str, work: Path) -> Row:
+    """Return the row of the peak memory of one merge."""
     about = child("merge", 0, size, work, *folders)[-1]
     row = {"data": "adapters", "what": "memory"}
     row |= {f"{key}_mib": round(about[key] / MIB, 1) for key in ("peak", "imported", "inputs")}
@@ -129,6 +131,7 @@ def memory_row(folders: Sequence[Path], size: str, work: Path) -> Row:
 
 
 def read_rows(bundle: Path, repeats: int) -> Rows:
+    """Return the rows of reading tasks back."""
     lines = child("read", repeats, bundle)
     rows = []
     for name, seconds in medians(lines).items():
@@ -145,6 +148,7 @@ def read_rows(bundle: Path, repeats: int) -> Rows:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("adapters", nargs="+")
     parser.add_argument("--size", default="5%")

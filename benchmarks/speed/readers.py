@@ -42,7 +42,7 @@ _EXTRACT, _LIST, _VERIFY = "await bundle.extract({0!r});", "bundle.tasks;", "awa
 
 
 def _commands(args: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
-    """By name the command of each reader, that writes into ``folder`` where it writes."""
+    """Return by name the command of each reader, that writes into ``folder`` where it writes."""
     bundle, task = str(args.bundle), args.task
     python = [sys.executable, "-c"]
     commands = {
@@ -69,7 +69,7 @@ def _commands(args: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
 
 
 def _run(command: Sequence[str], output: Path) -> dict[str, float]:
-    """Seconds and memory of one process, whose output folder is removed before."""
+    """Return seconds and memory of one process, whose output folder is removed before."""
     shutil.rmtree(output, ignore_errors=True)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPATH"] = str(ROOT / "src")
@@ -95,7 +95,7 @@ def _run(command: Sequence[str], output: Path) -> dict[str, float]:
 
 
 def _integers(bundle: Bundle, names: Sequence[str]) -> int:
-    """Integers that a reader decodes for these tasks: those of all bases, and the tasks' own."""
+    """Count what a reader decodes for these tasks: integers of all bases, and the tasks' own."""
     widths, total = [], 0
     for left, right in bundle.read_bases():
         widths.append((left.q if left else 0, right.q if right else 0))
@@ -108,7 +108,7 @@ def _integers(bundle: Bundle, names: Sequence[str]) -> int:
 
 
 def measured(args: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What was read, and the least figures of each reader."""
+    """Return what was read, and the least figures of each reader."""
     with tempfile.TemporaryDirectory() as held:
         folder = Path(held)
         bundle = open_bundle(args.bundle)
@@ -141,6 +141,7 @@ def measured(args: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str, A
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("task")

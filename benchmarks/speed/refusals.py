@@ -55,7 +55,7 @@ BAD = (
 def post(
     address: str, body: Any, *, path: str = "/completions", kind: str = "application/json"
 ) -> tuple[int, Any]:
-    """(status, JSON) of a POST on a connection of its own; (0, what happened) if it failed.
+    """Return (status, JSON) of a POST on a connection of its own; (0, what happened) if it failed.
 
     body: JSON unless it is bytes.
     """
@@ -73,7 +73,7 @@ def post(
 
 
 def problem_of(address: str, bad: Bad, *, model: str) -> str | None:
-    """What is wrong with the answer to a bad request; None if it is refused as it should be."""
+    """Return what is wrong with the answer to a bad request; None if it is refused rightly."""
     asked = {"model": model, "prompt": "x", "max_tokens": 1}
     body = bad.change if isinstance(bad.change, bytes) else {**asked, **bad.change}
     status, reply = post(address, body, path=bad.path, kind=bad.kind)

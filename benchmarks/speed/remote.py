@@ -76,7 +76,7 @@ class Wire:
 
 
 def needed(bundle: Bundle, names: Sequence[str]) -> int:
-    """Bytes of the core, of the tasks' own, and of the heads of the files that have them."""
+    """Return bytes of the core, of the tasks' own, and of the heads of the files that have them."""
     sizes = bundle.tensor_bytes
     if len(bundle.files) > 1:
         return sum(file.size for file in bundle.files)
@@ -88,7 +88,7 @@ def needed(bundle: Bundle, names: Sequence[str]) -> int:
 
 
 def used(address: str, names: Sequence[str], wire: Wire) -> dict[str, Any]:
-    """What it takes to open the bundle for these tasks and to decode them."""
+    """Return what it takes to open the bundle for these tasks and to decode them."""
     before, start = wire.sent, time.perf_counter()
     bundle = open_bundle(address, tasks=names)
     for name in names:
@@ -104,7 +104,7 @@ def used(address: str, names: Sequence[str], wire: Wire) -> dict[str, Any]:
 
 
 def rows_of(store: str, root: str, names: Sequence[str], wire: Wire) -> Iterator[dict[str, Any]]:
-    """One row for each kind of bundle under ``root``, each with a cache of its own."""
+    """Yield one row for each kind of bundle under ``root``, each with a cache of its own."""
     for kind, content in zip(("one file", "core and tasks"), _CONTENT, strict=True):
         with (
             tempfile.TemporaryDirectory() as cache,
@@ -119,7 +119,7 @@ def rows_of(store: str, root: str, names: Sequence[str], wire: Wire) -> Iterator
 
 @contextmanager
 def _stores(folder: Path) -> Iterator[list[tuple[str, str, Wire]]]:
-    """(name, address, wire) of each store, with what the folder holds."""
+    """Yield (name, address, wire) of each store, with what the folder holds."""
     with web_server(folder) as web, s3_server() as s3:
         wires = [Wire(web.address), Wire(s3)]
         settings = {**KEYS, "AWS_ENDPOINT_URL": wires[1].address}
@@ -134,7 +134,7 @@ def _stores(folder: Path) -> Iterator[list[tuple[str, str, Wire]]]:
 
 
 def measured(path: Path, counts: Sequence[int]) -> list[dict[str, Any]]:
-    """The rows of a bundle in one file, for so many of its tasks, in their order."""
+    """Return the rows of a bundle in one file, for so many of its tasks, in their order."""
     names = list(open_bundle(path))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -150,6 +150,7 @@ def measured(path: Path, counts: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--tasks", type=int, nargs="+", default=[1, 5], metavar="COUNT")

@@ -40,7 +40,7 @@ LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "nl", "pt", "
 
 
 def write_collection(bundle: Path, path: Path, count: int, seed: int = 0) -> None:
-    """A bundle of ``count`` tasks with the streams of another one's tasks."""
+    """Write a bundle of ``count`` tasks with the streams of another one's tasks."""
     rng = np.random.default_rng(seed)
     opened = open_bundle(bundle)
     entries = opened.manifest.tasks
@@ -70,7 +70,7 @@ def page_row(
     folder: Path,
     repeats: int,
 ) -> dict[str, Any]:
-    """Bytes of the page, seconds to build it, milliseconds until it is drawn, and barriers."""
+    """Return bytes of the page, seconds to build it, milliseconds until it is drawn, barriers."""
     started = time.perf_counter()
     text = render(build(bundle, originals, results))
     seconds = time.perf_counter() - started
@@ -92,7 +92,7 @@ def page_row(
 
 
 def _axe(page: str, task: str) -> dict[str, Any]:
-    """How often axe looked at the page, and the barriers that it saw, by rule."""
+    """Return how often axe looked at the page, and the barriers that it saw, by rule."""
     looks, rules = 0, Counter[str]()
     for size in (browser.DESKTOP, browser.PHONE):
         with browser.chromium(*size) as driver:
@@ -106,15 +106,18 @@ def _axe(page: str, task: str) -> dict[str, Any]:
 
 
 def explorer_row(bundle: Path, count: int, folder: Path, repeats: int) -> dict[str, Any]:
-    """Seconds from the command to its address; milliseconds of the first view and of a filter."""
+    """Return seconds from the command to its address, and milliseconds of first view and filter."""
     path = folder / "collection.hydra.safetensors"
     write_collection(bundle, path, count)
     return {**served_row(path, count, repeats), "bundle_bytes": path.stat().st_size}
 
 
 def served_row(path: Path, count: int, repeats: int) -> dict[str, Any]:
-    """The same of any collection of ``count`` tasks that :func:`write_collection` named; without a
-    browser to drive, its start alone."""
+    """Return the same as :func:`explorer_row` of any collection of ``count`` tasks.
+
+    Its names are those of :func:`write_collection`. Without a browser to drive, the start alone is
+    measured.
+    """
     command = [
         sys.executable,
         "-m",
@@ -145,7 +148,7 @@ def served_row(path: Path, count: int, repeats: int) -> dict[str, Any]:
 
 
 def _seen(address: str, count: int, repeats: int) -> dict[str, float]:
-    """Milliseconds of the first view, of a filter and of a task's page, in a browser."""
+    """Return milliseconds of the first view, of a filter and of a task's page, in a browser."""
     with browser.chromium() as driver:
         return {
             "drawn_ms": median([_opened(driver, address) for _ in range(repeats)]),
@@ -155,7 +158,7 @@ def _seen(address: str, count: int, repeats: int) -> dict[str, float]:
 
 
 def cpu_of(process: int) -> float:
-    """CPU seconds that a process has taken so far."""
+    """Return the CPU seconds that a process has taken so far."""
     times = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
     return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
 
@@ -167,7 +170,7 @@ def _opened(driver: Any, address: str) -> float:
 
 
 def _filtered(driver: Any, text: str) -> float:
-    """Milliseconds from typing to the filtered list, the page's own wait of 150 among them."""
+    """Return milliseconds from typing to the filtered list, the page's wait of 150 among them."""
     script = """
       const done = arguments[1], box = document.getElementById("query"), from = performance.now();
       const list = document.querySelector("#tasks table");
@@ -179,7 +182,7 @@ def _filtered(driver: Any, text: str) -> float:
 
 
 def _looked_at(driver: Any) -> float:
-    """Milliseconds from a click on the first task to its page; its stream is decoded."""
+    """Return milliseconds from a click on the first task to its page; its stream is decoded."""
     script = """
       const done = arguments[0], from = performance.now();
       document.querySelector("#tasks tbody a").click();

@@ -48,13 +48,14 @@ Row = dict[str, Any]
 
 
 def timed(run: Callable[[], Any]) -> float:
+    """Return the seconds of a run."""
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
 
 
 def alternated(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, after one run that does not count."""
+    """Return median seconds of each, after one run that does not count."""
     for run in runs.values():
         run()
     found: dict[str, list[float]] = {name: [] for name in runs}
@@ -74,7 +75,7 @@ def write(model: Any, ids: torch.Tensor, tokens: int, **more: Any) -> None:
 
 
 def throughput(attached: Any, ours: Any, peft: Any, ids: torch.Tensor, args: Any) -> list[Row]:
-    """Rows over eight tasks at a time, and one task for all rows."""
+    """Measure rows over eight tasks at a time, and one task for all rows."""
     names = list(peft.peft_config)[:TASKS]
     each = [names[i % len(names)] for i in range(len(ids))]
     rows = []
@@ -103,7 +104,10 @@ def throughput(attached: Any, ours: Any, peft: Any, ids: torch.Tensor, args: Any
 
 
 def both(runs: Mapping[str, Callable[[], Any]], args: Any) -> Row:
-    """Median seconds, and the ratio; the base alone says what no adapters at all would reach."""
+    """Return median seconds, and the ratio.
+
+    The base alone says what no adapters at all would reach.
+    """
     seconds = alternated(runs, args.repeats)
     row: Row = {
         "tokens": args.tokens,
@@ -116,7 +120,7 @@ def both(runs: Mapping[str, Callable[[], Any]], args: Any) -> Row:
 
 
 def memory(attached: Any, peft: Any, originals: Any) -> Row:
-    """Bytes of what each holds beside the base, once every task has been used.
+    """Return the bytes of what each holds beside the base, once every task has been used.
 
     peft: with the adapters as the bundle gives them back, some parts of which are gone; originals:
     with those that were merged, which is what loading adapters takes without a bundle.
@@ -140,11 +144,12 @@ def memory(attached: Any, peft: Any, originals: Any) -> Row:
 
 
 def adapter_bytes(peft: Any) -> int:
+    """Return the bytes of the LoRA factors on a PEFT model."""
     return sum(x.numel() * x.element_size() for k, x in peft.named_parameters() if "lora_" in k)
 
 
 def permuted(adapter: Path, folder: Path, seed: int) -> Path:
-    """A copy of an adapter with inputs and outputs of every module in another order."""
+    """Write a copy of an adapter with inputs and outputs of every module in another order."""
     rng = np.random.default_rng(seed)
     tensors = load_file(adapter / "adapter_model.safetensors")
     for key, x in tensors.items():
@@ -158,7 +163,7 @@ def permuted(adapter: Path, folder: Path, seed: int) -> Path:
 
 
 def adapters_of(name: str, most: int, place: Path) -> tuple[list[Path], int]:
-    """The set's adapters, and how many of them are copies."""
+    """Return the set's adapters, and how many of them are copies."""
     _, folder = SETS[name]
     found = sorted(x.parent for x in folder.glob("*/adapter_config.json"))[:most]
     if not found:
@@ -172,7 +177,7 @@ def adapters_of(name: str, most: int, place: Path) -> tuple[list[Path], int]:
 
 
 def loaded(model: Any, folders: Mapping[str, Path]) -> Any:
-    """A copy of the model with all of these adapters, by name."""
+    """Return a copy of the model with all of these adapters, by name."""
     wrapped: Any = None
     for name, folder in folders.items():
         if wrapped is None:
@@ -183,8 +188,11 @@ def loaded(model: Any, folders: Mapping[str, Path]) -> Any:
 
 
 def switching(model: Any, path: Path, repeats: int) -> Row:
-    """Cold: nothing of the task decoded, the file not in memory. Warm: used before; bytes_read_warm
-    is of all these switches together."""
+    """Return milliseconds and bytes read of cold and of warm switches.
+
+    Cold: nothing of the task decoded, the file not in memory. Warm: used before; bytes_read_warm is
+    of all these switches together.
+    """
     cold, warm, read = [], [], []
     with attach(model, path) as attached:
         attached.set_task(attached.tasks[0])  # compiled code is loaded
@@ -211,6 +219,7 @@ def switching(model: Any, path: Path, repeats: int) -> Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("set", choices=sorted(SETS))
     parser.add_argument("--size", default="5%")

@@ -80,7 +80,10 @@ class Cell:
 def cells_of(
     tasks: Sequence[int], ranks: Sequence[int], widths: Sequence[int], layers: int
 ) -> list[Cell]:
-    """One number changes at a time, the others as near to the centre as these lists allow."""
+    """Return cells in which one number changes at a time.
+
+    The others are as near to the centre as these lists allow.
+    """
 
     def near(values: Sequence[int], name: str) -> int:
         return min(values, key=lambda value: abs(value - _CENTRE[name]))
@@ -97,8 +100,10 @@ def cells_of(
 def measured(
     tool: str, folders: Sequence[Path], work: Path, repeats: int, limit: int
 ) -> dict[str, Any]:
-    """What one tool took: medians of wall and CPU seconds by run, memory, bytes if it left files;
-    or why not."""
+    """Return what one tool took, or why it was not measured.
+
+    These are medians of wall and CPU seconds by run, memory, and bytes if the tool left files.
+    """
     rival = RIVALS.get(tool)
     reads = rival.tools[tool] if rival else True
     try:
@@ -115,7 +120,10 @@ def measured(
 
 
 def summary(lines: Rows, limit: int) -> dict[str, Any]:
-    """One child's lines as part of a row; over: the limit in seconds, where a run did not end."""
+    """Return one child's lines as part of a row.
+
+    over: the limit in seconds, where a run did not end.
+    """
     row: dict[str, Any] = {}
     for name, seconds in medians(lines).items():
         key = name.replace(" ", "_")
@@ -141,7 +149,10 @@ def summary(lines: Rows, limit: int) -> dict[str, Any]:
 def rows_of(
     cell: Cell, folders: Sequence[Path], tools: Sequence[str], args: argparse.Namespace
 ) -> Rows:
-    """A row for each tool; load: of the machine when the cell began, which should be idle."""
+    """Return a row for each tool.
+
+    load: of the machine when the cell began, which should be idle.
+    """
     load = round(os.getloadavg()[0], 2)
     rows: Rows = []
     for tool in tools:
@@ -154,8 +165,10 @@ def rows_of(
 
 
 def compile_code(place: Path) -> None:
-    """Merges and reads that count for nothing, of one process and of several: hydraopt's compiled
-    code is in its cache."""
+    """Merge and read for nothing, so that hydraopt's compiled code is in its cache.
+
+    The merges and reads are of one process and of several.
+    """
     for width, rank in ((64, 4), (1024, 64)):
         with tempfile.TemporaryDirectory() as work:
             folders = write_adapters(place, square_modules(width, 4), tasks=8, rank=rank, seed=1)
@@ -201,6 +214,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--tasks", type=int, nargs="+", default=TASKS)
     parser.add_argument("--ranks", type=int, nargs="+", default=RANKS)

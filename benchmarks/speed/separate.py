@@ -45,7 +45,7 @@ def compare(
     threads: int = 1,
     progress: Progress | None = None,
 ) -> list[Measured]:
-    """Two rows for each count of tasks, ``way`` "bundle" and "files".
+    """Return two rows for each count of tasks, ``way`` "bundle" and "files".
 
     names: tasks that can be attached; the first ``count`` of them are used, one after the other.
     Each row is measured in a process of its own, so that memory is its own: ``files``, and in
@@ -75,10 +75,10 @@ def compare(
 
 
 def write_like(task: TaskAdapter, path: Path) -> Path:
-    """A safetensors file of fp16 pairs B (m, r), A (r, n) with as many numbers as the original.
+    """Write a safetensors file of fp16 pairs with as many numbers as the original.
 
-    The manifest knows how many numbers the original had, not its ranks: r is alike in all modules.
-    The values are random; only sizes matter here.
+    Pairs are B (m, r), A (r, n). The manifest knows how many numbers the original had, not its
+    ranks: r is alike in all modules. The values are random; only sizes matter here.
     """
     sides = sum(x.m + x.n for x in task.modules.values())
     rank = max(1, round(task.entry.numbers / max(sides, 1)))
@@ -92,13 +92,14 @@ def write_like(task: TaskAdapter, path: Path) -> Path:
 
 
 def in_fresh_process(measure: Callable[..., Measured], threads: int, *arguments: Any) -> Measured:
-    """The row, measured in a fresh process."""
+    """Return the row, measured in a fresh process."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(with_threads, measure, threads, *arguments).result()
 
 
 def with_threads(measure: Callable[..., Measured], threads: int, *arguments: Any) -> Measured:
+    """Return the row, measured with so many threads."""
     with limited(threads):
         return measure(*arguments)
 
@@ -144,13 +145,13 @@ def _use_files(files: Sequence[Path], dtype: torch.dtype) -> Measured:
 
 
 def _load(file: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The tensors, whose every byte is read: the file itself is mapped, not read."""
+    """Return the tensors, whose every byte is read: the file itself is mapped, not read."""
     with safe_open(file, "pt") as tensors:
         return {key: tensors.get_tensor(key).to(dtype, copy=True) for key in tensors.keys()}  # noqa: SIM118
 
 
 def _timed(run: Callable[[], Made], file: Path) -> tuple[Made, float, int | None]:
-    """What it makes, its seconds with the file not in memory, and what the system fetched."""
+    """Return what it makes, its seconds with the file not in memory, what the system fetched."""
     forget(file)
     on_disk, started = disk_bytes(), time.perf_counter()
     made = run()

@@ -71,7 +71,7 @@ class Offline:
 
 
 def prompts_of(count: int, tokens: int) -> list[Prompt]:
-    """Held-out prompts of the examples, of all tasks in turn; answers of unlike lengths."""
+    """Return held-out prompts of the examples, of all tasks in turn; answers of unlike lengths."""
     files = sorted((ROOT / "examples" / "prompts").glob("*.jsonl"))
     held_out = [read_prompts(file) for file in files]
     texts = [mine[i % len(mine)] for i, mine in zip(range(count), itertools.cycle(held_out))]
@@ -81,7 +81,7 @@ def prompts_of(count: int, tokens: int) -> list[Prompt]:
 def answered_alone(
     model: Any, tokenizer: Any, bundle: Path, base_name: str, prompts: Sequence[Prompt]
 ) -> dict[Asked, Offline]:
-    """What each task, and the base, writes to each prompt; one at a time."""
+    """Return what each task, and the base, writes to each prompt; one at a time."""
     found = {}
     with attach(model, bundle) as attached, contiguous_head(model), torch.inference_mode():
         for name in (base_name, *attached.tasks):
@@ -112,7 +112,7 @@ def _written(model: Any, tokenizer: Any, prompt: Prompt) -> Offline:
 
 
 def kind_of(asked: Asked, text: str, alone: Mapping[Asked, Offline]) -> str:
-    """What an answer is: "right", "wrong_task", "tie" or "unexplained"."""
+    """Return what an answer is: "right", "wrong_task", "tie" or "unexplained"."""
     own = alone[asked]
     if text == own.text:
         return "right"
@@ -147,7 +147,7 @@ class Load:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def ask(self, seed: int) -> None:
-        """One client: requests drawn at random, one after the other."""
+        """Ask as one client: requests drawn at random, one after the other."""
         draw, each = random.Random(seed), list(self.alone)
         while not self.stop.is_set():
             asked = draw.choice(each)
@@ -169,7 +169,7 @@ class Load:
                     self.tally.examples.append({**row, "got": text or reply, "status": status})
 
     def ask_badly(self) -> None:
-        """Requests that have to be refused, in turn, a few a second."""
+        """Send requests that have to be refused, in turn, a few a second."""
         for bad in itertools.cycle(BAD):
             if self.stop.wait(0.2):
                 return
@@ -180,7 +180,7 @@ class Load:
                     self.tally.odd.append({"name": bad.name, "problem": problem})
 
     def watch(self, process: int, started: float) -> None:
-        """The server's resident memory, twice a second."""
+        """Record the server's resident memory, twice a second."""
         while not self.stop.wait(0.5):
             held = resident_bytes(process)
             if held is not None:
@@ -188,7 +188,7 @@ class Load:
 
 
 def slope(samples: Sequence[tuple[float, int]], after: float) -> Row:
-    """Growth of memory in samples (seconds, bytes), after so many seconds: least squares."""
+    """Fit the growth of memory by least squares to samples (seconds, bytes) after a warm-up."""
     late = [x for x in samples if x[0] >= after]
     if len(late) < 2:
         return {"slope_mib_per_minute": None, "samples": len(late)}
@@ -206,7 +206,7 @@ def slope(samples: Sequence[tuple[float, int]], after: float) -> Row:
 def started_server(
     base: Path, bundle: Path, threads: int, errors: Any
 ) -> tuple[subprocess.Popen[str], Row]:
-    """The process, listening, and what it said of itself."""
+    """Start the server; return the process, listening, and what it said of itself."""
     code = "from hydraopt.cli.main import main; main()"
     command = [sys.executable, "-c", code, "serve", str(base), str(bundle), "--port", "0", "--json"]
     command += ["--threads", str(threads)]
@@ -224,7 +224,7 @@ def started_server(
 
 
 def run(process: subprocess.Popen[str], load: Load, args: argparse.Namespace) -> Row:
-    """The load, for so long, and then the end of the server."""
+    """Keep up the load for so long, and then end the server."""
     started = time.perf_counter()
     clients = [
         threading.Thread(target=load.ask, args=(seed,), daemon=True) for seed in range(args.clients)
@@ -264,7 +264,7 @@ def run(process: subprocess.Popen[str], load: Load, args: argparse.Namespace) ->
 
 
 def rows_of(load: Load, end: Row, errors: str, args: argparse.Namespace) -> list[Row]:
-    """The result."""
+    """Return the rows of the result."""
     tally, wall = load.tally, end.pop("wall")
     kinds = ("right", "wrong_task", "tie", "unexplained", "failed")
     texts: dict[int, set[str]] = {}
@@ -307,10 +307,12 @@ def rows_of(load: Load, end: Row, errors: str, args: argparse.Namespace) -> list
 
 
 def say(text: str) -> None:
+    """Print a line on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--base", type=Path, help="model folder; default the examples' base")
     parser.add_argument("--bundle", type=Path, help="default the examples, merged to 5 %%")

@@ -26,12 +26,12 @@ _LLAMA_8B = {
 
 
 def square_modules(width: int, count: int) -> Shapes:
-    """One module of (width, width) in each of ``count`` layers."""
+    """Return one module of (width, width) in each of ``count`` layers."""
     return {f"model.layers.{i}.self_attn.q_proj": (width, width) for i in range(count)}
 
 
 def llama_layers(count: int) -> Shapes:
-    """The linear modules of ``count`` layers of an 8B Llama."""
+    """Return the linear modules of ``count`` layers of an 8B Llama."""
     return {
         f"model.layers.{i}.{name}": shape for i in range(count) for name, shape in _LLAMA_8B.items()
     }
@@ -40,7 +40,7 @@ def llama_layers(count: int) -> Shapes:
 def write_synthetic(
     folder: Path, width: int, modules: int, tasks: int, rank: int, seed: int
 ) -> list[Path]:
-    """Adapters of ``modules`` square modules below ``folder``; see :func:`write_adapters`."""
+    """Write adapters of ``modules`` square modules; see :func:`write_adapters`."""
     place = folder / f"width-{width}"
     return write_adapters(place, square_modules(width, modules), tasks, rank, seed)
 

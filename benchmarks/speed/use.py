@@ -137,7 +137,10 @@ def _check_one_file(bundle: Bundle, path: Path) -> None:
 
 
 def _chosen(bundle: Bundle, usable: list[str], task: str | None) -> str:
-    """The task to measure. Raises TaskNotFoundError; UsageError if it cannot be attached."""
+    """Return the task to measure.
+
+    Raises TaskNotFoundError; UsageError if it cannot be attached.
+    """
     name = task if task is not None else next(iter(usable or bundle), None)
     if name is None:
         raise UsageError(explain("the bundle has no task", file=bundle.path))
@@ -155,7 +158,7 @@ def _chosen(bundle: Bundle, usable: list[str], task: str | None) -> str:
 
 
 def _first(host: nn.Module, path: Path, task: str, other: str | None) -> dict[str, Any]:
-    """Seconds and memory of the first use, and what it holds when both tasks are decoded."""
+    """Return seconds and memory of the first use, and what it holds with both tasks decoded."""
     before, started = start_peak(), time.perf_counter()
     with attach(host, path, cache_bytes=ALL_KEPT) as attached:
         attached.set_task(task)
@@ -177,7 +180,7 @@ def _first(host: nn.Module, path: Path, task: str, other: str | None) -> dict[st
 def _steps(
     host: nn.Module, path: Path, task: str, other: str | None, has_base: bool
 ) -> Iterator[tuple[str, bool, Ready]]:
-    """(what, cold?, how) of every step."""
+    """Yield (what, whether cold, how) of every step."""
     before, after = (task, other) if other is not None else (None, task)
 
     def opening(_: ExitStack) -> tuple[Callable[[], Any], Read]:
@@ -249,7 +252,7 @@ def _most(values: list[int | None]) -> int | None:
 
 
 def _notes(steps: list[dict[str, Any]], model: nn.Module | None, left_out: int) -> list[str]:
-    """What a reader of the numbers has to know."""
+    """Return what a reader of the numbers has to know."""
     notes = []
     if model is None:
         notes.append("no base model was given: attaching to one is not measured")
@@ -323,14 +326,14 @@ def _compared(row: dict[str, Any]) -> list[object]:
 
 
 def _ms(seconds: float | None) -> str:
-    """Milliseconds, three digits; "-" if not measured."""
+    """Return milliseconds, three digits; "-" if not measured."""
     if seconds is None:
         return "-"
     return f"{1000 * seconds:,.0f}" if seconds >= 0.1 else f"{1000 * seconds:.3g}"
 
 
 def _size(count: int | None) -> str:
-    """Bytes for people; "-" where the system did not tell them."""
+    """Return bytes for people; "-" where the system did not tell them."""
     return "-" if count is None else size_text(count)
 
 

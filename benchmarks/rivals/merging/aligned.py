@@ -37,7 +37,7 @@ def knots_ties(
     lam: float = 1.0,
     rank: int | None = None,
 ) -> Merged:
-    """KnOTS with TIES: one SVD of all dW's side by side aligns them, TIES merges what is left.
+    """Merge by KnOTS with TIES: one SVD of all dW's side by side aligns them before TIES merges.
 
     Stoica et al., ICLR 2025, arXiv 2410.19735: ``[dW_1 ... dW_T] = U S [V_1 ... V_T]``, TIES on the
     entries of S V_t (k, n), k <= sum r, and U times the result. The SVD is that of the B_t side by
@@ -71,7 +71,7 @@ def core_ties(
     lam: float = 1.0,
     rank: int | None = None,
 ) -> Merged:
-    """Core Space with TIES on the entries of the cores.
+    """Merge by Core Space with TIES on the entries of the cores.
 
     Panariello et al., NeurIPS 2025, arXiv 2509.17786: M_t = U_B^T dW_t V_A over the singular
     vectors of the stacked B's and the stacked A's. These change with the factoring of a dW, unless
@@ -83,8 +83,10 @@ def core_ties(
 
 
 def _reference(factors: Sequence[Factors]) -> SmallCore:
-    """Return the core in Core Space's own bases: singular vectors, the strongest first, without
-    nulls."""
+    """Return the core in Core Space's own bases.
+
+    They are singular vectors, the strongest first, without nulls.
+    """
     core = small_core(factors)
     bases = []
     for basis, stacked in (
@@ -106,7 +108,7 @@ def tsv_m(
     lam: float = 1.0,
     rank: int | None = None,
 ) -> Merged:
-    """TSV-Merge: the tasks' strongest singular vectors side by side, made orthogonal, and summed.
+    """Merge by TSV-Merge: the tasks' strongest singular vectors, made orthogonal, and summed.
 
     Gargiulo et al., CVPR 2025, arXiv 2412.00081: of each dW min(m, n) / T parts, which for LoRA are
     mostly all; U = [U_1 ... U_T] and V are replaced by the nearest matrices with orthonormal
@@ -130,8 +132,7 @@ def tsv_m(
 
 
 def _polar(columns: Array) -> Array:
-    """Return the nearest matrix with orthonormal columns, within the space that the columns
-    span."""
+    """Return the nearest matrix with orthonormal columns, within the span of the columns."""
     u, s, vt = np.linalg.svd(in_range(columns), full_matrices=False)
     sound = significant(s, COINCIDENT)
     polar: Array = u[:, sound] @ vt[sound]
@@ -144,7 +145,7 @@ def iso_c(
     lam: float = 1.0,
     rank: int | None = None,
 ) -> Merged:
-    """Iso-C: the sum of the dW's with all its singular values replaced by their mean, times lam.
+    """Merge by Iso-C: all singular values of the sum of the dW's become their mean, times lam.
 
     Marczak et al., ICML 2025, arXiv 2502.04959. The mean runs over the values that are not zero;
     over all min(m, n) of them, as in the authors' code for full fine-tuning, the sum of LoRAs would

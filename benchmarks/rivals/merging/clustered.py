@@ -23,7 +23,7 @@ __all__ = ["k_merge", "lora_lego"]
 def lora_lego(
     factors: Sequence[Factors], rank: int | None = None, seed: int = 0, reweight: bool = True
 ) -> Merged:
-    """LoRA-LEGO: k-means over the rank-one units of all tasks; the centres are the merged adapter.
+    """Merge by LoRA-LEGO: the centres of a k-means over the rank-one units of all tasks.
 
     Zhao et al., ICLR 2025, arXiv 2409.16167. A unit is the row a_j of A with the column b_j of B;
     ``rank`` clusters, default the largest rank. reweight: the paper's two corrections, as read from
@@ -57,14 +57,14 @@ def k_merge(
     clusters: int | None = None,
     inner_scales: Sequence[float] | None = None,
 ) -> Merged:
-    """K-Merge: adapters arrive one by one, and once ``clusters`` are kept a new one joins the most
-    similar; default half of the tasks.
+    """Merge by K-Merge: adapters arrive one by one, and late ones join the most similar.
 
-    Shenaj et al., ACL 2026, arXiv 2510.13537, with the authors' code: likeness is the cosine of the
-    dW's, and a cluster is the running mean of its adapters by PEFT's ``linear``, with its mixed
-    products. The paper takes the mean cosine over all layers and so one choice for the whole
-    adapter; here each module chooses for itself. The order of the tasks is that of their arrival.
-    PEFT refuses different ranks in a cluster.
+    A new one joins once ``clusters`` are kept, default half of the tasks. Shenaj et al., ACL 2026,
+    arXiv 2510.13537, with the authors' code: likeness is the cosine of the dW's, and a cluster is
+    the running mean of its adapters by PEFT's ``linear``, with its mixed products. The paper takes
+    the mean cosine over all layers and so one choice for the whole adapter; here each module
+    chooses for itself. The order of the tasks is that of their arrival. PEFT refuses different
+    ranks in a cluster.
     """
     check_shapes(factors)
     budget = -(-len(factors) // 2) if clusters is None else whole("number of clusters", clusters)

@@ -33,7 +33,7 @@ class SmallCore:
     sides: tuple[Factors, ...]
 
     def core(self, t: int) -> Array:
-        """C_t, (p, q)."""
+        """Return C_t, (p, q)."""
         return self.sides[t].B @ self.sides[t].A
 
     def cores(self) -> Iterator[Array]:
@@ -41,7 +41,7 @@ class SmallCore:
         return (side.B @ side.A for side in self.sides)
 
     def weighted(self, weights: Array) -> Array:
-        """sum_t w_t C_t, (p, q); weights (T,)."""
+        """Return sum_t w_t C_t, (p, q); weights (T,)."""
         total: Array = np.zeros((self.left.shape[1], self.right.shape[1]))
         # A sum of products, not a product of stacks: opposite tasks leave exact zeros.
         for weight, core in zip(weights, self.cores(), strict=True):
@@ -62,11 +62,11 @@ class SmallCore:
 
 
 def small_core(factors: Sequence[Factors]) -> SmallCore:
-    """Return the core of one module through a QR of the stacked factors; nothing of size m x n is
-    formed.
+    """Return the core of one module through a QR of the stacked factors.
 
-    O((m + n) (sum r)^2). Any other factoring of the same dW's gives the same lifted results, to
-    rounding. Raises UsageError for no factors, AlignmentError for dW's of different shapes.
+    Nothing of size m x n is formed. O((m + n) (sum r)^2). Any other factoring of the same dW's
+    gives the same lifted results, to rounding. Raises UsageError for no factors, AlignmentError for
+    dW's of different shapes.
     """
     check_shapes(factors)
     left, right = stacked_bases(factors)

@@ -18,10 +18,10 @@ _BLOCK = 1 << 18  # numbers whose differences are formed together
 
 
 def k_means(points: Array, k: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Labels (N,) of Lloyd's iteration over ``points`` (N, d) from a k-means++ start, k <= N.
+    """Return labels (N,) of Lloyd's iteration over ``points`` (N, d) from a k-means++ start.
 
-    No cluster is empty: one without points takes the point that is farthest from its own centre and
-    not alone there. Memory: as the points, and (N, k).
+    k is at most N. No cluster is empty: one without points takes the point that is farthest from
+    its own centre and not alone there. Memory: as the points, and (N, k).
     """
     apart: Array = np.full(len(points), np.inf)
 
