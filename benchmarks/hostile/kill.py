@@ -1,4 +1,4 @@
-"""Kill every command that writes at random moments: no output may be half written.
+"""Kill commands that write at random moments: no output may be half written.
 
     python -m benchmarks.hostile kill --count 300 --seed 0 --json FILE
 

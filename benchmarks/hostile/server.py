@@ -7,10 +7,9 @@ or on --base and two --bundle files that have the same tasks. While clients ask,
 server is exchanged for the other bundle, deleted, or replaced by one that is cut or is no bundle,
 and loaded again by POST /reload or SIGHUP. Each answer is held against what plain greedy generation
 writes with that task alone, from a bundle that was in service between the request and its answer.
-Then come half bodies, half heads
-and bytes by drops, and more connections than are taken; at last SIGTERM, with half bodies open and
-requests under way. Everything is on this machine's loopback. Exit code 1 if anything is not as
-docs/reference/serving.md says.
+Then come half bodies, half heads and bytes by drops, and more connections than are taken; at last
+SIGTERM, with half bodies open and requests under way. Everything is on this machine's loopback.
+Exit code 1 if anything is not as docs/reference/serving.md says.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from benchmarks.common import QUALITY, ROOT, bundle_hash, provenance, save_json
 from benchmarks.quality.real import places
 from benchmarks.quality.redundant import checkpoints, near_copies
 from benchmarks.quality.sets import inputs_of, original_adapters, pinned
+from benchmarks.speed.clock import cpu_seconds
 from hydraopt.adapters import Adapter, read_adapter
 from hydraopt.collection.opening import verify_bundle
 from hydraopt.errors import HydraoptError
@@ -42,13 +43,10 @@ _WORKED = "date_format-de"
 
 
 def _one_merge(adapters: Sequence[Adapter], path: Path, **limit: Any) -> Row:
-    """Return what a merge made.
-
-    cpu_seconds: of this process, on all cores; other processes, its workers too, do not count.
-    """
-    wall, cpu = time.monotonic(), time.process_time()
+    """Return what a merge made. cpu_seconds: of all processes."""
+    wall, cpu = time.monotonic(), cpu_seconds()
     made = merge(adapters, path, **limit)
-    seconds, of_cores = time.monotonic() - wall, time.process_time() - cpu
+    seconds, of_cores = time.monotonic() - wall, cpu_seconds() - cpu
     errors = list(made.errors.values())
     return {
         "bytes": made.size,

@@ -9,7 +9,6 @@ benchmarks/results/quality/heads.json.
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -109,11 +108,10 @@ def ways(scored: Scored, size: str, folder: Path) -> Iterator[tuple[dict[str, An
     """Yield (row, classifiers by adapter) of every way to a size; no classifiers if refused."""
     adapters = list(scored.adapters.values())
     budget = int(sum(2 * x.numbers for x in adapters) * float(size.rstrip("%")) / 100)
-    exact = {"exact": ["*score*"]} if "exact" in inspect.signature(merge).parameters else {}
-    for way, options in (("hydraopt", {}), ("hydraopt, heads bit by bit", exact)):
+    for way, exact in (("hydraopt", ()), ("hydraopt, heads bit by bit", ("*score*",))):
         path = folder / f"{way}-{size}"
         try:
-            merge(adapters, path, size=size, **options)  # type: ignore[arg-type]
+            merge(adapters, path, size=size, exact=exact)
         except BudgetError as error:
             yield {"way": way, "size": size, "refused": str(error)}, None
             continue

@@ -58,7 +58,9 @@ def _drawn(axis: Any, points: Points, styles: dict[str, dict[str, Any]]) -> None
 
 def picture() -> str:
     """Return the link to the picture."""
-    return f"![KL of hydraopt and of all rivals against size, for four sets](picture:{_NAME})\n"
+    return (
+        f"![KL of hydraopt and of all rivals against size, a panel for each set](picture:{_NAME})\n"
+    )
 
 
 def draw() -> None:
@@ -66,8 +68,9 @@ def draw() -> None:
     import matplotlib.pyplot as plt
 
     sets, styles = _sets(), dict[str, dict[str, Any]]()
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
-    for axis, (result, points) in zip(axes.ravel(), sets.items(), strict=False):
+    rows = (len(sets) + 1) // 2 or 1
+    figure, axes = plt.subplots(rows, 2, figsize=(11, 4 * rows), layout="constrained")
+    for axis, (result, points) in zip(axes.ravel(), sets.items(), strict=False):  # one may be over
         _drawn(axis, points, styles)
         size_axis(axis, (1, 2, 5, 10, 20, 50))
         axis.set_yscale("log")

@@ -1,4 +1,4 @@
-"""Describe merging and reading in four sentences."""
+"""Describe merging and reading in a few sentences."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def speed(result: Mapping[str, Any]) -> str:
         f"{opened['cpu_mnps']:.0f} million numbers a second on one core once the bundle is open, "
         f"at {of('read back: cold')['cpu_mnps']:.0f} million where it is opened for that, and at "
         f"{of('read back: first')['cpu_mnps']:.0f} million the first time in a process, which "
-        "loads compiled code. Peak memory is "
+        "loads compiled code. Peak memory of the main process is "
         f"{memory['peak_less_inputs_mib']:.0f} MiB above the inputs "
         "(`benchmarks/results/speed/speed.json`).\n"
     )

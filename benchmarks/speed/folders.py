@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed folders BUNDLE
 
-BUNDLE is one of the examples' adapters. The folders have its streams under other names, with harms
+BUNDLE has the adapters of examples/adapters. The folders have its streams under other names, harms
 drawn at random, and an index. Seconds are of this process's CPU, the median of so many tries; bytes
 are those that it reads and writes, of files alone. Stores are a plain web server that lists nothing
 and an S3 server, both on this machine; each row begins with an empty cache. Needs chromium,

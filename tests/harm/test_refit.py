@@ -303,7 +303,9 @@ def test_a_refit_can_be_repeated_and_the_model_stays(trained, parts) -> None:
 
 
 def test_stages_hold_early_layers_first(trained, parts) -> None:
-    holds = module._holds(["l.10.q", "l.2.q", "l.2.k", "l.0.q"], HarmSettings(steps=40, stages=2))
+    holds = module._holds(
+        ["l.10.q", "l.2.q", "l.2.k", "l.0.q"], HarmSettings(steps=40, stops=(40,), stages=2)
+    )
     assert holds == {20: ["l.0.q", "l.2.k"]}
     assert module._holds(["l.0.q"], HarmSettings(stages=1)) == {}
     model, tokenizer = trained
