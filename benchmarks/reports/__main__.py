@@ -18,6 +18,7 @@ from benchmarks.commands import parser_of
 __all__ = ["REPORTS", "main", "sections_of", "tables_of"]
 
 REPORTS = (
+    "aims",
     "chunks",
     "default",
     "equal_kl",

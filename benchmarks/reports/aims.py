@@ -1,0 +1,108 @@
+"""What was aimed at, beside what was reached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Final
+
+from benchmarks.reports.factors import Compared, has_curve
+from benchmarks.reports.same_rows import PROMPTED, Bounds, Cost, Result, results
+from benchmarks.reports.tables import MISSING, table
+from benchmarks.rivals.base import METHOD, WITH_PROMPTS
+
+__all__ = ["SECTIONS", "aims"]
+
+_SIZES: Final = ("10%", "5%", "3%", "2%")
+_FORTY: Final = "gemma3-5x8"
+_DROPS: Final = {
+    METHOD: {"10%": 0.2, "5%": 1.5},
+    PROMPTED: {"10%": 0.0, "5%": 0.5, "3%": 0.7, "2%": 1.0},
+}
+"""Largest mean drop of the forty that was aimed at, by method and size."""
+_CODED: Final = {METHOD: 1.5, PROMPTED: 2.5}
+"""Least bytes of the coded SVD over hydraopt's, likewise."""
+_OTHERS: Final = 2.0
+_FEWER: Final = 100 / 3
+"""Percent fewer changed answers with prompts."""
+_LARGEST: Final = 0.6
+"""Share of the fp16 bytes up to which other rivals are compared."""
+Line = tuple[str, str, str, str, str]
+
+
+def _drops(result: Result) -> Iterator[Line]:
+    """Yield the aims for mean drops of the forty, which may not be measured yet."""
+    for method, sizes in _DROPS.items():
+        labels = result.of(method)
+        for size, most in sizes.items():
+            found = "not measured"
+            if size in labels:
+                cost, bounds = Cost.of(result, labels[size]), Bounds.of(result, labels[size])
+                found = f"{cost.drop:+.1f} % (at most {bounds.most:+.1f} %)"
+            what = f"mean drop{WITH_PROMPTS if method == PROMPTED else ''}"
+            yield what, f"`{result.set}`", size, f"at most {most:.1f} %", found
+
+
+def _coded(result: Result) -> Iterator[Line]:
+    """Yield the aims for the bytes of the coded SVD, with the same prompts where it has them."""
+    names = {x["method"] for x in result.methods.values()}
+    for mine, least in _CODED.items():
+        for rival in (x for x in sorted(names) if has_curve(x) and x not in (METHOD, PROMPTED)):
+            if rival.endswith(WITH_PROMPTS) != (mine == PROMPTED):
+                continue
+            compared = {
+                size: Compared.of(result, label, rival)
+                for size, label in result.of(mine).items()
+                if size in _SIZES
+            }
+            cells = {size: x.of_each_task().partition(" [")[0] for size, x in compared.items() if x}
+            if cells:
+                what = f"bytes of {rival}, at equal KL"
+                sizes, reached = ", ".join(cells), ", ".join(cells.values())
+                yield what, f"`{result.set}`", sizes, f"{least:.1f} times ours", reached
+
+
+def _others(result: Result) -> Iterator[Line]:
+    """Yield the aim for the bytes of rivals that do not code, with the one that takes fewest.
+
+    Settings of which only a bound is known are left out.
+    """
+    found = []
+    for label, about in result.methods.items():
+        compared = Compared.of(result, label, METHOD)
+        if has_curve(about["method"]) or about["share"] > _LARGEST or compared is None:
+            continue
+        logs = [x.inverse() for x in compared.factors()]
+        if not any(x.side for x in logs):
+            name = f"{about['method']} {about['setting']}".strip()
+            found.append((math.exp(sum(x.log for x in logs) / len(logs)), name))
+    if found:
+        factor, name = min(found)
+        what = "least bytes of rivals that do not code, at equal KL"
+        wanted = f"{_OTHERS:.1f} times ours"
+        yield what, f"`{result.set}`", "", wanted, f"{factor:.2f} ({name})"
+
+
+def _changed(result: Result) -> Iterator[Line]:
+    """Yield the aim for changed answers with prompts."""
+    free = result.of(METHOD)
+    for size, label in result.of(PROMPTED).items():
+        both = result.scored(label, free.get(size, ""))
+        if both.values:
+            less, more = (Cost.of(both, x).changed for x in (label, free[size]))
+            found = f"{100 * (1 - less / more):.0f} % fewer"
+            what = "answers changed, with prompts"
+            yield what, f"`{result.set}`", size, f"{_FEWER:.0f} % fewer", found
+
+
+def aims() -> str:
+    """Return a row for each aim."""
+    found = results()
+    whole = [x for x in found if x.is_whole]
+    lines = [y for x in whole if x.set == _FORTY for y in _drops(x)]
+    for kind, some in ((_coded, found), (_others, whole), (_changed, found)):
+        lines += [y for x in some for y in kind(x)]
+    return table(["aim", "set", "at", "wanted", "reached"], lines) if lines else MISSING
+
+
+SECTIONS = {"aims": aims}
