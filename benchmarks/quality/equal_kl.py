@@ -109,7 +109,7 @@ def mean_error(tasks: Tasks, read: ReadBack) -> float:
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scorer:
     """What adapters are measured with. loaded: base model and tokenizer. count: rows a task."""
 
     tasks: Path
@@ -156,12 +156,12 @@ class Scene:
 
 
 def measured(
-    adapter: Adapter, methods: Mapping[str, ReadBack], scene: Scene
+    adapter: Adapter, methods: Mapping[str, ReadBack], scorer: Scorer
 ) -> dict[str, list[list[float]]]:
     """Return the values of each row of an adapter, by method and of the original."""
-    model, file = scene.loaded[0], scene.rows_of(adapter)
-    asked, most = scene.asked(file)
-    said, reference = scene.reference(adapter, asked, most)
+    model, file = scorer.loaded[0], scorer.rows_of(adapter)
+    asked, most = scorer.asked(file)
+    said, reference = scorer.reference(adapter, asked, most)
     factors = {label: read[adapter.name] for label, read in methods.items()}
     values = {}
     for label, x in factors.items():
@@ -169,12 +169,12 @@ def measured(
         share, kl = np.mean(values[label], axis=0)
         print(f"{adapter.name} {label}: {100 * share:.1f} % changed, {kl:.5f} nats", flush=True)
     changed = [(label, i) for label in values for i in range(len(said)) if values[label][i][0]]
-    again = scene.written([asked[i] for _, i in changed], [factors[x] for x, _ in changed], most)
+    again = scorer.written([asked[i] for _, i in changed], [factors[x] for x, _ in changed], most)
     anew = dict(zip(changed, again, strict=True))
-    found = {ORIGINAL: [[0.0, 0.0, *x] for x in scene.numbers_of(file, said)]}
+    found = {ORIGINAL: [[0.0, 0.0, *x] for x in scorer.numbers_of(file, said)]}
     for label, mine in values.items():
         now = [anew.get((label, i), x) for i, x in enumerate(said)]
-        scored = scene.numbers_of(file, now)
+        scored = scorer.numbers_of(file, now)
         found[label] = [[*x, *y] for x, y in zip(mine, scored, strict=True)]
     return found
 
@@ -272,7 +272,7 @@ def methods_of(
     rows = [ours(adapters, None if size == DEFAULT else size) for size in args.sizes]
     for rival in args.rivals:
         theirs = importlib.import_module(f"benchmarks.rivals.{rival}")
-        found = theirs.rows(registry.Scene(len(adapters), rank))
+        found = theirs.rows(registry.SetShape(len(adapters), rank))
         rows += [x for x in found if any(text in x.label for text in args.labels)]
     groups = [(0, "0", rows)]
     if args.prompts:
@@ -300,20 +300,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stored = Stored(args.output / f"{name}.equal-kl.json", {**head, "code": code, "inputs": inputs})
     stored.read()
     base = str(base_folder(recipe.base))
-    scene = Scene(args.tasks, args.rows, load_model(base))
-    methods, about = methods_of(args, adapters, base, f"{name}-{code}-{inputs}", scene.loaded)
+    scorer = Scorer(args.tasks, args.rows, load_model(base))
+    methods, about = methods_of(args, adapters, base, f"{name}-{code}-{inputs}", scorer.loaded)
     for label, what in about.items():
         stored.check(label, what)
     stored.add(about, [])
     for adapter in (x for x in adapters if not args.only or x.name in args.only):
-        add_adapter(stored, adapter, methods, scene)
+        add_adapter(stored, adapter, methods, scorer)
 
 
 def add_adapter(
-    stored: Stored, adapter: Adapter, methods: Mapping[str, ReadBack], scene: Scene
+    stored: Stored, adapter: Adapter, methods: Mapping[str, ReadBack], scorer: Scorer
 ) -> None:
     """Measure what the result lacks of an adapter, and save it."""
-    file = scene.rows_of(adapter)
+    file = scorer.rows_of(adapter)
     about = {"adapter": adapter.name, "metric": metrics_of(file.metric)[0].name, "of": file.sha256}
     known = [x for x in stored.read()[1] if x["adapter"] == adapter.name]
     if any(x["of"] != file.sha256 for x in known):
@@ -321,5 +321,5 @@ def add_adapter(
     done = {x["method"] for x in known}
     todo = {label: read for label, read in methods.items() if label not in done}
     if todo:
-        made = {x: y for x, y in measured(adapter, todo, scene).items() if x not in done}
+        made = {x: y for x, y in measured(adapter, todo, scorer).items() if x not in done}
         stored.add({}, [{**about, "method": x, "values": y} for x, y in made.items()])

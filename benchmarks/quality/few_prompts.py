@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, append_rows, begun, package_hash, provenance
-from benchmarks.quality.equal_kl import Scene, row_values
+from benchmarks.quality.equal_kl import Scorer, row_values
 from benchmarks.quality.prompts import prompts_hash, real_prompts
 from benchmarks.quality.sets import inputs_of, original_adapters, recipe_of
 from hydraopt.adapters import Adapter
@@ -61,16 +61,16 @@ def merged(
 
 
 def measured(
-    adapter: Adapter, counts: Sequence[int], args: argparse.Namespace, base: str, scene: Scene
+    adapter: Adapter, counts: Sequence[int], args: argparse.Namespace, base: str, scorer: Scorer
 ) -> list[Row]:
     """Return a row for each number of real prompts, 0 for none."""
-    file = scene.rows_of(adapter)
-    _, reference = scene.reference(adapter, *scene.asked(file))
+    file = scorer.rows_of(adapter)
+    _, reference = scorer.reference(adapter, *scorer.asked(file))
     rows = []
     for count in counts:
         prompts = real_prompts(adapter, args.tasks, count)
-        factors, about = merged(adapter, prompts, args.size, base, scene.loaded)
-        values = row_values(drift_of(scene.loaded[0], reference, factors))
+        factors, about = merged(adapter, prompts, args.size, base, scorer.loaded)
+        values = row_values(drift_of(scorer.loaded[0], reference, factors))
         row = {"adapter": adapter.name, "prompts": count, "of": file.sha256}
         row["asked"] = prompts_hash({adapter.name: prompts})
         rows.append({**row, **about, "values": values})
@@ -101,15 +101,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     file = args.output / f"{args.set}.few-prompts.json"
     begun(file, head, _SAME)
     base = str(base_folder(recipe.base))
-    scene = Scene(args.tasks, args.rows, load_model(base))
+    scorer = Scorer(args.tasks, args.rows, load_model(base))
     for adapter in (x for x in adapters if not args.only or x.name in args.only):
         done = begun(file, head, _SAME)
         mine = {x["prompts"]: x for x in done if x["adapter"] == adapter.name}
-        if any(x["of"] != scene.rows_of(adapter).sha256 for x in mine.values()):
+        if any(x["of"] != scorer.rows_of(adapter).sha256 for x in mine.values()):
             raise SystemExit(f"{file.name} has other rows of {adapter.name}; remove it first")
         for count, row in mine.items():
             asked = {adapter.name: real_prompts(adapter, args.tasks, count)}
             if row["asked"] != prompts_hash(asked):
                 raise SystemExit(f"{file.name}: other prompts of {adapter.name}; remove it first")
         if todo := [x for x in (0, *args.counts) if x not in mine]:
-            append_rows(file, head, _SAME, measured(adapter, todo, args, base, scene))
+            append_rows(file, head, _SAME, measured(adapter, todo, args, base, scorer))

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, append_rows, begun, package_hash, provenance
-from benchmarks.quality.equal_kl import Scene, packed
+from benchmarks.quality.equal_kl import Scorer, packed
 from benchmarks.quality.prompts import prompts_hash, real_prompts
 from benchmarks.quality.sets import inputs_of, original_adapters, recipe_of
 from benchmarks.rivals.base import METHOD, Compressor, ReadBack, Tasks, tasks_of
@@ -70,13 +70,13 @@ def limited(adapters: Sequence[Adapter], limit: str, look: Look) -> Compressor:
 
 
 def counts(
-    adapter: Adapter, methods: Mapping[str, ReadBack], scene: Scene
+    adapter: Adapter, methods: Mapping[str, ReadBack], scorer: Scorer
 ) -> dict[str, tuple[int, int]]:
     """Return by method how many answers change, and of how many."""
-    said, reference = scene.reference(adapter, *scene.asked(scene.rows_of(adapter)))
+    said, reference = scorer.reference(adapter, *scorer.asked(scorer.rows_of(adapter)))
     found = dict[str, tuple[int, int]]()
     for label, read in methods.items():
-        drift = drift_of(scene.loaded[0], reference, read[adapter.name])
+        drift = drift_of(scorer.loaded[0], reference, read[adapter.name])
         found[label] = drift.changed, len(said)
     return found
 
@@ -107,21 +107,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     file = args.output / f"{args.set}.harm-kept.json"
     begun(file, head, _SAME)
     base = str(base_folder(recipe.base))
-    scene = Scene(args.tasks, args.rows, load_model(base))
-    look = AnswerJudge(base, adapters, prompts, loaded=scene.loaded).look
+    scorer = Scorer(args.tasks, args.rows, load_model(base))
+    look = AnswerJudge(base, adapters, prompts, loaded=scorer.loaded).look
     rows = {limit: limited(adapters, limit, look) for limit in args.limits}
     parent = ROOT / "build" / "harm-kept" / f"{args.set}-{code}-{inputs}-{asked}"
     methods = packed([*rows.values()], tasks_of(adapters), parent)
     fp16 = 2 * sum(x.numbers for x in adapters)
     for adapter in adapters:
-        of, done = scene.rows_of(adapter).sha256, begun(file, head, _SAME)
+        of, done = scorer.rows_of(adapter).sha256, begun(file, head, _SAME)
         mine = [x for x in done if x["adapter"] == adapter.name]
         if any(x["of"] != of for x in mine):
             raise SystemExit(f"{file.name} has other rows of {adapter.name}; remove it first")
         todo = {x: rows[x].label for x in args.limits if x not in {y["limit"] for y in mine}}
         if not todo:
             continue
-        found, rows_of = counts(adapter, {x: methods[x] for x in todo.values()}, scene), []
+        found, rows_of = counts(adapter, {x: methods[x] for x in todo.values()}, scorer), []
         for limit, label in todo.items():
             size = methods[label].bytes
             row = {"adapter": adapter.name, "limit": limit, "of": of, "bytes": size}

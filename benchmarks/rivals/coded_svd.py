@@ -33,7 +33,7 @@ from benchmarks.rivals.base import (
     read_layout,
     write_layout,
 )
-from benchmarks.rivals.registry import Scene
+from benchmarks.rivals.registry import SetShape
 from hydraopt.linalg.svd import thin
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def as_ours(path: str, heights: Mapping[str, int]) -> float:
     return 2.0 if name == "o_proj" else 1.0
 
 
-def rows(scene: Scene) -> list[Compressor]:
+def rows(shape: SetShape) -> list[Compressor]:
     """Return a row for each noise, with all modules alike and with hydraopt's weights."""
     return [coded_svd(noise, weigh) for weigh in (None, as_ours) for noise in NOISES]
 

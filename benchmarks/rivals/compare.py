@@ -34,7 +34,7 @@ from benchmarks.rivals.base import (
     tasks_of,
 )
 from benchmarks.rivals.bundles import BUNDLE, combined, read_bundle
-from benchmarks.rivals.registry import Scene
+from benchmarks.rivals.registry import SetShape
 from hydraopt.adapters import Adapter, read_adapters
 from hydraopt.errors import HydraoptError
 from hydraopt.merging.look import Look
@@ -111,7 +111,7 @@ def compare(
     rank = max(module.r for adapter in adapters for module in adapter.modules.values())
     done: list[Row] = []
     registered = [combined(name) for name in plugin_names(METHODS)]
-    rivals = [*registry.rows_of(Scene(len(adapters), rank)), *registered]
+    rivals = [*registry.rows_of(SetShape(len(adapters), rank)), *registered]
     for text in only:
         if not any(text in row.label for row in rivals):
             names = ", ".join(dict.fromkeys(row.method for row in rivals))

@@ -12,7 +12,7 @@ import zstandard
 from safetensors.numpy import load, save
 
 from benchmarks.rivals.base import Compressor, Modules, Tasks
-from benchmarks.rivals.registry import Scene
+from benchmarks.rivals.registry import SetShape
 
 __all__ = ["fp16_files", "rows", "zip_files", "zstd_files"]
 
@@ -94,6 +94,6 @@ def zstd_files() -> Compressor:
     return Compressor("zstd", "fp16", write, read)
 
 
-def rows(scene: Scene) -> list[Compressor]:
+def rows(shape: SetShape) -> list[Compressor]:
     """Return all three compressors."""
     return [fp16_files(), zip_files(), zstd_files()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.rivals.base import Compressor
 from benchmarks.rivals.numbers import grouped
-from benchmarks.rivals.registry import Scene
+from benchmarks.rivals.registry import SetShape
 from benchmarks.rivals.stored import stored
 
 __all__ = ["BITS", "rounding", "rows"]
@@ -17,6 +17,6 @@ def rounding(bits: int) -> Compressor:
     return stored("group", f"{bits} bit", grouped(bits))
 
 
-def rows(scene: Scene) -> list[Compressor]:
+def rows(shape: SetShape) -> list[Compressor]:
     """Return a row for each number of bits."""
     return [rounding(bits) for bits in BITS]

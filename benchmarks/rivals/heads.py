@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.rivals.base import Compressor
 from benchmarks.rivals.bundles import combined
-from benchmarks.rivals.registry import Scene
+from benchmarks.rivals.registry import SetShape
 
 __all__ = ["head_counts", "heads", "rows"]
 
@@ -23,7 +23,7 @@ def head_counts(tasks: int) -> list[int]:
     return sorted({1, max(tasks // 8, 1), max(tasks // 4, 1), tasks})
 
 
-def rows(scene: Scene) -> list[Compressor]:
-    """Return a row for each number of heads, at the rank of the scene and at twice that."""
-    ranks = scene.rank, 2 * scene.rank
-    return [heads(count, r) for count in head_counts(scene.tasks) for r in ranks]
+def rows(shape: SetShape) -> list[Compressor]:
+    """Return a row for each number of heads, at the rank of the shape and at twice that."""
+    ranks = shape.rank, 2 * shape.rank
+    return [heads(count, r) for count in head_counts(shape.tasks) for r in ranks]

@@ -28,7 +28,7 @@ from benchmarks.rivals.base import (
     read_layout,
     write_layout,
 )
-from benchmarks.rivals.registry import Scene
+from benchmarks.rivals.registry import SetShape
 from hydraopt.linalg.shapes import Array, Factors
 
 __all__ = ["clusters", "jd_diagonal", "jd_full", "joint_diagonal", "joint_full", "rows"]
@@ -206,10 +206,10 @@ def jd_diagonal(c: int, clusters: int = 1) -> Compressor:
     return _joint("jd-diag", c, clusters, diagonal=True)
 
 
-def rows(scene: Scene) -> list[Compressor]:
+def rows(shape: SetShape) -> list[Compressor]:
     """Return JD-Full, JD-Full with four clusters from eight tasks on, and JD-Diag."""
     return [
         *(jd_full(c) for c in _WIDTHS),
-        *(jd_full(c, 4) for c in _WIDTHS[1:3] if scene.tasks >= 8),
+        *(jd_full(c, 4) for c in _WIDTHS[1:3] if shape.tasks >= 8),
         *(jd_diagonal(c) for c in _WIDTHS[1:]),
     ]

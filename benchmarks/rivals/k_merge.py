@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.rivals.base import Compressor
 from benchmarks.rivals.bundles import combined
 from benchmarks.rivals.heads import head_counts
-from benchmarks.rivals.registry import Scene
+from benchmarks.rivals.registry import SetShape
 
 __all__ = ["k_merge", "rows"]
 
@@ -15,6 +15,6 @@ def k_merge(count: int) -> Compressor:
     return combined("k-merge", f"K={count}", shuffled=True, clusters=count)
 
 
-def rows(scene: Scene) -> list[Compressor]:
+def rows(shape: SetShape) -> list[Compressor]:
     """Return a row for each of :func:`head_counts` but the least and the largest."""
-    return [k_merge(count) for count in head_counts(scene.tasks)[1:-1]]
+    return [k_merge(count) for count in head_counts(shape.tasks)[1:-1]]

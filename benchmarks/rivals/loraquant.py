@@ -31,7 +31,7 @@ from benchmarks.rivals.base import (
     write_layout,
 )
 from benchmarks.rivals.numbers import pack_bits, unpack_bits
-from benchmarks.rivals.registry import Scene
+from benchmarks.rivals.registry import SetShape
 from hydraopt.linalg.svd import thin
 
 __all__ = ["loraquant", "refined", "rows"]
@@ -210,6 +210,6 @@ def loraquant(ratio: float) -> Compressor:
     return Compressor("loraquant", f"ratio {ratio:g}", write, read)
 
 
-def rows(scene: Scene) -> list[Compressor]:
+def rows(shape: SetShape) -> list[Compressor]:
     """Return a row for each ratio."""
     return [loraquant(ratio) for ratio in _RATIOS]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from benchmarks.rivals.base import Compressor
 from benchmarks.rivals.numbers import NF4
-from benchmarks.rivals.registry import Scene
+from benchmarks.rivals.registry import SetShape
 from benchmarks.rivals.stored import stored
 
 __all__ = ["normal_float", "rows"]
@@ -18,6 +18,6 @@ def normal_float() -> Compressor:
     return stored("nf4", "", NF4)
 
 
-def rows(scene: Scene) -> list[Compressor]:
+def rows(shape: SetShape) -> list[Compressor]:
     """Return the only row."""
     return [normal_float()]

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.rivals.base import Compressor
 from benchmarks.rivals.bundles import combined
-from benchmarks.rivals.registry import Scene
+from benchmarks.rivals.registry import SetShape
 
 __all__ = ["ONE_FOR_ALL", "one_for_all", "rows"]
 
@@ -30,6 +30,6 @@ def one_for_all(method: str, rank: int) -> Compressor:
     return combined(method, f"cut to rank {rank}" if cut else "", **cut)
 
 
-def rows(scene: Scene) -> list[Compressor]:
-    """Return a row for each method, at the rank of the scene."""
-    return [one_for_all(name, scene.rank) for name in ONE_FOR_ALL]
+def rows(shape: SetShape) -> list[Compressor]:
+    """Return a row for each method, at the rank of the shape."""
+    return [one_for_all(name, shape.rank) for name in ONE_FOR_ALL]

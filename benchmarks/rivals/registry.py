@@ -1,6 +1,6 @@
 """The rivals: a row here and a file beside it for each.
 
-A row says which functions its file has. ``rows``: ``rows(scene)``, compressors in the order of the
+A row says which functions its file has. ``rows``: ``rows(shape)``, compressors in the order of the
 tables. ``tools``: names under which it is timed; its file has ``tool(name)``, which runs in the
 environment of its ``package`` if it has one. Files are imported when they are needed, so that this
 one is light and also runs inside those environments.
@@ -21,7 +21,7 @@ __all__ = [
     "RIVALS",
     "TOOLS",
     "Rival",
-    "Scene",
+    "SetShape",
     "requirements",
     "rows_of",
     "tool_of",
@@ -29,8 +29,8 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What rows are for: so many tasks of about this rank."""
+class SetShape:
+    """Number of tasks of a set, and about their rank; rows depend on both."""
 
     tasks: int
     rank: int
@@ -103,15 +103,15 @@ def requirements(name: str) -> list[str]:
     return [rival.package, *rival.needs]
 
 
-def rows_of(scene: Scene) -> list[Compressor]:
+def rows_of(shape: SetShape) -> list[Compressor]:
     """All rows, in the order of the registry."""
-    return list(_rows(scene))
+    return list(_rows(shape))
 
 
-def _rows(scene: Scene) -> Iterator[Compressor]:
+def _rows(shape: SetShape) -> Iterator[Compressor]:
     for rival in RIVALS:
         if rival.rows:
-            yield from _file(rival).rows(scene)
+            yield from _file(rival).rows(shape)
 
 
 def tool_of(name: str) -> type[Tool]:

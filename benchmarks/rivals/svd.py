@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.rivals.base import Compressor, Modules, Tasks, double
 from benchmarks.rivals.numbers import FP16
-from benchmarks.rivals.registry import Scene
+from benchmarks.rivals.registry import SetShape
 from benchmarks.rivals.stored import Cut, stored
 from hydraopt.linalg.shapes import Thin
 from hydraopt.linalg.svd import thin
@@ -28,9 +28,9 @@ def svd_by_energy(fraction: float) -> Compressor:
     return svd(cut_by_energy(fraction), f"{100 * fraction:g} %")
 
 
-def rows(scene: Scene) -> list[Compressor]:
+def rows(shape: SetShape) -> list[Compressor]:
     """Return rows of a half, a quarter and an eighth of the rank, and of all fractions."""
-    halves = sorted({max(scene.rank // x, 1) for x in (2, 4, 8)}, reverse=True)
+    halves = sorted({max(shape.rank // x, 1) for x in (2, 4, 8)}, reverse=True)
     ranks = [svd(cut_by_rank(k), f"rank {k}") for k in halves]
     return [*ranks, *(svd_by_energy(x) for x in FRACTIONS)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.rivals.base import Compressor
 from benchmarks.rivals.numbers import grouped
-from benchmarks.rivals.registry import Scene
+from benchmarks.rivals.registry import SetShape
 from benchmarks.rivals.stored import stored
 from benchmarks.rivals.svd import FRACTIONS, cut_by_energy
 
@@ -19,6 +19,6 @@ def rounded_svd(fraction: float) -> Compressor:
     return stored("svd+group", setting, grouped(_BITS), cut_by_energy(fraction))
 
 
-def rows(scene: Scene) -> list[Compressor]:
+def rows(shape: SetShape) -> list[Compressor]:
     """Return a row for each fraction but the least."""
     return [rounded_svd(x) for x in FRACTIONS[:4]]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.quality import equal_kl
-from benchmarks.quality.equal_kl import Scene, measured, packed
+from benchmarks.quality.equal_kl import Scorer, measured, packed
 from benchmarks.rivals.base import Compressor, pack
 from hydraopt.evaluate.compare import ORIGINAL
 from hydraopt.merging.look import HarmSettings
@@ -65,14 +65,14 @@ def _through(teach: Any) -> Compressor:
 
 
 def test_unchanged_answers_score_as_before(trained, splits, adapters, tmp_path) -> None:
-    scene = Scene(splits, 8, trained)
+    scorer = Scorer(splits, 8, trained)
     (adapter,) = adapters
     tasks = equal_kl.tasks_of(adapters)
     rows = [scaled(x) for x in (1.0, 0.99, -6.0)]
     for row in rows:
         pack(row, tasks, tmp_path / row.label)
     reads = {x.label: equal_kl.ReadBack(x, tmp_path / x.label, [adapter.name]) for x in rows}
-    found = measured(adapter, reads, scene)
+    found = measured(adapter, reads, scorer)
     original = np.array(found[ORIGINAL])
     assert len(original) == 8
     assert not original[:, :2].any()
@@ -87,28 +87,28 @@ def test_unchanged_answers_score_as_before(trained, splits, adapters, tmp_path) 
 
 def test_changed_answers_are_written_anew(trained, splits, adapters, tmp_path) -> None:
     (adapter,) = adapters
-    scene = Scene(splits, 10, trained)
+    scorer = Scorer(splits, 10, trained)
     row = scaled(0.0)  # the base
     pack(row, equal_kl.tasks_of(adapters), tmp_path)
     read = equal_kl.ReadBack(row, tmp_path, [adapter.name])
-    values = np.array(measured(adapter, {"base": read}, scene)["base"])
-    file = scene.rows_of(adapter)
-    alone = scene.numbers_of(file, scene.written(*_asked(scene, file)))
+    values = np.array(measured(adapter, {"base": read}, scorer)["base"])
+    file = scorer.rows_of(adapter)
+    alone = scorer.numbers_of(file, scorer.written(*_asked(scorer, file)))
     assert values[:, 2:].tolist() == alone
     assert values[:, 0].any()
     assert 0 < values[:, 2].mean() < 1
 
 
-def _asked(scene: Scene, file: Any) -> tuple[Any, Any, int]:
-    prompts, most = scene.asked(file)
+def _asked(scorer: Scorer, file: Any) -> tuple[Any, Any, int]:
+    prompts, most = scorer.asked(file)
     return prompts, [{}] * len(prompts), most
 
 
 def test_answers_may_be_longer_than_those_that_judge(trained, splits, adapters) -> None:
-    scene = Scene(splits, 2, trained)
-    file = scene.rows_of(adapters[0])
+    scorer = Scorer(splits, 2, trained)
+    file = scorer.rows_of(adapters[0])
     long = replace(file.rows[0], output="x" * 200)
-    assert scene.asked(file)[1] < 128 < scene.asked(replace(file, rows=(long, file.rows[1])))[1]
+    assert scorer.asked(file)[1] < 128 < scorer.asked(replace(file, rows=(long, file.rows[1])))[1]
 
 
 def test_a_second_call_measures_what_is_missing(command, tmp_path, monkeypatch) -> None:

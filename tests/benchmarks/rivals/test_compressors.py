@@ -25,7 +25,7 @@ from benchmarks.rivals.jd import (
 from benchmarks.rivals.loraquant import loraquant
 from benchmarks.rivals.nf4 import normal_float
 from benchmarks.rivals.numbers import NF4, grouped, pack_bits, unpack_bits
-from benchmarks.rivals.registry import Scene, rows_of
+from benchmarks.rivals.registry import SetShape, rows_of
 from benchmarks.rivals.svd import cut_by_energy, cut_by_rank, svd
 from hydraopt.linalg.shapes import Factors
 from tests.marks import slow
@@ -50,7 +50,7 @@ def tasks(count: int = 4, seed: int = 0, r: int = 4):
     return made
 
 
-ROWS = {row.label: row for row in rows_of(Scene(4, 4))}
+ROWS = {row.label: row for row in rows_of(SetShape(4, 4))}
 BETWEEN = {
     *("group_4_bit", "group_3_bit", "svd_rank_2", "svd_25_pct", "svd_10_pct", "svd_5_pct"),
     *("svd+group_25_pct_4_bit", "svd+group_10_pct_4_bit", "loraquant_ratio_0.8"),
@@ -86,7 +86,7 @@ def test_round_trip_on_disk(row, tmp_path: Path, monkeypatch) -> None:
 
 
 def test_labels_are_distinct() -> None:
-    labels = [row.label for row in rows_of(Scene(40, 8))]
+    labels = [row.label for row in rows_of(SetShape(40, 8))]
     assert len(set(labels)) == len(labels)
     for label in labels:
         assert not set(label) & set(" /%")

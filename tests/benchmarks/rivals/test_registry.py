@@ -12,7 +12,7 @@ import pytest
 from benchmarks.common import ROOT
 from benchmarks.rivals import registry
 from benchmarks.rivals.base import Compressor
-from benchmarks.rivals.registry import RIVALS, TOOLS, Scene, requirements, rows_of
+from benchmarks.rivals.registry import RIVALS, TOOLS, SetShape, requirements, rows_of
 
 FOLDER = ROOT / "benchmarks" / "rivals"
 SHARED = {
@@ -46,7 +46,7 @@ def test_a_file_has_what_its_row_says(rival) -> None:
     assert rival.what
     if rival.rows:
         # Few tasks may leave nothing between one adapter and one for each.
-        found = with_module.rows(Scene(40, 8))
+        found = with_module.rows(SetShape(40, 8))
         assert found
         assert all(isinstance(row, Compressor) for row in found)
     assert rival.rows or rival.package or rival.tools
@@ -74,4 +74,4 @@ def test_what_runs_inside_an_environment_needs_no_hydraopt(tmp_path: Path) -> No
 def test_a_toy_rival_is_a_row_more(monkeypatch: pytest.MonkeyPatch) -> None:
     toy = registry.Rival("group", "toy", rows=True)
     monkeypatch.setattr(registry, "RIVALS", (toy,))
-    assert {row.method for row in rows_of(Scene(4, 4))} == {"group"}
+    assert {row.method for row in rows_of(SetShape(4, 4))} == {"group"}

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.rivals.base import pack
 from benchmarks.rivals.coded_svd import coded_svd, rows, taught_rows
-from benchmarks.rivals.registry import Scene
+from benchmarks.rivals.registry import SetShape
 from benchmarks.rivals.taught import taught
 from hydraopt.harm import lesson
 from hydraopt.harm.drift import drift_of, held_out, reference_of
@@ -69,6 +69,6 @@ def test_further_answers_teach_as_well(school, trained, tmp_path: Path) -> None:
 
 
 def test_rows_have_labels_of_their_own(school) -> None:
-    found = [*taught_rows(school[1]), *rows(Scene(1, 2))]
+    found = [*taught_rows(school[1]), *rows(SetShape(1, 2))]
     assert len({row.label for row in found}) == len(found)
     assert sum(row.method.endswith("prompts") for row in found) == len(taught_rows(school[1]))
