@@ -78,25 +78,25 @@ def add(
     verb = verbs.replace if replaces else verbs.add
     limit = request.limit
     with progress_bar() as progress:
-        opened, model = request.read(adapters), None
+        opened, judge = request.read(adapters), None
         if request.base is not None:
             named = {"same_base": request.same_base, "prompted": bool(request.prompted)}
             verbs.check_before(verb, bundle, opened, limit, **named)
             there = collection_at(bundle)
             tokens = answer_tokens_in(there.core().recipe)  # as many as for the other tasks
             others = there.names() if request.prompted else ()
-            model = request.base_model(opened, progress, others, tokens)
+            judge = request.answer_judge(opened, progress, others, tokens)
         done = verb(
             bundle,
             opened,
             limit=limit,
-            look=model.look if model else None,
+            look=judge.look if judge else None,
             exact=request.exact,
             same_base=request.same_base,
             base=base_tensors(request.base, opened),
             workers=request.workers,
             progress=progress,
         )
-        if model and model.tasks():
-            warn_of_cut(model)
+        if judge and judge.tasks():
+            warn_of_cut(judge)
     show_changed(done, as_json, "replaced in" if replaces else "added to")

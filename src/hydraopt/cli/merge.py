@@ -121,11 +121,11 @@ def _merged(
     check_output(output)
     opened = request.read(adapters)
     check_apart(output, inputs_of(opened))
-    model = request.base_model(opened, progress)
-    options = request.options(opened, model, progress)
+    judge = request.answer_judge(opened, progress)
+    options = request.options(opened, judge, progress)
     result = write(output, solve(prepare(opened, options, output)), started)
-    if model:
-        keep_synthetic(model)
-    if model and result.harms:
-        warn_of_cut(model)
+    if judge:
+        keep_synthetic(judge)
+    if judge and result.harms:
+        warn_of_cut(judge)
     return result

@@ -11,7 +11,7 @@ import click
 from hydraopt.cli.common import cannot_combine, needs
 from hydraopt.cli.prompting import (
     PromptFile,
-    base_model,
+    answer_judge,
     base_tensors,
     check_prompts,
     read_texts,
@@ -103,14 +103,14 @@ class MergeRequest:
 
         return read_adapters(paths, same_base=self.same_base, skip_unreadable=self.skip_unreadable)
 
-    def base_model(
+    def answer_judge(
         self,
         adapters: Sequence[Adapter],
         progress: Progress | None,
         others: Collection[str] = (),
         answer_tokens: int | None = None,
     ) -> AnswerJudge | None:
-        """Read the prompts, and return the base model to measure with, if one was given.
+        """Read the prompts, and return the judge of answers, if a base model was given.
 
         others: further tasks that may have prompts in the folder.
         answer_tokens: maximum number of tokens per answer to compare; None for the default.
@@ -119,12 +119,12 @@ class MergeRequest:
         if self.base is None:
             return None
         texts = read_texts(self.prompted, [adapter.name for adapter in adapters], others)
-        return base_model(self.base, adapters, texts, progress, self.refits, answer_tokens)
+        return answer_judge(self.base, adapters, texts, progress, self.refits, answer_tokens)
 
     def options(
-        self, adapters: Sequence[Adapter], model: AnswerJudge | None, progress: Progress | None
+        self, adapters: Sequence[Adapter], judge: AnswerJudge | None, progress: Progress | None
     ) -> MergeOptions:
-        """Return the options for the library. model: as :meth:`base_model` returns it."""
+        """Return the options for the library. judge: as :meth:`answer_judge` returns it."""
         from hydraopt.merging.look import Look
         from hydraopt.merging.options import MergeOptions
 
@@ -132,7 +132,7 @@ class MergeRequest:
             limit=self.limit,
             importance=self.importance,
             fair=self.fair,
-            look=model.look if model else Look(),
+            look=judge.look if judge else Look(),
             exact=self.exact,
             same_base=self.same_base,
             base=base_tensors(self.base, adapters),

@@ -63,10 +63,10 @@ def plan(adapters: tuple[str, ...], plot: str | None, as_json: bool, **options: 
 
     with progress_bar() as progress:
         opened = request.read(adapters)
-        model = request.base_model(opened, progress)
-        made = plan_merge(opened, request.options(opened, model, progress))
-        if model:
-            warn_of_cut(model)
+        judge = request.answer_judge(opened, progress)
+        made = plan_merge(opened, request.options(opened, judge, progress))
+        if judge:
+            warn_of_cut(judge)
     show_plan(made, as_json)
     if plot is not None:
         from hydraopt.report.figures import draw

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PromptFile",
+    "answer_judge",
     "base_files",
-    "base_model",
     "base_tensors",
     "check_prompts",
     "keep_synthetic",
@@ -101,7 +101,7 @@ def texts_of(
     return texts | {task: read_prompts(file) for task, file in files.items()}
 
 
-def base_model(
+def answer_judge(
     base: str,
     adapters: Sequence[Adapter],
     texts: Mapping[str, Sequence[str]],
@@ -109,7 +109,7 @@ def base_model(
     refits: bool = False,
     answer_tokens: int | None = None,
 ) -> AnswerJudge:
-    """Return the base model to measure adapters with; warn about adapters that it cannot measure.
+    """Return the judge of the adapters' answers; warn about adapters that it cannot measure.
 
     texts: prompts by task. refits: whether coded parts will be trained. answer_tokens: maximum
     number of tokens per answer to compare; None for the default.
@@ -121,11 +121,11 @@ def base_model(
 
     warn_of_base(base, adapters)
     settings = DEFAULT_HARM if answer_tokens is None else HarmSettings(answer_tokens=answer_tokens)
-    model = AnswerJudge(base, adapters, texts, progress, refits=refits, settings=settings)
-    for name, reason in model.unseen.items():
+    judge = AnswerJudge(base, adapters, texts, progress, refits=refits, settings=settings)
+    for name, reason in judge.unseen.items():
         text = f"--base cannot measure which modules of {name} matter: it has {reason}"
         warn(Note("weights_not_measured", text, name))
-    return model
+    return judge
 
 
 def warn_of_base(base: str, adapters: Sequence[Adapter]) -> None:
@@ -164,7 +164,7 @@ def base_files(base: str) -> Path | None:
     return files_of(base)
 
 
-def keep_synthetic(model: AnswerJudge) -> None:
+def keep_synthetic(judge: AnswerJudge) -> None:
     """Write the prompts that the base model wrote to files in the cache, and say where.
 
     A file per task has the form of --prompts.
@@ -173,7 +173,7 @@ def keep_synthetic(model: AnswerJudge) -> None:
     from hydraopt.files.cache import cache_root
     from hydraopt.harm.prompts import prompt_line
 
-    if not (written := {task: texts for task, texts in model.synthetic.items() if texts}):
+    if not (written := {task: texts for task, texts in judge.synthetic.items() if texts}):
         return
     counts = listed([f"{task} ({len(texts)})" for task, texts in written.items()])
     folder = cache_root() / "prompts"
@@ -189,9 +189,9 @@ def keep_synthetic(model: AnswerJudge) -> None:
     warn(Note("prompts_written", text, ", ".join(written)))
 
 
-def warn_of_cut(model: AnswerJudge) -> None:
+def warn_of_cut(judge: AnswerJudge) -> None:
     """Warn about tasks with answers that are longer than the compared part."""
-    for note in notes_on_cut(model.cut(), model.answer_tokens):
+    for note in notes_on_cut(judge.cut(), judge.answer_tokens):
         warn(note)
 
 

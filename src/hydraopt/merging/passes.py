@@ -29,11 +29,11 @@ from hydraopt.engines.pool import Closing, PendingResult, Pool, SerialPool, Work
 from hydraopt.files.aside import Aside, Laid, Place
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
-from hydraopt.merging.answers import Made
 from hydraopt.merging.draft import Course, Draft, UnreadableError, legs_of
 from hydraopt.merging.servant import Item, ModuleItem, Servant, Setup, TensorItem
 from hydraopt.merging.shards import Shards
 from hydraopt.merging.weights import Counting, middle_price
+from hydraopt.merging.workerresults import Made
 from hydraopt.progress import Progress, silent
 from hydraopt.sources import source_hash
 from hydraopt.threads import one_blas_thread

@@ -38,9 +38,9 @@ from hydraopt.compress.started import Starts
 from hydraopt.files.aside import Aside
 from hydraopt.linalg.basis import Bases
 from hydraopt.linalg.start import Drawn
-from hydraopt.merging.answers import Made, read_bits, read_energies, read_made
 from hydraopt.merging.dense import TensorMatrices
 from hydraopt.merging.shards import Shards
+from hydraopt.merging.workerresults import Made, read_bits, read_energies, read_made
 
 __all__ = ["Item", "ModuleItem", "Servant", "Setup", "TensorItem"]
 

@@ -1,6 +1,6 @@
-"""Answers of workers about an item, read from what is kept of them in files.
+"""Results of workers for an item, read from what is kept of them in files.
 
-A kept answer that makes no sense raises ValueError, and is made again.
+A kept result that makes no sense raises ValueError, and is made again.
 """
 
 from __future__ import annotations
@@ -103,4 +103,4 @@ def _count(value: Any, least: int = 0) -> int:
 
 
 def _refuse(value: object) -> NoReturn:
-    raise ValueError(f"a kept answer makes no sense: {shown(value)}")
+    raise ValueError(f"a kept result makes no sense: {shown(value)}")
