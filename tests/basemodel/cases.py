@@ -1,6 +1,8 @@
-"""Factors, texts and an exact KL divergence for tests with a tiny base model."""
+"""Factors, prompts, texts and an exact KL divergence for tests with a tiny base model."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from hydraopt.basemodel.model import AnyFactors, attached, hidden_states, place
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 
 
-def factors_of(seed: int, size: float = 0.5) -> dict[str, AnyFactors]:
+def factors_of(seed: int, size: float = 0.3) -> dict[str, AnyFactors]:
     rng = np.random.default_rng(seed)
     return {
         path: (
@@ -21,6 +23,11 @@ def factors_of(seed: int, size: float = 0.5) -> dict[str, AnyFactors]:
         )
         for path in PATHS
     }
+
+
+def asked_of(tokenizer, numbers: Iterable[int] = range(24)) -> list[Encoded]:
+    """Prompts without answers, of which the model has learned some."""
+    return [Encoded((1, *tokenizer(f"Spell.\n{i}\n=>")["input_ids"]), ()) for i in numbers]
 
 
 def texts_of(tokenizer, count: int = 10) -> list[Encoded]:

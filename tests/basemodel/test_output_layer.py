@@ -28,9 +28,8 @@ from hydraopt.harm import refit as refit_module
 from hydraopt.harm.drift import drift_of, reference_of
 from hydraopt.harm.judge import AnswerJudge
 from hydraopt.harm.lesson import Lesson, Teacher, teacher_of
-from tests.basemodel.cases import divergence, factors_of, texts_of
-from tests.harm.test_harm import asked_of
-from tests.harm.test_refit import SHORT, coded_of
+from tests.basemodel.cases import asked_of, divergence, factors_of, texts_of
+from tests.harm.cases import SHORT, coded_of
 from tests.small_model import tiny_llama
 
 HEAD = "lm_head"
@@ -79,13 +78,13 @@ def test_a_lesson_has_it_on_both_sides(trained) -> None:
         torch.testing.assert_close(mine[path][0].grad, wanted[path][0].grad, rtol=1e-3, atol=1e-4)
 
 
-def test_a_refit_leaves_it_as_it_is_coded(trained, make_adapter, tmp_path, monkeypatch) -> None:
+def test_a_refit_leaves_it_as_it_is_coded(trained, tmp_path, monkeypatch) -> None:
     model, tokenizer = trained
-    original, coded = coded_of(make_adapter, tmp_path, "30%")
+    original, coded = coded_of(tmp_path, "30%")
     path = next(iter(coded))
     # As if this module were the output layer.
     monkeypatch.setattr(refit_module, "of_head", lambda model, mine: {path: mine[path]})
-    texts = answered(model, tokenizer, asked_of(tokenizer, 12), original, 8)
+    texts = answered(model, tokenizer, asked_of(tokenizer, range(12)), original, 8)
     made = refit_module.refit(model, [teacher_of(original, texts)], original, coded, settings=SHORT)
     assert made
     assert path not in made
@@ -93,13 +92,13 @@ def test_a_refit_leaves_it_as_it_is_coded(trained, make_adapter, tmp_path, monke
     assert of_head(model, {}) == {}
 
 
-def test_modules_of_it_are_seen_by_the_tokens_of_answers(trained, make_adapter, tmp_path) -> None:
+def test_modules_of_it_are_seen_by_the_tokens_of_answers(
+    trained, base, make_adapter, tmp_path
+) -> None:
     model, tokenizer = trained
-    for part in trained:
-        part.save_pretrained(tmp_path / "base")
     factors = with_head(factors_of(0))
     (adapter,) = read_adapters([make_adapter(tmp_path / "x", factors)])
-    seen = AnswerJudge(str(tmp_path / "base"), [adapter], {}).sensitivities()["x"]
+    seen = AnswerJudge(base, [adapter], {}).sensitivities()["x"]
     assert seen.keys() == factors.keys()
     texts = texts_of(tokenizer, 5)
     found = sensitivities(looks(model, texts, factors), factors)

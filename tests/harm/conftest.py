@@ -1,41 +1,84 @@
-"""The small trained model, two adapters of it with prompts, and commands on them."""
+"""The small trained model, adapters of it with prompts, and judges of all kinds."""
 
 from __future__ import annotations
 
-import json
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from hydraopt.cli.main import cli
+from hydraopt import read_adapters
+from hydraopt.basemodel.encoding import Encoded
+from hydraopt.basemodel.memory import JsonCache
+from hydraopt.harm import answers
+from hydraopt.harm.judge import AnswerJudge
+from tests.basemodel.cases import asked_of
 from tests.basemodel.conftest import base
-from tests.harm.power_judge import adapters
-from tests.small_model import sharp, tasks, trained
+from tests.harm.cases import adapters_at, laid_out
+from tests.harm.power_judge import FALLING, SCALES, THREE_LAYERS
+from tests.small_model import trained
 
-__all__ = ["PATHS", "adapters", "base", "call", "place", "sharp", "tasks", "trained"]
-
-PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
+__all__ = ["base", "trained"]
 
 
 @pytest.fixture
-def place(trained, make_adapter, tmp_path: Path, monkeypatch) -> Path:
-    for part in trained:
-        part.save_pretrained(tmp_path / "base")
-    (tmp_path / "prompts").mkdir()
-    for seed, name in enumerate(("en", "fr")):
+def place(trained, tmp_path: Path) -> Path:
+    """What a merge by harm takes; see :func:`laid_out`."""
+    return laid_out(tmp_path, trained, 0.2)
+
+
+@pytest.fixture
+def judge_of(trained, base: Path, tmp_path: Path) -> Callable[..., AnswerJudge]:
+    """Makes judges over one memory.
+
+    prompts: by task; or so many of "fr".
+    seeds: of each adapter's factors; default all of one content.
+    """
+    numbers = itertools.count()
+
+    def make(
+        prompts: int | Mapping[str, Sequence[str | Encoded]] = 24,
+        size: float = 0.3,
+        seeds: Mapping[str, int] | None = None,
+        **more: Any,
+    ) -> AnswerJudge:
+        if isinstance(prompts, int):
+            prompts = {"fr": asked_of(trained[1], range(prompts))}
+        seeds = seeds or dict.fromkeys(prompts, 0)
+        # Not written over those of another judge, which reads them when it needs them.
+        adapters = adapters_at(tmp_path / f"judge{next(numbers)}", size, **seeds)
+        given = {"loaded": trained, "memory": JsonCache(tmp_path / "memory"), **more}
+        return AnswerJudge(base, adapters, prompts, **given)
+
+    return make
+
+
+@pytest.fixture
+def questions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many prompts the model is asked each time; it says one token to each."""
+    asked: list[int] = []
+
+    def answered(model, tokenizer, prompts, *_):
+        asked.append(len(prompts))
+        return [Encoded(x.prompt, (3,)) for x in prompts]
+
+    monkeypatch.setattr(answers, "answered", answered)
+    return asked
+
+
+@pytest.fixture(scope="session")
+def adapters(make_adapter, tmp_path_factory: pytest.TempPathFactory):
+    """Of no model, for a PowerJudge."""
+    folder = tmp_path_factory.mktemp("power")
+    folders = []
+    for seed, name in enumerate(SCALES):
         rng = np.random.default_rng(seed)
         modules = {
-            p: (0.2 * rng.standard_normal((32, 3)), rng.standard_normal((3, 32))) for p in PATHS
+            p: (rng.standard_normal((48, 4)), FALLING * rng.standard_normal((4, 40)))
+            for p in THREE_LAYERS
         }
-        make_adapter(tmp_path / "adapters" / name, modules)
-        lines = "".join(json.dumps(f"Spell.\n{i}\n=>") + "\n" for i in range(12))
-        (tmp_path / "prompts" / f"{name}.jsonl").write_text(lines)
-    return tmp_path
-
-
-def call(place: Path, *more: str, verb: str = "merge"):
-    inputs = [str(place / "adapters" / name) for name in ("en", "fr")]
-    options = ["--base", str(place / "base"), "--prompts", str(place / "prompts")]
-    return CliRunner().invoke(cli, [verb, *inputs, *options, *more])
+        folders.append(make_adapter(folder / name, modules))
+    return read_adapters(folders)

@@ -1,4 +1,4 @@
-"""Adapters, and a judge that needs no model: harm is a power of each task's error."""
+"""A judge that needs no model: harm is a power of each task's error."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from hydraopt import open_bundle, read_adapters
+from hydraopt import open_bundle
 from hydraopt.bundle.harm import Harm
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.budget import Limit
@@ -16,7 +15,7 @@ from hydraopt.merging.look import HarmJudge, Look, MeasuredHarm
 from hydraopt.merging.options import MergeOptions
 from hydraopt.merging.plan import Plan, plan
 
-PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(3) for name in "qv"]
+THREE_LAYERS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(3) for name in "qv"]
 FALLING = 0.8 ** np.arange(4)[:, None]
 SCALES = {"easy": 0.01, "fair": 0.1, "hard": 0.6}
 ANSWERS = 6_400
@@ -54,19 +53,6 @@ def planned(adapters, judge, sensitivity=None, measure="bias-aware", **limit) ->
     """The plan of a merge with this judge and limit."""
     look, limited = Look(judge, sensitivity), Limit(**limit)
     return plan(adapters, MergeOptions(limit=limited, look=look, measure=measure, workers=1))
-
-
-@pytest.fixture(scope="session")
-def adapters(make_adapter, tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("power")
-    folders = []
-    for seed, name in enumerate(SCALES):
-        rng = np.random.default_rng(seed)
-        modules = {
-            p: (rng.standard_normal((48, 4)), FALLING * rng.standard_normal((4, 40))) for p in PATHS
-        }
-        folders.append(make_adapter(folder / name, modules))
-    return read_adapters(folders)
 
 
 def harms_of(path: Path) -> dict[str, float]:

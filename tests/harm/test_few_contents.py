@@ -14,7 +14,7 @@ from hydraopt.merging.align import align, coded_of
 from hydraopt.merging.look import Look, MeasuredHarm
 from hydraopt.merging.options import coded_names
 from hydraopt.merging.weights import importances
-from tests.harm.power_judge import PATHS, SCALES, PowerJudge
+from tests.harm.power_judge import SCALES, THREE_LAYERS, PowerJudge
 from tests.raising import raises
 
 
@@ -37,7 +37,7 @@ def test_the_task_that_breaks_a_limit_is_named_among_equal_contents(
 
 def test_weights_of_equal_contents_are_summed(make_adapter, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    same, other = ({PATHS[0]: (rng.random((8, 2)), rng.random((2, 8)))} for _ in range(2))
+    same, other = ({THREE_LAYERS[0]: (rng.random((8, 2)), rng.random((2, 8)))} for _ in range(2))
     rows = (("a", same), ("b", same), ("c", other))
     pieces = align(
         read_adapters([make_adapter(tmp_path / x, y) for x, y in rows]), None, lossless=False

@@ -10,11 +10,10 @@ import pytest
 import torch
 
 import hydraopt.harm.judge as module
-from hydraopt import read_adapters
-from hydraopt.basemodel.encoding import Encoded
+from hydraopt.basemodel.encoding import Encoded, collate
 from hydraopt.basemodel.loading import base_hash
-from hydraopt.basemodel.memory import JsonCache
-from hydraopt.basemodel.model import attached, place
+from hydraopt.basemodel.logits import logits_of
+from hydraopt.basemodel.model import attached, hidden_states, place
 from hydraopt.basemodel.writing import answered, generate
 from hydraopt.bundle.harm import Harm
 from hydraopt.harm import answers as answers_module
@@ -29,26 +28,15 @@ from hydraopt.harm.drift import (
     surely_changes_more,
     surely_drifts_more,
 )
-from hydraopt.harm.judge import AnswerJudge
 from hydraopt.merging.look import DEFAULT_HARM, MeasuredHarm
-from tests.harm.measuring import measured
+from tests.basemodel.cases import asked_of, factors_of
+from tests.harm.cases import measured
 from tests.marks import slow
-
-PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
-
-
-def factors_of(seed: int, size: float = 0.3):
-    rng = np.random.default_rng(seed)
-    return {p: (size * rng.standard_normal((32, 3)), rng.standard_normal((3, 32))) for p in PATHS}
 
 
 def noisy(factors, size: float, seed: int = 9):
     rng = np.random.default_rng(seed)
     return {p: (b + size * rng.standard_normal(b.shape), a) for p, (b, a) in factors.items()}
-
-
-def asked_of(tokenizer, count: int = 24) -> list[Encoded]:
-    return [Encoded((1, *tokenizer(f"Spell.\n{i}\n=>")["input_ids"]), ()) for i in range(count)]
 
 
 @pytest.fixture
@@ -89,11 +77,6 @@ def test_changed_answers_are_those_that_greedy_decoding_writes_otherwise(trained
 
 def test_kl_is_that_of_the_whole_answer(trained, said) -> None:
     """By hand, for one answer, in float64."""
-
-    from hydraopt.basemodel.encoding import collate
-    from hydraopt.basemodel.logits import logits_of
-    from hydraopt.basemodel.model import hidden_states
-
     model, _ = trained
     original, other = factors_of(0), noisy(factors_of(0), 0.1)
     drift = drift_of(model, reference_of(model, said[:3], original), other)
@@ -203,7 +186,7 @@ def test_what_moved_far_here_is_likelier_to_change_in_another_draft() -> None:
 
 def test_nothing_said_is_nothing_changed(trained) -> None:
     model, tokenizer = trained
-    silent = asked_of(tokenizer, 3)
+    silent = asked_of(tokenizer, range(3))
     drift = drift_of(model, reference_of(model, silent, factors_of(0)), factors_of(1))
     assert drift.summary() == MeasuredHarm(Harm(0, 3, 0.0, 0.0, False), 0.0, 0.0)
 
@@ -264,21 +247,6 @@ def test_no_more_judge_than_it_takes_and_none_twice() -> None:
     assert held_out_of_more(200, 200, 1000) == []
 
 
-@pytest.fixture
-def judge_of(trained, make_adapter, tmp_path: Path):
-    model, tokenizer = trained
-    for part in trained:
-        part.save_pretrained(tmp_path / "base")
-    (adapter,) = read_adapters([make_adapter(tmp_path / "fr", factors_of(0))])
-    asked = {"fr": asked_of(tokenizer)}
-
-    def make(base: Path = tmp_path / "base") -> AnswerJudge:
-        memory = JsonCache(tmp_path / "memory")
-        return AnswerJudge(base, [adapter], asked, loaded=(model, tokenizer), memory=memory)
-
-    return make
-
-
 def test_what_was_measured_is_remembered(judge_of, monkeypatch, tmp_path: Path) -> None:
     other = noisy(factors_of(0), 0.05)
     first = measured(judge_of(), "fr", other)
@@ -297,11 +265,10 @@ def test_what_was_measured_is_remembered(judge_of, monkeypatch, tmp_path: Path) 
         measured(judge_of(), "fr", noisy(factors_of(0), 0.05, seed=10))
 
 
-def test_another_base_has_another_memory(judge_of, tmp_path: Path) -> None:
-    before = base_hash(tmp_path / "base")
-    config = tmp_path / "base" / "config.json"
+def test_another_base_has_another_memory(base: Path) -> None:
+    before, config = base_hash(base), base / "config.json"
     config.write_text(config.read_text() + "\n")
-    assert base_hash(tmp_path / "base") != before
+    assert base_hash(base) != before
 
 
 @pytest.mark.parametrize(
@@ -316,32 +283,18 @@ def test_a_broken_memory_is_measured_again(judge_of, tmp_path: Path, content) ->
     assert measured(judge_of(), "fr", other) == first
 
 
-def test_where_nothing_is_held_out_all_prompts_judge(trained, make_adapter, tmp_path) -> None:
+def test_where_nothing_is_held_out_all_prompts_judge(judge_of) -> None:
     """As of a task whose stream was refitted with the prompts of another of the same content."""
-    tokenizer = trained[1]
-    (adapter,) = read_adapters([make_adapter(tmp_path / "fr", factors_of(0))])
     for count, judged in ((2, 2), (8, 8), (16, 4)):  # a refit takes sixteen at least
-        prompts = {"fr": asked_of(tokenizer, count)}
-        judge = AnswerJudge(
-            "nowhere", [adapter], prompts, refits=True, loaded=trained, memory=JsonCache(None)
-        )
+        judge = judge_of(count, refits=True)
         assert measured(judge, "fr", factors_of(1), apart=True).harm.answers == judged
 
 
-def test_answers_that_end_otherwise_are_others(trained, make_adapter, tmp_path) -> None:
+def test_answers_that_end_otherwise_are_others(trained, judge_of) -> None:
     model, tokenizer = trained
-    for part in trained:
-        part.save_pretrained(tmp_path / "base")
-    (adapter,) = read_adapters([make_adapter(tmp_path / "fr", factors_of(0))])
     other = copy.deepcopy(tokenizer)
     other.eos_token = "e"
-    said = [
-        AnswerJudge(
-            tmp_path / "base", [adapter], {"fr": asked_of(tokenizer, 6)},
-            loaded=(model, one), memory=JsonCache(tmp_path / "memory"),
-        ).answers("fr")
-        for one in (tokenizer, other)
-    ]  # fmt: skip
+    said = [judge_of(6, loaded=(model, one)).answers("fr") for one in (tokenizer, other)]
     assert said[0] != said[1]
 
 

@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from hydraopt import read_adapters
-from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.memory import JsonCache
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import PartsRecord
 from hydraopt.harm import answers as answers_module
 from hydraopt.harm import judge as judge_module
-from hydraopt.harm.judge import AnswerJudge
+from hydraopt.harm.drift import drift_of, reference_of
 from hydraopt.harm.recall import kept_records, recalled_records
 from hydraopt.merging.look import HarmSettings
-from tests.basemodel.cases import PATHS, factors_of
-from tests.harm.measuring import measured
-from tests.harm.test_refit import coded_of
+from tests.basemodel.cases import PATHS, asked_of, factors_of
+from tests.harm.cases import coded_of, measured, same, spelling
 from tests.marks import slow
+
+EIGHT = HarmSettings(prompts_if_refit=8)
+
+
+@pytest.fixture
+def refitter_of(judge_of):
+    """Makes judges that refit, by their lessons; harm is measured on eight other prompts."""
+    return lambda lessons=12, **more: judge_of(
+        8 + lessons, 0.02, refits=True, settings=EIGHT, **more
+    )
+
+
+@pytest.fixture
+def taught(monkeypatch) -> list[list[int]]:
+    """How many answers the teachers of each refit have; nothing is learned from them."""
+    made = []
+
+    def refit(model, teachers, *_, told, settings):
+        made.append([len(x.answers) + len(x.held_out) for x in teachers])
+        return {}
+
+    monkeypatch.setattr(judge_module, "refit", refit)
+    return made
 
 
 @pytest.mark.parametrize(
@@ -31,73 +47,29 @@ from tests.marks import slow
     [(15, 0, 0), (16, 0, 1), (40, 0, 1), (0, 40, 0), (4, 11, 0), (4, 12, 1), (3, 40, 0)],
 )
 def test_a_refit_needs_four_answers_that_judge(
-    monkeypatch, make_adapter, tmp_path, count: int, lessons: int, asked: int
+    judge_of, taught, questions, count: int, lessons: int, asked: int
 ) -> None:
-    calls, answers_to = [], []
-
-    def refit(model, teachers, adapter, modules, told, settings):
-        calls.append([len(x.answers) + len(x.held_out) for x in teachers])
-        return {}
-
-    def answered(model, tokenizer, prompts, factors, most):
-        answers_to.append(len(prompts))
-        return [Encoded(x.prompt, (3,)) for x in prompts]
-
-    monkeypatch.setattr(judge_module, "refit", refit)
-    monkeypatch.setattr(judge_module, "learns_in", lambda model: "float32")
-    monkeypatch.setattr(answers_module, "answered", answered)
-    (adapter,) = read_adapters([make_adapter(tmp_path / "de", factors_of(0))])
-    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace())
-    model = SimpleNamespace(device=SimpleNamespace(type="cpu"), dtype="float32", config=config)
-    model.get_input_embeddings = lambda: None
-    model.named_modules = model.named_buffers = lambda: ()
-    prompts = [Encoded((1, 2 + i), ()) for i in range(count + lessons)]
     settings = HarmSettings(prompts_if_refit=count, refit_prompts=count + lessons)
-    loaded = model, SimpleNamespace(eos_token_id=0)
-    judge = AnswerJudge(
-        "nowhere", [adapter], {"de": prompts}, refits=True, settings=settings,
-        loaded=loaded, memory=JsonCache(None),
-    )  # fmt: skip
-    assert judge.refit("de", dict) == {}
-    assert calls == [[count + lessons]] * asked
-    # Lessons take minutes: they are answered where they are learned from.
-    assert sum(answers_to) == count + lessons * asked
-
-
-def test_too_few_different_prompts_are_not_learned_from(judge_of, trainings) -> None:
-    """Of the same few prompts, again and again, nothing is left to learn from beside the judges."""
-    judge = judge_of(8)
-    judge._prompts["fr"] = 8 * judge._prompts["fr"][:4]
+    judge = judge_of(count + lessons, refits=True, settings=settings)
     assert judge.refit("fr", dict) == {}
-    assert trainings == []
+    assert taught == [[count + lessons]] * asked
+    # Lessons take minutes: they are answered where they are learned from.
+    assert sum(questions) == count + lessons * asked
 
 
-@pytest.fixture
-def judge_of(trained, make_adapter, tmp_path: Path):
-    """Makes judges over one memory; by their lessons."""
-    tokenizer = trained[1]
-    for part in trained:
-        part.save_pretrained(tmp_path / "base")
-    (adapter,) = read_adapters([make_adapter(tmp_path / "fr", factors_of(0, 0.02))])
-
-    def asked(some: range) -> list[Encoded]:
-        return [Encoded((1, *tokenizer(f"Spell.\n{i}\n=>")["input_ids"]), ()) for i in some]
-
-    def make(lessons: int = 12) -> AnswerJudge:
-        return AnswerJudge(
-            tmp_path / "base", [adapter], {"fr": asked(range(8 + lessons))}, refits=True,
-            settings=HarmSettings(prompts_if_refit=8), loaded=trained,
-            memory=JsonCache(tmp_path / "memory"),
-        )  # fmt: skip
-
-    return make
+def test_too_few_different_prompts_are_not_learned_from(trained, judge_of, taught) -> None:
+    """Of the same few prompts, again and again, nothing is left to learn from beside the judges."""
+    prompts = 8 * asked_of(trained[1], range(4))
+    assert judge_of({"fr": prompts}, refits=True, settings=EIGHT).refit("fr", dict) == {}
+    assert taught == []
 
 
-def test_progress_tells_of_answers_that_are_not_remembered(judge_of, monkeypatch) -> None:
+def test_progress_tells_of_answers_that_are_not_remembered(
+    refitter_of, questions, monkeypatch
+) -> None:
     monkeypatch.setattr(answers_module, "BLOCK", 5)
     said: list[tuple[str, int, int]] = []
-    judge = judge_of()
-    judge._progress = lambda *told: said.append(told)
+    judge = refitter_of(progress=lambda *told: said.append(told))
     judge.answers("fr")
     assert said == [("answers of fr", 5, 8), ("answers of fr", 8, 8)]
     judge.answers("fr")
@@ -126,44 +98,38 @@ def trainings(monkeypatch) -> list[int]:
     return made
 
 
-def same(one, two) -> bool:
-    pairs = [(one[path].factors, two[path].factors) for path in one if path in two]
-    alike = (np.array_equal(x.B, y.B) and np.array_equal(x.A, y.A) for x, y in pairs)
-    return one.keys() == two.keys() and all(alike)
-
-
-def test_a_refit_is_remembered(judge_of, make_adapter, tmp_path, trainings) -> None:
-    _, coded = coded_of(make_adapter, tmp_path)
-    first = judge_of().refit("fr", lambda: coded)
+def test_a_refit_is_remembered(refitter_of, tmp_path, trainings) -> None:
+    _, coded = coded_of(tmp_path)
+    first = refitter_of().refit("fr", lambda: coded)
     assert first.keys() == coded.keys()
-    assert same(judge_of().refit("fr", lambda: coded), first)
+    assert same(refitter_of().refit("fr", lambda: coded), first)
     assert trainings == [20]
-    judge_of(13).refit("fr", lambda: coded)
+    refitter_of(13).refit("fr", lambda: coded)
     longer = {
         path: replace(x, record=replace(x.record, exponents=x.record.exponents + 1))
         for path, x in coded.items()
     }
-    judge_of().refit("fr", lambda: longer)
+    refitter_of().refit("fr", lambda: longer)
     assert trainings == [20, 21, 20]
 
 
-def test_modules_without_parts_are_measured_as_if_left_out(judge_of, monkeypatch) -> None:
+def test_modules_without_parts_are_measured_as_if_left_out(refitter_of, monkeypatch) -> None:
     other = factors_of(1, 0.02)
-    told = measured(judge_of(), "fr", {PATHS[0]: other[PATHS[0]]})
+    told = measured(refitter_of(), "fr", {PATHS[0]: other[PATHS[0]]})
     monkeypatch.setattr(judge_module, "drift_of", lambda *_: pytest.fail("measured again"))
     b, a = other[PATHS[1]]
     none = {PATHS[0]: other[PATHS[0]], PATHS[1]: (b[:, :0], a[:0])}
-    assert measured(judge_of(), "fr", none) == told
+    assert measured(refitter_of(), "fr", none) == told
 
 
-def test_harm_apart_is_of_those_that_are_held_out_now(judge_of, tmp_path) -> None:
+def test_harm_apart_is_of_those_that_are_held_out_now(refitter_of, tmp_path) -> None:
     """Of eight prompts four are, beside eight lessons or nine, but not the same."""
     other = factors_of(1, 0.02)
-    first, second = (measured(judge_of(lessons), "fr", other, apart=True) for lessons in (8, 9))
+    first, second = (measured(refitter_of(lessons), "fr", other, apart=True) for lessons in (8, 9))
     assert first.harm.answers == second.harm.answers == 4
     for file in (tmp_path / "memory").iterdir():
         file.unlink()
-    assert measured(judge_of(9), "fr", other, apart=True) == second != first
+    assert measured(refitter_of(9), "fr", other, apart=True) == second != first
 
 
 @pytest.mark.parametrize(
@@ -178,55 +144,34 @@ def test_harm_apart_is_of_those_that_are_held_out_now(judge_of, tmp_path) -> Non
     ],
 )
 def test_harm_apart_is_of_what_no_twin_learns_from(
-    trained, make_adapter, tmp_path, mine: range, unlearned: tuple[int, ...]
+    trained, judge_of, mine: range, unlearned: tuple[int, ...]
 ) -> None:
     """Tasks of equal content share a stream, which one of them learns for both."""
-    names = ("de", "fr")
-    adapters = read_adapters([make_adapter(tmp_path / x, factors_of(0, 0.02)) for x in names])
-    asked = {
-        name: [Encoded((1, *trained[1](f"Spell.\n{i}\n=>")["input_ids"]), ()) for i in some]
-        for name, some in zip(names, (mine, range(16)), strict=True)
-    }
-    judge = AnswerJudge(
-        "nowhere", adapters, asked, refits=True, loaded=trained, memory=JsonCache(None)
-    )
-    told = measured(judge, "de", factors_of(1, 0.02), apart=True).harm
-    assert (told.answers, told.held_out) == (len(unlearned) or len(mine), bool(unlearned))
-    assert [mine[i] for i in judge._unlearned("de")] == list(unlearned)
-    assert measured(judge, "de", factors_of(1, 0.02)).harm.held_out
+    model, tokenizer = trained
+    asked = {"de": asked_of(tokenizer, mine), "fr": asked_of(tokenizer, range(16))}
+    judge, other = judge_of(asked, 0.02, refits=True), factors_of(1, 0.02)
+    drift = drift_of(model, reference_of(model, judge.answers("de"), factors_of(0, 0.02)), other)
+    apart = drift.only([mine.index(i) for i in unlearned or mine]).summary(bool(unlearned))
+    assert measured(judge, "de", other, apart=True) == apart
+    assert measured(judge, "de", other).harm.held_out
 
 
 def test_tasks_of_equal_content_are_learned_from_together(
-    trained, make_adapter, tmp_path, monkeypatch
+    trained, judge_of, taught, questions
 ) -> None:
-    names = ("de", "fr", "other")
-    adapters = read_adapters(
-        [make_adapter(tmp_path / x, factors_of(x == "other", 0.02)) for x in names]
-    )
-    asked = {
-        name: [Encoded((1, 2 + i), ()) for i in range(16 + 4 * k)] for k, name in enumerate(names)
-    }
-    taught = []
-
-    def refit(model, teachers, adapter, modules, told, settings):
-        taught.append([len(x.answers) + len(x.held_out) for x in teachers])
-        return {}
-
-    monkeypatch.setattr(judge_module, "refit", refit)
-    memory = JsonCache(tmp_path / "memory")
-    judge = AnswerJudge("nowhere", adapters, asked, refits=True, loaded=trained, memory=memory)
-    for name in names:
+    counts, seeds = {"de": 16, "fr": 20, "other": 24}, {"de": 0, "fr": 0, "other": 1}
+    asked = {name: asked_of(trained[1], range(count)) for name, count in counts.items()}
+    judge = judge_of(asked, seeds=seeds, refits=True)
+    for name in asked:
         judge.refit(name, dict)
     assert taught == [[20], [24]]
 
 
-def test_that_nothing_helped_is_remembered_too(
-    judge_of, make_adapter, tmp_path, trainings, monkeypatch
-) -> None:
-    _, coded = coded_of(make_adapter, tmp_path)
-    monkeypatch.setattr(judge_module, "refit", lambda *_, told, settings: trainings.append(0) or {})
-    assert judge_of().refit("fr", lambda: coded) == judge_of().refit("fr", lambda: coded) == {}
-    assert trainings == [0]
+def test_that_nothing_helped_is_remembered_too(refitter_of, tmp_path, taught) -> None:
+    _, coded = coded_of(tmp_path)
+    for _ in range(2):
+        assert refitter_of().refit("fr", lambda: coded) == {}
+    assert taught == [[20]]
 
 
 @pytest.mark.slow
@@ -240,21 +185,19 @@ def test_that_nothing_helped_is_remembered_too(
         '{"modules": [], "stream": "%"}',
     ],
 )
-def test_a_broken_memory_is_learned_again(
-    judge_of, make_adapter, tmp_path, trainings, content: str
-) -> None:
-    _, coded = coded_of(make_adapter, tmp_path)
-    first = judge_of().refit("fr", lambda: coded)
+def test_a_broken_memory_is_learned_again(refitter_of, tmp_path, trainings, content: str) -> None:
+    _, coded = coded_of(tmp_path)
+    first = refitter_of().refit("fr", lambda: coded)
     files = [x for x in (tmp_path / "memory").iterdir() if "stream" in x.read_text()]
     assert len(files) == 1
     files[0].write_text(content)
-    assert same(judge_of().refit("fr", lambda: coded), first)
+    assert same(refitter_of().refit("fr", lambda: coded), first)
     assert trainings == [20, 20]
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_records_of_any_form_are_recalled(make_adapter, tmp_path, form: str) -> None:
-    _, coded = coded_of(make_adapter, tmp_path, form=form)
+def test_records_of_any_form_are_recalled(tmp_path, form: str) -> None:
+    _, coded = coded_of(tmp_path, form=form)
     records = {path: x.record for path, x in list(coded.items())[1:]}
     kept = json.loads(json.dumps(kept_records(records, coded)))
     again = recalled_records(kept, coded)
@@ -265,11 +208,9 @@ def test_records_of_any_form_are_recalled(make_adapter, tmp_path, form: str) -> 
 
 
 @pytest.mark.slow
-def test_a_memory_of_other_parts_is_learned_again(
-    judge_of, make_adapter, tmp_path, trainings
-) -> None:
-    _, coded = coded_of(make_adapter, tmp_path)
-    first = judge_of().refit("fr", lambda: coded)
+def test_a_memory_of_other_parts_is_learned_again(refitter_of, tmp_path, trainings) -> None:
+    _, coded = coded_of(tmp_path)
+    first = refitter_of().refit("fr", lambda: coded)
     one = slice(1)
     fewer = {
         path: PartsRecord(r.left.keep(one), r.right.keep(one), r.exponents[one])
@@ -277,54 +218,37 @@ def test_a_memory_of_other_parts_is_learned_again(
     }
     file = next(x for x in (tmp_path / "memory").iterdir() if "stream" in x.read_text())
     file.write_text(json.dumps(kept_records(fewer, coded)))
-    assert same(judge_of().refit("fr", lambda: coded), first)
+    assert same(refitter_of().refit("fr", lambda: coded), first)
     assert trainings == [20, 20]
 
 
 @pytest.mark.parametrize(("refits", "asked"), [(True, 16), (False, 6)])
 def test_what_follows_the_prompts_that_judge_is_learned_from(
-    judge_of, tmp_path, monkeypatch, refits: bool, asked: int
+    judge_of, taught, refits: bool, asked: int
 ) -> None:
-    judge_of()  # saves the base model
-    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path))
     settings = HarmSettings(prompts=6, prompts_if_refit=4, refit_prompts=16, least_held_out=1)
-    seen = []
+    judge = judge_of({"fr": spelling(20)}, 0.02, refits=refits, settings=settings)
+    assert judge.refit("fr", dict) == {}
+    assert taught == [[asked]]
 
-    def refit(model, teachers, adapter, modules, told, settings):
-        seen.extend(len(x.answers) + len(x.held_out) for x in teachers)
+
+def test_progress_counts_steps_of_all_tasks(trained, judge_of, questions, monkeypatch) -> None:
+    # Remembered later; half of one start; a second start as well. "it" has the content of "fr", and
+    # is asked because that has learned nothing.
+    seeds = {"de": 0, "en": 1, "fr": 2, "it": 2}
+    steps = iter([[], [(80, 160), (160, 160)], [(160, 160), (320, 320)]])
+
+    def refit(*_, told, settings):
+        for said in next(steps):
+            told(*said)
         return {}
 
     monkeypatch.setattr(judge_module, "refit", refit)
-    adapters = read_adapters([tmp_path / "fr"])
-    texts = {"fr": [f"Spell.\n{i}\n=>" for i in range(20)]}
-    base = str(tmp_path / "base")
-    judge = AnswerJudge(base, adapters, texts, refits=refits, settings=settings)
-    assert judge.refit("fr", dict) == {}
-    assert seen == [asked]
-
-
-def test_progress_counts_steps_of_all_tasks(
-    trained, make_adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for part in trained:
-        part.save_pretrained(tmp_path / "base")
-    # Half of one start; a second start as well; remembered. "it" has the content of "fr", and is
-    # asked because that has learned nothing.
-    steps = {"de": [(80, 160), (160, 160)], "en": [(160, 160), (320, 320)], "fr": [], "it": []}
-    seeds = {"de": 0, "en": 1, "fr": 2, "it": 2}
-    folders = [make_adapter(tmp_path / name, factors_of(seed)) for name, seed in seeds.items()]
-
-    def trained_on(self, name, modules, report):
-        for said in steps[name]:
-            report(*said)
-
-    monkeypatch.setattr(AnswerJudge, "_trained", trained_on)
-    texts = {name: ["Spell."] for name in seeds}
     progress: list[tuple[str, int, int]] = []
-    told = lambda *said: progress.append(said)  # noqa: E731
-    judge = AnswerJudge(str(tmp_path / "base"), read_adapters(folders), texts, told, refits=True)
-    for name in steps:
+    given = dict.fromkeys(seeds, asked_of(trained[1]))
+    judge_of(given, seeds=seeds, refits=True).refit("fr", dict)
+    judge = judge_of(given, seeds=seeds, refits=True, progress=lambda *said: progress.append(said))
+    for name in seeds:
         judge.refit(name, dict)
-    assert {stage for stage, *_ in progress} == {"training on answers, steps"}
     wanted = [(80, 480), (160, 480), (320, 480), (480, 640), (640, 640), (800, 800)]
-    assert [(done, most) for _, done, most in progress] == wanted
+    assert [tuple(said) for stage, *said in progress if "steps" in stage] == wanted

@@ -15,7 +15,7 @@ from hydraopt.errors import UsageError
 from hydraopt.merging.budget import HarmLimit
 from hydraopt.merging.look import Look, MeasuredHarm
 from hydraopt.merging.passes import Passes
-from tests.harm.power_judge import PATHS, SCALES, PowerJudge, planned
+from tests.harm.power_judge import SCALES, THREE_LAYERS, PowerJudge, planned
 from tests.raising import raises
 
 
@@ -141,7 +141,9 @@ def test_what_is_chosen_keeps_the_limit_by_all_that_was_seen(adapters) -> None:
 
 def test_tasks_of_equal_content_are_told_their_own_harm(make_adapter, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    modules = {p: (rng.standard_normal((48, 4)), rng.standard_normal((4, 40))) for p in PATHS}
+    modules = {
+        p: (rng.standard_normal((48, 4)), rng.standard_normal((4, 40))) for p in THREE_LAYERS
+    }
     one = read_adapters([make_adapter(tmp_path / name, modules) for name in ("de", "en")])
     made = planned(one, PowerJudge(one, {"de": 0.01, "en": 0.3}), harm="5%")
     for task in made.tasks:

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from hydraopt import open_bundle
-from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, BaseMismatchError, BudgetError, UsageError
 from hydraopt.harm import answers
 from hydraopt.merging.look import HarmSettings
-from tests.harm.conftest import PATHS, call
+from tests.basemodel.cases import PATHS
+from tests.harm.cases import call, lines, run, spelling
 from tests.marks import slow
 from tests.raising import check_refused
 
@@ -23,6 +22,20 @@ from tests.raising import check_refused
 def judge_first(monkeypatch, tokens: int) -> None:
     """Let a merge compare so many tokens of each answer, which Python alone can choose."""
     monkeypatch.setattr("hydraopt.merging.look.DEFAULT_HARM", HarmSettings(answer_tokens=tokens))
+
+
+def started(place: Path, *how: str, name: str = "en") -> Path:
+    """A bundle of the first adapter, made without the base."""
+    out = place / "x.hydra.safetensors"
+    made = run("merge", f"{name}={place / 'adapters' / 'en'}", *how, "-o", out)
+    assert made.exit_code == 0, made.output
+    return out
+
+
+@pytest.fixture
+def unloaded(monkeypatch) -> None:
+    """Nothing that a test does loads the base."""
+    monkeypatch.setattr(answers, "load_model", lambda *_: pytest.fail("the base was loaded"))
 
 
 @pytest.mark.parametrize(
@@ -39,20 +52,17 @@ def judge_first(monkeypatch, tokens: int) -> None:
 def test_answers_that_go_on_are_told_of(place: Path, monkeypatch, tokens: int, how: str) -> None:
     """A limit that holds for their beginnings says so; what this model writes ends in time."""
     judge_first(monkeypatch, tokens)
-    out = str(place / "x.hydra.safetensors")
-    asked = ["--size", "60%", *([] if how == "plan" else ["--no-refit"])]
+    out = place / "x.hydra.safetensors"
+    asked = ["--size", "60%", *([] if how == "plan" else ["--no-refit", "-o", out])]
     told = "en (11), fr (12)"
     if how == "add":  # measures as the merge did
-        first, more = (str(place / "adapters" / name) for name in ("en", "fr"))
-        given = ["--base", str(place / "base"), "--prompts"]
-        alone = [*given, f"en={place / 'prompts' / 'en.jsonl'}", *asked, "-o", out]
-        made = CliRunner().invoke(cli, ["merge", first, *alone])
+        prompts = "--prompts", f"en={place / 'prompts' / 'en.jsonl'}"
+        made = call(place, *prompts, *asked, names=["en"], asked=False)
         assert made.exit_code == 0, made.output
         assert open_bundle(out).recipe["answer_tokens"] == tokens
-        made = CliRunner().invoke(cli, ["add", out, more, *given, str(place / "prompts")])
-        told = "fr (12)"
+        made, told = call(place, verb="add", bundle=out, names=["fr"]), "fr (12)"
     else:
-        made = call(place, *([] if how == "plan" else ["-o", out]), *asked, verb=how)
+        made = call(place, *asked, verb=how)
     assert made.exit_code == 0, made.output
     assert (f"the first {tokens} tokens" in made.stderr) == (tokens == 1), made.stderr
     if tokens == 1:
@@ -83,38 +93,34 @@ def test_what_is_no_limit_is_told_before_the_base_is_loaded(place: Path, asked, 
     assert said in error
 
 
-def test_a_full_folder_is_told_before_the_base_is_loaded(place: Path, monkeypatch) -> None:
-    monkeypatch.setattr(answers, "load_model", lambda *_: pytest.fail("the base was loaded"))
+def test_a_full_folder_is_told_before_the_base_is_loaded(place: Path, unloaded) -> None:
     made = call(place, "--size", "40%", "-o", f"{place / 'prompts'}/")
-    assert made.exit_code == 2
     check_refused(made, UsageError, file="prompts")
 
 
 def test_a_size_in_bytes_is_refused_before_anything_is_asked(place: Path, monkeypatch) -> None:
     monkeypatch.setattr("hydraopt.harm.answers.answered", lambda *_: pytest.fail("asked"))
-    for verb, asked in (("merge", ["-o", str(place / "x")]), ("plan", [])):
-        made = call(place, "--size", "5", *asked, verb=verb)
-        assert made.exit_code == 2
-        check_refused(made, BudgetError, got="--exact")
+    for verb, asked in (("merge", ["-o", place / "x"]), ("plan", [])):
+        check_refused(call(place, "--size", "5", *asked, verb=verb), BudgetError, got="--exact")
 
 
 def test_what_is_usual_is_not_in_the_recipe(place: Path, monkeypatch) -> None:
     for tokens, said in ((128, None), (20, 20)):
         judge_first(monkeypatch, tokens)
         out = place / str(tokens)
-        made = call(place, "--error", "0.3", "-o", str(out))
+        made = call(place, "--error", "0.3", "-o", out)
         assert made.exit_code == 0, made.output
         assert open_bundle(out).recipe.get("answer_tokens") == said
 
 
 def test_a_limit_on_harm_is_kept_and_told(place: Path) -> None:
     out = place / "x.hydra.safetensors"
-    made = call(place, "--harm", "20%", "--no-refit", "-o", str(out))
+    made = call(place, "--harm", "20%", "--no-refit", "-o", out)
     assert made.exit_code == 0, made.output
     assert "answers that change" in made.stdout
     assert "en (12), fr (12)" in made.stderr
     with (place / "prompts" / "en.jsonl").open("a") as more:
-        more.write(json.dumps("Spell.\n0\n=>") + "\n")
+        more.write(lines(*spelling(1)))
     made = call(place, "--size", "40%", verb="plan")
     assert "en (12), fr (12)" in made.stderr
     manifest = open_bundle(out).manifest
@@ -128,11 +134,11 @@ def test_a_limit_on_harm_is_kept_and_told(place: Path) -> None:
 def test_a_task_without_prompts_is_told(place: Path, monkeypatch) -> None:
     (place / "prompts" / "fr.jsonl").unlink()
     (place / "base").rename(place / "elsewhere")
-    made = call(place, "--harm", "20%", "-o", str(place / "x"))
+    made = call(place, "--harm", "20%", "-o", place / "x")
     # Before anything is loaded.
     check_refused(made, UsageError, got="none of fr")
     (place / "elsewhere").rename(place / "base")
-    made = call(place, "--size", "40%", "--no-refit", "-o", str(place / "x"))
+    made = call(place, "--size", "40%", "--no-refit", "-o", place / "x")
     assert made.exit_code == 0, made.output
     assert made.stderr.startswith("warning: ")
     assert " fr:" in made.stderr
@@ -158,7 +164,7 @@ def test_only_before_a_refit_some_prompts_are_for_learning(
         raise UsageError("seen")
 
     monkeypatch.setattr("hydraopt.harm.judge.AnswerJudge", onlooker)
-    assert "seen" in call(place, *options, "-o", str(place / "x")).stderr
+    assert "seen" in call(place, *options, "-o", place / "x").stderr
     assert told == [refits]
 
 
@@ -166,7 +172,7 @@ def test_what_keeps_every_bit_is_not_asked_for_answers(place: Path, monkeypatch)
     monkeypatch.setattr(
         answers.Answers, "answers", lambda *_: pytest.fail("answers were asked for")
     )
-    made = call(place, "--size", "1MB", "-o", str(place / "x"), "--json")
+    made = call(place, "--size", "1MB", "-o", place / "x", "--json")
     assert made.exit_code == 0, made.output
     assert "all_fits" in [note["code"] for note in json.loads(made.stdout)["notes"]]
 
@@ -177,23 +183,17 @@ def test_what_keeps_every_bit_is_not_asked_for_answers(place: Path, monkeypatch)
         (["--harm", "5"], {"got": "'5'"}),
         (["--size", "much"], {"got": "'much'"}),
         (["--harm", "5%", "--prompts", "en=PROMPTS/en.jsonl"], {"got": "none of fr"}),
-        (["ADAPTERS/old"], {"file": "x.hydra.safetensors", "got": "old"}),
+        (["old=ADAPTERS/en"], {"file": "x.hydra.safetensors", "got": "old"}),
     ],
 )
 def test_an_addition_is_refused_before_the_base_is_loaded(
-    place: Path, monkeypatch, more: list[str], facts: dict[str, Any]
+    place: Path, unloaded, more: list[str], facts: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(answers, "load_model", lambda *_: pytest.fail("the base was loaded"))
-    out = str(place / "x.hydra.safetensors")
-    names = [str(place / "adapters" / name) for name in ("en", "fr")]
-    assert CliRunner().invoke(cli, ["merge", f"old={names[0]}", "-o", out]).exit_code == 0
-    if "ADAPTERS/old" in more:
-        more, names = [], [f"old={names[0]}", *names]
-    more = [text.replace("PROMPTS", str(place / "prompts")) for text in more]
-    prompts = [] if "--prompts" in more else ["--prompts", str(place / "prompts")]
-    given = ["--base", str(place / "base"), *prompts, *more]
-    result = CliRunner().invoke(cli, ["add", out, *names, *given])
-    assert result.exit_code == 2
+    folders = {"ADAPTERS": f"{place / 'adapters'}", "PROMPTS": f"{place / 'prompts'}"}
+    for name, folder in folders.items():
+        more = [text.replace(name, folder) for text in more]
+    given = {"bundle": started(place, name="old"), "asked": "--prompts" not in more}
+    result = call(place, *more, verb="add", **given)
     check_refused(result, UsageError, **facts)
 
 
@@ -205,43 +205,31 @@ def test_an_addition_is_refused_before_the_base_is_loaded(
     ],
 )
 def test_what_a_collection_refuses_is_told_before_the_base_is_loaded(
-    place: Path, monkeypatch, how: list[str], facts: dict[str, Any]
+    place: Path, unloaded, how: list[str], facts: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(answers, "load_model", lambda *_: pytest.fail("the base was loaded"))
-    out, names = str(place / "x"), [str(place / "adapters" / name) for name in ("en", "fr")]
-    assert CliRunner().invoke(cli, ["merge", names[0], "--lossless", "-o", out]).exit_code == 0
-    given = ["--base", str(place / "base"), "--prompts", str(place / "prompts")]
-    result = CliRunner().invoke(cli, ["add", out, names[1], *given, *how])
-    assert result.exit_code == 2
-    check_refused(result, **facts)
+    out = started(place, "--lossless")
+    check_refused(call(place, *how, verb="add", bundle=out, names=["fr"]), **facts)
 
 
 def test_what_does_not_fit_the_core_is_told_before_the_base_is_loaded(
-    place: Path, make_adapter, monkeypatch
+    place: Path, make_adapter, unloaded
 ) -> None:
-    monkeypatch.setattr(answers, "load_model", lambda *_: pytest.fail("the base was loaded"))
-    out, first = str(place / "x"), str(place / "adapters" / "en")
-    assert CliRunner().invoke(cli, ["merge", first, "-o", out]).exit_code == 0
+    out = started(place)
     pair = np.ones((32, 2)), np.ones((2, 32))
     made = (
         (BaseMismatchError, ({PATHS[0]: pair}, "org/other")),
         (AlignmentError, ({"model.layers.0.mlp.up_proj": pair}, "org/tiny")),
     )
-    given = ["--base", str(place / "base"), "--prompts", str(place / "prompts")]
     for number, (kind, (modules, base)) in enumerate(made):
-        other = make_adapter(place / "others" / str(number), modules, base=base)
-        result = CliRunner().invoke(cli, ["add", out, f"fr={other}", *given, "--size", "40%"])
-        check_refused(result, kind)
-    result = CliRunner().invoke(cli, ["merge", first, *given, "--size", "40%", "-o", f"{first}/x"])
-    assert result.exit_code == 2
+        other = f"fr={make_adapter(place / 'others' / str(number), modules, base=base)}"
+        check_refused(call(place, other, "--size", "40%", verb="add", bundle=out, names=[]), kind)
+    result = call(place, "--size", "40%", "-o", place / "adapters" / "en" / "x", names=["en"])
     check_refused(result, UsageError, file="x")
 
 
 def test_an_addition_gets_the_notes_of_a_merge(place: Path) -> None:
-    out, names = str(place / "x"), [str(place / "adapters" / name) for name in ("en", "fr")]
-    assert CliRunner().invoke(cli, ["merge", names[0], "-o", out]).exit_code == 0
-    given = ["--base", str(place / "base"), "--prompts", str(place / "prompts"), "--harm", "5%"]
-    result = CliRunner().invoke(cli, ["add", out, names[1], *given, "--json"])
+    out = started(place)
+    result = call(place, "--harm", "5%", "--json", verb="add", bundle=out, names=["fr"])
     assert result.exit_code == 0, result.output
     notes = json.loads(result.stdout)["notes"]
     assert ("few_answers", "fr") in [(note["code"], note["where"]) for note in notes]
@@ -273,41 +261,31 @@ def test_what_does_not_fit_together_is_refused_at_once(
     monkeypatch.setattr("hydraopt.harm.judge.looks", lambda *given: looked.append(given))
     monkeypatch.setattr("hydraopt.harm.answers.answered", lambda *given: looked.append(given))
     refused = call(place, *more, verb="merge" if "-o" in more else "plan")
-    assert refused.exit_code == 2, refused.output
     check_refused(refused, **facts)
     assert not (place / "x").exists()
     assert not looked
 
 
 def test_prompts_of_the_merge_serve_what_is_added_to_it(place: Path) -> None:
-    out, base = place / "x.hydra.safetensors", str(place / "base")
-    names = [str(place / "adapters" / name) for name in ("en", "fr")]
-    assert (
-        CliRunner().invoke(cli, ["merge", names[0], "--error", "0.2", "-o", str(out)]).exit_code
-        == 0
-    )
-    asked = ["--base", base, "--prompts", str(place / "prompts")]
-    added = CliRunner().invoke(cli, ["add", str(out), names[1], "--size", "40%", *asked])
+    out = started(place, "--error", "0.2")
+    given = {"bundle": out, "names": ["fr"]}
+    added = call(place, "--size", "40%", verb="add", **given)
     assert added.exit_code == 0, added.output
     assert open_bundle(out)["fr"].entry.harm is not None
-    told = CliRunner().invoke(cli, ["verify", str(out), names[1], *asked, "--json"])
+    told = call(place, "--json", verb="verify", **given)
     assert [task["name"] for task in json.loads(told.stdout)["harm"]] == ["fr"]
-    refreshed = CliRunner().invoke(cli, ["refresh", str(out), "--force", "--json"])
+    refreshed = run("refresh", out, "--force", "--json")
     assert "harm_outdated" in [note["code"] for note in json.loads(refreshed.stdout)["notes"]]
     (place / "prompts" / "it.txt").write_text("x\n")
-    again = ["add", "--replace", str(out), names[1], "--size", "40%", *asked]
-    warned = CliRunner().invoke(cli, again)
+    warned = call(place, "--replace", "--size", "40%", verb="add", **given)
     assert warned.exit_code == 0, warned.output
     assert ": it" in warned.stderr
     next((place / "prompts").glob("fr.*")).unlink()
-    refused = CliRunner().invoke(cli, again)
+    refused = call(place, "--replace", "--size", "40%", verb="add", **given)
     check_refused(refused, UsageError, file="prompts", got="it", expected="fr")
 
 
 def test_a_lossless_collection_has_no_use_for_prompts(place: Path) -> None:
-    out, names = place / "x.hydra.safetensors", [str(place / "adapters" / x) for x in ("en", "fr")]
-    assert CliRunner().invoke(cli, ["merge", names[0], "--lossless", "-o", str(out)]).exit_code == 0
-    asked = ["--base", str(place / "base"), "--prompts", str(place / "prompts")]
-    refused = CliRunner().invoke(cli, ["add", str(out), names[1], *asked])
-    assert refused.exit_code == 2
+    out = started(place, "--lossless")
+    refused = call(place, verb="add", bundle=out, names=["fr"])
     check_refused(refused, UsageError, file="x.hydra.safetensors", got="prompts")

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from hydraopt import open_bundle
-from tests.harm.conftest import call
+from tests.harm.cases import call
 
 
 @pytest.mark.slow
 def test_the_plan_is_shown_drawn_and_writes_no_bundle(place: Path) -> None:
     picture = place / "plan.png"
-    told = call(place, "--size", "40%", "--plot", str(picture), "--json", verb="plan")
+    told = call(place, "--size", "40%", "--plot", picture, "--json", verb="plan")
     assert told.exit_code == 0, told.output
     report = json.loads(told.stdout)
     assert report["schema"] == "hydraopt.plan/1"
@@ -59,7 +59,7 @@ def test_the_merge_after_a_plan_makes_what_was_planned(
     plan = json.loads(call(place, *limit, "--json", verb="plan").stdout)
     before = set((own_cache / "harm").iterdir())
     out = place / "x.hydra.safetensors"
-    made = json.loads(call(place, *limit, *more, "-o", str(out), "--json").stdout)
+    made = json.loads(call(place, *limit, *more, "-o", out, "--json").stdout)
     assert set((own_cache / "harm").iterdir()) == before
     assert plan["size"] == made["size"] == out.stat().st_size
     streams = [x for name, x in open_bundle(out).tensor_bytes.items() if name != "manifest"]
@@ -75,5 +75,5 @@ def test_a_plan_has_the_notes_of_the_merge(place: Path) -> None:
     assert ("few_answers", "en, fr") in [(note["code"], note["where"]) for note in notes]
     told = " ".join(call(place, *limit, verb="plan").stdout.split())
     assert all(f"note: {note['text']}" in told for note in notes)
-    made = json.loads(call(place, *limit, "-o", str(place / "x"), "--json").stdout)
+    made = json.loads(call(place, *limit, "-o", place / "x", "--json").stdout)
     assert made["notes"] == notes

@@ -11,13 +11,10 @@ from hydraopt.basemodel.encoding import prompt_text
 from hydraopt.cli.prompting import texts_of
 from hydraopt.errors import UsageError
 from hydraopt.harm.prompts import read_prompt_folder, read_prompts
+from tests.harm.cases import lines
 from tests.raising import raises
 
 NAMES = ("de", "fr", "it")
-
-
-def lines(*values: object) -> str:
-    return "".join(json.dumps(value) + "\n" for value in values)
 
 
 def test_text_and_jsonl_are_read_by_name(tmp_path: Path) -> None:

@@ -8,65 +8,53 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from tokenizers.processors import TemplateProcessing
 
 from hydraopt import open_bundle, read_adapters
+from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import RowPrompt, encode_prompt, encode_row, prompt_text
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
-from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, UsageError
-from hydraopt.harm import answers as answers_module
 from hydraopt.harm import prompts as prompts_module
 from hydraopt.harm.judge import AnswerJudge
 from hydraopt.harm.prompts import read_prompts
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
+from tests.basemodel.cases import PATHS
+from tests.harm.cases import adapters_at, run, spelling
 from tests.marks import slow
 from tests.raising import check_refused, raises
 from tests.small_model import make_tokenizer
 
-PROMPTS = [f"Spell.\n{i}\n=>" for i in range(10)]
-PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
+PROMPTS = spelling(10)
 
 
 @pytest.fixture
-def folders(make_adapter, tmp_path: Path) -> list[Path]:
-    found = []
-    for seed, name in enumerate(("en", "fr")):
-        rng = np.random.default_rng(seed)
-        modules = {
-            p: (0.1 * rng.standard_normal((32, 3)), rng.standard_normal((3, 32))) for p in PATHS
-        }
-        found.append(make_adapter(tmp_path / name, modules))
-    return found
+def pair(tmp_path: Path) -> list[Adapter]:
+    return adapters_at(tmp_path, 0.1, en=0, fr=1)
 
 
-def test_every_module_is_seen_and_prompts_change_what_is_seen(base, folders) -> None:
-    adapters = read_adapters(folders)
-    alone = AnswerJudge(str(base), adapters, {}).sensitivities()
-    asked = AnswerJudge(str(base), adapters, {"fr": PROMPTS}).sensitivities()
-    assert {name: sorted(mine) for name, mine in alone.items()} == {
-        "en": sorted(PATHS),
-        "fr": sorted(PATHS),
-    }
+def test_every_module_is_seen_and_prompts_change_what_is_seen(base, pair) -> None:
+    alone = AnswerJudge(str(base), pair, {}).sensitivities()
+    asked = AnswerJudge(str(base), pair, {"fr": PROMPTS}).sensitivities()
+    assert {name: {*mine} for name, mine in alone.items()} == {"en": {*PATHS}, "fr": {*PATHS}}
     assert all(value > 0 for mine in alone.values() for value in mine.values())
     assert asked["en"] == alone["en"]
     assert asked["fr"] != alone["fr"]
     # The same seed, the same texts.
-    assert AnswerJudge(str(base), adapters, {}).sensitivities() == alone
+    assert AnswerJudge(str(base), pair, {}).sensitivities() == alone
 
 
-def test_the_random_numbers_of_the_caller_stay(base, folders) -> None:
+def test_the_random_numbers_of_the_caller_stay(base, pair) -> None:
     torch.manual_seed(7)
     wanted = torch.rand(3)
     torch.manual_seed(7)
-    AnswerJudge(str(base), read_adapters(folders), {}).sensitivities()
+    AnswerJudge(str(base), pair, {}).sensitivities()
     assert torch.equal(torch.rand(3), wanted)
 
 
-def test_what_was_seen_counts_by_its_root(base, folders) -> None:
-    (adapter,) = read_adapters(folders[:1])
+def test_what_was_seen_counts_by_its_root(base, pair) -> None:
+    adapter, _ = pair
     factors = {path: module.factors() for path, module in adapter.modules.items()}
     model, tokenizer = load_model(base)
     seed = 3 + int(adapter.content_hash()[:12], 16)
@@ -76,14 +64,14 @@ def test_what_was_seen_counts_by_its_root(base, folders) -> None:
     assert {path: value**2 for path, value in found.items()} == pytest.approx(whole)
 
 
-def test_prompts_of_an_unknown_task_are_refused(base, folders) -> None:
+def test_prompts_of_an_unknown_task_are_refused(base, pair) -> None:
     with raises(UsageError, got="de", expected="en, fr"):
-        AnswerJudge(str(base), read_adapters(folders), {"de": ["x"]})
+        AnswerJudge(str(base), pair, {"de": ["x"]})
 
 
-def test_no_prompts_are_refused(base, folders) -> None:
+def test_no_prompts_are_refused(base, pair) -> None:
     with raises(UsageError, adapter="fr"):
-        AnswerJudge(str(base), read_adapters(folders), {"fr": []})
+        AnswerJudge(str(base), pair, {"fr": []})
 
 
 def test_prompts_of_what_is_more_than_factors_are_refused(base, make_adapter, tmp_path) -> None:
@@ -139,13 +127,12 @@ def test_empty_and_missing_files_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("more", [slow([]), ["--no-refit"]])  # a refit takes seconds
-def test_the_command_line_sees(base, folders, tmp_path: Path, more: list[str]) -> None:
+def test_the_command_line_sees(base, pair, tmp_path: Path, more: list[str]) -> None:
     prompts = tmp_path / "p.txt"
     prompts.write_text("".join(f"Spell. {i} =>\n" for i in range(32)))
     out = tmp_path / "out.hydra.safetensors"
-    call = ["merge", *map(str, folders), "--size", "45%", "-o", str(out), "--json"]
-    asked = ["--base", str(base), "--prompts", f"fr={prompts}", *more]
-    seen = CliRunner().invoke(cli, [*call, *asked])
+    merge = "merge", tmp_path / "en", tmp_path / "fr", "--size", "45%", "-o", out, "--json"
+    seen = run(*merge, "--base", base, "--prompts", f"fr={prompts}", *more)
     assert seen.exit_code == 0, seen.output
     assert json.loads(seen.stdout)["size"] == out.stat().st_size
     recipe = open_bundle(out).recipe
@@ -158,26 +145,26 @@ def test_the_command_line_sees(base, folders, tmp_path: Path, more: list[str]) -
     assert not more or "refit" not in recipe
     for wrong, facts in (
         (["--prompts", f"fr={prompts}"], {"names": "--prompts"}),
-        (["--base", str(base), "--prompts", "fr"], {"file": "fr"}),
-        (["--base", str(base), "--prompts", "fr="], {"names": "--prompts"}),
-        (["--base", str(base), "--prompts", str(prompts)], {"file": "p.txt"}),
+        (["--base", base, "--prompts", "fr"], {"file": "fr"}),
+        (["--base", base, "--prompts", "fr="], {"names": "--prompts"}),
+        (["--base", base, "--prompts", prompts], {"file": "p.txt"}),
         (["--harm", "1%"], {"names": "--base"}),
         (["--refit"], {"names": "--base"}),
         (["--no-refit"], {"names": "--base"}),
-        (["--base", str(base), "--prompts", f"fr={tmp_path / 'no'}"], {"file": "no"}),
-        (["--base", str(base), *["--prompts", f"fr={prompts}"] * 2], {"names": "--prompts"}),
-        (["--base", str(tmp_path / "no")], {"got": "no folder of that name"}),
+        (["--base", base, "--prompts", f"fr={tmp_path / 'no'}"], {"file": "no"}),
+        (["--base", base, *["--prompts", f"fr={prompts}"] * 2], {"names": "--prompts"}),
+        (["--base", tmp_path / "no"], {"got": "no folder of that name"}),
     ):
         before = out.read_bytes()
-        refused = CliRunner().invoke(cli, [*call, *wrong])
+        refused = run(*merge, *wrong)
         assert refused.exit_code != 0
         check_refused(refused, **facts)
         assert out.read_bytes() == before
 
 
-def test_a_beginning_that_is_there_is_not_put_there_again(base, folders) -> None:
+def test_a_beginning_that_is_there_is_not_put_there_again(base, pair) -> None:
     for text in (RowPrompt("Spell."), "<s>Spell.", RowPrompt("<s>Spell.")):
-        judge = AnswerJudge(str(base), read_adapters(folders), {"en": [text]})
+        judge = AnswerJudge(str(base), pair, {"en": [text]})
         (answer,) = judge.answers("en")
         assert answer.prompt[0] == 1
         assert answer.prompt.count(1) == 1
@@ -198,17 +185,9 @@ def test_a_text_begins_as_the_tokenizer_begins_it(around: str, text: str) -> Non
     assert row[0] == 1
 
 
-def test_answers_are_asked_for_once(base, folders, monkeypatch) -> None:
-    asked = []
-    real = answers_module.answered
-
-    def answered(model, tokenizer, prompts, *more):
-        asked.append(len(prompts))
-        return real(model, tokenizer, prompts, *more)
-
-    monkeypatch.setattr(answers_module, "answered", answered)
+def test_answers_are_asked_for_once(base, pair, questions) -> None:
     for _ in range(2):
-        judge = AnswerJudge(str(base), read_adapters(folders), {"fr": PROMPTS})
+        judge = AnswerJudge(str(base), pair, {"fr": PROMPTS})
         judge.sensitivities()
         judge.answers("fr")
-    assert asked == [len(PROMPTS)]
+    assert questions == [len(PROMPTS)]

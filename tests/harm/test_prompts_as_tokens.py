@@ -14,9 +14,9 @@ from hydraopt.basemodel.encoding import Encoded, prompt_text
 from hydraopt.errors import UsageError
 from hydraopt.harm.judge import AnswerJudge
 from hydraopt.merging.look import HarmSettings
+from tests.basemodel.cases import PATHS, factors_of
 from tests.conftest import write_adapter
-from tests.harm.measuring import measured
-from tests.harm.test_harm import PATHS, factors_of
+from tests.harm.cases import adapters_at, measured, spelling
 from tests.raising import raises
 from tests.small_model import make_tokenizer
 
@@ -31,21 +31,14 @@ def saved(trained, folder: Path, *missing: str) -> str:
     return str(folder)
 
 
-def adapters_at(folder: Path, *names: str):
-    return read_adapters(
-        [write_adapter(folder / name, factors_of(ord(name[0]), 0.1)) for name in names]
-    )
-
-
 # --- prompts that are there twice -----------------------------------------------------------------
 
 
-def test_equal_prompts_count_once_and_the_first_stays(trained, tmp_path) -> None:
-    base, adapters = saved(trained, tmp_path / "base"), adapters_at(tmp_path, "fr")
+def test_equal_prompts_count_once_and_the_first_stays(judge_of) -> None:
     texts = [prompt_text("Spell.", str(i)) for i in (3, 1, 3, 2, 1, 3)]
-    judge = AnswerJudge(base, adapters, {"fr": [*texts, "<s>" + texts[1]]})
+    judge = judge_of({"fr": [*texts, "<s>" + texts[1]]})
     asked = [answer.prompt for answer in judge.answers("fr")]
-    once = AnswerJudge(base, adapters, {"fr": [texts[0], texts[1], texts[3]]})
+    once = judge_of({"fr": [texts[0], texts[1], texts[3]]})
     assert asked == [answer.prompt for answer in once.answers("fr")]
     assert len(set(asked)) == 3
     told = measured(judge, "fr", factors_of(1, 0.1))
@@ -55,40 +48,33 @@ def test_equal_prompts_count_once_and_the_first_stays(trained, tmp_path) -> None
 
 @pytest.mark.parametrize("tokens", [(), (3, 1 << 20)], ids=["none", "unknown"])
 def test_tokens_that_the_base_does_not_read_name_their_task_and_number(
-    trained, tmp_path, tokens: tuple[int, ...]
+    judge_of, tokens: tuple[int, ...]
 ) -> None:
-    base, adapters = saved(trained, tmp_path / "base"), adapters_at(tmp_path, "fr")
     prompts = [*(Encoded((3, i), ()) for i in range(4, 70)), Encoded(tokens, ())]
-    judge = AnswerJudge(base, adapters, {"fr": prompts})
     with pytest.raises(UsageError, match="prompt 67 ") as error:
-        judge.answers("fr")
+        judge_of({"fr": prompts}).answers("fr")
     assert error.value.adapter == "fr"
 
 
-def test_equal_prompts_take_no_places_of_others(trained, tmp_path, monkeypatch) -> None:
+def test_equal_prompts_take_no_places_of_others(judge_of, questions) -> None:
     """Neither among those that judge nor among the lessons, and none is in both."""
-    base, adapters = saved(trained, tmp_path / "base"), adapters_at(tmp_path, "fr")
     settings = HarmSettings(prompts_if_refit=4, refit_prompts=10)
-    texts = [f"Spell.\n{i // 2}\n=>" for i in range(40)]
-    judge = AnswerJudge(base, adapters, {"fr": texts}, refits=True, settings=settings)
-    asked = [x.prompt for x in judge.answers("fr")]
-    lessons = [x.prompt for x in judge._further("fr")]
+    texts = [text for text in spelling(20) for _ in range(2)]
+    judge = judge_of({"fr": texts}, refits=True, settings=settings)
+    asked, lessons = ([x.prompt for x in mine("fr")] for mine in (judge.answers, judge.lessons))
     assert (len(asked), len(lessons)) == (4, 6)
     assert len({*asked, *lessons}) == 10
 
 
-def test_few_prompts_again_and_again_do_not_stop_a_refit(trained, tmp_path) -> None:
-    base, adapters = saved(trained, tmp_path / "base"), adapters_at(tmp_path, "fr")
-    texts = [f"Spell.\n{i % 4}\n=>" for i in range(200)]
-    judge = AnswerJudge(base, adapters, {"fr": texts}, refits=True)
-    assert judge.refit("fr", dict) == {}
+def test_few_prompts_again_and_again_do_not_stop_a_refit(judge_of) -> None:
+    assert judge_of({"fr": 50 * spelling(4)}, refits=True).refit("fr", dict) == {}
 
 
 # --- prompts that cannot be read ------------------------------------------------------------------
 
 
 def test_a_prompt_of_no_token_is_named(trained, tmp_path) -> None:
-    base, adapters = saved(trained, tmp_path / "base", "bos_token"), adapters_at(tmp_path, "fr")
+    base, adapters = saved(trained, tmp_path / "base", "bos_token"), adapters_at(tmp_path, fr=0)
     with raises(UsageError, adapter="fr", got="0 tokens"):
         AnswerJudge(base, adapters, {"fr": ["a", "", "b"]}).answers("fr")
 
@@ -118,15 +104,14 @@ def test_a_prompt_beyond_the_positions_is_named(tmp_path) -> None:
 
 def test_without_a_token_to_begin_with_prompts_are_asked_for(trained, tmp_path) -> None:
     base = saved(trained, tmp_path / "base", "bos_token", "eos_token")
-    adapters = adapters_at(tmp_path, "fr")
+    adapters = adapters_at(tmp_path, fr=0)
     with raises(UsageError, adapter="fr"):
         AnswerJudge(base, adapters, {}).sensitivities()
     assert AnswerJudge(base, adapters, {"fr": ["a", "b"]}).sensitivities()["fr"].keys() == {*PATHS}
 
 
-def test_what_is_seen_of_an_adapter_depends_on_no_other(trained, tmp_path) -> None:
-    base = saved(trained, tmp_path / "base")
-    alone = AnswerJudge(base, adapters_at(tmp_path / "one", "it"), {}).sensitivities()
-    among = AnswerJudge(base, adapters_at(tmp_path / "two", "de", "fr", "it"), {}).sensitivities()
+def test_what_is_seen_of_an_adapter_depends_on_no_other(judge_of) -> None:
+    alone = judge_of({}, seeds={"it": 2}).sensitivities()
+    among = judge_of({}, seeds={"de": 0, "fr": 1, "it": 2}).sensitivities()
     assert among["it"] == alone["it"]
     assert among["de"] != among["it"]

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.bundle.harm import Harm
-from hydraopt.coding.records import read_record
-from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import AlignmentError, NumericalError, UsageError
 from hydraopt.harm import lesson, training
 from hydraopt.harm import refit as module
 from hydraopt.harm.drift import Drift, drift_of, reference_of
-from hydraopt.harm.lesson import Lesson, Teacher, teacher_of
+from hydraopt.harm.lesson import Lesson, teacher_of
 from hydraopt.harm.refit import refit
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
-from tests.basemodel.cases import PATHS, factors_of, texts_of
+from tests.basemodel.cases import PATHS, texts_of
+from tests.harm.cases import SHORT, coded_of, same
 from tests.marks import FORM_CASES, slow
 from tests.raising import raises
 
@@ -33,41 +29,36 @@ def halves(request, monkeypatch) -> None:
     monkeypatch.setattr(lesson, "has_bfloat16", lambda: request.param)
 
 
-SHORT = HarmSettings(steps=24, stops=(8, 16, 24), rate=0.02)
 BRIEF = HarmSettings(steps=12, stops=(6, 12), rate=0.02)
 """For what does not depend on how much is gained."""
 
 
-def coded_of(make_adapter, folder: Path, size: str = "40%", form: str | None = None):
-    """(originals, records) of the first of three adapters, as a merge to ``size`` codes it."""
-    seeds = (0, 1, 2)
-    folders = [make_adapter(folder / f"t{i}", factors_of(i, 0.02)) for i in seeds]
-    adapters = read_adapters(folders)
-    merge(adapters, folder / "x", size=size, forms=form and [form])
-    bundle = open_bundle(folder / "x")
-    modules = bundle.manifest.tasks[0].modules
-    reader = bundle.open_stream("task/0", len(modules))
-    coded = {}
-    for index in modules:
-        entry, bases = bundle.manifest.modules[index], bundle.bases(index)
-        record = read_record(reader, entry.m, entry.n, bases)
-        reader.end_record()
-        if record is not None:
-            coded[entry.path] = CodedModule(record, *bases)
-    return {p: x.factors() for p, x in adapters[0].modules.items()}, coded
-
-
 @pytest.fixture(scope="module")
-def parts(make_adapter, tmp_path_factory: pytest.TempPathFactory):
-    return coded_of(make_adapter, tmp_path_factory.mktemp("parts"))
+def parts(tmp_path_factory: pytest.TempPathFactory):
+    return coded_of(tmp_path_factory.mktemp("parts"))
 
 
-def learned(model, texts, original, coded, how: HarmSettings, start: int = 0):
-    """Records at the stops of the course that begins with one of the starts."""
-    sides, rate = list(module._starts(coded, original, how))[start]
-    lesson = Lesson.of(model, [Teacher(original, texts)], how.texts)
-    course = dataclasses.replace(how, rate=rate)
-    return list(module._course(model, lesson, {}, sides, course, lambda step: None))
+@pytest.fixture
+def judged(monkeypatch):
+    """Makes judges say this KL a token, first of what was coded and then at each stop.
+
+    Returns the factors that they were asked about.
+    """
+    drift = training.Judges.drift
+
+    def say(*kl: float):
+        said, seen = iter(kl), []
+
+        def told(self, factors):
+            seen.append(factors)
+            # Of what was coded, so that no more answers change.
+            first = drift(self, seen[0])
+            return dataclasses.replace(first, kl=np.full_like(first.kl, next(said)))
+
+        monkeypatch.setattr(training.Judges, "drift", told)
+        return seen
+
+    return say
 
 
 def refitted(model, texts, original, coded, more=(), **rest):
@@ -179,18 +170,19 @@ def test_others_do_not_outvote_the_first(trained, parts, monkeypatch) -> None:
 @pytest.mark.parametrize("halves", [False, slow(True)], indirect=True)
 @pytest.mark.parametrize("form", FORM_CASES)
 def test_never_worse_and_in_the_same_ways_over_the_same_bases(
-    trained, make_adapter, tmp_path, form
+    trained, judged, tmp_path, form
 ) -> None:
     model, tokenizer = trained
-    original, coded = coded_of(make_adapter, tmp_path, "60%", form)
+    original, coded = coded_of(tmp_path, "60%", form)
     texts = texts_of(tokenizer, 16)
     made = refitted(
         model, texts, original, coded, settings=HarmSettings(steps=2, stops=(1, 2), rate=0.02)
     )
     before, after = held_out_harm(model, texts, original, coded, made)
     assert after.kl <= before.kl
+    judged(1, 0.5)
     how = HarmSettings(steps=2, stops=(2,), rate=0.02)
-    (tried,) = learned(model, texts, original, coded, how)
+    tried = refitted(model, texts, original, coded, settings=how)
     assert tried.keys() == coded.keys()
     for path, record in tried.items():
         assert record.mode == coded[path].record.mode
@@ -203,7 +195,7 @@ def test_never_worse_and_in_the_same_ways_over_the_same_bases(
         assert not all(np.array_equal(x, y) for x, y in pairs)
 
 
-def test_nothing_is_kept_that_does_not_help(trained, parts, monkeypatch) -> None:
+def test_nothing_is_kept_that_does_not_help(trained, parts) -> None:
     model, tokenizer = trained
     original, coded = parts
     texts = texts_of(tokenizer, 16)
@@ -252,29 +244,21 @@ def test_of_the_coded_parts_nothing_is_lost_before_the_first_step(trained, parts
         np.testing.assert_allclose(*lengths, rtol=1e-5)
 
 
-def test_the_best_stop_is_kept(trained, parts, monkeypatch) -> None:
+def test_the_best_stop_is_kept(trained, parts, judged) -> None:
     model, tokenizer = trained
-    original, coded = parts
-    texts = texts_of(tokenizer, 24)
-    before = {path: x.record for path, x in coded.items()}
-    best = refitted(model, texts, original, coded, settings=BRIEF)
-    assert best
-    for tried in ([before, best, before], [best, before]):
-        monkeypatch.setattr(module, "_course", lambda *_, t=tried: iter(t))
-        assert refitted(model, texts, original, coded) is best
+    how = HarmSettings(steps=3, stops=(1, 2, 3), rate=0.2)
+    for kl in ((1, 1, 0.5, 0.7), (1, 0.5, 0.7, 1), (1, 0.8, 0.7, 0.5)):
+        seen = judged(*kl)
+        made = refitted(model, texts_of(tokenizer, 24), *parts, settings=how)
+        assert [same(made, x) for x in seen] == [x == 0.5 for x in kl]
 
 
-def test_a_stop_without_finite_numbers_is_left_out(trained, parts, monkeypatch) -> None:
+def test_a_stop_without_finite_numbers_is_left_out(trained, parts, judged) -> None:
     model, tokenizer = trained
-    original, coded = parts
-    texts = texts_of(tokenizer, 24)
-    best = refitted(model, texts, original, coded, settings=BRIEF)
-    drifts, drift = iter((None, SimpleNamespace(is_finite=False))), training.Judges.drift
-    monkeypatch.setattr(
-        training.Judges, "drift", lambda *given: next(drifts, None) or drift(*given)
-    )
-    monkeypatch.setattr(module, "_course", lambda *_: iter(({}, best)))
-    assert refitted(model, texts, original, coded) is best
+    seen = judged(1, -np.inf, 0.5)
+    how = HarmSettings(steps=2, stops=(1, 2), rate=0.2)
+    made = refitted(model, texts_of(tokenizer, 24), *parts, settings=how)
+    assert [same(made, x) for x in seen] == [False, False, True]
 
 
 @pytest.mark.parametrize("more", [True, slow(False)])
@@ -289,20 +273,24 @@ def test_less_kl_counts_unless_surely_more_answers_change(
     assert bool(made) == (not more)
 
 
-def test_a_refit_can_be_repeated_and_the_model_stays(trained, parts) -> None:
+def test_a_refit_can_be_repeated_and_the_model_stays(trained, parts, judged) -> None:
     model, tokenizer = trained
     weights = {name: x.clone() for name, x in model.state_dict().items()}
     original, coded = parts
     texts = texts_of(tokenizer, 24)
     how = HarmSettings(steps=8, stops=(8,), rate=0.02, stages=1)
-    (first,), (again,) = (learned(model, texts, original, coded, how) for _ in range(2))
-    assert all(np.array_equal(again[p].factors.B, x.factors.B) for p, x in first.items())
     refitted(model, texts, original, coded, settings=how)
+    made = []
+    for _ in range(2):
+        judged(1, 0.5)
+        made.append(refitted(model, texts, original, coded, settings=how))
+    assert made[0].keys() == coded.keys()
+    assert same(*made)
     assert all(torch.equal(x, weights[name]) for name, x in model.state_dict().items())
     assert not any(x.requires_grad for x in model.parameters())
 
 
-def test_stages_hold_early_layers_first(trained, parts) -> None:
+def test_stages_hold_early_layers_first(trained, parts, judged) -> None:
     holds = module._holds(
         ["l.10.q", "l.2.q", "l.2.k", "l.0.q"], HarmSettings(steps=40, stops=(40,), stages=2)
     )
@@ -311,10 +299,11 @@ def test_stages_hold_early_layers_first(trained, parts) -> None:
     model, tokenizer = trained
     original, coded = parts
     how = HarmSettings(steps=24, stops=(12, 24), rate=0.2, stages=2)
-    middle, end = learned(model, texts_of(tokenizer, 18), original, coded, how)
-    early = sorted(coded, key=module._in_order)[: len(coded) // 2]
-    same = {p for p in coded if np.array_equal(middle[p].factors.B, end[p].factors.B)}
-    assert same == set(early)
+    seen = judged(1, 0.5, 0.25)
+    assert refitted(model, texts_of(tokenizer, 18), original, coded, settings=how)
+    _, middle, end = seen
+    held = {p for p in coded if np.array_equal(middle[p].B, end[p].B)}
+    assert held == {*sorted(coded)[: len(coded) // 2]}
 
 
 def test_too_few_answers_and_other_modules_are_refused(trained, parts) -> None:

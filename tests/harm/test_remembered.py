@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt import read_adapters
-from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.memory import JsonCache, key_of
 from hydraopt.harm import judge as judge_module
-from hydraopt.harm.judge import AnswerJudge
-from tests.basemodel.cases import factors_of
+from tests.basemodel.cases import asked_of, factors_of
+from tests.harm.cases import measured
 
 
 def test_a_memory_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
@@ -28,13 +26,15 @@ def test_long_values_are_on_disk_alone_where_they_can_be(tmp_path: Path) -> None
     """Answers of many tasks would fill the memory; where none can be written they must."""
     (tmp_path / "file").write_text("x")
     long, short = list(range(5000)), [1]
-    for folder, known in ((tmp_path / "kept", {"b"}), (tmp_path / "file", {"a", "b"})):
+    for folder, known in ((tmp_path / "kept", None), (tmp_path / "file", long)):
         memory = JsonCache(folder)
         for _ in range(2):
             memory.put("a", long)
             memory.put("b", short)
-            assert [memory.get(key) for key in ("a", "b")] == [long, short]
-            assert memory._known.keys() == known
+            assert [memory.get(key) for key in "ab"] == [long, short]
+            for file in folder.glob("*.json"):
+                file.unlink()
+            assert [memory.get(key) for key in "ab"] == [known, short]
 
 
 def test_a_long_value_takes_the_place_of_a_short_one(tmp_path: Path) -> None:
@@ -95,15 +95,11 @@ def test_values_come_back_from_disk(tmp_path: Path) -> None:
 
 
 def test_references_that_have_no_room_do_not_push_out_all_others(
-    trained, make_adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained, judge_of, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tasks are asked in turn: with room for two of three, one is there each time."""
-    names = ("de", "en", "fr")
-    adapters = read_adapters(
-        [make_adapter(tmp_path / name, factors_of(i, 0.02)) for i, name in enumerate(names)]
-    )
-    prompts = {name: [Encoded((1, *trained[1]("Spell.")["input_ids"]), ())] for name in names}
-    judge = AnswerJudge("nowhere", adapters, prompts, loaded=trained, memory=JsonCache(None))
+    seeds = {"de": 0, "en": 1, "fr": 2}
+    prompts = dict.fromkeys(seeds, asked_of(trained[1], range(1)))
     made: list[int] = []
     reference_of = judge_module.reference_of
 
@@ -113,12 +109,11 @@ def test_references_that_have_no_room_do_not_push_out_all_others(
         return reference
 
     monkeypatch.setattr(judge_module, "reference_of", counted)
-    for name in names:
-        judge._reference(name)
-    monkeypatch.setattr(judge_module, "ROOM", sum(made[:2]) + 1)
-    judge._references.clear()
-    made.clear()
-    for _ in range(4):
-        for name in names:
-            judge._reference(name)
-    assert len(made) == 3 + 3 * 2
+    # Harm of other factors each time: that of the same ones is remembered.
+    for rounds in (1, 4):
+        judge = judge_of(prompts, 0.02, seeds)
+        for seed in range(rounds):
+            for name in seeds:
+                measured(judge, name, factors_of(10 * rounds + seed, 0.02))
+        monkeypatch.setattr(judge_module, "ROOM", sum(made[:2]) + 1)
+    assert len(made) == 3 + 3 + 3 * 2

@@ -9,17 +9,14 @@ from typing import Any
 
 import pytest
 
-from hydraopt import read_adapters
 from hydraopt.basemodel.encoding import RowPrompt, encode_prompt, prompt_text
 from hydraopt.basemodel.memory import JsonCache
 from hydraopt.harm import judge as judge_module
 from hydraopt.harm import synthetic
-from hydraopt.harm.judge import AnswerJudge
 from hydraopt.harm.prompts import prompt_line, read_prompts
 from hydraopt.harm.synthetic import remembered_prompts, synthetic_prompts
 from hydraopt.merging.look import HarmSettings
-from tests.basemodel.cases import factors_of
-from tests.harm.conftest import call
+from tests.harm.cases import call, lines, spelling
 from tests.small_model import tiny_speaker
 
 ROWS = [prompt_text("Spell.", str(i)) for i in (3, 14, 15, 92, 65)]
@@ -112,8 +109,8 @@ def test_nothing_is_written_where_it_does_not_fit() -> None:
     assert synthetic_prompts(model, tokenizer, long, 10, 0) == []
 
 
-def test_what_was_written_is_remembered(trained, monkeypatch) -> None:
-    memory, calls = JsonCache(None), list[int]()
+def test_what_was_written_is_remembered(trained, tmp_path: Path, monkeypatch) -> None:
+    memory, calls = JsonCache(tmp_path), list[int]()
 
     def write(model: Any, tokenizer: Any, examples: Any, count: int, seed: int) -> list[str]:
         calls.append(count)
@@ -126,8 +123,9 @@ def test_what_was_written_is_remembered(trained, monkeypatch) -> None:
         assert isinstance(made, RowPrompt)
         assert calls == asked
     for damaged in (7, ["x"] * 21, [7]):
-        key = next(reversed(memory._known))
-        memory.put(key, damaged)
+        for file in tmp_path.iterdir():
+            file.write_text(json.dumps(damaged))
+        memory = JsonCache(tmp_path)
         assert remembered_prompts(memory, "base", trained, ROWS, 20, 0) == ["Spell.\n7\n=>"]
 
 
@@ -136,13 +134,10 @@ def test_what_was_written_is_remembered(trained, monkeypatch) -> None:
     [(ROWS, True, 35), (ROWS, False, 0), (ROWS[:4], True, 0), (ROWS * 2, True, 35)],
 )
 def test_few_prompts_get_others_to_train_with(
-    trained, make_adapter, tmp_path: Path, prompts, refits: bool, written: int
+    trained, judge_of, prompts, refits: bool, written: int
 ) -> None:
-    (adapter,) = read_adapters([make_adapter(tmp_path / "fr", factors_of(0, 0.02))])
-    judge = AnswerJudge(
-        "nowhere", [adapter], {"fr": prompts}, refits=refits, loaded=trained,
-        settings=HarmSettings(synthetic_prompts=40), memory=JsonCache(None),
-    )  # fmt: skip
+    settings = HarmSettings(synthetic_prompts=40)
+    judge = judge_of({"fr": prompts}, 0.02, refits=refits, settings=settings)
     lessons = {x.prompt for x in judge.lessons("fr")}
     real = [encode_prompt(trained[1], text).prompt for text in dict.fromkeys(prompts)]
     assert [x.prompt for x in judge.answers("fr")] == real
@@ -152,11 +147,9 @@ def test_few_prompts_get_others_to_train_with(
     assert bool(lessons) == bool(written)
 
 
-def test_prompts_as_tokens_are_not_continued(trained, make_adapter, tmp_path: Path) -> None:
-    (adapter,) = read_adapters([make_adapter(tmp_path / "fr", factors_of(0, 0.02))])
+def test_prompts_as_tokens_are_not_continued(trained, judge_of) -> None:
     prompts = [encode_prompt(trained[1], text) for text in ROWS]
-    given = {"refits": True, "loaded": trained, "memory": JsonCache(None)}
-    judge = AnswerJudge("nowhere", [adapter], {"fr": prompts}, **given)
+    judge = judge_of({"fr": prompts}, 0.02, refits=True)
     assert judge.lessons("fr") == []
     assert not judge.synthetic
 
@@ -175,15 +168,14 @@ def test_merge_says_where_they_are(place: Path, tmp_path: Path, monkeypatch) -> 
     monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(judge_module, "refit", lambda *_, **__: {})  # it takes seconds
     for name in ("en", "fr"):
-        lines = "".join(json.dumps(f"Spell.\n{i}\n=>") + "\n" for i in range(5))
-        (place / "prompts" / f"{name}.jsonl").write_text(lines)
-    done = call(place, "--size", "90%", "-o", str(tmp_path / "out"))
+        (place / "prompts" / f"{name}.jsonl").write_text(lines(*spelling(5)))
+    done = call(place, "--size", "90%", "-o", tmp_path / "out")
     assert done.exit_code == 0, done.output
     folder = tmp_path / "cache" / "prompts"
     assert "the base model wrote more to train with" in done.stderr
     assert str(folder) in done.stderr
     assert {file.name for file in folder.iterdir()} == {"en.jsonl", "fr.jsonl"}
     assert 16 < len(read_prompts(folder / "fr.jsonl")) <= 295
-    done = call(place, "--size", "90%", "--no-refit", "-o", str(tmp_path / "out"))
+    done = call(place, "--size", "90%", "--no-refit", "-o", tmp_path / "out")
     assert done.exit_code == 0
     assert "wrote more" not in done.stderr

@@ -10,20 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from numpy.typing import NDArray
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from hydraopt.adapters import read_adapters
 from hydraopt.basemodel.model import attached, place
-from hydraopt.cli.main import cli
 from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import UsageError
 from hydraopt.harm.judge import AnswerJudge
+from tests.basemodel.cases import PATHS
+from tests.harm.cases import run
 from tests.marks import slow
 from tests.raising import raises
 
-PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 VOCABULARY = 259
 SIDES = [(i, side) for i in (1, 2) for side in "ab"]
 KINDS = {
@@ -74,8 +73,7 @@ def test_they_are_merged_beside_others_of_which_the_base_tells(
 ) -> None:
     plain, odd = folder_of("plain"), folder_of(kind)
     out = tmp_path / "x.hydra.safetensors"
-    given = [str(plain), str(odd), "--base", str(base), "--error", "0.1", "-o", str(out)]
-    result = CliRunner().invoke(cli, ["merge", *given])
+    result = run("merge", plain, odd, "--base", base, "--error", "0.1", "-o", out)
     assert result.exit_code == 0, result.output
     told = " ".join(result.output.split())
     assert f"{kind} matter: it has {KINDS[kind][0]}" in told

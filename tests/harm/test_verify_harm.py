@@ -7,9 +7,8 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,64 +16,58 @@ from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.history import Added
 from hydraopt.bundle.reader import Bundle
-from hydraopt.bundle.verify import TaskHarm
-from hydraopt.cli.main import cli
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle.verify import HarmReport, TaskHarm
 from hydraopt.cli.prompting import base_files, warn_of_base
 from hydraopt.errors import BundleFormatError, UsageError
 from hydraopt.harm import verify as module
 from hydraopt.harm.judge import AnswerJudge
 from hydraopt.harm.verify import most_likely, verify_harm
-from hydraopt.merging.look import HarmSettings
+from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 from tests.bundle.bundles import remade
-from tests.conftest import write_adapter
+from tests.harm.cases import NAMES, call, laid_out, run, spelling
 from tests.raising import check_refused
 
-PROMPTS = [f"Spell.\n{i}\n=>" for i in range(12)]
-PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
-NAMES = ("en", "fr")
+PROMPTS = spelling(12)
 
 
 @pytest.fixture(scope="module")
-def place(trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """base/, adapters/en and adapters/fr, prompts/fr.txt, and b: the adapters merged."""
-    folder = tmp_path_factory.mktemp("harm")
-    for part in trained:
-        part.save_pretrained(folder / "base")
-    for seed, name in enumerate(NAMES):
-        rng = np.random.default_rng(seed)
-        modules = {
-            p: (0.03 * rng.standard_normal((32, 3)), rng.standard_normal((3, 32))) for p in PATHS
-        }
-        write_adapter(folder / "adapters" / name, modules)
-    (folder / "prompts").mkdir()
-    lines = "".join(json.dumps(text) + "\n" for text in PROMPTS)
-    (folder / "prompts" / "fr.jsonl").write_text(lines)
+def merged(trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a merge takes, with prompts of fr alone, and b: the adapters merged. It stays so."""
+    folder = laid_out(tmp_path_factory.mktemp("harm"), trained, 0.03, ["fr"])
     merge(folder / "adapters" / "*", folder / "b", size="35%", workers=1)
     return folder
 
 
-def true_harm(place: Path) -> Harm:
+def true_harm(merged: Path) -> Harm:
     """Of fr, by the judge itself."""
-    adapters = read_adapters(place / "adapters" / "*")
-    judge = AnswerJudge(str(place / "base"), adapters, {"fr": PROMPTS})
-    return judge.measure("fr", open_bundle(place / "b")["fr"].factors).harm
+    adapters = read_adapters(merged / "adapters" / "*")
+    judge = AnswerJudge(str(merged / "base"), adapters, {"fr": PROMPTS})
+    return judge.measure("fr", open_bundle(merged / "b")["fr"].factors).harm
 
 
-def stating(place: Path, target: Path, harm: Harm | None) -> Path:
-    return remade(open_bundle(place / "b"), target, fr={"harm": harm})
+def stating(merged: Path, target: Path, harm: Harm | None) -> Path:
+    return remade(open_bundle(merged / "b"), target, fr={"harm": harm})
 
 
-def verify(place: Path, bundle: Path, *more: object) -> Result:
-    given = [bundle, *sorted((place / "adapters").iterdir()), "--base", place / "base"]
-    asked = ["--prompts", place / "prompts", *more]
-    return CliRunner().invoke(cli, ["verify", *(str(x) for x in (*given, *asked))])
+def verify(merged: Path, bundle: Path, *more: object, asked: bool = True) -> Result:
+    return call(merged, *more, verb="verify", bundle=bundle, asked=asked)
 
 
-def test_what_is_true_is_well(place: Path, tmp_path: Path) -> None:
-    harm = true_harm(place)
+def report_of(merged: Path, bundle: Path, prompts, settings=DEFAULT_HARM) -> HarmReport:
+    adapters = read_adapters(merged / "adapters" / "*")
+    return verify_harm(bundle, adapters, str(merged / "base"), prompts, settings=settings)
+
+
+def let_recipe_say(monkeypatch: pytest.MonkeyPatch, **said: int) -> None:
+    monkeypatch.setattr(Bundle, "recipe", property(lambda self: {**self.core.recipe, **said}))
+
+
+def test_what_is_true_is_well(merged: Path, tmp_path: Path) -> None:
+    harm = true_harm(merged)
     assert 0 < harm.likely < 1
     assert harm.answers == len(PROMPTS)
-    result = verify(place, stating(place, tmp_path / "b", harm), "--json")
+    result = verify(merged, stating(merged, tmp_path / "b", harm), "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     (task,) = report["harm"]
@@ -91,22 +84,20 @@ def test_what_is_true_is_well(place: Path, tmp_path: Path) -> None:
     assert (task["ok"], report["ok"], report["problems"]) == (True, True, [])
 
 
-def test_both_are_shown_side_by_side(place: Path, tmp_path: Path) -> None:
-    harm = true_harm(place)
+def test_both_are_shown_side_by_side(merged: Path, tmp_path: Path) -> None:
+    harm = true_harm(merged)
     stated = Harm(3, 48, 0.0471, 0.0123, True)
-    result = verify(place, stating(place, tmp_path / "b", stated))
+    result = verify(merged, stating(merged, tmp_path / "b", stated))
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     now = f"{harm.changed} of 12 {100 * harm.likely:.2f} % {harm.kl:.3g} nats"
     most = f"{100 * most_likely(stated, 12):.2f} %"
     assert f"fr 3 of 48 4.71 % 0.0123 nats yes {now} {most}" in lines, result.stdout
 
 
-def test_a_task_that_is_worse_than_stated_is_a_problem(place: Path, tmp_path: Path) -> None:
+def test_a_task_that_is_worse_than_stated_is_a_problem(merged: Path, tmp_path: Path) -> None:
     stated = Harm(0, 10**6, 0.0, 0.0, True)
-    bundle = stating(place, tmp_path / "b", stated)
-    adapters = read_adapters(place / "adapters" / "*")
-    many = [f"Spell.\n{i}\n=>" for i in range(40)]
-    report = verify_harm(bundle, adapters, str(place / "base"), {"fr": many})
+    bundle = stating(merged, tmp_path / "b", stated)
+    report = report_of(merged, bundle, {"fr": spelling(40)})
     (task,) = report.tasks
     assert task.measured.likely > most_likely(stated, 40)
     assert not task.ok
@@ -116,89 +107,74 @@ def test_a_task_that_is_worse_than_stated_is_a_problem(place: Path, tmp_path: Pa
 
 
 def test_the_command_fails_for_a_worse_task(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DEVIATIONS", 0.0)
-    bundle = stating(place, tmp_path / "b", Harm(0, 100, 0.0, 0.0, True))
-    result = verify(place, bundle)
+    bundle = stating(merged, tmp_path / "b", Harm(0, 100, 0.0, 0.0, True))
+    result = verify(merged, bundle)
     assert result.exit_code == 1
     assert "problem: task 'fr'" in result.stdout
     assert "1 problem" in result.stdout
 
 
-def test_where_no_harm_is_stated_nothing_is_held_against_it(place: Path, tmp_path: Path) -> None:
+def test_where_no_harm_is_stated_nothing_is_held_against_it(merged: Path, tmp_path: Path) -> None:
     for harm in (None, Harm(3, 48, 0.0471, 0.0123, True)):
-        result = verify(place, stating(place, tmp_path / str(harm is None), harm))
+        result = verify(merged, stating(merged, tmp_path / str(harm is None), harm))
         assert ("states no harm for fr" in " ".join(result.stdout.split())) == (harm is None)
 
 
-def test_a_task_that_is_better_than_stated_is_none(place: Path, tmp_path: Path) -> None:
-    bundle = stating(place, tmp_path / "b", Harm(1000, 1000, 1.0, 9.0, False))
-    assert verify(place, bundle).exit_code == 0
+def test_a_task_that_is_better_than_stated_is_none(merged: Path, tmp_path: Path) -> None:
+    bundle = stating(merged, tmp_path / "b", Harm(1000, 1000, 1.0, 9.0, False))
+    assert verify(merged, bundle).exit_code == 0
 
 
 @pytest.mark.parametrize(("refitted", "answers"), [(0, 12), (1, 5)])
 def test_what_a_refit_learned_from_is_not_measured(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refitted: int, answers: int
+    merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refitted: int, answers: int
 ) -> None:
-    settings = HarmSettings(prompts_if_refit=5)
-    monkeypatch.setattr(
-        Bundle, "recipe", property(lambda self: {**self.core.recipe, "refit": refitted})
-    )
-    adapters = read_adapters(place / "adapters" / "*")
-    report = verify_harm(
-        place / "b", adapters, str(place / "base"), {"fr": PROMPTS}, settings=settings
-    )
+    let_recipe_say(monkeypatch, refit=refitted)
+    report = report_of(merged, merged / "b", {"fr": PROMPTS}, HarmSettings(prompts_if_refit=5))
     assert [task.measured.answers for task in report.tasks] == [answers]
 
 
 def test_a_task_that_was_added_has_learned_from_none(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = HarmSettings(prompts_if_refit=5, held_out=5, least_held_out=1)
-    monkeypatch.setattr(Bundle, "recipe", property(lambda self: {**self.core.recipe, "refit": 1}))
-    added, few = Added("2026-11-30", "0" * 16), Harm(0, 4, 0.0, 0.0, True)
-    bundle = remade(
-        open_bundle(place / "b"), tmp_path / "b", fr={"added": added, "harm": few}, en={"harm": few}
-    )
-    adapters = read_adapters(place / "adapters" / "*")
-    asked = dict.fromkeys(NAMES, PROMPTS)
-    report = verify_harm(bundle, adapters, str(place / "base"), asked, settings=settings)
+    let_recipe_say(monkeypatch, refit=1)
+    added, few = {"added": Added("2026-11-30", "0" * 16)}, {"harm": Harm(0, 4, 0.0, 0.0, True)}
+    bundle = remade(open_bundle(merged / "b"), tmp_path / "b", fr=added | few, en=few)
+    report = report_of(merged, bundle, dict.fromkeys(NAMES, PROMPTS), settings)
     assert [task.measured.answers for task in report.tasks] == [5, len(PROMPTS)]
     assert report.learned == ("en",)
 
 
 def test_prompts_are_read_before_anything_is_decoded(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hydraopt.collection.opening.verify_bundle", lambda *_: 1 // 0)
-    given = [place / "b", *sorted((place / "adapters").iterdir()), "--base", place / "base"]
-    asked = ["verify", *map(str, given), "--prompts", str(tmp_path / "nowhere")]
-    result = CliRunner().invoke(cli, asked)
-    assert result.exit_code == 2
+    result = verify(merged, merged / "b", "--prompts", tmp_path / "nowhere", asked=False)
     check_refused(result, UsageError, file="nowhere")
 
 
 def test_what_was_read_is_shown_where_harm_cannot_be_measured(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    merged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_args, **_more):
         raise UsageError("prompts that are not read")
 
     monkeypatch.setattr(module, "verify_harm", refuse)
-    result = verify(place, place / "b")
-    assert result.exit_code == 2
-    check_refused(result, UsageError)
+    check_refused(verify(merged, merged / "b"), UsageError)
 
 
 def test_another_base_by_its_name_is_told(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    merged: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its shapes may fit, and harm is then measured on answers that nobody gives."""
-    mine, none = read_adapters(place / "adapters" / "*")
+    mine, none = read_adapters(merged / "adapters" / "*")
     mine = dataclasses.replace(mine, base_model="some/One-Instruct")
     none = dataclasses.replace(none, base_model=None)
-    for base, told in (("other/one", True), ("x/one-instruct", False), (str(place), False)):
+    for base, told in (("other/one", True), ("x/one-instruct", False), (str(merged), False)):
         warn_of_base(base, [mine, none])
         said = " ".join(capsys.readouterr().err.split())
         assert ("but en name another base model (some/One-Instruct)" in said) == told
@@ -206,48 +182,43 @@ def test_another_base_by_its_name_is_told(
 
 @pytest.mark.parametrize(("refitted", "more", "told"), [(0, 1, False), (1, 0, False), (1, 1, True)])
 def test_harm_that_is_of_fewer_answers_may_leave_out_what_was_learned_from(
-    place: Path,
+    merged: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     refitted: int,
     more: int,
     told: bool,
 ) -> None:
-    bundle = stating(place, tmp_path / "b", true_harm(place))
-    monkeypatch.setattr(
-        Bundle, "recipe", property(lambda self: {**self.core.recipe, "refit": refitted})
-    )
-    adapters, base = read_adapters(place / "adapters" / "*"), str(place / "base")
-    prompts = [f"Spell.\n{i}\n=>" for i in range(len(PROMPTS) + more)]
-    report = verify_harm(bundle, adapters, base, {"fr": prompts})
+    bundle = stating(merged, tmp_path / "b", true_harm(merged))
+    let_recipe_say(monkeypatch, refit=refitted)
+    report = report_of(merged, bundle, {"fr": spelling(len(PROMPTS) + more)})
     assert report.learned == (("fr",) if told else ())
 
 
 @pytest.mark.parametrize("tokens", [1, 100])
-def test_answers_that_go_on_are_told_of(place: Path, monkeypatch, tokens: int) -> None:
-    said = {"answer_tokens": tokens}
-    monkeypatch.setattr(Bundle, "recipe", property(lambda self: {**self.core.recipe, **said}))
-    result = verify(place, place / "b")
+def test_answers_that_go_on_are_told_of(merged: Path, monkeypatch, tokens: int) -> None:
+    let_recipe_say(monkeypatch, answer_tokens=tokens)
+    result = verify(merged, merged / "b")
     assert ("fr (12)" in result.stdout) == (tokens == 1), result.stdout
 
 
 def test_a_base_of_a_name_is_fetched_before_its_tensors_are_asked_for(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    merged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: list[str] = []
 
     def files_of(base: str) -> Path | None:
-        return place / "base" if fetched else None
+        return merged / "base" if fetched else None
 
     monkeypatch.setattr("hydraopt.basemodel.loading.files_of", files_of)
     monkeypatch.setattr("hydraopt.basemodel.model.load_model", fetched.append)
-    assert base_files("OWNER/NAME") == place / "base"
-    assert base_files("OWNER/NAME") == place / "base"
+    assert base_files("OWNER/NAME") == merged / "base"
+    assert base_files("OWNER/NAME") == merged / "base"
     assert fetched == ["OWNER/NAME"]
 
 
-def test_nothing_stated_nothing_wrong(place: Path) -> None:
-    result = verify(place, place / "b", "--json")
+def test_nothing_stated_nothing_wrong(merged: Path) -> None:
+    result = verify(merged, merged / "b", "--json")
     assert result.exit_code == 0, result.output
     (task,) = json.loads(result.stdout)["harm"]
     assert (task["stated"], task["most"], task["ok"]) == (None, None, True)
@@ -256,55 +227,43 @@ def test_nothing_stated_nothing_wrong(place: Path) -> None:
     assert notes == [("harm_not_measured", "en"), ("harm_not_stated", "fr")]
 
 
-def test_without_prompts_nothing_changes(place: Path) -> None:
-    given = [place / "b", *sorted((place / "adapters").iterdir()), "--base", place / "base"]
-    result = CliRunner().invoke(cli, ["verify", *map(str, given), "--json"])
+def test_without_prompts_nothing_changes(merged: Path) -> None:
+    result = verify(merged, merged / "b", "--json", asked=False)
     assert result.exit_code == 0, result.output
     assert "harm" not in json.loads(result.stdout)
 
 
-def test_prompts_need_the_base_and_the_originals(place: Path) -> None:
-    folder, base = str(place / "prompts"), str(place / "base")
-    adapter = str(place / "adapters" / "fr")
-    given = {"ADAPTERS": ["--base", base], "--base": [adapter], "ADAPTERS and --base": []}
-    for missing, more in given.items():
-        result = CliRunner().invoke(cli, ["verify", str(place / "b"), "--prompts", folder, *more])
-        assert result.exit_code == 2
+def test_prompts_need_the_base_and_the_originals(merged: Path) -> None:
+    base, adapter = ["--base", merged / "base"], [merged / "adapters" / "fr"]
+    for missing, more in {"ADAPTERS": base, "--base": adapter, "ADAPTERS and --base": []}.items():
+        result = run("verify", merged / "b", "--prompts", merged / "prompts", *more)
         check_refused(result, names=missing)
 
 
-def test_wrong_prompts_are_refused(place: Path, tmp_path: Path) -> None:
+def test_wrong_prompts_are_refused(merged: Path, tmp_path: Path) -> None:
     (tmp_path / "de.txt").write_text("one\n")
-    adapters = [str(x) for x in sorted((place / "adapters").iterdir())]
-    asked = ["--base", str(place / "base"), "--prompts", str(tmp_path)]
-    result = CliRunner().invoke(cli, ["verify", str(place / "b"), *adapters, *asked])
-    assert result.exit_code == 2
+    result = verify(merged, merged / "b", "--prompts", tmp_path, asked=False)
     check_refused(result, UsageError, got="de", expected="en, fr")
 
 
-def test_prompts_of_one_task_may_be_a_file(place: Path, tmp_path: Path) -> None:
+def test_prompts_of_one_task_may_be_a_file(merged: Path, tmp_path: Path) -> None:
     file = tmp_path / "other.txt"
     file.write_text("one\ntwo\nthree\n")
-    adapters = [str(x) for x in sorted((place / "adapters").iterdir())]
-    given = ["verify", str(place / "b"), *adapters, "--base", str(place / "base"), "--json"]
-    result = CliRunner().invoke(cli, [*given, "--prompts", f"fr={file}"])
+    result = verify(merged, merged / "b", "--json", "--prompts", f"fr={file}", asked=False)
     (task,) = json.loads(result.stdout)["harm"]
     assert (task["name"], task["measured"]["answers"]) == ("fr", 3)
-    twice = CliRunner().invoke(cli, [*given, *2 * ["--prompts", str(tmp_path)]])
+    twice = verify(merged, merged / "b", *2 * ["--prompts", tmp_path], asked=False)
     assert twice.exit_code == 2
 
 
 def test_a_damaged_task_is_a_problem(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydraopt.bundle.task import TaskAdapter
-
     def broken(task: TaskAdapter) -> None:
         raise BundleFormatError("no stream")
 
-    adapters = read_adapters(place / "adapters" / "*")
     monkeypatch.setattr(TaskAdapter, "factors", broken)
-    report = verify_harm(place / "b", adapters, str(place / "base"), {"fr": PROMPTS})
+    report = report_of(merged, merged / "b", {"fr": PROMPTS})
     assert report.tasks == ()
     assert report.problems == ("task 'fr': no stream",)
 

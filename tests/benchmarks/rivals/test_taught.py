@@ -13,10 +13,8 @@ from benchmarks.rivals.registry import SetShape
 from benchmarks.rivals.taught import taught
 from hydraopt.harm import lesson
 from hydraopt.harm.drift import drift_of, held_out, reference_of
-from hydraopt.merging.look import HarmSettings
 from tests.basemodel.cases import factors_of, texts_of
-
-SHORT = HarmSettings(steps=24, stops=(8, 16, 24), rate=0.02)
+from tests.harm.cases import SHORT
 
 
 @pytest.fixture
