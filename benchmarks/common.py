@@ -28,6 +28,7 @@ __all__ = [
     "append_rows",
     "begun",
     "bundle_hash",
+    "joined",
     "local_folder",
     "package_hash",
     "provenance",
@@ -179,18 +180,31 @@ def begun(path: Path, head: Mapping[str, Any], keys: Sequence[str]) -> list[dict
 @contextmanager
 def rewriting(path: Path) -> Iterator[None]:
     """Let one process at a time read a result and write it again."""
-    place = ROOT / "build" / "locks"
-    place.mkdir(parents=True, exist_ok=True)
-    with alone(place / path.name):
+    with alone(path.with_name(f".{path.name}.lock")):
         yield
 
 
 def append_rows(
-    path: Path, head: Mapping[str, Any], keys: Sequence[str], rows: Sequence[Mapping[str, Any]]
+    path: Path,
+    head: Mapping[str, Any],
+    keys: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    of: Sequence[str],
 ) -> None:
-    """Add rows to a result; other processes may add others meanwhile. Raises as :func:`begun`."""
+    """Add rows to a result; other processes may add others meanwhile. Raises as :func:`begun`.
+
+    of: keys that no two rows have in common; a row that is there already stays.
+    """
     with rewriting(path):
-        save_json(path, {**head, "rows": [*begun(path, head, keys), *rows]}, "rows")
+        save_json(path, {**head, "rows": joined(begun(path, head, keys), rows, of)}, "rows")
+
+
+def joined(
+    before: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], of: Sequence[str]
+) -> list[Mapping[str, Any]]:
+    """Return rows with others behind them, without those that are there already, by some keys."""
+    known = {tuple(x[key] for key in of) for x in before}
+    return [*before, *(x for x in rows if tuple(x[key] for key in of) not in known)]
 
 
 def write_result(

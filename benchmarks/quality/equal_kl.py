@@ -24,7 +24,6 @@ import importlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from benchmarks.common import (
     QUALITY,
     ROOT,
     begun,
+    joined,
     package_hash,
     provenance,
     rewriting,
@@ -96,8 +96,11 @@ def packed(rows: Sequence[Compressor], tasks: Tasks, parent: Path) -> dict[str, 
                 made = Path(place) / "made"
                 made.mkdir()
                 row.write(tasks, made)
-                with suppress(OSError):  # another call was faster
+                try:
                     made.rename(folder)
+                except OSError:  # another call was faster
+                    if not folder.is_dir():
+                        raise
         found[row.label] = ReadBack(row, folder, list(tasks))
     return found
 
@@ -217,7 +220,11 @@ class Stored:
             known, found = self.read()
             save_json(
                 self.file,
-                {**self.head, "methods": {**known, **methods}, "rows": [*found, *rows]},
+                {
+                    **self.head,
+                    "methods": {**known, **methods},
+                    "rows": joined(found, rows, ("adapter", "method")),
+                },
                 "rows",
             )
 

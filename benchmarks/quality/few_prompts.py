@@ -112,4 +112,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if row["asked"] != prompts_hash(asked):
                 raise SystemExit(f"{file.name}: other prompts of {adapter.name}; remove it first")
         if todo := [x for x in (0, *args.counts) if x not in mine]:
-            append_rows(file, head, _SAME, measured(adapter, todo, args, base, scorer))
+            rows = measured(adapter, todo, args, base, scorer)
+            append_rows(file, head, _SAME, rows, ("adapter", "prompts"))

@@ -40,7 +40,7 @@ MEASURES = ("frobenius", "weighted")
 
 
 def groups() -> dict[str, tuple[list[Adapter], Sequence[int]]]:
-    """Adapters of every group, and the numbers that are merged together."""
+    """Return the adapters of every group, and the numbers that are merged together."""
     shared = original_adapters("gemma3-5x8")
     tasks = sorted({x.name.rpartition("-")[0] for x in shared})
     found: dict[str, tuple[list[Adapter], Sequence[int]]] = {
@@ -53,7 +53,7 @@ def groups() -> dict[str, tuple[list[Adapter], Sequence[int]]]:
 
 
 def errors_of(adapters: Sequence[Adapter], path: Path) -> dict[str, float]:
-    """Mean over adapters of every measure."""
+    """Return the mean over adapters of every measure."""
     bundle = open_bundle(path)
     found = []
     for adapter in adapters:
@@ -91,7 +91,7 @@ def _parts(b: Any, a: Any, other_b: Any, other_a: Any) -> tuple[float, float, fl
 
 
 def bytes_at(rows: Sequence[Mapping[str, Any]], measure: str, level: float) -> float | None:
-    """Bytes per adapter at which the measure is ``level``, log-linear between merged sizes."""
+    """Return the bytes per adapter at a level of the measure, log-linear between merged sizes."""
     points = sorted((row[measure], row["bytes_per_adapter"]) for row in rows)
     x = [math.log(error) for error, _ in points]
     if not x[0] <= math.log(level) <= x[-1]:
@@ -102,7 +102,7 @@ def bytes_at(rows: Sequence[Mapping[str, Any]], measure: str, level: float) -> f
 def merged(
     group: str, adapters: Sequence[Adapter], count: int, folder: Path
 ) -> Iterator[dict[str, Any]]:
-    """A row for every draw of ``count`` adapters and every size."""
+    """Yield a row for every draw of ``count`` adapters and every size."""
     order = random.Random(group).sample(adapters, len(adapters))
     for draw in range(min(DRAWS[count], len(adapters) // count)):
         chosen = order[draw * count : (draw + 1) * count]
@@ -122,8 +122,10 @@ def merged(
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float]) -> list[Row]:
-    """Bytes of every group and number of adapters, over those that the same adapters take alone:
-    the mean over draws; None where the sizes of none span the level."""
+    """Return the bytes of every group and number of adapters, of those of the adapters alone.
+
+    The mean over draws; None where the sizes of none span the level.
+    """
     draws: dict[tuple[str, int, tuple[str, ...]], list[Mapping[str, Any]]] = {}
     for row in rows:
         draws.setdefault((row["group"], row["adapters"], tuple(row["names"])), []).append(row)
@@ -144,12 +146,13 @@ def table_of(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float]) -> 
 
 
 def code_of(inputs: Mapping[str, Sequence[str]]) -> str:
-    """Hash of what the rows come of. inputs: by group, the content hashes of its adapters."""
+    """Return a hash of what the rows come of. inputs: content hashes of the adapters by group."""
     made_of = json.dumps([bundle_hash(), inputs, SIZES, list(DRAWS.items())])
     return hashlib.sha256(made_of.encode()).hexdigest()[:16]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the result file lacks."""
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--out", type=Path, default=QUALITY / "growth.json")
     args = parser.parse_args(arguments)

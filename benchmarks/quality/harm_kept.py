@@ -128,4 +128,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
             row |= {"share": round(size / fp16, 6)}
             rows_of.append({**row, **kept(*found[label], float(limit.rstrip("%")) / 100)})
             print(rows_of[-1], flush=True)
-        append_rows(file, head, _SAME, rows_of)
+        append_rows(file, head, _SAME, rows_of, ("adapter", "limit"))

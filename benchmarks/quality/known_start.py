@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import parser_of
-from benchmarks.common import QUALITY, begun, package_hash, provenance, save_json
+from benchmarks.common import QUALITY, begun, package_hash, provenance, rewriting, save_json
 from benchmarks.quality.sets import original_adapters, recipe_of
 from benchmarks.rivals.base import DEFAULT
 from hydraopt.adapters import Adapter
@@ -156,6 +156,14 @@ def measured(
     return found
 
 
+def merges_of(file: Path, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what a result has so far. Raises SystemExit for one of other rows or code."""
+    begun(file, about, tuple(about))
+    found: dict[str, dict[str, Any]]
+    found = json.loads(file.read_text())["merges"] if file.is_file() else {}
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: measure what the result file lacks."""
     parser = parser_of(__name__, __doc__)
@@ -175,9 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     file = args.output / f"{args.set}.known-start.json"
     head = provenance(f"{args.set}: bytes and KL with and without a known start", seed=0)
     about = {"split": args.split, "count": args.rows, "code": package_hash()}
-    begun(file, about, tuple(about))
-    known = json.loads(file.read_text()) if file.is_file() else {"merges": {}}
-    results: dict[str, dict[str, Any]] = known["merges"]
+    results = merges_of(file, about)
     args.model, args.tokenizer = load_model(str(base_folder(recipe.base)))
     for count in args.together:
         for first in range(0, len(adapters) - count + 1, count):
@@ -188,6 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if x.together == count
                 and not all(y.name in results.get(x.label, {}) for y in group)
             ]
-            for label, rows in measured(group, todo, recipe, args).items() if todo else ():
-                results.setdefault(label, {}).update(rows)
-            save_json(file, {**head, **about, "merges": results})
+            found = measured(group, todo, recipe, args) if todo else {}
+            with rewriting(file):
+                results = merges_of(file, about)
+                for label, rows in found.items():
+                    results.setdefault(label, {}).update(rows)
+                save_json(file, {**head, **about, "merges": results})

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
-from benchmarks.reports.factors import Compared, has_curve
+from benchmarks.reports.equal_kl import pairs
+from benchmarks.reports.factors import LARGEST, Compared, has_curve
 from benchmarks.reports.same_rows import PROMPTED, Bounds, Cost, Result, results
 from benchmarks.reports.tables import MISSING, table
 from benchmarks.rivals.base import METHOD, WITH_PROMPTS
@@ -25,8 +26,6 @@ _CODED: Final = {METHOD: 1.5, PROMPTED: 2.5}
 _OTHERS: Final = 2.0
 _FEWER: Final = 100 / 3
 """Percent fewer changed answers with prompts."""
-_LARGEST: Final = 0.6
-"""Share of the fp16 bytes up to which other rivals are compared."""
 Line = tuple[str, str, str, str, str]
 
 
@@ -45,21 +44,19 @@ def _drops(result: Result) -> Iterator[Line]:
 
 def _coded(result: Result) -> Iterator[Line]:
     """Yield the aims for the bytes of the coded SVD, with the same prompts where it has them."""
-    names = {x["method"] for x in result.methods.values()}
-    for mine, least in _CODED.items():
-        for rival in (x for x in sorted(names) if has_curve(x) and x not in (METHOD, PROMPTED)):
-            if rival.endswith(WITH_PROMPTS) != (mine == PROMPTED):
-                continue
-            compared = {
-                size: Compared.of(result, label, rival)
-                for size, label in result.of(mine).items()
-                if size in _SIZES
-            }
-            cells = {size: x.of_each_task().partition(" [")[0] for size, x in compared.items() if x}
-            if cells:
-                what = f"bytes of {rival}, at equal KL"
-                sizes, reached = ", ".join(cells), ", ".join(cells.values())
-                yield what, f"`{result.set}`", sizes, f"{least:.1f} times ours", reached
+    for mine, rival in pairs(result.methods):
+        if rival == METHOD:
+            continue
+        compared = {
+            size: Compared.of(result, label, rival)
+            for size, label in result.of(mine).items()
+            if size in _SIZES
+        }
+        cells = {size: x.of_each_task().partition(" [")[0] for size, x in compared.items() if x}
+        if cells:
+            what = f"bytes of {rival}, at equal KL"
+            sizes, reached = ", ".join(cells), ", ".join(cells.values())
+            yield what, f"`{result.set}`", sizes, f"{_CODED[mine]:.1f} times ours", reached
 
 
 def _others(result: Result) -> Iterator[Line]:
@@ -70,7 +67,7 @@ def _others(result: Result) -> Iterator[Line]:
     found = []
     for label, about in result.methods.items():
         compared = Compared.of(result, label, METHOD)
-        if has_curve(about["method"]) or about["share"] > _LARGEST or compared is None:
+        if has_curve(about["method"]) or about["share"] > LARGEST or compared is None:
             continue
         logs = [x.inverse() for x in compared.factors()]
         if not any(x.side for x in logs):
@@ -88,8 +85,10 @@ def _changed(result: Result) -> Iterator[Line]:
     free = result.of(METHOD)
     for size, label in result.of(PROMPTED).items():
         both = result.scored(label, free.get(size, ""))
-        if both.values:
-            less, more = (Cost.of(both, x).changed for x in (label, free[size]))
+        less, more = (
+            (Cost.of(both, x).changed for x in (label, free[size])) if both.values else (0.0, 0.0)
+        )
+        if more:
             found = f"{100 * (1 - less / more):.0f} % fewer"
             what = "answers changed, with prompts"
             yield what, f"`{result.set}`", size, f"{_FEWER:.0f} % fewer", found

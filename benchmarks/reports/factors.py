@@ -14,13 +14,17 @@ import numpy as np
 from benchmarks.reports.same_rows import LEAST, Result, Values, picked
 from benchmarks.rivals.base import METHOD
 
-__all__ = ["Compared", "Factor", "cell", "frontier", "has_curve", "size_at"]
+__all__ = ["LARGEST", "Compared", "Factor", "cell", "frontier", "has_curve", "size_at"]
 
 _ROW_SAMPLES: Final = 100
 _TASK_SAMPLES: Final = 10
 """Draws of tasks for each draw of rows."""
 _WITH_CURVES: Final = (METHOD, "coded svd")
 """Start of the names of the methods that were measured at many sizes."""
+
+
+LARGEST: Final = 0.6
+"""Share of the fp16 bytes up to which rivals of few sizes are drawn and compared."""
 
 
 def has_curve(method: str) -> bool:

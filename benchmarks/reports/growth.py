@@ -25,7 +25,9 @@ def grown() -> Any:
 def growth() -> str:
     """Return the picture; growth.csv has the numbers."""
     return (
-        "![Bytes of those of the same adapters alone](picture:growth.png)\n" if grown() else MISSING
+        "![Bytes as a share of those of the same adapters alone](picture:growth.png)\n"
+        if grown()
+        else MISSING
     )
 
 
@@ -61,7 +63,7 @@ def draw() -> None:
         axis.set_xscale("log", base=2)
         counts = sorted({row["adapters"] for row in result["table"]})
         axis.set_xticks(counts, [str(c) for c in counts])
-        axis.set_ylim(60, 105)
+        axis.set_ylim(None, 105)
         axis.set_xlabel("adapters in the bundle")
         axis.set_ylabel("bytes, % of the same adapters alone")
         axis.set_title(f"at a {measure} error of {level:.2f}")

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks import pages
 from benchmarks.quality.sets import pinned
 from benchmarks.reports.axes import size_axis
-from benchmarks.reports.factors import Compared, cell, has_curve
+from benchmarks.reports.factors import LARGEST, Compared, cell, has_curve
 from benchmarks.reports.same_rows import Cost, Result, costs_of, size_of
 from benchmarks.reports.tables import MISSING, table
 from benchmarks.rivals.base import METHOD, WITH_PROMPTS
@@ -17,8 +17,6 @@ from benchmarks.rivals.base import METHOD, WITH_PROMPTS
 __all__ = ["SECTIONS", "draw"]
 
 _NAME = "rivals.png"
-_LARGEST: Final = 60.0
-"""Percent of the fp16 bytes up to which a rival is drawn."""
 _MOST: Final = 50.0
 """Percent of changed answers from which a row is not in the table; same-rows.csv has it."""
 _LOST = "changes > 80 % of the answers"
@@ -32,7 +30,7 @@ def _sets() -> dict[Result, Points]:
     found: dict[Result, Points] = {}
     for result, method, label, cost in costs_of():
         share = 100 * result.methods[label]["share"]
-        if result.is_whole and not method.endswith(WITH_PROMPTS) and share <= _LARGEST:
+        if result.is_whole and not method.endswith(WITH_PROMPTS) and share <= 100 * LARGEST:
             points = found.setdefault(result, {})
             points.setdefault(_kind(method, cost), []).append((share, cost.kl[1]))
     return found

@@ -88,7 +88,7 @@ _PANELS = (
     ("square", "width", ("merge_wall",), "merge, seconds"),
     ("8b", "tasks", ("merge_wall",), "merge, seconds"),
     ("square", "tasks", ("cold_open_wall", "cold_task_wall"), "cold open and first task, seconds"),
-    ("square", "tasks", ("peak_less_imported_mib",), "peak memory of the merge, MiB"),
+    ("square", "tasks", ("peak_less_imported_mib",), "peak memory of the main process, MiB"),
 )
 _LABELS = {"tasks": "adapters", "rank": "rank", "width": "width"}
 

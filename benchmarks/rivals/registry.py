@@ -95,7 +95,10 @@ TOOLS = {name: rival for rival in RIVALS for name in rival.tools}
 
 
 def requirements(name: str) -> list[str]:
-    """What pip installs for a rival, its package first. Raises ValueError if it has none."""
+    """Return what pip installs for a rival, its package first.
+
+    Raises ValueError if it has none.
+    """
     rival = _BY_NAME[name]
     if rival.package is None:
         known = [x.name for x in RIVALS if x.package]
@@ -104,7 +107,7 @@ def requirements(name: str) -> list[str]:
 
 
 def rows_of(shape: SetShape) -> list[Compressor]:
-    """All rows, in the order of the registry."""
+    """Return all rows, in the order of the registry."""
     return list(_rows(shape))
 
 

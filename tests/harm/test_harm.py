@@ -273,7 +273,14 @@ def test_another_base_has_another_memory(base: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["[" * 10_000, "{}", "[[-1]]", "[1, 24, 2, 1, 1, 1]", *map(slow, ("", "{", "\0", "3", "[1]"))],
+    [
+        "[" * 10_000,
+        "{}",
+        "[[-1]]",
+        "[1, 24, 2, 1, 1, 1]",
+        "[25, 24, 0.1, 1, 1, 1]",
+        *map(slow, ("", "{", "\0", "3", "[1]")),
+    ],
 )
 def test_a_broken_memory_is_measured_again(judge_of, tmp_path: Path, content) -> None:
     other = noisy(factors_of(0), 0.05)

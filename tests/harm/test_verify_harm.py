@@ -140,7 +140,7 @@ def test_what_a_refit_learned_from_is_not_measured(
 def test_a_task_that_was_added_has_learned_from_none(
     merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = HarmSettings(prompts_if_refit=5, held_out=5, least_held_out=1)
+    settings = HarmSettings(prompts_if_refit=5)
     let_recipe_say(monkeypatch, refit=1)
     added, few = {"added": Added("2026-11-30", "0" * 16)}, {"harm": Harm(0, 4, 0.0, 0.0, True)}
     bundle = remade(open_bundle(merged / "b"), tmp_path / "b", fr=added | few, en=few)

@@ -11,8 +11,6 @@ import pytest
 
 from tests.native.conftest import ROOT, compiler
 
-pytestmark = pytest.mark.slow
-
 NATIVE = ROOT / "native"
 STRATEGIES = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE, zlib.Z_FIXED)
 
@@ -213,6 +211,7 @@ def test_damage_is_judged_as_by_zlib(unpacker: Path) -> None:
     assert 30 < accepted < len(cases) - 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("distance", "meant"), [("11101", 1), ("11110", 0), ("11111", 0)])
 @pytest.mark.parametrize(
     ("length", "known"), [("0000001", 1), ("11000101", 1), ("11000110" + "000000", 0)]
@@ -238,6 +237,7 @@ def test_symbols_that_mean_nothing_are_refused(
     assert compare(unpacker, cases) == meant * known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("literals", [286, 287, 288])
 @pytest.mark.parametrize("others", [30, 31, 32])
 def test_codes_of_too_many_symbols_are_refused(unpacker: Path, literals: int, others: int) -> None:

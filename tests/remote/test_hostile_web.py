@@ -23,8 +23,6 @@ from hydraopt.files.stores import store_of
 from hydraopt.files.url import Url
 from tests.remote.servers import Reply, Web, raw_server
 
-pytestmark = pytest.mark.slow
-
 MEGABYTE = 1 << 20
 LONG = 64
 """Megabytes of what nobody should read; sockets between two processes hold a few."""
@@ -94,6 +92,7 @@ def test_a_chain_of_redirects_ends() -> None:
     assert len(raw.requests) <= requesting.REDIRECTS + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
     [
@@ -245,6 +244,7 @@ def test_a_page_of_more_links_than_a_folder_has_files_is_refused() -> None:
 # Answers that do not end.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "start",
     [
@@ -315,6 +315,7 @@ STARTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STARTS)
 @pytest.mark.parametrize("ranges", [False, True])
 @pytest.mark.parametrize("of", ["x.hydra.safetensors", "adapter_model.safetensors"])

@@ -119,7 +119,6 @@ def test_several_bundles_in_a_repository_are_told_apart_by_name(holding: Hub) ->
     assert list(open_bundle(f"hf://{HOME}/other.hydra.safetensors")) == list(NAMES)
 
 
-@pytest.mark.slow
 def test_a_pushed_bundle_comes_with_its_card_in_one_commit(
     hub: Hub, merged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,8 +28,6 @@ from tests.serve.conftest import BASE, TASKS, offline, plain, until
 from tests.serve.test_reload import names
 from tests.serve.test_server import complete
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def folder(bundle_of: Callable[[str], Path], tmp_path: Path) -> Path:
@@ -92,6 +90,7 @@ def test_a_replaced_task_is_answered_as_it_is_now(
     assert logged.records == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["index", slow("no index")])
 def test_a_task_that_was_removed_is_404(serve, wild, folder, logged, how) -> None:
     if how == "no index":
@@ -153,6 +152,7 @@ def test_a_new_file_that_cannot_be_served_is_taken_by_nobody(
     assert found == told(wild, folder, "de")["de"]
 
 
+@pytest.mark.slow
 def test_an_answer_is_of_one_task_to_its_end(serve, wild, folder, others) -> None:
     """Its row is under way when a request after it has the replaced task looked for."""
     with begun(serve, folder) as running, ThreadPoolExecutor(3) as pool:
@@ -187,6 +187,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"memory://served/{tmp_path.name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_folder_of_a_store_is_as_it_is_now_but_for_what_is_kept_here(
     serve, wild, bundle_of, others, stored, monkeypatch, cached

@@ -21,8 +21,6 @@ from tests.marks import slow
 from tests.serve.conftest import plain, until
 from tests.serve.test_server import complete
 
-pytestmark = pytest.mark.slow
-
 QUICK = limited(connections=40, head=0.25, body=0.35)
 START = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
 HEAD = START + b"content-type: application/json\r\ncontent-length: 500\r\n\r\n"
@@ -78,6 +76,7 @@ def test_what_comes_by_half_is_closed_in_time(quick, sent, what) -> None:
         assert set(error) == {"message", "type", "param", "code"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [START + b"x-", HEAD, WHOLE])
 def test_drops_do_not_buy_time(quick, start) -> None:
     """A byte now and then, within every pause that is allowed, also after an answer."""

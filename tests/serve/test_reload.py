@@ -143,7 +143,6 @@ def test_reload_under_requests_never_mixes(serve, wild, bundle_of, other, place)
     assert set(found) == right
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "broken", ["gone", "cut", "no bundle", "another model's", "the base's name"]
 )

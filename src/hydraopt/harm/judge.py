@@ -55,7 +55,7 @@ class AnswerJudge(Answers, HarmJudge):
 
         Raises AlignmentError for modules that are not linear in the base or do not receive every
         token; UsageError for prompts that the base cannot read, and for a task without prompts if
-        there is no token to begin with.
+        there is no token to begin with; NumericalError for an adapter whose text is not finite.
         """
         tempered, most = {}, self._settings
         measured = [name for name in self._adapters if name not in self.unseen]

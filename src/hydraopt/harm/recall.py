@@ -33,7 +33,13 @@ def recalled_harm(value: Any, answers: int, held_out: bool) -> MeasuredHarm | No
     if not (isinstance(value, list) and len(value) == 6):
         return None
     fine = all(type(x) in (int, float) and 0 <= x < math.inf for x in value)
-    if not fine or value[1] != answers or type(value[0]) is not int or value[2] > 1:
+    if (
+        not fine
+        or value[1] != answers
+        or type(value[0]) is not int
+        or value[2] > 1
+        or value[0] > value[1]
+    ):
         return None
     changed, _, likely, likely_error, kl, kl_error = value
     return MeasuredHarm(Harm(changed, answers, likely, kl, held_out), likely_error, kl_error)

@@ -80,7 +80,8 @@ def verify_harm(
         progress("measuring harm", len(tasks) + len(problems), len(prompts))
     tasks.sort(key=lambda x: x.name)
     problems += [text for task in tasks if (text := _worse(task))]
-    # Harm that was stated of fewer answers left those out that the refit learned from.
+    # If these are the prompts of the merge, harm that was stated of fewer answers left those out
+    # that the refit learned from.
     learned = (
         x.name for x in tasks
         if x.name in trained and x.stated and x.stated.answers < x.measured.answers

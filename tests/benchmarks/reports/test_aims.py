@@ -57,3 +57,9 @@ def test_bytes_are_at_the_kl_of_each_size_or_of_the_rival(lines) -> None:
 def test_fewer_answers_change_with_prompts(lines) -> None:
     (changed,) = (x for x in lines if "answers changed" in x[0])
     assert changed[2:] == ["5%", "33 % fewer", "50 % fewer"]
+
+
+def test_no_share_is_fewer_than_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CHANGED, "five", 0)
+    monkeypatch.setattr(module, "results", lambda: [result("gemma3-5x8")])
+    assert "answers changed" not in aims()
