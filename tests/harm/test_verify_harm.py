@@ -149,6 +149,16 @@ def test_a_task_that_was_added_has_learned_from_none(
     assert report.learned == ("en",)
 
 
+def test_progress_counts_the_tasks_of_the_bundle(merged: Path, tmp_path: Path) -> None:
+    merge([merged / "adapters" / "fr"], tmp_path / "one", error=0.3, workers=1)
+    adapters, told = read_adapters(merged / "adapters" / "*"), list[tuple[str, int, int]]()
+    prompts = dict.fromkeys(NAMES, PROMPTS)
+    verify_harm(
+        tmp_path / "one", adapters, str(merged / "base"), prompts, lambda *x: told.append(x)
+    )
+    assert told[-1] == ("measuring harm", 1, 1)
+
+
 def test_prompts_are_read_before_anything_is_decoded(
     merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

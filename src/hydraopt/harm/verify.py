@@ -66,8 +66,9 @@ def verify_harm(
     settings = replace(settings, answer_tokens=tokens)
     judge = AnswerJudge(base, adapters, asked, progress, settings=settings)
     tasks, problems = [], []
+    judged = {x.name for x in bundle.manifest.tasks} & judge.tasks()
     for task in bundle.one_by_one():
-        if task.name not in judge.tasks():
+        if task.name not in judged:
             continue
         try:
             measured = judge.measure(task.name, task.factors).harm
@@ -77,7 +78,7 @@ def verify_harm(
         stated = task.entry.harm
         most = None if stated is None else most_likely(stated, measured.answers)
         tasks.append(TaskHarm(task.name, stated, measured, most))
-        progress("measuring harm", len(tasks) + len(problems), len(prompts))
+        progress("measuring harm", len(tasks) + len(problems), len(judged))
     tasks.sort(key=lambda x: x.name)
     problems += [text for task in tasks if (text := _worse(task))]
     # If these are the prompts of the merge, harm that was stated of fewer answers left those out
