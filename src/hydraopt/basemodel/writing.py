@@ -67,6 +67,9 @@ def generate(
 ) -> list[tuple[int, ...]]:
     """Generate the answer to each item.
 
+    If the first step fails with one of NO_ROWS, all is written again by transformers' own loop,
+    which takes longer: the model's cache has other states, or it assigns its own positions.
+
     factors: factors of each item; a batch may have several.
     most: maximum number of tokens per answer, one for each or one for all; lower if the model has
         fewer positions.
