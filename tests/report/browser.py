@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["AXE", "DESKTOP", "PHONE", "SCHEMES", "barriers", "chromium", "ready", "why_not"]
+__all__ = [
+    "AXE",
+    "DESKTOP",
+    "PHONE",
+    "SCHEMES",
+    "barriers",
+    "chromium",
+    "ready",
+    "until",
+    "why_not",
+]
 
 AXE = os.environ.get("HYDRAOPT_AXE", "")
 """axe.min.js of the npm package axe-core."""
@@ -53,11 +63,16 @@ def chromium(width: int = 1200, height: int = 900) -> Iterator[Any]:
 
 def ready(driver: Any, seconds: float = 60.0) -> float:
     """Wait until the page has drawn itself; milliseconds from its start to then, as it says."""
+    said = "return document.body && document.body.dataset.ready"
+    until(driver, lambda: driver.execute_script(said), seconds)
+    return float(driver.execute_script(said))
+
+
+def until(driver: Any, true: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait until something is true: the page follows a click later."""
     from selenium.webdriver.support.ui import WebDriverWait
 
-    said = "return document.body && document.body.dataset.ready"
-    WebDriverWait(driver, seconds, 0.05).until(lambda d: d.execute_script(said))
-    return float(driver.execute_script(said))
+    WebDriverWait(driver, seconds, 0.05).until(lambda _: true())
 
 
 def barriers(driver: Any, address: str, scheme: str) -> list[tuple[str, str, list[Any]]]:

@@ -21,6 +21,7 @@ from tests.report.browser import (
     barriers,
     chromium,
     ready,
+    until,
     why_not,
 )
 from tests.report.conftest import HOSTILE, Made
@@ -57,12 +58,6 @@ def names_in(driver: Any) -> list[str]:
     # In one step: the list may be drawn anew at any moment.
     script = "return [...document.querySelectorAll('#tasks tbody th a')].map(x => x.textContent)"
     return list(driver.execute_script(script))
-
-
-def until(driver: Any, true: Any) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    WebDriverWait(driver, 20, 0.05).until(lambda _: true())
 
 
 def click_through(driver: Any) -> None:

@@ -22,7 +22,7 @@ from hydraopt.report.model import SizeRow
 from hydraopt.report.page import render
 from tests.bundle.bundles import tiny
 from tests.conftest import write_adapter
-from tests.report.browser import DESKTOP, PHONE, chromium, ready, why_not
+from tests.report.browser import DESKTOP, PHONE, chromium, ready, until, why_not
 
 pytestmark = [
     pytest.mark.slow,
@@ -224,5 +224,6 @@ def test_an_image_model_has_no_section_without_content(image: str) -> None:
         heads = driver.find_elements("css selector", "#tasks thead th")
         assert not {"Language", "Group"} & {x.text for x in heads}
         driver.find_element("css selector", "#tasks tbody a").click()
+        until(driver, lambda: driver.find_elements("css selector", "#single h3"))
         titles = driver.find_elements("css selector", "#single h3")
         assert [x.text for x in titles] == ["Layers"]
