@@ -315,3 +315,11 @@ def test_too_few_answers_and_other_modules_are_refused(trained, parts) -> None:
             refitted(model, few, original, coded)
     with raises(AlignmentError, got="no such module", expected="(32, 32)"):
         refitted(model, texts, {"x.y": original[PATHS[0]]}, coded)
+
+
+@pytest.mark.parametrize(
+    ("steps", "stops"), [(60, (80, 120, 160)), (160, (80, 120)), (8, ()), (8, (8, 4)), (8, (0, 8))]
+)
+def test_stops_rise_to_the_last_step(steps: int, stops: tuple[int, ...]) -> None:
+    with raises(UsageError, got=str(stops)):
+        HarmSettings(steps=steps, stops=stops)
