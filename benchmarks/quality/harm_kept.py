@@ -121,11 +121,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         todo = {x: rows[x].label for x in args.limits if x not in {y["limit"] for y in mine}}
         if not todo:
             continue
-        found, rows_of = counts(adapter, {x: methods[x] for x in todo.values()}, scorer), []
+        found = counts(adapter, {x: methods[x] for x in todo.values()}, scorer)
+        measured = list[dict[str, Any]]()
         for limit, label in todo.items():
             size = methods[label].bytes
             row = {"adapter": adapter.name, "limit": limit, "of": of, "bytes": size}
             row |= {"share": round(size / fp16, 6)}
-            rows_of.append({**row, **kept(*found[label], float(limit.rstrip("%")) / 100)})
-            print(rows_of[-1], flush=True)
-        append_rows(file, head, _SAME, rows_of, ("adapter", "limit"))
+            measured.append({**row, **kept(*found[label], float(limit.rstrip("%")) / 100)})
+            print(measured[-1], flush=True)
+        append_rows(file, head, _SAME, measured, ("adapter", "limit"))

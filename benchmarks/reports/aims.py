@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
-from benchmarks.reports.equal_kl import pairs
+from benchmarks.reports.equal_kl import changed_with_prompts, pairs
 from benchmarks.reports.factors import LARGEST, Compared, has_curve
 from benchmarks.reports.same_rows import PROMPTED, Bounds, Cost, Result, results
 from benchmarks.reports.tables import MISSING, table
@@ -82,12 +82,7 @@ def _others(result: Result) -> Iterator[Line]:
 
 def _changed(result: Result) -> Iterator[Line]:
     """Yield the aim for changed answers with prompts."""
-    free = result.of(METHOD)
-    for size, label in result.of(PROMPTED).items():
-        both = result.scored(label, free.get(size, ""))
-        less, more = (
-            (Cost.of(both, x).changed for x in (label, free[size])) if both.values else (0.0, 0.0)
-        )
+    for size, _, less, more in changed_with_prompts(result):
         if more:
             found = f"{100 * (1 - less / more):.0f} % fewer"
             what = "answers changed, with prompts"

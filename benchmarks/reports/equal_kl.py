@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +23,7 @@ from benchmarks.reports.same_rows import (
 from benchmarks.reports.tables import MISSING, table, wrapped
 from benchmarks.rivals.base import METHOD, WITH_PROMPTS
 
-__all__ = ["SECTIONS", "TABLES", "pairs"]
+__all__ = ["SECTIONS", "TABLES", "changed_with_prompts", "pairs"]
 
 _IN_SHORT: Final = ("10%", "5%", "3%", "2%")
 """Sizes of README.md's note; its table is of the first."""
@@ -133,14 +133,22 @@ def in_short() -> str:
     return f"{table(head, lines)}\n{wrapped(text)}"
 
 
+def changed_with_prompts(result: Result) -> Iterator[tuple[str, str, float, float]]:
+    """Yield size, label and percent of changed answers with prompts, and percent without.
+
+    On the tasks that both were measured on.
+    """
+    free = result.of(METHOD)
+    for size, label in result.of(PROMPTED).items():
+        both = result.scored(label, free.get(size, ""))
+        if both.values:
+            yield size, label, Cost.of(both, label).changed, Cost.of(both, free[size]).changed
+
+
 def _with_prompts(result: Result) -> str:
     """Return a sentence for each size of a whole set with prompts."""
-    free, said = result.of(METHOD), ""
-    for size, label in result.of(PROMPTED).items() if result.is_whole else ():
-        both = result.scored(label, free.get(size, ""))
-        if not both.values:
-            continue
-        less, more = (Cost.of(both, x).changed for x in (label, free[size]))
+    said = ""
+    for size, label, less, more in changed_with_prompts(result) if result.is_whole else ():
         said += (
             f" [With {result.methods[label]['prompts']} prompts per task](docs/howto/harm.md), the "
             f"set on {size_of(result.base)} at {size.replace('%', ' %')} changes {less:.1f} % of "

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import QUALITY
+from benchmarks.pages import Table
 from benchmarks.reports.same_rows import LEAST
 from benchmarks.reports.tables import MISSING, table
 
-__all__ = ["SECTIONS", "few"]
+__all__ = ["SECTIONS", "TABLES", "every_task", "few"]
 
 _HEAD = [
     "set, tasks, size", "real prompts", "synthetic", "tasks refitted", "answers changed",
@@ -62,22 +63,48 @@ def _lines(about: str, tasks: Sequence[Mapping[int, Row]]) -> list[list[str]]:
     return lines
 
 
-def few() -> str:
-    """Return a row for each number of real prompts of each set.
+def _sets() -> Iterator[tuple[str, str, dict[str, dict[int, Row]]]]:
+    """Yield set, size, and its rows by task and number of real prompts.
 
     Tasks without all numbers of the set are left out: the run has not come to them.
     """
-    lines = []
     for file in sorted(QUALITY.glob("*.few-prompts.json")):
         result = json.loads(file.read_text())
         counts = {x["prompts"] for x in result["rows"]}
         by_task: dict[str, dict[int, Row]] = {}
         for row in result["rows"]:
             by_task.setdefault(row["adapter"], {})[row["prompts"]] = row
-        tasks = [x for x in by_task.values() if set(x) == counts]
-        about = f"`{result['set']}`, {len(tasks)}, {result['size']}"
-        lines += _lines(about, tasks) if tasks else []
+        yield (
+            result["set"],
+            result["size"],
+            {name: x for name, x in by_task.items() if set(x) == counts},
+        )
+
+
+def few() -> str:
+    """Return a row for each number of real prompts of each set, and of all sets together."""
+    lines, every = [], list[dict[int, Row]]()
+    for name, size, tasks in _sets():
+        if tasks:
+            lines += _lines(f"`{name}`, {len(tasks)}, {size}", [*tasks.values()])
+            every += tasks.values()
+    if len({tuple(sorted(x)) for x in every}) == 1 and len(lines) > len(every[0]):
+        lines += _lines(f"all, {len(every)}", every)
     return table(_HEAD, lines) if lines else MISSING
 
 
+def every_task() -> Table:
+    """Return changed answers and KL of each task by its number of real prompts."""
+    rows = [
+        [name, task, size, count, row["synthetic"], row["refitted"], f"{changed:.4f}", f"{kl:.3g}"]
+        for name, size, tasks in _sets()
+        for task, by_count in tasks.items()
+        for count, row in sorted(by_count.items())
+        for changed, kl in [_mean(row)]
+    ]
+    head = ["set", "task", "size", "real_prompts", "synthetic", "refitted", "changed", "kl"]
+    return head, rows
+
+
 SECTIONS = {"few prompts": few}
+TABLES = {"few-prompts.csv": every_task}

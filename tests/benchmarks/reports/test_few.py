@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.reports import few as module
-from benchmarks.reports.few import few
+from benchmarks.reports.few import every_task, few
 
 
 @pytest.fixture
@@ -53,3 +53,19 @@ def test_a_task_that_is_not_measured_to_its_end_is_left_out(table) -> None:
 def test_no_gain_has_no_share(table) -> None:
     assert [row[6] for row in table({"a": {0: 0.4, 5: 0.4, 300: 0.4}})] == ["", "", ""]
     assert table({"a": {0: 0.4, 300: 0.0}})[1][6] == "100 %"
+
+
+def test_all_sets_come_together_and_each_task_has_a_line(table, tmp_path: Path) -> None:
+    alone = table({"a": {0: 0.4, 5: 0.2, 300: 0.1}})
+    assert len(alone) == 3
+    whole = json.loads((tmp_path / "a.few-prompts.json").read_text())
+    (tmp_path / "b.few-prompts.json").write_text(json.dumps({**whole, "set": "b"}))
+    lines = table({"a": {0: 0.4, 5: 0.4, 300: 0.1}})
+    assert [x[0] for x in lines[6:]] == ["all, 2"] * 3
+    assert lines[7][6] == "25 %"
+    head, rows = every_task()
+    assert len(rows) == 6
+    assert dict(zip(head, rows[1], strict=True)) == {
+        "set": "a", "task": "a", "size": "3%", "real_prompts": 5, "synthetic": 295,
+        "refitted": True, "changed": "0.5000", "kl": "0.4",
+    }  # fmt: skip
