@@ -112,3 +112,16 @@ def test_one_thread_will_do_where_no_more_can_be_made(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(threading.Thread, "start", none)
     assert shared.at_once([lambda: 1, lambda: 2], 2) == [1, 2]
+
+
+def test_an_interrupt_while_they_are_decoded_leaves_the_bundle_whole(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hydraopt.bundle.reader.read_shared", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bundle.bases(0)
+    assert all(same(*x) for x in zip(bundle.bases(0), next(iter(bundle.read_bases())), strict=True))

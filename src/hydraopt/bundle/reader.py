@@ -353,7 +353,7 @@ class Bundle(Mapping[str, TaskAdapter]):
         made = self._decoded
         if made.bases is None:
             reader = self._open_shared()
-            made.bases, made.commons = [], []
-            if reader is not None:
-                made.bases, made.commons = read_shared(reader, self.core, self.path)
+            found = ([], []) if reader is None else read_shared(reader, self.core, self.path)
+            # At the end: what an interrupt left half done would pass for a bundle without bases.
+            made.bases, made.commons = found
         return made.bases
