@@ -54,7 +54,7 @@ def test_it_never_takes_more_than_its_bound_and_the_oldest_goes_first(tmp_path: 
     cache.put(key(99), bytes(15))
     assert cache.size() <= 100
     there = {i for i in range(10) if (tmp_path / "c" / f"{key(i)}-10").exists()}
-    assert there == {0, 3, 4, 5, 6, 7, 8, 9}
+    assert there == {0, 4, 5, 6, 7, 8, 9}  # a tenth stays free for those that come
     cache.put(key(100), bytes(101))
     assert cache.get(key(100), 101) is None
     assert cache.get(key(99), 15) is not None
@@ -145,11 +145,11 @@ def test_the_folder_is_listed_only_when_it_may_be_full(
     monkeypatch.setattr(os, "scandir", counted)
     for number in range(12):
         Cache(tmp_path / "c", 100).put(key(number), bytes(10))
-    assert len(listed) == 3  # the first time, and when it is full
+    assert len(listed) == 2  # the first time, and when it is full
     assert Cache(tmp_path / "c", 100).size() == 100
     (tmp_path / "c" / ".lock").write_bytes(b"nonsense")
     Cache(tmp_path / "c", 100).put(key(20), bytes(10))
-    assert Cache(tmp_path / "c", 100).size() == 100
+    assert Cache(tmp_path / "c", 100).size() == 90
 
 
 def test_what_cannot_be_touched_is_there_all_the_same(

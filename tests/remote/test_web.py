@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from hydraopt.errors import (
     UsageError,
 )
 from hydraopt.files.ranges import AHEAD, RemoteFile
-from hydraopt.files.stores import store_of
+from hydraopt.files.stores import copy_to, store_of
 from hydraopt.files.url import Url
 from hydraopt.files.web import WebStore
 from hydraopt.inspect.listing import difference, listing
@@ -66,14 +67,32 @@ def test_the_second_time_only_the_header_is_fetched(web: Web, served: str) -> No
 
 
 def test_a_server_without_ranges_is_read_whole_and_once(
-    web: Web, served: str, merged: Path
+    web: Web, served: str, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(copies))
     web.ranges = False
     bundle = open_bundle(served)
+    assert not list(copies.iterdir())  # nothing stays if the process is killed
     for name in "ab":
         bundle[name].factors()
     assert web.sent == merged.stat().st_size
     assert bundle.fetched == web.sent
+
+
+def test_a_copy_that_cannot_be_moved_is_deleted(
+    web: Web, served: str, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(copies))
+    web.ranges = False
+    assert copy_to(Url(served), tmp_path / "copied") == merged.stat().st_size
+    assert (tmp_path / "copied").read_bytes() == merged.read_bytes()
+    with pytest.raises(FileNotFoundError):
+        copy_to(Url(served), tmp_path / "nowhere" / "copied")
+    assert not list(copies.iterdir())
 
 
 def test_without_ranges_to_ask_whether_it_is_there_costs_no_body(

@@ -141,12 +141,17 @@ class Cache:
         os.write(lock, b"%0*d" % (_DIGITS, kept + size))
 
     def _without_oldest(self, size: int) -> int:
-        """Delete what was not used for longest, until ``size`` fits; the bytes that stay."""
+        """Delete what was not used for longest; return the bytes that stay.
+
+        If ``size`` does not fit, a tenth of the limit stays free beside it: otherwise every later
+        entry would list the folder again.
+        """
         files = sorted(self._files())
-        kept = sum(size for _, size, _ in files)
+        kept = sum(count for _, count, _ in files)
+        most = self.most if kept + size <= self.most else max(self.most - self.most // 10, size)
         for _, count, file in files:
             # What a killed writer left is nobody's: writers hold the lock.
-            if kept + size <= self.most and file.suffix != ".new":
+            if kept + size <= most and file.suffix != ".new":
                 continue
             file.unlink(missing_ok=True)
             kept -= count

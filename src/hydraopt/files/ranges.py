@@ -5,8 +5,7 @@ Its length and tag are those of the first answer, and any later one that differs
 
 from __future__ import annotations
 
-import os
-import weakref
+from contextlib import suppress
 from typing import Final
 
 from hydraopt.files.answers import Check, Mark, refuse
@@ -36,10 +35,11 @@ class RemoteFile:
         self.fetched = len(begun.head)
         self._copy: HeldFile | None = None
         if begun.whole is not None:
-            # Without a name it goes with the last who reads it.
             self._copy = HeldFile(begun.whole)
             self.fetched = self._copy.size
-            weakref.finalize(self, _forget, os.fspath(begun.whole))
+            # Without a name it goes with the last who reads it, even if the process is killed.
+            with suppress(OSError):
+                begun.whole.unlink()
 
     @property
     def size(self) -> int:
@@ -80,10 +80,3 @@ def held_at(place: AnyPath, check: Check | None = None) -> Ranges:
     Raises OSError; RemoteError for an address.
     """
     return RemoteFile(place, check) if isinstance(place, Url) else HeldFile(place)
-
-
-def _forget(name: str) -> None:
-    try:
-        os.unlink(name)
-    except OSError:
-        return

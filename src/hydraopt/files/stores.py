@@ -102,9 +102,7 @@ def copy_to(url: Url, target: Path, check: Check | None = None) -> int:
     store = store_of(url)
     begun = patiently(lambda: store.start(url, CHUNK, check), url)
     if begun.whole is not None:
-        import shutil
-
-        shutil.move(begun.whole, target)  # which may be on another disk
+        _move(url, begun.whole, target)
         return begun.mark.size
     size, head = begun.mark.size, bytearray(begun.head)
     check_room(url, size, target.parent)
@@ -128,3 +126,15 @@ def copy_to(url: Url, target: Path, check: Check | None = None) -> int:
             got, expected = (f"{x.size} bytes, {x.tag or 'no tag'}" for x in (now, begun.mark))
             refuse("object changed while it was read", url, got, expected, "Run again")
     return position
+
+
+def _move(url: Url, copy: Path, target: Path) -> None:
+    """Move a temporary copy of an object to its place, or delete it. Raises RemoteError."""
+    import shutil
+
+    try:
+        if copy.stat().st_dev != target.parent.stat().st_dev:
+            check_room(url, copy.stat().st_size, target.parent)
+        shutil.move(copy, target)
+    finally:
+        copy.unlink(missing_ok=True)
