@@ -57,6 +57,18 @@ def test_a_prompt_beyond_the_limit_is_not_tokenised_whole(
         assert complete(running.client(), "de", max_tokens=2).choices
 
 
+@pytest.mark.parametrize("path", ["completions", "chat/completions"])
+def test_names_that_are_no_models_are_not_counted(serve: Any, path: str) -> None:
+    text = "a " * (LONG // 4)
+    chat = {"messages": [{"role": "user", "content": text}]}
+    asked = {"prompt": text} if path == "completions" else chat
+    with serve(Limits(prompt_tokens=64)) as running:
+        for model in ("nobody-1", "nobody-2"):
+            reply = plain(f"{running.address}/v1/{path}", {"model": model, **asked})
+            assert (reply.status, reply.json()["error"]["code"]) == (404, "model_not_found")
+        assert "nobody" not in plain(f"{running.address}/metrics").text
+
+
 def test_a_prompt_of_just_the_limit_is_answered(serve) -> None:
     with serve(Limits(prompt_tokens=64)) as running:
         count = len(running.engine.tokenizer("x" * 40)["input_ids"])

@@ -135,6 +135,7 @@ def _add_answers(app: FastAPI, service: _Service, limits: Limits, keyed: Sequenc
     @app.post("/v1/completions", dependencies=keyed)
     async def completions(request: HttpRequest) -> Response:
         asked = await _read(request, CompletionRequest, limits.body_bytes)
+        service.task(asked.model)
         prompt = await asyncio.to_thread(service.completion_prompt, asked)
         usual = min(_COMPLETION_TOKENS, limits.answer_tokens)
         return await service.answer(request, asked, prompt, asked.max_tokens or usual)
@@ -142,6 +143,7 @@ def _add_answers(app: FastAPI, service: _Service, limits: Limits, keyed: Sequenc
     @app.post("/v1/chat/completions", dependencies=keyed)
     async def chat(request: HttpRequest) -> Response:
         asked = await _read(request, ChatRequest, limits.body_bytes)
+        service.task(asked.model)
         prompt = await asyncio.to_thread(service.chat_prompt, asked)
         most = asked.max_completion_tokens or asked.max_tokens or limits.answer_tokens
         return await service.answer(request, asked, prompt, most)
