@@ -231,9 +231,10 @@ def test_a_port_in_use_is_said_at_once(host: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--seconds", "inf", "limits must be positive"),
-        ("--seconds", "nan", "limits must be positive"),
-        ("--rows", "0", "limits must be positive"),
+        ("--seconds", "inf", "--seconds"),
+        ("--seconds", "nan", "--seconds"),
+        ("--rows", "0", "--rows"),
+        ("--answer-tokens", "0", "--answer-tokens"),
         ("--port", "99999", "is not in the range"),
         ("--host", "0.0.0.0", "needs an API key"),
     ],

@@ -39,9 +39,9 @@ class ServeOptions:
     threads: int | None
 
     def __post_init__(self) -> None:
-        counts = (self.rows, self.queue, self.connections, self.prompt_tokens, self.answer_tokens)
-        if min(counts) < 1 or not 0 < self.seconds < math.inf:
-            raise UsageError(explain("limits must be positive", expected="finite numbers above 0"))
+        if not 0 < self.seconds < math.inf:
+            what = "--seconds must be positive and finite"
+            raise UsageError(explain(what, got=self.seconds, do="Give a number of seconds"))
 
     @property
     def api_key(self) -> str | None:
@@ -85,23 +85,36 @@ class ServeOptions:
     "--device", default="cpu", show_default=True, help="Device for torch: cpu, cuda or mps."
 )
 @click.option(
-    "--rows", default=16, show_default=True, help="Maximum number of answers generated at a time."
+    "--rows",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Maximum number of answers generated at a time.",
 )
-@click.option("--queue", default=256, show_default=True, help="Maximum number of waiting requests.")
+@click.option(
+    "--queue",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Maximum number of waiting requests.",
+)
 @click.option(
     "--connections",
+    type=click.IntRange(min=1),
     default=512,
     show_default=True,
     help="Maximum number of connections; others get 503.",
 )
 @click.option(
     "--prompt-tokens",
+    type=click.IntRange(min=1),
     default=2048,
     show_default=True,
     help="Maximum length of a prompt, in tokens.",
 )
 @click.option(
     "--answer-tokens",
+    type=click.IntRange(min=1),
     default=1024,
     show_default=True,
     help="Maximum length of an answer, in tokens.",
