@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle
 from hydraopt.adapters import read_adapter
+from hydraopt.bundle.task import TaskAdapter
 from hydraopt.cli.inspect import worst_module
 from hydraopt.errors import BatchError, ExportError, MissingExtraError, UsageError
+from hydraopt.export import formats
 from hydraopt.inspect.bundle import TaskModule
 from tests.cli.conftest import TASKS, Run
 from tests.conftest import MakeAdapter
@@ -177,6 +181,21 @@ def test_export_of_several_stops_before_the_first_if_one_is_in_the_way(
     assert {x: x.read_bytes() for x in out.rglob("*") if x.is_file()} == before
     assert run("export", bundle, "--all", "-o", out, "--force").exit_code == 0
     assert sorted(x.name for x in out.iterdir()) == sorted(names)
+
+
+def test_export_of_several_frees_each_task_before_the_next(
+    run: Run, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, before = formats.export_task, list[weakref.ref[TaskAdapter]]()
+
+    def watched(task: TaskAdapter, *given: Any, **options: Any) -> None:
+        assert not any(x() for x in before)
+        before.append(weakref.ref(task))
+        real(task, *given, **options)
+
+    monkeypatch.setattr(formats, "export_task", watched)
+    assert run("export", bundle, "--all", "-o", tmp_path / "out").exit_code == 0
+    assert len(before) == len(TASKS)
 
 
 def test_tasks_that_a_format_cannot_hold_leave_the_others_written(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from hydraopt.notes import Note
 from hydraopt.values import one_line
 
 if TYPE_CHECKING:
+    from hydraopt.bundle.reader import Bundle
     from hydraopt.bundle.task import TaskAdapter
 
 __all__ = ["FORMATS", "export"]
@@ -100,7 +101,8 @@ def export(
     names = list(opened) if everything else list(dict.fromkeys(tasks))
     if not names:
         warn(Note("no_tasks", "the bundle has no tasks, so nothing is written"))
-    chosen = [opened[name] for name in names]  # a wrong name is refused before anything is written
+    for name in names:
+        opened[name]  # a wrong name is refused before anything is written
     single = len(names) == 1 and not everything
     if single:
         row.check_suffix(Path(output))
@@ -110,7 +112,7 @@ def export(
     own = base if "base" in row.takes or opened.base is None else None
     how = functools.partial(export_task, format=file_format, dtype=dtype, base=own)
     how = functools.partial(how, uniform_rank=uniform_rank, overwrite=force)
-    _write(chosen, places, how, show=not as_json)
+    _write(opened, dict(zip(names, places, strict=True)), how, show=not as_json)
     if as_json:
         kind = "file" if row.suffix else "folder"
         made = [{"task": x, kind: str(y)} for x, y in zip(names, places, strict=True)]
@@ -119,23 +121,26 @@ def export(
 
 
 def _write(
-    tasks: Sequence[TaskAdapter],
-    places: Sequence[Path],
+    bundle: Bundle,
+    places: Mapping[str, Path],
     how: Callable[[TaskAdapter, Path], None],
     show: bool,
 ) -> None:
-    """Write every task that the format can hold, then raise the errors of the others."""
+    """Write every task that the format can hold, then raise the errors of the others.
+
+    places: output of each task, by name. What a task has decoded is freed before the next one.
+    """
     refused: list[ExportError] = []
-    for task, target in zip(tasks, places, strict=True):
+    for name, target in places.items():
         try:
-            how(task, target)
+            how(bundle[name], target)
         except ExportError as error:
             refused.append(error)
             continue
         if show:
-            say(f"{task.name} -> {target}")
+            say(f"{name} -> {target}")
     if len(refused) > 1:
-        head = f"{len(refused)} of {len(tasks)} tasks cannot be exported"
+        head = f"{len(refused)} of {len(places)} tasks cannot be exported"
         batch = BatchError("\n  ".join([head, *(one_line(str(error)) for error in refused)]))
         batch.problems = tuple(refused)
         raise batch
