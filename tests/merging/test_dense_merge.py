@@ -103,6 +103,17 @@ def test_what_no_rounding_gives_back_is_kept(make_adapter, tmp_path, key, array)
     np.testing.assert_array_equal(got, array)
 
 
+def test_a_size_with_room_for_every_bit_keeps_what_a_smaller_one_keeps(
+    make_adapter, tmp_path
+) -> None:
+    kept = numbers(40)
+    kept[3] = np.nan
+    one = make_adapter(tmp_path / "a", modules_of(0), extras={BIAS: kept})
+    for size in ("50%", "90%"):
+        merge([one], tmp_path / size, size=size, workers=1)
+        np.testing.assert_array_equal(open_bundle(tmp_path / size)["a"].extras[BIAS].numpy(), kept)
+
+
 @pytest.mark.parametrize(("dtype", "name"), [(np.float16, "F16"), (np.float64, "F64")])
 def test_a_tensor_comes_back_in_its_dtype(make_adapter, tmp_path, dtype, name) -> None:
     # Rounding would take the largest numbers out of the type.
