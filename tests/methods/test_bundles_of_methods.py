@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from click.testing import CliRunner
 
 from hydraopt import open_bundle, read_adapter
 from hydraopt.cli.main import cli
-from hydraopt.errors import HydraoptError, UsageError
+from hydraopt.errors import HydraoptError, LockedError, UsageError
+from hydraopt.files.lock import locked
 from hydraopt.methods import combine
 from tests.conftest import MakeAdapter
 
@@ -103,6 +105,29 @@ def test_what_is_refused_leaves_the_output_alone(
     with pytest.raises(UsageError):
         combine(f"{four}/*", output, method, **options)
     assert not output.exists()
+
+
+def test_an_output_is_as_of_a_merge(
+    four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "apart"
+    folder.mkdir()
+    made = combine(f"{four}/*", folder, heads=2, rank=8)
+    files = [x for x in folder.iterdir() if x.is_file()]
+    assert len(files) > len(KINDS)
+    assert made.size == sum(x.stat().st_size for x in files)
+    assert sorted(open_bundle(folder)) == sorted(KINDS)
+    module = sys.modules["hydraopt.methods.combine"]
+    monkeypatch.setattr(module, "apply", None)  # it is refused before the method runs
+    with pytest.raises(UsageError):
+        combine(f"{four}/*", folder, heads=2, rank=8)
+    file = tmp_path / "one.hydra.safetensors"
+    monkeypatch.undo()
+    combine(f"{four}/*", file, heads=2, rank=8)
+    before = file.read_bytes()
+    with locked(file), pytest.raises(LockedError):
+        combine(f"{four}/*", file, heads=4, rank=8)
+    assert file.read_bytes() == before
 
 
 def test_an_adapter_with_a_head_is_refused(tmp_path: Path, make_adapter: MakeAdapter) -> None:

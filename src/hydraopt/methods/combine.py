@@ -18,10 +18,9 @@ import numpy as np
 
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.spec import Manifest
-from hydraopt.collection.output import check_parent
+from hydraopt.collection.output import check_output, core_name, written
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
-from hydraopt.files.outputs import destination
 from hydraopt.files.url import place_of
 from hydraopt.linalg.norms import relative_error
 from hydraopt.linalg.shapes import Array, Factors
@@ -78,7 +77,7 @@ def combine(
     group = load(adapters, same_base, alpha)
     loaded = group.adapters
     check_apart(output, inputs_of(loaded))
-    check_parent(place_of(output))
+    check_output(output)
     if options.get("heads") is not None:
         check_counts(options["heads"], options.get("rank") or 1, len(loaded))
     options = {name: x.item() if isinstance(x, np.generic) else x for name, x in options.items()}
@@ -90,13 +89,13 @@ def combine(
     errors, by_module = _errors(loaded, made)
     pieces = align(made, group.base_model, lossless=True)
     numbers = {adapter.name: adapter.numbers for adapter in loaded}
-    job = Job.of(pieces, MethodRecipe(row.name, options, dtype))
+    job = Job.of(pieces, MethodRecipe(row.name, options, dtype), core_name(output))
     manifest = _measured(job.manifest(None), errors, by_module, numbers)
     counts = _relative(importance if row.weighs_errors else {}, errors)
     squares = np.square(list(errors.values()))
     return Combined(
         path=place_of(output),
-        size=job.packed(None, manifest).write(destination(output)),
+        size=written(job.packed(None, manifest), output),
         fp16_bytes=2 * sum(numbers.values()),
         errors=errors,
         seconds=time.monotonic() - started,
