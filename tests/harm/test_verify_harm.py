@@ -19,7 +19,7 @@ from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.verify import HarmReport, TaskHarm
 from hydraopt.cli.prompting import base_files, warn_of_base
-from hydraopt.errors import BundleFormatError, UsageError
+from hydraopt.errors import BundleFormatError, NumericalError, UsageError
 from hydraopt.harm import verify as module
 from hydraopt.harm.judge import AnswerJudge
 from hydraopt.harm.verify import most_likely, verify_harm
@@ -266,16 +266,23 @@ def test_prompts_of_one_task_may_be_a_file(merged: Path, tmp_path: Path) -> None
     assert twice.exit_code == 2
 
 
-def test_a_damaged_task_is_a_problem(
-    merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ((TaskAdapter, "factors"), BundleFormatError("no stream")),
+        ((AnswerJudge, "measure"), NumericalError("logits are not finite")),
+    ],
+)
+def test_a_task_that_cannot_be_measured_is_a_problem(
+    merged: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str], error: Exception
 ) -> None:
-    def broken(task: TaskAdapter) -> None:
-        raise BundleFormatError("no stream")
+    def broken(*_: object) -> None:
+        raise error
 
-    monkeypatch.setattr(TaskAdapter, "factors", broken)
+    monkeypatch.setattr(*where, broken)
     report = report_of(merged, merged / "b", {"fr": PROMPTS})
     assert report.tasks == ()
-    assert report.problems == ("task 'fr': no stream",)
+    assert report.problems == (f"task 'fr': {error}",)
 
 
 COUNTS = st.integers(1, 10**6)

@@ -17,7 +17,7 @@ from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.recipes import answer_tokens_in
 from hydraopt.bundle.verify import HarmReport, TaskHarm
 from hydraopt.collection.opening import open_bundle
-from hydraopt.errors import BundleFormatError, ExportError
+from hydraopt.errors import BundleFormatError, ExportError, NumericalError
 from hydraopt.harm.judge import AnswerJudge
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 from hydraopt.progress import Progress, silent
@@ -72,7 +72,7 @@ def verify_harm(
             continue
         try:
             measured = judge.measure(task.name, task.factors).harm
-        except (BundleFormatError, ExportError) as error:
+        except (BundleFormatError, ExportError, NumericalError) as error:
             problems.append(f"task {task.name!r}: {error}")
             continue
         stated = task.entry.harm
