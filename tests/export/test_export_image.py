@@ -12,6 +12,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from hydraopt import merge, open_bundle
 from hydraopt.adapters import read_adapter
 from hydraopt.adapters.scale import ScaleRule
 from hydraopt.bundle.task import TaskAdapter
@@ -221,3 +222,18 @@ def test_other_tensors_go_only_to_their_own_format(tmp_path: Path) -> None:
         module="unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_B.bias",
     ):
         export_kohya(biased, tmp_path / "out.safetensors")
+
+
+def test_a_file_without_modules_comes_back(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    kept = {"unet.emb.weight": np.ones((4, 4), np.float32)}
+    file = folder / "style.safetensors"
+    save_file(kept, file, metadata={"format": "pt", "lora_adapter_metadata": "{}"})
+    merge([file], tmp_path / "b")
+    task = open_bundle(tmp_path / "b")["style"]
+    assert task.entry.format == "diffusers"
+    export_diffusers(task, tmp_path / "out")
+    back = read_adapter(tmp_path / "out").extras
+    assert back.keys() == kept.keys()
+    np.testing.assert_allclose(back["unet.emb.weight"].numpy(), kept["unet.emb.weight"], rtol=0.03)

@@ -149,7 +149,8 @@ def _diffusers(
 ) -> tuple[set[str], Mapping[str, RawTensor], Mapping[str, str]]:
     """Return the names of the modules, the tensors and the metadata of a diffusers file."""
     modules = [x.folded() for x in _modules(task, "diffusers", dtype)]
-    if task.entry.format == "diffusers" and all(is_numbered(x.path) for x in modules):
+    named_by_number = modules and all(is_numbered(x.path) for x in modules)
+    if task.entry.format == "diffusers" and named_by_number:
         return _numbered(task, modules, uniform_rank)
     names = {x.path: _diffusers_name(task, x.path, "diffusers") for x in modules}
     _need_distinct(task, names)
