@@ -254,7 +254,8 @@ def expand(items: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
         if magic and not (isinstance(place, Path) and place.exists()):
             matches = _matches(place)
             paths = [path for path in matches if _may_be(path)]
-            left_out += [path for path in matches if path not in paths]
+            chosen = set(paths)
+            left_out += [path for path in matches if path not in chosen]
             if not paths:
                 raise UsageError(explain("pattern matches no adapter", got=text, do="Check it"))
             if name is not None and len(paths) > 1:

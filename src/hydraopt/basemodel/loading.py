@@ -88,7 +88,7 @@ def load_whole(base: str | Path, dtype: str, labels: int | None = None) -> tuple
 def files_of(base: str | Path) -> Path | None:
     """Return the folder of a base model's files; None where there is none.
 
-    For a name on the hub this is the snapshot in the cache of transformers.
+    For a name on the hub this is the snapshot in the cache of transformers, if it has weights.
     """
     if Path(base).exists():
         return Path(base)
@@ -96,7 +96,9 @@ def files_of(base: str | Path) -> Path | None:
 
     with suppress(OSError):
         config = cached_file(str(base), "config.json", local_files_only=True)
-        return Path(config).parent if config else None
+        folder = Path(config).parent if config else None
+        if folder and any(x for pattern in _EVERY_WEIGHT for x in folder.glob(pattern)):
+            return folder
     return None
 
 

@@ -9,7 +9,7 @@ are deflated.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,7 +43,8 @@ def pack_carried(tensors: Mapping[str, Mapping[str, RawTensor]]) -> Carried:
     """Pack the carried tensors of each task, given by task name and key, into blobs.
 
     The result depends on what tasks hold, not on the order in which they name it. Tensors are read
-    twice, one at a time; memory is one blob. Raises OSError if the temporary folder is full.
+    twice, one at a time; memory is that of the largest
+    blob. Raises OSError if the temporary folder is full.
     """
     holders: dict[tuple[str, str, tuple[int, ...], bytes], list[tuple[str, RawTensor]]] = {}
     for task in sorted(tensors):
@@ -89,25 +90,32 @@ def _packed(members: list[_Member]) -> tuple[CarriedBlob, bytes]:
     """Pack the members into a blob that stores each distinct content once."""
     items: list[CarriedItem] = []
     first: dict[tuple[bytes, int], int] = {}
-    own: list[tuple[int, bytes]] = []
+    distinct: list[RawTensor] = []
     for item, digest, tensor in members:
         of = first.setdefault((digest, item.itemsize), len(items))
         if of == len(items):
             items.append(item)
-            own.append((item.itemsize, tensor.raw()))
+            distinct.append(tensor)
         else:
             items.append(CarriedItem(item.key, item.dtype, item.shape, of))
-    return CarriedBlob(tuple(items)), deflate(_split(own))
+    blob = CarriedBlob(tuple(items))
+    return blob, deflate(_planes(blob, distinct))
 
 
-def _split(tensors: Iterable[tuple[int, bytes]]) -> bytes:
-    """Split (element size, bytes) into byte planes, wide elements first, in order within a size."""
-    tensors = list(tensors)
-    planes = b""
+def _planes(blob: CarriedBlob, tensors: Sequence[RawTensor]) -> memoryview:
+    """Split the distinct tensors of a blob into byte planes, wide elements first."""
+    stored = [item for item in blob.items if item.of is None]
+    planes, start = np.empty(blob.raw_size, np.uint8), 0
     for width in _WIDTHS:
-        joined = b"".join(data for size, data in tensors if size == width)
-        planes += np.frombuffer(joined, np.uint8).reshape(-1, width).T.tobytes()
-    return planes
+        group = [x for x in zip(stored, tensors, strict=True) if x[0].itemsize == width]
+        size = sum(item.nbytes for item, _ in group)
+        plane, column = planes[start : start + size].reshape(width, -1), 0
+        for item, tensor in group:
+            stop = column + item.nbytes // width
+            plane[:, column:stop] = np.frombuffer(tensor.raw(), np.uint8).reshape(-1, width).T
+            column = stop
+        start += size
+    return planes.data
 
 
 def unpack_blob(blob: CarriedBlob, data: bytes, path: AnyPath) -> dict[str, RawTensor]:

@@ -45,7 +45,7 @@ _LEVEL: Final = 9
 _SIZE_BYTES: Final = 4
 
 
-def deflate(data: bytes, level: int = _LEVEL) -> bytes:
+def deflate(data: bytes | memoryview, level: int = _LEVEL) -> bytes:
     """Compress to the size in 32 bits and one zlib stream; the same zlib gives the same bytes.
 
     Raises BundleFormatError for content whose size does not fit 32 bits.

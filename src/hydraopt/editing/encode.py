@@ -168,10 +168,14 @@ class Coder:
     def _common(self, tensor: int) -> DenseRecord | None:
         return self.bundle.common(tensor)
 
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        """Index of each module of the core, by path."""
+        return {module.path: i for i, module in enumerate(self.bundle.manifest.modules)}
+
     def _index_of(self, adapter: Adapter, entry: ModuleEntry) -> int:
         """Return the index of the core's module that equals the entry. Raises AlignmentError."""
-        known = {module.path: i for i, module in enumerate(self.bundle.manifest.modules)}
-        at = known.get(entry.path)
+        at = self._places.get(entry.path)
         if at is not None and self.bundle.manifest.modules[at] == entry:
             return at
         ours = self.bundle.manifest.modules[at] if at is not None else None

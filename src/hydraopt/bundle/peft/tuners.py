@@ -7,7 +7,7 @@ fits them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from hydraopt.bundle.peft.tensors import dtype_named, rounded
 from hydraopt.bundle.ranks import KeptRanks
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.errors import ExportError, explain
-from hydraopt.linalg.shapes import Array
+from hydraopt.linalg.shapes import Array, Factors
 
 if TYPE_CHECKING:
     from hydraopt.bundle.task import TaskAdapter
@@ -62,8 +62,9 @@ def tuner_adapter(
     tensors: dict[str, RawTensor] = {}
     left = left_to_base(task, task.bundle.base)
     extras = {key: tensor for key, tensor in task.extras.items() if key not in left}
-    for stored in _planned(task, extras):
-        parts = (*_padded(task, stored), np.ones((stored.rank, 1)))
+    factors = task.factors()
+    for stored in _planned(task, factors, extras):
+        parts = (*_padded(factors, stored), np.ones((stored.rank, 1)))
         for key, values in zip(stored.names, parts, strict=False):
             tensors[key] = rounded(key, values, kind, task.name)
     config = {key: value for key, value in task.config.items() if key != "hydraopt"}
@@ -74,10 +75,12 @@ def tuner_adapter(
 
 def check_tuner(task: TaskAdapter) -> None:
     """Raise ExportError as :func:`tuner_adapter` does, except for numbers that overflow a dtype."""
-    _planned(task, task.described.keys() - left_to_base(task, None))
+    _planned(task, task.factors(), task.described.keys() - left_to_base(task, None))
 
 
-def _planned(task: TaskAdapter, extras: Collection[str]) -> list[_StoredFactors]:
+def _planned(
+    task: TaskAdapter, factors: Mapping[str, Factors], extras: Collection[str]
+) -> list[_StoredFactors]:
     """Plan how each module of a task is stored.
 
     extras: names of the task's other tensors.
@@ -94,7 +97,7 @@ def _planned(task: TaskAdapter, extras: Collection[str]) -> list[_StoredFactors]
         planned = list(_adalora(task, ranks) if tuner == "ADALORA" else _factors(task, ranks))
     numbers, names = 0, set(extras)
     for stored in planned:
-        module, k = stored.module, task.factors()[stored.module.path].A.shape[0]
+        module, k = stored.module, factors[stored.module.path].A.shape[0]
         if k > stored.rank:
             what = f"a module has {k} parts, and its config says rank {stored.rank}"
             raise _cannot(task, what, module.path)
@@ -140,12 +143,13 @@ def _inner(task: TaskAdapter, path: str) -> str:
     return key.inner
 
 
-def _padded(task: TaskAdapter, stored: _StoredFactors) -> tuple[Array, Array]:
+def _padded(factors: Mapping[str, Factors], stored: _StoredFactors) -> tuple[Array, Array]:
     """Return (B, A) over the scale, (m, rank) and (rank, n), padded with zeros."""
-    factors, module = task.factors()[stored.module.path], stored.module
+    module = stored.module
     b, a = np.zeros((module.m, stored.rank)), np.zeros((stored.rank, module.n))
-    own, k = balanced(factors, stored.scale), factors.A.shape[0]
-    b[:, :k], a[:k] = own.B, own.A
+    pair = balanced(factors[module.path], stored.scale)
+    k = pair.A.shape[0]
+    b[:, :k], a[:k] = pair.B, pair.A
     return b, a
 
 
