@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hydraopt.jsonvalues import to_json
 from hydraopt.notes import CODES, Note, by_text, stored
-from tools.trees import tree_of
+from tools.trees import nodes_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -16,7 +16,7 @@ def _used() -> set[str]:
     """Return the codes of all notes that the source makes."""
     codes = set()
     for path in (ROOT / "src").rglob("*.py"):
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Note":
                 codes.add(_text(node.args[0]))
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "code":

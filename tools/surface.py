@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tools.pages import ROOT
-from tools.trees import tree_of
+from tools.trees import nodes_of, tree_of
 
 __all__ = ["surface"]
 
@@ -37,7 +37,7 @@ def _classes(source: Path) -> Iterator[tuple[str, ast.ClassDef]]:
 def _docstrings(source: Path) -> Iterator[str]:
     documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for path in sorted(source.rglob("*.py")):
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             if isinstance(node, documented) and (text := ast.get_docstring(node)):
                 yield text
 

@@ -16,6 +16,7 @@ from hydraopt.adapters.start import SEARCHED, SEEDS, least_correlation, traced
 from hydraopt.linalg.generator import Generator
 from hydraopt.linalg.start import Drawn
 from hydraopt.threads import cores
+from tests.marks import slow
 
 torch = pytest.importorskip("torch")
 with warnings.catch_warnings():
@@ -122,13 +123,13 @@ def check_whole(adapter: Adapter, start: Mapping[str, np.ndarray], seed: int) ->
         (42, {}),
         (0, {"before": 700_001}),
         (3407, {"target_modules": ["down_proj", "c_attn", "q_proj", "conv", "k_proj"]}),
-        (42, {"target_modules": ["last", "conv"], "before": 1_999_999}),
+        slow(42, {"target_modules": ["last", "conv"], "before": 1_999_999}),
         (42, {"r": 5, "rank_pattern": {"q_proj": 16}, "use_rslora": True}),
-        (42, {"use_dora": True, "target_modules": ["q_proj", "down_proj"]}),
-        (42, {"lora_bias": True, "target_modules": ["q_proj", "down_proj"]}),
-        (42, {"change": noise(1.5), "r": 16}),
+        slow(42, {"use_dora": True, "target_modules": ["q_proj", "down_proj"]}),
+        slow(42, {"lora_bias": True, "target_modules": ["q_proj", "down_proj"]}),
+        slow(42, {"change": noise(1.5), "r": 16}),
         (42, {"dtype": torch.bfloat16}),
-        (42, {"dtype": torch.float16}),
+        slow(42, {"dtype": torch.float16}),
     ],
 )
 def test_a_start_is_found(tmp_path: Path, seed: int, settings: dict[str, Any]) -> None:
@@ -289,6 +290,7 @@ STRANGERS = {
 """Modules that are traced."""
 
 
+@pytest.mark.slow
 def test_real_adapters(shared: Path) -> None:
     starts = starts_of(*(read_adapter(shared / "adapters" / x) for x in STRANGERS))
     assert dict(zip(STRANGERS, map(len, starts), strict=True)) == STRANGERS

@@ -14,7 +14,7 @@ import pytest
 
 from tests.marks import slow
 from tools.layout import ORDER
-from tools.trees import tree_of
+from tools.trees import nodes_of, tree_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "hydraopt"
@@ -244,7 +244,7 @@ def test_functions_fit_a_screen() -> None:
     long = {
         f"{module}.{node.name}"
         for module, path in MODULES.items()
-        for node in ast.walk(tree_of(path))
+        for node in nodes_of(path)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (node.end_lineno or 0) - node.lineno + 1 > 60
     }
@@ -365,7 +365,7 @@ def test_a_public_name_stays_what_it_is(names: set[str]) -> None:
 def test_no_two_classes_have_one_name() -> None:
     names: dict[str, list[str]] = {}
     for module, path in MODULES.items():
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             if isinstance(node, ast.ClassDef):
                 names.setdefault(node.name, []).append(module)
     assert {name: homes for name, homes in names.items() if len(homes) > 1} == {}

@@ -87,7 +87,7 @@ def test_rows_of_several_tasks_have_their_own_factors(flat) -> None:
 @pytest.mark.parametrize("tasks", [slow(1), 2])
 def test_answers_are_those_of_each_row_alone(flat, tasks: int) -> None:
     model, paths = flat
-    tokenizer, asked = make_tokenizer(), prompts(24)
+    tokenizer, asked = make_tokenizer(), prompts(12)
     sets = [place(model, factors_for(model, paths, seed)) for seed in range(tasks)]
     factors = [sets[i % tasks] for i in range(len(asked))]
     wanted = []

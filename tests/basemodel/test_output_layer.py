@@ -78,6 +78,7 @@ def test_a_lesson_has_it_on_both_sides(trained) -> None:
         torch.testing.assert_close(mine[path][0].grad, wanted[path][0].grad, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_refit_leaves_it_as_it_is_coded(trained, tmp_path, monkeypatch) -> None:
     model, tokenizer = trained
     original, coded = coded_of(tmp_path, "30%")

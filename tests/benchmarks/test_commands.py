@@ -14,6 +14,7 @@ from benchmarks.commands import dispatch, summary_of
 from benchmarks.common import ROOT, local_folder, provenance
 from hydraopt.adapters import read_adapter
 from hydraopt.files.url import Url
+from tests.marks import slow
 
 FOLDERS = ("quality", "rivals", "speed", "coding", "hostile")
 
@@ -48,7 +49,9 @@ def test_a_folder_lists_its_commands_and_refuses_others(monkeypatch, capsys) -> 
     assert "expected: equal_kl" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", ["reports", *FOLDERS])
+@pytest.mark.parametrize(
+    "module", [x if x == "quality" else slow(x) for x in ("reports", *FOLDERS)]
+)
 def test_it_runs_from_the_repository_root(module: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{module}", "--help"],

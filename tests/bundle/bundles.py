@@ -199,7 +199,7 @@ def bundle_of(adapters: Sequence[Adapter], *, lossless: bool = False, step: floa
     carried = pack_carried(held)
     tasks, streams, expected = [], [], {}
     for adapter in adapters:
-        coded = _encode_adapter(adapter, modules, step)
+        coded = Coded(b"") if lossless else _encode_adapter(adapter, modules, step)
         present = tuple(i for i, x in enumerate(modules) if x.path in adapter.modules)
         expected[adapter.name] = coded.factors
         tasks.append(

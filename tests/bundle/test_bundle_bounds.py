@@ -104,7 +104,7 @@ def many_copies(value: Any) -> dict[str, Any]:
 
 
 def many_configs(value: Any) -> dict[str, Any]:
-    first = {f"k{i}": i for i in range(100_000)}
+    first = {f"k{i}": i for i in range(20_000)}
     value["configs"] = [first, *({"set": {"x": i}} for i in range(3000))]
     return {"manifest": value}
 

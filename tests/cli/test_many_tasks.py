@@ -15,6 +15,7 @@ from hydraopt.errors import HydraoptError
 from hydraopt.merging.merge import merge
 from hydraopt.values import closest
 from tests.cli.conftest import MakeAdapter, Run
+from tests.marks import slow
 from tests.raising import check_refused
 
 MANY = 30
@@ -55,7 +56,7 @@ def verbs(many: Path, bundle: Path, out: Path) -> dict[str, list[object]]:
     }
 
 
-@pytest.mark.parametrize("verb", ["merge", "shrink", "inspect", "verify"])
+@pytest.mark.parametrize("verb", ["merge", slow("shrink"), "inspect", "verify"])
 def test_the_worst_are_shown_and_json_has_all(
     run: Run, many: Path, bundle: Path, tmp_path: Path, verb: str
 ) -> None:
@@ -69,6 +70,7 @@ def test_the_worst_are_shown_and_json_has_all(
     assert str(MANY) in few.output
 
 
+@pytest.mark.slow
 def test_refresh_lists_few_of_what_grows(run: Run, many: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "large.hydra.safetensors"
     assert run("merge", f"{many}/*", "--error", "0.05", "-o", bundle).exit_code == 0
@@ -79,7 +81,7 @@ def test_refresh_lists_few_of_what_grows(run: Run, many: Path, tmp_path: Path) -
     assert len(shown(few.output)) == 10
 
 
-@pytest.mark.parametrize("verb", ["merge", "shrink", "verify"])
+@pytest.mark.parametrize("verb", ["merge", slow("shrink"), "verify"])
 def test_quiet_prints_nothing_but_errors(
     run: Run, many: Path, bundle: Path, tmp_path: Path, verb: str
 ) -> None:

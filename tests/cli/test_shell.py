@@ -93,6 +93,7 @@ def test_version() -> None:
     assert result.output == f"hydraopt, version {hydraopt.__version__}\n"
 
 
+@pytest.mark.slow
 def test_the_installed_command_refuses_cleanly(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from hydraopt.cli.main import main; main()", "inspect", "nowhere"],

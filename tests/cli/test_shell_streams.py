@@ -142,6 +142,7 @@ def test_a_problem_is_told_by_the_exit_code_all_the_same(
     assert shell(line, "verify", damaged) == (1, "")
 
 
+@pytest.mark.slow
 def test_a_file_does_not_get_the_number_of_a_closed_stream(adapters: Path, tmp_path: Path) -> None:
     out = tmp_path / "b"
     words = ["merge", *sorted(adapters.iterdir()), "--lossless", "-o", out]

@@ -217,6 +217,7 @@ def refused(data: bytes) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_pure_python_agrees_with_compiled_code() -> None:
     x = np.random.default_rng(5).standard_normal((40, 3)) * [1.0, 7.0, 3000.0]
     root = Path(__file__).resolve().parents[2]

@@ -52,10 +52,17 @@ def written(path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("made")
+    split(written(made / "whole.hydra.safetensors"), made / "apart")
+    return made
+
+
 @pytest.fixture
-def apart(tmp_path: Path) -> Path:
+def apart(made: Path, tmp_path: Path) -> Path:
     """The folder of a split bundle; whole.hydra.safetensors lies beside it."""
-    split(written(tmp_path / "whole.hydra.safetensors"), tmp_path / "apart")
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     return tmp_path / "apart"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,20 @@ from tests.raising import raises
 NAMES = ["one", "three", "two"]
 
 
-@pytest.fixture(params=["error", "lossless"])
-def folder(request, tmp_path: Path) -> Path:
-    first, third = (write_adapter(tmp_path / f"t{i}", modules_of(i)) for i in (0, 3))
+@pytest.fixture(scope="module", params=["error", "lossless"])
+def made(request, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("made")
+    first, third = (write_adapter(made / f"t{i}", modules_of(i)) for i in (0, 3))
     how = {"lossless": True} if request.param == "lossless" else {"error": 0.2}
-    whole = tmp_path / "x.hydra.safetensors"
+    whole = made / "x.hydra.safetensors"
     merge([f"one={first}", f"two={first}", f"three={third}"], whole, **how)
-    split(whole, tmp_path / "apart")
+    split(whole, made / "apart")
+    return made
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     return tmp_path / "apart"
 
 

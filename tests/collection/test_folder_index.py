@@ -31,10 +31,17 @@ from tests.raising import raises
 NAMES = ("de", "en", "es", "fr")
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("made")
+    tiny(NAMES).write(made / "four.hydra.safetensors")
+    split(made / "four.hydra.safetensors", made / "four")
+    return made
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    tiny(NAMES).write(tmp_path / "four.hydra.safetensors")
-    split(tmp_path / "four.hydra.safetensors", tmp_path / "four")
+def folder(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     return tmp_path / "four"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,19 @@ from tests.raising import raises
 NAMES = ["A", "a", "b"]
 
 
-@pytest.fixture
-def whole(tmp_path: Path) -> Path:
-    adapters = [write_adapter(tmp_path / f"t{i}", modules_of(i)) for i in range(3)]
-    path = tmp_path / "x.hydra.safetensors"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("made")
+    adapters = [write_adapter(made / f"t{i}", modules_of(i)) for i in range(3)]
+    path = made / "x.hydra.safetensors"
     merge([f"{name}={x}" for name, x in zip(NAMES, adapters, strict=True)], path, error=0.2)
-    return path
+    return made
+
+
+@pytest.fixture
+def whole(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "x.hydra.safetensors"
 
 
 @pytest.fixture(params=["one file", "folder"])

@@ -19,7 +19,6 @@ from hydraopt.compress.measure import measure_named
 from hydraopt.compress.plan import modes_of, plan_module
 from hydraopt.linalg.shapes import Array, Factors
 from tests.compress.core_factors import Pair, low_rank, orthonormal
-from tests.marks import slow
 from tests.merging.merge_cases import modules_of
 
 TASKS, RANK, M, N = 30, 4, 40, 60
@@ -165,7 +164,8 @@ def many(make_adapter, tmp_path: Path) -> list[Path]:
     return [make_adapter(tmp_path / f"task-{i:02d}", modules_of(i)) for i in range(20)]
 
 
-@pytest.mark.parametrize("limit", [slow({"size": "20%"}), {"error": 0.1}])
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [{"size": "20%"}, {"error": 0.1}])
 def test_a_merge_in_blocks_is_as_good_and_alike_for_any_workers(
     many: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit
 ) -> None:

@@ -20,6 +20,7 @@ from hydraopt.compress.plan import modes_of, plan_module
 from hydraopt.compress.sides import side_costs
 from hydraopt.errors import UsageError
 from tests.compress.core_factors import Pair, core_of, encoded, low_rank, orthonormal, planned
+from tests.marks import slow
 from tests.raising import raises
 
 M, N, R, T = 96, 160, 8, 5
@@ -66,7 +67,7 @@ def coded_bits(pairs: list[Pair], price: float, forms: list[str]) -> float:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("make", [independent, one_input_space, both_spaces])
-@pytest.mark.parametrize("price", [1e-4, 1e-6])
+@pytest.mark.parametrize("price", [slow(1e-4), 1e-6])
 def test_estimated_bits_are_near_the_coded_ones(make, form, price) -> None:
     pairs = make()
     expected = planned(pairs, price, [form])[1].bits

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import ROOT
-from tools.trees import tree_of
+from tools.trees import nodes_of
 
 SOURCE = ROOT / "src" / "hydraopt"
 LATER = frozenset(
@@ -39,5 +39,5 @@ def test_a_docstring_begins_with_a_verb_or_a_noun(package: str) -> None:
 
 def docstrings(path: Path) -> list[tuple[ast.AST, str]]:
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    nodes = [node for node in ast.walk(tree_of(path)) if isinstance(node, kinds)]
+    nodes = [node for node in nodes_of(path) if isinstance(node, kinds)]
     return [(node, text) for node in nodes if (text := ast.get_docstring(node))]

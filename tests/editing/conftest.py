@@ -12,6 +12,7 @@ from hydraopt import merge
 from hydraopt.adapters import read_adapter
 from tests.conftest import write_adapter
 from tests.editing.living import Kind, kinds
+from tests.marks import slow
 from tests.merging.conftest import three
 from tests.merging.merge_cases import modules_of
 from tests.starting import near_start, started
@@ -52,7 +53,9 @@ def merged(adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     return path
 
 
-@pytest.fixture(params=kinds(), ids=lambda kind: kind.name)
+@pytest.fixture(
+    params=[x if x.name == "file" else slow(x) for x in kinds()], ids=lambda kind: kind.name
+)
 def kind(request: pytest.FixtureRequest) -> Kind:
     """Each kind of collection in turn."""
     kind: Kind = request.param

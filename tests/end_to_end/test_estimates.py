@@ -66,6 +66,7 @@ def test_the_curve_of_a_bundle_is_what_shrink_makes(held: Held, tmp_path: Path) 
         _check(row, _errors(out))
 
 
+@pytest.mark.slow
 def test_the_curve_with_originals_is_what_a_merge_makes(held: Held, tmp_path: Path) -> None:
     rows = _estimates(build(held.bundle, held.adapters))
     assert len(rows) > 2

@@ -107,6 +107,7 @@ def test_a_task_of_a_bundle_works_in_peft(base, adapters, tmp_path) -> None:
         assert np.linalg.norm(got - original) < 0.6 * moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", slow("float16"), slow("bfloat16")])
 def test_one_rank_and_another_dtype(base, adapters, tmp_path, dtype) -> None:
     merge(f"{adapters}/*", tmp_path / "out", error=0.01, workers=1)
@@ -118,6 +119,7 @@ def test_one_rank_and_another_dtype(base, adapters, tmp_path, dtype) -> None:
         assert np.linalg.norm(got - original) < 0.03 * moved
 
 
+@pytest.mark.slow
 def test_lossless_gives_the_same_logits(base, adapters, tmp_path) -> None:
     merge(f"{adapters}/*", tmp_path / "out", lossless=True)
     for name, task in open_bundle(tmp_path / "out").items():
@@ -127,6 +129,7 @@ def test_lossless_gives_the_same_logits(base, adapters, tmp_path) -> None:
         assert np.array_equal(got, original)
 
 
+@pytest.mark.slow
 def test_the_state_dict_is_what_is_saved(adapters, tmp_path) -> None:
     from safetensors.torch import load_file
 
@@ -139,6 +142,7 @@ def test_the_state_dict_is_what_is_saved(adapters, tmp_path) -> None:
     assert all((saved[key] == value).all() for key, value in state.items())
 
 
+@pytest.mark.slow
 def test_what_was_saved_merges_again(adapters, tmp_path) -> None:
     merge(f"{adapters}/*", tmp_path / "one", error=0.05, workers=1)
     for name, task in open_bundle(tmp_path / "one").items():
@@ -152,6 +156,7 @@ def test_what_was_saved_merges_again(adapters, tmp_path) -> None:
         assert error == pytest.approx(again.errors[name], rel=0.01)
 
 
+@pytest.mark.slow
 def test_verify_and_shrink(adapters, tmp_path) -> None:
     merge(f"{adapters}/*", tmp_path / "out", size="60%", workers=1)
     originals = read_adapters(f"{adapters}/*")
@@ -175,6 +180,7 @@ def test_verify_and_shrink(adapters, tmp_path) -> None:
         assert result.errors[adapter.name] == pytest.approx(error, rel=0.2)
 
 
+@pytest.mark.slow
 def test_a_bundle_of_other_adapters_does_not_verify(adapters, tmp_path) -> None:
     merge(f"{adapters}/*", tmp_path / "out", size="60%", workers=1)
     swapped = [f"{b}={adapters}/{a}" for a, b in zip(("de", "en"), ("en", "de"), strict=True)]

@@ -62,13 +62,10 @@ KINDS: dict[str, Callable[[], peft.PeftConfig]] = {
 }
 
 
-APART = {"linear", "saved norm", "biases", "bias of B", "DoRA", "head and embedding"}
-"""Kinds tested on a base whose head and embedding are two tensors; the others where they are one,
-which is the harder case. The slow tests have the rest."""
-PARTS = {"embedding", "saved head", "saved embedding", "DoRA", "LoHa of the head"}
-"""Kinds whose tensors another kind has as well; the default suite tests only that one."""
+OFTEN = {("head and embedding", False), ("head and embedding tied", True), ("biases", False)}
+"""Cases of the default suite: kind, and whether the base's head and embedding are one tensor."""
 CASES = [
-    (kind, tied) if tied != (kind in APART) and kind not in PARTS else slow(kind, tied)
+    (kind, tied) if (kind, tied) in OFTEN else slow(kind, tied)
     for kind in KINDS
     for tied in (False, True)
 ]

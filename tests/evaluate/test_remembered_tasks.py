@@ -90,7 +90,9 @@ def test_a_remembered_task_is_what_was_measured(asked, cache) -> None:
     assert plain(evaluate(compared, request)) == first
 
 
-@pytest.mark.parametrize("content", ["", "[[1]]", slow('{"adapter": "spell-en", "rows": "six"}')])
+@pytest.mark.parametrize(
+    "content", ["", *map(slow, ("[[1]]", '{"adapter": "spell-en", "rows": "six"}'))]
+)
 def test_what_is_broken_is_measured_again(asked, scored, cache, content: str) -> None:
     whole = plain(evaluate(*asked))
     for file in cache.iterdir():
@@ -101,7 +103,7 @@ def test_what_is_broken_is_measured_again(asked, scored, cache, content: str) ->
 
 
 @pytest.mark.parametrize(
-    "other", ["rows", "task", "config", *map(slow, ("answers", "base", "meta"))]
+    "other", ["task", *map(slow, ("rows", "config", "answers", "base", "meta"))]
 )
 def test_what_differs_is_measured_again(asked, scored, tasks, tmp_path, other) -> None:
     compared, request = asked

@@ -158,6 +158,7 @@ def test_an_answer_ends_with_any_end_of_the_model(trained, rows, monkeypatch) ->
     assert any(found["far"].answers[i] != usual["far"].answers[i] for i in free)
 
 
+@pytest.mark.slow
 def test_an_answer_that_was_cut_counts_as_far_as_it_was_written(
     trained, tasks, monkeypatch
 ) -> None:

@@ -17,6 +17,7 @@ from hydraopt.errors import AdapterFormatError, HydraoptError
 from hydraopt.export import FORMATS, export_kohya, export_task
 from hydraopt.merging.merge import merge
 from tests.export.targets import save_base
+from tests.marks import slow
 from tests.raising import raises
 
 Tensors = dict[str, NDArray[Any]]
@@ -153,7 +154,7 @@ def apart(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k.startswith("lo")])
-@pytest.mark.parametrize("alpha", [1.0, 0.0, None])
+@pytest.mark.parametrize("alpha", [1.0, slow(0.0), slow(None)])
 def test_products_come_back_as_the_formulas_have_them(
     kind: str, alpha: float | None, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ from hydraopt.bundle.task import TaskAdapter
 from hydraopt.export import FORMATS, export_task
 from tests.export.targets import bundled, pairs, small_task
 from tests.export.test_export_formats import normal, save
+from tests.marks import slow
 
 FOREIGN = ("mlx", "kohya", "diffusers")
 EVERY = pytest.mark.parametrize("form", FOREIGN)
@@ -54,7 +55,7 @@ def same(original: Adapter, found: Adapter, form: str) -> None:
 
 
 @EVERY
-@pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
+@pytest.mark.parametrize("dtype", ["F16", slow("BF16"), slow("F32")])
 @pytest.mark.parametrize(
     "scales",
     [

@@ -74,9 +74,15 @@ def test_rank_is_one_of_those_for_max_lora_rank(rank: int, padded: int, tmp_path
     assert padded in RANKS
 
 
-def test_rank_above_all_is_refused(tmp_path: Path) -> None:
+@pytest.fixture
+def few_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loader of ranks that small adapters exceed."""
+    monkeypatch.setattr("hydraopt.export.vllm.RANKS", (8, 16))
+
+
+def test_rank_above_all_is_refused(few_ranks: None, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    pair = (rng.standard_normal((520, 520)), rng.standard_normal((520, 520)))
+    pair = (rng.standard_normal((40, 24)), rng.standard_normal((24, 40)))
     made = write_adapter(tmp_path / "a", {"model.layers.0.self_attn.q_proj": pair})
     task = bundled(tmp_path, made, lossless=True)["a"]
     with raises(ExportError, adapter="a", module="model.layers.0.self_attn.q_proj"):
@@ -173,14 +179,14 @@ def test_what_is_not_linear_is_refused(path: str, tmp_path: Path) -> None:
         export_vllm(bundled(tmp_path, made)["a"], tmp_path / "out")
 
 
-def test_a_task_that_is_refused_leaves_the_other_tasks(tmp_path: Path) -> None:
+def test_a_task_that_is_refused_leaves_the_other_tasks(few_ranks: None, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     path = "model.layers.0.self_attn.q_proj"
     folders = [
         write_adapter(
-            tmp_path / name, {path: (rng.standard_normal((520, r)), rng.standard_normal((r, 520)))}
+            tmp_path / name, {path: (rng.standard_normal((40, r)), rng.standard_normal((r, 40)))}
         )
-        for name, r in (("a", 4), ("b", 520), ("c", 4))
+        for name, r in (("a", 4), ("b", 24), ("c", 4))
     ]
     bundle, out = tmp_path / "x.hydra.safetensors", tmp_path / "out"
     merge(folders, bundle, lossless=True)

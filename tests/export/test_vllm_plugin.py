@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 import tomllib
 from abc import ABC, abstractmethod
@@ -208,15 +209,21 @@ def test_a_damaged_bundle_is_logged_and_a_wrong_setting_stops_the_start(
 # --- from a store ---------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("made")
+    adapters = [write_adapter(made / name, pairs(i)) for i, name in enumerate(("de", "fr"))]
+    whole = made / "b.hydra.safetensors"
+    merge(adapters, whole, error=0.01, forms=["two-sided"], workers=1)
+    split(whole, made / "web" / "tiny")
+    return made
+
+
 @pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+def served(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     """The tasks "de" and "fr" as a core, which has bases, and task files, over HTTP."""
     monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "kept"))
-    (tmp_path / "web").mkdir()
-    adapters = [write_adapter(tmp_path / name, pairs(i)) for i, name in enumerate(("de", "fr"))]
-    whole = tmp_path / "b.hydra.safetensors"
-    merge(adapters, whole, error=0.01, forms=["two-sided"], workers=1)
-    split(whole, tmp_path / "web" / "tiny")
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     with web_server(tmp_path / "web") as web:
         yield web
 

@@ -14,6 +14,7 @@ from hydraopt.files.lock import locked_folder
 from hydraopt.files.replacing import is_unfinished
 from hydraopt.files.writing import clean, replaced_folder, write_new
 from tests.killing import swept
+from tests.marks import slow
 from tests.raising import raises
 
 # Kills a writer before each of its changes; once, when it has much to do, also the next one before
@@ -101,7 +102,7 @@ print(*kinds)
 """
 
 
-@pytest.mark.parametrize("how", ["mounted", "not exchanged"])
+@pytest.mark.parametrize("how", ["mounted", slow("not exchanged")])
 def test_killed_before_any_change_all_files_are_of_one_kind(tmp_path: Path, how: str) -> None:
     kinds = swept(_SWEEP, tmp_path / "top", how)
     assert kinds.count("old") > 4

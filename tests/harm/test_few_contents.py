@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from hydraopt import merge, read_adapters
 from hydraopt.bundle.harm import Harm
@@ -18,6 +19,7 @@ from tests.harm.power_judge import SCALES, THREE_LAYERS, PowerJudge
 from tests.raising import raises
 
 
+@pytest.mark.slow
 def test_the_task_that_breaks_a_limit_is_named_among_equal_contents(
     adapters, make_adapter, tmp_path: Path
 ) -> None:

@@ -98,6 +98,7 @@ def trainings(monkeypatch) -> list[int]:
     return made
 
 
+@pytest.mark.slow
 def test_a_refit_is_remembered(refitter_of, tmp_path, trainings) -> None:
     _, coded = coded_of(tmp_path)
     first = refitter_of().refit("fr", lambda: coded)

@@ -104,6 +104,7 @@ def test_a_size_in_bytes_is_refused_before_anything_is_asked(place: Path, monkey
         check_refused(call(place, "--size", "5", *asked, verb=verb), BudgetError, got="--exact")
 
 
+@pytest.mark.slow
 def test_what_is_usual_is_not_in_the_recipe(place: Path, monkeypatch) -> None:
     for tokens, said in ((128, None), (20, 20)):
         judge_first(monkeypatch, tokens)

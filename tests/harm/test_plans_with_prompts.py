@@ -69,6 +69,7 @@ def test_the_merge_after_a_plan_makes_what_was_planned(
         assert planned["error"] == task["error"]
 
 
+@pytest.mark.slow
 def test_a_plan_has_the_notes_of_the_merge(place: Path) -> None:
     limit = "--harm", "7%"
     notes = json.loads(call(place, *limit, "--json", verb="plan").stdout)["notes"]

@@ -110,6 +110,7 @@ def test_without_a_token_to_begin_with_prompts_are_asked_for(trained, tmp_path) 
     assert AnswerJudge(base, adapters, {"fr": ["a", "b"]}).sensitivities()["fr"].keys() == {*PATHS}
 
 
+@pytest.mark.slow
 def test_what_is_seen_of_an_adapter_depends_on_no_other(judge_of) -> None:
     alone = judge_of({}, seeds={"it": 2}).sensitivities()
     among = judge_of({}, seeds={"de": 0, "fr": 1, "it": 2}).sensitivities()

@@ -253,6 +253,7 @@ def test_the_best_stop_is_kept(trained, parts, judged) -> None:
         assert [same(made, x) for x in seen] == [x == 0.5 for x in kl]
 
 
+@pytest.mark.slow
 def test_a_stop_without_finite_numbers_is_left_out(trained, parts, judged) -> None:
     model, tokenizer = trained
     seen = judged(1, -np.inf, 0.5)

@@ -164,6 +164,7 @@ def test_a_line_is_read_as_the_prompt(tmp_path: Path, text: str) -> None:
     assert type(read) is type(text)
 
 
+@pytest.mark.slow
 def test_merge_says_where_they_are(place: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(judge_module, "refit", lambda *_, **__: {})  # it takes seconds

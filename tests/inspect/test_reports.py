@@ -76,6 +76,7 @@ def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_adapters_report_has_the_traced_starts(tmp_path: Path, make_adapter: MakeAdapter) -> None:
     modules = drawn_modules(42)
     make_adapter(tmp_path / "some", {**modules, "layers.9.q_proj": modules["layers.1.q_proj"]})
@@ -153,6 +154,7 @@ def test_curve_falls_and_sharing_never_costs(report: AdaptersReport) -> None:
         assert guess.bytes <= 1.02 * guess.private_bytes
 
 
+@pytest.mark.slow
 def test_the_guess_is_near_what_a_merge_makes(make_adapter: MakeAdapter, tmp_path: Path) -> None:
     """On adapters large enough that what the coder has to learn does not decide."""
     rng = np.random.default_rng(8)
@@ -291,7 +293,8 @@ def test_pictures(report: AdaptersReport, bundle: Path, tmp_path: Path, suffix: 
         assert (tmp_path / f"{name}{suffix}").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("name", [slow("t1"), "zero"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["t1", "zero"])
 def test_pictures_of_little(folder: Path, tmp_path: Path, name: str) -> None:
     draw(inspect_adapters(folder / name), tmp_path / "x.png")
 

@@ -14,6 +14,7 @@ from hydraopt.merging.budget import Limit
 from hydraopt.merging.look import Look
 from hydraopt.merging.options import MergeOptions
 from hydraopt.merging.plan import plan
+from tests.marks import slow
 from tests.raising import raises
 
 
@@ -66,7 +67,7 @@ def test_a_lock_that_an_ended_writer_left_is_no_file(three, tmp_path) -> None:
     assert list(open_bundle(tmp_path / "parted")) == list(open_bundle(tmp_path / "merged"))
 
 
-@pytest.mark.parametrize("size", ["40%", "60%"])
+@pytest.mark.parametrize("size", ["40%", slow("60%")])
 def test_a_size_is_that_of_all_files_of_a_folder(three, tmp_path, size) -> None:
     whole = merge(three, tmp_path / "whole.hydra.safetensors", size=size, workers=1)
     limit = int(float(size[:-1]) / 100 * whole.fp16_bytes)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from hydraopt import open_bundle, read_adapters, verify_bundle
+from hydraopt.coding.forms import FORMS
 from hydraopt.errors import NumericalError, UsageError
 from hydraopt.merging.merge import merge
 from hydraopt.merging.options import DEFAULT_MAX_ERROR
 from tests.compress.core_factors import dense, relative_error
-from tests.marks import FORM_CASES
+from tests.marks import FORM_CASES, slow
 from tests.merging.merge_cases import PATHS, Modules, decoded, measured, modules_of, originals
 from tests.raising import raises
 
@@ -113,7 +114,7 @@ def test_the_default_of_adapters_of_which_nothing_is_coded(make_adapter, tmp_pat
     assert max(result.errors.values()) <= DEFAULT_MAX_ERROR
 
 
-@pytest.mark.parametrize("form", [None, *FORM_CASES])
+@pytest.mark.parametrize("form", [None, *map(slow, FORMS)])
 @pytest.mark.parametrize(
     "shape", [{"r": 1}, {"m": 5, "n": 64, "r": 12}, {"m": 64, "n": 6, "r": 12}], ids=str
 )

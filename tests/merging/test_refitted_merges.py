@@ -20,7 +20,7 @@ from hydraopt.merging import decoded as reading
 from hydraopt.merging import finish
 from hydraopt.merging.look import Look
 from hydraopt.merging.rewrite import CodedModules
-from tests.marks import FORM_CASES, slow
+from tests.marks import slow
 from tests.merging.merge_cases import decoded, measured, modules_of, originals
 
 Coded = Callable[[], dict[str, Factors]]
@@ -58,7 +58,7 @@ def grow_all(steps: int, only: str = "abc"):
     return shifting(ask)
 
 
-@pytest.mark.parametrize("form", [None, *FORM_CASES])
+@pytest.mark.parametrize("form", [None, *map(slow, FORMS)])
 def test_a_stream_read_and_written_again_is_the_same(three, tmp_path, form) -> None:
     merge(three, tmp_path / "x.hydra.safetensors", size="30%", forms=form and [form])
     bundle = open_bundle(tmp_path / "x.hydra.safetensors")
@@ -191,6 +191,7 @@ def test_if_nothing_is_kept_the_bundle_is_as_without(three, tmp_path) -> None:
     assert [note.code for note in made.notes[-2:]] == ["refit_kept", "refit_undone"]
 
 
+@pytest.mark.slow
 def test_a_size_is_kept_and_what_grew_most_goes_back(three, tmp_path) -> None:
     rng = np.random.default_rng(0)
 

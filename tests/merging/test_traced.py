@@ -62,6 +62,7 @@ def test_a_start_without_a_started_record_is_no_hindrance(
     assert not verify_bundle(made).problems
 
 
+@pytest.mark.slow
 def test_starts_of_more_numbers_than_the_bytes_warrant_are_left_out(
     make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
@@ -82,6 +83,7 @@ def test_starts_of_more_numbers_than_the_bytes_warrant_are_left_out(
     assert [bool(x.start) for x in open_bundle(path).manifest.tasks] == [True, False]
 
 
+@pytest.mark.slow
 def test_bundles_name_the_seeds_of_the_tasks(folder: Path, tmp_path: Path) -> None:
     """A caller of merge and add may leave the search out; a refresh from originals traces them."""
 

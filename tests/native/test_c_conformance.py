@@ -24,6 +24,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("forged") / "x.hydra.safetensors"
 
 
+@pytest.mark.slow
 @given(forgeries())
 def test_forgeries_are_judged_alike(conformance: str, path: Path, data: bytes) -> None:
     path.write_bytes(data)

@@ -173,6 +173,7 @@ def compare(unpacker: Path, cases: list[tuple[bytes, int]]) -> int:
     return accepted
 
 
+@pytest.mark.slow
 def test_sound_streams_are_unpacked(unpacker: Path) -> None:
     draw = random.Random(1)
     cases = []

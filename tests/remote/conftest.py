@@ -26,8 +26,8 @@ NAMES = ("a", "b", "c", "d")
 _numbers = itertools.count()
 
 
-STORES = pytest.mark.parametrize("bucket", ["memory", "s3"], indirect=True)
-"""For what S3 may do otherwise than memory: the default suite runs it there as well."""
+STORES = pytest.mark.parametrize("bucket", ["memory", slow("s3")], indirect=True)
+"""For what S3 may do otherwise than memory."""
 
 
 @pytest.fixture(autouse=True)

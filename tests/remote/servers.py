@@ -94,9 +94,11 @@ class _Silent(ThreadingHTTPServer):
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     """Serve requests with ``handler`` in a thread, and give the address."""
+    # Head and body are sent apart: with Nagle's algorithm each reply waits 40 ms for the reader.
+    handler.disable_nagle_algorithm = True
     server = _Silent(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.001,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -171,7 +173,7 @@ def raw_server(script: Script) -> Iterator[Raw]:
 
     server = Server(("127.0.0.1", 0), Handler)
     raw = Raw(f"http://127.0.0.1:{server.server_address[1]}")
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.001,), daemon=True)
     thread.start()
     try:
         yield raw

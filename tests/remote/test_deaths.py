@@ -23,6 +23,7 @@ from hydraopt.files.answers import Mark, Start
 from hydraopt.files.stores import copy_to, store_of
 from hydraopt.files.url import Url
 from tests.editing.living import all_bytes, state
+from tests.marks import slow
 from tests.raising import raises
 
 DAY = "2026-03-01"
@@ -54,7 +55,7 @@ def unlock(content: Content, address: str) -> None:
             store_of(Url(address)).remove(Url(f"{address}/{name}"))
 
 
-@pytest.mark.parametrize("verb", ["rename", "replace and add", "remove"])
+@pytest.mark.parametrize("verb", ["rename", slow("replace and add"), slow("remove")])
 @pytest.mark.parametrize("bucket", ["memory"], indirect=True)
 def test_a_writer_that_dies_leaves_each_task_old_or_new(
     verb: str,

@@ -100,7 +100,7 @@ def test_without_ranges_to_ask_whether_it_is_there_costs_no_body(
 ) -> None:
     # As of a file that is too large for what a socket holds.
     large = web.folder / "large"
-    large.write_bytes(bytes(64 << 20))
+    large.write_bytes(bytes(16 << 20))
     web.ranges = False
     taken = []
     session = requests.Session.get
@@ -113,7 +113,7 @@ def test_without_ranges_to_ask_whether_it_is_there_costs_no_body(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(requests.Session, "get", counted)
-        assert store_of(Url(web.url("large"))).mark(Url(web.url("large"))).size == 64 << 20
+        assert store_of(Url(web.url("large"))).mark(Url(web.url("large"))).size == 16 << 20
         assert taken == []
         assert open_bundle(served).fetched == sum(taken) == merged.stat().st_size
 

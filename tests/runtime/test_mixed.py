@@ -99,6 +99,7 @@ def test_rows_of_several_bundles(model, bundle_of, tmp_path) -> None:
         assert close(got[row], right[row])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form", ["all", *(pytest.param(x, marks=pytest.mark.slow) for x in ("shared-input", "private"))]
 )

@@ -110,6 +110,7 @@ def test_a_task_that_was_removed_is_404(serve, wild, folder, logged, how) -> Non
     assert not any(x.exc_info for x in logged.records)
 
 
+@pytest.mark.slow
 def test_another_core_is_taken_by_a_reload(serve, wild, folder, logged) -> None:
     with begun(serve, folder) as running:
         refresh(folder, error=0.2)

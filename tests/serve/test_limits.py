@@ -49,6 +49,7 @@ def quick(serve: Any) -> Any:
         assert complete(running.client(max_retries=3), "de").choices
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "what"),
     [

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt import read_adapters
+from tests.marks import slow
 
 SET = Path(__file__).resolve().parents[2] / "zoo" / "adapters" / "gemma3-5x8"
 
@@ -16,9 +17,9 @@ SET = Path(__file__).resolve().parents[2] / "zoo" / "adapters" / "gemma3-5x8"
 @pytest.mark.parametrize(
     ("folder", "count"),
     [
-        ("gemma3-5x8", 40),
+        slow("gemma3-5x8", 40),
         ("qwen25coder-code5", 5),
-        ("qwen25coder15-mixed5", 5),
+        slow("qwen25coder15-mixed5", 5),
         ("smollm2-cls4", 4),
         ("smollm2-tuners5", 5),
     ],

@@ -53,6 +53,7 @@ def test_the_loss_and_its_gradient_are_those_of_torch(trained, items) -> None:
         assert mine_.abs().max() > 0
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_it_was_interrupted(trained, items, tmp_path, monkeypatch) -> None:
     whole = train(trained[0], items)
     assert whole.steps == 20
@@ -86,6 +87,7 @@ def test_training_goes_on_where_it_was_interrupted(trained, items, tmp_path, mon
             torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["rows", slow("base")])
 def test_a_checkpoint_of_other_rows_or_another_base_is_not_gone_on_with(
     trained, items, tmp_path, capsys, other

@@ -106,6 +106,7 @@ def test_each_rival_meets_what_gets_as_much() -> None:
     assert pairs({name: methods[name] for name in names[:2]}) == [("hydraopt", "coded svd")]
 
 
+@pytest.mark.slow
 def test_a_picture_of_a_run_under_way(folder: Path, monkeypatch) -> None:
     stored(folder, "gemma3-5x8", wrong=8)
     file = folder / "gemma3-5x8.equal-kl.json"

@@ -41,6 +41,7 @@ def ran(folders: list[str], out: Path, *more: str) -> list[dict]:
     return rows
 
 
+@pytest.mark.slow
 def test_ours_is_made_at_the_bytes_of_each(folders: list[str], tmp_path: Path) -> None:
     rows = ran(folders, tmp_path / "out", "--only", "group_4", "ties")
     rivals = [row for row in rows if row["method"] != "hydraopt"]

@@ -97,6 +97,7 @@ def mean_error(row, folder: Path, given=None) -> float:
     return float(np.mean(list(relative_errors(given, pack(row, given, folder).factors).values())))
 
 
+@pytest.mark.slow
 def test_more_bytes_less_error(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(loraquant_module, "STEPS", 20)
     for i, ladder in enumerate(
@@ -188,6 +189,7 @@ def test_clusters_serve_kinds_apart(tmp_path: Path) -> None:
     assert mean_error(jd_diagonal(8), tmp_path / "3", both) < 1
 
 
+@pytest.mark.slow
 def test_loraquant_refines_its_strong_parts(tmp_path: Path, monkeypatch) -> None:
     one = tasks(2, seed=1)
     monkeypatch.setattr(loraquant_module, "STEPS", 100)

@@ -51,6 +51,7 @@ def test_what_no_step_makes_better_stays(school) -> None:
     assert teach("t", original, lambda modules: modules) is original  # nothing is lost
 
 
+@pytest.mark.slow
 def test_further_answers_teach_as_well(school, trained, tmp_path: Path) -> None:
     model, tokenizer = trained
     original, _, harm = school
