@@ -67,6 +67,10 @@ class TensorEntry:
         if self.base is not None:
             digest(self.base, f"base of {self.key!r}")
 
+    def order(self) -> tuple[str, str, tuple[int, ...], str, str]:
+        """Return the key by which the tensors of a bundle are sorted."""
+        return self.key, self.dtype, self.shape, self.kind, self.base or ""
+
     @property
     def numbers(self) -> int:
         return math.prod(self.shape)

@@ -172,7 +172,7 @@ def collect(
             mine[-1].append(entry)
             if content is not None:
                 holders.setdefault(entry, {}).setdefault(content, tensor)
-    ordered = sorted(holders, key=lambda x: (x.key, x.dtype, x.shape, x.kind, x.base or ""))
+    ordered = sorted(holders, key=TensorEntry.order)
     index = {entry: i for i, entry in enumerate(ordered)}
     matrices = []
     for entry in ordered:

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry
 from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.compress.core import FactorReader
@@ -39,14 +38,13 @@ def joined(sets: Sequence[MergeSet], base_model: str | None) -> MergeSet:
     configs = [sum(len(x.configs) for x in sets[:i]) for i in range(len(sets))]
     modules = _modules(sets)
     index = {module.path: i for i, module in enumerate(modules)}
-    tensors = sorted(
-        {entry for x in sets for entry in x.tensors},
-        key=lambda x: (x.key, x.dtype, x.shape, x.kind, x.base or ""),
-    )
+    matrices = _matrices(sets, firsts)
+    tensors = sorted({entry for x in sets for entry in x.tensors}, key=TensorEntry.order)
+    places = {entry: i for i, entry in enumerate(tensors)}
     pairs, readers = [], _readers(sets, firsts)
     for pieces, first, config in zip(sets, firsts, configs, strict=True):
         for task, carried in zip(pieces.tasks, pieces.carried, strict=True):
-            entry = _moved(task, pieces, index, tensors)
+            entry = _moved(task, pieces, index, places)
             content = None if task.content is None else first + task.content
             entry = dataclasses.replace(entry, content=content, config=config + task.config)
             pairs.append((entry, carried))
@@ -61,7 +59,7 @@ def joined(sets: Sequence[MergeSet], base_model: str | None) -> MergeSet:
         sum(x.numbers for x in sets),
         tuple(note for x in sets for note in x.notes),
         tuple(tensors),
-        tuple(_matrices(entry, sets, firsts) for entry in tensors),
+        tuple(matrices[entry] for entry in tensors),
         starts={
             first + content: initial
             for x, first in zip(sets, firsts, strict=True)
@@ -88,7 +86,7 @@ def _modules(sets: Sequence[MergeSet]) -> tuple[ModuleEntry, ...]:
 
 
 def _moved(
-    task: TaskEntry, pieces: MergeSet, index: dict[str, int], tensors: list[TensorEntry]
+    task: TaskEntry, pieces: MergeSet, index: dict[str, int], places: dict[TensorEntry, int]
 ) -> TaskEntry:
     """Return the entry with modules and tensors of the whole; errors move with them."""
     modules = sorted(
@@ -96,7 +94,7 @@ def _moved(
         for i, error in zip(task.modules, task.errors, strict=True)
     )
     coded = sorted(
-        (tensors.index(pieces.tensors[i]), error)
+        (places[pieces.tensors[i]], error)
         for i, error in zip(task.tensors, task.tensor_errors, strict=True)
     )
     return dataclasses.replace(
@@ -117,16 +115,13 @@ def _readers(sets: Sequence[MergeSet], firsts: Sequence[int]) -> dict[str, Joine
     return {path: JoinedFactors(tuple(own)) for path, own in readers.items()}
 
 
-def _matrices(
-    entry: TensorEntry, sets: Sequence[MergeSet], firsts: Sequence[int]
-) -> TensorMatrices:
-    contents: list[int] = []
-    tensors: list[RawTensor] = []
-    own = None
+def _matrices(sets: Sequence[MergeSet], firsts: Sequence[int]) -> dict[TensorEntry, TensorMatrices]:
+    """Return the matrices of all sets by entry."""
+    found: dict[TensorEntry, TensorMatrices] = {}
     for pieces, first in zip(sets, firsts, strict=True):
-        for held in pieces.matrices:
-            if held.entry == entry:
-                contents += [first + content for content in held.contents]
-                tensors += held.tensors
-                own = held.own or own
-    return TensorMatrices(entry, tuple(contents), tuple(tensors), own)
+        for x in pieces.matrices:
+            before = found.get(x.entry) or TensorMatrices(x.entry, (), (), None)
+            contents = (*before.contents, *(first + content for content in x.contents))
+            tensors = (*before.tensors, *x.tensors)
+            found[x.entry] = TensorMatrices(x.entry, contents, tensors, x.own or before.own)
+    return found

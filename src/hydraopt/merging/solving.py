@@ -100,9 +100,10 @@ def solve_at(job: Job, price: float, options: Options) -> Draft:
 
 
 def solve_kept(job: Job, price: float, options: Options, kept: Mapping[str, KeptError]) -> Draft:
-    """Run one pass at a price of a bit; more, if tasks need own prices to keep their errors.
+    """Run one pass at a price of a bit; more, if tasks need prices of their own for their errors.
 
-    kept: by task. The strictest one counts of tasks that share a content.
+    kept: by task. The strictest one counts of tasks that share a content. If the last price of a
+        task does not keep its error, the highest price that did is used again.
     """
     with passes_of(job, options) as passes:
         weights = weights_for(passes, job, options)
@@ -114,7 +115,19 @@ def solve_kept(job: Job, price: float, options: Options, kept: Mapping[str, Kept
             if not keep.least <= errors[content] <= keep.most
         }
         prices = np.ones(job.pieces.contents)  # in units of the common one
+        met: dict[int, float] = {}  # the highest price that kept the error
+
+        def note_met() -> None:
+            for content in own:
+                if errors[content] <= wanted[content].error:
+                    met[content] = max(met.get(content, 0.0), float(prices[content]))
+
+        def run(count: int) -> Draft:
+            changed = dataclasses.replace(weights, by_task=weights.by_task / prices)
+            return passes.run(price, changed.whole, changed.counting, f"pass {count}")
+
         for count in range(2, MOST_PASSES + 1):
+            note_met()
             off = [x for x in own if not _KEPT_MET <= errors[x] / wanted[x].error <= 1]
             for content in off:
                 own[content].add(prices[content], errors[content], True)
@@ -123,9 +136,12 @@ def solve_kept(job: Job, price: float, options: Options, kept: Mapping[str, Kept
                 break
             for content in off:
                 prices[content] = own[content].next_price()
-            changed = dataclasses.replace(weights, by_task=weights.by_task / prices)
-            draft = passes.run(price, changed.whole, changed.counting, f"pass {count}")
+            draft = run(count)
             errors = _errors(job, draft)
+        back = [x for x in met if errors[x] > wanted[x].error]
+        if back:
+            prices[back] = [met[x] for x in back]
+            draft = run(count + 1)
         return draft
 
 
