@@ -7,11 +7,14 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from hydraopt import open_bundle
+from hydraopt import merge, open_bundle
 from hydraopt.bundle.container import INDEX_NAME
+from hydraopt.bundle.reader import Bundle
 from hydraopt.collection import index as index_file
 from hydraopt.collection.following import core_of_bundle
 from hydraopt.collection.index import read_index, write_index
@@ -20,7 +23,9 @@ from hydraopt.editing.verbs import add, remove, rename, replace
 from hydraopt.errors import BundleFormatError, TaskNotFoundError, UsageError
 from hydraopt.files.folders import files_in
 from hydraopt.inspect.listing import listing
+from tests.conftest import MakeAdapter
 from tests.editing.living import state
+from tests.merging.merge_cases import modules_of
 from tests.raising import raises
 
 DAY = "2026-03-01"
@@ -42,6 +47,23 @@ def test_it_is_what_the_file_would_be(
         rename(path, "e", "E")
     join([folder], tmp_path / "joined")
     assert (tmp_path / "joined").read_bytes() == one_file.read_bytes()
+
+
+def test_what_tasks_of_a_file_share_is_read_once(
+    one_file: Path, monkeypatch: pytest.MonkeyPatch, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    extras = {"base_model.model.buffer": np.arange(200)}
+    adapters = [make_adapter(tmp_path / f"t{i}", modules_of(i), extras=extras) for i in range(3)]
+    merge(adapters, one_file, error=0.2)
+    names, real = list[str](), Bundle.read
+
+    def counted(bundle: Bundle, name: str, *given: Any) -> bytes:
+        names.append(name)
+        return real(bundle, name, *given)
+
+    monkeypatch.setattr(Bundle, "read", counted)
+    remove(one_file, ["t0"])
+    assert names.count("carried/0") == 1
 
 
 def test_no_other_task_is_read_or_written(folder: Path, adapters: dict[str, Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,16 @@ def test_a_size_of_a_folder_is_that_of_its_files(merged: Path, tmp_path: Path) -
     assert sum(map(len, state(tmp_path / "folder").values())) == done.size < there
     join([tmp_path / "folder"], tmp_path / "joined")
     assert (tmp_path / "joined").stat().st_size < done.size - 200
+
+
+def test_a_folder_here_needs_no_room_elsewhere(
+    merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split(merged, tmp_path / "folder")
+    (tmp_path / "full").write_text("no folder, so nothing can be written there")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+    refresh(tmp_path / "folder", error=0.3)
+    assert list(open_bundle(tmp_path / "folder")) == list(open_bundle(merged))
 
 
 def test_what_is_carried_in_a_folder_counts_as_its_files(

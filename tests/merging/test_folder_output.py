@@ -36,7 +36,7 @@ def test_a_folder_holds_what_a_split_of_the_file_holds(three, tmp_path) -> None:
 
 
 def test_a_killed_merge_into_a_folder_leaves_nothing_for_long(three, tmp_path, monkeypatch) -> None:
-    def killed(whole, target) -> None:
+    def killed(whole, target, *_: bool) -> None:
         assert fullmatch(r"\.new\.tmp-[0-9a-f]{16}", whole.parent.name)  # a name that is cleaned
         raise KeyboardInterrupt
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -100,11 +100,6 @@ class FolderCollection:
     def names(self) -> set[str]:
         self._check_read()
         return {x.task for x in self._files.files.values()}
-
-    def taken(self, names: Iterable[str]) -> set[str]:
-        """Return the names that are in use, also in a file under another name."""
-        self._check_read()
-        return {name for name in names if self._files.of(name) is not None}
 
     def _check_read(self) -> None:
         for error in self._files.broken.values():

@@ -18,7 +18,7 @@ from hydraopt.bundle.writer import PackedBundle, canonical
 from hydraopt.collection.apart import packed_core, packed_task
 from hydraopt.collection.beside import task_file_name
 from hydraopt.collection.index import IndexedFile, packed_index
-from hydraopt.collection.splitting import split
+from hydraopt.collection.splitting import SplitFile, split
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.aside import Chosen, sizes_of
 from hydraopt.files.folders import check_empty, files_in, is_folder
@@ -29,7 +29,15 @@ from hydraopt.files.writing import scratch_folder
 
 StrPath = str | os.PathLike[str]
 
-__all__ = ["as_folder", "check_output", "check_parent", "core_name", "size_apart", "written"]
+__all__ = [
+    "as_folder",
+    "check_output",
+    "check_parent",
+    "core_name",
+    "size_apart",
+    "written",
+    "written_folder",
+]
 
 _ID: Final = "0" * 16
 _HASH: Final = 128
@@ -99,7 +107,22 @@ def written(packed: PackedBundle, output: StrPath) -> int:
     if not as_folder(output):
         with locked_if_there(output):
             return packed.write(destination(output))
-    target = place_of(output)
+    files = written_folder(packed, place_of(output), core_name(output) or "")
+    return sum(file.size for file in files)
+
+
+def written_folder(
+    packed: PackedBundle,
+    target: AnyPath,
+    core: str,
+    overwrite: bool = False,
+    another_core: bool = False,
+    held: bool = False,
+) -> list[SplitFile]:
+    """Write a folder of a core, its tasks and their index, and return the files, the index last.
+
+    core: name of the core file. Others: as for :func:`hydraopt.collection.splitting.split`.
+    """
     made: AbstractContextManager[str | Path]
     if isinstance(target, Path):
         target = destination(target)
@@ -108,10 +131,9 @@ def written(packed: PackedBundle, output: StrPath) -> int:
     else:
         made = tempfile.TemporaryDirectory()
     with made as scratch:
-        core = core_name(output) or ""
         whole = Path(scratch) / f"{core.removesuffix(CORE_SUFFIX)}{BUNDLE_SUFFIX}"
         packed.write(whole)
-        return sum(file.size for file in split(whole, target))
+        return split(whole, target, overwrite, another_core, held)
 
 
 def size_apart(

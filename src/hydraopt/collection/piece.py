@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,17 +68,21 @@ class Done:
     warnings: tuple[Note, ...] = ()
 
 
-def held_in(bundle: Bundle, name: str) -> TaskPiece:
-    """Return a task as a bundle holds it, not decoded. Raises TaskNotFoundError, ChecksumError."""
+def held_in(bundle: Bundle, name: str, read: Callable[[str], bytes] | None = None) -> TaskPiece:
+    """Return a task as a bundle holds it, not decoded. Raises TaskNotFoundError, ChecksumError.
+
+    read: reads a tensor of the file by name; default the task's own reader.
+    """
     task = bundle[name]
     entry, manifest = task.entry, task.manifest
-    stream = b"" if entry.content is None else task.read(f"task/{entry.content}")
+    read = read or task.read
+    stream = b"" if entry.content is None else read(f"task/{entry.content}")
     return TaskPiece(
         entry.alone(),
         task.config,
         stream,
         tuple(manifest.blobs[i] for i in entry.carried),
-        tuple(task.read(f"carried/{i}") for i in entry.carried),
+        tuple(read(f"carried/{i}") for i in entry.carried),
     )
 
 

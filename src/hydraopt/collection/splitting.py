@@ -27,7 +27,7 @@ from hydraopt.collection.index import IndexedFile, md5_of, write_index
 from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import BundleFormatError, UsageError, explain
 from hydraopt.files.apart import check_apart
-from hydraopt.files.aside import sizes_of
+from hydraopt.files.aside import Aside, Laid, sizes_of
 from hydraopt.files.folders import check_empty, entry_of, files_in, is_folder, remove_file
 from hydraopt.files.lock import locked_folder, locked_if_there
 from hydraopt.files.outputs import destination
@@ -245,11 +245,13 @@ def join(
         raise UsageError(explain("there is nothing to join", got="no paths", do=do))
     source = _source_of([place_of(path) for path in paths])
     check_apart(output, [file.path for file in source.whole.files])
-    data = {name: source.read(name) for name in source.places}
+    aside = Aside()
+    places = {name: aside.put(source.read(name)) for name in source.places}
     streams, blobs = (
-        [x for name, x in data.items() if name.startswith(start)] for start in ("task/", "carried/")
+        Laid(aside, [place for name, place in places.items() if name.startswith(start)])
+        for start in ("task/", "carried/")
     )
-    packed = pack_bundle(source.manifest, data["shared"], streams, blobs)
+    packed = pack_bundle(source.manifest, aside.read(places["shared"]), streams, blobs)
     with locked_if_there(output):
         size = packed.write(destination(output), source.metadata.get("library"))
     return size, [task.name for task in source.manifest.tasks]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -47,14 +48,7 @@ class Collection(Protocol):
         ...
 
     def names(self) -> set[str]:
-        """Return the names of all tasks."""
-        ...
-
-    def taken(self, names: Iterable[str]) -> set[str]:
-        """Return the names that are already in use by tasks.
-
-        Raises BundleFormatError where a file that may have one of them cannot be read.
-        """
+        """Return the names of all tasks. Raises BundleFormatError for a file that has no task."""
         ...
 
     def bundle(self) -> Bundle:
@@ -108,16 +102,15 @@ class _OneFile:
     def names(self) -> set[str]:
         return set(self.bundle())
 
-    def taken(self, names: Iterable[str]) -> set[str]:
-        return set(names) & self.names()
-
     def size(self) -> int:
         return self.bundle().size
 
     def write(self, change: Change) -> Done:
         bundle = self.bundle()
+        # Blobs that tasks share are read once, so that memory holds the file at most once.
+        read = functools.cache(bundle.read)
         pieces = [
-            held_in(bundle, name).renamed(change.renamed.get(name, name))
+            held_in(bundle, name, read).renamed(change.renamed.get(name, name))
             for name in bundle
             if name not in change.gone
         ]

@@ -11,7 +11,6 @@ import functools
 import glob
 import math
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -22,7 +21,7 @@ from typing import Final
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.start import traced
-from hydraopt.bundle.container import BUNDLE_SUFFIX, CORE_SUFFIX, INDEX_NAME
+from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import TaskAdapter
@@ -30,9 +29,9 @@ from hydraopt.bundle.verify import distance_from
 from hydraopt.bundle.writer import PackedBundle
 from hydraopt.collection.beside import parts_beside
 from hydraopt.collection.folder import folder_of
-from hydraopt.collection.output import as_folder, check_parent
+from hydraopt.collection.output import as_folder, check_parent, written_folder
 from hydraopt.collection.piece import check_current
-from hydraopt.collection.splitting import check_elsewhere, split
+from hydraopt.collection.splitting import check_elsewhere
 from hydraopt.collection.storage import StrPath, collection_at
 from hydraopt.editing.core import check_has_core, options_in, price_of
 from hydraopt.editing.encode import digest_of
@@ -354,9 +353,6 @@ def _write(packed: PackedBundle, path: AnyPath, output: StrPath | None, force: b
         with nullcontext() if output is None else locked_if_there(output):
             return packed.write(destination(path if output is None else output))
     core, _ = parts_beside(path, ())
-    with tempfile.TemporaryDirectory() as scratch:
-        whole = Path(scratch) / (core.name.removesuffix(CORE_SUFFIX) + BUNDLE_SUFFIX)
-        packed.write(whole)
-        here, target = output is None, path if output is None else output
-        files = split(whole, target, overwrite=True, another_core=force or here, held=here)
+    here, target = output is None, path if output is None else place_of(output)
+    files = written_folder(packed, target, core.name, True, force or here, here)
     return sum(file.size for file in files if file.path.name != INDEX_NAME)

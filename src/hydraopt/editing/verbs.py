@@ -180,7 +180,7 @@ def _checked(
 
 def _vacant(collection: Collection, names: Sequence[str]) -> Sequence[str]:
     """Return no tasks. Raises UsageError for names that exist already."""
-    taken = collection.taken(names)
+    taken = collection.names()
     there = [name for name in names if name in taken]
     if there:
         raise UsageError(
@@ -238,7 +238,7 @@ def rename(path: StrPath, old: str, new: str) -> Changed:
     collection = collection_at(path)
     with collection.held():
         _check_there(collection, [old])
-        if new in collection.taken([new]):
+        if new in collection.names():
             raise UsageError(
                 explain(
                     "the collection has a task of that name",
