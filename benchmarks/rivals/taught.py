@@ -59,7 +59,7 @@ def taught(
     least = before.summary().harm.kl
     pupil = _Pupil.of(start)
     learner = learner_of(model)
-    lesson = Lesson.of(learner, [teacher], how.texts)
+    lesson = Lesson.of(learner, teacher, how.texts)
 
     def learn(step: int, batch: int) -> None:
         if (step - 1) % how.again == 0:

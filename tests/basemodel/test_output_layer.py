@@ -66,7 +66,7 @@ def test_a_lesson_has_it_on_both_sides(trained) -> None:
         {p: (b.clone().requires_grad_(p != HEAD), a.clone()) for p, (b, a) in other.items()}
         for _ in range(2)
     )
-    lesson = Lesson.of(model, [Teacher(original, texts)], len(texts))
+    lesson = Lesson.of(model, Teacher(original, texts), len(texts))
     lesson.learn(model, mine, 0)
     batch, tokens = collate(texts), lesson.among.tokens
     with torch.no_grad(), attached(model, place(model, original)):
@@ -86,7 +86,7 @@ def test_a_refit_leaves_it_as_it_is_coded(trained, tmp_path, monkeypatch) -> Non
     # As if this module were the output layer.
     monkeypatch.setattr(refit_module, "of_head", lambda model, mine: {path: mine[path]})
     texts = answered(model, tokenizer, asked_of(tokenizer, range(12)), original, 8)
-    made = refit_module.refit(model, [teacher_of(original, texts)], original, coded, settings=SHORT)
+    made = refit_module.refit(model, teacher_of(original, texts), coded, settings=SHORT)
     assert made
     assert path not in made
     assert of_head(model, with_head(coded)).keys() == {HEAD}

@@ -30,12 +30,12 @@ def refitter_of(judge_of):
 
 
 @pytest.fixture
-def taught(monkeypatch) -> list[list[int]]:
-    """How many answers the teachers of each refit have; nothing is learned from them."""
+def taught(monkeypatch) -> list[int]:
+    """How many answers the teacher of each refit has; nothing is learned from it."""
     made = []
 
-    def refit(model, teachers, *_, told, settings):
-        made.append([len(x.answers) + len(x.held_out) for x in teachers])
+    def refit(model, teacher, *_):
+        made.append(len(teacher.answers) + len(teacher.held_out))
         return {}
 
     monkeypatch.setattr(judge_module, "refit", refit)
@@ -52,7 +52,7 @@ def test_a_refit_needs_four_answers_that_judge(
     settings = HarmSettings(prompts_if_refit=count, refit_prompts=count + lessons)
     judge = judge_of(count + lessons, refits=True, settings=settings)
     assert judge.refit("fr", dict) == {}
-    assert taught == [[count + lessons]] * asked
+    assert taught == [count + lessons] * asked
     # Lessons take minutes: they are answered where they are learned from.
     assert sum(questions) == count + lessons * asked
 
@@ -88,11 +88,13 @@ def trainings(monkeypatch) -> list[int]:
     """How many answers each training had."""
     made, refit = [], judge_module.refit
 
-    def counted(*given, told, **_):
-        made.append(sum(len(x.answers) + len(x.held_out) for x in given[1]))
-        records = refit(*given, settings=HarmSettings(steps=8, stops=(4, 8), rate=0.02))
+    def counted(model, teacher, coded, *_):
+        made.append(len(teacher.answers) + len(teacher.held_out))
+        settings = HarmSettings(steps=8, stops=(4, 8), rate=0.02)
         # So few steps may not help; what is remembered need not be better.
-        return records or {path: x.record for path, x in given[3].items()}
+        return refit(model, teacher, coded, settings=settings) or {
+            path: x.record for path, x in coded.items()
+        }
 
     monkeypatch.setattr(judge_module, "refit", counted)
     return made
@@ -165,14 +167,14 @@ def test_tasks_of_equal_content_are_learned_from_together(
     judge = judge_of(asked, seeds=seeds, refits=True)
     for name in asked:
         judge.refit(name, dict)
-    assert taught == [[20], [24]]
+    assert taught == [20, 24]
 
 
 def test_that_nothing_helped_is_remembered_too(refitter_of, tmp_path, taught) -> None:
     _, coded = coded_of(tmp_path)
     for _ in range(2):
         assert refitter_of().refit("fr", lambda: coded) == {}
-    assert taught == [[20]]
+    assert taught == [20]
 
 
 @pytest.mark.slow
@@ -230,7 +232,7 @@ def test_what_follows_the_prompts_that_judge_is_learned_from(
     settings = HarmSettings(prompts=6, prompts_if_refit=4, refit_prompts=16, least_held_out=1)
     judge = judge_of({"fr": spelling(20)}, 0.02, refits=refits, settings=settings)
     assert judge.refit("fr", dict) == {}
-    assert taught == [[asked]]
+    assert taught == [asked]
 
 
 def test_progress_counts_steps_of_all_tasks(trained, judge_of, questions, monkeypatch) -> None:
@@ -239,7 +241,7 @@ def test_progress_counts_steps_of_all_tasks(trained, judge_of, questions, monkey
     seeds = {"de": 0, "en": 1, "fr": 2, "it": 2}
     steps = iter([[], [(80, 160), (160, 160)], [(160, 160), (320, 320)]])
 
-    def refit(*_, told, settings):
+    def refit(model, teacher, coded, told, settings):
         for said in next(steps):
             told(*said)
         return {}

@@ -25,7 +25,7 @@ def test_the_gradient_is_that_of_the_definition(trained) -> None:
         return {p: (b.clone().requires_grad_(), a.clone()) for p, (b, a) in other.items()}
 
     mine, wanted = leaves(), leaves()
-    lesson = Lesson.of(model, [Teacher(original, texts)], len(texts))
+    lesson = Lesson.of(model, Teacher(original, texts), len(texts))
     lesson.learn(model, mine, 0)
     batch = collate(texts)
     with torch.no_grad(), attached(model, place(model, original)):
@@ -48,13 +48,13 @@ def test_long_texts_share_no_batch(trained, monkeypatch) -> None:
     texts = texts_of(tokenizer, 6)
     longest = max(map(len, texts))
     original = factors_of(0, 0.05)
-    assert len(Lesson.of(model, [Teacher(original, texts)], len(texts)).pages) == 1
+    assert len(Lesson.of(model, Teacher(original, texts), len(texts)).pages) == 1
     monkeypatch.setattr(lesson_module, "BATCH", 2 * longest)
-    pages = Lesson.of(model, [Teacher(original, texts)], len(texts)).pages
+    pages = Lesson.of(model, Teacher(original, texts), len(texts)).pages
     assert all(page.batch.ids.numel() <= 2 * longest for page in pages)
     assert sum(int(page.batch.row.max()) + 1 for page in pages) == len(texts)
     monkeypatch.setattr(lesson_module, "BATCH", 1)
-    assert len(Lesson.of(model, [Teacher(original, texts)], len(texts)).pages) == len(texts)
+    assert len(Lesson.of(model, Teacher(original, texts), len(texts)).pages) == len(texts)
 
 
 @pytest.mark.parametrize("halves", [True, False])
@@ -75,7 +75,7 @@ def test_who_learns(trained, monkeypatch, halves) -> None:
             p: (b.float().requires_grad_(), a.float().requires_grad_())
             for p, (b, a) in other.items()
         }
-        Lesson.of(who, [Teacher(original, texts)], len(texts)).learn(who, leaves, 0)
+        Lesson.of(who, Teacher(original, texts), len(texts)).learn(who, leaves, 0)
         slopes.append(torch.cat([x.grad.flatten() for pair in leaves.values() for x in pair]))
     assert F.cosine_similarity(*slopes, dim=0) > 0.99
 
@@ -105,7 +105,7 @@ def test_what_is_not_kept_is_made_again(trained, monkeypatch) -> None:
     slopes = []
     for kept in (1 << 30, 0):
         monkeypatch.setattr(lesson_module, "KEPT", kept)
-        lesson = Lesson.of(model, [Teacher(original, texts)], 2)
+        lesson = Lesson.of(model, Teacher(original, texts), 2)
         assert [page.aim is None for page in lesson.pages] == [kept == 0] * 3
         leaves = {
             p: (b.clone().requires_grad_(), a)

@@ -63,7 +63,7 @@ def judged(monkeypatch):
 
 def refitted(model, texts, original, coded, more=(), **rest):
     """Records of a refit by one teacher, whose answers these are."""
-    return refit(model, [teacher_of(original, texts, more)], original, coded, **rest)
+    return refit(model, teacher_of(original, texts, more), coded, **rest)
 
 
 def harm_of(model, texts, original, records) -> Harm:
@@ -122,9 +122,7 @@ def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
     monkeypatch.setattr(
         Lesson,
         "of",
-        lambda model, teachers, texts: (
-            learned.append(teachers[0].answers) or of(model, teachers, texts)
-        ),
+        lambda model, teacher, texts: learned.append(teacher.answers) or of(model, teacher, texts),
     )
     refitted(model, few, original, coded, settings=BRIEF, more=[*texts[8:], empty])
     assert learned == [[x for x in texts[8:] if x not in judging[8:]]]

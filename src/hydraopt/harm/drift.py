@@ -36,7 +36,6 @@ __all__ = [
     "drift_of",
     "held_out",
     "held_out_of_more",
-    "joined",
     "likely_changes",
     "reference_of",
     "surely_changes_more",
@@ -215,16 +214,6 @@ def likely_changes(drift: Drift) -> Numbers:
     stays = np.bincount(drift.row, np.log1p(-np.minimum(chance, _SURELY)), drift.answers)
     likely: Numbers = -np.expm1(stays)
     return likely
-
-
-def joined(drifts: Sequence[Drift]) -> Drift:
-    """Return several drifts as one, the answers of the first before those of the others."""
-    starts = np.cumsum([0, *(x.answers for x in drifts)])
-    rows = [x.row + start for x, start in zip(drifts, starts, strict=False)]
-    kl, margin, moved = (
-        np.concatenate([getattr(x, name) for x in drifts]) for name in ("kl", "margin", "moved")
-    )
-    return Drift(np.concatenate(rows), kl, margin, moved, int(starts[-1]))
 
 
 def surely_changes_more(before: Drift, after: Drift) -> bool:

@@ -174,9 +174,8 @@ class AnswerJudge(Answers, HarmJudge):
         known = recall.recalled_records(self._memory.get(key), coded)
         if known is not None:
             return known
-        given = model, [teacher], teacher.original, coded
         try:
-            records = refit(*given, told=report, settings=self._settings)
+            records = refit(model, teacher, coded, report, self._settings)
         except NotFiniteError:
             raise not_finite(NOT_TRAINED, task) from None
         self._memory.put(key, recall.kept_records(records, coded))

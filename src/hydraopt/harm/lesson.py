@@ -111,45 +111,44 @@ class _Lines:
     """A batch of a teacher's answers.
 
     aim (N, width): inputs of the teacher's output layer; None where they are recomputed on demand.
-    original: the teacher's factors on the model.
     """
 
     batch: Batch
     aim: Tensor | None
-    original: Placed
 
 
 @dataclass(frozen=True)
 class Lesson:
     """Training data of a refit.
 
-    pages: batches of answers of similar length, of one teacher each.
+    pages: batches of answers of similar length.
+    original: the teacher's factors on the model.
     among: the next tokens that matter. Others are not computed, because a large vocabulary takes
         most of the time.
     """
 
     pages: list[_Lines]
+    original: Placed
     among: NextTokens
 
     @classmethod
-    def of(cls, model: Any, teachers: Sequence[Teacher], texts: int) -> Lesson:
+    def of(cls, model: Any, teacher: Teacher, texts: int) -> Lesson:
         """Prepare a lesson.
 
         texts: texts per batch; fewer if they are long, because a gradient stores all activations.
         """
         pages, seen, room = list[_Lines](), list[Tensor](), KEPT
-        for teacher in teachers:
-            original = place(model, teacher.original)
-            batches = _batches(model, teacher.answers, texts)
-            judging = [batch for _, batch in batches_of(model, teacher.held_out)]
-            for number, batch in enumerate((*batches, *judging)):
-                aim = _aim(model, batch, original)
-                seen += [batch.labels, _likely_tokens(model, aim, original)]
-                if number < len(batches):
-                    room -= aim.nbytes
-                    pages.append(_Lines(batch, aim if room >= 0 else None, original))
+        original = place(model, teacher.original)
+        batches = _batches(model, teacher.answers, texts)
+        judging = [batch for _, batch in batches_of(model, teacher.held_out)]
+        for number, batch in enumerate((*batches, *judging)):
+            aim = _aim(model, batch, original)
+            seen += [batch.labels, _likely_tokens(model, aim, original)]
+            if number < len(batches):
+                room -= aim.nbytes
+                pages.append(_Lines(batch, aim if room >= 0 else None))
         tokens: Tensor = torch.cat(seen).unique()  # type: ignore[no-untyped-call]
-        return cls(pages, NextTokens.of(model, tokens))
+        return cls(pages, original, NextTokens.of(model, tokens))
 
     def learn(self, model: Any, placed: Placed, number: int) -> None:
         """Add the gradients of the KL per answer, mean over the answers of a page.
@@ -159,7 +158,7 @@ class Lesson:
         page = self.pages[number]
         batch, aim = page.batch, page.aim
         if aim is None:
-            aim = _aim(model, batch, page.original)
+            aim = _aim(model, batch, self.original)
         dtype = aim.dtype
         with attached(model, {path: (b.to(dtype), a.to(dtype)) for path, (b, a) in placed.items()}):
             hidden = hidden_states(model, batch).float()
@@ -168,7 +167,7 @@ class Lesson:
         answers = int(batch.row.max()) + 1
         for start in range(0, len(leaf), _TOKENS):
             with torch.no_grad():
-                want = self._chances(model, aim[start : start + _TOKENS], page.original)
+                want = self._chances(model, aim[start : start + _TOKENS], self.original)
             got = self._chances(model, leaf[start : start + _TOKENS], placed)
             kl = F.kl_div(got, want, log_target=True, reduction="sum")
             torch.autograd.backward(kl / answers)

@@ -44,8 +44,7 @@ NOT_TRAINED: Final = "what is coded cannot be trained on the adapter's answers"
 
 def refit(
     model: Any,
-    teachers: Sequence[Teacher],
-    adapter: TaskFactors,
+    teacher: Teacher,
     coded: Mapping[str, CodedModule],
     told: Callable[[int, int], None] | None = None,
     settings: HarmSettings = DEFAULT_HARM,
@@ -53,33 +52,32 @@ def refit(
     """Train the modules in ``coded``, the output layer aside, to keep more of the answers.
 
     Returns records by module path; none if no trial is better than before on held-out answers. Both
-    losses and held-out answers are compared on the next tokens that an original holds likely.
+    losses and held-out answers are compared on the next tokens that the original holds likely.
 
-    teachers: the original, or the originals of all tasks that the content serves.
-    adapter: factors of what was coded, in the form of ``Teacher.original``; with one teacher, the
-        same.
+    teacher: the original, and answers of all tasks that the content serves.
+    coded: the original's modules as they are coded.
     told: called after every step with the steps done and the maximum.
 
     Raises UsageError for too few answers, AlignmentError for modules that are not linear,
     NumericalError for logits that are not finite.
     """
-    if not all(x.answers and x.judging for x in teachers):
-        raise _too_few(teachers, settings)
+    if not (teacher.answers and teacher.judging):
+        raise _too_few(teacher, settings)
     still = of_head(model, coded)
     trained = {path: x for path, x in coded.items() if path not in still}
     held = {path: x.record for path, x in coded.items() if path in still}
     if not trained:
         return {}
     learner = learner_of(model)
-    lesson = Lesson.of(learner, teachers, settings.texts)
-    judges = Judges.of(model, teachers, lesson)
+    lesson = Lesson.of(learner, teacher, settings.texts)
+    judges = Judges.of(model, teacher, lesson)
     first = judges.drift({p: x.record.factors for p, x in coded.items()})
     if not first.is_finite:
         raise not_finite(NOT_TRAINED)
     least = first.summary().harm.kl
     fixed = place(learner, {path: (x.factors.B, x.factors.A) for path, x in held.items()})
     records = dict[str, PartsRecord]()
-    for start, (sides, rate) in enumerate(_starts(trained, adapter, settings)):
+    for start, (sides, rate) in enumerate(_starts(trained, teacher.original, settings)):
         later = _later(told, start * settings.steps, settings.steps)
         for tried in _course(learner, lesson, fixed, sides, replace(settings, rate=rate), later):
             drift = judges.drift({p: x.factors for p, x in (held | tried).items()})
@@ -93,11 +91,11 @@ def refit(
     return records
 
 
-def _too_few(teachers: Sequence[Teacher], settings: HarmSettings) -> UsageError:
+def _too_few(teacher: Teacher, settings: HarmSettings) -> UsageError:
     return UsageError(
         explain(
             "too few answers to refit",
-            got=min(len(x.answers) + len(x.held_out) for x in teachers),
+            got=len(teacher.answers) + len(teacher.held_out),
             expected=f"at least {settings.held_out} to different prompts",
             do="Give more prompts of the task",
         )

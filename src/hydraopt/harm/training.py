@@ -14,7 +14,6 @@ from hydraopt.harm.drift import (
     Drift,
     Reference,
     drift_of,
-    joined,
     reference_of,
     surely_changes_more,
     surely_drifts_more,
@@ -52,32 +51,29 @@ def descend(
 
 @dataclass(frozen=True)
 class Judges:
-    """Held-out answers of all teachers.
+    """Held-out answers of a teacher.
 
-    decisive: indices of those that the late ones must not outvote.
+    decisive: number of the first ones, which the late ones must not outvote.
     """
 
     model: Any
-    references: Sequence[Reference]
-    decisive: Sequence[int]
+    reference: Reference
+    decisive: int
 
     @classmethod
-    def of(cls, model: Any, teachers: Sequence[Teacher], lesson: Lesson) -> Judges:
+    def of(cls, model: Any, teacher: Teacher, lesson: Lesson) -> Judges:
         """Prepare the answers; next tokens other than the lesson's are not compared."""
-        decisive, start, references = list[int](), 0, list[Reference]()
-        for x in teachers:
-            references.append(reference_of(model, x.held_out, x.original, lesson.among.tokens))
-            decisive += range(start, start + len(x.judging))
-            start += len(x.held_out)
-        return cls(model, references, decisive)
+        given = teacher.held_out, teacher.original, lesson.among.tokens
+        return cls(model, reference_of(model, *given), len(teacher.judging))
 
     def drift(self, factors: Mapping[str, Factors]) -> Drift:
         """Return the drift of all answers under other factors."""
         given = {path: (x.B, x.A) for path, x in factors.items()}
-        return joined([drift_of(self.model, x, given) for x in self.references])
+        return drift_of(self.model, self.reference, given)
 
     def outvoted(self, before: Drift, after: Drift) -> bool:
         """Return whether a drift with less KL is worse all the same."""
-        if surely_drifts_more(before.only(self.decisive), after.only(self.decisive)):
+        first = range(self.decisive)
+        if surely_drifts_more(before.only(first), after.only(first)):
             return True
         return surely_changes_more(before, after)
