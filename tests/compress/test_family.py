@@ -151,5 +151,5 @@ def test_where_nothing_may_be_private_all_are_in_the_bases() -> None:
 
 
 def test_a_module_in_blocks_has_none() -> None:
-    wide = WideCore(0, (0,), N, N, (np.ones(RANK),), (0, 1), lambda _: (np.zeros((N, 4)),) * 2)
+    wide = WideCore((0,), N, N, (np.ones(RANK),), (0, 1), lambda _: (np.zeros((N, 4)),) * 2)
     assert wide.families == ()

@@ -219,8 +219,8 @@ class StreamWriter:
     Not thread-safe; separate streams may be written side by side.
     """
 
-    def __init__(self, room: CodingRoom | None = None) -> None:
-        self._room = room or CodingRoom()
+    def __init__(self) -> None:
+        self._room = CodingRoom()
         self.restart()
 
     def restart(self) -> None:

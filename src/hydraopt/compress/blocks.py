@@ -79,8 +79,6 @@ class AnyCore(Protocol):
     """Interface of a core for the planner, with one block or several."""
 
     @property
-    def index(self) -> int: ...
-    @property
     def contents(self) -> tuple[int, ...]: ...
     @property
     def m(self) -> int: ...
@@ -124,7 +122,6 @@ class WideCore:
     vectors of a block.
     """
 
-    index: int
     contents: tuple[int, ...]
     m: int
     n: int
@@ -141,7 +138,7 @@ class WideCore:
     def block(self, number: int) -> tuple[ModuleCore, slice]:
         """Return a core of some tasks, and their numbers; its vectors are computed on demand."""
         tasks = slice(self.edges[number], self.edges[number + 1])
-        about = self.index, self.contents[tasks], self.m, self.n, self.s[tasks]
+        about = self.contents[tasks], self.m, self.n, self.s[tasks]
         return ModuleCore(*about, lambda: self.load(number)), tasks
 
     def spaces(
@@ -291,7 +288,7 @@ class BlockStore(CoreStore):
             load.append(self._kept(index, vectors, tasks))
             del vectors  # before the next ones are made
         about = tuple(contents), *lengths, tuple(values), tuple(edges)
-        return WideCore(index, *about, lambda number: load[number](), KeptSpaces(self._spaces))
+        return WideCore(*about, lambda number: load[number](), KeptSpaces(self._spaces))
 
     def _kept(self, index: int, vectors: Vectors, tasks: slice) -> Callable[[], Vectors]:
         """Return a function that loads the vectors again, also from a file if that has room.

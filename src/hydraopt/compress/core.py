@@ -168,7 +168,6 @@ class ModuleCore:
     the store did not keep they are computed when first used.
     """
 
-    index: int
     contents: tuple[int, ...]
     m: int
     n: int
@@ -336,7 +335,7 @@ class CoreStore:
         contents, s, vectors = made
         m, n = (x.shape[0] for x in vectors)
         kept = KeptSpaces(self._spaces)
-        core = ModuleCore(index, tuple(contents), m, n, tuple(s), lambda: vectors, kept)
+        core = ModuleCore(tuple(contents), m, n, tuple(s), lambda: vectors, kept)
         self._known[index] = replace(core, _read=self._kept(index, vectors, slice(0, len(s))))
         return core
 

@@ -47,7 +47,6 @@ class EncodedModule:
     energies, errors: squared Frobenius norms of dW_t and of dW_t - dW~_t, measured after rounding.
     """
 
-    index: int
     contents: tuple[int, ...]
     left: BasisRecord | None
     right: BasisRecord | None
@@ -118,7 +117,6 @@ def encode_module(
             if errors[i] <= _EXACT * energies[i]:
                 errors[i] = squared_error(core.thin(i), done[0])
     return EncodedModule(
-        core.index,
         core.contents,
         left,
         right,

@@ -115,13 +115,6 @@ class Measure:
         cost: Array = energies * (self.lost / share**1.5)[:, None]
         return cost
 
-    def coefficient(self, noise: Array) -> Array:
-        """Return the factor by which the encoder's fit multiplies a part.
-
-        It minimises ``unbiased (1-g)^2 + noise g^2`` over g.
-        """
-        return self.unbiased / (self.unbiased + noise)
-
 
 MEASURES: dict[str, Measure] = {
     measure.name: measure

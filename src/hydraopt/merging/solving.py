@@ -41,7 +41,6 @@ __all__ = [
     "check_forms",
     "passes_of",
     "price_of",
-    "search",
     "solve",
     "solve_at",
     "solve_kept",
@@ -89,7 +88,7 @@ def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
     """
     with passes_of(job, options) as passes:
         weights = weights_for(passes, job, options)
-        return search(passes, job, budget, weights, options.fair)
+        return _search(passes, job, budget, weights, options.fair)
 
 
 def solve_at(job: Job, price: float, options: Options) -> Draft:
@@ -177,17 +176,10 @@ def passes_of(job: Job, options: Options) -> Passes:
         raise
 
 
-def search(
-    passes: Passes,
-    job: Job,
-    budget: Budget,
-    weights: Weights,
-    fair: bool = False,
-    start: float | None = None,
+def _search(
+    passes: Passes, job: Job, budget: Budget, weights: Weights, fair: bool
 ) -> Solution[Draft]:
     """Search the draft that meets the budget at these weights.
-
-    start: a price near which it will be found, if one is known.
 
     Raises BudgetError for a budget that cannot be met.
     """
@@ -199,7 +191,7 @@ def search(
     # Of a Gaussian source's 2^(-2 bits/number) the slope would be this but for the 3.
     rate = coded_bits(budget, fixed) / max(pieces.numbers, 1)
     guess = pieces.contents * 2 * math.log(2) / max(pieces.numbers, 1) * 2 ** (-3 * rate)
-    guide = Guide(lambda price: passes.estimate(price, weights.whole), start or max(guess, 1e-30))
+    guide = Guide(lambda price: passes.estimate(price, weights.whole), max(guess, 1e-30))
     return search_size(runner, guide, budget, fixed)
 
 
