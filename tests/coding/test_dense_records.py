@@ -94,7 +94,7 @@ def test_a_record_comes_back(
 
 
 def test_large_tensors_are_cut_into_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hydraopt.coding.dense.CHUNK", 64)
+    monkeypatch.setattr("hydraopt.coding.dense.BLOCK", 64)
     x = numbers((50, 5))
     rest = quantise_rest(x, -400)
     assert [block.levels.shape[1] for block in rest.blocks] == [12, 12, 12, 12, 2]

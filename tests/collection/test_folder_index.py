@@ -377,7 +377,7 @@ def test_ten_thousand_rows_take_a_megabyte(folder: Path) -> None:
         size, mark = 30_000 + i * 31 % 9973, str(1_700_000_000_000_000_000 + i * 104_729_000_003)
         file = f"{row.name}{TASK_SUFFIX}"
         many.append(dataclasses.replace(
-            one, file=file, size=size, task=row.name, told=row, mark=mark, md5=digest
+            one, file=file, size=size, task=row.name, row_values=row, mark=mark, md5=digest
         ))  # fmt: skip
     size = write_index(folder, ("four.core.safetensors", "0" * 16), many)
     assert 200_000 < size < 1_000_000

@@ -25,8 +25,8 @@ def test_here_everything_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LITTLE", 0)  # of this machine's disk and memory
     symptoms = seen()
     assert not [x for x in symptoms.values() if x.state == "trouble"]
-    assert symptoms["merge"].said.startswith("two small adapters, there and back")
-    assert f"numpy {np.__version__}" in symptoms["packages"].said
+    assert symptoms["merge"].finding.startswith("two small adapters, there and back")
+    assert f"numpy {np.__version__}" in symptoms["packages"].finding
     assert all(x.do for x in symptoms.values() if x.state == "note" and "extra" in x.what)
 
 
@@ -34,8 +34,8 @@ def test_what_is_missing_or_too_old_is_named(monkeypatch: pytest.MonkeyPatch) ->
     asked = ["numpy>=1000", "no-such-thing>=1", 'no-such-plot; extra == "plot"']
     monkeypatch.setattr(metadata, "requires", lambda _: asked)
     symptoms = seen()
-    said = f"numpy {np.__version__} is outside >=1000; no-such-thing is not installed"
-    assert (symptoms["packages"].state, symptoms["packages"].said) == ("trouble", said)
+    finding = f"numpy {np.__version__} is outside >=1000; no-such-thing is not installed"
+    assert (symptoms["packages"].state, symptoms["packages"].finding) == ("trouble", finding)
     assert symptoms["extra plot"] == Symptom(
         "extra plot", "note", "no-such-plot is not installed", "pip install 'hydraopt[plot]'"
     )
@@ -54,7 +54,7 @@ def test_a_merge_that_fails_is_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(hydraopt, "merge", broken)
     merged = seen()["merge"]
-    assert (merged.state, merged.said) == ("trouble", "a small merge failed: RuntimeError: no")
+    assert (merged.state, merged.finding) == ("trouble", "a small merge failed: RuntimeError: no")
     assert merged.do
 
 
@@ -64,8 +64,8 @@ def test_a_container_tells_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> No
     for whole, free in ((machine, True), (machine // 2, False)):
         monkeypatch.setattr(module, "most_memory", lambda whole=whole: whole)
         memory = module._memory()
-        assert f"{whole / 1e9:.1f} GB" in memory.said
-        assert ("free" in memory.said) is free
+        assert f"{whole / 1e9:.1f} GB" in memory.finding
+        assert ("free" in memory.finding) is free
     monkeypatch.setattr(module, "most_memory", lambda: 0)
     assert module._memory().state == "note"
 
@@ -80,7 +80,7 @@ def test_folders_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_a_base_model(tmp_path: Path) -> None:
     save_file({"w": np.zeros((1000, 2000), np.float16)}, tmp_path / "model.safetensors")
-    assert seen(str(tmp_path))["base"].said == f"{tmp_path}: 1 tensors, 2 M numbers"
+    assert seen(str(tmp_path))["base"].finding == f"{tmp_path}: 1 tensors, 2 M numbers"
     missing = seen(str(tmp_path / "none"))["base"]
     assert missing.state == "trouble"
     assert missing.do
@@ -93,7 +93,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert done.exit_code == 0
     report = json.loads(done.stdout)
     assert report["schema"] == "hydraopt.doctor/1"
-    assert {"what", "state", "said", "do"} == set(report["symptoms"][0])
+    assert {"what", "state", "finding", "do"} == set(report["symptoms"][0])
     monkeypatch.setattr(module, "LITTLE", 1 << 60)
     done = CliRunner().invoke(cli, ["doctor"])
     assert done.exit_code == 1

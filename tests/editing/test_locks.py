@@ -19,7 +19,7 @@ from tests.raising import raises
 HOLDER = """
 import sys
 from hydraopt.collection.storage import collection_at
-with collection_at(sys.argv[1]).held():
+with collection_at(sys.argv[1]).locked():
     print("held", flush=True)
     sys.stdin.readline()
 """

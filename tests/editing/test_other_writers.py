@@ -38,7 +38,7 @@ def test_a_held_file_is_not_written_over(
         lambda: join([tmp_path / "parts"], one_file),
         lambda: refresh(other, one_file),
     ]
-    with collection_at(one_file).held():
+    with collection_at(one_file).locked():
         for act in acts:
             with raises(LockedError, file="four.hydra.safetensors"):
                 act()
@@ -52,7 +52,7 @@ def test_a_held_folder_is_not_written_over(one_file: Path, other: Path, tmp_path
     split(one_file, parts)
     before = state(parts)
     split(other, tmp_path / "others")
-    with collection_at(parts).held():
+    with collection_at(parts).locked():
         with pytest.raises(LockedError):
             split(one_file, parts, overwrite=True)
         with pytest.raises(LockedError):
@@ -93,7 +93,7 @@ def test_two_cores_of_one_folder_have_one_writer(
     core = next((tmp_path / "others").glob("*.core.safetensors"))
     shutil.copy(core, folder / core.name)
     cores = sorted(folder.glob("*.core.safetensors"))
-    with collection_at(cores[0]).held(), pytest.raises(LockedError):
+    with collection_at(cores[0]).locked(), pytest.raises(LockedError):
         add(cores[1], [adapters["f"]])
 
 

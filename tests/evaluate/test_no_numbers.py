@@ -52,7 +52,7 @@ def test_the_others_are_written(both, base, tasks, tmp_path) -> None:
 def test_the_source_of_no_numbers_is_named(both, base, tasks) -> None:
     b, a = factors(0.1)[PATH]
     others = {"x": {"spell-en": {PATH: (b * HUGE, a * HUGE)}}, "y": {"spell-en": {PATH: (b, a)}}}
-    compared = replace(read_compared([both[1]]), others=others)
+    compared = replace(read_compared([both[1]]), other_methods=others)
     (entry,) = evaluate(compared, EvaluationRequest(str(base), tasks)).tasks
     assert "no scores of x;" in str(entry.skipped)
 

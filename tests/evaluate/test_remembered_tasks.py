@@ -142,7 +142,7 @@ def test_other_factors_are_measured_again(asked, scored) -> None:
     for seed in (2, 3):
         scored.clear()
         others = {"other": {"spell-fr": factors(0.1, seed)}}
-        evaluate(replace(compared, others=others), request)
+        evaluate(replace(compared, other_methods=others), request)
     assert scored == ["spell-fr"]
 
 

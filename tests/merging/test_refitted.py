@@ -22,7 +22,7 @@ from hydraopt.merging.options import DEFAULT_MEASURE
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.refit import refitted
-from hydraopt.merging.solving import Options, solve
+from hydraopt.merging.solving import SearchOptions, solve
 from tests.marks import FORM_CASES
 from tests.raising import raises
 
@@ -36,7 +36,9 @@ class Solved:
         self.pieces = align([*self.adapters.values()], None, lossless=False)
         recipe = MergeRecipe(DEFAULT_MEASURE, budget.name, budget.limit, tuple(forms))
         self.job = Job.of(self.pieces, recipe)
-        self.draft = solve(self.job, budget, Options(measure_named(DEFAULT_MEASURE), forms)).draft
+        self.draft = solve(
+            self.job, budget, SearchOptions(measure_named(DEFAULT_MEASURE), forms)
+        ).draft
 
     def value(self, draft, _tasks: int = 0) -> float:
         return self.job.value(self.budget, draft)

@@ -12,7 +12,7 @@ import pytest
 
 from hydraopt.compress.measure import measure_named
 from hydraopt.merging import solving
-from hydraopt.merging.solving import KeptError, Options, solve_kept
+from hydraopt.merging.solving import KeptError, SearchOptions, solve_kept
 
 
 @dataclass
@@ -32,7 +32,7 @@ class StepJob:
     """One task, whose error is 0.2 up to a price and 0.4 beyond it; no price gives more or less."""
 
     edge: float
-    told: None = None
+    restate: None = None
 
     @property
     def pieces(self) -> Any:
@@ -58,6 +58,6 @@ def test_a_task_whose_error_rises_in_steps_keeps_it(
     monkeypatch.setattr(solving, "weights_for", lambda *_: Weights(np.ones(1)))
     job: Any = StepJob(edge)
     kept = {"a": KeptError(0.3, 0.0, 0.3)}
-    found: Any = solve_kept(job, 1.0, Options(measure_named("frobenius")), kept)
+    found: Any = solve_kept(job, 1.0, SearchOptions(measure_named("frobenius")), kept)
     assert job.manifest(found).tasks[0].error <= 0.3
     assert found == max(price for price in tried if price <= edge)

@@ -281,7 +281,7 @@ def test_two_writers_and_a_lock_that_was_left(
     from hydraopt.collection.storage import collection_at
 
     address = at_address(both, bucket, upload)
-    with collection_at(address).held(), pytest.raises(LockedError) as no:
+    with collection_at(address).locked(), pytest.raises(LockedError) as no:
         remove(address, ["a"])
     assert "no longer runs, delete" in str(no.value)
     remove(address, ["a"])  # the lock went with its holder

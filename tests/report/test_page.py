@@ -210,7 +210,7 @@ def test_a_result_of_another_file_is_another_size_alone(made: Made, tmp_path: Pa
     file.write_text(json.dumps(result))
     known = collect(made.bundle, [file])
     assert not known.evidence.judged
-    assert len(known.evidence.others) == 2
+    assert len(known.evidence.other_sizes) == 2
     assert [(x.code, x.where) for x in known.evidence.notes] == [("other_files", "x.json")]
 
 
@@ -265,7 +265,7 @@ def test_a_number_that_is_none_is_left_out(made: Made, tmp_path: Path, value: ob
         judged = known.evidence.judged[name]
         assert (judged.bundle, judged.deviation, judged.kl) == (number, number, number)
         assert (judged.rows, judged.changed) == (0, None)
-    assert not known.evidence.others
+    assert not known.evidence.other_sizes
     assert all(_pages(known))
 
 

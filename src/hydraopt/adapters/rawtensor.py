@@ -112,14 +112,14 @@ class RawTensor:
             )
 
     @classmethod
-    def from_numpy(cls, name: str, array: NDArray[Any], source: str | Path = "memory") -> RawTensor:
+    def from_numpy(cls, name: str, array: NDArray[Any]) -> RawTensor:
         """Return a tensor in memory with the array's dtype (bool, integers, f2, f4, f8)."""
         codes = {np.dtype(code): key for key, code in NUMPY_CODES.items() if key != "BF16"}
         little = array.dtype.newbyteorder("<")
         if little not in codes:
-            refuse(f"tensor {name!r} has no safetensors dtype", Path(source), got=array.dtype)
+            refuse(f"tensor {name!r} has no safetensors dtype", Path("memory"), got=array.dtype)
         data = np.ascontiguousarray(array, dtype=little).tobytes()
-        return cls(name, codes[little], array.shape, Path(source), HeldBytes(data))
+        return cls(name, codes[little], array.shape, Path("memory"), HeldBytes(data))
 
     @property
     def nbytes(self) -> int:

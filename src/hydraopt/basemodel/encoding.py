@@ -80,19 +80,16 @@ def encode_prompt(tokenizer: Any, text: str) -> Encoded:
     return Encoded((*start, *ids), ())
 
 
-def encode_row(
-    tokenizer: Any, instruction: str, text: str, output: str, end: bool = True
-) -> Encoded:
-    """Encode one row as token ids. end: whether EOS ends the target.
+def encode_row(tokenizer: Any, instruction: str, text: str, output: str) -> Encoded:
+    """Encode one row as token ids; EOS ends the target.
 
     Prompt and target are tokenised apart: at inference the model sees the prompt's tokens alone, so
     a token that spans the border would never occur there. A tokenizer without BOS (Qwen's) starts
-    with the prompt. Raises UsageError where EOS is needed and the tokenizer has none.
+    with the prompt. Raises UsageError for a tokenizer without EOS.
     """
     prompt = encode_prompt(tokenizer, prompt_text(instruction, text)).prompt
     target = tokenizer(" " + output, add_special_tokens=False)["input_ids"]
-    stop = (_eos(tokenizer),) if end else ()
-    return Encoded(prompt, (*target, *stop))
+    return Encoded(prompt, (*target, _eos(tokenizer)))
 
 
 def _eos(tokenizer: Any) -> int:

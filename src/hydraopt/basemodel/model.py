@@ -56,13 +56,13 @@ def load_model(base: str | Path, dtype: str = "float32") -> tuple[Any, Any]:
     return _load(base, dtype)
 
 
-def load_classifier(base: str | Path, labels: int, dtype: str = "float32") -> tuple[Any, Any]:
-    """Load a base model as a sequence classifier with this number of labels and a random head.
+def load_classifier(base: str | Path, labels: int) -> tuple[Any, Any]:
+    """Load a base model as a classifier of sequences in float32, with a random head of ``labels``.
 
     Its ``pad_token_id`` is the tokenizer's, or EOS if the tokenizer has none, because transformers
     finds the last token of a row by it.
     """
-    model, tokenizer = _load(base, dtype, labels)
+    model, tokenizer = _load(base, "float32", labels)
     pad = tokenizer.pad_token_id
     model.config.pad_token_id = tokenizer.eos_token_id if pad is None else pad
     return model, tokenizer

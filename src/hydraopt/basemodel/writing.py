@@ -96,7 +96,7 @@ def generate(
             return _in_turn(model, tokenizer, items, factors, limits, batch_tokens, ends, choose)
         while writer.under_way:
             writer.go_on()
-    return [tuple(answer) for answer in writer.said]
+    return [tuple(answer) for answer in writer.answers]
 
 
 class _Writer:
@@ -127,7 +127,7 @@ class _Writer:
         self._waiting = deque(order)
         self._cache, self._full = RowCache(model), 0
         self._rows: list[int] = []  # items, in the cache's order; those of equal factors together
-        self.said: list[list[int]] = [[] for _ in items]
+        self.answers: list[list[int]] = [[] for _ in items]
 
     @property
     def under_way(self) -> bool:
@@ -139,7 +139,7 @@ class _Writer:
         logits = []
         if self._rows:
             with _each(self._model, [self._factors[i] for i in self._rows]):
-                logits.append(self._cache.step([self.said[i][-1] for i in self._rows]))
+                logits.append(self._cache.step([self.answers[i][-1] for i in self._rows]))
         # A prompt costs a pass of its own, so that a few come in together.
         if len(self._rows) <= _REFILL * self._full and (new := self._invited()):
             logits.append(self._joined(new))
@@ -178,14 +178,14 @@ class _Writer:
     def _say(self, tokens: Sequence[int]) -> None:
         """Add a token to each row; rows that are done leave."""
         for i, token in zip(self._rows, tokens, strict=True):
-            self.said[i].append(token)
+            self.answers[i].append(token)
         going = [k for k, i in enumerate(self._rows) if self._goes_on(i)]
         if len(going) < len(self._rows):
             self._cache.keep(going)
             self._rows = [self._rows[k] for k in going]
 
     def _goes_on(self, i: int) -> bool:
-        return len(self.said[i]) < self._limits[i] and self.said[i][-1] not in self._ends
+        return len(self.answers[i]) < self._limits[i] and self.answers[i][-1] not in self._ends
 
 
 def likeliest(logits: Tensor, _items: Sequence[int] = ()) -> Tensor:

@@ -256,7 +256,7 @@ class Contents:
         return self
 
     @property
-    def known(self) -> Contents:
+    def loaded(self) -> Contents:
         return self
 
     @property

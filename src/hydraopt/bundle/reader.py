@@ -76,7 +76,7 @@ class TaskSource(Protocol):
         """Bytes that came from a store so far; bytes from the cache do not count."""
 
     @property
-    def known(self) -> Contents:
+    def loaded(self) -> Contents:
         """Contents read so far: the shared data, and maybe tasks."""
 
     @property
@@ -112,7 +112,7 @@ class Bundle(Mapping[str, TaskAdapter]):
     @property
     def core(self) -> Manifest:
         """Manifest of the bundle, maybe without its tasks, so that their files need not be read."""
-        return self.source.known.manifest
+        return self.source.loaded.manifest
 
     @property
     def rows(self) -> list[TaskRow]:
@@ -135,7 +135,7 @@ class Bundle(Mapping[str, TaskAdapter]):
     @property
     def version(self) -> int:
         """Format version."""
-        return self.source.known.version
+        return self.source.loaded.version
 
     @property
     def base_model(self) -> str | None:
@@ -155,7 +155,7 @@ class Bundle(Mapping[str, TaskAdapter]):
     @property
     def core_bytes(self) -> int:
         """Bytes of the data that tasks share."""
-        return self.source.known.sizes["shared"]
+        return self.source.loaded.sizes["shared"]
 
     @property
     def bytes_read(self) -> int:
@@ -241,13 +241,13 @@ class Bundle(Mapping[str, TaskAdapter]):
         before = file.fetched
         data = contents.read(name)
         self._read += len(data)
-        if file not in self.source.known.files:  # which the source counts
+        if file not in self.source.loaded.files:  # which the source counts
             self._fetched += file.fetched - before
         return data
 
     def _of(self, name: str) -> Contents:
         """Return the contents that hold the tensor; shared data are in the core."""
-        return self.source.known if name == "shared" else self.source.whole
+        return self.source.loaded if name == "shared" else self.source.whole
 
     def sha256(self) -> str:
         """Return the SHA-256 of the file in hex; several files are hashed one after another."""
@@ -261,7 +261,7 @@ class Bundle(Mapping[str, TaskAdapter]):
 
         contents: as for :meth:`read`.
         """
-        whole = contents is None or contents is self.source.known
+        whole = contents is None or contents is self.source.loaded
         if whole and index in self._dense:
             return self._dense[index]
         contents = contents or self.source.whole

@@ -205,9 +205,9 @@ class Manifest:
         carried = [item.key for i in task.carried for item in self.blobs[i].items]
         carried += [self.tensors[i].key for i in task.tensors]
         unique(carried, f"keys of the tensors of {where}")
-        if task.keys or (task.ranks and task.ranks.others):
+        if task.keys or (task.ranks and task.ranks.exceptions):
             paths = {self.modules[i].path for i in task.modules}
-            known = task.ranks is None or paths >= set(task.ranks.others)
+            known = task.ranks is None or paths >= set(task.ranks.exceptions)
             check(known, f"ranks of {where} name a module it does not have")
             fine = all(path in paths and half in ("A", "B") for path, half in task.keys)
             check(fine, f"keys of {where} name a module it does not have")

@@ -32,7 +32,7 @@ def doctor(ctx: click.Context, base: str | None, as_json: bool) -> None:
         emit_json({"schema": "hydraopt.doctor/1", "symptoms": to_json(symptoms)})
     else:
         columns = ["", "state", "result"]
-        cells = [[x.what, x.state, x.said] for x in symptoms]
+        cells = [[x.what, x.state, x.finding] for x in symptoms]
         show_table("Installation", columns, cells, words=True)
         for symptom in symptoms:
             if symptom.do:

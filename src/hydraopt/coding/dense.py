@@ -38,7 +38,7 @@ __all__ = [
     "write_dense",
 ]
 
-CHUNK: Final = 1 << 20
+BLOCK: Final = 1 << 20
 """Numbers of a block; a tensor of more is cut into blocks of whole rows. Part of the format."""
 MOST_OFFSET: Final = 1 << 24
 """Steps, in either direction; part of the format."""
@@ -67,9 +67,9 @@ def from_matrix(x: Array, shape: Sequence[int]) -> Array:
     return np.ascontiguousarray(x.T if turned else x).reshape(shape)
 
 
-def _chunks(rows: int, columns: int) -> Iterator[slice]:
+def _row_blocks(rows: int, columns: int) -> Iterator[slice]:
     """Yield the rows of each block."""
-    each = max(CHUNK // max(columns, 1), 1)
+    each = max(BLOCK // max(columns, 1), 1)
     for start in range(0, rows, each):
         yield slice(start, min(start + each, rows))
 
@@ -104,8 +104,8 @@ class Rest(NamedTuple):
         step = step_of(self.exponent)
         columns = matrix.shape[1]
         count = matrix.shape[0] if self.rows is None else self.rows.size
-        for block, chunk in zip(self.blocks, _chunks(count, columns), strict=True):
-            where = chunk if self.rows is None else self.rows[chunk]
+        for block, some in zip(self.blocks, _row_blocks(count, columns), strict=True):
+            where = some if self.rows is None else self.rows[some]
             steps = block.integers.T if self.offsets is None else block.integers.T + self.offsets
             matrix[where] += steps * step
 
@@ -167,7 +167,7 @@ def quantise_rest(
     """Round ``x``, the coded rows (N, k) of a matrix, to steps of 2^(exponent / 256)."""
     step = step_of(exponent)
     less = 0 if offsets is None else offsets
-    blocks = [quantise_block(x[chunk] / step - less) for chunk in _chunks(*x.shape)]
+    blocks = [quantise_block(x[some] / step - less) for some in _row_blocks(*x.shape)]
     return Rest(exponent, tuple(blocks), rows, offsets)
 
 
@@ -232,7 +232,7 @@ def read_dense(
     offsets = None
     if what & _OFFSETS:
         offsets = reader.run(Kind.COUNT, columns, -MOST_OFFSET, MOST_OFFSET, "an offset")
-    blocks = [reader.coded(chunk.stop - chunk.start, columns) for chunk in _chunks(rows, columns)]
+    blocks = [reader.coded(x.stop - x.start, columns) for x in _row_blocks(rows, columns)]
     return DenseRecord(parts, Rest(exponent, tuple(blocks), indices, offsets), bool(what & _COMMON))
 
 

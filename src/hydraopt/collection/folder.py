@@ -71,7 +71,7 @@ class FolderCollection:
         self._folder = place.parent
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         with locked_folder(self._folder):
             if isinstance(self._folder, Path):
                 clean(self._folder)

@@ -43,7 +43,7 @@ class Following:
     def tasks(self, names: Iterable[str]) -> Bundle:
         """Return the bundle as it is now, for these tasks. Raises as :func:`open_bundle`."""
         wanted, before = list(dict.fromkeys(names)), self._last
-        if before is None or not before.source.known.files[0].is_current():
+        if before is None or not before.source.loaded.files[0].is_current():
             self._last, self._indexed = open_bundle(self.path, tasks=()), None
         else:
             self._last = before

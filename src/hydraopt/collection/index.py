@@ -62,26 +62,26 @@ class IndexedFile:
     mark: see hydraopt.files.answers.Entry.
     md5: MD5 of its bytes, in hex, which is the tag of a small object in S3; "" if the whole file
     was never read.
-    told: the task's row, or its JSON values, unchecked.
+    row_values: the task's row, or its JSON values, unchecked.
     """
 
     file: str
     size: int
     task: str
-    told: TaskRow | Mapping[str, Any]
+    row_values: TaskRow | Mapping[str, Any]
     mark: str | None = None
     md5: str = ""
 
     @cached_property
     def row(self) -> TaskRow:
         """Row of the task. Raises BundleFormatError if it is invalid."""
-        if isinstance(self.told, TaskRow):
-            return self.told
-        return TaskRow.from_json(self.told)
+        if isinstance(self.row_values, TaskRow):
+            return self.row_values
+        return TaskRow.from_json(self.row_values)
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values."""
-        row = self.told.to_json() if isinstance(self.told, TaskRow) else self.told
+        row = self.row_values.to_json() if isinstance(self.row_values, TaskRow) else self.row_values
         name = None if self.file == f"{self.task}{TASK_SUFFIX}" else self.task
         own = {"file": self.file, "size": self.size, "mark": self.mark, "md5": self.md5}
         return {**row, **own, "name": name}
@@ -107,17 +107,17 @@ class FolderIndex:
     fetched: int
 
 
-def as_indexed(told: IndexedFile, now: Entry, index: FolderIndex, here: bool) -> bool:
+def as_indexed(stored: IndexedFile, now: Entry, index: FolderIndex, here: bool) -> bool:
     """Return True if the listing shows that a task file is unchanged since it was indexed.
 
     here: True for a file on this machine, where the mark is a time. A file as recent as the index
     proves nothing: it may have changed once more in the same moment.
     """
-    if now.size != told.size or now.mark is None:
+    if now.size != stored.size or now.mark is None:
         return False
     if here:
-        return now.mark == told.mark and index.mark is not None and _later(index.mark, now.mark)
-    return now.mark == told.mark or (told.md5 != "" and now.mark.strip('"') == told.md5)
+        return now.mark == stored.mark and index.mark is not None and _later(index.mark, now.mark)
+    return now.mark == stored.mark or (stored.md5 != "" and now.mark.strip('"') == stored.md5)
 
 
 def _later(one: str, other: str) -> bool:

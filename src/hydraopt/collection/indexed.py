@@ -73,7 +73,7 @@ class IndexedFolder:
         return "whole" in self.__dict__
 
     @property
-    def known(self) -> Parts:
+    def loaded(self) -> Parts:
         return self.whole if self._is_read else self._core
 
     @property
@@ -104,11 +104,11 @@ class IndexedFolder:
 
     @property
     def header(self) -> int:
-        return self.known.header + self._heads + self._indexed.index_size
+        return self.loaded.header + self._heads + self._indexed.index_size
 
     @property
     def fetched(self) -> int:
-        return self.known.fetched + self._fetched + self._indexed.index_fetched
+        return self.loaded.fetched + self._fetched + self._indexed.index_fetched
 
     def part(self, task: str) -> Parts:
         """Return the contents of one task's file, as it was when it was first opened.

@@ -35,7 +35,7 @@ class Collection(Protocol):
 
     path: AnyPath
 
-    def held(self) -> AbstractContextManager[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Return a context in which nobody else writes. Raises LockedError."""
         ...
 
@@ -80,7 +80,7 @@ class _OneFile:
         self._open: Bundle | None = None
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         open_bundle(self.path)  # A name that stands for no bundle gets no lock beside it.
         with locked(self.path):
             self._open = None

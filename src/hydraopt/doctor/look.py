@@ -41,13 +41,13 @@ class Symptom:
 
     what: name of the check.
     state: see :data:`State`.
-    said: the finding.
+    finding: the finding.
     do: the remedy, empty if none is needed.
     """
 
     what: str
     state: State
-    said: str
+    finding: str
     do: str = ""
 
 
@@ -71,8 +71,8 @@ def look(base: str | None = None) -> Iterator[Symptom]:
 
 
 def _python() -> Symptom:
-    said = f"{platform.python_version()} ({platform.python_implementation()}), {platform.system()}"
-    return Symptom("Python", "ok", f"{said} {platform.machine()}")
+    version = f"{platform.python_version()} ({platform.python_implementation()})"
+    return Symptom("Python", "ok", f"{version}, {platform.system()} {platform.machine()}")
 
 
 def _requirements(extra: str | None) -> list[str]:
@@ -111,8 +111,8 @@ def _required() -> Iterator[Symptom]:
         yield Symptom("packages", "trouble", "; ".join(problems), "pip install -U hydraopt")
         return
     names = sorted(re.split(r"[^\w.-]", x)[0] for x in _requirements(None))
-    said = ", ".join(f"{name} {metadata.version(name)}" for name in names)
-    yield Symptom("packages", "ok", said)
+    finding = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    yield Symptom("packages", "ok", finding)
 
 
 def _extras() -> Iterator[Symptom]:
@@ -134,17 +134,17 @@ def _memory() -> Symptom:
     whole = most_memory()
     if not whole:
         return Symptom("memory", "note", "the system does not say")
-    said = f"{whole / 1e9:.1f} GB"
+    finding = f"{whole / 1e9:.1f} GB"
     with suppress(OSError):
         rows = dict(x.split(":", 1) for x in Path("/proc/meminfo").read_text().splitlines())
         free, machine = (
             int(rows.get(name, "0").split()[0]) << 10 for name in ("MemAvailable", "MemTotal")
         )
         if whole >= machine:  # what is free in a container is not told there
-            said = f"{free / 1e9:.1f} GB free of {said}"
+            finding = f"{free / 1e9:.1f} GB free of {finding}"
     if whole < LITTLE:
-        return Symptom("memory", "trouble", said, "Merge fewer adapters at a time")
-    return Symptom("memory", "ok", said)
+        return Symptom("memory", "trouble", finding, "Merge fewer adapters at a time")
+    return Symptom("memory", "ok", finding)
 
 
 def _gpu() -> Symptom:
@@ -179,8 +179,8 @@ def _writable(what: str, folder: Path, do: str) -> Symptom:
     if not (there.is_dir() and os.access(there, os.W_OK)):
         return Symptom(what, "trouble", f"{folder} cannot be written", do)
     free = shutil.disk_usage(there).free
-    said = f"{folder}, {free / 1e9:.1f} GB free"
-    return Symptom(what, "trouble" if free < LITTLE else "ok", said, do if free < LITTLE else "")
+    finding = f"{folder}, {free / 1e9:.1f} GB free"
+    return Symptom(what, "trouble" if free < LITTLE else "ok", finding, do if free < LITTLE else "")
 
 
 def _base(base: str) -> Symptom:
@@ -214,11 +214,11 @@ def _merge() -> Symptom:
                 for x in task.factors().values()
             )
     except Exception as error:  # whatever is wrong here is what the user wants to know
-        said = f"a small merge failed: {type(error).__name__}: {error}"
-        return Symptom("merge", "trouble", said, "Mend what is above; else report this as a bug")
+        finding = f"a small merge failed: {type(error).__name__}: {error}"
+        return Symptom("merge", "trouble", finding, "Mend what is above; else report this as a bug")
     if not (finite and max(made.errors.values()) <= 0.1):
-        said = f"a small merge gave errors of {max(made.errors.values()):.3g}, 0.1 permitted"
-        return Symptom("merge", "trouble", said, "Please report this as a bug of hydraopt")
+        finding = f"a small merge gave errors of {max(made.errors.values()):.3g}, 0.1 permitted"
+        return Symptom("merge", "trouble", finding, "Please report this as a bug of hydraopt")
     took = time.monotonic() - started
     return Symptom("merge", "ok", f"two small adapters, there and back, in {took:.1f} s")
 

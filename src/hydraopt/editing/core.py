@@ -15,7 +15,7 @@ from hydraopt.merging.budget import Limit
 from hydraopt.merging.frozen import MiddlePrice
 from hydraopt.merging.options import DEFAULT_MEASURE
 from hydraopt.merging.recipe import forms_in
-from hydraopt.merging.solving import Options
+from hydraopt.merging.solving import SearchOptions
 from hydraopt.progress import Progress
 
 __all__ = [
@@ -113,11 +113,11 @@ def price_of(bundle: Bundle, do: str) -> MiddlePrice:
 
 def options_in(
     recipe: Mapping[str, Any], workers: int | Engine | None, progress: Progress | None
-) -> Options:
+) -> SearchOptions:
     """Return the search options with the recipe's measure and forms, or the default ones.
 
     Raises UsageError for an unknown measure.
     """
     measure = recipe.get("measure")
     chosen = measure_named(measure if isinstance(measure, str) else DEFAULT_MEASURE)
-    return Options(chosen, forms_in(recipe), workers=workers, progress=progress)
+    return SearchOptions(chosen, forms_in(recipe), workers=workers, progress=progress)

@@ -40,7 +40,7 @@ from hydraopt.merging.notes import notes_of
 from hydraopt.merging.options import MergeOptions
 from hydraopt.merging.outcome import Job, placeholder_harms
 from hydraopt.merging.recipe import CoreRecipe
-from hydraopt.merging.solving import Options, solve, solve_at
+from hydraopt.merging.solving import SearchOptions, solve, solve_at
 from hydraopt.merging.weights import Sensitivity, sensed
 from hydraopt.notes import Note
 from hydraopt.progress import silent
@@ -239,7 +239,7 @@ class Coder:
             raise job.too_small(budget, int(job.value(budget, draft)))
         return job, draft
 
-    def _at_price(self, job: Job, options: Options) -> Draft:
+    def _at_price(self, job: Job, options: SearchOptions) -> Draft:
         """Encode once at the price that the collection's merge arrived at."""
         errors = [task.error for task in self.bundle.manifest.tasks if not task.lossless]
         mean = f"; its tasks have {sum(errors) / len(errors):.3g} in the mean" if errors else ""

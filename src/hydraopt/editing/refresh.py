@@ -50,7 +50,7 @@ from hydraopt.merging.draft import Draft
 from hydraopt.merging.joined import joined
 from hydraopt.merging.outcome import Job, inputs_of, load
 from hydraopt.merging.recipe import RefreshRecipe
-from hydraopt.merging.solving import KeptError, Options, solve, solve_kept
+from hydraopt.merging.solving import KeptError, SearchOptions, solve, solve_kept
 from hydraopt.notes import Note
 from hydraopt.progress import Progress, silent
 
@@ -150,7 +150,7 @@ def refresh(
     # The folder and not its core file: every task in it gets another core.
     collection = collection_at(folder_of(place_of(path)) or path)
     _check_output(collection.path, output)
-    with collection.held():
+    with collection.locked():
         before = collection.size()
         tasks = _tasks(collection.bundle(), adapters, same_base, alpha, open_base(base), progress)
         if output is not None:
@@ -292,19 +292,19 @@ def _core_file(path: AnyPath) -> str | None:
 
 
 def _solved(
-    tasks: _Tasks, budget: Budget | None, options: Options, core_file: str | None
+    tasks: _Tasks, budget: Budget | None, options: SearchOptions, core_file: str | None
 ) -> tuple[Job, Draft | None]:
     """Solve all tasks over a new core, within the budget or at the previous price."""
     name, value = (budget.name, float(budget.limit)) if budget else (None, None)
     recipe = RefreshRecipe(tasks.bundle.recipe, name, value, bool(tasks.decoded))
     told = functools.partial(_told, tasks=tasks)
-    job = dataclasses.replace(Job.of(tasks.pieces, recipe, core_file), told=told)
+    job = dataclasses.replace(Job.of(tasks.pieces, recipe, core_file), restate=told)
     if budget is None or not tasks.pieces.contents:
         return _at_own_prices(tasks, job, options)
     return job, solve(job, budget, options).draft
 
 
-def _at_own_prices(tasks: _Tasks, job: Job, options: Options) -> tuple[Job, Draft | None]:
+def _at_own_prices(tasks: _Tasks, job: Job, options: SearchOptions) -> tuple[Job, Draft | None]:
     """Solve all tasks at the previous price, except those that it does not fit."""
     if not tasks.pieces.contents:
         return job, None

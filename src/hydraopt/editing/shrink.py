@@ -37,7 +37,7 @@ from hydraopt.merging.sizes import (
     coded_sizes,
     passes_within_reach,
 )
-from hydraopt.merging.solving import Options, solve
+from hydraopt.merging.solving import SearchOptions, solve
 from hydraopt.progress import Progress
 
 __all__ = ["shrink", "shrunk_sizes"]
@@ -97,7 +97,7 @@ def shrink(
     solution = None
     if pieces.contents:
         forms = forms_in(before.manifest.recipe)
-        options = Options(chosen, forms, workers=workers, progress=progress)
+        options = SearchOptions(chosen, forms, workers=workers, progress=progress)
         solution = solve(job, budget, options)
     if error is not None:
         shrunk = job.size(solution.draft if solution else None)
@@ -116,7 +116,7 @@ def _job(
     """Return the job of shrinking a bundle, whose errors are stated against the originals."""
     recipe = ShrinkRecipe(before.manifest.recipe, measure.name, budget.name, float(budget.limit))
     told = functools.partial(against_originals, before=before.manifest, names=set(before))
-    return dataclasses.replace(Job.of(pieces, recipe, core_file), told=told)
+    return dataclasses.replace(Job.of(pieces, recipe, core_file), restate=told)
 
 
 def shrunk_sizes(
@@ -130,7 +130,7 @@ def shrunk_sizes(
     """
     pieces = _merge_set(before)
     chosen, forms = measure_named(DEFAULT_MEASURE), forms_in(before.manifest.recipe)
-    options = Options(chosen, forms, workers=workers, progress=progress)
+    options = SearchOptions(chosen, forms, workers=workers, progress=progress)
     if not pieces.contents:
         return []
 

@@ -222,7 +222,7 @@ def remove(path: StrPath, tasks: Iterable[str]) -> Changed:
     """
     names = sorted(set(tasks))
     collection = collection_at(path)
-    with collection.held():
+    with collection.locked():
         _check_there(collection, names)
         before = collection.size()
         done = collection.write(Change(gone=names))
@@ -236,7 +236,7 @@ def rename(path: StrPath, old: str, new: str) -> Changed:
     """
     check_name(new)
     collection = collection_at(path)
-    with collection.held():
+    with collection.locked():
         _check_there(collection, [old])
         if new in collection.names():
             raise UsageError(
@@ -278,7 +278,7 @@ def _put(
     base, judge = open_base(options.base), options.look.judge
     collection = collection_at(path)
     check_apart(path, inputs_of(given))
-    with collection.held():
+    with collection.locked():
         core, limit, same_base = collection.core(base), options.limit, options.same_base
         gone = _checked(collection, core, given, check, limit, same_base, judge is not None)
         if limit.harm is not None:

@@ -42,14 +42,14 @@ class Compared:
     """Sources to compare: adapters as they are, and bundles by the name of their file.
 
     folders: folders of the adapters, whose names may give their tasks.
-    others: results of other methods, by label and adapter.
+    other_methods: results of other methods, by label and adapter.
     notes: notes from reading the files.
     """
 
     adapters: Mapping[str, Adapter]
     bundles: Mapping[str, Bundle]
     folders: Mapping[str, AnyPath] = field(default_factory=dict)
-    others: Mapping[str, Mapping[str, TaskFactors]] = field(default_factory=dict)
+    other_methods: Mapping[str, Mapping[str, TaskFactors]] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
 
     def names(self) -> list[str]:
@@ -103,7 +103,7 @@ class Compared:
         for label, bundle in self.bundles.items():
             if name in bundle:
                 by_label[label] = {p: (f.B, f.A) for p, f in bundle[name].factors().items()}
-        for label, made in self.others.items():
+        for label, made in self.other_methods.items():
             if name in made:
                 by_label[label] = dict(made[name])
         return by_label

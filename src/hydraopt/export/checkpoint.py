@@ -43,15 +43,15 @@ class Checkpoint:
     config: content of config.json.
     files: the weight files by name.
     tensors: all tensors, by name.
-    others: other files of the folder (configs, tokenizer, the index of the shards) that have to be
-        copied with the weights, except weights in other formats and their indices.
+    other_files: files to copy with the weights: configs, tokenizer, the index of the shards; not
+        weights in other formats and their indices.
     """
 
     folder: Path
     config: Mapping[str, Any]
     files: Mapping[str, TensorFile]
     tensors: Mapping[str, RawTensor]
-    others: tuple[Path, ...]
+    other_files: tuple[Path, ...]
 
     @property
     def tied(self) -> bool:
@@ -86,7 +86,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if (folder / _INDEX).is_file():
         _check_index(folder, files)
     _check_layers(folder, config, tensors)
-    return Checkpoint(folder, config, files, tensors, tuple(_others(folder)))
+    return Checkpoint(folder, config, files, tensors, tuple(_other_files(folder)))
 
 
 def _shards(folder: Path) -> list[str]:
@@ -169,10 +169,10 @@ def weight_files(folder: Path) -> Iterator[Path]:
         yield from sorted(folder.glob(pattern))
 
 
-def _others(folder: Path) -> Iterator[Path]:
+def _other_files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        of_others = path.name.endswith(".index.json") and path.name != _INDEX
-        weights = path.suffix in _WEIGHTS or of_others
+        foreign_index = path.name.endswith(".index.json") and path.name != _INDEX
+        weights = path.suffix in _WEIGHTS or foreign_index
         if path.is_file() and not weights and not path.name.startswith("."):
             yield path
 

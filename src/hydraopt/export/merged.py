@@ -84,7 +84,7 @@ def export_merged(
     refuse_settings(task, _ENGINE)
     model = read_checkpoint(Path(base))
     changes = _changes(task, model)
-    written = {*model.files, *(other.name for other in model.others)}
+    written = {*model.files, *(other.name for other in model.other_files)}
     # Weights of an earlier checkpoint there might be loaded instead.
     old = {x.name for x in weight_files(target)}
     with replaced_folder(target, lambda name: name in old - written) as made:
@@ -94,7 +94,7 @@ def export_merged(
                 for key, tensor in file.items()
             }
             write_atomically(made / name, file_chunks(tensors, dict(file.metadata)))
-        for other in model.others:
+        for other in model.other_files:
             shutil.copyfile(other, made / other.name)
         write_card(made, target, task, "transformers")
         _read_back(made, model)

@@ -94,7 +94,7 @@ class Reference:
 
     batches: tuple[Batch, ...]
     order: tuple[tuple[int, ...], ...]
-    seen: tuple[tuple[_TokenLogits, ...], ...]
+    token_logits: tuple[tuple[_TokenLogits, ...], ...]
     answers: int
     head: Placed
     among: NextTokens | None
@@ -102,14 +102,14 @@ class Reference:
     @property
     def nbytes(self) -> int:
         """Approximate number of bytes in memory."""
-        kept = (x for pieces in self.seen for x in pieces)
+        kept = (x for pieces in self.token_logits for x in pieces)
         ids = sum(2 * batch.ids.nbytes for batch in self.batches)
         return ids + sum(x.tokens.nbytes + x.logs.nbytes + x.hidden.nbytes for x in kept)
 
     @property
     def is_finite(self) -> bool:
         """Return whether all log probabilities and margins are finite."""
-        kept = (x for pieces in self.seen for x in pieces)
+        kept = (x for pieces in self.token_logits for x in pieces)
         return all(bool(torch.isfinite(y).all()) for x in kept for y in (x.logs, x.margin))
 
 
@@ -301,10 +301,10 @@ def reference_of(
     batches = tuple(batch for _, batch in made)
     placed = place(model, original)
     some = None if among is None else NextTokens.of(model, among)
-    seen = tuple(
+    token_logits = tuple(
         tuple(_seen(model, x, placed, some) for x in _pieces(model, y, placed)) for y in batches
     )
-    return Reference(batches, chunks, seen, len(answers), of_head(model, placed), some)
+    return Reference(batches, chunks, token_logits, len(answers), of_head(model, placed), some)
 
 
 @torch.inference_mode()
@@ -315,9 +315,10 @@ def drift_of(model: Any, reference: Reference, factors: TaskFactors) -> Drift:
     """
     placed = place(model, {path: x for path, x in factors.items() if x[1].shape[0]})
     columns: list[tuple[Numbers, ...]] = []
-    for batch, chunk, seen in zip(reference.batches, reference.order, reference.seen, strict=True):
+    pages = zip(reference.batches, reference.order, reference.token_logits, strict=True)
+    for batch, chunk, originals in pages:
         rows, start = np.array(chunk)[batch.row.cpu().numpy()], 0
-        for piece, before in zip(_pieces(model, batch, placed), seen, strict=True):
+        for piece, before in zip(_pieces(model, batch, placed), originals, strict=True):
             kl, moved = _compared(model, piece, placed, before, reference)
             some = rows[start : start + len(kl)].astype(np.float64)
             columns.append((some, kl, _numbers(before.margin), moved))

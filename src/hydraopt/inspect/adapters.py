@@ -41,7 +41,7 @@ from hydraopt.inspect.summary import (
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.options import DEFAULT_MEASURE
-from hydraopt.merging.solving import Options
+from hydraopt.merging.solving import SearchOptions
 from hydraopt.notes import Note
 from hydraopt.progress import Progress, silent
 from hydraopt.threads import one_blas_thread
@@ -136,7 +136,7 @@ def inspect_adapters(
     store = CoreStore(watched)
     with one_blas_thread():
         modules, matrices, energies = _compare(pieces, watched, store, report)
-    options = Options(measure_named(measure), workers=workers, progress=progress)
+    options = SearchOptions(measure_named(measure), workers=workers, progress=progress)
     curve, weights = size_curve(pieces, options)
     reference = reference_point(curve)
     squares = energies * weights.counting.shares

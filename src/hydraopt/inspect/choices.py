@@ -45,7 +45,7 @@ from hydraopt.merging.sizes import (
     passes_within_reach,
     steps,
 )
-from hydraopt.merging.solving import Options, solve
+from hydraopt.merging.solving import SearchOptions, solve
 from hydraopt.progress import Progress, silent
 from hydraopt.threads import one_blas_thread
 from hydraopt.values import counted, listed
@@ -229,7 +229,7 @@ def _merged_sizes(
     if not pieces.contents:
         return []
     largest = min(_LARGEST * bundle.size, PERHAPS_ALL * pieces.fp16_bytes)
-    options = Options(measure_named(DEFAULT_MEASURE), workers=workers, progress=progress)
+    options = SearchOptions(measure_named(DEFAULT_MEASURE), workers=workers, progress=progress)
 
     def make(budget: Size) -> CodedSize:
         recipe = MergeRecipe(DEFAULT_MEASURE, Size.name, float(budget.limit), tuple(FORMS))

@@ -16,7 +16,7 @@ from hydraopt.merging.outcome import Job
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.search import ERROR_SLOPE
 from hydraopt.merging.sizes import CodedSize, Sizes, passes_within_reach
-from hydraopt.merging.solving import Options, price_of
+from hydraopt.merging.solving import SearchOptions, price_of
 from hydraopt.merging.weights import Weights
 
 __all__ = ["SizeGuess", "SizePoint", "reference_point", "size_curve", "size_guesses"]
@@ -65,7 +65,7 @@ class SizeGuess:
     private_fraction: float | None
 
 
-def size_curve(pieces: MergeSet, options: Options) -> tuple[tuple[SizePoint, ...], Weights]:
+def size_curve(pieces: MergeSet, options: SearchOptions) -> tuple[tuple[SizePoint, ...], Weights]:
     """Return sizes by rising price, all forms and private alone, and the weights of a merge.
 
     The errors are those that a limit on the mean error compares.

@@ -183,7 +183,7 @@ class HarmLimit:
         """Limit in the notation of the command line."""
         return f"{100 * self.limit:g}%" if self.shares else f"{self.limit:g}nats"
 
-    def said(self, harm: float) -> str:
+    def describe(self, harm: float) -> str:
         """Return a measured harm in words."""
         if not self.shares:
             return f"{harm:.2g} nats an answer"

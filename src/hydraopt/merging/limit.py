@@ -29,7 +29,7 @@ from hydraopt.merging.options import check_harm_limit, check_prompted, coded_nam
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Passes
 from hydraopt.merging.search import ERROR_SLOPE, Secant
-from hydraopt.merging.solving import Options, passes_of, price_of, weights_for
+from hydraopt.merging.solving import SearchOptions, passes_of, price_of, weights_for
 from hydraopt.merging.weights import Weights
 from hydraopt.progress import Progress, silent
 from hydraopt.values import listed
@@ -105,7 +105,9 @@ class _Round:
     judged: Mapping[str, MeasuredHarm]
 
 
-def solve_harm(job: Job, limit: HarmLimit, options: Options, judge: HarmJudge) -> HarmSolution:
+def solve_harm(
+    job: Job, limit: HarmLimit, options: SearchOptions, judge: HarmJudge
+) -> HarmSolution:
     """Search for the smallest draft with which every task keeps the limit.
 
     Raises UsageError for tasks without prompts, or whose single answer says nothing of others, and
@@ -266,7 +268,7 @@ class _Search:
         do = "a larger limit, or --lossless"
         if last.judged[worst].harm.answers < DEFAULT_HARM.prompts:  # more would not be judged
             do = f"more prompts of this task, {do}"
-        reached = self._limit.said(counts[worst])
+        reached = self._limit.describe(counts[worst])
         return BudgetError(
             explain(
                 f"the limit on harm cannot be kept: {self._limit.text}",

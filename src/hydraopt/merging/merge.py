@@ -57,7 +57,7 @@ from hydraopt.merging.outcome import (
 from hydraopt.merging.portable import engine_of, workers_for
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.search import Solution
-from hydraopt.merging.solving import Options
+from hydraopt.merging.solving import SearchOptions
 from hydraopt.merging.solving import solve as solve_budget
 from hydraopt.merging.weights import check_importance, sensed
 from hydraopt.notes import Note
@@ -248,7 +248,7 @@ def _solve(prepared: Prepared) -> Solved:
         job = dataclasses.replace(job, recipe=options.recipe(budget, sensitivity))
         if not pieces.contents:
             return Solved(job, options.weighing, None if lossless else budget, None)
-        search = options.search(sensitivity, engine)
+        search = options.search_options(sensitivity, engine)
         if isinstance(budget, HarmLimit):
             return _by_harm(job, budget, search, options.look)
         if isinstance(budget, Size):  # counts what the manifest will say of harm
@@ -300,7 +300,7 @@ def _started(loaded: LoadedAdapters, workers: int | Engine | None) -> Iterator[E
         yield begun
 
 
-def _by_harm(job: Job, limit: HarmLimit, options: Options, look: Look) -> Solved:
+def _by_harm(job: Job, limit: HarmLimit, options: SearchOptions, look: Look) -> Solved:
     """Search the draft that keeps a limit on harm; the search has measured its harm."""
     made = solve_harm(job, limit, options, look.check_harm())
     job = dataclasses.replace(job, harms=made.harms)

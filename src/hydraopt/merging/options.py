@@ -18,7 +18,7 @@ from hydraopt.merging.budget import Budget, HarmLimit, Limit, WorstError
 from hydraopt.merging.look import Look
 from hydraopt.merging.outcome import StrPath
 from hydraopt.merging.recipe import MergeRecipe
-from hydraopt.merging.solving import Options, check_forms
+from hydraopt.merging.solving import SearchOptions, check_forms
 from hydraopt.merging.weights import Sensitivity
 from hydraopt.progress import Progress, silent
 from hydraopt.values import listed
@@ -125,10 +125,10 @@ class MergeOptions:
             return adapters
         return traced(adapters, self.progress or silent)
 
-    def search(self, sensitivity: Sensitivity, engine: Engine) -> Options:
+    def search_options(self, sensitivity: Sensitivity, engine: Engine) -> SearchOptions:
         """Return the options of the search. sensitivity: as measured."""
         permitted = tuple(self.forms or FORMS)
-        return Options(
+        return SearchOptions(
             self.weighing,
             permitted,
             self.fair,

@@ -116,7 +116,7 @@ class Job:
     around: bytes of a file without the tasks, if only the tasks' bytes are to be counted.
     core_file: name of the core file if core and tasks go to separate files, which take more bytes
         than a single file; otherwise None.
-    told: turns the manifest into the one that is written, if its errors are not those of the draft.
+    restate: returns the manifest to write, if its errors are not those of the draft.
     """
 
     pieces: MergeSet
@@ -125,7 +125,7 @@ class Job:
     harms: Mapping[str, Harm] = field(default_factory=dict)
     around: int = 0
     core_file: str | None = None
-    told: Callable[[Manifest], Manifest] | None = None
+    restate: Callable[[Manifest], Manifest] | None = None
 
     @classmethod
     def of(cls, pieces: MergeSet, recipe: Recipe, core_file: str | None = None) -> Job:
@@ -158,7 +158,7 @@ class Job:
             self.pieces.base_model,
             self.pieces.tensors,
         )
-        return manifest if self.told is None else self.told(manifest)
+        return manifest if self.restate is None else self.restate(manifest)
 
     def _errors(self, draft: Draft, task: TaskEntry) -> dict[str, Any]:
         """Return the errors of a task's entry.

@@ -14,7 +14,7 @@ from hydraopt.linalg.shapes import Array
 from hydraopt.merging.budget import Size
 from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.outcome import Job
-from hydraopt.merging.solving import Options, passes_of, weights_for
+from hydraopt.merging.solving import SearchOptions, passes_of, weights_for
 from hydraopt.merging.weights import Weights
 
 __all__ = [
@@ -95,7 +95,7 @@ def coded_sizes(
 class Sizes(Closing):
     """Codes a job at prices of a bit; close it after use, as with a ``with`` block."""
 
-    def __init__(self, job: Job, options: Options) -> None:
+    def __init__(self, job: Job, options: SearchOptions) -> None:
         self._job = job
         self._passes = passes_of(job, options)
         try:

@@ -37,7 +37,7 @@ from hydraopt.progress import Progress
 
 __all__ = [
     "KeptError",
-    "Options",
+    "SearchOptions",
     "check_forms",
     "passes_of",
     "price_of",
@@ -57,7 +57,7 @@ _ALIKE: Final = 1.05
 
 
 @dataclass(frozen=True)
-class Options:
+class SearchOptions:
     """Options of the search for a draft; :func:`hydraopt.merge` describes each one."""
 
     measure: Measure
@@ -81,7 +81,7 @@ class KeptError:
     most: float
 
 
-def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
+def solve(job: Job, budget: Budget, options: SearchOptions) -> Solution[Draft]:
     """Search the draft that meets the budget, by passes at falling or rising prices.
 
     Raises UsageError for unknown forms and tasks, BudgetError for a budget that cannot be met.
@@ -91,14 +91,16 @@ def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
         return _search(passes, job, budget, weights, options.fair)
 
 
-def solve_at(job: Job, price: float, options: Options) -> Draft:
+def solve_at(job: Job, price: float, options: SearchOptions) -> Draft:
     """Run one pass at a price of a bit, whatever its result."""
     with passes_of(job, options) as passes:
         weights = weights_for(passes, job, options)
         return passes.run(price, weights.whole, weights.counting)
 
 
-def solve_kept(job: Job, price: float, options: Options, kept: Mapping[str, KeptError]) -> Draft:
+def solve_kept(
+    job: Job, price: float, options: SearchOptions, kept: Mapping[str, KeptError]
+) -> Draft:
     """Run one pass at a price of a bit; more, if tasks need prices of their own for their errors.
 
     kept: by task. The strictest one counts of tasks that share a content. If the last price of a
@@ -151,14 +153,14 @@ def check_forms(forms: Iterable[str]) -> None:
         raise UsageError(explain("unknown form", got=", ".join(unknown), expected=", ".join(FORMS)))
 
 
-def weights_for(passes: Passes, job: Job, options: Options) -> Weights:
+def weights_for(passes: Passes, job: Job, options: SearchOptions) -> Weights:
     """Return the weights of all items of a job. Raises UsageError for unknown tasks."""
     importance = importances(job.pieces, options.importance)
     energies, seen = passes.energies(), options.sensitivity
     return weights_of(job.pieces, energies, options.measure, importance, seen)
 
 
-def passes_of(job: Job, options: Options) -> Passes:
+def passes_of(job: Job, options: SearchOptions) -> Passes:
     """Return the passes over the modules and tensors of a job; to be closed, as by ``with``.
 
     Raises UsageError for unknown forms.
@@ -226,7 +228,7 @@ def _by_content(job: Job, kept: Mapping[str, KeptError]) -> dict[int, KeptError]
 
 def _errors(job: Job, draft: Draft) -> dict[int, float]:
     """Return the error that the tasks of each content would state."""
-    tasks = dataclasses.replace(job, told=None).manifest(draft).tasks
+    tasks = dataclasses.replace(job, restate=None).manifest(draft).tasks
     return {task.content: task.error for task in tasks if task.content is not None}
 
 

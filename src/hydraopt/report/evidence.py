@@ -39,7 +39,7 @@ class Evidence:
 
     judged, where: by task.
     examples: by task, those that change first.
-    others: sizes of other bundles of the same tasks.
+    other_sizes: sizes of other bundles of the same tasks.
     people: by task.
     origin: (what, text) lines that describe how they were measured.
     notes: parts of the results that do not fit.
@@ -48,7 +48,7 @@ class Evidence:
     judged: dict[str, Judged] = field(default_factory=dict)
     where: dict[str, tuple[str, str]] = field(default_factory=dict)
     examples: dict[str, tuple[Example, ...]] = field(default_factory=dict)
-    others: list[SizeRow] = field(default_factory=list)
+    other_sizes: list[SizeRow] = field(default_factory=list)
     people: dict[str, tuple[PeopleRow, ...]] = field(default_factory=dict)
     origin: list[tuple[str, str]] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
@@ -92,7 +92,7 @@ def read_evidence(bundle: Bundle, results: Iterable[str | os.PathLike[str]]) -> 
                 people = tuple(people_rows(task, mine))
                 if people:
                     evidence.people[str(task["adapter"])] = people
-        evidence.others += _sizes(result, tasks, mine)
+        evidence.other_sizes += _sizes(result, tasks, mine)
         evidence.origin.append((f"result {name}", _origin(result, tasks)))
     return evidence
 

@@ -27,7 +27,7 @@ def size_rows(
     label = f"{name}, scored on {scored} of {len(tasks)} tasks" if scored else name
     columns = _columns(tasks)
     values = {key: value for key, column in columns.items() if (value := _mean_and_worst(column))}
-    rows = [SizeRow("chosen", label, size, values), *evidence.others]
+    rows = [SizeRow("chosen", label, size, values), *evidence.other_sizes]
     for point in () if choices is None else choices.points:
         share = f"{100 * point.size / fp16_bytes:.2f} % of fp16" if fp16_bytes else ""
         error = _mean_and_worst(point.errors)
