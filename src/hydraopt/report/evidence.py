@@ -65,9 +65,9 @@ def read_evidence(bundle: Bundle, results: Iterable[str | os.PathLike[str]]) -> 
 
     Raises UsageError for a file that is no result, and for one without any task of the bundle.
     """
-    evidence = Evidence()
-    digest = hash_of(bundle)
-    for path in results:
+    evidence, files = Evidence(), list(results)
+    digest = hash_of(bundle) if files else None
+    for path in files:
         result = _read(path)
         mine = _label(result, digest)
         tasks = [
