@@ -129,7 +129,7 @@ def in_short() -> str:
             f"{ends[0]:.1f} to {ends[1]:.1f} times as many bytes "
             "([all rivals](docs/evidence/rivals.md))."
         )
-    text += "".join(map(_with_prompts, results()))
+    text += _with_prompts()
     return f"{table(head, lines)}\n{wrapped(text)}"
 
 
@@ -145,16 +145,18 @@ def changed_with_prompts(result: Result) -> Iterator[tuple[str, str, float, floa
             yield size, label, Cost.of(both, label).changed, Cost.of(both, free[size]).changed
 
 
-def _with_prompts(result: Result) -> str:
-    """Return a sentence for each size of a whole set with prompts."""
-    said = ""
-    for size, label, less, more in changed_with_prompts(result) if result.is_whole else ():
-        said += (
-            f" [With {result.methods[label]['prompts']} prompts per task](docs/howto/harm.md), the "
-            f"set on {size_of(result.base)} at {size.replace('%', ' %')} changes {less:.1f} % of "
-            f"the answers instead of {more:.1f} %."
-        )
-    return said
+def _with_prompts() -> str:
+    """Return a sentence for each size and number of prompts of the whole sets."""
+    shares: dict[tuple[int, str], list[str]] = {}
+    for result in results():
+        for size, label, less, more in changed_with_prompts(result) if result.is_whole else ():
+            share = f"{less:.1f} instead of {more:.1f} % ({size_of(result.base)})"
+            shares.setdefault((result.methods[label]["prompts"], size), []).append(share)
+    return "".join(
+        f" [With {prompts} prompts per task](docs/howto/harm.md), bundles of "
+        f"{size.replace('%', ' %')} change fewer answers: {', '.join(some)}."
+        for (prompts, size), some in sorted(shares.items())
+    )
 
 
 SECTIONS = {"equal kl": at_equal_kl, "evidence in short": in_short}
