@@ -53,7 +53,7 @@ def test_the_original_itself_does_no_harm(trained, said, monkeypatch, likeliest,
     monkeypatch.setattr(drift_module, "LIKELIEST", likeliest)
     original = factors_of(0)
     reference = reference_of(model, said, original)
-    assert any(len(x.open) for pieces in reference.seen for x in pieces) == (likeliest == 4)
+    assert any(len(x.open) for pieces in reference.token_logits for x in pieces) == (likeliest == 4)
     drift = drift_of(model, reference, noisy(original, moved))
     assert drift.changed == 0
     assert drift.kl.max() < 1e-8
@@ -111,7 +111,7 @@ def test_where_many_tokens_are_likely_all_are_told_apart(trained, said, monkeypa
     monkeypatch.setattr(drift_module, "OPEN_TOKENS", 3)
     reference = reference_of(model, said, original)
     few = drift_of(model, reference, other)
-    assert any(len(x.open) > 3 for pieces in reference.seen for x in pieces)
+    assert any(len(x.open) > 3 for pieces in reference.token_logits for x in pieces)
     assert np.allclose(few.kl, whole.kl, rtol=0.01, atol=1e-5)
     assert few.kl.sum() == pytest.approx(whole.kl.sum(), rel=1e-3)
 

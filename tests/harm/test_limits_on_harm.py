@@ -172,7 +172,7 @@ def test_one_answer_is_too_few_for_a_share(adapters, tmp_path: Path, prices) -> 
 
 def test_all_of_the_answers_are_told_in_words() -> None:
     limit = HarmLimit(0.01)
-    assert [limit.said(x) for x in (1.0, 0.99, 0.077)] == [
+    assert [limit.describe(x) for x in (1.0, 0.99, 0.077)] == [
         "all of the answers",
         "99 % of the answers",
         "7.7 % of the answers",
