@@ -86,21 +86,24 @@ def every_task() -> Table:
     return head, lines
 
 
-def _ends() -> tuple[float, float] | None:
-    """Return the least and the largest factor of all whole sets, rivals and sizes, without prompts.
+def _ends(mine: str) -> str | None:
+    """Return the least and the largest factor of all whole sets, rivals and sizes, in words.
+
+    mine: hydraopt's method, with prompts or without; rivals are those that get the same.
 
     Factors are those at the KL of each task. A size at which one is an upper bound has none; a
     lower bound counts as it is.
     """
     found = []
     for result in (x for x in results() if x.is_whole):
-        for mine, rival in (x for x in pairs(result.methods) if x[0] == METHOD):
+        rivals = [x for of, x in pairs(result.methods) if of == mine and x != METHOD]
+        for rival in rivals:
             for size, label in result.of(mine).items():
                 compared = Compared.of(result, label, rival)
                 each = compared.factors() if compared and size in _IN_SHORT else []
                 if each and not any(x.side > 0 for x in each):
                     found.append(math.exp(float(np.mean([x.log for x in each]))))
-    return (min(found), max(found)) if found else None
+    return " to ".join(dict.fromkeys(f"{x(found):.1f}" for x in (min, max))) if found else None
 
 
 def in_short() -> str:
@@ -122,14 +125,15 @@ def in_short() -> str:
         return MISSING
     head = ["base, set", "tasks, rows", "mean drop of the score [95 %]", "answers changed [95 %]"]
     text = "Drops are in percent of the originals' scores; negative is a gain."
-    if ends := _ends():
+    if ends := _ends(METHOD):
         text += (
             " At the same KL (how far the probabilities of the next token move) as bundles of 10 "
             "to 2 %, the strongest rival that we know, an SVD with entropy coding, takes "
-            f"{ends[0]:.1f} to {ends[1]:.1f} times as many bytes "
-            "([all rivals](docs/evidence/rivals.md))."
+            f"{ends} times as many bytes ([all rivals](docs/evidence/rivals.md))."
         )
     text += _with_prompts()
+    if ends := _ends(PROMPTED):
+        text += f" With the same prompts the rival takes {ends} times as many bytes."
     return f"{table(head, lines)}\n{wrapped(text)}"
 
 
@@ -150,12 +154,12 @@ def _with_prompts() -> str:
     shares: dict[tuple[int, str], list[str]] = {}
     for result in results():
         for size, label, less, more in changed_with_prompts(result) if result.is_whole else ():
-            share = f"{less:.1f} instead of {more:.1f} % ({size_of(result.base)})"
+            share = f"{less:.1f} instead of {more:.1f} % of the answers ({size_of(result.base)})"
             shares.setdefault((result.methods[label]["prompts"], size), []).append(share)
     return "".join(
         f" [With {prompts} prompts per task](docs/howto/harm.md), bundles of "
-        f"{size.replace('%', ' %')} change fewer answers: {', '.join(some)}."
-        for (prompts, size), some in sorted(shares.items())
+        f"{size.replace('%', ' %')} change {', '.join(some)}."
+        for (prompts, size), some in sorted(shares.items(), key=lambda x: float(x[0][1].strip("%")))
     )
 
 

@@ -183,8 +183,14 @@ def test_export_of_several_stops_before_the_first_if_one_is_in_the_way(
     assert sorted(x.name for x in out.iterdir()) == sorted(names)
 
 
+@pytest.mark.parametrize(("file_format", "refused"), [("peft", False), ("vllm", True)])
 def test_export_of_several_frees_each_task_before_the_next(
-    run: Run, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file_format: str,
+    refused: bool,
 ) -> None:
     real, before = formats.export_task, list[weakref.ref[TaskAdapter]]()
 
@@ -194,7 +200,8 @@ def test_export_of_several_frees_each_task_before_the_next(
         real(task, *given, **options)
 
     monkeypatch.setattr(formats, "export_task", watched)
-    assert run("export", bundle, "--all", "-o", tmp_path / "out").exit_code == 0
+    how = "--all", "-o", tmp_path / "out", "--format", file_format
+    assert (run("export", bundle, *how).exit_code != 0) is refused
     assert len(before) == len(TASKS)
 
 

@@ -13,7 +13,6 @@ from hydraopt import open_bundle, read_adapters, verify_bundle
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.editing.shrink import shrink
 from hydraopt.merging.merge import merge
-from tests.marks import slow
 
 pytestmark = [
     # What torch, transformers and PEFT deprecate is not ours to answer for.
@@ -108,7 +107,7 @@ def test_a_task_of_a_bundle_works_in_peft(base, adapters, tmp_path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", slow("float16"), slow("bfloat16")])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_one_rank_and_another_dtype(base, adapters, tmp_path, dtype) -> None:
     merge(f"{adapters}/*", tmp_path / "out", error=0.01, workers=1)
     for name, task in open_bundle(tmp_path / "out").items():

@@ -222,7 +222,7 @@ def test_what_keeps_nothing_starts_again_from_what_is_coded(
     how = HarmSettings(steps=48, stops=(8, 16, 24, 48), rate=0.003, coded_rate=0.03)
     said: list[tuple[int, int]] = []
     made = refitted(
-        model, texts, original, coded, settings=how, told=lambda *steps: said.append(steps)
+        model, texts, original, coded, settings=how, report=lambda *steps: said.append(steps)
     )
     assert begun == ([0.003] if helps else [0.003, 0.03])
     assert said == [(i + 1, 48 * (i // 48 + 1)) for i in range(48 * len(begun))]

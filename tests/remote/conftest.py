@@ -27,7 +27,7 @@ _numbers = itertools.count()
 
 
 STORES = pytest.mark.parametrize("bucket", ["memory", slow("s3")], indirect=True)
-"""For what S3 may do otherwise than memory."""
+"""For behaviour in which S3 may differ from memory."""
 
 
 @pytest.fixture(autouse=True)

@@ -66,12 +66,18 @@ def test_the_second_time_only_the_header_is_fetched(web: Web, served: str) -> No
     assert len(web.requests) == 1
 
 
+@pytest.fixture
+def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for temporary copies of whole files."""
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
 def test_a_server_without_ranges_is_read_whole_and_once(
-    web: Web, served: str, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    web: Web, served: str, merged: Path, copies: Path
 ) -> None:
-    copies = tmp_path / "copies"
-    copies.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(copies))
     web.ranges = False
     bundle = open_bundle(served)
     assert not list(copies.iterdir())  # nothing stays if the process is killed
@@ -82,11 +88,8 @@ def test_a_server_without_ranges_is_read_whole_and_once(
 
 
 def test_a_copy_that_cannot_be_moved_is_deleted(
-    web: Web, served: str, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    web: Web, served: str, merged: Path, copies: Path, tmp_path: Path
 ) -> None:
-    copies = tmp_path / "copies"
-    copies.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(copies))
     web.ranges = False
     assert copy_to(Url(served), tmp_path / "copied") == merged.stat().st_size
     assert (tmp_path / "copied").read_bytes() == merged.read_bytes()

@@ -12,7 +12,6 @@ from torch.overrides import TorchFunctionMode
 
 from hydraopt import attach, merge
 from hydraopt.errors import UsageError
-from tests.marks import slow
 from tests.raising import raises
 from tests.runtime.conftest import FORM_NAMES, IDS, adapters, close, expected, logits
 
@@ -100,11 +99,9 @@ def test_rows_of_several_bundles(model, bundle_of, tmp_path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", ["all", "shared-input", "private"])
 @pytest.mark.parametrize(
-    "form", ["all", *(pytest.param(x, marks=pytest.mark.slow) for x in ("shared-input", "private"))]
-)
-@pytest.mark.parametrize(
-    "options", [slow({}), slow({"num_beams": 3}), {"num_beams": 2, "num_return_sequences": 2}]
+    "options", [{}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}]
 )
 def test_generation_is_row_by_row(model, bundle_of, form, options) -> None:
     settings = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, **options}

@@ -88,7 +88,7 @@ def test_training_goes_on_where_it_was_interrupted(trained, items, tmp_path, mon
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", ["rows", slow("base")])
+@pytest.mark.parametrize("other", ["rows", "base"])
 def test_a_checkpoint_of_other_rows_or_another_base_is_not_gone_on_with(
     trained, items, tmp_path, capsys, other
 ) -> None:

@@ -88,7 +88,8 @@ def load_whole(base: str | Path, dtype: str, labels: int | None = None) -> tuple
 def files_of(base: str | Path) -> Path | None:
     """Return the folder of a base model's files; None where there is none.
 
-    For a name on the hub this is the snapshot in the cache of transformers, if it has weights.
+    For a name on the hub this is the snapshot in the cache of transformers, if it has any
+    weights.
     """
     if Path(base).exists():
         return Path(base)

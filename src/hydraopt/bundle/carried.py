@@ -43,8 +43,8 @@ def pack_carried(tensors: Mapping[str, Mapping[str, RawTensor]]) -> Carried:
     """Pack the carried tensors of each task, given by task name and key, into blobs.
 
     The result depends on what tasks hold, not on the order in which they name it. Tensors are read
-    twice, one at a time; memory is that of the largest
-    blob. Raises OSError if the temporary folder is full.
+    twice, one at a time; memory is about that of the largest blob. Raises OSError if the temporary
+    folder is full.
     """
     holders: dict[tuple[str, str, tuple[int, ...], bytes], list[tuple[str, RawTensor]]] = {}
     for task in sorted(tensors):

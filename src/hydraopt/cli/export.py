@@ -135,7 +135,9 @@ def _write(
         try:
             how(bundle[name], target)
         except ExportError as error:
-            refused.append(error)
+            # Its traceback, and those of its causes, hold what the task has decoded.
+            error.__cause__ = error.__context__ = None
+            refused.append(error.with_traceback(None))
             continue
         if show:
             say(f"{name} -> {target}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import click
 
 from hydraopt.cli.common import emit_json, say
 from hydraopt.cli.main import EndedError
-from hydraopt.cli.options import common_options
+from hydraopt.cli.options import Command, common_options
 from hydraopt.errors import UsageError, explain
 
 __all__ = ["serve"]
@@ -54,6 +55,12 @@ class ServeOptions:
         return f"http://{named}:{port}/v1"
 
 
+def _maximum(name: str, default: int, text: str) -> Callable[[Command], Command]:
+    """Return an option for the largest number of something, at least 1."""
+    limit = click.IntRange(min=1)
+    return click.option(name, type=limit, default=default, show_default=True, help=text)
+
+
 @click.command(short_help="Serve a base model and its tasks over HTTP.")
 @click.argument("base")
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
@@ -84,41 +91,11 @@ class ServeOptions:
 @click.option(
     "--device", default="cpu", show_default=True, help="Device for torch: cpu, cuda or mps."
 )
-@click.option(
-    "--rows",
-    type=click.IntRange(min=1),
-    default=16,
-    show_default=True,
-    help="Maximum number of answers generated at a time.",
-)
-@click.option(
-    "--queue",
-    type=click.IntRange(min=1),
-    default=256,
-    show_default=True,
-    help="Maximum number of waiting requests.",
-)
-@click.option(
-    "--connections",
-    type=click.IntRange(min=1),
-    default=512,
-    show_default=True,
-    help="Maximum number of connections; others get 503.",
-)
-@click.option(
-    "--prompt-tokens",
-    type=click.IntRange(min=1),
-    default=2048,
-    show_default=True,
-    help="Maximum length of a prompt, in tokens.",
-)
-@click.option(
-    "--answer-tokens",
-    type=click.IntRange(min=1),
-    default=1024,
-    show_default=True,
-    help="Maximum length of an answer, in tokens.",
-)
+@_maximum("--rows", 16, "Maximum number of answers generated at a time.")
+@_maximum("--queue", 256, "Maximum number of waiting requests.")
+@_maximum("--connections", 512, "Maximum number of connections; others get 503.")
+@_maximum("--prompt-tokens", 2048, "Maximum length of a prompt, in tokens.")
+@_maximum("--answer-tokens", 1024, "Maximum length of an answer, in tokens.")
 @click.option(
     "--seconds", default=120.0, show_default=True, help="Maximum time of a request, in seconds."
 )

@@ -48,7 +48,7 @@ class Collection(Protocol):
         ...
 
     def names(self) -> set[str]:
-        """Return the names of all tasks. Raises BundleFormatError for a file that has no task."""
+        """Return the names of all tasks. Raises BundleFormatError for a damaged file."""
         ...
 
     def bundle(self) -> Bundle:

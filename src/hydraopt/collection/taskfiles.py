@@ -81,13 +81,13 @@ def task_files(
     for entry in entries:
         if not is_task_name(entry.name):
             continue
-        told = index.files.get(entry.name) if index else None
-        if told is None or index is None or entry.is_folder:
+        stored = index.files.get(entry.name) if index else None
+        if stored is None or index is None or entry.is_folder:
             others.append(entry)
         elif entry.mark is None and entry.size is None and isinstance(folder, Url):
-            made.files[entry.name], made.proven = told, False
-        elif as_indexed(told, entry, index, isinstance(folder, Path)):
-            made.files[entry.name] = told
+            made.files[entry.name], made.proven = stored, False
+        elif as_indexed(stored, entry, index, isinstance(folder, Path)):
+            made.files[entry.name] = stored
         else:
             others.append(entry)
     if lone and len(others) > len(made.files):

@@ -41,7 +41,7 @@ class Symptom:
 
     what: name of the check.
     state: see :data:`State`.
-    finding: the finding.
+    finding: what was found, in words.
     do: the remedy, empty if none is needed.
     """
 

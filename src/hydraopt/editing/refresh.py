@@ -297,8 +297,8 @@ def _solved(
     """Solve all tasks over a new core, within the budget or at the previous price."""
     name, value = (budget.name, float(budget.limit)) if budget else (None, None)
     recipe = RefreshRecipe(tasks.bundle.recipe, name, value, bool(tasks.decoded))
-    told = functools.partial(_told, tasks=tasks)
-    job = dataclasses.replace(Job.of(tasks.pieces, recipe, core_file), restate=told)
+    restate = functools.partial(_restated, tasks=tasks)
+    job = dataclasses.replace(Job.of(tasks.pieces, recipe, core_file), restate=restate)
     if budget is None or not tasks.pieces.contents:
         return _at_own_prices(tasks, job, options)
     return job, solve(job, budget, options).draft
@@ -332,7 +332,7 @@ def _kept(tasks: _Tasks) -> dict[str, KeptError]:
     return kept
 
 
-def _told(made: Manifest, tasks: _Tasks) -> Manifest:
+def _restated(made: Manifest, tasks: _Tasks) -> Manifest:
     """Return the manifest with what is known of the tasks from before: history and errors.
 
     Errors are adjusted for tasks that were coded again.

@@ -115,8 +115,8 @@ def _job(
 ) -> Job:
     """Return the job of shrinking a bundle, whose errors are stated against the originals."""
     recipe = ShrinkRecipe(before.manifest.recipe, measure.name, budget.name, float(budget.limit))
-    told = functools.partial(against_originals, before=before.manifest, names=set(before))
-    return dataclasses.replace(Job.of(pieces, recipe, core_file), restate=told)
+    restate = functools.partial(against_originals, before=before.manifest, names=set(before))
+    return dataclasses.replace(Job.of(pieces, recipe, core_file), restate=restate)
 
 
 def shrunk_sizes(

@@ -126,7 +126,7 @@ class Cache:
         return files
 
     def _make_room(self, size: int, lock: int) -> None:
-        """Delete entries until the new one fits.
+        """Delete entries until the new one fits, and a tenth more.
 
         The lock file states the bytes of all, or more if something was dropped, so that the folder
         is listed only when they pass the bound.

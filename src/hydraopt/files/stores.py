@@ -129,7 +129,10 @@ def copy_to(url: Url, target: Path, check: Check | None = None) -> int:
 
 
 def _move(url: Url, copy: Path, target: Path) -> None:
-    """Move a temporary copy of an object to its place, or delete it. Raises RemoteError."""
+    """Move a temporary copy of an object to its place, or delete it.
+
+    Raises RemoteError for a disk without room, and OSError.
+    """
     import shutil
 
     try:

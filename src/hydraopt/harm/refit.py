@@ -46,7 +46,7 @@ def refit(
     model: Any,
     teacher: Teacher,
     coded: Mapping[str, CodedModule],
-    told: Callable[[int, int], None] | None = None,
+    report: Callable[[int, int], None] | None = None,
     settings: HarmSettings = DEFAULT_HARM,
 ) -> dict[str, PartsRecord]:
     """Train the modules in ``coded``, the output layer aside, to keep more of the answers.
@@ -56,7 +56,7 @@ def refit(
 
     teacher: the original, and answers of all tasks that the content serves.
     coded: the original's modules as they are coded.
-    told: called after every step with the steps done and the maximum.
+    report: called after every step with the steps done and the maximum.
 
     Raises UsageError for too few answers, AlignmentError for modules that are not linear,
     NumericalError for logits that are not finite.
@@ -78,7 +78,7 @@ def refit(
     fixed = place(learner, {path: (x.factors.B, x.factors.A) for path, x in held.items()})
     records = dict[str, PartsRecord]()
     for start, (sides, rate) in enumerate(_starts(trained, teacher.original, settings)):
-        later = _later(told, start * settings.steps, settings.steps)
+        later = _later(report, start * settings.steps, settings.steps)
         for tried in _course(learner, lesson, fixed, sides, replace(settings, rate=rate), later):
             drift = judges.drift({p: x.factors for p, x in (held | tried).items()})
             if not drift.is_finite:
@@ -103,10 +103,10 @@ def _too_few(teacher: Teacher, settings: HarmSettings) -> UsageError:
 
 
 def _later(
-    told: Callable[[int, int], None] | None, before: int, steps: int
+    report: Callable[[int, int], None] | None, before: int, steps: int
 ) -> Callable[[int], None]:
     """Return a callback that reports this start's steps. before: steps of earlier starts."""
-    return lambda step: told(before + step, before + steps) if told else None
+    return lambda step: report(before + step, before + steps) if report else None
 
 
 def _course(
@@ -115,13 +115,13 @@ def _course(
     fixed: Placed,
     sides: Mapping[str, Sides],
     how: HarmSettings,
-    told: Callable[[int], None],
+    report: Callable[[int], None],
 ) -> Iterator[dict[str, PartsRecord]]:
     """Train from one start, and yield the result as records at every stop.
 
     fixed: factors on the model that stay as they are.
     sides: sides to train, by module path.
-    told: called with the steps so far, after each.
+    report: called with the steps so far, after each.
     """
 
     def learn(step: int, batch: int) -> None:
@@ -136,7 +136,7 @@ def _course(
     for step in descend(how, learned, len(lesson.pages), learn):
         for path in holds.get(step, ()):
             sides[path].hold()
-        told(step)
+        report(step)
         if step in how.stops:
             yield {path: side.look().record for path, side in sides.items()}
 

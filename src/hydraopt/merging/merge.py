@@ -27,7 +27,7 @@ from hydraopt.coding.forms import FORMS
 from hydraopt.collection.output import check_output, core_name, written
 from hydraopt.compress.measure import Measure
 from hydraopt.engines.engine import Engine
-from hydraopt.errors import HydraoptError
+from hydraopt.errors import BatchError, NumericalError
 from hydraopt.files.apart import check_apart
 from hydraopt.files.url import place_of
 from hydraopt.merging.align import MergeSet, align
@@ -268,8 +268,8 @@ def _lossless_job(prepared: Prepared, pieces: MergeSet, budget: Budget | HarmLim
     loaded = prepared.loaded
     try:
         every = align(loaded.adapters, loaded.base_model, lossless=True)
-    except HydraoptError:
-        return None  # such as a tensor that is not finite: it is coded, but not kept by lossless
+    except (NumericalError, BatchError):
+        return None  # lossless refuses tensors that are not finite; coding keeps them as they are
     every = dataclasses.replace(every, notes=(*loaded.notes, *every.notes, _ALL_FITS))
     recipe = MergeRecipe(DEFAULT_MEASURE, "lossless", DEFAULT_MAX_ERROR, tuple(FORMS))
     whole = Job.of(every, recipe, prepared.core_file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,7 +105,8 @@ def solve_kept(
     """Run one pass at a price of a bit; more, if tasks need prices of their own for their errors.
 
     kept: by task. The strictest one counts of tasks that share a content. If the last price of a
-        task does not keep its error, the highest price that did is used again.
+        task does not keep its error, the highest price that did is used again, in a last pass whose
+        error is not checked.
     """
     with passes_of(job, options) as passes:
         weights = weights_for(passes, job, options)
@@ -123,11 +125,13 @@ def solve_kept(
                 if errors[content] <= wanted[content].error:
                     met[content] = max(met.get(content, 0.0), float(prices[content]))
 
-        def run(count: int) -> Draft:
-            changed = dataclasses.replace(weights, by_task=weights.by_task / prices)
-            return passes.run(price, changed.whole, changed.counting, f"pass {count}")
+        numbers = itertools.count(2)
 
-        for count in range(2, MOST_PASSES + 1):
+        def run() -> Draft:
+            changed = dataclasses.replace(weights, by_task=weights.by_task / prices)
+            return passes.run(price, changed.whole, changed.counting, f"pass {next(numbers)}")
+
+        for _ in range(MOST_PASSES - 1):
             note_met()
             off = [x for x in own if not _KEPT_MET <= errors[x] / wanted[x].error <= 1]
             for content in off:
@@ -137,12 +141,12 @@ def solve_kept(
                 break
             for content in off:
                 prices[content] = own[content].next_price()
-            draft = run(count)
+            draft = run()
             errors = _errors(job, draft)
         back = [x for x in met if errors[x] > wanted[x].error]
         if back:
             prices[back] = [met[x] for x in back]
-            draft = run(count + 1)
+            draft = run()
         return draft
 
 
