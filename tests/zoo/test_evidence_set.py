@@ -18,6 +18,7 @@ SET = Path(__file__).resolve().parents[2] / "zoo" / "adapters" / "gemma3-5x8"
     ("folder", "count"),
     [
         slow("gemma3-5x8", 40),
+        ("gemma3-fresh6", 6),
         ("qwen25coder-code5", 5),
         slow("qwen25coder15-mixed5", 5),
         ("smollm2-cls4", 4),
