@@ -47,7 +47,10 @@ def pairs(methods: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def at_equal_kl() -> str:
-    """Return for each set and rival the factor of bytes at the KL of each size of hydraopt."""
+    """Return for each set and rival the factor of bytes at the KL of each size of hydraopt.
+
+    A size at which all are bounds has no column.
+    """
     lines, sizes = [], dict[str, None]()
     for result in results():
         for mine, rival in pairs(result.methods):
@@ -55,7 +58,9 @@ def at_equal_kl() -> str:
             for size, label in result.of(mine).items():
                 if compared := Compared.of(result, label, rival):
                     cells[size], means[size] = compared.of_each_task(), compared.of_mean()
-            sizes.update((x, None) for by in (cells, means) for x, y in by.items() if y != "-")
+            sizes.update(
+                (x, None) for by in (cells, means) for x, y in by.items() if y[0].isdigit()
+            )
             named = f"{rival}, no prompts" if (mine, rival) == (PROMPTED, METHOD) else rival
             labels = [*result.of(mine).values(), *result.of(rival).values()]
             about = f"`{result.set}`, {len(result.scored(*labels).values)}", named
@@ -154,11 +159,11 @@ def _with_prompts() -> str:
     shares: dict[tuple[int, str], list[str]] = {}
     for result in results():
         for size, label, less, more in changed_with_prompts(result) if result.is_whole else ():
-            share = f"{less:.1f} instead of {more:.1f} % of the answers ({size_of(result.base)})"
+            share = f"{less:.1f} instead of {more:.1f} % (`{result.set}`)"
             shares.setdefault((result.methods[label]["prompts"], size), []).append(share)
     return "".join(
         f" [With {prompts} prompts per task](docs/howto/harm.md), bundles of "
-        f"{size.replace('%', ' %')} change {', '.join(some)}."
+        f"{size.replace('%', ' %')} change {' and '.join(some)} of the answers."
         for (prompts, size), some in sorted(shares.items(), key=lambda x: float(x[0][1].strip("%")))
     )
 

@@ -19,6 +19,8 @@ __all__ = ["SECTIONS", "draw"]
 _NAME = "rivals.png"
 _MOST: Final = 50.0
 """Percent of changed answers from which a row is not in the table; same-rows.csv has it."""
+_COLUMNS: Final = 3
+"""Panels of the picture in a row."""
 _LOST = "changes > 80 % of the answers"
 _MARKERS = "os^vDP*X<>ph"
 Points = dict[str, list[tuple[float, float]]]
@@ -62,13 +64,16 @@ def picture() -> str:
 
 
 def draw() -> None:
-    """Draw the geometric mean of KL over the tasks against size, a panel for each set."""
+    """Draw the geometric mean of KL over the tasks against size, a panel for each set.
+
+    The place after the last panel has the legend.
+    """
     import matplotlib.pyplot as plt
 
     sets, styles = _sets(), dict[str, dict[str, Any]]()
-    rows = (len(sets) + 1) // 2 or 1
-    figure, axes = plt.subplots(rows, 2, figsize=(11, 4 * rows), layout="constrained")
-    for axis, (result, points) in zip(axes.ravel(), sets.items(), strict=False):  # one may be over
+    rows = len(sets) // _COLUMNS + 1
+    figure, axes = plt.subplots(rows, _COLUMNS, figsize=(12, 4 * rows), layout="constrained")
+    for axis, (result, points) in zip(axes.ravel(), sets.items(), strict=False):  # some are over
         _drawn(axis, points, styles)
         size_axis(axis, (1, 2, 5, 10, 20, 50))
         axis.set_yscale("log")
@@ -82,7 +87,7 @@ def draw() -> None:
         for axis in axes.ravel()
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(named.values(), named.keys(), loc="outside right center", frameon=False)
+    axes.ravel()[len(sets)].legend(named.values(), named.keys(), loc="center", frameon=False)
     figure.savefig(pages.PICTURES / _NAME, dpi=100, metadata={"Software": None})
     plt.close(figure)
 
