@@ -73,7 +73,7 @@ def draw() -> None:
     sets, styles = _sets(), dict[str, dict[str, Any]]()
     rows = len(sets) // _COLUMNS + 1
     figure, axes = plt.subplots(rows, _COLUMNS, figsize=(12, 4 * rows), layout="constrained")
-    for axis, (result, points) in zip(axes.ravel(), sets.items(), strict=False):  # some are over
+    for axis, (result, points) in zip(axes.ravel(), sets.items(), strict=False):  # some are left
         _drawn(axis, points, styles)
         size_axis(axis, (1, 2, 5, 10, 20, 50))
         axis.set_yscale("log")

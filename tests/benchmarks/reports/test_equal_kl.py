@@ -195,6 +195,18 @@ def test_tables_of_a_run_under_way(stored: Path) -> None:
     assert "| 135 M, `examples` | 2, 12 | +0.0 % [+0.0, " in in_short()
 
 
+def test_a_size_with_only_bounds_has_no_column(stored: Path) -> None:
+    file = stored / "examples.equal-kl.json"
+    result = json.loads(file.read_text())
+    for row in (x for x in result["rows"] if x["method"] == "b"):
+        row["values"] = [[changed, 1e6, *score] for changed, _, *score in row["values"]]
+    del result["methods"]["learnt"]
+    file.write_text(json.dumps(result))
+    head = at_equal_kl().splitlines()[0]
+    assert "10%" in head
+    assert "5%" not in head
+
+
 @pytest.mark.slow
 def test_a_picture_of_a_run_under_way(stored: Path) -> None:
     rivals.draw()
