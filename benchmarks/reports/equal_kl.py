@@ -155,16 +155,18 @@ def changed_with_prompts(result: Result) -> Iterator[tuple[str, str, float, floa
 
 
 def _with_prompts() -> str:
-    """Return a sentence for each size and number of prompts of the whole sets."""
+    """Return a sentence on the size and number of prompts that most whole sets have."""
     shares: dict[tuple[int, str], list[str]] = {}
     for result in results():
         for size, label, less, more in changed_with_prompts(result) if result.is_whole else ():
             share = f"{less:.1f} instead of {more:.1f} % (`{result.set}`)"
             shares.setdefault((result.methods[label]["prompts"], size), []).append(share)
-    return "".join(
-        f" [With {prompts} prompts per task](docs/howto/harm.md), bundles of "
-        f"{size.replace('%', ' %')} change {' and '.join(some)} of the answers."
-        for (prompts, size), some in sorted(shares.items(), key=lambda x: float(x[0][1].strip("%")))
+    if not shares:
+        return ""
+    (prompts, size), some = max(shares.items(), key=lambda x: len(x[1]))
+    return (
+        f" Answers changed at {size.replace('%', ' %')} of fp16 "
+        f"[with {prompts} prompts per task](docs/howto/harm.md): {', '.join(some)}."
     )
 
 

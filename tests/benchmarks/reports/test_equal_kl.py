@@ -191,7 +191,8 @@ def test_tables_of_a_run_under_way(stored: Path) -> None:
     assert of_rivals() == "Not measured yet.\n"  # no row of the other rival
     text = " ".join(in_short().split())
     assert "takes 2.0 times as many bytes" in text
-    assert "bundles of 5 % change 0.0 instead of 0.0 % (`examples`) of the answers." in text
+    assert "5 % of fp16 [with 9 prompts" in text
+    assert ": 0.0 instead of 0.0 % (`examples`)." in text
     assert "| 135 M, `examples` | 2, 12 | +0.0 % [+0.0, " in in_short()
 
 
