@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from benchmarks.reports.equal_kl import changed_with_prompts, pairs
-from benchmarks.reports.factors import LARGEST, Compared, has_curve
+from benchmarks.reports.factors import LARGEST, Compared, has_curve, says_nothing
 from benchmarks.reports.same_rows import PROMPTED, Bounds, Cost, Result, results
 from benchmarks.reports.tables import MISSING, table
 from benchmarks.rivals.base import METHOD, WITH_PROMPTS
@@ -55,7 +55,8 @@ def _coded(result: Result) -> Iterator[Line]:
             for size, label in result.of(mine).items()
             if size in _SIZES
         }
-        cells = {size: x.of_each_task().partition(" [")[0] for size, x in compared.items() if x}
+        each = {size: x for size, x in compared.items() if x and not says_nothing(x.factors())}
+        cells = {size: x.of_each_task().partition(" [")[0] for size, x in each.items()}
         if cells:
             what = f"bytes of {rival}, at equal KL"
             sizes, reached = ", ".join(cells), ", ".join(cells.values())

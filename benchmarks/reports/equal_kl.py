@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.pages import Table
-from benchmarks.reports.factors import Compared, has_curve
+from benchmarks.reports.factors import Compared, has_curve, says_nothing
 from benchmarks.reports.same_rows import (
     PROMPTED,
     Bounds,
@@ -96,8 +96,8 @@ def _ends(mine: str) -> str | None:
 
     mine: hydraopt's method, with prompts or without; rivals are those that get the same.
 
-    Factors are those at the KL of each task. A size at which one is an upper bound has none; a
-    lower bound counts as it is.
+    Factors are those at the KL of each task. A size at which one is an upper bound has none, nor
+    has one whose lower bounds say nothing; another lower bound counts as it is.
     """
     found = []
     for result in (x for x in results() if x.is_whole):
@@ -106,7 +106,7 @@ def _ends(mine: str) -> str | None:
             for size, label in result.of(mine).items():
                 compared = Compared.of(result, label, rival)
                 each = compared.factors() if compared and size in _IN_SHORT else []
-                if each and not any(x.side > 0 for x in each):
+                if each and not (any(x.side > 0 for x in each) or says_nothing(each)):
                     found.append(math.exp(float(np.mean([x.log for x in each]))))
     return " to ".join(dict.fromkeys(f"{x(found):.1f}" for x in (min, max))) if found else None
 

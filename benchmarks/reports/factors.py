@@ -14,7 +14,16 @@ import numpy as np
 from benchmarks.reports.same_rows import LEAST, Result, Values, picked
 from benchmarks.rivals.base import METHOD
 
-__all__ = ["LARGEST", "Compared", "Factor", "cell", "frontier", "has_curve", "size_at"]
+__all__ = [
+    "LARGEST",
+    "Compared",
+    "Factor",
+    "cell",
+    "frontier",
+    "has_curve",
+    "says_nothing",
+    "size_at",
+]
 
 _ROW_SAMPLES: Final = 100
 _TASK_SAMPLES: Final = 10
@@ -149,16 +158,22 @@ class Compared:
         return cell([whole], [x.log for x in drawn], drawn)
 
 
+def says_nothing(whole: Sequence[Factor]) -> bool:
+    """Return whether the mean of some factors is bounded on both sides, or from below under 1."""
+    sides = [x.side for x in whole]
+    return -1 in sides and (1 in sides or sum(x.log for x in whole) < 0)
+
+
 def cell(whole: Sequence[Factor], logs: Sequence[float], drawn: Sequence[Factor]) -> str:
     """Return the geometric mean of some factors, with an interval unless one is a bound.
 
     logs: drawn logs of the mean. drawn: drawn factors; an end of the interval is that of the
     rival's sizes if more than 2.5 % of them lie beyond that end of its curve.
     """
+    if says_nothing(whole):
+        return "-"
     sides = [x.side for x in whole]
     mean = math.exp(float(np.mean([x.log for x in whole])))
-    if -1 in sides and (1 in sides or mean < 1):  # says nothing
-        return "-"
     if any(sides):
         return f"{'at most' if 1 in sides else 'at least'} {mean:.2f}"
     low, high = np.exp(np.quantile(logs, [0.025, 0.975]))
