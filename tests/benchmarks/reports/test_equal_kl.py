@@ -12,7 +12,7 @@ import pytest
 from benchmarks import pages
 from benchmarks.reports import rivals, same_rows
 from benchmarks.reports.equal_kl import at_equal_kl, in_short
-from benchmarks.reports.factors import Compared
+from benchmarks.reports.factors import Compared, Factor, cell, says_nothing
 from benchmarks.reports.rivals import of_rivals
 from benchmarks.reports.same_rows import Result, picked
 
@@ -212,3 +212,18 @@ def test_a_size_with_only_bounds_has_no_column(stored: Path) -> None:
 def test_a_picture_of_a_run_under_way(stored: Path) -> None:
     rivals.draw()
     assert (stored / "rivals.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("factors", "nothing"),
+    [
+        ([Factor(0.5, 0), Factor(-0.9, 0)], False),
+        ([Factor(0.5, -1), Factor(0.1, 0)], False),
+        ([Factor(0.5, 1), Factor(-0.9, 0)], False),
+        ([Factor(0.5, -1), Factor(-0.9, 0)], True),
+        ([Factor(0.5, -1), Factor(0.5, 1)], True),
+    ],
+)
+def test_a_lower_bound_below_one_says_nothing(factors: list[Factor], nothing: bool) -> None:
+    assert says_nothing(factors) is nothing
+    assert (cell(factors, [0.0], []) == "-") is nothing
