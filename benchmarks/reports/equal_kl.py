@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -91,10 +91,11 @@ def every_task() -> Table:
     return head, lines
 
 
-def _ends(mine: str) -> str | None:
-    """Return the least and the largest factor of all whole sets, rivals and sizes, in words.
+def _ends(mine: str, sizes: Sequence[str]) -> str | None:
+    """Return the least and the largest factor of all whole sets and rivals, in words.
 
     mine: hydraopt's method, with prompts or without; rivals are those that get the same.
+    sizes: those of hydraopt to compare at.
 
     Factors are those at the KL of each task. A size at which one is an upper bound has none, nor
     has one whose lower bounds say nothing; another lower bound counts as it is.
@@ -105,7 +106,7 @@ def _ends(mine: str) -> str | None:
         for rival in rivals:
             for size, label in result.of(mine).items():
                 compared = Compared.of(result, label, rival)
-                each = compared.factors() if compared and size in _IN_SHORT else []
+                each = compared.factors() if compared and size in sizes else []
                 if each and not (any(x.side > 0 for x in each) or says_nothing(each)):
                     found.append(math.exp(float(np.mean([x.log for x in each]))))
     return " to ".join(dict.fromkeys(f"{x(found):.1f}" for x in (min, max))) if found else None
@@ -130,16 +131,13 @@ def in_short() -> str:
         return MISSING
     head = ["base, set", "tasks, rows", "mean drop of the score [95 %]", "answers changed [95 %]"]
     text = "Drops are in percent of the originals' scores; negative is a gain."
-    if ends := _ends(METHOD):
+    if ends := _ends(METHOD, _IN_SHORT):
         text += (
             " At the same KL (how far the probabilities of the next token move) as bundles of 10 "
             "to 2 %, the strongest rival that we know, an SVD with entropy coding, takes "
             f"{ends} times as many bytes ([all rivals](docs/evidence/rivals.md))."
         )
-    text += _with_prompts()
-    if ends := _ends(PROMPTED):
-        text += f" With the same prompts the rival takes {ends} times as many bytes."
-    return f"{table(head, lines)}\n{wrapped(text)}"
+    return f"{table(head, lines)}\n{wrapped(text + _with_prompts())}"
 
 
 def changed_with_prompts(result: Result) -> Iterator[tuple[str, str, float, float]]:
@@ -164,10 +162,15 @@ def _with_prompts() -> str:
     if not shares:
         return ""
     (prompts, size), some = max(shares.items(), key=lambda x: len(x[1]))
-    return (
-        f" Answers changed at {size.replace('%', ' %')} of fp16 "
-        f"[with {prompts} prompts per task](docs/howto/harm.md): {', '.join(some)}."
+    *before, last = some
+    each = f"{', '.join(before)} and {last}" if before else last
+    text = (
+        f" At {size.replace('%', ' %')}, {each} of the answers change "
+        f"[with {prompts} prompts per task](docs/howto/harm.md)"
     )
+    if ends := _ends(PROMPTED, [size]):
+        text += f", and the rival with the same prompts takes {ends} times as many bytes"
+    return f"{text}."
 
 
 SECTIONS = {"equal kl": at_equal_kl, "evidence in short": in_short}

@@ -63,3 +63,20 @@ def test_no_share_is_fewer_than_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CHANGED, "five", 0)
     monkeypatch.setattr(module, "results", lambda: [result("gemma3-5x8")])
     assert "answers changed" not in aims()
+
+
+def test_each_set_has_its_aims(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "results", lambda: [result("qwen25coder-code5")])
+    (large, small) = (x for x in aims().splitlines() if "mean drop" in x)
+    assert "| 10% | at most 1.0 % | not measured |" in large
+    assert "| 5% | at most 4.0 % | +25.0 % (" in small
+
+
+def test_a_bound_that_says_nothing_has_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    for label, share, kl in (("taught", 0.03, 0.02), ("taught less", 0.02, 0.05)):
+        about = {"method": "coded svd, prompts", "setting": label, "share": share}
+        monkeypatch.setitem(METHODS, label, about)
+        monkeypatch.setitem(KL, label, kl)
+    monkeypatch.setattr(module, "results", lambda: [result("gemma3-5x8")])
+    assert "bytes of coded svd, at equal KL" in aims()
+    assert "bytes of coded svd, prompts, at equal KL" not in aims()

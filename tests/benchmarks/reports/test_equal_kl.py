@@ -12,7 +12,7 @@ import pytest
 from benchmarks import pages
 from benchmarks.reports import rivals, same_rows
 from benchmarks.reports.equal_kl import at_equal_kl, in_short
-from benchmarks.reports.factors import Compared, Factor, cell, says_nothing
+from benchmarks.reports.factors import Compared
 from benchmarks.reports.rivals import of_rivals
 from benchmarks.reports.same_rows import Result, picked
 
@@ -191,8 +191,7 @@ def test_tables_of_a_run_under_way(stored: Path) -> None:
     assert of_rivals() == "Not measured yet.\n"  # no row of the other rival
     text = " ".join(in_short().split())
     assert "takes 2.0 times as many bytes" in text
-    assert "5 % of fp16 [with 9 prompts" in text
-    assert ": 0.0 instead of 0.0 % (`examples`)." in text
+    assert "At 5 %, 0.0 instead of 0.0 % (`examples`) of the answers change [with 9 prompts" in text
     assert "| 135 M, `examples` | 2, 12 | +0.0 % [+0.0, " in in_short()
 
 
@@ -208,22 +207,32 @@ def test_a_size_with_only_bounds_has_no_column(stored: Path) -> None:
     assert "5%" not in head
 
 
+def test_the_sentence_on_prompts_is_of_the_size_that_most_sets_have(stored: Path) -> None:
+    file = stored / "examples.equal-kl.json"
+    result = json.loads(file.read_text())
+    for label, share, kl in (("small", 0.05, 4e-3), ("large", 0.2, 2.5e-4)):
+        about = {"method": "coded svd, prompts", "setting": label, "share": share, "prompts": 9}
+        result["methods"][label] = {**result["methods"]["learnt"], **about}
+        rows = [x for x in result["rows"] if x["method"] == "learnt"]
+        result["rows"] += [{**x, "method": label, "values": [[0.0, kl, 1.0]] * 6} for x in rows]
+    few = json.loads(json.dumps(result))  # of whose rival only a lower bound below 1 is known
+    few["methods"]["small"]["share"], few["methods"]["large"]["share"] = 0.02, 0.03
+    for row in (x for x in few["rows"] if x["method"] in ("small", "large")):
+        row["values"] = [[0.0, 1e-2, 1.0]] * 6
+    (stored / "gemma3-fresh6.equal-kl.json").write_text(json.dumps(few))
+    large = {**result["methods"]["learnt"], "setting": "10%", "share": 0.1}
+    result["methods"]["learnt at 10 %"] = large
+    rows = [x for x in result["rows"] if x["method"] == "learnt"]
+    result["rows"] += [{**x, "method": "learnt at 10 %"} for x in rows]
+    file.write_text(json.dumps(result))
+    text = " ".join(in_short().split())
+    both = "0.0 instead of 0.0 % (`examples`) and 0.0 instead of 0.0 % (`gemma3-fresh6`)"
+    assert f"At 5 %, {both} of the answers change" in text
+    assert "the rival with the same prompts takes 2.0 times as many bytes." in text
+    assert "At 10 %" not in text
+
+
 @pytest.mark.slow
 def test_a_picture_of_a_run_under_way(stored: Path) -> None:
     rivals.draw()
     assert (stored / "rivals.png").is_file()
-
-
-@pytest.mark.parametrize(
-    ("factors", "nothing"),
-    [
-        ([Factor(0.5, 0), Factor(-0.9, 0)], False),
-        ([Factor(0.5, -1), Factor(0.1, 0)], False),
-        ([Factor(0.5, 1), Factor(-0.9, 0)], False),
-        ([Factor(0.5, -1), Factor(-0.9, 0)], True),
-        ([Factor(0.5, -1), Factor(0.5, 1)], True),
-    ],
-)
-def test_a_lower_bound_below_one_says_nothing(factors: list[Factor], nothing: bool) -> None:
-    assert says_nothing(factors) is nothing
-    assert (cell(factors, [0.0], []) == "-") is nothing
