@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
 from hydraopt.harm import drift as drift_module
 from hydraopt.harm.drift import Drift
-from hydraopt.merging.budget import HarmLimit
-from hydraopt.merging.limit import counted_harm
 
 
 def drift_with(kl) -> Drift:
@@ -46,9 +42,3 @@ def test_one_answer_is_not_told_as_sure(monkeypatch, likely: float) -> None:
     end = told.harm.likely + told.likely_error
     assert (end - likely) ** 2 == pytest.approx(end * (1 - end))
     assert 0.5 <= end <= 1
-
-
-def test_one_answer_does_not_keep_a_limit_of_a_few_percent(monkeypatch) -> None:
-    judged = told_of(monkeypatch, [0.0], [1e-6])
-    assert counted_harm(HarmLimit(0.01), judged) == pytest.approx(0.5)
-    assert math.isfinite(counted_harm(HarmLimit(0.01, shares=False), judged))

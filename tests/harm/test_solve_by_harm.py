@@ -47,10 +47,16 @@ RATE = -math.log(0.8) / (0.2 + 0.01)
 """Of both together."""
 
 
+def updated(predicted: float, changed: float, answers: int) -> float:
+    """Mean and deviation of a Gamma prior of shape 2 after so many answers."""
+    shape, answers = 2 + changed, 2 / predicted + answers
+    return (shape + math.sqrt(shape)) / answers
+
+
 def test_kl_tells_of_a_limit_what_few_answers_do_not() -> None:
     """By the rate of the task's own rounds."""
-    rate = RATE * (1 + 1 / math.sqrt(0.2 * 24))
-    assert counted_harm(SHARES, FEW, [COARSE]) == pytest.approx(1 - math.exp(-0.01 * rate))
+    expected = updated(1 - math.exp(-0.01 * RATE), 0, 24)
+    assert counted_harm(SHARES, FEW, [COARSE]) == pytest.approx(expected)
     assert 0 < counted_harm(SHARES, FEW) < counted_harm(SHARES, FEW, [COARSE])
     assert counted_harm(NATS, FEW, [COARSE]) == 1e-4
 
@@ -65,12 +71,16 @@ def test_trials_in_which_most_answers_change_say_nothing_of_small_shares() -> No
 
 
 @pytest.mark.parametrize("answers", [4, 24, 96])
-def test_a_limit_adds_standard_errors_of_the_rate_and_of_kl(answers: int) -> None:
-    """The fewer answers change in the coarsest trial, the less is known."""
-    judged = MeasuredHarm(Harm(0, answers, 0.0, 1e-4, True), 0.0, 3e-4)
-    rate = RATE * (1 + 1 / math.sqrt(max(0.2 * answers, 1)))
-    told = counted_harm(SHARES, judged, [COARSE])
-    assert told == pytest.approx(1 - math.exp(-rate * 0.02))
+def test_what_kl_predicts_is_updated_by_the_answers(answers: int) -> None:
+    """One of them changed, perhaps by a tie."""
+    judged = MeasuredHarm(Harm(1, answers, 1 / answers, 1e-4, True), 0.0, 3e-4)
+    rate = (-math.log(0.8) - math.log(1 - 1 / answers)) / (0.2 + 0.01)
+    expected = updated(1 - math.exp(-rate * 0.02), 1, answers)
+    assert counted_harm(SHARES, judged, [COARSE]) == pytest.approx(expected)
+
+
+def test_what_changes_nothing_counts_as_nothing() -> None:
+    assert counted_harm(SHARES, MeasuredHarm(Harm(0, 24, 0.0, 0.0, True), 0.0, 0.0)) == 0
 
 
 def test_a_task_whose_prompts_have_no_near_tie_keeps_its_limit(adapters, tmp_path: Path) -> None:
@@ -84,7 +94,7 @@ def test_a_task_whose_prompts_have_no_near_tie_keeps_its_limit(adapters, tmp_pat
                 harm = dataclasses.replace(harm, changed=0, likely=0.0)
             return dataclasses.replace(judged, harm=harm, likely_error=0.0)
 
-    made = merge(adapters, tmp_path / "x", harm="2%", look=Look(judge=Sure(adapters, SCALES)))
+    made = merge(adapters, tmp_path / "x", harm="2%", look=Look(judge=Sure(adapters, SCALES, 24)))
     assert SCALES["hard"] * made.errors["hard"] ** 1.2 < 0.03
 
 
@@ -94,8 +104,8 @@ def test_a_limit_is_kept_by_every_task_and_not_overdone(adapters, tmp_path, limi
     merge(adapters, tmp_path / "x", harm=f"{100 * limit}%", look=Look(judge=judge))
     after = harms_of(tmp_path / "x")
     assert all(harm <= limit for harm in after.values())
-    assert after["hard"] > 0.3 * limit
-    assert after["fair"] > 0.3 * limit
+    assert after["hard"] > 0.6 * limit
+    assert after["fair"] > 0.6 * limit
     recipe = open_bundle(tmp_path / "x").manifest.recipe
     assert (recipe["limit"], recipe["value"]) == ("harm", limit)
 
@@ -138,7 +148,7 @@ def test_a_limit_that_nothing_keeps_names_the_task(
                 return judged
             return MeasuredHarm(Harm(3, 64, 0.05, 0.1, True), 0.0, 0.0)
 
-    with raises(BudgetError, adapter="fair", got="7.7 %") as refused:
+    with raises(BudgetError, adapter="fair", got="7.2 %") as refused:
         merge(adapters, tmp_path / "x", harm="1%", look=Look(judge=Stubborn(adapters, SCALES)))
     assert ("more prompts" in refused.value.do) == more
     assert not (tmp_path / "x").exists()

@@ -48,13 +48,15 @@ _LARGEST_STEP: Final = 50.0
 """Largest factor between the prices of a task in two rounds."""
 _LEAST_FALL: Final = 1 / 2
 """Largest ratio of the next price to the present one for a task that never kept the limit."""
-_AIM, _MET = 0.85, 0.5
+_AIM, _MET = 0.9, 0.75
 """Shares of a limit: harm that prices aim at, and harm from which a task's price is not raised."""
 _LEAST_SAVING: Final = 0.95
 """Largest ratio of a task's bytes after its price was raised to those before; else it stays."""
 _LEAST_RATE: Final = 0.05
 """Minimum ratio of the share of changed answers to the root of KL.
 It is the ratio of dates in words (docs/log.md)."""
+_SHAPE: Final = 2.0
+"""Number of changed answers that the share predicted from KL is worth."""
 _HALF: Final = 0.5
 """Largest share of changed answers from which a trial's rate is derived."""
 _MOST_SHARE: Final = 0.98
@@ -289,26 +291,29 @@ def bytes_with_core(draft: Draft) -> Array:
 def counted_harm(limit: HarmLimit, judged: MeasuredHarm, others: Sequence[Harm] = ()) -> float:
     """Return the harm of a task as it is compared with the limit.
 
-    It is the share of answers that change, or the KL per answer, plus one standard error as a
-    margin for other prompts: four of five other samples show less.
+    It is the KL per answer, or the share of answers that change, plus one standard error as a
+    margin for other prompts.
 
     others: harm in other rounds of the same task.
 
-    Answers change about as the root of KL, and all of them at most: a share 1 - exp(-c sqrt(KL)),
-    with a separate c for each task. The share predicted from KL counts if it is larger: of a few
-    answers none may be near to changing, and before a cliff KL rises first (docs/log.md). c is
-    measured in the task's rounds, whose coarse ones change many answers, and has its own standard
-    error, as KL has.
+    Answers change about as the root of KL, and all of them at most: a share p = 1 - exp(-c
+    sqrt(KL)), with a separate c for each task, which is measured in all its rounds. A single round
+    is coarse: an answer near a tie may or may not change, and is 1.6 % of 64. So p is the mean of a
+    Gamma prior of shape _SHAPE, which the n answers of this round update; the result is the mean of
+    the posterior plus its standard deviation (Gelman et al., Bayesian Data Analysis, 3rd edition,
+    section 2.6).
     """
     harm, nats = judged.harm, judged.harm.kl + judged.kl_error
     if not limit.shares:
         return nats
     predicted = -math.expm1(-_rate(harm, others) * math.sqrt(nats))
-    return min(max(harm.likely + judged.likely_error, predicted), 1.0)
+    seen = _SHAPE + harm.answers * harm.likely
+    share = predicted * (seen + math.sqrt(seen)) / (_SHAPE + harm.answers * predicted)
+    return min(share, 1.0)
 
 
 def _rate(harm: Harm, others: Sequence[Harm]) -> float:
-    """Return the rate c of a task, plus one standard error.
+    """Return the rate c of a task.
 
     KL continues to rise where nearly all answers change. The rate therefore uses the trials in
     which half of the answers stay, or without any the trial with the fewest changes.
@@ -316,12 +321,8 @@ def _rate(harm: Harm, others: Sequence[Harm]) -> float:
     trials = [(x.likely, x.kl) for x in (harm, *others)]
     used = [x for x in trials if x[0] <= _HALF] or [min(trials)]
     roots = sum(math.sqrt(kl) for _, kl in used)
-    if roots == 0:
-        return _LEAST_RATE
-    rate = sum(-math.log1p(-min(likely, _MOST_SHARE)) for likely, _ in used) / roots
-    # All trials are of the same answers; the coarsest one determines the precision of the rate.
-    changes = harm.answers * max(likely for likely, _ in used)
-    return max(rate * (1 + 1 / math.sqrt(max(changes, 1.0))), _LEAST_RATE)
+    changes = sum(-math.log1p(-min(likely, _MOST_SHARE)) for likely, _ in used)
+    return max(changes / roots if roots else 0.0, _LEAST_RATE)
 
 
 def _check_several(judged: Mapping[str, MeasuredHarm], limit: float) -> None:
