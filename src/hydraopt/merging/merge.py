@@ -154,8 +154,9 @@ def merge(
 ) -> MergeResult:
     """Merge adapters of one base model into one bundle.
 
-    The same content gives the same bytes. Give one limit at most: size, error, max_error, lossless
-    or harm; the default is a max_error of 0.03. The other options are described by
+    The same content gives the same bytes, on processors for which the BLAS library has the same
+    kernels. Give one limit at most: size, error, max_error, lossless or harm; the default is a
+    max_error of 0.03. The other options are described by
     :class:`hydraopt.merging.options.MergeOptions`.
 
     adapters: paths, globs, NAME=PATH strings or Adapters.
