@@ -16,10 +16,11 @@ Row = Mapping[str, Any]
 
 
 def _results() -> Iterator[tuple[Mapping[str, Any], str, Sequence[Row]]]:
-    """Yield head, limit and rows of each limit of each set."""
+    """Yield head, limit and rows of each limit of each set, by rising limit."""
     for path in sorted(QUALITY.glob("*.harm-kept.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        for limit in dict.fromkeys(row["limit"] for row in result["rows"]):
+        asked = {row["limit"] for row in result["rows"]}
+        for limit in sorted(asked, key=lambda text: float(text.rstrip("%"))):
             yield result, limit, [row for row in result["rows"] if row["limit"] == limit]
 
 
