@@ -46,7 +46,7 @@ class PowerJudge(HarmJudge):
             lost, whole = lost + float(np.square(dw - got).sum()), whole + float((dw**2).sum())
         likely = min(self.scales[task] * (lost / whole) ** 0.6, 1.0)
         harm = Harm(round(self.answers * likely), self.answers, likely, likely**2, True)
-        return MeasuredHarm(harm, 0.1 * likely, 0.0)
+        return MeasuredHarm(harm, 0.0)
 
 
 def planned(adapters, judge, sensitivity=None, measure="bias-aware", **limit) -> Plan:

@@ -30,7 +30,7 @@ def test_the_task_that_breaks_a_limit_is_named_among_equal_contents(
     class Stubborn(PowerJudge):
         def measure(self, task, coded, apart=False) -> MeasuredHarm:
             likely = {"a": 0.001, "b": 0.05, "c": 0.02}[task]
-            return MeasuredHarm(Harm(0, 64, likely, likely**2, True), 0.0, 0.0)
+            return MeasuredHarm(Harm(0, 64, likely, likely**2, True), 0.0)
 
     judge = Stubborn(every, dict.fromkeys("abc", 0.3))
     with raises(BudgetError, adapter="b"):

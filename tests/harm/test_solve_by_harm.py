@@ -39,7 +39,7 @@ def test_a_limit_cannot_be_combined_with_fair(adapters, tmp_path: Path) -> None:
 
 
 SHARES, NATS = HarmLimit(0.02), HarmLimit(0.01, shares=False)
-FEW = MeasuredHarm(Harm(0, 24, 0.0, 1e-4, True), 0.0, 0.0)
+FEW = MeasuredHarm(Harm(0, 24, 0.0, 1e-4, True), 0.0)
 """No answer of 24 is near to changing."""
 COARSE = Harm(5, 25, 0.2, 0.04, True)
 """A trial in which a fifth of the answers changes, with a root of KL of 0.2."""
@@ -66,21 +66,21 @@ def test_trials_in_which_most_answers_change_say_nothing_of_small_shares() -> No
     far = Harm(24, 25, 0.95, 9.0, True)
     assert counted_harm(SHARES, FEW, [COARSE, far]) == counted_harm(SHARES, FEW, [COARSE])
     # But where there is no other, it tells more than the least.
-    lost = MeasuredHarm(Harm(24, 24, 0.95, 4.0, True), 0.0, 0.0)
+    lost = MeasuredHarm(Harm(24, 24, 0.95, 4.0, True), 0.0)
     assert counted_harm(SHARES, lost, [far]) > 0.95
 
 
 @pytest.mark.parametrize("answers", [4, 24, 96])
 def test_what_kl_predicts_is_updated_by_the_answers(answers: int) -> None:
     """One of them changed, perhaps by a tie."""
-    judged = MeasuredHarm(Harm(1, answers, 1 / answers, 1e-4, True), 0.0, 3e-4)
+    judged = MeasuredHarm(Harm(1, answers, 1 / answers, 1e-4, True), 3e-4)
     rate = (-math.log(0.8) - math.log(1 - 1 / answers)) / (0.2 + 0.01)
     expected = updated(1 - math.exp(-rate * 0.02), 1, answers)
     assert counted_harm(SHARES, judged, [COARSE]) == pytest.approx(expected)
 
 
 def test_what_changes_nothing_counts_as_nothing() -> None:
-    assert counted_harm(SHARES, MeasuredHarm(Harm(0, 24, 0.0, 0.0, True), 0.0, 0.0)) == 0
+    assert counted_harm(SHARES, MeasuredHarm(Harm(0, 24, 0.0, 0.0, True), 0.0)) == 0
 
 
 def test_a_task_whose_prompts_have_no_near_tie_keeps_its_limit(adapters, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_task_whose_prompts_have_no_near_tie_keeps_its_limit(adapters, tmp_pat
             harm = judged.harm
             if task == "hard" and harm.likely < 0.05:
                 harm = dataclasses.replace(harm, changed=0, likely=0.0)
-            return dataclasses.replace(judged, harm=harm, likely_error=0.0)
+            return dataclasses.replace(judged, harm=harm)
 
     made = merge(adapters, tmp_path / "x", harm="2%", look=Look(judge=Sure(adapters, SCALES, 24)))
     assert SCALES["hard"] * made.errors["hard"] ** 1.2 < 0.03
@@ -146,7 +146,7 @@ def test_a_limit_that_nothing_keeps_names_the_task(
             judged = super().measure(task, coded)
             if task != "fair":
                 return judged
-            return MeasuredHarm(Harm(3, 64, 0.05, 0.1, True), 0.0, 0.0)
+            return MeasuredHarm(Harm(3, 64, 0.05, 0.1, True), 0.0)
 
     with raises(BudgetError, adapter="fair", got="7.2 %") as refused:
         merge(adapters, tmp_path / "x", harm="1%", look=Look(judge=Stubborn(adapters, SCALES)))

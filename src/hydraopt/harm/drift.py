@@ -159,35 +159,19 @@ class Drift:
         return np.bincount(self.row, self.kl, self.answers).astype(np.float64)
 
     def summary(self, held_out: bool = False) -> MeasuredHarm:
-        """Return the measured harm, with standard errors.
+        """Return the measured harm, with the standard error of its KL.
 
-        One answer has no spread to estimate an error from, but its error is not zero. For the
-        share it is the distance to the upper end of Wilson's interval (1927) at one standard
-        deviation. For KL it is the KL itself, the standard deviation of an exponential
-        distribution, because KL is positive and concentrated in few answers.
+        One answer has no spread to estimate an error from, but its error is not zero: it is the KL
+        itself, the standard deviation of an exponential distribution, because KL is positive and
+        concentrated in few answers.
 
         held_out: whether no refit learned from these answers.
         """
-        likely = likely_changes(self)
         kl = self.kl_by_answer
-        told, nats = float(likely.mean()), float(kl.mean())
-        alone = self.answers == 1
-        errors = (_error_of_one(told), nats) if alone else (_error(likely), _error(kl))
-        harm = Harm(self.changed, self.answers, told, nats, held_out)
-        return MeasuredHarm(harm, *errors)
-
-
-def _error(values: Numbers) -> float:
-    """Return the standard error of the mean of two numbers or more."""
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
-
-
-def _error_of_one(share: float) -> float:
-    """Return the standard error of a share that is known from one answer.
-
-    It is the upper end of Wilson's interval at one standard deviation, less the share.
-    """
-    return (0.5 - share + math.sqrt(share * (1 - share) + 0.25)) / 2
+        nats, alone = float(kl.mean()), self.answers == 1
+        error = nats if alone else float(kl.std(ddof=1) / math.sqrt(self.answers))
+        likely = float(likely_changes(self).mean())
+        return MeasuredHarm(Harm(self.changed, self.answers, likely, nats, held_out), error)
 
 
 def likely_changes(drift: Drift) -> Numbers:

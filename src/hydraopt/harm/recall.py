@@ -24,13 +24,12 @@ __all__ = ["depends_on", "kept_harm", "kept_records", "recalled_harm", "recalled
 def kept_harm(measured: MeasuredHarm) -> list[float]:
     """Return a measured harm as JSON values."""
     harm = measured.harm
-    shares = harm.likely, measured.likely_error, harm.kl, measured.kl_error
-    return [harm.changed, harm.answers, *shares]
+    return [harm.changed, harm.answers, harm.likely, harm.kl, measured.kl_error]
 
 
 def recalled_harm(value: Any, answers: int, held_out: bool) -> MeasuredHarm | None:
     """Return a cached harm of this number of answers; None if the value is not one."""
-    if not (isinstance(value, list) and len(value) == 6):
+    if not (isinstance(value, list) and len(value) == 5):
         return None
     fine = all(type(x) in (int, float) and 0 <= x < math.inf for x in value)
     if (
@@ -41,8 +40,8 @@ def recalled_harm(value: Any, answers: int, held_out: bool) -> MeasuredHarm | No
         or value[0] > value[1]
     ):
         return None
-    changed, _, likely, likely_error, kl, kl_error = value
-    return MeasuredHarm(Harm(changed, answers, likely, kl, held_out), likely_error, kl_error)
+    changed, _, likely, kl, kl_error = value
+    return MeasuredHarm(Harm(changed, answers, likely, kl, held_out), kl_error)
 
 
 def depends_on(coded: Mapping[str, CodedModule]) -> list[bytes | str]:

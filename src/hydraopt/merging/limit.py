@@ -326,15 +326,8 @@ def _rate(harm: Harm, others: Sequence[Harm]) -> float:
 
 
 def _check_several(judged: Mapping[str, MeasuredHarm], limit: float) -> None:
-    """Raise UsageError for tasks whose single answer is likely to stay.
-
-    Within its standard error, half of the answers to other prompts may change.
-    """
-    names = sorted(
-        name
-        for name, x in judged.items()
-        if x.harm.answers == 1 and x.harm.likely < _HALF <= x.harm.likely + x.likely_error
-    )
+    """Raise UsageError for tasks with a single answer, of which half of others may differ."""
+    names = sorted(name for name, x in judged.items() if x.harm.answers == 1)
     if limit < _HALF and names:
         raise UsageError(
             explain(

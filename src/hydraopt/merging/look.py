@@ -113,10 +113,9 @@ DEFAULT_HARM: Final = HarmSettings()
 
 @dataclass(frozen=True)
 class MeasuredHarm:
-    """Measured harm, with standard errors for the choice of prompts."""
+    """Measured harm, with the standard error of its KL for the choice of prompts."""
 
     harm: Harm
-    likely_error: float
     kl_error: float
 
 
