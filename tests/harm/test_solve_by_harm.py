@@ -48,7 +48,7 @@ RATE = -math.log(0.8) / (0.2 + 0.01)
 
 
 def updated(predicted: float, changed: float, answers: int) -> float:
-    """Mean and deviation of a Gamma prior of shape 2 after so many answers."""
+    """Mean plus one deviation of a Gamma prior of shape 2 that so many answers update."""
     shape, answers = 2 + changed, 2 / predicted + answers
     return (shape + math.sqrt(shape)) / answers
 

@@ -275,7 +275,7 @@ class _Search:
             explain(
                 f"the limit on harm cannot be kept: {self._limit.text}",
                 adapter=worst,
-                got=f"{reached}, standard errors added, at a relative error of {error:.3g}",
+                got=f"{reached}, one standard error added, at a relative error of {error:.3g}",
                 do=f"Give {do}",
             )
         )
@@ -326,7 +326,7 @@ def _rate(harm: Harm, others: Sequence[Harm]) -> float:
 
 
 def _check_several(judged: Mapping[str, MeasuredHarm], limit: float) -> None:
-    """Raise UsageError for tasks with a single answer, of which half of others may differ."""
+    """Raise UsageError for tasks with a single answer, which tells nothing of others."""
     names = sorted(name for name, x in judged.items() if x.harm.answers == 1)
     if limit < _HALF and names:
         raise UsageError(

@@ -11,8 +11,8 @@ from benchmarks.reports import kept as report
 def test_a_row_says_how_many_tasks_keep_the_limit_and_which_is_worst(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(report, "QUALITY", tmp_path)
     changed = {
-        "1%": {"mood-en": 0, "mood-de": 2, "dates-en": 3},
         "2%": {"mood-en": 1, "mood-de": 4, "dates-en": 20},
+        "1%": {"mood-en": 0, "mood-de": 2, "dates-en": 3},
     }
     shares = {"1%": 0.24, "2%": 0.2}
     rows = [
