@@ -153,8 +153,7 @@ def test_tasks_of_equal_content_are_told_their_own_harm(make_adapter, tmp_path: 
 
 
 def test_one_answer_is_too_few_for_a_share(adapters, tmp_path: Path, prices) -> None:
-    """Refused after one trial, for no coding helps: half of the answers may change by what is
-    known of one."""
+    """Refused after one trial, because no coding helps: one answer tells nothing of others."""
     judge = PowerJudge(adapters, SCALES, 1)
     with pytest.raises(UsageError):
         merge(adapters, tmp_path / "x", harm="1%", look=Look(judge=judge), workers=1)
