@@ -153,7 +153,10 @@ def changed_with_prompts(result: Result) -> Iterator[tuple[str, str, float, floa
 
 
 def _with_prompts() -> str:
-    """Return a sentence on the size and number of prompts that most whole sets have."""
+    """Return a sentence on the size and number of prompts that most whole sets have.
+
+    Of sizes that as many sets have, it is the smallest, where prompts matter most.
+    """
     shares: dict[tuple[int, str], list[str]] = {}
     for result in results():
         for size, label, less, more in changed_with_prompts(result) if result.is_whole else ():
@@ -161,7 +164,9 @@ def _with_prompts() -> str:
             shares.setdefault((result.methods[label]["prompts"], size), []).append(share)
     if not shares:
         return ""
-    (prompts, size), some = max(shares.items(), key=lambda x: len(x[1]))
+    (prompts, size), some = max(
+        shares.items(), key=lambda x: (len(x[1]), -float(x[0][1].rstrip("%")))
+    )
     *before, last = some
     each = f"{', '.join(before)} and {last}" if before else last
     text = (
