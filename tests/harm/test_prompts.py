@@ -13,6 +13,7 @@ from tokenizers.processors import TemplateProcessing
 from hydraopt import open_bundle, read_adapters
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import RowPrompt, encode_prompt, encode_row, prompt_text
+from hydraopt.basemodel.memory import JsonCache
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
 from hydraopt.errors import AlignmentError, UsageError
@@ -42,14 +43,15 @@ def test_every_module_is_seen_and_prompts_change_what_is_seen(base, pair) -> Non
     assert asked["en"] == alone["en"]
     assert asked["fr"] != alone["fr"]
     # The same seed, the same texts.
-    assert AnswerJudge(str(base), pair, {}).sensitivities() == alone
+    again = AnswerJudge(str(base), pair, {}, memory=JsonCache(None))
+    assert again.sensitivities() == alone
 
 
 def test_the_random_numbers_of_the_caller_stay(base, pair) -> None:
     torch.manual_seed(7)
     wanted = torch.rand(3)
     torch.manual_seed(7)
-    AnswerJudge(str(base), pair, {}).sensitivities()
+    AnswerJudge(str(base), pair, {}, memory=JsonCache(None)).sensitivities()
     assert torch.equal(torch.rand(3), wanted)
 
 

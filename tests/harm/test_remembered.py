@@ -10,8 +10,9 @@ import pytest
 
 from hydraopt.basemodel.memory import JsonCache, key_of
 from hydraopt.harm import judge as judge_module
-from tests.basemodel.cases import asked_of, factors_of
-from tests.harm.cases import measured
+from hydraopt.harm.judge import AnswerJudge
+from tests.basemodel.cases import PATHS, asked_of, factors_of
+from tests.harm.cases import adapters_at, measured, spelling
 
 
 def test_a_memory_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
@@ -117,3 +118,44 @@ def test_references_that_have_no_room_do_not_push_out_all_others(
                 measured(judge, name, factors_of(10 * rounds + seed, 0.02))
         monkeypatch.setattr(judge_module, "ROOM", sum(made[:2]) + 1)
     assert len(made) == 3 + 3 + 3 * 2
+
+
+def test_sensitivities_are_measured_once(base, tmp_path: Path, monkeypatch) -> None:
+    """Of an adapter, its prompts and a seed; a broken entry is measured anew."""
+    measured_of: list[frozenset[str]] = []
+    sensitivities = judge_module.sensitivities
+
+    def counted(seen, factors):
+        measured_of.append(frozenset(factors))
+        return sensitivities(seen, factors)
+
+    monkeypatch.setattr(judge_module, "sensitivities", counted)
+    adapters, folder = adapters_at(tmp_path, 0.1, en=0, fr=1), tmp_path / "cache"
+
+    def found(prompts=(), seed=0, of=adapters):
+        asked = {"fr": list(prompts)} if prompts else {}
+        memory = JsonCache(folder)
+        return AnswerJudge(str(base), of, asked, seed=seed, memory=memory).sensitivities()
+
+    first = found()
+    assert (found(), len(measured_of)) == (first, 2)
+    for count, given in ((3, {"prompts": spelling(10)}), (5, {"seed": 1})):
+        other = found(**given)
+        assert (other != first, found(**given), len(measured_of)) == (True, other, count)
+    assert found(of=adapters[:1]) == {"en": first["en"]}
+    found(of=adapters_at(tmp_path / "others", 0.1, en=2))
+    assert len(measured_of) == 6
+    for broken in ({}, [], dict.fromkeys(PATHS, 0.0), dict.fromkeys(PATHS, "1"), {"x": 1.0}):
+        for file in folder.iterdir():
+            file.write_text(json.dumps(broken))
+        assert found() == first
+    assert len(measured_of) == 6 + 2 * 5
+
+
+def test_sensitivities_of_adapters_that_answer_alike_are_not_mixed_up(base, tmp_path: Path) -> None:
+    adapters = adapters_at(tmp_path, 1e-3, en=0, fr=1)
+    asked = dict.fromkeys(("en", "fr"), spelling(5))
+    judge = AnswerJudge(str(base), adapters, asked, memory=JsonCache(None))
+    assert judge.answers("en") == judge.answers("fr")
+    found = judge.sensitivities()
+    assert found["en"] != found["fr"]

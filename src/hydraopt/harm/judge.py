@@ -37,7 +37,7 @@ ROOM: Final = 1 << 29
 class AnswerJudge(Answers, HarmJudge):
     """Judge of harm on the original adapters' own greedy answers; no label is needed.
 
-    Harms and refits are cached on disk as answers are.
+    Sensitivities, harms and refits are cached on disk as answers are.
     """
 
     @property
@@ -57,25 +57,37 @@ class AnswerJudge(Answers, HarmJudge):
         token; UsageError for prompts that the base cannot read, and for a task without prompts if
         there is no token to begin with; NumericalError for an adapter whose text is not finite.
         """
-        tempered, most = {}, self._settings
         measured = [name for name in self._adapters if name not in self.unseen]
-        model, tokenizer = self._loaded
-        for number, name in enumerate(measured):
-            factors = self._originals(name)
-            if name in self._prompts:
-                said = self.answers(name)[: most.sensitivity_texts]
-                texts = [Encoded(x.prompt, x.target[: most.sensitivity_tokens]) for x in said]
-            else:
-                seed = self._seed + int(self._adapters[name].content_hash()[:_DIGITS], 16)
-                count = most.sensitivity_texts
-                try:
-                    texts = self_written(model, tokenizer, factors, count, seed, name)
-                except NotFiniteError:
-                    raise not_finite("the adapter cannot write text of its own", name) from None
-            seen = sensitivities(looks(model, texts, factors), factors)
+        tempered = {}
+        for number, name in enumerate(measured, 1):
+            seen = self._sensitivity(name)
             tempered[name] = {path: value**_POWER for path, value in seen.items()}
-            self._progress("measuring sensitivities", number + 1, len(measured))
+            self._progress("measuring sensitivities", number, len(measured))
         return tempered
+
+    def _sensitivity(self, name: str) -> dict[str, float]:
+        """Return an adapter's sensitivities by module path, cached."""
+        factors, most = self._originals(name), self._settings
+        if name in self._prompts:
+            said = self.answers(name)[: most.sensitivity_texts]
+            texts = [Encoded(x.prompt, x.target[: most.sensitivity_tokens]) for x in said]
+            depends_on = str([(x.prompt, x.target) for x in texts])
+        else:
+            seed = self._seed + int(self._adapters[name].content_hash()[:_DIGITS], 16)
+            texts, depends_on = None, f"{most.sensitivity_texts} texts of seed {seed}"
+        key = key_of(["sensitivities", self._base_key, self._content(name), depends_on])
+        known = recall.recalled_sensitivities(self._memory.get(key), factors)
+        if known is not None:
+            return known
+        model, tokenizer = self._loaded
+        if texts is None:
+            try:
+                texts = self_written(model, tokenizer, factors, most.sensitivity_texts, seed, name)
+            except NotFiniteError:
+                raise not_finite("the adapter cannot write text of its own", name) from None
+        seen = sensitivities(looks(model, texts, factors), factors)
+        self._memory.put(key, seen)
+        return seen
 
     _steps = 0
     """Steps of refits that were taken or remembered."""

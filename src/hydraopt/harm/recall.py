@@ -1,4 +1,4 @@
-"""Encoding of measured harm and of refits as JSON values, for the cache.
+"""Encoding of measured harm, sensitivities and refits as JSON values, for the cache.
 
 The records of a refit form one stream, as in a bundle. A value from the cache may be damaged.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hydraopt.bundle.harm import Harm
@@ -18,7 +18,14 @@ from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import HydraoptError
 from hydraopt.merging.look import MeasuredHarm
 
-__all__ = ["depends_on", "kept_harm", "kept_records", "recalled_harm", "recalled_records"]
+__all__ = [
+    "depends_on",
+    "kept_harm",
+    "kept_records",
+    "recalled_harm",
+    "recalled_records",
+    "recalled_sensitivities",
+]
 
 
 def kept_harm(measured: MeasuredHarm) -> list[float]:
@@ -42,6 +49,14 @@ def recalled_harm(value: Any, answers: int, held_out: bool) -> MeasuredHarm | No
         return None
     changed, _, likely, kl, kl_error = value
     return MeasuredHarm(Harm(changed, answers, likely, kl, held_out), kl_error)
+
+
+def recalled_sensitivities(value: Any, modules: Iterable[str]) -> dict[str, float] | None:
+    """Return cached sensitivities by module path; None if the value does not hold them."""
+    if not (isinstance(value, dict) and value.keys() == {*modules}):
+        return None
+    fine = all(type(x) is float and 0 < x < math.inf for x in value.values())
+    return value if fine else None
 
 
 def depends_on(coded: Mapping[str, CodedModule]) -> list[bytes | str]:
