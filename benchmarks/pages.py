@@ -43,6 +43,7 @@ TABLES = _EVIDENCE / "data"
 BLOCKS: Mapping[str, Path] = {
     "evidence in short": _README,
     "by base": _EVIDENCE / "index.md",
+    "with prompts": _EVIDENCE / "index.md",
     "noise": _EVIDENCE / "index.md",
     "aims": _EVIDENCE / "index.md",
     "few prompts": _EVIDENCE / "index.md",

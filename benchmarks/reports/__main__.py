@@ -31,6 +31,7 @@ REPORTS = (
     "kinds",
     "noise",
     "people",
+    "prompted",
     "rivals",
     "runtime",
     "same_rows",

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from benchmarks.reports.equal_kl import changed_with_prompts, pairs
+from benchmarks.reports.equal_kl import pairs
 from benchmarks.reports.factors import LARGEST, Compared, has_curve, says_nothing
+from benchmarks.reports.prompted import gains
 from benchmarks.reports.same_rows import PROMPTED, Bounds, Cost, Result, results
 from benchmarks.reports.tables import MISSING, table
 from benchmarks.rivals.base import METHOD, WITH_PROMPTS
@@ -48,8 +49,6 @@ def _drops(result: Result) -> Iterator[Line]:
 def _coded(result: Result) -> Iterator[Line]:
     """Yield the aims for the bytes of the coded SVD, with the same prompts where it has them."""
     for mine, rival in pairs(result.methods):
-        if rival == METHOD:
-            continue
         compared = {
             size: Compared.of(result, label, rival)
             for size, label in result.of(mine).items()
@@ -86,11 +85,10 @@ def _others(result: Result) -> Iterator[Line]:
 
 def _changed(result: Result) -> Iterator[Line]:
     """Yield the aim for changed answers with prompts."""
-    for size, _, less, more in changed_with_prompts(result):
-        if more:
-            found = f"{100 * (1 - less / more):.0f} % fewer"
-            what = "answers changed, with prompts"
-            yield what, f"`{result.set}`", size, f"{_FEWER:.0f} % fewer", found
+    for gain in gains(result):
+        if gain.fewer is not None:
+            what, found = "answers changed, with prompts", f"{gain.fewer:.0f} % fewer"
+            yield what, f"`{result.set}`", gain.size, f"{_FEWER:.0f} % fewer", found
 
 
 def aims() -> str:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from benchmarks.pages import Table
 from benchmarks.reports.factors import Compared, has_curve, says_nothing
+from benchmarks.reports.prompted import gains
 from benchmarks.reports.same_rows import (
     PROMPTED,
     Bounds,
-    Cost,
-    Result,
     costs_of,
     counted,
     results,
@@ -23,7 +22,7 @@ from benchmarks.reports.same_rows import (
 from benchmarks.reports.tables import MISSING, table, wrapped
 from benchmarks.rivals.base import METHOD, WITH_PROMPTS
 
-__all__ = ["SECTIONS", "TABLES", "changed_with_prompts", "pairs"]
+__all__ = ["SECTIONS", "TABLES", "pairs"]
 
 _IN_SHORT: Final = ("10%", "5%", "3%", "2%")
 """Sizes of README.md's note; its table is of the first."""
@@ -36,14 +35,12 @@ def _names(methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def pairs(methods: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Return the methods to compare: hydraopt with each rival that gets what it gets.
 
-    Hydraopt with prompts is also compared with itself without. Rivals without a curve are left to
-    ``benchmarks.reports.rivals``.
+    Rivals without a curve are left to ``benchmarks.reports.rivals``.
     """
     names = [x for x in _names(methods) if has_curve(x)]
     learn = [x for x in names if x.endswith(WITH_PROMPTS)]
     free = [(METHOD, x) for x in names if x not in (METHOD, *learn)]
-    rivals = [METHOD, *(x for x in learn if x != PROMPTED)]
-    return [*free, *((PROMPTED, x) for x in rivals if PROMPTED in learn)]
+    return [*free, *((PROMPTED, x) for x in learn if PROMPTED in learn and x != PROMPTED)]
 
 
 def at_equal_kl() -> str:
@@ -61,9 +58,8 @@ def at_equal_kl() -> str:
             sizes.update(
                 (x, None) for by in (cells, means) for x, y in by.items() if y[0].isdigit()
             )
-            named = f"{rival}, no prompts" if (mine, rival) == (PROMPTED, METHOD) else rival
             labels = [*result.of(mine).values(), *result.of(rival).values()]
-            about = f"`{result.set}`, {len(result.scored(*labels).values)}", named
+            about = f"`{result.set}`, {len(result.scored(*labels).values)}", rival
             lines += [(*about, "of each task", cells), (*about, "mean", means)]
     if not lines:
         return MISSING
@@ -77,7 +73,7 @@ def every_task() -> Table:
     words = {0: "", 1: "at most", -1: "at least"}
     lines: list[list[object]] = []
     for result in results():
-        for mine, rival in pairs(result.methods):
+        for mine, rival in (*pairs(result.methods), (PROMPTED, METHOD)):
             for size, label in result.of(mine).items():
                 compared = Compared.of(result, label, rival)
                 if compared is None:
@@ -102,7 +98,7 @@ def _ends(mine: str, sizes: Sequence[str]) -> str | None:
     """
     found = []
     for result in (x for x in results() if x.is_whole):
-        rivals = [x for of, x in pairs(result.methods) if of == mine and x != METHOD]
+        rivals = [x for of, x in pairs(result.methods) if of == mine]
         for rival in rivals:
             for size, label in result.of(mine).items():
                 compared = Compared.of(result, label, rival)
@@ -140,18 +136,6 @@ def in_short() -> str:
     return f"{table(head, lines)}\n{wrapped(text + _with_prompts())}"
 
 
-def changed_with_prompts(result: Result) -> Iterator[tuple[str, str, float, float]]:
-    """Yield size, label and percent of changed answers with prompts, and percent without.
-
-    On the tasks that both were measured on.
-    """
-    free = result.of(METHOD)
-    for size, label in result.of(PROMPTED).items():
-        both = result.scored(label, free.get(size, ""))
-        if both.values:
-            yield size, label, Cost.of(both, label).changed, Cost.of(both, free[size]).changed
-
-
 def _with_prompts() -> str:
     """Return a sentence on the size and number of prompts that most whole sets have.
 
@@ -159,9 +143,10 @@ def _with_prompts() -> str:
     """
     shares: dict[tuple[int, str], list[str]] = {}
     for result in results():
-        for size, label, less, more in changed_with_prompts(result) if result.is_whole else ():
-            share = f"{less:.1f} instead of {more:.1f} % (`{result.set}`)"
-            shares.setdefault((result.methods[label]["prompts"], size), []).append(share)
+        for gain in gains(result) if result.is_whole else ():
+            changed = f"{gain.cost.changed:.1f} instead of {gain.without.changed:.1f} %"
+            about = result.methods[gain.label]["prompts"], gain.size
+            shares.setdefault(about, []).append(f"{changed} (`{result.set}`)")
     if not shares:
         return ""
     (prompts, size), some = max(

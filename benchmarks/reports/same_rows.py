@@ -239,15 +239,14 @@ def costs_of(*methods: str) -> Iterator[tuple[Result, str, str, Cost]]:
 
 
 def by_base() -> str:
-    """Return a row for each set and size of hydraopt."""
+    """Return a row for each set and size of hydraopt without prompts."""
     lines = []
-    for result, method, label, cost in costs_of(METHOD, PROMPTED):
+    for result, _, label, cost in costs_of(METHOD):
         bounds = Bounds.of(result, label)
         lines.append(
             [
                 f"{size_of(result.base)}, `{result.set}` ({counted(result, label)})",
-                f"{100 * result.methods[label]['share']:.1f} %"
-                + (" with prompts" if method == PROMPTED else ""),
+                f"{100 * result.methods[label]['share']:.1f} %",
                 f"{result.methods[label]['error']:.2f}",
                 "{:+.1f} % [{:+.1f}, {:+.1f}]".format(cost.drop, *bounds.drop),
                 f"{bounds.most:+.1f} %",

@@ -10,7 +10,7 @@ from benchmarks import pages
 from benchmarks.reports.__main__ import REPORTS, sections_of, tables_of
 from tests.docs.pages import SITE
 
-LONG = {"equal_kl", "people", "rivals", "same_rows", "started"}
+LONG = {"equal_kl", "people", "prompted", "rivals", "same_rows", "started"}
 
 
 @pytest.mark.parametrize(
