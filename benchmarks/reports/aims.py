@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from benchmarks.reports.equal_kl import pairs
-from benchmarks.reports.factors import LARGEST, Compared, has_curve, says_nothing
+from benchmarks.reports.factors import LARGEST, Compared, Factor, has_curve, says_nothing
 from benchmarks.reports.prompted import gains
 from benchmarks.reports.same_rows import PROMPTED, Bounds, Cost, Result, results
 from benchmarks.reports.tables import MISSING, table
@@ -30,7 +30,7 @@ _CODED: Final = {METHOD: 1.5, PROMPTED: 2.5}
 _OTHERS: Final = 2.0
 _FEWER: Final = 100 / 3
 """Percent fewer changed answers with prompts."""
-Line = tuple[str, str, str, str, str]
+Line = tuple[str, str, str, str, str, str]
 
 
 def _drops(result: Result) -> Iterator[Line]:
@@ -38,12 +38,13 @@ def _drops(result: Result) -> Iterator[Line]:
     for method, sizes in _DROPS.get(result.set, {}).items():
         labels = result.of(method)
         for size, most in sizes.items():
-            found = "not measured"
+            found, met = "not measured", "-"
             if size in labels:
                 cost, bounds = Cost.of(result, labels[size]), Bounds.of(result, labels[size])
                 found = f"{cost.drop:+.1f} % (at most {bounds.most:+.1f} %)"
+                met = "no" if cost.drop > most else "in the mean" if bounds.most > most else "yes"
             what = f"mean drop{WITH_PROMPTS if method == PROMPTED else ''}"
-            yield what, f"`{result.set}`", size, f"at most {most:.1f} %", found
+            yield what, f"`{result.set}`", size, f"at most {most:.1f} %", found, met
 
 
 def _coded(result: Result) -> Iterator[Line]:
@@ -55,11 +56,24 @@ def _coded(result: Result) -> Iterator[Line]:
             if size in _SIZES
         }
         each = {size: x for size, x in compared.items() if x and not says_nothing(x.factors())}
-        cells = {size: x.of_each_task().partition(" [")[0] for size, x in each.items()}
-        if cells:
+        if each:
             what = f"bytes of {rival}, at equal KL"
-            sizes, reached = ", ".join(cells), ", ".join(cells.values())
-            yield what, f"`{result.set}`", sizes, f"{_CODED[mine]:.1f} times ours", reached
+            cells = [x.of_each_task().partition(" [")[0] for x in each.values()]
+            wanted = f"{_CODED[mine]:.1f} times ours"
+            met = _count([_reaches(x.factors(), _CODED[mine]) for x in each.values()])
+            yield what, f"`{result.set}`", ", ".join(each), wanted, ", ".join(cells), met
+
+
+def _reaches(factors: Sequence[Factor], wanted: float) -> bool:
+    """Return whether their geometric mean is surely as large; an upper bound never is."""
+    mean = sum(x.log for x in factors) / len(factors)
+    return mean >= math.log(wanted) and not any(x.side > 0 for x in factors)
+
+
+def _count(reached: Sequence[bool]) -> str:
+    if len(reached) > 1:
+        return f"{sum(reached)} of {len(reached)}"
+    return "yes" if reached[0] else "no"
 
 
 def _others(result: Result) -> Iterator[Line]:
@@ -79,26 +93,29 @@ def _others(result: Result) -> Iterator[Line]:
     if found:
         factor, name = min(found)
         what = "least bytes of rivals that do not code, at equal KL"
-        wanted = f"{_OTHERS:.1f} times ours"
-        yield what, f"`{result.set}`", "", wanted, f"{factor:.2f} ({name})"
+        wanted, met = f"{_OTHERS:.1f} times ours", _count([factor >= _OTHERS])
+        yield what, f"`{result.set}`", "", wanted, f"{factor:.2f} ({name})", met
 
 
 def _changed(result: Result) -> Iterator[Line]:
     """Yield the aim for changed answers with prompts."""
-    for gain in gains(result):
-        if gain.fewer is not None:
-            what, found = "answers changed, with prompts", f"{gain.fewer:.0f} % fewer"
-            yield what, f"`{result.set}`", gain.size, f"{_FEWER:.0f} % fewer", found
+    fewer = {x.size: x.fewer for x in gains(result) if x.fewer is not None}
+    if fewer:
+        what, wanted = "answers changed, with prompts", f"{_FEWER:.0f} % fewer"
+        found = f"{', '.join(f'{x:.0f}' for x in fewer.values())} % fewer"
+        met = _count([x >= _FEWER for x in fewer.values()])
+        yield what, f"`{result.set}`", ", ".join(fewer), wanted, found, met
 
 
 def aims() -> str:
-    """Return a row for each aim."""
+    """Return a row for each aim, with the sizes that it is for."""
     found = results()
     whole = [x for x in found if x.is_whole]
     lines = list[Line]()
     for kind, some in ((_drops, whole), (_coded, found), (_others, whole), (_changed, found)):
         lines += [y for x in some for y in kind(x)]
-    return table(["aim", "set", "at", "wanted", "reached"], lines) if lines else MISSING
+    head = ["aim", "set", "at", "wanted", "reached", "met"]
+    return table(head, lines) if lines else MISSING
 
 
 SECTIONS = {"aims": aims}

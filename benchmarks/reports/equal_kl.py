@@ -87,25 +87,29 @@ def every_task() -> Table:
     return head, lines
 
 
-def _ends(mine: str, sizes: Sequence[str]) -> str | None:
-    """Return the least and the largest factor of all whole sets and rivals, in words.
+def _factors(mine: str, sizes: Sequence[str]) -> dict[str, list[float]]:
+    """Return by whole set the rival's bytes over hydraopt's at the KL of each task.
 
     mine: hydraopt's method, with prompts or without; rivals are those that get the same.
     sizes: those of hydraopt to compare at.
 
-    Factors are those at the KL of each task. A size at which one is an upper bound has none, nor
-    has one whose lower bounds say nothing; another lower bound counts as it is.
+    A size at which one is an upper bound has none, nor has one whose lower bounds say nothing;
+    another lower bound counts as it is.
     """
-    found = []
+    found: dict[str, list[float]] = {}
     for result in (x for x in results() if x.is_whole):
-        rivals = [x for of, x in pairs(result.methods) if of == mine]
-        for rival in rivals:
+        for rival in [x for of, x in pairs(result.methods) if of == mine]:
             for size, label in result.of(mine).items():
                 compared = Compared.of(result, label, rival)
                 each = compared.factors() if compared and size in sizes else []
                 if each and not (any(x.side > 0 for x in each) or says_nothing(each)):
-                    found.append(math.exp(float(np.mean([x.log for x in each]))))
-    return " to ".join(dict.fromkeys(f"{x(found):.1f}" for x in (min, max))) if found else None
+                    factor = math.exp(float(np.mean([x.log for x in each])))
+                    found.setdefault(result.set, []).append(factor)
+    return found
+
+
+def _range(factors: Sequence[float]) -> str:
+    return " to ".join(dict.fromkeys(f"{x(factors):.1f}" for x in (min, max)))
 
 
 def in_short() -> str:
@@ -127,11 +131,11 @@ def in_short() -> str:
         return MISSING
     head = ["base, set", "tasks, rows", "mean drop of the score [95 %]", "answers changed [95 %]"]
     text = "Drops are in percent of the originals' scores; negative is a gain."
-    if ends := _ends(METHOD, _IN_SHORT):
+    if factors := [x for some in _factors(METHOD, _IN_SHORT).values() for x in some]:
         text += (
             " At the same KL (how far the probabilities of the next token move) as bundles of 10 "
             "to 2 %, the strongest rival that we know, an SVD with entropy coding, takes "
-            f"{ends} times as many bytes ([all rivals](docs/evidence/rivals.md))."
+            f"{_range(factors)} times the bytes ([all rivals](docs/evidence/rivals.md))."
         )
     return f"{table(head, lines)}\n{wrapped(text + _with_prompts())}"
 
@@ -152,15 +156,19 @@ def _with_prompts() -> str:
     (prompts, size), some = max(
         shares.items(), key=lambda x: (len(x[1]), -float(x[0][1].rstrip("%")))
     )
-    *before, last = some
-    each = f"{', '.join(before)} and {last}" if before else last
     text = (
-        f" At {size.replace('%', ' %')}, {each} of the answers change "
+        f" At {size.replace('%', ' %')}, {_joined(some)} of the answers change "
         f"[with {prompts} prompts per task](docs/howto/harm.md)"
     )
-    if ends := _ends(PROMPTED, [size]):
-        text += f", and the rival with the same prompts takes {ends} times as many bytes"
+    if by_set := _factors(PROMPTED, [size]):
+        times = [f"{_range(x)} (`{name}`)" for name, x in by_set.items()]
+        text += f", and the rival with the same prompts takes {_joined(times)} times the bytes"
     return f"{text}."
+
+
+def _joined(words: Sequence[str]) -> str:
+    *before, last = words
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 SECTIONS = {"equal kl": at_equal_kl, "evidence in short": in_short}

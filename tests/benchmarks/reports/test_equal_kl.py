@@ -189,7 +189,7 @@ def test_tables_of_a_run_under_way(stored: Path) -> None:
     ]
     assert of_rivals() == "Not measured yet.\n"  # no row of the other rival
     text = " ".join(in_short().split())
-    assert "takes 2.0 times as many bytes" in text
+    assert "takes 2.0 times the bytes" in text
     assert "At 5 %, 0.0 instead of 0.0 % (`examples`) of the answers change [with 9 prompts" in text
     assert "| 135 M, `examples` | 2, 12 | +0.0 % [+0.0, " in in_short()
 
@@ -228,7 +228,7 @@ def test_the_sentence_on_prompts_is_of_the_smallest_size_that_most_sets_have(sto
     text = " ".join(in_short().split())
     both = "0.0 instead of 0.0 % (`examples`) and 0.0 instead of 0.0 % (`gemma3-fresh6`)"
     assert f"At 5 %, {both} of the answers change" in text
-    assert "the rival with the same prompts takes 2.0 times as many bytes." in text
+    assert "the rival with the same prompts takes 2.0 (`examples`) times the bytes." in text
     assert "At 10 %" not in text
 
 
