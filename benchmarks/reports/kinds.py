@@ -29,7 +29,7 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-_HEADS = ("adapter", "fp16 bytes", "of that tensors", "bit by bit", "coded", "error of modules")
+_HEADS = ("adapter", "fp16 bytes", "share of tensors", "bit by bit", "coded", "error of modules")
 
 
 def _real() -> str:
@@ -37,7 +37,7 @@ def _real() -> str:
     rows = _result("real")["rows"]
     refused = [f"{row['repo']} ({row['refused']})" for row in rows if "refused" in row]
     lines = [_line(row) for row in rows if row.get("tensor_numbers")]
-    return f"{table([*_HEADS, 'of tensors'], lines)}\nRefused: {', '.join(refused)}.\n"
+    return f"{table([*_HEADS, 'error of tensors'], lines)}\nRefused: {', '.join(refused)}.\n"
 
 
 def _line(row: Row) -> list[str]:
@@ -59,7 +59,7 @@ def _line(row: Row) -> list[str]:
 def _every_real() -> Table:
     """Return the rows of all adapters that are not refused."""
     rows = [row for row in _result("real")["rows"] if "refused" not in row]
-    return [*_HEADS, "of tensors"], [_line(row) for row in rows]
+    return [*_HEADS, "error of tensors"], [_line(row) for row in rows]
 
 
 def _traced() -> str:
@@ -88,7 +88,7 @@ def _embedding() -> str:
         f"{result['base']}: {rows:,} x {columns}, {result['changed_rows']} rows changed; "
         f"`--max-error {result['max_error']:g}`.",
         "",
-        "| embedding | bundle | of fp16 | error of modules | of the embedding |",
+        "| embedding | bundle | of fp16 | error of modules | error of the embedding |",
         _row(*["---"] * 5),
     ]
     for row in result["rows"]:
