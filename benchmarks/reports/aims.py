@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from benchmarks.reports.equal_kl import pairs
-from benchmarks.reports.factors import LARGEST, Compared, Factor, has_curve, says_nothing
+from benchmarks.reports.factors import (
+    LARGEST,
+    Compared,
+    Factor,
+    geometric_mean,
+    has_curve,
+    says_nothing,
+)
 from benchmarks.reports.prompted import gains
 from benchmarks.reports.same_rows import PROMPTED, Bounds, Cost, Result, results
 from benchmarks.reports.tables import MISSING, table
@@ -66,11 +72,11 @@ def _coded(result: Result) -> Iterator[Line]:
 
 def _reaches(factors: Sequence[Factor], wanted: float) -> bool:
     """Return whether their geometric mean is surely as large; an upper bound never is."""
-    mean = sum(x.log for x in factors) / len(factors)
-    return mean >= math.log(wanted) and not any(x.side > 0 for x in factors)
+    return geometric_mean(factors) >= wanted and not any(x.side > 0 for x in factors)
 
 
 def _count(reached: Sequence[bool]) -> str:
+    """Return at how many sizes an aim is met, in words if there is one size."""
     if len(reached) > 1:
         return f"{sum(reached)} of {len(reached)}"
     return "yes" if reached[0] else "no"
@@ -86,10 +92,10 @@ def _others(result: Result) -> Iterator[Line]:
         compared = Compared.of(result, label, METHOD)
         if has_curve(about["method"]) or about["share"] > LARGEST or compared is None:
             continue
-        logs = [x.inverse() for x in compared.factors()]
-        if not any(x.side for x in logs):
+        theirs = [x.inverse() for x in compared.factors()]
+        if not any(x.side for x in theirs):
             name = f"{about['method']} {about['setting']}".strip()
-            found.append((math.exp(sum(x.log for x in logs) / len(logs)), name))
+            found.append((geometric_mean(theirs), name))
     if found:
         factor, name = min(found)
         what = "least bytes of rivals that do not code, at equal KL"

@@ -6,10 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import numpy as np
-
 from benchmarks.pages import Table
-from benchmarks.reports.factors import Compared, has_curve, says_nothing
+from benchmarks.reports.factors import Compared, geometric_mean, has_curve, says_nothing
 from benchmarks.reports.prompted import gains
 from benchmarks.reports.same_rows import (
     PROMPTED,
@@ -69,7 +67,10 @@ def at_equal_kl() -> str:
 
 
 def every_task() -> Table:
-    """Return the factor of bytes of every task, with the word for a bound."""
+    """Return the factor of bytes of every task, with the word for a bound.
+
+    Hydraopt with prompts is also compared with itself without.
+    """
     words = {0: "", 1: "at most", -1: "at least"}
     lines: list[list[object]] = []
     for result in results():
@@ -103,8 +104,7 @@ def _factors(mine: str, sizes: Sequence[str]) -> dict[str, list[float]]:
                 compared = Compared.of(result, label, rival)
                 each = compared.factors() if compared and size in sizes else []
                 if each and not (any(x.side > 0 for x in each) or says_nothing(each)):
-                    factor = math.exp(float(np.mean([x.log for x in each])))
-                    found.setdefault(result.set, []).append(factor)
+                    found.setdefault(result.set, []).append(geometric_mean(each))
     return found
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "Factor",
     "cell",
     "frontier",
+    "geometric_mean",
     "has_curve",
     "says_nothing",
     "size_at",
@@ -53,6 +54,11 @@ class Factor(NamedTuple):
     def inverse(self) -> Factor:
         """Return the bytes of that size over the method's."""
         return Factor(-self.log, -self.side)
+
+
+def geometric_mean(factors: Sequence[Factor]) -> float:
+    """Return the geometric mean of some factors; bounds count as they are."""
+    return math.exp(float(np.mean([x.log for x in factors])))
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -173,7 +179,7 @@ def cell(whole: Sequence[Factor], logs: Sequence[float], drawn: Sequence[Factor]
     if says_nothing(whole):
         return "-"
     sides = [x.side for x in whole]
-    mean = math.exp(float(np.mean([x.log for x in whole])))
+    mean = geometric_mean(whole)
     if any(sides):
         return f"{'at most' if 1 in sides else 'at least'} {mean:.2f}"
     low, high = np.exp(np.quantile(logs, [0.025, 0.975]))

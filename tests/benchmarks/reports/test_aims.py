@@ -89,9 +89,8 @@ def test_a_bound_that_says_nothing_has_no_row(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_upper_bound_does_not_reach_an_aim(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        KL, "large", 0.035
-    )  # less than ours at 5 %, in at most four times the bytes
+    # Both sizes of the rival have less KL than ours at 5 %, the smaller in four times the bytes.
+    monkeypatch.setitem(KL, "large", 0.035)
     monkeypatch.setitem(KL, "small", 0.03)
     monkeypatch.setitem(METHODS["small"], "share", 0.3)
     monkeypatch.setattr(module, "results", lambda: [result("gemma3-5x8")])
