@@ -51,6 +51,7 @@ BLOCKS: Mapping[str, Path] = {
     "default": _EVIDENCE / "index.md",
     "started": _EVIDENCE / "index.md",
     "growth": _EVIDENCE / "index.md",
+    "shared": _EVIDENCE / "index.md",
     "equal kl": _EVIDENCE / "rivals.md",
     "rivals": _EVIDENCE / "rivals.md",
     "rivals in a picture": _EVIDENCE / "rivals.md",

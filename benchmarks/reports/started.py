@@ -16,16 +16,18 @@ from benchmarks.reports.factors import frontier, size_at
 from benchmarks.reports.same_rows import LEAST
 from benchmarks.reports.tables import MISSING, table, wrapped
 
-__all__ = ["SECTIONS", "draw", "started"]
+__all__ = ["SECTIONS", "draw", "shared", "started"]
 
 Merges = Mapping[str, Mapping[str, Any]]
 """By "WAY SIZE TASKS", what each task of the set takes and loses."""
 _SAMPLES: Final = 2000
+_TOGETHER: Final = 8
+"""Number of tasks that are merged together."""
 _LINES: Final = (
     ("private", 1, "each alone, no start"),
-    ("unknown", 8, "eight together, no start"),
+    ("unknown", _TOGETHER, "eight together, no start"),
     ("known", 1, "each alone, known start"),
-    ("known", 8, "eight together, known start"),
+    ("known", _TOGETHER, "eight together, known start"),
 )
 
 
@@ -128,6 +130,21 @@ def started() -> str:
     return f"{table(head, lines)}\n{text}\n![KL against size](picture:started.png)\n"
 
 
+def shared() -> str:
+    """Return what sharing does to the KL of the tasks of one bundle, for each set with both."""
+    lines = []
+    for name, merges in _sets():
+        private = _sizes(merges, "private", _TOGETHER)
+        both = {x: y for x, y in _sizes(merges, "unknown", _TOGETHER).items() if x in private}
+        for size, rows in both.items():
+            share, kl = _mean(rows)
+            other = _mean(private[size])[1]
+            cells = [f"{share:.1f} %", f"{other:.2g}", f"{kl:.2g}", f"{kl / other:.2f}"]
+            lines.append([f"`{name}`, {_TOGETHER}", *cells])
+    head = ["set, tasks", "of fp16", "KL, private parts", "KL, shared parts", "factor"]
+    return table(head, lines) if lines else MISSING
+
+
 def draw() -> None:
     """Draw KL against size, with and without a known start, alone and together."""
     import matplotlib.pyplot as plt
@@ -154,4 +171,4 @@ def draw() -> None:
     plt.close(figure)
 
 
-SECTIONS = {"started": started}
+SECTIONS = {"started": started, "shared": shared}
