@@ -44,6 +44,7 @@ BLOCKS: Mapping[str, Path] = {
     "evidence in short": _README,
     "by base": _EVIDENCE / "index.md",
     "with prompts": _EVIDENCE / "index.md",
+    "by application": _EVIDENCE / "index.md",
     "noise": _EVIDENCE / "index.md",
     "aims": _EVIDENCE / "index.md",
     "few prompts": _EVIDENCE / "index.md",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.reports.factors import Compared
 from benchmarks.reports.same_rows import PROMPTED, Bounds, Cost, Result, counted, results, size_of
 from benchmarks.reports.tables import MISSING, table
 from benchmarks.rivals.base import METHOD
 
-__all__ = ["SECTIONS", "Gain", "gains"]
+__all__ = ["SECTIONS", "Gain", "by_application", "gains", "with_prompts"]
 
 
 @dataclass(frozen=True)
@@ -71,4 +71,42 @@ def _line(gain: Gain) -> list[str]:
     ]
 
 
-SECTIONS = {"with prompts": with_prompts}
+def by_application() -> str:
+    """Return a row for each application, size and set, where one has tasks of several languages."""
+    lines = []
+    for result in results():
+        for gain in gains(result):
+            groups = _applications(gain.result)
+            if max(map(len, groups.values())) > 1:
+                lines += [_group(gain, name, tasks) for name, tasks in groups.items()]
+    head = ["set", "of fp16", "application (tasks)", "answers changed", "KL"]
+    head += ["tasks with a larger KL", "mean drop"]
+    return table(head, lines) if lines else MISSING
+
+
+def _applications(result: Result) -> dict[str, list[str]]:
+    """Return the tasks by application: their names without the language."""
+    groups = dict[str, list[str]]()
+    for task in result.values:
+        groups.setdefault(task.rpartition("-")[0] or task, []).append(task)
+    return groups
+
+
+def _group(gain: Gain, name: str, tasks: list[str]) -> list[str]:
+    values, numbers = ({x: y[x] for x in tasks} for y in (gain.result.values, gain.result.numbers))
+    part = replace(gain.result, values=values, numbers=numbers)
+    free = part.of(METHOD)[gain.size]
+    old, new = Cost.of(part, free), Cost.of(part, gain.label)
+    worse = sum(by[gain.label][:, 1].mean() > by[free][:, 1].mean() for by in values.values())
+    return [
+        f"`{part.set}`",
+        f"{100 * part.methods[gain.label]['share']:.1f} %",
+        f"{name} ({len(tasks)})",
+        f"{old.changed:.1f} → {new.changed:.1f} %",
+        f"{old.kl[0]:.2g} → {new.kl[0]:.2g}",
+        f"{worse}",
+        f"{old.drop:+.1f} → {new.drop:+.1f} %",
+    ]
+
+
+SECTIONS = {"with prompts": with_prompts, "by application": by_application}

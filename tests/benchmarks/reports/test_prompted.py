@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from benchmarks.reports import prompted as module
-from benchmarks.reports.prompted import gains, with_prompts
+from benchmarks.reports.prompted import by_application, gains, with_prompts
 from benchmarks.reports.same_rows import ORIGINAL, PROMPTED, Result
+from benchmarks.reports.tables import MISSING
 
 ROWS = 10
 METHODS = {
@@ -55,6 +58,30 @@ def test_the_row_leads_from_no_prompts_to_prompts(monkeypatch: pytest.MonkeyPatc
     assert each.startswith(f"{(5 / 2) ** 0.5:.2f} [")
 
 
+def test_a_row_has_the_tasks_of_an_application_in_all_languages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    good, bad = result(), result(two=(1, 0.02), learnt=(3, 0.03))
+    names = {"dates-de": good, "dates-fr": bad, "slots-de": bad}
+    both = replace(
+        good,
+        values={name: x.values["x"] for name, x in names.items()},
+        numbers={name: x.numbers["x"] for name, x in names.items()},
+        metrics=dict.fromkeys(names, "exact match"),
+    )
+    monkeypatch.setattr(module, "results", lambda: [both])
+    dates, slots = (x.strip("| ").split(" | ")[2:] for x in by_application().splitlines()[2:])
+    assert dates == ["dates (2)", "25.0 → 20.0 %", "0.09 → 0.035", "1", "+25.0 → +20.0 %"]
+    assert slots == ["slots (1)", "10.0 → 30.0 %", "0.02 → 0.03", "1", "+10.0 → +30.0 %"]
+
+
+def test_a_set_without_languages_has_no_row_for_applications(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "results", lambda: [result()])
+    assert by_application() == MISSING
+
+
 def test_nothing_measured_with_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "results", list)
-    assert with_prompts() == "Not measured yet.\n"
+    assert with_prompts() == MISSING
