@@ -194,7 +194,7 @@ def with_prompts(
     judge = AnswerJudge(base, adapters, prompts, refits=True, loaded=loaded)
 
     def teach(task: str, start: Modules, rounded: Round) -> Modules:
-        answers, more = judge.answers(task), judge.lessons(task)
+        answers, more = judge.answers(task), judge.training_answers(task)
         return taught(loaded[0], answers, originals[task], start, rounded, more=more)
 
     mine = [ours(adapters, size, judge.look) for size in args.learn_at]

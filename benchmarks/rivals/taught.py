@@ -24,8 +24,8 @@ from benchmarks.rivals.base import Modules
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import TaskFactors
 from hydraopt.harm.drift import drift_of, reference_of, surely_changes_more
-from hydraopt.harm.lesson import Lesson, learner_of, teacher_of
-from hydraopt.harm.training import descend
+from hydraopt.harm.training import training_steps
+from hydraopt.harm.training_data import TrainingData, model_to_train, teacher_of
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 
 __all__ = ["Round", "Teach", "taught"]
@@ -42,32 +42,32 @@ def taught(
     original: TaskFactors,
     start: Modules,
     rounded: Round,
-    how: HarmSettings = DEFAULT_HARM,
+    settings: HarmSettings = DEFAULT_HARM,
     more: Sequence[Encoded] = (),
 ) -> Modules:
     """Return factors whose rounding keeps more of the original's answers than that of ``start``.
 
-    answers: prompts with the original's answers as targets. how: of a refit; its stages do not
+    answers: prompts with the original's answers as targets. settings: of a refit; its stages do not
     count here. more: further answers, of which most are learned from. Raises ValueError for fewer
     than four answers.
     """
-    teacher = teacher_of(original, answers, more, how)
+    teacher = teacher_of(original, answers, more, settings)
     if not teacher.held_out:
         raise ValueError(f"{len(teacher.answers)} answers leave none to judge by")
     judges = reference_of(model, teacher.held_out, original)
     best, before = start, drift_of(model, judges, rounded(start))
     least = before.summary().harm.kl
     pupil = _Pupil.of(start)
-    learner = learner_of(model)
-    lesson = Lesson.of(learner, teacher, how.texts)
+    learner = model_to_train(model)
+    data = TrainingData.of(learner, teacher, settings.batch_size)
 
-    def learn(step: int, batch: int) -> None:
-        if (step - 1) % how.again == 0:
-            pupil.look(rounded)
-        lesson.learn(learner, pupil.placed(), batch)
+    def add_gradients(step: int, batch: int) -> None:
+        if (step - 1) % settings.recode_every == 0:
+            pupil.round_with(rounded)
+        data.add_gradients(learner, pupil.placed(), batch)
 
-    for step in descend(how, pupil.learned, len(lesson.pages), learn):
-        if step in how.stops:
+    for step in training_steps(settings, pupil.parameters, len(data.batches), add_gradients):
+        if step in settings.judge_after:
             tried = pupil.modules()
             drift = drift_of(model, judges, rounded(tried))
             kl = drift.summary().harm.kl
@@ -102,7 +102,7 @@ class _Pupil:
         return cls(sides, units, lost)
 
     @property
-    def learned(self) -> list[Tensor]:
+    def parameters(self) -> list[Tensor]:
         return [x for pair in self.sides.values() for x in pair]
 
     def modules(self) -> dict[str, tuple[Any, Any]]:
@@ -115,7 +115,7 @@ class _Pupil:
             for path, pair in self.sides.items()
         }
 
-    def look(self, rounded: Round) -> None:
+    def round_with(self, rounded: Round) -> None:
         """Round the factors as they are, and remember what that does."""
         now = self.modules()
         for path, pair in rounded(now).items():

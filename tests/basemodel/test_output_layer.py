@@ -27,7 +27,7 @@ from hydraopt.errors import UsageError
 from hydraopt.harm import refit as refit_module
 from hydraopt.harm.drift import drift_of, reference_of
 from hydraopt.harm.judge import AnswerJudge
-from hydraopt.harm.lesson import Lesson, Teacher, teacher_of
+from hydraopt.harm.training_data import Teacher, TrainingData, teacher_of
 from tests.basemodel.cases import asked_of, divergence, factors_of, texts_of
 from tests.harm.cases import SHORT, coded_of
 from tests.small_model import tiny_llama
@@ -66,9 +66,9 @@ def test_a_lesson_has_it_on_both_sides(trained) -> None:
         {p: (b.clone().requires_grad_(p != HEAD), a.clone()) for p, (b, a) in other.items()}
         for _ in range(2)
     )
-    lesson = Lesson.of(model, Teacher(original, texts), len(texts))
-    lesson.learn(model, mine, 0)
-    batch, tokens = collate(texts), lesson.among.tokens
+    data = TrainingData.of(model, Teacher(original, texts), len(texts))
+    data.add_gradients(model, mine, 0)
+    batch, tokens = collate(texts), data.next_tokens.tokens
     with torch.no_grad(), attached(model, place(model, original)):
         aim = logits_of(model, hidden_states(model, batch), {})[:, tokens].log_softmax(-1)
     with attached(model, wanted):

@@ -23,7 +23,7 @@ from tests.basemodel.cases import factors_of
 from tests.conftest import write_adapter
 
 NAMES = ("en", "fr")
-SHORT = HarmSettings(steps=24, stops=(8, 16, 24), rate=0.02)
+SHORT = HarmSettings(steps=24, judge_after=(8, 16, 24), learning_rate=0.02)
 
 
 def adapters_at(folder: Path, size: float = 0.3, **seeds: int) -> list[Adapter]:

@@ -11,8 +11,8 @@ from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import PartsRecord
 from hydraopt.harm import answers as answers_module
 from hydraopt.harm import judge as judge_module
+from hydraopt.harm.cached_values import records_from_json, records_to_json
 from hydraopt.harm.drift import drift_of, reference_of
-from hydraopt.harm.recall import kept_records, recalled_records
 from hydraopt.merging.look import HarmSettings
 from tests.basemodel.cases import PATHS, asked_of, factors_of
 from tests.harm.cases import coded_of, measured, same, spelling
@@ -74,7 +74,7 @@ def test_progress_tells_of_answers_that_are_not_remembered(
     assert said == [("answers of fr", 5, 8), ("answers of fr", 8, 8)]
     judge.answers("fr")
     assert len(said) == 2
-    judge.lessons("fr")
+    judge.training_answers("fr")
     # By another name, or its time left would have in it what was done in between.
     assert said[2:] == [
         ("more answers of fr", 5, 12),
@@ -90,7 +90,7 @@ def trainings(monkeypatch) -> list[int]:
 
     def counted(model, teacher, coded, *_):
         made.append(len(teacher.answers) + len(teacher.held_out))
-        settings = HarmSettings(steps=8, stops=(4, 8), rate=0.02)
+        settings = HarmSettings(steps=8, judge_after=(4, 8), learning_rate=0.02)
         # So few steps may not help; what is remembered need not be better.
         return refit(model, teacher, coded, settings=settings) or {
             path: x.record for path, x in coded.items()
@@ -202,12 +202,12 @@ def test_a_broken_memory_is_learned_again(refitter_of, tmp_path, trainings, cont
 def test_records_of_any_form_are_recalled(tmp_path, form: str) -> None:
     _, coded = coded_of(tmp_path, form=form)
     records = {path: x.record for path, x in list(coded.items())[1:]}
-    kept = json.loads(json.dumps(kept_records(records, coded)))
-    again = recalled_records(kept, coded)
+    kept = json.loads(json.dumps(records_to_json(records, coded)))
+    again = records_from_json(kept, coded)
     assert again is not None
     assert same(again, records)
     assert {path: x.mode for path, x in again.items()} == {p: x.mode for p, x in records.items()}
-    assert kept_records(again, coded) == kept
+    assert records_to_json(again, coded) == kept
 
 
 @pytest.mark.slow
@@ -220,7 +220,7 @@ def test_a_memory_of_other_parts_is_learned_again(refitter_of, tmp_path, trainin
         for path, r in ((path, x.record) for path, x in coded.items())
     }
     file = next(x for x in (tmp_path / "memory").iterdir() if "stream" in x.read_text())
-    file.write_text(json.dumps(kept_records(fewer, coded)))
+    file.write_text(json.dumps(records_to_json(fewer, coded)))
     assert same(refitter_of().refit("fr", lambda: coded), first)
     assert trainings == [20, 20]
 

@@ -61,7 +61,8 @@ def test_equal_prompts_take_no_places_of_others(judge_of, questions) -> None:
     settings = HarmSettings(prompts_if_refit=4, refit_prompts=10)
     texts = [text for text in spelling(20) for _ in range(2)]
     judge = judge_of({"fr": texts}, refits=True, settings=settings)
-    asked, lessons = ([x.prompt for x in mine("fr")] for mine in (judge.answers, judge.lessons))
+    both = judge.answers("fr"), judge.training_answers("fr")
+    asked, lessons = ([x.prompt for x in answers] for answers in both)
     assert (len(asked), len(lessons)) == (4, 6)
     assert len({*asked, *lessons}) == 10
 

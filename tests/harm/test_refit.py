@@ -11,11 +11,11 @@ import torch
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.bundle.harm import Harm
 from hydraopt.errors import AlignmentError, NumericalError, UsageError
-from hydraopt.harm import lesson, training
 from hydraopt.harm import refit as module
+from hydraopt.harm import training, training_data
 from hydraopt.harm.drift import Drift, drift_of, reference_of
-from hydraopt.harm.lesson import Lesson, teacher_of
 from hydraopt.harm.refit import refit
+from hydraopt.harm.training_data import TrainingData, teacher_of
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 from tests.basemodel.cases import PATHS, texts_of
 from tests.harm.cases import SHORT, coded_of, same
@@ -26,10 +26,10 @@ from tests.raising import raises
 @pytest.fixture(autouse=True, params=[False], ids=[""])
 def halves(request, monkeypatch) -> None:
     """Whether the processor has products of bfloat16: nothing here depends on the machine."""
-    monkeypatch.setattr(lesson, "has_bfloat16", lambda: request.param)
+    monkeypatch.setattr(training_data, "has_bfloat16", lambda: request.param)
 
 
-BRIEF = HarmSettings(steps=12, stops=(6, 12), rate=0.02)
+BRIEF = HarmSettings(steps=12, judge_after=(6, 12), learning_rate=0.02)
 """For what does not depend on how much is gained."""
 
 
@@ -44,7 +44,7 @@ def judged(monkeypatch):
 
     Returns the factors that they were asked about.
     """
-    drift = training.Judges.drift
+    drift = training.HeldOutAnswers.drift
 
     def say(*kl: float):
         said, seen = iter(kl), []
@@ -55,7 +55,7 @@ def judged(monkeypatch):
             first = drift(self, seen[0])
             return dataclasses.replace(first, kl=np.full_like(first.kl, next(said)))
 
-        monkeypatch.setattr(training.Judges, "drift", told)
+        monkeypatch.setattr(training.HeldOutAnswers, "drift", told)
         return seen
 
     return say
@@ -118,9 +118,9 @@ def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
     before, after = held_out_harm(model, few, original, coded, helped, more)
     assert before.answers == after.answers == 10
     assert after.kl < before.kl
-    learned, of = [], Lesson.of
+    learned, of = [], TrainingData.of
     monkeypatch.setattr(
-        Lesson,
+        TrainingData,
         "of",
         lambda model, teacher, texts: learned.append(teacher.answers) or of(model, teacher, texts),
     )
@@ -140,7 +140,7 @@ def test_others_do_not_outvote_the_first(trained, parts, monkeypatch) -> None:
     texts = texts_of(tokenizer, 40)
     asked = {"settings": BRIEF, "more": texts[8:]}
     assert refitted(model, texts[:8], original, coded, **asked)
-    drift, only = training.Judges.drift, Drift.only
+    drift, only = training.HeldOutAnswers.drift, Drift.only
     changes = []
 
     def counted(*given):
@@ -157,7 +157,7 @@ def test_others_do_not_outvote_the_first(trained, parts, monkeypatch) -> None:
         odd = np.where(told.row % 2, 10.0, -9.5)
         return told if self is changes[0] else dataclasses.replace(told, kl=told.kl + odd)
 
-    monkeypatch.setattr(training.Judges, "drift", counted)
+    monkeypatch.setattr(training.HeldOutAnswers, "drift", counted)
     monkeypatch.setattr(Drift, "only", worse)
     assert refitted(model, texts[:8], original, coded, **asked) == {}
     changes.clear()
@@ -174,12 +174,16 @@ def test_never_worse_and_in_the_same_ways_over_the_same_bases(
     original, coded = coded_of(tmp_path, "60%", form)
     texts = texts_of(tokenizer, 16)
     made = refitted(
-        model, texts, original, coded, settings=HarmSettings(steps=2, stops=(1, 2), rate=0.02)
+        model,
+        texts,
+        original,
+        coded,
+        settings=HarmSettings(steps=2, judge_after=(1, 2), learning_rate=0.02),
     )
     before, after = held_out_harm(model, texts, original, coded, made)
     assert after.kl <= before.kl
     judged(1, 0.5)
-    how = HarmSettings(steps=2, stops=(2,), rate=0.02)
+    how = HarmSettings(steps=2, judge_after=(2,), learning_rate=0.02)
     tried = refitted(model, texts, original, coded, settings=how)
     assert tried.keys() == coded.keys()
     for path, record in tried.items():
@@ -197,7 +201,7 @@ def test_nothing_is_kept_that_does_not_help(trained, parts) -> None:
     model, tokenizer = trained
     original, coded = parts
     texts = texts_of(tokenizer, 16)
-    wild = HarmSettings(steps=4, stops=(2, 4), rate=5.0, coded_rate=5.0)
+    wild = HarmSettings(steps=4, judge_after=(2, 4), learning_rate=5.0, coded_learning_rate=5.0)
     assert refitted(model, texts, original, coded, settings=wild) == {}
 
 
@@ -215,11 +219,15 @@ def test_what_keeps_nothing_starts_again_from_what_is_coded(
     monkeypatch.setattr(
         module, "strongest", lambda x, own: strongest(x, own if helps else far[PATHS[0]])
     )
-    begun, descend = [], module.descend
+    begun, steps = [], module.training_steps
     monkeypatch.setattr(
-        module, "descend", lambda how, *rest: begun.append(how.rate) or descend(how, *rest)
+        module,
+        "training_steps",
+        lambda how, *rest: begun.append(how.learning_rate) or steps(how, *rest),
     )
-    how = HarmSettings(steps=48, stops=(8, 16, 24, 48), rate=0.003, coded_rate=0.03)
+    how = HarmSettings(
+        steps=48, judge_after=(8, 16, 24, 48), learning_rate=0.003, coded_learning_rate=0.03
+    )
     said: list[tuple[int, int]] = []
     made = refitted(
         model, texts, original, coded, settings=how, report=lambda *steps: said.append(steps)
@@ -228,7 +236,7 @@ def test_what_keeps_nothing_starts_again_from_what_is_coded(
     assert said == [(i + 1, 48 * (i // 48 + 1)) for i in range(48 * len(begun))]
     before, after = held_out_harm(model, texts, original, coded, made)
     assert after.kl < before.kl
-    once = dataclasses.replace(how, coded_rate=None)
+    once = dataclasses.replace(how, coded_learning_rate=None)
     assert bool(refitted(model, texts, original, coded, settings=once)) == helps
 
 
@@ -244,7 +252,7 @@ def test_of_the_coded_parts_nothing_is_lost_before_the_first_step(trained, parts
 
 def test_the_best_stop_is_kept(trained, parts, judged) -> None:
     model, tokenizer = trained
-    how = HarmSettings(steps=3, stops=(1, 2, 3), rate=0.2)
+    how = HarmSettings(steps=3, judge_after=(1, 2, 3), learning_rate=0.2)
     for kl in ((1, 1, 0.5, 0.7), (1, 0.5, 0.7, 1), (1, 0.8, 0.7, 0.5)):
         seen = judged(*kl)
         made = refitted(model, texts_of(tokenizer, 24), *parts, settings=how)
@@ -255,7 +263,7 @@ def test_the_best_stop_is_kept(trained, parts, judged) -> None:
 def test_a_stop_without_finite_numbers_is_left_out(trained, parts, judged) -> None:
     model, tokenizer = trained
     seen = judged(1, -np.inf, 0.5)
-    how = HarmSettings(steps=2, stops=(1, 2), rate=0.2)
+    how = HarmSettings(steps=2, judge_after=(1, 2), learning_rate=0.2)
     made = refitted(model, texts_of(tokenizer, 24), *parts, settings=how)
     assert [same(made, x) for x in seen] == [False, False, True]
 
@@ -277,7 +285,7 @@ def test_a_refit_can_be_repeated_and_the_model_stays(trained, parts, judged) -> 
     weights = {name: x.clone() for name, x in model.state_dict().items()}
     original, coded = parts
     texts = texts_of(tokenizer, 24)
-    how = HarmSettings(steps=8, stops=(8,), rate=0.02, stages=1)
+    how = HarmSettings(steps=8, judge_after=(8,), learning_rate=0.02, stages=1)
     refitted(model, texts, original, coded, settings=how)
     made = []
     for _ in range(2):
@@ -290,14 +298,14 @@ def test_a_refit_can_be_repeated_and_the_model_stays(trained, parts, judged) -> 
 
 
 def test_stages_hold_early_layers_first(trained, parts, judged) -> None:
-    holds = module._holds(
-        ["l.10.q", "l.2.q", "l.2.k", "l.0.q"], HarmSettings(steps=40, stops=(40,), stages=2)
+    holds = module._freezing(
+        ["l.10.q", "l.2.q", "l.2.k", "l.0.q"], HarmSettings(steps=40, judge_after=(40,), stages=2)
     )
     assert holds == {20: ["l.0.q", "l.2.k"]}
-    assert module._holds(["l.0.q"], HarmSettings(stages=1)) == {}
+    assert module._freezing(["l.0.q"], HarmSettings(stages=1)) == {}
     model, tokenizer = trained
     original, coded = parts
-    how = HarmSettings(steps=24, stops=(12, 24), rate=0.2, stages=2)
+    how = HarmSettings(steps=24, judge_after=(12, 24), learning_rate=0.2, stages=2)
     seen = judged(1, 0.5, 0.25)
     assert refitted(model, texts_of(tokenizer, 18), original, coded, settings=how)
     _, middle, end = seen
@@ -317,8 +325,9 @@ def test_too_few_answers_and_other_modules_are_refused(trained, parts) -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "stops"), [(60, (80, 120, 160)), (160, (80, 120)), (8, ()), (8, (8, 4)), (8, (0, 8))]
+    ("steps", "judge_after"),
+    [(60, (80, 120, 160)), (160, (80, 120)), (8, ()), (8, (8, 4)), (8, (0, 8))],
 )
-def test_stops_rise_to_the_last_step(steps: int, stops: tuple[int, ...]) -> None:
-    with raises(UsageError, got=str(stops)):
-        HarmSettings(steps=steps, stops=stops)
+def test_numbers_of_steps_rise_to_the_last_step(steps: int, judge_after: tuple[int, ...]) -> None:
+    with raises(UsageError, got=str(judge_after)):
+        HarmSettings(steps=steps, judge_after=judge_after)

@@ -138,7 +138,7 @@ def test_few_prompts_get_others_to_train_with(
 ) -> None:
     settings = HarmSettings(synthetic_prompts=40)
     judge = judge_of({"fr": prompts}, 0.02, refits=refits, settings=settings)
-    lessons = {x.prompt for x in judge.lessons("fr")}
+    lessons = {x.prompt for x in judge.training_answers("fr")}
     real = [encode_prompt(trained[1], text).prompt for text in dict.fromkeys(prompts)]
     assert [x.prompt for x in judge.answers("fr")] == real
     assert len(judge.synthetic.get("fr", [])) == written
@@ -150,7 +150,7 @@ def test_few_prompts_get_others_to_train_with(
 def test_prompts_as_tokens_are_not_continued(trained, judge_of) -> None:
     prompts = [encode_prompt(trained[1], text) for text in ROWS]
     judge = judge_of({"fr": prompts}, 0.02, refits=True)
-    assert judge.lessons("fr") == []
+    assert judge.training_answers("fr") == []
     assert not judge.synthetic
 
 

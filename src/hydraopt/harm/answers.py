@@ -126,8 +126,8 @@ class Answers:
         return JsonCache(cache_folder() if base_hash(self._base) else None)
 
     def _key(self, task: str, prompts: Sequence[Encoded]) -> str:
-        asked = [" ".join(map(str, item.prompt)) for item in prompts]
-        return key_of([self._base_key, self._content(task), *asked])
+        texts = [" ".join(map(str, item.prompt)) for item in prompts]
+        return key_of([self._base_key, self._content(task), *texts])
 
     def _content(self, task: str) -> str:
         if task not in self._contents:  # an adapter's hash reads all of its file
@@ -138,13 +138,13 @@ class Answers:
         return {path: x.factors() for path, x in self._adapters[task].modules.items()}
 
     @functools.cached_property
-    def _asked(self) -> dict[str, list[Encoded]]:
+    def _encoded(self) -> dict[str, list[Encoded]]:
         """First distinct prompts of each task, as tokens; of all tasks before any is answered.
 
         Raises UsageError for a prompt without a token, of more than the base has positions for, or
         with a token that it does not embed.
         """
-        asked = {}
+        encoded = {}
         for task, prompts in self._prompts.items():
             kept: dict[Encoded, None] = {}
             model, tokenizer = self._loaded
@@ -155,16 +155,16 @@ class Answers:
                 kept.setdefault(item)
                 if len(kept) == self._counts[1]:
                     break
-            asked[task] = list(kept)
-        return asked
+            encoded[task] = list(kept)
+        return encoded
 
-    def _judged(self, task: str) -> list[Encoded]:
+    def _judging_prompts(self, task: str) -> list[Encoded]:
         """Return the prompts of a task that measure its harm."""
-        return self._asked[task][: self._counts[0]]
+        return self._encoded[task][: self._counts[0]]
 
-    def _further(self, task: str) -> list[Encoded]:
+    def _training_prompts(self, task: str) -> list[Encoded]:
         """Return the other prompts of a task, which are for a refit."""
-        mine, given = self._asked[task], self._prompts[task]
+        mine, given = self._encoded[task], self._prompts[task]
         missing = self._settings.missing(len(mine)) if self._refits else 0
         examples = [x for x in dict.fromkeys(given) if isinstance(x, str)]
         if not missing or len(examples) < len(mine):  # prompts as tokens cannot be continued
@@ -181,32 +181,32 @@ class Answers:
         Raises NumericalError, here and wherever answers are needed, for an adapter with which the
         model's logits are not finite, and UsageError for prompts that the model does not read.
         """
-        return self._answered(task, self._judged(task), "answers")
+        return self._answered(task, self._judging_prompts(task), "answers")
 
-    def lessons(self, task: str) -> list[Encoded]:
+    def training_answers(self, task: str) -> list[Encoded]:
         """Return the further prompts of a task with the original's answers, those that have any."""
         # A stage of its own, hours later: the time left is estimated from one stage.
-        said = self._answered(task, self._further(task), "more answers")
-        return [answer for answer in said if answer.target]
+        answers = self._answered(task, self._training_prompts(task), "more answers")
+        return [answer for answer in answers if answer.target]
 
-    def _answered(self, task: str, asked: Sequence[Encoded], stage: str) -> list[Encoded]:
+    def _answered(self, task: str, prompts: Sequence[Encoded], stage: str) -> list[Encoded]:
         """Return the answers to prompts of a task. stage: name of the stage in progress reports."""
-        said: list[Encoded] = []
-        for start in range(0, len(asked), BLOCK):
-            block = asked[start : start + BLOCK]
+        answers: list[Encoded] = []
+        for start in range(0, len(prompts), BLOCK):
+            block = prompts[start : start + BLOCK]
             key = self._key(task, block)
-            known = self._memory.get(key)
-            if not are_answers(known, len(block)):
+            cached = self._memory.get(key)
+            if not are_answers(cached, len(block)):
                 given = *self._loaded, block, self._originals(task)
                 try:
-                    spoken = answered(*given, self.answer_tokens)
+                    written = answered(*given, self.answer_tokens)
                 except NotFiniteError:
                     raise not_finite("the adapter's own answers cannot be told", task) from None
-                known = [list(item.target) for item in spoken]
-                self._memory.put(key, known)
-                self._progress(f"{stage} of {task}", start + len(block), len(asked))
-            said += [Encoded(x.prompt, tuple(y)) for x, y in zip(block, known, strict=True)]
-        return said
+                cached = [list(item.target) for item in written]
+                self._memory.put(key, cached)
+                self._progress(f"{stage} of {task}", start + len(block), len(prompts))
+            answers += [Encoded(x.prompt, tuple(y)) for x, y in zip(block, cached, strict=True)]
+        return answers
 
     def cut(self, tasks: Iterable[str] | None = None) -> dict[str, tuple[int, bool]]:
         """Return the number of unfinished answers by task, for tasks that have any.

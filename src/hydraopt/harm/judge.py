@@ -12,18 +12,18 @@ from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
 from hydraopt.basemodel.writing import NotFiniteError, not_finite
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
-from hydraopt.harm import recall
+from hydraopt.harm import cached_values
 from hydraopt.harm.answers import MEASURES, Answers
 from hydraopt.harm.drift import Reference, drift_of, held_out, reference_of
-from hydraopt.harm.lesson import Teacher, learns_in, teacher_of
 from hydraopt.harm.refit import NOT_TRAINED, refit
+from hydraopt.harm.training_data import Teacher, teacher_of, training_dtype
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.look import HarmJudge, Look, MeasuredHarm
 from hydraopt.sources import source_hash
 
 __all__ = ["AnswerJudge"]
 
-_TRAINS: Final = (*MEASURES, "coding", "compress", "merging")
+_DECIDES_REFIT: Final = (*MEASURES, "coding", "compress", "merging")
 """Packages whose code decides what a refit learns."""
 _DIGITS: Final = 12
 """Hexadecimal digits of an adapter's hash used as the seed of its generated texts: 48 bits."""
@@ -69,16 +69,16 @@ class AnswerJudge(Answers, HarmJudge):
         """Return an adapter's sensitivities by module path, cached."""
         factors, most = self._originals(name), self._settings
         if name in self._prompts:
-            said = self.answers(name)[: most.sensitivity_texts]
-            texts = [Encoded(x.prompt, x.target[: most.sensitivity_tokens]) for x in said]
+            answers = self.answers(name)[: most.sensitivity_texts]
+            texts = [Encoded(x.prompt, x.target[: most.sensitivity_tokens]) for x in answers]
             depends_on = str([(x.prompt, x.target) for x in texts])
         else:
             seed = self._seed + int(self._adapters[name].content_hash()[:_DIGITS], 16)
             texts, depends_on = None, f"{most.sensitivity_texts} texts of seed {seed}"
         key = key_of(["sensitivities", self._base_key, self._content(name), depends_on])
-        known = recall.recalled_sensitivities(self._memory.get(key), factors)
-        if known is not None:
-            return known
+        cached = cached_values.sensitivities_from_json(self._memory.get(key), factors)
+        if cached is not None:
+            return cached
         model, tokenizer = self._loaded
         if texts is None:
             try:
@@ -113,23 +113,23 @@ class AnswerJudge(Answers, HarmJudge):
         factors; then nothing is cached.
         """
         factors = {path: (x.B, x.A) for path, x in sorted(coded().items()) if len(x.A)}
-        asked = self._judged(task)
-        every = list(range(len(asked)))
-        held = self._unlearned(task) if apart else every
+        prompts = self._judging_prompts(task)
+        every = list(range(len(prompts)))
+        held = self._not_trained_on(task) if apart else every
         some = held or every
-        parts: list[bytes | str] = [self._key(task, asked)]
+        parts: list[bytes | str] = [self._key(task, prompts)]
         parts += [f"apart {some}"] if some != every else []
         for path, (b, a) in factors.items():
             parts += [path, b.tobytes(), a.tobytes()]
         key = key_of(parts)
-        known = recall.recalled_harm(self._memory.get(key), len(some), bool(held))
-        if known is not None:
-            return known
+        cached = cached_values.harm_from_json(self._memory.get(key), len(some), bool(held))
+        if cached is not None:
+            return cached
         drift = drift_of(self._loaded[0], self._reference(task), factors)
         if not drift.is_finite:
             raise not_finite("what coding does to the answers cannot be measured", task)
         measured = drift.only(some).summary(bool(held))
-        self._memory.put(key, recall.kept_harm(measured))
+        self._memory.put(key, cached_values.harm_to_json(measured))
         return measured
 
     def _reference(self, task: str) -> Reference:
@@ -165,59 +165,60 @@ class AnswerJudge(Answers, HarmJudge):
             self._steps = before + done
             self._progress("training on answers, steps", self._steps, before + most + later)
 
-        records = self._trained(task, modules, report)
+        records = self._refitted(task, modules, report)
         if self._steps == before:  # cached, or nothing to learn from
             report(each, each)
         return records
 
-    def _trained(
+    def _refitted(
         self,
         task: str,
         modules: Callable[[], Mapping[str, CodedModule]],
         report: Callable[[int, int], None],
     ) -> Mapping[str, PartsRecord]:
-        teacher = self._taught(task)
+        teacher = self._teacher_of_content(task)
         if teacher is None:
             return {}
         coded, model = modules(), self._loaded[0]
-        asked = [self._key(x, y) for x in self._twins(task) for y in self._asked_of(x)]
-        learns = f"refit {source_hash(*_TRAINS)} {learns_in(model)} {self._settings}"
-        key = key_of([learns, *asked, *recall.depends_on(coded)])
-        known = recall.recalled_records(self._memory.get(key), coded)
-        if known is not None:
-            return known
+        tasks = self._tasks_of_content(task)
+        prompts = [self._key(x, y) for x in tasks for y in self._prompts_of(x)]
+        training = f"refit {source_hash(*_DECIDES_REFIT)} {training_dtype(model)} {self._settings}"
+        key = key_of([training, *prompts, *cached_values.depends_on(coded)])
+        cached = cached_values.records_from_json(self._memory.get(key), coded)
+        if cached is not None:
+            return cached
         try:
             records = refit(model, teacher, coded, report, self._settings)
         except NotFiniteError:
             raise not_finite(NOT_TRAINED, task) from None
-        self._memory.put(key, recall.kept_records(records, coded))
+        self._memory.put(key, cached_values.records_to_json(records, coded))
         return records
 
-    def _asked_of(self, task: str) -> tuple[list[Encoded], list[Encoded]]:
+    def _prompts_of(self, task: str) -> tuple[list[Encoded], list[Encoded]]:
         """Return the prompts of a task that measure its harm, and the others."""
-        return self._judged(task), self._further(task)
+        return self._judging_prompts(task), self._training_prompts(task)
 
     def _teacher(self, task: str) -> Teacher | None:
         """Return what a refit learns of a task; None if too few answers are left to judge."""
         answers, least = self.answers(task), self._settings.least_held_out
-        # Lessons take minutes to answer: not where even all of them would leave too few judges.
-        if len(held_out(answers, len(self._further(task)), self._settings)[1]) < least:
+        # Answers to train on take minutes: not where even all of them would leave too few judges.
+        if len(held_out(answers, len(self._training_prompts(task)), self._settings)[1]) < least:
             return None
-        given = self._originals(task), answers, self.lessons(task), self._settings
+        given = self._originals(task), answers, self.training_answers(task), self._settings
         teacher = teacher_of(*given)
         return teacher if teacher.answers and len(teacher.held_out) >= least else None
 
-    def _twins(self, task: str) -> list[str]:
+    def _tasks_of_content(self, task: str) -> list[str]:
         """Return the tasks with prompts that have the content of a task, itself among them."""
         mine = self._content(task)
         return [x for x in self._prompts if x == task or self._content(x) == mine]
 
-    def _taught(self, task: str) -> Teacher | None:
+    def _teacher_of_content(self, task: str) -> Teacher | None:
         """Return what the refit of a task learns: what each task of its content does.
 
         An answer that judges for one of them is learned for none, and nothing counts twice.
         """
-        teachers = [teacher for x in self._twins(task) if (teacher := self._teacher(x))]
+        teachers = [teacher for x in self._tasks_of_content(task) if (teacher := self._teacher(x))]
         if not teachers:
             return None
         judging = list(dict.fromkeys(x for y in teachers for x in y.judging))
@@ -228,9 +229,9 @@ class AnswerJudge(Answers, HarmJudge):
             Teacher(teachers[0].original, list(answers), judging, list(late)) if answers else None
         )
 
-    def _unlearned(self, task: str) -> list[int]:
+    def _not_trained_on(self, task: str) -> list[int]:
         """Return the indices of the prompts of a task that its refit does not learn from."""
-        teacher = self._taught(task)
+        teacher = self._teacher_of_content(task)
         learned = {answer.prompt for answer in teacher.answers} if teacher else set()
         answers = self.answers(task)
         return [i for i, x in enumerate(answers) if x.target and x.prompt not in learned]

@@ -17,7 +17,7 @@ Sources: quantisation-aware training with straight-through gradients (Bengio et 
 1308.3432); noise in the rounding's place (Defossez et al. 2022, 2104.09987); distillation from the
 model's own words (LLM-QAT, 2305.17888); freezing what is coded, step by step (INQ, 1702.03044).
 Differs in what is free, the rank-one parts of an adapter, and in the coder, a trellis whose rate is
-held.
+unchanged.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from hydraopt.basemodel.writing import not_finite
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import UsageError, explain
-from hydraopt.harm.lesson import Lesson, Teacher, learner_of
 from hydraopt.harm.sides import Sides, as_coded, strongest
-from hydraopt.harm.training import Judges, descend
+from hydraopt.harm.training import HeldOutAnswers, training_steps
+from hydraopt.harm.training_data import Teacher, TrainingData, model_to_train
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 
 __all__ = ["NOT_TRAINED", "refit"]
@@ -63,29 +63,30 @@ def refit(
     """
     if not (teacher.answers and teacher.judging):
         raise _too_few(teacher, settings)
-    still = of_head(model, coded)
-    trained = {path: x for path, x in coded.items() if path not in still}
-    held = {path: x.record for path, x in coded.items() if path in still}
+    output_layer = of_head(model, coded)
+    trained = {path: x for path, x in coded.items() if path not in output_layer}
+    unchanged = {path: x.record for path, x in coded.items() if path in output_layer}
     if not trained:
         return {}
-    learner = learner_of(model)
-    lesson = Lesson.of(learner, teacher, settings.texts)
-    judges = Judges.of(model, teacher, lesson)
+    learner = model_to_train(model)
+    data = TrainingData.of(learner, teacher, settings.batch_size)
+    judges = HeldOutAnswers.of(model, teacher, data)
     first = judges.drift({p: x.record.factors for p, x in coded.items()})
     if not first.is_finite:
         raise not_finite(NOT_TRAINED)
     least = first.summary().harm.kl
-    fixed = place(learner, {path: (x.factors.B, x.factors.A) for path, x in held.items()})
+    fixed = place(learner, {path: (x.factors.B, x.factors.A) for path, x in unchanged.items()})
     records = dict[str, PartsRecord]()
     for start, (sides, rate) in enumerate(_starts(trained, teacher.original, settings)):
-        later = _later(report, start * settings.steps, settings.steps)
-        for tried in _course(learner, lesson, fixed, sides, replace(settings, rate=rate), later):
-            drift = judges.drift({p: x.factors for p, x in (held | tried).items()})
+        report_steps = _reporting(report, start * settings.steps, settings.steps)
+        at_rate = replace(settings, learning_rate=rate)
+        for trial in _trials(learner, data, fixed, sides, at_rate, report_steps):
+            drift = judges.drift({p: x.factors for p, x in (unchanged | trial).items()})
             if not drift.is_finite:
                 continue
             kl = drift.summary().harm.kl
-            if kl < least and not judges.outvoted(first, drift):
-                least, records = kl, tried
+            if kl < least and not judges.is_worse(first, drift):
+                least, records = kl, trial
         if records:
             break
     return records
@@ -102,68 +103,68 @@ def _too_few(teacher: Teacher, settings: HarmSettings) -> UsageError:
     )
 
 
-def _later(
+def _reporting(
     report: Callable[[int, int], None] | None, before: int, steps: int
 ) -> Callable[[int], None]:
     """Return a callback that reports this start's steps. before: steps of earlier starts."""
     return lambda step: report(before + step, before + steps) if report else None
 
 
-def _course(
+def _trials(
     model: Any,
-    lesson: Lesson,
+    data: TrainingData,
     fixed: Placed,
     sides: Mapping[str, Sides],
-    how: HarmSettings,
+    settings: HarmSettings,
     report: Callable[[int], None],
 ) -> Iterator[dict[str, PartsRecord]]:
-    """Train from one start, and yield the result as records at every stop.
+    """Train from one start, and yield the result as records whenever it is judged.
 
     fixed: factors on the model that stay as they are.
     sides: sides to train, by module path.
     report: called with the steps so far, after each.
     """
 
-    def learn(step: int, batch: int) -> None:
-        if (step - 1) % how.again == 0:
+    def add_gradients(step: int, batch: int) -> None:
+        if (step - 1) % settings.recode_every == 0:
             for side in sides.values():
-                side.look()
+                side.recode()
         free = {path: x.factors() for path, x in sides.items()}
-        lesson.learn(model, {**fixed, **free}, batch)
+        data.add_gradients(model, {**fixed, **free}, batch)
 
-    learned = [x for side in sides.values() for x in (side.left, side.right)]
-    holds = _holds(list(sides), how)
-    for step in descend(how, learned, len(lesson.pages), learn):
-        for path in holds.get(step, ()):
-            sides[path].hold()
+    parameters = [x for side in sides.values() for x in (side.left, side.right)]
+    frozen = _freezing(list(sides), settings)
+    for step in training_steps(settings, parameters, len(data.batches), add_gradients):
+        for path in frozen.get(step, ()):
+            sides[path].freeze()
         report(step)
-        if step in how.stops:
-            yield {path: side.look().record for path, side in sides.items()}
+        if step in settings.judge_after:
+            yield {path: side.recode().record for path, side in sides.items()}
 
 
 def _starts(
-    coded: Mapping[str, CodedModule], original: TaskFactors, how: HarmSettings
+    coded: Mapping[str, CodedModule], original: TaskFactors, settings: HarmSettings
 ) -> Iterator[tuple[dict[str, Sides], float]]:
     """Yield the sides to train by module path, and the rate, for each start."""
-    yield {p: Sides(x, strongest(x, original[p])) for p, x in coded.items()}, how.rate
-    if how.coded_rate is not None:
-        yield {p: Sides(x, as_coded(x)) for p, x in coded.items()}, how.coded_rate
+    yield {p: Sides(x, strongest(x, original[p])) for p, x in coded.items()}, settings.learning_rate
+    if settings.coded_learning_rate is not None:
+        yield {p: Sides(x, as_coded(x)) for p, x in coded.items()}, settings.coded_learning_rate
 
 
-def _holds(paths: Sequence[str], how: HarmSettings) -> dict[int, list[str]]:
+def _freezing(paths: Sequence[str], settings: HarmSettings) -> dict[int, list[str]]:
     """Return the modules to freeze, by step.
 
     The first stage is frozen after half of the steps; the last one learns to the end.
     """
-    ordered = sorted(paths, key=_in_order)
-    holds: dict[int, list[str]] = {}
-    for stage in range(how.stages - 1):
-        step = how.steps * (how.stages + stage) // (2 * how.stages)
-        start, stop = (len(ordered) * x // how.stages for x in (stage, stage + 1))
-        holds.setdefault(step, []).extend(ordered[start:stop])
-    return holds
+    ordered = sorted(paths, key=_layer_order)
+    frozen: dict[int, list[str]] = {}
+    for stage in range(settings.stages - 1):
+        step = settings.steps * (settings.stages + stage) // (2 * settings.stages)
+        start, stop = (len(ordered) * x // settings.stages for x in (stage, stage + 1))
+        frozen.setdefault(step, []).extend(ordered[start:stop])
+    return frozen
 
 
-def _in_order(path: str) -> tuple[tuple[int, int | str], ...]:
+def _layer_order(path: str) -> tuple[tuple[int, int | str], ...]:
     """Return a sort key by which layer 10 comes after layer 2."""
     return tuple((0, int(x)) if x.isdigit() else (1, x) for x in path.split("."))

@@ -56,54 +56,59 @@ class Sides:
         self._coded = coded
         b, a = (torch.tensor(x, dtype=torch.float32) for x in (start.B, start.A.T))
         record = coded.record
-        self._spans = (
-            _span(record.left.way, coded.left),
-            _span(record.right.way, coded.right),
+        self._shared_bases = (
+            _shared_basis(record.left.way, coded.left),
+            _shared_basis(record.right.way, coded.right),
         )
-        inside = [x if q is None else q.T @ x for x, q in zip((b, a), self._spans, strict=True)]
-        self._units = [float(x.square().mean().sqrt()) or 1.0 for x in inside]
+        coordinates = self._projected((b, a))
+        self._units = [float(x.square().mean().sqrt()) or 1.0 for x in coordinates]
         self.left, self.right = (
-            (x / unit).requires_grad_() for x, unit in zip(inside, self._units, strict=True)
+            (x / unit).requires_grad_() for x, unit in zip(coordinates, self._units, strict=True)
         )
-        self._lost = [torch.zeros_like(x) for x in inside]
-        self._held: Recoded | None = None
+        self._rounding = [torch.zeros_like(x) for x in coordinates]
+        self._frozen: Recoded | None = None
 
-    def look(self) -> Recoded:
+    def recode(self) -> Recoded:
         """Code the sides as they are, and remember what that does to them."""
-        if self._held is not None:
-            return self._held
+        if self._frozen is not None:
+            return self._frozen
         with torch.no_grad():
-            b, a = (x.double().numpy() for x in self._multiplied(self._inside()))
-        made = recode(Factors(b, a.T), self._coded)
-        seen = (torch.tensor(x, dtype=torch.float32) for x in (made.factors.B, made.factors.A.T))
-        inside = [x if q is None else q.T @ x for x, q in zip(seen, self._spans, strict=True)]
+            b, a = (x.double().numpy() for x in self._expanded(self._scaled()))
+        coded = recode(Factors(b, a.T), self._coded)
+        rounded = coded.factors.B, coded.factors.A.T
+        coordinates = self._projected([torch.tensor(x, dtype=torch.float32) for x in rounded])
         with torch.no_grad():
-            self._lost = [x - y for x, y in zip(inside, self._inside(), strict=True)]
-        return made
+            self._rounding = [x - y for x, y in zip(coordinates, self._scaled(), strict=True)]
+        return coded
 
-    def hold(self) -> None:
+    def freeze(self) -> None:
         """Freeze the parts at their current coded values."""
-        self._held = self.look()
+        self._frozen = self.recode()
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return B (m, k) and A (k, n) as rounded, with gradients as if they were not."""
-        if self._held is not None:
-            factors = self._held.factors
+        if self._frozen is not None:
+            factors = self._frozen.factors
             b, a = (torch.tensor(x, dtype=torch.float32) for x in (factors.B, factors.A))
             return b, a
-        b, a = self._multiplied(
-            [x + lost for x, lost in zip(self._inside(), self._lost, strict=True)]
+        b, a = self._expanded(
+            [x + rounding for x, rounding in zip(self._scaled(), self._rounding, strict=True)]
         )
         return b, a.T
 
-    def _inside(self) -> list[Tensor]:
+    def _scaled(self) -> list[Tensor]:
         return [x * unit for x, unit in zip((self.left, self.right), self._units, strict=True)]
 
-    def _multiplied(self, inside: Sequence[Tensor]) -> list[Tensor]:
-        return [x if q is None else q @ x for x, q in zip(inside, self._spans, strict=True)]
+    def _projected(self, sides: Sequence[Tensor]) -> list[Tensor]:
+        bases = zip(sides, self._shared_bases, strict=True)
+        return [x if q is None else q.T @ x for x, q in bases]
+
+    def _expanded(self, coordinates: Sequence[Tensor]) -> list[Tensor]:
+        bases = zip(coordinates, self._shared_bases, strict=True)
+        return [x if q is None else q @ x for x, q in bases]
 
 
-def _span(way: Way, basis: Basis | None) -> Tensor | None:
+def _shared_basis(way: Way, basis: Basis | None) -> Tensor | None:
     """Return an orthonormal basis (N, q) of what a shared side can be; None for any other side."""
     if way is not Way.SHARED or basis is None:
         return None

@@ -18,39 +18,42 @@ from hydraopt.harm.drift import (
     surely_changes_more,
     surely_drifts_more,
 )
-from hydraopt.harm.lesson import Lesson, Teacher
+from hydraopt.harm.training_data import Teacher, TrainingData
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.look import HarmSettings
 
-__all__ = ["Judges", "descend"]
+__all__ = ["HeldOutAnswers", "training_steps"]
 
-_WARM: Final = 5
+_WARM_UP: Final = 5
 """Steps in which the rate rises to its full value."""
 
 
-def descend(
-    how: HarmSettings, learned: Sequence[Tensor], batches: int, learn: Callable[[int, int], None]
+def training_steps(
+    settings: HarmSettings,
+    parameters: Sequence[Tensor],
+    batches: int,
+    add_gradients: Callable[[int, int], None],
 ) -> Iterator[int]:
     """Take steps with Adam, and yield the number of each after it is done.
 
-    learned: leaves that require a gradient.
+    parameters: leaves that require a gradient.
     batches: number of batches to draw from.
-    learn: called with the step, 1 for the first, and the number of its batch; adds the gradients.
+    add_gradients: called with the step, 1 for the first, and the number of its batch.
     """
-    optimizer = torch.optim.Adam(learned, lr=how.rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, betas=(0.9, 0.98))
     order, waiting = np.random.default_rng(0), list[int]()
-    for step in range(1, how.steps + 1):
+    for step in range(1, settings.steps + 1):
         waiting = waiting or order.permutation(batches).tolist()
-        falling = 1 - (step - 1) / how.steps
-        optimizer.param_groups[0]["lr"] = how.rate * min(step / _WARM, 1.0) * falling
+        decay = 1 - (step - 1) / settings.steps
+        optimizer.param_groups[0]["lr"] = settings.learning_rate * min(step / _WARM_UP, 1.0) * decay
         optimizer.zero_grad()
-        learn(step, waiting.pop())
+        add_gradients(step, waiting.pop())
         optimizer.step()
         yield step
 
 
 @dataclass(frozen=True)
-class Judges:
+class HeldOutAnswers:
     """Held-out answers of a teacher.
 
     decisive: number of the first ones, which the late ones must not outvote.
@@ -61,17 +64,18 @@ class Judges:
     decisive: int
 
     @classmethod
-    def of(cls, model: Any, teacher: Teacher, lesson: Lesson) -> Judges:
-        """Prepare the answers; next tokens other than the lesson's are not compared."""
-        given = teacher.held_out, teacher.original, lesson.among.tokens
-        return cls(model, reference_of(model, *given), len(teacher.judging))
+    def of(cls, model: Any, teacher: Teacher, data: TrainingData) -> HeldOutAnswers:
+        """Prepare the answers. Only the next tokens of the training data are compared."""
+        tokens = data.next_tokens.tokens
+        reference = reference_of(model, teacher.held_out, teacher.original, tokens)
+        return cls(model, reference, len(teacher.judging))
 
     def drift(self, factors: Mapping[str, Factors]) -> Drift:
         """Return the drift of all answers under other factors."""
-        given = {path: (x.B, x.A) for path, x in factors.items()}
-        return drift_of(self.model, self.reference, given)
+        placed = {path: (x.B, x.A) for path, x in factors.items()}
+        return drift_of(self.model, self.reference, placed)
 
-    def outvoted(self, before: Drift, after: Drift) -> bool:
+    def is_worse(self, before: Drift, after: Drift) -> bool:
         """Return whether a drift with less KL is worse all the same."""
         first = range(self.decisive)
         if surely_drifts_more(before.only(first), after.only(first)):

@@ -47,12 +47,12 @@ class HarmSettings:
     sensitivity_texts: number of texts for measuring sensitivities; more texts change little.
     sensitivity_tokens: maximum number of tokens of an answer used to measure sensitivities.
     steps: steps of Adam of a refit.
-    stops: steps after which the result is coded and judged, the last of them after all.
-    rate: first rate, relative to the root mean square of a side; falls linearly to zero.
-    coded_rate: first rate from the coded parts (rounding undoes small steps); None for no such
-        start.
-    texts: answers per step.
-    again: steps after which rounding is measured again.
+    judge_after: steps after which the result is coded and judged, the last of them after all.
+    learning_rate: first rate, relative to the root mean square of a side; falls linearly to zero.
+    coded_learning_rate: first rate from the coded parts (rounding undoes small steps); None for no
+        such start.
+    batch_size: answers per step.
+    recode_every: steps after which rounding is measured again.
     stages: groups of modules in layer order; the first are frozen some time before the end.
 
     Raises UsageError for a number of tokens that a recipe cannot state, and for stops that do not
@@ -71,11 +71,11 @@ class HarmSettings:
     sensitivity_texts: int = 8
     sensitivity_tokens: int = 48
     steps: int = 160
-    stops: tuple[int, ...] = (80, 120, 160)
-    rate: float = 0.01
-    coded_rate: float | None = 0.02
-    texts: int = 8
-    again: int = 4
+    judge_after: tuple[int, ...] = (80, 120, 160)
+    learning_rate: float = 0.01
+    coded_learning_rate: float | None = 0.02
+    batch_size: int = 8
+    recode_every: int = 4
     stages: int = 8
 
     def __post_init__(self) -> None:
@@ -87,11 +87,12 @@ class HarmSettings:
                     expected=f"1 to {MOST_ANSWER_TOKENS:,}",
                 )
             )
-        if [*self.stops] != sorted({*self.stops, self.steps}) or self.stops[0] < 1:
+        steps = [*self.judge_after]
+        if steps != sorted({*steps, self.steps}) or steps[0] < 1:
             raise UsageError(
                 explain(
                     "a refit cannot be judged at these steps",
-                    got=self.stops,
+                    got=self.judge_after,
                     expected=f"rising numbers from 1, the last of them {self.steps}",
                 )
             )

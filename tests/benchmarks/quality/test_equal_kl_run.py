@@ -39,7 +39,7 @@ def command(splits: Path, tmp_path: Path, monkeypatch: Any, as_small_set: Any) -
     """Runs the command with the small model; returns its result."""
     as_small_set(equal_kl)
     monkeypatch.setattr(equal_kl, "taught_rows", lambda teach: [_through(teach)])
-    short = HarmSettings(steps=4, stops=(4,), synthetic_prompts=0)
+    short = HarmSettings(steps=4, judge_after=(4,), synthetic_prompts=0)
     monkeypatch.setattr(equal_kl, "AnswerJudge", partial(equal_kl.AnswerJudge, settings=short))
     asked = ["small", "--tasks", str(splits), "--rivals", "--sizes", "1100"]
 

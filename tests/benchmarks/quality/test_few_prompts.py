@@ -21,7 +21,7 @@ def command(
 ) -> Any:
     """Runs the command with the small model; returns its rows."""
     as_small_set(few_prompts)
-    brief = HarmSettings(steps=4, stops=(4,), synthetic_prompts=24)
+    brief = HarmSettings(steps=4, judge_after=(4,), synthetic_prompts=24)
     monkeypatch.setattr(few_prompts, "AnswerJudge", partial(AnswerJudge, settings=brief))
 
     def run(*more: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from benchmarks.rivals.base import pack
 from benchmarks.rivals.coded_svd import coded_svd, rows, taught_rows
 from benchmarks.rivals.registry import SetShape
 from benchmarks.rivals.taught import taught
-from hydraopt.harm import lesson
+from hydraopt.harm import training_data
 from hydraopt.harm.drift import drift_of, held_out, reference_of
 from tests.basemodel.cases import factors_of, texts_of
 from tests.harm.cases import SHORT
@@ -20,7 +20,7 @@ from tests.harm.cases import SHORT
 @pytest.fixture
 def school(trained, monkeypatch):
     """(originals of one task, its answers, what teaches, harm of factors on held-out answers)."""
-    monkeypatch.setattr(lesson, "has_bfloat16", lambda: False)  # on no machine
+    monkeypatch.setattr(training_data, "has_bfloat16", lambda: False)  # on no machine
     model, tokenizer = trained
     original = {
         path: tuple(np.asarray(x, np.float32) for x in pair)

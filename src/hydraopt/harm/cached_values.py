@@ -20,21 +20,21 @@ from hydraopt.merging.look import MeasuredHarm
 
 __all__ = [
     "depends_on",
-    "kept_harm",
-    "kept_records",
-    "recalled_harm",
-    "recalled_records",
-    "recalled_sensitivities",
+    "harm_from_json",
+    "harm_to_json",
+    "records_from_json",
+    "records_to_json",
+    "sensitivities_from_json",
 ]
 
 
-def kept_harm(measured: MeasuredHarm) -> list[float]:
+def harm_to_json(measured: MeasuredHarm) -> list[float]:
     """Return a measured harm as JSON values."""
     harm = measured.harm
     return [harm.changed, harm.answers, harm.likely, harm.kl, measured.kl_error]
 
 
-def recalled_harm(value: Any, answers: int, held_out: bool) -> MeasuredHarm | None:
+def harm_from_json(value: Any, answers: int, held_out: bool) -> MeasuredHarm | None:
     """Return a cached harm of this number of answers; None if the value is not one."""
     if not (isinstance(value, list) and len(value) == 5):
         return None
@@ -51,7 +51,7 @@ def recalled_harm(value: Any, answers: int, held_out: bool) -> MeasuredHarm | No
     return MeasuredHarm(Harm(changed, answers, likely, kl, held_out), kl_error)
 
 
-def recalled_sensitivities(value: Any, modules: Iterable[str]) -> dict[str, float] | None:
+def sensitivities_from_json(value: Any, modules: Iterable[str]) -> dict[str, float] | None:
     """Return cached sensitivities by module path; None if the value does not hold them."""
     if not (isinstance(value, dict) and value.keys() == {*modules}):
         return None
@@ -73,7 +73,7 @@ def depends_on(coded: Mapping[str, CodedModule]) -> list[bytes | str]:
     return parts
 
 
-def kept_records(
+def records_to_json(
     records: Mapping[str, PartsRecord], coded: Mapping[str, CodedModule]
 ) -> dict[str, Any]:
     """Return the records of some of these modules as JSON values."""
@@ -85,7 +85,9 @@ def kept_records(
     return {"modules": sorted(records), "stream": data}
 
 
-def recalled_records(value: Any, coded: Mapping[str, CodedModule]) -> dict[str, PartsRecord] | None:
+def records_from_json(
+    value: Any, coded: Mapping[str, CodedModule]
+) -> dict[str, PartsRecord] | None:
     """Return the records in a cached value.
 
     Returns None if the value does not hold records of these modules.
