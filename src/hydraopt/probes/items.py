@@ -45,7 +45,7 @@ class ProbeItem:
     """One question to a model.
 
     sides: whole sentences, or completions of their prompts, or answers to an instruction.
-    groups: groups by kind; the first two kinds divide samples.
+    groups: groups by kind; samples are stratified by the first two kinds.
     instruction, input: of a task, for sides that are its answers. Answers are compared by nats a
         byte, because their lengths differ.
     right: number of the side that is the right answer, from 0.
