@@ -62,7 +62,7 @@ def closest(wanted: str | Sequence[str], names: Collection[str]) -> str:
         return ", ".join(names)
     from difflib import get_close_matches  # only messages need it
 
-    asked = [wanted] if isinstance(wanted, str) else wanted[:_ALIKE]
-    matches = [x for name in asked for x in get_close_matches(name[:_MOST_SHOWN], names, _ALIKE)]
+    unknown = [wanted] if isinstance(wanted, str) else wanted[:_ALIKE]
+    matches = [x for name in unknown for x in get_close_matches(name[:_MOST_SHOWN], names, _ALIKE)]
     alike = list(dict.fromkeys(matches))
     return f"{', '.join(alike)} (of {len(names):,})" if alike else f"one of {len(names):,} names"

@@ -209,8 +209,8 @@ def _read(source: Source, name: str, base_model: str | None, alpha: float | None
     except AdapterFormatError as error:
         # The copy goes with the process; what is wrong with it is wrong at the address.
         folder = str(source.weights.parent)
-        said = str(error).replace(folder, str(source.origin).rstrip("/"))
-        raise AdapterFormatError(said) from error
+        message = str(error).replace(folder, str(source.origin).rstrip("/"))
+        raise AdapterFormatError(message) from error
 
 
 def _read_files(source: Source, name: str, base_model: str | None, alpha: float | None) -> Adapter:

@@ -59,11 +59,11 @@ def logits_of(
         with attached(model, head):
             logits: Tensor = model.get_output_embeddings()(hidden).float()
         return as_the_model_does(model, logits)
-    seen = hidden.float()
-    logits = F.linear(seen, among.weight, among.bias)
+    inputs = hidden.float()
+    logits = F.linear(inputs, among.weight, among.bias)
     for b, a in head.values():
         rows = b.detach()[among.tokens].float()
-        logits = logits + F.linear(F.linear(seen, a.detach().float()), rows)
+        logits = logits + F.linear(F.linear(inputs, a.detach().float()), rows)
     return as_the_model_does(model, logits)
 
 

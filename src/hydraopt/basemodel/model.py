@@ -302,14 +302,14 @@ def _hidden_from(parents: Tensor) -> tuple[Tensor, Tensor]:
     above = parents.numpy()  # an operation of torch takes several times as long
     rows, length = above.shape
     every = np.arange(rows)
-    seen = np.tile(np.eye(length, dtype=bool), (rows, 1, 1))
+    visible = np.tile(np.eye(length, dtype=bool), (rows, 1, 1))
     places = np.zeros_like(above)
     for node in range(1, length):
         before = above[:, node]
         some = before >= 0
-        seen[:, node] |= seen[every, before] & some[:, None]
+        visible[:, node] |= visible[every, before] & some[:, None]
         places[:, node] = (places[every, before] + 1) * some
-    return torch.from_numpy(~seen), torch.from_numpy(places)
+    return torch.from_numpy(~visible), torch.from_numpy(places)
 
 
 def of_head(model: Any, by_path: Mapping[str, T]) -> dict[str, T]:

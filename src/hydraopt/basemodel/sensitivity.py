@@ -169,8 +169,8 @@ def self_written(
         )
     items, sets = [Encoded((start,), ())] * count, [place(model, factors)] * count
     choose = Sampling(seed, model.get_output_embeddings().weight.shape[0])
-    said = generate(model, tokenizer, items, sets, _WRITTEN, WRITE_TOKENS, (), choose)
-    return [Encoded((start,), answer) for answer in said]
+    texts = generate(model, tokenizer, items, sets, _WRITTEN, WRITE_TOKENS, (), choose)
+    return [Encoded((start,), answer) for answer in texts]
 
 
 def sensitivities(seen: Iterable[Activations], factors: TaskFactors) -> dict[str, float]:

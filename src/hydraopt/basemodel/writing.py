@@ -264,7 +264,7 @@ def _in_turn(
     choose: Choice,
 ) -> list[tuple[int, ...]]:
     """Generate in batches, one after another, with transformers' own loop."""
-    said: list[tuple[int, ...]] = [()] * len(items)
+    written: list[tuple[int, ...]] = [()] * len(items)
     sizes = [len(item.prompt) + limit for item, limit in zip(items, limits, strict=True)]
     for chunk in _chunks(items, sizes, limits, batch_tokens, positions_of(model)):
         chunk.sort(key=lambda i: id(factors[i]))
@@ -274,8 +274,8 @@ def _in_turn(
             chosen = _chosen(choose, chunk)
             answers = _by_transformers(model, tokenizer, some, most, ends, chosen)
         for i, answer in zip(chunk, answers, strict=True):
-            said[i] = answer[: limits[i]]
-    return said
+            written[i] = answer[: limits[i]]
+    return written
 
 
 def _chunks(
@@ -355,5 +355,5 @@ def answered(
     """
     placed = place(model, factors)
     sets, ends = [placed] * len(prompts), ends_of(model, tokenizer)
-    said = generate(model, tokenizer, prompts, sets, most, WRITE_TOKENS, ends)
-    return [Encoded(x.prompt, answer) for x, answer in zip(prompts, said, strict=True)]
+    answers = generate(model, tokenizer, prompts, sets, most, WRITE_TOKENS, ends)
+    return [Encoded(x.prompt, answer) for x, answer in zip(prompts, answers, strict=True)]

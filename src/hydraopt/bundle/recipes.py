@@ -12,8 +12,8 @@ __all__ = ["answer_tokens_in", "states_estimates"]
 
 def answer_tokens_in(recipe: Mapping[str, Any]) -> int:
     """Return the recipe's maximum number of judged tokens per answer, or the usual number."""
-    said = recipe.get("answer_tokens")
-    return said if type(said) is int and 0 < said <= MOST_ANSWER_TOKENS else ANSWER_TOKENS
+    value = recipe.get("answer_tokens")
+    return value if type(value) is int and 0 < value <= MOST_ANSWER_TOKENS else ANSWER_TOKENS
 
 
 def states_estimates(recipe: Mapping[str, Any]) -> bool:

@@ -155,16 +155,18 @@ def failure_of(error: Exception, doing: Doing | None) -> click.ClickException:
         for line in "".join(traceback.format_exception(error)).splitlines():
             click.echo(printable(line), err=True)
     if isinstance(error, click.ClickException):
-        said = instead_of(error) or error.format_message()
-        lines = "\n".join(map(printable, said.split("\n")))
+        message = instead_of(error) or error.format_message()
+        lines = "\n".join(map(printable, message.split("\n")))
         return click.UsageError(lines, ctx=getattr(error, "ctx", None))
     if isinstance(error, HydraoptError):
         parts = str(error).split("\n") if isinstance(error, BatchError) else [str(error)]
         return Refused(*parts, *_commands(error, doing))
     place = doing.place if doing else "no file"
     if _is_memory(error):
-        said = f"memory ran out [{place}]; got {_clipped(error)}"
-        return Refused(f"{said}. Allow the process more memory, or give the command fewer files.")
+        message = f"memory ran out [{place}]; got {_clipped(error)}"
+        return Refused(
+            f"{message}. Allow the process more memory, or give the command fewer files."
+        )
     if isinstance(error, OSError):
         return Refused(_system(error, doing))
     return Unforeseen(_bug(error, doing))
@@ -173,9 +175,9 @@ def failure_of(error: Exception, doing: Doing | None) -> click.ClickException:
 def _is_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError):
         return True
-    said = str(error).lower()
+    message = str(error).lower()
     unsure = (ImportError, RuntimeError, OSError)
-    return isinstance(error, unsure) and any(words in said for words in _NO_MEMORY)
+    return isinstance(error, unsure) and any(words in message for words in _NO_MEMORY)
 
 
 def _system(error: OSError, doing: Doing | None) -> str:
@@ -186,8 +188,8 @@ def _system(error: OSError, doing: Doing | None) -> str:
     if isinstance(place, bytes):
         place = os.fsdecode(place)
     remedy = _REMEDIES.get(error.errno or 0)
-    said = f"{error.strerror or _clipped(error)} [{'no file' if place is None else place}]"
-    return f"{said}. {remedy}." if remedy else said
+    message = f"{error.strerror or _clipped(error)} [{'no file' if place is None else place}]"
+    return f"{message}. {remedy}." if remedy else message
 
 
 def _bug(error: Exception, doing: Doing | None) -> str:

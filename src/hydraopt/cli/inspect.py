@@ -355,20 +355,20 @@ def recipe_text(recipe: Mapping[str, Any]) -> str:
     """Describe a recipe in words; unknown keys are shown as JSON."""
     from hydraopt.bundle.recipes import answer_tokens_in
 
-    told = dict(recipe)
-    if told.get("judged"):  # a recipe omits the default number
-        told["answer_tokens"] = answer_tokens_in(recipe)
-    limit, value, unit = told.pop("limit", ""), told.pop("value", None), told.pop("unit", "")
+    shown = dict(recipe)
+    if shown.get("judged"):  # a recipe omits the default number
+        shown["answer_tokens"] = answer_tokens_in(recipe)
+    limit, value, unit = shown.pop("limit", ""), shown.pop("value", None), shown.pop("unit", "")
     if limit == "size" and isinstance(value, int | float):
         value, unit = f"{value:,.0f}", "bytes"
     parts = [" ".join(str(x) for x in (limit, value, unit) if x not in ("", None))]
     for key, what in RECIPE_TEXTS.items():
-        value = told.pop(key, None)
+        value = shown.pop(key, None)
         if isinstance(value, list):
             value = ", ".join(map(str, value))
         if value:
             parts.append(what.format(value))
-    parts += [f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in told.items()]
+    parts += [f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in shown.items()]
     return "; ".join(filter(None, parts))
 
 

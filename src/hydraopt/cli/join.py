@@ -34,8 +34,8 @@ def join(parts: tuple[str, ...], output: str, force: bool, as_json: bool) -> Non
 
     size, tasks = join_bundle(parts, output)
     if as_json:
-        told = {"bundle": str(place_of(output)), "bytes": size, "tasks": tasks}
-        emit_json({"schema": "hydraopt.join/1", **told})
+        result = {"bundle": str(place_of(output)), "bytes": size, "tasks": tasks}
+        emit_json({"schema": "hydraopt.join/1", **result})
         return
     say(f"{counted(len(tasks), 'task')} -> {place_of(output)}, {size:,} bytes")
     if not tasks:

@@ -40,8 +40,8 @@ def progress_bar() -> Iterator[Progress | None]:
         TimeElapsedColumn,
     )
 
-    said = TextColumn("{task.description}", markup=False)
-    columns = (said, BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
+    description = TextColumn("{task.description}", markup=False)
+    columns = (description, BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         line, stages = bar.add_task("starting", total=None, left=""), _Stages(time.monotonic)
         last = "", 0
@@ -65,14 +65,14 @@ def progress_lines(
     The line has the stage, its progress, and the time left at the speed so far.
     clock: returns the time in seconds.
     """
-    said, stages = clock(), _Stages(clock)
+    shown, stages = clock(), _Stages(clock)
 
     def move(stage: str, done: int, total: int) -> None:
-        nonlocal said
+        nonlocal shown
         left, now = stages.left(stage, done, total), clock()
-        if now - said < EVERY:
+        if now - shown < EVERY:
             return
-        said = now
+        shown = now
         count = "" if stage != _name(stage) else f": {done} of {total}"
         say(printable(stage) + count + (left and f", {left}"))
 
@@ -98,14 +98,14 @@ class _Stages:
     def left(self, stage: str, done: int, total: int) -> str:
         """Return the time left in a stage, in words; empty before it can be estimated."""
         now, name = self._clock(), _name(stage)
-        begun, first, last = self._known.get(name, (now, done, done))
+        start, first, last = self._known.get(name, (now, done, done))
         if done < last:  # it starts over
-            begun, first = now, done
-        self._known[name] = begun, first, done
+            start, first = now, done
+        self._known[name] = start, first, done
         if done == first:
             return ""
         about = "at most about" if " at most " in stage[len(name) :] else "about"
-        return f"{about} {_duration((now - begun) / (done - first) * (total - done))} left"
+        return f"{about} {_duration((now - start) / (done - first) * (total - done))} left"
 
 
 def _duration(seconds: float) -> str:

@@ -45,8 +45,8 @@ def check_prompts(prompted: Sequence[PromptFile]) -> None:
     """Raise click's error for two folders, or two files of one task."""
     if len(dict(prompted)) != len(prompted):
         folders = [where for task, where in prompted if not task]
-        said = "expected one folder" if len(folders) > 1 else "a task is given twice"
-        raise click.BadParameter(said, param_hint="--prompts")
+        message = "expected one folder" if len(folders) > 1 else "a task is given twice"
+        raise click.BadParameter(message, param_hint="--prompts")
 
 
 def read_texts(

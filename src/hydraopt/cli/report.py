@@ -204,12 +204,12 @@ def _serve(bundle: str, files: Sequence[str], port: int, as_json: bool) -> None:
         address = f"http://{_HOST}:{listening.getsockname()[1]}/"
         listening.listen(64)  # a reader of the address may connect at once
         if as_json:
-            told = {
+            result = {
                 "schema": "hydraopt.report.served/1",
                 "address": address,
                 "tasks": len(known.tasks),
             }
-            emit_json(told)
+            emit_json(result)
         else:
             say(f"{len(known.tasks):,} tasks at {address} (end with Ctrl-C)")
         server.run(sockets=[listening])

@@ -198,9 +198,9 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     ]
     if trials:
         show_table("Trials", ["task", "size", f"counted {unit}"], trials)
-    tried = max((len(task.trials) for task in plan.tasks), default=0)
-    if tried > _MOST_TRIALS:
-        say(f"trials  {_MOST_TRIALS} of {tried} are shown; --json has all")
+    rounds = max((len(task.trials) for task in plan.tasks), default=0)
+    if rounds > _MOST_TRIALS:
+        say(f"trials  {_MOST_TRIALS} of {rounds} are shown; --json has all")
     if left is not None:
         say(left)
     say(f"limit   {plan_limit(plan)}")

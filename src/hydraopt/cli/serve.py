@@ -121,15 +121,15 @@ def serve(base: str, bundles: tuple[str, ...], as_json: bool, **options: Any) ->
     Example:
       hydraopt serve ./base phone.hydra.safetensors --port 8000
     """
-    asked = ServeOptions(**options)
+    settings = ServeOptions(**options)
     from hydraopt.serve.server import bind, check_key
 
-    check_key(asked.host, asked.api_key)
+    check_key(settings.host, settings.api_key)
     # Check the port first: loading the model takes much longer.
-    with bind(asked.host, asked.port) as listening:
-        server, models = _loaded(base, bundles, asked)
-        address = asked.address(listening.getsockname()[1])
-        listening.listen(asked.connections)  # a reader of the address may connect at once
+    with bind(settings.host, settings.port) as listening:
+        server, models = _loaded(base, bundles, settings)
+        address = settings.address(listening.getsockname()[1])
+        listening.listen(settings.connections)  # a reader of the address may connect at once
         if as_json:
             emit_json({"schema": "hydraopt.serve/1", "address": address, "models": models})
         else:
@@ -149,7 +149,7 @@ def _log_to_stderr() -> None:
         log.setLevel(logging.INFO)
 
 
-def _loaded(base: str, bundles: tuple[str, ...], asked: ServeOptions) -> tuple[Any, list[str]]:
+def _loaded(base: str, bundles: tuple[str, ...], settings: ServeOptions) -> tuple[Any, list[str]]:
     """Return the server and the models that it serves: the base's name, then the tasks."""
     import torch
 
@@ -158,24 +158,28 @@ def _loaded(base: str, bundles: tuple[str, ...], asked: ServeOptions) -> tuple[A
     from hydraopt.serve.reload import Reload
     from hydraopt.serve.server import base_name_of, load_engine, make_server
 
-    if asked.threads is not None:
-        torch.set_num_threads(asked.threads)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     limits = Limits(
-        asked.rows, asked.queue, asked.prompt_tokens, asked.answer_tokens, asked.seconds
+        settings.rows,
+        settings.queue,
+        settings.prompt_tokens,
+        settings.answer_tokens,
+        settings.seconds,
     )
-    cache = None if asked.cache_mib is None else asked.cache_mib << 20
+    cache = None if settings.cache_mib is None else settings.cache_mib << 20
     engine = load_engine(
-        base, bundles, limits, dtype=asked.dtype, device=asked.device, cache_bytes=cache
+        base, bundles, limits, dtype=settings.dtype, device=settings.device, cache_bytes=cache
     )
-    base_name = asked.name or base_name_of(base, bundles)
+    base_name = settings.name or base_name_of(base, bundles)
     server = make_server(
         engine,
         base_name,
-        asked.host,
-        asked.port,
-        asked.api_key,
+        settings.host,
+        settings.port,
+        settings.api_key,
         reload=Reload(engine, base_name, bundles, cache),
-        hosts=asked.allow_host,
-        protocol=limited(asked.connections),
+        hosts=settings.allow_host,
+        protocol=limited(settings.connections),
     )
     return server, [base_name, *engine.tasks]

@@ -35,8 +35,8 @@ def split(bundle: str, output: str, force: bool, as_json: bool) -> None:
     total = sum(x.size for x in written)
     if as_json:
         files = [{"task": x.task, "file": str(x.path), "bytes": x.size} for x in written]
-        told = {"bundle": str(place_of(bundle)), "bytes": total, "files": files}
-        emit_json({"schema": "hydraopt.split/1", **told})
+        result = {"bundle": str(place_of(bundle)), "bytes": total, "files": files}
+        emit_json({"schema": "hydraopt.split/1", **result})
         return
     core, *tasks, index = written
     say(f"core -> {core.path}, {core.size:,} bytes")

@@ -92,7 +92,7 @@ def verify(
     originals = None
     if adapters:
         originals = read_adapters(adapters, same_base=same_base)
-    asked = _asked(bundle, originals, prompted) if originals is not None else {}
+    prompts = _asked(bundle, originals, prompted) if originals is not None else {}
     # open_base raises for a wrong --base, which is not a problem of the bundle.
     report = verify_bundle(
         bundle, originals, open_base(base_files(base) if base and prompted else base)
@@ -102,15 +102,15 @@ def verify(
         warn_of_base(base, originals)
         try:
             with progress_bar() as progress:
-                harm = _measured(report, originals, base, asked, progress)
+                harm = _measured(report, originals, base, prompts, progress)
         except UsageError:
             if not as_json:
                 _show(report)
             raise
     notes = [*(originals.notes if originals is not None else ()), *_notes(report, harm)]
     if as_json:
-        told = {} if harm is None else {"harm": [task.to_dict() for task in harm.tasks]}
-        document = {"schema": "hydraopt.verify/1", **to_json(report), "ok": report.ok, **told}
+        result = {} if harm is None else {"harm": [task.to_dict() for task in harm.tasks]}
+        document = {"schema": "hydraopt.verify/1", **to_json(report), "ok": report.ok, **result}
         emit_json({**document, "notes": to_json(notes)})
     else:
         _show(report, harm.tasks if harm is not None else ())
@@ -189,7 +189,7 @@ def _measured(
     report: VerifyReport,
     originals: Sequence[Adapter],
     base: str,
-    asked: Mapping[str, Sequence[str]],
+    prompts: Mapping[str, Sequence[str]],
     progress: Progress | None,
 ) -> HarmReport:
     """Measure the harm of the tasks that could be read, and add its problems to the report."""
@@ -197,7 +197,7 @@ def _measured(
     from hydraopt.harm.verify import verify_harm
 
     read = {task.name for task in report.tasks}
-    prompts = {name: texts for name, texts in asked.items() if name in read}
+    prompts = {name: texts for name, texts in prompts.items() if name in read}
     harm = verify_harm(report.path, originals, base, prompts, progress)
     report.problems += harm.problems
     return harm

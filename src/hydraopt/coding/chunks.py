@@ -107,9 +107,9 @@ def read_table(
     crc = zlib.crc32(data[: table.position])
     if table.u32() != crc:
         damaged("its table of chunks does not fit its checksum")
-    said = sum(x.records for x in chunks)
-    if said != records:
-        damaged(f"its chunks have {said} records, expected {records}")
+    stated = sum(x.records for x in chunks)
+    if stated != records:
+        damaged(f"its chunks have {stated} records, expected {records}")
     rest = len(data) - table.position
     size = sum(x.size for x in chunks)
     if size != rest:

@@ -227,8 +227,8 @@ class FolderCollection:
         file = self._folder / known.file
         taken = {folded(stem) for stem in self._stems - {known.file.removesuffix(TASK_SUFFIX)}}
         target = self._folder / task_file_name(new, taken)
-        told = json.dumps({"old": old, "task": new, "from": file.name, "to": target.name})
-        write_atomically(self._folder / _JOURNAL, [told.encode()])
+        entry = json.dumps({"old": old, "task": new, "from": file.name, "to": target.name})
+        write_atomically(self._folder / _JOURNAL, [entry.encode()])
         first = file if isinstance(file, Path) else target
         self._write(first, held_in(self._opened(file), old).renamed(new))
         self._finish_renaming()
@@ -248,9 +248,9 @@ class FolderCollection:
             remove_file(journal)
             return
         try:
-            told = json.loads(_content(journal))
-            names = [Path(told[key]).name for key in ("from", "to")]
-            task, old = str(told["task"]), str(told.get("old", ""))
+            entry = json.loads(_content(journal))
+            names = [Path(entry[key]).name for key in ("from", "to")]
+            task, old = str(entry["task"]), str(entry.get("old", ""))
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError, RecursionError):

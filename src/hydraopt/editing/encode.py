@@ -218,8 +218,8 @@ class Coder:
         Returns also the job with its measurements.
         """
         options = options_in(self.bundle.recipe, self.options.workers, self.options.progress)
-        seen = {k: x for k, x in self._sensitivity.items() if k == adapter.name}
-        options = dataclasses.replace(options, sensitivity=seen)
+        own = {k: x for k, x in self._sensitivity.items() if k == adapter.name}
+        options = dataclasses.replace(options, sensitivity=own)
         budget = self.options.limit.budget(job.pieces.fp16_bytes)
         judge = self.options.look.judge
         judged = judge is not None and adapter.name in judge.tasks()
@@ -233,8 +233,8 @@ class Coder:
         else:
             draft = self._at_price(job, options)
         if judge is not None and judged:
-            told = measure_tasks(draft, job, judge, self.options.progress or silent)
-            job = dataclasses.replace(job, harms={adapter.name: told[adapter.name].harm})
+            harms = measure_tasks(draft, job, judge, self.options.progress or silent)
+            job = dataclasses.replace(job, harms={adapter.name: harms[adapter.name].harm})
         if isinstance(budget, Size) and job.value(budget, draft) > budget.limit:
             raise job.too_small(budget, int(job.value(budget, draft)))
         return job, draft

@@ -188,8 +188,8 @@ class RayPool(Closing):
 
         Ray would wait for it without end and without a message.
         """
-        asked = [actor.lives.remote() for actor in self._actors]
-        ready, waiting = ray.wait(asked, num_returns=len(asked), timeout=_START)
+        replies = [actor.lives.remote() for actor in self._actors]
+        ready, waiting = ray.wait(replies, num_returns=len(replies), timeout=_START)
         if waiting:
             free = int(ray.available_resources().get("CPU", 0))
             raise WorkerError(
@@ -208,9 +208,9 @@ class RayPool(Closing):
         return _Promised(worker, references if parts else [references])
 
     def revive(self) -> list[int]:
-        asked = [actor.lives.remote() for actor in self._actors]
+        replies = [actor.lives.remote() for actor in self._actors]
         gone = []
-        for worker, reference in enumerate(asked):
+        for worker, reference in enumerate(replies):
             try:
                 ray.get(reference, timeout=_PATIENCE)
             except RayError:

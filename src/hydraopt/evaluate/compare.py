@@ -181,8 +181,8 @@ class _Scorer:
         base, hashes = head.base.sha256, {name: probe.sha256 for name, probe in probes.items()}
         self._memory = JsonCache(cache_root() / "eval" if base else None)
         plain = replace(request, base="", tasks=None, task_of={}, split="", only=(), probes=())
-        asked = [to_json(x) for x in (head.versions, head.hardware, plain, hashes)]
-        self._about = [source_hash(*_DECIDE), str(base), json.dumps(asked)]
+        settings = [to_json(x) for x in (head.versions, head.hardware, plain, hashes)]
+        self._about = [source_hash(*_DECIDE), str(base), json.dumps(settings)]
 
     def asked(self, names: Sequence[str]) -> ProbesAsked:
         """Return the probes, and the base's preferences.
@@ -292,8 +292,11 @@ class _Scorer:
 def _task_files(compared: Compared, request: EvaluationRequest) -> dict[str, TaskFile | None]:
     """Return the rows of every adapter, by its name; None where no tasks were given."""
     names = compared.names()
-    for asked, what in ((request.task_of, "a task is named"), (request.only, "scores are wanted")):
-        unknown = sorted(set(asked) - set(names))
+    for requested, what in (
+        (request.task_of, "a task is named"),
+        (request.only, "scores are wanted"),
+    ):
+        unknown = sorted(set(requested) - set(names))
         if unknown:
             raise UsageError(
                 explain(

@@ -226,13 +226,13 @@ METRICS: dict[str, Metric] = {
 rows, BLEU is the corpus's; accuracy and exact match are one thing under two names."""
 
 
-def metrics_of(said: str) -> list[Metric]:
+def metrics_of(text: str) -> list[Metric]:
     """Return the metrics that META.json's wording names, in its order; the first one is the task's.
 
     A name stands by itself: "chrF++", "top-accuracy" and "token-level accuracy" name other metrics.
     Raises UsageError when it names none.
     """
-    left, named = said, []
+    left, named = text, []
     # Long names first, so that "accuracy" is not seen inside "token accuracy".
     for name in sorted(METRICS, key=len, reverse=True):
         other = "(?<!-level )" if METRICS[name].exact else ""
@@ -242,6 +242,6 @@ def metrics_of(said: str) -> list[Metric]:
             left = left[: match.start()] + "." * len(match[0]) + left[match.end() :]
     if not named:
         raise UsageError(
-            explain("no metric that is known", got=repr(said), expected=", ".join(METRICS))
+            explain("no metric that is known", got=repr(text), expected=", ".join(METRICS))
         )
     return [metric for _, metric in sorted(named, key=lambda x: x[0])]

@@ -206,10 +206,10 @@ def run_task(
         first = forced(model, rows.items, placed, reference, bar)
     if writers:
         check_finite({name: [_column(x, "loss")] for name, x in first.items()})
-    begun = {name: _written(first[name]) for name in placed if name in writers}
+    prefixes = {name: _written(first[name]) for name in placed if name in writers}
     if along:
-        begun = {name: _longer(mine, _written(along[name])) for name, mine in begun.items()}
-    answers = _answers(model, tokenizer, rows.items, placed, begun)
+        prefixes = {name: _longer(mine, _written(along[name])) for name, mine in prefixes.items()}
+    answers = _answers(model, tokenizer, rows.items, placed, prefixes)
     return {
         name: _scores(
             rows,
@@ -262,9 +262,9 @@ def _both(
 
     bars: progress of the first pass, and of the pass of all sets.
     """
-    (begun,) = forced(model, items, {reference: sets[reference]}, reference, bars[0]).values()
-    check_finite({reference: [_column(begun, "loss")]})
-    answers = _answers(model, tokenizer, items, sets, {reference: _written(begun)})[reference]
+    (prefixes,) = forced(model, items, {reference: sets[reference]}, reference, bars[0]).values()
+    check_finite({reference: [_column(prefixes, "loss")]})
+    answers = _answers(model, tokenizer, items, sets, {reference: _written(prefixes)})[reference]
     other = [i for i, item in enumerate(items) if answers[i] != item.target]
     answered = [Encoded(items[i].prompt, answers[i]) for i in other]
     results = forced(model, [*items, *answered], sets, reference, bars[1])
@@ -338,18 +338,18 @@ def _answers(
     tokenizer: Any,
     items: Sequence[Encoded],
     sets: Mapping[str, Placed],
-    begun: Mapping[str, Sequence[tuple[int, ...]]],
+    prefixes: Mapping[str, Sequence[tuple[int, ...]]],
 ) -> dict[str, list[tuple[int, ...]]]:
-    """Return the greedily decoded tokens of every row, for the sets in ``begun``.
+    """Return the greedily decoded tokens of every row, for the sets in ``prefixes``.
 
-    begun: by set, the known tokens of each answer, either its first ones or all.
+    prefixes: by set, the known tokens of each answer, either its first ones or all.
 
     Rows of several sets are continued together in one batch.
     """
     most, positions, ends = most_tokens(items), positions_of(model), ends_of(model, tokenizer)
     # An answer ends when it fills the context; the model does not read its last token.
     room = [most if positions is None else positions + 1 - len(item.prompt) for item in items]
-    tokens = {name: list(mine) for name, mine in begun.items()}
+    tokens = {name: list(mine) for name, mine in prefixes.items()}
     places = [
         (name, i)
         for name, mine in tokens.items()
@@ -358,11 +358,11 @@ def _answers(
     ]
     for start in range(0, len(places), _BLOCK):
         block = places[start : start + _BLOCK]
-        asked = [Encoded(items[i].prompt + tokens[name][i], ()) for name, i in block]
+        prompts = [Encoded(items[i].prompt + tokens[name][i], ()) for name, i in block]
         factors = [sets[name] for name, _ in block]
         left = [most - len(tokens[name][i]) for name, i in block]
         try:
-            written = generate(model, tokenizer, asked, factors, left, WRITE_TOKENS, ends)
+            written = generate(model, tokenizer, prompts, factors, left, WRITE_TOKENS, ends)
         except NotFiniteError as error:
             raise _no_scores(dict.fromkeys(name for name, _ in block)) from error
         for (name, i), more in zip(block, written, strict=True):

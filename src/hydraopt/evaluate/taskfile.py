@@ -78,13 +78,13 @@ def _labels(
     meta: Mapping[str, object], rows: tuple[TaskExample, ...], name: str
 ) -> tuple[str, ...]:
     for key in ("labels", "label_set"):
-        said = meta.get(key)
-        if said is None:
+        value = meta.get(key)
+        if value is None:
             continue
-        known = [x for x in said if isinstance(x, str)] if isinstance(said, list) else []
-        if not known or len(set(known)) != len(said):  # type: ignore[arg-type]  # a list, if known
+        known = [x for x in value if isinstance(x, str)] if isinstance(value, list) else []
+        if not known or len(set(known)) != len(value):  # type: ignore[arg-type]  # a list, if known
             raise UsageError(
-                explain(f'"{key}" in META.json of {name}', got=said, expected="different strings")
+                explain(f'"{key}" in META.json of {name}', got=value, expected="different strings")
             )
         return tuple(known if key == "labels" else sorted(known))
     return tuple(sorted({row.output for row in rows}))
@@ -152,11 +152,11 @@ def named_task(adapter: str, folder: AnyPath | None, tasks: Path) -> TaskName:
     file = folder / "score.json" if isinstance(folder, Path) else None
     if file and file.is_file():
         try:
-            said = json.loads(read_regular(file, MOST_CONFIG).decode("utf-8")).get("task")
+            value = json.loads(read_regular(file, MOST_CONFIG).decode("utf-8")).get("task")
         except (ValueError, AttributeError, RecursionError):
-            said = None
-        if isinstance(said, str) and said.count("/") == 1:
-            name, language = said.split("/")
+            value = None
+        if isinstance(value, str) and value.count("/") == 1:
+            name, language = value.split("/")
             return TaskName(name, language, f'"task" in {file}')
     name, dash, language = adapter.rpartition("-")
     if dash and (tasks / name / language).is_dir():

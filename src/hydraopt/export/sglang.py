@@ -126,8 +126,8 @@ class SglangServer:
                 return json.loads(reply.read())
         except urllib.error.HTTPError as error:
             with error:
-                said = error.read(2000).decode("utf-8", "replace")
-            raise self._refused(path, f"{error.code} {_reason(said)}") from error
+                text = error.read(2000).decode("utf-8", "replace")
+            raise self._refused(path, f"{error.code} {_reason(text)}") from error
         except (OSError, ValueError) as error:
             raise self._refused(path, str(error)) from error
 
@@ -138,8 +138,8 @@ class SglangServer:
 
 def _reason(text: str) -> str:
     try:
-        said = json.loads(text)
+        reply = json.loads(text)
     except ValueError:
         return text[:200]
-    message = said.get("error_message") if isinstance(said, dict) else None
+    message = reply.get("error_message") if isinstance(reply, dict) else None
     return str(message) if message else text[:200]

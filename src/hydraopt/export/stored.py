@@ -106,8 +106,8 @@ def kept_file(
     if task.original is None or task.entry.format != file_format or dtype != "same":
         return None
     origin = task.config.get("hydraopt")
-    said = origin.get("metadata") if isinstance(origin, Mapping) else None
-    texts = said.items() if isinstance(said, Mapping) else ()
+    given = origin.get("metadata") if isinstance(origin, Mapping) else None
+    texts = given.items() if isinstance(given, Mapping) else ()
     metadata = {k: x for k, x in texts if isinstance(x, str)} | dict(task.entry.metadata)
     file = TensorFile(task.bundle.path, task.tensors, metadata)
     again = {x.path: x.scale for x in read_again(file_format, file, task.config).modules}

@@ -79,8 +79,8 @@ def refuse(
     what: str, url: Url, got: object = None, expected: object = None, do: str | None = None
 ) -> NoReturn:
     """Raise RemoteError about an address; what is secret in it is left out of the message."""
-    said = None if got is None else str(got).replace(url.text, str(url))[:300]
-    raise RemoteError(explain(what, file=url, got=said, expected=expected, do=do))
+    text = None if got is None else str(got).replace(url.text, str(url))[:300]
+    raise RemoteError(explain(what, file=url, got=text, expected=expected, do=do))
 
 
 def gone(url: Url, got: str | None = None, do: str | None = None) -> NotThereError:

@@ -132,8 +132,8 @@ class Cache:
         is listed only when they pass the bound.
         """
         os.lseek(lock, 0, os.SEEK_SET)
-        said = os.read(lock, _DIGITS)
-        kept = int(said) if len(said) == _DIGITS and said.isdigit() else self.most
+        digits = os.read(lock, _DIGITS)
+        kept = int(digits) if len(digits) == _DIGITS and digits.isdigit() else self.most
         if kept + size > self.most:
             kept = self._without_oldest(size)
         # Before the bytes come: whoever dies in between has counted too much, not too little.

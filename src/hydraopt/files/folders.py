@@ -66,8 +66,8 @@ def files_in(folder: AnyPath) -> list[Entry] | None:
     """
     if isinstance(folder, Url):
         url = folder
-        told = patiently(lambda: store_of(url).entries(url), url)
-        return None if told is None else sorted(told, key=lambda x: x.name)
+        entries = patiently(lambda: store_of(url).entries(url), url)
+        return None if entries is None else sorted(entries, key=lambda x: x.name)
     with os.scandir(folder) as inside:
         entries = [x for at in inside if (x := _listed(at)) is not None]
     return sorted(entries, key=lambda x: x.name)

@@ -171,8 +171,8 @@ def naming(url: Url) -> Iterator[None]:
     except FileNotFoundError as error:
         raise gone(url) from error
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"
-        low = said.lower().replace(" ", "")
+        reason = f"{type(error).__name__}: {error}"
+        low = reason.lower().replace(" ", "")
         if isinstance(error, PermissionError) or any(x.replace(" ", "") in low for x in _DENIED):
             do = HUB_KEY if url.is_hub else _KEYS
             refuse("store denies access", url, type(error).__name__, do=do)
@@ -181,8 +181,8 @@ def naming(url: Url) -> Iterator[None]:
         if isinstance(error, IsADirectoryError):
             raise gone(url, "a folder") from error
         if isinstance(error, ValueError | TypeError | KeyError | AttributeError):
-            refuse("store cannot be used", url, said, do="Check the address")
-        raise PassingError(said) from error
+            refuse("store cannot be used", url, reason, do="Check the address")
+        raise PassingError(reason) from error
 
 
 def _full(path: str, pattern: Url) -> str:

@@ -30,16 +30,16 @@ class RemoteFile:
 
     def __init__(self, path: Url, check: Check | None = None) -> None:
         self.path = path
-        begun = patiently(lambda: store_of(path).start(path, AHEAD, check), path)
-        self._mark, self._head = begun.mark, begun.head
-        self.fetched = len(begun.head)
+        started = patiently(lambda: store_of(path).start(path, AHEAD, check), path)
+        self._mark, self._head = started.mark, started.head
+        self.fetched = len(started.head)
         self._copy: HeldFile | None = None
-        if begun.whole is not None:
-            self._copy = HeldFile(begun.whole)
+        if started.whole is not None:
+            self._copy = HeldFile(started.whole)
             self.fetched = self._copy.size
             # Without a name it goes with the last who reads it, even if the process is killed.
             with suppress(OSError):
-                begun.whole.unlink()
+                started.whole.unlink()
 
     @property
     def size(self) -> int:

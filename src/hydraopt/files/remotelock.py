@@ -60,10 +60,10 @@ def locked_in_store(url: Url, path: str | os.PathLike[str]) -> Iterator[None]:
 def _holder(lock: Url) -> dict[str, Any]:
     try:
         file = RemoteFile(lock)
-        said = json.loads(file.read(0, min(file.size, _MOST)))
+        value = json.loads(file.read(0, min(file.size, _MOST)))
     except (NotThereError, ValueError, RecursionError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _refuse(path: str | os.PathLike[str], lock: Url) -> None:

@@ -100,11 +100,11 @@ def copy_to(url: Url, target: Path, check: Check | None = None) -> int:
     file that nobody wrote, and if the disk has no room; and what ``check`` raises.
     """
     store = store_of(url)
-    begun = patiently(lambda: store.start(url, CHUNK, check), url)
-    if begun.whole is not None:
-        _move(url, begun.whole, target)
-        return begun.mark.size
-    size, head = begun.mark.size, bytearray(begun.head)
+    started = patiently(lambda: store.start(url, CHUNK, check), url)
+    if started.whole is not None:
+        _move(url, started.whole, target)
+        return started.mark.size
+    size, head = started.mark.size, bytearray(started.head)
     check_room(url, size, target.parent)
     position = len(head)
     with target.open("wb") as file:
@@ -115,15 +115,15 @@ def copy_to(url: Url, target: Path, check: Check | None = None) -> int:
             if position >= size:
                 break
             count = min(CHUNK, size - position)
-            data = patiently(partial(store.read, url, position, count, begun.mark), url)
+            data = patiently(partial(store.read, url, position, count, started.mark), url)
             file.write(data)
             position += count
             if check is not None:
                 head += data
-    if position > len(begun.head):
+    if position > len(started.head):
         now = patiently(lambda: store.mark(url), url)
-        if now != begun.mark:
-            got, expected = (f"{x.size} bytes, {x.tag or 'no tag'}" for x in (now, begun.mark))
+        if now != started.mark:
+            got, expected = (f"{x.size} bytes, {x.tag or 'no tag'}" for x in (now, started.mark))
             refuse("object changed while it was read", url, got, expected, "Run again")
     return position
 

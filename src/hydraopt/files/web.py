@@ -161,8 +161,8 @@ def _check_status(reply: HttpResponse, url: Url) -> None:
 
 
 def _wait_of(reply: HttpResponse) -> float:
-    said = reply.header("Retry-After") or ""
-    return min(float(said), _LONGEST_WAIT) if said.isascii() and said.isdecimal() else 0.0
+    value = reply.header("Retry-After") or ""
+    return min(float(value), _LONGEST_WAIT) if value.isascii() and value.isdecimal() else 0.0
 
 
 def _range_header(reply: HttpResponse) -> str:

@@ -82,8 +82,8 @@ class Answers:
             raise UsageError(explain(what, got=listed(unknown), expected=expected))
         reasons = ((adapter.name, ", ".join(beyond_linear(adapter))) for adapter in adapters)
         self.unseen = {name: reason for name, reason in reasons if reason}
-        for name, asked in prompts.items():
-            check_prompts_of(self._adapters[name], asked)
+        for name, texts in prompts.items():
+            check_prompts_of(self._adapters[name], texts)
         self._base, self._prompts, self._progress = base, prompts, progress or silent
         self._seed, self._refits, self._settings = seed, refits, settings
         self._counts = settings.counts(refits)

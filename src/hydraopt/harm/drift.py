@@ -246,21 +246,21 @@ def held_out(
     more: number of further answers to learn from. The held-out share is of all answers, but taken
         from ``answers`` first: with enough further ones, all of ``answers`` judge.
     """
-    spoken = [i for i, answer in enumerate(answers) if answer.target]
-    mine = settings.held_out * len(spoken)
-    every = min(len(spoken) + more, mine)
-    judges = [spoken[k * mine // every - 1] for k in range(1, every // settings.held_out + 1)]
-    return [i for i in spoken if i not in set(judges)], judges
+    answered = [i for i, answer in enumerate(answers) if answer.target]
+    mine = settings.held_out * len(answered)
+    every = min(len(answered) + more, mine)
+    judges = [answered[k * mine // every - 1] for k in range(1, every // settings.held_out + 1)]
+    return [i for i in answered if i not in set(judges)], judges
 
 
 def held_out_of_more(
-    held: int, spoken: int, more: int, settings: HarmSettings = DEFAULT_HARM
+    held: int, answered: int, more: int, settings: HarmSettings = DEFAULT_HARM
 ) -> list[int]:
     """Return the indices of further answers that judge, spread evenly over ``more``.
 
-    They are needed where ``held`` of ``spoken`` answers are less than the held-out share of all.
+    They are needed where ``held`` of ``answered`` answers are less than the held-out share of all.
     """
-    wanted = min((spoken + more) // settings.held_out, settings.most_held_out) - held
+    wanted = min((answered + more) // settings.held_out, settings.most_held_out) - held
     return [(2 * k + 1) * more // (2 * wanted) for k in range(wanted)]
 
 
@@ -279,9 +279,9 @@ def reference_of(
 
     Raises AlignmentError for modules that the model does not have as linear ones.
     """
-    spoken = [i for i, answer in enumerate(answers) if answer.target]
-    made = batches_of(model, [answers[i] for i in spoken])
-    chunks = tuple(tuple(spoken[i] for i in chunk) for chunk, _ in made)
+    answered = [i for i, answer in enumerate(answers) if answer.target]
+    made = batches_of(model, [answers[i] for i in answered])
+    chunks = tuple(tuple(answered[i] for i in chunk) for chunk, _ in made)
     batches = tuple(batch for _, batch in made)
     placed = place(model, original)
     some = None if among is None else NextTokens.of(model, among)

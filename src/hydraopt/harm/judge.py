@@ -85,9 +85,9 @@ class AnswerJudge(Answers, HarmJudge):
                 texts = self_written(model, tokenizer, factors, most.sensitivity_texts, seed, name)
             except NotFiniteError:
                 raise not_finite("the adapter cannot write text of its own", name) from None
-        seen = sensitivities(looks(model, texts, factors), factors)
-        self._memory.put(key, seen)
-        return seen
+        measured = sensitivities(looks(model, texts, factors), factors)
+        self._memory.put(key, measured)
+        return measured
 
     _steps = 0
     """Steps of refits that were taken or remembered."""

@@ -167,12 +167,12 @@ def _instruction(file: Path) -> str:
     for meta in (file.with_name(f"{file.stem}.META.json"), file.with_name("META.json")):
         if meta.is_file():
             try:
-                said = json.loads(read_regular(meta, MOST_CONFIG).decode(_ENCODING))["instruction"]
+                value = json.loads(read_regular(meta, MOST_CONFIG).decode(_ENCODING))["instruction"]
             except (OSError, ValueError, KeyError, TypeError, RecursionError):
-                said = None
-            if not isinstance(said, str):
+                value = None
+            if not isinstance(value, str):
                 raise UsageError(explain('META.json needs a text "instruction"', file=meta))
-            return said
+            return value
     raise UsageError(
         explain(
             'rows with an "input" need an instruction',
@@ -184,14 +184,14 @@ def _instruction(file: Path) -> str:
 
 def _prompt(line: str, where: str, instruction: Callable[[], str]) -> str:
     try:
-        said = json.loads(line)
+        value = json.loads(line)
     except (ValueError, RecursionError):
-        said = None
-    text = said
-    if isinstance(said, dict):
-        text = said.get("prompt")
-        given = said.get("input")
-        own = said.get("instruction")
+        value = None
+    text = value
+    if isinstance(value, dict):
+        text = value.get("prompt")
+        given = value.get("input")
+        own = value.get("instruction")
         if text is None and isinstance(given, str) and isinstance(own, str | None):
             text = prompt_text(instruction() if own is None else own, given)
     if not isinstance(text, str) or not text or SURROGATE.search(text):

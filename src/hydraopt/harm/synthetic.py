@@ -178,8 +178,8 @@ class _Sampler:
         prompts = [lists[i % _LISTS] for i in range(count)]
         sampling = Sampling(int(rng.integers(1 << 62)), _TOP)
         given = self._model, self._tokenizer, prompts, [_NO_FACTORS] * count
-        said = generate(*given, self._most, WRITE_TOKENS, self._ends, sampling)
-        for i, tokens in enumerate(said):
+        written = generate(*given, self._most, WRITE_TOKENS, self._ends, sampling)
+        for i, tokens in enumerate(written):
             if tokens[-1] not in self._ends:
                 continue  # longer than any real one
             text = self._tokenizer.decode(tokens[:-1], skip_special_tokens=False)

@@ -58,13 +58,13 @@ def verify_harm(
     # were added to that core nothing was.
     refit = bool(bundle.recipe.get("refit"))
     trained = {x.name for x in bundle.manifest.tasks if refit and x.added is None}
-    asked = {
+    unlearned = {
         name: list(dict.fromkeys(texts))[: settings.prompts_if_refit if name in trained else None]
         for name, texts in prompts.items()
     }
     tokens = answer_tokens_in(bundle.recipe)
     settings = replace(settings, answer_tokens=tokens)
-    judge = AnswerJudge(base, adapters, asked, progress, settings=settings)
+    judge = AnswerJudge(base, adapters, unlearned, progress, settings=settings)
     tasks, problems = [], []
     judged = {x.name for x in bundle.manifest.tasks} & judge.tasks()
     for task in bundle.one_by_one():

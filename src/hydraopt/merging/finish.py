@@ -61,11 +61,11 @@ def measure_tasks(
     """
     decoded, judged = DecodedDraft(draft, job.pieces), {}
     names = judge.tasks()
-    asked = [x for x in job.pieces.tasks if x.name in names and x.content is not None]
-    for done, task in enumerate(asked, 1):
+    tasks = [x for x in job.pieces.tasks if x.name in names and x.content is not None]
+    for done, task in enumerate(tasks, 1):
         factors = functools.partial(decoded.factors, task)
         judged[task.name] = judge.measure(task.name, factors, apart=task.name in refitted)
-        progress(stage, done, len(asked))
+        progress(stage, done, len(tasks))
     return judged
 
 

@@ -307,8 +307,8 @@ def counted_harm(limit: HarmLimit, judged: MeasuredHarm, others: Sequence[Harm] 
     if not limit.shares:
         return nats
     predicted = -math.expm1(-_rate(harm, others) * math.sqrt(nats))
-    seen = _SHAPE + harm.answers * harm.likely
-    share = predicted * (seen + math.sqrt(seen)) / (_SHAPE + harm.answers * predicted)
+    shape = _SHAPE + harm.answers * harm.likely
+    share = predicted * (shape + math.sqrt(shape)) / (_SHAPE + harm.answers * predicted)
     return min(share, 1.0)
 
 

@@ -195,8 +195,8 @@ class Job:
         """
         if self.core_file is None:
             return self.packed(draft, manifest).size
-        told = manifest or self.manifest(draft)
-        return size_apart(self.core_file, told, *_payload(draft), self.carried.data)
+        manifest_bytes = manifest or self.manifest(draft)
+        return size_apart(self.core_file, manifest_bytes, *_payload(draft), self.carried.data)
 
     def value(self, budget: Budget, draft: Draft) -> float:
         """Return a draft's value under ``budget``: bytes of all files, or an error of the tasks."""

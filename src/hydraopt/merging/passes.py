@@ -196,8 +196,8 @@ class Passes(Closing):
         """
 
         def once() -> Array:
-            asked = ((i, price, self._own(i, weights)) for i in range(self._items))
-            return np.array([bits for _, bits in self._map("bits", asked)])
+            calls = ((i, price, self._own(i, weights)) for i in range(self._items))
+            return np.array([bits for _, bits in self._map("bits", calls)])
 
         return self._steadily(once)
 
@@ -251,11 +251,11 @@ class Passes(Closing):
         aside, shared = Aside(), b""
         places = [Place(0, 0)] * self._contents
         # All workers are asked before one is waited for: closing a stream codes its numbers.
-        asked = deque((w, self._pool.call(w, "finish")) for w in range(self._pool.size))
-        while asked:
-            worker, answer = asked.popleft()
+        calls = deque((w, self._pool.call(w, "finish")) for w in range(self._pool.size))
+        while calls:
+            worker, answer = calls.popleft()
             if some := answer.result():
-                asked.append((worker, self._pool.call(worker, "finish")))
+                calls.append((worker, self._pool.call(worker, "finish")))
             shared = some.pop(SHARED, shared)
             for content, stream in some.items():
                 places[content] = aside.put(stream)
@@ -273,12 +273,12 @@ class Passes(Closing):
         """Encode items at one price; written ones give the tally the size of the streams."""
         writing: deque[list[PendingResult]] = deque()
         bits = course.bits if course else np.zeros(self._items)
-        asked = (
+        calls = (
             (i, price, self._own(i, weights), float(bits[i]), block, self._threads[i])
             for i in leg
             for block in range(self._blocks[i])
         )
-        for index, made, answer in self._encoded(asked):
+        for index, made, answer in self._encoded(calls):
             tally.add(index, made)
             parts = range(self._pool.size)
             writing.append([self._pool.call(w, "write", answer.part(w)) for w in parts])
@@ -297,24 +297,24 @@ class Passes(Closing):
         return own
 
     def _encoded(
-        self, asked: Iterable[tuple[Any, ...]]
+        self, calls: Iterable[tuple[Any, ...]]
     ) -> Iterator[tuple[int, Made, PendingResult]]:
-        for index, answer in self._ahead("encode", asked, parts=self._pool.size):
+        for index, answer in self._ahead("encode", calls, parts=self._pool.size):
             yield index, answer.result(), answer
 
-    def _map(self, method: str, asked: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+    def _map(self, method: str, calls: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
         """Yield (item, result) in order; each question starts with its item."""
-        for index, answer in self._ahead(method, asked):
+        for index, answer in self._ahead(method, calls):
             yield index, answer.result()
 
     def _ahead(
-        self, method: str, asked: Iterable[tuple[Any, ...]], parts: int = 0
+        self, method: str, calls: Iterable[tuple[Any, ...]], parts: int = 0
     ) -> Iterator[tuple[int, PendingResult]]:
         """Yield (item, answer) in order; at most a few items are asked for ahead."""
         with one_blas_thread():
             waiting: deque[tuple[int, PendingResult]] = deque()
             ahead = (_AHEAD if parts else _MANY_AHEAD) * self._pool.size
-            for question in asked:
+            for question in calls:
                 index = question[0]
                 worker = self._of_item[index]
                 if index not in self._told[worker]:

@@ -318,9 +318,9 @@ class Secant:
             self._still += self._moved  # nothing can be learned of the slope
         elif alike and before and before[0] != point[0]:
             # At high rate the law is another one: go by the slope just seen.
-            seen = (point[1] - before[1]) / (point[0] - before[0])
+            slope = (point[1] - before[1]) / (point[0] - before[0])
             bounds = (-3, -0.03) if self._slope < 0 else (0.03, 3)
-            self._slope = float(np.clip(seen, *bounds))
+            self._slope = float(np.clip(slope, *bounds))
         cheap = (point[1] > self._wanted) == (self._slope < 0)
         self._same_end = bool(self._low and self._high) and before == (
             self._low if cheap else self._high

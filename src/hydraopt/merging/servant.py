@@ -258,20 +258,20 @@ class Servant:
     ) -> tuple[Made, bytes]:
         """Encode some tasks of a module; with the first ones its bases and the expected bits."""
         about = index, price, tuple(weights)
-        begun = self._begun
-        if not isinstance(begun, _Begun) or begun.about != about:
+        started = self._begun
+        if not isinstance(started, _Begun) or started.about != about:
             core, plan = self._plan(index, item, price, weights)
             bases = encode_bases(core, plan, threads) if item.given is None else (None, None)
-            begun = _Begun(about, core, plan, bases)
-        self._begun = begun if block + 1 < begun.core.count else None
-        part, tasks = begun.core.block(block)
-        plan, given = begun.plan, item.given or begun.given
+            started = _Begun(about, core, plan, bases)
+        self._begun = started if block + 1 < started.core.count else None
+        part, tasks = started.core.block(block)
+        plan, given = started.plan, item.given or started.given
         module = encode_module(
             part, plan.of(tasks), self._setup.measure, given, threads, self._starts[index]
         )
         if block:
             return self._module(item, module, None, 0.0)
-        return self._module(item, module, begun.bases, plan.bits)
+        return self._module(item, module, started.bases, plan.bits)
 
     def _module(
         self, item: ModuleItem, module: EncodedModule, bases: BasisRecords | None, bits: float
@@ -294,22 +294,22 @@ class Servant:
             scripts.append(scribe.script(content, own))
             forms[record.mode.form if record else "nothing"] += 1
             numbers += own
-        told = module.contents, module.errors, module.energies, dict(forms)
+        measured = module.contents, module.errors, module.energies, dict(forms)
         shares = bool(held) and not self._setup.frozen
-        return Made(bits, *told, shares, numbers), b"".join(scripts)
+        return Made(bits, *measured, shares, numbers), b"".join(scripts)
 
     def _tensor(
         self, item: TensorItem, about: tuple[int, float, tuple[float, ...]], bits: float, block: int
     ) -> tuple[Made, bytes]:
         """Encode a tensor of some tasks; with the first ones the part that all share."""
         tensor, (_, price, weights) = item.matrices, about
-        begun = self._begun
-        if not isinstance(begun, _BegunTensor) or begun.about != about:
+        started = self._begun
+        if not isinstance(started, _BegunTensor) or started.about != about:
             shared = share_tensor(tensor.read, tensor.shape, weights, price, item.given)
-            begun = _BegunTensor(about, shared)
+            started = _BegunTensor(about, shared)
         blocks = blocks_of(tensor.shape, len(tensor.contents))
-        self._begun = begun if block + 1 < len(blocks) else None
-        encoded = encode_tensor(tensor.read, weights, price, begun.shared, blocks[block])
+        self._begun = started if block + 1 < len(blocks) else None
+        encoded = encode_tensor(tensor.read, weights, price, started.shared, blocks[block])
         scribe, numbers, scripts = Scribe(), 0, list[bytes]()
         key, whole = tensor.entry.key, math.prod(tensor.shape)
         common = DenseRecord(rest=encoded.common)
@@ -326,8 +326,8 @@ class Servant:
             scripts.append(scribe.script(content, own))
             numbers += own
         shares = encoded.common is not None and not self._setup.frozen
-        told = contents, encoded.errors, encoded.energies
-        return Made(bits, *told, {}, shares, numbers), b"".join(scripts)
+        measured = contents, encoded.errors, encoded.energies
+        return Made(bits, *measured, {}, shares, numbers), b"".join(scripts)
 
     def begin(self) -> None:
         """Begin a pass: empty this worker's streams."""

@@ -47,16 +47,16 @@ class Shards:
         bytes. read: raises ValueError for a kept answer that makes no sense, which is made again.
         Raises OSError if an answer cannot be written.
         """
-        asked = hashlib.sha256(json.dumps(question).encode())
-        name = asked.hexdigest()
+        key = hashlib.sha256(json.dumps(question).encode())
+        name = key.hexdigest()
         path = self.folder / name[:2] / f"{name}{_SUFFIX}"
         with suppress(OSError, ValueError, RecursionError):
-            return read(*_kept(path, asked.digest()))
+            return read(*_kept(path, key.digest()))
         head, data = make()
         text = json.dumps(head).encode()
         body = len(text).to_bytes(_HEAD, "little") + text + data
         os.makedirs(path.parent, exist_ok=True)
-        write_atomically(path, [_check(asked.digest(), body), body])
+        write_atomically(path, [_check(key.digest(), body), body])
         return read(json.loads(text), data)
 
 

@@ -70,7 +70,7 @@ class ProbeItem:
         """Raise ValueError for an item that cannot be asked."""
         sides, right = self.sides, self.right
         prompts = [side.prompt for side in sides]
-        asked = f"{self.instruction or ''}{self.input}"
+        prompt = f"{self.instruction or ''}{self.input}"
         _need(len(sides) >= 2, "two sides or more are needed")
         _need(all(side.text.strip() for side in sides), "every side needs a text")
         _need(len({(x.prompt, x.text) for x in sides}) == len(sides), "two sides are equal")
@@ -88,7 +88,7 @@ class ProbeItem:
         else:
             _need(0 <= right < len(sides), '"right" must be the number of a side')
             _need(self.condition in CONDITIONS, f'"condition" must be {" or ".join(CONDITIONS)}')
-        longest = max(len(side.prompt + side.text) for side in sides) + len(asked)
+        longest = max(len(side.prompt + side.text) for side in sides) + len(prompt)
         _need(longest <= _MOST_TEXT, f"at most {_MOST_TEXT:,} characters are allowed")
 
 

@@ -40,7 +40,7 @@ def bundle_card(known: Collected, address: str | None = None) -> str:
     """
     bundle, tasks = known.bundle, known.tasks
     summary = summary_of(bundle, tasks, known.originals, known.image)
-    said = "\n".join(f"- {_plain(line)}" for line in summary)
+    lines = "\n".join(f"- {_plain(line)}" for line in summary)
     name = known.name
     words = base_words(bundle.base_model, bundle.core.modules)
     base = f"`{_code(words)}`" if bundle.base_model else words
@@ -49,7 +49,7 @@ def bundle_card(known: Collected, address: str | None = None) -> str:
         f"# {_plain(name)}\n",
         f"A bundle of {len(tasks):,} adapters of {base}, made by hydraopt.\n",
         _use(known, address),
-        f"{said}\n",
+        f"{lines}\n",
         f"## Tasks\n\n{_table(tasks, known.image)}",
         *_languages(tasks),
         f"## How it was made\n\n{_recipe(known)}",

@@ -324,8 +324,8 @@ def _draw_plan(plan: Plan) -> Any:
     figure, axes = _figure(1, 1, 6.0, title)
     figure.set_size_inches(9.0, 6.0)
     axis, least = axes[0, 0], _LEAST_DRAWN[unit]
-    seen = ((x, x.harm.likely if x.harm and x.counted is None else x.counted) for x in plan.tasks)
-    measured = [(x, harm) for x, harm in seen if harm is not None]
+    pairs = ((x, x.harm.likely if x.harm and x.counted is None else x.counted) for x in plan.tasks)
+    measured = [(x, harm) for x, harm in pairs if harm is not None]
     worst = [x for x, _ in sorted(measured, key=lambda pair: -pair[1])[: len(_COLOURS)]]
     for task, harm in measured:
         colour = _COLOURS[worst.index(task)] if task in worst else "0.75"

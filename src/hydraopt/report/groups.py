@@ -95,13 +95,19 @@ def map_of(bundle: Bundle, tasks: Sequence[TaskView], layers: Mapping[str, Layer
             counts[label[i]] += size or 0
         decoded = name in layers
         sizes.append(tuple(counts[c] if decoded and c in means else None for c in columns))
-    told = any(value is not None for row in sizes for value in row)
-    said = [f"The {len(shown)} most harmed of {len(tasks):,} tasks."] * (len(shown) < len(tasks))
-    said += ["Modules of one type are taken together: mean errors, summed bytes."] * grouped
+    has_sizes = any(value is not None for row in sizes for value in row)
+    sentences = [f"The {len(shown)} most harmed of {len(tasks):,} tasks."] * (
+        len(shown) < len(tasks)
+    )
+    sentences += ["Modules of one type are taken together: mean errors, summed bytes."] * grouped
     left = len(types) - len(columns)
-    said += [f"{left:,} more types of modules are not shown."] * (left > 0)
+    sentences += [f"{left:,} more types of modules are not shown."] * (left > 0)
     return MapView(
-        tuple(shown), tuple(columns), tuple(errors), tuple(sizes) if told else (), " ".join(said)
+        tuple(shown),
+        tuple(columns),
+        tuple(errors),
+        tuple(sizes) if has_sizes else (),
+        " ".join(sentences),
     )
 
 

@@ -46,13 +46,13 @@ class Explorer:
         self._decoding = threading.Lock()  # a bundle is read by one at a time
         self.page = _text(to_json(live_page(known)))
 
-    def tasks(self, asked: Mapping[str, str]) -> Any:
+    def tasks(self, query: Mapping[str, str]) -> Any:
         """Return a page of the list. Raises ValueError for an invalid query."""
-        sort, start = asked.get("sort", "harm"), _natural(asked.get("from", "0"))
+        sort, start = query.get("sort", "harm"), _natural(query.get("from", "0"))
         if sort != "name" and sort not in SORTS:
             raise ValueError(f"no order is called {sort!r}")
-        words = {key: asked.get(key, "") for key in ("query", "language", "group", "kind")}
-        left = selected(self._known.tasks, Wanted(**words, sort=sort, up=asked.get("up") == "true"))
+        words = {key: query.get(key, "") for key in ("query", "language", "group", "kind")}
+        left = selected(self._known.tasks, Wanted(**words, sort=sort, up=query.get("up") == "true"))
         return {"total": len(left), "tasks": to_json(left[start : start + PER_PAGE])}
 
     def task(self, name: str) -> Any:
@@ -72,10 +72,10 @@ class Explorer:
             "examples": to_json(examples),
         }
 
-    def examples(self, asked: Mapping[str, str]) -> Any:
+    def examples(self, query: Mapping[str, str]) -> Any:
         """Return some rows of all tasks, those that change first."""
-        start = _natural(asked.get("from", "0"))
-        count = min(_natural(asked.get("count", "6")), _MOST_EXAMPLES)
+        start = _natural(query.get("from", "0"))
+        count = min(_natural(query.get("count", "6")), _MOST_EXAMPLES)
         rows = self._examples[start : start + count]
         return {"total": len(self._examples), "examples": to_json(rows)}
 
@@ -95,14 +95,14 @@ def make_app(known: Collected) -> Any:
     def asking(act: Callable[[Mapping[str, str]], Any]) -> Callable[[Request], Response]:
         def endpoint(request: Request) -> Response:
             try:
-                said = act(request.query_params)
+                result = act(request.query_params)
             except ValueError as error:
                 return answer(_text({"error": str(error)}), status=400)
             except HydraoptError as error:
                 return answer(_text({"error": str(error)}), status=500)
-            if said is None:
+            if result is None:
                 return answer(_text({"error": "no such task"}), status=404)
-            return answer(_text(said))
+            return answer(_text(result))
 
         return endpoint
 
@@ -111,7 +111,7 @@ def make_app(known: Collected) -> Any:
             Route("/", lambda request: answer(page, "text/html")),
             Route("/api/page", lambda request: answer(explorer.page)),
             Route("/api/tasks", asking(explorer.tasks)),
-            Route("/api/task", asking(lambda asked: explorer.task(asked.get("name", "")))),
+            Route("/api/task", asking(lambda query: explorer.task(query.get("name", "")))),
             Route("/api/examples", asking(explorer.examples)),
         ]
     )

@@ -44,41 +44,41 @@ def summary_of(
             f": {100 * bundle.size / originals.size:.2f} % of the {bytes_text(originals.size)} "
             f"{_WHOLE[originals.stored]}, {change_of(bundle.size, originals.size)}"
         )
-    said = [f"{size}."]
+    sentences = [f"{size}."]
     if not image or any(x.harm is not None for x in tasks):
-        said.append(_harm(tasks))
+        sentences.append(_harm(tasks))
     differences = {
         x.name: x.judged.difference for x in tasks if x.judged and x.judged.difference is not None
     }
     if differences:
         mean = sum(differences.values()) / len(differences)
         least = min(differences, key=lambda name: differences[name])
-        said.append(
+        sentences.append(
             f"Against the originals, scores change by {mean:+.2f} points in the mean of "
             f"{len(differences)} tasks, and by {differences[least]:+.2f} points in the worst task, "
             f"{least}."
         )
     if all(x.lossless for x in tasks):
-        return (*said, "Every task is stored losslessly.")
+        return (*sentences, "Every task is stored losslessly.")
     errors = [x.error for x in tasks]
     worst = max(tasks, key=lambda x: x.error)
-    said.append(
+    sentences.append(
         f"The relative error of the weights is {sum(errors) / len(errors):.3f} in the mean, and "
         f"{worst.error:.3f} in the worst task, {worst.name}. It is no measure of harm: noise "
         "of the same size does less harm than a lost part of the change."
     )
-    return tuple(said)
+    return tuple(sentences)
 
 
 def _harm(tasks: Sequence[TaskView]) -> str:
-    told = [x for x in tasks if x.harm is not None]
-    if not told:
+    measured = [x for x in tasks if x.harm is not None]
+    if not measured:
         return "Harm: not measured. hydraopt eval and merge --prompts measure it."
-    mean = sum(x.harm or 0.0 for x in told) / len(told)
-    worst = max(told, key=lambda x: x.harm or 0.0)
+    mean = sum(x.harm or 0.0 for x in measured) / len(measured)
+    worst = max(measured, key=lambda x: x.harm or 0.0)
     among = (
-        f"{len(told):,} of {len(tasks):,} tasks"
-        if len(told) < len(tasks)
+        f"{len(measured):,} of {len(tasks):,} tasks"
+        if len(measured) < len(tasks)
         else f"all {len(tasks):,} tasks"
     )
     if not worst.harm:

@@ -81,7 +81,7 @@ class _Stack:
     def nbytes(self) -> int:
         return nbytes_of(self.y, self.a, self.z, self.b)
 
-    def __call__(self, x: Tensor, seen: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def __call__(self, x: Tensor, projected: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Return the change at the outputs (R, S, m), and at the left basis (R, S, p).
 
         x (R, S, n) and its V^T x, seen (R, S, q), in the order of the heads.
@@ -92,8 +92,8 @@ class _Stack:
 
         h = None if self.a is None else torch.bmm(by_head(x), self.a.mT)
         if self.y is not None:
-            assert seen is not None
-            own = torch.bmm(by_head(seen), self.y.mT)
+            assert projected is not None
+            own = torch.bmm(by_head(projected), self.y.mT)
             h = own if h is None else h + own
         assert h is not None
         change = None if self.b is None else torch.bmm(h, self.b).reshape(*x.shape[:-1], -1)
@@ -148,12 +148,12 @@ class _Shared:
         """
         shares = [len(stack.heads) * stack.rows for stack in self.stacks]
         sizes = [len(x) // sum(shares) * share for share in shares]
-        seen: Sequence[Tensor | None] = [None] * len(sizes)
+        projected: Sequence[Tensor | None] = [None] * len(sizes)
         if self.stacks[0].y is not None:
-            seen = torch.split(F.linear(x, given(self.site.right)), sizes)
+            projected = torch.split(F.linear(x, given(self.site.right)), sizes)
         outputs = [
             stack(own, other)
-            for stack, own, other in zip(self.stacks, torch.split(x, sizes), seen, strict=True)
+            for stack, own, other in zip(self.stacks, torch.split(x, sizes), projected, strict=True)
         ]
         changes = [change for change, _ in outputs if change is not None]
         inner = [head for _, head in outputs if head is not None]

@@ -24,7 +24,7 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, status = time.monotonic(), 0
+        start, status = time.monotonic(), 0
 
         async def watched(message: Any) -> None:
             nonlocal status
@@ -37,5 +37,5 @@ class AccessLog:
         finally:
             client = "{}:{}".format(*scope["client"]) if scope.get("client") else "-"
             path = ascii(scope["path"])[1:-1]
-            seconds = time.monotonic() - begun
+            seconds = time.monotonic() - start
             log.info("%s %s %s %d %.3f s", client, scope["method"], path, status, seconds)

@@ -134,19 +134,19 @@ def _add_answers(app: FastAPI, service: _Service, limits: Limits, keyed: Sequenc
 
     @app.post("/v1/completions", dependencies=keyed)
     async def completions(request: HttpRequest) -> Response:
-        asked = await _read(request, CompletionRequest, limits.body_bytes)
-        service.task(asked.model)
-        prompt = await asyncio.to_thread(service.completion_prompt, asked)
+        body = await _read(request, CompletionRequest, limits.body_bytes)
+        service.task(body.model)
+        prompt = await asyncio.to_thread(service.completion_prompt, body)
         usual = min(_COMPLETION_TOKENS, limits.answer_tokens)
-        return await service.answer(request, asked, prompt, asked.max_tokens or usual)
+        return await service.answer(request, body, prompt, body.max_tokens or usual)
 
     @app.post("/v1/chat/completions", dependencies=keyed)
     async def chat(request: HttpRequest) -> Response:
-        asked = await _read(request, ChatRequest, limits.body_bytes)
-        service.task(asked.model)
-        prompt = await asyncio.to_thread(service.chat_prompt, asked)
-        most = asked.max_completion_tokens or asked.max_tokens or limits.answer_tokens
-        return await service.answer(request, asked, prompt, most)
+        body = await _read(request, ChatRequest, limits.body_bytes)
+        service.task(body.model)
+        prompt = await asyncio.to_thread(service.chat_prompt, body)
+        most = body.max_completion_tokens or body.max_tokens or limits.answer_tokens
+        return await service.answer(request, body, prompt, most)
 
 
 def _add_refusals(app: FastAPI) -> None:
@@ -183,21 +183,21 @@ class _Service:
             raise _no_model(name)
         return None if name == self._base else name
 
-    def completion_prompt(self, asked: CompletionRequest) -> tuple[int, ...]:
-        prompt = asked.prompt
+    def completion_prompt(self, body: CompletionRequest) -> tuple[int, ...]:
+        prompt = body.prompt
         if isinstance(prompt, str):
-            return self._tokens(asked, prompt, True)
+            return self._tokens(body, prompt, True)
         if isinstance(prompt[0] if prompt else 0, str):
             if len(prompt) > 1:
                 raise ApiError(400, "one prompt at a time", "invalid_value", "prompt")
-            return self._tokens(asked, str(prompt[0]), True)
+            return self._tokens(body, str(prompt[0]), True)
         size = len(self._engine.tokenizer)
         ids = tuple(int(x) for x in prompt)
         if any(not 0 <= x < size for x in ids):
             raise ApiError(400, f"token ids are from 0 to {size - 1}", "invalid_value", "prompt")
         return ids
 
-    def chat_prompt(self, asked: ChatRequest) -> tuple[int, ...]:
+    def chat_prompt(self, body: ChatRequest) -> tuple[int, ...]:
         tokenizer = self._engine.tokenizer
         if not tokenizer.chat_template:
             text = (
@@ -205,7 +205,7 @@ class _Service:
                 "and send it to /v1/completions"
             )
             raise ApiError(400, text, "no_chat_template", "messages")
-        messages = [{"role": x.role, "content": x.text} for x in asked.messages]
+        messages = [{"role": x.role, "content": x.text} for x in body.messages]
         try:
             text = tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=False
@@ -214,26 +214,26 @@ class _Service:
             raise ApiError(
                 400, f"the chat template refuses: {error}", "invalid_value", "messages"
             ) from error
-        return self._tokens(asked, text, False)
+        return self._tokens(body, text, False)
 
-    def _tokens(self, asked: BaseRequest, text: str, special: bool) -> tuple[int, ...]:
+    def _tokens(self, body: BaseRequest, text: str, special: bool) -> tuple[int, ...]:
         """Tokenize a text; called outside the event loop, which long prompts would block."""
         try:
             return self._reader.tokens(text, special)
         except LongPromptError as error:
             raise self._counted(
-                asked, ApiError(413, str(error), "context_length_exceeded")
+                body, ApiError(413, str(error), "context_length_exceeded")
             ) from error
 
     async def answer(
-        self, request: HttpRequest, asked: BaseRequest, prompt: tuple[int, ...], most: int
+        self, request: HttpRequest, body: BaseRequest, prompt: tuple[int, ...], most: int
     ) -> Response:
-        reply = Reply("chat" if isinstance(asked, ChatRequest) else "completion", asked.model)
-        job = self._job(asked, prompt, most)
+        reply = Reply("chat" if isinstance(body, ChatRequest) else "completion", body.model)
+        job = self._job(body, prompt, most)
         pieces: asyncio.Queue[Piece] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
-        count = _Counter(self._metrics, asked.model, job)
+        count = _Counter(self._metrics, body.model, job)
 
         def deliver(piece: Piece) -> None:
             count(piece)
@@ -243,13 +243,13 @@ class _Service:
         try:
             answer = self._engine.submit(job, deliver)
         except QueueFullError as error:
-            raise self._counted(asked, ApiError(429, str(error), "queue_full")) from error
+            raise self._counted(body, ApiError(429, str(error), "queue_full")) from error
         except ClosedError as error:
-            raise self._counted(asked, ApiError(503, str(error), "shutting_down")) from error
+            raise self._counted(body, ApiError(503, str(error), "shutting_down")) from error
         except TaskNotFoundError as error:  # gone since the request was read
-            raise _no_model(asked.model) from error
-        if asked.stream:
-            events = self._events(request, asked, reply, answer, pieces)
+            raise _no_model(body.model) from error
+        if body.stream:
+            events = self._events(request, body, reply, answer, pieces)
             return StreamingResponse(events, media_type="text/event-stream")
         text = ""
         with _cancelling(request, answer):
@@ -261,12 +261,12 @@ class _Service:
     async def _events(
         self,
         request: HttpRequest,
-        asked: BaseRequest,
+        body: BaseRequest,
         reply: Reply,
         answer: Answer,
         pieces: asyncio.Queue[Piece],
     ) -> AsyncIterator[str]:
-        with_usage = asked.stream_options is not None and asked.stream_options.include_usage
+        with_usage = body.stream_options is not None and body.stream_options.include_usage
         with _cancelling(request, answer):
             try:
                 yield event(chunk(reply, None, None))
@@ -299,8 +299,8 @@ class _Service:
             if piece.reason is not None:
                 return
 
-    def _job(self, asked: BaseRequest, prompt: tuple[int, ...], most: int) -> GenerationJob:
-        task = self.task(asked.model)
+    def _job(self, body: BaseRequest, prompt: tuple[int, ...], most: int) -> GenerationJob:
+        task = self.task(body.model)
         limits = self._engine.limits
         if not prompt:
             raise ApiError(400, "the prompt is empty", "invalid_value", "prompt")
@@ -310,13 +310,13 @@ class _Service:
         ):
             if count > limit:
                 text = f"{what} {count} tokens; at most {limit} are taken"
-                raise self._counted(asked, ApiError(413, text, "context_length_exceeded"))
-        temperature = 1.0 if asked.temperature is None else asked.temperature
-        top_p = 1.0 if asked.top_p is None else asked.top_p
-        return GenerationJob(task, prompt, most, temperature, top_p, asked.seed, asked.stops)
+                raise self._counted(body, ApiError(413, text, "context_length_exceeded"))
+        temperature = 1.0 if body.temperature is None else body.temperature
+        top_p = 1.0 if body.top_p is None else body.top_p
+        return GenerationJob(task, prompt, most, temperature, top_p, body.seed, body.stops)
 
-    def _counted(self, asked: BaseRequest, error: ApiError) -> ApiError:
-        self._metrics.requests.labels(asked.model, error.code).inc()
+    def _counted(self, body: BaseRequest, error: ApiError) -> ApiError:
+        self._metrics.requests.labels(body.model, error.code).inc()
         return error
 
 

@@ -245,10 +245,10 @@ class ModelEngine:
             attached.look_again(task)
         except HydraoptError as final:
             return final
-        begun = [
+        started = [
             x for x in self._rows if (x.answer.job.task, x.answer.attached) == (task, attached)
         ]
-        fail(begun, error, f"no more of {task!r} as it was")
+        fail(started, error, f"no more of {task!r} as it was")
         self._drop()
         return None
 

@@ -84,12 +84,12 @@ def load_engine(
             explain("the device cannot be used", got=f"{device}: {str(error).splitlines()[0]}")
         ) from error
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    asked = limits.prompt_tokens + limits.answer_tokens
-    if isinstance(longest, int) and asked > longest:
+    tokens = limits.prompt_tokens + limits.answer_tokens
+    if isinstance(longest, int) and tokens > longest:
         raise UsageError(
             explain(
                 "the limits are beyond the base model's context",
-                got=f"{asked} tokens of prompt and answer",
+                got=f"{tokens} tokens of prompt and answer",
                 expected=f"at most {longest}",
                 do="Lower --prompt-tokens or --answer-tokens",
             )

@@ -111,11 +111,11 @@ def harm_text(harm: Harm, tokens: int) -> str:
 
     tokens: maximum number of tokens per answer that were judged.
     """
-    seen = "that no part was trained on" if harm.held_out else "that parts of it were trained on"
+    on = "that no part was trained on" if harm.held_out else "that parts of it were trained on"
     prompts = "prompt" if harm.answers == 1 else "prompts"
     change = "changes" if harm.changed == 1 else "change"
     return (
-        f"Of the original adapter's answers to {harm.answers:,} {prompts} {seen}, {harm.changed:,} "
+        f"Of the original adapter's answers to {harm.answers:,} {prompts} {on}, {harm.changed:,} "
         f"{change}; {100 * harm.likely:.2f} % are likely to. KL from the original is "
         f"{harm.kl:.3g} nats an answer. Of an answer the first {tokens:,} tokens count."
     )
