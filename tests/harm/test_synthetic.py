@@ -36,6 +36,18 @@ def test_they_are_new_rows_of_the_same_instruction(trained) -> None:
     assert made != synthetic_prompts(*trained, ROWS, 40, 1)
 
 
+def test_progress_counts_the_texts_that_are_written(trained) -> None:
+    reports = list[tuple[int, int]]()
+    made = synthetic_prompts(*trained, ROWS, 40, 0, lambda *x: reports.append(x))
+    assert made == synthetic_prompts(*trained, ROWS, 40, 0)
+    assert {texts for _, texts in reports} == {60}
+    written = [x for x, _ in reports]
+    assert written[0] == 0
+    first_round = written[: written.index(max(written)) + 1]
+    assert first_round == sorted(first_round)
+    assert 30 < max(written) < 60
+
+
 @pytest.fixture
 def said(monkeypatch, trained):
     """Makes the model write these lines, again and again, each as likely as its place."""
@@ -112,7 +124,7 @@ def test_nothing_is_written_where_it_does_not_fit() -> None:
 def test_what_was_written_is_remembered(trained, tmp_path: Path, monkeypatch) -> None:
     memory, calls = JsonCache(tmp_path), list[int]()
 
-    def write(model: Any, tokenizer: Any, examples: Any, count: int, seed: int) -> list[str]:
+    def write(model: Any, tokenizer: Any, examples: Any, count: int, *rest: Any) -> list[str]:
         calls.append(count)
         return ["Spell.\n7\n=>"]
 

@@ -170,9 +170,9 @@ class Answers:
         if not missing or len(examples) < len(mine):  # prompts as tokens cannot be continued
             return mine[self._counts[0] :]
         if task not in self.synthetic:
-            self._progress(f"writing prompts of {task}", 0, missing)
+            report = functools.partial(self._progress, f"writing prompts of {task}")
             key = self._base_key, self._loaded, examples, missing, self._seed
-            self.synthetic[task] = remembered_prompts(self._memory, *key)
+            self.synthetic[task] = remembered_prompts(self._memory, *key, report)
         return [encode_prompt(self._loaded[1], text) for text in self.synthetic[task]]
 
     def answers(self, task: str) -> list[Encoded]:

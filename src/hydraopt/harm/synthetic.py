@@ -11,12 +11,14 @@ Sources: prompts from a few examples by the base model (Trans-LoRA, 2405.17258; 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
+from torch import Tensor
 
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.likelihoods import likelihoods
@@ -27,6 +29,8 @@ from hydraopt.basemodel.writing import WRITE_TOKENS, Sampling, ends_of, generate
 from hydraopt.harm.prompts import SURROGATE
 
 __all__ = ["remembered_prompts", "synthetic_prompts"]
+
+Report = Callable[[int, int], None]
 
 _NO_FACTORS: Final[Placed] = {}
 _SHOWN: Final = 8
@@ -56,6 +60,7 @@ def remembered_prompts(
     examples: Sequence[str],
     count: int,
     seed: int,
+    report: Report | None = None,
 ) -> list[str]:
     """Return :func:`synthetic_prompts` of the same arguments, from the cache if they are there.
 
@@ -66,13 +71,18 @@ def remembered_prompts(
     known = memory.get(key)
     fine = isinstance(known, list) and all(isinstance(x, str) for x in known)
     if not fine or len(known) > count:
-        known = synthetic_prompts(*loaded, examples, count, seed)
+        known = synthetic_prompts(*loaded, examples, count, seed, report)
         memory.put(key, known)
     return [type(examples[0])(text) for text in known]
 
 
 def synthetic_prompts(
-    model: Any, tokenizer: Any, examples: Sequence[str], count: int, seed: int
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[str],
+    count: int,
+    seed: int,
+    report: Report | None = None,
 ) -> list[str]:
     """Return up to ``count`` different prompts like the examples, in the order they were written.
 
@@ -80,6 +90,7 @@ def synthetic_prompts(
     do not fit its table of positions. The result depends on the seed, the model and the examples.
 
     examples: at least two different real prompts, as the model gets them.
+    report: called after every token with the number of texts written and of those to write.
 
     Raises NumericalError for logits that are not finite.
     """
@@ -88,17 +99,37 @@ def synthetic_prompts(
     if not sampler.fits:
         return []
     rng, found = np.random.default_rng(seed), dict[str, float]()
+    texts = int(_SURPLUS * count)
     for _ in range(_ROUNDS):
-        wanted = int(_SURPLUS * count) - len(found)
-        if wanted <= 0:
+        before = len(found)
+        if before >= texts:
             break
-        for item, likelihood in sampler.items(wanted, rng):
+        written = functools.partial(_report_after, report, before, texts)
+        for item, likelihood in sampler.items(texts - before, rng, written):
             if item not in frame.items and _is_sound(item):
                 found.setdefault(item, likelihood)
     typical = sampler.typical(rng)
     nearest = sorted(found, key=lambda item: abs(found[item] - typical))[:count]
     kept = set(nearest)
     return [frame.prompt(item) for item in found if item in kept]
+
+
+def _report_after(report: Report | None, before: int, texts: int, written: int) -> None:
+    if report is not None:
+        report(before + written, texts)
+
+
+class _ReportedSampling(Sampling):
+    """Sampling that calls ``report`` at every step with the number of items that are done."""
+
+    def __init__(self, seed: int, top: int, report: Callable[[int], None]) -> None:
+        super().__init__(seed, top)
+        self._report = report
+
+    def __call__(self, logits: Tensor, items: Sequence[int]) -> Tensor:
+        tokens = super().__call__(logits, items)
+        self._report(len(self.likelihoods) - len(items))
+        return tokens
 
 
 class _Frame:
@@ -171,12 +202,14 @@ class _Sampler:
             shown += self._lines[i]
         return (*self._head, *shown)
 
-    def items(self, count: int, rng: np.random.Generator) -> Iterator[tuple[str, float]]:
+    def items(
+        self, count: int, rng: np.random.Generator, report: Callable[[int], None]
+    ) -> Iterator[tuple[str, float]]:
         """Yield sampled items with the mean log-likelihood of their tokens, count at most."""
         orders = [rng.permutation(len(self._lines)) for _ in range(_LISTS)]
         lists = [Encoded(self._list(order), ()) for order in orders]
         prompts = [lists[i % _LISTS] for i in range(count)]
-        sampling = Sampling(int(rng.integers(1 << 62)), _TOP)
+        sampling = _ReportedSampling(int(rng.integers(1 << 62)), _TOP, report)
         given = self._model, self._tokenizer, prompts, [_NO_FACTORS] * count
         written = generate(*given, self._most, WRITE_TOKENS, self._ends, sampling)
         for i, tokens in enumerate(written):
