@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from benchmarks.reports.factors import Compared
 from benchmarks.reports.same_rows import PROMPTED, Bounds, Cost, Result, counted, results, size_of
@@ -93,11 +93,10 @@ def _applications(result: Result) -> dict[str, list[str]]:
 
 
 def _group(gain: Gain, name: str, tasks: list[str]) -> list[str]:
-    values, numbers = ({x: y[x] for x in tasks} for y in (gain.result.values, gain.result.numbers))
-    part = replace(gain.result, values=values, numbers=numbers)
+    part = gain.result.only(tasks)
     free = part.of(METHOD)[gain.size]
     old, new = Cost.of(part, free), Cost.of(part, gain.label)
-    worse = sum(by[gain.label][:, 1].mean() > by[free][:, 1].mean() for by in values.values())
+    worse = sum(by[gain.label][:, 1].mean() > by[free][:, 1].mean() for by in part.values.values())
     return [
         f"`{part.set}`",
         f"{100 * part.methods[gain.label]['share']:.1f} %",

@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -94,8 +94,11 @@ class Result:
 
     def scored(self, *labels: str) -> Result:
         """Return the result of the tasks that all of these labels were measured on."""
-        names = [x for x, by in self.values.items() if {*labels} <= by.keys()]
-        values, numbers = ({x: held[x] for x in names} for held in (self.values, self.numbers))
+        return self.only([x for x, by in self.values.items() if {*labels} <= by.keys()])
+
+    def only(self, tasks: Sequence[str]) -> Result:
+        """Return the result of these tasks."""
+        values, numbers = ({x: held[x] for x in tasks} for held in (self.values, self.numbers))
         return replace(self, values=values, numbers=numbers)
 
 

@@ -126,5 +126,5 @@ def recode(factors: Factors, coded: CodedModule) -> Recoded:
     lefts = quantise_side(ideal / power(grid), record.left.way, left)
     coefficients = exponents(power(grid) * _unbiased(ideal / power(grid), lefts.values))
     made = PartsRecord(lefts, rights, coefficients)
-    factors = Factors(lefts.values * power(coefficients) / back, (rights.values * back).T)
-    return Recoded(made, factors)
+    b, a = lefts.values * power(coefficients) / back, (rights.values * back).T
+    return Recoded(made, Factors(b, a))

@@ -11,7 +11,6 @@ Sources: prompts from a few examples by the base model (Trans-LoRA, 2405.17258; 
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -101,22 +100,15 @@ def synthetic_prompts(
     rng, found = np.random.default_rng(seed), dict[str, float]()
     texts = int(_SURPLUS * count)
     for _ in range(_ROUNDS):
-        before = len(found)
-        if before >= texts:
+        if len(found) >= texts:
             break
-        written = functools.partial(_report_after, report, before, texts)
-        for item, likelihood in sampler.items(texts - before, rng, written):
+        for item, likelihood in sampler.items(texts, len(found), rng, report):
             if item not in frame.items and _is_sound(item):
                 found.setdefault(item, likelihood)
     typical = sampler.typical(rng)
     nearest = sorted(found, key=lambda item: abs(found[item] - typical))[:count]
     kept = set(nearest)
     return [frame.prompt(item) for item in found if item in kept]
-
-
-def _report_after(report: Report | None, before: int, texts: int, written: int) -> None:
-    if report is not None:
-        report(before + written, texts)
 
 
 class _ReportedSampling(Sampling):
@@ -203,13 +195,22 @@ class _Sampler:
         return (*self._head, *shown)
 
     def items(
-        self, count: int, rng: np.random.Generator, report: Callable[[int], None]
+        self, texts: int, before: int, rng: np.random.Generator, report: Report | None
     ) -> Iterator[tuple[str, float]]:
-        """Yield sampled items with the mean log-likelihood of their tokens, count at most."""
+        """Yield sampled items with the mean log-likelihood of their tokens.
+
+        texts: number of items to sample, of which there are ``before``.
+        """
+        count = texts - before
+
+        def say(written: int) -> None:
+            if report is not None:
+                report(before + written, texts)
+
         orders = [rng.permutation(len(self._lines)) for _ in range(_LISTS)]
         lists = [Encoded(self._list(order), ()) for order in orders]
         prompts = [lists[i % _LISTS] for i in range(count)]
-        sampling = _ReportedSampling(int(rng.integers(1 << 62)), _TOP, report)
+        sampling = _ReportedSampling(int(rng.integers(1 << 62)), _TOP, say)
         given = self._model, self._tokenizer, prompts, [_NO_FACTORS] * count
         written = generate(*given, self._most, WRITE_TOKENS, self._ends, sampling)
         for i, tokens in enumerate(written):
