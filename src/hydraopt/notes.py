@@ -54,6 +54,7 @@ CODES: Final[Mapping[str, str]] = {
     "answers_end": "harm covers answers up to the last position of the base model",
     "errors_estimated": "the errors in the manifest are estimates",
     "few_prompts": "tasks with too few prompts to predict harm",
+    "harm_limit": "limit on harm that the bundle was merged with, and tasks that are above it",
     "harm_not_measured": "tasks whose harm was not measured",
     "harm_not_stated": "tasks whose harm is not stated in the bundle",
     "likely_at_most": "meaning of the column of likely harm",

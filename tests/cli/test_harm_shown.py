@@ -18,7 +18,7 @@ from tests.marks import slow
 
 HELD = Harm(changed=3, answers=48, likely=0.0471, kl=0.0123, held_out=True)
 FITTED = Harm(changed=1, answers=1, likely=1.0, kl=2.5, held_out=False)
-COLUMNS = ("answers that change", "likely", "KL an answer", "held out")
+COLUMNS = ("answers that change", "likely", "KL an answer", "seen by a refit")
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,9 @@ def test_inspect_shows_what_was_measured(run: Run, measured: Path) -> None:
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     for row in (
         f"task {' '.join(COLUMNS)}",
-        "de 3 of 48 4.71 % 0.0123 nats yes",
+        "de 3 of 48 4.71 % 0.0123 nats no",
         "en - - - -",
-        "fr 1 of 1 100.00 % 2.5 nats no",
+        "fr 1 of 1 100.00 % 2.5 nats some",
     ):
         assert lines.count(row) == 1, row
 
@@ -104,9 +104,15 @@ def test_a_card_of_another_author_stays(run: Run, measured: Path, tmp_path: Path
         ({"limit": "size", "value": 79500.0}, "size 79,500 bytes"),
         (
             {"limit": "harm", "value": 0.05, "unit": "share of answers", "judged": 3},
-            "harm 0.05 share of answers; tasks with measured harm: 3; "
+            "limit: 5 % of each task's answers may change; tasks with measured harm: 3; "
             "tokens compared per answer, at most: 128",
         ),
+        (
+            {"limit": "harm", "value": 0.01, "unit": "nats an answer"},
+            "limit: 0.01 nats of KL an answer",
+        ),
+        ({"limit": "harm", "value": 7.0, "unit": "share of answers"}, "harm 7.0 share of answers"),
+        ({"limit": "harm", "value": 0.5, "unit": ["x"]}, "harm 0.5 ['x']"),
         (
             {"measure": "m", "forms": ["a", "b"], "fair": False, "shrunk": True, "refit": 0},
             "measure m; forms a, b; shrunk",

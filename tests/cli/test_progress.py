@@ -32,6 +32,15 @@ def test_a_line_each_half_minute_with_the_time_left() -> None:
     ]
 
 
+def test_a_stage_that_begins_after_the_first_line_is_told_at_once() -> None:
+    lines, now = list[str](), [0.0]
+    move = progress_lines(lines.append, lambda: now[0])
+    for at, stage in ((1.0, "a"), (31.0, "a"), (32.0, "b, x (1 of 2)"), (33.0, "b, y (2 of 2)")):
+        now[0] = at
+        move(stage, 1, 3)
+    assert [line.partition(":")[0] for line in lines] == ["a", "b, x (1 of 2)"]
+
+
 def test_the_time_left_is_that_of_the_stage() -> None:
     said: list[str] = []
     now = 0.0

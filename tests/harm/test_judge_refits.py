@@ -255,3 +255,7 @@ def test_progress_counts_steps_of_all_tasks(trained, judge_of, questions, monkey
         judge.refit(name, dict)
     wanted = [(80, 480), (160, 480), (320, 480), (480, 640), (640, 640), (800, 800)]
     assert [tuple(said) for stage, *said in progress if "steps" in stage] == wanted
+    told = dict.fromkeys(stage for stage, *_ in progress if "steps" in stage)
+    assert list(told) == [
+        f"training steps, {x} of 3)" for x in ("de (1", "en (2", "fr (3", "it (3")
+    ]

@@ -59,7 +59,7 @@ def report_of(merged: Path, bundle: Path, prompts, settings=DEFAULT_HARM) -> Har
     return verify_harm(bundle, adapters, str(merged / "base"), prompts, settings=settings)
 
 
-def let_recipe_say(monkeypatch: pytest.MonkeyPatch, **said: int) -> None:
+def let_recipe_say(monkeypatch: pytest.MonkeyPatch, **said: object) -> None:
     monkeypatch.setattr(Bundle, "recipe", property(lambda self: {**self.core.recipe, **said}))
 
 
@@ -91,7 +91,22 @@ def test_both_are_shown_side_by_side(merged: Path, tmp_path: Path) -> None:
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     now = f"{harm.changed} of 12 {100 * harm.likely:.2f} % {harm.kl:.3g} nats"
     most = f"{100 * most_likely(stated, 12):.2f} %"
-    assert f"fr 3 of 48 4.71 % 0.0123 nats yes {now} {most}" in lines, result.stdout
+    assert f"fr 3 of 48 4.71 % 0.0123 nats no {now} {most}" in lines, result.stdout
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+@pytest.mark.parametrize("unit", ["share of answers", "nats an answer"])
+def test_tasks_above_the_limit_of_the_merge_are_told(
+    merged: Path, tmp_path: Path, monkeypatch, unit: str, factor: float
+) -> None:
+    harm = true_harm(merged)
+    value = factor * (harm.likely if unit.startswith("share") else harm.kl)
+    bundle = stating(merged, tmp_path / "b", harm)
+    let_recipe_say(monkeypatch, limit="harm", value=value, unit=unit)
+    result = verify(merged, bundle, "--json")
+    assert result.exit_code == 0, result.output
+    (note,) = [x for x in json.loads(result.stdout)["notes"] if x["code"] == "harm_limit"]
+    assert note["where"] == ("fr" if factor < 1 else "")
 
 
 def test_a_task_that_is_worse_than_stated_is_a_problem(merged: Path, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_without_results_the_manifest_judges_and_without_harm_the_error(
     made: Made, plain: Page
 ) -> None:
     known = collect(made.bundle)
-    assert {x.measured for x in known.tasks} > {"0 of 64 prompts, held out"}
+    assert {x.measured for x in known.tasks} > {"0 of 64 prompts"}
     assert [x.harm for x in known.tasks] == sorted([4 * i / 64 for i in range(6)], reverse=True)
     assert "% of the originals' answers change" in plain.summary[1]
 

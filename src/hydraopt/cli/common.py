@@ -320,13 +320,13 @@ def size_text(count: float) -> str:
     return f"{count:.0f} B"
 
 
-HARM_COLUMNS: Final = ("answers that change", "likely", "KL an answer", "held out")
+HARM_COLUMNS: Final = ("answers that change", "likely", "KL an answer", "seen by a refit")
 
 
 def harm_cells(harm: Harm | None) -> list[str]:
     """Return the harm of a task as cells of a table with HARM_COLUMNS.
 
-    For example "3 of 48", "4.71 %", "0.0123 nats", "yes".
+    For example "3 of 48", "4.71 %", "0.0123 nats", "no".
     harm: None if it was not measured.
     """
     if harm is None:
@@ -335,7 +335,7 @@ def harm_cells(harm: Harm | None) -> list[str]:
         f"{harm.changed:,} of {harm.answers:,}",
         percent(harm.likely),
         f"{harm.kl:.3g} nats",
-        "yes" if harm.held_out else "no",
+        "no" if harm.held_out else "some",
     ]
 
 

@@ -354,6 +354,7 @@ def _show_tensors(tensors: Sequence[TensorCost], every: bool) -> None:
 def recipe_text(recipe: Mapping[str, Any]) -> str:
     """Describe a recipe in words; unknown keys are shown as JSON."""
     from hydraopt.bundle.recipes import answer_tokens_in
+    from hydraopt.merging.recipe import harm_limit_in
 
     shown = dict(recipe)
     if shown.get("judged"):  # a recipe omits the default number
@@ -361,6 +362,8 @@ def recipe_text(recipe: Mapping[str, Any]) -> str:
     limit, value, unit = shown.pop("limit", ""), shown.pop("value", None), shown.pop("unit", "")
     if limit == "size" and isinstance(value, int | float):
         value, unit = f"{value:,.0f}", "bytes"
+    if (harm := harm_limit_in(recipe)) is not None:
+        limit, value, unit = "limit:", harm.words, ""
     parts = [" ".join(str(x) for x in (limit, value, unit) if x not in ("", None))]
     for key, what in RECIPE_TEXTS.items():
         value = shown.pop(key, None)

@@ -60,19 +60,20 @@ def progress_bar() -> Iterator[Progress | None]:
 def progress_lines(
     say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
 ) -> Progress:
-    """Return a callback that prints a line every half minute.
+    """Return a callback that prints a line every half minute, and where a stage begins after that.
 
     The line has the stage, its progress, and the time left at the speed so far.
     clock: returns the time in seconds.
     """
-    shown, stages = clock(), _Stages(clock)
+    shown, stages, told = clock(), _Stages(clock), False
 
     def move(stage: str, done: int, total: int) -> None:
-        nonlocal shown
+        nonlocal shown, told
+        begins = told and stages.begins(stage)
         left, now = stages.left(stage, done, total), clock()
-        if now - shown < EVERY:
+        if now - shown < EVERY and not begins:
             return
-        shown = now
+        shown, told = now, True
         count = "" if stage != _name(stage) else f": {done} of {total}"
         say(printable(stage) + count + (left and f", {left}"))
 
@@ -94,6 +95,10 @@ class _Stages:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._known: dict[str, tuple[float, int, int]] = {}
+
+    def begins(self, stage: str) -> bool:
+        """Return whether nothing was reported of a stage yet."""
+        return _name(stage) not in self._known
 
     def left(self, stage: str, done: int, total: int) -> str:
         """Return the time left in a stage, in words; empty before it can be estimated."""

@@ -62,14 +62,18 @@ def show_result(
         return
     from hydraopt.collection.opening import open_bundle
     from hydraopt.inspect.originals import compared, originals_of
+    from hydraopt.merging.recipe import harm_limit_in
 
-    originals = originals_of(open_bundle(result.path))
+    bundle = open_bundle(result.path)
+    originals = originals_of(bundle)
     left = _show_tasks(
         f"{counted(len(tasks), 'task')} in {result.path}", tasks, estimated, originals.column
     )
     if left is not None:
         say(left)
     say_notes(result.notes)
+    if (limit := harm_limit_in(bundle.recipe)) is not None:
+        say(f"limit   {limit.words}; every task keeps it on these prompts, with a margin for others")
     forms = ", ".join(f"{name} {count}" for name, count in result.forms.items()) or "none"
     say(f"errors  {mean_and_worst([row.error for row in tasks])} (relative, Frobenius)")
     say(f"forms   {forms}; measure {result.measure}")

@@ -108,6 +108,8 @@ def verify(
                 _show(report)
             raise
     notes = [*(originals.notes if originals is not None else ()), *_notes(report, harm)]
+    if harm is not None:
+        notes += _notes_on_limit(bundle, harm)
     if as_json:
         result = {} if harm is None else {"harm": [task.to_dict() for task in harm.tasks]}
         document = {"schema": "hydraopt.verify/1", **to_json(report), "ok": report.ok, **result}
@@ -167,6 +169,22 @@ def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[Note]:
         yield Note("prompts_learned", text, ", ".join(harm.learned))
     if report.estimated and compared:
         yield Note("errors_estimated", "the errors in the manifest are estimates, as after shrink")
+
+
+def _notes_on_limit(bundle: str, harm: HarmReport) -> Iterator[Note]:
+    """Yield a note on the limit on harm that the bundle was merged with, if there is one.
+
+    It is no problem of the bundle if other prompts than those of the merge exceed the limit.
+    """
+    from hydraopt.collection.opening import open_bundle
+    from hydraopt.merging.recipe import harm_limit_in
+
+    limit = harm_limit_in(open_bundle(bundle).recipe)
+    if limit is not None:
+        above = [x.name for x in harm.tasks if not limit.is_kept_by(x.measured)]
+        found = f"above it: {listed(above)}" if above else "no task is above it"
+        text = f"limit of the merge: {limit.words}; on these prompts, {found}"
+        yield Note("harm_limit", text, ", ".join(above))
 
 
 def _asked(

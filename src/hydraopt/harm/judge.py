@@ -159,11 +159,13 @@ class AnswerJudge(Answers, HarmJudge):
         # A task is asked after another one of its content only if that has learned nothing.
         self._refitted_contents.add(self._content(task))
         each, before = self._settings.steps, self._steps
-        later = each * len({*map(self._content, self._prompts)} - self._refitted_contents)
+        contents = {*map(self._content, self._prompts)}
+        later = each * len(contents - self._refitted_contents)
+        stage = f"training steps, {task} ({len(self._refitted_contents)} of {len(contents)})"
 
         def report(done: int, most: int) -> None:
             self._steps = before + done
-            self._progress("training on answers, steps", self._steps, before + most + later)
+            self._progress(stage, self._steps, before + most + later)
 
         records = self._refitted(task, modules, report)
         if self._steps == before:  # cached, or nothing to learn from

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from hydraopt.bundle.harm import Harm
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Array
 from hydraopt.values import real, shown
@@ -182,6 +183,17 @@ class HarmLimit:
     def text(self) -> str:
         """Limit in the notation of the command line."""
         return f"{100 * self.limit:g}%" if self.shares else f"{self.limit:g}nats"
+
+    @property
+    def words(self) -> str:
+        """Limit in words, for example "1 % of each task's answers may change"."""
+        if self.shares:
+            return f"{100 * self.limit:g} % of each task's answers may change"
+        return f"{self.limit:g} nats of KL an answer"
+
+    def is_kept_by(self, harm: Harm) -> bool:
+        """Return whether a measured harm is within the limit, without a margin for chance."""
+        return (harm.likely if self.shares else harm.kl) <= self.limit
 
     def describe(self, harm: float) -> str:
         """Return a measured harm in words."""

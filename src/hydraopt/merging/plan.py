@@ -130,9 +130,7 @@ def plan_limit(plan: Plan) -> str:
     """
     if plan.limit == "size":
         return f"{plan.value:,.0f} bytes"
-    if plan.counted == "nats":
-        return f"{plan.value:g} nats of KL an answer"
-    return f"{100 * plan.value:g} % of each task's answers may change"
+    return HarmLimit(plan.value, plan.counted == "answers").words
 
 
 def _planned(task: TaskEntry, sizes: Array, by_harm: HarmSolution | None) -> PlannedTask:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hydraopt.bundle.harm import ANSWER_TOKENS
 from hydraopt.coding.forms import FORMS
+from hydraopt.errors import UsageError
+from hydraopt.merging.budget import HarmLimit
 
 __all__ = [
     "CoreRecipe",
@@ -17,6 +20,7 @@ __all__ = [
     "RefreshRecipe",
     "ShrinkRecipe",
     "forms_in",
+    "harm_limit_in",
 ]
 
 
@@ -139,6 +143,19 @@ class MethodRecipe:
             "dtype": self.dtype,
             "limit": "lossless",
         }
+
+
+def harm_limit_in(recipe: Mapping[str, Any]) -> HarmLimit | None:
+    """Return the limit on harm that a bundle was merged with; None if it had another one."""
+    value = recipe.get("value")
+    if recipe.get("limit") != HarmLimit.name or type(value) is not float:
+        return None
+    for shares in (True, False):
+        with suppress(UsageError):  # a manifest may state any number
+            limit = HarmLimit(value, shares)
+            if limit.unit == recipe.get("unit"):
+                return limit
+    return None
 
 
 def forms_in(recipe: Mapping[str, Any]) -> tuple[str, ...]:

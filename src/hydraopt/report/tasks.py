@@ -55,7 +55,7 @@ def _view(row: TaskRow, parts: tuple[str, str], evidence: Evidence, original: in
     if harm is not None:
         share, likely, kl = harm.changed / harm.answers, harm.likely, harm.kl
         measured = f"{harm.changed:,} of {harm.answers:,} prompts"
-        measured += ", held out" if harm.held_out else ", some of them fitted to"
+        measured += "" if harm.held_out else ", some of them seen by a refit"
     if judged is not None and judged.changed is not None and judged.rows:
         share, kl = judged.changed / judged.rows, judged.kl
         measured = f"{judged.changed:,} of {judged.rows:,} scored rows"
