@@ -100,6 +100,13 @@ def test_a_prompt_beyond_the_positions_is_named(tmp_path) -> None:
     assert judge.sensitivities()["fr"][path] > 0
 
 
+def test_a_prompt_beyond_the_stated_context_is_named(trained, tmp_path) -> None:
+    base, adapters = saved(trained, tmp_path / "base"), adapters_at(tmp_path, fr=0)
+    most = trained[0].config.max_position_embeddings
+    with raises(UsageError, adapter="fr", what="prompt 2", expected=f"1 to {most}"):
+        AnswerJudge(base, adapters, {"fr": ["a", "x " * most * 2]}).answers("fr")
+
+
 # --- adapters without prompts ---------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ more tokens than the model embeds, where chat tokens were added to the tokenizer
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from torch import nn
@@ -27,8 +27,14 @@ def positions_of(model: Any) -> int | None:
     The table is learned (GPT-2, OPT) or computed (GPT-J). Returns None for a model that computes
     positions on demand, or does not say.
     """
-    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    stated = _stated(model)
     return next((count for rows, count in _tables(model) if rows == stated), None)
+
+
+def _stated(model: Any) -> int | None:
+    """Return the number of tokens of the longest text that the config of a model allows."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return most if isinstance(most, int) and most > 0 else None
 
 
 def _tables(model: Any) -> Iterator[tuple[int, int]]:
@@ -53,9 +59,11 @@ def _is_named(path: str) -> bool:
 def limits_within(model: Any, items: Sequence[Encoded], limits: Sequence[int]) -> list[int]:
     """Return the limits on the tokens of answers, lowered to the positions that the model has.
 
+    A model without a table of positions reads on beyond what its config states.
+
     Raises UsageError as :func:`check_prompt`.
     """
-    reads = reads_of(model)
+    reads = replace(reads_of(model), positions=positions_of(model))
     for number, item in enumerate(items, 1):
         check_prompt(item, reads, number)
     most = reads.positions
@@ -80,8 +88,13 @@ class Reads:
 
 
 def reads_of(model: Any) -> Reads:
-    """Return the limits of a model; no limit on tokens unless its embeddings are a plain table."""
-    return Reads(positions_of(model), getattr(model.get_input_embeddings(), "num_embeddings", None))
+    """Return the limits of a model's texts.
+
+    Without a table of positions the config's limit counts, because the time and the memory that a
+    text takes grow with its length. Without a plain table of embeddings token ids have no limit.
+    """
+    positions = positions_of(model) or _stated(model)
+    return Reads(positions, getattr(model.get_input_embeddings(), "num_embeddings", None))
 
 
 def check_prompt(

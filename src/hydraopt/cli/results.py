@@ -73,7 +73,7 @@ def show_result(
         say(left)
     say_notes(result.notes)
     if (limit := harm_limit_in(bundle.recipe)) is not None:
-        say(f"limit   {limit.words}; every task keeps it on these prompts, with a margin for others")
+        say(f"limit   {limit.words}; each task keeps it on these prompts, with a margin")
     forms = ", ".join(f"{name} {count}" for name, count in result.forms.items()) or "none"
     say(f"errors  {mean_and_worst([row.error for row in tasks])} (relative, Frobenius)")
     say(f"forms   {forms}; measure {result.measure}")

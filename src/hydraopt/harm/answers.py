@@ -141,17 +141,18 @@ class Answers:
     def _encoded(self) -> dict[str, list[Encoded]]:
         """First distinct prompts of each task, as tokens; of all tasks before any is answered.
 
-        Raises UsageError for a prompt without a token, of more than the base has positions for, or
-        with a token that it does not embed.
+        Raises UsageError for a prompt without a token, of more than the base reads, or with a token
+        that it does not embed.
         """
         encoded = {}
         for task, prompts in self._prompts.items():
             kept: dict[Encoded, None] = {}
             model, tokenizer = self._loaded
+            reads = reads_of(model)
             for number, given in enumerate(prompts, 1):
                 text = given if isinstance(given, str) else ""
                 item = encode_prompt(tokenizer, given) if isinstance(given, str) else given
-                check_prompt(item, reads_of(model), number, text, task)
+                check_prompt(item, reads, number, text, task)
                 kept.setdefault(item)
                 if len(kept) == self._counts[1]:
                     break
