@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--tasks", type=Path, help="folder of task folders; default: generate them")
-    parser.add_argument("--rows", type=int, default=40, help="rows per adapter (default 40)")
+    parser.add_argument("--rows", type=int, default=64, help="rows per adapter (default 64)")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
