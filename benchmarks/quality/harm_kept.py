@@ -1,12 +1,13 @@
 """Check on new rows whether merges keep their limits on harm.
 
-    python -m benchmarks.quality harm_kept SET --tasks TASKS [--limits 1% 2%] [--prompts 64]
+    python -m benchmarks.quality harm_kept SET --tasks TASKS [--limits 1% 2%] [--only "*-de"]
 
-Merges a set with each limit, harm measured on prompts: the first rows of the validation split and
-then of the training split. Then it counts how many of each original's own answers to the first rows
-of the test split change. A task keeps the limit if their share is no larger; it surely breaks it if
-even the lower end of the share's 95 % interval (Clopper and Pearson 1934) is larger. Saved after
-each task; a second call continues, and refuses a result of other adapters, rows or code. Writes
+Merges a set, or those of its adapters whose names match a pattern, with each limit, harm measured
+on prompts: the first rows of the validation split and then of the training split. Then it counts
+how many of each original's own answers to the first rows of the test split change. A task keeps the
+limit if their share is no larger; it surely breaks it if even the lower end of the share's 95 %
+interval (Clopper and Pearson 1934) is larger. Saved after each task; a second call continues, and
+refuses a result of other adapters, rows or code. Writes
 benchmarks/results/quality/SET.harm-kept.json.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("set")
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--limits", nargs="+", default=["1%", "2%"], metavar="SHARE")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="names of adapters to merge")
     parser.add_argument("--prompts", type=int, default=64, metavar="N", help="of a task")
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--output", type=Path, default=QUALITY)
@@ -99,10 +102,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: measure what the result file lacks."""
     args = _arguments(arguments)
     recipe, adapters = read_recipe(recipe_of(args.set)), original_adapters(args.set)
+    adapters = [x for x in adapters if fnmatchcase(x.name, args.only)]
+    if not adapters:
+        raise SystemExit(f"no adapter of {args.set} matches {args.only}")
     prompts = {x.name: real_prompts(x, args.tasks, args.prompts, args.prompts) for x in adapters}
     code, inputs, asked = package_hash(), inputs_of(adapters), prompts_hash(prompts)
     head = provenance(f"{args.set}: is a limit on harm kept on new rows", seed=0)
-    head |= {"set": args.set, "count": args.rows, "prompts": args.prompts}
+    head |= {"set": args.set, "only": args.only, "count": args.rows, "prompts": args.prompts}
     head |= {"code": code, "inputs": inputs, "asked": asked}
     file = args.output / f"{args.set}.harm-kept.json"
     begun(file, head, _SAME)

@@ -29,9 +29,10 @@ def limits() -> str:
     lines = []
     for result, limit, rows in _results():
         worst = max(rows, key=lambda row: row["changed_pct"])
+        some = result.get("only", "*")
         lines.append(
             [
-                f"`{result['set']}`",
+                f"`{result['set']}`" + (f", `{some}`" if some != "*" else ""),
                 limit,
                 str(result["prompts"]),
                 f"{100 * rows[0]['share']:.1f} %",
