@@ -159,3 +159,17 @@ def test_sensitivities_of_adapters_that_answer_alike_are_not_mixed_up(base, tmp_
     assert judge.answers("en") == judge.answers("fr")
     found = judge.sensitivities()
     assert found["en"] != found["fr"]
+
+
+def test_damaged_answers_are_written_again(base, tmp_path: Path) -> None:
+    adapters, folder = adapters_at(tmp_path, 0.1, fr=1), tmp_path / "cache"
+
+    def answers() -> list[tuple[int, ...]]:
+        judge = AnswerJudge(str(base), adapters, {"fr": spelling(3)}, memory=JsonCache(folder))
+        return [x.target for x in judge.answers("fr")]
+
+    first = answers()
+    for broken in ([[], []], [[10**12], [], []], [[True], [], []], [[0] * 2000, [], []], [0, 0, 0]):
+        (file,) = folder.iterdir()
+        file.write_text(json.dumps(broken))
+        assert answers() == first

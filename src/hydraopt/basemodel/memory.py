@@ -22,7 +22,7 @@ from typing import Any, Final
 from hydraopt.files.cache import cache_root
 from hydraopt.files.reading import read_regular
 
-__all__ = ["JsonCache", "are_answers", "cache_folder", "key_of", "versions"]
+__all__ = ["JsonCache", "cache_folder", "key_of", "versions"]
 
 _MOST: Final = 256 << 20
 """Maximum size of an entry, in bytes."""
@@ -46,14 +46,6 @@ def key_of(parts: Iterable[bytes | str]) -> str:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
-
-
-def are_answers(value: Any, count: int) -> bool:
-    """Check that a cached value is ``count`` answers in tokens. Files may be broken or forged."""
-    if not (isinstance(value, list) and len(value) == count):
-        return False
-    tokens = (x for answer in value for x in (answer if isinstance(answer, list) else ["none"]))
-    return all(type(x) is int and x >= 0 for x in tokens)
 
 
 def versions() -> str:

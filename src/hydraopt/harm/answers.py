@@ -14,11 +14,12 @@ from hydraopt.adapters.beyond import beyond_linear
 from hydraopt.basemodel.encoding import Encoded, encode_prompt
 from hydraopt.basemodel.loading import base_hash
 from hydraopt.basemodel.logits import check_logits
-from hydraopt.basemodel.memory import JsonCache, are_answers, cache_folder, key_of, versions
+from hydraopt.basemodel.memory import JsonCache, cache_folder, key_of, versions
 from hydraopt.basemodel.model import TaskFactors, load_model
-from hydraopt.basemodel.positions import check_prompt, reads_of
+from hydraopt.basemodel.positions import Reads, check_prompt, reads_of
 from hydraopt.basemodel.writing import NotFiniteError, answered, ends_of, not_finite
 from hydraopt.errors import UsageError, explain
+from hydraopt.harm import cached_values
 from hydraopt.harm.prompts import check_prompts_of
 from hydraopt.harm.synthetic import remembered_prompts
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
@@ -138,6 +139,10 @@ class Answers:
         return {path: x.factors() for path, x in self._adapters[task].modules.items()}
 
     @functools.cached_property
+    def _reads(self) -> Reads:
+        return reads_of(self._loaded[0])
+
+    @functools.cached_property
     def _encoded(self) -> dict[str, list[Encoded]]:
         """First distinct prompts of each task, as tokens; of all tasks before any is answered.
 
@@ -147,12 +152,11 @@ class Answers:
         encoded = {}
         for task, prompts in self._prompts.items():
             kept: dict[Encoded, None] = {}
-            model, tokenizer = self._loaded
-            reads = reads_of(model)
+            tokenizer = self._loaded[1]
             for number, given in enumerate(prompts, 1):
                 text = given if isinstance(given, str) else ""
                 item = encode_prompt(tokenizer, given) if isinstance(given, str) else given
-                check_prompt(item, reads, number, text, task)
+                check_prompt(item, self._reads, number, text, task)
                 kept.setdefault(item)
                 if len(kept) == self._counts[1]:
                     break
@@ -196,8 +200,10 @@ class Answers:
         for start in range(0, len(prompts), BLOCK):
             block = prompts[start : start + BLOCK]
             key = self._key(task, block)
-            cached = self._memory.get(key)
-            if not are_answers(cached, len(block)):
+            cached = cached_values.answers_from_json(
+                self._memory.get(key), len(block), self.answer_tokens, self._reads.tokens
+            )
+            if cached is None:
                 given = *self._loaded, block, self._originals(task)
                 try:
                     written = answered(*given, self.answer_tokens)

@@ -19,6 +19,7 @@ from hydraopt.errors import HydraoptError
 from hydraopt.merging.look import MeasuredHarm
 
 __all__ = [
+    "answers_from_json",
     "depends_on",
     "harm_from_json",
     "harm_to_json",
@@ -26,6 +27,22 @@ __all__ = [
     "records_to_json",
     "sensitivities_from_json",
 ]
+
+
+def answers_from_json(
+    value: Any, answers: int, most: int, vocabulary: int | None
+) -> list[list[int]] | None:
+    """Return cached answers as tokens; None if the value does not hold this number of them.
+
+    most: maximum number of tokens per answer. vocabulary: number of token ids; None for any.
+    """
+    if not (isinstance(value, list) and len(value) == answers):
+        return None
+    if not all(isinstance(answer, list) and len(answer) <= most for answer in value):
+        return None
+    end = math.inf if vocabulary is None else vocabulary
+    fine = all(type(x) is int and 0 <= x < end for answer in value for x in answer)
+    return value if fine else None
 
 
 def harm_to_json(measured: MeasuredHarm) -> list[float]:
