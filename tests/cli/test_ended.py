@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from tests.marks import slow
 
 _WAIT = """
-import pathlib, signal, sys, time
+import atexit, pathlib, signal, sys, time
 import click
 from hydraopt.cli import main
 from hydraopt.files.writing import scratch_folder
@@ -26,16 +27,18 @@ signal.signal(signal.SIGHUP, signal.SIG_IGN if "ignored" in sys.argv else signal
 def wait(target, how):
     with scratch_folder(pathlib.Path(target)):
         print("made", flush=True)
-        time.sleep(60 if how == "ended" else 1)
+        time.sleep(1 if how == "ignored" else 60)
     print("done", flush=True)
 
+if "slowly" in sys.argv:
+    atexit.register(time.sleep, 1)
 main.cli.add_command(wait)
 main.main()
 """
 
 
-def ended(tmp_path: Path, number: int, how: str) -> tuple[int, str, str]:
-    """What is left of a command at whose work a signal came: exit code, stdout, stderr."""
+def ended(tmp_path: Path, number: int, how: str, times: int = 1) -> tuple[int, str, str]:
+    """What is left of a command at whose work signals came: exit code, stdout, stderr."""
     command = [sys.executable, "-c", _WAIT, "wait", str(tmp_path / "out"), how]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -43,7 +46,9 @@ def ended(tmp_path: Path, number: int, how: str) -> tuple[int, str, str]:
         assert process.stdout is not None
         assert process.stdout.readline() == "made\n"
         assert len(list(tmp_path.iterdir())) == 1
-        process.send_signal(number)
+        for _ in range(times):
+            process.send_signal(number)
+            time.sleep(0.02)
         out, err = process.communicate(timeout=30)
     assert list(tmp_path.iterdir()) == []
     return process.returncode, out, err
@@ -52,6 +57,13 @@ def ended(tmp_path: Path, number: int, how: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGHUP)])
 def test_what_is_ended_cleans_up(tmp_path: Path, number: int) -> None:
     assert ended(tmp_path, number, "ended") == (128 + number, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_again_disturbs_no_end(tmp_path: Path, number: int) -> None:
+    once = ended(tmp_path, number, "slowly")
+    assert once[0] == 128 + number
+    assert ended(tmp_path, number, "slowly", times=20) == once
 
 
 @pytest.mark.slow

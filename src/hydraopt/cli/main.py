@@ -148,14 +148,18 @@ def cli() -> None:
 
 
 def end_in_order() -> None:
-    """Make SIGTERM and SIGHUP end the process as Ctrl-C does, unless they have other handlers."""
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        if signal.getsignal(number) is signal.SIG_DFL:
+    """Make SIGTERM and SIGHUP end the process as Ctrl-C does, unless they have other handlers.
+
+    A signal that comes again while the process ends is ignored.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _ended)
 
 
 def _ended(number: int, _frame: object) -> None:
-    raise EndedError(number)
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt if number == signal.SIGINT else EndedError(number)
 
 
 def main() -> None:
