@@ -13,6 +13,7 @@ import argparse
 import ast
 import copy
 import random
+import re
 import subprocess
 import sys
 import time
@@ -92,21 +93,20 @@ def main() -> None:
         clock = time.monotonic()
         try:
             path.write_bytes(before[:start] + new.encode() + before[end:])
-            command = [sys.executable, "-m", "pytest", "-q", "-x", *options]
+            command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-rfE", *options]
             try:
-                failed = subprocess.run(command, capture_output=True, timeout=900).returncode != 0
+                done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+                failed, output = done.returncode != 0, done.stdout
             except subprocess.TimeoutExpired:
-                failed = True
+                failed, output = True, ""
         finally:
             path.write_bytes(before)
         noticed += failed
         seconds = time.monotonic() - clock
         word = "noticed" if failed else "missed "
         was = ast.unparse(node)[:60]
-        print(
-            f"{word} {seconds:4.0f} s  {path}:{node.lineno}  {was} -> {text[:60]}",  # type: ignore[attr-defined]
-            flush=True,
-        )
+        print(f"{word} {seconds:4.0f} s  {path}:{node.lineno}  {was} -> {text[:60]}")  # type: ignore[attr-defined]
+        print(*re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)[:1], flush=True)
     print(f"{noticed} of {arguments.draws} breaks noticed")
 
 
