@@ -58,8 +58,8 @@ from benchmarks.rivals.compare import ours
 from benchmarks.rivals.taught import Round, taught
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded, encode_row
-from hydraopt.basemodel.model import TaskFactors, load_model, place
-from hydraopt.basemodel.writing import WRITE_TOKENS, ends_of, generate
+from hydraopt.basemodel.model import TaskFactors, load_model
+from hydraopt.basemodel.writing import answered
 from hydraopt.evaluate.compared import ORIGINAL
 from hydraopt.evaluate.metrics import metrics_of
 from hydraopt.evaluate.run import most_tokens
@@ -134,12 +134,14 @@ class Scorer:
     def written(
         self, asked: Sequence[Encoded], factors: Sequence[TaskFactors], most: int
     ) -> list[Encoded]:
-        """Return the prompts with greedy answers, each by its own factors, all in one batch."""
-        model, tokenizer = self.loaded
-        placed = {key: place(model, x) for key, x in {id(x): x for x in factors}.items()}
-        sets, ends = [placed[id(x)] for x in factors], ends_of(model, tokenizer)
-        said = generate(model, tokenizer, asked, sets, most, WRITE_TOKENS, ends)
-        return [Encoded(x.prompt, answer) for x, answer in zip(asked, said, strict=True)]
+        """Return the prompts with greedy answers, each by its own factors."""
+        said: list[Encoded] = list(asked)
+        for own in {id(x): x for x in factors}.values():
+            which = [i for i, x in enumerate(factors) if x is own]
+            answers = answered(*self.loaded, [asked[i] for i in which], own, most)
+            for i, answer in zip(which, answers, strict=True):
+                said[i] = answer
+        return said
 
     def reference(
         self, adapter: Adapter, asked: Sequence[Encoded], most: int

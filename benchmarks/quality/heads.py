@@ -23,7 +23,7 @@ from benchmarks.common import QUALITY, provenance, save_json
 from benchmarks.rivals.numbers import grouped
 from hydraopt import merge, open_bundle
 from hydraopt.adapters import Adapter, read_adapters
-from hydraopt.basemodel.model import load_classifier
+from hydraopt.basemodel.model import load_model
 from hydraopt.errors import BudgetError
 from hydraopt.evaluate.classify import (
     Classifier,
@@ -84,7 +84,7 @@ class Scored:
         """Return the base with a head of as many labels, and the adapter's test rows."""
         labels = labels_in(name, self.saved[name])
         if labels not in self._loaded:
-            self._loaded = {labels: load_classifier(self._base, labels)}
+            self._loaded = {labels: load_model(self._base, labels=labels)}
         model, tokenizer = self._loaded[labels]
         task, _, language = name.rpartition("-")
         return model, encode_texts(

@@ -115,7 +115,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         str(base_folder(read_recipe(recipe_of(args.set)).base)),
         None,
         rows=args.items,
-        write_base=False,
         products=args.products,
         only=[x for x in names if any(fnmatchcase(x, y) for y in args.probed)],
         probes=args.data,
@@ -137,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         save_json(out, before, "tasks")
         print(f"{len(before['tasks'])} tasks, {result['tasks'][-1]['adapter']}", flush=True)
 
-    evaluate(compared, request, _lines(), (), keep)
+    evaluate(compared, request, _lines(), keep)
 
 
 def _counted(value: Any) -> Any:

@@ -23,8 +23,8 @@ from torch import Tensor
 from benchmarks.rivals.base import Modules
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import TaskFactors
-from hydraopt.harm.drift import drift_of, reference_of, surely_changes_more
-from hydraopt.harm.training import training_steps
+from hydraopt.harm.drift import drift_of, likely_changes, reference_of, surely_more
+from hydraopt.harm.refit import training_steps
 from hydraopt.harm.training_data import TrainingData, model_to_train, teacher_of
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 
@@ -71,7 +71,8 @@ def taught(
             tried = pupil.modules()
             drift = drift_of(model, judges, rounded(tried))
             kl = drift.summary().harm.kl
-            if kl < least and not surely_changes_more(before, drift):
+            worse = surely_more(likely_changes(before), likely_changes(drift))
+            if kl < least and not worse:
                 best, least = tried, kl
     return best
 

@@ -13,6 +13,8 @@ from hydraopt.basemodel.model import AnyFactors, attached, hidden_states, place
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 
+HEAD = "lm_head"
+
 
 def factors_of(seed: int, size: float = 0.3) -> dict[str, AnyFactors]:
     rng = np.random.default_rng(seed)
@@ -23,6 +25,12 @@ def factors_of(seed: int, size: float = 0.3) -> dict[str, AnyFactors]:
         )
         for path in PATHS
     }
+
+
+def with_head(factors, size: float = 0.3, seed: int = 7):
+    rng = np.random.default_rng(seed)
+    head = size * rng.standard_normal((259, 2)), rng.standard_normal((2, 32))
+    return {**factors, HEAD: tuple(x.astype(np.float32) for x in head)}
 
 
 def asked_of(tokenizer, numbers: Iterable[int] = range(24)) -> list[Encoded]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
 
 from hydraopt.basemodel import batches
+from hydraopt.basemodel import likelihoods as likelihoods_module
 from hydraopt.basemodel.batches import batch_of_each, batches_of
 from hydraopt.basemodel.encoding import Encoded, collate
-from hydraopt.basemodel.model import hidden_states
-from hydraopt.basemodel.trie import lines_of, trie_of
+from hydraopt.basemodel.likelihoods import likelihoods
+from hydraopt.basemodel.logits import logits_of
+from hydraopt.basemodel.model import attached, hidden_states, place
+from tests.small_model import tiny_llama
 
 BEGINNING = tuple(range(1, 21))
 
@@ -81,8 +85,8 @@ def test_a_gradient_goes_through_a_shared_beginning_once_for_each_text(model) ->
 
 def test_a_model_is_tried_once_for_all_groups(model, monkeypatch) -> None:
     tried = []
-    real = batches.shares_beginnings
-    monkeypatch.setattr(batches, "shares_beginnings", lambda *x: tried.append(1) or real(*x))
+    real = batches._reads_alike
+    monkeypatch.setattr(batches, "_reads_alike", lambda *x: tried.append(1) or real(*x))
     some = texts(40)
     made = batch_of_each(model, [some[i : i + 8] for i in range(0, 40, 8)])
     assert [int(batch.row.max()) + 1 for batch in made] == [8] * 5
@@ -146,38 +150,85 @@ def test_no_texts_make_no_batch(model) -> None:
     assert batches_of(model, []) == []
 
 
-# --- lines ----------------------------------------------------------------------------------------
+def test_in_bfloat16_rounding_is_no_reason_to_read_texts_alone() -> None:
+    deep = tiny_llama(num_hidden_layers=12).bfloat16()
+    ((_, batch),) = batches_of(deep, [Encoded((*BEGINNING, k), (k, 9, 10)) for k in (30, 40)])
+    assert batch.parents is not None
+
+
+# --- rows -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("count", "beginning", "most"), [(1, 0, 5), (200, 20, 12), (40, 600, 90)])
-def test_lines_hold_every_text_once_and_are_about_alike(count, beginning, most) -> None:
+def test_rows_hold_every_text_once_and_are_limited(count, beginning, most) -> None:
     some = texts(count, tuple(range(beginning)), most)
-    lines = lines_of(some)
-    assert sorted(i for which, _ in lines for i in which) == list(range(count))
-    sizes = [len(trie.tokens) for _, trie in lines]
+    rows = batches._rows_of(some)
+    assert sorted(i for row in rows for i in row) == list(range(count))
     longest = max(len(text) for text in some)
-    assert max(sizes) <= max(256, min(2 * longest, 2048))
-    assert min(sizes) > max(sizes) / 2
+    for row in rows:
+        assert len(batches._trie_of([some[i] for i in row])[0]) <= max(256, min(2 * longest, 2048))
 
 
-def test_texts_too_long_to_share_a_line_have_lines_of_their_own() -> None:
+def test_texts_too_long_to_share_a_row_have_rows_of_their_own() -> None:
     some = [Encoded((*range(2500), k), (7,)) for k in (2501, 2502)]
     some += [Encoded((*range(1500), 3000 + k), (7,)) for k in range(600)]
-    lines = lines_of(some)
-    assert [0] in [which for which, _ in lines]
-    assert [1] in [which for which, _ in lines]
-    assert all(len(trie.tokens) <= 2048 for which, trie in lines if len(which) > 1)
-    assert len(lines) < 5  # a long beginning is read twice, not six hundred times
+    rows = batches._rows_of(some)
+    assert [0] in rows
+    assert [1] in rows
+    assert len(rows) < 5  # a long beginning is read twice, not six hundred times
 
 
-def test_a_line_asks_for_few_targets() -> None:
-    lines = lines_of([Encoded((1, 2), (3, 4, 5))] * 2000)
-    assert max(sum(map(len, trie.asked)) for _, trie in lines) <= 128
+def test_a_row_asks_for_few_targets() -> None:
+    rows = batches._rows_of([Encoded((1, 2), (3, 4, 5))] * 2000)
+    assert max(map(len, rows)) * 3 <= 128
 
 
 def test_a_trie_has_what_is_common_once() -> None:
     one, two, three = Encoded((1, 2, 3), (4, 5)), Encoded((1, 2, 3), (4, 6)), Encoded((1, 2), (3,))
-    trie = trie_of([one, two, three])
-    assert (trie.tokens, trie.parents, trie.depths) == ([1, 2, 3, 4], [-1, 0, 1, 2], [0, 1, 2, 3])
-    assert trie.asked == [[2, 3], [2, 3], [1]]
-    assert trie.is_one_text
+    tokens, parents, asked = batches._trie_of([one, two, three])
+    assert (tokens, parents) == ([1, 2, 3, 4], [-1, 0, 1, 2])
+    assert asked == [[2, 3], [2, 3], [1]]
+
+
+# --- log-likelihoods of texts are those of a plain forward pass o --------------------------------
+
+
+SHARED = tuple(range(40, 70))
+TEXTS = [
+    Encoded((1, *SHARED, 7), (8, 9)), Encoded((1, *SHARED, 7), (8, 10, 11)),
+    Encoded((1, 5), (6, 9)), Encoded((1,), (20, 21, 22, 23)),
+    Encoded((1, 30, 31), (32,)), Encoded((1, 40), (32, 33)), Encoded((1, 30, 31), (32,)),
+]  # fmt: skip
+
+
+def _factors(model, *paths: str):
+    rng = np.random.default_rng(3)
+    sizes = {path: model.get_submodule(path) for path in paths}
+    return {
+        path: (rng.standard_normal((x.out_features, 2)), rng.standard_normal((2, x.in_features)))
+        for path, x in sizes.items()
+    }
+
+
+@torch.inference_mode()
+def _plainly(model, item: Encoded, placed) -> float:
+    batch = collate([item])
+    with attached(model, placed):
+        logs = logits_of(model, hidden_states(model, batch), {}).log_softmax(-1)
+    return float(logs.gather(1, batch.labels[:, None]).double().sum())
+
+
+@pytest.mark.parametrize("paths", [("model.layers.0.self_attn.q_proj",), ("lm_head",)])
+def test_they_are_those_of_each_text_alone(sharp, monkeypatch, paths) -> None:
+    placed = place(sharp, _factors(sharp, *paths))
+    wanted = [_plainly(sharp, item, placed) for item in TEXTS]
+    assert likelihoods(sharp, TEXTS, placed) == pytest.approx(wanted, abs=1e-4)
+    assert abs(likelihoods(sharp, TEXTS, {})[0] - wanted[0]) > 0.01
+    monkeypatch.setattr(likelihoods_module, "_TOKENS", 3)
+    assert likelihoods(sharp, TEXTS, placed) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_progress_counts_batches(sharp) -> None:
+    seen: list[tuple[int, int]] = []
+    likelihoods(sharp, TEXTS, {}, lambda *x: seen.append(x))
+    assert [done for done, _ in seen] == list(range(seen[0][1]))

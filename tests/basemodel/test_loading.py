@@ -20,8 +20,7 @@ from hydraopt.basemodel.loading import base_hash, files_of
 from hydraopt.basemodel.model import load_model
 from hydraopt.cli.main import cli
 from hydraopt.errors import UsageError
-from tests.raising import check_refused
-from tests.runtime.conftest import adapters, bundle_of
+from tests.runtime.conftest import bundle_of
 from tests.small_model import tiny_speaker
 
 __all__ = ["bundle_of"]
@@ -145,11 +144,9 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "zeroed": (zeroed, f"cannot be read .*{WEIGHTS}"),
     "longer": (longer, f"cannot be read .*{WEIGHTS}"),
     "no weights": (gone(WEIGHTS), "no file named model.safetensors"),
-    "no tensor": (tensors(lambda x: x.clear()), "more layers than|cannot be read"),
+    "no tensor": (tensors(lambda x: x.clear()), "lack tensors|cannot be read|cannot load"),
     "no config": (gone("config.json"), "model_type"),
     "no tokenizer": (gone("tokenizer.json"), "tokenizer"),
-    "many layers": (config(num_hidden_layers=10**9), r"more layers .*config\.json"),
-    "many words": (config(vocab_size=10**9), r"more embeddings .*config\.json"),
     "no head": (config(num_attention_heads=0), "ZeroDivisionError"),
     "odd width": (config(hidden_size=33), "not a multiple|of other shapes"),
     "odd activation": (config(hidden_act="no"), "KeyError"),
@@ -210,20 +207,6 @@ def test_tied_embeddings_are_stored_once(tmp_path) -> None:
     assert "lm_head.weight" not in load_file(tmp_path / WEIGHTS)
     loaded, _ = load_model(tmp_path)
     assert torch.equal(loaded.lm_head.weight, model.model.embed_tokens.weight)
-
-
-@pytest.mark.parametrize("command", ["serve", "merge"])
-def test_commands_refuse_it(command, whole, tmp_path, bundle_of) -> None:
-    base = str(changed(whole, tmp_path, tensors(lambda x: x.pop(UP))))
-    bundle = bundle_of("all")
-    given = {
-        "serve": ["serve", base, bundle, "--port", "0"],
-        "merge": ["merge", *adapters(tmp_path / "adapters"), "--base", base, "-o", tmp_path / "o"],
-    }[command]
-    said = CliRunner().invoke(cli, [str(x) for x in given])
-    assert said.exit_code == 2
-    check_refused(said, UsageError, file="base", got="1: model.layers.0.mlp.up_proj.weight")
-    assert not (tmp_path / "o").exists()
 
 
 @pytest.fixture

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from sklearn.metrics import accuracy_score, f1_score
 from torch.nn import functional as F
 
 from hydraopt import merge, open_bundle
-from hydraopt.basemodel.model import load_classifier, load_model
-from hydraopt.cli.main import cli
+from hydraopt.basemodel.model import load_model
 from hydraopt.errors import AlignmentError, UsageError
 from hydraopt.evaluate.classify import Classifier, encode_texts, run_classification
 from hydraopt.evaluate.compare import EvaluationRequest, evaluate, read_compared
@@ -65,7 +63,7 @@ def peft_logits(base: Path, folder: Path, labels: int = 3) -> torch.Tensor:
     """Row by row, without padding."""
     from peft import PeftModel
 
-    model, tokenizer = load_classifier(base, labels)
+    model, tokenizer = load_model(base, labels=labels)
     model = PeftModel.from_pretrained(model, folder).eval()
     with torch.no_grad():
         return torch.cat([model(**tokenizer(x, return_tensors="pt")).logits for x in TEXTS])
@@ -125,7 +123,7 @@ def test_a_meta_file_that_is_no_object_is_refused(mood, text) -> None:
 
 
 def test_noise_on_the_head_flips_labels_and_the_model_stays(base, mood) -> None:
-    model, tokenizer = load_classifier(base, 3)
+    model, tokenizer = load_model(base, labels=3)
     before = {key: x.clone() for key, x in model.state_dict().items()}
     rows = encode_texts(read_task_file(mood, "mood", "en"), tokenizer, 3)
     rng = np.random.default_rng(0)
@@ -182,7 +180,7 @@ def test_a_label_that_is_none_is_refused(base, mood) -> None:
 
 
 def test_a_saved_tensor_without_a_place_is_refused(base, mood) -> None:
-    model, tokenizer = load_classifier(base, 3)
+    model, tokenizer = load_model(base, labels=3)
     rows = encode_texts(read_task_file(mood, "mood", "en"), tokenizer, 3)
     odd = {"pooler.weight": np.zeros((3, 3), np.float32)}
     with raises(AlignmentError, file="base", got="no such tensor", expected="(3, 3)"):
@@ -197,19 +195,4 @@ def test_a_base_that_lacks_a_tensor_of_its_body_is_refused(base) -> None:
     del tensors[f"{Q}.weight"]
     save_file(tensors, file, metadata={"format": "pt"})
     with raises(UsageError, file="base", got="1: model.layers.0.self_attn.q_proj.weight"):
-        load_classifier(base, 3)
-
-
-@pytest.mark.slow
-def test_adapters_with_heads_and_others_in_one_command(base, mood, tasks, tmp_path) -> None:
-    writer = write_adapter(tmp_path / "spell-en", {Q: (np.ones((32, 2)), np.ones((2, 32)))})
-    adapters = [str(adapter(tmp_path / "mood-en")), str(writer)]
-    merge(adapters, tmp_path / "b", error=0.3, workers=1)
-    command = ["eval", *adapters, str(tmp_path / "b"), "--base", str(base), "--tasks", str(mood)]
-    shown = CliRunner().invoke(cli, [*command, "-o", str(tmp_path / "r.json")])
-    assert shown.exit_code == 0, shown.output
-    assert "mood-en" in shown.output
-    assert "macro-F1" in shown.output
-    by_name = {x["adapter"]: x for x in json.loads((tmp_path / "r.json").read_text())["tasks"]}
-    assert set(by_name["mood-en"]["results"]) == {"original", "b"}
-    assert set(by_name["spell-en"]["results"]) == {"base", "original", "b"}
+        load_model(base, labels=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from hydraopt.errors import UsageError
 from hydraopt.evaluate.metrics import METRICS, metrics_of
@@ -101,32 +102,6 @@ def test_an_unknown_metric_is_refused() -> None:
 # --- intervals ------------------------------------------------------------------------------------
 
 
-def test_equal_answers_differ_by_nothing() -> None:
-    numbers = np.random.default_rng(0).random((50, 1))
-    found = paired_difference(numbers, numbers, METRICS["chrF"].total)
-    assert (found.difference, found.low, found.high) == (0, 0, 0)
-
-
-@pytest.mark.slow
-def test_the_interval_covers_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(1)
-    covered = 0
-    for seed in range(100):
-        old = rng.random((80, 1))
-        new = old + 0.05 * rng.standard_normal((80, 1)) - 0.01
-        found = paired_difference(old, new, METRICS["chrF"].total, draws=150, seed=seed)
-        covered += found.low <= -1 <= found.high
-    assert 0.87 < covered / 100 <= 1
-
-
-def test_pairing_makes_it_narrow() -> None:
-    rng = np.random.default_rng(2)
-    old = rng.random((100, 1))
-    near = paired_difference(old, old + 0.01 * rng.random((100, 1)), METRICS["chrF"].total)
-    far = paired_difference(old, rng.permutation(old), METRICS["chrF"].total)
-    assert (near.high - near.low) < 0.1 * (far.high - far.low)
-
-
 @pytest.mark.parametrize("rows", [2, 50, 333])
 def test_the_interval_is_that_of_scipy(rows: int) -> None:
     from scipy.stats import bootstrap
@@ -150,3 +125,45 @@ def test_the_interval_is_that_of_scipy(rows: int) -> None:
     assert (found.low, found.high) == pytest.approx((low, high))
     assert found.deviation == pytest.approx(known.standard_error)
     assert found.difference == ratio(new) - ratio(old)
+
+
+# --- metrics of text in other scripts than latin, and macro-f1 ag --------------------------------
+
+
+@pytest.mark.parametrize(("answer", "right"), [("कि", "का"), ("हिंदी", "हद"), ("น้ำ", "นำ")])
+def test_marks_tell_words_apart(answer, right) -> None:
+    assert score("token-F1", [(answer, right)], "hi") == 0
+    assert score("token-F1", [(answer + "।", answer)], "hi") == 100
+
+
+def test_punctuation_and_symbols_do_not_count_and_articles_do() -> None:
+    assert score("token-F1", [("$5_000!", "5000")]) == 100
+    assert score("token-F1", [("the cat", "cat")]) == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize("space", [" ", "\u3000", "\n", "\t"])
+def test_spaces_between_characters_do_not_count(space) -> None:
+    for name in ("token-F1", "ROUGE-L", "GLEU"):
+        assert score(name, [(f"東京{space}都庁", "東京都庁")], "ja") == 100
+
+
+def test_rouge_is_by_characters_where_words_have_no_spaces() -> None:
+    assert score("ROUGE-L", [("東京都", "東京")], "ja") == pytest.approx(80)
+    assert score("ROUGE-L", [("我今天去", "我明天去")], "zh") == pytest.approx(75)
+    assert score("ROUGE-L", [("東京都", "東京")], "en") == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_macro_f1_is_that_of_scikit_learn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows, labels = int(rng.integers(1, 60)), int(rng.integers(1, 9))
+    numbers = rng.choice(rng.integers(0, 2**32, 12), (rows, 2)).astype(float)
+    numbers[:, 0] = rng.choice(numbers[:labels, 0], rows)
+    wanted = f1_score(
+        numbers[:, 0],
+        numbers[:, 1],
+        labels=np.unique(numbers[:, 0]),
+        average="macro",
+        zero_division=0,
+    )
+    assert METRICS["macro-F1"].total(numbers) == pytest.approx(100 * wanted, abs=1e-9)

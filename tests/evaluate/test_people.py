@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
 
-from hydraopt.basemodel.model import load_model
 from hydraopt.errors import UsageError
-from hydraopt.evaluate import compare, probing
-from hydraopt.probes.items import read_probes
+from hydraopt.evaluate import compare
 from tests.evaluate.test_classify import adapter as classifier
-from tests.evaluate.test_eval_verb import adapter, base, run
+from tests.evaluate.test_eval_verb import adapter, run
 from tests.probes.test_probe_files import SAMPLES
-from tests.raising import check_refused, raises
+from tests.raising import check_refused
 
-__all__ = ["adapter", "base"]
+__all__ = ["adapter"]
+
+
+@pytest.fixture
+def base(trained, tmp_path):
+    """The small model, which computes positions, with a context for the samples."""
+    for part in trained:
+        part.save_pretrained(tmp_path / "base")
+    config = tmp_path / "base" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 512}))
+    return tmp_path / "base"
 
 
 @pytest.fixture
@@ -48,14 +55,6 @@ def test_probes_need_no_tasks_and_compare_with_the_original(adapter, bundle, bas
     assert any(flips)
 
 
-def test_a_table_for_people(adapter, bundle, base) -> None:
-    said = probed(adapter, bundle, base)
-    assert "spell-en" in said.output
-    assert "pronouns" in said.output
-    assert "50 %" in said.output
-    assert re.search(r"spell-en +x +pronouns +2 .*\(\d, \d\)", said.output)
-
-
 def test_a_bundle_without_loss_flips_nothing(adapter, base, tmp_path) -> None:
     path = tmp_path / "exact.hydra.safetensors"
     assert run("merge", adapter, "--lossless", "-o", path, "-q").exit_code == 0
@@ -65,15 +64,9 @@ def test_a_bundle_without_loss_flips_nothing(adapter, base, tmp_path) -> None:
         assert change["flips"] == 0
 
 
-def test_an_item_that_the_base_has_no_positions_for_is_refused(base, monkeypatch) -> None:
-    monkeypatch.setattr(probing, "positions_of", lambda model: 8)
-    probes = {"x": read_probes([SAMPLES / "pronouns.jsonl"])["pronouns"].items}
-    with raises(UsageError, expected="at most 8"):
-        probing.preferences(*load_model(base), probes, {"base": {}})
-
-
-def test_what_is_corrected_together_is_said(adapter, bundle, base) -> None:
-    assert "Holm" in probed(adapter, bundle, base).output
+def test_an_item_beyond_the_context_is_refused(adapter, bundle, base, monkeypatch) -> None:
+    monkeypatch.setattr(compare, "positions_of", lambda model: 8)
+    check_refused(probed(adapter, bundle, base), UsageError, expected="at most 8")
 
 
 @pytest.mark.parametrize(

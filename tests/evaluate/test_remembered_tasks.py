@@ -43,7 +43,7 @@ def asked(trained, tasks, make_adapter, tmp_path, cache):
     bundle = tmp_path / "x.hydra.safetensors"
     merge(read_adapters(folders), bundle, error=0.3)
     compared = read_compared([*map(str, folders), str(bundle)])
-    return compared, EvaluationRequest(str(tmp_path / "base"), tasks, rows=6)
+    return compared, EvaluationRequest(str(tmp_path / "base"), tasks, rows=6, answers=1)
 
 
 @pytest.fixture
@@ -78,28 +78,6 @@ def test_an_interrupted_evaluation_continues_with_the_next_task(asked, scored) -
     scored.clear()
     assert plain(evaluate(*asked)) == result
     assert scored == []
-
-
-def test_a_remembered_task_is_what_was_measured(asked, cache) -> None:
-    compared, request = asked
-    request = replace(request, answers=2)
-    first, again = (plain(evaluate(compared, request)) for _ in range(2))
-    assert again == first
-    for file in cache.iterdir():
-        file.unlink()
-    assert plain(evaluate(compared, request)) == first
-
-
-@pytest.mark.parametrize(
-    "content", ["", *map(slow, ("[[1]]", '{"adapter": "spell-en", "rows": "six"}'))]
-)
-def test_what_is_broken_is_measured_again(asked, scored, cache, content: str) -> None:
-    whole = plain(evaluate(*asked))
-    for file in cache.iterdir():
-        file.write_text(content)
-    scored.clear()
-    assert plain(evaluate(*asked)) == whole
-    assert scored == NAMES
 
 
 @pytest.mark.parametrize(

@@ -12,18 +12,17 @@ import pytest
 import torch
 import transformers as hf
 
-from hydraopt.basemodel.model import load_classifier
+from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.positions import positions_of
 from hydraopt.errors import UsageError
 from hydraopt.evaluate.classify import encode_texts
 from hydraopt.evaluate.compare import EvaluationRequest, evaluate, read_compared
-from hydraopt.evaluate.context import sifted
 from hydraopt.evaluate.run import encode_task, run_task
 from hydraopt.evaluate.taskfile import read_task_file
 from tests.conftest import write_adapter
 from tests.evaluate.test_eval_verb import run
 from tests.raising import raises
-from tests.small_model import INSTRUCTION, make_tokenizer, tiny_speaker
+from tests.small_model import INSTRUCTION, make_tokenizer
 
 OPT_Q = "model.decoder.layers.0.self_attn.q_proj"
 BERT_Q = "bert.encoder.layer.0.attention.self.query"
@@ -69,36 +68,26 @@ def task(folder: Path, rows: list[tuple[str, str]], **meta: Any) -> Path:
     return folder
 
 
-def tiny(name: str, config: Callable[..., Any], **more: Any) -> Any:
-    return getattr(hf, name)(config(vocab_size=50, **{**SMALL, **more}))
-
-
 @pytest.mark.parametrize(
-    ("model", "positions"),
+    ("made", "positions"),
     [
-        (lambda: opt(30), 30),
+        (opt, PLACES),
         (bert, PLACES),
         (
-            lambda: tiny("RobertaModel", hf.RobertaConfig, max_position_embeddings=34),
+            lambda: hf.RobertaModel(
+                hf.RobertaConfig(vocab_size=50, **SMALL, max_position_embeddings=34)
+            ),
             32,
         ),
-        (
-            lambda: hf.GPT2LMHeadModel(
-                hf.GPT2Config(vocab_size=50, n_positions=24, n_embd=32, n_layer=1, n_head=2)
-            ),
-            24,
-        ),
-        (lambda: tiny_speaker(64)[0], None),
     ],
 )
-def test_the_context_of_a_model(model: Callable[[], Any], positions: int | None) -> None:
-    made = model()
-    assert positions_of(made) == positions
-    if positions is not None:
-        body = made.base_model.eval()
-        body(input_ids=torch.full((1, positions), 5))
-        with pytest.raises((IndexError, RuntimeError)):
-            body(input_ids=torch.full((1, positions + 1), 5))
+def test_the_context_of_a_model(made: Callable[[], Any], positions: int) -> None:
+    model = made()
+    assert positions_of(model) == positions
+    body = model.base_model.eval()
+    body(input_ids=torch.full((1, positions), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        body(input_ids=torch.full((1, positions + 1), 5))
 
 
 def test_rows_without_a_place_are_left_out_and_answers_end_with_the_context(tmp_path) -> None:
@@ -160,10 +149,4 @@ def test_a_task_of_empty_texts_says_so(tmp_path) -> None:
     base = saved(tmp_path / "base", bert())
     file = read_task_file(tasks, "mood", "en")
     with raises(UsageError, got="2 without a token"):
-        encode_texts(file, load_classifier(base, 2)[1], 2)
-
-
-def test_rows_are_sifted_by_the_first_reason() -> None:
-    why = "longer than the base's context of 4 tokens"
-    reasons = {"without a token": 1, why: 1, "longer than --max-tokens": 1}
-    assert sifted("x", [0, 3, 5, 9], 8, 4) == ([1], reasons)
+        encode_texts(file, load_model(base, labels=2)[1], 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.adapters import Adapter
+from hydraopt.basemodel.encoding import prompt_text
 from hydraopt.basemodel.model import TaskFactors
 from hydraopt.cli.main import cli
 from hydraopt.coding.records import read_record
@@ -68,6 +69,11 @@ def same(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
 def spelling(count: int) -> list[str]:
     """Prompts as text."""
     return [f"Spell.\n{i}\n=>" for i in range(count)]
+
+
+def rows(numbers: Iterable[int]) -> list[str]:
+    """Prompts of a task's rows, of which the small model has learned some."""
+    return [prompt_text("Spell.", str(i)) for i in numbers]
 
 
 def lines(*values: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,11 +14,11 @@ import pytest
 from hydraopt import read_adapters
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.memory import JsonCache
-from hydraopt.harm import answers
+from hydraopt.harm import judge as judge_module
 from hydraopt.harm.judge import AnswerJudge
-from tests.basemodel.cases import asked_of
+from hydraopt.merging.look import DEFAULT_HARM
 from tests.basemodel.conftest import base
-from tests.harm.cases import adapters_at, laid_out
+from tests.harm.cases import adapters_at, laid_out, rows
 from tests.harm.power_judge import FALLING, SCALES, THREE_LAYERS
 from tests.small_model import trained
 
@@ -36,17 +37,22 @@ def judge_of(trained, base: Path, tmp_path: Path) -> Callable[..., AnswerJudge]:
 
     prompts: by task; or so many of "fr".
     seeds: of each adapter's factors; default all of one content.
+    writes: whether the base writes more prompts, where there are few.
     """
     numbers = itertools.count()
 
     def make(
-        prompts: int | Mapping[str, Sequence[str | Encoded]] = 24,
+        prompts: int | Mapping[str, Sequence[str]] = 24,
         size: float = 0.3,
         seeds: Mapping[str, int] | None = None,
+        writes: bool = False,
         **more: Any,
     ) -> AnswerJudge:
+        if not writes:
+            settings = more.get("settings", DEFAULT_HARM)
+            more["settings"] = dataclasses.replace(settings, synthetic_prompts=0)
         if isinstance(prompts, int):
-            prompts = {"fr": asked_of(trained[1], range(prompts))}
+            prompts = {"fr": rows(range(prompts))}
         seeds = seeds or dict.fromkeys(prompts, 0)
         # Not written over those of another judge, which reads them when it needs them.
         adapters = adapters_at(tmp_path / f"judge{next(numbers)}", size, **seeds)
@@ -65,7 +71,7 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         asked.append(len(prompts))
         return [Encoded(x.prompt, (3,)) for x in prompts]
 
-    monkeypatch.setattr(answers, "answered", answered)
+    monkeypatch.setattr(judge_module, "answered", answered)
     return asked
 
 

@@ -49,10 +49,9 @@ class PowerJudge(HarmJudge):
         return MeasuredHarm(harm, 0.0)
 
 
-def planned(adapters, judge, sensitivity=None, measure="bias-aware", **limit) -> Plan:
+def planned(adapters, judge, **limit) -> Plan:
     """The plan of a merge with this judge and limit."""
-    look, limited = Look(judge, sensitivity), Limit(**limit)
-    return plan(adapters, MergeOptions(limit=limited, look=look, measure=measure, workers=1))
+    return plan(adapters, MergeOptions(limit=Limit(**limit), look=Look(judge), workers=1))
 
 
 def harms_of(path: Path) -> dict[str, float]:

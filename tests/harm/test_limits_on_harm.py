@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydraopt import merge, read_adapters
+from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.bundle.harm import Harm
-from hydraopt.errors import UsageError
+from hydraopt.errors import BudgetError, HydraoptError, UsageError
+from hydraopt.merging import finish
+from hydraopt.merging.align import align, coded_of
 from hydraopt.merging.budget import HarmLimit
-from hydraopt.merging.look import Look, MeasuredHarm
+from hydraopt.merging.limit import counted_harm
+from hydraopt.merging.look import HarmSettings, Look, MeasuredHarm
+from hydraopt.merging.options import coded_names
 from hydraopt.merging.passes import Passes
-from tests.harm.power_judge import SCALES, THREE_LAYERS, PowerJudge, planned
+from hydraopt.merging.weights import importances
+from tests.harm.power_judge import SCALES, THREE_LAYERS, PowerJudge, harms_of, planned
 from tests.marks import slow
 from tests.raising import raises
 
@@ -66,36 +72,6 @@ def test_a_limit_below_one_answer_gets_a_note(adapters, tmp_path: Path) -> None:
         adapters, tmp_path / "x", harm="0.02nats", look=Look(judge=judge), workers=1
     ).notes
     assert "few_answers" not in [note.code for note in notes]
-
-
-def test_progress_is_of_all_rounds(adapters, tmp_path: Path) -> None:
-    """From the first pass on, what is done is a share of the whole, which never goes back."""
-    said: list[tuple[str, int, int]] = []
-    judge, told = PowerJudge(adapters, SCALES), lambda *told: said.append(told)
-    merge(adapters, tmp_path / "x", look=Look(judge=judge), workers=1, progress=told, harm="5%")
-    rounds = [(s, done, total) for s, done, total in said if "round" in s]
-    shares = [done / total for _, done, total in rounds]
-    assert shares == sorted(shares)
-    assert (shares[0], 0.1 < shares[-1] <= 1) == (0, True)
-    assert len({total for *_, total in rounds}) == 1
-    # Passes and measurements both are parts of a round, each counted to its own end.
-    ends = [stage.rsplit(" ", 3) for stage, *_ in rounds]
-    assert len({part.rpartition(",")[2] for part, *_ in ends}) > 1
-
-
-@pytest.mark.parametrize("make", [merge, planned])
-def test_what_cannot_be_is_told_before_modules_are_looked_at(adapters, tmp_path, make) -> None:
-    def look() -> None:
-        pytest.fail("modules were looked at")
-
-    judge, out = PowerJudge(adapters, {"easy": 0.1}), [tmp_path / "x"] if make is merge else []
-    more = {"look": Look(judge, look)} if make is merge else {"judge": judge, "sensitivity": look}
-    for facts, asked in (
-        ({"got": "none of fair, hard"}, {}),
-        ({"got": "'none'", "expected": "frobenius, bias-aware"}, {"measure": "none"}),
-    ):
-        with raises(UsageError, **facts):
-            make(adapters, *out, harm="5%", **asked, **more)
 
 
 def test_all_trials_of_a_task_are_counted_by_what_all_of_them_show(adapters) -> None:
@@ -162,15 +138,6 @@ def test_one_answer_is_too_few_for_a_share(adapters, tmp_path: Path, prices) -> 
     assert merge(adapters, tmp_path / "x", harm="60%", look=Look(judge=judge), workers=1).size > 0
 
 
-def test_all_of_the_answers_are_told_in_words() -> None:
-    limit = HarmLimit(0.01)
-    assert [limit.describe(x) for x in (1.0, 0.99, 0.077)] == [
-        "all of the answers",
-        "99 % of the answers",
-        "7.7 % of the answers",
-    ]
-
-
 class Chance(PowerJudge):
     """A judge of which chance decides between 1.2 % and 7 %, down to small errors."""
 
@@ -199,3 +166,242 @@ def test_rounds_go_on_until_all_tasks_keep_the_limit_at_once(adapters, tmp_path,
     assert max(x.likely for x in made.harms.values()) <= 0.02
     assert shares == sorted(shares)
     assert shares[-1] < 1  # a round under way is not the end
+
+
+# --- merges by harm, with a judge that needs no model: harm is a  --------------------------------
+
+
+def test_prompts_do_not_change_the_bytes_of_a_size(adapters, tmp_path: Path) -> None:
+    """They are data-free without a refit; the bundle states what was measured."""
+    plain = merge(adapters, tmp_path / "plain", size="30%")
+    made = merge(
+        adapters, tmp_path / "judged", size="30%", look=Look(judge=PowerJudge(adapters, SCALES))
+    )
+    assert made.size <= 0.3 * made.fp16_bytes
+    assert made.errors == pytest.approx(plain.errors, rel=0.1)
+    assert {name: x.likely for name, x in made.harms.items()} == harms_of(tmp_path / "judged")
+    assert open_bundle(tmp_path / "judged").recipe["judged"] == 3
+
+
+SHARES, NATS = HarmLimit(0.02), HarmLimit(0.01, shares=False)
+FEW = MeasuredHarm(Harm(0, 24, 0.0, 1e-4, True), 0.0)
+"""No answer of 24 is near to changing."""
+COARSE = Harm(5, 25, 0.2, 0.04, True)
+"""A trial in which a fifth of the answers changes, with a root of KL of 0.2."""
+RATE = -math.log(0.8) / (0.2 + 0.01)
+"""Of both together."""
+
+
+def updated(predicted: float, changed: float, answers: int) -> float:
+    """Mean plus one deviation of a Gamma prior of shape 2 that so many answers update."""
+    shape, answers = 2 + changed, 2 / predicted + answers
+    return (shape + math.sqrt(shape)) / answers
+
+
+def test_kl_tells_of_a_limit_what_few_answers_do_not() -> None:
+    """By the rate of the task's own rounds."""
+    expected = updated(1 - math.exp(-0.01 * RATE), 0, 24)
+    assert counted_harm(SHARES, FEW, [COARSE]) == pytest.approx(expected)
+    assert 0 < counted_harm(SHARES, FEW) < counted_harm(SHARES, FEW, [COARSE])
+    assert counted_harm(NATS, FEW, [COARSE]) == 1e-4
+
+
+def test_trials_in_which_most_answers_change_say_nothing_of_small_shares() -> None:
+    """KL goes on to rise where no more answers can change, and far beyond a cliff."""
+    far = Harm(24, 25, 0.95, 9.0, True)
+    assert counted_harm(SHARES, FEW, [COARSE, far]) == counted_harm(SHARES, FEW, [COARSE])
+    # But where there is no other, it tells more than the least.
+    lost = MeasuredHarm(Harm(24, 24, 0.95, 4.0, True), 0.0)
+    assert counted_harm(SHARES, lost, [far]) > 0.95
+
+
+@pytest.mark.parametrize("answers", [4, 24, 96])
+def test_what_kl_predicts_is_updated_by_the_answers(answers: int) -> None:
+    """One of them changed, perhaps by a tie."""
+    judged = MeasuredHarm(Harm(1, answers, 1 / answers, 1e-4, True), 3e-4)
+    rate = (-math.log(0.8) - math.log(1 - 1 / answers)) / (0.2 + 0.01)
+    expected = updated(1 - math.exp(-rate * 0.02), 1, answers)
+    assert counted_harm(SHARES, judged, [COARSE]) == pytest.approx(expected)
+
+
+def test_a_task_whose_prompts_have_no_near_tie_keeps_its_limit(adapters, tmp_path: Path) -> None:
+    """At small errors none of its answers is likely to change; those of other prompts would."""
+
+    class Sure(PowerJudge):
+        def measure(self, task, coded, apart=False) -> MeasuredHarm:
+            judged = super().measure(task, coded)
+            harm = judged.harm
+            if task == "hard" and harm.likely < 0.05:
+                harm = dataclasses.replace(harm, changed=0, likely=0.0)
+            return dataclasses.replace(judged, harm=harm)
+
+    made = merge(adapters, tmp_path / "x", harm="2%", look=Look(judge=Sure(adapters, SCALES, 24)))
+    assert SCALES["hard"] * made.errors["hard"] ** 1.2 < 0.03
+
+
+@pytest.mark.parametrize("limit", [0.02, slow(0.005)])
+def test_a_limit_is_kept_by_every_task_and_not_overdone(adapters, tmp_path, limit) -> None:
+    judge = PowerJudge(adapters, SCALES)
+    merge(adapters, tmp_path / "x", harm=f"{100 * limit}%", look=Look(judge=judge))
+    after = harms_of(tmp_path / "x")
+    assert all(harm <= limit for harm in after.values())
+    assert after["hard"] > 0.6 * limit
+    assert after["fair"] > 0.6 * limit
+    recipe = open_bundle(tmp_path / "x").manifest.recipe
+    assert (recipe["limit"], recipe["value"]) == ("harm", limit)
+
+
+def test_a_limit_on_kl(adapters, tmp_path: Path) -> None:
+    merge(adapters, tmp_path / "x", harm="0.002nats", look=Look(judge=PowerJudge(adapters, SCALES)))
+    tasks = open_bundle(tmp_path / "x").manifest.tasks
+    assert all(task.harm.kl <= 0.002 for task in tasks)
+
+
+def test_a_limit_needs_prompts_of_all(adapters, tmp_path: Path) -> None:
+    judge = PowerJudge(adapters, {"easy": 1.0, "hard": 1.0})
+    with raises(UsageError, got="none of fair"):
+        merge(adapters, tmp_path / "x", harm="1%", look=Look(judge=judge))
+    with pytest.raises(UsageError):
+        merge(adapters, tmp_path / "x", harm="1%")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(("count", "more"), [(64, False), slow(65, True)])
+def test_a_limit_that_nothing_keeps_names_the_task(
+    adapters, tmp_path: Path, monkeypatch, count: int, more: bool
+) -> None:
+    """And asks for more prompts where more would be judged."""
+    monkeypatch.setattr("hydraopt.merging.limit.DEFAULT_HARM", HarmSettings(prompts=count))
+
+    class Stubborn(PowerJudge):
+        def measure(self, task, coded, apart=False) -> MeasuredHarm:
+            judged = super().measure(task, coded)
+            if task != "fair":
+                return judged
+            return MeasuredHarm(Harm(3, 64, 0.05, 0.1, True), 0.0)
+
+    with raises(BudgetError, adapter="fair", got="7.2 %") as refused:
+        merge(adapters, tmp_path / "x", harm="1%", look=Look(judge=Stubborn(adapters, SCALES)))
+    assert ("more prompts" in refused.value.do) == more
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("text", ["1", "%", "0%", "100%", "-1%", "0nats", "1e999nats", "x"])
+def test_limits_that_are_none_are_refused(adapters, tmp_path, text) -> None:
+    with pytest.raises(UsageError):
+        merge(adapters, tmp_path / "x", harm=text, look=Look(judge=PowerJudge(adapters, SCALES)))
+
+
+def test_a_limit_cannot_be_combined_with_a_refit(adapters, tmp_path: Path) -> None:
+    judge = PowerJudge(adapters, SCALES)
+    with pytest.raises(UsageError):
+        merge(
+            adapters,
+            tmp_path / "x",
+            harm="1%",
+            look=Look(judge=judge, refit=lambda name, modules: {}),
+        )
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_something_was_fitted_to_is_judged_by_other_answers(adapters, tmp_path) -> None:
+    class Noting(PowerJudge):
+        def measure(self, task, coded, apart=False) -> MeasuredHarm:
+            if apart:
+                asked_apart.add(task)
+            return super().measure(task, coded, apart)
+
+    asked_apart: set[str] = set()
+
+    def grow(name, modules):
+        if name != "easy":
+            return {}
+        return {
+            path: dataclasses.replace(x.record, exponents=x.record.exponents + 1)
+            for path, x in modules().items()
+        }
+
+    judge = Noting(adapters, SCALES)
+    merge(adapters, tmp_path / "x", size="30%", look=Look(judge=judge, refit=grow))
+    assert asked_apart == {"easy"}
+
+
+# --- tasks of equal content under a limit on harm, and tasks of w --------------------------------
+
+
+@pytest.mark.slow
+def test_the_task_that_breaks_a_limit_is_named_among_equal_contents(
+    adapters, make_adapter, tmp_path: Path
+) -> None:
+    first = next(x for x in adapters if x.name == "fair")
+    modules = {path: module.factors() for path, module in first.modules.items()}
+    every = read_adapters([make_adapter(tmp_path / "in" / name, modules) for name in "abc"])
+
+    class Stubborn(PowerJudge):
+        def measure(self, task, coded, apart=False) -> MeasuredHarm:
+            likely = {"a": 0.001, "b": 0.05, "c": 0.02}[task]
+            return MeasuredHarm(Harm(0, 64, likely, likely**2, True), 0.0)
+
+    judge = Stubborn(every, dict.fromkeys("abc", 0.3))
+    with raises(BudgetError, adapter="b"):
+        merge(every, tmp_path / "x", harm="1%", look=Look(judge=judge), workers=1)
+
+
+def test_weights_of_equal_contents_are_summed(make_adapter, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    same, other = ({THREE_LAYERS[0]: (rng.random((8, 2)), rng.random((2, 8)))} for _ in range(2))
+    rows = (("a", same), ("b", same), ("c", other))
+    pieces = align(
+        read_adapters([make_adapter(tmp_path / x, y) for x, y in rows]), None, lossless=False
+    )
+    for given, summed in (({}, [1, 2]), ({"b": 3.0}, [1, 4])):
+        assert sorted(importances(pieces, given)) == summed
+
+
+def test_a_task_of_which_nothing_is_coded_needs_no_prompts(adapters) -> None:
+    pieces = align(adapters, None, lossless=True)
+    assert list(coded_names(pieces)) == []
+    assert sorted(coded_names(align(adapters, None, lossless=False))) == sorted(SCALES)
+    assert sorted(coded_of([replace(adapters[0], modules={}), *adapters[1:]])) == sorted(
+        x.name for x in adapters[1:]
+    )
+
+
+# --- what is checked before harm is measured, and what is counted --------------------------------
+
+
+def test_what_is_wrong_is_told_before_anything_is_measured(adapters, tmp_path: Path) -> None:
+    judge, looked = PowerJudge(adapters, SCALES), []
+
+    def look() -> dict[str, dict[str, float]]:
+        looked.append(0)
+        return {}
+
+    for wrong in (
+        {"size": "3O%"},
+        {"size": "30%", "forms": ["privat"]},
+        {"size": "30%", "importance": {"heasy": 2.0}},
+        {"size": "30%", "importance": {"easy": -2.0}},
+        {"harm": "2%", "importance": {"easy": 2.0}},
+        {"size": "30%", "base": tmp_path / "nothing"},
+    ):
+        with pytest.raises(HydraoptError):
+            merge(adapters, tmp_path / "x", look=Look(judge=judge, sensitivity=look), **wrong)
+    assert (judge.asked, looked) == (0, [])
+    merge(adapters, tmp_path / "x", size="30%", look=Look(sensitivity=look))
+    assert looked == [0]
+
+
+def test_a_refit_leaves_room_for_what_is_told_of_harm(adapters, tmp_path, monkeypatch) -> None:
+    counted, real = [], finish.refitted
+
+    def refitted(before, pieces, originals, refitter, budget, value):
+        made = real(before, pieces, originals, refitter, budget, value)
+        counted.append(value(made.draft, made.tasks))
+        return made
+
+    monkeypatch.setattr(finish, "refitted", refitted)
+    judge = PowerJudge(adapters, SCALES)
+    same = lambda name, modules: {p: x.record for p, x in modules().items()}  # noqa: E731
+    made = merge(adapters, tmp_path / "x", size="30%", look=Look(judge=judge, refit=same))
+    assert counted == [pytest.approx(made.size, abs=12)]  # three tasks; 46 without

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,11 @@ import numpy as np
 import pytest
 
 from hydraopt import open_bundle
-from hydraopt.errors import AlignmentError, BaseMismatchError, BudgetError, UsageError
-from hydraopt.harm import answers
+from hydraopt.errors import AlignmentError, BaseMismatchError, UsageError
+from hydraopt.harm import judge as judge_module
 from hydraopt.merging.look import HarmSettings
 from tests.basemodel.cases import PATHS
 from tests.harm.cases import call, lines, run, spelling
-from tests.marks import slow
 from tests.raising import check_refused
 
 
@@ -35,7 +35,7 @@ def started(place: Path, *how: str, name: str = "en") -> Path:
 @pytest.fixture
 def unloaded(monkeypatch) -> None:
     """Nothing that a test does loads the base."""
-    monkeypatch.setattr(answers, "load_model", lambda *_: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(judge_module, "load_model", lambda *_: pytest.fail("the base was loaded"))
 
 
 @pytest.mark.parametrize(
@@ -43,10 +43,7 @@ def unloaded(monkeypatch) -> None:
     [
         ("merge", 1),
         ("merge", 100),
-        slow("plan", 1),
         ("add", 1),
-        slow("plan", 100),
-        slow("add", 100),
     ],
 )
 def test_answers_that_go_on_are_told_of(place: Path, monkeypatch, tokens: int, how: str) -> None:
@@ -67,51 +64,6 @@ def test_answers_that_go_on_are_told_of(place: Path, monkeypatch, tokens: int, h
     assert (f"the first {tokens} tokens" in made.stderr) == (tokens == 1), made.stderr
     if tokens == 1:
         assert made.stderr.rstrip().endswith(told)
-
-
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        (("--size", "5pc", "-o", "x"), "5pc"),
-        (("--size", "5pc"), "5pc"),
-        (("--error", "-2", "-o", "x"), "-2"),
-        (("--harm", "5%", "--fair", "-o", "x"), "cannot be combined with weights or fair"),
-        (("--harm", "5%", "--fair"), "cannot be combined with weights or fair"),
-        (
-            ("--harm", "5%", "--weight", "en=2", "-o", "x"),
-            "cannot be combined with weights or fair",
-        ),
-        (("--size", "40%", "--weight", "er=2", "-o", "x"), "a task that was not found"),
-    ],
-)
-def test_what_is_no_limit_is_told_before_the_base_is_loaded(place: Path, asked, said) -> None:
-    (place / "base").rename(place / "elsewhere")
-    made = call(place, *asked, verb="merge" if "-o" in asked else "plan")
-    assert made.exit_code == 2
-    error = made.stderr.partition("Error: ")[2]
-    assert "base" not in error
-    assert said in error
-
-
-def test_a_full_folder_is_told_before_the_base_is_loaded(place: Path, unloaded) -> None:
-    made = call(place, "--size", "40%", "-o", f"{place / 'prompts'}/")
-    check_refused(made, UsageError, file="prompts")
-
-
-def test_a_size_in_bytes_is_refused_before_anything_is_asked(place: Path, monkeypatch) -> None:
-    monkeypatch.setattr("hydraopt.harm.answers.answered", lambda *_: pytest.fail("asked"))
-    for verb, asked in (("merge", ["-o", place / "x"]), ("plan", [])):
-        check_refused(call(place, "--size", "5", *asked, verb=verb), BudgetError, got="--exact")
-
-
-@pytest.mark.slow
-def test_what_is_usual_is_not_in_the_recipe(place: Path, monkeypatch) -> None:
-    for tokens, said in ((128, None), (20, 20)):
-        judge_first(monkeypatch, tokens)
-        out = place / str(tokens)
-        made = call(place, "--error", "0.3", "-o", out)
-        assert made.exit_code == 0, made.output
-        assert open_bundle(out).recipe.get("answer_tokens") == said
 
 
 def test_a_limit_on_harm_is_kept_and_told(place: Path) -> None:
@@ -171,7 +123,7 @@ def test_only_before_a_refit_some_prompts_are_for_learning(
 
 def test_what_keeps_every_bit_is_not_asked_for_answers(place: Path, monkeypatch) -> None:
     monkeypatch.setattr(
-        answers.Answers, "answers", lambda *_: pytest.fail("answers were asked for")
+        judge_module.AnswerJudge, "answers", lambda *_: pytest.fail("answers were asked for")
     )
     made = call(place, "--size", "1MB", "-o", place / "x", "--json")
     assert made.exit_code == 0, made.output
@@ -198,20 +150,6 @@ def test_an_addition_is_refused_before_the_base_is_loaded(
     check_refused(result, UsageError, **facts)
 
 
-@pytest.mark.parametrize(
-    ("how", "facts"),
-    [
-        (["--size", "40%", "--replace"], {"file": "x", "got": "'fr'", "expected": "en"}),
-        ([], {"file": "x", "got": "prompts"}),
-    ],
-)
-def test_what_a_collection_refuses_is_told_before_the_base_is_loaded(
-    place: Path, unloaded, how: list[str], facts: dict[str, Any]
-) -> None:
-    out = started(place, "--lossless")
-    check_refused(call(place, *how, verb="add", bundle=out, names=["fr"]), **facts)
-
-
 def test_what_does_not_fit_the_core_is_told_before_the_base_is_loaded(
     place: Path, make_adapter, unloaded
 ) -> None:
@@ -228,43 +166,34 @@ def test_what_does_not_fit_the_core_is_told_before_the_base_is_loaded(
     check_refused(result, UsageError, file="x")
 
 
-def test_an_addition_gets_the_notes_of_a_merge(place: Path) -> None:
-    out = started(place)
-    result = call(place, "--harm", "5%", "--json", verb="add", bundle=out, names=["fr"])
-    assert result.exit_code == 0, result.output
-    notes = json.loads(result.stdout)["notes"]
-    assert ("few_answers", "fr") in [(note["code"], note["where"]) for note in notes]
-
-
 @pytest.mark.parametrize(
     ("more", "facts"),
     [
         (["--harm", "20%", "--refit", "-o", "x"], {"names": "--refit"}),
         (["--size", "40%", "--harm", "1%", "-o", "x"], {"got": "size, harm"}),
         (["--harm", "nothing", "-o", "x"], {"got": "'nothing'"}),
+        (["--harm", "5%", "--fair", "-o", "x"], {}),
         (["--harm", "5%", "--weight", "en=2", "-o", "x"], {}),
         (["--size", "40%", "--weight", "er=2", "-o", "x"], {"got": "er", "expected": "en, fr"}),
-        (["--size", "4o%", "-o", "x"], {"got": "'4o%'"}),
+        (["--size", "40%", "-o", "prompts/"], {"file": "prompts"}),
+        (["--size", "5", "-o", "x"], {"got": "--exact"}),
         ([], {"names": "--size"}),
+        (["--size", "5pc"], {"got": "5pc"}),
         (["--size", "40%", "--harm", "1%"], {"names": "--size"}),
         (["--size", "40%", "--error", "0.1"], {"names": "--error"}),
-        (["--harm", "5%", "--fair"], {}),
         (["--harm", "5%", "--weight", "en=2"], {}),
-        (["--size", "40%", "--weight", "er=2"], {"got": "er", "expected": "en, fr"}),
         (["--size", "40%", "--plot", "x.txt"], {"file": "x.txt"}),
         (["--size", "40%", "--plot", "none/x.png"], {"file": "x.png", "got": "no none/"}),
     ],
 )
-def test_what_does_not_fit_together_is_refused_at_once(
+def test_what_does_not_fit_together_is_refused_before_anything_is_asked(
     place: Path, monkeypatch, more, facts
 ) -> None:
-    looked = []
-    monkeypatch.setattr("hydraopt.harm.judge.looks", lambda *given: looked.append(given))
-    monkeypatch.setattr("hydraopt.harm.answers.answered", lambda *given: looked.append(given))
-    refused = call(place, *more, verb="merge" if "-o" in more else "plan")
-    check_refused(refused, **facts)
+    monkeypatch.chdir(place)
+    for name in ("sensitivities", "answered"):
+        monkeypatch.setattr(judge_module, name, lambda *_: pytest.fail("asked"))
+    check_refused(call(place, *more, verb="merge" if "-o" in more else "plan"), **facts)
     assert not (place / "x").exists()
-    assert not looked
 
 
 def test_prompts_of_the_merge_serve_what_is_added_to_it(place: Path) -> None:
@@ -286,7 +215,41 @@ def test_prompts_of_the_merge_serve_what_is_added_to_it(place: Path) -> None:
     check_refused(refused, UsageError, file="prompts", got="it", expected="fr")
 
 
-def test_a_lossless_collection_has_no_use_for_prompts(place: Path) -> None:
-    out = started(place, "--lossless")
-    refused = call(place, verb="add", bundle=out, names=["fr"])
-    check_refused(refused, UsageError, file="x.hydra.safetensors", got="prompts")
+# --- the command plan with prompts: what it shows, and that the m --------------------------------
+
+
+@pytest.mark.slow
+def test_the_plan_is_shown_drawn_and_writes_no_bundle(place: Path) -> None:
+    picture = place / "plan.png"
+    told = call(place, "--size", "40%", "--plot", picture, "--json", verb="plan")
+    assert told.exit_code == 0, told.output
+    report = json.loads(told.stdout)
+    assert report["schema"] == "hydraopt.plan/1"
+    assert (report["limit"], report["counted"]) == ("size", "answers")
+    assert report["refit"]
+    for task in report["tasks"]:
+        assert task["size"] > 0
+        assert not task["trials"]
+        assert 0 <= task["harm"]["changed"] <= task["harm"]["answers"]
+    assert picture.stat().st_size > 10_000
+    assert not list(place.glob("*.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("limit", "more"), [(("--size", "40%"), ("--no-refit",)), (("--harm", "20%"), ())]
+)
+def test_the_merge_after_a_plan_makes_what_was_planned(
+    place: Path, own_cache: Path, limit: Sequence[str], more: Sequence[str]
+) -> None:
+    plan = json.loads(call(place, *limit, "--json", verb="plan").stdout)
+    before = set((own_cache / "harm").iterdir())
+    out = place / "x.hydra.safetensors"
+    made = json.loads(call(place, *limit, *more, "-o", out, "--json").stdout)
+    assert set((own_cache / "harm").iterdir()) == before
+    assert plan["size"] == made["size"] == out.stat().st_size
+    streams = [x for name, x in open_bundle(out).tensor_bytes.items() if name != "manifest"]
+    assert sum(task["size"] for task in plan["tasks"]) == pytest.approx(sum(streams))
+    for planned, task in zip(plan["tasks"], made["tasks"], strict=True):
+        assert planned["harm"] == task["harm"]
+        assert planned["error"] == task["error"]

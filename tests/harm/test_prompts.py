@@ -15,14 +15,12 @@ from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import RowPrompt, encode_prompt, encode_row, prompt_text
 from hydraopt.basemodel.memory import JsonCache
 from hydraopt.basemodel.model import load_model
-from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
+from hydraopt.basemodel.sensitivity import self_written, sensitivities
 from hydraopt.errors import AlignmentError, UsageError
-from hydraopt.harm import prompts as prompts_module
 from hydraopt.harm.judge import AnswerJudge
-from hydraopt.harm.prompts import read_prompts
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
-from tests.basemodel.cases import PATHS
-from tests.harm.cases import adapters_at, run, spelling
+from tests.basemodel.cases import PATHS, factors_of
+from tests.harm.cases import adapters_at, measured, rows, run, spelling
 from tests.marks import slow
 from tests.raising import check_refused, raises
 from tests.small_model import make_tokenizer
@@ -61,7 +59,7 @@ def test_what_was_seen_counts_by_its_root(base, pair) -> None:
     model, tokenizer = load_model(base)
     seed = 3 + int(adapter.content_hash()[:12], 16)
     texts = self_written(model, tokenizer, factors, DEFAULT_HARM.sensitivity_texts, seed)
-    whole = sensitivities(looks(model, texts, factors), factors)
+    whole = sensitivities(model, texts, factors)
     found = AnswerJudge(str(base), [adapter], {}, seed=3).sensitivities()["en"]
     assert {path: value**2 for path, value in found.items()} == pytest.approx(whole)
 
@@ -76,56 +74,10 @@ def test_no_prompts_are_refused(base, pair) -> None:
         AnswerJudge(str(base), pair, {"fr": []})
 
 
-def test_prompts_of_what_is_more_than_factors_are_refused(base, make_adapter, tmp_path) -> None:
-    modules = {PATHS[0]: (np.ones((32, 2)), np.ones((2, 32)))}
-    extras = {"base_model.model.lm_head.weight": np.ones((259, 32), np.float32)}
-    folder = make_adapter(tmp_path / "x", modules, extras=extras)
-    adapters = read_adapters([folder])
-    with raises(UsageError, adapter="x", got="base_model.model.lm_head.weight"):
-        AnswerJudge(str(base), adapters, {"x": PROMPTS})
-    assert AnswerJudge(str(base), adapters, {}).sensitivities()["x"]
-
-
 def test_a_base_without_these_modules_is_refused(base, make_adapter, tmp_path) -> None:
     folder = make_adapter(tmp_path / "x", {"h.0.q": (np.ones((8, 2)), np.ones((2, 8)))})
     with raises(AlignmentError, file="base", got="no such module", expected="(8, 8)"):
         AnswerJudge(str(base), read_adapters([folder]), {}).sensitivities()
-
-
-def test_more_prompts_than_are_of_use_are_not_kept(tmp_path: Path, monkeypatch) -> None:
-    """But they are looked at: what is wrong far down is told as well."""
-    monkeypatch.setattr(prompts_module, "DEFAULT_HARM", HarmSettings(refit_prompts=3))
-    file = tmp_path / "many.jsonl"
-    lines = [json.dumps(x) for x in ("a", "b", "a", "c", "a", "d", "e")]
-    file.write_text("\n".join(lines))
-    assert read_prompts(file) == ["a", "b", "c"]
-    file.write_text("\n".join([*lines, "{"]))
-    with raises(UsageError, got="{"):
-        read_prompts(file)
-
-
-def test_prompt_files(tmp_path: Path) -> None:
-    plain, lines = tmp_path / "a.txt", tmp_path / "a.jsonl"
-    plain.write_text('one\n\n"two"\n')
-    lines.write_text('"one\\nmore"\n{"prompt": "two"}\n')
-    assert read_prompts(plain) == ["one", '"two"']
-    assert read_prompts(lines) == ["one\nmore", "two"]
-
-
-@pytest.mark.parametrize("line", ["{", "3", '{"text": "x"}', '""', '{"prompt": 3}'])
-def test_wrong_prompt_files_are_refused(tmp_path: Path, line: str) -> None:
-    file = tmp_path / "a.jsonl"
-    file.write_text('"fine"\n' + line)
-    with pytest.raises(UsageError):
-        read_prompts(file)
-
-
-def test_empty_and_missing_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty").write_text("\n")
-    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
-    for name, facts in (("empty", {"file": "empty"}), ("none", {}), ("bytes", {})):
-        with raises(UsageError, **facts):
-            read_prompts(tmp_path / name)
 
 
 @pytest.mark.parametrize("more", [slow([]), ["--no-refit"]])  # a refit takes seconds
@@ -187,9 +139,59 @@ def test_a_text_begins_as_the_tokenizer_begins_it(around: str, text: str) -> Non
     assert row[0] == 1
 
 
-def test_answers_are_asked_for_once(base, pair, questions) -> None:
-    for _ in range(2):
-        judge = AnswerJudge(str(base), pair, {"fr": PROMPTS})
-        judge.sensitivities()
-        judge.answers("fr")
-    assert questions == [len(PROMPTS)]
+# --- what becomes of prompts before the base model reads them; ad --------------------------------
+
+
+def saved(trained, folder: Path, *missing: str) -> str:
+    """A base whose tokenizer lacks these tokens."""
+    model, tokenizer = trained[0], make_tokenizer()
+    for name in missing:
+        setattr(tokenizer, name, None)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+# --- prompts that are there twice -----------------------------------------------------------------
+
+
+def test_equal_prompts_count_once_and_the_first_stays(judge_of) -> None:
+    texts = [prompt_text("Spell.", str(i)) for i in (3, 1, 3, 2, 1, 3)]
+    judge = judge_of({"fr": [*texts, "<s>" + texts[1]]})
+    asked = [answer.prompt for answer in judge.answers("fr")]
+    once = judge_of({"fr": [texts[0], texts[1], texts[3]]})
+    assert asked == [answer.prompt for answer in once.answers("fr")]
+    assert len(set(asked)) == 3
+    told = measured(judge, "fr", factors_of(1, 0.1))
+    assert told.harm.answers == 3
+    assert told == measured(once, "fr", factors_of(1, 0.1))
+
+
+def test_a_prompt_that_the_base_does_not_read_names_its_task_and_number(judge_of) -> None:
+    with raises(UsageError, adapter="fr", what="prompt 25 ", got="66 tokens"):
+        judge_of({"fr": [*rows(range(24)), "x" * 66]}).answers("fr")
+
+
+def test_equal_prompts_take_no_places_of_others(judge_of, questions) -> None:
+    """Neither among those that judge nor among the lessons, and none is in both."""
+    settings = HarmSettings(prompts_if_refit=4, refit_prompts=10)
+    texts = [text for text in spelling(20) for _ in range(2)]
+    judge = judge_of({"fr": texts}, refits=True, settings=settings)
+    both = judge.answers("fr"), judge.training_answers("fr")
+    asked, lessons = ([x.prompt for x in answers] for answers in both)
+    assert (len(asked), len(lessons)) == (4, 6)
+    assert len({*asked, *lessons}) == 10
+
+
+# --- prompts that cannot be read ------------------------------------------------------------------
+
+
+# --- adapters without prompts ---------------------------------------------------------------------
+
+
+def test_without_a_token_to_begin_with_prompts_are_asked_for(trained, tmp_path) -> None:
+    base = saved(trained, tmp_path / "base", "bos_token", "eos_token")
+    adapters = adapters_at(tmp_path, fr=0)
+    with raises(UsageError, adapter="fr"):
+        AnswerJudge(base, adapters, {}).sensitivities()
+    assert AnswerJudge(base, adapters, {"fr": ["a", "b"]}).sensitivities()["fr"].keys() == {*PATHS}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 import pytest
 
 from hydraopt.basemodel.encoding import RowPrompt, encode_prompt, prompt_text
-from hydraopt.basemodel.memory import JsonCache
 from hydraopt.harm import judge as judge_module
 from hydraopt.harm import synthetic
-from hydraopt.harm.prompts import prompt_line, read_prompts
-from hydraopt.harm.synthetic import remembered_prompts, synthetic_prompts
+from hydraopt.harm.prompts import read_prompts
+from hydraopt.harm.synthetic import synthetic_prompts
 from hydraopt.merging.look import HarmSettings
 from tests.harm.cases import call, lines, spelling
 from tests.small_model import tiny_speaker
@@ -53,7 +51,7 @@ def said(monkeypatch, trained):
     """Makes the model write these lines, again and again, each as likely as its place."""
 
     def say(lines: Sequence[str]) -> None:
-        def generate(model, tokenizer, items, factors, most, batch, ends, choose):
+        def generate(model, tokenizer, items, factors, most, ends, choose):
             texts = [lines[i % len(lines)] for i in range(len(items))]
             choose.likelihoods.update(
                 {i: [float(-(i % len(lines)))] * 99 for i in range(len(items))}
@@ -121,24 +119,22 @@ def test_nothing_is_written_where_it_does_not_fit() -> None:
     assert synthetic_prompts(model, tokenizer, long, 10, 0) == []
 
 
-def test_what_was_written_is_remembered(trained, tmp_path: Path, monkeypatch) -> None:
-    memory, calls = JsonCache(tmp_path), list[int]()
+def test_what_was_written_is_remembered(judge_of, monkeypatch) -> None:
+    calls = list[int]()
 
     def write(model: Any, tokenizer: Any, examples: Any, count: int, *rest: Any) -> list[str]:
         calls.append(count)
         return ["Spell.\n7\n=>"]
 
-    monkeypatch.setattr(synthetic, "synthetic_prompts", write)
-    for count, asked in ((10, [10]), (10, [10]), (20, [10, 20])):
-        (made,) = remembered_prompts(memory, "base", trained, ROWS, count, 0)
-        assert made == "Spell.\n7\n=>"
+    monkeypatch.setattr(judge_module, "synthetic_prompts", write)
+    for count, asked in ((20, [15]), (20, [15]), (30, [15, 25])):
+        judge = judge_of(
+            {"fr": ROWS}, refits=True, writes=True, settings=HarmSettings(synthetic_prompts=count)
+        )
+        assert len(judge.training_answers("fr")) == 1
+        (made,) = judge.synthetic["fr"]
         assert isinstance(made, RowPrompt)
         assert calls == asked
-    for damaged in (7, ["x"] * 21, [7]):
-        for file in tmp_path.iterdir():
-            file.write_text(json.dumps(damaged))
-        memory = JsonCache(tmp_path)
-        assert remembered_prompts(memory, "base", trained, ROWS, 20, 0) == ["Spell.\n7\n=>"]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +145,7 @@ def test_few_prompts_get_others_to_train_with(
     trained, judge_of, prompts, refits: bool, written: int
 ) -> None:
     settings = HarmSettings(synthetic_prompts=40)
-    judge = judge_of({"fr": prompts}, 0.02, refits=refits, settings=settings)
+    judge = judge_of({"fr": prompts}, 0.02, refits=refits, writes=True, settings=settings)
     lessons = {x.prompt for x in judge.training_answers("fr")}
     real = [encode_prompt(trained[1], text).prompt for text in dict.fromkeys(prompts)]
     assert [x.prompt for x in judge.answers("fr")] == real
@@ -157,23 +153,6 @@ def test_few_prompts_get_others_to_train_with(
     assert len(lessons) <= written
     assert not lessons & {*real}
     assert bool(lessons) == bool(written)
-
-
-def test_prompts_as_tokens_are_not_continued(trained, judge_of) -> None:
-    prompts = [encode_prompt(trained[1], text) for text in ROWS]
-    judge = judge_of({"fr": prompts}, 0.02, refits=True)
-    assert judge.training_answers("fr") == []
-    assert not judge.synthetic
-
-
-@pytest.mark.parametrize(
-    "text", [ROWS[0], prompt_text("Say", "a\n=>\nb"), 'a "quoted"\n line', "é"]
-)
-def test_a_line_is_read_as_the_prompt(tmp_path: Path, text: str) -> None:
-    (tmp_path / "x.jsonl").write_text(prompt_line(text))
-    (read,) = read_prompts(tmp_path / "x.jsonl")
-    assert read == text
-    assert type(read) is type(text)
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.history import Added
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.bundle.verify import HarmReport, TaskHarm
+from hydraopt.bundle.verify import HarmReport
 from hydraopt.cli.prompting import base_files, warn_of_base
 from hydraopt.errors import BundleFormatError, NumericalError, UsageError
 from hydraopt.harm import verify as module
@@ -84,16 +83,6 @@ def test_what_is_true_is_well(merged: Path, tmp_path: Path) -> None:
     assert (task["ok"], report["ok"], report["problems"]) == (True, True, [])
 
 
-def test_both_are_shown_side_by_side(merged: Path, tmp_path: Path) -> None:
-    harm = true_harm(merged)
-    stated = Harm(3, 48, 0.0471, 0.0123, True)
-    result = verify(merged, stating(merged, tmp_path / "b", stated))
-    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
-    now = f"{harm.changed} of 12 {100 * harm.likely:.2f} % {harm.kl:.3g} nats"
-    most = f"{100 * most_likely(stated, 12):.2f} %"
-    assert f"fr 3 of 48 4.71 % 0.0123 nats no {now} {most}" in lines, result.stdout
-
-
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 @pytest.mark.parametrize("unit", ["share of answers", "nats an answer"])
 def test_tasks_above_the_limit_of_the_merge_are_told(
@@ -117,30 +106,16 @@ def test_a_task_that_is_worse_than_stated_is_a_problem(merged: Path, tmp_path: P
     assert task.measured.likely > most_likely(stated, 40)
     assert not task.ok
     (problem,) = report.problems
-    assert problem.startswith(f"task 'fr': {100 * task.measured.likely:.2f} % of 40 answers")
-    assert "the manifest says 0.00 % of 1000000" in problem
+    assert "'fr'" in problem
 
 
-def test_the_command_fails_for_a_worse_task(
+def test_the_command_fails_for_a_task_that_is_worse_than_stated_alone(
     merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DEVIATIONS", 0.0)
-    bundle = stating(merged, tmp_path / "b", Harm(0, 100, 0.0, 0.0, True))
-    result = verify(merged, bundle)
-    assert result.exit_code == 1
-    assert "problem: task 'fr'" in result.stdout
-    assert "1 problem" in result.stdout
-
-
-def test_where_no_harm_is_stated_nothing_is_held_against_it(merged: Path, tmp_path: Path) -> None:
-    for harm in (None, Harm(3, 48, 0.0471, 0.0123, True)):
-        result = verify(merged, stating(merged, tmp_path / str(harm is None), harm))
-        assert ("states no harm for fr" in " ".join(result.stdout.split())) == (harm is None)
-
-
-def test_a_task_that_is_better_than_stated_is_none(merged: Path, tmp_path: Path) -> None:
-    bundle = stating(merged, tmp_path / "b", Harm(1000, 1000, 1.0, 9.0, False))
-    assert verify(merged, bundle).exit_code == 0
+    better, worse = Harm(1000, 1000, 1.0, 9.0, False), Harm(0, 100, 0.0, 0.0, True)
+    for code, stated in enumerate((better, worse)):
+        assert verify(merged, stating(merged, tmp_path / str(code), stated)).exit_code == code
 
 
 @pytest.mark.parametrize(("refitted", "answers"), [(0, 12), (1, 5)])
@@ -164,32 +139,12 @@ def test_a_task_that_was_added_has_learned_from_none(
     assert report.learned == ("en",)
 
 
-def test_progress_counts_the_tasks_of_the_bundle(merged: Path, tmp_path: Path) -> None:
-    merge([merged / "adapters" / "fr"], tmp_path / "one", error=0.3, workers=1)
-    adapters, told = read_adapters(merged / "adapters" / "*"), list[tuple[str, int, int]]()
-    prompts = dict.fromkeys(NAMES, PROMPTS)
-    verify_harm(
-        tmp_path / "one", adapters, str(merged / "base"), prompts, lambda *x: told.append(x)
-    )
-    assert told[-1] == ("measuring harm", 1, 1)
-
-
 def test_prompts_are_read_before_anything_is_decoded(
     merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hydraopt.collection.opening.verify_bundle", lambda *_: 1 // 0)
     result = verify(merged, merged / "b", "--prompts", tmp_path / "nowhere", asked=False)
     check_refused(result, UsageError, file="nowhere")
-
-
-def test_what_was_read_is_shown_where_harm_cannot_be_measured(
-    merged: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_args, **_more):
-        raise UsageError("prompts that are not read")
-
-    monkeypatch.setattr(module, "verify_harm", refuse)
-    check_refused(verify(merged, merged / "b"), UsageError)
 
 
 def test_another_base_by_its_name_is_told(
@@ -218,13 +173,6 @@ def test_harm_that_is_of_fewer_answers_may_leave_out_what_was_learned_from(
     let_recipe_say(monkeypatch, refit=refitted)
     report = report_of(merged, bundle, {"fr": spelling(len(PROMPTS) + more)})
     assert report.learned == (("fr",) if told else ())
-
-
-@pytest.mark.parametrize("tokens", [1, 100])
-def test_answers_that_go_on_are_told_of(merged: Path, monkeypatch, tokens: int) -> None:
-    let_recipe_say(monkeypatch, answer_tokens=tokens)
-    result = verify(merged, merged / "b")
-    assert ("fr (12)" in result.stdout) == (tokens == 1), result.stdout
 
 
 def test_a_base_of_a_name_is_fetched_before_its_tensors_are_asked_for(
@@ -263,22 +211,6 @@ def test_prompts_need_the_base_and_the_originals(merged: Path) -> None:
     for missing, more in {"ADAPTERS": base, "--base": adapter, "ADAPTERS and --base": []}.items():
         result = run("verify", merged / "b", "--prompts", merged / "prompts", *more)
         check_refused(result, names=missing)
-
-
-def test_wrong_prompts_are_refused(merged: Path, tmp_path: Path) -> None:
-    (tmp_path / "de.txt").write_text("one\n")
-    result = verify(merged, merged / "b", "--prompts", tmp_path, asked=False)
-    check_refused(result, UsageError, got="de", expected="en, fr")
-
-
-def test_prompts_of_one_task_may_be_a_file(merged: Path, tmp_path: Path) -> None:
-    file = tmp_path / "other.txt"
-    file.write_text("one\ntwo\nthree\n")
-    result = verify(merged, merged / "b", "--json", "--prompts", f"fr={file}", asked=False)
-    (task,) = json.loads(result.stdout)["harm"]
-    assert (task["name"], task["measured"]["answers"]) == ("fr", 3)
-    twice = verify(merged, merged / "b", *2 * ["--prompts", tmp_path], asked=False)
-    assert twice.exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -324,11 +256,3 @@ def test_the_interval_by_hand() -> None:
     assert (end - p) ** 2 == pytest.approx(9 * end * (1 - end) / n)
     assert end > p
     assert most_likely(dataclasses.replace(stated, likely=1.0), 100) == 1.0
-
-
-def test_what_is_stated_is_held_against_the_share_not_the_count() -> None:
-    stated = Harm(0, 10**6, 0.0, 0.0, True)
-    measured = Harm(0, 10**6, 0.2, 0.0, True)
-    assert not TaskHarm("x", stated, measured, most_likely(stated, 10**6)).ok
-    assert TaskHarm("x", None, measured, None).ok
-    assert math.isclose(most_likely(stated, 10**6), 9 / (5e5 + 9))

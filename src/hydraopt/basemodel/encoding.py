@@ -26,7 +26,6 @@ __all__ = [
     "collate",
     "encode_prompt",
     "encode_row",
-    "left_padded",
     "prompt_text",
 ]
 
@@ -137,20 +136,6 @@ def collate(items: Sequence[Encoded]) -> Batch:
         labels += item.target
         row += [index] * len(item.target)
     return Batch(ids, *(torch.tensor(x, dtype=torch.long) for x in (where, labels, row)))
-
-
-def left_padded(prompts: Sequence[Sequence[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
-    """Return (ids, mask), (rows, length) each, of prompts padded on the left.
-
-    The padding makes answers start at one place. The mask is 1 where a token is.
-    """
-    longest = max(map(len, prompts))
-    ids = torch.full((len(prompts), longest), pad)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[row, longest - len(prompt) :] = 1
-    return ids, mask
 
 
 def batches_by_tokens(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:

@@ -14,28 +14,20 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from hydraopt.files.cache import cache_root
 from hydraopt.files.reading import read_regular
 
-__all__ = ["JsonCache", "cache_folder", "key_of", "versions"]
+__all__ = ["JsonCache", "key_of", "versions"]
 
 _MOST: Final = 256 << 20
 """Maximum size of an entry, in bytes."""
-_SHORT: Final = 1 << 12
-"""Maximum size of an entry that is kept in memory as well, in bytes; answers would fill it."""
 _OURS: Final = re.compile(r"[0-9a-f]{64}\.json|tmp\w+\.new")
 _DAYS: Final = 90
 """Days without use after which an entry is deleted."""
-
-
-def cache_folder() -> Path:
-    """Return the folder of cached harm measurements; it is not created here."""
-    return cache_root() / "harm"
 
 
 def key_of(parts: Iterable[bytes | str]) -> str:
@@ -57,58 +49,57 @@ def versions() -> str:
 
 
 class JsonCache:
-    """JSON values by key.
+    """JSON values by key. An entry that is damaged counts as missing.
+
+    A file has the SHA-256 of its value in its first line, so that what is read back is what was
+    stored, and its readers need no checks of their own.
 
     folder: None keeps nothing beyond the process.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._known: dict[str, Any] = {}
+        self._unwritten: dict[str, Any] = {}
         self._tidy = False
 
-    def get(self, key: str) -> Any:
-        """Return the value of the key; None if there is none or it cannot be read."""
-        if key in self._known:
-            return self._known[key]
-        if self._folder is None:
-            return None
-        value, file, data = None, self._folder / f"{key}.json", b""
-        with suppress(OSError, ValueError, RecursionError):
-            data = read_regular(file, _MOST)
-            value = json.loads(data)
-        if value is not None:
-            with suppress(OSError):  # a folder may be read-only
-                os.utime(file)
-            if len(data) <= _SHORT:
-                self._known[key] = value
+    def recall(self, key: str, make: Callable[[], Any]) -> Any:
+        """Return the value of the key; ``make`` it and store it if there is none."""
+        value = self.get(key)
+        if value is None:
+            value = make()
+            self.put(key, value)
         return value
 
+    def get(self, key: str) -> Any:
+        """Return the value of the key; None if there is none or it is damaged."""
+        if self._folder is None or key in self._unwritten:
+            return self._unwritten.get(key)
+        file = self._folder / f"{key}.json"
+        with suppress(OSError, ValueError, RecursionError):
+            digest, _, text = read_regular(file, _MOST).partition(b"\n")
+            if digest.decode() == hashlib.sha256(text).hexdigest():
+                with suppress(OSError):  # a folder may be read-only
+                    os.utime(file)
+                return json.loads(text)
+        return None
+
     def put(self, key: str, value: Any) -> None:
-        """Keep a value: on disk, in one step, if there is room and it is not too large.
-
-        It stays in memory as well if it is short or not on disk.
-        """
-        text = "" if self._folder is None else json.dumps(value)
-        on_disk = False
-        if self._folder is not None and len(text) <= _MOST:
+        """Keep a value on disk, in one step; in memory where the folder cannot be written."""
+        if self._folder is not None:
             with suppress(OSError):
-                self._write(self._folder, key, text)
-                on_disk = True
-        if not on_disk or len(text) <= _SHORT:
-            self._known[key] = value
-        else:
-            self._known.pop(key, None)
+                self._write(self._folder, key, json.dumps(value).encode())
+                return
+        self._unwritten[key] = value
 
-    def _write(self, folder: Path, key: str, text: str) -> None:
+    def _write(self, folder: Path, key: str, text: bytes) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._remove_old(folder)
         handle, name = tempfile.mkstemp(dir=folder, suffix=".new")
         try:
-            with os.fdopen(handle, "w") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
             Path(name).replace(folder / f"{key}.json")
-        except BaseException:  # who is interrupted leaves nothing either
+        except BaseException:  # an interrupt leaves nothing either
             Path(name).unlink(missing_ok=True)
             raise
 

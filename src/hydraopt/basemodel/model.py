@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,10 +24,8 @@ __all__ = [
     "Placed",
     "TaskFactors",
     "attached",
-    "attached_in_blocks",
     "factors_key",
     "hidden_states",
-    "load_classifier",
     "load_model",
     "misfit",
     "of_head",
@@ -47,52 +45,37 @@ TaskFactors = Mapping[str, AnyFactors]
 """A task's factors by module path."""
 
 
-def load_model(base: str | Path, dtype: str = "float32") -> tuple[Any, Any]:
+def load_model(
+    base: str | Path, dtype: str = "float32", labels: int | None = None
+) -> tuple[Any, Any]:
     """Load (model, tokenizer) from a transformers folder or hub name, frozen, in eval mode.
 
-    Raises UsageError if transformers cannot load it, or if its weight files are not those of the
-    whole model.
+    labels: not a language model, but a classifier of sequences with so many labels. Its head is
+    random. Its ``pad_token_id`` is the tokenizer's, or EOS if the tokenizer has none, because
+    transformers finds the last token of a row by it.
+
+    Raises UsageError if transformers cannot load it, if its weight files are not those of the
+    whole model, and for a name that is neither a folder nor OWNER/NAME: such a name would be
+    searched for on the network for a minute.
     """
-    return _load(base, dtype)
-
-
-def load_classifier(base: str | Path, labels: int) -> tuple[Any, Any]:
-    """Load a base model as a classifier of sequences in float32, with a random head of ``labels``.
-
-    Its ``pad_token_id`` is the tokenizer's, or EOS if the tokenizer has none, because transformers
-    finds the last token of a row by it.
-    """
-    model, tokenizer = _load(base, "float32", labels)
-    pad = tokenizer.pad_token_id
-    model.config.pad_token_id = tokenizer.eos_token_id if pad is None else pad
-    return model, tokenizer
-
-
-def _load(base: str | Path, dtype: str, labels: int | None = None) -> tuple[Any, Any]:
-    _check_place(base)
+    if not (Path(base).is_dir() or (str(base).count("/") == 1 and str(base)[0] not in "./~")):
+        raise UsageError(
+            explain(
+                f"there is no base model {base}",
+                got="a file" if Path(base).exists() else "no folder of that name",
+                expected="a folder that transformers can load, or a hub's OWNER/NAME",
+            )
+        )
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # ours stands there
     model, tokenizer = load_whole(base, dtype, labels)
     model.requires_grad_(False)
     model.train(False)
+    if labels is not None:
+        pad = tokenizer.pad_token_id
+        model.config.pad_token_id = tokenizer.eos_token_id if pad is None else pad
     return model, tokenizer
-
-
-def _check_place(base: str | Path) -> None:
-    """Raise UsageError for a name that is neither a folder nor a hub's OWNER/NAME.
-
-    Such a name would be searched for on the network for a minute.
-    """
-    if Path(base).is_dir() or (str(base).count("/") == 1 and str(base)[0] not in "./~"):
-        return
-    raise UsageError(
-        explain(
-            f"there is no base model {base}",
-            got="a file" if Path(base).exists() else "no folder of that name",
-            expected="a folder that transformers can load, or a hub's OWNER/NAME",
-        )
-    )
 
 
 Placed = Mapping[str, tuple[Tensor, Tensor]]
@@ -163,108 +146,21 @@ def misfit(
 @contextmanager
 def attached(model: nn.Module, placed: Placed) -> Iterator[None]:
     """Add ``B (A x)`` to each named module's output inside the block, as PEFT does."""
-    with attached_in_blocks(model, [(placed, None)]):
-        yield
-
-
-@contextmanager
-def attached_in_blocks(
-    model: nn.Module, blocks: Sequence[tuple[Placed, int | None]]
-) -> Iterator[None]:
-    """Attach other factors to each block of consecutive rows of the batch.
-
-    blocks: (factors, rows); rows is None for all remaining rows.
-
-    Raises AlignmentError where a module of several blocks does not receive all tokens of the batch
-    row by row, because tokens then cannot be assigned to rows.
-    """
-    by_path: dict[str, list[tuple[slice, Tensor, Tensor]]] = {}
-    start = 0
-    for placed, rows in blocks:
-        stop = None if rows is None else start + rows
-        for path, (b, a) in placed.items():
-            by_path.setdefault(path, []).append((slice(start, stop), b, a))
-        start = stop or start
-    ids: list[int] = []
     handles = []
-    if not all(map(_is_whole, by_path.values())):
-        embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
-        handles.append(embeddings.register_forward_hook(_shape_to(ids)))
     try:
-        for path, changes in by_path.items():
-            hook = _adder(changes) if _is_whole(changes) else _row_adder(model, path, changes, ids)
-            handles.append(model.get_submodule(path).register_forward_hook(hook))
+        for path, (b, a) in placed.items():
+            handles.append(model.get_submodule(path).register_forward_hook(_adder(b, a)))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _shape_to(ids: list[int]) -> Any:
-    """Return a hook of the input embeddings that notes the (rows, length) of what they see."""
-
-    def hook(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
-        ids[:] = output.shape[:-1]
-
-    return hook
-
-
-def _is_whole(changes: Sequence[tuple[slice, Tensor, Tensor]]) -> bool:
-    return len(changes) == 1 and changes[0][0] == slice(0, None)
-
-
-def _adder(changes: Sequence[tuple[slice, Tensor, Tensor]]) -> Any:
-    """Return a hook that adds the one change to all that its module sees."""
-    ((_, b, a),) = changes
-
+def _adder(b: Tensor, a: Tensor) -> Any:
     def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output + F.linear(F.linear(args[0], a), b)
 
     return hook
-
-
-def _row_adder(
-    model: nn.Module,
-    path: str,
-    changes: Sequence[tuple[slice, Tensor, Tensor]],
-    ids: Sequence[int],
-) -> Any:
-    """Return a hook that adds each change to its rows.
-
-    ids: (rows, length) of the batch, once known.
-    """
-
-    def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        each = _entries_of_a_row(model, path, tuple(args[0].shape), ids)
-        output = output.clone()
-        for rows, b, a in changes:
-            stop = None if rows.stop is None else rows.stop * each
-            some = slice(rows.start * each, stop)
-            output[some] += F.linear(F.linear(args[0][some], a), b)
-        return output
-
-    return hook
-
-
-def _entries_of_a_row(
-    model: nn.Module, path: str, shape: tuple[int, ...], ids: Sequence[int]
-) -> int:
-    """Return the number of entries per row of the batch in a module's first dimension.
-
-    This is one, or the number of tokens where the model passes rows and tokens as one dimension.
-    """
-    rows, length = ids
-    if len(shape) > 2 and shape[0] == rows:
-        return 1
-    if len(shape) == 2 and shape[0] == rows * length:
-        return length
-    raise misfit(
-        model,
-        f"gives module {path} a part of a batch, so that factors cannot be put on row by row",
-        shape,
-        f"{rows} rows of {length} tokens",
-        "Ask one adapter at a time",
-    )
 
 
 def hidden_states(model: Any, batch: Batch) -> Tensor:

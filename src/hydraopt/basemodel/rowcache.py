@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hydraopt.basemodel.encoding import left_padded
 from hydraopt.errors import UsageError, explain
 
 __all__ = ["RowCache"]
@@ -37,9 +36,11 @@ class RowCache:
     def start(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Fill an empty batch with prompts; logits (N, vocabulary) after each."""
         device = self._model.get_input_embeddings().weight.device
-        ids, mask = left_padded(prompts)
-        self.mask = mask.to(device)
-        return self._forward(ids.to(device), (self.mask.cumsum(-1) - 1).clamp(min=0))
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[0] * (longest - len(x)) + [*x] for x in prompts], device=device)
+        lengths = torch.tensor([[len(x)] for x in prompts], device=device)
+        self.mask = (torch.arange(longest, device=device) >= longest - lengths).long()
+        return self._forward(ids, (self.mask.cumsum(-1) - 1).clamp(min=0))
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Add a token to each row; logits (N, vocabulary) after it."""

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.func import functional_call
 
 from hydraopt.adapters.keys import saved_names
 from hydraopt.adapters.model import ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.basemodel.encoding import Encoded, batches_by_tokens
-from hydraopt.basemodel.model import BATCH_TOKENS, TaskFactors, attached, place
-from hydraopt.basemodel.saved import place_saved, replaced
+from hydraopt.basemodel.model import BATCH_TOKENS, TaskFactors, attached, misfit, place
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.metrics import METRICS, metrics_of
 from hydraopt.evaluate.run import Scores, TaskRows
@@ -112,11 +112,13 @@ def encode_texts(
 ) -> TaskRows:
     """Encode the first rows of a task as tokens.
 
-    Rows of more than ``most_tokens``, rows longer than the base's table of positions, and rows
+    Rows of more than ``most_tokens``, rows longer than the base's context, and rows
     without a token are left out.
 
-    labels: rows of the head. positions: size of that table; None for no limit. Raises UsageError if
-    the task has another number of labels, if a row expects none of them, or if no row is left.
+    labels: rows of the head. positions: tokens of that context; None for no limit.
+
+    Raises UsageError if the task has another number of labels, if a row expects none of them, or
+    if no row is left.
     """
     where = f"{task.name}/{task.language}"
     _check_labels(task, labels)
@@ -159,18 +161,36 @@ def run_classification(
 def _logits(model: Any, items: Sequence[Encoded], one: Classifier) -> NDArray[np.float64]:
     """Return the logits of a classifier on the model, (rows, labels)."""
     logits: list[Tensor] = [torch.empty(0)] * len(items)
-    placed = place(model, one.factors)
-    with replaced(model, place_saved(model, one.saved)), attached(model, placed):
+    saved, placed = _place_saved(model, one.saved), place(model, one.factors)
+    pad = model.config.pad_token_id
+    with attached(model, placed):
         for chunk in batches_by_tokens([len(x) for x in items], BATCH_TOKENS):
             longest = max(len(items[i]) for i in chunk)
-            ids = torch.full((len(chunk), longest), model.config.pad_token_id)
-            mask = torch.zeros_like(ids)
-            for row, i in enumerate(chunk):
-                ids[row, : len(items[i])] = torch.tensor(items[i].prompt)
-                mask[row, : len(items[i])] = 1
-            for i, own in zip(chunk, model(input_ids=ids, attention_mask=mask).logits, strict=True):
+            rows = [[*items[i].prompt, *[pad] * (longest - len(items[i]))] for i in chunk]
+            lengths = torch.tensor([[len(items[i])] for i in chunk])
+            given = {
+                "input_ids": torch.tensor(rows),
+                "attention_mask": (torch.arange(longest) < lengths).long(),
+            }
+            for i, own in zip(chunk, functional_call(model, saved, (), given).logits, strict=True):
                 logits[i] = own
     return np.array(torch.stack(logits).double().numpy(), np.float64)
+
+
+def _place_saved(model: Any, saved: Saved) -> dict[str, Tensor]:
+    """Return saved tensors by path, in the type and on the device of the model's own parameters.
+
+    Raises AlignmentError if the model lacks one of them, or has it in another shape.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    placed = {}
+    for path, array in saved.items():
+        own = parameters.get(path)
+        if own is None or own.shape != array.shape:
+            got = "no such tensor" if own is None else tuple(own.shape)
+            raise misfit(model, f"cannot hold the saved tensor {path}", got, tuple(array.shape))
+        placed[path] = torch.from_numpy(np.array(array, np.float32)).to(own)
+    return placed
 
 
 def _scores(

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from hydraopt import __version__
+from hydraopt.basemodel.likelihoods import likelihoods
 from hydraopt.basemodel.loading import base_hash
 from hydraopt.basemodel.logits import check_logits
 from hydraopt.basemodel.memory import JsonCache, key_of
-from hydraopt.basemodel.model import TaskFactors, factors_key, load_classifier, load_model
+from hydraopt.basemodel.model import TaskFactors, factors_key, load_model, place
 from hydraopt.basemodel.positions import positions_of
 from hydraopt.basemodel.products import products_of
 from hydraopt.basemodel.writing import NotFiniteError
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.classify import encode_texts, labels_in, run_classification
 from hydraopt.evaluate.compared import BASE, ORIGINAL, Compared, bundles_of, read_compared
-from hydraopt.evaluate.probing import preferences
 from hydraopt.evaluate.results import (
     BaseIdentity,
     Evaluation,
@@ -38,6 +40,7 @@ from hydraopt.evaluate.results import (
 from hydraopt.evaluate.run import (
     Scores,
     TaskRows,
+    check_finite,
     check_scores,
     encode_task,
     run_task,
@@ -45,9 +48,9 @@ from hydraopt.evaluate.run import (
 from hydraopt.evaluate.taskfile import TaskFile, TaskName, named_task, read_task_file
 from hydraopt.files.cache import cache_root
 from hydraopt.jsonvalues import from_json, to_json
-from hydraopt.probes.items import Probe, read_probes
-from hydraopt.probes.measures import Preferences
-from hydraopt.progress import Progress
+from hydraopt.probes.items import Probe, encoded, read_probes
+from hydraopt.probes.measures import Preferences, probe_measures
+from hydraopt.progress import Progress, silent
 from hydraopt.sources import source_hash
 from hydraopt.threads import cores
 from hydraopt.values import closest, listed
@@ -78,8 +81,7 @@ class EvaluationRequest:
     split: name of the JSONL files of tasks.
     rows: maximum number of rows per task, and of items per probe. None for no limit.
     tokens: maximum number of tokens of a row. None for no limit.
-    write, write_base: whether to generate answers for metrics that need them, also the base's.
-    with_base: whether the base is scored beside adapters that are not classifiers.
+    write: whether to generate answers for metrics that need them.
     products: "float32", or "bfloat16" to round the inputs of matrix products, which is faster where
         the processor supports it; all else is in float32.
     seed: seed of the bootstrap.
@@ -95,8 +97,6 @@ class EvaluationRequest:
     rows: int | None = None
     tokens: int | None = None
     write: bool = True
-    write_base: bool = True
-    with_base: bool = True
     products: str = "float32"
     seed: int = 0
     only: Sequence[str] = ()
@@ -108,12 +108,10 @@ def evaluate(
     compared: Compared,
     request: EvaluationRequest,
     progress: Progress | None = None,
-    done: Collection[str] = (),
     keep: Callable[[Evaluation], None] | None = None,
 ) -> Evaluation:
     """Score adapters and bundles, task by task.
 
-    done: names of adapters to leave out.
     keep: called with the result so far after every task, to save it.
 
     The result of each task is cached on disk, so an interrupted evaluation continues where it was.
@@ -121,7 +119,7 @@ def evaluate(
     started = time.monotonic()
     compared.check()
     probes = read_probes(request.probes, request.rows)
-    tasks = {x: y for x, y in _task_files(compared, request).items() if x not in done}
+    tasks = _task_files(compared, request)
     head, results = _head(compared, request), list[TaskResult]()
     scorer = _Scorer(compared, request, probes, head, progress)
 
@@ -136,28 +134,6 @@ def evaluate(
             if keep:
                 keep(result())
     return result()
-
-
-class _Models:
-    """Base as a language model or as a classifier; only the last one stays in memory."""
-
-    def __init__(self, base: str) -> None:
-        self._base = base
-        self._labels: int | None = None
-        self._loaded: tuple[Any, Any] | None = None
-
-    def get(self, labels: int | None) -> tuple[Any, Any]:
-        """Return (model, tokenizer).
-
-        labels: number of labels of a classifier; None for the language model.
-        """
-        if self._loaded is None or labels != self._labels:
-            self._loaded = None  # before the next takes memory
-            load = load_model if labels is None else lambda base: load_classifier(base, labels)
-            self._loaded, self._labels = load(self._base), labels
-            if labels is None:
-                check_logits(self._loaded[0])
-        return self._loaded
 
 
 class _Scorer:
@@ -176,13 +152,26 @@ class _Scorer:
         progress: Progress | None,
     ) -> None:
         self.compared, self.request, self.progress = compared, request, progress
-        self.models = _Models(request.base)
+        self._labels: int | None = None
+        self._loaded: tuple[Any, Any] | None = None
         self._probes = probes
         base, hashes = head.base.sha256, {name: probe.sha256 for name, probe in probes.items()}
         self._memory = JsonCache(cache_root() / "eval" if base else None)
         plain = replace(request, base="", tasks=None, task_of={}, split="", only=(), probes=())
         settings = [to_json(x) for x in (head.versions, head.hardware, plain, hashes)]
         self._about = [source_hash(*_DECIDE), str(base), json.dumps(settings)]
+
+    def _model(self, labels: int | None) -> tuple[Any, Any]:
+        """Return (model, tokenizer); only the last model stays in memory.
+
+        labels: number of labels of a classifier; None for the language model.
+        """
+        if self._loaded is None or labels != self._labels:
+            self._loaded = None  # before the next takes memory
+            self._loaded, self._labels = load_model(self.request.base, labels=labels), labels
+            if labels is None:
+                check_logits(self._loaded[0])
+        return self._loaded
 
     def asked(self, names: Sequence[str]) -> ProbesAsked:
         """Return the probes, and the base's preferences.
@@ -202,14 +191,12 @@ class _Scorer:
 
         If logits are not finite there are none, and ``skipped`` gives the reason.
         """
-        key = self._key(name, task)
-        with suppress(ValueError):
-            return from_json(TaskResult, self._memory.get(key))
-        result = TaskResult(name) if task is None else self._scored(name, task)
-        if self._probes:
-            result = replace(result, probes=self._probed(name))
-        self._memory.put(key, to_json(result))
-        return result
+
+        def measure() -> Any:
+            result = TaskResult(name) if task is None else self._scored(name, task)
+            return to_json(replace(result, probes=self._probed(name)) if self._probes else result)
+
+        return from_json(TaskResult, self._memory.recall(self._key(name, task), measure))
 
     def _key(self, name: str, task: TaskFile | None) -> str:
         heads = self.compared.classifiers(name) if self.compared.classifies(name) else {}
@@ -244,8 +231,38 @@ class _Scorer:
     def _preferences(
         self, sets: Mapping[str, TaskFactors], reference: str | None
     ) -> dict[str, Preferences]:
+        """Return the preferences by set, probe and group, with changes from the reference.
+
+        Raises UsageError for a text longer than the model's context, and NotFiniteError for logits
+        that are not finite.
+        """
+        model, tokenizer = self._model(None)
         probes = {name: probe.items for name, probe in self._probes.items()}
-        return preferences(*self.models.get(None), probes, sets, reference, self.progress)
+        sides = [encoded(item, tokenizer) for items in probes.values() for item in items]
+        texts = [text for item in sides for text in item]
+        longest, most = max(map(len, texts), default=0), positions_of(model)
+        if most is not None and longest > most:
+            raise UsageError(
+                explain(
+                    "a text is longer than the base model reads",
+                    got=f"{longest} tokens",
+                    expected=f"at most {most}",
+                    do="Shorten the items of the probe, or leave them out",
+                )
+            )
+        ends = np.cumsum([len(item) for item in sides])[:-1]
+        scores = {}
+        for label, factors in sets.items():
+            report = functools.partial(self.progress or silent, f"probes of {label}")
+            found = likelihoods(model, texts, place(model, factors), report)
+            check_finite({label: [found]})
+            items = iter(np.split(found, ends))
+            scores[label] = {probe: [next(items) for _ in mine] for probe, mine in probes.items()}
+        known = scores.get(reference) if reference is not None else None
+        return {
+            label: probe_measures(probes, scores[label], None if label == reference else known)
+            for label in sets
+        }
 
     def _scored(self, name: str, task: TaskFile) -> TaskResult:
         heads = self.compared.classifies(name)
@@ -261,28 +278,24 @@ class _Scorer:
 
     def _written(self, name: str, task: TaskFile) -> tuple[TaskRows, dict[str, Scores]]:
         request = self.request
-        model, tokenizer = self.models.get(None)
+        model, tokenizer = self._model(None)
         rows = encode_task(task, tokenizer, request.rows, request.tokens, positions_of(model))
         sets = self.compared.sets(name)
-        if not request.with_base:
-            del sets[BASE]
-        changes = [label for label in sets if label != BASE]
         return rows, run_task(
             model,
             tokenizer,
             rows,
             sets,
             ORIGINAL if ORIGINAL in sets else None,
-            write=([*sets] if request.write_base else changes) if request.write else False,
+            write=request.write,
             progress=self.progress,
-            changes=changes,
             texts=request.answers is not None,
         )
 
     def _classified(self, name: str, task: TaskFile) -> tuple[TaskRows, dict[str, Scores]]:
         sets = self.compared.classifiers(name)
         labels = labels_in(name, next(iter(sets.values())).saved)
-        model, tokenizer = self.models.get(labels)
+        model, tokenizer = self._model(labels)
         limits = self.request.rows, self.request.tokens, positions_of(model)
         rows = encode_texts(task, tokenizer, labels, *limits)
         reference = ORIGINAL if ORIGINAL in sets else None
@@ -306,32 +319,25 @@ def _task_files(compared: Compared, request: EvaluationRequest) -> dict[str, Tas
                 )
             )
     chosen = [name for name in names if name in request.only or not request.only]
-    if request.tasks is None:
-        return dict.fromkeys(chosen)
-    wanted: dict[str, TaskFile | None] = {}
-    for name in chosen:
-        option = request.task_of.get(name)
-        if option is not None and option.count("/") != 1:
-            raise UsageError(explain("cannot read the task", got=option, expected="TASK/LANGUAGE"))
-        if option is not None:
-            task, _, language = option.partition("/")
-            wanted[name] = _rows_of(name, TaskName(task, language, "--task"), request)
+    wanted: dict[str, TaskFile | None] = dict.fromkeys(chosen)
+    for adapter in chosen if request.tasks is not None else ():
+        assert request.tasks is not None
+        if (option := request.task_of.get(adapter)) is not None:
+            if option.count("/") != 1:
+                expected = "TASK/LANGUAGE"
+                raise UsageError(explain("cannot read the task", got=option, expected=expected))
+            name, _, language = option.partition("/")
+            task = TaskName(name, language, "--task")
         else:
-            stated = named_task(name, compared.folders.get(name), request.tasks)
-            wanted[name] = _rows_of(name, stated, request)
+            task = named_task(adapter, compared.folders.get(adapter), request.tasks)
+        try:
+            wanted[adapter] = read_task_file(request.tasks, task.name, task.language, request.split)
+        except UsageError as error:
+            raise UsageError(
+                f"{error} The task {task.name}/{task.language} of adapter {adapter} is from "
+                f"{task.source}; --task {adapter}=TASK/LANGUAGE sets another."
+            ) from error
     return wanted
-
-
-def _rows_of(adapter: str, task: TaskName, request: EvaluationRequest) -> TaskFile:
-    """Return the rows of an adapter's task; an error states the source of the task's name."""
-    assert request.tasks is not None
-    try:
-        return read_task_file(request.tasks, task.name, task.language, request.split)
-    except UsageError as error:
-        raise UsageError(
-            f"{error} The task {task.name}/{task.language} of adapter {adapter} is from "
-            f"{task.source}; --task {adapter}=TASK/LANGUAGE sets another."
-        ) from error
 
 
 def _head(compared: Compared, request: EvaluationRequest) -> Evaluation:

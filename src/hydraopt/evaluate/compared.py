@@ -63,15 +63,14 @@ class Compared:
         """Raise UsageError for a task that is none of W + B A, or more and no classifier."""
         tasks: list[tuple[str, Adapter | TaskAdapter]] = [*self.adapters.items()]
         tasks += [(name, bundle[name]) for bundle in self.bundles.values() for name in bundle]
+        # First what is none of W + B A, whatever else it holds.
         for name, task in tasks:
             if reasons := [*beyond_lora(task)]:
-                raise _refused(name, ", ".join(reasons), "LoRA pairs of linear modules alone")
+                raise _refused(name, ", ".join(reasons))
         for name, task in tasks:
             keys = sorted(task.extras if isinstance(task, Adapter) else task.extra_kinds)
             if keys and not self.classifies(name):
-                got = f"{len(keys)} further tensors, {keys[0]} among them"
-                expected = "LoRA pairs of linear modules alone, or a classifier with its head"
-                raise _refused(name, got, expected)
+                raise _refused(name, f"{len(keys)} further tensors, {keys[0]} among them")
 
     def classifies(self, name: str) -> bool:
         """Return whether the adapter of that name classifies sequences, with a head of its own."""
@@ -109,10 +108,14 @@ class Compared:
         return by_label
 
 
-def _refused(name: str, got: str, expected: str) -> UsageError:
-    what = f"adapter {name} is more than low-rank factors of linear modules"
+def _refused(name: str, got: str) -> UsageError:
     return UsageError(
-        explain(what, got=got, expected=expected, do="Export it and score it with PEFT")
+        explain(
+            f"adapter {name} is more than low-rank factors of linear modules",
+            got=got,
+            expected="LoRA pairs of linear modules alone, or a classifier with its head",
+            do="Export it and score it with PEFT",
+        )
     )
 
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hydraopt.basemodel.batches import batches_of
-from hydraopt.basemodel.encoding import Batch, Encoded
+from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.logits import logits_of
 from hydraopt.basemodel.model import Placed, attached, hidden_states
 from hydraopt.harm.divergence import divergence
 
-__all__ = ["ForcedRow", "Numbers", "forced"]
+__all__ = ["Forced", "Numbers", "forced"]
 
 _TOKENS: Final = 32
 """Number of tokens whose distributions over the vocabulary are compared at a time."""
@@ -31,19 +31,37 @@ Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class ForcedRow:
-    """Teacher-forced result of one set of factors on one target.
+class Forced:
+    """Teacher-forced results of one set of factors on targets.
 
-    loss, tokens, divergence, agreement: as in :class:`hydraopt.evaluate.run.Scores`.
-    written: the target's tokens up to the first that greedy decoding would not write, which is
-        replaced by the token that it would write; the whole target if there is no such token.
+    loss, divergence, agreement: (targets,), as in :class:`hydraopt.evaluate.run.Scores`.
+    changed: (targets,), 1 where the reference ranks another token first anywhere.
+    written: of each target, its tokens up to the first that greedy decoding would not write, which
+        is replaced by the token that it would write; the whole target if there is no such token.
     """
 
-    loss: float
-    tokens: float
-    divergence: float
-    agreement: float
-    written: tuple[int, ...]
+    loss: Numbers
+    divergence: Numbers
+    agreement: Numbers
+    changed: Numbers
+    written: list[tuple[int, ...]]
+
+    @classmethod
+    def nothing(cls, count: int) -> Forced:
+        """Return zeros for so many targets."""
+        loss, divergence, agreement, changed = np.zeros((4, count))
+        return cls(loss, divergence, agreement, changed, [()] * count)
+
+    def only(self, where: Sequence[int]) -> Forced:
+        """Return the results on some targets."""
+        some = list(where)
+        return Forced(
+            self.loss[some],
+            self.divergence[some],
+            self.agreement[some],
+            self.changed[some],
+            [self.written[i] for i in some],
+        )
 
 
 @torch.inference_mode()
@@ -53,77 +71,46 @@ def forced(
     sets: Mapping[str, Placed],
     reference: str | None,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, list[ForcedRow]]:
-    """Return every set's result on each item's target; the reference, if any, is the first set.
+) -> dict[str, Forced]:
+    """Return every set's results on the items' targets; the reference, if any, is the first set.
 
     progress: called with the number of batches done and of all batches.
     """
-    made: dict[str, dict[int, ForcedRow]] = {name: {} for name in sets}
+    made = {name: Forced.nothing(len(items)) for name in sets}
     batches = batches_of(model, items)
     for number, (chunk, batch) in enumerate(batches):
         if progress:
             progress(number, len(batches))
-        rows = _read_batch(model, batch, [items[i] for i in chunk], sets, reference)
-        for name, of_rows in made.items():
-            of_rows.update(zip(chunk, rows[name], strict=True))
-    return {name: [of_rows[i] for i in range(len(items))] for name, of_rows in made.items()}
-
-
-def _read_batch(
-    model: Any,
-    batch: Batch,
-    items: Sequence[Encoded],
-    sets: Mapping[str, Placed],
-    reference: str | None,
-) -> dict[str, tuple[ForcedRow, ...]]:
-    """Return the results of one batch, whose rows are these items."""
-    made = {}
-    theirs: tuple[Tensor, Tensor] | None = None  # the reference's log probabilities, and best
-    for name, placed in sets.items():
-        logits = _logits(model, placed, batch)
-        total = logits.logsumexp(-1)
-        best = logits.argmax(-1)
-        columns = {
-            "loss": total - logits.gather(1, batch.labels[:, None])[:, 0],
-            "tokens": torch.ones_like(total),
-            "agreement": torch.ones_like(total),
-            "divergence": torch.zeros_like(total),
-        }
-        if theirs is not None:
-            columns["agreement"] = (theirs[1] == best).float()
-            columns["divergence"] = _divergence(theirs[0], logits, total)
-        elif name == reference:
-            theirs = logits - total[:, None], best
-        rows = batch.row.numpy()
-        sums = {
-            key: np.bincount(rows, column.double().numpy(), len(items)).tolist()
-            for key, column in columns.items()
-        }
-        written, start = [], 0
-        for item in items:
-            stop = start + len(item.target)
-            written.append(_written(best[start:stop].tolist(), item.target))
-            start = stop
-        made[name] = tuple(
-            ForcedRow(**{key: column[i] for key, column in sums.items()}, written=written[i])
-            for i in range(len(items))
-        )
+        rows = np.array(chunk)[batch.row.numpy()]
+        theirs: tuple[Tensor, Tensor] | None = None  # the reference's log probabilities, and best
+        for name, placed in sets.items():
+            with attached(model, placed):
+                hidden = hidden_states(model, batch)
+            logits = logits_of(model, hidden, placed)
+            total, best = logits.logsumexp(-1), logits.argmax(-1)
+            same, kl = torch.ones_like(total), torch.zeros_like(total)
+            if theirs is not None:
+                same, kl = (theirs[1] == best).float(), _divergence(theirs[0], logits, total)
+            elif name == reference:
+                theirs = logits - total[:, None], best
+            one, loss = made[name], total - logits.gather(1, batch.labels[:, None])[:, 0]
+            for sums, column in ((one.loss, loss), (one.divergence, kl), (one.agreement, same)):
+                np.add.at(sums, rows, column.double().numpy())
+            one.changed[rows[same.numpy() == 0]] = 1
+            start = 0
+            for i in chunk:
+                stop = start + len(items[i].target)
+                one.written[i] = _written(best[start:stop].tolist(), items[i].target)
+                start = stop
     return made
 
 
 def _written(best: Sequence[int], target: tuple[int, ...]) -> tuple[int, ...]:
-    """See :class:`ForcedRow`. best: first choices at the target's positions."""
+    """See :class:`Forced`. best: first choices at the target's positions."""
     for k, (mine, wanted) in enumerate(zip(best, target, strict=True)):
         if mine != wanted:
             return (*target[:k], mine)
     return target
-
-
-def _logits(model: Any, placed: Placed, batch: Batch) -> Tensor:
-    """Return the logits at the target positions, (N, vocabulary)."""
-    with attached(model, placed):
-        hidden = hidden_states(model, batch)
-    return logits_of(model, hidden, placed)
 
 
 def _divergence(logs: Tensor, logits: Tensor, total: Tensor) -> Tensor:

@@ -15,9 +15,11 @@ reference's answer differs from the expected one, a row is in this pass twice, o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,19 +27,13 @@ from numpy.typing import NDArray
 from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.model import Placed, TaskFactors, place
 from hydraopt.basemodel.positions import positions_of
-from hydraopt.basemodel.writing import (
-    WRITE_TOKENS,
-    NotFiniteError,
-    ends_of,
-    generate,
-    not_finite,
-)
-from hydraopt.evaluate.context import sifted
-from hydraopt.evaluate.forced import ForcedRow, Numbers, forced
+from hydraopt.basemodel.writing import NotFiniteError, ends_of, generate, not_finite
+from hydraopt.errors import UsageError, explain
+from hydraopt.evaluate.forced import Forced, Numbers, forced
 from hydraopt.evaluate.metrics import Metric, metrics_of
 from hydraopt.evaluate.stats import Interval, paired_difference
 from hydraopt.evaluate.taskfile import TaskExample, TaskFile
-from hydraopt.progress import Progress
+from hydraopt.progress import Progress, silent
 
 __all__ = [
     "Scores",
@@ -48,9 +44,6 @@ __all__ = [
     "most_tokens",
     "run_task",
 ]
-
-_BLOCK: Final = 256
-"""Answers that are generated together."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +69,40 @@ class TaskRows:
         most_tokens: int | None,
         positions: int | None,
     ) -> TaskRows:
-        """Keep the rows that are within the token limits. Raises UsageError if none is left."""
-        where, lengths = f"{task.name}/{task.language}", [len(item) for item in items]
-        kept, reasons = sifted(where, lengths, most_tokens, positions)
+        """Keep the rows that are short enough and have a token.
+
+        most_tokens: requested maximum. positions: tokens of the base's context. None for no limit.
+
+        Raises UsageError if no row is left.
+        """
+
+        def reason(length: int) -> str:
+            if not length:
+                return "without a token"
+            if most_tokens is not None and length > most_tokens:
+                return "longer than --max-tokens"
+            if positions is not None and length > positions:
+                return f"longer than the base's context of {positions} tokens"
+            return ""
+
+        reasons = [reason(len(item)) for item in items]
+        kept = [i for i, why in enumerate(reasons) if not why]
+        counts = Counter(filter(None, reasons))
+        if not kept:
+            raise UsageError(
+                explain(
+                    f"no row of {task.name}/{task.language} is short enough and has a token",
+                    got=", ".join(f"{count} {why}" for why, count in counts.items()),
+                    expected="a text that is not empty, within --max-tokens and the base's context",
+                )
+            )
         return cls(
             task,
             tuple(task.rows[i] for i in kept),
             tuple(items[i] for i in kept),
             tuple(metrics),
             len(items) - len(kept),
-            reasons,
+            dict(counts),
         )
 
     def several(self) -> NDArray[np.bool_]:
@@ -103,7 +120,7 @@ def encode_task(
     """Encode the first ``most_rows`` rows of a task as tokens.
 
     most_tokens: maximum length of a row; longer rows are left out.
-    positions: size of the base's table of positions, likewise. None for no limit.
+    positions: tokens of the base's context, likewise. None for no limit.
 
     Raises UsageError if no row is left.
     """
@@ -171,19 +188,16 @@ def run_task(
     rows: TaskRows,
     sets: Mapping[str, TaskFactors],
     reference: str | None = None,
-    write: bool | Collection[str] = True,
+    write: bool = True,
     progress: Progress | None = None,
-    changes: Collection[str] | None = None,
     texts: bool = False,
 ) -> dict[str, Scores]:
     """Score every set of factors on the rows of a task; an empty set is the base.
 
-    reference: set that the others are compared with.
-    write: whether, or for which sets, to generate answers if a metric or ``texts`` needs them.
-        Without answers there are only metrics that teacher forcing can measure, and none if a row
-        has several correct answers.
-    changes: sets for which changes of the reference's greedy answers are reported, None for all.
-        The reference's answers are generated for them, even if no metric needs answers.
+    reference: set that the others are compared with. Changes of its greedy answers are reported for
+        all sets but itself and the base.
+    write: whether to generate answers. Without answers there are only metrics that teacher forcing
+        can measure, and none if a row has several correct answers.
     texts: whether the result has the answers as text.
 
     Raises NotFiniteError if no answer can be generated because logits are not finite.
@@ -191,31 +205,32 @@ def run_task(
     placed = {
         name: place(model, sets[name]) for name in sorted(sets, key=lambda name: name != reference)
     }
-    chosen = set(sets if write is True else write or ())
-    needed = texts or not all(metric.exact for metric in rows.metrics) or rows.several().any()
-    writers = chosen if needed else set()
-    compared = chosen - {reference} if changes is None else chosen & set(changes) - {reference}
+    judged = texts or not all(metric.exact for metric in rows.metrics) or rows.several().any()
+    writers = list(placed) if write and judged else []
+    compared = {name for name in sets if sets[name] and name != reference}
     title = f"{rows.task.name}/{rows.task.language}"
-    bar = _bar(progress, title)
-    along: dict[str, list[ForcedRow]] = {}
-    if reference in placed and (writers | compared) - {reference}:
-        begun_bar = _bar(progress, f"{title} {reference}")
-        bars = begun_bar, bar
-        first, along = _both(model, tokenizer, rows.items, placed, reference, bars)
+    bar = functools.partial(progress or silent, title)
+    along: dict[str, Forced] = {}
+    if write and reference in placed and (compared or writers[1:]):
+        first, along = _both(model, tokenizer, rows.items, placed, reference, bar)
     else:
         first = forced(model, rows.items, placed, reference, bar)
     if writers:
-        check_finite({name: [_column(x, "loss")] for name, x in first.items()})
-    prefixes = {name: _written(first[name]) for name in placed if name in writers}
-    if along:
-        prefixes = {name: _longer(mine, _written(along[name])) for name, mine in prefixes.items()}
-    answers = _answers(model, tokenizer, rows.items, placed, prefixes)
+        check_finite({name: [x.loss] for name, x in first.items()})
+    answers = {}
+    for name in writers:
+        # The longer of two beginnings of the same answer is known.
+        both = [first[name].written, *([along[name].written] if along else [])]
+        known = [max(pair, key=len) for pair in zip(*both, strict=True)]
+        answers[name] = _answers(model, tokenizer, rows.items, name, placed[name], known)
     return {
         name: _scores(
             rows,
             first[name],
             along.get(name) if name in compared else None,
-            _decoded(tokenizer, answers[name]) if name in answers else None,
+            tuple(tokenizer.decode(x, skip_special_tokens=True).strip() for x in answers[name])
+            if name in answers
+            else None,
         )
         for name in sets
     }
@@ -242,64 +257,37 @@ def check_scores(scores: Mapping[str, Scores]) -> None:
     check_finite({label: [x for x in held if x is not None] for label, held in distances.items()})
 
 
-def _bar(progress: Progress | None, title: str) -> Callable[[int, int], None]:
-    return lambda done, total: progress(title, done, total) if progress else None
-
-
 def _both(
     model: Any,
     tokenizer: Any,
     items: Sequence[Encoded],
     sets: Mapping[str, Placed],
     reference: str,
-    bars: tuple[Callable[[int, int], None], Callable[[int, int], None]],
-) -> tuple[dict[str, list[ForcedRow]], dict[str, list[ForcedRow]]]:
+    progress: Callable[[int, int], None],
+) -> tuple[dict[str, Forced], dict[str, Forced]]:
     """Teacher-force all sets on the targets of the items, and on the reference's answers.
 
     A first pass of the reference alone shows how much of each target it generates. All sets then
     read its answers, even a set whose changes are not reported: after the same prompts they cost
     little.
-
-    bars: progress of the first pass, and of the pass of all sets.
     """
-    (prefixes,) = forced(model, items, {reference: sets[reference]}, reference, bars[0]).values()
-    check_finite({reference: [_column(prefixes, "loss")]})
-    answers = _answers(model, tokenizer, items, sets, {reference: _written(prefixes)})[reference]
+    own = {reference: sets[reference]}
+    begun = forced(model, items, own, reference, progress)[reference]
+    check_finite({reference: [begun.loss]})
+    answers = _answers(model, tokenizer, items, reference, sets[reference], begun.written)
     other = [i for i, item in enumerate(items) if answers[i] != item.target]
     answered = [Encoded(items[i].prompt, answers[i]) for i in other]
-    results = forced(model, [*items, *answered], sets, reference, bars[1])
-    own = {name: rows[: len(items)] for name, rows in results.items()}
-    along = {}
-    for name, rows in results.items():
-        changed = dict(zip(other, rows[len(items) :], strict=True))
-        along[name] = [changed.get(i, row) for i, row in enumerate(own[name])]
-    return own, along
-
-
-def _column(rows: Sequence[ForcedRow], name: str) -> Numbers:
-    return np.array([getattr(row, name) for row in rows], np.float64)
-
-
-def _written(rows: Sequence[ForcedRow]) -> list[tuple[int, ...]]:
-    return [row.written for row in rows]
-
-
-def _longer(
-    one: Sequence[tuple[int, ...]], two: Sequence[tuple[int, ...]]
-) -> list[tuple[int, ...]]:
-    """Return the longer of two beginnings of the same answers, row by row."""
-    return [max(pair, key=len) for pair in zip(one, two, strict=True)]
-
-
-def _decoded(tokenizer: Any, answers: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
-    return tuple(tokenizer.decode(x, skip_special_tokens=True).strip() for x in answers)
+    results = forced(model, [*items, *answered], sets, reference, progress)
+    place_of = {i: len(items) + k for k, i in enumerate(other)}
+    along = [place_of.get(i, i) for i in range(len(items))]
+    return (
+        {name: x.only(range(len(items))) for name, x in results.items()},
+        {name: x.only(along) for name, x in results.items()},
+    )
 
 
 def _scores(
-    rows: TaskRows,
-    own: Sequence[ForcedRow],
-    along: Sequence[ForcedRow] | None,
-    answers: tuple[str, ...] | None,
+    rows: TaskRows, own: Forced, along: Forced | None, answers: tuple[str, ...] | None
 ) -> Scores:
     """Compute a set's scores.
 
@@ -307,7 +295,7 @@ def _scores(
     along: teacher-forced results on the reference's answers.
     answers: generated answers as text.
     """
-    exact = np.array([x.written == item.target for x, item in zip(own, rows.items, strict=True)])
+    exact = np.array([x == item.target for x, item in zip(own.written, rows.items, strict=True)])
     exact, several = exact.astype(np.float64), rows.several()
     numbers: dict[str, Numbers] = {}
     for metric in rows.metrics:
@@ -319,17 +307,16 @@ def _scores(
             if metric.exact:
                 values[:, 0] = np.where(several, np.maximum(values[:, 0], exact), exact)
             numbers[metric.name] = values
-    changed = divergence = None
-    if along is not None:
-        changed = (_column(along, "agreement") < _column(along, "tokens")).astype(float)
-        divergence = _column(along, "divergence")
     return Scores(
-        **{name: _column(own, name) for name in ("loss", "tokens", "divergence", "agreement")},
+        loss=own.loss,
+        tokens=np.array([float(len(item.target)) for item in rows.items]),
         exact=exact,
+        divergence=own.divergence,
+        agreement=own.agreement,
         numbers=numbers,
         answers=answers,
-        changed=changed,
-        answer_divergence=divergence,
+        changed=None if along is None else along.changed,
+        answer_divergence=None if along is None else along.divergence,
     )
 
 
@@ -337,37 +324,31 @@ def _answers(
     model: Any,
     tokenizer: Any,
     items: Sequence[Encoded],
-    sets: Mapping[str, Placed],
-    prefixes: Mapping[str, Sequence[tuple[int, ...]]],
-) -> dict[str, list[tuple[int, ...]]]:
-    """Return the greedily decoded tokens of every row, for the sets in ``prefixes``.
+    name: str,
+    placed: Placed,
+    known: Sequence[tuple[int, ...]],
+) -> list[tuple[int, ...]]:
+    """Return the greedily decoded tokens of every row.
 
-    prefixes: by set, the known tokens of each answer, either its first ones or all.
-
-    Rows of several sets are continued together in one batch.
+    name: of the set of factors. known: tokens of each answer, either its first ones or all.
     """
     most, positions, ends = most_tokens(items), positions_of(model), ends_of(model, tokenizer)
     # An answer ends when it fills the context; the model does not read its last token.
     room = [most if positions is None else positions + 1 - len(item.prompt) for item in items]
-    tokens = {name: list(mine) for name, mine in prefixes.items()}
-    places = [
-        (name, i)
-        for name, mine in tokens.items()
-        for i, answer in enumerate(mine)
+    answers = list(known)
+    open_ones = [
+        i for i, answer in enumerate(answers)
         if len(answer) < min(most, room[i]) and (not answer or answer[-1] not in ends)
-    ]
-    for start in range(0, len(places), _BLOCK):
-        block = places[start : start + _BLOCK]
-        prompts = [Encoded(items[i].prompt + tokens[name][i], ()) for name, i in block]
-        factors = [sets[name] for name, _ in block]
-        left = [most - len(tokens[name][i]) for name, i in block]
-        try:
-            written = generate(model, tokenizer, prompts, factors, left, WRITE_TOKENS, ends)
-        except NotFiniteError as error:
-            raise _no_scores(dict.fromkeys(name for name, _ in block)) from error
-        for (name, i), more in zip(block, written, strict=True):
-            tokens[name][i] += tuple(more)
-    return tokens
+    ]  # fmt: skip
+    prompts = [Encoded(items[i].prompt + answers[i], ()) for i in open_ones]
+    left = [most - len(answers[i]) for i in open_ones]
+    try:
+        written = generate(model, tokenizer, prompts, placed, left, ends)
+    except NotFiniteError as error:
+        raise _no_scores([name]) from error
+    for i, more in zip(open_ones, written, strict=True):
+        answers[i] += more
+    return answers
 
 
 def most_tokens(items: Sequence[Encoded]) -> int:

@@ -15,6 +15,7 @@ from hydraopt.files.url import AnyPath
 
 _MOST_ROWS = 1 << 30
 """Maximum size of a file of task rows, in bytes."""
+_MOST_SAID = 100
 
 __all__ = ["TaskExample", "TaskFile", "TaskName", "named_task", "read_task_file"]
 
@@ -91,31 +92,23 @@ def _labels(
 
 
 def _meta(folder: Path) -> Mapping[str, object]:
-    path = folder / "META.json"
-    if not path.is_file():
-        raise UsageError(
-            explain(
-                f"{folder.name} is no task: its folder has no META.json"
-                if folder.is_dir()
-                else f"{folder.name} is no task: there is no such folder",
-                file=folder,
-                expected='META.json with "instruction" and "metric"',
-            )
+    path, got = folder / "META.json", "no such file" if folder.is_dir() else "no such folder"
+    if path.is_file():
+        try:
+            meta = json.loads(read_regular(path, MOST_CONFIG).decode("utf-8"))
+            if all(isinstance(meta[key], str) for key in ("instruction", "metric")):
+                return dict(meta)
+            got = "values that are no text"
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            got = repr(error)[:_MOST_SAID]
+    raise UsageError(
+        explain(
+            f"{folder.name} is no task: its META.json cannot be read",
+            file=path,
+            got=got,
+            expected='a JSON object with the texts "instruction" and "metric"',
         )
-    try:
-        meta = json.loads(read_regular(path, MOST_CONFIG).decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UsageError(explain(f"META.json of {folder.name}", got=str(error))) from error
-    if not isinstance(meta, dict):
-        raise UsageError(
-            explain(f"META.json of {folder.name} is no JSON object", got=type(meta).__name__)
-        )
-    missing = [key for key in ("instruction", "metric") if not isinstance(meta.get(key), str)]
-    if missing:
-        raise UsageError(
-            explain(f"META.json of {folder.name}", got=f"no {' and no '.join(missing)}")
-        )
-    return dict(meta)
+    )
 
 
 def _row(value: Any, file: Path, number: int) -> TaskExample:

@@ -38,8 +38,7 @@ __all__ = [
     "held_out_of_more",
     "likely_changes",
     "reference_of",
-    "surely_changes_more",
-    "surely_drifts_more",
+    "surely_more",
 ]
 
 Numbers = NDArray[np.float64]
@@ -200,22 +199,14 @@ def likely_changes(drift: Drift) -> Numbers:
     return likely
 
 
-def surely_changes_more(before: Drift, after: Drift) -> bool:
-    """Return whether the mean chance of a changed answer rises by more than its standard error.
+def surely_more(before: Numbers, after: Numbers) -> bool:
+    """Return whether the mean over answers rises by more than its standard error.
 
-    The standard error is that of the mean difference. Among dozens of answers the share of changed
-    ones varies by chance, and KL hardly does.
+    before, after: (answers,), as KL or chances of a change. The standard error is that of the mean
+    difference. Among dozens of answers the share of changed ones varies by chance, and one of them
+    can contribute most of the difference in KL.
     """
-    more = likely_changes(after) - likely_changes(before)
-    return bool(more.mean() > more.std() / math.sqrt(len(more)))
-
-
-def surely_drifts_more(before: Drift, after: Drift) -> bool:
-    """Return whether KL per answer rises by more than a standard error of the mean difference.
-
-    One answer of two dozen can contribute most of the difference.
-    """
-    more = after.kl_by_answer - before.kl_by_answer
+    more = after - before
     return bool(more.mean() > more.std() / math.sqrt(len(more)))
 
 

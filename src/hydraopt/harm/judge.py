@@ -3,48 +3,265 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
 
-from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.memory import key_of
-from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
-from hydraopt.basemodel.writing import NotFiniteError, not_finite
+import torch
+
+from hydraopt.adapters import Adapter
+from hydraopt.adapters.beyond import beyond_linear
+from hydraopt.basemodel.encoding import Encoded, encode_prompt
+from hydraopt.basemodel.loading import base_hash
+from hydraopt.basemodel.logits import check_logits
+from hydraopt.basemodel.memory import JsonCache, key_of, versions
+from hydraopt.basemodel.model import TaskFactors, load_model
+from hydraopt.basemodel.positions import check_prompt
+from hydraopt.basemodel.sensitivity import self_written, sensitivities
+from hydraopt.basemodel.writing import NotFiniteError, answered, ends_of, not_finite
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
-from hydraopt.harm import cached_values
-from hydraopt.harm.answers import MEASURES, Answers
+from hydraopt.errors import UsageError, explain
+from hydraopt.files.cache import cache_root
 from hydraopt.harm.drift import Reference, drift_of, held_out, reference_of
-from hydraopt.harm.refit import NOT_TRAINED, refit
+from hydraopt.harm.prompts import check_prompts_of
+from hydraopt.harm.refit import (
+    NOT_TRAINED,
+    depends_on,
+    records_from_json,
+    records_to_json,
+    refit,
+)
+from hydraopt.harm.synthetic import synthetic_prompts
 from hydraopt.harm.training_data import Teacher, teacher_of, training_dtype
+from hydraopt.jsonvalues import from_json, to_json
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.look import HarmJudge, Look, MeasuredHarm
+from hydraopt.merging.look import DEFAULT_HARM, HarmJudge, HarmSettings, Look, MeasuredHarm
+from hydraopt.progress import Progress, silent
 from hydraopt.sources import source_hash
+from hydraopt.values import closest, listed
 
 __all__ = ["AnswerJudge"]
 
-_DECIDES_REFIT: Final = (*MEASURES, "coding", "compress", "merging")
+_MEASURES: Final = ("adapters", "basemodel", "harm", "linalg")
+"""Packages whose code decides what is measured."""
+_DECIDES_REFIT: Final = (*_MEASURES, "coding", "compress", "merging")
 """Packages whose code decides what a refit learns."""
 _DIGITS: Final = 12
 """Hexadecimal digits of an adapter's hash used as the seed of its generated texts: 48 bits."""
 _POWER: Final = 0.5
 """Exponent of measured sensitivities. It is below 1 because they are measured at the adapter
 itself, and errors are not small enough for them to hold that far (docs/log.md)."""
+BLOCK: Final = 64
+"""Prompts that are answered together and have one cache entry: an interrupted run loses no more,
+and a run with further prompts reuses the entries of the first ones."""
 ROOM: Final = 1 << 29
 """Maximum number of bytes of references in memory."""
 
 
-class AnswerJudge(Answers, HarmJudge):
+class AnswerJudge(HarmJudge):
     """Judge of harm on the original adapters' own greedy answers; no label is needed.
 
-    Sensitivities, harms and refits are cached on disk as answers are.
+    The model is loaded when it is first needed. Answers, sensitivities, harms and refits are cached
+    on disk (hydraopt.basemodel.memory).
+
+    synthetic: prompts that the base model has written, by task.
+    unseen: adapters whose modules' sensitivities cannot be measured, with the reason: they change
+        more than linear modules.
     """
+
+    def __init__(
+        self,
+        base: str | Path,
+        adapters: Sequence[Adapter],
+        prompts: Mapping[str, Sequence[str]],
+        progress: Progress | None = None,
+        *,
+        seed: int = 0,
+        refits: bool = False,
+        settings: HarmSettings = DEFAULT_HARM,
+        loaded: tuple[Any, Any] | None = None,
+        memory: JsonCache | None = None,
+    ) -> None:
+        """Check the prompts; nothing is loaded.
+
+        base: a folder or name that transformers loads.
+        prompts: by task, at least one each; duplicates are dropped because they add no
+            information. The first ones measure harm.
+        seed: of the generated texts.
+        refits: whether coded parts will be trained. Then fewer prompts measure harm, and the others
+            are for training.
+        settings: numbers of prompts and tokens.
+        loaded: the base model and its tokenizer. Default: ``base`` is loaded when needed.
+        memory: cache. Default that of this machine.
+
+        Raises UsageError for prompts of an unknown task, for a task with an empty list of prompts,
+        and for prompts of an adapter with more than low-rank factors, because its answers here
+        would not be its own.
+        """
+        self._adapters = {adapter.name: adapter for adapter in adapters}
+        unknown = sorted(set(prompts) - set(self._adapters))
+        if unknown:
+            expected = closest(unknown, list(self._adapters))
+            what = "prompts for a task that was not found"
+            raise UsageError(explain(what, got=listed(unknown), expected=expected))
+        reasons = ((adapter.name, ", ".join(beyond_linear(adapter))) for adapter in adapters)
+        self.unseen = {name: reason for name, reason in reasons if reason}
+        for name, texts in prompts.items():
+            check_prompts_of(self._adapters[name], texts)
+        self._base, self._prompts, self._progress = base, prompts, progress or silent
+        self._seed, self._refits, self._settings = seed, refits, settings
+        self._counts = settings.counts(refits)
+        if loaded is not None:
+            self._loaded = loaded
+        if memory is not None:
+            self._memory = memory
+        self.answer_tokens = settings.answer_tokens
+        self.synthetic: dict[str, list[str]] = {}
+        self._contents: dict[str, str] = {}
+        self._refitted: list[str] = []
+        self._references: dict[str, Reference] = {}
 
     @property
     def look(self) -> Look:
         """Everything that a merge can ask of the base model."""
         judge = self if self._prompts else None
         return Look(judge, self.sensitivities, self.refit if self._refits else None)
+
+    def tasks(self) -> frozenset[str]:
+        """Return the names of the tasks that have prompts."""
+        return frozenset(self._prompts)
+
+    # --- the model and the keys of the cache -------------------------------------------------
+
+    @functools.cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        """Model and its tokenizer. Raises UsageError for a base that cannot be loaded."""
+        model, tokenizer = load_model(str(self._base))
+        check_logits(model)
+        return model, tokenizer
+
+    @functools.cached_property
+    def _ends(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        return ends_of(*self._loaded)
+
+    @functools.cached_property
+    def _base_key(self) -> str:
+        """Everything that answers depend on besides the adapter and the prompts."""
+        model = self._loaded[0]
+        where = f"{model.device.type} {torch.get_float32_matmul_precision()} {model.dtype}"
+        return (
+            f"{base_hash(self._base)} {where} {versions()} {source_hash(*_MEASURES)} "
+            f"{self.answer_tokens} {sorted(self._ends)}"
+        )
+
+    @functools.cached_property
+    def _memory(self) -> JsonCache:
+        return JsonCache(cache_root() / "harm" if base_hash(self._base) else None)
+
+    def _key(self, task: str, prompts: Sequence[Encoded]) -> str:
+        texts = [" ".join(map(str, item.prompt)) for item in prompts]
+        return key_of([self._base_key, self._content(task), *texts])
+
+    def _content(self, task: str) -> str:
+        if task not in self._contents:  # an adapter's hash reads all of its file
+            self._contents[task] = self._adapters[task].content_hash()
+        return self._contents[task]
+
+    def _originals(self, task: str) -> TaskFactors:
+        return {path: x.factors() for path, x in self._adapters[task].modules.items()}
+
+    # --- answers -----------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _encoded(self) -> dict[str, list[Encoded]]:
+        """First distinct prompts of each task, as tokens; of all tasks before any is answered.
+
+        Raises UsageError for a prompt without a token, of more than the base reads, or with a token
+        that it does not embed.
+        """
+        encoded = {}
+        model, tokenizer = self._loaded
+        for task, prompts in self._prompts.items():
+            kept: dict[Encoded, None] = {}
+            for number, text in enumerate(prompts, 1):
+                item = encode_prompt(tokenizer, text)
+                check_prompt(model, item, number, text, task)
+                kept.setdefault(item)
+                if len(kept) == self._counts[1]:
+                    break
+            encoded[task] = list(kept)
+        return encoded
+
+    def _judging_prompts(self, task: str) -> list[Encoded]:
+        """Return the prompts of a task that measure its harm."""
+        return self._encoded[task][: self._counts[0]]
+
+    def _training_prompts(self, task: str) -> list[Encoded]:
+        """Return the other prompts of a task, which are for a refit."""
+        mine = self._encoded[task]
+        missing = self._settings.missing(len(mine)) if self._refits else 0
+        if not missing:
+            return mine[self._counts[0] :]
+        if task not in self.synthetic:
+            examples = list(dict.fromkeys(self._prompts[task]))
+            report = functools.partial(self._progress, f"writing prompts of {task}")
+            asked = *self._loaded, examples, missing, self._seed, report
+            key = key_of(["synthetic", self._base_key, str(missing), str(self._seed), *examples])
+            texts = self._memory.recall(key, lambda: synthetic_prompts(*asked))
+            self.synthetic[task] = [type(examples[0])(text) for text in texts]
+        return [encode_prompt(self._loaded[1], text) for text in self.synthetic[task]]
+
+    def answers(self, task: str) -> list[Encoded]:
+        """Return the prompts of a task with the original's greedy answers.
+
+        Raises NumericalError, here and wherever answers are needed, for an adapter with which the
+        model's logits are not finite, and UsageError for prompts that the model does not read.
+        """
+        return self._answered(task, self._judging_prompts(task), "answers")
+
+    def training_answers(self, task: str) -> list[Encoded]:
+        """Return the further prompts of a task with the original's answers, those that have any."""
+        # A stage of its own, hours later: the time left is estimated from one stage.
+        answers = self._answered(task, self._training_prompts(task), "more answers")
+        return [answer for answer in answers if answer.target]
+
+    def _answered(self, task: str, prompts: Sequence[Encoded], stage: str) -> list[Encoded]:
+        """Return the answers to prompts of a task. stage: name of the stage in progress reports."""
+        answers: list[Encoded] = []
+        for start in range(0, len(prompts), BLOCK):
+            block = prompts[start : start + BLOCK]
+            key = self._key(task, block)
+            targets = self._memory.get(key)
+            if targets is None:
+                given = *self._loaded, block, self._originals(task)
+                try:
+                    written = answered(*given, self.answer_tokens)
+                except NotFiniteError:
+                    raise not_finite("the adapter's own answers cannot be told", task) from None
+                targets = [item.target for item in written]
+                self._memory.put(key, targets)
+                self._progress(f"{stage} of {task}", start + len(block), len(prompts))
+            answers += [Encoded(x.prompt, tuple(y)) for x, y in zip(block, targets, strict=True)]
+        return answers
+
+    def cut(self, tasks: Iterable[str] | None = None) -> dict[str, tuple[int, bool]]:
+        """Return the number of unfinished answers by task, for tasks that have any.
+
+        Harm is measured on the tokens before the cut. The second value is True if an answer was cut
+        at ``answer_tokens``, False if all of them fill the context of the model.
+
+        tasks: tasks to report. Default all.
+        """
+        cut = {}
+        for name in self._prompts if tasks is None else tasks:
+            on = [x for x in self.answers(name) if not self._ends & {*x.target[-1:]}]
+            if on:
+                cut[name] = len(on), any(len(x.target) >= self.answer_tokens for x in on)
+        return cut
+
+    # --- sensitivities -----------------------------------------------------------------------
 
     def sensitivities(self) -> dict[str, dict[str, float]]:
         """Return each adapter's sensitivities by module path, to the power of a half.
@@ -68,37 +285,28 @@ class AnswerJudge(Answers, HarmJudge):
     def _sensitivity(self, name: str) -> dict[str, float]:
         """Return an adapter's sensitivities by module path, cached."""
         factors, most = self._originals(name), self._settings
+        texts: list[Encoded] | None = None
         if name in self._prompts:
             answers = self.answers(name)[: most.sensitivity_texts]
             texts = [Encoded(x.prompt, x.target[: most.sensitivity_tokens]) for x in answers]
-            depends_on = str([(x.prompt, x.target) for x in texts])
-        else:
-            seed = self._seed + int(self._adapters[name].content_hash()[:_DIGITS], 16)
-            texts, depends_on = None, f"{most.sensitivity_texts} texts of seed {seed}"
-        key = key_of(["sensitivities", self._base_key, self._content(name), depends_on])
-        cached = cached_values.sensitivities_from_json(self._memory.get(key), factors)
-        if cached is not None:
-            return cached
-        model, tokenizer = self._loaded
-        if texts is None:
+        seed = self._seed + int(self._content(name)[:_DIGITS], 16)
+        seen_on = f"{most.sensitivity_texts} of seed {seed}" if texts is None else str(texts)
+        key = key_of(["sensitivities", self._base_key, self._content(name), seen_on])
+
+        def measure() -> dict[str, float]:
+            model, tokenizer = self._loaded
             try:
-                texts = self_written(model, tokenizer, factors, most.sensitivity_texts, seed, name)
+                mine = texts or self_written(
+                    model, tokenizer, factors, most.sensitivity_texts, seed, name
+                )
             except NotFiniteError:
                 raise not_finite("the adapter cannot write text of its own", name) from None
-        measured = sensitivities(looks(model, texts, factors), factors)
-        self._memory.put(key, measured)
+            return sensitivities(model, mine, factors)
+
+        measured: dict[str, float] = self._memory.recall(key, measure)
         return measured
 
-    _steps = 0
-    """Steps of refits that were taken or remembered."""
-
-    @functools.cached_property
-    def _refitted_contents(self) -> set[str]:
-        return set()
-
-    @functools.cached_property
-    def _references(self) -> dict[str, Reference]:
-        return {}
+    # --- harm --------------------------------------------------------------------------------
 
     def measure(
         self,
@@ -117,20 +325,17 @@ class AnswerJudge(Answers, HarmJudge):
         every = list(range(len(prompts)))
         held = self._not_trained_on(task) if apart else every
         some = held or every
-        parts: list[bytes | str] = [self._key(task, prompts)]
-        parts += [f"apart {some}"] if some != every else []
+        parts: list[bytes | str] = [self._key(task, prompts), f"{some} {bool(held)}"]
         for path, (b, a) in factors.items():
             parts += [path, b.tobytes(), a.tobytes()]
-        key = key_of(parts)
-        cached = cached_values.harm_from_json(self._memory.get(key), len(some), bool(held))
-        if cached is not None:
-            return cached
-        drift = drift_of(self._loaded[0], self._reference(task), factors)
-        if not drift.is_finite:
-            raise not_finite("what coding does to the answers cannot be measured", task)
-        measured = drift.only(some).summary(bool(held))
-        self._memory.put(key, cached_values.harm_to_json(measured))
-        return measured
+
+        def measure() -> Any:
+            drift = drift_of(self._loaded[0], self._reference(task), factors)
+            if not drift.is_finite:
+                raise not_finite("what coding does to the answers cannot be measured", task)
+            return to_json(drift.only(some).summary(bool(held)))
+
+        return from_json(MeasuredHarm, self._memory.recall(key_of(parts), measure))
 
     def _reference(self, task: str) -> Reference:
         if task not in self._references:
@@ -145,95 +350,68 @@ class AnswerJudge(Answers, HarmJudge):
             self._references[task] = made
         return self._references[task]
 
+    # --- refits ------------------------------------------------------------------------------
+
     def refit(
         self, task: str, modules: Callable[[], Mapping[str, CodedModule]]
     ) -> Mapping[str, PartsRecord]:
         """Return other records of a task's modules, trained to keep its answers.
 
         Nothing is returned if training does not help, for a task without prompts, and for too few
-        answers; see :func:`hydraopt.harm.refit.refit`. Progress counts steps: one start for each
-        content to come, plus the steps of second starts.
+        answers; see :func:`hydraopt.harm.refit.refit`. Progress counts the steps of each content.
         """
         if task not in self._prompts:
             return {}
         # A task is asked after another one of its content only if that has learned nothing.
-        self._refitted_contents.add(self._content(task))
-        each, before = self._settings.steps, self._steps
+        self._refitted += [self._content(task)] if self._content(task) not in self._refitted else []
         contents = {*map(self._content, self._prompts)}
-        later = each * len(contents - self._refitted_contents)
-        stage = f"training steps, {task} ({len(self._refitted_contents)} of {len(contents)})"
-
-        def report(done: int, most: int) -> None:
-            self._steps = before + done
-            self._progress(stage, self._steps, before + most + later)
-
-        records = self._refitted(task, modules, report)
-        if self._steps == before:  # cached, or nothing to learn from
-            report(each, each)
-        return records
-
-    def _refitted(
-        self,
-        task: str,
-        modules: Callable[[], Mapping[str, CodedModule]],
-        report: Callable[[int, int], None],
-    ) -> Mapping[str, PartsRecord]:
-        teacher = self._teacher_of_content(task)
+        stage = f"training steps, {task} ({len(self._refitted)} of {len(contents)})"
+        teacher = self._teacher(task)
         if teacher is None:
             return {}
         coded, model = modules(), self._loaded[0]
-        tasks = self._tasks_of_content(task)
-        prompts = [self._key(x, y) for x in tasks for y in self._prompts_of(x)]
+        prompts = [
+            self._key(twin, some)
+            for twin in self._tasks_of_content(task)
+            for some in (self._judging_prompts(twin), self._training_prompts(twin))
+        ]
         training = f"refit {source_hash(*_DECIDES_REFIT)} {training_dtype(model)} {self._settings}"
-        key = key_of([training, *prompts, *cached_values.depends_on(coded)])
-        cached = cached_values.records_from_json(self._memory.get(key), coded)
-        if cached is not None:
-            return cached
-        try:
-            records = refit(model, teacher, coded, report, self._settings)
-        except NotFiniteError:
-            raise not_finite(NOT_TRAINED, task) from None
-        self._memory.put(key, cached_values.records_to_json(records, coded))
-        return records
 
-    def _prompts_of(self, task: str) -> tuple[list[Encoded], list[Encoded]]:
-        """Return the prompts of a task that measure its harm, and the others."""
-        return self._judging_prompts(task), self._training_prompts(task)
+        def train() -> Any:
+            report = functools.partial(self._progress, stage)
+            try:
+                records = refit(model, teacher, coded, report, self._settings)
+            except NotFiniteError:
+                raise not_finite(NOT_TRAINED, task) from None
+            return records_to_json(records, coded)
 
-    def _teacher(self, task: str) -> Teacher | None:
-        """Return what a refit learns of a task; None if too few answers are left to judge."""
-        answers, least = self.answers(task), self._settings.least_held_out
-        # Answers to train on take minutes: not where even all of them would leave too few judges.
-        if len(held_out(answers, len(self._training_prompts(task)), self._settings)[1]) < least:
-            return None
-        given = self._originals(task), answers, self.training_answers(task), self._settings
-        teacher = teacher_of(*given)
-        return teacher if teacher.answers and len(teacher.held_out) >= least else None
+        key = key_of([training, *prompts, *depends_on(coded)])
+        return records_from_json(self._memory.recall(key, train), coded)
 
     def _tasks_of_content(self, task: str) -> list[str]:
         """Return the tasks with prompts that have the content of a task, itself among them."""
         mine = self._content(task)
         return [x for x in self._prompts if x == task or self._content(x) == mine]
 
-    def _teacher_of_content(self, task: str) -> Teacher | None:
-        """Return what the refit of a task learns: what each task of its content does.
+    def _teacher(self, task: str) -> Teacher | None:
+        """Return what the refit of a task learns: the answers of all tasks of its content.
 
-        An answer that judges for one of them is learned for none, and nothing counts twice.
+        None if too few answers are left to judge.
         """
-        teachers = [teacher for x in self._tasks_of_content(task) if (teacher := self._teacher(x))]
-        if not teachers:
+        twins, least = self._tasks_of_content(task), self._settings.least_held_out
+        answers = list(dict.fromkeys(x for twin in twins for x in self.answers(twin)))
+        more = {x for twin in twins for x in self._training_prompts(twin)}
+        # Answers to train on take minutes: not where even all of them would leave too few judges.
+        if len(held_out(answers, len(more), self._settings)[1]) < least:
             return None
-        judging = list(dict.fromkeys(x for y in teachers for x in y.judging))
-        late = dict.fromkeys(x for y in teachers for x in y.late if x not in judging)
-        judges = {*judging, *late}
-        answers = dict.fromkeys(x for y in teachers for x in y.answers if x not in judges)
-        return (
-            Teacher(teachers[0].original, list(answers), judging, list(late)) if answers else None
-        )
+        lessons = dict.fromkeys(x for twin in twins for x in self.training_answers(twin))
+        others = [x for x in lessons if x not in set(answers)]
+        teacher = teacher_of(self._originals(task), answers, others, self._settings)
+        return teacher if teacher.answers and len(teacher.held_out) >= least else None
 
     def _not_trained_on(self, task: str) -> list[int]:
         """Return the indices of the prompts of a task that its refit does not learn from."""
-        teacher = self._teacher_of_content(task)
+        teacher = self._teacher(task)
         learned = {answer.prompt for answer in teacher.answers} if teacher else set()
         answers = self.answers(task)
         return [i for i, x in enumerate(answers) if x.target and x.prompt not in learned]

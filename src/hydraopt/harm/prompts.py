@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
@@ -13,12 +12,12 @@ from hydraopt.adapters import Adapter
 from hydraopt.adapters.beyond import beyond_lora
 from hydraopt.basemodel.encoding import ROW_END, RowPrompt, prompt_text
 from hydraopt.errors import UsageError, explain
+from hydraopt.files.jsonlines import json_lines
 from hydraopt.files.reading import MOST_CONFIG, read_regular
 from hydraopt.merging.look import DEFAULT_HARM
 from hydraopt.values import closest, listed
 
 __all__ = [
-    "SURROGATE",
     "check_prompts_of",
     "prompt_files",
     "prompt_line",
@@ -29,8 +28,6 @@ __all__ = [
 _MOST_BYTES: Final = 1 << 28
 _ENCODING: Final = "utf-8-sig"
 """UTF-8, with or without the mark that some editors begin a file with."""
-SURROGATE: Final = re.compile("[\ud800-\udfff]")
-"""Half of a surrogate pair, which is no character."""
 _ROWS: Final = (".jsonl", ".ndjson")
 _SUFFIXES: Final = (*_ROWS, ".txt")
 _FOLDER: Final = "a folder with a NAME.jsonl or NAME.txt for each adapter"
@@ -49,24 +46,22 @@ def read_prompts(path: str | Path) -> list[str]:
     file = Path(path)
     if file.suffix.lower() == ".json":
         raise _not_a_list(file)
-    try:
-        # Not splitlines: a text may hold other characters that Python ends lines at.
-        lines = read_regular(file, _MOST_BYTES).decode(_ENCODING).split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise UsageError(explain("cannot read the prompts", file=file, got=reason)) from None
     prompts: dict[str, None] = {}
-    instruction = functools.cache(lambda: _instruction(file))
-    for number, line in enumerate((line.removesuffix("\r") for line in lines), 1):
-        if line.strip():
-            where = f"{file}:{number}"
-            rows = file.suffix.lower() in _ROWS
-            prompt = _prompt(line, where, instruction) if rows else line
-            if len(prompts) < DEFAULT_HARM.refit_prompts:
-                prompts.setdefault(prompt)
+    if file.suffix.lower() in _ROWS:
+        instruction = functools.cache(lambda: _instruction(file))
+        for number, value in json_lines(file, _MOST_BYTES).rows:
+            prompts.setdefault(_prompt(value, f"{file}:{number}", instruction))
+    else:
+        try:
+            # Not splitlines: a text may hold other characters that Python ends lines at.
+            lines = read_regular(file, _MOST_BYTES).decode(_ENCODING).split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            raise UsageError(explain("cannot read the prompts", file=file, got=reason)) from None
+        prompts = dict.fromkeys(x.removesuffix("\r") for x in lines if x.strip())
     if not prompts:
         raise UsageError(explain("no prompt in the file", file=file, expected="one a line"))
-    return list(prompts)
+    return list(prompts)[: DEFAULT_HARM.refit_prompts]
 
 
 def prompt_line(prompt: str) -> str:
@@ -132,7 +127,7 @@ def read_prompt_folder(
     return {name: read_prompts(file) for name, file in mine.items()}
 
 
-def check_prompts_of(adapter: Adapter, prompts: Sequence[object]) -> None:
+def check_prompts_of(adapter: Adapter, prompts: Sequence[str]) -> None:
     """Raise UsageError for no prompts, and for an adapter that is more than low-rank factors."""
     if not prompts:
         raise UsageError(explain("no prompts", adapter=adapter.name, expected="at least one"))
@@ -182,23 +177,18 @@ def _instruction(file: Path) -> str:
     )
 
 
-def _prompt(line: str, where: str, instruction: Callable[[], str]) -> str:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        value = None
+def _prompt(value: object, where: str, instruction: Callable[[], str]) -> str:
+    """Return the prompt of a line's value. instruction: returns that of META.json."""
     text = value
     if isinstance(value, dict):
-        text = value.get("prompt")
-        given = value.get("input")
-        own = value.get("instruction")
+        text, given, own = (value.get(key) for key in ("prompt", "input", "instruction"))
         if text is None and isinstance(given, str) and isinstance(own, str | None):
             text = prompt_text(instruction() if own is None else own, given)
-    if not isinstance(text, str) or not text or SURROGATE.search(text):
+    if not isinstance(text, str) or not text:
         raise UsageError(
             explain(
                 f"cannot read the prompt at {where}",
-                got=line[:80],
+                got=json.dumps(value, ensure_ascii=False)[:80],
                 expected='a JSON string, or an object with a "prompt" or an "input"',
             )
         )

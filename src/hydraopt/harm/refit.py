@@ -22,24 +22,39 @@ unchanged.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from hydraopt.basemodel.model import Placed, TaskFactors, of_head, place
 from hydraopt.basemodel.writing import not_finite
-from hydraopt.coding.records import PartsRecord
+from hydraopt.coding.chunks import ChunkReader, ChunkWriter
+from hydraopt.coding.records import PartsRecord, read_record, states_mode, write_record
 from hydraopt.compress.recode import CodedModule
-from hydraopt.errors import UsageError, explain
+from hydraopt.harm.drift import Drift, drift_of, likely_changes, reference_of, surely_more
 from hydraopt.harm.sides import Sides, as_coded, strongest
-from hydraopt.harm.training import HeldOutAnswers, training_steps
 from hydraopt.harm.training_data import Teacher, TrainingData, model_to_train
 from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
 
-__all__ = ["NOT_TRAINED", "refit"]
+__all__ = [
+    "NOT_TRAINED",
+    "depends_on",
+    "is_worse",
+    "records_from_json",
+    "records_to_json",
+    "refit",
+    "training_steps",
+]
 
 NOT_TRAINED: Final = "what is coded cannot be trained on the adapter's answers"
 """Error message for logits that are not finite."""
+_WARM_UP: Final = 5
+"""Steps in which the rate rises to its full value."""
 
 
 def refit(
@@ -54,15 +69,14 @@ def refit(
     Returns records by module path; none if no trial is better than before on held-out answers. Both
     losses and held-out answers are compared on the next tokens that the original holds likely.
 
-    teacher: the original, and answers of all tasks that the content serves.
+    teacher: the original, and answers of all tasks that the content serves: at least one to learn
+        from and one that judges.
     coded: the original's modules as they are coded.
     report: called after every step with the steps done and the maximum.
 
-    Raises UsageError for too few answers, AlignmentError for modules that are not linear,
-    NumericalError for logits that are not finite.
+    Raises AlignmentError for modules that are not linear, NumericalError for logits that are not
+    finite.
     """
-    if not (teacher.answers and teacher.judging):
-        raise _too_few(teacher, settings)
     output_layer = of_head(model, coded)
     trained = {path: x for path, x in coded.items() if path not in output_layer}
     unchanged = {path: x.record for path, x in coded.items() if path in output_layer}
@@ -70,44 +84,49 @@ def refit(
         return {}
     learner = model_to_train(model)
     data = TrainingData.of(learner, teacher, settings.batch_size)
-    judges = HeldOutAnswers.of(model, teacher, data)
-    first = judges.drift({p: x.record.factors for p, x in coded.items()})
+    answers = teacher.held_out, teacher.original
+    # Only the next tokens of the training data are compared.
+    reference = reference_of(model, *answers, data.next_tokens.tokens)
+
+    def judged(changed: Mapping[str, PartsRecord]) -> Drift:
+        factors = {path: x.record.factors for path, x in coded.items()}
+        factors |= {path: x.factors for path, x in changed.items()}
+        return drift_of(model, reference, {path: (x.B, x.A) for path, x in factors.items()})
+
+    first = judged({})
     if not first.is_finite:
         raise not_finite(NOT_TRAINED)
     least = first.summary().harm.kl
     fixed = place(learner, {path: (x.factors.B, x.factors.A) for path, x in unchanged.items()})
     records = dict[str, PartsRecord]()
     for start, (sides, rate) in enumerate(_starts(trained, teacher.original, settings)):
-        report_steps = _reporting(report, start * settings.steps, settings.steps)
+        before = start * settings.steps
+
+        def report_step(step: int, before: int = before) -> None:
+            if report:
+                report(before + step, before + settings.steps)
+
         at_rate = replace(settings, learning_rate=rate)
-        for trial in _trials(learner, data, fixed, sides, at_rate, report_steps):
-            drift = judges.drift({p: x.factors for p, x in (unchanged | trial).items()})
+        for trial in _trials(learner, data, fixed, sides, at_rate, report_step):
+            drift = judged(trial)
             if not drift.is_finite:
                 continue
             kl = drift.summary().harm.kl
-            if kl < least and not judges.is_worse(first, drift):
+            if kl < least and not is_worse(first, drift, len(teacher.judging)):
                 least, records = kl, trial
         if records:
             break
     return records
 
 
-def _too_few(teacher: Teacher, settings: HarmSettings) -> UsageError:
-    return UsageError(
-        explain(
-            "too few answers to refit",
-            got=len(teacher.answers) + len(teacher.held_out),
-            expected=f"at least {settings.held_out} to different prompts",
-            do="Give more prompts of the task",
-        )
-    )
+def is_worse(before: Drift, after: Drift, decisive: int) -> bool:
+    """Return whether a drift with less KL is worse all the same.
 
-
-def _reporting(
-    report: Callable[[int, int], None] | None, before: int, steps: int
-) -> Callable[[int], None]:
-    """Return a callback that reports this start's steps. before: steps of earlier starts."""
-    return lambda step: report(before + step, before + steps) if report else None
+    decisive: number of the first answers, which the others must not outvote.
+    """
+    first = range(decisive)
+    kl = (x.only(first).kl_by_answer for x in (before, after))
+    return surely_more(*kl) or surely_more(likely_changes(before), likely_changes(after))
 
 
 def _trials(
@@ -142,6 +161,30 @@ def _trials(
             yield {path: side.recode().record for path, side in sides.items()}
 
 
+def training_steps(
+    settings: HarmSettings,
+    parameters: Sequence[Tensor],
+    batches: int,
+    add_gradients: Callable[[int, int], None],
+) -> Iterator[int]:
+    """Take steps with Adam, and yield the number of each after it is done.
+
+    parameters: leaves that require a gradient.
+    batches: number of batches to draw from.
+    add_gradients: called with the step, 1 for the first, and the number of its batch.
+    """
+    optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, betas=(0.9, 0.98))
+    order, waiting = np.random.default_rng(0), list[int]()
+    for step in range(1, settings.steps + 1):
+        waiting = waiting or order.permutation(batches).tolist()
+        decay = 1 - (step - 1) / settings.steps
+        optimizer.param_groups[0]["lr"] = settings.learning_rate * min(step / _WARM_UP, 1.0) * decay
+        optimizer.zero_grad()
+        add_gradients(step, waiting.pop())
+        optimizer.step()
+        yield step
+
+
 def _starts(
     coded: Mapping[str, CodedModule], original: TaskFactors, settings: HarmSettings
 ) -> Iterator[tuple[dict[str, Sides], float]]:
@@ -168,3 +211,47 @@ def _freezing(paths: Sequence[str], settings: HarmSettings) -> dict[int, list[st
 def _layer_order(path: str) -> tuple[tuple[int, int | str], ...]:
     """Return a sort key by which layer 10 comes after layer 2."""
     return tuple((0, int(x)) if x.isdigit() else (1, x) for x in path.split("."))
+
+
+def depends_on(coded: Mapping[str, CodedModule]) -> list[bytes | str]:
+    """Return all of some modules that a refit of them depends on, for the key of a cache."""
+    parts: list[bytes | str] = []
+    for path, module in sorted(coded.items()):
+        record = module.record
+        parts += [path, str(record.mode.code), record.exponents.tobytes()]
+        for side in (record.left, record.right):
+            parts.append(side.values.tobytes())
+            for block in (side.coordinates, side.own, side.residual and side.residual.basis.block):
+                parts.append(b"" if block is None else block.spreads.tobytes())
+        parts += [b"" if x is None else x.vectors.tobytes() for x in module.bases]
+    return parts
+
+
+def records_to_json(
+    records: Mapping[str, PartsRecord], coded: Mapping[str, CodedModule]
+) -> dict[str, Any]:
+    """Return the records of some of these modules as JSON values: one stream, as in a bundle."""
+    writer = ChunkWriter()
+    for path, record in sorted(records.items()):
+        write_record(writer, record, states_mode(coded[path].bases, coded[path].start))
+        writer.end_record(record.numbers)
+    data = base64.b64encode(writer.finish()).decode("ascii")
+    return {"modules": sorted(records), "stream": data}
+
+
+def records_from_json(
+    value: Mapping[str, Any], coded: Mapping[str, CodedModule]
+) -> dict[str, PartsRecord]:
+    """Return what :func:`records_to_json` made this value of, with the same ``coded``."""
+    paths = value["modules"]
+    reader = ChunkReader(base64.b64decode(value["stream"]), len(paths), lambda _: None)
+    records = {}
+    for path in paths:
+        module, before = coded[path], coded[path].record
+        m, n = before.left.values.shape[0], before.right.values.shape[0]
+        record = read_record(reader, m, n, module.bases, module.start)
+        reader.end_record()
+        assert record is not None  # a refit keeps the number of parts
+        records[path] = record
+    reader.close()
+    return records

@@ -21,13 +21,11 @@ from torch import Tensor
 
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.likelihoods import likelihoods
-from hydraopt.basemodel.memory import JsonCache, key_of
 from hydraopt.basemodel.model import Placed
 from hydraopt.basemodel.positions import positions_of
-from hydraopt.basemodel.writing import WRITE_TOKENS, Sampling, ends_of, generate
-from hydraopt.harm.prompts import SURROGATE
+from hydraopt.basemodel.writing import Sampling, ends_of, generate
 
-__all__ = ["remembered_prompts", "synthetic_prompts"]
+__all__ = ["synthetic_prompts"]
 
 Report = Callable[[int, int], None]
 
@@ -52,29 +50,6 @@ _NEW: Final = 0.5
 """Minimum share of an item's runs of _GRAM words that occur once; below it the text is a loop."""
 
 
-def remembered_prompts(
-    memory: JsonCache,
-    base_key: str,
-    loaded: tuple[Any, Any],
-    examples: Sequence[str],
-    count: int,
-    seed: int,
-    report: Report | None = None,
-) -> list[str]:
-    """Return :func:`synthetic_prompts` of the same arguments, from the cache if they are there.
-
-    base_key: of the base model and of the code.
-    loaded: the base model and its tokenizer.
-    """
-    key = key_of(["synthetic", base_key, str(count), str(seed), *examples])
-    known = memory.get(key)
-    fine = isinstance(known, list) and all(isinstance(x, str) for x in known)
-    if not fine or len(known) > count:
-        known = synthetic_prompts(*loaded, examples, count, seed, report)
-        memory.put(key, known)
-    return [type(examples[0])(text) for text in known]
-
-
 def synthetic_prompts(
     model: Any,
     tokenizer: Any,
@@ -86,7 +61,7 @@ def synthetic_prompts(
     """Return up to ``count`` different prompts like the examples, in the order they were written.
 
     Fewer are returned if the model repeats itself, and none if two examples and a prompt like them
-    do not fit its table of positions. The result depends on the seed, the model and the examples.
+    do not fit its context. The result depends on the seed, the model and the examples.
 
     examples: at least two different real prompts, as the model gets them.
     report: called after every token with the number of texts written and of those to write.
@@ -160,8 +135,7 @@ class _Frame:
             item = json.loads(text)
         except (ValueError, RecursionError):
             return None
-        fine = isinstance(item, str) and item.strip() and not SURROGATE.search(item)
-        return item if fine else None
+        return item if isinstance(item, str) and item.strip() else None
 
 
 class _Sampler:
@@ -211,8 +185,8 @@ class _Sampler:
         lists = [Encoded(self._list(order), ()) for order in orders]
         prompts = [lists[i % _LISTS] for i in range(count)]
         sampling = _ReportedSampling(int(rng.integers(1 << 62)), _TOP, say)
-        given = self._model, self._tokenizer, prompts, [_NO_FACTORS] * count
-        written = generate(*given, self._most, WRITE_TOKENS, self._ends, sampling)
+        given = self._model, self._tokenizer, prompts, _NO_FACTORS, self._most
+        written = generate(*given, self._ends, sampling)
         for i, tokens in enumerate(written):
             if tokens[-1] not in self._ends:
                 continue  # longer than any real one
@@ -247,4 +221,5 @@ def _is_sound(item: str) -> bool:
     words = item.split()
     grams = [tuple(words[i : i + _GRAM]) for i in range(len(words) - _GRAM + 1)]
     is_loop = len(set(grams)) < _NEW * len(grams)
-    return not is_loop and "\ufffd" not in item
+    is_text = "\ufffd" not in item and item == item.encode(errors="ignore").decode()
+    return is_text and not is_loop

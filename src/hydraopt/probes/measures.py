@@ -116,8 +116,8 @@ def probe_measures(
     """
     measures: dict[str, dict[str, GroupMeasures]] = {}
     for probe, mine in items.items():
-        now = _Answers(mine, scores[probe])
-        before = _Answers(mine, original[probe]) if original is not None else None
+        now = _Answers.of_scores(mine, scores[probe])
+        before = _Answers.of_scores(mine, original[probe]) if original is not None else None
         measures[probe] = {}
         for group, where in _groups(mine).items():
             row = now.only(where).measured()
@@ -143,29 +143,35 @@ def _groups(items: Sequence[ProbeItem]) -> dict[str, list[int]]:
     return {ALL: whole, **kept}
 
 
+@dataclass(frozen=True)
 class _Answers:
     """Chosen sides: for each item the side of the largest log-likelihood, the first if equal.
 
     choice (items,): index of the side.
-    lean: 1 where the choice follows a stereotype, -1 where it goes against one, otherwise 0.
     """
 
-    def __init__(self, items: Sequence[ProbeItem], scores: Sequence[Numbers]) -> None:
-        self.items = list(items)
+    items: Sequence[ProbeItem]
+    choice: Choices
+
+    @classmethod
+    def of_scores(cls, items: Sequence[ProbeItem], scores: Sequence[Numbers]) -> _Answers:
+        """Return the choices. scores: by item, log P of each side."""
         scaled = [s / np.array(item.sizes) for item, s in zip(items, scores, strict=True)]
-        self.choice: Choices = np.array([int(x.argmax()) for x in scaled], np.int64)
-        roles = [[side.role for side in item.sides] for item in items]
-        self.roles = [mine[k] for mine, k in zip(roles, self.choice, strict=True)]
-        self.lean: Numbers = np.array([_LEAN.get(role, 0) for role in self.roles], float)
+        return cls(items, np.array([int(x.argmax()) for x in scaled], np.int64))
+
+    @property
+    def roles(self) -> list[str]:
+        """Roles of the chosen sides."""
+        return [x.sides[k].role for x, k in zip(self.items, self.choice.tolist(), strict=True)]
+
+    @property
+    def lean(self) -> Numbers:
+        """1 where the choice follows a stereotype, -1 where it goes against one, otherwise 0."""
+        return np.array([_LEAN.get(role, 0) for role in self.roles], float)
 
     def only(self, where: Sequence[int]) -> _Answers:
         """Return the answers of some items."""
-        made = object.__new__(_Answers)
-        made.items = [self.items[i] for i in where]
-        made.roles = [self.roles[i] for i in where]
-        some = np.array(where, np.int64)
-        made.choice, made.lean = self.choice[some], self.lean[some]
-        return made
+        return _Answers([self.items[i] for i in where], self.choice[np.array(where, np.int64)])
 
     def of(self, condition: str) -> list[int]:
         """Return the items of a condition."""
@@ -219,7 +225,7 @@ def _people(before: _Answers, now: _Answers) -> PeopleFlips | None:
     people = sorted({side.person for item in now.items for side in item.sides})
     if len(people) != 2 or "" in people:
         return None
-    flips = np.flatnonzero(before.choice != now.choice)
+    flips = np.flatnonzero(before.choice != now.choice).tolist()
     chosen = [now.items[i].sides[now.choice[i]].person for i in flips]
     counts = {who: chosen.count(who) for who in people}
     letters = ["."] * len(now.items)

@@ -1,22 +1,101 @@
-"""Who is refitted: tasks of enough answers that judge; and what of it is remembered."""
+"""What the judge does not measure: logits that are not finite. And what its memory depends on."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
+import transformers
 
+from hydraopt.basemodel.encoding import Encoded
+from hydraopt.basemodel.writing import not_finite
+from hydraopt.cli.prompting import notes_on_cut
 from hydraopt.coding.forms import FORMS
-from hydraopt.coding.records import PartsRecord
-from hydraopt.harm import answers as answers_module
+from hydraopt.errors import NumericalError
 from hydraopt.harm import judge as judge_module
-from hydraopt.harm.cached_values import records_from_json, records_to_json
+from hydraopt.harm import judge as module
 from hydraopt.harm.drift import drift_of, reference_of
+from hydraopt.harm.refit import NOT_TRAINED, records_from_json, records_to_json
 from hydraopt.merging.look import HarmSettings
-from tests.basemodel.cases import PATHS, asked_of, factors_of
-from tests.harm.cases import coded_of, measured, same, spelling
-from tests.marks import slow
+from tests.basemodel.cases import PATHS, factors_of
+from tests.harm.cases import coded_of, measured, rows, same, spelling
+from tests.raising import raises
+
+
+@pytest.mark.parametrize(
+    ("size", "other"), [(5e37, 1.0), (0.3, np.nan), (0.3, np.inf), (0.3, 1e38)]
+)
+def test_logits_that_are_not_finite_are_named_and_not_kept(
+    judge_of, questions, tmp_path, size: float, other: float
+) -> None:
+    """Those of the original, or with the factors that are measured."""
+    judge = judge_of(4, size)
+    judge.answers("fr")
+    before = sorted((tmp_path / "memory").iterdir())
+    bad = {path: (np.full_like(b, other), a) for path, (b, a) in factors_of(1).items()}
+    with raises(NumericalError, adapter="fr", expected="finite numbers"):
+        measured(judge, "fr", bad)
+    assert sorted((tmp_path / "memory").iterdir()) == before
+
+
+def test_an_adapter_that_cannot_answer_write_or_be_trained_is_named(
+    judge_of, tmp_path, monkeypatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise not_finite(NOT_TRAINED)
+
+    monkeypatch.setattr(module, "refit", refuse)
+    for ask in (
+        lambda: judge_of(4, 5e37).answers("fr"),
+        lambda: judge_of({}, 5e37, {"fr": 0}).sensitivities(),
+        lambda: judge_of(16, refits=True).refit("fr", dict),
+    ):
+        with raises(NumericalError, adapter="fr", expected="finite numbers"):
+            ask()
+        assert len(list((tmp_path / "memory").glob("*.json"))) <= 1  # answers of the last
+
+
+def test_answers_that_fill_the_positions_are_not_cut_by_tokens(
+    trained, judge_of, monkeypatch
+) -> None:
+    """More tokens would judge no more of them, so nobody is told to ask for more."""
+    judge, end = judge_of(4), trained[1].eos_token_id
+    said = [Encoded((1,), (3, 4, 5)), Encoded((1,), (3, 4, 5, end)), Encoded((1,), ())]
+    monkeypatch.setattr(judge, "answers", lambda _: said)
+    for tokens, by_tokens in ((3, True), (4, False), (128, False)):
+        judge.answer_tokens = tokens
+        assert judge.cut() == {"fr": (2, by_tokens)}
+    assert judge.cut([]) == {}
+    notes = notes_on_cut({"fr": (1, False), "de": (2, True)}, 128)
+    assert [(note.code, note.where) for note in notes] == [
+        ("answers_cut", "de"),
+        ("answers_end", "fr"),
+    ]
+
+
+def test_other_libraries_and_other_ends_have_another_memory(
+    trained, judge_of, questions, monkeypatch
+) -> None:
+    for count, (owner, name, value) in enumerate(
+        (
+            (torch, "__version__", torch.__version__),
+            (torch, "__version__", "0.0.1"),
+            (transformers, "__version__", "0.0.1"),
+            (trained[0].generation_config, "eos_token_id", [2, 9]),
+        ),
+        1,
+    ):
+        monkeypatch.setattr(owner, name, value)
+        for _ in range(2):
+            judge_of(4).answers("fr")
+        assert questions == [4] * count
+
+
+# --- who is refitted: tasks of enough answers that judge; and wha --------------------------------
+
 
 EIGHT = HarmSettings(prompts_if_refit=8)
 
@@ -59,7 +138,7 @@ def test_a_refit_needs_four_answers_that_judge(
 
 def test_too_few_different_prompts_are_not_learned_from(trained, judge_of, taught) -> None:
     """Of the same few prompts, again and again, nothing is left to learn from beside the judges."""
-    prompts = 8 * asked_of(trained[1], range(4))
+    prompts = 8 * rows(range(4))
     assert judge_of({"fr": prompts}, refits=True, settings=EIGHT).refit("fr", dict) == {}
     assert taught == []
 
@@ -67,7 +146,7 @@ def test_too_few_different_prompts_are_not_learned_from(trained, judge_of, taugh
 def test_progress_tells_of_answers_that_are_not_remembered(
     refitter_of, questions, monkeypatch
 ) -> None:
-    monkeypatch.setattr(answers_module, "BLOCK", 5)
+    monkeypatch.setattr(judge_module, "BLOCK", 5)
     said: list[tuple[str, int, int]] = []
     judge = refitter_of(progress=lambda *told: said.append(told))
     judge.answers("fr")
@@ -138,11 +217,10 @@ def test_harm_apart_is_of_those_that_are_held_out_now(refitter_of, tmp_path) -> 
 @pytest.mark.parametrize(
     ("mine", "unlearned"),
     [
-        (range(60, 76), (63, 67, 71, 75)),  # nothing in common: every fourth
-        # What judges for one of them is learned for none.
-        (range(15, -1, -1), (15, 12, 11, 8, 7, 4, 3, 0)),
-        (range(60, 68), tuple(range(60, 68))),  # nothing in common, too few to learn from: all
-        (range(4), (3,)),  # too few to learn from, so all but those that the other learns from
+        (range(60, 76), (63, 67, 71, 75)),  # nothing in common: every fourth of all
+        (range(60, 68), (63, 67)),
+        (range(15, -1, -1), (12, 8, 4, 0)),
+        (range(4), (3,)),
         (range(3), ()),
     ],
 )
@@ -150,8 +228,8 @@ def test_harm_apart_is_of_what_no_twin_learns_from(
     trained, judge_of, mine: range, unlearned: tuple[int, ...]
 ) -> None:
     """Tasks of equal content share a stream, which one of them learns for both."""
-    model, tokenizer = trained
-    asked = {"de": asked_of(tokenizer, mine), "fr": asked_of(tokenizer, range(16))}
+    model = trained[0]
+    asked = {"de": rows(mine), "fr": rows(range(16))}
     judge, other = judge_of(asked, 0.02, refits=True), factors_of(1, 0.02)
     drift = drift_of(model, reference_of(model, judge.answers("de"), factors_of(0, 0.02)), other)
     apart = drift.only([mine.index(i) for i in unlearned or mine]).summary(bool(unlearned))
@@ -163,7 +241,7 @@ def test_tasks_of_equal_content_are_learned_from_together(
     trained, judge_of, taught, questions
 ) -> None:
     counts, seeds = {"de": 16, "fr": 20, "other": 24}, {"de": 0, "fr": 0, "other": 1}
-    asked = {name: asked_of(trained[1], range(count)) for name, count in counts.items()}
+    asked = {name: rows(range(count)) for name, count in counts.items()}
     judge = judge_of(asked, seeds=seeds, refits=True)
     for name in asked:
         judge.refit(name, dict)
@@ -175,27 +253,6 @@ def test_that_nothing_helped_is_remembered_too(refitter_of, tmp_path, taught) ->
     for _ in range(2):
         assert refitter_of().refit("fr", lambda: coded) == {}
     assert taught == [20]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        slow('{"modules": ["other"], "stream": ""}'),
-        slow('{"modules": 5, "stream": ""}'),
-        slow('{"modules": [], "stream": "AAAA"}'),
-        '{"modules": [], "stream": "%"}',
-    ],
-)
-def test_a_broken_memory_is_learned_again(refitter_of, tmp_path, trainings, content: str) -> None:
-    _, coded = coded_of(tmp_path)
-    first = refitter_of().refit("fr", lambda: coded)
-    files = [x for x in (tmp_path / "memory").iterdir() if "stream" in x.read_text()]
-    assert len(files) == 1
-    files[0].write_text(content)
-    assert same(refitter_of().refit("fr", lambda: coded), first)
-    assert trainings == [20, 20]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -210,21 +267,6 @@ def test_records_of_any_form_are_recalled(tmp_path, form: str) -> None:
     assert records_to_json(again, coded) == kept
 
 
-@pytest.mark.slow
-def test_a_memory_of_other_parts_is_learned_again(refitter_of, tmp_path, trainings) -> None:
-    _, coded = coded_of(tmp_path)
-    first = refitter_of().refit("fr", lambda: coded)
-    one = slice(1)
-    fewer = {
-        path: PartsRecord(r.left.keep(one), r.right.keep(one), r.exponents[one])
-        for path, r in ((path, x.record) for path, x in coded.items())
-    }
-    file = next(x for x in (tmp_path / "memory").iterdir() if "stream" in x.read_text())
-    file.write_text(json.dumps(records_to_json(fewer, coded)))
-    assert same(refitter_of().refit("fr", lambda: coded), first)
-    assert trainings == [20, 20]
-
-
 @pytest.mark.parametrize(("refits", "asked"), [(True, 16), (False, 6)])
 def test_what_follows_the_prompts_that_judge_is_learned_from(
     judge_of, taught, refits: bool, asked: int
@@ -235,27 +277,21 @@ def test_what_follows_the_prompts_that_judge_is_learned_from(
     assert taught == [asked]
 
 
-def test_progress_counts_steps_of_all_tasks(trained, judge_of, questions, monkeypatch) -> None:
-    # Remembered later; half of one start; a second start as well. "it" has the content of "fr", and
-    # is asked because that has learned nothing.
-    seeds = {"de": 0, "en": 1, "fr": 2, "it": 2}
-    steps = iter([[], [(80, 160), (160, 160)], [(160, 160), (320, 320)]])
+def test_progress_counts_the_steps_of_each_content(trained, judge_of, questions, monkeypatch):
+    """ "it" has the content of "fr", and is asked because that has learned nothing."""
+    seeds = {"de": 0, "fr": 2, "it": 2}
 
-    def refit(model, teacher, coded, told, settings):
-        for said in next(steps):
-            told(*said)
+    def refit(model, teacher, coded, report, settings):
+        report(80, 160)
         return {}
 
     monkeypatch.setattr(judge_module, "refit", refit)
-    progress: list[tuple[str, int, int]] = []
-    given = dict.fromkeys(seeds, asked_of(trained[1]))
-    judge_of(given, seeds=seeds, refits=True).refit("fr", dict)
-    judge = judge_of(given, seeds=seeds, refits=True, progress=lambda *said: progress.append(said))
+    told: list[tuple[str, int, int]] = []
+    given = dict.fromkeys(seeds, rows(range(24)))
+    judge = judge_of(given, seeds=seeds, refits=True, progress=lambda *said: told.append(said))
     for name in seeds:
         judge.refit(name, dict)
-    wanted = [(80, 480), (160, 480), (320, 480), (480, 640), (640, 640), (800, 800)]
-    assert [tuple(said) for stage, *said in progress if "steps" in stage] == wanted
-    told = dict.fromkeys(stage for stage, *_ in progress if "steps" in stage)
-    assert list(told) == [
-        f"training steps, {x} of 3)" for x in ("de (1", "en (2", "fr (3", "it (3")
+    assert [x for x in told if "steps" in x[0]] == [
+        (f"training steps, {name} ({number} of 2)", 80, 160)
+        for name, number in (("de", 1), ("fr", 2))
     ]
