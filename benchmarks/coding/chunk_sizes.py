@@ -19,7 +19,7 @@ import zstandard
 from benchmarks.commands import parser_of
 from benchmarks.common import CODING, provenance, write_result
 from hydraopt.bundle import strictjson
-from hydraopt.bundle.container import INDEX_NAME, header_of, inflate, metadata_of, tensor_names
+from hydraopt.bundle.container import INDEX_NAME, header_of, inflate, tensor_names
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.writer import pack_bundle
@@ -134,7 +134,7 @@ def format_1(bundle: Bundle, records: Records) -> int:
     plain += [inflate(x, None, 1 << 32, "a blob") for x in blobs]
     packed = [zstandard.ZstdCompressor(_LEVEL).compress(x) for x in plain]
     payload = [packed[0], shared, *streams, *packed[1:]]
-    about = metadata_of(manifest, 1) | {
+    about = manifest.metadata(1) | {
         "library": bundle.metadata["library"],
         "checksums": strictjson.dumps(["0" * 16] * len(payload)),
     }

@@ -10,8 +10,7 @@ import sys
 import zlib
 from pathlib import Path
 
-from tests.bundle.hostile.generate import generate
-from tests.bundle.test_bundle_hostile import parts_with_blob
+from tests.bundle.test_bundle_hostile import CLAIMS
 from tests.native.mutants import Pieces, mutant, sources
 
 _CASES = Path(__file__).parents[2] / "conformance" / "cases"
@@ -47,7 +46,11 @@ def faults(draw: random.Random) -> bytes:
 def main(folder: Path) -> None:
     draw = random.Random(0)
     sound = [*sources(), *(x.read_bytes() for x in sorted(_CASES.glob("start*.safetensors")))]
-    bundles = [*sound, *(case[1] for case in generate(parts_with_blob()))]
+    bundles = [
+        *sound,
+        *CLAIMS.values(),
+        *(x.read_bytes() for x in sorted(_CASES.glob("r*.safetensors"))),
+    ]
     bundles += [mutant(number, 3, sound) for number in range(100)]
     apart = [*folders(_CASES / "apart"), *folders(_CASES / "starts-apart")]
     parts = [joined(*files) for files in apart] + [joined(data) for data in sound]

@@ -6,12 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from hydraopt.collection.opening import open_bundle
-from hydraopt.files.writing import write_atomically
-from tests.bundle.bundles import tiny
-
 # Forks eight writers, one after another, which alternate two large files under one name until they
 # are killed, and say when each is written; after each, what stands under the name is printed. It
 # was another file, so each writer has come to write. A process of its own, because forking one that
@@ -53,23 +47,3 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     seen = done.stdout.splitlines()
     assert len(seen) == 8
     assert set(seen) <= {f"{1 << 21} a", f"{1 << 21} b"}
-
-
-def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "bundle"
-    parts = tiny()
-    parts.write(path)
-
-    def broken() -> object:
-        yield b"new"
-        raise RuntimeError("disk full")
-
-    with pytest.raises(RuntimeError, match="disk full"):
-        write_atomically(path, broken())  # type: ignore[arg-type]
-    assert list(tmp_path.iterdir()) == [path]
-    assert list(open_bundle(path)) == ["de", "en", "fr"]
-
-
-def test_a_missing_folder_is_an_error_of_the_system(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        tiny().write(tmp_path / "no" / "bundle")

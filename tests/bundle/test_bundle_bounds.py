@@ -29,7 +29,7 @@ from hydraopt.errors import BundleFormatError, ExportError
 from hydraopt.inspect.bundle import inspect_bundle
 from hydraopt.linalg.start import MOST_NUMBERS, Drawn, KnownStart
 from tests.bundle.bundles import Parts, tiny
-from tests.bundle.hostile.generate import pack, promise
+from tests.bundle.lies import pack, promise
 from tests.limited import run_limited
 from tests.marks import slow
 from tests.raising import raises
@@ -56,15 +56,6 @@ def use(path: Path) -> None:
         export_peft(bundle[name], path.with_name(f"out{i}"), overwrite=True)
 
 
-def many_modules(value: Any) -> dict[str, Any]:
-    tasks, count = value["tasks"], 30_000
-    value["modules"] = {"path": [f"m{i}" for i in range(count)], "m": {"=": 9}, "n": {"=": 9}}
-    tasks["name"] = [f"t{i:06}" for i in range(100)]
-    tasks.update({k: {"=": x[0]} for k, x in tasks.items() if k != "name" and type(x) is list})
-    tasks["errors"] = {"=": "A" * (count * 4 // 3)}
-    return {"manifest": value}
-
-
 def many_tasks(value: Any) -> dict[str, Any]:
     tasks = value["tasks"]
     value["modules"] = {"path": [f"m{i}" for i in range(3000)], "m": {"=": 9}, "n": {"=": 9}}
@@ -87,12 +78,6 @@ def understated(value: Any) -> dict[str, Any]:
 def big_text(value: Any) -> dict[str, Any]:
     text = b'{"recipe":{"x":[' + b"[]," * (1 << 24) + b"0]}}"
     return {"packed": deflate(text)}
-
-
-def big_blob(value: Any) -> dict[str, Any]:
-    value["blobs"] = [{"key": ["head.weight"], "dtype": {"=": "U8"}, "shape": {"=": [1 << 28]}}]
-    blob = deflate(bytes(1 << 28))
-    return {"manifest": value, "blobs": [blob]}
 
 
 def many_copies(value: Any) -> dict[str, Any]:
@@ -154,21 +139,18 @@ CASES = {
     "a large tensor": (large_tensor, "more numbers than the bytes of the file can hold"),
     "rows of a base's tensor": (many_rows, "more numbers than the bytes of the file can hold"),
     "large starts": (large_starts, "too many numbers of starts"),
-    "many modules": (many_modules, "too many entries"),
     "many tasks": (many_tasks, "too many entries"),
     "understated numbers": (understated, "more than the 9 numbers that its table states"),
     "wide modules": (wide_modules, "more numbers than the bytes of the file can hold"),
     "a manifest of brackets": (big_text, "manifest cannot be unpacked"),
-    "a blob of zeros": (big_blob, "too many bytes of carried tensors"),
     "copies of a blob": (many_copies, "too many bytes of carried tensors"),
     "configs over configs": (many_configs, "too many bytes of configs"),
     "digits over configs": (many_digits, "too many bytes of configs"),
 }
 
 
-# They take seconds; "many tasks", "copies of a blob" and "configs over configs" are refused for the
-# same reasons.
-LONG = {"many modules", "a blob of zeros", "digits over configs"}
+# It takes seconds; "configs over configs" is refused for the same reason.
+LONG = {"digits over configs"}
 
 
 @pytest.mark.parametrize(

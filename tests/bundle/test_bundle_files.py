@@ -181,11 +181,6 @@ def test_unknown_task_names_near_ones(tmp_path: Path) -> None:
     assert bundle.get("nothing") is None
 
 
-def test_missing_file(tmp_path: Path) -> None:
-    with raises(BundleFormatError, file="nowhere"):
-        open_bundle(tmp_path / "nowhere")
-
-
 def test_eight_tasks_of_sixty_modules_fit_in_a_few_kilobytes() -> None:
     modules = tuple(
         ModuleEntry(f"model.layers.{i}.self_attn.{x}_proj", "linear", 576, 576)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hydraopt.adapters import read_adapter
 from hydraopt.coding.version import VERSION
 from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.errors import UnsupportedVersionError
@@ -89,3 +90,27 @@ def test_another_version_is_refused(tmp_path: Path, stated: str) -> None:
     path.write_bytes(header[:place] + header[place:].replace(b'"2"', f'"{stated}"'.encode(), 1))
     with pytest.raises(UnsupportedVersionError):
         open_bundle(path)
+
+
+LAYOUTS = sorted(SECOND.with_name("layouts").iterdir())
+"""Folders of a bundle and of the adapter that it gives; conformance/ has the bundles too."""
+
+
+@pytest.mark.parametrize("folder", LAYOUTS, ids=lambda path: path.name)
+def test_an_adapter_means_what_its_bundle_says(folder: Path) -> None:
+    """Read by the reader of adapters, which knows nothing of bundles."""
+    (task,) = open_bundle(folder / "bundle.hydra.safetensors").values()
+    adapter, own = read_adapter(folder / "adapter"), task.factors()
+    # PEFT holds a fused projection as one module, of which the task changes slots 0 and 2.
+    blocks = [own.get(f"h.0.qkv::{slot}") for slot in range(3)]
+    zeros = np.zeros((4, 8))
+    for path, module in adapter.modules.items():
+        b, a = module.factors()
+        whole = [own[path]] if path in own else blocks
+        product = np.vstack([x.B @ x.A if x else zeros for x in whole])
+        scale = max(float(np.abs(product).max()), 1e-12)
+        assert np.abs(b.astype(np.float64) @ a - product).max() < 0.02 * scale
+    assert folder.name == "fused" or set(adapter.modules) == set(own)
+    for key, x in task.extras.items():
+        factor = task.entry.bias_scales.get(key, 1.0)
+        np.testing.assert_allclose(adapter.extras[key].numpy(), x.numpy() * factor, rtol=1e-3)

@@ -121,7 +121,7 @@ def test_an_interrupt_while_they_are_decoded_leaves_the_bundle_whole(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("hydraopt.bundle.reader.read_shared", interrupted)
+        patch.setattr("hydraopt.bundle.task.read_shared", interrupted)
         with pytest.raises(KeyboardInterrupt):
             bundle.bases(0)
     assert all(same(*x) for x in zip(bundle.bases(0), next(iter(bundle.read_bases())), strict=True))

@@ -13,13 +13,11 @@ from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.peft.folder import export_peft
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
-from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.chunks import ChunkWriter
-from hydraopt.coding.dense import DenseRecord, write_dense
 from hydraopt.coding.forms import Way
 from hydraopt.coding.records import PartsRecord, write_record
-from hydraopt.coding.side import BasisRecord, Side, write_basis
+from hydraopt.coding.side import Side
 from hydraopt.coding.stream import quantise_block
 from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.inspect.bundle import inspect_bundle
@@ -75,39 +73,6 @@ def parts_of_zeros(path: Path) -> None:
     pack_bundle(manifest, b"", [writer.finish()], []).write(path)
 
 
-def bases_of_zeros(path: Path) -> None:
-    wide, q = 1 << 15, 64
-    modules = (ModuleEntry("zeros", "linear", wide, wide),)
-    shared = ChunkWriter()
-    block = quantise_block(np.zeros((wide, q)))
-    for _ in range(2):
-        write_basis(shared, BasisRecord(block, np.zeros(q, np.int64)))
-    shared.end_record(2 * wide * q)
-    filler = (ModuleEntry("noise", "linear", 64, FILLER),)
-    one = ChunkWriter()
-    write_record(one, None, True)
-    one.end_record(0)
-    write_basis(shared, None)
-    write_basis(shared, None)
-    shared.end_record(0)
-    noise(one, FILLER)
-    task = TaskEntry("a", 0, 0, modules=(0, 1), errors=(0.0, 0.0))
-    manifest = Manifest(modules + filler, (task,), configs=(CONFIG,))
-    pack_bundle(manifest, shared.finish(), [one.finish()], []).write(path)
-
-
-def a_dense_tensor(path: Path) -> None:
-    filler = (ModuleEntry("noise", "linear", 64, FILLER),)
-    writer = ChunkWriter()
-    noise(writer, FILLER)
-    entry = TensorEntry("base_model.model.head.weight", "F32", (1 << 16, 64))
-    write_dense(writer, DenseRecord())
-    writer.end_record(entry.numbers)
-    task = TaskEntry("a", 0, 0, modules=(0,), errors=(0.0,), tensors=(0,), tensor_errors=(0.0,))
-    manifest = Manifest(filler, (task,), configs=(CONFIG,), tensors=(entry,))
-    pack_bundle(manifest, b"", [writer.finish()], []).write(path)
-
-
 def carried_zeros(path: Path) -> None:
     size = 20 << 20
     made = {"head.weight": RawTensor.from_numpy("head.weight", np.zeros(size, np.uint8))}
@@ -131,8 +96,7 @@ def many_names(path: Path) -> None:
 
 
 CASES: dict[str, Callable[[Path], None]] = {
-    x.__name__: x
-    for x in (parts_of_zeros, bases_of_zeros, a_dense_tensor, carried_zeros, many_names)
+    x.__name__: x for x in (parts_of_zeros, carried_zeros, many_names)
 }
 
 

@@ -18,10 +18,10 @@ from hydraopt.bundle.tensors import checksum
 from hydraopt.collection import apart as reading
 from hydraopt.collection.following import Following
 from hydraopt.collection.index import read_index, write_index
+from hydraopt.collection.indexed import renew_index
 from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.collection.pulling import pull
 from hydraopt.collection.splitting import join, split
-from hydraopt.collection.taskfiles import renew_index
 from hydraopt.errors import BundleFormatError, TaskNotFoundError
 from hydraopt.files.folders import files_in
 from tests.bundle.bundles import tiny

@@ -138,10 +138,10 @@ def test_nobody_changes_a_folder_while_files_are_pulled_into_it(
 
         return call
 
-    for name in ("_core_in", "write_atomically", "renew_index"):
+    for name in ("_fitting", "write_atomically", "renew_index"):
         monkeypatch.setattr(pulling, name, refused(getattr(pulling, name)))
     pull(bundle, here, ["A", "b"])
-    assert seen == ["_core_in", *["write_atomically"] * 3, "renew_index"]
+    assert seen == ["_fitting", *["write_atomically"] * 3, "renew_index"]
     assert list(open_bundle(here)) == ["A", "b"]
     assert ".tasks.lock" not in os.listdir(here)
 

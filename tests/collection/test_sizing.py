@@ -11,9 +11,9 @@ import pytest
 
 from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.collection.index import packed_index, read_index
+from hydraopt.collection.indexed import renew_index
 from hydraopt.collection.output import size_apart
 from hydraopt.collection.splitting import split
-from hydraopt.collection.taskfiles import renew_index
 from tests.bundle.bundles import tiny
 
 

@@ -24,7 +24,7 @@ from hydraopt.errors import HydraoptError
 from tests.editing.living import all_bytes
 from tests.marks import slow
 
-RESERVED = (INDEX_NAME, ".tasks.lock", ".renaming.json", ".replacing.tmp", "four.core.safetensors")
+RESERVED = (INDEX_NAME, ".tasks.lock", ".replacing.tmp", "four.core.safetensors")
 """Names that commands give to files of their own; the test sees which others a command uses."""
 LONG = {
     "export all",

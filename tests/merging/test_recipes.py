@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hydraopt.bundle.recipes import answer_tokens_in
+from hydraopt.bundle.harm import answer_tokens_in
 from hydraopt.coding.forms import FORMS
 from hydraopt.merging.recipe import (
     MergeRecipe,

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 
 from hydraopt.collection.opening import verify_bundle
-from tests.bundle.hostile.generate import pack
+from tests.bundle.lies import pack
 from tests.bundle.test_bundle_bounds import many_digits, with_carried
-from tests.bundle.test_bundle_hostile import CASES
+from tests.bundle.test_bundle_hostile import CLAIMS
 from tests.native.conftest import GOLDEN, Run
 from tests.native.mutants import Pieces, compare, sources
 
 LINEAR = GOLDEN / "layouts" / "linear" / "bundle.hydra.safetensors"
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])
-def test_hostile_files_are_refused(run: Run, case: tuple[object, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", CLAIMS)
+def test_hostile_files_are_refused(run: Run, name: str, tmp_path: Path) -> None:
     path = tmp_path / "x.hydra.safetensors"
-    path.write_bytes(case[1])  # type: ignore[arg-type]
+    path.write_bytes(CLAIMS[name])
     done = run("verify", path)
     assert (done.returncode == 0) == verify_bundle(path).ok
     assert done.returncode == 0 or str(path) in done.stderr

@@ -272,7 +272,7 @@ def test_adding_there_costs_what_the_task_costs(
 
     monkeypatch.setattr(kind, "start", counted)
     add(f"{bucket}/four", [adapters["e"]], day=DAY)
-    assert set(opened) <= {"four.core.safetensors", ".renaming.json", INDEX_NAME}
+    assert set(opened) <= {"four.core.safetensors", INDEX_NAME}
 
 
 def test_two_writers_and_a_lock_that_was_left(

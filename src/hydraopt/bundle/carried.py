@@ -138,18 +138,11 @@ def unpack_blob(blob: CarriedBlob, data: bytes, path: AnyPath) -> dict[str, RawT
             used[item.itemsize] += item.nbytes
         else:
             places.append(places[item.of])
-        read = _Slice(joined[item.itemsize], places[-1], item.nbytes)
+        part = slice(places[-1], places[-1] + item.nbytes)
+
+        # Slices share a decoded plane, so copies cost nothing until they are read.
+        def read(plane: bytes = joined[item.itemsize], part: slice = part) -> bytes:
+            return plane[part]
+
         tensors[item.key] = RawTensor(item.key, item.dtype, item.shape, path, read)
     return tensors
-
-
-@dataclass(frozen=True)
-class _Slice:
-    """Slice of a decoded blob, which slices share, so copies cost nothing until they are read."""
-
-    data: bytes = field(repr=False)
-    start: int
-    size: int
-
-    def __call__(self) -> bytes:
-        return self.data[self.start : self.start + self.size]

@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
-from hydraopt.bundle import strictjson
 from hydraopt.errors import BundleFormatError, explain
 from hydraopt.files.parts import CORE_SUFFIX, INDEX_NAME, TASK_SUFFIX
-
-if TYPE_CHECKING:
-    from hydraopt.bundle.spec import Manifest
 
 __all__ = [
     "BUNDLE_SUFFIX",
@@ -27,7 +23,6 @@ __all__ = [
     "deflate",
     "header_of",
     "inflate",
-    "metadata_of",
     "refuse",
     "tensor_names",
 ]
@@ -103,15 +98,6 @@ def tensor_names(streams: int, blobs: int) -> list[str]:
     """Return the names of a bundle's tensors, in file order."""
     tasks = [f"task/{i}" for i in range(streams)]
     return ["manifest", "shared", *tasks, *(f"carried/{i}" for i in range(blobs))]
-
-
-def metadata_of(manifest: Manifest, version: int) -> dict[str, str]:
-    """Return the metadata of a file that follow from its manifest and its format version."""
-    about = {"format": FORMAT, "format_version": str(version)}
-    if manifest.base_model is not None:
-        about["base_model"] = manifest.base_model
-    about["tasks"] = strictjson.dumps([task.name for task in manifest.tasks])
-    return about
 
 
 def header_of(

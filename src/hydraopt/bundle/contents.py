@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from hydraopt.adapters.rawtensor import FileSpan, HeldSpan, TensorFile
 from hydraopt.adapters.safetensorsfile import can_be_safetensors, open_safetensors
@@ -19,7 +19,8 @@ from hydraopt.bundle.bounds import (
     most_text,
     naming,
 )
-from hydraopt.bundle.container import FORMAT, inflate, metadata_of, tensor_names
+from hydraopt.bundle.container import FORMAT, inflate, tensor_names
+from hydraopt.bundle.row import TaskRow, row_of_task
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.tensors import checksum
 from hydraopt.coding import version as newest
@@ -38,7 +39,7 @@ from hydraopt.files.url import AnyPath, Url
 if TYPE_CHECKING:
     from hydraopt.files.cache import Cache
 
-__all__ = ["Container", "Contents", "open_file", "refuse_file"]
+__all__ = ["Container", "Contents", "TaskSource", "open_file", "refuse_file"]
 
 
 class Container:
@@ -223,11 +224,46 @@ class Container:
         return dict(zip(names, checksums, strict=True))
 
 
+class TaskSource(Protocol):
+    """Supplier of the manifest and the stored bytes of a bundle, in one file or in several."""
+
+    @property
+    def names(self) -> Collection[str]:
+        """Names of all tasks, sorted; membership tests take constant time."""
+
+    @property
+    def rows(self) -> list[TaskRow]:
+        """Row of each task, available before its file is read."""
+
+    @property
+    def is_whole(self) -> bool:
+        """True if the whole manifest is loaded, or :attr:`rows` would have to load it."""
+
+    @property
+    def size(self) -> int:
+        """Total bytes of all files; an index does not count."""
+
+    @property
+    def header(self) -> int:
+        """Bytes read so far to find and open the files."""
+
+    @property
+    def loaded(self) -> Contents:
+        """Contents read so far: the shared data, and maybe tasks."""
+
+    @property
+    def whole(self) -> Contents:
+        """Contents of all files, which are read if they have not been."""
+
+    def part(self, task: str) -> Contents:
+        """Return the contents that hold a task, if any do."""
+
+
 @dataclass(frozen=True)
 class Contents:
     """Manifest of a bundle, and where its tensors are stored.
 
-    Implements :class:`hydraopt.bundle.reader.TaskSource` for a bundle whose manifest is complete.
+    Implements :class:`TaskSource` for a bundle whose manifest is complete.
 
     path: the file or the folder, or an address of either.
     version: format version.
@@ -260,8 +296,20 @@ class Contents:
         return self
 
     @property
-    def rows(self) -> None:
-        return None
+    def is_whole(self) -> bool:
+        return True
+
+    @property
+    def rows(self) -> list[TaskRow]:
+        return [
+            row_of_task(
+                task,
+                self.manifest.configs[task.config],
+                0 if task.content is None else self.sizes[f"task/{task.content}"],
+                sum(self.sizes[f"carried/{i}"] for i in task.carried),
+            )
+            for task in self.manifest.tasks
+        ]
 
     def part(self, task: str) -> Contents:
         return self
@@ -284,10 +332,6 @@ class Contents:
     def files(self) -> list[Container]:
         """All files, the core first."""
         return list(dict.fromkeys(file for file, _ in self.places.values()))
-
-    @property
-    def fetched(self) -> int:
-        return sum(file.fetched for file in self.files)
 
     def checksum(self, name: str) -> str:
         """Return the checksum of a tensor's bytes, as its file states it."""
@@ -320,7 +364,7 @@ def open_file(file: Container) -> Contents:
         manifest = Manifest.from_json(value)
         manifest.check_canonical()
         names = tensor_names(manifest.streams, len(manifest.blobs))
-        file.check(names, metadata_of(manifest, file.version))
+        file.check(names, manifest.metadata(file.version))
     places = {name: (file, name) for name in names}
     header = file.header + file.sizes["manifest"]
     about = path, file.metadata, file.version

@@ -1,4 +1,4 @@
-"""Measured effect of coding on a task's answers, and its representation in the manifest.
+"""Measured effect of coding on a task's answers.
 
 A task's answers are the original adapter's own greedy ones; docs/reference/format.md is the
 normative text for the stored values.
@@ -6,19 +6,13 @@ normative text for the stored values.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from hydraopt.bundle.strictjson import amount, check, natural
 
-__all__ = [
-    "ANSWER_TOKENS",
-    "MOST_ANSWER_TOKENS",
-    "Harm",
-    "check_harm",
-    "harm_from_json",
-    "harm_to_json",
-]
+__all__ = ["ANSWER_TOKENS", "MOST_ANSWER_TOKENS", "Harm", "answer_tokens_in", "states_estimates"]
 
 ANSWER_TOKENS: Final = 128
 """Default maximum number of tokens per answer that are judged."""
@@ -50,7 +44,8 @@ class Harm:
     def __post_init__(self) -> None:
         natural(self.answers, "answers of a harm", 1, MAX_ANSWERS)
         natural(self.changed, "answers that change", 0, self.answers)
-        _share(self.likely, "likely share of answers that change")
+        amount(self.likely, "likely share of answers that change")
+        check(self.likely <= 1, "likely share of answers that change", self.likely, "0 to 1")
         amount(self.kl, "KL an answer")
         check(type(self.held_out) is bool, "held_out of a harm", self.held_out, "true or false")
 
@@ -60,31 +55,15 @@ class Harm:
         return Harm(self.changed, self.answers, likely, kl, self.held_out)
 
 
-def check_harm(harm: Any, where: str) -> Harm | None:
-    """Return a task's harm, snapped; raise BundleFormatError unless it is a Harm or None."""
-    check(harm is None or isinstance(harm, Harm), f"harm of {where}", harm, "a Harm or None")
-    return None if harm is None else harm.snapped()
+# --- in a recipe, whose contents hydraopt.merging.recipe defines ------------------------------
 
 
-# --- in the manifest --------------------------------------------------------------------------
+def answer_tokens_in(recipe: Mapping[str, Any]) -> int:
+    """Return the recipe's maximum number of judged tokens per answer, or the usual number."""
+    value = recipe.get("answer_tokens")
+    return value if type(value) is int and 0 < value <= MOST_ANSWER_TOKENS else ANSWER_TOKENS
 
 
-def harm_to_json(harm: Harm | None) -> list[Any] | None:
-    """Convert a harm to JSON values; :func:`harm_from_json` is the inverse."""
-    if harm is None:
-        return None
-    return [harm.changed, harm.answers, harm.likely, harm.kl, harm.held_out]
-
-
-def harm_from_json(value: Any) -> Harm | None:
-    """Convert JSON values to a harm; raise BundleFormatError for anything else."""
-    if value is None:
-        return None
-    shape = "[changed, answers, likely, kl, held_out]"
-    check(isinstance(value, list) and len(value) == 5, "harm of a task", value, shape)
-    return Harm(*value)
-
-
-def _share(value: Any, what: str) -> None:
-    fine = isinstance(value, float | int) and type(value) is not bool and 0 <= value <= 1
-    check(fine, what, value, "0 to 1")
+def states_estimates(recipe: Mapping[str, Any]) -> bool:
+    """Return True if the errors in the manifest are estimates, as after shrink."""
+    return bool(recipe.get("errors") == "estimated")

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from hydraopt.adapters.model import check_name
-from hydraopt.bundle.contents import Contents
-from hydraopt.bundle.harm import Harm, harm_from_json, harm_to_json
-from hydraopt.bundle.history import Added, added_from_json, added_to_json, check_added
+from hydraopt.bundle.harm import Harm
+from hydraopt.bundle.history import Added
 from hydraopt.bundle.spec import TaskEntry
-from hydraopt.bundle.strictjson import amount, bad, check, natural
+from hydraopt.bundle.strictjson import amount, bad, check, natural, pack_fields, unpack_fields
 from hydraopt.errors import UsageError
 
-__all__ = ["ROW_DEFAULTS", "TaskRow", "row_of_file", "row_of_task", "rows_of"]
+__all__ = ["ROW_DEFAULTS", "TaskRow", "row_of_task"]
 
 _SETTINGS: Final = ("peft_type", "task_type", "use_dora")
 _LONGEST: Final = 64
@@ -55,19 +54,19 @@ class TaskRow:
         check(type(self.lossless) is bool, f"lossless in {where}", self.lossless)
         for key in ("numbers", "own_bytes", "carried_bytes", "modules", "tensors"):
             natural(getattr(self, key), f"{key} in {where}", 0, _MOST)
-        check_added(self.added, where)
         right = isinstance(self.config, dict) and set(self.config) <= set(_SETTINGS)
         check(right and all(map(_is_kept, self.config.values())), f"config in {where}", self.config)
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values; :meth:`from_json` is the inverse."""
         row = {x.name: getattr(self, x.name) for x in fields(self)}
-        return {**row, "harm": harm_to_json(self.harm), "added": added_to_json(self.added)}
+        return {**row, "harm": pack_fields(self.harm), "added": pack_fields(self.added)}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> TaskRow:
         """Convert JSON values to a row; raise BundleFormatError for anything else."""
-        harm, added = harm_from_json(row["harm"]), added_from_json(row["added"])
+        harm = unpack_fields(Harm, row["harm"], "harm of a task")
+        added = unpack_fields(Added, row["added"], "history of a task")
         return cls(**{**row, "harm": harm, "added": added})
 
 
@@ -96,29 +95,6 @@ def row_of_task(task: TaskEntry, config: Mapping[str, Any], own: int, carried: i
         task.added,
         {key: config[key] for key in _SETTINGS if key in config and _is_kept(config[key])},
     )
-
-
-def row_of_file(task: TaskEntry, config: Mapping[str, Any], sizes: Mapping[str, int]) -> TaskRow:
-    """Build the row of a task in a file of its own.
-
-    sizes: bytes of the file's tensors, by name.
-    """
-    carried = sum(size for name, size in sizes.items() if name.startswith("carried/"))
-    return row_of_task(task, config, sizes.get("task/0", 0), carried)
-
-
-def rows_of(opened: Contents) -> list[TaskRow]:
-    """Return the rows of all tasks of a bundle, in order."""
-    sizes, manifest = opened.sizes, opened.manifest
-    return [
-        row_of_task(
-            task,
-            manifest.configs[task.config],
-            0 if task.content is None else sizes[f"task/{task.content}"],
-            sum(sizes[f"carried/{i}"] for i in task.carried),
-        )
-        for task in manifest.tasks
-    ]
 
 
 def _is_kept(setting: Any) -> bool:

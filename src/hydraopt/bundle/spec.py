@@ -13,17 +13,12 @@ from typing import Any, Final, get_args
 from hydraopt.adapters.model import ExtraKind, Format, check_name
 from hydraopt.adapters.rawtensor import DTYPE_BYTES
 from hydraopt.bundle import strictjson
-from hydraopt.bundle.harm import (
-    Harm,
-    check_harm,
-    harm_from_json,
-    harm_to_json,
-)
-from hydraopt.bundle.history import Added, added_from_json, added_to_json, check_added
+from hydraopt.bundle.container import FORMAT
+from hydraopt.bundle.harm import Harm
+from hydraopt.bundle.history import Added
 from hydraopt.bundle.items import MAX_ITEMS, CarriedBlob, CarriedItem
 from hydraopt.bundle.modules import ModuleEntry, default_key
 from hydraopt.bundle.ranks import KeptRanks
-from hydraopt.bundle.starts import check_start, start_from_json, start_to_json
 from hydraopt.bundle.strictjson import (
     as_tuple,
     bad,
@@ -37,7 +32,7 @@ from hydraopt.bundle.strictjson import (
 )
 from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.errors import UsageError
-from hydraopt.linalg.start import KnownStart
+from hydraopt.linalg.start import MOST_NUMBERS, KnownStart
 
 __all__ = ["Manifest", "ModuleEntry", "TaskEntry", "default_key"]
 
@@ -119,20 +114,17 @@ class TaskEntry:
         rising(self.modules, f"modules of {where}")
         rising(self.tensors, f"tensors of {where}")
         rising(self.carried, f"carried blobs of {where}")
-        off_grid = {x: strictjson.off_grid(getattr(self, x)) for x in ("errors", "tensor_errors")}
-        for value in (*off_grid["errors"], *off_grid["tensor_errors"], self.error):
-            strictjson.amount(value, f"error of {where}")
+        strictjson.amount(self.error, f"error of {where}")
+        # Snapped here, so that a manifest equals itself once written and read.
         for name, of in (("errors", self.modules), ("tensor_errors", self.tensors)):
-            own = getattr(self, name)
+            own = strictjson.snapped(getattr(self, name), f"{name} of {where}")
             check(len(own) == len(of), f"{name} of {where}", len(own))
-            if off_grid[name]:
-                # Snapped here, so that a manifest equals itself once written and read.
-                snapped = tuple(map(strictjson.snapped, own))
-                object.__setattr__(self, name, snapped)
+            object.__setattr__(self, name, own)
         object.__setattr__(self, "error", float(f"{self.error:.4g}"))
-        object.__setattr__(self, "harm", check_harm(self.harm, where))
-        check_added(self.added, where)
-        check_start(self.start, where)
+        object.__setattr__(self, "harm", self.harm and self.harm.snapped())
+        if self.start is not None:
+            natural(self.start.seed, f"seed of the start of {where}", 0, (1 << 32) - 1)
+            natural(self.start.numbers, f"numbers of the start of {where}", 1, MOST_NUMBERS)
         text_map(self.bias_scales, f"bias scales of {where}", (int, float))
         text_map(self.extra_kinds, f"kinds of extras of {where}", str)
         for kind in self.extra_kinds.values():
@@ -221,6 +213,14 @@ class Manifest:
         """Number of coded task streams."""
         return len({x.content for x in self.tasks if x.content is not None})
 
+    def metadata(self, version: int) -> dict[str, str]:
+        """Return the metadata of the bundle's header that follow from the manifest."""
+        about = {"format": FORMAT, "format_version": str(version)}
+        if self.base_model is not None:
+            about["base_model"] = self.base_model
+        about["tasks"] = strictjson.dumps([task.name for task in self.tasks])
+        return about
+
     def check_canonical(self) -> None:
         """Raise BundleFormatError unless tasks are sorted and everything is numbered by first use.
 
@@ -246,11 +246,12 @@ class Manifest:
             row = {x.name: getattr(task, x.name) for x in fields(task)}
             row["modules"] = strictjson.pack_ranges(task.modules, len(self.modules))
             row["errors"] = strictjson.pack_errors(task.errors)
-            row["tensors"] = _ranges_or_none(task.tensors, len(self.tensors))
+            # [] rather than "all" for the usual task without coded tensors.
+            row["tensors"] = task.tensors and strictjson.pack_ranges(
+                task.tensors, len(self.tensors)
+            )
             row["tensor_errors"] = strictjson.pack_errors(task.tensor_errors)
-            row["harm"] = harm_to_json(task.harm)
-            row["added"] = added_to_json(task.added)
-            row["start"] = start_to_json(task.start)
+            row |= {x: strictjson.pack_fields(row[x]) for x in ("harm", "added", "start")}
             row["ranks"] = None if task.ranks is None else task.ranks.to_json(index)
             keys = sorted(task.keys.items())
             row["keys"] = [[index[path], half, key] for (path, half), key in keys]
@@ -272,7 +273,7 @@ class Manifest:
     @classmethod
     def from_json(cls, value: Any) -> Manifest:
         """Convert parsed JSON to a manifest; raise BundleFormatError, also for unknown keys."""
-        _check_keys(value, [x.name for x in fields(cls)])
+        strictjson.check_keys(value, [x.name for x in fields(cls)])
         table = value.get("modules")
         rows = strictjson.unpack_columns(table, "path", _MODULE_DEFAULTS, "modules", MAX_MODULES)
         modules = tuple(ModuleEntry(**{**x, "a_tail": as_tuple(x["a_tail"])}) for x in rows)
@@ -319,12 +320,6 @@ _TASK_DEFAULTS: Final[Mapping[str, Any]] = {
 }  # fmt: skip
 
 
-def _check_keys(value: Any, names: list[str]) -> None:
-    check(isinstance(value, dict), "not an object", value)
-    unknown = strictjson.unknown_names(value, names)
-    check(not unknown, "unknown keys", unknown, f"only {', '.join(names)}")
-
-
 def _blobs_of(value: Mapping[str, Any]) -> tuple[CarriedBlob, ...]:
     blobs = []
     for blob in as_tuple(value.get("blobs", [])):
@@ -347,11 +342,6 @@ def _rows(items: tuple[Any, ...], lead: str, defaults: Mapping[str, Any]) -> dic
     return strictjson.pack_columns(rows, lead, defaults)
 
 
-def _ranges_or_none(indices: tuple[int, ...], count: int) -> str | list[int]:
-    """Pack the ranges; return [] for no indices, as most tasks have no coded tensors."""
-    return strictjson.pack_ranges(indices, count) if indices else []
-
-
 def _task_row(
     row: dict[str, Any], modules: tuple[ModuleEntry, ...], tensors: tuple[TensorEntry, ...]
 ) -> dict[str, Any]:
@@ -369,8 +359,8 @@ def _task_row(
         "carried": as_tuple(row["carried"]),
         "notes": as_tuple(row["notes"]),
         "keys": keys,
-        "harm": harm_from_json(row["harm"]),
-        "added": added_from_json(row["added"]),
+        "harm": strictjson.unpack_fields(Harm, row["harm"], "harm of a task"),
+        "added": strictjson.unpack_fields(Added, row["added"], "history of a task"),
         "ranks": KeptRanks.from_json(row["ranks"], modules),
-        "start": start_from_json(row["start"]),
+        "start": strictjson.unpack_fields(KnownStart, row["start"], "start of a task"),
     }

@@ -11,9 +11,10 @@ import binascii
 import json
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from itertools import pairwise
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from hydraopt.adapters.jsontext import shown, strict_json
 from hydraopt.errors import BundleFormatError, explain
@@ -23,6 +24,7 @@ __all__ = [
     "as_tuple",
     "bad",
     "check",
+    "check_keys",
     "code_of",
     "config_difference",
     "config_from_difference",
@@ -32,10 +34,10 @@ __all__ = [
     "in_order",
     "loads",
     "natural",
-    "off_grid",
     "one_of",
     "pack_columns",
     "pack_errors",
+    "pack_fields",
     "pack_ranges",
     "rising",
     "snapped",
@@ -45,8 +47,11 @@ __all__ = [
     "unknown_names",
     "unpack_columns",
     "unpack_errors",
+    "unpack_fields",
     "unpack_ranges",
 ]
+
+T = TypeVar("T")
 
 MAX_TEXT: Final = 4096
 _INFINITE: Final = (1 << 1024) - (1 << 970)
@@ -131,6 +136,21 @@ def unpack_columns(
     return rows
 
 
+def pack_fields(entry: Any) -> list[Any] | None:
+    """Return the values of a dataclass's fields as a list; None stays None."""
+    return None if entry is None else [getattr(entry, x.name) for x in fields(entry)]
+
+
+def unpack_fields(kind: Callable[..., T], value: Any, what: str) -> T | None:
+    """Convert :func:`pack_fields` back to a dataclass, which checks the values itself."""
+    if value is None:
+        return None
+    names = [x.name for x in fields(kind)]  # type: ignore[arg-type]
+    right = isinstance(value, list) and len(value) == len(names)
+    check(right, what, value, f"[{', '.join(names)}]")
+    return kind(*value)
+
+
 def pack_ranges(indices: Sequence[int], count: int) -> str | list[int]:
     """Encode rising indices below ``count``: "all", or [start, stop, start, stop, ...]."""
     if len(indices) == count:
@@ -174,15 +194,14 @@ def error_of(code: int) -> float:
     return _GRID[code]
 
 
-def off_grid(errors: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the errors, or nothing if each is on the grid, as unpacked errors are."""
-    known = set(map(type, errors)) <= {float} and _ON_GRID.issuperset(errors)
-    return () if known else errors
-
-
-def snapped(error: float) -> float:
-    """Return the grid value written for a relative error; most were read, and stay the same."""
-    return float(error) if error in _ON_GRID else error_of(code_of(error))
+def snapped(errors: tuple[Any, ...], what: str) -> tuple[float, ...]:
+    """Return the grid values written for relative errors; raise BundleFormatError for others."""
+    # Most were read, and are on the grid: no loop of ours over tasks times modules.
+    if set(map(type, errors)) <= {float} and _ON_GRID.issuperset(errors):
+        return errors
+    for error in errors:
+        amount(error, what)
+    return tuple(error_of(code_of(error)) for error in errors)
 
 
 def pack_errors(errors: Iterable[float]) -> str:
@@ -244,6 +263,13 @@ def unknown_names(names: Iterable[str], known: Iterable[str]) -> list[str]:
     Names that begin with ``_`` are optional: a later minor version of the format may add them.
     """
     return sorted(name for name in set(names).difference(known) if not name.startswith("_"))
+
+
+def check_keys(value: Any, known: Iterable[str], what: str = "the manifest") -> None:
+    """Check for an object without unknown keys."""
+    check(isinstance(value, dict), f"{what} is not an object", value)
+    unknown = unknown_names(value, known)
+    check(not unknown, f"unknown keys of {what}", unknown, f"only {', '.join(sorted(known))}")
 
 
 def as_tuple(value: Any) -> tuple[Any, ...]:

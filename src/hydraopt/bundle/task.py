@@ -6,27 +6,27 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.adapters.model import Adapter, ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.bounds import naming
+from hydraopt.bundle.bounds import each_naming, naming
+from hydraopt.bundle.contents import Contents, TaskSource
 from hydraopt.bundle.ranks import KeptRanks
+from hydraopt.bundle.shared import Bases, Commons, each_bases, each_common, read_shared
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry, default_key
-from hydraopt.bundle.tensors import TensorEntry, reference_of, tensor_of
+from hydraopt.bundle.tensors import TensorEntry, base_tensor, reference_of, tensor_of
 from hydraopt.coding.dense import DenseRecord, matrix_shape, read_dense
 from hydraopt.coding.forms import Mode
 from hydraopt.coding.records import SplitRecord, read_split_record
 from hydraopt.coding.stream import StreamReader
 from hydraopt.errors import AdapterFormatError, ExportError, explain
+from hydraopt.files.url import AnyPath
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.linalg.start import Drawn
 
-if TYPE_CHECKING:
-    from hydraopt.bundle.contents import Contents
-    from hydraopt.bundle.reader import Bundle
-
-__all__ = ["Described", "TaskAdapter"]
+__all__ = ["BundleData", "Described", "TaskAdapter"]
 
 
 class Described(Protocol):
@@ -36,6 +36,186 @@ class Described(Protocol):
     def dtype(self) -> str: ...
     @property
     def shape(self) -> tuple[int, ...]: ...
+
+
+# Blobs that unpack to so many times their bytes are kept: many tasks may name one.
+_DENSE = 16
+
+
+@dataclass
+class _DecodedCore:
+    """Decoded data that tasks share; one object for all bundles over the same core."""
+
+    bases: list[Bases] | None = None
+    commons: Commons | None = None
+
+
+class BundleData:
+    """Stored bytes of a bundle, and the data that its tasks share, decoded once.
+
+    path: the file or folder.
+    base: see :func:`hydraopt.open_bundle`.
+    source: supplier of manifest and bytes. In a folder with an index it reads a task's file when
+        the task is asked for, and all files for ``manifest``, ``tensor_bytes`` and ``files``.
+    """
+
+    def __init__(self, path: AnyPath, base: BaseTensors | None, source: TaskSource) -> None:
+        self.path = path
+        self.base = base
+        self.source = source
+        self._read = 0
+        self._decoded = _DecodedCore()
+        self._dense: dict[int, dict[str, RawTensor]] = {}
+
+    @property
+    def manifest(self) -> Manifest:
+        """Manifest of the bundle."""
+        return self.source.whole.manifest
+
+    @property
+    def core(self) -> Manifest:
+        """Manifest of the bundle, maybe without its tasks, so that their files need not be read."""
+        return self.source.loaded.manifest
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """Recipe by which the bundle was made."""
+        return self.core.recipe
+
+    @property
+    def core_bytes(self) -> int:
+        """Bytes of the data that tasks share."""
+        return self.source.loaded.sizes["shared"]
+
+    def decode_core(self) -> None:
+        """Decode what tasks share, unless that was done."""
+        self._bases  # noqa: B018  # kept by being asked for
+
+    def take_core(self, other: BundleData) -> None:
+        """Take what ``other`` has decoded of a core, if it is the same core."""
+        mine, theirs = (
+            (x.checksum("shared"), x.core.modules, x.core.tensors) for x in (self, other)
+        )
+        if mine == theirs and self._decoded.bases is None:
+            self._decoded = other._decoded
+
+    def checksum(self, name: str) -> str:
+        """Return the checksum that a file states for a tensor's bytes; the bytes are not read."""
+        return self._of(name).checksum(name)
+
+    def read(self, name: str, contents: Contents | None = None) -> bytes:
+        """Read the bytes of one tensor of the file and check them against its checksum.
+
+        contents: contents that hold the tensor; None for those of the whole bundle.
+
+        Raises ChecksumError; BundleFormatError if the file changed since it was opened.
+        """
+        data = (contents or self._of(name)).read(name)
+        self._read += len(data)
+        return data
+
+    def _of(self, name: str) -> Contents:
+        """Return the contents that hold the tensor; shared data are in the core."""
+        return self.source.loaded if name == "shared" else self.source.whole
+
+    def read_blob(self, index: int, contents: Contents | None = None) -> dict[str, RawTensor]:
+        """Return the carried tensors of one blob, by key.
+
+        contents: as for :meth:`read`.
+        """
+        whole = contents is None or contents is self.source.loaded
+        if whole and index in self._dense:
+            return self._dense[index]
+        contents = contents or self.source.whole
+        blob, data = contents.manifest.blobs[index], self.read(f"carried/{index}", contents)
+        with naming(self.path):
+            from hydraopt.bundle.carried import unpack_blob
+
+            tensors = unpack_blob(blob, data, self.path)
+        if whole and blob.raw_size > _DENSE * len(data):
+            self._dense[index] = tensors
+        return tensors
+
+    def bases(self, module: int) -> Bases:
+        """Return the shared bases, left (m, q) and right (n, q), of the module of that index."""
+        return self._bases[module] if self._bases else (None, None)
+
+    def read_bases(self) -> Iterator[Bases]:
+        """Yield the bases of all modules in order, decoded anew and not kept by the bundle.
+
+        Yields nothing if nothing is shared. For callers that keep them in another type than
+        :meth:`bases`.
+        """
+        reader = self._open_shared()
+        if reader is not None:
+            yield from self._read_bases(reader)
+
+    def common(self, tensor: int) -> DenseRecord | None:
+        """Return the shared record of the coded tensor with that index, if there is one."""
+        return self._commons[tensor] if self._commons else None
+
+    def base_tensor(self, tensor: int) -> RawTensor | None:
+        """Return the base model's tensor that a coded one is the difference from, or None.
+
+        Raises UsageError without the base model, BaseMismatchError for another one.
+        """
+        entry = self.core.tensors[tensor]
+        if entry.base is None:
+            return None
+        return base_tensor(self.base, entry, self.path)
+
+    def open_stream(
+        self, name: str, records: int, contents: Contents | None = None
+    ) -> StreamReader:
+        """Return a reader of ``shared`` or a ``task/i``, which must have that number of records.
+
+        contents: as for :meth:`read`.
+
+        Raises ChecksumError or BundleFormatError, also for more numbers than the file may hold.
+        """
+        contents = contents or self._of(name)
+        data = self.read(name, contents)
+        with naming(self.path):
+            return contents.allowance.open(name, data, records)
+
+    def _open_shared(self) -> StreamReader | None:
+        if not self.core_bytes:
+            return None
+        return self.open_stream("shared", len(self.core.modules) + len(self.core.tensors))
+
+    def _read_bases(self, reader: StreamReader) -> Iterator[Bases]:
+        yield from each_naming(each_bases(reader, self.core.modules), self.path)
+        with naming(self.path):
+            commons = list(each_common(reader, self.core.tensors))
+            reader.close()
+        # Kept: whoever reads the bases has paid for them, and tasks are few that need them.
+        self._decoded.commons = commons
+
+    @property
+    def _commons(self) -> Commons:
+        if self._decoded.commons is None:
+            reader = self._open_shared()
+            for _ in self._read_bases(reader) if reader is not None else ():
+                pass
+        return self._decoded.commons or []
+
+    @property
+    def _bases(self) -> list[Bases]:
+        made = self._decoded
+        if made.bases is None:
+            reader = self._open_shared()
+            found = ([], []) if reader is None else read_shared(reader, self.core, self.path)
+            # At the end: what an interrupt left half done would pass for a bundle without bases.
+            made.bases, made.commons = found
+        return made.bases
+
+    def peft_state_dict(self, task: TaskAdapter, dtype: Any) -> dict[str, Any]:
+        """See :meth:`TaskAdapter.state_dict`."""
+        raise NotImplementedError
+
+    def save_peft(self, task: TaskAdapter, folder: str | os.PathLike[str], **how: Any) -> None:
+        """See :meth:`TaskAdapter.save_pretrained`."""
+        raise NotImplementedError
 
 
 class _Decoded(NamedTuple):
@@ -58,7 +238,7 @@ class TaskAdapter:
     entry: entry in that manifest.
     """
 
-    bundle: Bundle
+    bundle: BundleData
     contents: Contents
     entry: TaskEntry
 
@@ -206,7 +386,9 @@ class TaskAdapter:
 
     @property
     def described(self) -> dict[str, Described]:
-        """Dtype and shape of each extra of a task that is not lossless, by key; none is read."""
+        """Dtype and shape of each extra, by key; none is read, unless the task is lossless."""
+        if self.entry.lossless:
+            return dict(self._original.extras)
         blobs, tensors = self.manifest.blobs, self.manifest.tensors
         result: dict[str, Described] = {
             item.key: item for blob in self.entry.carried for item in blobs[blob].items
@@ -273,9 +455,7 @@ class TaskAdapter:
         dtype: of the factors; a torch dtype or "float16", "bfloat16", "float32"; None is that of
         the original. Use it with a config of :meth:`save_pretrained`, whose scale is 1.
         """
-        from hydraopt.bundle.peft.folder import torch_state_dict  # who reads needs no writer
-
-        return torch_state_dict(self, dtype)
+        return self.bundle.peft_state_dict(self, dtype)
 
     def save_pretrained(
         self,
@@ -285,11 +465,8 @@ class TaskAdapter:
         overwrite: bool = False,
     ) -> None:
         """Write a PEFT adapter folder; see :func:`hydraopt.export.export_peft`."""
-        from hydraopt.bundle.peft.folder import export_peft
-
-        export_peft(
-            self, folder, dtype=dtype or "same", uniform_rank=uniform_rank, overwrite=overwrite
-        )
+        how = {"dtype": dtype or "same", "uniform_rank": uniform_rank, "overwrite": overwrite}
+        self.bundle.save_peft(self, folder, **how)
 
     @cached_property
     def _original(self) -> Adapter:

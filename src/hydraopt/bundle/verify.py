@@ -12,10 +12,9 @@ import numpy as np
 from hydraopt.adapters.model import Adapter
 from hydraopt.adapters.products import products_of_adapter
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.harm import Harm
+from hydraopt.bundle.harm import Harm, states_estimates
 from hydraopt.bundle.peft.folder import check_peft
 from hydraopt.bundle.reader import Bundle
-from hydraopt.bundle.recipes import states_estimates
 from hydraopt.bundle.strictjson import code_of
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.tensors import rounded_matrix

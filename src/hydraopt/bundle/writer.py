@@ -14,7 +14,6 @@ from hydraopt.bundle.bounds import check_blobs, check_manifest, check_text
 from hydraopt.bundle.container import (
     deflate,
     header_of,
-    metadata_of,
     tensor_names,
 )
 from hydraopt.bundle.spec import Manifest, TaskEntry, default_key
@@ -189,7 +188,7 @@ def pack_bundle(
     check_blobs(manifest.blobs, carried)
     names = tensor_names(len(streams), len(blobs))
     payload = Chosen(*((x, range(len(x))) for x in ((packed, shared), streams, blobs)))
-    return PackedBundle(metadata_of(manifest, VERSION), names, payload)
+    return PackedBundle(manifest.metadata(VERSION), names, payload)
 
 
 @cache

@@ -71,7 +71,7 @@ def add(
       hydraopt add phone.hydra.safetensors numbers-de=run4/best --replace
     """
     request = MergeRequest(can_refit=False, **options)
-    from hydraopt.bundle.recipes import answer_tokens_in
+    from hydraopt.bundle.harm import answer_tokens_in
     from hydraopt.collection.storage import collection_at
     from hydraopt.editing import verbs
 

@@ -279,7 +279,7 @@ def _module_row(row: ModuleComparison | TypeComparison) -> list[object]:
 
 
 def _show_bundle(report: BundleReport, every: bool) -> None:
-    from hydraopt.bundle.recipes import states_estimates
+    from hydraopt.bundle.harm import states_estimates
     from hydraopt.inspect.bundle import ModuleCost
     from hydraopt.inspect.originals import Originals, compared
 
@@ -353,7 +353,7 @@ def _show_tensors(tensors: Sequence[TensorCost], every: bool) -> None:
 
 def recipe_text(recipe: Mapping[str, Any]) -> str:
     """Describe a recipe in words; unknown keys are shown as JSON."""
-    from hydraopt.bundle.recipes import answer_tokens_in
+    from hydraopt.bundle.harm import answer_tokens_in
     from hydraopt.merging.recipe import harm_limit_in
 
     shown = dict(recipe)

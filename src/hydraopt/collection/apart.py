@@ -19,15 +19,14 @@ from hydraopt.bundle.container import (
     CORE,
     TASK,
     deflate,
-    metadata_of,
     tensor_names,
 )
 from hydraopt.bundle.contents import Container, Contents
-from hydraopt.bundle.items import CarriedBlob
-from hydraopt.bundle.spec import Manifest, TaskEntry
+from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.strictjson import check
 from hydraopt.bundle.writer import PackedBundle, canonical
 from hydraopt.coding.version import VERSION
+from hydraopt.collection.piece import TaskPiece, packed_parts
 from hydraopt.errors import BundleFormatError, explain
 from hydraopt.files.aside import Chosen
 from hydraopt.files.url import AnyPath, Url
@@ -36,14 +35,12 @@ __all__ = [
     "CoreFile",
     "OpenTask",
     "Parts",
-    "another_core",
     "core_id",
     "core_of",
     "open_apart",
     "open_parts",
     "packed_core",
     "packed_task",
-    "two_of_one_name",
 ]
 
 _CORE_TENSORS: Final = "manifest", "shared"
@@ -85,38 +82,31 @@ def packed_core(manifest: Manifest, shared: bytes) -> PackedBundle:
     return PackedBundle(about, list(_CORE_TENSORS), [_deflated(kept), shared])
 
 
-def packed_task(
-    manifest: Manifest, index: int, stream: bytes | None, blobs: Sequence[bytes], core: str
-) -> PackedBundle:
+def packed_task(core: Manifest, piece: TaskPiece, core_id: str) -> PackedBundle:
     """Build the file of one task.
 
-    index: index of the task in the manifest.
-    stream, blobs: the task's own bytes.
-    core: id of the core; see core_id.
+    core: manifest of the core; of its configs the first counts.
+    core_id: id of the core; see :func:`core_id`.
     """
-    task = manifest.tasks[index]
+    first = core.configs[0] if core.configs else {}
     alone = dataclasses.replace(
-        manifest,
-        tasks=(task.alone(),),
-        blobs=tuple(manifest.blobs[i] for i in task.carried),
-        configs=manifest.configs[task.config : task.config + 1],
+        core, tasks=(piece.entry,), blobs=piece.blobs, configs=(piece.config,)
     )
     value = {key: x for key, x in alone.to_json().items() if key in _TASK_KEYS}
     # A byte here counts as often as there are tasks, so what a reader knows is left out.
     row = value["tasks"]
     row.pop("content", None)
     base = row.pop("base_model", {"=": None})
-    if base != {"=": manifest.base_model}:
+    if base != {"=": core.base_model}:
         row["base_model"] = base
-    other = strictjson.config_difference(manifest.configs[0], manifest.configs[task.config])
-    value["configs"] = [other]
-    if not other:
+    value["configs"] = [strictjson.config_difference(first, piece.config)]
+    if value["configs"] == [{}]:
         del value["configs"]
-    streams = [] if stream is None else [stream]
-    names = _task_tensors(len(streams), len(blobs))
-    about = {"format": TASK, "format_version": str(VERSION), "core": core}
+    streams = [] if piece.entry.content is None else [piece.stream]
+    names = _task_tensors(len(streams), len(piece.blobs))
+    about = {"format": TASK, "format_version": str(VERSION), "core": core_id}
     own = [_deflated(value), *streams]
-    payload = Chosen((own, range(len(own))), (blobs, range(len(blobs))))
+    payload = Chosen((own, range(len(own))), (piece.carried, range(len(piece.carried))))
     return PackedBundle(about, names, payload, has_library=False)
 
 
@@ -238,7 +228,7 @@ def _task_part(
     return OpenTask(file, _task_manifest(file, value, core.manifest)), entries
 
 
-def another_core(file: Container, core: CoreFile) -> BundleFormatError:
+def _another_core(file: Container, core: CoreFile) -> BundleFormatError:
     """Return the error for a task file that belongs to another core."""
     return BundleFormatError(
         explain(
@@ -274,7 +264,7 @@ def open_apart(
         if one.metadata.get("core") == core.id:
             files.append(one)
         elif strict:
-            raise another_core(one, core)
+            raise _another_core(one, core)
     size = sum(x.size for x in (core.file, *files))
     entries, parts = count_entries(core.value), dict[str, OpenTask]()
     for one in files:
@@ -283,28 +273,21 @@ def open_apart(
             continue
         before = parts.setdefault(part.name, part)
         if before is not part:
-            raise two_of_one_name(part.name, before.file.path, one.path)
+            raise BundleFormatError(
+                explain(
+                    f"two files hold the task {part.name!r}",
+                    file=one.path,
+                    got=f"{before.file.path.name} and {one.path.name}",
+                    do="Leave one of them out",
+                )
+            )
     with naming(where):
         return _combined(core, list(parts.values()), where)
 
 
-def two_of_one_name(name: str, one: AnyPath, other: AnyPath) -> BundleFormatError:
-    """Return the error for two files that hold one task."""
-    return BundleFormatError(
-        explain(
-            f"two files hold the task {name!r}",
-            file=other,
-            got=f"{one.name} and {other.name}",
-            do="Leave one of them out",
-        )
-    )
-
-
 def _core_manifest(file: Container, value: Any) -> Manifest:
     with naming(file.path):
-        check(isinstance(value, dict), "not an object", value)
-        unknown = strictjson.unknown_names(value, _CORE_KEYS)
-        check(not unknown, "unknown keys of a core", unknown, ", ".join(sorted(_CORE_KEYS)))
+        strictjson.check_keys(value, _CORE_KEYS, "a core")
         manifest = Manifest.from_json({**value, "tasks": {"name": []}})
         check(len(manifest.configs) <= 1, "configs of a core", len(manifest.configs), "at most 1")
         file.check(list(_CORE_TENSORS), _about_core(manifest, file.version))
@@ -313,9 +296,7 @@ def _core_manifest(file: Container, value: Any) -> Manifest:
 
 def _task_manifest(file: Container, value: Any, core: Manifest) -> Manifest:
     with naming(file.path):
-        check(isinstance(value, dict), "not an object", value)
-        unknown = strictjson.unknown_names(value, _TASK_KEYS)
-        check(not unknown, "unknown keys of a task", unknown, ", ".join(sorted(_TASK_KEYS)))
+        strictjson.check_keys(value, _TASK_KEYS, "a task")
         first = core.configs[0] if core.configs else {}
         differences = value.get("configs", [{}])
         one = isinstance(differences, list) and len(differences) == 1
@@ -340,51 +321,34 @@ def _combined(core: CoreFile, parts: Sequence[OpenTask], where: AnyPath) -> Part
 
     Bytes are compared by size and checksum, without being read.
     """
-    tasks: list[TaskEntry] = []
-    configs: list[Mapping[str, Any]] = []
-    blobs: list[tuple[bytes, CarriedBlob, _Place]] = []
-    streams: list[tuple[bytes, _Place]] = []
-    kept: dict[Any, int] = {}
+    places: dict[bytes, _Place] = {}
+    pieces = []
     for part in parts:
-        task = part.manifest.tasks[0]
-        carried = []
-        for i, blob in enumerate(part.manifest.blobs):
-            token = _token(part.file, f"carried/{i}")
-            number = kept.setdefault((token, blob), len(blobs))
-            if number == len(blobs):
-                blobs.append((token, blob, (part.file, f"carried/{i}")))
-            carried.append(number)
-        content = None
-        if task.content is not None:
-            content = len(streams)
-            streams.append((_token(part.file, "task/0"), (part.file, "task/0")))
-        config = len(configs)
-        configs.append(part.manifest.configs[0])
-        ordered = tuple(sorted(carried))
-        tasks.append(dataclasses.replace(task, config=config, content=content, carried=ordered))
-    loose = dataclasses.replace(
-        core.manifest,
-        tasks=tuple(tasks),
-        configs=tuple(configs),
-        blobs=tuple(x[1] for x in blobs),
-    )
-    # Streams stand for themselves by their tokens; each also says where its bytes are.
-    at = dict([*((token, place) for token, _, place in blobs), *streams][::-1])
-    made = canonical(loose, [token for token, _ in streams], [token for token, _, _ in blobs])
+        # Bytes stand for themselves by their tokens; each also says where its bytes are.
+        tokens = {name: _token(part.file, name) for name in part.file.sizes}
+        for name, token in tokens.items():
+            places.setdefault(token, (part.file, name))
+        manifest = part.manifest
+        carried = [tokens[f"carried/{i}"] for i in range(len(manifest.blobs))]
+        stream = tokens.get("task/0", b"")
+        pieces.append(
+            TaskPiece(manifest.tasks[0], manifest.configs[0], stream, manifest.blobs, carried)
+        )
+    made = canonical(*packed_parts(core.manifest, pieces))
     made.manifest.check_canonical()
     file = core.file
-    places = {"manifest": (file, "manifest"), "shared": (file, "shared")}
-    places |= {f"task/{i}": at[token] for i, token in enumerate(made.streams)}
-    places |= {f"carried/{i}": at[token] for i, token in enumerate(made.blobs)}
+    found = {"manifest": (file, "manifest"), "shared": (file, "shared")}
+    found |= {f"task/{i}": places[token] for i, token in enumerate(made.streams)}
+    found |= {f"carried/{i}": places[token] for i, token in enumerate(made.blobs)}
     mine = {part.name: part.file for part in parts}
     files = [file, *mine.values()]
-    metadata = metadata_of(made.manifest, file.version)
+    metadata = made.manifest.metadata(file.version)
     if "library" in file.metadata:
         metadata["library"] = file.metadata["library"]
     header = sum(x.header + x.sizes["manifest"] for x in files)
     size = sum(x.size for x in files)
     about = where, metadata, file.version
-    return Parts(*about, made.manifest, places, size, header, core, mine)
+    return Parts(*about, made.manifest, found, size, header, core, mine)
 
 
 def _token(file: Container, name: str) -> bytes:

@@ -1,87 +1,29 @@
-"""Files of a bundle in several files: their names, and finding them beside a core file."""
+"""Names of the files of a bundle in several files."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
 from hydraopt.bundle.container import CORE_SUFFIX, TASK_SUFFIX
-from hydraopt.bundle.contents import refuse_file
-from hydraopt.errors import BundleFormatError, RemoteError, UsageError, explain
-from hydraopt.files.answers import Entry, gone
-from hydraopt.files.folders import files_in, is_folder, is_there
+from hydraopt.errors import BundleFormatError, UsageError, explain
 from hydraopt.files.replacing import is_unfinished
-from hydraopt.files.url import AnyPath, Url
+from hydraopt.files.url import AnyPath
 
 __all__ = [
-    "entries_beside", "folded", "is_task_name", "of_tasks", "only_core", "parts_beside",
-    "refuse_unlisted", "stem_of", "task_file_name",
+    "folded", "is_task_name", "of_tasks", "only_core", "refuse_unlisted", "stem_of",
+    "task_file_name", "task_stem",
 ]  # fmt: skip
 
 _LONGEST: Final = 255
 """Maximum bytes of a file name."""
-_MOST_GAPS: Final = 3
-"""Number of names without a file after which the search stops."""
-_MOST_ALIKE: Final = 64
-"""Maximum number of task files to look for by one task's name, where no folder can be listed."""
-
-
-def parts_beside(
-    path: AnyPath, tasks: Iterable[str] | None = None
-) -> tuple[AnyPath, list[AnyPath]]:
-    """Return the core file and the task files of a folder, or those beside a core file.
-
-    tasks: tasks to look for; only files whose names fit one of them are returned. None for all.
-
-    Raises BundleFormatError for a folder that has no core file, or several; UsageError if no tasks
-    are named and the folder is one over HTTP that lists nothing.
-    """
-    whole = is_folder(path)
-    folder = path if whole else path.parent
-    if not whole and isinstance(folder, Url) and tasks is not None:
-        # By their names: a list of all of them may be longer than what is wanted, if there is one.
-        named = {x: None for task in tasks for x in _alike(folder, task)}
-        return path, list(named)
-    core, entries = entries_beside(path)
-    if entries is None or core is None:
-        refuse_unlisted(path)
-    files = [x.name for x in entries if is_task_name(x.name)]
-    if tasks is not None:
-        files = of_tasks(files, tasks)
-    return core, [folder / x for x in files]
-
-
-def entries_beside(path: AnyPath) -> tuple[AnyPath | None, list[Entry] | None]:
-    """Return the core file of a folder, or the one given, and all entries of the folder.
-
-    The entries are None over HTTP where nothing is listed; then the core of a folder is None too.
-
-    Raises BundleFormatError as :func:`parts_beside`.
-    """
-    whole = is_folder(path)
-    folder = path if whole else path.parent
-    try:
-        entries = files_in(folder)
-    except RemoteError:
-        raise
-    except OSError as error:
-        refuse_file("bundle cannot be read", folder, error)
-    if entries is None:
-        return None if whole else path, None
-    if not entries and isinstance(folder, Url):
-        raise gone(folder)
-    if not whole:
-        return path, entries
-    cores = [folder / x.name for x in entries if x.name.endswith(CORE_SUFFIX)]
-    return only_core(cores, folder), entries
 
 
 def refuse_unlisted(path: AnyPath) -> NoReturn:
     """Raise UsageError for a folder over HTTP, or a core file in one, that lists nothing."""
-    name = f"NAME{CORE_SUFFIX}"
-    do = f"Give the address of {name}" if is_folder(path) else "Name the tasks that are wanted"
+    do = "Put its index beside it: hydraopt refresh or split writes one"
     raise UsageError(explain("over HTTP this folder lists no files", file=path, do=do))
 
 
@@ -128,22 +70,6 @@ def _stems_of(file: str) -> set[str]:
     stem = stem_of(file)
     head, tilde, number = stem.rpartition("~")
     return {stem, head} if tilde and number.isdecimal() else {stem}
-
-
-def _alike(folder: Url, task: str) -> Iterator[Url]:
-    """Yield the addresses, among those a file of the task may have, at which there is a file."""
-    stem, gaps = task_stem(task), 0
-    for number in range(1, _MOST_ALIKE):
-        name = stem if number == 1 else f"{stem}~{number}"
-        url = folder / f"{name}{TASK_SUFFIX}"
-        if is_there(url):
-            yield url
-            continue
-        # The first may lie under its name in capitals, which is another address; others may be
-        # gone, or be a core's that was replaced.
-        gaps += 1
-        if gaps > _MOST_GAPS:
-            return
 
 
 def stem_of(file: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from hydraopt.bundle.reader import Bundle
-from hydraopt.collection.apart import CoreFile, Parts, open_apart
-from hydraopt.collection.index import read_index
-from hydraopt.collection.indexed import IndexedFolder, parts_named
+from hydraopt.collection.apart import CoreFile, Parts
+from hydraopt.collection.index import IndexedFile, read_index
+from hydraopt.collection.indexed import Folder
 from hydraopt.collection.opening import open_bundle
-from hydraopt.errors import BundleFormatError, NotThereError
 from hydraopt.files.folders import is_folder
 from hydraopt.files.url import AnyPath
 
@@ -19,7 +18,7 @@ __all__ = ["Following", "core_of_bundle"]
 def core_of_bundle(bundle: Bundle) -> CoreFile | None:
     """Return the core file of a bundle in several files; None for a bundle in one file."""
     source = bundle.source
-    return source.core if isinstance(source, Parts | IndexedFolder) else None
+    return source.core if isinstance(source, Parts | Folder) else None
 
 
 class Following:
@@ -33,7 +32,7 @@ class Following:
     def __init__(self, path: AnyPath) -> None:
         self.path = path
         self._last: Bundle | None = None
-        self._indexed: Mapping[str, str] | None = None
+        self._indexed: Mapping[str, IndexedFile] | None = None
 
     @property
     def last(self) -> Bundle | None:
@@ -47,8 +46,9 @@ class Following:
             self._last, self._indexed = open_bundle(self.path, tasks=()), None
         else:
             self._last = before
-        core = core_of_bundle(self._last)
-        fresh = self._last if core is None else self._opened(core, wanted)
+        core, fresh = core_of_bundle(self._last), self._last
+        if core is not None:
+            fresh = Bundle(self.path, None, self._opened(core, wanted))
         for name in wanted:
             fresh[name]
         for known in (self._last, before):
@@ -57,25 +57,10 @@ class Following:
         self._last = fresh
         return fresh
 
-    def _opened(self, core: CoreFile, wanted: Sequence[str]) -> Bundle:
+    def _opened(self, core: CoreFile, wanted: list[str]) -> Parts:
+        folder = Folder(self.path if is_folder(self.path) else core.file.path, core)
         if self._indexed is None:
-            index = read_index(core.file.path.parent, None, core.id)
-            self._indexed = {x.task: x.file for x in index.files.values()} if index else {}
-        names = [self._indexed[name] for name in wanted if name in self._indexed]
-        if len(names) == len(wanted):
-            made = self._by_index(core, names, wanted)
-            if made is not None:
-                return made
-        path = self.path if is_folder(self.path) else core.file.path
-        files = parts_named(path, wanted)[1]
-        return Bundle(self.path, None, open_apart(core, files, self.path, False, wanted))
-
-    def _by_index(
-        self, core: CoreFile, names: Sequence[str], wanted: Sequence[str]
-    ) -> Bundle | None:
-        files = [core.file.path.parent / name for name in names]
-        try:
-            opened = open_apart(core, files, self.path, False, wanted)
-        except (BundleFormatError, NotThereError):
-            return None
-        return Bundle(self.path, None, opened) if set(wanted) == {*opened.names} else None
+            index = read_index(folder.folder, None)
+            fits = index is not None and index.core_id == core.id
+            self._indexed = {x.task: x for x in index.files.values()} if index and fits else {}
+        return folder.by_index(wanted, self._indexed) or folder.open(wanted)

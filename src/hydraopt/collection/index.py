@@ -26,12 +26,12 @@ from hydraopt.bundle.writer import PackedBundle
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError, NotThereError, RemoteError, UsageError, explain
 from hydraopt.files.answers import Entry
-from hydraopt.files.folders import remove_file
+from hydraopt.files.folders import entry_of, remove_file
 from hydraopt.files.url import AnyPath, Url
 from hydraopt.notes import Note
 
 __all__ = [
-    "FolderIndex", "IndexedFile", "as_indexed", "md5_of", "packed_index", "read_index",
+    "FolderIndex", "IndexedFile", "as_indexed", "indexed_now", "packed_index", "read_index",
     "renewed_index", "write_index",
 ]  # fmt: skip
 
@@ -96,7 +96,6 @@ class FolderIndex:
     files: indexed files, by name.
     mark: mark of the index itself; None if no listing has reported it.
     size: bytes of the index.
-    fetched: bytes of the index that came from a store.
     """
 
     core: str
@@ -104,7 +103,6 @@ class FolderIndex:
     files: Mapping[str, IndexedFile]
     mark: str | None
     size: int
-    fetched: int
 
 
 def as_indexed(stored: IndexedFile, now: Entry, index: FolderIndex, here: bool) -> bool:
@@ -124,13 +122,10 @@ def _later(one: str, other: str) -> bool:
     return one.isdecimal() and other.isdecimal() and int(one) > int(other)
 
 
-def read_index(
-    folder: AnyPath, entries: Sequence[Entry] | None, core: str | None = None
-) -> FolderIndex | None:
+def read_index(folder: AnyPath, entries: Sequence[Entry] | None) -> FolderIndex | None:
     """Read the index of a folder; return None if it has no usable one.
 
     entries: listing of the folder; None if there is none.
-    core: required id of the core file; None for any.
 
     Raises RemoteError for a store that does not answer.
     """
@@ -145,7 +140,7 @@ def read_index(
         return None
     try:
         file = Container(folder / INDEX_NAME, (INDEX,))
-        if file.size > most or (core is not None and file.metadata.get("core") != core):
+        if file.size > most:
             return None
         name, files = _read(file, most)
     except (BundleFormatError, NotThereError):
@@ -155,7 +150,7 @@ def read_index(
         if entries is None:  # Some servers deny what is not there.
             return None
         raise
-    return FolderIndex(name, file.metadata["core"], files, mark, file.size, file.fetched)
+    return FolderIndex(name, file.metadata["core"], files, mark, file.size)
 
 
 def _read(file: Container, most: int) -> tuple[str, dict[str, IndexedFile]]:
@@ -270,12 +265,18 @@ def _settle(files: Iterable[IndexedFile]) -> None:
         time.sleep(wait / 1e9)
 
 
-def md5_of(pieces: Iterable[bytes]) -> str:
-    """Return the MD5 of the concatenated pieces, in hex."""
-    digest = hashlib.md5(usedforsecurity=False)
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()
+def indexed_now(
+    place: AnyPath, row: TaskRow, packed: PackedBundle, library: str | None = None
+) -> IndexedFile:
+    """Return the entry of a task file that was just written.
+
+    packed, library: what was written there; see :meth:`PackedBundle.write`.
+    """
+    md5 = hashlib.md5(usedforsecurity=False)
+    for piece in packed.pieces(library):
+        md5.update(piece)
+    now = entry_of(place)
+    return IndexedFile(place.name, now.size or 0, row.name, row, now.mark, md5.hexdigest())
 
 
 def _as_text(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydraopt.adapters.basefiles import BaseTensors, open_base
@@ -19,8 +20,8 @@ from hydraopt.bundle.container import (
     TASK,
     TASK_SUFFIX,
 )
-from hydraopt.bundle.contents import Container, open_file, refuse_file
-from hydraopt.bundle.reader import Bundle, TaskSource
+from hydraopt.bundle.contents import Container, TaskSource, open_file, refuse_file
+from hydraopt.bundle.reader import Bundle
 from hydraopt.errors import (
     AdapterFormatError,
     BundleFormatError,
@@ -29,8 +30,7 @@ from hydraopt.errors import (
     explain,
 )
 from hydraopt.files.folders import files_in, is_folder
-from hydraopt.files.ranges import RemoteFile
-from hydraopt.files.reading import open_regular
+from hydraopt.files.ranges import held_at
 from hydraopt.files.url import AnyPath, Url, place_of
 
 if TYPE_CHECKING:
@@ -117,9 +117,10 @@ def _source_at(path: AnyPath, wanted: Sequence[str] | None = None) -> TaskSource
             refuse_file("a task file holds nothing without its core", path, do=do)
         if file.format == FORMAT:
             return open_file(file)
-    from hydraopt.collection.indexed import open_folder, open_some  # one file needs neither
+    from hydraopt.collection.apart import core_of  # one file needs neither
+    from hydraopt.collection.indexed import open_folder
 
-    return open_folder(path, file) if wanted is None else open_some(path, file, wanted)
+    return open_folder(path, None if file is None else core_of(file), wanted)
 
 
 def _in_repository(place: AnyPath) -> AnyPath:
@@ -151,32 +152,21 @@ def is_bundle(path: str | os.PathLike[str], whole: bool = False) -> bool:
     can report what is wrong. A folder counts if it contains a core file. False if the path does not
     exist, and, with ``whole``, for parts of a bundle.
     """
-    file = _in_repository(place_of(path))
-    if isinstance(file, Url):
-        return _is_remote_bundle(file, whole)
-    if file.is_dir():
-        return not whole and any(file.glob(f"*{CORE_SUFFIX}"))
-    if not file.is_file():
-        return False
-    with open_regular(file) as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = stream.read(length) if length <= _MOST_HEADER else b""
-    return _says_so(header, file.name, whole)
-
-
-def _is_remote_bundle(url: Url, whole: bool) -> bool:
-    if is_folder(url):
-        inside = [] if whole else files_in(url) or []
+    place = _in_repository(place_of(path))
+    if is_folder(place):
+        inside = [] if whole else files_in(place) or []
         return any(x.name.endswith(CORE_SUFFIX) for x in inside)
+    if isinstance(place, Path) and not place.is_file():
+        return False
     try:
-        file = RemoteFile(url, can_be_safetensors(url))
+        file = held_at(place, can_be_safetensors(place))
     except NotThereError:
         return False
     except AdapterFormatError:
-        return _says_so(b"", url.name, whole)
-    length = int.from_bytes(file.read(0, 8), "little")
+        return _says_so(b"", place.name, whole)
+    length = int.from_bytes(file.read(0, min(8, file.size)), "little")
     header = file.read(8, length) if length <= min(_MOST_HEADER, file.size - 8) else b""
-    return _says_so(header, url.name, whole)
+    return _says_so(header, place.name, whole)
 
 
 def _says_so(header: bytes, name: str, whole: bool) -> bool:

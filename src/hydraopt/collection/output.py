@@ -12,15 +12,15 @@ from string import ascii_letters, digits
 from typing import Final
 
 from hydraopt.bundle.container import BUNDLE_SUFFIX, CORE_SUFFIX
-from hydraopt.bundle.row import row_of_file
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.writer import PackedBundle, canonical
 from hydraopt.collection.apart import packed_core, packed_task
 from hydraopt.collection.beside import task_file_name
 from hydraopt.collection.index import IndexedFile, packed_index
+from hydraopt.collection.piece import TaskPiece
 from hydraopt.collection.splitting import SplitFile, split
 from hydraopt.errors import UsageError, explain
-from hydraopt.files.aside import Chosen, sizes_of
+from hydraopt.files.aside import Chosen
 from hydraopt.files.folders import check_empty, files_in, is_folder
 from hydraopt.files.lock import locked_if_there
 from hydraopt.files.outputs import destination
@@ -152,15 +152,19 @@ def size_apart(
     manifest, streams, blobs = canonical(manifest, streams, blobs)
     size, stems, files = packed_core(manifest, shared).size, set[str](), list[IndexedFile]()
     rng = random.Random(0)
-    for index, task in enumerate(manifest.tasks):
-        stream = None if task.content is None else streams[task.content]
-        packed = packed_task(manifest, index, stream, Chosen((blobs, task.carried)), _ID)
-        sizes = dict(zip(packed.names, sizes_of(packed.payload), strict=True))
-        row = row_of_file(task, manifest.configs[task.config], sizes)
+    for task in manifest.tasks:
+        piece = TaskPiece(
+            task.alone(),
+            manifest.configs[task.config],
+            b"" if task.content is None else streams[task.content],
+            tuple(manifest.blobs[i] for i in task.carried),
+            Chosen((blobs, task.carried)),
+        )
+        own = packed_task(manifest, piece, _ID).size
         # A mark is a hash at most, maybe in quotes: of a file here it is a time, which is shorter.
         mark, md5 = f'"{rng.getrandbits(_MARK):040x}"', f"{rng.getrandbits(_HASH):032x}"
-        file, own = task_file_name(task.name, stems), packed.size
-        files.append(IndexedFile(file, own, task.name, row, mark, md5))
+        file = task_file_name(task.name, stems)
+        files.append(IndexedFile(file, own, task.name, piece.row, mark, md5))
         size += own
     longest = "".join(rng.choices(ascii_letters + digits, k=_NAME - len(CORE_SUFFIX)))
     core = max(core, f"{longest}{CORE_SUFFIX}", key=lambda name: len(name.encode(errors="replace")))

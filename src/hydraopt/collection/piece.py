@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydraopt.bundle.contents import Container
 from hydraopt.bundle.items import CarriedBlob
 from hydraopt.bundle.reader import Bundle
+from hydraopt.bundle.row import TaskRow, row_of_task
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.errors import LockedError, explain
+from hydraopt.files.aside import sizes_of
 from hydraopt.files.url import AnyPath
-from hydraopt.notes import Note
 
 __all__ = [
-    "Change", "Done", "TaskPiece", "check_current", "held_in", "packed_parts",
+    "TaskPiece", "check_current", "held_in", "packed_parts",
 ]  # fmt: skip
 
 
@@ -35,37 +36,16 @@ class TaskPiece:
     config: Mapping[str, Any]
     stream: bytes
     blobs: tuple[CarriedBlob, ...]
-    carried: tuple[bytes, ...]
+    carried: Sequence[bytes]
+
+    @property
+    def row(self) -> TaskRow:
+        """Row of the task in a listing."""
+        return row_of_task(self.entry, self.config, len(self.stream), sum(sizes_of(self.carried)))
 
     def renamed(self, name: str) -> TaskPiece:
         """Return the task under another name."""
         return dataclasses.replace(self, entry=dataclasses.replace(self.entry, name=name))
-
-
-@dataclass(frozen=True)
-class Change:
-    """Removals, additions and renames of tasks, applied together.
-
-    gone: names of tasks to remove.
-    come: tasks to add, each by itself; they may use names of removed tasks.
-    renamed: new names by old names.
-    """
-
-    gone: Collection[str] = ()
-    come: Sequence[TaskPiece] = ()
-    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Done:
-    """Result of a change.
-
-    size: bytes of the collection after it.
-    warnings: problems that affect no task.
-    """
-
-    size: int
-    warnings: tuple[Note, ...] = ()
 
 
 def held_in(bundle: Bundle, name: str, read: Callable[[str], bytes] | None = None) -> TaskPiece:

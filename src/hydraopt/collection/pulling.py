@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydraopt.bundle.container import BUNDLE_SUFFIX, CORE, CORE_SUFFIX, INDEX_NAME, TASK
 from hydraopt.bundle.contents import Container
 from hydraopt.bundle.reader import Bundle
-from hydraopt.collection.apart import Parts, core_id, core_of
-from hydraopt.collection.beside import entries_beside, stem_of, task_file_name
+from hydraopt.collection.apart import Parts, core_id
+from hydraopt.collection.beside import stem_of, task_file_name
+from hydraopt.collection.indexed import Folder, renew_index
 from hydraopt.collection.opening import open_bundle
 from hydraopt.collection.splitting import files_of
-from hydraopt.collection.taskfiles import renew_index, task_files
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.cache import remote_cache
 from hydraopt.files.lock import locked_folder, locked_if_there
@@ -35,7 +35,7 @@ class Pulled:
 
     tasks: names of the tasks.
     size: total bytes of what was pulled, without the index, which is made here.
-    fetched: bytes that came from the store; the others were in the cache.
+    fetched: bytes of its files that came from the store; the others were in the cache.
     files: files that were written; empty if everything went into the cache.
     warnings: problems that affect no task.
     """
@@ -85,7 +85,7 @@ def pull(
     mark, parts = _parts(opened, wanted)
     target.mkdir(parents=True, exist_ok=True)
     with locked_folder(target):
-        for _, name, pieces in _fitting(parts, mark, target):
+        for _, name, pieces in list(_fitting(parts, mark, target)):
             size += write_atomically(target / name, pieces)
             written.append(target / name)
         warning = renew_index(target)
@@ -143,41 +143,43 @@ def _parts(bundle: Bundle, wanted: list[str] | None) -> tuple[str, list[_Part]]:
         _check_name(bundle.path.name, bundle.path)
         first, *others = files_of(bundle, wanted)
         library = bundle.metadata.get("library")
-        named = [(x, name, packed.pieces(library)) for x, name, packed in (*others, first)]
+        named = [
+            (x.name if x else None, y, packed.pieces(library)) for x, y, packed in (*others, first)
+        ]
         mark = first[2].checksums_text
     for _, name, _ in named:
         _check_name(name, bundle.path)
     return mark, named
 
 
-def _fitting(parts: list[_Part], mark: str, folder: Path) -> list[_Part]:
-    """Return the parts to write, with the core last unless the folder already contains it.
-
-    mark: checksums of the core.
-    """
-    before = _core_in(folder)
-    if before is None:
-        return parts
-    if core_id(before.metadata["checksums"]) != core_id(mark):
-        raise _of_another_core(before.path, core_id(before.metadata["checksums"]), core_id(mark))
-    return [*_called_as_there(parts[:-1], folder, before)]
-
-
-def _called_as_there(named: Sequence[_Part], folder: Path, core: Container) -> Iterator[_Part]:
-    """Yield the task files under the names that their tasks have in the folder of that core.
+def _fitting(parts: list[_Part], mark: str, folder: Path) -> Iterator[_Part]:
+    """Yield the parts to write; if the core is there already, the task files as it calls them.
 
     A second file of a task would make the folder unreadable. Other tasks get names that no file
     has, except perhaps a file that cannot be read.
+
+    mark: checksums of the core.
     """
-    _, entries = entries_beside(folder)
-    there = task_files(folder, entries, core_of(core))
-    for name in there.foreign:
+    cores, whole = (sorted(folder.glob(f"*{x}")) for x in (CORE_SUFFIX, BUNDLE_SUFFIX))
+    if len(cores) > 1 or whole:
+        got = ", ".join(x.name for x in (*cores, *whole)[:4])
+        raise UsageError(
+            explain("the folder has other bundles", file=folder, got=got, do="Give another folder")
+        )
+    if not cores:
+        yield from parts
+        return
+    there = Folder(folder)
+    if there.core.id != core_id(mark):
+        raise _of_another_core(cores[0], there.core.id, core_id(mark))
+    for name in there.known.foreign:
         own = Container(folder / name, (TASK,)).metadata.get("core", "none")
-        raise _of_another_core(folder / name, own, core_id(core.metadata["checksums"]))
-    taken = {stem_of(name) for name in there.files}
-    for task, name, pieces in named:
-        assert task is not None  # the core, which is of none, is there
-        known = there.of(task)
+        raise _of_another_core(folder / name, own, there.core.id)
+    taken = {stem_of(name) for name in there.known.files}
+    for task, name, pieces in parts:
+        if task is None:  # the core
+            continue
+        known = there.known.of(task)
         if known is not None:
             name = known.file
         elif stem_of(name) in taken:
@@ -196,20 +198,6 @@ def _of_another_core(file: AnyPath, got: str, expected: str) -> UsageError:
             do="Give another folder, or empty this one: its tasks fit its own core alone",
         )
     )
-
-
-def _core_in(folder: Path) -> Container | None:
-    """Return the core file of a folder, if there is one."""
-    if not folder.is_dir():
-        return None
-    cores = sorted(folder.glob(f"*{CORE_SUFFIX}"))
-    whole = sorted(folder.glob(f"*{BUNDLE_SUFFIX}"))
-    if len(cores) > 1 or whole:
-        got = ", ".join(x.name for x in (*cores, *whole)[:4])
-        raise UsageError(
-            explain("the folder has other bundles", file=folder, got=got, do="Give another folder")
-        )
-    return Container(cores[0], (CORE,)) if cores else None
 
 
 def _check_name(name: str, bundle: AnyPath) -> None:

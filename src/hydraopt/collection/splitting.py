@@ -19,16 +19,18 @@ from hydraopt.bundle.container import (
 )
 from hydraopt.bundle.contents import Container, Contents
 from hydraopt.bundle.reader import Bundle
-from hydraopt.bundle.row import row_of_file
+from hydraopt.bundle.row import TaskRow
 from hydraopt.bundle.writer import PackedBundle, pack_bundle
 from hydraopt.collection.apart import core_id, core_of, open_apart, packed_core, packed_task
-from hydraopt.collection.beside import only_core, parts_beside, stem_of, task_file_name
-from hydraopt.collection.index import IndexedFile, md5_of, write_index
+from hydraopt.collection.beside import only_core, stem_of, task_file_name
+from hydraopt.collection.index import indexed_now, write_index
+from hydraopt.collection.indexed import Folder
 from hydraopt.collection.opening import open_bundle
+from hydraopt.collection.piece import held_in
 from hydraopt.errors import BundleFormatError, UsageError, explain
 from hydraopt.files.apart import check_apart
-from hydraopt.files.aside import Aside, Laid, sizes_of
-from hydraopt.files.folders import check_empty, entry_of, files_in, is_folder, remove_file
+from hydraopt.files.aside import Aside, Laid
+from hydraopt.files.folders import check_empty, files_in, is_folder, remove_file
 from hydraopt.files.lock import locked_folder, locked_if_there
 from hydraopt.files.outputs import destination
 from hydraopt.files.parts import is_part
@@ -37,8 +39,8 @@ from hydraopt.files.writing import is_working_directory, replaced_folder, write_
 
 __all__ = ["SplitFile", "check_elsewhere", "files_of", "join", "split"]
 
-_Part = tuple[str | None, str, PackedBundle]
-"""(task, None for the core; name of the file; its content)."""
+_Part = tuple[TaskRow | None, str, PackedBundle]
+"""(row of the task, None for the core; name of the file; its content)."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,11 @@ def _split_here(
     written, indexed = [], []
     library = opened.metadata.get("library")
     with replaced_folder(target, is_part) as made:
-        for task, name, packed in chain([core], files):
+        for row, name, packed in chain([core], files):
             size = write_new(made / name, packed.pieces(library))
-            written.append(SplitFile(task, target / name, size))
-            if task is not None:
-                indexed.append(_indexed(opened, task, made / name, packed, library))
+            written.append(SplitFile(row.name if row else None, target / name, size))
+            if row is not None:
+                indexed.append(indexed_now(made / name, row, packed, library))
         size = write_index(made, (core[1], mine), indexed)
     return [*written, SplitFile(None, target / INDEX_NAME, size)]
 
@@ -143,10 +145,11 @@ def _split_to_store(target: Url, bundle: Bundle, core: PackedBundle, name: str) 
         name = cores[0]
     strangers = [x for x in there if x.endswith(TASK_SUFFIX) and there[x] != mine]
     written, indexed = [], []
-    for task, file, packed in files_of(bundle, taken=strangers):
-        if task is not None:
-            written.append(SplitFile(task, target / file, packed.write(target / file, library)))
-            indexed.append(_indexed(bundle, task, target / file, packed, library))
+    for row, file, packed in files_of(bundle, taken=strangers):
+        if row is not None:
+            place = target / file
+            written.append(SplitFile(row.name, place, packed.write(place, library)))
+            indexed.append(indexed_now(place, row, packed, library))
     stale = set(there) - {x.path.name for x in written} - {name}
     if mine not in {there[x] for x in cores}:
         # A writer that died left them; they would be tasks as soon as the core is there.
@@ -157,18 +160,6 @@ def _split_to_store(target: Url, bundle: Bundle, core: PackedBundle, name: str) 
     index = SplitFile(None, target / INDEX_NAME, write_index(target, (name, mine), indexed))
     _remove_all(target, stale)
     return [head, *written, index]
-
-
-def _indexed(
-    bundle: Bundle, task: str, place: AnyPath, packed: PackedBundle, library: str | None
-) -> IndexedFile:
-    """Return the index entry of a task file that was written."""
-    held = bundle[task]
-    sizes = dict(zip(packed.names, sizes_of(packed.payload), strict=True))
-    row = row_of_file(held.entry, held.config, sizes)
-    now = entry_of(place)
-    md5 = md5_of(packed.pieces(library))
-    return IndexedFile(place.name, now.size or 0, task, row, now.mark, md5)
 
 
 def _remove_all(folder: Url, names: Iterable[str]) -> None:
@@ -266,9 +257,9 @@ def _source_of(paths: Sequence[AnyPath]) -> Contents:
         if path.name == INDEX_NAME:
             continue  # All of FOLDER/* is given; what an index says is in the others.
         if is_folder(path):
-            core, beside = parts_beside(path)
-            cores.append(core)
-            tasks += beside
+            folder = Folder(path)
+            cores.append(folder.place)
+            tasks += folder.paths()
         else:
             is_core = Container(path, (CORE, TASK), hold=False).format == CORE
             (cores if is_core else tasks).append(path)
@@ -288,7 +279,7 @@ def _once(paths: Iterable[AnyPath]) -> list[AnyPath]:
 def files_of(
     bundle: Bundle, wanted: Collection[str] | None = None, taken: Iterable[str] = ()
 ) -> Iterator[_Part]:
-    """Yield (task, file name, content) of the core, then of each task, or of those wanted.
+    """Yield (row, file name, content) of the core, then of each task, or of those wanted.
 
     Nothing of other tasks is read.
 
@@ -302,10 +293,8 @@ def files_of(
     yield None, f"{name}{CORE_SUFFIX}", core
     known = core_id(core.checksums_text)
     stems = {stem_of(file) for file in taken}
-    for index, task in enumerate(bundle.manifest.tasks):
+    for task in bundle.manifest.tasks:
         file = task_file_name(task.name, stems)
-        if wanted is not None and task.name not in wanted:
-            continue
-        stream = None if task.content is None else bundle.read(f"task/{task.content}")
-        blobs = [bundle.read(f"carried/{i}") for i in task.carried]
-        yield task.name, file, packed_task(bundle.manifest, index, stream, blobs, known)
+        if wanted is None or task.name in wanted:
+            piece = held_in(bundle, task.name)
+            yield piece.row, file, packed_task(bundle.manifest, piece, known)

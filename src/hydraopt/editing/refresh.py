@@ -27,8 +27,8 @@ from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.verify import distance_from
 from hydraopt.bundle.writer import PackedBundle
-from hydraopt.collection.beside import parts_beside
 from hydraopt.collection.folder import folder_of
+from hydraopt.collection.indexed import Folder
 from hydraopt.collection.output import as_folder, check_parent, written_folder
 from hydraopt.collection.piece import check_current
 from hydraopt.collection.splitting import check_elsewhere
@@ -288,7 +288,7 @@ def _check_output(path: AnyPath, output: StrPath | None) -> None:
 
 def _core_file(path: AnyPath) -> str | None:
     """Return the name of a folder's core file, which it keeps; None for a single file."""
-    return parts_beside(path, ())[0].name if is_folder(path) else None
+    return Folder(path).place.name if is_folder(path) else None
 
 
 def _solved(
@@ -352,7 +352,7 @@ def _write(packed: PackedBundle, path: AnyPath, output: StrPath | None, force: b
     if not is_folder(path):
         with nullcontext() if output is None else locked_if_there(output):
             return packed.write(destination(path if output is None else output))
-    core, _ = parts_beside(path, ())
+    core = Folder(path).place
     here, target = output is None, path if output is None else place_of(output)
     files = written_folder(packed, target, core.name, True, force or here, here)
     return sum(file.size for file in files if file.path.name != INDEX_NAME)

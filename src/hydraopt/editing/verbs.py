@@ -18,7 +18,6 @@ from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.model import check_name
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.reader import Bundle, no_such_task
-from hydraopt.collection.piece import Change
 from hydraopt.collection.storage import Collection, StrPath, collection_at
 from hydraopt.editing.core import check_fits, check_modules, keeps_all
 from hydraopt.editing.encode import Coder, EncodedTask, today
@@ -225,8 +224,8 @@ def remove(path: StrPath, tasks: Iterable[str]) -> Changed:
     with collection.locked():
         _check_there(collection, names)
         before = collection.size()
-        done = collection.write(Change(gone=names))
-    return Changed(place_of(path), before, done.size, removed=tuple(names), warnings=done.warnings)
+        size, warnings = collection.write(names)
+    return Changed(place_of(path), before, size, removed=tuple(names), warnings=warnings)
 
 
 def rename(path: StrPath, old: str, new: str) -> Changed:
@@ -248,8 +247,9 @@ def rename(path: StrPath, old: str, new: str) -> Changed:
                 )
             )
         before = collection.size()
-        done = collection.write(Change(renamed={old: new}))
-    return Changed(place_of(path), before, done.size, renamed={old: new}, warnings=done.warnings)
+        piece = collection.piece(old).renamed(new)
+        size, warnings = collection.write([old], [piece])
+    return Changed(place_of(path), before, size, renamed={old: new}, warnings=warnings)
 
 
 def _check_there(collection: Collection, names: Iterable[str]) -> None:
@@ -286,10 +286,10 @@ def _put(
         coder = Coder(core, options, base)
         before = collection.size()
         made = [(adapter, coder.encode(adapter, day)) for adapter in options.traced(given)]
-        done = collection.write(Change(gone, [x.piece for _, x in made]))
+        size, warnings = collection.write(gone, [x.piece for _, x in made])
     notes = (*loaded.notes, *(note for _, x in made for note in x.notes))
     rows = tuple(_row(adapter, x) for adapter, x in made)
-    return Changed(collection.path, before, done.size, rows, notes=notes, warnings=done.warnings)
+    return Changed(collection.path, before, size, rows, notes=notes, warnings=warnings)
 
 
 def _row(adapter: Adapter, coded: EncodedTask) -> AddedTask:

@@ -13,8 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from hydraopt.adapters import Adapter
-from hydraopt.bundle.harm import Harm
-from hydraopt.bundle.recipes import answer_tokens_in
+from hydraopt.bundle.harm import Harm, answer_tokens_in
 from hydraopt.bundle.verify import HarmReport, TaskHarm
 from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import BundleFormatError, ExportError, NumericalError

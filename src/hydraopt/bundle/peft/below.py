@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
@@ -19,11 +19,9 @@ from hydraopt.adapters.basefiles import open_base
 from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.peft.tensors import nearest
+from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.tensors import DENSE_DTYPES, HEADS, TensorEntry
 from hydraopt.errors import UsageError
-
-if TYPE_CHECKING:
-    from hydraopt.bundle.task import TaskAdapter
 
 __all__ = ["Base", "is_of_base", "layer_below", "left_to_base", "rounded_copy", "weights_at_hand"]
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from hydraopt.adapters.imagemodels import family_of, is_image_model, is_numbered
-from hydraopt.bundle.harm import Harm
-from hydraopt.bundle.recipes import answer_tokens_in, states_estimates
+from hydraopt.bundle.harm import Harm, answer_tokens_in, states_estimates
+from hydraopt.bundle.spec import ModuleEntry
+from hydraopt.bundle.task import TaskAdapter
 from hydraopt.files.reading import read_regular
 from hydraopt.files.writing import write_atomically
-
-if TYPE_CHECKING:
-    from hydraopt.bundle.spec import ModuleEntry
-    from hydraopt.bundle.task import TaskAdapter
 
 __all__ = ["base_words", "harm_text", "load_lines", "write_card"]
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
@@ -16,10 +16,8 @@ from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.adapters.tuners import changing
 from hydraopt.bundle.peft.below import left_to_base
 from hydraopt.bundle.peft.tensors import rounded
+from hydraopt.bundle.task import Described, TaskAdapter
 from hydraopt.errors import ExportError, explain
-
-if TYPE_CHECKING:
-    from hydraopt.bundle.task import Described, TaskAdapter
 
 __all__ = ["changing_extras", "check_extras", "exported_extras", "folded_extras"]
 
@@ -36,7 +34,7 @@ def changing_extras(
     base: tensors of the base model; default those that the bundle was given.
     """
     left = left_to_base(task, task.bundle.base if base is None else base)
-    kinds = {key: task.extra_kinds.get(key, "saved") for key in task.extras if key not in left}
+    kinds = {key: kind for key, kind in task.extra_kinds.items() if key not in left}
     return changing(kinds, task.config)
 
 
@@ -49,10 +47,9 @@ def exported_extras(
     unfolded: the scale stays in the config; else biases of lora_B are multiplied by theirs.
     Raises ExportError for a tensor that PEFT has no place for.
     """
-    scales, extras = _bias_scales(task), task.extras
-    kinds = changing_extras(task, base)
+    kinds, scales, extras = changing_extras(task, base), _bias_scales(task), task.extras
     result: dict[str, RawTensor] = {}
-    for key, new in _placed(task, kinds, extras, scales, unfolded).items():
+    for key, new in _placed(task, kinds, scales, unfolded).items():
         tensor = extras[key]
         if kinds[key] == "lora_bias" and not unfolded:
             tensor = _scaled(task, tensor, scales[key])
@@ -67,21 +64,19 @@ def check_extras(task: TaskAdapter, *, unfolded: bool) -> list[str]:
 
     Raises ExportError as :func:`exported_extras`.
     """
-    left = left_to_base(task, None)
-    kinds = {key: kind for key, kind in task.extra_kinds.items() if key not in left}
-    kinds = changing(kinds, task.config)
-    return list(_placed(task, kinds, task.described, _bias_scales(task), unfolded).values())
+    kinds = changing_extras(task, {})
+    return list(_placed(task, kinds, _bias_scales(task), unfolded).values())
 
 
 def _placed(
     task: TaskAdapter,
     kinds: Mapping[str, ExtraKind],
-    extras: Mapping[str, Described],
     scales: Mapping[str, float],
     unfolded: bool,
 ) -> dict[str, str]:
     """Return PEFT's name of each extra by its own; arguments as in :func:`exported_extras`."""
-    named, taken, result = names_adapter(extras.keys()), set[str](), {}
+    extras, taken, result = task.described, set[str](), {}
+    named = names_adapter(extras.keys())
     for key, kind in kinds.items():
         if kind == "lora_bias" and not unfolded:
             _check_scaled(task, key, extras[key], scales)

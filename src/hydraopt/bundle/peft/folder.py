@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hydraopt.adapters.peftconfig import ranks_and_alphas, resolved_config, written_config
 from hydraopt.adapters.rawtensor import RawTensor
@@ -26,14 +26,12 @@ from hydraopt.bundle.peft.extras import check_extras, exported_extras
 from hydraopt.bundle.peft.folders import check_target
 from hydraopt.bundle.peft.layout import Pair, check_room, pairs_of
 from hydraopt.bundle.peft.tensors import dtype_named, file_chunks, rounded
+from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, explain
 from hydraopt.extras import require
 from hydraopt.files.apart import check_apart
 from hydraopt.files.writing import replaced_folder, write_atomically
 from hydraopt.jsonvalues import to_json
-
-if TYPE_CHECKING:
-    from hydraopt.bundle.task import TaskAdapter
 
 __all__ = [
     "CONFIG", "WEIGHTS", "check_peft", "export_peft", "peft_adapter", "torch_state_dict",

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from hydraopt.adapters.keys import parse
 from hydraopt.bundle.spec import ModuleEntry
+from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, explain
 from hydraopt.linalg.shapes import Array, Factors
-
-if TYPE_CHECKING:
-    from hydraopt.bundle.task import TaskAdapter
 
 __all__ = ["Pair", "balanced", "check_numbers", "check_room", "pairs_of"]
 

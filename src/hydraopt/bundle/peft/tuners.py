@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +22,9 @@ from hydraopt.bundle.peft.layout import balanced, check_numbers
 from hydraopt.bundle.peft.tensors import dtype_named, rounded
 from hydraopt.bundle.ranks import KeptRanks
 from hydraopt.bundle.spec import ModuleEntry
+from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, explain
 from hydraopt.linalg.shapes import Array, Factors
-
-if TYPE_CHECKING:
-    from hydraopt.bundle.task import TaskAdapter
 
 __all__ = ["check_tuner", "tuner_adapter"]
 
