@@ -229,22 +229,11 @@ def test_folders_in_the_way(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     export_peft(task, folder)  # an empty one is fine
-    (folder / "README.md").write_text("keep me")
-    with pytest.raises(UsageError):
-        export_peft(task, folder, dtype="float16")  # it may be the only copy of what was trained
-    assert read_adapter(folder).modules["h.0.q"].a.dtype == "F32"
-    export_peft(task, folder, dtype="float16", overwrite=True)  # the rest is kept
+    export_peft(task, folder, dtype="float16", overwrite=True)
     assert sorted(os.listdir(folder)) == [
         "README.md", "adapter_config.json", "adapter_model.safetensors"
     ]  # fmt: skip
     assert read_adapter(folder).modules["h.0.q"].a.dtype == "F16"
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "thesis.txt").write_text("...")
-    with pytest.raises(UsageError):
-        export_peft(task, other)
-    export_peft(task, other, overwrite=True)
-    assert (other / "thesis.txt").exists()
     (tmp_path / "link").symlink_to(tmp_path / "there", target_is_directory=True)
     (tmp_path / "there").mkdir()
     export_peft(task, tmp_path / "link")  # a link to an empty folder fills that folder
@@ -254,14 +243,6 @@ def test_folders_in_the_way(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         export_peft(task, tmp_path / "file")
     assert not list(tmp_path.glob(".*tmp*"))
-
-
-def test_equal_content_equal_bytes(tmp_path: Path) -> None:
-    task = bundled(tmp_path, save(tmp_path / "x", pair("h.0.q"), plain()))
-    export_peft(task, tmp_path / "a")
-    export_peft(task, tmp_path / "b")
-    for name in os.listdir(tmp_path / "a"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_files_are_those_of_the_safetensors_package() -> None:

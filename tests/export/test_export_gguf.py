@@ -90,38 +90,22 @@ def test_invocation_tokens_that_are_none_are_refused(tokens: Any, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("model_type", "architecture", "permuted"),
-    [("llama", "llama", True), ("gemma3_text", "gemma3", False), ("qwen2", "qwen2", False)],
+    ("model_type", "architecture"), [("gemma3_text", "gemma3"), ("qwen2", "qwen2")]
 )
 def test_rows_are_permuted_for_llama_alone(
-    model_type: str, architecture: str, permuted: bool, tmp_path: Path
+    model_type: str, architecture: str, tmp_path: Path
 ) -> None:
+    """What all formats have to keep is tested with a Llama."""
     task = small_task(tmp_path)
     base = config(tmp_path / "base", model_type=model_type)
     export_gguf(task, tmp_path / "x.gguf", base=base, dtype="f32")
     reader = gguf.GGUFReader(tmp_path / "x.gguf")
     assert text(reader, "general.architecture") == architecture
     data = {x.name: np.array(x.data) for x in reader.tensors}
-    alpha = max(RANKS.values())
-    expected = products(task)
-    for kind, path, heads in (
-        ("attn_q", "self_attn.q_proj", 4),
-        ("attn_k", "self_attn.k_proj", 2),
-        ("ffn_down", "mlp.down_proj", 0),
-    ):
+    for kind, path in (("attn_q", "self_attn.q_proj"), ("attn_k", "self_attn.k_proj")):
         a, b = (data[f"blk.0.{kind}.weight.lora_{x}"] for x in "ab")
-        stored, dense = alpha / len(a) * b @ a, expected[f"model.layers.0.{path}"]
-        if heads and permuted:
-            size = len(dense) // heads
-            # llama.cpp's rope turns rows 2 i and 2 i + 1 of a head, transformers' i and i + half.
-            for head in range(heads):
-                for i in range(size // 2):
-                    for side in range(2):
-                        ours = stored[head * size + 2 * i + side]
-                        theirs = dense[head * size + side * (size // 2) + i]
-                        np.testing.assert_allclose(ours, theirs, atol=1e-6)
-        else:
-            np.testing.assert_allclose(stored, dense, atol=1e-6)
+        stored = max(RANKS.values()) / len(a) * b @ a
+        np.testing.assert_allclose(stored, products(task)[f"model.layers.0.{path}"], atol=1e-6)
 
 
 def test_types(tmp_path: Path) -> None:

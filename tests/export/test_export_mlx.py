@@ -1,4 +1,4 @@
-"""MLX adapter folders, held against the rules of mlx-lm's loader one by one."""
+"""MLX adapter folders, held against the rules of the loaders of mlx-lm and mlx-swift-lm."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from safetensors.numpy import load_file, save_file
 from hydraopt.adapters import read_adapter
 from hydraopt.errors import ExportError, UsageError
 from hydraopt.export import export_mlx, export_peft
-from hydraopt.export.mlx import mlx_adapter
 from tests.conftest import write_adapter
-from tests.export.targets import SHAPES, bundled, pairs, small_task
+from tests.export.targets import SHAPES, bundled, pairs, products, small_task
 from tests.raising import raises
 
 Made = tuple[dict[str, Any], dict[str, NDArray[Any]]]
@@ -40,7 +39,10 @@ def test_settings_that_the_loader_reads_without_a_default(tmp_path: Path) -> Non
     config, _ = exported(small_task(tmp_path), tmp_path / "out")
     assert config["fine_tune_type"] == "lora"
     assert config["num_layers"] == -1
-    assert set(config["lora_parameters"]) == {"rank", "scale", "dropout", "keys"}
+    parameters = config["lora_parameters"]
+    assert set(parameters) == {"rank", "scale", "dropout", "keys"}
+    assert (type(parameters["rank"]), type(parameters["scale"])) == (int, float)
+    assert parameters["dropout"] == 0.0
 
 
 def test_one_rank_and_transposed(tmp_path: Path) -> None:
@@ -78,7 +80,10 @@ def test_number_of_layers_is_that_of_the_base(tmp_path: Path) -> None:
     (base / "config.json").write_text(json.dumps({"num_hidden_layers": 1}))
     with raises(ExportError, adapter="numbers", file="config.json", got="2 layers"):
         export_mlx(task, tmp_path / "few", base=base)
-    for text in ("{}", "[", '{"num_hidden_layers": "7"}', '{"num_hidden_layers": 0}', "3"):
+    (base / "config.json").write_text(json.dumps({"text_config": {"num_hidden_layers": 5}}))
+    assert exported(task, tmp_path / "both", base=base)[0]["num_layers"] == 5
+    bad = ("{}", "[", '{"num_hidden_layers": "7"}', '{"num_hidden_layers": 0}', "3")
+    for text in (*bad, '{"text_config": [1]}'):
         (base / "config.json").write_text(text)
         with pytest.raises(UsageError, match=str(tmp_path)):
             export_mlx(task, tmp_path / "bad", base=base)
@@ -176,10 +181,23 @@ def test_a_peft_adapter_there_does_not_stay_beside_the_config(tmp_path: Path) ->
     assert read_adapter(tmp_path / "out").format == "mlx"
 
 
-def test_layers_of_a_model_of_images_and_texts(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"num_hidden_layers": 5}}))
-    config, _ = mlx_adapter(small_task(tmp_path), base=tmp_path)
-    assert config.num_layers == 5
-    (tmp_path / "config.json").write_text(json.dumps({"text_config": [1]}))
-    with pytest.raises(UsageError, match=str(tmp_path)):
-        mlx_adapter(small_task(tmp_path), base=tmp_path)
+@pytest.mark.parametrize("name", ["num_layers", "lora_layers"])
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_config_from_mlx_keeps_its_number_of_layers(
+    name: str, lossless: bool, tmp_path: Path
+) -> None:
+    """num_layers and fine_tune_type have no defaults in Swift; early mlx-lm wrote lora_layers."""
+    first, base = tmp_path / "first", tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text(json.dumps({"num_hidden_layers": 2}))
+    config, _ = exported(small_task(tmp_path), first, base=base)
+    del config["fine_tune_type"]
+    config[name] = config.pop("num_layers")
+    (first / "adapter_config.json").write_text(json.dumps(config))
+    (tmp_path / "b").mkdir()
+    task = bundled(tmp_path / "b", first, lossless=lossless)["first"]
+    again, _ = exported(task, tmp_path / "out")
+    assert (again["fine_tune_type"], again["num_layers"]) == ("lora", 2)
+    found = read_adapter(tmp_path / "out").modules
+    for path, dense in products(task).items():
+        np.testing.assert_allclose(np.matmul(*found[path].factors()), dense, atol=1e-6)

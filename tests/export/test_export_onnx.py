@@ -18,7 +18,7 @@ from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, MissingExtraError, UsageError
 from hydraopt.export import export_onnx
 from tests.conftest import write_adapter
-from tests.export.targets import RANKS, SHAPES, bundled, of_onnx, pairs, products, small_task
+from tests.export.targets import RANKS, bundled, of_onnx, pairs, products, small_task
 from tests.raising import raises
 
 CODES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
@@ -255,7 +255,3 @@ def test_missing_packages_are_said(
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MissingExtraError):
         export_onnx(task, tmp_path / "x.onnx_adapter", base=model)
-
-
-def test_the_layers_of_these_tests_differ_in_shape_and_rank() -> None:
-    assert len(set(SHAPES.values())) == len(SHAPES) == len(set(RANKS.values()))

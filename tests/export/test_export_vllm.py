@@ -13,7 +13,6 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from hydraopt import merge
-from hydraopt.adapters import read_adapter
 from hydraopt.cli.main import cli
 from hydraopt.errors import ExportError
 from hydraopt.export import export_vllm
@@ -29,14 +28,6 @@ def exported(tmp_path: Path, **options: Any) -> tuple[dict[str, Any], dict[str, 
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     with safe_open(tmp_path / "out" / "adapter_model.safetensors", "np") as file:
         return config, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-
-
-def test_required_fields_are_there(tmp_path: Path) -> None:
-    """PEFTHelper.from_dict raises without r, lora_alpha and target_modules."""
-    config, _ = exported(tmp_path)
-    assert type(config["r"]) is int
-    assert config["lora_alpha"] > 0
-    assert config["target_modules"]
 
 
 def test_features_it_rejects_are_off(tmp_path: Path) -> None:
@@ -101,24 +92,6 @@ def test_names_are_those_it_parses(tmp_path: Path) -> None:
     assert set(tensors) == expected
     # from_local_checkpoint compares the last part of each name with the model's own modules.
     assert config["target_modules"] == ["down_proj", "k_proj", "q_proj"]
-
-
-def test_padding_changes_no_product(tmp_path: Path) -> None:
-    _, tensors = exported(tmp_path)
-    stem = "base_model.model.model.layers.0.self_attn.k_proj.lora_"
-    a, b = tensors[f"{stem}A.weight"], tensors[f"{stem}B.weight"]
-    assert np.array_equal(a[3:], np.zeros_like(a[3:]))
-    assert np.array_equal(b[:, 3:], np.zeros_like(b[:, 3:]))
-    task = small_task(tmp_path / "again")
-    dense = products(task)["model.layers.0.self_attn.k_proj"]
-    np.testing.assert_allclose(b @ a, dense, atol=1e-6)
-
-
-def test_peft_reads_it_too(tmp_path: Path) -> None:
-    exported(tmp_path)
-    adapter = read_adapter(tmp_path / "out")
-    assert {x.scale for x in adapter.modules.values()} == {1.0}
-    assert {x.r for x in adapter.modules.values()} == {16}  # padded
 
 
 def test_targets_are_whole_paths_where_names_do_not_tell(tmp_path: Path) -> None:

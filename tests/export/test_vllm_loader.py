@@ -78,38 +78,6 @@ def test_it_loads_with_the_same_products(options: dict[str, Any], tmp_path: Path
     check(loaded(tmp_path / "out"), task)
 
 
-def test_ranks_that_differ_load_as_one(tmp_path: Path) -> None:
-    """A bundle gives each module its own rank; vLLM reserves room for one."""
-    rng = np.random.default_rng(0)
-    shapes = {"q_proj": 3, "k_proj": 9, "down_proj": 1}
-    made = {
-        f"model.layers.0.self_attn.{name}": (
-            rng.standard_normal((24, rank)),
-            rng.standard_normal((rank, 32)),
-        )
-        for name, rank in shapes.items()
-    }
-    patterns = {
-        "rank_pattern": dict(shapes),
-        "alpha_pattern": {k: 2 * r for k, r in shapes.items()},
-    }
-    folder = write_adapter(tmp_path / "a", made, r=3, lora_alpha=6, **patterns)
-    task = bundled(tmp_path, folder, step=4096)["a"]
-    export_vllm(task, tmp_path / "out", dtype="float32")
-    model = loaded(tmp_path / "out", max_rank=16)
-    assert {x.lora_a.shape[0] for x in model.loras.values()} == {16}
-    check(model, task)
-
-
-def test_a_rank_above_the_servers_is_refused_by_it(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    pair = (rng.standard_normal((40, 9)), rng.standard_normal((9, 40)))
-    folder = write_adapter(tmp_path / "a", {"model.layers.0.self_attn.q_proj": pair})
-    export_vllm(bundled(tmp_path, folder, step=4096)["a"], tmp_path / "out")
-    with pytest.raises(ValueError, match="max_lora_rank"):
-        loaded(tmp_path / "out", max_rank=8)
-
-
 def test_the_resolver_serves_tasks_through_its_registry(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -160,16 +159,6 @@ def test_memory_counts_heads(classifier, heads) -> None:
         plain = attached.memory().cached
         attached.set_task("same")
         assert attached.memory().cached == 2 * plain + 3 * 32 * 4
-
-
-def test_a_thread_that_selected_another_head_is_refused(classifier, heads) -> None:
-    with attach(classifier, heads) as attached:
-        attached.set_task("one")
-        other = threading.Thread(target=attached.set_task, args=("two",))
-        other.start()
-        other.join()
-        with raises(UsageError, got="'two'", expected="'one'"):
-            classifier.score(torch.zeros(1, 32))
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import logging
 import socket
 import threading
@@ -29,8 +27,8 @@ from hydraopt.serve.jobs import GenerationJob, Limits
 from hydraopt.serve.sampling import Sampler
 from hydraopt.serve.server import bind, load_engine, make_server
 from tests.raising import raises
-from tests.serve.conftest import BASE, TASKS, plain, until
-from tests.serve.test_server import complete, slowly
+from tests.serve.conftest import BASE, TASKS, until
+from tests.serve.test_server import complete
 
 MESSAGES: Any = [{"role": "user", "content": "x"}]
 
@@ -124,22 +122,6 @@ def test_rows_outlive_a_join_that_fails(wild) -> None:
         assert one.mask is mask
         assert one._layers == layers
         one.step([5])
-
-
-def test_a_stream_that_nobody_reads_any_more_is_counted(serve) -> None:
-    with serve() as running:
-        slowly(running.engine, 0.02)
-        body = {"model": "de", "prompt": "go", "max_tokens": 1000, "stream": True}
-        connection = http.client.HTTPConnection(running.address.removeprefix("http://"))
-        headers = {"content-type": "application/json"}
-        connection.request("POST", "/v1/completions", json.dumps(body), headers)
-        reply = connection.getresponse()
-        reply.readline()
-        until(lambda: running.engine.load()["running"] == 1)
-        reply.close()
-        connection.close()
-        line = 'hydraopt_requests_total{end="cancelled",model="de"} 1.0'
-        until(lambda: line in plain(f"{running.address}/metrics").text)
 
 
 def test_a_client_that_goes_in_its_body_is_no_error(serve, logged, monkeypatch) -> None:

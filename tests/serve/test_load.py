@@ -5,37 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from benchmarks.speed import serve_load
-from benchmarks.speed.refusals import BAD, Bad, post, problem_of
-from benchmarks.speed.serve_load import Offline, Prompt, answered_alone, kind_of, prompts_of, slope
-from tests.serve.conftest import BASE, TASKS, offline
+from benchmarks.speed.serve_load import Offline, kind_of, slope
 from tests.small_model import tiny_speaker
-
-
-@pytest.fixture(scope="module")
-def server(serve) -> Any:
-    with serve() as running:
-        yield running
-
-
-@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
-def test_bad_requests_are_refused_as_they_should_be(server, bad) -> None:
-    assert problem_of(f"{server.address}/v1", bad, model="de") is None
-
-
-def test_a_server_that_does_not_refuse_is_found(server) -> None:
-    address = f"{server.address}/v1"
-    for bad, problem in (
-        (Bad("fine", {}, 400, "x"), "status 200 instead of 400"),
-        (Bad("code", {"n": 2}, 422, "n is"), "status 400 instead of 422"),
-        (Bad("text", {"n": 2}, 400, "m is"), "does not say 'm is'"),
-    ):
-        assert problem in str(problem_of(address, bad, model="de"))
-    assert post("http://127.0.0.1:9", {})[0] == 0  # nobody is there
 
 
 def test_kinds_of_answers() -> None:
@@ -55,26 +30,6 @@ def test_kinds_of_answers() -> None:
         (("de", 0), "two", "unexplained"),  # the answer to another prompt
     ):
         assert kind_of(asked, text, alone) == kind
-
-
-def test_answers_alone_are_those_of_generate(wild, bundle_of) -> None:
-    prompts = [Prompt("ab", 5), Prompt("xyz", 9)]
-    alone = answered_alone(*wild, bundle_of("all"), BASE, prompts)
-    assert {name for name, _ in alone} == {BASE, *TASKS}
-    for (name, i), found in alone.items():
-        task = None if name == BASE else name
-        right, _ = offline(wild, bundle_of("all"), task, prompts[i].text, prompts[i].most)
-        assert found.text == right
-        assert found.gap >= 0
-    # The tasks differ, so that a wrong one is seen.
-    assert len({x.text for x in alone.values()}) >= 6
-
-
-def test_prompts_are_unlike() -> None:
-    prompts = prompts_of(9, 20)
-    assert len({x.text for x in prompts}) == 9
-    assert all(2 <= x.most <= 21 for x in prompts)
-    assert len({x.most for x in prompts}) > 4
 
 
 def test_the_slope_is_that_after_the_warm_up() -> None:

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from hydraopt import merge
-from hydraopt.errors import BundleFormatError, UsageError
+from hydraopt.errors import UsageError
 from hydraopt.runtime.bundles import PlacedBundle
 from tests.conftest import write_adapter
 from tests.marks import slow
@@ -191,19 +191,6 @@ def test_reload_is_no_ones_business(serve, place) -> None:
         assert plain(f"{running.address}/reload", b"", kind="text/plain").status == 415
     with serve() as running:
         assert plain(f"{running.address}/reload", {}).status == 409
-
-
-def test_no_path_in_what_a_client_sees(serve, place, monkeypatch) -> None:
-    with serve(bundle=place) as running:
-
-        def gone(*_: Any) -> Any:
-            raise BundleFormatError(f"file cannot be read [file {place}]")
-
-        monkeypatch.setattr(PlacedBundle, "head", gone)
-        with pytest.raises(openai.InternalServerError) as caught:
-            complete(running.client(), "en")
-        assert caught.value.status_code == 503
-        assert str(place.parent) not in str(caught.value)
 
 
 def test_a_task_that_cannot_be_answered_with_is_refused(serve, wild, place, other, monkeypatch):

@@ -289,6 +289,8 @@ def test_a_client_that_goes_away_stops_its_answer(serve, stream) -> None:
         connection.close()
         until(lambda: running.engine.load()["running"] == 0, 5)
         assert running.engine.load()["steps"] < 300
+        line = 'hydraopt_requests_total{end="cancelled",model="de"} 1.0'
+        until(lambda: line in plain(f"{running.address}/metrics").text)
 
 
 def test_one_failure_does_not_end_the_server(serve, monkeypatch) -> None:

@@ -10,7 +10,6 @@ lets it act from the last place in the prompt where these tokens stand.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,8 +81,16 @@ def export_gguf(
             b = _permuted(task, pair, b, about.heads if last == "q_proj" else about.kv_heads)
         tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"] = a, b
     with replaced_file(target, ".gguf") as made:
-        head = _GgufMetadata(about.architecture, task.name, float(alpha), invocation)
-        _write(gguf, made, head, DTYPES[dtype], tensors)
+        writer = gguf.GGUFWriter(made, about.architecture)
+        writer.add_string("general.type", "adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_string("general.name", task.name)
+        writer.add_float32("adapter.lora.alpha", float(alpha))
+        if invocation:
+            kinds = gguf.GGUFValueType
+            key = "adapter.alora.invocation_tokens"
+            writer.add_key_value(key, invocation, kinds.ARRAY, kinds.UINT32)
+        _write(gguf, writer, task.name, DTYPES[dtype], tensors)
         _read_back(gguf, made, task, tensors)
 
 
@@ -138,19 +145,6 @@ def _permuted(task: TaskAdapter, pair: Pair, b: Array, heads: int) -> Array:
     return b.reshape(heads, 2, m // heads // 2, r).swapaxes(1, 2).reshape(m, r)
 
 
-@dataclass(frozen=True)
-class _GgufMetadata:
-    """Header of the file about the adapter.
-
-    invocation: tokens of an aLoRA, otherwise empty.
-    """
-
-    architecture: str
-    name: str
-    alpha: float
-    invocation: list[int]
-
-
 def _invocation(task: TaskAdapter) -> list[int]:
     """Return the tokens after which an aLoRA acts; none for other LoRAs.
 
@@ -170,29 +164,19 @@ def _invocation(task: TaskAdapter) -> list[int]:
     )
 
 
-def _write(
-    gguf: Any, file: Path, head: _GgufMetadata, dtype: str, tensors: dict[str, Array]
-) -> None:
-    writer = gguf.GGUFWriter(file, head.architecture)
-    writer.add_string("general.type", "adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_string("general.name", head.name)
-    writer.add_float32("adapter.lora.alpha", head.alpha)
-    if head.invocation:
-        kinds = gguf.GGUFValueType
-        key = "adapter.alora.invocation_tokens"
-        writer.add_key_value(key, head.invocation, kinds.ARRAY, kinds.UINT32)
+def _write(gguf: Any, writer: Any, name: str, dtype: str, tensors: dict[str, Array]) -> None:
+    """Add the tensors in that type to the file of ``writer``, and write it."""
     if dtype == "q8_0":
         writer.add_uint32("general.quantization_version", gguf.GGML_QUANT_VERSION)
-    for name, values in tensors.items():
+    for key, values in tensors.items():
         if dtype == "q8_0" and values.shape[1] % _BLOCK == 0:
             eight = gguf.GGMLQuantizationType.Q8_0
             packed = gguf.quants.quantize(np.ascontiguousarray(values, np.float32), eight)
-            writer.add_tensor(name, packed, raw_dtype=eight)
+            writer.add_tensor(key, packed, raw_dtype=eight)
             continue
         code, kind = ("F32", "<f4") if dtype == "f32" else ("F16", "<f2")
-        data = rounded(name, values, code, head.name, "Choose --dtype f32").raw()
-        writer.add_tensor(name, np.frombuffer(data, kind).reshape(values.shape))
+        data = rounded(key, values, code, name, "Choose --dtype f32").raw()
+        writer.add_tensor(key, np.frombuffer(data, kind).reshape(values.shape))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

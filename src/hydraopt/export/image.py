@@ -17,14 +17,14 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 
-from hydraopt.adapters.imagemodels import component_of, is_numbered
+from hydraopt.adapters.imagemodels import component_of
 from hydraopt.adapters.model import ExtraKind, Layout
 from hydraopt.adapters.peftconfig import ranks_and_alphas
 from hydraopt.adapters.rawtensor import RawTensor
@@ -39,7 +39,6 @@ from hydraopt.export.plain import refuse_all_but, refused
 from hydraopt.export.stored import Stored, check_padded, kept_file, stored_modules
 from hydraopt.files.apart import check_apart
 from hydraopt.files.writing import replaced_file, replaced_folder, write_atomically
-from hydraopt.jsonvalues import to_json
 
 __all__ = ["export_diffusers", "export_kohya"]
 
@@ -149,9 +148,6 @@ def _diffusers(
 ) -> tuple[set[str], Mapping[str, RawTensor], Mapping[str, str]]:
     """Return the names of the modules, the tensors and the metadata of a diffusers file."""
     modules = [x.folded() for x in _modules(task, "diffusers", dtype)]
-    named_by_number = modules and all(is_numbered(x.path) for x in modules)
-    if task.entry.format == "diffusers" and named_by_number:
-        return _numbered(task, modules, uniform_rank)
     names = {x.path: _diffusers_name(task, x.path, "diffusers") for x in modules}
     _need_distinct(task, names)
     by_component: dict[str, list[Stored]] = {}
@@ -168,33 +164,13 @@ def _diffusers(
             name = names[x.path]
             tensors |= _pair(task, x, f"{name}.lora_A.weight", f"{name}.lora_B.weight")
         ranks = {_inner(names[x.path]): x.rank for x in members}
-        settings |= {f"{component}.{k}": v for k, v in to_json(_settings(task, ranks)).items()}
+        settings |= {f"{component}.{k}": v for k, v in _settings(task, ranks).items()}
     metadata = {
         **_kept_metadata(task, "diffusers"),
         "format": "pt",
         "lora_adapter_metadata": json.dumps(settings, indent=2, sort_keys=True),
     }
     return set(names.values()), _with_extras(task, tensors), metadata
-
-
-def _numbered(
-    task: TaskAdapter, modules: list[Stored], uniform_rank: bool
-) -> tuple[set[str], Mapping[str, RawTensor], Mapping[str, str]]:
-    """Return names, tensors and metadata in the style of the first LoRA files for image models.
-
-    Modules are named "unet:0:up" and ranks are in the metadata. The lora package, which introduced
-    these files, reads them; newer tools do not.
-    """
-    most = max(x.rank for x in modules)
-    if uniform_rank:
-        check_padded(task, modules, most)
-        modules = [x.padded(most) for x in modules]
-    tensors: dict[str, RawTensor] = {}
-    metadata = {**_kept_metadata(task, "diffusers"), "format": "pt"}
-    for x in modules:
-        tensors |= _pair(task, x, f"{x.path}:down", f"{x.path}:up")
-        metadata[f"{x.path}:rank"] = str(x.rank)
-    return {x.path for x in modules}, _with_extras(task, tensors), metadata
 
 
 # --- names ------------------------------------------------------------------------------------
@@ -348,31 +324,18 @@ def _inner(name: str) -> str:
     return inner.removeprefix("text_model.") if component.startswith("text_") else inner
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """PEFT's settings of one component."""
-
-    r: int
-    lora_alpha: int
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
-    target_modules: Sequence[str]
-    use_dora: bool
-    lora_bias: bool
-    peft_type: str = "LORA"
-
-
-def _settings(task: TaskAdapter, ranks: Mapping[str, int]) -> _Settings:
+def _settings(task: TaskAdapter, ranks: Mapping[str, int]) -> dict[str, Any]:
     """Return the settings of one component: alpha is the rank everywhere."""
     usual = Counter(ranks.values()).most_common(1)[0][0]
     paths = ranks_and_alphas({path: (r, r) for path, r in sorted(ranks.items())}, usual)
     kinds = task.extra_kinds.values()
-    return _Settings(
-        paths.r,
-        paths.lora_alpha,
-        paths.rank_pattern,
-        paths.alpha_pattern,
-        sorted(ranks),
-        "dora_magnitude" in kinds,
-        "lora_bias" in kinds,
-    )
+    return {
+        "r": paths.r,
+        "lora_alpha": paths.lora_alpha,
+        "rank_pattern": dict(paths.rank_pattern),
+        "alpha_pattern": dict(paths.alpha_pattern),
+        "target_modules": sorted(ranks),
+        "use_dora": "dora_magnitude" in kinds,
+        "lora_bias": "lora_bias" in kinds,
+        "peft_type": "LORA",
+    }

@@ -15,8 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -35,9 +34,8 @@ from hydraopt.export.stored import check_padded, kept_file, stored_modules
 from hydraopt.files.apart import check_apart
 from hydraopt.files.reading import MOST_CONFIG, read_regular
 from hydraopt.files.writing import replaced_folder, write_atomically
-from hydraopt.jsonvalues import to_json
 
-__all__ = ["export_mlx", "mlx_adapter"]
+__all__ = ["export_mlx"]
 
 _ENGINE: Final = "mlx-lm"
 _WEIGHTS: Final = "adapters.safetensors"
@@ -85,8 +83,7 @@ def export_mlx(
             **_origin(task),
         }
     else:
-        (made_config, tensors), metadata = mlx_adapter(task, dtype, base), {}
-        config = to_json(made_config)
+        (config, tensors), metadata = _adapter(task, dtype, base), {}
     with replaced_folder(target, _PEFT.__contains__) as made:
         write_atomically(made / _WEIGHTS, file_chunks(tensors, metadata))
         write_atomically(made / _CONFIG, [json.dumps(config, indent=4, sort_keys=True).encode()])
@@ -94,29 +91,9 @@ def export_mlx(
         read_back(made)
 
 
-@dataclass(frozen=True)
-class _Parameters:
-    """Rank, scale and dropout of all modules, and their names inside a layer."""
-
-    rank: int
-    scale: float
-    dropout: float
-    keys: Sequence[str]
-
-
-@dataclass(frozen=True)
-class MlxConfig:
-    """Content of adapter_config.json. num_layers: of the adapter; -1 for all. model: the base."""
-
-    fine_tune_type: str
-    num_layers: int
-    lora_parameters: _Parameters
-    model: str | None = None
-
-
-def mlx_adapter(
+def _adapter(
     task: TaskAdapter, dtype: str = "same", base: str | os.PathLike[str] | None = None
-) -> tuple[MlxConfig, dict[str, RawTensor]]:
+) -> tuple[dict[str, Any], dict[str, RawTensor]]:
     """Return config and tensors of the task for mlx-lm; see :func:`export_mlx`.
 
     The scale of the config is that of all modules, if they share one; else 1, and each module's own
@@ -147,10 +124,19 @@ def mlx_adapter(
             key = f"{x.path}.{name}"
             tensors[key] = rounded(key, values, kind, task.name)
     keys, layers = _keys(task)
-    parameters = _Parameters(rank, modules[0].scale, 0.0, keys)
-    count = _num_layers(task, base, layers)
-    kind = "dora" if _is_dora(task) else "lora"
-    return MlxConfig(kind, count, parameters, task.base_model or None), {**tensors, **magnitudes}
+    config: dict[str, Any] = {
+        "fine_tune_type": "dora" if _is_dora(task) else "lora",
+        "num_layers": _num_layers(task, base, layers),
+        "lora_parameters": {
+            "rank": rank,
+            "scale": modules[0].scale,
+            "dropout": 0.0,
+            "keys": keys,
+        },
+    }
+    if task.base_model:
+        config["model"] = task.base_model
+    return config, {**tensors, **magnitudes}
 
 
 def _keys(task: TaskAdapter) -> tuple[list[str], int]:

@@ -125,10 +125,6 @@ class FolderCache:
             os.utime(home)
         return folder
 
-    def size(self) -> int:
-        """Return the number of bytes of all folders."""
-        return sum(size for _, size, _ in self._homes())
-
     def _homes(self) -> list[tuple[float, int, Path]]:
         """Return (time of last use, bytes, folder) of each."""
         homes = []

@@ -16,9 +16,8 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.peft.folder import write_peft
@@ -29,7 +28,6 @@ from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
 from hydraopt.export.plain import plain_pairs, refused
 from hydraopt.files.apart import check_apart
-from hydraopt.jsonvalues import to_json
 from hydraopt.linalg.shapes import Factors
 
 __all__ = ["RANKS", "export_vllm"]
@@ -67,33 +65,12 @@ def export_vllm(
             explain("cannot read the base model", file=Path(base), expected="a transformers folder")
         )
     config, tensors = vllm_adapter(task, dtype, base)
-    write_peft(task, target, to_json(config), tensors)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VllmConfig:
-    """Content of adapter_config.json."""
-
-    base_model_name_or_path: str | None
-    bias: str = "none"
-    fan_in_fan_out: bool
-    inference_mode: bool = True
-    init_lora_weights: bool = True
-    lora_alpha: int
-    lora_dropout: float = 0.0
-    modules_to_save: None
-    peft_type: str = "LORA"
-    r: int
-    target_modules: Sequence[str]
-    target_parameters: Sequence[str] | None = None
-    task_type: str | None
-    use_dora: bool = False
-    use_rslora: bool = False
+    write_peft(task, target, config, tensors)
 
 
 def vllm_adapter(
     task: TaskAdapter, dtype: object = "same", base: str | os.PathLike[str] | None = None
-) -> tuple[VllmConfig, dict[str, RawTensor]]:
+) -> tuple[dict[str, Any], dict[str, RawTensor]]:
     """Return config and tensors of the task for vLLM; see :func:`export_vllm`.
 
     All modules have one rank, the least of :data:`RANKS` that holds them, padded with zeros, which
@@ -117,16 +94,25 @@ def vllm_adapter(
             tensors[key] = rounded(key, values, kind, task.name)
     paths = sorted(pair.path for pair in pairs if pair.path not in stacked)
     names = sorted({path.rpartition(".")[2] for path in paths})
-    config = VllmConfig(
-        base_model_name_or_path=task.base_model,
-        fan_in_fan_out=bool(task.config.get("fan_in_fan_out", False)),
-        lora_alpha=rank,
-        modules_to_save=None,
-        r=rank,
-        target_modules=names if _only_targets(names, paths, task) else paths,
-        target_parameters=task.config.get("target_parameters") if stacked else None,
-        task_type=task.config.get("task_type"),
-    )
+    config = {
+        "base_model_name_or_path": task.base_model,
+        "bias": "none",
+        "fan_in_fan_out": bool(task.config.get("fan_in_fan_out", False)),
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "target_modules": names if _only_targets(names, paths, task) else paths,
+        "task_type": task.config.get("task_type"),
+        "use_dora": False,
+        "use_rslora": False,
+    }
+    parameters = task.config.get("target_parameters")
+    if stacked and parameters is not None:
+        config["target_parameters"] = parameters
     return config, tensors
 
 

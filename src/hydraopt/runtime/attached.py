@@ -194,22 +194,6 @@ class Attached:
                 self._watching.extend(self._batches.watch(self._model))
             self._choose(names, adders, heads)
 
-    def look_again(self, name: str) -> None:
-        """Take a task as its file is now, where it cannot be read any more as it was attached.
-
-        Only a bundle in several files can give one, and only over the same core. One that is gone
-        is no longer in ``tasks``. Raises TaskNotFoundError for it, BundleFormatError or RemoteError
-        for one that cannot be read, UsageError for one that cannot be attached.
-        """
-        with self._selecting:
-            at = placed, own_name = self._find(name)
-            try:
-                placed.look_again(own_name)
-            except TaskNotFoundError:
-                self._names = {key: x for key, x in self._names.items() if x != at}
-                self.tasks = tuple(x for x in self.tasks if x in self._names)
-                raise
-
     @contextmanager
     def task(self, name: str | Sequence[str | None] | None) -> Iterator[Attached]:
         """Select a task inside the block, or a list of tasks as in :meth:`set_tasks`."""
@@ -290,7 +274,7 @@ class Attached:
     def _head(self, name: str, heads: dict[Hashable, Head]) -> Head:
         """Return the task's head, decoded if it is nowhere; put into ``heads`` under its key."""
         placed, own_name = self._find(name)
-        task = placed.task(own_name)
+        task = placed.bundle[own_name]
         placed.check(task)
         key = placed.key(task)
         # What is selected now may have left the cache, or never have been in it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,11 @@ from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
 from hydraopt.adapters.torchdtypes import dtype_name
 from hydraopt.adapters.tuners import changing, other_tuner
 from hydraopt.bundle.peft.below import is_of_base, layer_below
-from hydraopt.bundle.reader import Bundle, no_such_task
+from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.collection.following import Following, core_of_bundle
 from hydraopt.collection.opening import open_bundle
-from hydraopt.errors import BundleFormatError, TaskNotFoundError, UsageError, explain
+from hydraopt.errors import UsageError, explain
 from hydraopt.files.url import place_of
 from hydraopt.runtime.heads import Head, ModuleHead, ReplacedModule, Site, module_head, site_of
 from hydraopt.runtime.places import Places
@@ -46,8 +44,6 @@ class PlacedBundle:
     def __init__(self, model: nn.Module, bundle: Bundle, label: str) -> None:
         self._model, self.bundle, self.label = model, bundle, label
         self._sound: set[str] = set()
-        self._following = Following(bundle.path)
-        self._renewed: dict[str, Bundle] = {}
         # Some tensors may be kept as differences from the model's own.
         bundle.give_base(getattr(getattr(model, "config", None), "_name_or_path", None))
         manifest = bundle.core
@@ -78,34 +74,6 @@ class PlacedBundle:
         types = {site.place.dtype for site in self.sites.values()} or {self._places.fallback}
         numbers = sum(task.numbers for task in self.bundle.rows)
         return numbers * max(x.itemsize for x in types)
-
-    def task(self, name: str) -> TaskAdapter:
-        """Return the task of that name. Raises TaskNotFoundError; BundleFormatError."""
-        return self._renewed.get(name, self.bundle)[name]
-
-    def look_again(self, name: str) -> None:
-        """Take a task as its file is now; see :meth:`hydraopt.Attached.look_again`."""
-        core, fresh = core_of_bundle(self.bundle), None
-        if core is not None:
-            with suppress(TaskNotFoundError):
-                fresh = self._following.tasks([name])
-        last = self._following.last
-        now = None if last is None else core_of_bundle(last)
-        if core is None or now is None or now.id != core.id:
-            raise BundleFormatError(
-                explain(
-                    "the bundle changed while it was in use",
-                    file=self.bundle.path,
-                    do="Attach it again",
-                )
-            )
-        if fresh is None:
-            raise no_such_task(name, (), self.bundle.path)
-        fresh.base = self.bundle.base
-        fresh.take_core(self.bundle)
-        self._sound.discard(name)
-        self.check(fresh[name])
-        self._renewed[name] = fresh
 
     def key(self, task: TaskAdapter) -> Hashable:
         """Return the cache key of a head.

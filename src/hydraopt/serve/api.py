@@ -16,24 +16,13 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from hydraopt.errors import TaskNotFoundError
-from hydraopt.jsonvalues import to_json
 from hydraopt.serve.engine import ModelEngine
-from hydraopt.serve.failures import GONE, UNREADABLE
 from hydraopt.serve.jobs import Answer, ClosedError, GenerationJob, Limits, Piece, QueueFullError
 from hydraopt.serve.metrics import Metrics
 from hydraopt.serve.prompts import LongPromptError, PromptReader
 from hydraopt.serve.reload import ReloadError
-from hydraopt.serve.replies import (
-    ApiError,
-    Model,
-    ModelList,
-    Reply,
-    ReplyBody,
-    chunk,
-    event,
-    usage_of,
-    whole,
-)
+from hydraopt.serve.replies import ApiError, Reply, event, model_list, model_of, usage_of
+from hydraopt.serve.rows import UNREADABLE
 from hydraopt.serve.schemas import BaseRequest, ChatRequest, CompletionRequest
 
 __all__ = ["make_app"]
@@ -119,18 +108,19 @@ def _add_reload(
             raise ApiError(409, str(error), "reload_refused") from error
         except ClosedError as error:
             raise ApiError(503, str(error), "shutting_down") from error
-        return _json(ModelList([service.about(name) for name in (service.names[0], *tasks)]))
+        names = (service.names[0], *tasks)
+        return JSONResponse(model_list([service.about(name) for name in names]))
 
 
 def _add_answers(app: FastAPI, service: _Service, limits: Limits, keyed: Sequence[Any]) -> None:
     @app.get("/v1/models", dependencies=keyed)
     async def models() -> Response:
-        return _json(ModelList([service.about(name) for name in service.names]))
+        return JSONResponse(model_list([service.about(name) for name in service.names]))
 
     @app.get("/v1/models/{name:path}", dependencies=keyed)
     async def model(name: str) -> Response:
         service.task(name)
-        return _json(service.about(name))
+        return JSONResponse(service.about(name))
 
     @app.post("/v1/completions", dependencies=keyed)
     async def completions(request: HttpRequest) -> Response:
@@ -173,9 +163,9 @@ class _Service:
     def names(self) -> tuple[str, ...]:
         return (self._base, *self._engine.tasks)
 
-    def about(self, name: str) -> Model:
+    def about(self, name: str) -> dict[str, Any]:
         """Return the description of a model."""
-        return Model(name, self._since, None if name == self._base else self._base)
+        return model_of(name, self._since, None if name == self._base else self._base)
 
     def task(self, name: str) -> str | None:
         """Return the engine's name of a model; None is the base."""
@@ -228,7 +218,7 @@ class _Service:
     async def answer(
         self, request: HttpRequest, body: BaseRequest, prompt: tuple[int, ...], most: int
     ) -> Response:
-        reply = Reply("chat" if isinstance(body, ChatRequest) else "completion", body.model)
+        reply = Reply(isinstance(body, ChatRequest), body.model)
         job = self._job(body, prompt, most)
         pieces: asyncio.Queue[Piece] = asyncio.Queue()
         loop = asyncio.get_running_loop()
@@ -255,8 +245,7 @@ class _Service:
         with _cancelling(request, answer):
             async for piece in self._pieces(answer, pieces):
                 text += piece.text
-        usage = usage_of(job, piece)
-        return _json(whole(reply, text, piece.reason, usage))
+        return JSONResponse(reply.whole(text, piece.reason, usage_of(job, piece)))
 
     async def _events(
         self,
@@ -269,11 +258,11 @@ class _Service:
         with_usage = body.stream_options is not None and body.stream_options.include_usage
         with _cancelling(request, answer):
             try:
-                yield event(chunk(reply, None, None))
+                yield event(reply.chunk(None, None))
                 async for piece in self._pieces(answer, pieces):
-                    yield event(chunk(reply, piece.text, piece.reason))
+                    yield event(reply.chunk(piece.text, piece.reason))
                 if with_usage:
-                    yield event(reply.body(True, usage=usage_of(answer.job, piece)))
+                    yield event(reply.last_chunk(usage_of(answer.job, piece)))
                 yield event("[DONE]")
             except ApiError as error:
                 yield event(error.body)
@@ -287,8 +276,6 @@ class _Service:
                 raise ApiError(408, limit, "timeout")
             if piece.reason == "closing":
                 raise ApiError(503, "the server is shutting down", "shutting_down")
-            if piece.error == GONE:
-                raise _no_model(str(answer.job.task))
             if piece.error == UNREADABLE:
                 raise ApiError(503, UNREADABLE, "bundle_unreadable")
             if piece.reason == "error":
@@ -390,8 +377,4 @@ def _cancelling(request: HttpRequest, answer: Answer) -> Iterator[None]:
 
 
 def _refused(error: ApiError) -> Response:
-    return JSONResponse(to_json(error.body), error.status, error.headers)
-
-
-def _json(body: Model | ModelList | ReplyBody) -> Response:
-    return JSONResponse(to_json(body))
+    return JSONResponse(error.body, error.status, error.headers)

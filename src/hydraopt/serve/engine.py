@@ -21,7 +21,6 @@ from hydraopt.basemodel.rowcache import RowCache
 from hydraopt.basemodel.writing import ends_of
 from hydraopt.errors import HydraoptError, TaskNotFoundError, UsageError, explain
 from hydraopt.runtime.attached import Attached
-from hydraopt.serve.failures import UNREAD, fail
 from hydraopt.serve.jobs import (
     Answer,
     ClosedError,
@@ -31,7 +30,7 @@ from hydraopt.serve.jobs import (
     QueueFullError,
     Reason,
 )
-from hydraopt.serve.rows import BatchRow
+from hydraopt.serve.rows import BatchRow, fail
 from hydraopt.serve.sampling import Sampler
 from hydraopt.serve.text import Decoder, StopWatch
 
@@ -86,25 +85,9 @@ class ModelEngine:
     def submit(self, job: GenerationJob, deliver: Callable[[Piece], None]) -> Answer:
         """Take a job on; ``deliver`` gets its pieces, the last with a reason.
 
-        Raises QueueFullError, ClosedError; UsageError if the job exceeds the limits;
-        TaskNotFoundError.
+        job: within the limits of tokens, which the caller checks.
+        Raises QueueFullError, ClosedError, TaskNotFoundError.
         """
-        if not 0 < len(job.prompt) <= self.limits.prompt_tokens:
-            raise UsageError(
-                explain(
-                    "the prompt is empty or too long",
-                    got=f"{len(job.prompt)} tokens",
-                    expected=f"1 to {self.limits.prompt_tokens}",
-                )
-            )
-        if not 0 < job.max_tokens <= self.limits.answer_tokens:
-            raise UsageError(
-                explain(
-                    "max_tokens is out of range",
-                    got=job.max_tokens,
-                    expected=f"1 to {self.limits.answer_tokens}",
-                )
-            )
         answer = Answer(job, deliver, time.monotonic() + self.limits.seconds)
         with self._changed:
             if self._closed or not self.alive:
@@ -202,11 +185,10 @@ class ModelEngine:
         if chosen := self._next():
             self._read(chosen)
 
-    def _read(self, chosen: Sequence[Answer], again: bool = True) -> None:
+    def _read(self, chosen: Sequence[Answer]) -> None:
         """Read the requests' prompts together; if that fails, read each by itself.
 
-        A task that cannot be read then fails only its own requests. again: look again for such a
-        task.
+        A task that cannot be read then fails only its own requests.
         """
         new = [
             BatchRow(x, Sampler(x.job), Decoder(self.tokenizer), StopWatch(x.job.stop))
@@ -218,39 +200,15 @@ class ModelEngine:
             logits = batch.start([x.job.prompt for x in chosen])
             self._batch.join(batch)
         except Exception as error:
-            if len(chosen) > 1:
+            if len(chosen) == 1:
+                fail(new, error, f"no answer of {chosen[0].job.task!r}")
+            else:
                 for answer in chosen:
                     self._read([answer])
-                return
-            failure = self._renew(chosen[0], error) if again else error
-            if failure is None:
-                self._read(chosen, again=False)
-            else:
-                fail(new, failure, f"no answer of {chosen[0].job.task!r}")
             return
         self._rows += new
         self._take(new, logits)
         self._drop()
-
-    def _renew(self, answer: Answer, error: Exception) -> Exception | None:
-        """Reload a task that could not be read; return what is still wrong.
-
-        error: the failure of the answer; other failures are returned unchanged. Rows that began
-        with the old task end, because an answer belongs to one task.
-        """
-        task, attached = answer.job.task, answer.attached
-        if task is None or not isinstance(error, UNREAD):
-            return error
-        try:
-            attached.look_again(task)
-        except HydraoptError as final:
-            return final
-        started = [
-            x for x in self._rows if (x.answer.job.task, x.answer.attached) == (task, attached)
-        ]
-        fail(started, error, f"no more of {task!r} as it was")
-        self._drop()
-        return None
 
     def _next(self) -> list[Answer]:
         """Drop waiting requests whose time is over, and return those whose turn it is."""

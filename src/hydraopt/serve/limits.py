@@ -15,7 +15,6 @@ from typing import Any, Final
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from hydraopt.jsonvalues import to_json
 from hydraopt.serve.replies import ApiError
 
 __all__ = [
@@ -184,14 +183,14 @@ async def _busy(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def _send(send: Any, error: ApiError) -> None:
-    body = json.dumps(to_json(error.body)).encode()
+    body = json.dumps(error.body).encode()
     headers = _headers(error, body)
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 def _in_full(error: ApiError) -> bytes:
-    body = json.dumps(to_json(error.body)).encode()
+    body = json.dumps(error.body).encode()
     lines = [b"HTTP/1.1 %d %s" % (error.status, b"Refused")]
     lines += [b"%s: %s" % header for header in _headers(error, body)]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body

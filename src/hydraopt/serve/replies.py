@@ -1,47 +1,16 @@
-"""Format of replies, which hydraopt.jsonvalues.to_json converts to OpenAI's JSON."""
+"""Replies in OpenAI's JSON: models, answers in one piece or in chunks, and refusals."""
 
 from __future__ import annotations
 
 import json
 import time
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
-from hydraopt.jsonvalues import to_json
 from hydraopt.serve.jobs import GenerationJob, Piece
 
-__all__ = [
-    "ApiError",
-    "Model",
-    "ModelList",
-    "Reply",
-    "ReplyBody",
-    "ReplyMessage",
-    "Usage",
-    "chunk",
-    "event",
-    "usage_of",
-    "whole",
-]
-
-
-@dataclass(frozen=True)
-class ErrorDetails:
-    """Description of a refusal."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-@dataclass(frozen=True)
-class ErrorBody:
-    """Body of a refusal."""
-
-    error: ErrorDetails
+__all__ = ["ApiError", "Reply", "event", "model_list", "model_of", "usage_of"]
 
 
 class ApiError(Exception):
@@ -52,12 +21,13 @@ class ApiError(Exception):
         self.status, self.code, self.param = status, code, param
 
     @property
-    def body(self) -> ErrorBody:
+    def body(self) -> dict[str, Any]:
         """Body of the response."""
         kind = {401: "authentication_error", 429: "rate_limit_error"}.get(
             self.status, "server_error" if self.status >= 500 else "invalid_request_error"
         )
-        return ErrorBody(ErrorDetails(str(self), kind, self.param, self.code))
+        details = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        return {"error": details}
 
     @property
     def headers(self) -> dict[str, str]:
@@ -68,116 +38,71 @@ class ApiError(Exception):
         return {"Retry-After": "1"} if self.code in ("queue_full", "bundle_unreadable") else {}
 
 
-@dataclass(frozen=True)
-class Model:
-    """Model that is served. parent: the base model of a task."""
-
-    id: str
-    created: int
-    parent: str | None = None
-    object: str = "model"
-    owned_by: str = "hydraopt"
+def model_of(name: str, created: int, parent: str | None) -> dict[str, Any]:
+    """Return the description of a model. parent: the base model of a task, otherwise None."""
+    model = {"id": name, "created": created, "object": "model", "owned_by": "hydraopt"}
+    return model if parent is None else {**model, "parent": parent}
 
 
-@dataclass(frozen=True)
-class ModelList:
-    """Models that are served."""
-
-    data: Sequence[Model]
-    object: str = "list"
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Numbers of tokens read and written."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-@dataclass(frozen=True)
-class ReplyMessage:
-    """Message of a chat, or a piece of one."""
-
-    role: str | None = None
-    content: str | None = None
-
-
-@dataclass(frozen=True)
-class ReplyChoice:
-    """Answer, or a piece of one: text of a completion, message or delta of a chat."""
-
-    index: int
-    finish_reason: str | None
-    logprobs: None
-    text: str | None = None
-    message: ReplyMessage | None = None
-    delta: ReplyMessage | None = None
-
-
-@dataclass(frozen=True)
-class ReplyBody:
-    """Body of a reply, or of a chunk of one."""
-
-    id: str
-    object: str
-    created: int
-    model: str
-    choices: tuple[ReplyChoice, ...]
-    usage: Usage | None = None
+def model_list(models: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the list of the models that are served."""
+    return {"data": models, "object": "list"}
 
 
 @dataclass(frozen=True)
 class Reply:
-    """Reply: its kind, and the fields that all of its chunks share."""
+    """Fields that all chunks of a reply share. chat: whether it is a chat, not a completion."""
 
-    kind: Literal["chat", "completion"]
+    chat: bool
     model: str
     created: int = field(default_factory=lambda: int(time.time()))
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def body(self, streamed: bool, *choices: ReplyChoice, usage: Usage | None = None) -> ReplyBody:
-        """Return the body with these choices. streamed: whether it is a chunk."""
-        chat = self.kind == "chat"
-        name = "chat.completion" if chat else "text_completion"
-        return ReplyBody(
-            f"{'chatcmpl' if chat else 'cmpl'}-{self.id}",
-            f"{name}.chunk" if chat and streamed else name,
-            self.created,
-            self.model,
-            choices,
-            usage,
-        )
+    def whole(self, text: str, reason: str | None, usage: dict[str, int]) -> dict[str, Any]:
+        """Return the reply in one piece."""
+        content = {"message": {"role": "assistant", "content": text}}
+        choice = _choice(reason, content if self.chat else {"text": text})
+        return {**self._body("", [choice]), "usage": usage}
+
+    def chunk(self, text: str | None, reason: str | None) -> dict[str, Any]:
+        """Return a piece of the reply; a text of None marks its beginning."""
+        if not self.chat:
+            choice = _choice(reason, {"text": text or ""})
+        elif text is None:
+            choice = _choice(reason, {"delta": {"role": "assistant", "content": ""}})
+        else:
+            choice = _choice(reason, {"delta": {"content": text} if text else {}})
+        return self._body(".chunk", [choice])
+
+    def last_chunk(self, usage: dict[str, int]) -> dict[str, Any]:
+        """Return the chunk after all text, which has the usage."""
+        return {**self._body(".chunk", []), "usage": usage}
+
+    def _body(self, suffix: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": f"{'chatcmpl' if self.chat else 'cmpl'}-{self.id}",
+            "object": f"chat.completion{suffix}" if self.chat else "text_completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
 
 
-def usage_of(job: GenerationJob, last: Piece) -> Usage:
+def _choice(reason: str | None, content: dict[str, Any]) -> dict[str, Any]:
+    return {"index": 0, "finish_reason": reason, "logprobs": None, **content}
+
+
+def usage_of(job: GenerationJob, last: Piece) -> dict[str, int]:
     """Return the numbers of tokens read and written."""
     read, written = len(job.prompt), last.tokens
-    return Usage(read, written, read + written)
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+    }
 
 
-def whole(reply: Reply, text: str, reason: str | None, usage: Usage) -> ReplyBody:
-    """Return a reply in one piece."""
-    if reply.kind == "chat":
-        choice = ReplyChoice(0, reason, None, message=ReplyMessage("assistant", text))
-    else:
-        choice = ReplyChoice(0, reason, None, text)
-    return reply.body(False, choice, usage=usage)
-
-
-def chunk(reply: Reply, text: str | None, reason: str | None) -> ReplyBody:
-    """Return a piece of a reply; a text of None marks its beginning."""
-    if reply.kind == "completion":
-        choice = ReplyChoice(0, reason, None, text or "")
-    elif text is None:
-        choice = ReplyChoice(0, reason, None, delta=ReplyMessage("assistant", ""))
-    else:
-        choice = ReplyChoice(0, reason, None, delta=ReplyMessage(content=text or None))
-    return reply.body(True, choice)
-
-
-def event(data: ReplyBody | ErrorBody | str) -> str:
+def event(data: dict[str, Any] | str) -> str:
     """Format a server-sent event."""
-    text = data if isinstance(data, str) else json.dumps(to_json(data), ensure_ascii=False)
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
     return f"data: {text}\n\n"
