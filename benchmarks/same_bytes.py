@@ -5,8 +5,8 @@
 Both trees merge the same adapters in this environment, one after the other, on this machine (the
 last bits of a decomposition, and so some bytes, differ between processors): the examples at 10, 5
 and 3 %, by error, by the worst error, fair, lossless, shrunk, HydraOpt with four heads, and the
-forty adapters of ``zoo/adapters/gemma3-5x8`` at 10 and 5 %. The golden files of the tests
-are compared as they lie in git.
+forty adapters of ``gemma3-5x8`` at 10 and 5 % (zoo/fetch.py unpacks them). The golden files of the
+tests are compared as they lie in git.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ def bundles(tree: Path, adapters: Path, work: Path, quick: bool) -> Hashes:
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
     def folders(of: str) -> list[str]:
+        if not (adapters / of).is_dir():
+            sys.exit(f"{of} is missing: run python -m zoo.fetch zoo-evidence.tar, or use --quick")
         return [str(x) for x in sorted((adapters / of).iterdir()) if x.is_dir()]
 
     eight = folders("examples/adapters")

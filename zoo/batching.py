@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from hydraopt.basemodel.encoding import Batch, Encoded, collate, encode_row, prompt_text
-from hydraopt.basemodel.logits import as_the_model_does, logits_of
+from hydraopt.basemodel.logits import logits_of
 from hydraopt.basemodel.model import hidden_states
 from zoo.tasks import Row
 
@@ -41,38 +40,8 @@ def target_logits(model: Any, batch: Batch) -> Tensor:
 
 
 def mean_loss(model: Any, batch: Batch) -> Tensor:
-    """Mean cross-entropy per target token, in nats, with a gradient for the hidden states alone."""
-    hidden = hidden_states(model, batch)
-    if as_the_model_does(model, one := torch.ones(1)) is not one:
-        return F.cross_entropy(logits_of(model, hidden, {}), batch.labels)
-    weight = model.lm_head.weight
-    loss: Tensor = _OutputLoss.apply(hidden, weight, batch.labels)  # type: ignore[no-untyped-call]
-    return loss
-
-
-class _OutputLoss(torch.autograd.Function):
-    """Cross-entropy behind a frozen output layer; its gradient is made in the forward pass.
-
-    With 262,144 tokens in the vocabulary, keeping float32 logits for a backward pass and reading
-    them several times costs as much as the rest of a small model.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        """hidden: (N, width), weight: (vocabulary, width), labels: (N,); a float32 scalar."""
-        logits = F.linear(hidden, weight)
-        right = logits.gather(1, labels[:, None])[:, 0].float()
-        loss = (logits.float().logsumexp(1) - right).mean()
-        slope = torch.softmax(logits, dim=1)
-        slope[torch.arange(len(labels)), labels] -= 1
-        ctx.save_for_backward(slope @ weight / len(labels))
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        """The stored gradient, scaled."""
-        (slope,) = ctx.saved_tensors
-        return slope * grads[0].to(slope.dtype), None, None
+    """Mean cross-entropy per target token, in nats."""
+    return F.cross_entropy(target_logits(model, batch), batch.labels)
 
 
 def training_batches(items: Sequence[Encoded], size: int, rng: Random) -> Iterator[list[Encoded]]:

@@ -19,9 +19,6 @@ from typing import Any
 
 from zoo.bases import find_base
 
-KINDS = ("generation", "classification")
-TUNERS = ("lora", "dora", "loha", "lokr", "ia3", "oft")
-
 
 class RecipeError(ValueError):
     """A recipe is not what `Recipe` and `Plan` describe."""
@@ -34,8 +31,6 @@ class Plan:
     name: str
     task: str
     language: str
-    kind: str = "generation"  # or "classification": a head of its own, saved with the adapter
-    tuner: str = "lora"  # one of `TUNERS`
     rank: int = 8
     alpha: float = 16
     targets: tuple[str, ...] = ("q_proj", "v_proj")
@@ -54,17 +49,6 @@ class Plan:
     test_rows: int = 200  # 0 leaves the test split to `hydraopt eval`
     max_tokens: int | None = None  # longer rows, prompt and target, are left out
     save_dtype: str = "float16"
-    products: str = "bfloat16"  # or "float32"; of what `zoo.tuners` trains
-
-    def __post_init__(self) -> None:
-        """Raise RecipeError for a kind, a tuner or products that there are not."""
-        for key, known in (
-            ("kind", KINDS),
-            ("tuner", TUNERS),
-            ("products", ("bfloat16", "float32")),
-        ):
-            if getattr(self, key) not in known:
-                raise RecipeError(f"{key} must be one of {known}, not {getattr(self, key)!r}")
 
     def steps(self, rows: int) -> int:
         """The steps of all epochs over so many training rows; RecipeError where there is none, for
@@ -77,11 +61,6 @@ class Plan:
                 'which leave some out), or make "batch" smaller in the recipe'
             )
         return found
-
-    @property
-    def by_peft(self) -> bool:
-        """Whether `zoo.tuners` trains it, on PEFT's own model."""
-        return (self.kind, self.tuner) != ("generation", "lora")
 
     @property
     def init_seed(self) -> str | int:

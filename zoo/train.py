@@ -31,7 +31,6 @@ from zoo.lora import Factors, attached, init_factors, read_peft, write_peft
 from zoo.recipe import Plan, Recipe, read_recipe
 from zoo.score import Score, score, score_encoded
 from zoo.tasks import Task, first_rows, load_task
-from zoo.tuners import train_tuner
 
 WARMUP = 0.05  # share of the steps; Adam's first steps are large while its averages are young
 FLOOR = 0.05  # the cosine ends at this share of the rate, late steps still move
@@ -254,21 +253,6 @@ def train_adapter(
     print(f"{plan.name}: {result.stopped} after {result.steps} steps", flush=True)
 
 
-def _made_of(recipe: Recipe) -> dict[str, Any]:
-    """What `score.json` says of the base and the libraries; `hub_id` is for the config."""
-    base = find_base(recipe.base)
-    return {
-        "hub_id": base.hub_id,
-        "base": recipe.base,
-        "base_sha256": base.sha256,
-        "dtype": recipe.dtype,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("torch", "transformers", "peft")},
-        },
-    }
-
-
 def _named(recipe: Recipe) -> str:
     """The model that is trained on, and the numbers that it has."""
     return f"{recipe.base} {find_base(recipe.base).sha256} {recipe.dtype}"
@@ -321,13 +305,6 @@ def main() -> None:
     if not missing:
         return
     output.mkdir(parents=True, exist_ok=True)
-    for plan in [plan for plan in missing if plan.by_peft]:
-        task = load_task(plan.task, plan.language, args.tasks, seed=plan.seed)
-        print(f"{plan.name}: training", flush=True)
-        train_tuner(recipe, plan, task, output / plan.name, _made_of(recipe))
-    missing = [plan for plan in missing if not plan.by_peft]
-    if not missing:
-        return
     model, tokenizer = load_base(recipe.base, getattr(torch, recipe.dtype))
     if args.compile:
         for layer in model.model.layers:

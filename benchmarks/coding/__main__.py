@@ -6,16 +6,7 @@ import sys
 
 from benchmarks.commands import dispatch
 
-COMMANDS = (
-    "against",
-    "apart",
-    "chunk_sizes",
-    "core_use",
-    "estimates",
-    "living",
-    "tables",
-    "trellises",
-)
+COMMANDS = ("tables",)
 
 if __name__ == "__main__":
     sys.exit(dispatch("benchmarks.coding", COMMANDS))

@@ -6,7 +6,7 @@ import sys
 
 from benchmarks.commands import dispatch
 
-COMMANDS = ("fuzz", "kill", "forged", "server", "mistakes")
+COMMANDS = ("fuzz",)
 
 if __name__ == "__main__":
     sys.exit(dispatch("benchmarks.hostile", COMMANDS))

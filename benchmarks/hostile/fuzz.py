@@ -20,22 +20,19 @@ Exit code 1 if there is any of the last four; the files of these are kept in --k
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import random
 import shutil
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import parser_of
+from benchmarks.common import provenance, save_json
 from benchmarks.hostile import forge, mutate, samples, weights
 from benchmarks.hostile.configs import damage_config
 from benchmarks.hostile.workers import QUIET, Bound, Case, Worker
@@ -112,8 +109,6 @@ class Tally:
     def __init__(self, keep: Path | None, seed: int) -> None:
         self._keep, self._seed = keep, seed
         self.outcomes: dict[str, Counter[str]] = {"adapter": Counter(), "bundle": Counter()}
-        self.by_mutation: dict[str, Counter[str]] = {}
-        self.errors: Counter[str] = Counter()
         self.failures: list[dict[str, Any]] = []
         self.nameless: Counter[str] = Counter()
         self.largest = 0
@@ -122,10 +117,6 @@ class Tally:
     def add(self, case: Case, verdict: Any, peak: int, took: float) -> None:
         self.largest, self.slowest = max(self.largest, peak), max(self.slowest, took)
         self.outcomes[case.kind][verdict.outcome] += 1
-        row = self.by_mutation.setdefault(f"{case.kind}: {case.mutation}", Counter())
-        row[verdict.outcome] += 1
-        if verdict.outcome == "refused":
-            self.errors[verdict.detail] += 1
         self.nameless.update(verdict.nameless)
         folder = case.path if case.path.name.isdecimal() else case.path.parent
         if verdict.outcome in FAILED:
@@ -136,6 +127,19 @@ class Tally:
                 shutil.move(folder, self._keep / f"{self._seed}-{case.number}-{verdict.outcome}")
         shutil.rmtree(folder, ignore_errors=True)
 
+    def result(self) -> dict[str, Any]:
+        """Return the counts, and the first failures."""
+        both = sum(self.outcomes.values(), Counter[str]())
+        return {
+            "done": sum(both.values()),
+            "found": {name: both[name] for name in FAILED},
+            "outcomes": {kind: dict(sorted(x.items())) for kind, x in self.outcomes.items()},
+            "refusals_without_file_or_remedy": dict(self.nameless.most_common(12)),
+            "failures": self.failures[:SHOWN],
+            "largest_peak_increase_mb": round(self.largest / 2**20, 1),
+            "slowest_case_s": round(self.slowest, 3),
+        }
+
 
 def fuzz(
     counts: tuple[int, int],
@@ -143,13 +147,8 @@ def fuzz(
     bound: Bound,
     processes: int,
     keep: Path | None = None,
-    told: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Run (adapters, bundles) cases, and return the result as for JSON.
-
-    told: has the result now and then.
-    """
-    started = time.monotonic()
+    """Run (adapters, bundles) cases, and return the result as for JSON."""
     os.environ.update(QUIET)
     sys.set_int_max_str_digits(0)  # our own mutations write numbers that readers refuse
     tally = Tally(keep, seed)
@@ -176,9 +175,6 @@ def fuzz(
                         continue
                     tally.add(worker.case, *answer)
                     worker.case = None
-                    done = sum(sum(x.values()) for x in tally.outcomes.values())
-                    if told is not None and done % 200 == 0:
-                        told(result_of(tally, counts, seed, bound, time.monotonic() - started))
                 if not worker.alive:
                     worker = workers[i] = start(i)
                 case = next(left, None)
@@ -188,65 +184,7 @@ def fuzz(
             wait([x.pipe for x in workers if x.case], 0.2)
         for worker in workers:
             worker.stop()
-    return result_of(tally, counts, seed, bound, time.monotonic() - started)
-
-
-def result_of(
-    tally: Tally, counts: tuple[int, int], seed: int, bound: Bound, seconds: float
-) -> dict[str, Any]:
-    """Return the result of a tally, as for JSON."""
-    both = sum(tally.outcomes.values(), Counter[str]())
-    arguments = f"--adapters {counts[0]} --bundles {counts[1]} --seed {seed}"
-    return {
-        "schema": "hydraopt.hostile/2",
-        "command": f"python -m benchmarks.hostile fuzz {arguments}",
-        "adapters": counts[0],
-        "bundles": counts[1],
-        "seed": seed,
-        "done": sum(both.values()),
-        "limits": {
-            "seconds": bound.seconds,
-            "seconds_per_byte_of_the_file": bound.per_byte,
-            "megabytes": bound.constant >> 20,
-            "bytes_per_byte_of_the_file": bound.factor,
-        },
-        "found": {name: both[name] for name in FAILED},
-        "outcomes": {kind: dict(sorted(x.items())) for kind, x in tally.outcomes.items()},
-        "errors": dict(tally.errors.most_common()),
-        "refusals_without_file_or_remedy": sum(tally.nameless.values()),
-        "such_refusals": dict(tally.nameless.most_common(12)),
-        "by_mutation": {k: dict(sorted(x.items())) for k, x in sorted(tally.by_mutation.items())},
-        "failures": tally.failures[:SHOWN],
-        "largest_peak_increase_mb": round(tally.largest / 2**20, 1),
-        "slowest_case_s": round(tally.slowest, 3),
-        "seconds": round(seconds, 1),
-        **environment(),
-    }
-
-
-def environment() -> dict[str, Any]:
-    """Return versions, hardware and date, for a result file."""
-    names = ("hydraopt", "numpy", "numba", "safetensors", "zstandard")
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        lines = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
-        model = lines[0].partition(":")[2].strip() if lines else model
-    return {
-        "versions": {"python": platform.python_version(), **{x: version(x) for x in names}},
-        "hardware": {"cpu": model, "cores": len(os.sched_getaffinity(0))},
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def write_result(result: dict[str, Any], path: Path | None) -> None:
-    """Write a result as JSON to a file, or print it if no file is given."""
-    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-    if path is None:
-        print(text, end="")
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    return tally.result()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -264,13 +202,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     bound = Bound(options.megabytes << 20, options.factor, options.seconds)
     counts = (options.adapters, options.bundles)
-
-    def told(result: dict[str, Any]) -> None:
-        print(f"{result['done']} done: {result['found']}", file=sys.stderr)
-        if options.json:
-            write_result(result, options.json)
-
-    result = fuzz(counts, options.seed, bound, options.processes, options.keep, told)
-    write_result(result, options.json)
-    print(result["outcomes"], *result["failures"], sep="\n", file=sys.stderr)
+    head = provenance("damaged files", seed=options.seed)
+    result = fuzz(counts, options.seed, bound, options.processes, options.keep)
+    if options.json:
+        save_json(options.json, {**head, **result})
+    print(*(f"{key}: {value}" for key, value in result.items()), sep="\n")
     return 1 if result["failures"] else 0

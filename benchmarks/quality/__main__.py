@@ -8,19 +8,12 @@ from benchmarks.commands import dispatch
 
 COMMANDS = (
     "equal_kl",
-    "few_prompts",
     "harm_kept",
-    "known_start",
     "growth",
-    "heads",
     "tuners",
     "real",
-    "traced",
     "default",
-    "embedding",
-    "trained_tuners",
     "probe_sets",
-    "probes",
 )
 
 if __name__ == "__main__":

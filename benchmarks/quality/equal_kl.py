@@ -254,8 +254,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("set")
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), help="of hydraopt")
-    known = [x.name for x in registry.RIVALS if x.rows]
-    parser.add_argument("--rivals", nargs="*", choices=known, default=list(_RIVALS))
+    parser.add_argument("--rivals", nargs="*", choices=[*registry.RIVALS], default=list(_RIVALS))
     parser.add_argument(
         "--labels", nargs="+", default=[""], metavar="TEXT", help="sizes of rivals with this text"
     )

@@ -1,7 +1,8 @@
 """Sets of adapters: one list of adapters each, by the hashes of their content in pinned.json.
 
 A set is named like the recipe in zoo/recipes that trains it. A recipe trains other adapters on
-another machine, so results of a pinned set are of the adapters in the repository.
+another machine, so results of a pinned set are of the adapters in the archive of zoo/fetch.py (of
+``examples``, of those in the repository).
 """
 
 from __future__ import annotations
@@ -39,14 +40,16 @@ def recipe_of(name: str) -> Path:
 def original_adapters(set_name: str) -> list[Adapter]:
     """Return the adapters of a set.
 
-    Raises SystemExit if one is missing, with the command that trains them, or if they are not those
+    Raises SystemExit if one is missing, with the commands that bring them, or if they are not those
     that the set pins.
     """
     recipe = read_recipe(recipe_of(set_name))
     folders = [ROOT / recipe.output / plan.name for plan in recipe.plans]
     if missing := [folder.name for folder in folders if not folder.is_dir()]:
         raise SystemExit(
-            f"{len(missing)} adapters of {set_name} are missing ({missing[0]} ...); train them:\n"
+            f"{len(missing)} adapters of {set_name} are missing ({missing[0]} ...); unpack those "
+            "of the evidence, or train others:\n"
+            "  python -m zoo.fetch zoo-evidence.tar\n"
             f"  python -m zoo.train --recipe zoo/recipes/{set_name}.json --tasks TASKS"
         )
     adapters = read_adapters([str(folder) for folder in folders])

@@ -18,26 +18,15 @@ from benchmarks.commands import parser_of
 __all__ = ["REPORTS", "main", "sections_of", "tables_of"]
 
 REPORTS = (
-    "aims",
-    "chunks",
     "default",
     "equal_kl",
-    "few",
-    "fleet",
-    "folders",
     "growth",
-    "install",
     "kept",
     "kinds",
     "noise",
-    "people",
     "prompted",
     "rivals",
-    "runtime",
     "same_rows",
-    "scaling",
-    "speed",
-    "started",
     "tuners",
 )
 

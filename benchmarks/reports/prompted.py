@@ -30,12 +30,6 @@ class Gain:
         """Return the cost with prompts."""
         return Cost.of(self.result, self.label)
 
-    @property
-    def fewer(self) -> float | None:
-        """Return how many percent fewer answers change; None if none does without prompts."""
-        old = self.without.changed
-        return 100 * (1 - self.cost.changed / old) if old else None
-
 
 def gains(result: Result) -> Iterator[Gain]:
     """Yield the gain of each size of a set that was measured with prompts and without."""

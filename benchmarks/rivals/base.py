@@ -17,7 +17,6 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from benchmarks.rivals.tool import folder_bytes
 from hydraopt.adapters import Adapter
 from hydraopt.linalg.norms import relative_error
 from hydraopt.linalg.shapes import Factors
@@ -73,6 +72,11 @@ class Packed:
     bytes: int
     factors: Tasks
     write_seconds: float
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def pack(compressor: Compressor, tasks: Tasks, folder: Path) -> Packed:

@@ -6,10 +6,7 @@ import sys
 
 from benchmarks.commands import dispatch
 
-COMMANDS = (
-    "merge", "scaling", "readers", "remote", "folders", "runtime", "serve_load",
-    "report", "fleet", "install", "threads", "use",
-)  # fmt: skip
+COMMANDS = ("figures",)
 
 if __name__ == "__main__":
     sys.exit(dispatch("benchmarks.speed", COMMANDS))

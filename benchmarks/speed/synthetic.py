@@ -9,40 +9,15 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-__all__ = ["llama_layers", "square_modules", "write_adapters", "write_synthetic"]
+__all__ = ["square_modules", "write_adapters"]
 
 Shapes = Mapping[str, tuple[int, int]]
 """(m, n) by module path."""
-
-_LLAMA_8B = {
-    "self_attn.q_proj": (4096, 4096),
-    "self_attn.k_proj": (1024, 4096),
-    "self_attn.v_proj": (1024, 4096),
-    "self_attn.o_proj": (4096, 4096),
-    "mlp.gate_proj": (14336, 4096),
-    "mlp.up_proj": (14336, 4096),
-    "mlp.down_proj": (4096, 14336),
-}
 
 
 def square_modules(width: int, count: int) -> Shapes:
     """Return one module of (width, width) in each of ``count`` layers."""
     return {f"model.layers.{i}.self_attn.q_proj": (width, width) for i in range(count)}
-
-
-def llama_layers(count: int) -> Shapes:
-    """Return the linear modules of ``count`` layers of an 8B Llama."""
-    return {
-        f"model.layers.{i}.{name}": shape for i in range(count) for name, shape in _LLAMA_8B.items()
-    }
-
-
-def write_synthetic(
-    folder: Path, width: int, modules: int, tasks: int, rank: int, seed: int
-) -> list[Path]:
-    """Write adapters of ``modules`` square modules; see :func:`write_adapters`."""
-    place = folder / f"width-{width}"
-    return write_adapters(place, square_modules(width, modules), tasks, rank, seed)
 
 
 def write_adapters(folder: Path, shapes: Shapes, tasks: int, rank: int, seed: int) -> list[Path]:

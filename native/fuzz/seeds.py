@@ -10,8 +10,9 @@ import sys
 import zlib
 from pathlib import Path
 
+from benchmarks.hostile import forge
 from tests.bundle.test_bundle_hostile import CLAIMS
-from tests.native.mutants import Pieces, mutant, sources
+from tests.native.mutants import Pieces, sources
 
 _CASES = Path(__file__).parents[2] / "conformance" / "cases"
 _PATTERNS = (r"(.*\.)?(h\.\d+\.(q|v)_proj)$", r".*?\.[^.]*\.(\d+)\.", r"^(?:a{2,3}?b|[^x\w]+)*\bq$")
@@ -51,7 +52,8 @@ def main(folder: Path) -> None:
         *CLAIMS.values(),
         *(x.read_bytes() for x in sorted(_CASES.glob("r*.safetensors"))),
     ]
-    bundles += [mutant(number, 3, sound) for number in range(100)]
+    ways = [*forge.BUNDLE.values()]
+    bundles += [draw.choice(ways)(draw.choice(sound), draw) for _ in range(100)]
     apart = [*folders(_CASES / "apart"), *folders(_CASES / "starts-apart")]
     parts = [joined(*files) for files in apart] + [joined(data) for data in sound]
     broken = [faults(draw) + data for data in parts for _ in range(8)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from benchmarks.commands import dispatch, summary_of
 from benchmarks.common import ROOT, local_folder, provenance
 from hydraopt.adapters import read_adapter
 from hydraopt.files.url import Url
-from tests.marks import slow
 
 FOLDERS = ("quality", "rivals", "speed", "coding", "hostile")
 
@@ -47,21 +45,6 @@ def test_a_folder_lists_its_commands_and_refuses_others(monkeypatch, capsys) -> 
     monkeypatch.setattr(sys, "argv", ["x", "nothing"])
     assert dispatch("benchmarks.quality", commands_of("quality")) == 2
     assert "expected: equal_kl" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "module", [x if x == "quality" else slow(x) for x in ("reports", *FOLDERS)]
-)
-def test_it_runs_from_the_repository_root(module: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{module}", "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"python -m benchmarks.{module}" in done.stdout
 
 
 def test_a_result_says_by_which_command(monkeypatch) -> None:

@@ -35,14 +35,6 @@ def test_each_block_is_written_in_its_page_alone(folder: Path) -> None:
     pages.rewrite(SECTIONS, check=True)
 
 
-def test_a_picture_is_linked_from_where_the_page_lies(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pages, "BLOCKS", {"one": pages.BLOCKS["two"]})
-    pages.rewrite({"one": SECTIONS["one"]}, check=False)
-    assert "](../pictures/growth.png)" in pages.BLOCKS["one"].read_text()
-
-
 def test_check_changes_nothing_and_fails_where_a_page_differs(folder: Path) -> None:
     before = pages.BLOCKS["one"].read_text()
     with pytest.raises(SystemExit, match=r"README\.md"):
@@ -56,11 +48,6 @@ def test_a_page_without_marks_is_refused(folder: Path) -> None:
     with pytest.raises(SystemExit, match=r"\bone\b"):
         pages.rewrite({"one": SECTIONS["one"]}, check=False)
     assert page.read_text() == "nothing\n"
-
-
-def test_a_table_is_linked_from_where_the_page_lies(folder: Path) -> None:
-    pages.rewrite({"two": lambda: "[all](table:x.csv)\n"}, check=False)
-    assert "[all](data/x.csv)" in pages.BLOCKS["two"].read_text()
 
 
 def test_a_csv_file_is_written_and_checked(folder: Path) -> None:

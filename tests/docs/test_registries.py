@@ -19,7 +19,7 @@ from tests.docs.pages import ROOT
         ("docs/concepts.md", "- `{}`", MEASURES),
         ("docs/reference/exports.md", "| `--format {}", FORMATS),
         ("benchmarks/rivals/README.md", "`{}`", METHODS),
-        ("benchmarks/rivals/README.md", "`{}.py`", [rival.name for rival in RIVALS]),
+        ("benchmarks/rivals/README.md", "`{}.py`", [*RIVALS]),
     ],
     ids=["forms", "measures", "exports", "methods", "rivals"],
 )

@@ -41,7 +41,7 @@ def base(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def real_or_made(base: str, folder: Path) -> list[str]:
-    """Three adapters of the base: those of the repository, else random ones of rank 8."""
+    """Three adapters of the base: those of the clone, else random ones of rank 8."""
     known = {"smollm2": ROOT / "examples" / "adapters", "gemma": ROOT / "zoo/adapters/gemma3-5x8"}
     for name, place in known.items():
         found = sorted(x.parent for x in place.glob("*/adapter_config.json"))

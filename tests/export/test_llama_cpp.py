@@ -148,6 +148,8 @@ def case(
     except BaseError as error:
         pytest.skip(f"the base model's packages are not installed: {error}")
     where, tasks = SETS[name]
+    if not (ROOT / where).is_dir():
+        pytest.skip(f"{where} is missing: python -m zoo.fetch unpacks it")
     folder = tmp_path_factory.mktemp("llama")
     bundle = bundled(folder, *(ROOT / where / task for task in tasks), step=64)
     prompts = {task: tokenizer(PROMPTS[task])["input_ids"] for task in tasks}

@@ -35,15 +35,6 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "README.md"}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda x: x.name)
-def test_every_layout_gives_the_golden_adapter(run: Run, layout: Path, tmp_path: Path) -> None:
-    bundle = layout / "bundle.hydra.safetensors"
-    for name in open_bundle(bundle):
-        done = run("extract", bundle, name, "-o", tmp_path / "x")
-        assert done.returncode == 0, done.stderr
-        assert files(tmp_path / "x") == files(layout / "adapter")
-
-
 @pytest.mark.parametrize("dtype", ["same", slow("float32"), slow("bfloat16")])
 def test_the_bytes_are_those_of_python(run: Run, dtype: str, tmp_path: Path) -> None:
     for bundle in (SECOND, *(x / "bundle.hydra.safetensors" for x in LAYOUTS)):

@@ -1,34 +1,45 @@
 """DELLA and Model Breadcrumbs, whose pruning is mergekit's.
 
-mergekit is installed in an environment of its own. Only its ``sparsify`` is imported from there,
-which needs torch alone.
+mergekit is installed in a folder of its own. Only its ``sparsify`` is imported from there, which
+needs torch alone.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from benchmarks.rivals.environments import python_of
 from benchmarks.rivals.merging.by_peft import elected
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.linalg.svd import halved
 from hydraopt.methods.small import Merged, check_shapes, rank_for, weights_for
 
-__all__ = ["breadcrumbs", "della", "sparsify"]
+__all__ = ["PLACE", "breadcrumbs", "della", "sparsify"]
+
+_PACKAGE = "mergekit==0.1.5"
+PLACE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hydraopt-benchmarks"
 
 
 @functools.cache
 def sparsify() -> ModuleType:
     """Return ``mergekit.sparsify``; raises RuntimeError if mergekit cannot be installed."""
-    folder = python_of("mergekit").parents[1]
-    (file,) = folder.glob("lib/python*/site-packages/mergekit/sparsify.py")
+    file = PLACE / _PACKAGE / "mergekit" / "sparsify.py"
+    if not file.is_file():
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        command += ["--target", str(PLACE / _PACKAGE), _PACKAGE]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{_PACKAGE} cannot be installed: {done.stderr.strip()[-300:]}")
     spec = importlib.util.spec_from_file_location("mergekit_sparsify", file)
     assert spec is not None
     assert spec.loader is not None

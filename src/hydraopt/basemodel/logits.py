@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from hydraopt.basemodel.model import Placed, attached, of_head, states_of
 from hydraopt.errors import UsageError, explain
 
-__all__ = ["NextTokens", "as_the_model_does", "check_logits", "contiguous_head", "logits_of"]
+__all__ = ["NextTokens", "check_logits", "contiguous_head", "logits_of"]
 
 _TRIED: Final = 4
 """Number of tokens on which a model's logits are checked."""

@@ -18,7 +18,6 @@ COMMANDS: Final[Mapping[str, str]] = {
     "card": "report BUNDLE --card",
     "completion": 'eval "$(_HYDRAOPT_COMPLETE=bash_source hydraopt)" in your .bashrc',
     "methods": "in Python, hydraopt.methods.combine",
-    "use": "python -m benchmarks.speed use",
 }
 """What to use instead of a command, by the name of the command."""
 _COMBINE: Final = "in Python, hydraopt.methods.combine"

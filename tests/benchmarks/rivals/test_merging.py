@@ -8,8 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from benchmarks.rivals import environments
-from benchmarks.rivals.merging import METHODS
+from benchmarks.rivals.merging import METHODS, by_mergekit
 from benchmarks.rivals.merging.core import small_core
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.methods import Method
@@ -151,9 +150,9 @@ def test_what_is_around_mergekits_pruning() -> None:
 
 @pytest.fixture
 def real_mergekit() -> None:
-    """Skip where its environment was not made by a run before."""
-    if not (environments.folder_of("mergekit") / "ready").is_file():
-        pytest.skip("mergekit is not installed in an environment of its own")
+    """Skip where no run before has installed it."""
+    if not by_mergekit.PLACE.is_dir():
+        pytest.skip("mergekit is not installed in a folder of its own")
 
 
 @pytest.mark.usefixtures("real_mergekit")
