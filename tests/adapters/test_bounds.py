@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import struct
@@ -17,7 +16,6 @@ from adapter_files import pack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydraopt import read_adapter
 from hydraopt.adapters.expressions import Patience, match
 from hydraopt.adapters.jsontext import strict_json
 from hydraopt.adapters.peftconfig import exact_pattern, finds, resolved_config, written_config
@@ -30,25 +28,6 @@ from tests.limited import run_limited
 from tests.raising import raises
 
 torch = pytest.importorskip("torch")
-
-PAIR = {
-    "base_model.model.h.q.lora_A.weight": np.ones((2, 8), np.float32),
-    "base_model.model.h.q.lora_B.weight": np.ones((4, 2), np.float32),
-}
-CONFIG: dict[str, Any] = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}
-
-
-def peft(folder: Path, config: object = CONFIG, suffix: str = "safetensors") -> Path:
-    from safetensors.numpy import save_file
-
-    folder.mkdir(exist_ok=True)
-    if suffix == "bin":
-        torch.save({k: torch.from_numpy(v) for k, v in PAIR.items()}, folder / "adapter_model.bin")
-    else:
-        save_file(PAIR, folder / "adapter_model.safetensors")
-    text = config if isinstance(config, str) else json.dumps(config)
-    (folder / "adapter_config.json").write_text(text)
-    return folder
 
 
 class Call:
@@ -64,12 +43,20 @@ def open_all(path: Path) -> None:
         tensor.numpy()
 
 
-def old_storage(path: Path) -> None:
-    """torch's old container, whose storage says that it has 2^28 numbers."""
-    torch.save({"x": torch.zeros(1000)}, path, _use_new_zipfile_serialization=False)
+def claiming(path: Path) -> None:
+    """Write a file whose storage says that it has 2^28 numbers."""
+    torch.save({"x": torch.zeros(1000)}, path)
     said, claimed = b"M" + struct.pack("<H", 1000), b"J" + struct.pack("<i", 1 << 28)
-    assert said in path.read_bytes()
-    path.write_bytes(path.read_bytes().replace(said, claimed, 1))
+    with zipfile.ZipFile(path) as old:
+        members = {x.filename: old.read(x) for x in old.infolist()}
+    with zipfile.ZipFile(path, "w") as new:
+        for name, data in members.items():
+            new.writestr(name, data.replace(said, claimed, 1))
+
+
+def calling(path: Path, content: Any) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", pickle.dumps(content, 2))
 
 
 def deflated(path: Path) -> None:
@@ -85,9 +72,9 @@ def deflated(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda x: x.write_bytes(pickle.dumps(Call(bytearray, 2 * 10**9), 2)), "bytearray"),
-        (lambda x: x.write_bytes(pickle.dumps([Call(set, [1])] * 9, 2)), "plain weights"),
-        (old_storage, "more numbers than the file has bytes"),
+        (lambda x: calling(x, Call(bytearray, 2 * 10**9)), "bytearray"),
+        (lambda x: calling(x, [Call(set, [1])] * 9), "plain weights"),
+        (claiming, "more numbers than the file has bytes"),
         (deflated, "packed, or larger than the file"),
     ],
     ids=["bytearray", "set", "storage", "deflated"],
@@ -142,58 +129,16 @@ def test_a_zip_of_several_disks_is_refused(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "facts"),
-    [
-        ({**CONFIG, "note": "\ud800"}, {"file": "adapter_config.json", "got": "\\ud800"}),
-        ({**CONFIG, "lora_alpha": 10**400}, {"file": "adapter_config.json"}),
-        ({**CONFIG, "r": 10**400}, {"file": "adapter_config.json"}),
-        ({**CONFIG, "modules_to_save": 3}, {"file": "adapter_config.json", "got": "3"}),
-        ({**CONFIG, "use_rslora": "false"}, {"file": "adapter_config.json", "got": "'false'"}),
-        (
-            {**CONFIG, "target_modules": {"q": 1}},
-            {"file": "adapter_config.json", "got": "{'q': 1}"},
-        ),
-        (
-            {**CONFIG, "lora_dropout": float("nan")},
-            {"file": "adapter_config.json", "got": "NaN is not JSON"},
-        ),
-        (json.dumps(CONFIG)[:-1] + ', "x": 1e999}', {"file": "adapter_config.json"}),
-        (
-            json.dumps(CONFIG)[:-1] + ', "x": ' + "[" * 90 + "]" * 90 + "}",
-            {"file": "adapter_config.json", "got": "nested too deeply"},
-        ),
-        (
-            json.dumps(CONFIG)[:-1] + ', "x": 1' + "0" * 5000 + "}",
-            {"file": "adapter_config.json", "got": "sys.set_int_max_str_digits"},
-        ),
-    ],
+    "shape",
+    [[10**4000, 10**4000], 33 * [1], [1 << 41, 0], [1 << 62, 0, 1 << 61], [0, 1 << 21, 1 << 20]],
+    ids=range(5),
 )
-def test_an_odd_config_names_file_and_remedy(
-    tmp_path: Path, config: object, facts: dict[str, object]
-) -> None:
-    folder = peft(tmp_path / "fr", config)
-    with raises(AdapterFormatError, **facts) as caught:
-        read_adapter(folder)
-    assert caught.value.do
-
-
-def test_a_shape_of_thousands_of_digits(tmp_path: Path) -> None:
-    entry = {"dtype": "F32", "shape": [10**4000, 10**4000], "data_offsets": [0, 0]}
-    text = json.dumps({"x": entry}).encode()
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(len(text).to_bytes(8, "little") + text)
-    with raises(AdapterFormatError, file="x.safetensors"):
-        open_tensors(path)
-
-
-@pytest.mark.parametrize("shape", [[1 << 41, 0], [1 << 62, 0, 1 << 61], [0, 1 << 21, 1 << 20]])
-def test_a_huge_shape_of_no_numbers_is_refused(tmp_path: Path, shape: list[int]) -> None:
+def test_a_shape_that_no_array_has_is_refused(tmp_path: Path, shape: list[int]) -> None:
     assert MOST_NUMBERS == MAX_RAW
     path = tmp_path / "x.safetensors"
-    path.write_bytes(pack({"x": ("F16", shape, b"")}))
-    with raises(AdapterFormatError, file="x.safetensors") as caught:
+    path.write_bytes(pack({"x": ("F16", shape, bytes(2) if len(shape) == 33 else b"")}))
+    with raises(AdapterFormatError, file="x.safetensors"):
         open_tensors(path)
-    assert str(caught.value.file) == str(path)
 
 
 def test_the_largest_shapes_of_no_numbers_are_read(tmp_path: Path) -> None:
@@ -272,62 +217,11 @@ def test_the_first_pattern_that_matches_counts(patterns: dict[str, int]) -> None
         assert rule.rank(path) == (hits or [5])[0]
 
 
-def test_a_bias_of_nothing_is_refused(tmp_path: Path) -> None:
-    from safetensors.numpy import save_file
-
-    folder = peft(tmp_path / "fr")
-    bias = {"base_model.model.h.other.lora_B.bias": np.ones(4, np.float32)}
-    save_file(PAIR | bias, folder / "adapter_model.safetensors")
-    with raises(
-        AdapterFormatError,
-        file="adapter_model.safetensors",
-        got="base_model.model.h.other.lora_B.bias",
-    ):
-        read_adapter(folder)
-
-
-# --- kohya files whose tensors have odd shapes ---------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "facts"),
-    [
-        ("alpha", 40 * (1,), {"file": "image.safetensors", "got": 40}),
-        (
-            "lora_up.weight",
-            (12, 0),
-            {"module": "lora_unet_q", "file": "image.safetensors", "got": 0},
-        ),
-    ],
-)
-def test_odd_shapes_of_a_kohya_file_are_refused(
-    tmp_path: Path, name: str, shape: tuple[int, ...], facts: dict[str, object]
-) -> None:
-    from safetensors.numpy import save
-
-    pair = {
-        "lora_unet_q.lora_down.weight": np.ones((0 if "up" in name else 4, 16), np.float16),
-        "lora_unet_q.lora_up.weight": np.ones((12, 4), np.float16),
-        "lora_unet_q.alpha": np.array(2, np.float16),
-    }
-    many = len(shape) > 32
-    pair[f"lora_unet_q.{name}"] = np.ones(1 if many else shape, np.float16)
-    data = save(pair)
-    if many:  # More axes than numpy is sure to hold, so by hand.
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length])
-        header[f"lora_unet_q.{name}"]["shape"] = list(shape)
-        text = json.dumps(header).encode()
-        data = len(text).to_bytes(8, "little") + text + data[8 + length :]
-    (tmp_path / "image.safetensors").write_bytes(data)
-    with raises(AdapterFormatError, **facts):
-        read_adapter(tmp_path / "image.safetensors")
-
-
 @pytest.mark.parametrize("code", [b"\x8e", b"\x8d"], ids=["bytes", "text"])
 def test_a_pickle_cannot_ask_for_more_than_its_file(tmp_path: Path, code: bytes) -> None:
     file = tmp_path / "adapter_model.bin"
-    file.write_bytes(b"\x80\x04" + code + struct.pack("<Q", 1 << 62) + b"x")
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x04" + code + struct.pack("<Q", 1 << 62) + b"x")
     with raises(AdapterFormatError, file="adapter_model.bin"):
         open_tensors(file)
 

@@ -59,14 +59,10 @@ def test_our_own_pattern_says_so_too(zoo):
     (zoo / "plots").mkdir()
     (note,) = read_adapters(f"{zoo}/*").notes
     assert note.where == f"{zoo}/README.md, {zoo}/SHA256SUMS, {zoo}/plots"
-    for i in range(9):
-        (zoo / f"a{i}.txt").touch()
-    (note,) = read_adapters(f"{zoo}/*").notes
-    assert note.text.endswith("a5.txt and 4 more")
 
 
 def test_adapters_of_one_name_are_told_what_their_tasks_are_called(save, tmp_path):
-    for i in range(10):
+    for i in range(2):
         save(f"run{i}/last", lora(), peft_config())
     save("run0/first", lora(), peft_config())
     found = read_adapters([tmp_path / "run0" / "first", tmp_path / "run0" / "last"])
@@ -75,9 +71,6 @@ def test_adapters_of_one_name_are_told_what_their_tasks_are_called(save, tmp_pat
     assert names(found) == ["first", "run0-last", "run1-last"]
     (note,) = found.notes
     assert (note.code, note.where) == ("same_name", "run0-last, run1-last")
-    (note,) = read_adapters(f"{tmp_path}/run*/last").notes
-    assert note.code == "same_name"
-    assert "run7-last and 2 more" in note.text
     # One that was given a name has no other.
     named = read_adapters([f"x={tmp_path}/run0/last", tmp_path / "run1" / "last"])
     assert (names(named), named.notes) == (["last", "x"], ())

@@ -53,117 +53,60 @@ def without(key):
     return {name: value for name, value in lora().items() if name != key}
 
 
-@pytest.mark.parametrize(
-    ("tensors", "config", "facts"),
-    [
-        ({}, peft_config(), {"file": "adapter_model.safetensors"}),
-        (lora(), None, {"file": "adapter_config.json"}),
-        ({"transformer.h.0.q.lora_A.weight": MATRIX}, None, {"file": "adapter_config.json"}),
-        (
-            without(A),
-            peft_config(),
-            {
-                "module": "h.0.q",
-                "file": "adapter_model.safetensors",
-                "got": "base_model.model.h.0.q.lora_B.weight",
-                "expected": "lora_A",
-            },
-        ),
-        (without(B), peft_config(), {"file": "adapter_model.safetensors"}),
-        (
-            {**lora(), B: np.ones((5, 3), np.float32)},
-            peft_config(),
-            {"module": "h.0.q", "file": "adapter_model.safetensors"},
-        ),
-        (
-            {**lora(), B: np.ones((5,), np.float32)},
-            peft_config(),
-            {"module": "h.0.q", "file": "adapter_model.safetensors"},
-        ),
-        (
-            {**lora(), B: np.ones((0, 2), np.float32)},
-            peft_config(),
-            {"module": "h.0.q", "file": "adapter_model.safetensors"},
-        ),
-        (
-            {**lora(), A.replace(".weight", ".other.weight"): MATRIX},
-            peft_config(),
-            {
-                "module": "h.0.q",
-                "file": "adapter_model.safetensors",
-                "got": "base_model.model.h.0.q.lora_A.weight",
-            },
-        ),
-        (
-            lora(),
-            peft_config(r=4),
-            {"module": "h.0.q", "file": "adapter_model.safetensors", "expected": "rank_pattern"},
-        ),
-        (
-            lora(),
-            peft_config(rank_pattern={"q": 1}),
-            {"module": "h.0.q", "file": "adapter_model.safetensors", "expected": "rank_pattern"},
-        ),
-        (lora(), peft_config(r="2"), {"file": "adapter_config.json"}),
-        (lora(), peft_config(r=0), {"file": "adapter_config.json"}),
-        (lora(), peft_config(lora_alpha=None), {"file": "adapter_config.json", "got": "None"}),
-        (
-            lora(),
-            peft_config(lora_alpha=float("inf")),
-            {"file": "adapter_config.json", "got": "Infinity is not JSON"},
-        ),
-        (lora(), peft_config(rank_pattern=[1]), {"file": "adapter_config.json", "got": "[1]"}),
-        (
-            lora(),
-            peft_config(alpha_pattern={"q": "x"}),
-            {"file": "adapter_config.json", "got": "'x'"},
-        ),
-        (lora(), peft_config(alpha_pattern={"(": 1}), {"file": "adapter_config.json"}),
-        ({**lora(), "m.lora_diag": MATRIX}, peft_config(), {"file": "adapter_model.safetensors"}),
-        (
-            {"h\nq.lora_A.weight": MATRIX},
-            None,
-            {"file": "adapter_model.safetensors", "got": "'h\\nq.lora_A.weight' of 17 characters"},
-        ),
-        (
-            {"h.weight": MATRIX},
-            peft_config(),
-            {"file": "adapter_model.safetensors", "got": "h.weight", "expected": "lora_A"},
-        ),
-        (
-            {"h.0.q.hada_w1_a": MATRIX},
-            None,
-            {"module": "h.0.q", "file": "adapter_model.safetensors", "got": "hada_w1_a"},
-        ),
-        (
-            {"u.lora_mid.weight": MATRIX, "u.lora_up.weight": MATRIX},
-            None,
-            {"module": "u", "file": "adapter_model.safetensors", "got": "u.lora_mid.weight"},
-        ),
-        (
-            {"u.lora_up.weight": MATRIX},
-            None,
-            {"module": "u", "file": "adapter_model.safetensors", "got": "u.lora_up.weight"},
-        ),
-        ({"u.lora_A": MATRIX}, None, {"file": "adapter_model.safetensors"}),
-        (
-            {"u.lora_a": MATRIX, "u.lora_b": MATRIX},
-            {"model": "x"},
-            {"file": "adapter_config.json", "got": "None", "expected": '"lora_parameters"'},
-        ),
-    ],
-)
-def test_refusals_say_what_and_where(save, tensors, config, facts):
-    with raises(AdapterFormatError, **facts) as caught:
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+REFUSED = [
+    # tensors, config, the file that is named, the module that is named
+    ({}, peft_config(), WEIGHTS, None),
+    (lora(), None, CONFIG, None),
+    ({"transformer.h.0.q.lora_A.weight": MATRIX}, None, CONFIG, None),
+    (without(A), peft_config(), WEIGHTS, "h.0.q"),
+    (without(B), peft_config(), WEIGHTS, "h.0.q"),
+    ({**lora(), B: np.ones((5, 3), np.float32)}, peft_config(), WEIGHTS, "h.0.q"),
+    ({**lora(), B: np.ones((5,), np.float32)}, peft_config(), WEIGHTS, "h.0.q"),
+    ({**lora(), B: np.ones((0, 2), np.float32)}, peft_config(), WEIGHTS, "h.0.q"),
+    ({**lora(), B: np.ones((5, 2), np.int64)}, peft_config(), WEIGHTS, "h.0.q"),
+    ({**lora(), A.replace(".weight", ".other.weight"): MATRIX}, peft_config(), WEIGHTS, "h.0.q"),
+    ({**lora(), A.replace("A.weight", "B.bias").replace("h.0", "h.1"): MATRIX}, peft_config(),
+     WEIGHTS, None),
+    (lora(), peft_config(r=4), WEIGHTS, "h.0.q"),
+    (lora(), peft_config(rank_pattern={"q": 1}), WEIGHTS, "h.0.q"),
+    ({**lora(), "m.lora_diag": MATRIX}, peft_config(), WEIGHTS, None),
+    ({"h\nq.lora_A.weight": MATRIX}, None, WEIGHTS, None),
+    ({"h.weight": MATRIX}, peft_config(), WEIGHTS, None),
+    ({"h.0.q.hada_w1_a": MATRIX}, None, WEIGHTS, "h.0.q"),
+    ({"u.lora_mid.weight": MATRIX, "u.lora_up.weight": MATRIX}, None, WEIGHTS, "u"),
+    ({"u.lora_up.weight": MATRIX}, None, WEIGHTS, "u"),
+    ({"u.lora_A": MATRIX}, None, WEIGHTS, "u"),
+    ({"u.lora_a": MATRIX, "u.lora_b": MATRIX}, {"model": "x"}, CONFIG, None),
+    *((lora(), peft_config(**setting), CONFIG, None) for setting in (
+        {"r": "2"}, {"r": 0}, {"r": 10**400}, {"lora_alpha": None}, {"lora_alpha": float("inf")},
+        {"lora_alpha": 10**400}, {"rank_pattern": [1]}, {"alpha_pattern": {"q": "x"}},
+        {"alpha_pattern": {"(": 1}}, {"note": "\ud800"}, {"modules_to_save": 3},
+        {"use_rslora": "false"}, {"target_modules": {"q": 1}}, {"lora_dropout": float("nan")},
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tensors", "config", "file", "module"), REFUSED)
+def test_refusals_say_what_and_where(save, tensors, config, file, module):
+    with raises(AdapterFormatError, file=file) as caught:
         read(save, tensors, config)
     assert "fr" in str(caught.value)
+    assert caught.value.do
+    assert module is None or f"module {module}]" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "\ud800", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[1]", "\ud800", "[" * 100_000, '{"x": 1e999}', '{"x": 1' + "0" * 5000 + "}",
+     '{"x": ' + "[" * 90 + "]" * 90 + "}"],
+    ids=range(8),
+)  # fmt: skip
 def test_unreadable_config(save, text):
     folder = save("fr", lora())
     (folder / "adapter_config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(AdapterFormatError):
+    with raises(AdapterFormatError, file="adapter_config.json"):
         read_adapter(folder)
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hydraopt.adapters import read_adapter, read_adapters
+from hydraopt.adapters import read_adapter
 from hydraopt.adapters.bases import base_key
-from hydraopt.errors import AdapterFormatError, BaseMismatchError
-from tests.raising import raises
 
 # path: (format, base, modules, r, scale, extras)
 REAL = {
@@ -47,35 +45,3 @@ def test_real_adapter(shared, path):
     adapter.check_finite()
     size = adapter.source.stat().st_size
     assert 4 * adapter.numbers <= size <= 4 * adapter.numbers + 80_000
-
-
-def test_matrices_that_were_not_saved(shared):
-    with raises(AdapterFormatError, file="adapter_model.bin", expected="lora_A"):
-        read_adapter(shared / "adapters" / "Inishpy__lerobot-libero")
-
-
-def test_a_folder_of_checkpoints_asks_which(shared):
-    with raises(AdapterFormatError, file="adapters", got="0000100_adapters.safetensors"):
-        read_adapter(shared / "adapters" / "wyek1n__MLX-CLI" / "adapters")
-
-
-def test_two_checkpoints_of_one_run(shared):
-    adapters = read_adapters(f"{shared}/adapters/wyek1n__MLX-CLI/adapters/*.safetensors")
-    assert [adapter.name for adapter in adapters] == ["0000100_adapters", "0000200_adapters"]
-    assert adapters[0].content_hash() != adapters[1].content_hash()
-
-
-def test_adapters_of_two_bases(shared):
-    paths = [shared / "adapters" / path for path, row in REAL.items() if row[1]]
-    with raises(BaseMismatchError, got="distilbert-base-uncased"):
-        read_adapters(paths)
-
-
-def test_zoo(shared):
-    adapters = read_adapters(f"{shared}/zoo/*")
-    assert len({adapter.content_hash() for adapter in adapters}) == len(adapters) >= 7
-    for adapter in adapters:
-        assert adapter.base_model == "google/gemma-3-270m"
-        assert {module.scale for module in adapter.modules.values()} == {2.0}
-        assert {tensor.dtype for tensor in adapter.tensors.values()} == {"F16"}
-        adapter.check_finite()

@@ -276,22 +276,3 @@ def test_hostile_sizes_and_numbers(tmp_path: Path, make_adapter: Callable[..., P
     starts = starts_of(every, read_adapter(make_adapter(tmp_path / "bad", bad)))
     assert {path: x.offset for path, x in starts[0].items()} == {"a.4.huge": 0}
     assert starts[1] == {}
-
-
-STRANGERS = {
-    "mycguo__fine-tune-ai-model/fine_tuned_model": 36,
-    "deepbiolab__gpt2-classification-peft/peft_model": 36,
-    "sdtrklse__lightweight-fine-tuning/peft_model": 12,
-    "AguLeon__LoRA_RoBERTa_AGNews/results/checkpoint-1200": 36,
-    "branbot6__sift-opf-zh/adapter": 0,
-    "catundchat__stable-diffusion-v1.5-lora": 0,
-    "microsoft__LoRA/examples/NLU": 0,
-}
-"""Modules that are traced."""
-
-
-@pytest.mark.slow
-def test_real_adapters(shared: Path) -> None:
-    starts = starts_of(*(read_adapter(shared / "adapters" / x) for x in STRANGERS))
-    assert dict(zip(STRANGERS, map(len, starts), strict=True)) == STRANGERS
-    assert {x.start.seed for found in starts for x in found.values()} == {42}

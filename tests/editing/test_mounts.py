@@ -1,4 +1,4 @@
-"""A collection at a mount point: its files are replaced one by one, and nobody loses a task."""
+"""The files of a collection are replaced one by one, and nobody loses a task."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ one, other, top, how = *map(Path, sys.argv[1:4]), sys.argv[4]
 folder, parts = top / "mnt", top.parent / "parts"
 split(one, parts)
 tempfile.tempdir = str(top.parent)
-os.path.ismount = lambda path: path == folder
 
 def fresh():
     shutil.rmtree(top, ignore_errors=True)

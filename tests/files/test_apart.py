@@ -44,6 +44,16 @@ def test_what_is_not_apart(place: Path, output: str, given: str) -> None:
         check_apart(place / output, [place / given])
 
 
+@pytest.mark.parametrize(
+    ("output", "given"),
+    [("s3://b/a", "s3://b/a"), ("s3://b/a/file", "s3://b/a"), ("s3://b/a", "s3://b/a/file")],
+)
+def test_addresses_that_are_not_apart(output: str, given: str) -> None:
+    with pytest.raises(UsageError):
+        check_apart(output, ["x", given])
+    check_apart("s3://b/a2", [given, "s3://b/other"])
+
+
 def test_what_is_apart(place: Path) -> None:
     check_apart(place / "in" / "other", [place / "in" / "file", place / "in" / "deep"])
     check_apart(place / "new", [place / "in"])

@@ -10,7 +10,7 @@ import tempfile
 import pytest
 
 from hydraopt.files import aside as aside_module
-from hydraopt.files.aside import Aside, Chosen, Laid, Replaced, sizes_of
+from hydraopt.files.aside import Aside, Chosen, Laid, Place, sizes_of
 
 SOME = [b"", b"one", b"\0" * 5, bytes(range(256)) * 40]
 
@@ -77,33 +77,16 @@ def test_a_full_disk_is_refused_at_once_and_loses_nothing(tmp_path, monkeypatch,
     assert aside.read(place) == b"1234"
 
 
-def test_some_take_the_places_of_others_and_are_read_when_asked_for(tmp_path) -> None:
+def test_chosen_ones_are_read_when_asked_for(tmp_path, monkeypatch) -> None:
     aside = Aside(tmp_path)
     laid = Laid(aside, [aside.put(data) for data in SOME])
-    mixed = Replaced(laid, [b"other", b"longer"], {1: 1, 3: 0})
-    assert sizes_of(mixed) == [0, 6, 5, 5]
-    assert list(mixed) == [b"", b"longer", SOME[2], b"other"]
-    assert mixed[-3:] == [b"longer", SOME[2], b"other"]
-    assert mixed[-1] == b"other"
-    with pytest.raises(IndexError):
-        mixed[4]
-
-
-def test_a_choice_reads_what_is_asked_for() -> None:
-    read: list[int] = []
-
-    class Noted(list[bytes]):
-        def __getitem__(self, index):  # type: ignore[no-untyped-def]
-            read.append(index)
-            return super().__getitem__(index)
-
-    chosen = Chosen((Noted(SOME), [3, 0]), ((b"x", b"y"), range(2)))
-    assert len(chosen) == 4
-    assert not read
-    assert chosen[0] == SOME[3]
-    assert chosen[2:] == [b"x", b"y"]
-    assert read == [3]
-    assert list(chosen) == [SOME[3], b"", b"x", b"y"]
+    read: list[Place] = []
+    real = Aside.read
+    monkeypatch.setattr(Aside, "read", lambda x, place: (read.append(place), real(x, place))[1])
+    chosen = Chosen((laid, [3, 0]), ((b"x", b"yz"), range(2)))
+    assert (len(chosen), [*chosen.sizes], read) == (4, [len(SOME[3]), 0, 1, 2], [])
+    assert (chosen[0], chosen[2:], len(read)) == (SOME[3], [b"x", b"yz"], 1)
+    assert list(chosen) == [SOME[3], b"", b"x", b"yz"]
 
 
 def test_sizes_are_known_without_reading(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,4 +94,3 @@ def test_sizes_are_known_without_reading(monkeypatch: pytest.MonkeyPatch) -> Non
     laid = Laid(aside, [aside.put(data) for data in SOME])
     monkeypatch.setattr(Aside, "read", lambda *_: pytest.fail("read"))
     assert [*sizes_of(laid)] == [*sizes_of(SOME)] == [len(data) for data in SOME]
-    assert [*sizes_of(Chosen((laid, [3, 0]), ((b"xy",), [0])))] == [len(SOME[3]), len(SOME[0]), 2]

@@ -11,7 +11,7 @@ import pytest
 
 from hydraopt import open_bundle, read_adapter
 from hydraopt.errors import AdapterFormatError, BundleFormatError, UsageError
-from hydraopt.files.reading import HeldFile, open_regular, read_part, read_regular
+from hydraopt.files.reading import HeldFile, open_regular, read_regular
 from hydraopt.harm.prompts import read_prompts
 from tests.bundle.bundles import tiny
 
@@ -38,8 +38,6 @@ def test_what_is_no_regular_file_is_refused_at_once(odd: dict[str, Path]) -> Non
         assert error.value.filename == os.fspath(path)
         with pytest.raises(OSError, match=path.name):
             HeldFile(path)
-        with pytest.raises(OSError, match=path.name):
-            read_part(path, 0, 1)
     assert time.monotonic() - started < 1
 
 
@@ -51,20 +49,10 @@ def test_sizes_are_bounded(tmp_path: Path) -> None:
         read_regular(path, 9)
 
 
-def test_a_part_is_read_to_the_end_of_the_file(
+def test_a_held_file_is_the_same_when_its_name_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"0123456789")
-    data, status = read_part(path, 2, 3)
-    assert (data, status.st_size) == (b"234", 10)
-    assert read_part(path, 8, 5)[0] == b"89"
-    assert read_part(path, 4, 0)[0] == b""
     monkeypatch.setattr("hydraopt.files.reading.AT_ONCE", 2)  # a system gives less than is asked
-    assert read_part(path, 1, 7)[0] == b"1234567"
-
-
-def test_a_held_file_is_the_same_when_its_name_is_not(tmp_path: Path) -> None:
     path, other = tmp_path / "file", tmp_path / "other"
     path.write_bytes(b"0123456789")
     held = HeldFile(path)

@@ -1,10 +1,11 @@
-"""Folders whose files are replaced one by one: a writer that dies has done nothing or all of it."""
+"""Folders whose files are replaced: a writer that dies has done nothing, or the next does all."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -12,23 +13,21 @@ import pytest
 from hydraopt.errors import LockedError, UsageError
 from hydraopt.files.lock import locked_folder
 from hydraopt.files.replacing import is_unfinished
-from hydraopt.files.writing import clean, replaced_folder, write_new
+from hydraopt.files.writing import clean, replaced_folder, write_atomically, write_new
 from tests.killing import swept
-from tests.marks import slow
 from tests.raising import raises
 
 # Kills a writer before each of its changes; once, when it has much to do, also the next one before
 # each of its own. After them the folder has the files of one kind, with those that are no writer's.
 _SWEEP = """
-import errno, os, shutil, sys
+import shutil, sys
 from pathlib import Path
-from hydraopt.files import exchanging
 from hydraopt.files.lock import locked_folder
 from hydraopt.files.writing import clean, replaced_folder, write_new
 from tests.killing import swept
 from tests.killing import killed_before
 
-top, how = Path(sys.argv[1]), sys.argv[2]
+top = Path(sys.argv[1])
 folder = top / "mnt"
 NEW = ("a", "config.json", "y.core.safetensors", "z")
 OLD = ("a", "b", "config.json", "x.core.safetensors", "z")
@@ -45,9 +44,6 @@ def replace():
     with replaced_folder(folder, OLD.__contains__) as made:
         for name in NEW:
             write_new(made / name, [b"new"])
-
-def lacking(*_):
-    raise OSError(errno.EINVAL, "not here")
 
 def finish():
     with locked_folder(folder):
@@ -69,10 +65,6 @@ def edited():
 def loads(name):
     return any(x.name.endswith(name) for x in folder.iterdir())
 
-if how == "mounted":
-    os.path.ismount = lambda path: path == folder
-else:
-    exchanging.exchange = lacking
 kinds, number, dead, swept = [], 0, True, False
 while dead:
     number += 1
@@ -102,21 +94,19 @@ print(*kinds)
 """
 
 
-@pytest.mark.parametrize("how", ["mounted", slow("not exchanged")])
-def test_killed_before_any_change_all_files_are_of_one_kind(tmp_path: Path, how: str) -> None:
-    kinds = swept(_SWEEP, tmp_path / "top", how)
+def test_killed_before_any_change_all_files_are_of_one_kind(tmp_path: Path) -> None:
+    kinds = swept(_SWEEP, tmp_path / "top")
     assert kinds.count("old") > 4
     assert kinds.count("new") > 8
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A mount of which a writer left half."""
+    """A folder of which a writer left half."""
     made = tmp_path / "mnt"
     made.mkdir()
     (made / "x").write_text("old")
     (made / "y").write_text("old")
-    monkeypatch.setattr(os.path, "ismount", lambda path: path == made)
     really = os.replace
 
     def failing(old: Path, new: Path) -> None:
@@ -188,13 +178,73 @@ def test_a_link_takes_no_file_from_elsewhere(folder: Path, name: str) -> None:
     assert sorted(elsewhere.rglob("*")) == before
 
 
-def test_a_folder_in_the_way_of_a_file_is_told_before_anything_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
+def test_a_folder_in_the_way_of_a_file_is_told_before_anything_changes(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("old")
     (tmp_path / "y").mkdir()
     with pytest.raises(IsADirectoryError):
         replace(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["x", "y"]
     assert texts(tmp_path) == {"x": "old"}
+
+
+def test_a_failure_leaves_the_folder_as_it_was_or_none(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "x").write_text("old")
+
+    def fail(folder: Path) -> None:
+        with replaced_folder(folder) as made:
+            write_new(made / "x", [b"new"])
+            raise RuntimeError
+
+    for name in ("there", "new"):
+        with pytest.raises(RuntimeError):
+            fail(tmp_path / name)
+    assert os.listdir(tmp_path) == ["there"]
+    assert os.listdir(tmp_path / "there") == ["x"]
+    assert texts(tmp_path / "there") == {"x": "old"}
+
+
+@pytest.mark.parametrize("inside", ["", "inside"])
+def test_other_files_folders_and_who_works_in_it_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    folder = tmp_path / "out"
+    (folder / "inside").mkdir(parents=True)
+    for name in ("inside/x", "x", "y", "README.md", "stale"):
+        (folder / name).write_text("old")
+    left = folder / f".out.tmp-{'0' * 16}"  # of a writer that was killed
+    left.mkdir()
+    monkeypatch.chdir(folder / inside)
+    with replaced_folder(".." if inside else ".", lambda name: name == "stale") as made:
+        write_new(made / "x", [b"new"])
+        write_new(made / "y", [b"new"])
+    assert Path.cwd() == folder / inside
+    assert texts(folder) == {"x": "new", "y": "new", "README.md": "old"}
+    assert (folder / "inside" / "x").read_text() == "old"
+    assert len(os.listdir(folder)) == 4
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_cannot_be_given_away_keeps_its_group_and_its_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    (tmp_path / "x").write_text("old")
+    file = tmp_path / "x"
+    os.chown(file, 65534, 2000)
+    os.chmod(file, 0o640)
+    really = os.chown
+
+    def chown(path: object, owner: int, group: int) -> None:
+        if owner != -1:
+            raise PermissionError(1, "not permitted")
+        really(path, owner, group)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "chown", chown)
+    replace(tmp_path) if whole else write_atomically(file, [b"new"])
+    assert file.read_text() == "new"
+    now = file.stat()
+    assert (now.st_uid, now.st_gid, stat.S_IMODE(now.st_mode)) == (0, 2000, 0o640)
+    monkeypatch.setattr(os, "chown", lambda *_: (_ for _ in ()).throw(PermissionError()))
+    replace(tmp_path) if whole else write_atomically(file, [b"newer"])
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640

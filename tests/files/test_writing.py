@@ -1,30 +1,23 @@
-"""Files and folders that are replaced in one step."""
+"""Files that are replaced in one step."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
-import shutil
 import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from hydraopt.errors import UsageError
-from hydraopt.files import exchanging, writing
+from hydraopt.files import writing
 from hydraopt.files.apart import check_apart
 from hydraopt.files.outputs import destination
-from hydraopt.files.writing import (
-    replaced_file,
-    replaced_folder,
-    write_atomically,
-    write_new,
-)
+from hydraopt.files.writing import replaced_file, replaced_folder, write_atomically, write_new
 from tests.raising import raises
 
 
@@ -178,170 +171,6 @@ def test_a_file_of_another_library_appears_at_once(tmp_path: Path) -> None:
     assert names(target.parent) == ["file.gguf"]
 
 
-# --- folders -------------------------------------------------------------------------------------
-
-
-def fill(folder: Path, text: str, *others: str) -> None:
-    for name in ("adapter_config.json", "adapter_model.safetensors", *others):
-        (folder / name).write_text(text)
-
-
-@pytest.fixture(params=["exchange", "one by one", "mounted", "bound"])
-def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param in ("mounted", "bound"):
-
-        def busy(one: Path, other: Path) -> None:
-            raise OSError(errno.EBUSY, "mounted")
-
-        real = os.replace
-
-        def across(old: Path, new: Path) -> None:
-            if "adapter" not in Path(old).parent.parts or Path(new).name == "adapter":
-                raise OSError(errno.EXDEV, "another file system")
-            real(old, new)
-
-        if request.param == "mounted":
-            monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "adapter")
-        else:  # a part of the same file system, which ismount does not see
-            monkeypatch.setattr(os, "rename", across)
-        monkeypatch.setattr(exchanging, "exchange", busy)
-        monkeypatch.setattr(os, "replace", across)
-    if request.param == "one by one":
-
-        def lacking(one: Path, other: Path) -> None:
-            raise OSError(errno.ENOSYS, "not here")
-
-        monkeypatch.setattr(exchanging, "exchange", lacking)
-    return request.param
-
-
-def test_a_folder_is_replaced_and_keeps_its_other_files(tmp_path: Path, system: str) -> None:
-    target = tmp_path / "adapter"
-    target.mkdir()
-    with replaced_folder(target) as made:
-        fill(made, "old")
-    fill(target, "old", "README.md", "stale.bin")
-    (target / "logs").mkdir()
-    (target / "logs" / "run").write_text("kept")
-    target.chmod(0o750)
-    with replaced_folder(target, lambda name: name == "stale.bin") as made:
-        fill(made, "new")
-        assert (target / "adapter_config.json").read_text() == "old"
-    kept = ["README.md", "adapter_config.json", "adapter_model.safetensors", "logs"]
-    assert names(target) == kept
-    assert {(target / name).read_text() for name in kept[1:3]} == {"new"}
-    assert (target / "README.md").read_text() == "old"
-    assert (target / "logs" / "run").read_text() == "kept"
-    assert stat.S_IMODE(target.stat().st_mode) == 0o750
-    assert names(tmp_path) == ["adapter"]
-
-
-def test_a_failure_leaves_the_folder_as_it_was(tmp_path: Path, system: str) -> None:
-    target = tmp_path / "adapter"
-    target.mkdir()
-    fill(target, "old")
-
-    def broken() -> None:
-        with replaced_folder(target) as made:
-            fill(made, "new")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        broken()
-    assert {path.read_text() for path in target.iterdir()} == {"old"}
-    assert names(tmp_path) == ["adapter"]
-
-
-def test_without_an_exchange_the_config_goes_first_and_comes_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target, seen = tmp_path / "adapter", []
-    target.mkdir()
-    fill(target, "old")
-    real = os.replace
-
-    def watched(old: Path, new: Path) -> None:
-        seen.append((Path(new).name, [x for x in names(target) if x[0] != "."]))
-        real(old, new)
-
-    def lacking(one: Path, other: Path) -> None:
-        raise OSError(errno.EINVAL, "not here")
-
-    monkeypatch.setattr(exchanging, "exchange", lacking)
-    monkeypatch.setattr(writing.os, "replace", watched)
-    with replaced_folder(target) as made:
-        fill(made, "new")
-    assert seen == [
-        ("adapter_model.safetensors", ["adapter_model.safetensors"]),
-        ("adapter_config.json", ["adapter_model.safetensors"]),
-    ]
-
-
-def test_what_a_killed_writer_left_in_a_folder_goes_with_the_next_write(tmp_path: Path) -> None:
-    target = tmp_path / "adapter"
-    left = target / f".adapter.tmp-{'0' * 16}"
-    left.mkdir(parents=True)
-    with replaced_folder(target) as made:
-        fill(made, "new")
-    assert names(target) == ["adapter_config.json", "adapter_model.safetensors"]
-
-
-_BOUND = """
-import sys
-from pathlib import Path
-from hydraopt.files.writing import replaced_folder
-target = Path(sys.argv[1])
-with replaced_folder(target) as made:
-    (made / "adapter_config.json").write_text("new")
-"""
-
-
-def test_a_folder_that_another_is_bound_to_is_replaced_file_by_file(tmp_path: Path) -> None:
-    target, bound = tmp_path / "adapter", tmp_path / "volume" / "adapter"
-    target.mkdir()
-    bound.mkdir(parents=True)
-    fill(bound, "old", "README.md")
-    mount = f"mount --bind {bound} {target} && "
-    unshared = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
-    if shutil.which("unshare") is None or subprocess.run([*unshared, mount + "true"]).returncode:
-        pytest.skip("nothing can be mounted here")
-    command = [*unshared, mount + '"$@"', "sh", sys.executable, "-c", _BOUND, str(target)]
-    subprocess.run(command, check=True)
-    assert (bound / "adapter_config.json").read_text() == "new"
-    assert names(bound) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
-    assert names(target) == []
-
-
-_KILLED = """
-import sys
-from pathlib import Path
-from hydraopt.files.writing import replaced_folder
-target = Path(sys.argv[1])
-while True:
-    for text in ("a", "b"):
-        with replaced_folder(target) as made:
-            for name in ("adapter_config.json", "adapter_model.safetensors"):
-                (made / name).write_text(text * 4096)
-"""
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_a_folder_is_of_one_kind(tmp_path: Path) -> None:
-    target = tmp_path / "adapter"
-    target.mkdir()
-    fill(target, "a" * 4096)
-    for i in range(12):
-        with subprocess.Popen([sys.executable, "-c", _KILLED, str(target)]) as writer:
-            time.sleep(0.25 + 0.013 * i)
-            writer.send_signal(signal.SIGKILL)
-        texts = {path.name: path.read_text() for path in target.iterdir()}
-        assert set(texts) == {"adapter_config.json", "adapter_model.safetensors"}
-        assert len(set(texts.values())) == 1, "old weights under a new config"
-    with replaced_folder(target) as made:
-        fill(made, "c")
-    assert names(tmp_path) == ["adapter"]
-
-
 def test_an_address_of_a_file_here_is_its_path(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_atomically(f"file://{tmp_path}/x%20y", [b"abc"])
@@ -371,7 +200,7 @@ def test_a_scratch_that_another_takes_for_a_dead_one_is_made_again(
     assert write_atomically(tmp_path / "x", [b"content"]) == 7
     assert len(tries) == 3
     tries.clear()
-    with replaced_folder(tmp_path / "y") as made:
-        fill(made, "new")
+    with replaced_folder(tmp_path / "y"):
+        pass
     assert names(tmp_path) == ["x", "y"]
     assert (tmp_path / "x").read_bytes() == b"content"

@@ -41,7 +41,10 @@ class Reply:
 
 @dataclass
 class Web:
-    """Files of a folder at ``address``. sent: bytes of bodies so far. requests: their paths."""
+    """Files of a folder at ``address``.
+
+    sent: bytes of bodies so far.  requests: their paths.  keys: their Authorization headers.
+    """
 
     folder: Path
     address: str = ""
@@ -50,6 +53,7 @@ class Web:
     fault: Fault | None = None
     sent: int = 0
     requests: list[str] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
 
     def url(self, name: str) -> str:
         return f"{self.address}/{name}"
@@ -116,6 +120,7 @@ def web_server(folder: Path) -> Iterator[Web]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            web.keys.append(self.headers.get("Authorization"))
             reply = web.reply(self.path, self.headers.get("Range"))
             if web.fault is not None:
                 web.fault(reply)

@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hydraopt.cli.main import cli
-from hydraopt.editing.verbs import rename
 from hydraopt.errors import UsageError
 from tests.editing.living import state
 from tests.raising import check_refused
@@ -25,32 +24,6 @@ def run(*words: str, code: int = 0) -> Result:
     result = CliRunner().invoke(cli, list(words))
     assert result.exit_code == code, result.output
     return result
-
-
-def test_from_adapters_to_a_task_without_a_local_file(
-    bucket: str,
-    upload: Upload,
-    content: Content,
-    adapters: dict[str, Path],
-    merged: Path,
-    tmp_path: Path,
-) -> None:
-    for name in "abcd":
-        upload(adapters[name], f"{bucket}/in/{name}")
-    file = f"{bucket}/four.hydra.safetensors"
-    said = run("merge", f"{bucket}/in/*", "--error", "0.05", "-o", file).output
-    assert "4 tasks" in said or file in said
-    assert content(bucket)["four.hydra.safetensors"] == merged.read_bytes()
-    run("merge", f"{bucket}/in/*", "--error", "0.05", "-o", file)  # a bundle may be replaced
-    run("split", file, "-o", f"{bucket}/parts")
-    rename(f"{bucket}/parts/four.core.safetensors", "a", "first")
-    assert "first" in run("inspect", "--list", f"{bucket}/parts").output
-    assert json.loads(run("inspect", file, "--json").stdout)["path"] == file
-    run("verify", file)
-    run("export", f"{bucket}/parts", "b", "-o", str(tmp_path / "b"))
-    run("export", str(merged), "b", "-o", str(tmp_path / "b-local"))
-    exported = state(tmp_path / "b")["adapter_model.safetensors"]
-    assert exported == state(tmp_path / "b-local")["adapter_model.safetensors"]
 
 
 def test_pull(web: Web, apart: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from hydraopt import merge, open_bundle, verify_bundle
 from hydraopt.collection.splitting import join, split
-from hydraopt.editing.refresh import refresh
 from hydraopt.editing.verbs import remove, rename, replace
 from hydraopt.errors import (
     RemoteError,
@@ -144,28 +143,6 @@ def test_a_writer_that_dies_leaves_the_old_core_with_its_tasks_or_the_new_one(
     assert len(content(address)) == 4
     join([address], tmp_path / "joined")
     assert (tmp_path / "joined").read_bytes() == other.read_bytes()
-
-
-@pytest.mark.parametrize("bucket", ["memory"], indirect=True)
-@pytest.mark.parametrize("step", [2, 7])
-def test_a_refresh_that_dies_loses_no_task(
-    step: int, bucket: str, upload: Upload, apart: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from hydraopt.files.objects import ObjectStore
-
-    address = f"{bucket}/four"
-    upload(apart, address)
-    before = all_bytes(address)  # type: ignore[arg-type]
-    left = [step]
-    with monkeypatch.context() as patched:
-        patched.setattr(ObjectStore, "put", dying(ObjectStore.put, left))
-        patched.setattr(ObjectStore, "remove", dying(ObjectStore.remove, left))
-        with pytest.raises(Died):
-            refresh(address, error=0.3)
-    after = all_bytes(address)  # type: ignore[arg-type]
-    assert after.keys() == before.keys()
-    assert (after == before) == (step == 2)
-    assert verify_bundle(address).ok
 
 
 @pytest.mark.parametrize("bucket", ["memory"], indirect=True)

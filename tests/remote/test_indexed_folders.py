@@ -11,12 +11,11 @@ import pytest
 from hydraopt import merge, open_bundle
 from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.collection.output import as_folder
-from hydraopt.collection.pulling import pull
 from hydraopt.collection.splitting import split
-from hydraopt.editing.verbs import add, remove, rename, replace
+from hydraopt.editing.verbs import add, rename, replace
 from hydraopt.errors import TaskNotFoundError, UsageError
 from hydraopt.files.answers import PassingError
-from hydraopt.files.folders import files_in, is_there
+from hydraopt.files.folders import is_there
 from hydraopt.files.stores import store_of
 from hydraopt.files.url import Url
 from hydraopt.inspect.listing import listing
@@ -62,25 +61,6 @@ def test_opening_takes_a_list_and_the_index(bucket: str, merged: Path, asked: li
     same_tasks(address, merged)
 
 
-def test_every_change_leaves_an_index_that_tells_all(
-    bucket: str, merged: Path, adapters: dict[str, Path], asked: list[str]
-) -> None:
-    address = f"{bucket}/four"
-    split(merged, address)
-    for change in (
-        lambda: add(address, [adapters["e"]], day=DAY),
-        lambda: replace(address, [f"a={adapters['e']}"], day=DAY),
-        lambda: rename(address, "b", "B"),
-        lambda: remove(address, ["c"]),
-    ):
-        change()
-        asked.clear()
-        names = list(open_bundle(address))
-        assert not any(name.endswith(".task.safetensors") for name in asked)
-        assert names == list(open_bundle(address).manifest.to_json()["tasks"]["name"])
-    assert names == ["B", "a", "d", "e"]
-
-
 def test_a_store_that_does_not_take_the_index_takes_the_change(
     bucket: str, merged: Path, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,15 +96,6 @@ def test_a_folder_that_was_uploaded_keeps_its_index_in_s3(
     same_tasks(f"{bucket}/four/", merged)
 
 
-def test_a_size_is_that_of_all_objects(
-    bucket: str, merged: Path, adapters: dict[str, Path]
-) -> None:
-    limit = merged.stat().st_size
-    made = merge([adapters[name] for name in NAMES], f"{bucket}/four/", size=limit, workers=1)
-    there = sum(x.size or 0 for x in files_in(Url(f"{bucket}/four/")) or ())
-    assert there == made.size <= limit
-
-
 def test_an_object_that_was_replaced_is_read(
     bucket: str, merged: Path, apart: Path, asked: list[str]
 ) -> None:
@@ -136,17 +107,6 @@ def test_an_object_that_was_replaced_is_read(
     asked.clear()
     assert list(open_bundle(address)) == ["a", "b", "d"]
     assert [x for x in asked if x.endswith(".task.safetensors")] == ["c.task.safetensors"]
-
-
-def test_a_folder_that_is_pulled_has_an_index(bucket: str, merged: Path, tmp_path: Path) -> None:
-    split(merged, f"{bucket}/four/")
-    pull(f"{bucket}/four/", tmp_path / "all")
-    assert (tmp_path / "all" / INDEX_NAME).is_file()
-    pull(f"{bucket}/four/", tmp_path / "some", ["a"])
-    pull(f"{bucket}/four/", tmp_path / "some", ["b"])
-    assert [row.name for row in listing(tmp_path / "some").tasks] == ["a", "b"]
-    pull(f"{bucket}/four/")  # into the cache
-    same_tasks(f"{bucket}/four/", merged)
 
 
 def test_over_http_a_folder_needs_no_list(web: Web, apart: Path, merged: Path) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hydraopt import merge, open_bundle
+from hydraopt import open_bundle
 from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.collection.pulling import pull
 from hydraopt.errors import TaskNotFoundError, UsageError
 from tests.editing.living import state
-from tests.raising import raises
 from tests.remote.conftest import at_address
 
 Upload = Callable[[Path, str], None]
@@ -39,26 +37,6 @@ def test_pull_writes_the_files_of_a_task(
     assert state(whole) == state(both)
     pull(address, whole)
     assert state(whole) == state(both)
-
-
-def test_pull_refuses_a_folder_of_another_core(
-    bucket: str,
-    upload: Upload,
-    apart: Path,
-    merged: Path,
-    adapters: dict[str, Path],
-    tmp_path: Path,
-) -> None:
-    other = tmp_path / "other.hydra.safetensors"
-    merge([adapters["e"], adapters["a"]], other, error=0.05)
-    upload(other, f"{bucket}/other.hydra.safetensors")
-    folder = Path(shutil.copytree(apart, tmp_path / "here"))
-    before = state(folder)
-    with raises(UsageError, file="four.core.safetensors"):
-        pull(f"{bucket}/other.hydra.safetensors", folder, ["a"])
-    with raises(UsageError, file="here"):
-        pull(f"{bucket}/other.hydra.safetensors", folder)
-    assert state(folder) == before
 
 
 def test_pull_into_the_cache_is_what_the_next_reader_needs(

@@ -93,21 +93,6 @@ def test_a_merge_from_there_to_there_is_the_merge_from_here_to_here(
     assert [x.name for x in read_adapters(named)] == list("ab")
 
 
-def test_an_output_over_an_input_is_refused(
-    bucket: str, upload: Upload, content: Content, adapters: dict[str, Path]
-) -> None:
-    upload(adapters["a"], f"{bucket}/a")
-    before = content(bucket)
-    file = "adapter_model.safetensors"
-    for output, facts in (
-        (f"a/{file}", {"file": "adapter_model.safetensors"}),
-        ("a", {"file": "a"}),
-    ):
-        with raises(UsageError, **facts):
-            merge(f"{bucket}/a", f"{bucket}/{output}", error=0.05)
-    assert content(bucket) == before
-
-
 def test_what_is_wrong_with_an_adapter_names_its_address(
     bucket: str, upload: Upload, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -228,25 +213,6 @@ def test_verbs_there_leave_what_they_leave_here(
         with pytest.raises(kind):
             act()
     same()
-
-
-@pytest.mark.slow
-@STORES
-def test_a_merge_gives_the_same_bytes_wherever_it_is_written(
-    bucket: str, adapters: dict[str, Path], tmp_path: Path
-) -> None:
-    """Whatever the folder or the file is called, and whoever keeps it."""
-    paths = list(adapters.values())
-    for number, size in enumerate(("32%", "37%", "43%", "55%")):
-        places = ("c", "collection", f"a-much-longer-name-{'0123456789' * 12}")
-        folders = [f"{top}/{number}/{x}/" for top in (tmp_path, bucket) for x in places]
-        whole = [f"{top}/{number}.hydra.safetensors" for top in (tmp_path, bucket)]
-        for outputs in (folders, whole):
-            made = [merge(paths, x, size=size, workers=1) for x in outputs]
-            first, *others = (all_bytes(x.path) for x in made)  # type: ignore[arg-type]
-            assert others == [first] * len(others), size
-            limit = float(size[:-1]) / 100 * made[0].fp16_bytes
-            assert all(0.85 * limit < x.size <= limit for x in made)
 
 
 @pytest.mark.slow

@@ -20,7 +20,6 @@ __all__ = ["Problems"]
 
 _SKIPPED: Final = (AdapterFormatError, NotThereError, NumericalError)
 """Errors that say that an adapter itself cannot be used."""
-_LONGEST: Final = 120
 
 
 class Problems:
@@ -51,7 +50,7 @@ class Problems:
         (self._skipped if skipped else self._errors).append(error)
 
     def raise_any(self) -> None:
-        """Raise the only error, or a BatchError that lists all of them by reason."""
+        """Raise the only error, or a BatchError that lists all of them."""
         if not self._errors:
             if len(self._skipped) == self._count:
                 raise self._all("no adapter is left")
@@ -64,14 +63,7 @@ class Problems:
         errors = [*self._errors, *self._skipped]
         adapters = counted(self._count, "adapter")
         lines = [f"{what}: {counted(len(errors), 'problem')} in {adapters}"]
-        for alike in _by_reason(errors):
-            first = alike[0]
-            if len(alike) == 1 or first.what is None:
-                lines += [f"  {one_line(str(error))}" for error in alike]
-                continue
-            advice = f". {first.do}" if first.do else ""
-            lines.append(f"  {one_line(first.what)} ({len(alike)} adapters){advice}:")
-            lines += [f"    {_where(error)}" for error in alike]
+        lines += [f"  {one_line(str(error))}" for error in errors]
         if not self._skip and any(isinstance(error, _SKIPPED) for error in errors):
             lines.append("  --skip-unreadable (skip_unreadable=True) leaves out what is unreadable")
         error = BatchError("\n".join(lines))
@@ -93,11 +85,3 @@ def _by_reason(errors: Iterable[HydraoptError]) -> Iterator[Sequence[HydraoptErr
         key = (error.what, error.do) if error.what else str(error)
         groups.setdefault(key, []).append(error)
     return iter(groups.values())
-
-
-def _where(error: HydraoptError) -> str:
-    """Return the file and the problem found in it."""
-    detail = "" if error.got is None else one_line(f" (got {error.got})")
-    return one_line(str(error.file)) + (
-        detail if len(detail) <= _LONGEST else f"{detail[:_LONGEST]}...)"
-    )

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from hydraopt.adapters.model import Kind, Layout
-from hydraopt.adapters.peft import CHANGES_BASE
+from hydraopt.adapters.peft import changed_base
 from hydraopt.adapters.tuners import other_tuner
 
-__all__ = ["Changing", "Sited", "beyond_linear", "beyond_lora", "changed_base", "not_linear"]
+__all__ = ["Changing", "Sited", "beyond_linear", "beyond_lora", "not_linear"]
 
 
 class Sited(Protocol):
@@ -54,12 +54,6 @@ def _other_settings(config: Mapping[str, Any]) -> Iterator[str]:
     how = changed_base(config)
     if how is not None:
         yield f"an initialisation that changes the base, {how}"
-
-
-def changed_base(config: Mapping[str, Any]) -> str | None:
-    """Return the initialisation, where it also changes the base when PEFT attaches the adapter."""
-    how = config.get("init_lora_weights")
-    return how if isinstance(how, str) and CHANGES_BASE.search(how) else None
 
 
 def beyond_linear(task: Changing) -> Iterator[str]:

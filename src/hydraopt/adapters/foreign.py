@@ -17,7 +17,7 @@ from typing import Any, Final
 from hydraopt.adapters.keys import joined_half, spell
 from hydraopt.adapters.lycoris import has_product, is_lycoris, read_lycoris
 from hydraopt.adapters.model import ExtraKind, Format, Kind, Layout, LowRankModule
-from hydraopt.adapters.peft import DORA, Parsed
+from hydraopt.adapters.peft import DORA, Parsed, both_of, halves_of
 from hydraopt.adapters.peftconfig import exact_pattern
 from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
 from hydraopt.adapters.scale import ScaleRule, mlx_scale, ratio
@@ -41,7 +41,7 @@ _HALF: Final = re.compile(
     r"|:(?P<numbered>down|up))"
 )
 
-_JOINED_ALPHA: Final = re.compile(r"[^.]+_alpha")
+_ALPHA: Final = re.compile(r".*\.alpha|[^.]+_alpha", re.DOTALL)
 
 
 def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) -> Parsed:
@@ -53,7 +53,8 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
     in the metadata, else from ``alpha``, else it is 1, which is what both tools then do.
     """
     parsed = Parsed(file_format, {}, base_model=file.metadata.get("ss_sd_model_name") or None)
-    halves, alphas = _halves(file)
+    halves = halves_of(file, _image_half)
+    alphas = {name: x for name, x in file.items() if _ALPHA.fullmatch(name)}
     settings = _diffusers_settings(file)
     product = next(filter(has_product, file), None)
     if file_format == "diffusers" and product is not None:
@@ -83,7 +84,7 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
     used -= set(lycoris.kinds)
     parsed.modules += lycoris.modules
     for stem, sides in halves.items():
-        a, b = _both(stem, sides, file.path)
+        a, b = both_of(stem, sides, file.path)
         path = _diffusers_path(stem) if file_format == "diffusers" else stem
         rule = settings.get(path.partition(".")[0])
         scale = stated(stem, path, b.shape[1] if len(b.shape) > 1 else 1)
@@ -123,27 +124,7 @@ def _image_notes(stems: Iterable[str], idle: Sequence[str], names: Iterable[str]
         yield Note("multipliers", text, multipliers[0])
 
 
-def _halves(
-    file: TensorFile,
-) -> tuple[dict[str, dict[str, RawTensor]], dict[str, RawTensor]]:
-    """Return the two halves "A" and "B" of each path, and the alphas by key."""
-    halves: dict[str, dict[str, RawTensor]] = {}
-    alphas: dict[str, RawTensor] = {}
-    for name, tensor in file.items():
-        parts = _parts(name)
-        if parts is None:
-            if name.endswith(".alpha") or _JOINED_ALPHA.fullmatch(name):
-                alphas[name] = tensor
-            continue
-        path, half = parts
-        if half in halves.setdefault(path, {}):
-            what = f"two tensors claim to be {half} of one module"
-            refuse(what, file.path, module=path, do="Save each adapter on its own")
-        halves[path][half] = tensor
-    return halves, alphas
-
-
-def _parts(name: str) -> tuple[str, str] | None:
+def _image_half(name: str) -> tuple[str, str] | None:
     """Split the name of half of a pair into its path and "A" or "B"; None for other names."""
     if is_lycoris(name):
         return None
@@ -173,7 +154,6 @@ def read_loralib(
     enable = (config or {}).get("enable_lora")
     pairs = _suffix_pairs(file, "lora_A", "lora_B")
     for path, (a, b) in pairs.items():
-        _need_matrices(path, a, b, file.path)
         rank, groups = b.shape[1], a.shape[0] // b.shape[1]
         if groups < 1 or a.shape[0] != groups * rank or b.shape[0] % groups:
             _refuse_pair(path, a, b, file.path)
@@ -185,12 +165,11 @@ def read_loralib(
                 got, do = f"{groups} groups, enable_lora {enable}"[:80], "Correct enable_lora"
                 refuse("enable_lora does not fit", file.path, module=path, got=got, do=do)
         for g, place in enumerate(places):
-            name, layout = (path, "plain") if groups == 1 else (f"{path}::{place}", "rows")
+            name = path if groups == 1 else f"{path}::{place}"
+            layout: Layout = "plain" if groups == 1 else "rows"
             m, n = b.shape[0] // groups, a.shape[1]
             parsed.modules.append(
-                LowRankModule(
-                    name, _kind(path), m, n, rank, scale, a, b, _layout(layout), g, groups
-                )
+                LowRankModule(name, _kind(path), m, n, rank, scale, a, b, layout, g, groups)
             )
         if groups > 1 and not isinstance(enable, list):
             text = f"{path}: a fused projection; which {groups} parts is not stated"
@@ -214,7 +193,6 @@ def read_mlx(file: TensorFile, config: Mapping[str, Any], config_file: AnyPath) 
     parsed = Parsed("mlx", {}, base_model=model if isinstance(model, str) and model else None)
     pairs = _suffix_pairs(file, "lora_a", "lora_b")
     for path, (a, b) in pairs.items():
-        _need_matrices(path, a, b, file.path)
         if a.shape[1] != b.shape[0] or (rank is not None and a.shape[1] != rank):
             refuse(
                 "ranks of lora_a, lora_b and the config differ",
@@ -240,29 +218,19 @@ def read_mlx(file: TensorFile, config: Mapping[str, Any], config_file: AnyPath) 
     return result
 
 
-# --- shared -----------------------------------------------------------------------------------
-
-
 def _suffix_pairs(file: TensorFile, a_name: str, b_name: str) -> dict[str, StoredPair]:
-    halves: dict[str, dict[str, RawTensor]] = {}
-    for name, tensor in file.items():
+    """Return the pairs PATH.A_NAME, PATH.B_NAME, all of them matrices."""
+
+    def split(name: str) -> tuple[str, str] | None:
         path, _, last = name.rpartition(".")
-        if path and last in (a_name, b_name):
-            halves.setdefault(path, {})["A" if last == a_name else "B"] = tensor
-    return {path: _both(path, sides, file.path) for path, sides in halves.items()}
+        return (path, "A" if last == a_name else "B") if path and last in (a_name, b_name) else None
 
-
-def _both(path: str, sides: Mapping[str, RawTensor], file: AnyPath) -> StoredPair:
-    if len(sides) < 2:
-        have = next(iter(sides))
-        refuse(
-            f"module has no {'B' if have == 'A' else 'A'} to its {have}",
-            file,
-            module=path,
-            got=sides[have].name,
-            do="The file is incomplete; save the adapter again",
-        )
-    return sides["A"], sides["B"]
+    pairs = {}
+    for path, sides in halves_of(file, split).items():
+        a, b = pairs[path] = both_of(path, sides, file.path)
+        if len(a.shape) != 2 or len(b.shape) != 2 or 0 in a.shape + b.shape:
+            _refuse_pair(path, a, b, file.path)
+    return pairs
 
 
 def _plain(path: str, a: RawTensor, b: RawTensor, scale: float, file: AnyPath) -> LowRankModule:
@@ -278,15 +246,6 @@ def _plain(path: str, a: RawTensor, b: RawTensor, scale: float, file: AnyPath) -
 
 def _kind(path: str) -> Kind:
     return "embedding" if path.rpartition(".")[2] in _EMBEDDING_NAMES else "linear"
-
-
-def _layout(name: str) -> Layout:
-    return "rows" if name == "rows" else "plain"
-
-
-def _need_matrices(path: str, a: RawTensor, b: RawTensor, file: AnyPath) -> None:
-    if len(a.shape) != 2 or len(b.shape) != 2 or 0 in a.shape + b.shape:
-        _refuse_pair(path, a, b, file)
 
 
 def _refuse_pair(path: str, a: RawTensor, b: RawTensor, file: AnyPath) -> None:

@@ -1,27 +1,27 @@
-"""Formats of adapter files: detection by content, reading and reading back.
+"""Formats of adapter files: detection by content, reading, reading again, and refusal.
 
-All are in :data:`FORMATS`; a new one is a reader in a file of its own and a line there. A name of a
-tensor decides, the first in the file that is typical of any format; earlier lines win where one
-name could be of two. Full differences and the like stand beside pairs of several formats, so they
-tell a kohya file only where no other name tells a format.
+A name of a tensor decides, the first in the file that is typical of any format; earlier lines of
+:data:`TYPICAL` win where one name could be of two. Full differences and the like stand beside pairs
+of several formats, so they tell a kohya file only where no other name tells a format.
 
-A parser's file loads when a file is read by it: most are PEFT's.
+The readers of formats other than PEFT's load when a file is read by them: most are PEFT's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from hydraopt.adapters.keys import joined_half, parse
 from hydraopt.adapters.model import Format
 from hydraopt.adapters.peft import Parsed, read_peft
 from hydraopt.adapters.rawtensor import TensorFile, refuse
-from hydraopt.adapters.tuners import tuner_named
+from hydraopt.adapters.tuners import owner_of, refuse_method, tuner_named
 from hydraopt.files.url import AnyPath
 
-__all__ = ["FORMATS", "FileFormat", "Opened", "format_of", "read_again", "read_opened"]
+__all__ = ["TYPICAL", "Opened", "format_of", "read_again", "read_opened"]
 
 
 @dataclass(frozen=True)
@@ -54,27 +54,6 @@ class Opened:
                 f"{settings} of the training",
             )
         return self.config
-
-
-Again = Callable[[TensorFile, Mapping[str, Any], Mapping[str, Any]], Parsed]
-"""A parser of tensors that were read before: the config since, and the original's settings."""
-
-
-@dataclass(frozen=True)
-class FileFormat:
-    """Format of adapter files.
-
-    typical: function that recognises the format by a tensor's name.
-    read: the parser.
-    again: see :data:`Again`.
-    says: function that recognises the format by config or metadata alone, whatever the names.
-    """
-
-    name: Format
-    typical: Callable[[str, Opened], bool]
-    read: Callable[[Opened], Parsed]
-    again: Again
-    says: Callable[[Opened], bool] | None = None
 
 
 def _as_peft(name: str) -> bool:
@@ -114,127 +93,66 @@ def _diffusers(name: str, opened: Opened) -> bool:
     return old or name.endswith((":down", ":up")) or (_as_peft(name) and _image_path(name))
 
 
-def _other_method(opened: Opened) -> bool:
-    """Return whether the tuner is not LoRA; its tensors may still have names like kohya's."""
-    return tuner_named(opened.config) != "LORA"
+TYPICAL: Final[Mapping[Format, Callable[[str, Opened], bool]]] = {
+    "peft": _peft,
+    "mlx": lambda name, opened: name.endswith((".lora_a", ".lora_b")),
+    "loralib": lambda name, opened: name.endswith((".lora_A", ".lora_B")),
+    "kohya": _kohya,
+    "diffusers": _diffusers,
+}
+"""Functions that recognise a format by a tensor's name."""
 
 
-def _read_peft(file: TensorFile, config: Mapping[str, Any], config_file: AnyPath) -> Parsed:
-    if tuner_named(config) == "LORA":
-        return read_peft(file, config, config_file)
-    from hydraopt.adapters.tunerfiles import read_tuner
-
-    return read_tuner(file, config, config_file)
+def _named(name: str, opened: Opened) -> Format | None:
+    return next((known for known, typical in TYPICAL.items() if typical(name, opened)), None)
 
 
-def _read_mlx(file: TensorFile, config: Mapping[str, Any], config_file: AnyPath) -> Parsed:
-    from hydraopt.adapters.foreign import read_mlx
-
-    return read_mlx(file, config, config_file)
-
-
-def _read_loralib(
-    file: TensorFile, alpha: float | None, config: Mapping[str, Any] | None
-) -> Parsed:
-    from hydraopt.adapters.foreign import read_loralib
-
-    return read_loralib(file, alpha, config)
-
-
-def _read_image(file: TensorFile, file_format: Format, alpha: float | None) -> Parsed:
-    from hydraopt.adapters.foreign import read_image_lora
-
-    return read_image_lora(file, file_format, alpha)
-
-
-def _map(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _texts(value: Any) -> dict[str, str]:
-    """Return the texts of a value that should map texts; a bundle's author may write anything."""
-    items = value.items() if isinstance(value, Mapping) else ()
-    return {key: x for key, x in items if isinstance(x, str)}
-
-
-def _image_again(file_format: Format) -> Again:
-    def again(file: TensorFile, config: Mapping[str, Any], origin: Mapping[str, Any]) -> Parsed:
-        metadata = {**_texts(origin.get("metadata")), **file.metadata}
-        return _read_image(TensorFile(file.path, file, metadata), file_format, None)
-
-    return again
-
-
-FORMATS: Final = (
-    FileFormat(
-        "peft",
-        _peft,
-        lambda opened: _read_peft(
-            opened.file, opened.need_config('"r" and "lora_alpha"'), opened.config_file
-        ),
-        lambda file, config, origin: _read_peft(file, config, file.path),
-        says=_other_method,
-    ),
-    FileFormat(
-        "mlx",
-        lambda name, opened: name.endswith((".lora_a", ".lora_b")),
-        lambda opened: _read_mlx(
-            opened.file, opened.need_config('"lora_parameters"'), opened.config_file
-        ),
-        lambda file, config, origin: _read_mlx(file, _map(origin.get("config")), file.path),
-    ),
-    FileFormat(
-        "loralib",
-        lambda name, opened: name.endswith((".lora_A", ".lora_B")),
-        lambda opened: _read_loralib(opened.file, opened.alpha, opened.config),
-        lambda file, config, origin: _read_loralib(file, None, config),
-    ),
-    FileFormat(
-        "kohya",
-        _kohya,
-        lambda opened: _read_image(opened.file, "kohya", opened.alpha),
-        _image_again("kohya"),
-    ),
-    FileFormat(
-        "diffusers",
-        _diffusers,
-        lambda opened: _read_image(opened.file, "diffusers", opened.alpha),
-        _image_again("diffusers"),
-        says=lambda opened: "lora_adapter_metadata" in opened.file.metadata,
-    ),
-)
-
-
-def format_of(opened: Opened) -> FileFormat:
+def format_of(opened: Opened) -> Format:
     """Return the file's format; raises AdapterFormatError for a file of none."""
-    for known in FORMATS:
-        if known.says is not None and known.says(opened):
-            return known
+    if tuner_named(opened.config) != "LORA":
+        return "peft"  # its tensors may still have names like kohya's
+    if "lora_adapter_metadata" in opened.file.metadata:
+        return "diffusers"
     for name in opened.file:
-        for known in FORMATS:
-            if known.typical(name, opened):
-                return known
+        known = _named(name, opened)
+        if known is not None:
+            return known
     from hydraopt.adapters.lycoris import has_other_kind
 
     if any(map(has_other_kind, opened.file)):
-        return next(known for known in FORMATS if known.name == "kohya")
-    from hydraopt.adapters.unread import refuse_file
+        return "kohya"
+    _refuse_file(opened.file, opened.has_peft_config)
 
-    refuse_file(opened.file, opened.has_peft_config)
+
+def _read(known: Format, opened: Opened) -> Parsed:
+    """Read a file with the reader of a format."""
+    file, config_file = opened.file, opened.config_file
+    if known == "peft":
+        config = opened.need_config('"r" and "lora_alpha"')
+        if tuner_named(config) == "LORA":
+            return read_peft(file, config, config_file)
+        from hydraopt.adapters.tunerfiles import read_tuner
+
+        return read_tuner(file, config, config_file)
+    from hydraopt.adapters import foreign
+
+    if known == "mlx":
+        return foreign.read_mlx(file, opened.need_config('"lora_parameters"'), config_file)
+    if known == "loralib":
+        return foreign.read_loralib(file, opened.alpha, opened.config)
+    return foreign.read_image_lora(file, known, opened.alpha)
 
 
 def read_opened(opened: Opened) -> Parsed:
     """Read a file with its format's reader; raise AdapterFormatError as the reader does."""
     if not opened.file:
         refuse("file holds no tensors", opened.file.path, do="Save the adapter again")
-    parsed = format_of(opened).read(opened)
-    if parsed.format == "peft" and _other_method(opened):
+    parsed = _read(format_of(opened), opened)
+    if parsed.format == "peft" and tuner_named(opened.config) != "LORA":
         return parsed  # by the config, whatever the names are like
     for name, kind in parsed.extras.items():
-        if kind != "saved":
-            continue
         # The first typical name decides, and the order of names is not kept everywhere.
-        if any(row.typical(name, opened) for row in FORMATS):
+        if kind == "saved" and _named(name, opened) is not None:
             refuse(
                 f"tensor {name[:200]!r} is of another format than the file",
                 opened.file.path,
@@ -248,9 +166,62 @@ def read_again(file_format: Format, file: TensorFile, config: Mapping[str, Any])
     """Parse tensors again that were read before as ``file_format`` and now have ``config``.
 
     config: as returned by the first reading, either PEFT's own or one made for another format with
-        the original's settings under "hydraopt".
+        the original's settings under "hydraopt", which may come from anybody.
 
     Raises AdapterFormatError as the format's reader does.
     """
-    (known,) = (known for known in FORMATS if known.name == file_format)
-    return known.again(file, config, _map(config.get("hydraopt")))
+    origin = _map(config.get("hydraopt"))
+    texts = {k: x for k, x in _map(origin.get("metadata")).items() if isinstance(x, str)}
+    whole = TensorFile(file.path, file, {**texts, **file.metadata})
+    settings = _map(origin.get("config")) if file_format == "mlx" else config
+    return _read(file_format, Opened(whole, settings, file.path))
+
+
+def _map(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+# --- files of no known format ---------------------------------------------------------------------
+
+# Learned words: A1111's, those of SDXL and its successors by encoder, diffusers' by the word.
+_WORDS: Final = re.compile(r"emb_params|clip_[lgh]|t5xxl|string_to_param\b.*|<[^.]*>")
+_IDLE: Final = re.compile(r"(?:.*\.)?(?:alpha|(?:lora_)?dropout(?:_p)?)")
+_NONE: Final = "file holds no LoRA matrices"
+
+
+def _refuse_file(file: TensorFile, has_lora_config: bool) -> NoReturn:
+    """Raise AdapterFormatError that says what the file is, or seems to be by its tensors' names.
+
+    has_lora_config: whether a LoRA's config lies beside it.
+    """
+    if file.metadata.get("format", "").startswith("hydraopt"):
+        do = "Give the adapters themselves; to add to a bundle there is hydraopt add"
+        refuse("a bundle is no adapter", file.path, do=do)
+    from hydraopt.adapters.lycoris import is_lycoris
+
+    for name in file:
+        if owner_of(name) is not None or is_lycoris(name):
+            refuse_method(name, file.path)
+    what, do = _seeming(file.keys(), has_lora_config)
+    refuse(
+        what,
+        file.path,
+        got=f"{len(file)} tensors such as {', '.join(map(repr, list(file)[:2]))}",
+        expected="names with lora_A and lora_B, lora_down and lora_up, or lora_a and lora_b",
+        do=do,
+    )
+
+
+def _seeming(names: Collection[str], has_lora_config: bool) -> tuple[str, str]:
+    """Return the problem with the file and the advice to the user."""
+    if all(map(_WORDS.fullmatch, names)):
+        return f"{_NONE}, it seems to be a textual inversion", "Leave it out"
+    if has_lora_config or all(map(_IDLE.fullmatch, names)):
+        return _NONE, "The matrices were not saved; save again with model.save_pretrained"
+    if lora := next((name for name in names if "lora" in name.lower()), None):
+        what = f"tensors are named as in no LoRA format that can be read, {lora[:200]!r} for one"
+        return what, "Convert it to PEFT, kohya or diffusers names with the tool that wrote it"
+    if 2 * sum(name.endswith((".weight", ".bias")) for name in names) > len(names):
+        what = f"{_NONE}, it seems to be a whole model or a part of one"
+        return what, "Give the adapter alone; extract one first if the model was trained whole"
+    return _NONE, "Check that it is an adapter's file"

@@ -20,13 +20,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NoReturn
 
 from hydraopt.adapters.model import ExtraKind, LowRankModule, factor_path
 from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
 from hydraopt.adapters.tuners import refuse_method
+from hydraopt.files.url import AnyPath
 
-__all__ = ["LycorisContent", "has_other_kind", "has_product", "is_lycoris", "read_lycoris"]
+__all__ = [
+    "LycorisContent", "StoredProduct", "has_other_kind", "has_product", "is_lycoris",
+    "read_lycoris", "read_product",
+]  # fmt: skip
 
 ByName = Mapping[str, RawTensor]
 Halves = dict[str, dict[str, RawTensor]]
@@ -48,9 +52,6 @@ _TOGETHER: Final[Mapping[str, Mapping[str, ExtraKind]]] = {
     # tells how much harm an error does.
     "lambda_layer": {"q_layer.weight": "exact", "p_layer.weight": "exact"},
 }
-_NEEDED: Final = {
-    "on_input": ("weight",), "lambda_layer": ("q_layer.weight", "p_layer.weight"),
-}  # fmt: skip
 _GLORA: Final = ("a1.weight", "a2.weight", "b1.weight", "b2.weight")
 _OTHERS: Final = re.compile(
     rf"(?P<path>.+)\.(?P<part>{'|'.join(map(re.escape, (*_ALONE, *_GLORA, 'bm.weight')))})"
@@ -118,8 +119,7 @@ def read_lycoris(
         if len(kinds) > 1 or path in halves:
             what = "tensors of several methods claim to be one module"
             refuse(what, file.path, module=path, got=sorted(parts), do="Save each on its own")
-        product = _Product(file, path, parts, scale_of)
-        (_loha if kinds == {"hada"} else _lokr)(product, content)
+        _add(file, path, parts, scale_of, content)
     for path, parts in others.items():
         _other(file, path, parts, halves, content)
         if set(parts) & _SCALED:
@@ -132,125 +132,127 @@ def read_lycoris(
 
 
 @dataclass(frozen=True)
-class _Product:
-    """Tensors of one LoHa or LoKr."""
+class StoredProduct:
+    """Product of two matrices, entry by entry (LoHa) or Kronecker's (LoKr), as a file stores it.
 
-    file: TensorFile
+    modules: the factors that are low-rank pairs; the scale is inside the first.
+    kept: tensors of the other factors: whole matrices, and Tucker's form of a convolution.
+    core_rank: rank of Tucker's form; None without one.
+    """
+
+    modules: list[LowRankModule]
+    kept: ByName
+    core_rank: int | None
+
+
+def read_product(
+    file: AnyPath,
+    path: str,
+    parts: ByName,
+    scale_of: Callable[[int], float],
+    rank: int | None = None,
+) -> StoredProduct:
+    """Return the product whose tensors are ``parts``, by their own names ("hada_w1_a", ...).
+
+    path: of the module.  scale_of: rank to scale.  rank: that all pairs must have, if given.
+    Raises AdapterFormatError for parts that are missing or do not fit together.
+    """
+    stored = _ProductParts(file, path, parts, rank)
+    pairs: dict[int, tuple[RawTensor, RawTensor]] = {}
+    kept: dict[str, RawTensor] = {}
+    shapes, ranks, core_rank = set(), set(), None
+    for group in (0, 1):
+        names = stored.factor(group + 1)
+        tensors = [parts[name] for name in names]
+        if len(names) == 2:
+            pairs[group] = tensors[0], tensors[1]
+            ranks.add(tensors[0].shape[1])
+        else:
+            kept.update(zip(names, tensors, strict=True))
+        if len(names) == 3:
+            core_rank = tensors[0].shape[0]
+            ranks.add(core_rank)
+        shapes.add(tuple(x.shape for x in tensors))
+    # Of a LoHa with two ranks, it would be a guess which of them alpha is divided by.
+    if len(ranks) > 1 or (stored.kind == "hada" and len(shapes) > 1):
+        stored.misfit("factors of one rank, those of a LoHa of one shape")
+    modules = []
+    scale = scale_of(min(ranks)) if pairs else 1.0
+    for group, (b, a) in pairs.items():
+        (m, r), n = b.shape, a.shape[1]
+        own = factor_path(path, group, (m, n) if stored.kind == "lokr" else None)
+        modules.append(LowRankModule(own, "linear", m, n, r, scale, a, b, "factor", group, 2))
+        scale = 1.0
+    return StoredProduct(modules, kept, core_rank)
+
+
+@dataclass(frozen=True)
+class _ProductParts:
+    """Tensors of one product, as for :func:`read_product`."""
+
+    file: AnyPath
     path: str
     parts: ByName
-    scale_of: Callable[[str, int], float]
+    rank: int | None
 
-    def need(self, *names: str) -> list[RawTensor]:
-        for name in names:
-            if name not in self.parts:
-                refuse(
-                    f"a product lacks its {name}",
-                    self.file.path,
-                    module=self.path,
-                    got=", ".join(sorted(self.parts)),
-                    do=_DO,
-                )
-        return [self.parts[name] for name in names]
+    @property
+    def kind(self) -> str:
+        return "hada" if any(name.startswith("hada") for name in self.parts) else "lokr"
 
-    def misfit(self, expected: str) -> None:
+    def factor(self, number: int) -> tuple[str, ...]:
+        """Return the names of a factor's tensors: (W), (B, A), or Tucker's (core, side, side)."""
+        parts = self.parts
+        start = f"{self.kind}_w{number}"
+        whole, a, b, core = start, f"{start}_a", f"{start}_b", f"{self.kind}_t{number}"
+        if whole in parts:
+            shape = parts[whole].shape
+            if {a, b, core} & set(parts):
+                self.misfit(f"either {whole}, or {a} and {b}")
+            if len(shape) < 2 or 0 in shape or (number == 1 and len(shape) > 2):
+                self.misfit("lokr_w1 a matrix, lokr_w2 a matrix or a kernel, none of them empty")
+            return (whole,)
+        if a not in parts or b not in parts:
+            self.misfit(f"also {a} and {b}")
+        left, right = parts[a].shape, parts[b].shape
+        flat = len(left) == len(right) == 2 and 0 not in left + right
+        if core in parts:
+            shape = parts[core].shape
+            if not flat or len(shape) < 3 or 0 in shape or shape[:2] != (left[0], right[0]):
+                self.misfit(f"{core} (r, r, ...), {a} (r, m) and {b} (r, n), none of them empty")
+            return core, a, b
+        if not flat or left[1] != right[0] or self.rank not in (None, left[1]):
+            self.misfit(f"{a} (m, r), {b} (r, n), none of them empty, r {self.rank or 'equal'}")
+        return a, b
+
+    def misfit(self, expected: str) -> NoReturn:
         refuse(
-            "the shapes of a product's tensors do not fit together",
-            self.file.path,
+            "the tensors of a product are incomplete, or do not fit together",
+            self.file,
             module=self.path,
-            got=", ".join(f"{x.name!r} {x.shape}" for x in self.parts.values())[:600],
+            got=", ".join(f"{name} {x.shape}" for name, x in sorted(self.parts.items()))[:600],
             expected=expected,
             do=_DO,
         )
 
-    def pair(self, a: str, b: str) -> tuple[RawTensor, RawTensor]:
-        """Return (B, A) of a low-rank factor, stored as (m, r) and (r, n)."""
-        left, right = self.need(a, b)
-        fits = len(left.shape) == len(right.shape) == 2 and left.shape[1] == right.shape[0]
-        if not fits or 0 in left.shape + right.shape:
-            self.misfit(f"{a} (m, r) and {b} (r, n), none of them empty")
-        return left, right
-
-    def core(self, t: str, a: str, b: str) -> tuple[int, ...]:
-        """Return (m, n, *kernel) of a Tucker factor: a (r, m), b (s, n), a core t (r, s, ...)."""
-        core, left, right = self.need(t, a, b)
-        fits = len(core.shape) > 2 and len(left.shape) == len(right.shape) == 2
-        fits = fits and core.shape[:2] == (left.shape[0], right.shape[0])
-        if not fits or 0 in core.shape + left.shape + right.shape:
-            self.misfit(f"{t} (r, r, ...), {a} (r, m) and {b} (r, n), none of them empty")
-        return left.shape[1], right.shape[1], *core.shape[2:]
-
-
-def _loha(x: _Product, content: LycorisContent) -> None:
-    x.need("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-    if {"hada_t1", "hada_t2"} & set(x.parts):
-        first = x.core("hada_t1", "hada_w1_a", "hada_w1_b")
-        second = x.core("hada_t2", "hada_w2_a", "hada_w2_b")
-        if first != second or x.parts["hada_t1"].shape != x.parts["hada_t2"].shape:
-            x.misfit("two factors of one shape and one rank")
-        _keep(x, x.parts, content)
-        _check_alpha(x.file, x.path, x.parts["hada_t1"].shape[0], x.scale_of)
-        return
-    pairs = [x.pair(f"hada_w{i}_a", f"hada_w{i}_b") for i in (1, 2)]
-    shapes = {(left.shape, right.shape) for left, right in pairs}
-    if len(shapes) > 1:
-        # Which rank alpha is divided by would be a guess.
-        x.misfit("two factors of one shape and one rank")
-    _add(x, dict(enumerate(pairs)), content, sized=False)
-
-
-def _lokr(x: _Product, content: LycorisContent) -> None:
-    whole = []
-    pairs: dict[int, tuple[RawTensor, RawTensor]] = {}
-    ranks = set()
-    for i in (1, 2):
-        name, a, b = f"lokr_w{i}", f"lokr_w{i}_a", f"lokr_w{i}_b"
-        if name in x.parts:
-            if {a, b, f"lokr_t{i}"} & set(x.parts):
-                x.misfit(f"either {name}, or {a} and {b}")
-            (tensor,) = x.need(name)
-            if len(tensor.shape) < 2 or 0 in tensor.shape or (i == 1 and len(tensor.shape) > 2):
-                x.misfit("lokr_w1 a matrix, lokr_w2 a matrix or a kernel, none of them empty")
-            whole.append(name)
-        elif i == 2 and "lokr_t2" in x.parts:
-            x.core("lokr_t2", a, b)
-            whole += ["lokr_t2", a, b]
-            ranks.add(x.parts["lokr_t2"].shape[0])
-        else:
-            pairs[i - 1] = x.pair(a, b)
-            ranks.add(pairs[i - 1][1].shape[0])
-    if len(ranks) > 1:
-        x.misfit("one rank")
-    _keep(x, {name: x.parts[name] for name in whole}, content, alpha=not pairs)
-    if pairs:
-        _add(x, pairs, content, sized=True)
-    elif ranks:
-        _check_alpha(x.file, x.path, max(ranks), x.scale_of)
-
 
 def _add(
-    x: _Product,
-    pairs: Mapping[int, tuple[RawTensor, RawTensor]],
+    file: TensorFile,
+    path: str,
+    parts: ByName,
+    scale_of: Callable[[str, int], float],
     content: LycorisContent,
-    *,
-    sized: bool,
 ) -> None:
-    scale = x.scale_of(x.path, next(iter(pairs.values()))[1].shape[0])
-    for i, (b, a) in pairs.items():
-        (m, r), n = b.shape, a.shape[1]
-        path = factor_path(x.path, i, (m, n) if sized else None)
-        module = LowRankModule(path, "linear", m, n, r, scale, a, b, "factor", i, 2)
-        content.modules.append(module)
-        content.used |= {a.name, b.name}
-        scale = 1.0
-    alpha = f"{x.path}.alpha"
-    if alpha in x.file:
-        content.used.add(alpha)
-
-
-def _keep(x: _Product, parts: ByName, content: LycorisContent, *, alpha: bool = True) -> None:
-    content.kinds.update((tensor.name, "tuner") for tensor in parts.values())
-    if alpha:
-        _keep_alpha(x.file, x.path, content)
+    product = read_product(file.path, path, parts, lambda rank: scale_of(path, rank))
+    content.modules += product.modules
+    content.kinds.update((tensor.name, "tuner") for tensor in product.kept.values())
+    if not product.modules:
+        _keep_alpha(file, path, content)
+        if product.core_rank is not None:
+            _check_alpha(file, path, product.core_rank, scale_of)
+        return
+    content.used |= {tensor.name for x in product.modules for tensor in (x.a, x.b)}
+    if f"{path}.alpha" in file:
+        content.used.add(f"{path}.alpha")
 
 
 def _keep_alpha(file: TensorFile, path: str, content: LycorisContent) -> None:
@@ -291,9 +293,10 @@ def _other(
         if part in ("oft_blocks", "oft_diag") and len(tensor.shape) < 2:
             got = f"{tensor.name!r} {tensor.shape}"
             refuse("an OFT has no blocks", file.path, module=path, got=got, do=_DO)
-        need(*_NEEDED.get(part, ()))
         content.kinds[tensor.name] = _ALONE.get(part, "tuner")
         for more, kind in _TOGETHER.get(part, {}).items():
+            if more != "rescale":
+                need(more)
             if f"{path}.{more}" in file:
                 content.kinds[f"{path}.{more}"] = kind
 

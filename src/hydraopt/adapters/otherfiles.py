@@ -25,21 +25,15 @@ class _Member:
 
     portable: ClassVar[bool] = True
     path: Path
-    member: str
+    name: str
 
     def __call__(self) -> bytes:
         try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as stream:
-                shape, fortran, dtype = _read_npy_header(stream)
-                data = stream.read()
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-            refuse(f"array {self.member!r} cannot be read", self.path, got=error, do=DAMAGED)
-        except Exception as error:  # zlib.error has no public base but Exception
-            refuse(f"array {self.member!r} cannot be read", self.path, got=error, do=DAMAGED)
-        if fortran and len(shape) > 1:
-            array = np.frombuffer(data, dtype=dtype).reshape(shape[::-1]).T
-            return np.ascontiguousarray(array).tobytes()
-        return data
+            with np.load(self.path, allow_pickle=False) as archive:
+                array = archive[self.name]
+        except Exception as error:  # zipfile and numpy raise a dozen types for damaged input
+            refuse(f"array {self.name!r} cannot be read", self.path, got=error, do=DAMAGED)
+        return np.ascontiguousarray(array).tobytes()
 
 
 def open_npz(path: Path, size: int) -> TensorFile:
@@ -61,7 +55,7 @@ def open_npz(path: Path, size: int) -> TensorFile:
             for info in members:
                 name = info.filename.removesuffix(".npy")
                 with archive.open(info) as stream:
-                    shape, _, dtype = _read_npy_header(stream)
+                    shape, dtype = _read_npy_header(stream)
                     header_bytes = stream.tell()
                 if dtype not in codes:
                     do = "Save the adapter again in float32"
@@ -78,7 +72,7 @@ def open_npz(path: Path, size: int) -> TensorFile:
                     )
                 if name in tensors:
                     refuse(f"array {name!r} occurs twice", path, do=DAMAGED)
-                read = _Member(path, info.filename)
+                read = _Member(path, name)
                 tensors[name] = RawTensor(name, codes[dtype], shape, path, read)
                 tensors[name].check_shape()
     except AdapterFormatError:
@@ -88,10 +82,10 @@ def open_npz(path: Path, size: int) -> TensorFile:
     return TensorFile(path, tensors)
 
 
-def _read_npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _read_npy_header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_2_0
     if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    else:
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-    return shape, fortran, dtype
+        read = np.lib.format.read_array_header_1_0
+    shape, _, dtype = read(stream)
+    return shape, dtype

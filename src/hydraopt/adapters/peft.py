@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from hydraopt.adapters.keys import PeftKey, extra_kind, parse, spell
 from hydraopt.adapters.model import ExtraKind, Format, Layout, LowRankModule
@@ -14,7 +15,16 @@ from hydraopt.adapters.scale import ScaleRule
 from hydraopt.files.url import AnyPath
 from hydraopt.notes import Note
 
-__all__ = ["DORA", "Parsed", "check_types", "read_peft"]
+__all__ = [
+    "DORA",
+    "Halves",
+    "Parsed",
+    "both_of",
+    "changed_base",
+    "check_types",
+    "halves_of",
+    "read_peft",
+]
 
 
 @dataclass
@@ -33,7 +43,7 @@ class Parsed:
 DORA: Final = Note("dora", "DoRA: the magnitudes are tensors beside the low-rank part")
 
 # Initialisations that also change the base weights when PEFT attaches the adapter.
-CHANGES_BASE: Final = re.compile(r"pissa|olora|corda|loftq|lora_ga")
+_CHANGES_BASE: Final = re.compile(r"pissa|olora|corda|loftq|lora_ga")
 
 _KNOWN: Final = frozenset(
     {
@@ -55,12 +65,17 @@ def read_peft(file: TensorFile, config: Mapping[str, Any], config_file: AnyPath)
     """Return the modules, extras and notes of a PEFT LoRA.
 
     The config is that of a LoRA; others are read by hydraopt.adapters.tunerfiles. Raises
-    AdapterFormatError for variants that are not B @ A, and anything
-    where file and config disagree.
+    AdapterFormatError for variants that are not B @ A, and where file and config disagree.
     """
     parsed = Parsed("peft", config)
-    _check_method(config, config_file)
     check_types(config, config_file)
+    patterns = config.get("rank_pattern") or config.get("alpha_pattern")
+    if config.get("target_parameters") and patterns:
+        refuse(
+            "target_parameters together with rank_pattern or alpha_pattern is not supported",
+            config_file,
+            do="Tensor names do not tell which parameter a pattern means; use one rank and alpha",
+        )
     rule = ScaleRule.from_config(config, config_file)
     base = config.get("base_model_name_or_path")
     parsed.base_model = base if isinstance(base, str) and base else None
@@ -94,40 +109,68 @@ def read_peft(file: TensorFile, config: Mapping[str, Any], config_file: AnyPath)
     return parsed
 
 
+K = TypeVar("K", bound=Hashable)
+Halves = dict[K, dict[str, RawTensor]]
+"""The tensors "A" and "B" of each pair."""
+
+
+def halves_of(file: TensorFile, split: Callable[[str], tuple[K, str] | None]) -> Halves[K]:
+    """Return the halves of a file's low-rank pairs.
+
+    split: function from a tensor's name to its pair and "A" or "B"; None for other tensors.
+
+    Raises AdapterFormatError for two adapters in one file.
+    """
+    halves: Halves[K] = {}
+    for name, tensor in file.items():
+        found = split(name)
+        if found is None:
+            continue
+        pair, half = found
+        sides = halves.setdefault(pair, {})
+        if half in sides:
+            refuse(
+                f"two tensors claim to be {half} of one module",
+                file.path,
+                module=pair[0] if isinstance(pair, tuple) else pair,
+                got=f"{sides[half].name!r} and {name!r}",
+                do="The file holds several adapters; save each on its own",
+            )
+        sides[half] = tensor
+    return halves
+
+
+def both_of(
+    path: str, sides: Mapping[str, RawTensor], file: AnyPath
+) -> tuple[RawTensor, RawTensor]:
+    """Return (A, B) of a module; raises AdapterFormatError if one of them is missing."""
+    if len(sides) < 2:
+        have, tensor = next(iter(sides.items()))
+        missing = "B" if have == "A" else "A"
+        refuse(
+            f"module has no {missing} to its {have}",
+            file,
+            module=path,
+            got=tensor.name,
+            expected=f"also its lora_{missing}",
+            do="The file is incomplete; save the adapter again",
+        )
+    return sides["A"], sides["B"]
+
+
 def pair_up(file: TensorFile) -> dict[PeftKey, tuple[RawTensor, RawTensor]]:
     """Return the (A, B) pairs of a file with PEFT's tensor names, by the parsed name of A.
 
     Raises AdapterFormatError for half a pair or two adapters in one file.
     """
-    halves: dict[tuple[str, bool], dict[str, tuple[PeftKey, RawTensor]]] = {}
-    for name, tensor in file.items():
-        key = parse(name)
-        if key is None:
-            continue
-        sides = halves.setdefault((key.inner, key.embedding), {})
-        if key.half in sides:
-            refuse(
-                f"two tensors claim to be {key.half} of one module",
-                file.path,
-                module=key.path,
-                got=f"{sides[key.half][1].name!r} and {name!r}",
-                do="The file holds several adapters; save each on its own",
-            )
-        sides[key.half] = (key, tensor)
-    pairs: dict[PeftKey, tuple[RawTensor, RawTensor]] = {}
-    for (inner, _), sides in halves.items():
-        if len(sides) < 2:
-            (key, tensor), missing = next(iter(sides.values())), "B" if "A" in sides else "A"
-            refuse(
-                f"module has no {missing} to its {key.half}",
-                file.path,
-                module=inner,
-                got=tensor.name,
-                expected=f"also its lora_{missing}",
-                do="The file is incomplete; save the adapter again",
-            )
-        pairs[sides["A"][0]] = (sides["A"][1], sides["B"][1])
-    return pairs
+    keys = {name: key for name in file if (key := parse(name)) is not None}
+
+    def split(name: str) -> tuple[tuple[str, bool], str] | None:
+        key = keys.get(name)
+        return None if key is None else ((key.inner, key.embedding), key.half)
+
+    pairs = (both_of(x, sides, file.path) for (x, _), sides in halves_of(file, split).items())
+    return {keys[pair[0].name]: pair for pair in pairs}
 
 
 def _modules_of(
@@ -168,9 +211,7 @@ def _modules_of(
             expected=f"rank {rank} (r, rank_pattern)",
             do="File and config belong to different adapters, or r or rank_pattern was edited",
         )
-    n = 1
-    for size in a.shape[1:]:
-        n *= size
+    n = math.prod(a.shape[1:])
     m = b.shape[0] // groups if layout == "rows" else b.shape[0]
     positions = _enabled(config, groups, path, file) if fused else list(range(groups))
     return [
@@ -213,16 +254,6 @@ def _enabled(config: Mapping[str, Any], groups: int, path: str, file: AnyPath) -
     return [position for position, on in enumerate(enable) if on]
 
 
-def _check_method(config: Mapping[str, Any], file: AnyPath) -> None:
-    patterns = config.get("rank_pattern") or config.get("alpha_pattern")
-    if config.get("target_parameters") and patterns:
-        refuse(
-            "target_parameters together with rank_pattern or alpha_pattern is not supported",
-            file,
-            do="Tensor names do not tell which parameter a pattern means; use one rank and alpha",
-        )
-
-
 # What readers of these settings count on; null is as if the setting were not there.
 _TYPES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     **dict.fromkeys(
@@ -256,6 +287,12 @@ def check_types(config: Mapping[str, Any], file: AnyPath) -> None:
             )
 
 
+def changed_base(config: Mapping[str, Any]) -> str | None:
+    """Return the initialisation, where it also changes the base when PEFT attaches the adapter."""
+    how = config.get("init_lora_weights")
+    return how if isinstance(how, str) and _CHANGES_BASE.search(how) else None
+
+
 def _notes(
     parsed: Parsed, config: Mapping[str, Any], pairs: Mapping[PeftKey, Any]
 ) -> Iterator[Note]:
@@ -276,8 +313,8 @@ def _notes(
             "states the scale"
         )
         yield Note("alpha_ignored", text, alphas[0])
-    initialisation = config.get("init_lora_weights")
-    if isinstance(initialisation, str) and CHANGES_BASE.search(initialisation):
+    initialisation = changed_base(config)
+    if initialisation is not None:
         text = (
             f"init_lora_weights={initialisation}: only right on a base that was changed as PEFT "
             "changes it when it attaches this adapter"

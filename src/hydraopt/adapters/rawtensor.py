@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.errors import AdapterFormatError, explain
-from hydraopt.files.reading import Ranges, read_part
+from hydraopt.files.reading import HeldFile, Ranges
 from hydraopt.files.url import AnyPath
 
 __all__ = [
@@ -220,10 +220,11 @@ class FileSpan:
 
     def __call__(self) -> bytes:
         try:
-            data, status = read_part(self.path, self.start, self.size)
+            file = HeldFile(self.path)
+            data = file.read(self.start, self.size)
         except OSError as error:
             refuse("file cannot be read", self.path, got=error, do="Check that it still exists")
-        if stamp_of(status) != self.stamp:
+        if file.stamp != self.stamp:
             refuse("file changed while it was in use", self.path, do="Run again")
         return data
 

@@ -99,11 +99,11 @@ def read_adapters(
     :func:`read_adapter`, and BatchError, which lists all problems, if there are several.
     """
     _check_alpha(alpha)
-    selection = expand(paths_or_globs)
-    if not selection.requests:
+    requests, notes = expand(paths_or_globs)
+    if not requests:
         raise UsageError(explain("no adapters were given", do="Give at least one path"))
-    problems = Problems(len(selection.requests), skip_unreadable)
-    named = _named(selection.requests, problems)
+    problems = Problems(len(requests), skip_unreadable)
+    named = _named(requests, problems)
     adapters, paths = Adapters(), {}
     for request, source, name in named:
         with _problems_of(request, problems):
@@ -113,7 +113,7 @@ def read_adapters(
             adapters.append(adapter)
             paths[name] = str(request.path) if name == source.names[0] else f"{name}={request.path}"
     renamed = _renamed([(source.names[0], name) for x, source, name in named if x.name is None])
-    adapters.notes = (*selection.notes, *problems.notes(), *renamed)
+    adapters.notes = (*notes, *problems.notes(), *renamed)
     adapters.sort(key=lambda adapter: adapter.name)
     try:
         check_same_base(adapters, same_base)

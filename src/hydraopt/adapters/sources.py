@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from hydraopt.adapters.jsontext import strict_json
 from hydraopt.adapters.model import check_name
@@ -18,16 +18,16 @@ from hydraopt.adapters.safetensorsfile import can_be_safetensors
 from hydraopt.adapters.tensorfile import WEIGHT_SUFFIXES
 from hydraopt.errors import NotThereError, UsageError, explain
 from hydraopt.files.answers import gone
-from hydraopt.files.copies import copied, new_folder
+from hydraopt.files.copies import new_folder
 from hydraopt.files.folders import files_in, is_there
 from hydraopt.files.reading import MOST_CONFIG, read_regular
-from hydraopt.files.stores import patiently, store_of
+from hydraopt.files.stores import copy_to, patiently, store_of
 from hydraopt.files.url import AnyPath, Url, is_url, place_of
 from hydraopt.notes import Note
 from hydraopt.values import listed
 
 __all__ = [
-    "Request", "Selection", "Source", "expand", "load_config", "locate", "name_apart",
+    "Request", "Source", "expand", "load_config", "locate", "name_apart",
 ]  # fmt: skip
 
 # In order of preference: safetensors cannot run code and needs no torch.
@@ -67,31 +67,6 @@ class Request:
     name: str | None
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Adapters found at a user's paths and patterns.
-
-    left_out: files found there that hold no adapter.
-    repeated: paths that were given again.
-    """
-
-    requests: tuple[Request, ...]
-    left_out: tuple[AnyPath, ...]
-    repeated: tuple[AnyPath, ...] = ()
-
-    @property
-    def notes(self) -> tuple[Note, ...]:
-        """Return notes for the user about the selection."""
-        notes: list[Note] = []
-        if self.left_out:
-            text = f"left out, no adapter: {listed(self.left_out, _MOST_LISTED)}"
-            notes.append(Note("no_adapter", text, ", ".join(map(str, self.left_out))))
-        if self.repeated:
-            text = f"given twice, and read once: {listed(self.repeated, _MOST_LISTED)}"
-            notes.append(Note("given_twice", text, ", ".join(map(str, self.repeated))))
-        return tuple(notes)
-
-
 def locate(path: str | os.PathLike[str]) -> Source:
     """Return the weight file and config that a folder or a file name stand for.
 
@@ -110,7 +85,7 @@ def locate(path: str | os.PathLike[str]) -> Source:
         where = where.parent
     notes: list[Note] = []
     if where.is_dir():
-        folder, weights = where, _weights_in(where, notes)
+        folder, weights = where, where / _weights_in(where, notes)
     elif where.exists():
         folder, weights = where.parent, where
     else:
@@ -123,17 +98,16 @@ def locate(path: str | os.PathLike[str]) -> Source:
     return Source(weights, folder / _CONFIG, tuple(reversed(names)) or ("adapter",), tuple(notes))
 
 
-def _weights_in(folder: Path, notes: list[Note]) -> Path:
-    files = [x.name for x in folder.iterdir() if x.suffix in WEIGHT_SUFFIXES and x.is_file()]
-    name = _usual_of(files, folder, notes)
-    if name is not None:
-        return folder / name
-    _refuse_empty(folder, sorted(x.name for x in folder.iterdir() if (x / _CONFIG).is_file()))
-
-
-def _usual_of(files: Iterable[str], folder: AnyPath, notes: list[Note]) -> str | None:
-    """Return the weight file that a folder of these stands for; None if there is none."""
-    files = sorted(files)
+def _weights_in(folder: AnyPath, notes: list[Note]) -> str:
+    """Return the name of the weight file that a folder, here or in a store, stands for."""
+    entries = files_in(folder)
+    if entries is None:
+        # A plain web server lists nothing: the usual names are tried.
+        for name in _USUAL:
+            if is_there(folder / name):
+                return name
+        raise gone(Url(os.fspath(folder)), "none of the usual names of weight files")
+    files = [x.name for x in entries if not x.is_folder and Path(x.name).suffix in WEIGHT_SUFFIXES]
     usual = [name for name in _USUAL if name in files]
     if usual:
         if len(usual) > 1:
@@ -142,13 +116,23 @@ def _usual_of(files: Iterable[str], folder: AnyPath, notes: list[Note]) -> str |
             notes.append(Note("other_weight_files", text, ignored))
         return usual[0]
     if len(files) > 1:
-        listed = ", ".join(files[:8])
         do = f"Name the file to read, or give {folder}/*.safetensors to read each"
-        refuse("folder holds several weight files", folder, got=listed, do=do)
+        refuse("folder holds several weight files", folder, got=", ".join(files[:8]), do=do)
     if files:
         text = f"the folder's only weight file, {files[0]!r}, was read"
         notes.append(Note("only_weight_file", text, files[0]))
-    return files[0] if files else None
+        return files[0]
+    if not entries and isinstance(folder, Url):
+        raise gone(folder)
+    inside = [x.name for x in entries if x.is_folder and is_there(folder / x.name / _CONFIG)]
+    there = str(folder).rstrip("/")
+    refuse(
+        "folder holds no adapter",
+        folder,
+        got=f"adapters in subfolders: {', '.join(inside[:8])}" if inside else None,
+        expected="adapter_model.safetensors and adapter_config.json",
+        do=f"Give {there}/* to read its subfolders" if inside else "Check the path",
+    )
 
 
 def _fetched(url: Url) -> Source:
@@ -158,13 +142,14 @@ def _fetched(url: Url) -> Source:
     notes: list[Note] = []
     single = url.suffix.lower() in WEIGHT_SUFFIXES and not url.is_folder
     folder = url.parent if single else url
-    name = url.name if single else _remote_weights(url, notes)
+    name = url.name if single else _weights_in(url, notes)
     copies = new_folder(folder)
     place, config = folder / name, folder / _CONFIG
     is_safetensors = place.suffix.lower() == ".safetensors"
-    weights = copied(place, copies, can_be_safetensors(place) if is_safetensors else None)
+    weights = copies / (Path(name).name or "object")
+    copy_to(place, weights, can_be_safetensors(place) if is_safetensors else None)
     with suppress(NotThereError):
-        copied(config, copies, partial(_check_config, config))
+        copy_to(config, copies / _CONFIG, partial(_check_config, config))
     names = list(folder.parts)
     if name not in _USUAL and single:
         names.append(Path(name).stem)
@@ -178,36 +163,6 @@ def _check_config(url: Url, head: bytes | bytearray, size: int) -> bool:
         got, most = f"{size} bytes", f"at most {MOST_CONFIG}"
         refuse("config is too large to be read", url, got=got, expected=most, do=_AGAIN)
     return True
-
-
-def _remote_weights(folder: Url, notes: list[Note]) -> str:
-    """Return the name of the weight file in a folder of a store."""
-    entries = files_in(folder)
-    if entries is None:
-        # A plain web server lists nothing: the usual names are tried.
-        for name in _USUAL:
-            if is_there(folder / name):
-                return name
-        raise gone(folder, "none of the usual names of weight files")
-    files = (x.name for x in entries if not x.is_folder)
-    usual = _usual_of((x for x in files if Path(x).suffix in WEIGHT_SUFFIXES), folder, notes)
-    if usual is not None:
-        return usual
-    if not entries:
-        raise gone(folder)
-    folders = [x.name for x in entries if x.is_folder]
-    _refuse_empty(folder, [x for x in folders if is_there(folder / x / _CONFIG)])
-
-
-def _refuse_empty(folder: AnyPath, inside: Sequence[str]) -> NoReturn:
-    there = str(folder).rstrip("/")
-    refuse(
-        "folder holds no adapter",
-        folder,
-        got=f"adapters in subfolders: {', '.join(inside[:8])}" if inside else None,
-        expected="adapter_model.safetensors and adapter_config.json",
-        do=f"Give {there}/* to read its subfolders" if inside else "Check the path",
-    )
 
 
 def load_config(path: Path) -> dict[str, Any] | None:
@@ -226,8 +181,12 @@ def load_config(path: Path) -> dict[str, Any] | None:
     return config
 
 
-def expand(items: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Selection:
+def expand(
+    items: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+) -> tuple[list[Request], list[Note]]:
     """Return requests for paths, glob patterns, and NAME=PATH strings, in the order given.
+
+    The notes tell which files were left out, and which paths were given again.
 
     A pattern stands for the matches that can be an adapter: folders with a weight file or a
     config, and weight files; the others are left out. A shell writes out its patterns before it
@@ -270,9 +229,16 @@ def expand(items: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
     local = [(x, x.path) for x in requests.values() if isinstance(x.path, Path)]
     folders = {Path(os.path.realpath(path.parent)) for _, path in local if _may_be(path)}
     beside = [x for x, path in local if x.name is None and _lies_in(path, folders)]
-    kept = tuple(x for x in requests.values() if x not in beside)
-    every_left_out = dict.fromkeys([*left_out, *(x.path for x in beside)])
-    return Selection(kept, tuple(every_left_out), tuple(repeated))
+    left_out += [x.path for x in beside]
+    notes = []
+    for code, text, paths in (
+        ("no_adapter", "left out, no adapter", list(dict.fromkeys(left_out))),
+        ("given_twice", "given twice, and read once", list(repeated)),
+    ):
+        if paths:
+            where = ", ".join(map(str, paths))
+            notes.append(Note(code, f"{text}: {listed(paths, _MOST_LISTED)}", where))
+    return [x for x in requests.values() if x not in beside], notes
 
 
 def _matches(pattern: AnyPath) -> list[AnyPath]:
@@ -302,14 +268,13 @@ def _lies_in(path: Path, folders: Collection[Path]) -> bool:
 
 
 def _may_be(path: AnyPath) -> bool:
-    if isinstance(path, Url):
-        if path.suffix.lower() in WEIGHT_SUFFIXES:
-            return True
-        names = [x.name for x in files_in(path) or () if not x.is_folder]
-        return any(Path(x).suffix in WEIGHT_SUFFIXES or x == _CONFIG for x in names)
-    if path.is_dir():
-        return any(x.suffix in WEIGHT_SUFFIXES or x.name == _CONFIG for x in path.iterdir())
-    return path.suffix.lower() in WEIGHT_SUFFIXES
+    """Return whether a path is a weight file, or a folder with one or with a config."""
+    if path.suffix.lower() in WEIGHT_SUFFIXES and not (isinstance(path, Path) and path.is_dir()):
+        return True
+    if isinstance(path, Path) and not path.is_dir():
+        return False
+    names = [x.name for x in files_in(path) or () if not x.is_folder]
+    return any(Path(x).suffix in WEIGHT_SUFFIXES or x == _CONFIG for x in names)
 
 
 def name_apart(candidates: list[tuple[str, ...]]) -> list[str]:

@@ -93,7 +93,7 @@ def traced(adapters: Sequence[Adapter], report: Progress = silent) -> list[Adapt
     adapters. Adapters whose initial A is known stay as they are.
     """
     candidates = [_candidates(adapter) for adapter in adapters]
-    which = [i for i, x in enumerate(candidates) if sum(y.size for y in x.values()) >= _LEAST]
+    which = [i for i, x in enumerate(candidates) if sum(map(_size, x.values())) >= _LEAST]
     most = max(sum(adapters[i].numbers for i in which) // SHARE, LEAST_SEARCHED)
     first = {which[k * len(which) // most] for k in range(most)} if len(which) > most else {*which}
     rest = [i for i in which if i not in first]
@@ -107,7 +107,7 @@ def traced(adapters: Sequence[Adapter], report: Progress = silent) -> list[Adapt
 
 
 def _found(
-    candidates: Sequence[Mapping[str, _Candidate]],
+    candidates: Sequence[Mapping[str, LowRankModule]],
     which: Sequence[int],
     seeds: Sequence[int],
     report: Progress,
@@ -155,7 +155,7 @@ def _searched(seed: int, groups: Sequence[_Group]) -> list[tuple[_Group, str, in
 def _with_initial(adapter: Adapter, seed: int, offsets: Mapping[str, int]) -> Adapter:
     """Return the adapter with the initial A of modules. offsets: of their first numbers."""
     modules = dict(adapter.modules)
-    ends = {path: offset + modules[path].r * modules[path].n for path, offset in offsets.items()}
+    ends = {path: offset + _size(modules[path]) for path, offset in offsets.items()}
     ends = {path: end for path, end in ends.items() if end <= MOST_NUMBERS}
     start = KnownStart(seed, max(ends.values(), default=0))
     for path in ends:
@@ -164,42 +164,36 @@ def _with_initial(adapter: Adapter, seed: int, offsets: Mapping[str, int]) -> Ad
     return dataclasses.replace(adapter, modules=modules)
 
 
-def _candidates(adapter: Adapter) -> dict[str, _Candidate]:
+def _candidates(adapter: Adapter) -> dict[str, LowRankModule]:
     """Return the modules whose A may have been drawn, by path; none if one is known already."""
     if any(module.initial is not None for module in adapter.modules.values()):
         return {}
     return {
-        path: _Candidate(module)
+        path: module
         for path, module in adapter.modules.items()
-        if module.layout == "plain" and module.kind != "embedding" and module.r * module.n
+        if module.layout == "plain" and module.kind != "embedding" and _size(module)
     }
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """Module whose A may have been drawn: how many numbers it took, and how A begins."""
+def _size(module: LowRankModule) -> int:
+    """Return the number of values of A."""
+    return module.r * module.n
 
-    module: LowRankModule
 
-    @property
-    def before(self) -> int:
-        """Numbers that the module takes before those of A."""
-        return self.module.r * (self.module.n + self.module.m)
+def _before(module: LowRankModule) -> int:
+    """Return how many numbers the module takes before those of A."""
+    return module.r * (module.n + module.m)
 
-    @property
-    def size(self) -> int:
-        """Number of values of A."""
-        return self.module.r * self.module.n
 
-    def values(self) -> Values:
-        """Return the first values of A, scaled to norm 1; none if they are zero or not finite."""
-        values = self.module.a.float64().ravel()[:_PROBE]
-        largest = np.abs(values).max(initial=0.0)
-        if not 0 < largest < np.inf:
-            return values[:0]
-        values = values / largest
-        scaled: Values = values / np.linalg.norm(values)
-        return scaled
+def _beginning(module: LowRankModule) -> Values:
+    """Return the first values of A, scaled to norm 1; none if they are zero or not finite."""
+    values = module.a.float64().ravel()[:_PROBE]
+    largest = np.abs(values).max(initial=0.0)
+    if not 0 < largest < np.inf:
+        return values[:0]
+    values = values / largest
+    scaled: Values = values / np.linalg.norm(values)
+    return scaled
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,20 +212,21 @@ class _Group:
     adapters: list[int]
 
 
-def _groups(adapters: Sequence[Mapping[str, _Candidate]], which: Sequence[int]) -> list[_Group]:
+def _groups(adapters: Sequence[Mapping[str, LowRankModule]], which: Sequence[int]) -> list[_Group]:
     """Return some adapters grouped by start: those with correlated modules have the same start.
 
     An adapter is compared with the latest groups only, so that the work grows with the adapters.
     """
     groups: list[_Group] = []
+    least = least_correlation(_PROBE)
     for i in which:
         probes = list(_probes(adapters[i]))
-        pairs = (
-            (x, y, group)
+        same = (
+            group
             for group in groups[-_COMPARED:]
             for x, y in zip(group.probes, probes, strict=False)
+            if x.path == y.path and float(x.values @ y.values) > least
         )
-        same = (group for x, y, group in pairs if x.path == y.path and _are_alike(x, y))
         group = next(same, None)
         if group is not None:
             group.adapters.append(i)
@@ -240,17 +235,13 @@ def _groups(adapters: Sequence[Mapping[str, _Candidate]], which: Sequence[int]) 
     return groups
 
 
-def _are_alike(one: _Probe, other: _Probe) -> bool:
-    return float(one.values @ other.values) > least_correlation(_PROBE)
-
-
-def _probes(modules: Mapping[str, _Candidate]) -> Iterator[_Probe]:
+def _probes(modules: Mapping[str, LowRankModule]) -> Iterator[_Probe]:
     """Yield the beginning of modules that were probably drawn early, each of another type."""
     types: set[str] = set()
     for path in sorted(modules, key=_place_in_model):
         if len(types) == _PROBED:
             return
-        if _type(path) not in types and (values := modules[path].values()).size == _PROBE:
+        if _type(path) not in types and (values := _beginning(modules[path])).size == _PROBE:
             types.add(_type(path))
             yield _Probe(path, values)
 
@@ -318,9 +309,9 @@ def _scale(count: int) -> float:
 class _Trail:
     """Search for the modules that one seed drew, from one of them in both directions."""
 
-    def __init__(self, generator: Generator, modules: Mapping[str, _Candidate]) -> None:
+    def __init__(self, generator: Generator, modules: Mapping[str, LowRankModule]) -> None:
         self._generator, self._modules = generator, modules
-        self._left = {x: modules[x].values() for x in sorted(modules, key=_place_in_model)}
+        self._left = {x: _beginning(modules[x]) for x in sorted(modules, key=_place_in_model)}
         self._types = {path: _type(path) for path in modules}
         self._offsets: dict[str, int] = {}
         # Type of the module that was drawn after (1) or before (-1) one of a type.
@@ -358,8 +349,8 @@ class _Trail:
         """Return which of the others was drawn next to a module, with its offset."""
         places: dict[int, list[str]] = {}
         for other in others:
-            after = self._end(path) + self._modules[other].before
-            before = self._begin(path) - self._modules[other].size
+            after = self._end(path) + _before(self._modules[other])
+            before = self._begin(path) - _size(self._modules[other])
             places.setdefault(after if step > 0 else before, []).append(other)
         for offset in sorted(places):
             numbers = _numbers(self._generator, offset)
@@ -378,7 +369,7 @@ class _Trail:
         return None
 
     def _begin(self, path: str) -> int:
-        return self._offsets[path] - self._modules[path].before
+        return self._offsets[path] - _before(self._modules[path])
 
     def _end(self, path: str) -> int:
-        return self._offsets[path] + self._modules[path].size
+        return self._offsets[path] + _size(self._modules[path])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, cast
@@ -32,7 +32,6 @@ _FUNCTIONS: Final = re.compile(
     r"|torch (?:Size|u?int\d+|bfloat16|float\w*|bool|half|double|device)"
     r"|torch\.serialization _get_layout"
 )
-_MAGIC: Final = 0x1950A86A20F9469CFC6C  # torch's old container begins with it
 _INTEGERS: Final = ("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4")
 _REMEMBER: Final = ("BINPUT", "LONG_BINPUT", "MEMOIZE", "PUT", "DUP")
 # Other ways to call something.
@@ -47,21 +46,17 @@ _SAFETY: Final = (
 
 
 def open_torch(path: Path, size: int) -> TensorFile:
-    """Return the tensors of a torch file, mapped into memory where its container allows it.
+    """Return the tensors of a torch file, mapped into memory.
 
-    size: bytes of the file. Raises AdapterFormatError for what is not plain weights, and for a
-    file that claims more numbers than it has bytes.
+    size: bytes of the file. Raises AdapterFormatError for what is not plain weights, for a file
+    that claims more numbers than it has bytes, and for torch's container before version 1.6.
     """
-    archive = _check_archive(path, size)
-    if not archive:
-        with path.open("rb") as stream:
-            _check_old(stream, path, size)
     require("torch", file=path)
+    _check_archive(path, size)
     import torch
 
-    # The zip container can be mapped; the older bare pickle has to be read whole.
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises whatever its unpickler met
         refuse(
             "torch cannot load this file as plain weights",
@@ -98,14 +93,19 @@ def _tensor(name: object, value: Any, path: Path) -> RawTensor:
     return tensor
 
 
-def _check_archive(path: Path, size: int) -> bool:
-    """Return whether the file is a zip, which torch writes since 1.6, and check every member.
+def _check_archive(path: Path, size: int) -> None:
+    """Check every member of a torch file, which is a zip.
 
     torch stores members uncompressed, so together they are no larger than the file.
     """
     try:
         if not zipfile.is_zipfile(path):
-            return False
+            refuse(
+                "not a torch archive, or one of torch before 1.6",
+                path,
+                expected="a zip, as torch.save writes it",
+                do="Load it with torch and save it again, as safetensors; download a damaged one",
+            )
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             whole = sum(x.file_size for x in members)
@@ -120,25 +120,11 @@ def _check_archive(path: Path, size: int) -> bool:
             for member in members:
                 if member.filename.endswith(".pkl"):
                     with archive.open(member) as stream:
-                        _check_pickle(_instructions(stream, size), path, size)
+                        _check_pickle(stream, path, size)
     except _UNREADABLE as error:
         if isinstance(error, HydraoptError):
             raise
         refuse("not a readable torch archive", path, got=error, do=DAMAGED)
-    return True
-
-
-def _check_old(stream: IO[bytes], path: Path, size: int) -> None:
-    """Check the pickles of torch's old container: magic, version, system, content, names."""
-    try:
-        for i in range(5):
-            # The first three are of torch's own making and small; a bare pickle has only one.
-            if not _check_pickle(_instructions(stream, size), path, size) and i == 0:
-                return
-    except (ValueError, EOFError, IndexError) as error:
-        if isinstance(error, HydraoptError):
-            raise
-        refuse("torch cannot load this file as plain weights", path, got=error, do=_SAFETY)
 
 
 class _Capped:
@@ -152,30 +138,21 @@ class _Capped:
         return self._stream.read(min(count, self._most))
 
 
-def _instructions(
-    stream: IO[bytes], most: int
-) -> Iterator[tuple[pickletools.OpcodeInfo, Any | None, int | None]]:
-    return pickletools.genops(cast("IO[bytes]", _Capped(stream, most)))
-
-
-def _check_pickle(
-    instructions: Iterator[tuple[Any, Any, int | None]], path: Path, size: int
-) -> bool:
-    """Check one pickle; whether it is that of the magic number.
+def _check_pickle(stream: IO[bytes], path: Path, size: int) -> None:
+    """Check one pickle.
 
     Storages state their sizes, and views of them their shape, as numbers: together not more than
     eight times the bytes of the file.
     """
-    numbers, last, magic = 0, "", False
-    for code, argument, _ in instructions:
-        if code.name in ("GLOBAL", "INST") and not _FUNCTIONS.fullmatch(argument):
-            _refuse_code(path, argument)
+    numbers, last = 0, ""
+    for code, argument, _ in pickletools.genops(cast("IO[bytes]", _Capped(stream, size))):
+        if code.name in ("GLOBAL", "INST") and not _FUNCTIONS.fullmatch(cast("str", argument)):
+            _refuse_code(path, str(argument))
         # torch never remembers a number to name it again.
         if code.name in _OTHERS or (last in _INTEGERS and code.name in _REMEMBER):
             _refuse_code(path, f"{last} {code.name}")
         if code.name in _INTEGERS:
-            magic |= argument == _MAGIC
-            numbers += 0 if argument == _MAGIC else abs(argument)
+            numbers += abs(cast("int", argument))
         last = code.name
     if numbers > 8 * size + _FREE:
         refuse(
@@ -184,7 +161,6 @@ def _check_pickle(
             got=f"{numbers if numbers < 1 << 63 else 'more than 2^63'} in {size} bytes",
             do=DAMAGED,
         )
-    return magic
 
 
 def _refuse_code(path: Path, what: str) -> None:

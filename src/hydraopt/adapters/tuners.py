@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn, cast
 
 from hydraopt.adapters.model import ExtraKind
 from hydraopt.adapters.rawtensor import refuse
@@ -52,185 +52,122 @@ class Tuner:
     why: str = ""
 
 
-def _tensors(name: str, together: str = "", **kinds: str) -> Tuner:
-    """Return a tuner of tensors; kinds are texts of names separated by spaces."""
-    parts: dict[str, ExtraKind] = {}
-    known: tuple[ExtraKind, ...] = ("tuner", "tuner_ones", "exact", "saved", "token_rows")
-    for kind in known:
-        parts.update(dict.fromkeys(kinds.get(kind, "").split(), kind))
-    groups = tuple(tuple(group.split()) for group in together.split(",") if group)
-    return Tuner(name, "tensors", parts, groups)
+_LORA: Final = "lora_A lora_B lora_embedding_A lora_embedding_B lora_magnitude_vector"
 
-
-_ROWS: Final = (
-    Tuner("LORA", "low rank"),
-    Tuner("ADALORA", "low rank", dict.fromkeys(("lora_A", "lora_B", "lora_E"), "tuner")),
-    Tuner(
-        "LOHA",
-        "factors",
-        dict.fromkeys(
-            ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"), "tuner"
-        ),
-    ),
-    Tuner(
-        "LOKR",
-        "factors",
-        dict.fromkeys(
-            ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
-            "tuner",
-        ),
-    ),
+_TENSORS: Final[Mapping[str, str]] = {
     # Prompts: numbers that stand before the input, in its embeddings or the layers' keys, values.
-    _tensors("PROMPT_TUNING", tuner="prompt_embeddings"),
-    _tensors("P_TUNING", tuner="prompt_embeddings"),
-    _tensors("PREFIX_TUNING", tuner="prompt_embeddings"),
-    _tensors("CPT", tuner="prompt_embeddings"),
-    _tensors("CARTRIDGE", tuner="prompt_embeddings"),
-    _tensors(
-        "MULTITASK_PROMPT_TUNING",
-        "prompt_embeddings prefix_task_cols prefix_task_rows",
-        tuner="prompt_embeddings prefix_task_cols prefix_task_rows",
-    ),
-    _tensors(
-        "ADAPTION_PROMPT", "adaption_prompt adaption_gate", tuner="adaption_prompt adaption_gate"
-    ),
+    "PROMPT_TUNING": "prompt_embeddings",
+    "P_TUNING": "prompt_embeddings",
+    "PREFIX_TUNING": "prompt_embeddings",
+    "CPT": "prompt_embeddings",
+    "CARTRIDGE": "prompt_embeddings",
+    "MULTITASK_PROMPT_TUNING": "prompt_embeddings+prefix_task_cols+prefix_task_rows",
+    "ADAPTION_PROMPT": "adaption_prompt+adaption_gate",
     # Factors on outputs, inputs or norms, and additions to biases.
-    _tensors("IA3", tuner_ones="ia3_l"),
-    _tensors("LN_TUNING", saved="ln_tuning_layers"),
-    _tensors("BEFT", tuner="beft_bias"),
-    _tensors("ROAD", "road_theta road_alpha", tuner="road_theta", tuner_ones="road_alpha"),
-    # Rotations and reflections of the weights.
-    _tensors("OFT", tuner="oft_R oft_embedding_R"),
-    _tensors("BOFT", "boft_R boft_s", tuner="boft_R", tuner_ones="boft_s"),
-    # Reflections begin as pairs that undo each other, so what was trained is a small part of them.
-    _tensors("HRA", saved="hra_u"),
-    _tensors("PSOFT", tuner="psoft_R", tuner_ones="psoft_R.vector_a psoft_R.vector_b"),
+    "IA3": "ia3_l=tuner_ones",
+    "LN_TUNING": "ln_tuning_layers=saved",
+    "BEFT": "beft_bias",
+    "ROAD": "road_theta+road_alpha=tuner_ones",
+    # Rotations and reflections of the weights. Reflections begin as pairs that undo each other, so
+    # what was trained is a small part of them.
+    "OFT": "oft_R oft_embedding_R",
+    "BOFT": "boft_R+boft_s=tuner_ones",
+    "HRA": "hra_u=saved",
+    "PSOFT": "psoft_R psoft_R.vector_a=tuner_ones psoft_R.vector_b=tuner_ones",
     # Few trained numbers over projections that a seed or the base model gives. The projections may
-    # be rounded: an error of theirs is no worse than the same one of the numbers.
-    _tensors(
-        "VERA",
-        "vera_lambda_b vera_lambda_d",
-        tuner="vera_lambda_b vera_lambda_d vera_A vera_B",
+    # be rounded: an error of theirs is no worse than the same one of the numbers. FROD's V and
+    # lambda_l are a decomposition of the base's own weights.
+    "VERA": "vera_lambda_b+vera_lambda_d vera_A vera_B",
+    "PVERA": "pvera_lambda_b+pvera_lambda_d pvera_A pvera_B",
+    "RANDLORA": "randlora_lambda+randlora_gamma randlora_A randlora_B",
+    "FROD": (
+        "frod_lambda_l=saved+frod_lambda_s_values frod_s_indices=exact frod_s_size=exact "
+        "frod_V=saved"
     ),
-    _tensors(
-        "PVERA",
-        "pvera_lambda_b pvera_lambda_d",
-        tuner="pvera_lambda_b pvera_lambda_d pvera_A pvera_B",
-    ),
-    _tensors(
-        "RANDLORA",
-        "randlora_lambda randlora_gamma",
-        tuner="randlora_lambda randlora_gamma randlora_A randlora_B",
-    ),
-    _tensors(
-        "FROD",
-        "frod_lambda_l frod_lambda_s_values",
-        tuner="frod_lambda_s_values",
-        saved="frod_lambda_l frod_V",  # a decomposition of the base's own weights
-        exact="frod_s_indices frod_s_size",
-    ),
-    _tensors(
-        "TINYLORA",
-        "tinylora_A tinylora_B",
-        tuner="tinylora_v tinylora_A tinylora_B tinylora_P",
-    ),
-    _tensors("ADAMSS", "adamss_A adamss_B", tuner="adamss_A adamss_B adamss_newB"),
+    "TINYLORA": "tinylora_v tinylora_A+tinylora_B tinylora_P",
+    "ADAMSS": "adamss_A+adamss_B adamss_newB",
     # Vectors drawn from a bank, by the largest logits: an error must not change which these are.
     # Of the weights over the drawn ones the last is left out of the file, and is what the others
     # leave of 1: rounded, it might be negative.
-    _tensors(
-        "VBLORA",
-        "vblora_logits_A vblora_logits_B,"
-        "vblora_logits_A_topk_indices vblora_logits_A_topk_weights "
-        "vblora_logits_B_topk_indices vblora_logits_B_topk_weights",
-        tuner="vblora_vector_bank",
-        saved="vblora_logits_A vblora_logits_B",
-        exact="vblora_logits_A_topk_indices vblora_logits_B_topk_indices "
-        "vblora_logits_A_topk_weights vblora_logits_B_topk_weights",
+    "VBLORA": (
+        "vblora_vector_bank "
+        "vblora_logits_A_topk_indices=exact+vblora_logits_A_topk_weights=exact+"
+        "vblora_logits_B_topk_indices=exact+vblora_logits_B_topk_weights=exact "
+        "vblora_logits_A=saved+vblora_logits_B=saved"
     ),
-    _tensors(
-        "UNILORA",
-        tuner="unilora_theta_d unilora_scales_A unilora_scales_B",
-        exact="unilora_indices_A unilora_indices_B",
+    "UNILORA": (
+        "unilora_theta_d unilora_scales_A unilora_scales_B unilora_indices_A=exact "
+        "unilora_indices_B=exact"
     ),
     # Some of the numbers of dW, or of its transform.
-    _tensors("FOURIERFT", tuner="fourierft_spectrum"),
-    _tensors("WAVEFT", tuner="waveft_spectrum"),
-    _tensors("C3A", tuner="c3a_kernel"),
-    _tensors("SHIRA", "shira_weight shira_indices", tuner="shira_weight", exact="shira_indices"),
-    _tensors(
-        "SUPERTUNING",
-        "supertuning_lora_A supertuning_lora_B",
-        tuner="supertuning_values supertuning_lora_A supertuning_lora_B",
-        exact="supertuning_indices",
+    "FOURIERFT": "fourierft_spectrum",
+    "WAVEFT": "waveft_spectrum",
+    "C3A": "c3a_kernel",
+    "SHIRA": "shira_weight+shira_indices=exact",
+    "SUPERTUNING": (
+        "supertuning_values supertuning_lora_A+supertuning_lora_B supertuning_indices=exact"
     ),
     # Pairs of matrices whose change is not their product alone.
-    _tensors("MISS", tuner="miss_block"),
-    _tensors("BONE", tuner="bone_block"),
-    _tensors(
-        "DELORA",
-        "delora_A delora_B delora_lambda",
-        tuner="delora_A delora_B delora_lambda delora_w_norm",
-    ),
-    _tensors(
-        "GRALORA",
-        "gralora_A gralora_B,gralora_A_general gralora_B_general",
-        tuner="gralora_A gralora_B gralora_A_general gralora_B_general",
-    ),
-    _tensors(
-        "GLORA",
-        "glora_A glora_B glora_C glora_D glora_E",
-        tuner="glora_A glora_B glora_C glora_D glora_E",
-    ),
-    _tensors(
-        "HIRA",
-        "hira_A hira_B,hira_embedding_A hira_embedding_B",
-        tuner="hira_A hira_B hira_embedding_A hira_embedding_B",
-    ),
-    _tensors(
-        "PEANUT",
-        "peanut_A peanut_B",
-        tuner="peanut_A peanut_B peanut_encoders peanut_decoders",
-    ),
-    _tensors("LILY", "lily_A lily_B lily_router", tuner="lily_A lily_B lily_router"),
-    _tensors(
-        "POLY",
-        "poly_lora_A poly_lora_B poly_router",
-        tuner="poly_lora_A poly_lora_B poly_router",
-    ),
+    "MISS": "miss_block",
+    "BONE": "bone_block",
+    "DELORA": "delora_A+delora_B+delora_lambda delora_w_norm",
+    "GRALORA": "gralora_A+gralora_B gralora_A_general+gralora_B_general",
+    "GLORA": "glora_A+glora_B+glora_C+glora_D+glora_E",
+    "HIRA": "hira_A+hira_B hira_embedding_A+hira_embedding_B",
+    "PEANUT": "peanut_A+peanut_B peanut_encoders peanut_decoders",
+    "LILY": "lily_A+lily_B+lily_router",
+    "POLY": "poly_lora_A+poly_lora_B+poly_router",
     # These take the place of a part of the base's weights, so zero is not "no change".
-    _tensors("OSF", saved="osf_svd_params"),
-    _tensors("DEFT", tuner="deft_P", saved="deft_R"),
-    _tensors(
-        "SHADOW",
-        "shadow_down shadow_up",
-        tuner="shadow_down shadow_up shadow_update_transform shadow_update_gate shadow_projection",
-        saved="shadow_backbone shadow_head",
+    "OSF": "osf_svd_params=saved",
+    "DEFT": "deft_P deft_R=saved",
+    "SHADOW": (
+        "shadow_down+shadow_up shadow_update_transform shadow_update_gate shadow_projection "
+        "shadow_backbone=saved shadow_head=saved"
     ),
-    _tensors("TRAINABLE_TOKENS", token_rows="trainable_tokens_delta"),
+    "TRAINABLE_TOKENS": "trainable_tokens_delta=token_rows",
     # LoRAs of which the two matrices, as they are stored, are not all of B and A.
-    *(
-        _tensors(
-            f"LORA, {variant}",
-            tuner=f"lora_A lora_B lora_embedding_A lora_embedding_B lora_magnitude_vector {more}",
-        )
-        for variant, more in (
-            ("KaSA", "lora_diag"),
-            ("BD-LoRA", ""),
-            ("QALoRA", ""),
-            ("MonteCLoRA", "lora_monteclora_sampler"),
-        )
-    ),
-    Tuner(
+    "LORA, KaSA": f"{_LORA} lora_diag",
+    "LORA, BD-LoRA": _LORA,
+    "LORA, QALoRA": _LORA,
+    "LORA, MonteCLoRA": f"{_LORA} lora_monteclora_sampler",
+}
+"""Parts of the tuners whose tensors are all extras: names separated by spaces.
+
+"NAME=KIND" is of another kind than "tuner". Of names joined by "+" a module has all or none.
+"""
+
+
+def _row(name: str, treatment: Treatment, text: str, why: str = "") -> Tuner:
+    """Return the tuner of a text in the form of :data:`_TENSORS`."""
+    parts: dict[str, ExtraKind] = {}
+    together = []
+    for group in text.split():
+        names = []
+        for part in group.split("+"):
+            own, _, kind = part.partition("=")
+            parts[own] = cast("ExtraKind", kind or "tuner")
+            names.append(own)
+        together.append(tuple(names))
+    return Tuner(name, treatment, parts, tuple(together), why)
+
+
+_ROWS: Final = (
+    _row("LORA", "low rank", ""),
+    _row("ADALORA", "low rank", "lora_A+lora_B+lora_E"),
+    _row("LOHA", "factors", "hada_w1_a hada_w1_b hada_w2_a hada_w2_b hada_t1 hada_t2"),
+    _row("LOKR", "factors", "lokr_w1 lokr_w1_a lokr_w1_b lokr_w2 lokr_w2_a lokr_w2_b lokr_t2"),
+    *(_row(name, "tensors", text) for name, text in _TENSORS.items()),
+    _row(
         "LORA, Arrow",
         "refused",
-        why="an Arrow router has no weights of its own, it chooses among other adapters",
+        "",
+        "an Arrow router has no weights of its own, it chooses among other adapters",
     ),
-    Tuner(
+    _row(
         "XLORA",
         "refused",
-        dict.fromkeys(("internal_xlora_classifier",), "saved"),
-        why="its file holds the router alone; the LoRAs between which it chooses lie in folders of "
+        "internal_xlora_classifier=saved",
+        "its file holds the router alone; the LoRAs between which it chooses lie in folders of "
         "their own, by paths of the machine that trained it",
     ),
 )

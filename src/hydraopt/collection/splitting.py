@@ -35,9 +35,9 @@ from hydraopt.files.lock import locked_folder, locked_if_there
 from hydraopt.files.outputs import destination
 from hydraopt.files.parts import is_part
 from hydraopt.files.url import AnyPath, Url, place_of
-from hydraopt.files.writing import is_working_directory, replaced_folder, write_new
+from hydraopt.files.writing import replaced_folder, write_new
 
-__all__ = ["SplitFile", "check_elsewhere", "files_of", "join", "split"]
+__all__ = ["SplitFile", "files_of", "join", "split"]
 
 _Part = tuple[TaskRow | None, str, PackedBundle]
 """(row of the task, None for the core; name of the file; its content)."""
@@ -85,8 +85,6 @@ def split(
         check_empty(target, "Empty it, or pass --force")
     if isinstance(target, Path) and target.exists() and not target.is_dir():
         raise UsageError(explain("the output is a file", file=target, do="Give a folder"))
-    if overwrite:
-        check_elsewhere(target)
     nothing_lost = held or not overwrite or not is_folder(target)
     with nullcontext() if nothing_lost else locked_folder(target):
         files = files_of(opened)
@@ -96,20 +94,6 @@ def split(
         if isinstance(target, Url):
             return _split_to_store(target, opened, core[2], core[1])
         return _split_here(target, opened, core, files)
-
-
-def check_elsewhere(folder: AnyPath) -> None:
-    """Raise UsageError for a folder of a bundle's files that is the working directory.
-
-    It is exchanged for another in one step, which would leave a shell in a deleted folder.
-    """
-    if not isinstance(folder, Path) or not folder.is_dir():
-        return
-    if is_working_directory(Path(os.path.realpath(folder))) and any(
-        map(is_part, os.listdir(folder))
-    ):
-        do = "Change to the folder around it, and name it from there"
-        raise UsageError(explain("the folder is the working directory", file=folder, do=do))
 
 
 def _split_here(

@@ -31,7 +31,6 @@ from hydraopt.collection.folder import folder_of
 from hydraopt.collection.indexed import Folder
 from hydraopt.collection.output import as_folder, check_parent, written_folder
 from hydraopt.collection.piece import check_current
-from hydraopt.collection.splitting import check_elsewhere
 from hydraopt.collection.storage import StrPath, collection_at
 from hydraopt.editing.core import check_has_core, options_in, price_of
 from hydraopt.editing.encode import digest_of
@@ -271,7 +270,6 @@ def _check_like(task: TaskAdapter, adapter: Adapter) -> None:
 
 def _check_output(path: AnyPath, output: StrPath | None) -> None:
     """Raise UsageError for an output that is of another kind, or cannot be written."""
-    check_elsewhere(path if output is None else place_of(output))
     if output is None:
         return
     check_apart(output, [path])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from hydraopt.adapters.beyond import changed_base
 from hydraopt.adapters.keys import spell
 from hydraopt.adapters.model import ExtraKind, Kind, Layout
+from hydraopt.adapters.peft import changed_base
 from hydraopt.adapters.tuners import changing, other_tuner
 from hydraopt.bundle.peft.below import Base, is_of_base, layer_below, weights_at_hand
 from hydraopt.bundle.peft.layout import Pair

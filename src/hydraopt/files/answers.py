@@ -11,10 +11,16 @@ from hydraopt.errors import NotThereError, RemoteError, explain
 from hydraopt.files.url import Url
 
 __all__ = [
-    "HUB_KEY", "Check", "Entry", "Mark", "PassingError", "Start", "check_room", "gone", "refuse",
+    "HUB_KEY", "Check", "Entry", "Mark", "PassingError", "Start", "check_room", "gone", "missing",
+    "refuse",
 ]  # fmt: skip
 
 HUB_KEY: Final = "Check the address; for a private or gated repository, set HF_TOKEN"
+_EXTRAS: Final = {
+    "fsspec": "remote", "s3fs": "remote", "requests": "remote", "urllib3": "remote",
+    "huggingface_hub": "hub",
+}  # fmt: skip
+"""Extra of hydraopt that installs a library; others are installed by their own names."""
 _ANYWHERE: Final = "Check the address; a store may also answer so to who may not read it"
 
 Check = Callable[[bytes | bytearray, int], bool]
@@ -87,6 +93,14 @@ def gone(url: Url, got: str | None = None, do: str | None = None) -> NotThereErr
     """Return the error for an address at which nothing is found."""
     do = do or (HUB_KEY if url.is_hub else _ANYWHERE)
     return NotThereError(explain("nothing is at the address", file=url, got=got, do=do))
+
+
+def missing(library: str, url: Url) -> RemoteError:
+    """Return the error for a library that an address needs and that is not installed."""
+    extra = _EXTRAS.get(library)
+    what = f"hydraopt[{extra}]" if extra else library
+    do = f"Run: pip install '{what}'"
+    return RemoteError(explain("a library is not installed", file=url, expected=library, do=do))
 
 
 def check_room(url: Url, size: int, folder: str | os.PathLike[str]) -> None:

@@ -6,11 +6,11 @@ import errno
 import io
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final, NamedTuple, overload
 
-__all__ = ["Aside", "Chosen", "Laid", "Place", "Replaced", "sizes_of"]
+__all__ = ["Aside", "Chosen", "Laid", "Place", "sizes_of"]
 
 MOST: Final = 8 << 20
 """Maximum bytes that stay in memory."""
@@ -137,34 +137,13 @@ class Chosen(_Read):
         """
         self._chosen = [(source, number) for source, numbers in some for number in numbers]
         self.sizes = [
-            sizes[number]
-            for source, numbers in some
-            for sizes in [sizes_of(source)]
-            for number in numbers
+            source.sizes[number] if isinstance(source, _Read) else len(source[number])
+            for source, number in self._chosen
         ]
 
     def _read(self, index: int) -> bytes:
         source, number = self._chosen[index]
         return source[number]
-
-
-class Replaced(_Read):
-    """Sequence of byte strings in which some are replaced by others."""
-
-    def __init__(
-        self, source: Sequence[bytes], others: Sequence[bytes], numbers: Mapping[int, int]
-    ) -> None:
-        """Replace some byte strings.
-
-        numbers: by position, the index in ``others`` of the byte string to use there.
-        """
-        self._source, self._others, self._numbers = source, others, dict(numbers)
-        own, theirs = sizes_of(source), sizes_of(others)
-        self.sizes = [theirs[numbers[i]] if i in numbers else x for i, x in enumerate(own)]
-
-    def _read(self, index: int) -> bytes:
-        number = self._numbers.get(index)
-        return self._source[index] if number is None else self._others[number]
 
 
 def sizes_of(some: Sequence[bytes]) -> Sequence[int]:

@@ -14,13 +14,11 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
-from hydraopt.files.answers import Check
 from hydraopt.files.cache import cache_root
-from hydraopt.files.stores import copy_to
 from hydraopt.files.url import Url
 from hydraopt.files.writing import scratch_folder
 
-__all__ = ["copied", "new_folder", "origin_of"]
+__all__ = ["new_folder", "origin_of"]
 
 _one = threading.Lock()
 _numbers = itertools.count()
@@ -63,17 +61,6 @@ def origin_of(path: Path) -> Url | None:
         if folder in _origins:
             return _origins[folder] if folder == path else _origins[folder] / path.name
     return None
-
-
-def copied(url: Url, folder: Path, check: Check | None = None) -> Path:
-    """Copy the object to a file of its name in ``folder``.
-
-    Raises RemoteError, and what ``check`` raises.
-    """
-    name = Path(url.name).name or "object"
-    target = folder / name
-    copy_to(url, target, check)
-    return target
 
 
 def _close(process: int, stack: ExitStack) -> None:

@@ -11,8 +11,18 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
 
-from hydraopt.errors import RemoteError, explain
-from hydraopt.files.answers import HUB_KEY, Check, Entry, Mark, PassingError, Start, gone, refuse
+from hydraopt.errors import RemoteError
+from hydraopt.files.answers import (
+    HUB_KEY,
+    Check,
+    Entry,
+    Mark,
+    PassingError,
+    Start,
+    gone,
+    missing,
+    refuse,
+)  # fmt: skip
 from hydraopt.files.url import Url
 
 __all__ = ["ObjectStore", "naming"]
@@ -22,8 +32,6 @@ _LIBRARIES: Final = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub",
     "az": "adlfs", "abfs": "adlfs",
 }  # fmt: skip
-_EXTRAS: Final = {"fsspec": "remote", "s3fs": "remote", "huggingface_hub": "hub"}
-"""Extra of hydraopt that installs a library; others are installed by their own names."""
 _DENIED: Final = (
     "accessdenied", "forbidden", "invalidaccesskeyid", "signaturedoesnotmatch", "expiredtoken",
     "nocredentials", "unable to locate credentials", "partialcredentials", "unauthorized",
@@ -133,32 +141,19 @@ def _system(url: Url, listed: bool = False) -> Any:
     try:
         import fsspec
     except ImportError as error:
-        raise _missing("huggingface_hub" if url.is_hub else "fsspec", url) from error
+        raise missing("huggingface_hub" if url.is_hub else "fsspec", url) from error
     try:
         settings = _ONE_TRY if url.scheme in {"s3", "s3a"} else {}
         system, _ = fsspec.core.url_to_fs(url.text, **settings)
     except ImportError as error:
         library = _LIBRARIES.get(url.scheme, url.scheme)
-        raise _missing(library, url) from error
+        raise missing(library, url) from error
     except ValueError as error:
         refuse("no store of that kind is known", url, url.scheme, "s3, gs, hf, https", None)
         raise AssertionError from error
     if not listed:
         system.invalidate_cache()
     return system
-
-
-def _missing(library: str, url: Url) -> RemoteError:
-    extra = _EXTRAS.get(library)
-    what = f"hydraopt[{extra}]" if extra else library
-    return RemoteError(
-        explain(
-            "a library is not installed",
-            file=url,
-            expected=library,
-            do=f"Run: pip install '{what}'",
-        )
-    )
 
 
 @contextmanager

@@ -21,7 +21,6 @@ __all__ = [
     "Ranges",
     "file_hash",
     "open_regular",
-    "read_part",
     "read_regular",
 ]
 
@@ -83,23 +82,6 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     return data
 
 
-def read_part(path: str | os.PathLike[str], start: int, size: int) -> tuple[bytes, os.stat_result]:
-    """Read ``size`` bytes of a regular file from ``start`` on, fewer only at its end.
-
-    Returns the bytes, and the file's status before they were read. Raises OSError.
-    """
-    descriptor, status = _opened(path)
-    try:
-        os.lseek(descriptor, start, os.SEEK_SET)
-        pieces = []
-        while size > 0 and (piece := os.read(descriptor, min(size, AT_ONCE))):
-            pieces.append(piece)
-            size -= len(piece)
-    finally:
-        os.close(descriptor)
-    return b"".join(pieces), status
-
-
 class Ranges(Protocol):
     """File, or object in a store, with reads of any byte range."""
 
@@ -130,6 +112,11 @@ class HeldFile:
         # Not __del__: at the end of the process it runs after this module has lost its globals.
         closing = weakref.finalize(self, os.close, self._descriptor)
         closing.atexit = False  # The system closes it, after its last reader.
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Size and time of change when the file was opened."""
+        return self._was[2:]
 
     @property
     def size(self) -> int:

@@ -1,4 +1,7 @@
-"""Replacing the files of a folder one by one, where no other folder can take its place in one step.
+"""Replacing the files of a folder one by one.
+
+A folder is not exchanged for another in one step: few systems can, something may be mounted at it
+or in it, and a shell may work in it.
 
 All new files lie in the folder, complete, before the first of them takes its place: in a folder
 ".replacing.tmp", which appears in one step. A writer that is killed before leaves the old files;

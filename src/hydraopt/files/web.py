@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import unquote, urljoin, urlsplit
 
-from hydraopt.errors import RemoteError, explain
 from hydraopt.files.answers import (
     Check,
     Entry,
@@ -24,6 +23,7 @@ from hydraopt.files.answers import (
     Start,
     check_room,
     gone,
+    missing,
     refuse,
 )
 from hydraopt.files.url import Url
@@ -51,16 +51,15 @@ class WebStore:
 
     def start(self, url: Url, ahead: int, check: Check | None = None) -> Start:
         with _asked(url, {"Range": f"bytes=0-{ahead - 1}"}) as reply:
-            if reply.status == 416 and _range_header(reply) == "bytes */0":
-                return Start(Mark(0, reply.header("ETag")), b"")
-            _check_status(reply, url)
+            mark = _mark_of(reply, url)
+            if reply.status == 416:
+                return Start(mark, b"")
             if reply.status == 200:
-                return _whole(reply, url, check)
+                return Start(mark, b"", _whole(reply, url, mark.size, check))
             first, last, size = _range_of(reply, url)
             if first != 0 or last != min(ahead, size) - 1:
                 _not_asked(reply, url, f"bytes 0-{ahead - 1}")
-            head = _body(reply, url, last + 1)
-            return Start(Mark(size, reply.header("ETag")), head)
+            return Start(mark, _body(reply, url, last + 1))
 
     def read(self, url: Url, start: int, size: int, mark: Mark) -> bytes:
         if not size:
@@ -75,7 +74,7 @@ class WebStore:
             first, end, whole = _range_of(reply, url)
             now = Mark(whole, reply.header("ETag"))
             if now != mark:
-                _changed(url, now, mark)
+                _changed(url, f"{now.size} bytes, {now.tag or 'no tag'}", mark)
             if (first, end) != (start, last):
                 _not_asked(reply, url, f"bytes {start}-{last}")
             return _body(reply, url, size)
@@ -83,13 +82,7 @@ class WebStore:
     def mark(self, url: Url) -> Mark:
         # A GET, since an address may be signed for that alone; of the body nothing is read.
         with _asked(url, {"Range": "bytes=0-0"}) as reply:
-            tag = reply.header("ETag")
-            if reply.status == 416 and _range_header(reply) == "bytes */0":
-                return Mark(0, tag)
-            _check_status(reply, url)
-            if reply.status == 206:
-                return Mark(_range_of(reply, url)[2], tag)
-            return Mark(_stated(reply, url), tag)
+            return _mark_of(reply, url)
 
     def entries(self, url: Url) -> list[Entry] | None:
         folder = url.as_folder()
@@ -126,14 +119,7 @@ def _asked(url: Url, headers: Mapping[str, str]) -> HttpResponse:
     try:
         from hydraopt.files.requesting import HttpResponse
     except ImportError as error:
-        raise RemoteError(
-            explain(
-                "a library is not installed",
-                file=url,
-                expected=error.name,
-                do="Run: pip install 'hydraopt[remote]'",
-            )
-        ) from error
+        raise missing(str(error.name), url) from error
     # A range counts bytes of the file as it is, not of a packed form of it.
     reply = HttpResponse(url, {"Accept-Encoding": "identity", **headers})
     if (reply.header("Content-Encoding") or "identity").lower() != "identity":
@@ -185,9 +171,7 @@ def _not_asked(reply: HttpResponse, url: Url, expected: str) -> NoReturn:
     refuse("server sent another range than was asked for", url, got, expected, "Report it there")
 
 
-def _changed(url: Url, got: object, mark: Mark) -> NoReturn:
-    if isinstance(got, Mark):
-        got = f"{got.size} bytes, {got.tag or 'no tag'}"
+def _changed(url: Url, got: str, mark: Mark) -> NoReturn:
     expected = f"{mark.size} bytes, {mark.tag or 'no tag'}"
     refuse("file changed while it was read", url, got, expected, _CHANGED)
 
@@ -210,9 +194,17 @@ def _stated(reply: HttpResponse, url: Url) -> int:
     return int(stated)
 
 
-def _whole(reply: HttpResponse, url: Url, check: Check | None) -> Start:
+def _mark_of(reply: HttpResponse, url: Url) -> Mark:
+    """Return the mark of the file that a reply is about, whatever part of it is sent."""
+    tag = reply.header("ETag")
+    if reply.status == 416 and _range_header(reply) == "bytes */0":
+        return Mark(0, tag)
+    _check_status(reply, url)
+    return Mark(_range_of(reply, url)[2] if reply.status == 206 else _stated(reply, url), tag)
+
+
+def _whole(reply: HttpResponse, url: Url, size: int, check: Check | None) -> Path:
     """Download the whole file from a server without ranges, as a local copy."""
-    size = _stated(reply, url)
     folder = tempfile.gettempdir()
     check_room(url, size, folder)
     handle, name = tempfile.mkstemp(prefix="hydraopt-", suffix=".whole", dir=folder)
@@ -233,7 +225,7 @@ def _whole(reply: HttpResponse, url: Url, check: Check | None) -> Start:
     except BaseException:
         os.unlink(name)
         raise
-    return Start(Mark(taken, reply.header("ETag")), b"", Path(name))
+    return Path(name)
 
 
 def _entries(page: str, at: str, folder: Url) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""Replacing a file or folder in one step, so that a killed writer leaves the old or the new one."""
+"""Replacing a file, or the files of a folder, so that a killed writer leaves no half of them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ try:
 except ImportError:  # Windows, where nothing is locked and leftovers stay.
     fcntl = None  # type: ignore[assignment]
 
-from hydraopt.files import exchanging
 from hydraopt.files.outputs import destination
 from hydraopt.files.replacing import NEW, finish_replacing, replace_one_by_one, sync_folder
 from hydraopt.files.url import Url, is_url, place_of
 
 __all__ = [
-    "clean", "is_working_directory", "replaced_file", "replaced_folder", "scratch_folder",
-    "write_atomically", "write_new",
+    "clean", "replaced_file", "replaced_folder", "scratch_folder", "write_atomically", "write_new",
 ]  # fmt: skip
 
 _SCRATCH: Final = re.compile(r"\..+\.tmp-[0-9a-f]{16}", re.DOTALL)
@@ -102,31 +100,32 @@ def replaced_file(path: str | os.PathLike[str], suffix: str) -> Iterator[Path]:
 def replaced_folder(
     path: str | os.PathLike[str], stale: Callable[[str], bool] = lambda name: False
 ) -> Iterator[Path]:
-    """Yield a folder to write into; it becomes ``path`` if the block succeeds, else vanishes.
+    """Yield a folder to write into; its files become those of ``path`` if the block succeeds.
 
-    The target appears, or is exchanged for the new folder, in one step. Files of the target that
-    have no counterpart in the new folder are kept in the new one, unless they are ``stale`` by
-    name. A link to the target is followed as by :func:`hydraopt.files.outputs.destination`; links
-    in it are not. Modes stay, and groups and owners where the system permits.
+    A new folder appears in one step. The files of an existing one are replaced as
+    :mod:`hydraopt.files.replacing` describes, after what a killed writer had still to do there;
+    files that have no counterpart among the new ones stay, unless they are ``stale`` by name. Files
+    keep their modes, and groups and owners where the system permits. A link to the target is
+    followed as by :func:`hydraopt.files.outputs.destination`; links in it are not.
 
-    The files are replaced one by one where the system cannot exchange two folders, something is
-    mounted at the target or in it, or somebody's working directory would go with it. What a killed
-    writer had still to do there is done first, see :mod:`hydraopt.files.replacing`.
+    Raises OSError, LockedError and UsageError as :func:`hydraopt.files.replacing.finish_replacing`.
     """
     target = destination(Path(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    mounted = _is_mounted(target)  # nothing beside it can be exchanged for it, or moved into it
-    stays = mounted or is_working_directory(target) or _holds_mounts(target)
     finish_replacing(target)
     clean(target)
-    with scratch_folder(target / target.name if mounted else target) as scratch:
+    # Inside an existing folder: another file system may be mounted there.
+    with scratch_folder(target / target.name if target.is_dir() else target) as scratch:
         made = scratch / NEW
         made.mkdir()
         yield made
         sync_folder(made)
         if target.is_dir():
-            _take_after(made, target)
-            _put_in_place(made, target, stale, stays)
+            _like(target, scratch)  # who may write there may finish it
+            for new in made.iterdir():
+                _like(target / new.name, new)
+            others = {x.name for x in target.iterdir()} - {x.name for x in made.iterdir()}
+            replace_one_by_one(scratch, target, {name for name in others if stale(name)})
         else:
             os.replace(made, target)
         sync_folder(target.parent)
@@ -202,14 +201,6 @@ def _like(target: Path, made: Path | int) -> None:
                 with contextlib.suppress(OSError):
                     os.chown(made, owner, group)
         os.chmod(made, stat.S_IMODE(old.st_mode))
-
-
-def _take_after(made: Path, target: Path) -> None:
-    """Give a folder, and its files, what those of the same names have in the target."""
-    _like(target, made)
-    for new in made.iterdir():
-        if (target / new.name).is_file() and not new.is_symlink():
-            _like(target / new.name, new)
 
 
 def _locked(target: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
@@ -294,87 +285,3 @@ def _remove_if_dead(path: Path) -> None:
                 path.unlink()
         finally:
             os.close(descriptor)
-
-
-def _is_mounted(target: Path) -> bool:
-    """Return True if something is mounted at a folder, maybe a part of the same file system."""
-    if not target.is_dir():
-        return False
-    if os.path.ismount(target):
-        return True
-    name = _scratch_name(target)
-    try:  # Nothing has this name, so nothing moves; whether it could is looked at first.
-        os.rename(target.with_name(name), target / name)
-    except OSError as error:
-        return error.errno == errno.EXDEV
-    return False
-
-
-def is_working_directory(target: Path) -> bool:
-    """Return True if this process works in a folder, as does then the shell that started it.
-
-    If the folder is exchanged, that shell is left with nothing.
-    """
-    try:
-        here = Path.cwd()
-    except OSError:
-        return False
-    return target == here or target in here.parents
-
-
-def _holds_mounts(target: Path) -> bool:
-    """Return True if a folder inside is on another device, and would go with the old folder."""
-    if not target.is_dir():
-        return False
-    device = target.stat().st_dev
-    inside = (Path(at, name) for at, names, _ in os.walk(target) for name in names)
-    for path in inside:
-        with contextlib.suppress(OSError):  # it may be gone by now
-            if path.lstat().st_dev != device:
-                return True
-    return False
-
-
-def _put_in_place(made: Path, target: Path, stale: Callable[[str], bool], stays: bool) -> None:
-    """Exchange a made folder for the target, or put its files into the target (``stays``)."""
-    others = [x for x in target.iterdir() if not (made / x.name).exists()]
-    gone = {x.name for x in others if stale(x.name)}
-    if not stays:
-        kept = [x for x in others if x.name not in gone]
-        for other in kept:
-            _bring_along(other, made / other.name)
-        try:
-            exchanging.exchange(made, target)
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV):
-                raise
-        for other in kept:
-            _leave(made / other.name)
-    _like(target, made.parent)  # who may write there may finish it
-    replace_one_by_one(made.parent, target, gone)
-
-
-def _leave(new: Path) -> None:
-    """Undo :func:`_bring_along`."""
-    if new.is_dir() and not new.is_symlink():
-        shutil.rmtree(new)
-    else:
-        new.unlink()
-
-
-def _bring_along(old: Path, new: Path) -> None:
-    """Link a file that stays under another name, or a folder of such files."""
-    if old.is_dir() and not old.is_symlink():
-        shutil.copytree(old, new, symlinks=True, copy_function=_link)
-    elif old.is_symlink():
-        new.symlink_to(os.readlink(old))
-    else:
-        _link(old, new)
-
-
-def _link(old: str | Path, new: str | Path) -> None:
-    try:
-        os.link(old, new)
-    except OSError:
-        shutil.copy2(old, new)

@@ -20,7 +20,7 @@ from hydraopt.coding.dense import write_dense
 from hydraopt.coding.records import PartsRecord, states_mode, write_record
 from hydraopt.compress.encode import squared_error
 from hydraopt.compress.recode import CodedModule
-from hydraopt.files.aside import Aside, Laid, Place, Replaced, sizes_of
+from hydraopt.files.aside import Aside, Chosen, Laid, Place, sizes_of
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.linalg.svd import thin
 from hydraopt.merging.align import MergeSet
@@ -152,4 +152,8 @@ def _with(draft: Draft, others: list[_Stream], aside: Aside) -> Draft:
     for number, other in enumerate(others):
         errors[other.content], numbers[other.content] = other.errors, number
     made = Laid(aside, [other.place for other in others])
-    return dataclasses.replace(draft, streams=Replaced(draft.streams, made, numbers), errors=errors)
+    chosen = [
+        (made, [numbers[i]]) if i in numbers else (draft.streams, [i])
+        for i in range(len(draft.streams))
+    ]
+    return dataclasses.replace(draft, streams=Chosen(*chosen), errors=errors)

@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 
 from hydraopt.adapters import Adapter, RawTensor, check_same_base
-from hydraopt.adapters.beyond import changed_base
 from hydraopt.adapters.keys import parse
 from hydraopt.adapters.model import LowRankModule
+from hydraopt.adapters.peft import changed_base
 from hydraopt.adapters.peftconfig import ranks_and_alphas, resolved_config, written_config
 from hydraopt.adapters.rawtensor import TensorFile
 from hydraopt.adapters.tuners import other_tuner

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from hydraopt.adapters.beyond import changed_base
 from hydraopt.adapters.keys import parse
 from hydraopt.adapters.model import Adapter, LowRankModule
+from hydraopt.adapters.peft import changed_base
 from hydraopt.adapters.peftconfig import resolved_config
 from hydraopt.adapters.tuners import tuner_named
 from hydraopt.bundle.ranks import KeptRanks
