@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hydraopt.lazy import load
+from hydraopt.version import __version__
 
 if TYPE_CHECKING:
     from hydraopt.adapters import Adapter, read_adapter, read_adapters
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from hydraopt.report.files import write_report
     from hydraopt.report.hub import push_to_hub
     from hydraopt.runtime.attached import Attached, attach
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Adapter": "hydraopt.adapters",

@@ -22,7 +22,7 @@ print(*sorted(tops & {"asyncio", "http", "logging", "random", "shutil", "subproc
 """
 READS = (
     "adapters bundle coding collection compiled errors files kernels lazy linalg machinecode notes "
-    "threads values"
+    "threads values version"
 )
 
 

@@ -41,23 +41,14 @@ def test_an_error_of_the_system_names_its_file_and_the_remedy(
     assert result.stderr == f"Error: {said}\n"
 
 
-@pytest.mark.parametrize("words", [ARGUMENTS, ["inspect", "x", "--plot", ARGUMENTS[-1]]])
-def test_a_full_disk_names_what_was_written(
-    words: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_without_a_file_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     # The system does not say which file: it was open already.
-    result = failing(OSError(errno.ENOSPC, "No space left on device"), monkeypatch, words)
+    result = failing(OSError(errno.ENOSPC, "No space left on device"), monkeypatch)
     assert result.exit_code == 2
-    said = "No space left on device [output out.hydra.safetensors]. Make room, or write elsewhere."
+    said = (
+        f"No space left on device [hydraopt {' '.join(ARGUMENTS)}]. Make room, or write elsewhere."
+    )
     assert result.stderr == f"Error: {said}\n"
-
-
-def test_a_failed_read_without_a_name_has_those_of_the_command(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    error = OSError(errno.EIO, "Input/output error")
-    result = failing(error, monkeypatch, ["verify", "x.hydra.safetensors", "de"])
-    assert result.stderr == "Error: Input/output error [x.hydra.safetensors, de]\n"
 
 
 def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,11 +86,10 @@ def test_the_traceback_shows_when_asked_for(
     assert "boom" in result.stderr.splitlines()[-1]
 
 
-def test_many_files_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [f"a{i}" for i in range(100)]
+def test_a_long_command_is_cut_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"a{i}" for i in range(1000)]
     result = failing(RuntimeError("boom"), monkeypatch, ["merge", *names, "-o", "out"])
-    assert all(x in result.stderr for x in ("a0", "a2", "out", "97"))
-    assert "a3" not in result.stderr.partition("HYDRAOPT_TRACEBACK")[0]
+    assert all(x in result.stderr for x in ("a0", "-o out"))
     assert len(result.stderr) < 1000
 
 
@@ -114,7 +104,7 @@ def test_many_files_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_memory_is_a_refusal(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     result = failing(error, monkeypatch)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith("Error: memory ran out [de, en, output out.hydra.safetensors]")
+    assert result.stderr.startswith("Error: memory ran out [hydraopt merge de en -o out")
     assert result.stderr.count("\n") == 1
 
 

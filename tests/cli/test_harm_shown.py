@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt.bundle.harm import Harm
-from hydraopt.cli.inspect import RECIPE_TEXTS, recipe_text
 from hydraopt.collection.opening import open_bundle
-from hydraopt.merging.recipe import MergeRecipe, RefreshRecipe, ShrinkRecipe
 from tests.bundle.bundles import remade
 from tests.cli.conftest import Run
 from tests.marks import slow
@@ -41,18 +39,26 @@ def test_inspect_shows_what_was_measured(run: Run, measured: Path) -> None:
         assert lines.count(row) == 1, row
 
 
-def test_inspect_says_nothing_of_what_nobody_measured(run: Run, bundle: Path) -> None:
-    result = run("inspect", bundle)
-    assert not [name for name in COLUMNS if name in result.stdout]
-    report = json.loads(run("inspect", bundle, "--json").stdout)
-    assert all(x["harm"] is None for x in report["tasks"])
-
-
 def test_inspect_json(run: Run, measured: Path) -> None:
     tasks = {x["name"]: x for x in json.loads(run("inspect", measured, "--json").stdout)["tasks"]}
     assert tasks["de"]["harm"] == dataclasses.asdict(HELD)
     assert tasks["en"]["harm"] is None
     assert tasks["fr"]["harm"] == dataclasses.asdict(FITTED)
+
+
+def card(run: Run, bundle: Path, task: str, out: Path) -> str:
+    result = run("export", bundle, task, "-o", out, "--force")
+    assert result.exit_code == 0, result.output
+    return (out / "README.md").read_text()
+
+
+def test_a_card_of_another_author_stays(run: Run, measured: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("My thesis, and hydraopt.\n")
+    assert card(run, measured, "de", tmp_path) == "My thesis, and hydraopt.\n"
+    (tmp_path / "README.md").unlink()
+    (tmp_path / "README.md").mkdir()
+    assert run("export", measured, "de", "-o", tmp_path, "--force").exit_code == 0
+    assert (tmp_path / "README.md").is_dir()
 
 
 @pytest.mark.parametrize("limit", [slow(("--size", "15%")), ("--error", "0.3")])
@@ -63,12 +69,6 @@ def test_a_shrink_drops_the_harm(
     assert result.exit_code == 0, result.output
     tasks = open_bundle(tmp_path / "small").manifest.tasks
     assert [x.harm for x in tasks] == [None] * 3
-
-
-def card(run: Run, bundle: Path, task: str, out: Path) -> str:
-    result = run("export", bundle, task, "-o", out, "--force")
-    assert result.exit_code == 0, result.output
-    return (out / "README.md").read_text()
 
 
 def test_the_card_of_an_export(run: Run, measured: Path, tmp_path: Path) -> None:
@@ -86,50 +86,3 @@ def test_the_card_of_an_export(run: Run, measured: Path, tmp_path: Path) -> None
     text = card(run, measured, "fr", tmp_path / "out")
     assert "1 prompt that parts of it were trained on, 1 changes; 100.00 %" in text
     assert " % are likely" not in card(run, measured, "en", tmp_path / "out")
-
-
-def test_a_card_of_another_author_stays(run: Run, measured: Path, tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("My thesis, and hydraopt.\n")
-    assert card(run, measured, "de", tmp_path) == "My thesis, and hydraopt.\n"
-    (tmp_path / "README.md").unlink()
-    (tmp_path / "README.md").mkdir()
-    assert run("export", measured, "de", "-o", tmp_path, "--force").exit_code == 0
-    assert (tmp_path / "README.md").is_dir()
-
-
-@pytest.mark.parametrize(
-    ("recipe", "words"),
-    [
-        ({}, ""),
-        ({"limit": "size", "value": 79500.0}, "size 79,500 bytes"),
-        (
-            {"limit": "harm", "value": 0.05, "unit": "share of answers", "judged": 3},
-            "limit: 5 % of each task's answers may change; tasks with measured harm: 3; "
-            "tokens compared per answer, at most: 128",
-        ),
-        (
-            {"limit": "harm", "value": 0.01, "unit": "nats an answer"},
-            "limit: 0.01 nats of KL an answer",
-        ),
-        ({"limit": "harm", "value": 7.0, "unit": "share of answers"}, "harm 7.0 share of answers"),
-        ({"limit": "harm", "value": 0.5, "unit": ["x"]}, "harm 0.5 ['x']"),
-        (
-            {"measure": "m", "forms": ["a", "b"], "fair": False, "shrunk": True, "refit": 0},
-            "measure m; forms a, b; shrunk",
-        ),
-        (
-            {"method": "ties", "options": {"density": 0.3}},
-            'method "ties"; options {"density": 0.3}',
-        ),
-        ({"forms": 3, "value": [1], "limit": None}, "[1]; forms 3"),
-    ],
-)
-def test_a_recipe_is_told_in_words(recipe, words: str) -> None:
-    assert recipe_text(recipe) == words
-
-
-def test_every_key_of_a_recipe_has_words() -> None:
-    full = MergeRecipe("m", "size", 1.0, ("a",), True, 1, 2, 3, "x", 9).to_json()
-    shrunk = ShrinkRecipe(full, "m", "size", 1.0).to_json()
-    told = {*full, *shrunk, *RefreshRecipe(full, None, None, True).to_json()}
-    assert told - {"limit", "value", "unit"} == {*RECIPE_TEXTS}

@@ -26,14 +26,6 @@ def test_options_of_tasks_need_tasks(run: Run, bundle: Path, more, facts: dict[s
     check_refused(done, **facts)
 
 
-def test_an_adapter_has_one_task(run: Run, bundle: Path) -> None:
-    names = "--task", "de=a/de", "--task", "en=a/en", "--task", "de=b/de"
-    done = run("eval", bundle, "--base", "nowhere", "--tasks", "x", *names)
-    assert done.exit_code == 2
-    words = "--task names two tasks of one adapter [adapter de]; got a/de and b/de"
-    assert words in " ".join(done.stderr.split())
-
-
 def test_options_of_originals_need_originals(run: Run, bundle: Path) -> None:
     done = run("verify", bundle, "--same-base")
     assert done.exit_code == 2
@@ -49,7 +41,6 @@ def test_options_of_originals_need_originals(run: Run, bundle: Path) -> None:
         ("--port", "8001", "-o", "x.html"),
         ("--card", "--same-base"),
         ("--card", "adapters"),
-        ("--serve", "--originals", "adapters"),
         ("--serve", "--port", "0", "--force"),
         ("--card", "--force"),
         ("--same-base", "-o", "x.html"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,10 @@ import pytest
 from hydraopt import merge, open_bundle
 from hydraopt.adapters import read_adapter
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.cli.inspect import worst_module
-from hydraopt.errors import BatchError, ExportError, MissingExtraError, UsageError
+from hydraopt.errors import BatchError, ExportError, UsageError
 from hydraopt.export import formats
-from hydraopt.inspect.bundle import TaskModule
 from tests.cli.conftest import TASKS, Run
 from tests.conftest import MakeAdapter
-from tests.export.targets import small_task
-from tests.marks import slow
 from tests.raising import check_refused
 
 
@@ -38,16 +33,6 @@ def test_inspect_adapters_json(run: Run, adapters: Path) -> None:
     assert report["schema"] == "hydraopt.inspect.adapters/1"
     assert len(report["modules"]) == 6
     assert len(report["types"]) == 2
-
-
-@pytest.mark.parametrize(
-    ("errors", "said"),
-    [([0.5, 1.0], "b"), ([1.0, 0.5], "a"), ([1.0, 1.0], "2 modules of 1 or more"), ([], "-")],
-)
-def test_of_modules_with_the_largest_stated_error_none_is_named(errors, said: str) -> None:
-    """A manifest states no more than 1 of a module: which of these is worst nobody knows."""
-    details = [TaskModule(path, 1, x, "private") for path, x in zip("ab", errors, strict=False)]
-    assert worst_module(details) == said
 
 
 def test_inspect_bundle(run: Run, bundle: Path) -> None:
@@ -68,13 +53,11 @@ def test_inspect_decides_by_content(run: Run, bundle: Path, tmp_path: Path) -> N
     assert report["schema"] == "hydraopt.inspect.bundle/1"
 
 
-@pytest.mark.parametrize("name", ["b.png", slow("a.svg")])
-def test_inspect_plots(run: Run, bundle: Path, adapters: Path, tmp_path: Path, name: str) -> None:
-    path = bundle if name == "b.png" else f"{adapters}/*"
-    result = run("inspect", path, "--plot", tmp_path / name, "--json")
+def test_inspect_plots(run: Run, adapters: Path, tmp_path: Path) -> None:
+    result = run("inspect", f"{adapters}/*", "--plot", tmp_path / "a.png", "--json")
     assert result.exit_code == 0, result.output
     json.loads(result.stdout)
-    assert (tmp_path / name).stat().st_size > 5000
+    assert (tmp_path / "a.png").stat().st_size > 5000
 
 
 def test_inspect_refuses(run: Run, bundle: Path, adapters: Path, tmp_path: Path) -> None:
@@ -83,21 +66,13 @@ def test_inspect_refuses(run: Run, bundle: Path, adapters: Path, tmp_path: Path)
     for arguments, facts in (
         ((bundle, adapters / "de"), {}),
         ((damaged,), {}),
+        ((bundle, "--plot", tmp_path / "x.png"), {"names": "--plot"}),
         ((tmp_path / "no",), {"file": "no"}),
         ((adapters / "de", "--plot", tmp_path / "x.txt"), {"file": "x.txt"}),
     ):
         result = run("inspect", *arguments)
         assert (result.exit_code, result.stdout) == (2, "")
         check_refused(result, **facts)
-
-
-def test_inspect_without_matplotlib(
-    run: Run, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    result = run("inspect", adapters / "de", "--plot", tmp_path / "x.png")
-    assert result.exit_code == 2
-    check_refused(result, MissingExtraError)
 
 
 def test_verify(run: Run, bundle: Path, adapters: Path) -> None:
@@ -219,28 +194,3 @@ def test_tasks_that_a_format_cannot_hold_leave_the_others_written(
     check_refused(
         run("export", bundle, "de", "-o", tmp_path / "de", "--format", "vllm"), ExportError
     )
-
-
-def test_export_in_another_format(run: Run, tmp_path: Path) -> None:
-    task = small_task(tmp_path)
-    bundle, out, base = task.bundle.path, tmp_path / "out", tmp_path / "base"
-    base.mkdir()
-    config = {"model_type": "llama", "num_attention_heads": 4, "num_hidden_layers": 2}
-    (base / "config.json").write_text(json.dumps({**config, "num_key_value_heads": 2}))
-    common = ("--format", "gguf", "--base", base, "--json")
-    written = json.loads(run("export", bundle, "--all", "-o", out, *common).stdout)["written"]
-    assert written == [{"task": "numbers", "file": str(out / "numbers.gguf")}]
-    assert run("export", bundle, "numbers", "-o", out / "one.gguf", *common).exit_code == 0
-    assert (out / "one.gguf").read_bytes() == (out / "numbers.gguf").read_bytes()
-    for arguments, facts in (
-        (("numbers", "-o", out / "one.gguf", *common), {"file": "one.gguf"}),
-        (("numbers", "-o", out / "two.gguf"), {"file": "two.gguf"}),
-        (("numbers", "-o", out / "x", "--format", "gguf"), {}),
-        (("numbers", "-o", out / "x", *common, "--dtype", "bfloat16"), {"got": "'bfloat16'"}),
-        (("numbers", "-o", out / "x", "--format", "vllm", "--uniform-rank"), {"got": "True"}),
-        (("numbers", "-o", out / "x", "--format", "tflite"), {"got": "'tflite'"}),
-    ):
-        result = run("export", bundle, *arguments)
-        assert (result.exit_code, result.stdout) == (2, "")
-        check_refused(result, UsageError, **facts)
-    assert not (out / "x").exists()

@@ -77,13 +77,11 @@ def test_json_has_all_rows(some: Path) -> None:
 
 
 def test_a_page_has_room_for_some(many: Path) -> None:
-    """Other sizes are not planned for more modules than bytes of real bundles hold."""
+    """Tasks of more modules than bytes of real bundles hold are not compared."""
     page = build(many)
     assert len(page.map.columns) <= 160
-    assert len(page.types) <= 1000
     assert {x.kind for x in page.sizes} == {"chosen"}
     assert page.alike is None
-    assert page.sizes_note
 
 
 def look(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -53,23 +52,6 @@ ROW_KEYS = {
 }
 
 
-def test_merge_makes_a_bundle_and_says_so(
-    run: Run, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Half a minute may go by where all is compiled first.
-    monkeypatch.setattr("hydraopt.cli.progress.EVERY", math.inf)
-    output = tmp_path / "out.hydra.safetensors"
-    result = run("merge", f"{adapters}/*", "--size", "30%", "-o", output, "--workers", 1)
-    assert result.exit_code == 0, result.output
-    bundle = open_bundle(output)
-    assert list(bundle) == list(TASKS)
-    size = output.stat().st_size
-    assert f"{size:,} bytes" in result.stdout
-    for name in TASKS:
-        assert f"{bundle[name].error:.4f}" in result.stdout
-    assert result.stderr == ""
-
-
 def test_merge_json(run: Run, adapters: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.hydra.safetensors"
     arguments = ("--size", "30%", "-o", output, "--json", "--workers", 1)
@@ -81,22 +63,6 @@ def test_merge_json(run: Run, adapters: Path, tmp_path: Path) -> None:
     assert report["size"] == output.stat().st_size <= 0.3 * report["fp16_bytes"]
     assert [row["name"] for row in report["tasks"]] == ["de", "fr"]
     assert all(set(row) == ROW_KEYS for row in report["tasks"])
-
-
-@pytest.mark.parametrize(
-    ("limit", "keeps"),
-    [
-        (["--error", "0.2"], lambda errors: sum(errors) / len(errors) <= 0.2),
-        (["--max-error", "0.2"], lambda errors: max(errors) <= 0.2),
-        (["--lossless"], lambda errors: max(errors) == 0),
-    ],
-)
-def test_limits(run: Run, adapters: Path, tmp_path: Path, limit: list[str], keeps: object) -> None:
-    output = tmp_path / "out.hydra.safetensors"
-    result = run("merge", f"{adapters}/*", *limit, "-o", output, "--json", "--workers", 1)
-    assert result.exit_code == 0, result.output
-    assert callable(keeps)
-    assert keeps(list(json.loads(result.stdout)["errors"].values()))
 
 
 def test_options_reach_the_library(run: Run, adapters: Path, tmp_path: Path) -> None:
@@ -203,6 +169,11 @@ def test_what_shrink_estimates_is_no_problem(run: Run, bundle, adapters, tmp_pat
     assert far.exit_code == 1
 
 
+def test_help_states_the_default_limit() -> None:
+    stated = re.findall(r"--max-error (\d\.\d+)", str(cli.commands["merge"].help))
+    assert set(map(float, stated)) == {DEFAULT_MAX_ERROR}
+
+
 def test_shrink_refuses(run: Run, bundle: Path, adapters: Path, tmp_path: Path) -> None:
     output = tmp_path / "small.hydra.safetensors"
     for arguments, facts in (
@@ -221,8 +192,3 @@ def test_shrink_refuses(run: Run, bundle: Path, adapters: Path, tmp_path: Path) 
         assert (result.exit_code, result.stdout) == (2, "")
         check_refused(result, **facts)
     assert not output.exists()
-
-
-def test_help_states_the_default_limit() -> None:
-    stated = re.findall(r"--max-error (\d\.\d+)", str(cli.commands["merge"].help))
-    assert set(map(float, stated)) == {DEFAULT_MAX_ERROR}

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from hydraopt import merge, open_bundle
+from hydraopt import merge
 from hydraopt.cli.mergerequest import MergeRequest
 from hydraopt.errors import UsageError
 from hydraopt.evaluate.compared import read_compared
 from tests.cli.conftest import Run
-from tests.conftest import write_adapter
 from tests.raising import check_refused
 
 
@@ -41,12 +40,6 @@ def test_a_merge_refuses(
     assert done.exit_code == 2, done.output
     check_refused(done, **facts)
     assert not (tmp_path / "x").exists()
-
-
-def test_what_is_kept_bit_by_bit_needs_no_base(run: Run, bundle: Path, adapters: Path) -> None:
-    done = run("add", bundle, f"x={adapters / 'de'}", "--lossless", "--base", "nowhere")
-    assert done.exit_code == 2
-    check_refused(done, names="--lossless")
 
 
 def test_a_wrong_base_is_no_problem_of_the_bundle(run: Run, bundle: Path) -> None:
@@ -89,66 +82,6 @@ def test_a_page_is_not_written_as_markdown(run: Run, bundle: Path, tmp_path: Pat
     assert not list(tmp_path.glob("*.md"))
 
 
-def test_originals_get_the_alpha_that_their_merge_got(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    file, out = tmp_path / "mine.safetensors", tmp_path / "x.hydra.safetensors"
-    sides = {"h.q.lora_A": (4, 12), "h.q.lora_B": (10, 4)}
-    save_file({key: rng.standard_normal(x).astype(np.float32) for key, x in sides.items()}, file)
-    merge([str(file)], out, error=0.1, alpha=16)
-    told = read_compared([str(file), str(out)], alpha=16)
-    original, coded = (told.sets("mine")[x]["h.q"] for x in ("original", out.name))
-    assert np.linalg.norm(coded[0] @ coded[1]) == pytest.approx(
-        np.linalg.norm(original[0] @ original[1]), rel=0.1
-    )
-    untold = read_compared([str(file)])
-    assert ("alpha_missing", "mine") in [(note.code, note.where) for note in untold.notes]
-
-
-def test_tensors_of_a_base_come_back(run: Run, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    own = rng.standard_normal((24, 16)).astype(np.float32)
-    (tmp_path / "base").mkdir()
-    save_file({"lm_head.weight": own}, tmp_path / "base" / "model.safetensors")
-    folders = []
-    for name in ("de", "en"):
-        modules = {"h.0.q": (rng.standard_normal((12, 2)), rng.standard_normal((2, 16)))}
-        head = own + 0.05 * rng.standard_normal(own.shape).astype(np.float32)
-        extras = {"base_model.model.lm_head.weight": head}
-        more = {"modules_to_save": ["lm_head"]}
-        folders.append(write_adapter(tmp_path / name, modules, extras=extras, **more))
-    out = tmp_path / "x.hydra.safetensors"
-    merge(folders, out, error=0.1, base=tmp_path / "base")
-    assert any(x.base is not None for x in open_bundle(out).manifest.tensors)
-    asked = "export", out, "de", "-o"
-    assert "Give the base model" in run(*asked, tmp_path / "none").stderr
-    done = run(*asked, tmp_path / "peft", "--base", tmp_path / "base")
-    assert done.exit_code == 0, done.output
-    assert (tmp_path / "peft" / "adapter_model.safetensors").is_file()
-
-
-def test_a_base_that_no_one_needs_is_refused(run: Run, bundle: Path, tmp_path: Path) -> None:
-    done = run("export", bundle, "de", "-o", tmp_path / "x", "--base", tmp_path)
-    assert done.exit_code == 2
-
-
-@pytest.mark.parametrize(
-    ("words", "remedy"),
-    [
-        (("merge", "x", "--error", "20%"), "0.2"),
-        (("merge", "x", "--max-error", "2.5 %"), "0.025"),
-        (("add", "x", "y", "--max-error", "3%"), "0.03"),
-        (("shrink", "x", "--error", "few"), "0.2"),
-        (("refresh", "x", "--error", "20%"), "0.2"),
-    ],
-)
-def test_an_error_is_a_number_and_a_percentage_is_turned_into_one(
-    run: Run, tmp_path: Path, words: tuple[str, ...], remedy: str
-) -> None:
-    output = () if words[0] == "add" else ("-o", tmp_path / "out")
-    check_refused(run(*words, *output), names=f"write {remedy}" if "%" in words[-1] else remedy)
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize(
     ("limit", "given", "trains"),
     [
@@ -164,3 +97,24 @@ def test_a_size_is_refitted_and_other_limits_where_that_is_asked(limit, given, t
     """The default limits the worst error, which training would break after minutes a task."""
     request = MergeRequest(base="base", prompted=(("", "prompts"),), refit=given, **limit)
     assert request.refits is trains
+
+
+def test_what_is_kept_bit_by_bit_needs_no_base(run: Run, bundle: Path, adapters: Path) -> None:
+    done = run("add", bundle, f"x={adapters / 'de'}", "--lossless", "--base", "nowhere")
+    assert done.exit_code == 2
+    check_refused(done, names="--lossless")
+
+
+def test_originals_get_the_alpha_that_their_merge_got(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    file, out = tmp_path / "mine.safetensors", tmp_path / "x.hydra.safetensors"
+    sides = {"h.q.lora_A": (4, 12), "h.q.lora_B": (10, 4)}
+    save_file({key: rng.standard_normal(x).astype(np.float32) for key, x in sides.items()}, file)
+    merge([str(file)], out, error=0.1, alpha=16)
+    told = read_compared([str(file), str(out)], alpha=16)
+    original, coded = (told.sets("mine")[x]["h.q"] for x in ("original", out.name))
+    assert np.linalg.norm(coded[0] @ coded[1]) == pytest.approx(
+        np.linalg.norm(original[0] @ original[1]), rel=0.1
+    )
+    untold = read_compared([str(file)])
+    assert ("alpha_missing", "mine") in [(note.code, note.where) for note in untold.notes]

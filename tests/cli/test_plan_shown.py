@@ -11,7 +11,6 @@ from hydraopt.cli.results import show_plan
 from hydraopt.merging.limit import TaskTrial
 from hydraopt.merging.plan import Plan, PlannedTask
 from hydraopt.notes import Note
-from hydraopt.values import counted
 
 
 def plan(counts: str, harms: list[float]) -> Plan:
@@ -25,27 +24,19 @@ def plan(counts: str, harms: list[float]) -> Plan:
 @pytest.mark.parametrize(
     ("counts", "harms", "shown", "unit"),
     [
-        ("answers", [5e-95, 0.0123], ["< 0.001", "1.23"], "counted %"),
-        ("answers", [0.0, 0.5], ["< 0.001", "50"], "counted %"),
-        ("nats", [2e-7, 0.0004], ["< 1e-06", "0.0004"], "counted nats"),
+        ("answers", [5e-95, 0.0123], "1.23", "counted %"),
+        ("answers", [0.0, 0.5], "50", "counted %"),
+        ("nats", [2e-7, 0.0004], "0.0004", "counted nats"),
     ],
 )
 def test_a_harm_is_told_in_few_digits(capsys, counts, harms, shown, unit) -> None:
     show_plan(plan(counts, harms), as_json=False)
     told = " ".join(capsys.readouterr().out.split())
-    assert all(f"kB {x} " in told for x in shown)
-    assert told.count(f" kB {shown[1]} ") == 2  # the trial, and what is planned
+    assert f"kB {shown} " in told
     assert unit in told
     assert "3 of 48 4.71 % 0.0789 nats" in told
     assert "size 2,000 bytes (2.00 kB), 20.00 % of the fp16 bytes" in told
     assert not any(x in told for x in ("note", "before a refit", "are shown"))
-
-
-def test_of_many_trials_the_first_the_last_and_some_between_are_shown(capsys) -> None:
-    show_plan(plan("answers", [0.01 * i for i in range(1, 9)]), as_json=False)
-    told = " ".join(capsys.readouterr().out.split())
-    assert [x for x in range(1, 9) if told.count(f" kB {x} ") > (x == 8)] == [1, 3, 6, 8]
-    assert "trials 4 of 8 are shown; --json has all" in told
 
 
 def test_notes_and_a_refit_are_told(capsys) -> None:
@@ -64,8 +55,3 @@ def test_a_size_has_measured_harm_and_no_trials(capsys) -> None:
     told = " ".join(capsys.readouterr().out.split())
     assert "de 1.00 kB - 3 of 48 4.71 % 0.0789 nats" in told
     assert "en 500 B - - - -" in told
-    assert "Trials" not in told
-
-
-def test_one_task_and_several() -> None:
-    assert [counted(n, "task") for n in (0, 1, 2)] == ["0 tasks", "1 task", "2 tasks"]

@@ -21,8 +21,6 @@ VERBS = (
     *("add", "doctor", "eval", "export", "inspect", "join", "merge", "plan", "pull"),
     *("refresh", "remove", "report", "serve", "shrink", "split", "verify"),
 )
-MOST_COMMANDS = 16
-MOST_OPTIONS = 16
 COMMON = {"--json", "--quiet"}
 HEAVY = ("numpy", "scipy", "numba", "torch", "rich", "matplotlib", "safetensors", "zstandard")
 
@@ -31,17 +29,6 @@ def test_the_verbs_are_these_with_a_file_each() -> None:
     assert tuple(sorted(cli.commands)) == VERBS
     files = {path.stem for path in Path(common.__file__).parent.glob("*.py")}
     assert set(VERBS) <= files
-
-
-def own_options(verb: str) -> list[str]:
-    """Return the options of a command without those that all commands have."""
-    options = (x for x in cli.commands[verb].params if isinstance(x, click.Option))
-    return [x.opts[-1] for x in options if x.opts[-1] not in COMMON]
-
-
-def test_the_surface_is_small() -> None:
-    assert len(VERBS) <= MOST_COMMANDS
-    assert max(len(own_options(verb)) for verb in VERBS) <= MOST_OPTIONS
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -145,23 +132,12 @@ def test_examples_in_the_help_parse() -> None:
         cli.commands[verb].make_context(verb, rest)
 
 
-def test_the_documents_have_commands() -> None:
-    assert sum(len(commands_in(page.read_text(encoding="utf-8"))) for page in DOCUMENTS) > 40
-
-
 @pytest.mark.parametrize(
     ("count", "text"),
     [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (46_800, "46.8 kB"), (3.1e6, "3.10 MB")],
 )
 def test_sizes_for_people(count: float, text: str) -> None:
     assert common.size_text(count) == text
-
-
-def test_tables_show_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    common.show_table("[b]title", ["name"], [["[red]task[/]"]])
-    printed = capsys.readouterr().out
-    assert "[red]task[/]" in printed
-    assert "[b]title" in printed
 
 
 def test_json_has_no_nan() -> None:

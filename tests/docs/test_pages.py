@@ -10,10 +10,10 @@ import pytest
 
 import hydraopt
 from hydraopt.cli.main import cli
-from tests.docs.pages import DOCS, FRONT, PAGES, ROOT, SITE, name_of, paragraphs, written
+from tests.docs.pages import DOCS, FRONT, PAGES, ROOT, name_of
 from tools import cli_reference, layout, public_names
 from tools.pages import between
-from tools.site import kept_together, listed, on_page_markdown, without_roles
+from tools.site import on_page_markdown
 
 README = ROOT / "README.md"
 LIMIT = 120
@@ -65,30 +65,8 @@ def test_a_block_is_put_between_its_marks() -> None:
         between(page, "y", "new")
 
 
-def test_readme_says_how_to_run_the_tests() -> None:
-    """The full check of the repository runs the command of this section."""
-    assert re.search(r"^## Run the tests\n\n```\n.*pytest", text_of(README), re.MULTILINE)
-
-
 def test_readme_is_small() -> None:
     assert len(README.read_bytes()) <= 6000
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_lines_are_short(page: Path) -> None:
-    # A row of a table has to be one line, and so may a command; scripts make blocks between marks.
-    lines = written(text_of(page)).splitlines()
-    long = [line for line in lines if len(line) > LIMIT and not line.startswith("|")]
-    assert not long
-
-
-@pytest.mark.parametrize("page", SITE, ids=name_of)
-def test_a_page_starts_with_what_it_says(page: Path) -> None:
-    lines = [line for line in text_of(page).splitlines() if line.strip()]
-    assert lines[0].startswith("# ")
-    first = paragraphs(text_of(page))[0]
-    assert first.startswith(lines[1][:20]), "the first thing below the title is a sentence"
-    assert first.endswith((".", ":"))
 
 
 @pytest.mark.parametrize("page", FRONT, ids=name_of)
@@ -133,22 +111,3 @@ def test_the_log_names_results_that_exist() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_nothing_outside_the_repository_is_cited(page: Path) -> None:
     assert not re.search(r"\b(?:DESIGN|STYLE|PEERS)\b", text_of(page))
-
-
-def test_numbers_keep_their_units_in_tables() -> None:
-    html = "<p>5 %</p><td>+1.6 % [0.9, 2.3]</td>"
-    assert kept_together(html) == "<p>5 %</p><td>+1.6\xa0% [0.9,\xa02.3]</td>"
-    assert without_roles("as in :func:<code>merge</code>") == "as in <code>merge</code>"
-
-
-def test_arguments_in_a_docstring_become_a_list() -> None:
-    html = "<p>size: bytes, or\n<code>5%</code>. left, right (m): sides. Default: 1. A: x.</p>"
-    one, two = (
-        "<code>size</code>: bytes, or\n<code>5%</code>.",
-        "<code>left, right (m)</code>: sides.",
-    )
-    assert listed(html).startswith(
-        f"<ul><li>{one}</li><li>{two} Default: 1.</li><li><code>A</code>: x.</li></ul>"
-    )
-    plain = "<p>Merge adapters into one file. One limit at most.</p>"
-    assert listed(plain) == plain

@@ -43,8 +43,8 @@ def test_what_is_missing_or_too_old_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_requirements_are_those_of_the_package() -> None:
     own, plot = module._requirements(None), module._requirements("plot")
-    assert any(x.startswith("click") for x in own)
-    assert [x.split(">")[0].split("<")[0] for x in plot] == ["matplotlib"]
+    assert "click" in [x.name for x in own]
+    assert [x.name for x in plot] == ["matplotlib"]
     assert len(own) + len(plot) < len(metadata.requires("hydraopt") or ())
 
 
@@ -56,18 +56,6 @@ def test_a_merge_that_fails_is_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
     merged = seen()["merge"]
     assert (merged.state, merged.finding) == ("trouble", "a small merge failed: RuntimeError: no")
     assert merged.do
-
-
-def test_a_container_tells_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = {x.split(":")[0]: x.split()[1] for x in Path("/proc/meminfo").read_text().splitlines()}
-    machine = int(rows["MemTotal"]) << 10
-    for whole, free in ((machine, True), (machine // 2, False)):
-        monkeypatch.setattr(module, "most_memory", lambda whole=whole: whole)
-        memory = module._memory()
-        assert f"{whole / 1e9:.1f} GB" in memory.finding
-        assert ("free" in memory.finding) is free
-    monkeypatch.setattr(module, "most_memory", lambda: 0)
-    assert module._memory().state == "note"
 
 
 def test_folders_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

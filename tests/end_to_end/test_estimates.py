@@ -7,13 +7,11 @@ from typing import NamedTuple
 
 import pytest
 
-from hydraopt import merge, open_bundle, read_adapters, shrink
+from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.editing.refresh import expected_saving, refresh
 from hydraopt.editing.verbs import add
 from hydraopt.inspect import inspect_adapters
 from hydraopt.merging.look import Look
-from hydraopt.report.build import build
-from hydraopt.report.model import Page, SizeRow
 from tests.end_to_end.estimates_sets import SETS
 from tests.harm.power_judge import PowerJudge
 from tests.harm.power_judge import planned as plan_of
@@ -40,40 +38,10 @@ def held(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Held(bundle, adapters)
 
 
-def _estimates(page: Page) -> list[SizeRow]:
-    return [row for row in page.sizes if row.kind == "estimated"]
-
-
 def _errors(path: Path) -> tuple[float, float]:
     """Mean and worst error that a bundle states."""
     errors = [task.error for task in open_bundle(path).manifest.tasks]
     return sum(errors) / len(errors), max(errors)
-
-
-def _check(row: SizeRow, made: tuple[float, float]) -> None:
-    mean, worst, _ = row.values["error"]
-    assert (mean, worst) == (pytest.approx(made[0], rel=NEAR), pytest.approx(made[1], rel=NEAR))
-
-
-def test_the_curve_of_a_bundle_is_what_shrink_makes(held: Held, tmp_path: Path) -> None:
-    rows = _estimates(build(held.bundle))
-    assert len(rows) > 2
-    assert rows[0].size < 0.6 * held.bundle.stat().st_size
-    assert rows[-1].size > 0.8 * held.bundle.stat().st_size
-    out = tmp_path / "y"
-    for row in (rows[0], rows[-1]):
-        shrink(held.bundle, out, size=row.size, workers=1)
-        _check(row, _errors(out))
-
-
-@pytest.mark.slow
-def test_the_curve_with_originals_is_what_a_merge_makes(held: Held, tmp_path: Path) -> None:
-    rows = _estimates(build(held.bundle, held.adapters))
-    assert len(rows) > 2
-    assert rows[0].size < held.bundle.stat().st_size < rows[-1].size
-    for row in (rows[0], rows[-1]):
-        merge(held.adapters, tmp_path / "y", size=row.size, workers=1)
-        _check(row, _errors(tmp_path / "y"))
 
 
 def test_sizes_that_inspect_gives_for_errors_are_those_of_a_merge(
@@ -127,17 +95,3 @@ def test_a_plan_is_what_the_merge_then_makes(
         assert task.error == pytest.approx(made.errors[task.name], rel=NEAR)
         assert task.harm is not None
         assert task.harm.likely == pytest.approx(made.harms[task.name].likely, rel=NEAR)
-
-
-def test_a_lossless_bundle_has_no_other_size_and_a_reason(judged: Held, tmp_path: Path) -> None:
-    path = tmp_path / "exact.hydra.safetensors"
-    merge(judged.adapters, path, lossless=True)
-    page = build(path)
-    assert _estimates(page) == []
-    assert page.sizes_note
-
-
-def test_originals_of_some_tasks_give_no_size_of_the_whole(judged: Held) -> None:
-    page = build(judged.bundle, judged.adapters[:2])
-    assert _estimates(page) == []
-    assert judged.adapters[2].name in page.sizes_note

@@ -1,8 +1,7 @@
-"""What other sizes cost and how alike tasks are, against dense products."""
+"""How alike the tasks of a bundle are, against dense products."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from hydraopt.bundle.reader import Bundle
 from hydraopt.collection.opening import open_bundle
-from hydraopt.inspect.choices import choices
+from hydraopt.inspect.likeness import task_cosines
 from hydraopt.merging.merge import merge
 from tests.conftest import MakeAdapter
 
@@ -49,35 +48,10 @@ def _dense(bundle: Bundle, name: str) -> Any:
 
 
 def test_cosines_are_those_of_the_products(bundle: Bundle) -> None:
-    made = choices(bundle, sizes=False)
+    made = task_cosines(bundle, (), list(bundle))
     assert made.tasks == ("t0", "t1", "t2", "t3")
-    assert (made.points, made.originals) == ((), False)
     flat = np.stack([_dense(bundle, name) for name in made.tasks]).astype(np.float64)
     norms = np.linalg.norm(flat, axis=1)
     np.testing.assert_allclose(made.cosines, flat @ flat.T / np.outer(norms, norms), atol=1e-5)
     assert made.cosines[0, 3] == pytest.approx(1)
-
-
-def test_sizes_fall_and_errors_rise(bundle: Bundle, adapters: list[Path]) -> None:
-    for given in ((), adapters):
-        made = choices(bundle, given)
-        sizes = [point.size for point in made.points]
-        errors = [sum(point.errors.values()) for point in made.points]
-        assert len(sizes) > 2
-        assert sizes == sorted(sizes, reverse=True)
-        assert errors == sorted(errors)
-        assert (max(sizes) > bundle.size) == bool(given)
-
-
-def test_what_shrinking_adds_comes_to_what_is_lost_already(bundle: Bundle) -> None:
-    before = {task.name: task.error for task in bundle.manifest.tasks}
-    made = choices(bundle)
-    for point in made.points:
-        assert set(point.errors) == set(made.tasks)
-        for name, error in point.errors.items():
-            assert error > before[name]
-            assert math.isfinite(error)
-
-
-def test_only_some_tasks(bundle: Bundle) -> None:
-    assert choices(bundle, only=("t1", "t2"), sizes=False).tasks == ("t1", "t2")
+    assert task_cosines(bundle, (), ("t1", "t2")).tasks == ("t1", "t2")

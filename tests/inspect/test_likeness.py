@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from hydraopt.compress.core import CoreStore
 from hydraopt.inspect.adapters import _mean_cumulated, _rank_for
 from hydraopt.inspect.likeness import Likeness, Watched, blocks, likeness, mean_between
-from hydraopt.inspect.summary import ModuleComparison, Saving, by_type, extremes, module_type
+from hydraopt.inspect.summary import ModuleComparison, by_type, module_type
 from hydraopt.linalg.shapes import Array, Factors
 
 M, N = 9, 7
@@ -55,15 +53,6 @@ def test_overlap_of_spaces_is_the_mean_squared_cosine_of_their_angles(
                 q, p = (np.linalg.qr(x)[0] for x in given)
                 cosines = np.linalg.svd(q.T @ p, compute_uv=False)
                 assert expected[i, j] == pytest.approx(np.mean(cosines**2), abs=1e-6)
-
-
-def test_chance_is_what_random_spaces_give() -> None:
-    rng = np.random.default_rng(0)
-    pairs = [(rng.standard_normal((400, 3)), rng.standard_normal((3, 60))) for _ in range(30)]
-    _, found = _look(pairs)
-    assert found.chance == pytest.approx((3 / 60, 3 / 400))
-    assert mean_between(found.inputs) == pytest.approx(3 / 60, rel=0.1)
-    assert mean_between(found.outputs) == pytest.approx(3 / 400, rel=0.1)
 
 
 def test_factors_as_given_depend_on_the_factoring_and_the_rest_does_not() -> None:
@@ -116,7 +105,7 @@ def test_types_have_stars_for_numbers(path: str, kind: str) -> None:
     assert module_type(path) == kind
 
 
-def _row(path: str, m: int = 4, saved: float = 1.0, cosine: float | None = 0.5) -> ModuleComparison:
+def _row(path: str, m: int = 4, cosine: float | None = 0.5) -> ModuleComparison:
     return ModuleComparison(
         path=path,
         type=module_type(path),
@@ -136,28 +125,15 @@ def _row(path: str, m: int = 4, saved: float = 1.0, cosine: float | None = 0.5) 
         rank90=(1, 2),
         rank99=(2, 4),
         spectrum=(),
-        sharing=Saving(9.0, 10.0, saved, saved / 10.0),
     )
 
 
 def test_types_add_up() -> None:
-    rows = [_row("h.0.q"), _row("h.1.q", saved=3.0, cosine=None), _row("h.2.q", m=8)]
+    rows = [_row("h.0.q"), _row("h.1.q", cosine=None), _row("h.2.q", m=8)]
     small, large = by_type(rows)
     assert (small.type, small.modules, large.modules) == ("h.*.q", 2, 1)
-    assert small.sharing is not None
-    assert small.sharing.private_bytes == 20
-    assert small.sharing.saved == pytest.approx(0.2)
     assert small.a_cosine == 0.5
     assert (small.rank, small.rank90) == (3.0, 1.5)
-
-
-def test_extremes_name_modules() -> None:
-    rows = [_row("h.0.q", cosine=0.1), _row("h.1.q", cosine=0.9), _row("h.2.q", cosine=None)]
-    found = {x.what: x.path for x in extremes([replace(x, sharing=None) for x in rows])}
-    assert found["highest cosine of the A's"] == "h.1.q"
-    assert found["lowest cosine of the products"] == "h.0.q"
-    assert "largest share saved by sharing" not in found
-    assert extremes([]) == []
 
 
 def test_blocks_hold_whole_tasks_up_to_their_size() -> None:

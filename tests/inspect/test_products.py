@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from hydraopt.collection.opening import open_bundle
 from hydraopt.inspect import inspect_adapters
-from hydraopt.inspect.choices import choices
+from hydraopt.inspect.likeness import task_cosines
 from hydraopt.merging.merge import merge
 from hydraopt.report.groups import alike_of
 from tests.conftest import MakeAdapter
@@ -138,14 +138,15 @@ def test_no_cosine_of_factors_is_told_as_one_of_products(
     bundle = tmp_path / "all.hydra.safetensors"
     merge(folders, bundle, size="60%", workers=1)
     for given in ((), folders):
-        made = choices(open_bundle(bundle), given, sizes=False)
+        opened = open_bundle(bundle)
+        made = task_cosines(opened, given, list(opened))
         assert np.isfinite(made.cosines).sum() == 4
         assert np.isfinite(made.cosines[2:, 2:]).all()
         alike = alike_of(made, 4)
         assert alike is not None
         assert alike.tasks in (("y0", "y1"), ("y1", "y0"))
         assert alike.note == "2 of 4 tasks."
-        assert alike_of(choices(open_bundle(bundle), given, ["x0", "x1"], sizes=False), 4) is None
+        assert alike_of(task_cosines(opened, given, ["x0", "x1"]), 4) is None
 
 
 def _mixed(folder: Path, make_adapter: MakeAdapter) -> Path:

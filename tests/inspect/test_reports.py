@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +16,6 @@ from hydraopt.editing.verbs import remove
 from hydraopt.errors import AdapterFormatError, BundleFormatError, UsageError
 from hydraopt.inspect import inspect_adapters, inspect_bundle, is_bundle
 from hydraopt.inspect.adapters import AdaptersReport
-from hydraopt.inspect.bundle import BundleReport
 from hydraopt.jsonvalues import to_json
 from hydraopt.merging.limit import TaskTrial
 from hydraopt.merging.merge import merge
@@ -30,11 +27,9 @@ from hydraopt.report.figures import (
 )
 from tests.conftest import MakeAdapter
 from tests.drawn import drawn_modules
-from tests.marks import slow
 from tests.raising import raises
 
 PATHS = [f"h.{i // 2}.{'qv'[i % 2]}" for i in range(6)]
-_Report = TypeVar("_Report", AdaptersReport, BundleReport)
 Pairs = dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
 
 
@@ -96,13 +91,10 @@ def test_adapters_report_is_json(report: AdaptersReport) -> None:
         "measure",
         "tasks",
         "likeness",
-        "energy",
         "types",
-        "extremes",
         "modules",
         "curve",
         "guesses",
-        "reference",
         "notes",
     }
 
@@ -146,36 +138,9 @@ def test_curve_falls_and_sharing_never_costs(report: AdaptersReport) -> None:
     assert all(x.error < y.error for x, y in pairwise(curve))
     assert curve[0].error < 0.05
     assert curve[-1].error > 0.5
-    for row in report.modules:
-        assert row.sharing is not None
-        assert row.sharing.saved_bytes >= -1e-6 * row.sharing.private_bytes
     for guess in report.guesses:
         assert guess.bytes is not None is not guess.private_bytes
         assert guess.bytes <= 1.02 * guess.private_bytes
-
-
-@pytest.mark.slow
-def test_the_guess_is_near_what_a_merge_makes(make_adapter: MakeAdapter, tmp_path: Path) -> None:
-    """On adapters large enough that what the coder has to learn does not decide."""
-    rng = np.random.default_rng(8)
-    start = rng.standard_normal((8, 300))
-    for name in ("x", "y", "z"):
-        modules = {
-            f"h.{i}.q": (
-                rng.standard_normal((400, 8)) * 2.0 ** (-np.arange(8) / 2),
-                start + 0.3 * rng.standard_normal((8, 300)),
-            )
-            for i in range(4)
-        }
-        make_adapter(tmp_path / name, modules)
-    points = inspect_adapters(tmp_path / "*").curve
-    for error in (0.1, 0.3):
-        made = merge([tmp_path / x for x in "xyz"], tmp_path / "made", error=error, workers=1)
-        sizes = [math.log(point.bytes) for point in points]
-        errors = [math.log(point.error) for point in points]
-        reached = math.log(np.mean(list(made.errors.values())))
-        guess = math.exp(np.interp(reached, errors, sizes))
-        assert guess == pytest.approx(made.size, rel=0.1)
 
 
 def test_sharing_saves_where_tasks_have_one_input_side(
@@ -189,8 +154,6 @@ def test_sharing_saves_where_tasks_have_one_input_side(
     report = inspect_adapters(tmp_path / "*")
     (module,) = report.modules
     assert module.input_overlap == pytest.approx(1, abs=1e-4)
-    assert module.sharing is not None
-    assert module.sharing.saved > 0.1
     (guess,) = [x for x in report.guesses if x.error == 0.1]
     assert guess.bytes is not None is not guess.private_bytes
     assert guess.bytes < 0.6 * guess.private_bytes
@@ -202,17 +165,7 @@ def test_one_adapter_and_an_adapter_of_zeros(folder: Path) -> None:
     assert len(report.curve) > 3
     report = inspect_adapters([folder / "zero"])
     assert report.curve == ()
-    assert report.reference is None
     assert all(guess.bytes is None for guess in report.guesses)
-
-
-def test_progress_reaches_the_end(folder: Path) -> None:
-    seen: list[tuple[str, int, int]] = []
-    inspect_adapters([folder / "t1"], progress=lambda *x: seen.append(x))
-    stages = list(dict.fromkeys(stage for stage, _, _ in seen))
-    assert stages[0] == "comparing"
-    for stage in stages:
-        assert [x for x in seen if x[0] == stage][-1][1:] == (6, 6)
 
 
 def test_bundle_report_adds_up(bundle: Path) -> None:
@@ -253,7 +206,6 @@ def test_bundle_report_of_a_lossless_bundle(folder: Path, tmp_path: Path) -> Non
     report = inspect_bundle(path)
     assert {row.error for row in report.tasks} == {0}
     assert all(row.own_bytes == 0 < row.carried_bytes for row in report.tasks)
-    figure_of(report)
 
 
 def test_is_bundle(bundle: Path, folder: Path, tmp_path: Path) -> None:
@@ -282,21 +234,12 @@ def test_wrong_things_are_refused(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".png", slow(".svg"), slow(".pdf")])
-def test_pictures(report: AdaptersReport, bundle: Path, tmp_path: Path, suffix: str) -> None:
-    # Names that matplotlib would take for formulas, and one that is longer than the picture.
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_pictures(report: AdaptersReport, tmp_path: Path, suffix: str) -> None:
+    # A name that matplotlib would take for a formula.
     likeness = replace(report.likeness, tasks=("$x_{", *report.likeness.tasks[1:]))
-    modules = [replace(x, type="[$b]" + "y" * 300) for x in report.modules]
-    odd = replace(report, likeness=likeness, modules=tuple(modules))
-    for name, content in (("a", odd), ("b", inspect_bundle(bundle))):
-        draw(content, tmp_path / f"{name}{suffix}")
-        assert (tmp_path / f"{name}{suffix}").stat().st_size > 5000
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["t1", "zero"])
-def test_pictures_of_little(folder: Path, tmp_path: Path, name: str) -> None:
-    draw(inspect_adapters(folder / name), tmp_path / "x.png")
+    draw(replace(report, likeness=likeness), tmp_path / f"a{suffix}")
+    assert (tmp_path / f"a{suffix}").stat().st_size > 5000
 
 
 def test_modules_that_no_task_has_do_not_lower_a_mean_error(folder: Path, tmp_path: Path) -> None:
@@ -342,49 +285,5 @@ def test_the_limit_of_a_plan_is_in_its_picture(counted, limit, value, at) -> Non
     assert at is not None or "5,000" in figure.get_suptitle() + _titles(figure)
 
 
-@pytest.mark.parametrize(("counted", "factor"), [("nats", 1.0), ("answers", 100.0)])
-def test_little_harm_is_drawn_where_it_is(counted: str, factor: float) -> None:
-    figure = figure_of(_plan(counted, "size", 5000.0))
-    line, dot = figure.axes[0].get_lines()
-    assert [*line.get_ydata()] == pytest.approx([2e-4 * factor, 2e-3 * factor])
-    assert [*dot.get_ydata()] == pytest.approx([1e-3 * factor])
-
-
-def _with_types(report: _Report, count: int) -> _Report:
-    """The report as if its first module had so many types."""
-    (module, *_), (row, *_) = report.modules, report.types
-    names = [f"h.*.x{i}" for i in range(count)]
-    modules = tuple(replace(module, type=name) for name in names)
-    types = tuple(replace(row, type=name) for name in names)
-    return replace(report, modules=modules, types=types)
-
-
 def _titles(figure: Any) -> str:
     return "\n".join(axis.get_title() for axis in figure.axes)
-
-
-def test_every_type_has_a_curve_of_its_own(report: AdaptersReport) -> None:
-    figure = figure_of(_with_types(report, 8))
-    curves = [x for x in figure.axes[2].get_lines() if x.get_label().startswith("h.x")]
-    assert len({x.get_color() for x in curves}) == len({x.get_marker() for x in curves}) == 8
-    assert " of 8 " not in _titles(figure)
-
-
-def test_a_picture_says_of_how_many_it_shows_some(report: AdaptersReport, bundle: Path) -> None:
-    said = _titles(figure_of(_with_types(report, 15)))
-    assert "\nfirst 8 of 15 types" in said
-    assert "\nlargest 12 of 15 types" in said
-    known = inspect_bundle(bundle)
-    assert not re.search(r"\d of \d", _titles(figure_of(known)))
-    tasks = tuple(replace(known.tasks[0], name=f"t{i}") for i in range(250))
-    types = _with_types(known, 15).types
-    said = _titles(figure_of(replace(known, types=types, tasks=tasks)))
-    assert "\nlargest 60 of 250 tasks" in said
-    assert "\nfirst 200 of 250 tasks" in said
-    assert "\nlargest 12 of 15 types of modules" in said
-
-
-def test_what_has_no_cosine_is_drawn_without_one(report: AdaptersReport) -> None:
-    texts = [x.get_text() for x in figure_of(report).axes[1].texts]
-    assert "-" in texts  # of the task that does nothing
-    assert "nan" not in texts

@@ -52,7 +52,7 @@ def test_refusals_are_one_line_with_the_address_and_what_to_do(
         (("inspect", "--list", none), "nothing is at the address"),
         (("export", there, "a", "-o", "s3://bucket/a"), "cannot export to an address"),
         (("pull", there, "-o", "s3://bucket/a"), "cannot export to an address"),
-        (("merge", str(adapters["a"]), "-o", there), "cannot write to the output"),
+        (("merge", str(adapters["a"]), "-o", there), "nothing can be written over HTTP"),
         (("pull", there, "z", "-o", folder), "no such task"),
         (("remove", there, "a"), "nothing can be written over HTTP"),
         (("merge", f"{web.address}/*", "-o", folder), "no matches over HTTP"),

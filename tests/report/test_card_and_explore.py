@@ -1,21 +1,19 @@
-"""The card of a bundle as hubs read it, and what the explorer answers."""
+"""The card of a bundle as hubs read it, and the server of a page."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import Any
 
-import pytest
 from click.testing import CliRunner
 from huggingface_hub import ModelCard
 
 from hydraopt.cli.main import cli
-from hydraopt.report.build import collect
+from hydraopt.report.build import build, collect
 from hydraopt.report.card import bundle_card
-from hydraopt.report.live import make_app, make_server
-from tests.report.conftest import HOSTILE, NAMES, OWN, Made
+from hydraopt.report.live import make_server
+from tests.report.conftest import NAMES, Made
 
 
 def run(*arguments: object) -> tuple[int, str]:
@@ -65,61 +63,12 @@ def test_the_command_writes_a_card_and_no_other_file(made: Made, tmp_path: Path)
     )
 
 
-class Client:
-    """A client of an application in this process."""
-
-    def __init__(self, app: Any) -> None:
-        from starlette.testclient import TestClient
-
-        self._client = TestClient(app, base_url="http://127.0.0.1")
-
-    def __call__(self, path: str, **asked: Any) -> Any:
-        return self._client.get(path, params=asked)
-
-
-@pytest.fixture(scope="module")
-def client(made: Made) -> Client:
-    return Client(make_app(collect(made.bundle, [made.result])))
-
-
-def test_the_explorer_answers_page_tasks_task_and_examples(client: Client) -> None:
-    page = client("/")
-    assert page.headers["content-type"] == "text/html; charset=utf-8"
-    assert "connect-src 'self'" in page.text
-    assert "alert(" not in page.text
-    said = client("/api/page").json()
-    assert (said["live"], said["count"], said["name"]) == (True, 6, OWN)
-    tasks = client("/api/tasks", sort="harm", language="de").json()
-    assert tasks["total"] == 3
-    assert tasks["tasks"][0]["name"] == HOSTILE
-    task = client("/api/task", name=HOSTILE).json()
-    assert task["task"]["name"] == HOSTILE
-    assert len(task["layers"]["modules"]) == 6
-    assert all(task["layers"]["bytes"])
-    assert [x["changed"] for x in task["examples"]] == [True, False]
-    rows = client("/api/examples", **{"from": 4, "count": 3}).json()
-    assert (rows["total"], [x["changed"] for x in rows["examples"]]) == (12, [True, False, False])
-
-
-@pytest.mark.parametrize(
-    ("path", "asked", "status"),
-    [
-        ("/api/task", {"name": "nobody"}, 404),
-        ("/api/task", {}, 404),
-        ("/api/tasks", {"from": "-1"}, 400),
-        ("/api/tasks", {"from": "1e3"}, 400),
-        ("/api/tasks", {"sort": "__class__"}, 400),
-        ("/api/examples", {"count": "9" * 50}, 400),
-        ("/etc/passwd", {}, 404),
-    ],
-)
-def test_odd_questions_are_refused(client: Client, path: str, asked: Any, status: int) -> None:
-    assert client(path, **asked).status_code == status
-
-
 def test_it_answers_for_this_machine_alone(made: Made) -> None:
     from starlette.testclient import TestClient
 
-    app = make_server(collect(made.bundle), "127.0.0.1").config.app
-    assert TestClient(app, base_url="http://127.0.0.1").get("/api/page").status_code == 200
-    assert TestClient(app, base_url="http://evil.example").get("/api/page").status_code == 421
+    app = make_server(build(made.bundle), "127.0.0.1").config.app
+    page = TestClient(app, base_url="http://127.0.0.1").get("/")
+    assert page.status_code == 200
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "<script>alert" not in page.text
+    assert TestClient(app, base_url="http://evil.example").get("/").status_code == 421

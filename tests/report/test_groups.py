@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from hydraopt.inspect.choices import Choices
+from hydraopt.inspect.likeness import TaskCosines
 from hydraopt.report.groups import alike_of
 
 
@@ -17,7 +17,7 @@ def test_like_tasks_stand_side_by_side() -> None:
     cosines = (cosines + cosines.T) / 2
     np.fill_diagonal(cosines, 1.0)
     names = tuple(f"{family}-{i}" for i, family in enumerate(families))
-    made = alike_of(Choices(names, cosines, (), False), 12)
+    made = alike_of(TaskCosines(names, cosines), 12)
     assert made is not None
     assert sorted(made.tasks) == sorted(names)
     seen = [name[0] for name in made.tasks]

@@ -7,17 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 import hydraopt.report.build as build_module
-from hydraopt.cli.main import cli
-from hydraopt.editing.verbs import add
 from hydraopt.errors import UsageError
-from hydraopt.merging.budget import Limit
 from hydraopt.merging.merge import merge
-from hydraopt.report.build import _compared, build, collect, live_page
-from hydraopt.report.model import Page
+from hydraopt.report.build import _compared, build, collect
 from tests.conftest import MakeAdapter
 from tests.merging.merge_cases import modules_of
 from tests.report.conftest import NAMES, Made
@@ -25,22 +20,13 @@ from tests.report.conftest import NAMES, Made
 NOT_COMPARED = "originals_unused"
 
 
-def _has_estimates(page: Page) -> bool:
-    return any(row.kind == "estimated" for row in page.sizes)
-
-
 def test_a_lossless_bundle_with_its_originals_has_a_page(made: Made, tmp_path: Path) -> None:
     path, originals = tmp_path / "exact.hydra.safetensors", sorted(made.adapters.iterdir())
     merge(made.adapters / "*", path, lossless=True)
-    page = build(path, originals)
-    assert (page.count, page.alike, _has_estimates(page)) == (6, None, False)
-    assert any(note.code == NOT_COMPARED for note in page.notes)
-    for other in (build(path), live_page(collect(path))):
-        assert not any(note.code == NOT_COMPARED for note in other.notes)
-        assert other.sizes_note.endswith("Nothing is coded.")
-    command = ["report", str(path), "--originals", *map(str, originals)]
-    said = CliRunner().invoke(cli, [*command, "-o", str(tmp_path / "x.html")])
-    assert said.exit_code == 0, said.output
+    for given in (originals, []):
+        page = build(path, given)
+        assert (page.count, page.alike) == (6, None)
+        assert bool(given) == any(note.code == NOT_COMPARED for note in page.notes)
 
 
 def test_originals_beside_those_that_are_compared_are_told_of(
@@ -48,10 +34,9 @@ def test_originals_beside_those_that_are_compared_are_told_of(
 ) -> None:
     monkeypatch.setattr(build_module, "MOST_COMPARED", 2)
     page = build(made.bundle, [made.adapters / NAMES[0]])
-    assert (page.alike, _has_estimates(page)) == (None, False)
+    assert page.alike is None
     assert any(note.code == NOT_COMPARED for note in page.notes)
-    assert page.sizes_note.endswith("That is done for at most 2 tasks.")
-    # Beside others, whose likeness is shown, though no size is coded.
+    # Beside others, whose likeness is shown.
     page = build(made.bundle, [made.adapters / name for name in (NAMES[0], *NAMES[3:5])])
     assert page.alike is not None
     assert set(page.alike.tasks) == set(NAMES[3:5])
@@ -62,26 +47,6 @@ def test_what_is_kept_bit_by_bit_is_not_said_to_lack_originals(made: Made) -> No
     known = collect(made.bundle)
     known.tasks[0] = replace(known.tasks[0], lossless=True)
     assert _compared(known) == {task.name for task in known.tasks[1:]}
-
-
-def test_originals_of_some_tasks_give_likeness_and_no_size(made: Made) -> None:
-    page = build(made.bundle, [made.adapters / name for name in NAMES[:2]])
-    assert not _has_estimates(page)
-    assert page.alike is not None
-    assert "4 tasks" in page.sizes_note
-
-
-@pytest.mark.slow
-def test_a_task_kept_bit_by_bit_leaves_shrink_no_size(made: Made, tmp_path: Path) -> None:
-    path, names = tmp_path / "b.hydra.safetensors", NAMES[:3]
-    merge([made.adapters / name for name in names[:2]], path, size="30%")
-    assert _has_estimates(build(path))
-    add(path, [made.adapters / names[2]], limit=Limit(lossless=True))
-    page = build(path)
-    assert not _has_estimates(page)
-    assert names[2] in page.sizes_note
-    # A merge codes all of them.
-    assert _has_estimates(build(path, [made.adapters / name for name in names]))
 
 
 def test_originals_of_no_task_at_all_are_refused(
@@ -112,10 +77,5 @@ def test_a_bundle_of_differences_from_the_base_has_a_page(
         for seed, name in enumerate(("a", "b"))
     ]
     merge(adapters, tmp_path / "x.hydra.safetensors", max_error=0.1, base=base, workers=1)
-    command = ["report", str(tmp_path / "x.hydra.safetensors"), "-o", str(tmp_path / "x.html")]
-    for originals in ([], ["--originals", *map(str, adapters)]):
-        done = CliRunner().invoke(cli, [*command, *originals])
-        assert done.exit_code == 0, done.output
-        page = build(tmp_path / "x.hydra.safetensors", originals[1:])
-        assert page.alike is not None
-        assert not _has_estimates(page)
+    for originals in ([], adapters):
+        assert build(tmp_path / "x.hydra.safetensors", originals).alike is not None

@@ -8,7 +8,6 @@ import click
 
 from hydraopt.cli.mergerequest import MergeRequest
 from hydraopt.cli.options import (
-    RELATIVE_ERROR,
     common_options,
     exact_option,
     prompts_option,
@@ -33,9 +32,7 @@ __all__ = ["add"]
     help="Replace tasks that have these names. TASK=PATH gives an adapter the name of its task.",
 )
 @click.option("--size", help="Limit for each adapter: 5% of its fp16 bytes, 30KB, or bytes.")
-@click.option(
-    "--max-error", type=RELATIVE_ERROR, help="Limit on the relative error of each adapter: 0.1."
-)
+@click.option("--max-error", type=float, help="Limit on the relative error of each adapter: 0.1.")
 @click.option(
     "--harm",
     metavar="SHARE|NATS",

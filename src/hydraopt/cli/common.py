@@ -13,12 +13,12 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 import click
 
 from hydraopt.errors import UsageError, explain
-from hydraopt.files.url import Url, is_url
+from hydraopt.files.url import Url, is_url, place_of
 from hydraopt.notes import Note
 
 if TYPE_CHECKING:
@@ -228,14 +228,25 @@ def show_table(
     """
     if _is_quiet():
         return
-    from hydraopt.cli.cells import drawn
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
+    def cell(value: object) -> Text:
+        return Text(printable(str(value)))  # never interpreted as markup
+
+    table = Table(title=cell(title), title_justify="left", box=box.SIMPLE_HEAD)
+    for i, column in enumerate(columns):
+        table.add_column(
+            cell(column), justify="right" if i and not words else "left", overflow="fold"
+        )
+    for row in rows[:_MOST_ROWS]:
+        table.add_row(*map(cell, row))
     page = _Page()
-    headings = [printable(column) for column in columns]
-    cells = [[printable(str(cell)) for cell in row] for row in rows[:_MOST_ROWS]]
     # A file or a pipe has no width, and the default of 80 would break names that scripts read.
     width = None if sys.stdout.isatty() else 140
-    drawn(page, width, printable(title), headings, cells, words)
+    Console(file=page, highlight=False, width=width).print(table)
     _write(page.getvalue().removesuffix("\n"))
     if len(rows) > _MOST_ROWS:
         say(f"{len(rows) - _MOST_ROWS:,} more rows are not shown.")
@@ -257,50 +268,23 @@ def check_target(path: str, force: bool, folders: bool = False) -> None:
 
     A bundle may be replaced by a new one, so a command can be run again. Any other file is replaced
     only with ``force``, so a mistyped ``-o`` does not destroy an adapter.
-    folders: permit a path that ends with a slash, for a folder of core and task files.
+    folders: permit a folder of core and task files: a path that ends with a slash, or a place in a
+        store that holds files.
     """
-    if is_url(path):
-        _check_address(path, force, folders)
-        return
-    target = Path(path)
-    if folders and path.endswith("/"):
-        return
-    if target.is_dir():
+    from hydraopt.collection.opening import is_bundle
+    from hydraopt.collection.output import as_folder, check_output
+    from hydraopt.files.folders import is_there
+
+    target = place_of(path)
+    if as_folder(path) and not (folders and (path.endswith("/") or isinstance(target, Url))):
         do = f"Write {path}/ to get a core file and task files there" if folders else None
         raise UsageError(
             explain("the output is a folder", file=path, expected="a file name", do=do)
         )
-    if not target.parent.is_dir():
-        raise UsageError(explain("no such folder", file=target.parent, do="Create it first"))
-    if force or not target.exists():
+    check_output(path)
+    there = target.exists() if isinstance(target, Path) else is_there(target)
+    if force or as_folder(path) or not there or is_bundle(target, whole=True):
         return
-    from hydraopt.collection.opening import is_bundle
-
-    if not is_bundle(target, whole=True):
-        _refuse_other(path)
-
-
-def _check_address(path: str, force: bool, folders: bool) -> None:
-    url = Url(path)
-    if folders and url.is_folder and url.name and not url.is_web:
-        return
-    if url.is_web or not url.name or url.is_folder:
-        do = "Give the name of an object in a store (s3://, gs://, hf://), or a local file"
-        raise UsageError(explain("cannot write to the output", file=url, do=do))
-    from hydraopt.collection.opening import is_bundle
-    from hydraopt.files.folders import files_in, is_there
-
-    if not is_there(url):
-        # A merge takes it as a folder even without the slash.
-        if not folders and files_in(url):
-            raise UsageError(
-                explain("the output is a folder", file=url, expected="the name of an object")
-            )
-    elif not force and not is_bundle(url, whole=True):
-        _refuse_other(url)
-
-
-def _refuse_other(path: object) -> NoReturn:
     do = "Choose another name, or pass --force to replace it"
     raise UsageError(explain("the output exists and is not a bundle", file=path, do=do))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -33,13 +33,11 @@ if TYPE_CHECKING:
         BundleReport,
         ModuleCost,
         TaskDetails,
-        TaskModule,
-        TensorCost,
         TypeCost,
     )
     from hydraopt.inspect.summary import ModuleComparison, TypeComparison
 
-__all__ = ["RECIPE_TEXTS", "inspect", "recipe_text", "worst_module"]
+__all__ = ["inspect"]
 
 _TASKS = (
     "task", "format", "ranks", "modules", "carried tensors", "fp16 bytes", "|dW|", "same as",
@@ -55,29 +53,13 @@ _LIKENESS = (
     "r",
     "k 90 %",
     "k 99 %",
-    "saved",
 )
 _LEGEND = """\
 cos: mean cosine over pairs of tasks of A, B (as given) and dW = B A. rows, columns: overlap of the
 row and column spaces of dW, 0 to 1 (in brackets: of random ones). k: parts of r that hold 90 and
-99 % of |dW|^2. saved: estimated bytes that other forms than private save at equal cost, {}.
+99 % of |dW|^2.
 """
 _COSTS = ("m x n", "bytes", "of them bases", "mean error", "worst error", "forms")
-
-RECIPE_TEXTS: Final = {
-    "measure": "measure {}",
-    "forms": "forms {}",
-    "fair": "fair",
-    "sensitivity": "tasks measured with the base model: {}",
-    "judged": "tasks with measured harm: {}",
-    "answer_tokens": "tokens compared per answer, at most: {}",
-    "refit": "tasks refitted: {}",
-    "shrunk": "shrunk",
-    "refreshed": "refreshed",
-    "errors": "errors {}",
-}
-"""Text for each key of a recipe; see hydraopt.merging.recipe."""
-_MOST_TENSORS = 8
 
 
 @click.command(short_help="Describe adapters or a bundle, or compare two bundles.")
@@ -88,7 +70,7 @@ _MOST_TENSORS = 8
 @click.option(
     "--modules", "every", is_flag=True, help="Show every module instead of every module type."
 )
-@click.option("--plot", metavar="FILE", help="Draw a picture: .png, .svg or .pdf.")
+@click.option("--plot", metavar="FILE", help="Draw a picture of ADAPTERS: .png, .svg or .pdf.")
 @same_base_option
 @skip_option
 @common_options
@@ -104,7 +86,7 @@ def inspect(
     """Show what adapters have in common, what a bundle contains, or how two bundles differ.
 
     ADAPTERS: similarity of the factors and products of different tasks, number of parts that hold
-    the energy, estimated saving by sharing, and size against error. Writes no bundle.
+    the energy, and size against error with and without sharing. Writes no bundle.
 
     BUNDLE, a file or a folder: bytes, error and forms of every task and module, and the measured
     harm. --list reads only the manifest or index, so it is fast for bundles of many tasks.
@@ -128,6 +110,8 @@ def inspect(
     bundles = [path for path in paths if is_bundle(path)]
     of_adapters = {"--same-base": same_base, "--skip-unreadable": skip_unreadable}
     idle = [option for option, is_given in of_adapters.items() if is_given]
+    if plot is not None and bundles:
+        raise cannot_combine("--plot", ["BUNDLE"], "hydraopt report draws bundles")
     if idle and (lists or len(bundles) == len(paths)):
         raise cannot_combine("--list" if lists else "BUNDLE", idle)
     if lists or len(bundles) == len(paths) == 2:
@@ -136,33 +120,42 @@ def inspect(
     if bundles and len(paths) > 1:
         what, expected = "cannot inspect these together", "adapters, one bundle, or two bundles"
         raise UsageError(explain(what, got=", ".join(paths[:8]), expected=expected))
-    report = _measured(paths, bool(bundles), same_base, skip_unreadable)
+    if bundles:
+        from hydraopt.inspect import inspect_bundle
+
+        with progress_bar() as progress:
+            bundle = inspect_bundle(paths[0], progress)
+        if as_json:
+            emit_json(to_json(bundle))
+        else:
+            _show_bundle(bundle, every)
+        return
+    _adapters(paths, every, plot, same_base, skip_unreadable, as_json)
+
+
+def _adapters(
+    paths: Sequence[str],
+    every: bool,
+    plot: str | None,
+    same_base: bool,
+    skip_unreadable: bool,
+    as_json: bool,
+) -> None:
+    """Compare adapters, and show or draw the report."""
+    from hydraopt.inspect import inspect_adapters
+
+    with progress_bar() as progress:
+        report = inspect_adapters(
+            paths, same_base=same_base, skip_unreadable=skip_unreadable, progress=progress
+        )
     if plot is not None:
         from hydraopt.report.figures import draw
 
         draw(report, plot)
-    from hydraopt.inspect.bundle import BundleReport
-
     if as_json:
         emit_json(to_json(report))
-    elif isinstance(report, BundleReport):
-        _show_bundle(report, every)
     else:
         _show_adapters(report, every)
-
-
-def _measured(
-    paths: Sequence[str], bundle: bool, same_base: bool, skip_unreadable: bool
-) -> AdaptersReport | BundleReport:
-    """Return the report on one bundle or on adapters."""
-    from hydraopt.inspect import inspect_adapters, inspect_bundle
-
-    with progress_bar() as progress:
-        if bundle:
-            return inspect_bundle(paths[0], progress)
-        return inspect_adapters(
-            paths, same_base=same_base, skip_unreadable=skip_unreadable, progress=progress
-        )
 
 
 def _contents(paths: Sequence[str], lists: bool, others: dict[str, bool], as_json: bool) -> None:
@@ -225,16 +218,8 @@ def _show_adapters(report: AdaptersReport, every: bool) -> None:
         ["module" if every else "module type", *_LIKENESS],
         [_module_row(row) for row in rows],
     )
-    reference = report.reference
-    near = f"near {percent(reference.fraction)} of fp16" if reference else "if any"
-    for line in _LEGEND.format(near).split("\n"):
+    for line in _LEGEND.split("\n"):
         say(line)
-    if not every:
-        show_table(
-            "Modules with extreme values",
-            ["property", "module", "value"],
-            [[x.what, x.path, f"{x.value:.2f}"] for x in report.extremes],
-        )
     show_table(
         "Size of a merge by its mean error",
         ["relative error", "size", "of fp16", "private form alone", "of fp16"],
@@ -274,7 +259,6 @@ def _module_row(row: ModuleComparison | TypeComparison) -> list[object]:
         mean(row.rank if isinstance(row, TypeComparison) else row.ranks),
         mean(row.rank90),
         mean(row.rank99),
-        "-" if row.sharing is None else f"{100 * row.sharing.saved:.1f} %",
     ]
 
 
@@ -299,7 +283,7 @@ def _show_bundle(report: BundleReport, every: bool) -> None:
                 f"{x.own_bytes:,}",
                 f"{x.carried_bytes:,}",
                 percent((x.own_bytes + x.carried_bytes) / max(x.original_bytes, 1)),
-                worst_module(x.details),
+                x.worst_module or "-",
                 forms(x),
             ]
             for x in report.tasks
@@ -309,7 +293,6 @@ def _show_bundle(report: BundleReport, every: bool) -> None:
     if seeds:
         say(f"starts: {', '.join(f'seed {x} of {n} tasks' for x, n in sorted(seeds.items()))}")
     _show_harm(report.tasks)
-    _show_tensors(report.tensors, every)
     rows: Sequence[ModuleCost | TypeCost] = report.modules if every else report.types
     show_table(
         "Modules" if every else "Module types",
@@ -330,56 +313,8 @@ def _show_bundle(report: BundleReport, every: bool) -> None:
     places = ", ".join(f"{name} {count:,}" for name, count in report.parts.items())
     say(f"bytes   {places}")
     say(f"base    {report.base_model or '(not named)'}")
-    say(f"recipe  {recipe_text(report.recipe) or '-'}")
-
-
-def _show_tensors(tensors: Sequence[TensorCost], every: bool) -> None:
-    if tensors:
-        show_table(
-            "Coded tensors" if every else "Largest coded tensors",
-            ["tensor", "shape", "tasks", "bytes", "worst error"],
-            [
-                [
-                    x.key,
-                    " x ".join(map(str, x.shape)) or "1",
-                    x.tasks,
-                    f"{x.bytes:,}",
-                    f"{x.worst_error:.4f}",
-                ]
-                for x in tensors[: None if every else _MOST_TENSORS]
-            ],
-        )
-
-
-def recipe_text(recipe: Mapping[str, Any]) -> str:
-    """Describe a recipe in words; unknown keys are shown as JSON."""
-    from hydraopt.bundle.harm import answer_tokens_in
-    from hydraopt.merging.recipe import harm_limit_in
-
-    shown = dict(recipe)
-    if shown.get("judged"):  # a recipe omits the default number
-        shown["answer_tokens"] = answer_tokens_in(recipe)
-    limit, value, unit = shown.pop("limit", ""), shown.pop("value", None), shown.pop("unit", "")
-    if limit == "size" and isinstance(value, int | float):
-        value, unit = f"{value:,.0f}", "bytes"
-    if (harm := harm_limit_in(recipe)) is not None:
-        limit, value, unit = "limit:", harm.words, ""
-    parts = [" ".join(str(x) for x in (limit, value, unit) if x not in ("", None))]
-    for key, what in RECIPE_TEXTS.items():
-        value = shown.pop(key, None)
-        if isinstance(value, list):
-            value = ", ".join(map(str, value))
-        if value:
-            parts.append(what.format(value))
-    parts += [f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in shown.items()]
-    return "; ".join(filter(None, parts))
-
-
-def worst_module(details: Sequence[TaskModule]) -> str:
-    """Return the module of a task with the largest error; a manifest states no more than 1."""
-    beyond = sum(x.error >= 1 for x in details)
-    worst = max(details, key=lambda x: x.error, default=None)
-    return f"{beyond} modules of 1 or more" if beyond > 1 else worst.path if worst else "-"
+    recipe = "; ".join(f"{k} {json.dumps(v, ensure_ascii=False)}" for k, v in report.recipe.items())
+    say(f"recipe  {recipe or '-'}")
 
 
 def _worst(error: float) -> str:

@@ -17,10 +17,10 @@ from typing import Any
 
 import click
 
-from hydraopt import __version__
 from hydraopt.cli.common import open_streams
-from hydraopt.cli.failures import Doing, Interrupted, failure_of
+from hydraopt.cli.failures import Interrupted, failure_of
 from hydraopt.compiled import check_memory
+from hydraopt.version import __version__
 
 __all__ = ["cli", "main"]
 
@@ -79,20 +79,17 @@ class Verbs(MutableMapping[str, click.Command]):
 class Shell(click.Group):
     """Group that turns errors of commands into messages and exit codes."""
 
-    doing: Doing | None = None
+    words: Sequence[str] = ()
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        if name is not None and command is not None:
-            self.doing = Doing(ctx, name, command, rest)
-            if not {"-h", "--help"} & set(rest):
-                check_memory(LOADED + PER_THREAD * max((os.cpu_count() or 1) - 2, 0))
+        if command is not None and not {"-h", "--help"} & set(rest):
+            check_memory(LOADED + PER_THREAD * max((os.cpu_count() or 1) - 2, 0))
         return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
-        self.doing = None
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -100,7 +97,7 @@ class Shell(click.Group):
         except (click.exceptions.Exit, click.exceptions.Abort):
             raise
         except Exception as error:
-            raise failure_of(error, self.doing) from error
+            raise failure_of(error, self.words) from error
 
     def main(  # type: ignore[override]  # click's has one signature for each mode
         self, args: Sequence[str] | None = None, standalone_mode: bool = True, **extra: Any
@@ -109,6 +106,7 @@ class Shell(click.Group):
 
         click exits with 1 also for Ctrl-C, and if the reader of the output has gone.
         """
+        self.words = list(sys.argv[1:] if args is None else args)
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **extra)
         try:

@@ -10,7 +10,6 @@ import click
 from hydraopt.cli.common import check_target
 from hydraopt.cli.mergerequest import MergeRequest
 from hydraopt.cli.options import (
-    RELATIVE_ERROR,
     common_options,
     exact_option,
     fair_option,
@@ -22,7 +21,7 @@ from hydraopt.cli.options import (
     workers_option,
 )
 from hydraopt.cli.progress import progress_bar
-from hydraopt.cli.prompting import keep_synthetic, warn_of_cut
+from hydraopt.cli.prompting import tell_synthetic, warn_of_cut
 from hydraopt.cli.results import show_result
 
 if TYPE_CHECKING:
@@ -42,12 +41,8 @@ __all__ = ["merge"]
     help="Bundle to write. OUT/, with a slash, is a folder of a core file and task files.",
 )
 @click.option("--size", help="Limit on the file: 5% (of the inputs' fp16 bytes), 3MB, or bytes.")
-@click.option(
-    "--error", type=RELATIVE_ERROR, help="Limit on the relative error, mean over tasks: 0.2."
-)
-@click.option(
-    "--max-error", type=RELATIVE_ERROR, help="Limit on the relative error of the worst task."
-)
+@click.option("--error", type=float, help="Limit on the relative error, mean over tasks: 0.2.")
+@click.option("--max-error", type=float, help="Limit on the relative error of the worst task.")
 @click.option("--lossless", is_flag=True, help="Keep every tensor bit for bit.")
 @click.option(
     "--harm",
@@ -112,20 +107,18 @@ def _merged(
     adapters: tuple[str, ...], output: str, request: MergeRequest, progress: Progress | None
 ) -> MergeResult:
     """Merge the adapters into the bundle ``output``."""
-    from hydraopt.collection.output import check_output
     from hydraopt.files.apart import check_apart
     from hydraopt.merging.merge import prepare, solve, write
     from hydraopt.merging.outcome import inputs_of
 
     started = time.monotonic()
-    check_output(output)
     opened = request.read(adapters)
     check_apart(output, inputs_of(opened))
     judge = request.answer_judge(opened, progress)
     options = request.options(opened, judge, progress)
     result = write(output, solve(prepare(opened, options, output)), started)
     if judge:
-        keep_synthetic(judge)
+        tell_synthetic(judge)
     if judge and result.harms:
         warn_of_cut(judge)
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -12,7 +12,6 @@ from hydraopt.cli.common import QUIET
 from hydraopt.cli.prompting import PromptFile
 
 __all__ = [
-    "RELATIVE_ERROR",
     "common_options",
     "exact_option",
     "fair_option",
@@ -64,29 +63,6 @@ workers_option = click.option(
     help="Maximum number of processes. Default: one per core, or one if the work is small. The "
     "result does not depend on it.",
 )
-
-
-class _RelativeError(click.ParamType[float]):
-    """Parse a relative error: a number, not a percentage."""
-
-    name = "NUMBER"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            return float(value)
-        except ValueError:
-            pass
-        try:
-            remedy = f"write {float(str(value).rstrip().removesuffix('%')) / 100:g}"
-        except ValueError:
-            remedy = "write one as in 0.2"
-        self.fail(f"{value!r} is not a number; {remedy}", param, ctx)
-
-
-RELATIVE_ERROR: Final = _RelativeError()
-"""Type of the options --error and --max-error."""
 
 
 class _Weight(click.ParamType[tuple[str, float]]):

@@ -25,10 +25,10 @@ __all__ = [
     "base_files",
     "base_tensors",
     "check_prompts",
-    "keep_synthetic",
     "notes_on_cut",
     "notes_on_prompts",
     "read_texts",
+    "tell_synthetic",
     "texts_of",
     "warn_of_base",
     "warn_of_cut",
@@ -164,29 +164,13 @@ def base_files(base: str) -> Path | None:
     return files_of(base)
 
 
-def keep_synthetic(judge: AnswerJudge) -> None:
-    """Write the prompts that the base model wrote to files in the cache, and say where.
-
-    A file per task has the form of --prompts.
-    """
-    from hydraopt.collection.beside import task_stem
-    from hydraopt.files.cache import cache_root
-    from hydraopt.harm.prompts import prompt_line
-
-    if not (written := {task: texts for task, texts in judge.synthetic.items() if texts}):
-        return
-    counts = listed([f"{task} ({len(texts)})" for task, texts in written.items()])
-    folder = cache_root() / "prompts"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for task, texts in written.items():
-            file = folder / f"{task_stem(task)}.jsonl"
-            file.write_text("".join(map(prompt_line, texts)), encoding="utf-8")
-        where = f"They are in {folder}"
-    except OSError as error:
-        where = f"They could not be written to {folder}: {error.strerror}"
-    text = f"few prompts, so the base model wrote more to train with: {counts}. {where}"
-    warn(Note("prompts_written", text, ", ".join(written)))
+def tell_synthetic(judge: AnswerJudge) -> None:
+    """Warn about tasks for which the base model wrote prompts to train with."""
+    written = {task: len(texts) for task, texts in judge.synthetic.items() if texts}
+    if written:
+        counts = listed([f"{task} ({count})" for task, count in written.items()])
+        text = f"few prompts, so the base model wrote more to train with: {counts}"
+        warn(Note("prompts_written", text, ", ".join(written)))
 
 
 def warn_of_cut(judge: AnswerJudge) -> None:

@@ -17,7 +17,6 @@ from hydraopt.cli.common import (
     worst,
 )
 from hydraopt.cli.options import (
-    RELATIVE_ERROR,
     common_options,
     force_option,
     same_base_option,
@@ -42,9 +41,7 @@ __all__ = ["refresh"]
     "-o", "--output", metavar="OUT", help="File or folder to write, of the same kind as BUNDLE."
 )
 @click.option("--size", help="Limit on all files: 5% (of the adapters' fp16 bytes), 3MB, or bytes.")
-@click.option(
-    "--error", type=RELATIVE_ERROR, help="Limit on the relative error added, mean over tasks."
-)
+@click.option("--error", type=float, help="Limit on the relative error added, mean over tasks.")
 @click.option("--base", help="Base model; required if tensors are stored as differences from it.")
 @same_base_option
 @force_option("Without -o: overwrite BUNDLE. With -o: overwrite OUT, whatever it is.")

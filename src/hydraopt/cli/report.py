@@ -61,13 +61,12 @@ def report(
     """Write an HTML page about the size of BUNDLE and its effect on each task.
 
     The page shows size against harm, tasks by harm, errors and bytes by module, similar tasks, and
-    the answers in EVAL.json, a result of hydraopt eval. It also shows other sizes: those of a merge
-    with all original ADAPTERS, else those of a shrink. Coding these takes seconds, or minutes for
-    large tasks. ADAPTERS and EVAL.json may also follow BUNDLE directly.
+    the answers in EVAL.json, a result of hydraopt eval. With original ADAPTERS, these are compared
+    to find similar tasks. ADAPTERS and EVAL.json may also follow BUNDLE directly.
 
-    --serve is for bundles of many tasks: it decodes a task when you open it, accepts connections
-    from this machine only, and ends with Ctrl-C; requires pip install 'hydraopt[serve]'. --card
-    writes the README.md that model hubs read.
+    --serve shows the page without writing a file: it accepts connections from this machine only,
+    and ends with Ctrl-C; requires pip install 'hydraopt[serve]'. --card writes the README.md that
+    model hubs read.
 
     \b
     Example:
@@ -77,42 +76,25 @@ def report(
       hydraopt report collection --results eval.json --serve --port 8001
     """
     adapters, files = _told_apart(more, originals, results)
-    _check_kind(card, serve, adapters, same_base)
-    if serve:
-        given = {"-o": output is not None, "--force": force}
-        if idle := [option for option, is_given in given.items() if is_given]:
-            raise cannot_combine("--serve", idle)
-        _serve(bundle, files, _PORT if port is None else port, as_json)
-        return
-    if port is not None:
+    if sum((card, serve, output is not None and not card)) != 1:
+        raise needs("report", "one of -o, --card, --serve")
+    if port is not None and not serve:
         raise needs("--port", "--serve")
     if force and output is None:
         raise needs("--force", "-o")
     if same_base and not adapters:
         raise needs("--same-base", "ADAPTERS")
+    if card and adapters:
+        raise cannot_combine("--card", ["ADAPTERS"])
     if card:
         _card(bundle, files, output, force, as_json)
-    elif output is None:
-        raise needs("report", "-o, --card or --serve")
-    elif output.lower().endswith(".md"):
+    elif serve:
+        _serve(bundle, adapters, files, _PORT if port is None else port, same_base, as_json)
+    elif output is not None and output.lower().endswith(".md"):
         do = "Write a card with --card, or give the page a name that ends in .html"
         raise UsageError(explain("the page is HTML", file=output, expected=".html", do=do))
-    else:
+    elif output is not None:
         _page(bundle, adapters, files, output, same_base, force, as_json)
-
-
-def _check_kind(card: bool, serve: bool, adapters: Sequence[str], same_base: bool) -> None:
-    """Raise an error for --card with --serve, and for one of them with adapters."""
-    if card and serve:
-        raise cannot_combine("--card", ["--serve"])
-    if (card or serve) and (adapters or same_base):
-        raise UsageError(
-            explain(
-                "--card and --serve take no adapters",
-                got=", ".join(adapters) or "--same-base",
-                expected="EVAL.json",
-            )
-        )
 
 
 def _told_apart(
@@ -192,24 +174,28 @@ def _card(
         say(f"{bundle} -> {output}")
 
 
-def _serve(bundle: str, files: Sequence[str], port: int, as_json: bool) -> None:
+def _serve(
+    bundle: str,
+    adapters: Sequence[str],
+    files: Sequence[str],
+    port: int,
+    same_base: bool,
+    as_json: bool,
+) -> None:
     """Serve the page on this machine until Ctrl-C."""
-    from hydraopt.report.build import collect
+    from hydraopt.report.build import build
     from hydraopt.report.live import make_server
     from hydraopt.serve.listening import bind
 
     with bind(_HOST, port) as listening:
-        known = collect(bundle, files, whole=False)
-        server = make_server(known, _HOST)
+        with progress_bar() as progress:
+            page = build(bundle, adapters, files, same_base=same_base, progress=progress)
+        server = make_server(page, _HOST)
         address = f"http://{_HOST}:{listening.getsockname()[1]}/"
         listening.listen(64)  # a reader of the address may connect at once
         if as_json:
-            result = {
-                "schema": "hydraopt.report.served/1",
-                "address": address,
-                "tasks": len(known.tasks),
-            }
-            emit_json(result)
+            schema = "hydraopt.report.served/1"
+            emit_json({"schema": schema, "address": address, "tasks": page.count})
         else:
-            say(f"{len(known.tasks):,} tasks at {address} (end with Ctrl-C)")
+            say(f"{page.count:,} tasks at {address} (end with Ctrl-C)")
         server.run(sockets=[listening])

@@ -25,7 +25,6 @@ from hydraopt.values import counted
 if TYPE_CHECKING:
     from hydraopt.editing.verbs import Changed
     from hydraopt.inspect.bundle import TaskCost
-    from hydraopt.merging.limit import TaskTrial
     from hydraopt.merging.merge import MergeResult
     from hydraopt.merging.plan import Plan
 
@@ -33,8 +32,6 @@ __all__ = ["show_changed", "show_plan", "show_result"]
 
 _LEAST_TOLD: Final = {"%": 1e-3, "nats": 1e-6}
 """Smallest harm of a plan that is shown as a number."""
-_MOST_TRIALS: Final = 4
-"""Maximum number of trials per task in the table of a plan."""
 
 
 def show_result(
@@ -166,14 +163,6 @@ def show_changed(done: Changed, as_json: bool, what: str = "added to") -> None:
     say(f"size    {done.size_before:,} -> {done.size:,} bytes")
 
 
-def _some(trials: Sequence[TaskTrial]) -> list[TaskTrial]:
-    """Return the first, the last and some trials in between."""
-    if len(trials) <= _MOST_TRIALS:
-        return list(trials)
-    last = len(trials) - 1
-    return [trials[round(i * last / (_MOST_TRIALS - 1))] for i in range(_MOST_TRIALS)]
-
-
 def show_plan(plan: Plan, as_json: bool) -> None:
     """Show a plan."""
     if as_json:
@@ -195,16 +184,6 @@ def show_plan(plan: Plan, as_json: bool) -> None:
         ["task", "planned", f"counted {unit}", *HARM_COLUMNS[:3]],
         [[x.name, size_text(x.size), harm_text(x.counted), *harm_cells(x.harm)[:3]] for x in tasks],
     )
-    trials = [
-        ["" if i else task.name, size_text(trial.size), harm_text(trial.counted)]
-        for task in tasks
-        for i, trial in enumerate(_some(task.trials))
-    ]
-    if trials:
-        show_table("Trials", ["task", "size", f"counted {unit}"], trials)
-    rounds = max((len(task.trials) for task in plan.tasks), default=0)
-    if rounds > _MOST_TRIALS:
-        say(f"trials  {_MOST_TRIALS} of {rounds} are shown; --json has all")
     if left is not None:
         say(left)
     say(f"limit   {plan_limit(plan)}")

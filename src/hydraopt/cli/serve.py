@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -18,41 +17,6 @@ from hydraopt.cli.options import Command, common_options
 from hydraopt.errors import UsageError, explain
 
 __all__ = ["serve"]
-
-
-@dataclass(frozen=True)
-class ServeOptions:
-    """Options of the command."""
-
-    host: str
-    port: int
-    allow_host: tuple[str, ...]
-    name: str | None
-    dtype: str
-    device: str
-    rows: int
-    queue: int
-    connections: int
-    prompt_tokens: int
-    answer_tokens: int
-    seconds: float
-    cache_mib: int | None
-    threads: int | None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.seconds < math.inf:
-            what = "--seconds must be positive and finite"
-            raise UsageError(explain(what, got=self.seconds, do="Give a number of seconds"))
-
-    @property
-    def api_key(self) -> str | None:
-        """Return the key that clients must send, from the environment."""
-        return os.environ.get("HYDRAOPT_API_KEY") or None
-
-    def address(self, port: int) -> str:
-        """Return the address of the interface for clients."""
-        named = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{named}:{port}/v1"
 
 
 def _maximum(name: str, default: int, text: str) -> Callable[[Command], Command]:
@@ -121,15 +85,20 @@ def serve(base: str, bundles: tuple[str, ...], as_json: bool, **options: Any) ->
     Example:
       hydraopt serve ./base phone.hydra.safetensors --port 8000
     """
-    settings = ServeOptions(**options)
+    host, seconds = options["host"], options["seconds"]
+    if not 0 < seconds < math.inf:
+        what = "--seconds must be positive and finite"
+        raise UsageError(explain(what, got=seconds, do="Give a number of seconds"))
+    api_key = os.environ.get("HYDRAOPT_API_KEY") or None
     from hydraopt.serve.server import bind, check_key
 
-    check_key(settings.host, settings.api_key)
+    check_key(host, api_key)
     # Check the port first: loading the model takes much longer.
-    with bind(settings.host, settings.port) as listening:
-        server, models = _loaded(base, bundles, settings)
-        address = settings.address(listening.getsockname()[1])
-        listening.listen(settings.connections)  # a reader of the address may connect at once
+    with bind(host, options["port"]) as listening:
+        server, models = _loaded(base, bundles, api_key, options)
+        named = f"[{host}]" if ":" in host else host
+        address = f"http://{named}:{listening.getsockname()[1]}/v1"
+        listening.listen(options["connections"])  # a reader of the address may connect at once
         if as_json:
             emit_json({"schema": "hydraopt.serve/1", "address": address, "models": models})
         else:
@@ -149,7 +118,9 @@ def _log_to_stderr() -> None:
         log.setLevel(logging.INFO)
 
 
-def _loaded(base: str, bundles: tuple[str, ...], settings: ServeOptions) -> tuple[Any, list[str]]:
+def _loaded(
+    base: str, bundles: tuple[str, ...], api_key: str | None, options: Mapping[str, Any]
+) -> tuple[Any, list[str]]:
     """Return the server and the models that it serves: the base's name, then the tasks."""
     import torch
 
@@ -158,28 +129,28 @@ def _loaded(base: str, bundles: tuple[str, ...], settings: ServeOptions) -> tupl
     from hydraopt.serve.reload import Reload
     from hydraopt.serve.server import base_name_of, load_engine, make_server
 
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    limits = Limits(
-        settings.rows,
-        settings.queue,
-        settings.prompt_tokens,
-        settings.answer_tokens,
-        settings.seconds,
-    )
-    cache = None if settings.cache_mib is None else settings.cache_mib << 20
+    if options["threads"] is not None:
+        torch.set_num_threads(options["threads"])
+    names = ("rows", "queue", "prompt_tokens", "answer_tokens", "seconds")
+    limits = Limits(**{name: options[name] for name in names})
+    cache = None if options["cache_mib"] is None else options["cache_mib"] << 20
     engine = load_engine(
-        base, bundles, limits, dtype=settings.dtype, device=settings.device, cache_bytes=cache
+        base,
+        bundles,
+        limits,
+        dtype=options["dtype"],
+        device=options["device"],
+        cache_bytes=cache,
     )
-    base_name = settings.name or base_name_of(base, bundles)
+    base_name = options["name"] or base_name_of(base, bundles)
     server = make_server(
         engine,
         base_name,
-        settings.host,
-        settings.port,
-        settings.api_key,
+        options["host"],
+        options["port"],
+        api_key,
         reload=Reload(engine, base_name, bundles, cache),
-        hosts=settings.allow_host,
-        protocol=limited(settings.connections),
+        hosts=options["allow_host"],
+        protocol=limited(options["connections"]),
     )
     return server, [base_name, *engine.tasks]

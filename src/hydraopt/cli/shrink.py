@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hydraopt.cli.common import check_target
-from hydraopt.cli.options import RELATIVE_ERROR, common_options, force_option, workers_option
+from hydraopt.cli.options import common_options, force_option, workers_option
 from hydraopt.cli.progress import progress_bar
 from hydraopt.cli.results import show_result
 
@@ -18,9 +18,7 @@ __all__ = ["shrink"]
     "-o", "--output", required=True, metavar="OUT", help="Bundle to write. OUT/ is a folder."
 )
 @click.option("--size", help="Limit on the file: 2% (of the original fp16 bytes), 3MB, or bytes.")
-@click.option(
-    "--error", type=RELATIVE_ERROR, help="Limit on the relative error added, mean over tasks."
-)
+@click.option("--error", type=float, help="Limit on the relative error added, mean over tasks.")
 @click.option("--base", help="Base model; required if tensors are stored as differences from it.")
 @force_option("Overwrite OUT even if it is not a bundle.")
 @workers_option

@@ -12,12 +12,12 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
+
+from packaging.requirements import Requirement
 
 from hydraopt.capacity import most_memory
 from hydraopt.errors import HydraoptError
@@ -57,12 +57,10 @@ def look(base: str | None = None) -> Iterator[Symptom]:
     base: a base model's folder, checked without loading its weights.
     """
     yield Symptom("hydraopt", "ok", f"{metadata.version(PACKAGE)}, {Path(__file__).parents[1]}")
-    yield _python()
-    yield from _required()
+    yield _machine()
+    yield _required()
     yield from _extras()
-    yield _cores()
     yield _memory()
-    yield _gpu()
     yield from _folders()
     if base is not None:
         yield _base(base)
@@ -70,32 +68,31 @@ def look(base: str | None = None) -> Iterator[Symptom]:
     yield _machine_code()
 
 
-def _python() -> Symptom:
+def _machine() -> Symptom:
     version = f"{platform.python_version()} ({platform.python_implementation()})"
-    return Symptom("Python", "ok", f"{version}, {platform.system()} {platform.machine()}")
+    finding = f"{version}, {platform.system()} {platform.machine()}, {cores()} cores"
+    return Symptom("Python", "ok", finding)
 
 
-def _requirements(extra: str | None) -> list[str]:
-    """Return the requirements of an extra, or of the package itself, without markers.
+def _requirements(extra: str | None) -> list[Requirement]:
+    """Return the requirements of an extra alone, or of the package itself.
 
     Extras that an extra names are resolved.
     """
     own = []
-    for line in metadata.requires(PACKAGE) or ():
-        requirement, _, marker = line.partition(";")
-        named = re.search(r"extra == ['\"]([^'\"]+)", marker)
-        if (named[1] if named else None) == extra:
-            inner = re.match(rf"{PACKAGE}\[(.+)\]", requirement)
-            names = inner[1].split(",") if inner else ()
-            own += [x for name in names for x in _requirements(name)] or [requirement.strip()]
+    for requirement in map(Requirement, metadata.requires(PACKAGE) or ()):
+        named = re.search(r"extra == ['\"]([^'\"]+)", str(requirement.marker))
+        if (named[1] if named else None) != extra:
+            continue
+        if requirement.name == PACKAGE:
+            own += [x for name in requirement.extras for x in _requirements(name)]
+        else:
+            own.append(requirement)
     return own
 
 
-def _unmet(requirement: str) -> str | None:
+def _unmet(wanted: Requirement) -> str | None:
     """Return the problem with one requirement; None if it is met."""
-    from packaging.requirements import Requirement
-
-    wanted = Requirement(requirement)
     try:
         version = metadata.version(wanted.name)
     except metadata.PackageNotFoundError:
@@ -105,14 +102,12 @@ def _unmet(requirement: str) -> str | None:
     return None
 
 
-def _required() -> Iterator[Symptom]:
+def _required() -> Symptom:
     problems = [x for x in map(_unmet, _requirements(None)) if x]
     if problems:
-        yield Symptom("packages", "trouble", "; ".join(problems), "pip install -U hydraopt")
-        return
-    names = sorted(re.split(r"[^\w.-]", x)[0] for x in _requirements(None))
-    finding = ", ".join(f"{name} {metadata.version(name)}" for name in names)
-    yield Symptom("packages", "ok", finding)
+        return Symptom("packages", "trouble", "; ".join(problems), "pip install -U hydraopt")
+    names = sorted(x.name for x in _requirements(None))
+    return Symptom("packages", "ok", ", ".join(f"{x} {metadata.version(x)}" for x in names))
 
 
 def _extras() -> Iterator[Symptom]:
@@ -126,40 +121,14 @@ def _extras() -> Iterator[Symptom]:
             yield Symptom(f"extra {extra}", "ok", "installed")
 
 
-def _cores() -> Symptom:
-    return Symptom("cores", "ok", f"{cores()} of {os.cpu_count() or 1} for this process")
-
-
 def _memory() -> Symptom:
     whole = most_memory()
     if not whole:
         return Symptom("memory", "note", "the system does not say")
     finding = f"{whole / 1e9:.1f} GB"
-    with suppress(OSError):
-        rows = dict(x.split(":", 1) for x in Path("/proc/meminfo").read_text().splitlines())
-        free, machine = (
-            int(rows.get(name, "0").split()[0]) << 10 for name in ("MemAvailable", "MemTotal")
-        )
-        if whole >= machine:  # what is free in a container is not told there
-            finding = f"{free / 1e9:.1f} GB free of {finding}"
     if whole < LITTLE:
         return Symptom("memory", "trouble", finding, "Merge fewer adapters at a time")
     return Symptom("memory", "ok", finding)
-
-
-def _gpu() -> Symptom:
-    if find_spec("torch") is None:
-        return Symptom("GPU", "ok", "not used: no torch")
-    try:
-        import torch
-
-        if torch.cuda.is_available():
-            return Symptom("GPU", "ok", torch.cuda.get_device_name(0))
-        if torch.backends.mps.is_available():
-            return Symptom("GPU", "ok", "Apple's, through MPS")
-    except Exception as error:  # whatever a driver does
-        return Symptom("GPU", "note", f"torch says: {error}", "Install a torch that fits the GPU")
-    return Symptom("GPU", "ok", "none; no command needs one")
 
 
 def _folders() -> Iterator[Symptom]:

@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import os
 import time
-from typing import Final
 
 from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.reader import Bundle
@@ -29,21 +28,10 @@ from hydraopt.merging.merge import MergeResult, Solved, write
 from hydraopt.merging.options import DEFAULT_MEASURE
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.recipe import ShrinkRecipe, forms_in
-from hydraopt.merging.sizes import (
-    PASSES,
-    SIZES,
-    CodedSize,
-    coded_size,
-    coded_sizes,
-    passes_within_reach,
-)
 from hydraopt.merging.solving import SearchOptions, solve
 from hydraopt.progress import Progress
 
-__all__ = ["shrink", "shrunk_sizes"]
-
-_DRAWN: Final = 0.95, 0.15
-"""Largest and smallest of several sizes, as shares of the bundle's bytes."""
+__all__ = ["shrink"]
 
 
 def _merge_set(bundle: Bundle) -> MergeSet:
@@ -117,29 +105,6 @@ def _job(
     recipe = ShrinkRecipe(before.manifest.recipe, measure.name, budget.name, float(budget.limit))
     restate = functools.partial(against_originals, before=before.manifest, names=set(before))
     return dataclasses.replace(Job.of(pieces, recipe, core_file), restate=restate)
-
-
-def shrunk_sizes(
-    before: Bundle, *, workers: int | Engine | None = None, progress: Progress | None = None
-) -> list[CodedSize]:
-    """Return sizes that :func:`shrink` gives, by falling size; each is coded, nothing is written.
-
-    workers, progress: as of :func:`shrink`. Fewer sizes where they would take too many passes, none
-    where even two would. Raises UsageError for a bundle that shrink refuses, and BudgetError for
-    one in which nothing is coded that could be smaller.
-    """
-    pieces = _merge_set(before)
-    chosen, forms = measure_named(DEFAULT_MEASURE), forms_in(before.manifest.recipe)
-    options = SearchOptions(chosen, forms, workers=workers, progress=progress)
-    if not pieces.contents:
-        return []
-
-    def make(budget: Size) -> CodedSize:
-        job = _job(before, pieces, chosen, budget)
-        return coded_size(job, solve(job, budget, options).draft)
-
-    largest, smallest = (share * before.size for share in _DRAWN)
-    return coded_sizes(make, largest, smallest, passes_within_reach(PASSES * pieces.numbers, SIZES))
 
 
 def _check_smaller(bundle: Bundle, size: int, remedy: str) -> None:

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from hydraopt import __version__
 from hydraopt.basemodel.likelihoods import likelihoods
 from hydraopt.basemodel.loading import base_hash
 from hydraopt.basemodel.logits import check_logits
@@ -54,6 +53,7 @@ from hydraopt.progress import Progress, silent
 from hydraopt.sources import source_hash
 from hydraopt.threads import cores
 from hydraopt.values import closest, listed
+from hydraopt.version import __version__
 
 __all__ = [
     "BASE",

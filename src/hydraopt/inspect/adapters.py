@@ -21,21 +21,16 @@ from hydraopt.compress.measure import measure_named
 from hydraopt.engines.engine import Engine
 from hydraopt.inspect.likeness import Watched, likeness, mean_between
 from hydraopt.inspect.products import NOTE, of_products
-from hydraopt.inspect.savings import savings_at
 from hydraopt.inspect.sizecurve import (
     SizeGuess,
     SizePoint,
-    reference_point,
     size_curve,
     size_guesses,
 )
 from hydraopt.inspect.summary import (
-    Extreme,
     ModuleComparison,
-    Saving,
     TypeComparison,
     by_type,
-    extremes,
     module_type,
 )
 from hydraopt.linalg.shapes import Array
@@ -87,11 +82,7 @@ class AdapterCosines:
 
 @dataclass(frozen=True)
 class AdaptersReport:
-    """Likeness of adapters, energy against rank, and size against error.
-
-    energy: share of the energy in the k largest parts of a module, k = 1.., mean over modules.
-    reference: the point of ``curve`` near 5 % of the fp16 bytes, at whose price savings are given.
-    """
+    """Likeness of adapters, energy against rank, and size against error."""
 
     SCHEMA: ClassVar[str] = "hydraopt.inspect.adapters/1"
     base_model: str | None
@@ -99,13 +90,10 @@ class AdaptersReport:
     measure: str
     tasks: tuple[AdapterSummary, ...]
     likeness: AdapterCosines
-    energy: tuple[float, ...]
     types: tuple[TypeComparison, ...]
-    extremes: tuple[Extreme, ...]
     modules: tuple[ModuleComparison, ...]
     curve: tuple[SizePoint, ...]
     guesses: tuple[SizeGuess, ...]
-    reference: SizePoint | None
     notes: tuple[Note, ...]
 
 
@@ -138,31 +126,19 @@ def inspect_adapters(
         modules, matrices, energies = _compare(pieces, watched, store, report)
     options = SearchOptions(measure_named(measure), workers=workers, progress=progress)
     curve, weights = size_curve(pieces, options)
-    reference = reference_point(curve)
     squares = energies * weights.counting.shares
-    savings: list[Saving | None] = [None] * len(modules)
-    if reference is not None:
-        price = reference.price
-        with one_blas_thread():
-            savings = [*savings_at(pieces, store, weights.whole, price, options.measure, report)]
     norms = [float(x) for x in np.sqrt(squares.sum(axis=0))]
-    modules = [
-        replace(row, norm=norm, sharing=saving)
-        for row, norm, saving in zip(modules, norms, savings, strict=True)
-    ]
+    modules = [replace(row, norm=norm) for row, norm in zip(modules, norms, strict=True)]
     return AdaptersReport(
         pieces.base_model,
         pieces.fp16_bytes,
         measure,
         _tasks(pieces, given, squares),
         _cosines(pieces, matrices),
-        _energy_curve(modules),
         tuple(by_type(modules)),
-        tuple(extremes(modules)),
         tuple(modules),
         curve,
         size_guesses(curve, pieces.fp16_bytes),
-        reference,
         (*loaded.notes, *pieces.notes, *_notes(pieces, curve, bool(squares.any()))),
     )
 
@@ -231,12 +207,11 @@ def _compare(
                 input_chance=alike.chance[0],
                 output_overlap=None if product else mean_between(alike.outputs),
                 output_chance=alike.chance[1],
-                norm=0.0,  # the caller sets it, and ``sharing``
+                norm=0.0,  # the caller sets it
                 ranks=tuple(int(s.size) for s in core.s),
                 rank90=tuple(_rank_for(0.90, x) for x in spectra),
                 rank99=tuple(_rank_for(0.99, x) for x in spectra),
                 spectrum=_mean_cumulated(spectra),
-                sharing=None,
             )
         )
         report("comparing", index + 1, len(store))
@@ -264,14 +239,6 @@ def _mean_cumulated(spectra: Sequence[Array]) -> tuple[float, ...]:
         share = np.cumsum(x) / x.sum()
         total += np.concatenate([share, np.ones(length - x.size)])
     return tuple(float(x) for x in total / max(len(real), 1))
-
-
-def _energy_curve(modules: Sequence[ModuleComparison]) -> tuple[float, ...]:
-    """Return the share of the energy in the k largest parts of each module, mean over modules."""
-    spectra = [row.spectrum for row in modules if row.spectrum]
-    length = max(map(len, spectra), default=0)
-    full = [[*x, *[1.0] * (length - len(x))] for x in spectra]
-    return tuple(float(x) for x in np.mean(full, axis=0)) if full else ()
 
 
 def _names(pieces: MergeSet) -> list[list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -19,7 +19,14 @@ from hydraopt.linalg.start import KnownStart
 from hydraopt.notes import Note, stored
 from hydraopt.progress import Progress, silent
 
-__all__ = ["BundleReport", "TaskCost", "inspect_bundle", "sharers", "task_rows"]
+__all__ = [
+    "BundleReport",
+    "TaskCost",
+    "bytes_by_place",
+    "detailed_tasks",
+    "inspect_bundle",
+    "task_rows",
+]
 
 MOST_NAMED = 100
 
@@ -126,18 +133,6 @@ class TypeCost:
     forms: Mapping[str, int]
 
 
-@dataclass
-class TensorCost:
-    """One coded tensor over all tasks. bytes: streams of several tasks count once."""
-
-    key: str
-    kind: str
-    shape: tuple[int, ...]
-    tasks: int = 0
-    bytes: int = 0
-    worst_error: float = 0.0
-
-
 @dataclass(frozen=True)
 class BundleReport:
     """Bytes, forms and stated errors of every task and module of a bundle.
@@ -161,12 +156,11 @@ class BundleReport:
     tasks: tuple[TaskDetails, ...]
     types: tuple[TypeCost, ...]
     modules: tuple[ModuleCost, ...]
-    tensors: tuple[TensorCost, ...]
 
 
 def task_rows(bundle: Bundle) -> list[TaskCost]:
     """Return the cost of each task, from the manifest alone; nothing is decoded."""
-    sizes, shared, originals = bundle.tensor_bytes, sharers(bundle), original_bytes(bundle)
+    sizes, shared, originals = bundle.tensor_bytes, _sharers(bundle), original_bytes(bundle)
     return [
         TaskCost(
             name=task.name,
@@ -189,7 +183,7 @@ def task_rows(bundle: Bundle) -> list[TaskCost]:
     ]
 
 
-def sharers(bundle: Bundle) -> dict[str, list[str]]:
+def _sharers(bundle: Bundle) -> dict[str, list[str]]:
     """Return, by task, the other tasks of equal content, at most a hundred."""
     owners: dict[int | None, list[str]] = {}
     for task in bundle.manifest.tasks:
@@ -227,7 +221,7 @@ def inspect_bundle(path: str | os.PathLike[str], progress: Progress | None = Non
     Raises BundleFormatError for a damaged bundle.
     """
     bundle = open_bundle(path)
-    tasks = _detailed_tasks(bundle, progress or silent)
+    tasks = tuple(detailed_tasks(bundle, set(bundle), progress or silent).values())
     modules = _modules(bundle, tasks)
     fp16_bytes = sum(row.fp16_bytes for row in tasks)
     originals = originals_of(bundle)
@@ -241,36 +235,23 @@ def inspect_bundle(path: str | os.PathLike[str], progress: Progress | None = Non
         base_model=bundle.base_model,
         recipe=dict(bundle.recipe),
         metadata={k: v for k, v in bundle.metadata.items() if k != "checksums"},
-        parts=_bytes_by_place(bundle),
+        parts=bytes_by_place(bundle),
         tasks=tasks,
         types=_by_type(modules),
         modules=modules,
-        tensors=_tensors(tasks),
     )
 
 
-def _tensors(tasks: Sequence[TaskDetails]) -> tuple[TensorCost, ...]:
-    """Return the coded tensors by key and shape, largest number of bytes first."""
-    rows: dict[tuple[str, tuple[int, ...]], TensorCost] = {}
-    counted = set()
-    for task in tasks:
-        first = min([task.name, *task.shared_with])
-        for x in task.tensor_details:
-            row = rows.setdefault((x.key, x.shape), TensorCost(x.key, x.kind, x.shape))
-            row.tasks += 1
-            row.worst_error = max(row.worst_error, x.error)
-            # Tasks of equal content share their bytes.
-            stream = first, x.key
-            row.bytes += 0 if stream in counted else x.bytes
-            counted.add(stream)
-    return tuple(sorted(rows.values(), key=lambda row: (-row.bytes, row.key)))
-
-
-def _detailed_tasks(bundle: Bundle, progress: Progress) -> tuple[TaskDetails, ...]:
-    """Return the tasks with the bytes of each of their modules; every task is decoded."""
-    costs = {row.name: row for row in task_rows(bundle)}
+def detailed_tasks(
+    bundle: Bundle, names: Collection[str], progress: Progress
+) -> dict[str, TaskDetails]:
+    """Return tasks with the bytes of each of their modules; each is decoded once."""
+    costs = {row.name: row for row in task_rows(bundle) if row.name in names}
     detailed = {}
-    for done, task in enumerate(bundle.one_by_one(), 1):
+    # The order in which each stream is decoded once, whoever shares it.
+    for task in bundle.one_by_one():
+        if task.name not in costs:
+            continue
         forms, coded, errors = task.forms(), task.coded_bytes(), task.module_errors
         modules = tuple(
             TaskModule(path, coded.get(path, 0), errors.get(path, 0.0), form)
@@ -297,8 +278,8 @@ def _detailed_tasks(bundle: Bundle, progress: Progress) -> tuple[TaskDetails, ..
             tensor_details=tensors,
             worst_module=worst.path if worst else None,
         )
-        progress("decoding", done, len(costs))
-    return tuple(detailed[name] for name in costs)
+        progress("decoding", len(detailed), len(costs))
+    return {name: detailed[name] for name in costs}
 
 
 def _counts(forms: Iterable[str]) -> dict[str, int]:
@@ -345,7 +326,7 @@ def _mean(errors: Sequence[float]) -> float:
     return sum(errors) / len(errors) if errors else 0.0
 
 
-def _bytes_by_place(bundle: Bundle) -> dict[str, int]:
+def bytes_by_place(bundle: Bundle) -> dict[str, int]:
     """Return the bytes of the file by what they store."""
     sizes = bundle.tensor_bytes
     return {

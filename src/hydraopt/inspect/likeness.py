@@ -5,20 +5,39 @@ Letters as in linalg.shapes. T' contents have the module; all results are (T', T
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.compress.core import FactorReader, ModuleCore
+from hydraopt.adapters import Adapters, check_same_base, read_adapters
+from hydraopt.bundle.reader import Bundle
+from hydraopt.compress.core import CoreStore, FactorReader, ModuleCore
+from hydraopt.editing.held import decoded_set
+from hydraopt.errors import UsageError, explain
+from hydraopt.inspect.products import of_products
 from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.merging.align import align
+from hydraopt.progress import Progress, silent
+from hydraopt.threads import one_blas_thread
+from hydraopt.values import listed
 
-__all__ = ["Likeness", "Watched", "blocks", "likeness", "mean_between"]
+__all__ = [
+    "Likeness",
+    "TaskCosines",
+    "Watched",
+    "blocks",
+    "likeness",
+    "mean_between",
+    "task_cosines",
+]
 
 MOST_VECTORS: Final = 1024
 """Singular vectors that are compared with all others at a time."""
+_MOST_NAMED: Final = 8
 
 
 @dataclass
@@ -146,3 +165,79 @@ def mean_between(matrix: Array) -> float | None:
     values = matrix[np.triu_indices(matrix.shape[0], 1)]
     values = values[np.isfinite(values)]
     return float(values.mean()) if values.size else None
+
+
+@dataclass(frozen=True)
+class TaskCosines:
+    """Likeness of the tasks of a bundle.
+
+    tasks: names, sorted.
+    cosines (tasks, tasks): cosines between their dW's over all modules; NaN where a dW is zero or a
+        dW of products.
+    """
+
+    tasks: tuple[str, ...]
+    cosines: Array
+
+
+def task_cosines(
+    bundle: Bundle,
+    adapters: Sequence[str | os.PathLike[str]],
+    only: Collection[str],
+    *,
+    same_base: bool = False,
+    alpha: float | None = None,
+    progress: Progress | None = None,
+) -> TaskCosines:
+    """Compare tasks of a bundle that are coded.
+
+    adapters: originals of tasks, which are compared. Without them, the tasks are compared as the
+        bundle decodes.
+    only: names of the tasks to compare.
+    same_base, alpha: as for :func:`hydraopt.read_adapters`.
+
+    Raises a HydraoptError for adapters or a bundle that cannot be read, and UsageError for
+    originals of no task of the bundle.
+    """
+    coded = {x.name for x in bundle.manifest.tasks if x.content is not None and not x.lossless}
+    names, report = coded & set(only), progress or silent
+    loaded = _originals(adapters, bundle, same_base, alpha) if adapters else None
+    if not (names if loaded is None else any(x.name in names for x in loaded)):
+        return TaskCosines((), np.zeros((0, 0)))
+    if loaded is None:
+        pieces = decoded_set(bundle, names, modules_only=True)
+    else:
+        kept = [x for x in loaded if x.name in names]
+        pieces = align(kept, check_same_base(kept, same_base), lossless=False)
+    order = [task for task in pieces.tasks if task.content is not None and task.name in names]
+    contents = np.array([task.content for task in order], np.int64)
+    store, inner = CoreStore(list(pieces.readers)), np.zeros((pieces.contents, pieces.contents))
+    with one_blas_thread():
+        for index in range(len(store)):
+            core = store.core(index)
+            inner[np.ix_(core.contents, core.contents)] += likeness(core).inner
+            report("comparing tasks", index + 1, len(store))
+    apart = of_products(pieces)
+    inner[apart] = inner[:, apart] = np.nan
+    cosines = _normalised(inner)[np.ix_(contents, contents)]
+    return TaskCosines(tuple(task.name for task in order), cosines)
+
+
+def _originals(
+    adapters: Sequence[str | os.PathLike[str]],
+    bundle: Bundle,
+    same_base: bool,
+    alpha: float | None,
+) -> Adapters:
+    """Return the adapters of tasks of the bundle; UsageError if there are none."""
+    loaded = read_adapters(adapters, same_base=same_base, alpha=alpha)
+    kept = [x for x in loaded if x.name in bundle]
+    if not kept:
+        raise UsageError(
+            explain(
+                "none of the originals is a task of the bundle",
+                got=listed([x.name for x in loaded], _MOST_NAMED),
+                expected=listed(list(bundle), _MOST_NAMED),
+            )
+        )
+    return Adapters(kept)

@@ -42,13 +42,11 @@ class Originals:
 def original_bytes(bundle: Bundle) -> dict[str, int]:
     """Return the bytes of each task's original: as read for a lossless task, in fp16 for others.
 
-    In fp16 too: tasks made by a method, which are stored losslessly but are not what was read, and
-    tasks of a folder of which only the index was read, which does not state their precision.
+    In fp16 too: tasks made by a method, which are stored losslessly but are not what was read.
     """
-    if not bundle.is_whole or "method" in bundle.recipe:
-        return {row.name: 2 * row.numbers for row in bundle.rows}
+    as_read = "method" not in bundle.recipe
     return {
-        task.name: (DTYPE_BYTES[task.dtype] if task.lossless else 2) * task.numbers
+        task.name: (DTYPE_BYTES[task.dtype] if task.lossless and as_read else 2) * task.numbers
         for task in bundle.manifest.tasks
     }
 
@@ -56,7 +54,7 @@ def original_bytes(bundle: Bundle) -> dict[str, int]:
 def originals_of(bundle: Bundle) -> Originals:
     """Return the size of all originals of a bundle, as :func:`original_bytes` counts it."""
     sizes = original_bytes(bundle)
-    as_read = bundle.is_whole and "method" not in bundle.recipe
+    as_read = "method" not in bundle.recipe
     kinds = {as_read and row.lossless for row in bundle.rows}
     stored: Stored = "mixed" if len(kinds) > 1 else "read" if True in kinds else "fp16"
     return Originals(sum(sizes.values()), stored)

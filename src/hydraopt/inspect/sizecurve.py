@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -19,7 +18,7 @@ from hydraopt.merging.sizes import CodedSize, Sizes, passes_within_reach
 from hydraopt.merging.solving import SearchOptions, price_of
 from hydraopt.merging.weights import Weights
 
-__all__ = ["SizeGuess", "SizePoint", "reference_point", "size_curve", "size_guesses"]
+__all__ = ["SizeGuess", "SizePoint", "size_curve", "size_guesses"]
 
 ERRORS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 """Relative errors for which a size is guessed."""
@@ -32,8 +31,6 @@ _MORE_POINTS: Final = 4
 """Largest number of further sizes, where errors rise more slowly with the price than usual."""
 _BEST_ERROR, _WORST_ERROR = 0.045, 0.55
 """Mean errors that the sizes span."""
-_REFERENCE = 0.05
-"""Savings by module are given at the price that takes this share of the fp16 bytes."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +91,6 @@ def size_curve(pieces: MergeSet, options: SearchOptions) -> tuple[tuple[SizePoin
         while made and made[-1].error < _WORST_ERROR and (left := left - 1) > 0:
             if not tried(made[-1].price * step):
                 break
-        sizes = [math.log(point.fraction) for point in made]
-        if made and sizes[-1] < math.log(_REFERENCE) < sizes[0]:
-            prices = [math.log(point.price) for point in made]
-            tried(math.exp(np.interp(math.log(_REFERENCE), sizes[::-1], prices[::-1])))
         return tuple(made), every.weights
 
 
@@ -113,11 +106,6 @@ def _point(pieces: MergeSet, every: CodedSize, private: CodedSize) -> SizePoint:
         private_fraction=private.size / pieces.fp16_bytes,
         private_error=float(private.limited.mean()),
     )
-
-
-def reference_point(curve: Sequence[SizePoint]) -> SizePoint | None:
-    """Return the point whose size is nearest to the reference share; None if there is none."""
-    return min(curve, key=lambda x: abs(math.log(x.fraction / _REFERENCE)), default=None)
 
 
 def size_guesses(curve: Sequence[SizePoint], fp16_bytes: int) -> tuple[SizeGuess, ...]:

@@ -1,4 +1,4 @@
-"""Comparison of tasks in each module, condensed: by type, and the most remarkable modules."""
+"""Comparison of tasks in each module, and by type."""
 
 from __future__ import annotations
 
@@ -7,28 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 __all__ = [
-    "Extreme",
     "ModuleComparison",
-    "Saving",
     "TypeComparison",
     "by_type",
-    "extremes",
     "module_type",
 ]
-
-
-@dataclass(frozen=True)
-class Saving:
-    """Estimated bytes of one module, or of several, at one price of a bit.
-
-    bytes: with all forms. private_bytes: with the private form alone.
-    saved_bytes: what shared forms save at equal cost. saved: its share of private_bytes.
-    """
-
-    bytes: float
-    private_bytes: float
-    saved_bytes: float
-    saved: float
 
 
 @dataclass(frozen=True)
@@ -39,7 +22,7 @@ class ModuleComparison:
     a_cosine, b_cosine, product_cosine: means over pairs of tasks, of A, B and dW.
     input_overlap, output_overlap: means over pairs, of the row and column spaces of dW;
         input_chance, output_chance: the same of random spaces.
-    norm: Frobenius norm over all tasks. sharing: None if no size was coded.
+    norm: Frobenius norm over all tasks.
     ranks, rank90, rank99: by content, all parts, and the parts that hold 90 and 99 % of the energy.
     spectrum: share of the energy in the k largest parts, k = 1..max rank, mean over contents.
     """
@@ -62,7 +45,6 @@ class ModuleComparison:
     rank90: tuple[int, ...]
     rank99: tuple[int, ...]
     spectrum: tuple[float, ...]
-    sharing: Saving | None
 
 
 @dataclass(frozen=True)
@@ -70,7 +52,6 @@ class TypeComparison:
     """Means over the modules of one type and shape, as in :class:`ModuleComparison`.
 
     modules: number of them. rank, rank90, rank99: means over modules and contents.
-    sharing: sums over modules.
     """
 
     type: str
@@ -87,16 +68,6 @@ class TypeComparison:
     rank: float
     rank90: float
     rank99: float
-    sharing: Saving | None
-
-
-@dataclass(frozen=True)
-class Extreme:
-    """Module with the highest or lowest value of a measure."""
-
-    what: str
-    path: str
-    value: float
 
 
 def module_type(path: str) -> str:
@@ -132,42 +103,6 @@ def by_type(modules: Sequence[ModuleComparison]) -> list[TypeComparison]:
             _mean(x for row in rows for x in row.ranks) or 0.0,
             _mean(x for row in rows for x in row.rank90) or 0.0,
             _mean(x for row in rows for x in row.rank99) or 0.0,
-            _total([row.sharing for row in rows if row.sharing]),
         )
         for key, rows in groups.items()
     ]
-
-
-def _total(savings: Sequence[Saving]) -> Saving | None:
-    """Return the sums over modules; None for no modules."""
-    if not savings:
-        return None
-    private, saved = (sum(x.private_bytes for x in savings), sum(x.saved_bytes for x in savings))
-    every = sum(x.bytes for x in savings)
-    return Saving(every, private, saved, saved / private if private else 0.0)
-
-
-def extremes(modules: Sequence[ModuleComparison]) -> list[Extreme]:
-    """Return the modules that stand out."""
-    found: list[Extreme] = []
-
-    def add(what: str, values: Sequence[tuple[float | None, str]], largest: bool) -> None:
-        known = [(value, path) for value, path in values if value is not None]
-        if known:
-            value, path = (max if largest else min)(known)
-            found.append(Extreme(what, path, value))
-
-    for name, values in {
-        "cosine of the A's": [(x.a_cosine, x.path) for x in modules],
-        "cosine of the B's": [(x.b_cosine, x.path) for x in modules],
-        "cosine of the products": [(x.product_cosine, x.path) for x in modules],
-        "overlap of the row spaces": [(x.input_overlap, x.path) for x in modules],
-    }.items():
-        add(f"highest {name}", values, True)
-        add(f"lowest {name}", values, False)
-    ranks = [(_mean(x.rank99), x.path) for x in modules]
-    add("most parts for 99 % of the energy", ranks, True)
-    add("fewest parts for 99 % of the energy", ranks, False)
-    saved = [(x.sharing.saved, x.path) for x in modules if x.sharing and x.sharing.saved > 0]
-    add("largest share saved by sharing", saved, True)
-    return found

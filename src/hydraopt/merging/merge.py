@@ -64,7 +64,6 @@ from hydraopt.notes import Note
 from hydraopt.progress import Progress
 
 __all__ = [
-    "PERHAPS_ALL",
     "MergeResult",
     "Prepared",
     "Solved",
@@ -76,7 +75,7 @@ __all__ = [
     "write",
 ]
 
-PERHAPS_ALL: Final = 0.6
+_PERHAPS_ALL: Final = 0.6
 """Share of the fp16 bytes above which a size may hold every bit.
 Trained 16-bit numbers take more."""
 _ALL_FITS: Final = Note(
@@ -264,7 +263,7 @@ def _lossless_job(prepared: Prepared, pieces: MergeSet, budget: Budget | HarmLim
 
     pieces: as they would be coded.
     """
-    if not isinstance(budget, Size) or budget.limit <= PERHAPS_ALL * pieces.fp16_bytes:
+    if not isinstance(budget, Size) or budget.limit <= _PERHAPS_ALL * pieces.fp16_bytes:
         return None
     loaded = prepared.loaded
     try:

@@ -15,8 +15,6 @@ from hydraopt.extras import require
 from hydraopt.files.outputs import destination
 from hydraopt.files.writing import replaced_file
 from hydraopt.inspect.adapters import AdaptersReport
-from hydraopt.inspect.bundle import BundleReport
-from hydraopt.inspect.summary import ModuleComparison
 from hydraopt.merging.plan import HARM_UNITS, Plan, plan_limit
 from hydraopt.values import counted
 
@@ -46,7 +44,7 @@ def check_plot(path: str | os.PathLike[str]) -> None:
         raise UsageError(explain("no folder for the picture", file=path, got=f"no {folder.name}/"))
 
 
-def draw(report: AdaptersReport | BundleReport | Plan, path: str | os.PathLike[str]) -> None:
+def draw(report: AdaptersReport | Plan, path: str | os.PathLike[str]) -> None:
     """Write the picture of a report; the suffix of ``path`` says the format.
 
     Raises UsageError for an unknown suffix, or without matplotlib.
@@ -57,11 +55,9 @@ def draw(report: AdaptersReport | BundleReport | Plan, path: str | os.PathLike[s
         figure.savefig(made, dpi=130)
 
 
-def figure_of(report: AdaptersReport | BundleReport | Plan) -> Any:
+def figure_of(report: AdaptersReport | Plan) -> Any:
     """Return the picture as a matplotlib figure."""
-    if isinstance(report, AdaptersReport):
-        return _draw_adapters(report)
-    return _draw_bundle(report) if isinstance(report, BundleReport) else _draw_plan(report)
+    return _draw_adapters(report) if isinstance(report, AdaptersReport) else _draw_plan(report)
 
 
 def _figure(rows: int, columns: int, height: float, title: str) -> tuple[Any, Any]:
@@ -83,19 +79,6 @@ def _plain(text: str, most: int = 40) -> str:
     return text.replace("$", r"\$")
 
 
-def _short(kind: str) -> str:
-    """Return the last two names of a module type."""
-    return _plain(".".join([name for name in kind.split(".") if name != "*"][-2:]), 32)
-
-
-def _title(axis: Any, text: str, shown: int, count: int, what: str) -> None:
-    """Set the title, with the number of drawn items if not all are drawn.
-
-    what: text such as "first {} of {} tasks".
-    """
-    axis.set_title(text if shown == count else f"{text}\n{what.format(shown, count)}")
-
-
 def _nothing(axis: Any, text: str) -> None:
     axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes, color="0.4")
     axis.set_axis_off()
@@ -104,14 +87,11 @@ def _nothing(axis: Any, text: str) -> None:
 def _draw_adapters(report: AdaptersReport) -> Any:
     count = len(report.tasks)
     base = report.base_model or "an unnamed base"
-    figure, axes = _figure(2, 3, 9.0, f"{counted(count, 'adapter')} of {_plain(base, 60)}")
+    figure, axes = _figure(1, 3, 5.0, f"{counted(count, 'adapter')} of {_plain(base, 60)}")
     names = report.likeness.tasks
     _heat(axes[0, 0], report.likeness.a, names, "Cosine of the A's as given")
     _heat(axes[0, 1], report.likeness.products, names, "Cosine of the products dW")
-    _energy(axes[0, 2], report)
-    _profile(axes[1, 0], report.modules)
-    _savings(axes[1, 1], report)
-    _sizes(axes[1, 2], report)
+    _sizes(axes[0, 2], report)
     return figure
 
 
@@ -135,74 +115,6 @@ def _heat(axis: Any, matrix: Sequence[Sequence[float | None]], names: Any, title
                 axis.text(j, i, text, ha="center", va="center", fontsize=7, color=colour)
 
 
-def _energy(axis: Any, report: AdaptersReport) -> None:
-    by_type: dict[str, list[Sequence[float]]] = {}
-    for row in report.modules:
-        if row.spectrum:
-            by_type.setdefault(row.type, []).append(row.spectrum)
-    shown = list(by_type.items())[: len(_COLOURS)]
-    text = "Energy in the k largest parts of a module"
-    _title(axis, text, len(shown), len(by_type), "first {} of {} types")
-    for (kind, curves), colour, marker in zip(shown, _COLOURS, _MARKERS, strict=False):
-        length = max(map(len, curves))
-        full = [[*curve, *[1.0] * (length - len(curve))] for curve in curves]
-        mean = [sum(column) / len(full) for column in zip(*full, strict=True)]
-        style = {"color": colour, "marker": marker, "markersize": 4}
-        axis.plot(range(1, length + 1), mean, label=_short(kind), **style)
-    for share in (0.9, 0.99):
-        axis.axhline(share, color="0.7", linewidth=0.8, linestyle=":")
-        axis.annotate(f"{share:.0%}", (1, share), xycoords=("axes fraction", "data"), fontsize=8)
-    axis.set_xlabel("k")
-    axis.set_ylabel("share of |dW|², mean over tasks and layers")
-    lowest = min((axis.lines[i].get_ydata()[0] for i in range(len(shown))), default=0.0)
-    axis.set_ylim(max(0.0, lowest - 0.1), 1.02)
-    if by_type:
-        axis.legend(frameon=False, fontsize=8, loc="lower right")
-
-
-def _profile(axis: Any, modules: Sequence[ModuleComparison]) -> None:
-    axis.set_title("Likeness by module, in order of the file")
-    kinds = {
-        "A": [row.a_cosine for row in modules],
-        "B": [row.b_cosine for row in modules],
-        "dW": [row.product_cosine for row in modules],
-    }
-    for i, (label, cosines) in enumerate(kinds.items()):
-        points = [(x, cosine) for x, cosine in enumerate(cosines) if cosine is not None]
-        if points:
-            axis.plot(*zip(*points, strict=True), ".", color=_COLOURS[i], label=f"cos {label}")
-    axis.axhline(0, color="0.7", linewidth=0.8)
-    axis.set_xlabel("module")
-    axis.set_ylabel("mean over pairs of tasks")
-    axis.set_ylim(min(-0.1, axis.get_ylim()[0]), 1.03)
-    if axis.get_legend_handles_labels()[1]:
-        axis.legend(frameon=False, fontsize=8)
-
-
-def _savings(axis: Any, report: AdaptersReport) -> None:
-    point = report.reference
-    if point is None:
-        _nothing(axis, "nothing to code")
-        return
-    every = [(row, row.sharing) for row in report.types if row.sharing]
-    rows = sorted(every, key=lambda pair: pair[1].private_bytes)[-_MOST_TYPES:]
-    text = f"Bytes by type of module at {100 * point.fraction:.1f} % of fp16"
-    _title(axis, text, len(rows), len(every), "largest {} of {} types")
-    places = range(len(rows))
-    alone = [sharing.private_bytes / 1000 for _, sharing in rows]
-    saved = [sharing.saved_bytes / 1000 for _, sharing in rows]
-    rest = [a - s for a, s in zip(alone, saved, strict=True)]
-    axis.barh(places, rest, color=_COLOURS[0], label="with shared forms, at equal cost")
-    axis.barh(places, saved, left=rest, color=_COLOURS[1], label="saved by sharing")
-    for place, (_, sharing) in zip(places, rows, strict=True):
-        text = f" {100 * sharing.saved:.1f} %"
-        axis.text(alone[place], place, text, va="center", fontsize=8)
-    axis.set_yticks(places, [f"{_short(row.type)} ({row.modules})" for row, _ in rows], fontsize=8)
-    axis.set_xlim(0, 1.15 * max(alone, default=1.0))
-    axis.set_xlabel("estimated kB; the whole bar is the private form alone")
-    axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
-
-
 def _sizes(axis: Any, report: AdaptersReport) -> None:
     axis.set_title("Size of a merge by its mean error")
     points = report.curve
@@ -223,95 +135,6 @@ def _sizes(axis: Any, report: AdaptersReport) -> None:
     axis.minorticks_off()
     axis.grid(color="0.9")
     axis.legend(frameon=False, fontsize=8)
-
-
-def _draw_bundle(report: BundleReport) -> Any:
-    from hydraopt.inspect.originals import Originals, compared
-
-    tasks = report.tasks
-    height = 4.5 + 0.18 * min(len(tasks), _MOST_TASKS)
-    title = f"{Path(report.path).name}: {report.size:,} bytes"
-    originals = Originals(report.original_bytes, report.originals)
-    whole = compared(report.size, originals)
-    figure, axes = _figure(1, 3, height, f"{_plain(title, 80)}, {whole}")
-    _task_bytes(axes[0, 0], report)
-    _error_map(axes[0, 1], report)
-    _type_bytes(axes[0, 2], report)
-    return figure
-
-
-def _task_bytes(axis: Any, report: BundleReport) -> None:
-    every = report.tasks
-    tasks = sorted(every, key=lambda x: x.own_bytes + x.carried_bytes)[-_MOST_TASKS:]
-    text = "Bytes of each task, and its error"
-    _title(axis, text, len(tasks), len(every), "largest {} of {} tasks")
-    places = range(len(tasks))
-    own = [x.own_bytes / 1000 for x in tasks]
-    carried = [x.carried_bytes / 1000 for x in tasks]
-    axis.barh(places, own, color=_COLOURS[0], label="own stream")
-    if any(carried):
-        axis.barh(places, carried, left=own, color=_COLOURS[1], label="carried bit by bit")
-    for place, task in zip(places, tasks, strict=True):
-        total = own[place] + carried[place]
-        axis.text(total, place, f" {task.error:.3f}", va="center", fontsize=8)
-    axis.set_yticks(places, [_plain(x.name, 28) for x in tasks], fontsize=8)
-    most = max((a + b for a, b in zip(own, carried, strict=True)), default=1.0)
-    axis.set_xlim(0, 1.18 * most or 1.0)
-    axis.set_xlabel("kB; the number is the relative error")
-    if any(carried):
-        axis.legend(frameon=False, fontsize=8, loc="lower right")
-
-
-def _error_map(axis: Any, report: BundleReport) -> None:
-    tasks, text = report.tasks[:_MOST_ROWS], "Relative error of each task in each module"
-    _title(axis, text, len(tasks), len(report.tasks), "first {} of {} tasks")
-    place = {row.path: i for i, row in enumerate(report.modules)}
-    if not place or not tasks:
-        _nothing(axis, "nothing is coded")
-        return
-    values = [[float("nan")] * len(place) for _ in tasks]
-    for i, task in enumerate(tasks):
-        for detail in task.details:
-            if detail.path in place:
-                values[i][place[detail.path]] = detail.error
-    image = axis.imshow(values, aspect="auto", cmap="viridis", interpolation="nearest", vmin=0)
-    axis.figure.colorbar(image, ax=axis, shrink=0.8)
-    if len(tasks) <= _MOST_LABELS:
-        axis.set_yticks(range(len(tasks)), [_plain(x.name, 28) for x in tasks], fontsize=8)
-    axis.set_xlabel("module, in order of the file")
-
-
-def _type_bytes(axis: Any, report: BundleReport) -> None:
-    rows = [(_short(x.type), x.bytes, sum(x.basis_bytes.values())) for x in report.types]
-    count, rows = len(rows), sorted(rows, key=lambda x: x[1])[-_MOST_TYPES:]
-    text = "Where the bytes of the file are"
-    _title(axis, text, len(rows), count, "largest {} of {} types of modules")
-    by_place = report.parts
-    rows += [
-        (f"({name})", by_place[name], 0)
-        for name in ("carried", "manifest", "header")
-        if by_place[name]
-    ]
-    places = range(len(rows))
-    axis.barh(
-        places, [(total - b) / 1000 for _, total, b in rows], color=_COLOURS[0], label="tasks"
-    )
-    if any(b for *_, b in rows):
-        axis.barh(
-            places,
-            [b / 1000 for *_, b in rows],
-            left=[(total - b) / 1000 for _, total, b in rows],
-            color=_COLOURS[1],
-            label="shared bases",
-        )
-        axis.legend(frameon=False, fontsize=8, loc="lower right")
-    for place, (_, total, _) in zip(places, rows, strict=True):
-        axis.text(
-            total / 1000, place, f" {100 * total / report.size:.1f} %", va="center", fontsize=8
-        )
-    axis.set_yticks(places, [name for name, *_ in rows], fontsize=8)
-    axis.set_xlim(0, 1.2 * max((total for _, total, _ in rows), default=1) / 1000 or 1.0)
-    axis.set_xlabel("kB")
 
 
 def _draw_plan(plan: Plan) -> Any:

@@ -36,8 +36,8 @@ def write_report(
 
     bundle: path or address, as for :func:`hydraopt.open_bundle`.
     output: file to write. A page that hydraopt wrote before is replaced.
-    originals: adapters of the tasks. If all are given, the page shows the sizes of other merges;
-        without any, those of shrinking.
+    originals: adapters of the tasks, whose likeness the page shows instead of that of the coded
+        tasks.
     results: files written by ``hydraopt eval -o``.
     same_base, alpha: as for :func:`hydraopt.merge`.
     overwrite: replace a file that hydraopt did not write.

@@ -11,26 +11,16 @@ from typing import Final
 import numpy as np
 
 from hydraopt.bundle.reader import Bundle
-from hydraopt.inspect.choices import Choices
+from hydraopt.inspect.likeness import TaskCosines
 from hydraopt.inspect.summary import module_type
 from hydraopt.linalg.shapes import Array
 from hydraopt.report.model import GroupRow, Layers, LikenessMatrix, MapView, TaskView
 
-__all__ = ["alike_of", "forms_of", "group_rows", "map_of", "map_tasks"]
+__all__ = ["alike_of", "forms_of", "group_rows", "map_of"]
 
 _MOST_ROWS: Final = 60
 _MOST_COLUMNS: Final = 160
 _PAIRS: Final = 12
-
-FORM_TEXTS: Final[Mapping[str, str]] = {
-    "private": "The task has bases of its own; nothing is shared.",
-    "shared-input": "All tasks share a basis of the module's inputs.",
-    "shared-output": "All tasks share a basis of the module's outputs.",
-    "two-sided": "All tasks share both bases; a task has a small matrix between them.",
-    "predicted": "A shared start predicts the task's factors; the difference is coded.",
-    "started": "A generator's seed gives the initial A; what the task learned beside it is coded.",
-    "nothing": "The module's change is too small to be worth bytes; nothing is kept.",
-}
 
 
 def group_rows(tasks: Sequence[TaskView], key: Callable[[TaskView], str]) -> tuple[GroupRow, ...]:
@@ -68,7 +58,7 @@ def _group(name: str, tasks: Sequence[TaskView]) -> GroupRow:
 
 def map_of(bundle: Bundle, tasks: Sequence[TaskView], layers: Mapping[str, Layers]) -> MapView:
     """Return the map of the first tasks; by types of modules where modules are many."""
-    shown = map_tasks(tasks)
+    shown = _map_tasks(tasks)
     entries = {name: bundle[name].entry for name in shown}
     paths = [module.path for module in bundle.core.modules]
     used = sorted(
@@ -111,7 +101,7 @@ def map_of(bundle: Bundle, tasks: Sequence[TaskView], layers: Mapping[str, Layer
     )
 
 
-def map_tasks(tasks: Sequence[TaskView]) -> list[str]:
+def _map_tasks(tasks: Sequence[TaskView]) -> list[str]:
     """Return the names of the tasks that the map shows."""
     return [x.name for x in tasks if not x.lossless and x.modules][:_MOST_ROWS]
 
@@ -122,15 +112,15 @@ def _key(path: str) -> list[tuple[int, int, str]]:
     return [(0, int(x), "") if x.isdecimal() and len(x) < 10 else (1, 0, x) for x in pieces]
 
 
-def alike_of(choices: Choices, count: int) -> LikenessMatrix | None:
+def alike_of(compared: TaskCosines, count: int) -> LikenessMatrix | None:
     """Return the likeness of the tasks, with alike ones side by side; None for fewer than two.
 
     Tasks without a cosine are left out, because nothing is known of them.
     """
-    some = np.flatnonzero(np.isfinite(np.diag(choices.cosines)))
+    some = np.flatnonzero(np.isfinite(np.diag(compared.cosines)))
     if some.size < 2:
         return None
-    names, known = [choices.tasks[i] for i in some], choices.cosines[np.ix_(some, some)]
+    names, known = [compared.tasks[i] for i in some], compared.cosines[np.ix_(some, some)]
     cosines = np.nan_to_num(known)
     order = _order(cosines)
     percent = np.rint(100 * known)
@@ -167,7 +157,7 @@ def _order(cosines: Array) -> list[int]:
     return row_of[0]
 
 
-def forms_of(layers: Mapping[str, Layers]) -> tuple[tuple[str, int, str], ...]:
-    """Return (form, number of records, meaning), the most common form first."""
-    counts = Counter(form for held in layers.values() for form in held.forms if form is not None)
-    return tuple((form, count, FORM_TEXTS.get(form, "")) for form, count in counts.most_common())
+def forms_of(layers: Mapping[str, Layers]) -> tuple[tuple[str, int], ...]:
+    """Return (form, number of records), the most common form first."""
+    counts = Counter(form for held in layers.values() for form in held.forms)
+    return tuple(counts.most_common())

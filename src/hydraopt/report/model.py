@@ -25,7 +25,6 @@ __all__ = [
     "SizeRow",
     "TaskView",
     "TensorRow",
-    "TypeRow",
 ]
 
 JudgedBy = Literal["results", "manifest", "error"]
@@ -103,27 +102,25 @@ class TensorRow:
 class Layers:
     """Modules of a task, in parallel lists.
 
-    modules: indices into the page's. bytes, forms: None if the task was not decoded. tensors: coded
-    tensors beside the modules.
+    modules: indices into the page's. tensors: coded tensors beside the modules.
     """
 
     modules: tuple[int, ...]
     errors: tuple[float, ...]
-    bytes: tuple[int | None, ...]
-    forms: tuple[str | None, ...]
+    bytes: tuple[int, ...]
+    forms: tuple[str, ...]
     tensors: tuple[TensorRow, ...] = ()
 
 
 @dataclass(frozen=True)
 class SizeRow:
-    """Size that the bundle has or could have.
+    """Size of the bundle, or of another bundle of its tasks.
 
-    kind: "chosen" is the bundle itself, "measured" another bundle of the same tasks in a result,
-    "estimated" one that was coded for the page or lies between two of these.
+    kind: "chosen" is the bundle itself, "measured" another bundle of the same tasks in a result.
     values: by measure, (mean, worst, name of the worst task).
     """
 
-    kind: Literal["chosen", "measured", "estimated"]
+    kind: Literal["chosen", "measured"]
     label: str
     size: int
     values: Mapping[str, tuple[float, float, str]]
@@ -218,17 +215,6 @@ class PeopleRow:
 
 
 @dataclass(frozen=True)
-class TypeRow:
-    """Type of modules: their number, mean and worst error, and the task with the worst."""
-
-    type: str
-    modules: int
-    mean: float
-    worst: float
-    task: str
-
-
-@dataclass(frozen=True)
 class OriginalsRow:
     """Bytes that sizes are shares of, the name after "% of", and their precision."""
 
@@ -239,7 +225,7 @@ class OriginalsRow:
 
 @dataclass(frozen=True)
 class Page:
-    """All contents of a report. Many tasks, layers and examples are left to a server.
+    """All contents of a report.
 
     image: the adapters are of an image model, which writes no answers.
     """
@@ -257,18 +243,14 @@ class Page:
     layers: Mapping[str, Layers]
     modules: tuple[str, ...]
     sizes: tuple[SizeRow, ...]
-    sizes_note: str
     map: MapView
     alike: LikenessMatrix | None
     languages: tuple[GroupRow, ...]
     groups: tuple[GroupRow, ...]
     filters: Mapping[str, tuple[str, ...]]
-    forms: tuple[tuple[str, int, str], ...]
+    forms: tuple[tuple[str, int], ...]
     parts: tuple[tuple[str, int], ...]
-    types: tuple[TypeRow, ...]
     examples: tuple[Example, ...]
     made: tuple[tuple[str, str], ...]
-    history: tuple[tuple[str, str, str], ...] = ()
     notes: tuple[Note, ...] = ()
     people: tuple[PeopleRow, ...] = ()
-    live: bool = False

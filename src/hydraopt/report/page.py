@@ -18,7 +18,7 @@ from typing import Any, Final
 from hydraopt.jsonvalues import to_json
 from hydraopt.report.model import Page
 
-__all__ = ["compact", "data_text", "render", "render_live"]
+__all__ = ["data_text", "render"]
 
 _ASSETS = files("hydraopt.report") / "assets"
 
@@ -32,56 +32,47 @@ SCRIPTS: Final = (
 
 def render(page: Page) -> str:
     """Return the whole file as text."""
-    return _assembled(page.name, data_text(page), "connect-src 'none'")
-
-
-def render_live(name: str) -> str:
-    """Render the page without data; it requests them from its own server."""
-    return _assembled(name, "null", "connect-src 'self'")
-
-
-def _assembled(name: str, data: str, connections: str) -> str:
     scripts = [_text(path) for path in SCRIPTS]
     parts = {
-        "policy": policy_of(scripts, connections),
-        "title": escape(name),
+        "policy": policy_of(scripts),
+        "title": escape(page.name),
         "style": _text("page.css"),
-        "data": data,
+        "data": data_text(page),
         "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
     }
-    page = _text("page.html")
+    text = _text("page.html")
     for key, value in parts.items():
-        page = page.replace(f"<!--{key}-->", value, 1)
-    return page
+        text = text.replace(f"<!--{key}-->", value, 1)
+    return text
 
 
-def policy_of(scripts: list[str], connections: str) -> str:
+def policy_of(scripts: list[str]) -> str:
     """Return the content security policy: these scripts, inline styles, and no other source."""
     hashes = [base64.b64encode(hashlib.sha256(x.encode()).digest()).decode() for x in scripts]
     allowed = " ".join(f"'sha256-{x}'" for x in hashes)
     return (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
-        f"{connections}; base-uri 'none'; form-action 'none'"
+        "connect-src 'none'; base-uri 'none'; form-action 'none'"
     )
 
 
 def data_text(page: Page) -> str:
     """Return the page's data as JSON that cannot end the element around it."""
     text = json.dumps(
-        compact(to_json(page)), ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        _compact(to_json(page)), ensure_ascii=False, allow_nan=False, separators=(",", ":")
     )
     # Inside an object these three stand in strings alone, where the escapes mean the same.
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def compact(value: Any) -> Any:
+def _compact(value: Any) -> Any:
     """Return the value with floats rounded to four digits, which keeps the page small."""
     if isinstance(value, float):
         return float(f"{value:.4g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: compact(x) for key, x in value.items()}
+        return {key: _compact(x) for key, x in value.items()}
     if isinstance(value, list | tuple):
-        return [compact(x) for x in value]
+        return [_compact(x) for x in value]
     return value
 
 

@@ -3,53 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final
 
+from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.reader import Bundle
-from hydraopt.bundle.row import TaskRow
-from hydraopt.bundle.spec import TaskEntry
-from hydraopt.inspect.bundle import sharers
-from hydraopt.inspect.originals import original_bytes
+from hydraopt.inspect.bundle import task_rows
 from hydraopt.report.evidence import Evidence
-from hydraopt.report.model import JudgedBy, TaskView
+from hydraopt.report.model import Judged, JudgedBy, TaskView
 from hydraopt.report.naming import kind_of, parts_of
 
-__all__ = ["SORTS", "Wanted", "judged_by", "selected", "task_views", "values_of", "with_notes"]
-
-SORTS: Final = {
-    "harm": lambda x: _harm_key(x),
-    "error": lambda x: x.error,
-    "size": lambda x: x.own_bytes + x.carried_bytes,
-    "drop": lambda x: -(x.judged.difference or 0.0) if x.judged else 0.0,
-}
-"""Sort keys of the list, largest first; only "name" sorts ascending."""
+__all__ = ["judged_by", "task_views", "values_of"]
 
 
 def task_views(bundle: Bundle, evidence: Evidence) -> list[TaskView]:
-    """Return a view of all tasks, the most harmed first. Nothing is decoded.
-
-    If the bundle has only rows, base models, equal tasks and notes are left out; see
-    :func:`with_notes`.
-    """
+    """Return a view of all tasks, the most harmed first. Nothing is decoded."""
     parts = parts_of(list(bundle), evidence.where)
-    originals = original_bytes(bundle)
-    views = [_view(row, parts[row.name], evidence, originals[row.name]) for row in bundle.rows]
-    if bundle.is_whole:
-        entries, shared = {x.name: x for x in bundle.manifest.tasks}, sharers(bundle)
-        views = [with_notes(x, entries[x.name], shared[x.name]) for x in views]
+    rows = {row.name: row for row in bundle.rows}
+    entries = {entry.name: entry for entry in bundle.manifest.tasks}
+    views = []
+    for cost in task_rows(bundle):
+        row, entry, judged = rows[cost.name], entries[cost.name], evidence.judged.get(cost.name)
+        extras = not cost.lossless and bool(cost.carried_bytes or cost.tensors)
+        share, likely, kl, measured = _harm_of(cost.harm, judged)
+        view = TaskView(
+            name=cost.name,
+            group=parts[cost.name][0],
+            language=parts[cost.name][1],
+            kind=kind_of(row.config, cost.lossless, extras),
+            error=cost.error,
+            lossless=cost.lossless,
+            own_bytes=cost.own_bytes,
+            carried_bytes=cost.carried_bytes,
+            original_bytes=cost.original_bytes,
+            modules=cost.modules,
+            tensors=cost.tensors,
+            base_model=entry.base_model,
+            added=None if row.added is None else f"{row.added.day}, file {row.added.digest}",
+            shared_with=cost.shared_with,
+            notes=entry.notes,
+            harm=share,
+            likely=likely,
+            kl=kl,
+            measured=measured,
+            judged=judged,
+            examples=len(evidence.examples.get(cost.name, ())),
+        )
+        views.append(view)
     return sorted(views, key=lambda x: (tuple(-v for v in _harm_key(x)), x.name))
 
 
-def with_notes(view: TaskView, entry: TaskEntry, shared_with: Sequence[str] = ()) -> TaskView:
-    """Return the view with the facts that a row does not hold."""
-    return replace(
-        view, base_model=entry.base_model, shared_with=tuple(shared_with), notes=entry.notes
-    )
+def _harm_of(
+    harm: Harm | None, judged: Judged | None
+) -> tuple[float | None, float | None, float | None, str]:
+    """Return share of answers that change, likely share, KL, and what was measured.
 
-
-def _view(row: TaskRow, parts: tuple[str, str], evidence: Evidence, original: int) -> TaskView:
-    harm, judged = row.harm, evidence.judged.get(row.name)
+    Results take precedence over the manifest.
+    """
     share = likely = kl = None
     measured = ""
     if harm is not None:
@@ -59,30 +67,7 @@ def _view(row: TaskRow, parts: tuple[str, str], evidence: Evidence, original: in
     if judged is not None and judged.changed is not None and judged.rows:
         share, kl = judged.changed / judged.rows, judged.kl
         measured = f"{judged.changed:,} of {judged.rows:,} scored rows"
-    return TaskView(
-        row.name,
-        *parts,
-        kind_of(
-            row.config, row.lossless, not row.lossless and bool(row.carried_bytes or row.tensors)
-        ),
-        row.error,
-        row.lossless,
-        row.own_bytes,
-        row.carried_bytes,
-        original,
-        row.modules,
-        row.tensors,
-        None,
-        None if row.added is None else f"{row.added.day}, file {row.added.digest}",
-        (),
-        (),
-        share,
-        likely,
-        kl,
-        measured,
-        judged,
-        len(evidence.examples.get(row.name, ())),
-    )
+    return share, likely, kl, measured
 
 
 def _harm_key(task: TaskView) -> tuple[float, ...]:
@@ -104,32 +89,3 @@ def values_of(tasks: Sequence[TaskView]) -> dict[str, tuple[str, ...]]:
         values = sorted({str(getattr(x, key)) for x in tasks})
         made[key] = tuple(values) if len(values) > 1 else ()
     return made
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Filter and order. query: in the name, whatever the case. sort: of SORTS, or "name"."""
-
-    query: str = ""
-    language: str = ""
-    group: str = ""
-    kind: str = ""
-    sort: str = "harm"
-    up: bool = False
-
-
-def selected(tasks: Sequence[TaskView], wanted: Wanted) -> list[TaskView]:
-    """Return the tasks that pass a filter, in its order; ``tasks`` are in order of harm."""
-    query = wanted.query.casefold()
-    left = [
-        x
-        for x in tasks
-        if query in x.name.casefold()
-        and wanted.language in ("", x.language)
-        and wanted.group in ("", x.group)
-        and wanted.kind in ("", x.kind)
-    ]
-    if wanted.sort == "name":
-        return sorted(left, key=lambda x: x.name, reverse=wanted.up)
-    key = SORTS.get(wanted.sort, SORTS["harm"])
-    return sorted(left, key=key, reverse=not wanted.up)

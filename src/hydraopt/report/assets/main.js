@@ -4,17 +4,17 @@
 H.sizes = (page) => {
   const rows = page.sizes;
   const whole = page.originals;
-  const kinds = { chosen: "This bundle", measured: "Another bundle that was scored", estimated: "Another size, estimated for this page" };
+  const kinds = { chosen: "This bundle", measured: "Another bundle that was scored" };
   const own = rows.find((row) => row.kind === "chosen");
   const share = (row) => (whole.bytes ? H.percent(row.size / whole.bytes, 2) : "-");
   const sized = (row) => `${H.bytes(row.size)}${whole.bytes ? `, ${share(row)} of ${whole.name}` : ""}`;
-  const facts = (row) => [H.el("p", {}, H.el("strong", {}, sized(row)), `. ${kinds[row.kind]}${row.kind === "estimated" ? "" : `: ${row.label}`}.`),
+  const facts = (row) => [H.el("p", {}, H.el("strong", {}, sized(row)), `. ${kinds[row.kind]}: ${row.label}.`),
     H.el("ul", {}, Object.entries(row.values).map(([name, [mean, worst, task]]) => {
       const { label, text } = H.measures[name];
       return H.el("li", {}, `${label}: ${text(mean)} in the mean, ${text(worst)} in the worst task, ${task}`);
     }))];
   const output = H.el("div", { class: "card", role: "status" }, facts(own));
-  const section = (...parts) => H.section("sizes", "Size against harm", parts, H.el("p", { class: "quiet" }, page.sizes_note));
+  const section = (...parts) => H.section("sizes", "Size against harm", parts);
   const known = Object.keys(H.measures).filter((key) => rows.some((row) => row.values[key]));
   // A measure of one size alone has no curve, and a slider would lead nowhere.
   const drawn = known.filter((key) => rows.filter((row) => row.values[key]).length > 1);
@@ -101,10 +101,8 @@ H.map = (page) => {
     figure.draw();
   };
   draw("errors");
-  const table = H.table("Types of modules", [{ head: "type", text: true }, { head: "modules", number: true }, { head: "mean error", number: true }, { head: "worst error", number: true }, { head: "in", wide: true, text: true }],
-    page.types.map((x) => [x.type, H.whole(x.modules), H.error(x.mean), H.error(x.worst), H.taskLink(x.task)]));
   return H.section("map", "Where error and bytes are",
-    H.el("div", { class: "controls" }, H.choice("map-of", "Map of", kinds, "errors", draw)), holder, H.el("h3", {}, "By type of module"), table,
+    H.el("div", { class: "controls" }, H.choice("map-of", "Map of", kinds, "errors", draw)), holder,
     H.el("p", { class: "quiet" }, "Every module of a task is on the task's page."));
 };
 
@@ -114,8 +112,8 @@ H.shared = (page) => {
   parts.push(H.el("h3", {}, "Where the bytes are"), H.table("Bytes of the file", [{ head: "what" }, { head: "bytes", number: true }, { head: "of the file", number: true }],
     page.parts.map(([what, size]) => [what, H.whole(size), { text: H.percent(size / total), share: size / total }])));
   const records = d3.sum(page.forms, (x) => x[1]) || 1;
-  if (page.forms.length) parts.push(H.el("h3", {}, "Forms"), H.table("In which form a module of a task is kept", [{ head: "form" }, { head: "modules of tasks", number: true }, { head: "share", number: true }, { head: "what it means", text: true }],
-    page.forms.map(([form, count, text]) => [form, H.whole(count), { text: H.percent(count / records), share: count / records }, text])));
+  if (page.forms.length) parts.push(H.el("h3", {}, "Forms"), H.table("In which form a module of a task is kept", [{ head: "form" }, { head: "modules of tasks", number: true }, { head: "share", number: true }],
+    page.forms.map(([form, count]) => [form, H.whole(count), { text: H.percent(count / records), share: count / records }])));
   if (page.alike) {
     const { tasks, cosines, pairs, note } = page.alike;
     const cells = tasks.flatMap((y, i) => tasks.map((x, j) => ({ x, y, value: cosines[i][j] === null ? null : cosines[i][j] / 100, title: `${y}\n${x}\ncosine ${cosines[i][j] === null ? "-" : (cosines[i][j] / 100).toFixed(2)}` })));
@@ -127,7 +125,7 @@ H.shared = (page) => {
     figure.draw();
     parts.push(H.el("h3", {}, "How alike the tasks are"), H.legend(colour, "cosine"), figure,
       H.table("The most alike pairs", [{ head: "task", text: true }, { head: "and", text: true }, { head: "cosine", number: true }], pairs.map(([a, b, x]) => [H.taskLink(a), H.taskLink(b), (x / 100).toFixed(2)])));
-  } else parts.push(H.el("p", { class: "quiet" }, page.live ? "hydraopt report compares the tasks with each other." : "There are not two coded tasks whose products dW are compared."));
+  } else parts.push(H.el("p", { class: "quiet" }, "There are not two coded tasks whose products dW are compared."));
   return H.section("shared", "What is shared with whom", parts);
 };
 
@@ -151,13 +149,11 @@ H.examples = (source, page) => {
 };
 
 H.made = (page) => H.section("made", "How it was made", H.facts(page.made.map(([name, text]) => [name, H.el("code", {}, text)])),
-  page.history.length ? H.table("Tasks that were added later", [{ head: "task", text: true }, { head: "day" }, { head: "file", text: true }], page.history.map(([name, day, digest]) => [H.taskLink(name), day, H.el("code", {}, digest)])) : null,
   page.notes.length ? [H.el("h3", {}, "Notes"), H.el("ul", {}, page.notes.map((x) => H.el("li", {}, x.text)))] : []);
 
 H.start = async () => {
-  const inside = JSON.parse(document.getElementById("data").textContent);
-  const source = inside ? H.inside(inside) : H.server();
-  const page = await source.page();
+  const page = JSON.parse(document.getElementById("data").textContent);
+  const source = H.source(page);
   const [overview, single] = ["overview", "single"].map((id) => document.getElementById(id));
   document.getElementById("title").textContent = page.name;
   document.title = `${page.name}: hydraopt report`;

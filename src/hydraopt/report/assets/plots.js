@@ -67,7 +67,6 @@ H.sizePlot = (rows, key, whole, at, width) => {
     symbol: { domain: ["mean", "worst task"], range: ["circle", "triangle"] },
     marks: [
       Plot.ruleY([0], { stroke: "currentColor", strokeOpacity: 0.4 }),
-      Plot.line(of("estimated"), { x: "x", y: "y", stroke: "which", strokeWidth: 2, strokeDasharray: "5 4" }),
       Plot.dot(of("measured"), { x: "x", y: "y", stroke: "which", symbol: "which", r: 4.5, strokeWidth: 1.8 }),
       Plot.ruleX([(100 * rows[at].size) / whole.bytes], { stroke: "currentColor", strokeWidth: 1.5 }),
       Plot.dot(of("chosen"), { x: "x", y: "y", fill: "which", symbol: "which", r: 7, stroke: "var(--ground)", strokeWidth: 1.5 }),
@@ -78,7 +77,7 @@ H.sizePlot = (rows, key, whole, at, width) => {
 
 // What the marks of a size plot mean, beside the plot: a label in it would cover a line or a mark.
 H.sizeKey = (rows) => {
-  const kinds = { chosen: "large and filled: this bundle", measured: "small and hollow: another bundle that was scored", estimated: "dashed line: estimated for this page" };
+  const kinds = { chosen: "large and filled: this bundle", measured: "small and hollow: another bundle that was scored" };
   return H.el("p", { class: "quiet" }, H.el("span", { class: "mean" }, "●"), " mean of the tasks, ", H.el("span", { class: "worst" }, "▲"), " worst task; ",
     Object.entries(kinds).filter(([kind]) => rows.some((row) => row.kind === kind)).map(([, text]) => text).join("; "), ".");
 };

@@ -1,5 +1,5 @@
 "use strict";
-// Where the data come from: the page itself, or the server that it came from. Both answer alike.
+// Questions about the data of the page, such as the tasks that pass a filter, in an order.
 
 H.perPage = 50;
 
@@ -10,11 +10,10 @@ H.orders = {
   drop: (x) => [-(x.judged?.difference ?? 0)],
 };
 
-H.inside = (page) => {
+H.source = (page) => {
   const compare = (a, b) => { for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return b[i] - a[i]; return 0; };
   const names = (a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0);
   return {
-    page: async () => page,
     tasks: async (wanted) => {
       const query = wanted.query.toLowerCase();
       const left = page.tasks.filter((x) => x.name.toLowerCase().includes(query) &&
@@ -33,20 +32,5 @@ H.inside = (page) => {
         examples: page.examples.filter((x) => x.task === name) };
     },
     examples: async (from, count) => ({ total: page.examples.length, examples: page.examples.slice(from, from + count) }),
-  };
-};
-
-H.server = () => {
-  const ask = async (path, parameters = {}) => {
-    const answer = await fetch(`/api/${path}?${new URLSearchParams(parameters)}`);
-    if (answer.status === 404) return null;
-    if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
-    return answer.json();
-  };
-  return {
-    page: () => ask("page"),
-    tasks: (wanted) => ask("tasks", wanted),
-    task: (name) => ask("task", { name }),
-    examples: (from, count) => ask("examples", { from, count }),
   };
 };
