@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,11 @@ from hydraopt import merge, open_bundle, read_adapters, verify_bundle
 from hydraopt.compress.core import CoreStore
 from hydraopt.compress.measure import MEASURES
 from hydraopt.compress.plan import modes_of, plan_module
-from hydraopt.editing import encode
 from hydraopt.editing.verbs import add
 from hydraopt.errors import AlignmentError, BaseMismatchError, BudgetError, UsageError
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
+from hydraopt.merging import finish
 from hydraopt.merging.budget import Limit
 from hydraopt.merging.look import Look
 from tests.conftest import write_adapter
@@ -187,14 +186,14 @@ def test_harm_is_measured_without_a_limit_too(one_file: Path, adapters: dict[str
 
 
 def test_a_size_counts_what_is_told_of_harm(one_file, adapters, monkeypatch) -> None:
-    seen, real = [], encode.solve
+    seen, real = [], finish.solve
 
     def solve(job, budget, options):
         solution = real(job, budget, options)
         seen.append((job, budget, solution.draft))
         return solution
 
-    monkeypatch.setattr(encode, "solve", solve)
+    monkeypatch.setattr(finish, "solve", solve)
     limit, look = Limit("3000"), Look(judge=judge_of(adapters["e"]))
     add(one_file, [adapters["e"]], limit=limit, look=look, day=DAY)
     harm = open_bundle(one_file)["e"].entry.harm
@@ -230,25 +229,6 @@ def test_sensitivity_moves_bytes_between_modules(one_file: Path, adapters: dict[
 def test_a_size_that_cannot_be_kept(one_file: Path, adapters: dict[str, Path]) -> None:
     with raises(BudgetError, got="--exact"):
         add(one_file, [f"x={adapters['c']}"], limit=Limit("200"))
-
-
-def test_numbers_of_workers_do_not_matter(
-    merged: Path, adapters: dict[str, Path], tmp_path: Path
-) -> None:
-    import shutil
-
-    paths = [tmp_path / "one", tmp_path / "two"]
-    for workers, path in enumerate(paths, 1):
-        shutil.copy(merged, path)
-        add(path, [adapters["f"]], workers=workers, day=DAY)
-    assert paths[0].read_bytes() == paths[1].read_bytes()
-
-
-def test_the_config_comes_back(one_file: Path, adapters: dict[str, Path], tmp_path: Path) -> None:
-    add(one_file, [adapters["f"]], day=DAY)
-    wanted = json.loads((adapters["f"] / "adapter_config.json").read_text())
-    assert open_bundle(one_file)["f"].config == wanted
-    assert read_adapters([adapters["f"]])[0].numbers == open_bundle(one_file)["f"].entry.numbers
 
 
 def test_patterns_are_a_list_and_have_a_use(tmp_path: Path) -> None:

@@ -39,12 +39,6 @@ class Counter:
         self.value += more
         return self.value
 
-    def split(self, *parts: bytes) -> tuple[int | bytes, ...]:
-        return len(parts), *parts
-
-    def length(self, data: bytes) -> int:
-        return len(data)
-
     def echo(self, data: bytes) -> bytes:
         return data
 

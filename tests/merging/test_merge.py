@@ -16,10 +16,10 @@ from hydraopt.compress.measure import MEASURES, Measure
 from hydraopt.errors import BudgetError, NumericalError, UsageError
 from hydraopt.merging import solving
 from hydraopt.merging.budget import parse_size
+from hydraopt.merging.draft import Solution
 from hydraopt.merging.look import Look
 from hydraopt.merging.merge import merge
 from hydraopt.merging.options import DEFAULT_MAX_ERROR
-from hydraopt.merging.search import Solution
 from tests.marks import slow
 from tests.merging.merge_cases import PATHS, decoded, measured, modules_of, near, originals
 from tests.raising import raises
@@ -73,8 +73,8 @@ def test_the_first_pass_of_an_error_limit_is_near(
 ) -> None:
     found = []
 
-    def one_pass(runner, budget, start):
-        trial = runner.run(start, 1)
+    def one_pass(run, budget, start):
+        trial = run(start, 1)
         found.append(trial.value / budget.limit)
         return Solution(trial.draft, 1)
 
@@ -85,14 +85,6 @@ def test_the_first_pass_of_an_error_limit_is_near(
     uneven.append(make_adapter(tmp_path / "full", modules_of(9, r=16)))
     merge(uneven, tmp_path / "out", importance=importance, workers=1, **limit)
     assert 0.8 < found[0] < 1.25
-
-
-def test_the_worst_error_is_limited(three, tmp_path, make_adapter) -> None:
-    uneven = [*three[:2], make_adapter(tmp_path / "full", modules_of(9, r=16))]
-    merge(uneven, tmp_path / "out", max_error=0.2, workers=1)
-    got, wanted = decoded(tmp_path / "out"), originals(uneven)
-    worst = max(measured(got[name], wanted[name]) for name in wanted)
-    assert 0.18 <= worst <= 0.2 * (1 + 1e-6)
 
 
 def test_fair_brings_the_tasks_together(three, tmp_path, make_adapter) -> None:
@@ -182,13 +174,6 @@ def test_wrong_sensitivity_is_refused(three, tmp_path, sensitivity, facts) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_more_bytes_less_error(three, tmp_path) -> None:
-    sizes = ["22%", "35%", "50%"]
-    errors = [merge(three, tmp_path / "out", size=size, workers=1).errors for size in sizes]
-    for name in errors[0]:
-        assert sorted((e[name] for e in errors), reverse=True) == [e[name] for e in errors]
-
-
 # --- size ----------------------------------------------------------------------------------------
 
 
@@ -201,16 +186,6 @@ def test_a_size_is_never_exceeded_and_used(three, tmp_path, size, measure) -> No
     assert result.size == real <= limit
     assert real >= limit - max(0.01 * limit, 4096)
     assert result.fraction == real / result.fp16_bytes
-
-
-@pytest.mark.slow
-def test_a_larger_size_is_used_to_one_percent(make_adapter, tmp_path) -> None:
-    # So large that one percent, not 4 KiB, is what counts.
-    folders = [make_adapter(tmp_path / str(i), modules_of(i, m=700, n=900, r=16)) for i in range(4)]
-    result = merge(folders, tmp_path / "out", size="60%", workers=1)
-    limit = 0.6 * result.fp16_bytes
-    assert 0.01 * limit > 4096
-    assert 0.99 * limit <= (tmp_path / "out").stat().st_size <= limit
 
 
 def test_fp16_bytes_count_every_number(three, tmp_path, make_adapter) -> None:
@@ -238,12 +213,6 @@ def test_less_than_what_is_carried_is_refused_and_nothing_is_written(
     assert sorted(x.name for x in tmp_path.iterdir()) == ["head", "out"]
 
 
-def test_a_size_below_the_manifest_is_refused(three, tmp_path) -> None:
-    with pytest.raises(BudgetError):
-        merge(three, tmp_path / "out", size=400, workers=1)
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize(
     "option",
     [
@@ -265,12 +234,6 @@ def test_two_limits_are_refused(three, tmp_path) -> None:
         merge(three, tmp_path / "out", size="5%", error=0.1)
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
-def test_an_importance_is_positive(three, tmp_path, value) -> None:
-    with raises(UsageError, expected="a number"):
-        merge(three, tmp_path / "out", importance={"a": value})
-
-
 def test_an_importance_for_nobody(three, tmp_path) -> None:
     with raises(UsageError, got="z"):
         merge(three, tmp_path / "out", importance={"z": 2.0})
@@ -284,16 +247,10 @@ def test_an_unknown_form_is_refused(three, tmp_path) -> None:
 # --- symmetries ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [1, slow(2)])  # the second starts a process
-def test_neither_order_nor_workers_change_a_byte(three, tmp_path, monkeypatch, workers) -> None:
-    monkeypatch.setattr("hydraopt.merging.portable.WORTH", 1)
-    results = []
-    for i, (order, count) in enumerate(
-        [(three, 1), (three[::-1], workers), (three[1:] + three[:1], 1)]
-    ):
-        merge(order, tmp_path / f"out{i}", error=0.2, workers=count)
-        results.append((tmp_path / f"out{i}").read_bytes())
-    assert results[0] == results[1] == results[2]
+def test_the_order_of_adapters_does_not_change_a_byte(three, tmp_path) -> None:
+    for name, order in (("one", three), ("other", three[1:] + three[:1])):
+        merge(order, tmp_path / name, error=0.2, workers=1)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
 @pytest.mark.parametrize("form", [None, *map(slow, FORMS)])
@@ -318,13 +275,6 @@ def test_the_gauge_changes_nothing_that_counts(make_adapter, tmp_path, form) -> 
 
 
 # --- named cases ---------------------------------------------------------------------------------
-
-
-def test_one_adapter_at_a_small_error_comes_back(three, tmp_path) -> None:
-    result = merge(three[:1], tmp_path / "out", error=1e-3, workers=1)
-    assert list(result.errors) == ["a"]
-    got, wanted = decoded(tmp_path / "out")["a"], originals(three[:1])["a"]
-    assert measured(got, wanted) <= 1e-3
 
 
 def test_lossless_is_bit_for_bit(make_adapter, tmp_path) -> None:

@@ -154,18 +154,6 @@ def test_a_module_that_one_adapter_has(make_adapter, three, tmp_path) -> None:
     assert relative_error(got["more"]["h.9.extra"], wanted["more"]["h.9.extra"]) < 0.3
 
 
-def test_mixed_ranks(make_adapter, tmp_path) -> None:
-    mixed = modules_of(0, r=2) | {"h.1.q": modules_of(1, r=6)["h.1.q"]}
-    folders = [
-        make_adapter(tmp_path / "a", mixed),
-        make_adapter(tmp_path / "b", modules_of(2, r=8)),
-    ]
-    result = merge(folders, tmp_path / "out", error=0.1, workers=1)
-    got, wanted = decoded(tmp_path / "out"), originals(folders)
-    for name, error in result.errors.items():
-        assert measured(got[name], wanted[name]) == pytest.approx(error, rel=1e-3)
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_broken_adapter_is_refused_and_nothing_is_written(

@@ -7,14 +7,14 @@ import pytest
 from hydraopt.bundle.harm import answer_tokens_in
 from hydraopt.coding.forms import FORMS
 from hydraopt.merging.recipe import (
-    MergeRecipe,
-    RefreshRecipe,
-    ShrinkRecipe,
     forms_in,
+    merge_recipe,
+    refresh_recipe,
+    shrink_recipe,
 )
 
 LOOKED, TRAINED = {"sensitivity": 3, "judged": 8}, {"refit": 8}
-MERGE = MergeRecipe(
+BEFORE = merge_recipe(
     "bias-aware",
     "harm",
     0.01,
@@ -25,14 +25,13 @@ MERGE = MergeRecipe(
     **TRAINED,
     answer_tokens=9,
 )
-BEFORE = MERGE.to_json()
 
 
 @pytest.mark.parametrize("limit", [None, "size"])
 @pytest.mark.parametrize("decoded", [False, True])
 def test_a_refresh_looks_at_no_answers(limit: str | None, decoded: bool) -> None:
     """All tasks are coded again, by errors; what was trained is in those that are decoded."""
-    after = RefreshRecipe(BEFORE, limit, 1e3 if limit else None, decoded).to_json()
+    after = refresh_recipe(BEFORE, limit, 1e3 if limit else None, decoded)
     assert after.keys() & (LOOKED.keys() | TRAINED.keys()) == (TRAINED.keys() if decoded else set())
     assert after["measure"] == "bias-aware"
     # Without a new limit nobody knows any more whether one of harm is kept.
@@ -42,14 +41,14 @@ def test_a_refresh_looks_at_no_answers(limit: str | None, decoded: bool) -> None
 
 def test_a_limit_that_does_not_hang_on_answers_stays_in_a_refresh() -> None:
     before = {**BEFORE, "limit": "error", "value": 0.1}
-    after = RefreshRecipe(before, None, None, False).to_json()
+    after = refresh_recipe(before, None, None, False)
     assert (after["limit"], after["value"]) == ("error", 0.1)
 
 
 @pytest.mark.parametrize("decoded", [False, True])
 def test_what_was_fair_is_not_so_refreshed(decoded: bool) -> None:
     assert BEFORE["fair"] is True
-    assert RefreshRecipe(BEFORE, None, None, decoded).to_json()["fair"] is False
+    assert refresh_recipe(BEFORE, None, None, decoded)["fair"] is False
 
 
 @pytest.mark.parametrize(
@@ -68,7 +67,7 @@ def test_the_forms_of_a_recipe(said: object, read: tuple[str, ...]) -> None:
 
 def test_a_shrink_looks_at_no_answers_and_keeps_what_was_trained() -> None:
     assert (LOOKED | TRAINED).items() <= BEFORE.items()
-    after = ShrinkRecipe(BEFORE, "plain", "size", 1000.0).to_json()
+    after = shrink_recipe(BEFORE, "plain", "size", 1000.0)
     assert after == {
         "measure": "plain",
         "fair": False,

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle, read_adapters, verify_bundle
-from hydraopt.coding.chunks import ChunkReader, ChunkWriter
 from hydraopt.coding.coefficients import EXPONENT_GRID
 from hydraopt.coding.forms import FORMS
-from hydraopt.coding.records import PartsRecord, read_record, write_record
+from hydraopt.coding.records import PartsRecord
+from hydraopt.errors import UsageError
 from hydraopt.files.aside import Aside, Place
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging import decoded as reading
 from hydraopt.merging import finish
-from hydraopt.merging.look import Look
-from hydraopt.merging.rewrite import CodedModules
+from hydraopt.merging.look import CodedModules, Look
 from tests.marks import slow
 from tests.merging.merge_cases import decoded, measured, modules_of, originals
+from tests.raising import raises
 
 Coded = Callable[[], dict[str, Factors]]
 
@@ -56,23 +56,6 @@ def grow_all(steps: int, only: str = "abc"):
         return {path: np.full(f.A.shape[0], steps) for path, f in coded().items()}
 
     return shifting(ask)
-
-
-@pytest.mark.parametrize("form", [None, *map(slow, FORMS)])
-def test_a_stream_read_and_written_again_is_the_same(three, tmp_path, form) -> None:
-    merge(three, tmp_path / "x.hydra.safetensors", size="30%", forms=form and [form])
-    bundle = open_bundle(tmp_path / "x.hydra.safetensors")
-    modules = bundle.manifest.modules
-    for entry in bundle.manifest.tasks:
-        data = bundle.read(f"task/{entry.content}")
-        reader, writer = ChunkReader(data, len(entry.modules)), ChunkWriter()
-        for i in entry.modules:
-            bases = bundle.bases(i)
-            record = read_record(reader, modules[i].m, modules[i].n, bases)
-            reader.end_record()
-            write_record(writer, record, bases != (None, None))
-            writer.end_record(record.numbers if record else 0)
-        assert writer.finish() == data
 
 
 @pytest.mark.parametrize("form", [None, *map(slow, FORMS)])
@@ -243,3 +226,25 @@ def test_of_equal_adapters_the_one_with_an_answer_decides(make_adapter, tmp_path
         pytest.approx(decoded(plain)["x"]["h.0.q"].B * 2 ** (2 / EXPONENT_GRID), rel=1e-8)
         == decoded(out)["x"]["h.0.q"].B
     )
+
+
+def test_records_that_do_not_fit_are_refused(three, tmp_path) -> None:
+
+    def shorter(name, modules):
+        path, x = next(iter(modules().items()))
+        some = np.arange(x.record.count) < x.record.count - 1
+        left, right = x.record.left.keep(some), x.record.right.keep(some)
+        return {
+            path: dataclasses.replace(
+                x.record, left=left, right=right, exponents=x.record.exponents[some]
+            )
+        }
+
+    with raises(UsageError, adapter="a", module="h.0.q"):
+        merge(three, tmp_path / "out", size="30%", look=Look(refit=shorter))
+
+    def elsewhere(name, modules):
+        return {"h.7.q": next(iter(modules().values())).record}
+
+    with raises(UsageError, adapter="a", module="h.7.q"):
+        merge(three, tmp_path / "out", size="30%", look=Look(refit=elsewhere))

@@ -154,14 +154,6 @@ def test_a_tensor_that_would_mean_something_else_in_peft(tmp_path: Path) -> None
         merge([tmp_path / "x.safetensors"], tmp_path / "b", lossless=True)
 
 
-def test_an_error_that_nothing_reaches(tmp_path: Path) -> None:
-    from hydraopt.errors import BudgetError
-
-    (tmp_path / "in").mkdir()
-    with pytest.raises(BudgetError):
-        merge([kohya(tmp_path / "in")], tmp_path / "b", error=1e-300)
-
-
 def test_tensors_of_two_formats_are_told_apart(tmp_path: Path) -> None:
     path = kohya(tmp_path)
     arrays = {

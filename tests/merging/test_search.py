@@ -30,7 +30,7 @@ class MadeUp:
     prices: list[float] = field(default_factory=list)
     courses: list[Course | None] = field(default_factory=list)
 
-    def run(self, price: float, count: int, course: Course | None = None) -> Trial[float]:
+    def __call__(self, price: float, count: int, course: Course | None = None) -> Trial:
         self.prices.append(price)
         self.courses.append(course)
         assert count == len(self.prices)
@@ -180,8 +180,8 @@ class Refusing(MadeUp):
 
     most: float = math.inf
 
-    def run(self, price: float, count: int, course: Course | None = None) -> Trial[float]:
-        trial = super().run(price, count, course)
+    def __call__(self, price: float, count: int, course: Course | None = None) -> Trial:
+        trial = super().__call__(price, count, course)
         if price > self.most:
             draft = Draft.empty(np.ones((1, 1)), Counting(*np.ones((5, 1, 1))))
             raise UnreadableError(dataclasses.replace(draft, price=price, numbers=1 << 60))

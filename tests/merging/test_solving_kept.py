@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydraopt.compress.measure import measure_named
 from hydraopt.merging import solving
-from hydraopt.merging.solving import KeptError, SearchOptions, solve_kept
+from hydraopt.merging.options import MergeOptions
+from hydraopt.merging.solving import KeptError, solve_kept
 
 
 @dataclass
@@ -58,6 +58,6 @@ def test_a_task_whose_error_rises_in_steps_keeps_it(
     monkeypatch.setattr(solving, "weights_for", lambda *_: Weights(np.ones(1)))
     job: Any = StepJob(edge)
     kept = {"a": KeptError(0.3, 0.0, 0.3)}
-    found: Any = solve_kept(job, 1.0, SearchOptions(measure_named("frobenius")), kept)
+    found: Any = solve_kept(job, 1.0, MergeOptions(), kept)
     assert job.manifest(found).tasks[0].error <= 0.3
     assert found == max(price for price in tried if price <= edge)

@@ -203,8 +203,8 @@ def killing(monkeypatch: pytest.MonkeyPatch, times: int, method: str) -> list[in
     killed: list[int] = []
     call = Processes.call
 
-    def deadly(self: Processes, worker: int, name: str, *arguments: object, parts: int = 0):
-        answer = call(self, worker, name, *arguments, parts=parts)
+    def deadly(self: Processes, worker: int, name: str, *arguments: object):
+        answer = call(self, worker, name, *arguments)
         if worker == 1 and name == method and len(killed) < times:
             (pid,) = self.pids
             killed.append(pid)
@@ -292,17 +292,3 @@ def test_an_interrupted_merge_leaves_no_process_and_no_output(three, tmp_path, e
         time.sleep(0.05)
     assert gone(pid)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow  # the one above would see a script that runs again, too
-def test_a_script_needs_no_guard(three, tmp_path) -> None:
-    """A worker does not run the user's script again, as those of multiprocessing do."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys\nfrom hydraopt import merge\nfrom hydraopt.merging import portable\n"
-        "portable.WORTH = 1\nprint('ran')\n"
-        "print(merge(sys.argv[2:], sys.argv[1], size='20%', workers=2).size)\n"
-    )
-    command = [sys.executable, str(script), str(tmp_path / "out"), *map(str, three)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert said == ["ran", str((tmp_path / "out").stat().st_size)]

@@ -54,6 +54,11 @@ def delta(adapter: Adapter, path: str) -> Any:
     return b.astype(np.float64) @ a.astype(np.float64)
 
 
+def squares(adapters: list[Adapter]) -> dict[str, float]:
+    """|dW|^2 of each adapter: with these weights, absolute errors count alike."""
+    return {x.name: sum(float(np.sum(delta(x, p) ** 2)) for p in PATHS) for x in adapters}
+
+
 def read_back(adapter: Adapter, folder: Path) -> Adapter:
     """The adapter after a lossless bundle and PEFT's folder."""
     folder.mkdir(exist_ok=True)
@@ -63,7 +68,7 @@ def read_back(adapter: Adapter, folder: Path) -> Adapter:
 
 
 def test_hydra_makes_what_the_fit_says(five: list[Adapter]) -> None:
-    made = apply(five, "hydraopt", heads=2, rank=8, weights=[1.0] * 5, dtype="float32")
+    made = apply(five, "hydraopt", heads=2, rank=8, weights=squares(five), dtype="float32")
     assert [x.name for x in made] == list(KINDS)
     for path in PATHS:
         factors = [Factors(*map(np.float64, x.modules[path].factors())) for x in five]  # type: ignore[arg-type]
@@ -111,16 +116,6 @@ def test_one_merged_adapter_is_one_content(five: list[Adapter], tmp_path: Path) 
     assert apart(first["h.0.q"], delta(made[0], "h.0.q")) < 0.5
 
 
-def test_merging_by_size_codes_what_was_made(five: list[Adapter], tmp_path: Path) -> None:
-    made = apply(five, "hydraopt", heads=2, rank=4)
-    result = merge(made, tmp_path / "coded.safetensors", error=0.05)
-    assert result.fraction < 1
-    for name, task in open_bundle(tmp_path / "coded.safetensors").items():
-        want = next(x for x in made if x.name == name)
-        for path, factors in task.factors().items():
-            assert apart(factors.B @ factors.A, delta(want, path)) < 0.2
-
-
 @pytest.mark.parametrize("method", [*METHODS, AVERAGE])
 def test_every_method_comes_back_from_a_peft_folder(
     method: str | Method, five: list[Adapter], tmp_path: Path
@@ -164,7 +159,8 @@ def test_weights_go_to_the_adapters_that_have_the_module(
     paths = [PATHS[:1], PATHS[:2], PATHS[1:2]]
     folders = [make_adapter(tmp_path / f"x{i}", modules(i, i, p)) for i, p in enumerate(paths)]
     adapters = read_adapters(folders)
-    made = apply(adapters, AVERAGE, weights=[0.2, 0.5, 0.3], dtype="float32")
+    weights = {"x0": 0.2, "x1": 0.5, "x2": 0.3}
+    made = apply(adapters, AVERAGE, weights=weights, dtype="float32")
     first = 0.2 * delta(adapters[0], PATHS[0]) + 0.5 * delta(adapters[1], PATHS[0])
     second = 0.5 * delta(adapters[1], PATHS[1]) + 0.3 * delta(adapters[2], PATHS[1])
     assert apart(delta(made[1], PATHS[0]), first) < 1e-5
@@ -201,21 +197,11 @@ def test_a_pattern_means_its_module_alone(
 
 
 def test_default_weights_make_relative_errors_count_alike(five: list[Adapter]) -> None:
-    norms = [sum(float(np.sum(delta(x, p) ** 2)) for p in PATHS) for x in five]
     once = apply(five, "hydraopt", heads=2, rank=2)
-    same = apply(five, "hydraopt", heads=2, rank=2, weights=[1 / x for x in norms])
-    plain = apply(five, "hydraopt", heads=2, rank=2, weights=[1.0] * 5)
-    named = apply(
-        five,
-        "hydraopt",
-        heads=2,
-        rank=2,
-        weights={x.name: 1 / y for x, y in zip(five, norms)},  # noqa: B905
-    )
-    hashes = [[x.content_hash() for x in made] for made in (once, same, named, plain)]
-    assert apart(delta(once[0], "h.0.q"), delta(same[0], "h.0.q")) < 1e-3
-    assert hashes[1] == hashes[2]
-    assert hashes[1] != hashes[3]
+    same = apply(five, "hydraopt", heads=2, rank=2, weights=dict.fromkeys(KINDS, 7.0))
+    plain = apply(five, "hydraopt", heads=2, rank=2, weights=squares(five))
+    hashes = [[x.content_hash() for x in made] for made in (once, same, plain)]
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_a_method_is_told_of_the_scales_inside(
@@ -309,9 +295,8 @@ def test_wrong_options_are_refused(five: list[Adapter]) -> None:
         (five, AVERAGE, {"dtype": "int8"}),
         ([], AVERAGE, {}),
         ([five[0], five[0]], AVERAGE, {}),
-        (five, AVERAGE, {"weights": [1, 2]}),
         (five, AVERAGE, {"weights": {"a": 1.0}}),
-        (five, bare, {"weights": [1.0] * 5}),
+        (five, bare, {"weights": dict.fromkeys(KINDS, 1.0)}),
     ):
         with pytest.raises(UsageError):
             apply(adapters, method, **options)
@@ -325,10 +310,6 @@ def test_peft_is_told_of_every_module(
     folder = make_adapter(tmp_path / "x", modules(0, 0), target_modules=targets)
     (made,) = apply(read_adapters(folder), AVERAGE)
     assert made.config["target_modules"] == sorted(PATHS)
-
-
-def test_targets_that_find_every_module_stay(five: list[Adapter]) -> None:
-    assert apply(five, AVERAGE)[0].config["target_modules"] == ["q", "v"]
 
 
 def test_a_pattern_means_one_module(make_adapter: Callable[..., Path], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from hydraopt import open_bundle, read_adapter
 from hydraopt.cli.main import cli
-from hydraopt.errors import HydraoptError, LockedError, UsageError
+from hydraopt.errors import LockedError, UsageError
 from hydraopt.files.lock import locked
 from hydraopt.methods import combine
 from tests.conftest import MakeAdapter
@@ -128,12 +128,3 @@ def test_an_output_is_as_of_a_merge(
     with locked(file), pytest.raises(LockedError):
         combine(f"{four}/*", file, heads=4, rank=8)
     assert file.read_bytes() == before
-
-
-def test_an_adapter_with_a_head_is_refused(tmp_path: Path, make_adapter: MakeAdapter) -> None:
-    head = {"base_model.model.score.weight": np.ones((2, N), np.float32)}
-    pair = {PATHS[0]: (np.ones((M, R)), np.ones((R, N)))}
-    folder = make_adapter(tmp_path / "a", pair, extras=head, modules_to_save=["score"])
-    with pytest.raises(HydraoptError):
-        combine(folder, tmp_path / "out", "hydraopt")
-    assert not (tmp_path / "out").exists()

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from hydraopt import open_bundle
-from hydraopt.errors import UsageError
 from hydraopt.methods import combine
 from tests.conftest import MakeAdapter
 from tests.methods.method_cases import unrelated
-from tests.raising import raises
 
 
 @pytest.fixture
@@ -21,14 +19,6 @@ def three(make_adapter: MakeAdapter, tmp_path: Path) -> list[Path]:
         make_adapter(tmp_path / name, {"h.0.q": (f.B, f.A)})
         for name, f in zip("abc", unrelated(1), strict=True)
     ]
-
-
-@pytest.mark.parametrize("weight", [None, "x", 0, -1.0, float("nan"), float("inf"), 10**400, True])
-def test_a_weight_that_is_none_is_told_with_its_adapter(three, tmp_path: Path, weight) -> None:
-    name = three[0].name
-    with raises(UsageError, adapter="a"):
-        combine(three, tmp_path / "x", "hydraopt", rank=2, heads=1, weights={name: weight})
-    assert not (tmp_path / "x").exists()
 
 
 def test_ratios_of_weights_count_however_large(three, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def add(
         opened, judge = request.read(adapters), None
         if request.base is not None:
             named = {"same_base": request.same_base, "prompted": bool(request.prompted)}
-            verbs.check_before(verb, bundle, opened, limit, **named)
+            verbs.check_before(bundle, opened, limit, replaces=replaces, **named)
             there = collection_at(bundle)
             tokens = answer_tokens_in(there.core().recipe)  # as many as for the other tasks
             others = there.names() if request.prompted else ()

@@ -8,14 +8,12 @@ from typing import Any
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.bases import base_key
 from hydraopt.bundle.reader import Bundle
-from hydraopt.compress.measure import measure_named
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import AlignmentError, BaseMismatchError, UsageError, explain
 from hydraopt.merging.budget import Limit
 from hydraopt.merging.frozen import MiddlePrice
-from hydraopt.merging.options import DEFAULT_MEASURE
+from hydraopt.merging.options import DEFAULT_MEASURE, MergeOptions
 from hydraopt.merging.recipe import forms_in
-from hydraopt.merging.solving import SearchOptions
 from hydraopt.progress import Progress
 
 __all__ = [
@@ -113,11 +111,15 @@ def price_of(bundle: Bundle, do: str) -> MiddlePrice:
 
 def options_in(
     recipe: Mapping[str, Any], workers: int | Engine | None, progress: Progress | None
-) -> SearchOptions:
-    """Return the search options with the recipe's measure and forms, or the default ones.
+) -> MergeOptions:
+    """Return the options of a merge with the recipe's measure and forms, or the default ones.
 
     Raises UsageError for an unknown measure.
     """
     measure = recipe.get("measure")
-    chosen = measure_named(measure if isinstance(measure, str) else DEFAULT_MEASURE)
-    return SearchOptions(chosen, forms_in(recipe), workers=workers, progress=progress)
+    return MergeOptions(
+        measure=measure if isinstance(measure, str) else DEFAULT_MEASURE,
+        forms=forms_in(recipe),
+        workers=workers,
+        progress=progress,
+    )

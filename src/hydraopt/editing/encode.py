@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import glob
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,13 +18,14 @@ from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors
+from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.history import Added
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.dense import DenseRecord
 from hydraopt.collection.piece import TaskPiece
-from hydraopt.editing.core import check_fits, keeps_all, no_such_module, options_in, price_of
+from hydraopt.editing.core import keeps_all, no_such_module, options_in, price_of
 from hydraopt.errors import (
     UsageError,
     explain,
@@ -31,21 +33,18 @@ from hydraopt.errors import (
 from hydraopt.files.reading import file_hash
 from hydraopt.linalg.basis import Bases
 from hydraopt.merging.align import MergeSet, align
-from hydraopt.merging.budget import HarmLimit, Size
 from hydraopt.merging.draft import Draft, UnreadableError
-from hydraopt.merging.finish import measure_tasks
+from hydraopt.merging.finish import solved
 from hydraopt.merging.frozen import FrozenCore, MiddlePrice
-from hydraopt.merging.limit import solve_harm
+from hydraopt.merging.look import Look
 from hydraopt.merging.notes import notes_of
 from hydraopt.merging.options import MergeOptions
-from hydraopt.merging.outcome import Job, placeholder_harms
-from hydraopt.merging.recipe import CoreRecipe
-from hydraopt.merging.solving import SearchOptions, solve, solve_at
+from hydraopt.merging.outcome import Job
 from hydraopt.merging.weights import Sensitivity, sensed
 from hydraopt.notes import Note
-from hydraopt.progress import silent
 
 __all__ = [
+    "AddedTask",
     "Coder",
     "EncodedTask",
     "digest_of",
@@ -56,17 +55,29 @@ _DIGITS: Final = 16
 
 
 @dataclass(frozen=True)
+class AddedTask:
+    """Task that was added.
+
+    error: relative Frobenius error.
+    own_bytes: bytes of its stream and of its carried tensors.
+    fp16_bytes: fp16 bytes of the adapter.
+    """
+
+    name: str
+    error: float
+    own_bytes: int
+    fp16_bytes: int
+    forms: Mapping[str, int]
+    harm: Harm | None
+
+
+@dataclass(frozen=True)
 class EncodedTask:
-    """A coded adapter. forms: records by form. notes: what a user should know."""
+    """A coded adapter. notes: what a user should know."""
 
     piece: TaskPiece
-    forms: dict[str, int]
+    added: AddedTask
     notes: tuple[Note, ...]
-
-    @property
-    def own_bytes(self) -> int:
-        """Bytes of its stream and of what it carries."""
-        return len(self.piece.stream) + sum(map(len, self.piece.carried))
 
 
 @dataclass(frozen=True)
@@ -117,11 +128,10 @@ class Coder:
         base model, AlignmentError for a module that the core lacks, BudgetError for a limit that
         cannot be met, and what align raises.
         """
-        check_fits(self.bundle, adapter, self.options.same_base)
         if self._keeps_all:
             return self._encoded(adapter, self._whole(adapter), None, day)
         planned = self._planned(adapter)
-        job = Job.of(planned.pieces, CoreRecipe())
+        job = Job.of(planned.pieces, {})
         around = Manifest(planned.pieces.modules, (), (), (), {}, None, planned.pieces.tensors)
         job = dataclasses.replace(job, around=pack_bundle(around, b"", (), ()).size)
         draft = None
@@ -205,9 +215,9 @@ class Coder:
         Raises UnreadableError.
         """
         try:
-            solved = self._solved(job, adapter)
-            if dataclasses.replace(solved[1], strict=True).readable:
-                return solved
+            found = self._solved(job, adapter)
+            if dataclasses.replace(found[1], strict=True).readable:
+                return found
             return self._solved(_strictly(job), adapter)
         except UnreadableError as error:
             raise UnreadableError(error.draft, adapter.name) from None
@@ -219,32 +229,19 @@ class Coder:
         """
         options = options_in(self.bundle.recipe, self.options.workers, self.options.progress)
         own = {k: x for k, x in self._sensitivity.items() if k == adapter.name}
-        options = dataclasses.replace(options, sensitivity=own)
+        look = Look(judge=self.options.look.judge, sensitivity=own)
         budget = self.options.limit.budget(job.pieces.fp16_bytes)
-        judge = self.options.look.judge
-        judged = judge is not None and adapter.name in judge.tasks()
-        if judged:  # a size counts what the manifest will say of it
-            job = dataclasses.replace(job, harms=placeholder_harms([adapter.name]))
-        if isinstance(budget, HarmLimit):
-            made = solve_harm(job, budget, options, self.options.look.check_harm())
-            return dataclasses.replace(job, harms=made.harms), made.draft
-        if budget is not None:
-            draft = solve(job, budget, options).draft
-        else:
-            draft = self._at_price(job, options)
-        if judge is not None and judged:
-            harms = measure_tasks(draft, job, judge, self.options.progress or silent)
-            job = dataclasses.replace(job, harms={adapter.name: harms[adapter.name].harm})
-        if isinstance(budget, Size) and job.value(budget, draft) > budget.limit:
-            raise job.too_small(budget, int(job.value(budget, draft)))
-        return job, draft
+        limit = self._price() if budget is None else budget
+        job, solution = solved(job, limit, dataclasses.replace(options, look=look))
+        job.manifest_within(budget, solution.draft)
+        return job, solution.draft
 
-    def _at_price(self, job: Job, options: SearchOptions) -> Draft:
-        """Encode once at the price that the collection's merge arrived at."""
+    def _price(self) -> float:
+        """Return the price of a bit that the collection's merge arrived at."""
         errors = [task.error for task in self.bundle.manifest.tasks if not task.lossless]
         mean = f"; its tasks have {sum(errors) / len(errors):.3g} in the mean" if errors else ""
         do = f"Give --size, --max-error or --harm of each adapter{mean}"
-        return solve_at(job, price_of(self.bundle, do).price, options)
+        return price_of(self.bundle, do).price
 
     def _encoded(
         self,
@@ -253,7 +250,7 @@ class Coder:
         coded: tuple[Job, Draft | None] | None,
         day: str,
     ) -> EncodedTask:
-        job, draft = coded or (Job.of(planned.pieces, CoreRecipe()), None)
+        job, draft = coded or (Job.of(planned.pieces, {}), None)
         manifest = job.manifest(draft)
         entry: TaskEntry = dataclasses.replace(
             manifest.tasks[0],
@@ -271,7 +268,10 @@ class Coder:
         )
         limit = self.options.limit.budget(2 * adapter.numbers) if coded else None
         notes = (*planned.pieces.notes, *planned.notes, *notes_of(manifest, limit))
-        return EncodedTask(piece, dict(draft.forms) if draft else {}, notes)
+        own = len(piece.stream) + sum(map(len, piece.carried))
+        forms = draft.forms if draft else {}
+        added = AddedTask(entry.name, entry.error, own, 2 * adapter.numbers, forms, entry.harm)
+        return EncodedTask(piece, added, notes)
 
 
 def _strictly(job: Job) -> Job:

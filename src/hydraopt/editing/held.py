@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.reader import Bundle
-from hydraopt.bundle.spec import Manifest, TaskEntry
+from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.align import MergeSet
+from hydraopt.merging.align import DecodedModule, MergeSet, ModuleFactors, moved
 from hydraopt.merging.dense import TensorMatrices
 from hydraopt.notes import Note
 
 __all__ = ["against_originals", "decoded_set", "lost_harm"]
-
-
-@dataclass(frozen=True)
-class _DecodedFactors:
-    """Factors of one module out of a bundle's decoded tasks."""
-
-    path: str
-    tasks: tuple[tuple[int, TaskAdapter], ...]
-
-    def __call__(self) -> Iterator[tuple[int, Factors]]:
-        for content, task in self.tasks:
-            yield content, task.factors()[self.path]
 
 
 def decoded_set(bundle: Bundle, names: Collection[str], *, modules_only: bool = False) -> MergeSet:
@@ -56,12 +42,23 @@ def decoded_set(bundle: Bundle, names: Collection[str], *, modules_only: bool = 
     starts = {content: task.initial for content, task in firsts.items() if task.entry.start}
     # A start over which no record is written is of no use.
     starts = {content: initial for content, initial in starts.items() if initial}
-    tasks = tuple(_renumbered(entry, numbers, modules, tensors, starts) for entry in entries)
+    at_module, at_tensor = ({x: i for i, x in enumerate(kept)} for kept in (modules, tensors))
+    tasks = []
+    for entry in entries:
+        content = None if entry.content is None else numbers[entry.content]
+        start = entry.start if content in starts else None
+        entry = dataclasses.replace(entry, content=content, carried=(), start=start)
+        tasks.append(moved(entry, at_module, at_tensor))
     used = [manifest.modules[i] for i in modules]
+
+    def factors_of(module: ModuleEntry) -> ModuleFactors:
+        held = ((i, x) for i, x in firsts.items() if module.path in x.modules)
+        return ModuleFactors(tuple((i, DecodedModule(x, module.path)) for i, x in held))
+
     return MergeSet(
         tuple(used),
-        tuple(_DecodedFactors(x.path, _with_module(firsts, x.path)) for x in used),
-        tasks,
+        tuple(map(factors_of, used)),
+        tuple(tasks),
         tuple(manifest.configs),
         tuple(bundle[entry.name].carried for entry in entries),
         manifest.base_model,
@@ -70,35 +67,6 @@ def decoded_set(bundle: Bundle, names: Collection[str], *, modules_only: bool = 
         tuple(manifest.tensors[i] for i in tensors),
         tuple(_matrices(bundle, firsts, tensors)) if tensors else (),
         starts=starts,
-    )
-
-
-def _with_module(
-    firsts: Mapping[int, TaskAdapter], path: str
-) -> tuple[tuple[int, TaskAdapter], ...]:
-    return tuple((c, task) for c, task in firsts.items() if path in task.modules)
-
-
-def _renumbered(
-    entry: TaskEntry,
-    contents: Mapping[int, int],
-    modules: list[int],
-    tensors: list[int],
-    starts: Container[int],
-) -> TaskEntry:
-    """Return the entry with its modules and coded tensors renumbered, and without blobs.
-
-    starts: contents that keep their start.
-    """
-    at_module, at_tensor = ({x: i for i, x in enumerate(kept)} for kept in (modules, tensors))
-    content = None if entry.content is None else contents[entry.content]
-    return dataclasses.replace(
-        entry,
-        content=content,
-        modules=tuple(at_module[i] for i in entry.modules),
-        tensors=tuple(at_tensor[i] for i in entry.tensors),
-        carried=(),
-        start=entry.start if content in starts else None,
     )
 
 

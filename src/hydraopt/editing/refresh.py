@@ -43,13 +43,13 @@ from hydraopt.files.folders import is_folder
 from hydraopt.files.lock import locked_if_there
 from hydraopt.files.outputs import destination
 from hydraopt.files.url import AnyPath, place_of
-from hydraopt.merging.align import MergeSet, align
-from hydraopt.merging.budget import Budget, HarmLimit, Limit, Size
+from hydraopt.merging.align import MergeSet, align, joined
+from hydraopt.merging.budget import Budget, HarmLimit, Limit
 from hydraopt.merging.draft import Draft
-from hydraopt.merging.joined import joined
+from hydraopt.merging.options import MergeOptions
 from hydraopt.merging.outcome import Job, inputs_of, load
-from hydraopt.merging.recipe import RefreshRecipe
-from hydraopt.merging.solving import KeptError, SearchOptions, solve, solve_kept
+from hydraopt.merging.recipe import refresh_recipe
+from hydraopt.merging.solving import KeptError, solve, solve_kept
 from hydraopt.notes import Note
 from hydraopt.progress import Progress, silent
 
@@ -158,9 +158,7 @@ def refresh(
         assert not isinstance(budget, HarmLimit)
         options = options_in(tasks.bundle.recipe, workers, progress)
         job, draft = _solved(tasks, budget, options, _core_file(collection.path))
-        manifest = job.manifest(draft)
-        if isinstance(budget, Size) and (least := job.size(draft, manifest)) > budget.limit:
-            raise job.too_small(budget, least)
+        manifest = job.manifest_within(budget, draft)
         if output is None:
             check_current(tasks.bundle.files[0], collection.path)
         written = _write(job.packed(draft, manifest), collection.path, output, force)
@@ -290,11 +288,11 @@ def _core_file(path: AnyPath) -> str | None:
 
 
 def _solved(
-    tasks: _Tasks, budget: Budget | None, options: SearchOptions, core_file: str | None
+    tasks: _Tasks, budget: Budget | None, options: MergeOptions, core_file: str | None
 ) -> tuple[Job, Draft | None]:
     """Solve all tasks over a new core, within the budget or at the previous price."""
     name, value = (budget.name, float(budget.limit)) if budget else (None, None)
-    recipe = RefreshRecipe(tasks.bundle.recipe, name, value, bool(tasks.decoded))
+    recipe = refresh_recipe(tasks.bundle.recipe, name, value, bool(tasks.decoded))
     restate = functools.partial(_restated, tasks=tasks)
     job = dataclasses.replace(Job.of(tasks.pieces, recipe, core_file), restate=restate)
     if budget is None or not tasks.pieces.contents:
@@ -302,7 +300,7 @@ def _solved(
     return job, solve(job, budget, options).draft
 
 
-def _at_own_prices(tasks: _Tasks, job: Job, options: SearchOptions) -> tuple[Job, Draft | None]:
+def _at_own_prices(tasks: _Tasks, job: Job, options: MergeOptions) -> tuple[Job, Draft | None]:
     """Solve all tasks at the previous price, except those that it does not fit."""
     if not tasks.pieces.contents:
         return job, None

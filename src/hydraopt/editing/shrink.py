@@ -25,10 +25,10 @@ from hydraopt.files.apart import check_apart
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import Limit, MeanError, Size
 from hydraopt.merging.merge import MergeResult, Solved, write
-from hydraopt.merging.options import DEFAULT_MEASURE
+from hydraopt.merging.options import DEFAULT_MEASURE, MergeOptions
 from hydraopt.merging.outcome import Job
-from hydraopt.merging.recipe import ShrinkRecipe, forms_in
-from hydraopt.merging.solving import SearchOptions, solve
+from hydraopt.merging.recipe import forms_in, shrink_recipe
+from hydraopt.merging.solving import solve
 from hydraopt.progress import Progress
 
 __all__ = ["shrink"]
@@ -85,7 +85,7 @@ def shrink(
     solution = None
     if pieces.contents:
         forms = forms_in(before.manifest.recipe)
-        options = SearchOptions(chosen, forms, workers=workers, progress=progress)
+        options = MergeOptions(measure=chosen, forms=forms, workers=workers, progress=progress)
         solution = solve(job, budget, options)
     if error is not None:
         shrunk = job.size(solution.draft if solution else None)
@@ -102,7 +102,7 @@ def _job(
     core_file: str | None = None,
 ) -> Job:
     """Return the job of shrinking a bundle, whose errors are stated against the originals."""
-    recipe = ShrinkRecipe(before.manifest.recipe, measure.name, budget.name, float(budget.limit))
+    recipe = shrink_recipe(before.manifest.recipe, measure.name, budget.name, float(budget.limit))
     restate = functools.partial(against_originals, before=before.manifest, names=set(before))
     return dataclasses.replace(Job.of(pieces, recipe, core_file), restate=restate)
 

@@ -9,18 +9,17 @@ others not. Each task is readable, and the same command for the others continues
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.model import check_name
-from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.reader import Bundle, no_such_task
 from hydraopt.collection.storage import Collection, StrPath, collection_at
 from hydraopt.editing.core import check_fits, check_modules, keeps_all
-from hydraopt.editing.encode import Coder, EncodedTask, today
+from hydraopt.editing.encode import AddedTask, Coder, today
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
@@ -44,30 +43,6 @@ __all__ = [
     "rename",
     "replace",
 ]
-
-
-_Check = Callable[[Collection, Sequence[str]], Sequence[str]]
-"""Function of a collection and the names of adapters that returns the names of the tasks to remove.
-
-It raises where they do not fit.
-"""
-
-
-@dataclass(frozen=True)
-class AddedTask:
-    """Task that was added.
-
-    error: relative Frobenius error.
-    own_bytes: bytes of its stream and of its carried tensors.
-    fp16_bytes: fp16 bytes of the adapter.
-    """
-
-    name: str
-    error: float
-    own_bytes: int
-    fp16_bytes: int
-    forms: Mapping[str, int]
-    harm: Harm | None
 
 
 @dataclass(frozen=True)
@@ -120,7 +95,7 @@ def add(
     is there already, BundleFormatError for a task file that cannot be read, since it may have that
     name, and a HydraoptError for anything else that is wrong, before anything is written.
     """
-    return _put(path, adapters, _vacant, how)
+    return _put(path, adapters, False, how)
 
 
 def replace(
@@ -130,42 +105,41 @@ def replace(
 
     Raises TaskNotFoundError for a name that is not there.
     """
-    return _put(path, adapters, _present, how)
+    return _put(path, adapters, True, how)
 
 
 def check_before(
-    verb: Callable[..., Changed],
     path: StrPath,
     adapters: Sequence[Adapter],
     limit: Limit,
     *,
+    replaces: bool,
     same_base: bool = False,
     prompted: bool = False,
 ) -> None:
-    """Raise the errors of ``verb`` that need no base model, before one is loaded.
+    """Raise the errors of a change that need no base model, before one is loaded.
 
     They are about names, base models, modules, limits and prompts.
 
-    verb: :func:`add` or :func:`replace`.
+    replaces: whether the change is :func:`replace`, not :func:`add`.
     prompted: whether there are prompts.
     """
     check_apart(path, inputs_of(adapters))
     collection = collection_at(path)
-    check = {add: _vacant, replace: _present}[verb]
-    _checked(collection, collection.core(), adapters, check, limit, same_base, prompted)
+    _checked(collection, collection.core(), adapters, replaces, limit, same_base, prompted)
 
 
 def _checked(
     collection: Collection,
     core: Bundle,
     adapters: Sequence[Adapter],
-    check: _Check,
+    replaces: bool,
     limit: Limit,
     same_base: bool,
     prompted: bool,
 ) -> Sequence[str]:
     """Return the tasks to remove; raise every error that can be found before long work."""
-    gone = check(collection, [x.name for x in adapters])
+    gone = _gone(collection, [x.name for x in adapters], replaces)
     lossless = keeps_all(limit, core)
     for adapter in adapters:
         check_fits(core, adapter, same_base)
@@ -177,8 +151,15 @@ def _checked(
     return gone
 
 
-def _vacant(collection: Collection, names: Sequence[str]) -> Sequence[str]:
-    """Return no tasks. Raises UsageError for names that exist already."""
+def _gone(collection: Collection, names: Sequence[str], replaces: bool) -> Sequence[str]:
+    """Return the tasks that adapters of these names replace.
+
+    Raises TaskNotFoundError for a name that is to be replaced and does not exist, and UsageError
+    for a name that is to be added and exists.
+    """
+    if replaces:
+        _check_there(collection, names)
+        return names
     taken = collection.names()
     there = [name for name in names if name in taken]
     if there:
@@ -192,12 +173,6 @@ def _vacant(collection: Collection, names: Sequence[str]) -> Sequence[str]:
             )
         )
     return ()
-
-
-def _present(collection: Collection, names: Sequence[str]) -> Sequence[str]:
-    """Return all names. Raises TaskNotFoundError for a name that does not exist."""
-    _check_there(collection, names)
-    return names
 
 
 def _changes_nothing(path: AnyPath, limit: Limit) -> UsageError:
@@ -261,7 +236,7 @@ def _check_there(collection: Collection, names: Iterable[str]) -> None:
 def _put(
     path: StrPath,
     adapters: StrPath | Iterable[StrPath | Adapter],
-    check: _Check,
+    replaces: bool,
     how: How,
 ) -> Changed:
     """Encode the adapters and write them in place of any tasks of the same names."""
@@ -280,20 +255,13 @@ def _put(
     check_apart(path, inputs_of(given))
     with collection.locked():
         core, limit, same_base = collection.core(base), options.limit, options.same_base
-        gone = _checked(collection, core, given, check, limit, same_base, judge is not None)
+        gone = _checked(collection, core, given, replaces, limit, same_base, judge is not None)
         if limit.harm is not None:
             check_prompted(coded_of(given, options.exact), options.look.tasks)
         coder = Coder(core, options, base)
         before = collection.size()
-        made = [(adapter, coder.encode(adapter, day)) for adapter in options.traced(given)]
-        size, warnings = collection.write(gone, [x.piece for _, x in made])
-    notes = (*loaded.notes, *(note for _, x in made for note in x.notes))
-    rows = tuple(_row(adapter, x) for adapter, x in made)
+        made = [coder.encode(adapter, day) for adapter in options.traced(given)]
+        size, warnings = collection.write(gone, [x.piece for x in made])
+    notes = (*loaded.notes, *(note for x in made for note in x.notes))
+    rows = tuple(x.added for x in made)
     return Changed(collection.path, before, size, rows, notes=notes, warnings=warnings)
-
-
-def _row(adapter: Adapter, coded: EncodedTask) -> AddedTask:
-    entry = coded.piece.entry
-    return AddedTask(
-        entry.name, entry.error, coded.own_bytes, 2 * adapter.numbers, coded.forms, entry.harm
-    )

@@ -3,51 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 from hydraopt.engines.pool import Pool, SerialPool
-from hydraopt.engines.processes import Processes, Started
+from hydraopt.engines.processes import Processes
 from hydraopt.extras import require
 from hydraopt.threads import cores
 
 __all__ = ["Engine", "Local", "OnRay"]
-
-
-class Engine(Protocol):
-    """Source of worker pools.
-
-    work: folder for intermediate results, visible to all workers, from which an interrupted job
-        continues.
-    memory: bytes that each worker may keep between passes.
-    Neither changes a result.
-    """
-
-    @property
-    def work(self) -> Path | None: ...
-
-    @property
-    def memory(self) -> int | None: ...
-
-    def most(self) -> int:
-        """Return the maximum number of workers."""
-        ...
-
-    def pool(self, size: int, after: Callable[[], None]) -> Pool:
-        """Return a pool of that size. after: called when the pool is closed."""
-        ...
-
-    def ahead(self, size: int) -> AbstractContextManager[Engine]:
-        """Return the engine with its next pool, of about that size, starting in the background."""
-        ...
-
-    @property
-    def remote(self) -> bool:
-        """True if even a single worker runs elsewhere, so that small work goes there too."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -55,44 +21,45 @@ class Local:
     """Engine of this process and others on the same machine.
 
     workers: maximum number; by default one for each core.
-    started: processes that its pool takes.
+    work: folder for intermediate results, from which an interrupted job continues.
+    memory: bytes that each worker may keep between passes.
+
+    work and memory change no result.
     """
 
     workers: int | None = None
     work: Path | None = None
     memory: int | None = None
-    started: Started | None = field(default=None, repr=False, compare=False)
-    remote = False
+    remote: ClassVar[bool] = False
 
     def most(self) -> int:
+        """Return the maximum number of workers."""
         if os.name == "nt":  # a socket cannot be handed to another process as it is elsewhere
             return 1
         return cores() if self.workers is None else self.workers
 
     def pool(self, size: int, after: Callable[[], None]) -> Pool:
-        return Processes(size, after, self.started) if size > 1 else SerialPool()
-
-    @contextmanager
-    def ahead(self, size: int) -> Iterator[Engine]:
-        with Started(size - 1) as started:
-            yield replace(self, started=started)
+        """Return a pool of that size. after: called when the pool is closed."""
+        return Processes(size, after) if size > 1 else SerialPool()
 
 
 @dataclass(frozen=True)
 class OnRay:
-    """Engine of actors in a Ray cluster.
+    """Engine of actors in a Ray cluster; small work goes there, too.
 
     address: address of a running cluster; by default one is started on this machine, and stopped.
     workers: number of workers; by default one for each core of the cluster.
+    work, memory: as of Local; the folder is visible to all workers.
     """
 
     address: str | None = None
     workers: int | None = None
     work: Path | None = None
     memory: int | None = None
-    remote = True
+    remote: ClassVar[bool] = True
 
     def most(self) -> int:
+        """Return the maximum number of workers."""
         require("ray")
         from hydraopt.engines.rayengine import connect, cpus
 
@@ -100,10 +67,11 @@ class OnRay:
         return self.workers or cpus()
 
     def pool(self, size: int, after: Callable[[], None]) -> Pool:
+        """Return a pool of that size. after: called when the pool is closed."""
         from hydraopt.engines.rayengine import RayPool, connect
 
         connect(self.address)
         return RayPool(size, after)
 
-    def ahead(self, size: int) -> AbstractContextManager[Engine]:
-        return nullcontext(self)
+
+Engine = Local | OnRay

@@ -1,37 +1,37 @@
 """Interface of every engine: workers that hold a servant each, and answer calls to it.
 
 A servant is an object of the caller's own. Calls to one worker are answered in the order in which
-they were made, so a servant may keep what it has read or written from one call to the next. What a
-method gives back may have parts, which are large and go to another worker's servant: they are named
-and passed on, and whoever made the call need not hold them.
+they were made, so a servant may keep what it has read or written from one call to the next.
 """
 
 from __future__ import annotations
 
+import functools
+from abc import abstractmethod
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Protocol, Self
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from typing import Any, Self
 
-from hydraopt.errors import HydraoptError, WorkerError, explain
+from hydraopt.errors import WorkerError, explain
 
-__all__ = ["Closing", "PendingResult", "Pool", "SerialPool", "WorkerLostError", "lost"]
+__all__ = ["Answer", "Closing", "Pool", "SerialPool", "WorkerLostError", "lost"]
+
+Answer = Callable[[], Any]
+"""Waits for what a call returns. Raises what the call raised, and WorkerLostError."""
 
 
-class Closing:
+class Closing(AbstractContextManager["Closing"]):
     """Base class of objects that a ``with`` block closes at its end."""
 
+    @abstractmethod
     def close(self) -> None:
-        raise NotImplementedError
+        """End what the object holds."""
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -50,113 +50,60 @@ def lost(worker: int, how: object) -> WorkerLostError:
     )
 
 
-class PendingResult(Protocol):
-    """Future result of a call."""
+class Pool(Closing):
+    """Workers 0 to size - 1. Leaving the ``with`` block ends them, whatever they do.
 
-    def result(self) -> Any:
-        """Wait for and return the method's result, or its first element if the call has parts.
+    near: whether all workers are on this machine, so that one can use the cores of idle ones.
+    """
 
-        Raises what the method raised, and WorkerLostError.
-        """
-        ...
+    size: int
+    near: bool
 
-    def part(self, number: int) -> Any:
-        """Return a part, as an argument of another call. Only after :meth:`result`."""
-        ...
-
-
-class Pool(Protocol):
-    """Workers 0 to size - 1. Leaving the ``with`` block ends them, whatever they do."""
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def near(self) -> bool:
-        """True if all workers are on this machine, so that one can use the cores of idle ones."""
-        ...
-
+    @abstractmethod
     def hire(self, make: Callable[..., Any], *arguments: Any) -> None:
         """Give every worker a servant: ``make(*arguments)``, importable by name."""
-        ...
 
-    def call(self, worker: int, method: str, *arguments: Any, parts: int = 0) -> PendingResult:
-        """Have a worker's servant run a method, which with parts returns (result, part, ...)."""
-        ...
+    @abstractmethod
+    def call(self, worker: int, method: str, *arguments: Any) -> Answer:
+        """Have a worker's servant run a method."""
 
+    @abstractmethod
     def revive(self) -> list[int]:
         """Replace lost workers, with new servants; return the numbers of the replaced workers.
 
         The other workers may forget questions that they have not answered.
         """
-        ...
-
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
 
 
-class _Given:
-    """Result computed when it, or a later one, is requested."""
-
-    def __init__(
-        self, pool: SerialPool, method: str, arguments: tuple[Any, ...], parts: int
-    ) -> None:
-        self._pool, self._method, self._arguments, self._parts = pool, method, arguments, parts
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self.done = False
-
-    def run(self, servant: Any) -> None:
-        try:
-            self._value = getattr(servant, self._method)(*self._arguments)
-        except HydraoptError as error:
-            self._error = error
-        self._arguments, self.done = (), True
-
-    def result(self) -> Any:
-        while not self.done:
-            self._pool.step()
-        if self._error is not None:
-            raise self._error
-        return self._value[0] if self._parts else self._value
-
-    def part(self, number: int) -> Any:
-        return self._value[1 + number]
-
-
-class SerialPool(Closing):
+class SerialPool(Pool):
     """Pool whose one worker is this process. It works when a caller waits."""
 
     size, near = 1, True
 
     def __init__(self) -> None:
-        self._waiting: list[_Given] = []
+        self._waiting: list[tuple[Future[Any], str, tuple[Any, ...]]] = []
         self._servant: Any = None
 
     def hire(self, make: Callable[..., Any], *arguments: Any) -> None:
         self._servant = make(*arguments)
 
-    def call(self, worker: int, method: str, *arguments: Any, parts: int = 0) -> PendingResult:
-        answer = _Given(self, method, arguments, parts)
-        self._waiting.append(answer)
-        return answer
+    def call(self, worker: int, method: str, *arguments: Any) -> Answer:
+        future: Future[Any] = Future()
+        self._waiting.append((future, method, arguments))
+        return functools.partial(self._result, future)
 
-    @property
-    def idle(self) -> bool:
-        """True if no call is waiting."""
-        return not self._waiting
+    def _result(self, future: Future[Any]) -> Any:
+        self.work_until(future)
+        return future.result()
 
-    def step(self) -> None:
-        """Run the oldest waiting call."""
-        self._waiting.pop(0).run(self._servant)
+    def work_until(self, future: Future[Any]) -> None:
+        """Run waiting calls, the oldest first, until a future is done or none is left."""
+        while self._waiting and not future.done():
+            own, method, arguments = self._waiting.pop(0)
+            try:
+                own.set_result(getattr(self._servant, method)(*arguments))
+            except Exception as error:
+                own.set_exception(error)
 
     def revive(self) -> list[int]:
         self._waiting.clear()

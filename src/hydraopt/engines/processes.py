@@ -1,8 +1,8 @@
 """Workers on this machine: this process is the first, the others are processes of their own.
 
 They are started anew and not forked, since BLAS and numba do not survive that, and not by
-``multiprocessing``, which would run the user's script again. Each has a socket to this process; a
-thread for each direction keeps it from ever waiting for a worker that waits for it.
+``multiprocessing``, which would run the user's script again. Each has a socket to this process,
+which one thread uses: it sends a question, waits for its answer and sends the next one.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from hydraopt.engines.pool import Closing, PendingResult, SerialPool, lost
-from hydraopt.engines.worker import ANSWER, CALL, HIRE
+from hydraopt.engines.pool import Answer, Pool, SerialPool, lost
 
-__all__ = ["Processes", "Started"]
+__all__ = ["Processes"]
 
 _PATIENCE: Final = 5.0
 """Seconds a worker has to end."""
@@ -38,11 +36,11 @@ _START: Final = (
     "import sys; sys.path[:] = sys.argv[2:]; from hydraopt.engines.worker import main; main()"
 )
 """A worker imports from where this process does, and from nowhere else."""
-_Queue = queue.SimpleQueue[bytes | None]
+_Questions = queue.SimpleQueue[tuple[bytes, Future[Any]] | None]
 
 
 class _Process:
-    """Worker process, its socket, and its outstanding answers."""
+    """Worker process, its socket, and the thread that uses the socket."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -55,141 +53,95 @@ class _Process:
                 env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1")},
             )
         self._connection = Connection(ours.detach())
-        self._owed: deque[Future[Any]] = deque()
-        self._out: _Queue = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self.is_lost = False
-        end = weakref.finalize(self, _end, self._process, self._out)
-        self.end = end
-        self._sender = threading.Thread(target=self._send, daemon=True)
-        self._sender.start()
-        threading.Thread(target=self._receive, daemon=True).start()
+        self._questions: _Questions = queue.SimpleQueue()
+        self._hired: Future[Any] = Future()
+        self._lost = ""  # how the worker ended, once that was seen
+        self.end = weakref.finalize(self, _end, self._process, self._questions)
+        threading.Thread(target=self._converse, daemon=True).start()
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def post(self, what: int, name: Any, arguments: tuple[Any, ...]) -> Future[Any]:
-        """Send a message; the answer to a call, if it is one."""
-        # The kind is beside the pickle: a worker that cannot read this knows whether to answer.
-        data = bytes([what]) + pickle.dumps((name, arguments), protocol=5)
+    @property
+    def is_lost(self) -> bool:
+        return bool(self._lost) or self._process.poll() is not None
+
+    def hire(self, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self._hired = self._ask(make, arguments)
+
+    def call(self, method: str, arguments: tuple[Any, ...]) -> tuple[Future[Any], Answer]:
+        """Return what is done when the answer is there, and the answer."""
+        future, hired = self._ask(method, arguments), self._hired
+
+        def result() -> Any:
+            hired.result()  # a servant that could not be made is the answer to every call
+            return future.result()
+
+        return future, result
+
+    def _ask(self, what: Any, arguments: tuple[Any, ...]) -> Future[Any]:
         future: Future[Any] = Future()
-        with self._lock:
-            if self.is_lost:
-                future.set_exception(lost(self.number, "no process any more"))
-                return future
-            if what == CALL:
-                self._owed.append(future)
-            self._out.put(data)
+        self._questions.put((pickle.dumps((what, arguments), protocol=5), future))
         return future
 
-    def _send(self) -> None:
-        while (data := self._out.get()) is not None:
+    def _converse(self) -> None:
+        """Answer questions until the pool is closed; once the worker is lost, with that error."""
+        while (question := self._questions.get()) is not None:
+            data, future = question
             try:
-                self._connection.send_bytes(data)
-            except OSError:
-                return  # Whoever receives sees that it is gone.
-
-    def _receive(self) -> None:
-        try:
-            while True:
-                what, value = pickle.loads(self._connection.recv_bytes())
-                with self._lock:
-                    future = self._owed.popleft()
-                if what == ANSWER:
-                    future.set_result(value)
-                else:
-                    future.set_exception(value)
-        except (EOFError, OSError):
-            self._gone("")
-        except (
-            Exception
-        ) as error:  # an answer that cannot be read leaves later ones without a place
-            self._process.kill()
-            self._gone(f"an answer that cannot be read: {type(error).__name__}: {error}")
-
-    def _gone(self, why: str) -> None:
-        """Fail all pending answers. why: reason, if not the process's exit status."""
-        try:
-            code = self._process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            code = self._process.wait()
-        how = why or (f"signal {-code}" if code < 0 else f"exit status {code}")
-        with self._lock:
-            self.is_lost = True
-            owed, self._owed = self._owed, deque()
-        for future in owed:
-            future.set_exception(lost(self.number, how))
-        self._out.put(None)
-        # Who is still sending would write to whatever has the number of the socket next.
-        self._sender.join()
+                if self._lost:
+                    raise lost(self.number, self._lost)
+                future.set_result(self._answer(data))
+            except Exception as error:
+                future.set_exception(error)
         self._connection.close()
 
+    def _answer(self, data: bytes) -> Any:
+        try:
+            self._connection.send_bytes(data)
+            answered, value = pickle.loads(self._connection.recv_bytes())
+        except (EOFError, OSError):
+            self._lost = _ended(self._process)
+            raise lost(self.number, self._lost) from None
+        except Exception as error:  # an answer that cannot be read
+            self._process.kill()
+            self._lost = f"an answer that cannot be read: {type(error).__name__}: {error}"
+            raise lost(self.number, self._lost) from None
+        if not answered:
+            raise value
+        return value
 
-def _end(process: subprocess.Popen[bytes], out: _Queue) -> None:
-    """End a worker that is not needed any more, whatever it does."""
-    out.put(None)
-    process.terminate()
+
+def _ended(process: subprocess.Popen[bytes]) -> str:
+    """Wait for a process that has closed its socket; return how it ended."""
     try:
-        process.wait(_PATIENCE)
+        code = process.wait(_PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
+        code = process.wait()
+    return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
-class _Sent:
-    """Answer from another process."""
-
-    def __init__(self, pool: Processes, future: Future[Any], parts: int) -> None:
-        self._pool, self._future, self._parts = pool, future, parts
-
-    def result(self) -> Any:
-        self._pool.work_until(self._future)
-        value = self._future.result()
-        return value[0] if self._parts else value
-
-    def part(self, number: int) -> Any:
-        return self._future.result()[1 + number]
+def _end(process: subprocess.Popen[bytes], questions: _Questions) -> None:
+    """End a worker that is not needed any more, whatever it does."""
+    questions.put(None)
+    process.terminate()
+    _ended(process)
 
 
-class Started(Closing):
-    """``count`` processes that start before a pool exists to take them.
-
-    Closing ends the processes that no pool took.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._waiting = [_Process(number) for number in range(1, count + 1)]
-
-    def take(self, number: int) -> _Process:
-        """Return the worker of this number; workers are taken in order, from 1 on."""
-        return self._waiting.pop(0) if self._waiting else _Process(number)
-
-    def close(self) -> None:
-        for process in self._waiting:
-            process.end()
-        self._waiting.clear()
-
-
-class Processes(Closing):
+class Processes(Pool):
     """Pool of this process and ``size - 1`` others, which start at once and may not be ready yet.
 
-    after: called when all have ended. started: those that have started already.
+    after: called when all have ended.
     """
 
     near = True
 
-    def __init__(
-        self,
-        size: int,
-        after: Callable[[], None] = lambda: None,
-        started: Started | None = None,
-    ) -> None:
+    def __init__(self, size: int, after: Callable[[], None] = lambda: None) -> None:
         self.size, self._after = size, after
         self._own = SerialPool()
-        make = _Process if started is None else started.take
-        self._others = [make(number) for number in range(1, size)]
+        self._others = [_Process(number) for number in range(1, size)]
         self._servant: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
 
     @property
@@ -201,18 +153,18 @@ class Processes(Closing):
         self._servant = make, arguments
         self._own.hire(make, *arguments)
         for process in self._others:
-            process.post(HIRE, make, arguments)
+            process.hire(make, arguments)
 
-    def call(self, worker: int, method: str, *arguments: Any, parts: int = 0) -> PendingResult:
+    def call(self, worker: int, method: str, *arguments: Any) -> Answer:
         if worker == 0:
-            return self._own.call(0, method, *arguments, parts=parts)
-        future = self._others[worker - 1].post(CALL, method, arguments)
-        return _Sent(self, future, parts)
+            return self._own.call(0, method, *arguments)
+        future, answer = self._others[worker - 1].call(method, arguments)
 
-    def work_until(self, future: Future[Any]) -> None:
-        """Run this process's own work until another process's answer arrives."""
-        while not future.done() and not self._own.idle:
-            self._own.step()
+        def result() -> Any:
+            self._own.work_until(future)
+            return answer()
+
+        return result
 
     def revive(self) -> list[int]:
         assert self._servant is not None
@@ -222,7 +174,7 @@ class Processes(Closing):
             if process.is_lost:
                 process.end()
                 self._others[i] = _Process(process.number)
-                self._others[i].post(HIRE, *self._servant)
+                self._others[i].hire(*self._servant)
                 gone.append(process.number)
         return gone
 

@@ -1,7 +1,7 @@
 """Workers on a Ray cluster, one actor each; the only file that imports ray.
 
-A part stays in Ray's object store until the worker that needs it fetches it. What a lost node had
-is asked for again: answers follow from the questions, so nothing has to be rebuilt by Ray.
+What a lost node had is asked for again: answers follow from the questions, so nothing has to be
+rebuilt by Ray.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from hydraopt.engines.pool import Closing, PendingResult, lost
+from hydraopt.engines.pool import Answer, Pool, lost
 from hydraopt.errors import UsageError, WorkerError, explain
 from hydraopt.threads import one_blas_thread
 
@@ -131,28 +131,7 @@ class _Actor:
         return os.getpid()
 
 
-class _Promised:
-    """Answer from an actor."""
-
-    def __init__(self, worker: int, references: list[Any]) -> None:
-        self._worker, self._references = worker, references
-
-    def result(self) -> Any:
-        try:
-            return ray.get(self._references[0])
-        except RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, RayError):  # an argument of it went with a lost worker
-                raise lost(self._worker, type(cause).__name__) from None
-            raise cause from error
-        except RayError as error:
-            raise lost(self._worker, type(error).__name__) from None
-
-    def part(self, number: int) -> Any:
-        return self._references[1 + number]
-
-
-class RayPool(Closing):
+class RayPool(Pool):
     """``size`` actors, spread over the nodes of the cluster that is connected.
 
     after: called when all have ended. What :func:`connect` connected ends with the pool.
@@ -202,10 +181,18 @@ class RayPool(Closing):
                 )
             )
 
-    def call(self, worker: int, method: str, *arguments: Any, parts: int = 0) -> PendingResult:
-        run = self._actors[worker].run.options(num_returns=1 + parts)
-        references = run.remote(method, *arguments)
-        return _Promised(worker, references if parts else [references])
+    def call(self, worker: int, method: str, *arguments: Any) -> Answer:
+        reference = self._actors[worker].run.remote(method, *arguments)
+
+        def result() -> Any:
+            try:
+                return ray.get(reference)
+            except RayTaskError as error:
+                raise error.cause from error
+            except RayError as error:
+                raise lost(worker, type(error).__name__) from None
+
+        return result
 
     def revive(self) -> list[int]:
         replies = [actor.lives.remote() for actor in self._actors]

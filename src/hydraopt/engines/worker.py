@@ -12,9 +12,7 @@ from typing import Any
 
 from hydraopt.threads import one_blas_thread
 
-__all__ = ["ANSWER", "CALL", "ERROR", "HIRE", "main"]
-
-HIRE, CALL, ANSWER, ERROR = range(4)
+__all__ = ["main"]
 
 
 def main() -> None:
@@ -27,40 +25,32 @@ def main() -> None:
 
 
 def _serve(connection: Connection) -> None:
+    """Answer (make, arguments), which gives a servant, and (method, arguments) in turn."""
     servant: Any = None
-    failed: Exception | None = None  # to hire: said to every call, since a hire has no answer
-    while True:
-        try:
+    try:
+        while True:
             data = connection.recv_bytes()
-        except (EOFError, OSError):  # whoever asked is gone
-            os._exit(0)
-        what = data[0]
-        try:
-            name, arguments = pickle.loads(memoryview(data)[1:])
-            if what == HIRE:
-                failed, servant = None, name(*arguments)
-                continue
-            if failed is not None:
-                raise failed
-            reply = pickle.dumps((ANSWER, getattr(servant, name)(*arguments)), protocol=5)
-        except Exception as error:
-            if what == HIRE:
-                failed = error
-                continue
-            reply = _told(error)
-        try:
+            try:
+                what, arguments = pickle.loads(data)
+                if callable(what):
+                    servant, value = what(*arguments), None
+                else:
+                    value = getattr(servant, what)(*arguments)
+                reply = pickle.dumps((True, value), protocol=5)
+            except Exception as error:
+                reply = _told(error)
             connection.send_bytes(reply)
-        except (EOFError, OSError):
-            os._exit(0)
+    except (EOFError, OSError):  # whoever asked is gone
+        os._exit(0)
 
 
 def _told(error: Exception) -> bytes:
     """Return the error, with its traceback as a note, if it can be sent."""
     error.add_note(f"raised in a worker:\n{''.join(traceback.format_tb(error.__traceback__))}")
     try:
-        data = pickle.dumps((ERROR, error), protocol=5)
+        data = pickle.dumps((False, error), protocol=5)
         pickle.loads(data)  # some are written well and cannot be read
     except Exception:
         text = f"{type(error).__name__}: {error}"
-        data = pickle.dumps((ERROR, RuntimeError(text)), protocol=5)
+        data = pickle.dumps((False, RuntimeError(text)), protocol=5)
     return data

@@ -17,7 +17,6 @@ import numpy as np
 from hydraopt.adapters import Adapter, check_same_base, read_adapters
 from hydraopt.adapters.start import traced
 from hydraopt.compress.core import CoreStore
-from hydraopt.compress.measure import measure_named
 from hydraopt.engines.engine import Engine
 from hydraopt.inspect.likeness import Watched, likeness, mean_between
 from hydraopt.inspect.products import NOTE, of_products
@@ -35,8 +34,7 @@ from hydraopt.inspect.summary import (
 )
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet, align
-from hydraopt.merging.options import DEFAULT_MEASURE
-from hydraopt.merging.solving import SearchOptions
+from hydraopt.merging.options import DEFAULT_MEASURE, MergeOptions
 from hydraopt.notes import Note
 from hydraopt.progress import Progress, silent
 from hydraopt.threads import one_blas_thread
@@ -124,7 +122,7 @@ def inspect_adapters(
     store = CoreStore(watched)
     with one_blas_thread():
         modules, matrices, energies = _compare(pieces, watched, store, report)
-    options = SearchOptions(measure_named(measure), workers=workers, progress=progress)
+    options = MergeOptions(measure=measure, workers=workers, progress=progress)
     curve, weights = size_curve(pieces, options)
     squares = energies * weights.counting.shares
     norms = [float(x) for x in np.sqrt(squares.sum(axis=0))]

@@ -8,14 +8,14 @@ from typing import Final
 
 import numpy as np
 
-from hydraopt.coding.forms import FORMS
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import MeanError
+from hydraopt.merging.options import MergeOptions
 from hydraopt.merging.outcome import Job
-from hydraopt.merging.recipe import MergeRecipe
+from hydraopt.merging.recipe import merge_recipe
 from hydraopt.merging.search import ERROR_SLOPE
 from hydraopt.merging.sizes import CodedSize, Sizes, passes_within_reach
-from hydraopt.merging.solving import SearchOptions, price_of
+from hydraopt.merging.solving import price_of
 from hydraopt.merging.weights import Weights
 
 __all__ = ["SizeGuess", "SizePoint", "size_curve", "size_guesses"]
@@ -62,12 +62,12 @@ class SizeGuess:
     private_fraction: float | None
 
 
-def size_curve(pieces: MergeSet, options: SearchOptions) -> tuple[tuple[SizePoint, ...], Weights]:
+def size_curve(pieces: MergeSet, options: MergeOptions) -> tuple[tuple[SizePoint, ...], Weights]:
     """Return sizes by rising price, all forms and private alone, and the weights of a merge.
 
     The errors are those that a limit on the mean error compares.
     """
-    job = Job.of(pieces, MergeRecipe(options.measure.name, MeanError.name, 0.0, tuple(FORMS)))
+    job = Job.of(pieces, merge_recipe(options.weighing.name, MeanError.name, 0.0))
     alone = replace(options, forms=("private",))
     with Sizes(job, options) as every, Sizes(job, alone) as private:
         counting = every.weights.counting

@@ -20,8 +20,8 @@ from hydraopt.adapters.batch import Problems
 from hydraopt.bundle.peft.stored import kept_ranks, stored_config
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
 from hydraopt.bundle.strictjson import dumps
+from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.tensors import TensorEntry
-from hydraopt.compress.core import FactorReader
 from hydraopt.errors import (
     AdapterFormatError,
     AlignmentError,
@@ -36,7 +36,7 @@ from hydraopt.merging.frozen import FrozenCore
 from hydraopt.merging.returnable import bias_scales, check_returnable
 from hydraopt.notes import Note, by_text
 
-__all__ = ["AdapterFactors", "MergeSet", "align", "coded_of"]
+__all__ = ["DecodedModule", "MergeSet", "ModuleFactors", "align", "coded_of", "joined", "moved"]
 
 HALVES: tuple[Literal["A", "B"], ...] = ("A", "B")
 
@@ -59,7 +59,7 @@ class MergeSet:
     """
 
     modules: tuple[ModuleEntry, ...]
-    readers: tuple[FactorReader, ...]
+    readers: tuple[ModuleFactors, ...]
     tasks: tuple[TaskEntry, ...]
     configs: tuple[Mapping[str, Any], ...]
     carried: tuple[Mapping[str, RawTensor], ...]
@@ -138,10 +138,22 @@ def _describe(entry: ModuleEntry) -> str:
 
 
 @dataclass(frozen=True)
-class AdapterFactors:
-    """Factors of one module from the adapters' files, in the order of the contents."""
+class DecodedModule:
+    """Module of a task as its bundle decodes it."""
 
-    contents: tuple[tuple[int, LowRankModule], ...]
+    task: TaskAdapter
+    path: str
+
+    def factors(self) -> Factors:
+        """Return B (m, k) with the scale inside and A (k, n)."""
+        return self.task.factors()[self.path]
+
+
+@dataclass(frozen=True)
+class ModuleFactors:
+    """Factors of one module of the contents that have it, by rising content."""
+
+    contents: tuple[tuple[int, LowRankModule | DecodedModule], ...]
 
     def __call__(self) -> Iterator[tuple[int, Factors]]:
         return self.part(slice(None))
@@ -287,7 +299,7 @@ def align(
         known = list(entries.values()), lossless, apart[i].kept, coded.of_adapter[i]
         tasks.append(_task(adapter, content, config_of[i], index, *known))
     readers = tuple(
-        AdapterFactors(
+        ModuleFactors(
             tuple((i, a.modules[path]) for i, a in enumerate(distinct) if path in a.modules)
         )
         for path in entries
@@ -315,3 +327,91 @@ def _initial(adapter: Adapter) -> dict[str, Drawn]:
 
 def _start(adapter: Adapter) -> KnownStart | None:
     return next((x.start for x in _initial(adapter).values()), None)
+
+
+def joined(sets: Sequence[MergeSet], base_model: str | None) -> MergeSet:
+    """Return one merge set of the tasks of all sets, whose names differ.
+
+    Raises AlignmentError where two mean different modules by one path.
+    """
+    firsts = [sum(x.contents for x in sets[:i]) for i in range(len(sets))]
+    configs = [sum(len(x.configs) for x in sets[:i]) for i in range(len(sets))]
+    modules = _joined_modules(sets)
+    index = {module.path: i for i, module in enumerate(modules)}
+    matrices = _joined_matrices(sets, firsts)
+    tensors = sorted(matrices, key=TensorEntry.order)
+    places = {entry: i for i, entry in enumerate(tensors)}
+    factors: dict[str, list[tuple[int, LowRankModule | DecodedModule]]] = {}
+    pairs: list[tuple[TaskEntry, Mapping[str, RawTensor]]] = []
+    for pieces, first, config in zip(sets, firsts, configs, strict=True):
+        for module, read in zip(pieces.modules, pieces.readers, strict=True):
+            held = ((first + content, x) for content, x in read.contents)
+            factors.setdefault(module.path, []).extend(held)
+        at_module = {i: index[module.path] for i, module in enumerate(pieces.modules)}
+        at_tensor = {i: places[entry] for i, entry in enumerate(pieces.tensors)}
+        for task, carried in zip(pieces.tasks, pieces.carried, strict=True):
+            content = None if task.content is None else first + task.content
+            entry = replace(task, content=content, config=config + task.config)
+            pairs.append((moved(entry, at_module, at_tensor), carried))
+    pairs.sort(key=lambda pair: pair[0].name)
+    return MergeSet(
+        modules,
+        tuple(ModuleFactors(tuple(factors[module.path])) for module in modules),
+        tuple(entry for entry, _ in pairs),
+        tuple(config for x in sets for config in x.configs),
+        tuple(carried for _, carried in pairs),
+        base_model,
+        sum(x.numbers for x in sets),
+        tuple(note for x in sets for note in x.notes),
+        tuple(tensors),
+        tuple(matrices[entry] for entry in tensors),
+        starts={
+            first + content: initial
+            for x, first in zip(sets, firsts, strict=True)
+            for content, initial in x.starts.items()
+        },
+    )
+
+
+def moved(task: TaskEntry, modules: Mapping[int, int], tensors: Mapping[int, int]) -> TaskEntry:
+    """Return the entry with other indices of its modules and tensors; errors move with them."""
+    at = sorted((modules[i], x) for i, x in zip(task.modules, task.errors, strict=True))
+    coded = sorted((tensors[i], x) for i, x in zip(task.tensors, task.tensor_errors, strict=True))
+    return replace(
+        task,
+        modules=tuple(i for i, _ in at),
+        errors=tuple(error for _, error in at),
+        tensors=tuple(i for i, _ in coded),
+        tensor_errors=tuple(error for _, error in coded),
+    )
+
+
+def _joined_modules(sets: Sequence[MergeSet]) -> tuple[ModuleEntry, ...]:
+    entries: dict[str, ModuleEntry] = {}
+    for module in (module for x in sets for module in x.modules):
+        first = entries.setdefault(module.path, module)
+        if first != module:
+            raise AlignmentError(
+                explain(
+                    "an original has another module than the bundle",
+                    module=module.path,
+                    got=f"{module.m} x {module.n} ({module.layout})",
+                    expected=f"{first.m} x {first.n} ({first.layout})",
+                    do="Give the adapters that the bundle was made of",
+                )
+            )
+    return tuple(entries[path] for path in sorted(entries))
+
+
+def _joined_matrices(
+    sets: Sequence[MergeSet], firsts: Sequence[int]
+) -> dict[TensorEntry, TensorMatrices]:
+    """Return the matrices of all sets by entry."""
+    found: dict[TensorEntry, TensorMatrices] = {}
+    for pieces, first in zip(sets, firsts, strict=True):
+        for x in pieces.matrices:
+            before = found.get(x.entry) or TensorMatrices(x.entry, (), (), None)
+            contents = (*before.contents, *(first + content for content in x.contents))
+            tensors = (*before.tensors, *x.tensors)
+            found[x.entry] = TensorMatrices(x.entry, contents, tensors, x.own or before.own)
+    return found

@@ -1,7 +1,6 @@
 """Budgets: the one limit that a user sets, on bytes, error or harm.
 
-A budget says what it limits, and whose fault it is when a change breaks it. The search for the
-price of a bit that meets one is in :mod:`hydraopt.merging.search`.
+The search for the price of a bit that meets one is in :mod:`hydraopt.merging.search`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ __all__ = [
     "Limit",
     "MeanError",
     "Size",
-    "StreamChange",
     "WorstError",
     "parse_harm",
     "parse_size",
@@ -77,24 +75,11 @@ def parse_size(text: str | int, fp16_bytes: int) -> int:
 
 
 @dataclass(frozen=True)
-class StreamChange:
-    """Effect of another stream on one content: growth in bytes, and relative errors."""
-
-    bytes: int
-    error_before: float
-    error_after: float
-
-
-@dataclass(frozen=True)
 class Size:
     """At most ``limit`` bytes of the whole file."""
 
     limit: int
     name: ClassVar[str] = "size"
-
-    def strain(self, change: StreamChange) -> float:
-        """Return this change's share of the blame if the budget is not kept."""
-        return float(change.bytes)
 
 
 @dataclass(frozen=True)
@@ -127,10 +112,6 @@ class MeanError(_ErrorBudget):
         """Return the limited value from the relative errors of the tasks, (tasks,)."""
         return float(np.mean(errors))
 
-    def strain(self, change: StreamChange) -> float:
-        """Return this change's share of the blame if the budget is not kept."""
-        return change.error_after - change.error_before
-
 
 @dataclass(frozen=True)
 class WorstError(_ErrorBudget):
@@ -141,10 +122,6 @@ class WorstError(_ErrorBudget):
     def of(self, errors: Array) -> float:
         """Return the limited value from the relative errors of the tasks, (tasks,)."""
         return float(np.max(errors))
-
-    def strain(self, change: StreamChange) -> float:
-        """Return this change's share of the blame if the budget is not kept."""
-        return change.error_after
 
 
 @dataclass(frozen=True)

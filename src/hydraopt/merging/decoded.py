@@ -1,8 +1,9 @@
-"""A draft that is read again: what its streams give back, before any file is written."""
+"""A draft that is read again, before any file is written, and the harm of what it gives back."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from hydraopt.bundle.spec import TaskEntry
@@ -14,8 +15,11 @@ from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.draft import Draft
+from hydraopt.merging.look import HarmJudge, MeasuredHarm
+from hydraopt.merging.outcome import Job
+from hydraopt.progress import Progress
 
-__all__ = ["DecodedDraft"]
+__all__ = ["DecodedDraft", "measure_tasks"]
 
 
 @dataclass(frozen=True)
@@ -75,3 +79,25 @@ class DecodedDraft:
         paths = {index: self.pieces.modules[index].path for index in task.modules}
         records = self.read(task)[0]
         return {paths[i]: record.factors for i, record in records.items() if record is not None}
+
+
+def measure_tasks(
+    draft: Draft,
+    job: Job,
+    judge: HarmJudge,
+    progress: Progress,
+    refitted: Collection[str] = (),
+    stage: str = "measuring harm",
+) -> dict[str, MeasuredHarm]:
+    """Measure the harm of a draft to the coded tasks that have prompts.
+
+    refitted: tasks to measure only on the prompts that no refit learned from.
+    """
+    decoded, judged = DecodedDraft(draft, job.pieces), {}
+    names = judge.tasks()
+    tasks = [x for x in job.pieces.tasks if x.name in names and x.content is not None]
+    for done, task in enumerate(tasks, 1):
+        factors = functools.partial(decoded.factors, task)
+        judged[task.name] = judge.measure(task.name, factors, apart=task.name in refitted)
+        progress(stage, done, len(tasks))
+    return judged

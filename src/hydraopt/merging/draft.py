@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from hydraopt.bundle.bounds import most_drawn
+from hydraopt.bundle.harm import Harm
 from hydraopt.coding.stream import most_numbers
 from hydraopt.errors import NumericalError, explain
 from hydraopt.files.aside import sizes_of
@@ -16,7 +17,7 @@ from hydraopt.linalg.shapes import Array
 from hydraopt.merging.frozen import MiddlePrice
 from hydraopt.merging.weights import Counting
 
-__all__ = ["Course", "Draft", "UnreadableError", "legs_of"]
+__all__ = ["Course", "Draft", "Solution", "TaskTrial", "UnreadableError", "legs_of"]
 
 _LEG = 4
 """Parts into which a pass with a course splits the remaining modules to correct its price."""
@@ -99,6 +100,41 @@ class Draft:
     def relative_errors(self) -> Array:
         """Relative error of each content, (contents,), everything that is coded counted."""
         return self.counting.errors(self.errors)
+
+
+@dataclass(frozen=True)
+class TaskTrial:
+    """Result of a round for one task.
+
+    size: bytes, including the task's share of the shared core.
+    error: relative Frobenius error.
+    likely: share of answers that change.
+    kl: nats an answer.
+    counted: harm as it is compared with the limit, see :func:`hydraopt.merging.limit.counted_harm`.
+    """
+
+    size: float
+    error: float
+    likely: float
+    kl: float
+    counted: float
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Draft that keeps a limit.
+
+    passes: number of coding passes.
+    harms: measured harm of the draft, by task.
+    chosen: for a limit on harm, the result for each task.
+    trials: for a limit on harm, all rounds of each task, by falling size.
+    """
+
+    draft: Draft
+    passes: int
+    harms: Mapping[str, Harm] = field(default_factory=dict)
+    chosen: Mapping[str, TaskTrial] = field(default_factory=dict)
+    trials: Mapping[str, tuple[TaskTrial, ...]] = field(default_factory=dict)
 
 
 class UnreadableError(NumericalError):

@@ -1,88 +1,90 @@
-"""Finish a solved draft: refit its coded parts and measure its harm."""
+"""Finish a solved draft: refit its coded parts and measure its harm.
+
+The encoder rounds each module to be near its weights; who has the base model at hand can train all
+parts of a task together, so that one mends what rounding did to another (see hydraopt.harm.refit).
+A refitted record keeps its parts' number, ways and spread classes, so it takes about the same
+bytes, and neither the shared bases nor other tasks change. A budget is still kept: tasks go back to
+what the encoder made where it would not be.
+"""
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from hydraopt.adapters import Adapter
-from hydraopt.merging.budget import Budget
-from hydraopt.merging.decoded import DecodedDraft
-from hydraopt.merging.draft import Draft
-from hydraopt.merging.look import HarmJudge, Look, MeasuredHarm
-from hydraopt.merging.outcome import Job
-from hydraopt.merging.recipe import MergeRecipe
-from hydraopt.merging.refit import refitted
-from hydraopt.merging.rewrite import Rewritten
-from hydraopt.merging.search import Solution
+from hydraopt.bundle.spec import TaskEntry
+from hydraopt.coding.chunks import ChunkWriter
+from hydraopt.coding.dense import write_dense
+from hydraopt.coding.records import PartsRecord, states_mode, write_record
+from hydraopt.compress.encode import squared_error
+from hydraopt.compress.recode import CodedModule
+from hydraopt.errors import UsageError, explain
+from hydraopt.files.aside import Aside, Chosen, Laid, Place, sizes_of
+from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.linalg.svd import thin
+from hydraopt.merging.budget import Budget, HarmLimit, MeanError, Size
+from hydraopt.merging.decoded import DecodedDraft, measure_tasks
+from hydraopt.merging.draft import Draft, Solution
+from hydraopt.merging.limit import solve_harm
+from hydraopt.merging.look import CodedModules, Look, Refitter
+from hydraopt.merging.options import MergeOptions
+from hydraopt.merging.outcome import Job, placeholder_harms
+from hydraopt.merging.solving import solve, solve_at
 from hydraopt.notes import Note
 from hydraopt.progress import Progress, silent
+from hydraopt.threads import one_blas_thread
 from hydraopt.values import counted
 
-__all__ = ["finished", "measure_tasks"]
+__all__ = ["solved"]
 
 
-def finished(
+def solved(
     job: Job,
-    solution: Solution[Draft],
-    budget: Budget,
-    adapters: Sequence[Adapter],
-    look: Look,
-    progress: Progress | None = None,
-) -> tuple[Job, Solution[Draft]]:
-    """Refit the draft, record that in the recipe and notes, and measure its harm.
+    limit: Budget | HarmLimit | float,
+    options: MergeOptions,
+    originals: Sequence[Adapter] = (),
+) -> tuple[Job, Solution]:
+    """Return the draft that keeps a limit, refitted and with its harm measured.
 
-    adapters: the originals. Raises whatever the look raises.
+    limit: a number is a price of a bit, for one pass.
+    options: the look measures the harm of its own tasks; its refit needs a budget and the
+        originals.
+
+    Returns also the job, with what the manifest is to say of harm and of the refit. Raises
+    BudgetError for a limit that cannot be kept, and whatever the look raises.
     """
-    originals, before = {adapter.name: adapter for adapter in adapters}, solution.draft
-    if look.refit:
-        refit = functools.partial(refitted, before, job.pieces, originals, look.refit, budget)
-        job, solution = _refitted(job, solution, budget, refit)
+    look, progress = options.look, options.progress or silent
+    if isinstance(limit, HarmLimit):
+        solution = solve_harm(job, limit, options)
+        return dataclasses.replace(job, harms=solution.harms), solution
+    if isinstance(limit, Size):  # counts what the manifest will say of harm
+        names = look.tasks & {task.name for task in job.pieces.tasks}
+        job = dataclasses.replace(job, harms=placeholder_harms(sorted(names)))
+    if isinstance(limit, float):
+        return _measured(job, Solution(solve_at(job, limit, options), 1), look, progress)
+    solution = solve(job, limit, options)
+    if look.refit is None:
+        return _measured(job, solution, look, progress)
+    by_name = {adapter.name: adapter for adapter in originals}
+    job, draft = refitted(job, solution.draft, by_name, look.refit, limit)
+    changed = _other_streams(job, solution.draft, draft)
+    return _measured(job, dataclasses.replace(solution, draft=draft), look, progress, changed)
+
+
+def _measured(
+    job: Job, solution: Solution, look: Look, progress: Progress, changed: Collection[str] = ()
+) -> tuple[Job, Solution]:
+    """Measure the harm of a draft. changed: tasks that a refit changed."""
     if look.judge is None:
         return job, solution
-    changed = _other_streams(job, before, solution.draft)
-    judged = measure_tasks(solution.draft, job, look.judge, progress or silent, changed)
+    judged = measure_tasks(solution.draft, job, look.judge, progress, changed)
     harms = {name: x.harm for name, x in judged.items()}
-    return dataclasses.replace(job, harms=harms), solution
-
-
-def measure_tasks(
-    draft: Draft,
-    job: Job,
-    judge: HarmJudge,
-    progress: Progress,
-    refitted: Collection[str] = (),
-    stage: str = "measuring harm",
-) -> dict[str, MeasuredHarm]:
-    """Measure the harm of a draft to the coded tasks that have prompts.
-
-    refitted: tasks to measure only on the prompts that no refit learned from.
-    """
-    decoded, judged = DecodedDraft(draft, job.pieces), {}
-    names = judge.tasks()
-    tasks = [x for x in job.pieces.tasks if x.name in names and x.content is not None]
-    for done, task in enumerate(tasks, 1):
-        factors = functools.partial(decoded.factors, task)
-        judged[task.name] = judge.measure(task.name, factors, apart=task.name in refitted)
-        progress(stage, done, len(tasks))
-    return judged
-
-
-def _refitted(
-    job: Job,
-    solution: Solution[Draft],
-    budget: Budget,
-    refit: Callable[[Callable[[Draft, int], float]], Rewritten],
-) -> tuple[Job, Solution[Draft]]:
-    """Replace the records of as many tasks as keep the budget by refitted ones.
-
-    refit: takes a function that returns the budget's value for a draft and its number of refitted
-    tasks.
-    """
-    made = refit(lambda draft, tasks: _with(job, tasks).value(budget, draft))
-    job = _noted(_with(job, made.tasks), made, budget)
-    return job, dataclasses.replace(solution, draft=made.draft)
+    return dataclasses.replace(job, harms=harms), dataclasses.replace(solution, harms=harms)
 
 
 def _other_streams(job: Job, before: Draft, after: Draft) -> set[str]:
@@ -94,22 +96,159 @@ def _other_streams(job: Job, before: Draft, after: Draft) -> set[str]:
     }
 
 
-def _with(job: Job, tasks: int) -> Job:
-    """Return the job with the number of refitted tasks in its recipe."""
-    recipe = job.recipe
-    assert isinstance(recipe, MergeRecipe)
-    return dataclasses.replace(job, recipe=dataclasses.replace(recipe, refit=tasks))
+def refitted(
+    job: Job, draft: Draft, adapters: Mapping[str, Adapter], refit: Refitter, budget: Budget
+) -> tuple[Job, Draft]:
+    """Return the draft with the records that ``refit`` gives, its errors measured again.
+
+    If the budget is exceeded, tasks go back to what the encoder made: first those whose bytes grew
+    most (a size), whose error grew most (a mean error) or whose error is largest (a largest error).
+    Tasks of equal content share a stream; the first for which ``refit`` returns records decides.
+
+    adapters: the originals by task name.
+
+    Returns also the job, whose recipe and notes say how many tasks were refitted. Raises UsageError
+    for records that do not fit.
+    """
+    decoded, aside = DecodedDraft(draft, job.pieces), Aside()
+    streams: dict[int, _Stream] = {}
+    for task in job.pieces.tasks:
+        if task.content is not None and task.content not in streams:
+            other = _stream(decoded, task, adapters[task.name], refit, budget, aside)
+            if other:
+                streams[task.content] = other
+    order = sorted(streams.values(), key=lambda other: other.strain, reverse=True)
+    owners = Counter(task.content for task in job.pieces.tasks)
+
+    def tasks_of(others: Sequence[_Stream]) -> int:
+        return sum(owners[other.content] for other in others)
+
+    def attempt(dropped: int) -> tuple[Job, Draft]:
+        kept = order[dropped:]
+        recipe = {**job.recipe, "refit": tasks_of(kept)} if kept else job.recipe
+        return dataclasses.replace(job, recipe=recipe), _with(draft, kept, aside)
+
+    def keeps_budget(dropped: int) -> bool:
+        made, changed = attempt(dropped)
+        return made.value(budget, changed) <= budget.limit
+
+    # With all dropped the draft is as it came, which keeps the budget.
+    dropped = bisect.bisect_left(range(len(order)), True, key=keeps_budget)
+    made, changed = attempt(dropped)
+    kept, back = tasks_of(order[dropped:]), tasks_of(order[:dropped])
+    notes = *job.pieces.notes, *_notes(len(job.pieces.tasks), kept, back, budget)
+    pieces = dataclasses.replace(job.pieces, notes=notes)
+    return dataclasses.replace(made, pieces=pieces), changed
 
 
-def _noted(job: Job, made: Rewritten, budget: Budget) -> Job:
-    """Add notes on how many tasks were refitted and how many the budget left as they were."""
-    tasks = counted(len(job.pieces.tasks), "task")
-    notes = [Note("refit_kept", f"coded parts were refitted in {made.tasks} of {tasks}")]
-    if made.back:
+@dataclass(frozen=True)
+class _Stream:
+    """Another stream of a content, where it lies, and (items,) squared errors with it.
+
+    strain: how much of the blame is its, if a budget is not kept any more.
+    """
+
+    content: int
+    place: Place
+    errors: Array
+    strain: float
+
+
+def _stream(
+    decoded: DecodedDraft,
+    task: TaskEntry,
+    adapter: Adapter,
+    refit: Refitter,
+    budget: Budget,
+    aside: Aside,
+) -> _Stream | None:
+    draft, content = decoded.draft, task.content
+    assert content is not None
+    paths = {index: decoded.pieces.modules[index].path for index in task.modules}
+    read = functools.cache(lambda: decoded.read(task))
+
+    def modules() -> dict[str, CodedModule]:
+        return {
+            paths[i]: CodedModule(record, *decoded.bases[i], task.start)
+            for i, record in read()[0].items()
+            if record is not None
+        }
+
+    others = refit(task.name, modules)
+    if not others:
+        return None
+    _check(task.name, modules, others)
+    writer = ChunkWriter()
+    errors = draft.errors[content].copy()
+    with one_blas_thread():
+        for index, record in read()[0].items():
+            other = others.get(paths[index])
+            if other is not None:
+                original = Factors.of(*adapter.modules[paths[index]].factors())
+                errors[index] = squared_error(thin(original.B, original.A), other)
+            coded = other or record
+            if coded is not None:
+                coded.check(task.name, paths[index])
+            write_record(writer, coded, states_mode(decoded.bases[index], task.start))
+            writer.end_record(coded.numbers if coded else 0)
+    for i, tensor in zip(task.tensors, read()[1], strict=True):
+        entry = decoded.pieces.tensors[i]
+        write_dense(writer, tensor)
+        writer.end_record(tensor.numbers(entry.numbers, entry.base is not None))
+    stream = writer.finish()
+    changed = draft.errors.copy()
+    changed[content] = errors
+    before, after = (float(draft.counting.errors(x)[content]) for x in (draft.errors, changed))
+    if isinstance(budget, Size):
+        strain = float(len(stream) - sizes_of(draft.streams)[content])
+    else:
+        strain = after - before if isinstance(budget, MeanError) else after
+    return _Stream(content, aside.put(stream), errors, strain)
+
+
+def _check(task: str, modules: CodedModules, others: Mapping[str, PartsRecord]) -> None:
+    """Raise UsageError for records that are not in the form of those that they replace."""
+    before = modules()
+    for path, other in others.items():
+        wanted = _form_of(before[path].record) if path in before else "no module of that name"
+        if _form_of(other) != wanted:
+            raise UsageError(
+                explain(
+                    "cannot replace a record of a module",
+                    adapter=task,
+                    module=path,
+                    got=_form_of(other),
+                    expected=wanted,
+                )
+            )
+
+
+def _form_of(record: PartsRecord) -> str:
+    m, n = record.left.values.shape[0], record.right.values.shape[0]
+    return f"{record.count} {record.mode.form} parts of {m} x {n}, mode {record.mode.code}"
+
+
+def _with(draft: Draft, others: Sequence[_Stream], aside: Aside) -> Draft:
+    """Return the draft with these streams, which stay where they are."""
+    errors, numbers = draft.errors.copy(), dict[int, int]()
+    for number, other in enumerate(others):
+        errors[other.content], numbers[other.content] = other.errors, number
+    made = Laid(aside, [other.place for other in others])
+    chosen = [
+        (made, [numbers[i]]) if i in numbers else (draft.streams, [i])
+        for i in range(len(draft.streams))
+    ]
+    return dataclasses.replace(draft, streams=Chosen(*chosen), errors=errors)
+
+
+def _notes(all_tasks: int, changed: int, back: int, budget: Budget) -> list[Note]:
+    """Return notes on how many tasks were refitted and how many the budget left as they were."""
+    text = f"coded parts were refitted in {changed} of {counted(all_tasks, 'task')}"
+    notes = [Note("refit_kept", text)]
+    if back:
         text = (
-            f"the parts of {counted(made.back, 'task')} stayed as the encoder made them: with "
-            f"others the {budget.name} would not be kept"
+            f"the parts of {counted(back, 'task')} stayed as the encoder made them: with others "
+            f"the {budget.name} would not be kept"
         )
         notes.append(Note("refit_undone", text))
-    pieces = dataclasses.replace(job.pieces, notes=(*job.pieces.notes, *notes))
-    return dataclasses.replace(job, pieces=pieces)
+    return notes

@@ -22,19 +22,19 @@ from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.files.aside import sizes_of
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.budget import HarmLimit, MeanError
-from hydraopt.merging.draft import Draft, UnreadableError
-from hydraopt.merging.finish import measure_tasks
+from hydraopt.merging.decoded import measure_tasks
+from hydraopt.merging.draft import Draft, Solution, TaskTrial, UnreadableError
 from hydraopt.merging.look import DEFAULT_HARM, HarmJudge, MeasuredHarm
-from hydraopt.merging.options import check_harm_limit, check_prompted, coded_names
+from hydraopt.merging.options import MergeOptions
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Passes
 from hydraopt.merging.search import ERROR_SLOPE, Secant
-from hydraopt.merging.solving import SearchOptions, passes_of, price_of, weights_for
+from hydraopt.merging.solving import passes_of, price_of, weights_for
 from hydraopt.merging.weights import Weights
 from hydraopt.progress import Progress, silent
 from hydraopt.values import listed
 
-__all__ = ["HarmSolution", "TaskTrial", "bytes_with_core", "counted_harm", "solve_harm"]
+__all__ = ["TaskTrial", "bytes_with_core", "counted_harm", "solve_harm"]
 
 _FIRST_ERROR: Final = 0.5
 """Mean error of the first round."""
@@ -64,41 +64,6 @@ _MOST_SHARE: Final = 0.98
 
 
 @dataclass(frozen=True)
-class TaskTrial:
-    """Result of a round for one task.
-
-    size: bytes, including the task's share of the shared core.
-    error: relative Frobenius error.
-    likely: share of answers that change.
-    kl: nats an answer.
-    counted: harm as it is compared with the limit, see :func:`counted_harm`.
-    """
-
-    size: float
-    error: float
-    likely: float
-    kl: float
-    counted: float
-
-
-@dataclass(frozen=True)
-class HarmSolution:
-    """Draft that keeps a limit on harm.
-
-    passes: number of coding passes.
-    harms: harm of the draft, by task.
-    chosen: result for each task.
-    trials: all rounds of each task, by falling size.
-    """
-
-    draft: Draft
-    passes: int
-    harms: Mapping[str, Harm]
-    chosen: Mapping[str, TaskTrial]
-    trials: Mapping[str, tuple[TaskTrial, ...]]
-
-
-@dataclass(frozen=True)
 class _Round:
     """Coding pass at the prices of contents, (contents,), and the measured harm by task."""
 
@@ -107,17 +72,15 @@ class _Round:
     judged: Mapping[str, MeasuredHarm]
 
 
-def solve_harm(
-    job: Job, limit: HarmLimit, options: SearchOptions, judge: HarmJudge
-) -> HarmSolution:
+def solve_harm(job: Job, limit: HarmLimit, options: MergeOptions) -> Solution:
     """Search for the smallest draft with which every task keeps the limit.
 
-    Raises UsageError for tasks without prompts, or whose single answer says nothing of others, and
-    BudgetError for a limit that no round keeps.
+    options: without fair and importance; the look has a judge with prompts for every coded task.
+
+    Raises UsageError for tasks whose single answer says nothing of others, and BudgetError for a
+    limit that no round keeps.
     """
-    check_harm_limit(limit, options.fair, options.importance)
-    check_prompted(coded_names(job.pieces), judge.tasks())
-    search = _Search(job, limit, judge, options.progress or silent)
+    search = _Search(job, limit, options.look.check_harm(), options.progress or silent)
     with passes_of(job, dataclasses.replace(options, progress=search.report)) as passes:
         weights = weights_for(passes, job, options)
         weights = dataclasses.replace(weights, by_task=_relative(weights))
@@ -232,7 +195,7 @@ class _Search:
             if worst[i] <= self._limit.limit and x.draft.readable
         ]
 
-    def solution(self) -> HarmSolution:
+    def solution(self) -> Solution:
         """Return the smallest draft that keeps the limit. Raises BudgetError if there is none."""
         kept = self.kept()
         if not kept:
@@ -242,7 +205,7 @@ class _Search:
         number = min(kept, key=lambda i: self._rounds[i].draft.coded_bytes)
         best = self._rounds[number]
         trials = {name: self._trials(name) for name in self._contents}
-        return HarmSolution(
+        return Solution(
             best.draft,
             len(self._rounds),
             {name: x.harm for name, x in best.judged.items()},

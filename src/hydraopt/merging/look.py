@@ -11,18 +11,28 @@ from dataclasses import dataclass
 from typing import Final
 
 from hydraopt.bundle.harm import ANSWER_TOKENS, MOST_ANSWER_TOKENS, Harm
+from hydraopt.coding.records import PartsRecord
+from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.refit import Refitter
 from hydraopt.merging.weights import Sensed
 
 __all__ = [
     "DEFAULT_HARM",
+    "CodedModules",
     "HarmJudge",
     "HarmSettings",
     "Look",
     "MeasuredHarm",
+    "Refitter",
 ]
+
+CodedModules = Callable[[], Mapping[str, CodedModule]]
+"""Decodes a task's modules, by path; those of which nothing is kept are not there."""
+Refitter = Callable[[str, CodedModules], Mapping[str, PartsRecord]]
+"""Called with a task's name and with a function that decodes its modules by path. Gives other
+records, of as many parts, by module path; modules that are left out stay as they are, and an empty
+answer leaves the task alone."""
 
 _GIVE_PROMPTS: Final = (
     "Give a base model and prompts: --base BASE --prompts DIR, or a Look with a judge"

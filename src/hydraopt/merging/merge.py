@@ -13,8 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,9 +32,8 @@ from hydraopt.files.url import place_of
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import Budget, HarmLimit, Limit, Size
 from hydraopt.merging.dense import check_exact
-from hydraopt.merging.draft import Draft, UnreadableError
-from hydraopt.merging.finish import finished
-from hydraopt.merging.limit import HarmSolution, solve_harm
+from hydraopt.merging.draft import Solution, UnreadableError
+from hydraopt.merging.finish import solved
 from hydraopt.merging.look import Look
 from hydraopt.merging.notes import notes_of
 from hydraopt.merging.options import (
@@ -52,13 +50,8 @@ from hydraopt.merging.outcome import (
     Written,
     inputs_of,
     load,
-    placeholder_harms,
 )
-from hydraopt.merging.portable import engine_of, workers_for
-from hydraopt.merging.recipe import MergeRecipe
-from hydraopt.merging.search import Solution
-from hydraopt.merging.solving import SearchOptions
-from hydraopt.merging.solving import solve as solve_budget
+from hydraopt.merging.recipe import merge_recipe
 from hydraopt.merging.weights import check_importance, sensed
 from hydraopt.notes import Note
 from hydraopt.progress import Progress
@@ -67,7 +60,6 @@ __all__ = [
     "MergeResult",
     "Prepared",
     "Solved",
-    "checked_manifest",
     "merge",
     "notes_on",
     "prepare",
@@ -119,14 +111,12 @@ class Solved:
 
     budget: the limit that it keeps; None for a lossless merge.
     solution: draft of the coded parts; None if nothing is coded.
-    by_harm: how the search for a limit on harm found the draft; None for any other limit.
     """
 
     job: Job
     measure: Measure
     budget: Budget | HarmLimit | None
-    solution: Solution[Draft] | None
-    by_harm: HarmSolution | None = None
+    solution: Solution | None
 
 
 def merge(
@@ -171,7 +161,7 @@ def merge(
         fair=fair,
         measure=measure,
         look=look or Look(),
-        forms=forms or (),
+        forms=forms or tuple(FORMS),
         exact=exact,
         same_base=same_base,
         alpha=alpha,
@@ -235,26 +225,20 @@ def _looking_once(prepared: Prepared) -> Prepared:
 def _solve(prepared: Prepared) -> Solved:
     loaded, options = prepared.loaded, prepared.options
     lossless = options.limit.lossless
-    with _started(loaded, 1 if lossless else options.workers) as engine:
-        pieces = _aligned(loaded, options)
-        budget = options.budget(pieces.fp16_bytes)
-        every = _lossless_job(prepared, pieces, budget)
-        if every is not None:
-            return Solved(every, options.weighing, budget, None)
-        job = _first_job(prepared, pieces, budget)
-        if isinstance(budget, HarmLimit):
-            check_prompted(coded_names(pieces), options.look.tasks)
-        sensitivity = sensed(options.look.sensitivity) if pieces.contents else {}
-        job = dataclasses.replace(job, recipe=options.recipe(budget, sensitivity))
-        if not pieces.contents:
-            return Solved(job, options.weighing, None if lossless else budget, None)
-        search = options.search_options(sensitivity, engine)
-        if isinstance(budget, HarmLimit):
-            return _by_harm(job, budget, search, options.look)
-        if isinstance(budget, Size):  # counts what the manifest will say of harm
-            job = dataclasses.replace(job, harms=placeholder_harms(sorted(options.look.tasks)))
-        found = solve_budget(job, budget, search)
-    job, solution = finished(job, found, budget, loaded.adapters, options.look, options.progress)
+    pieces = _aligned(loaded, options)
+    budget = options.budget(pieces.fp16_bytes)
+    every = _lossless_job(prepared, pieces, budget)
+    if every is not None:
+        return Solved(every, options.weighing, budget, None)
+    job = Job.of(pieces, options.recipe(budget, 0), prepared.core_file)
+    job.check_room(budget)
+    if isinstance(budget, HarmLimit):
+        check_prompted(coded_names(pieces), options.look.tasks)
+    seen = len(sensed(options.look.sensitivity)) if pieces.contents else 0
+    job = dataclasses.replace(job, recipe=options.recipe(budget, seen))
+    if not pieces.contents:
+        return Solved(job, options.weighing, None if lossless else budget, None)
+    job, solution = solved(job, budget, options, loaded.adapters)
     return Solved(job, options.weighing, budget, solution)
 
 
@@ -271,40 +255,9 @@ def _lossless_job(prepared: Prepared, pieces: MergeSet, budget: Budget | HarmLim
     except (NumericalError, BatchError):
         return None  # lossless refuses tensors that are not finite; coding keeps them as they are
     every = dataclasses.replace(every, notes=(*loaded.notes, *every.notes, _ALL_FITS))
-    recipe = MergeRecipe(DEFAULT_MEASURE, "lossless", DEFAULT_MAX_ERROR, tuple(FORMS))
+    recipe = merge_recipe(DEFAULT_MEASURE, "lossless", DEFAULT_MAX_ERROR)
     whole = Job.of(every, recipe, prepared.core_file)
     return whole if whole.size(None) <= budget.limit else None
-
-
-def _first_job(prepared: Prepared, pieces: MergeSet, budget: Budget | HarmLimit) -> Job:
-    """Return the job with the shortest recipe that its budget can have.
-
-    Raises BudgetError for a size that has no room for anything.
-    """
-    shortest = MergeRecipe("", budget.name, float(budget.limit), ())
-    job = Job.of(pieces, shortest, prepared.core_file)
-    job.check_room(budget)
-    return job
-
-
-@contextmanager
-def _started(loaded: LoadedAdapters, workers: int | Engine | None) -> Iterator[Engine]:
-    """Yield the engine, whose workers start while the adapters are aligned."""
-    engine, adapters = engine_of(workers), loaded.adapters
-    if engine.remote:
-        yield engine
-        return
-    numbers = sum(adapter.numbers for adapter in adapters)
-    modules = {path for adapter in adapters for path in adapter.modules}
-    with engine.ahead(workers_for(engine, numbers, len(modules))) as begun:
-        yield begun
-
-
-def _by_harm(job: Job, limit: HarmLimit, options: SearchOptions, look: Look) -> Solved:
-    """Search the draft that keeps a limit on harm; the search has measured its harm."""
-    made = solve_harm(job, limit, options, look.check_harm())
-    job = dataclasses.replace(job, harms=made.harms)
-    return Solved(job, options.measure, limit, Solution(made.draft, made.passes), made)
 
 
 def _aligned(loaded: LoadedAdapters, options: MergeOptions) -> MergeSet:
@@ -313,18 +266,6 @@ def _aligned(loaded: LoadedAdapters, options: MergeOptions) -> MergeSet:
     model, exact = loaded.base_model, options.exact
     pieces = align(loaded.adapters, model, lossless=lossless, exact=exact, base=base)
     return dataclasses.replace(pieces, notes=(*loaded.notes, *pieces.notes))
-
-
-def checked_manifest(solved: Solved) -> Manifest:
-    """Return the manifest. Raises BudgetError if the bundle would exceed its size."""
-    job, draft = solved.job, solved.solution.draft if solved.solution else None
-    manifest = job.manifest(draft)
-    if (
-        isinstance(solved.budget, Size)
-        and (size := job.size(draft, manifest)) > solved.budget.limit
-    ):
-        raise job.too_small(solved.budget, size)
-    return manifest
 
 
 def notes_on(solved: Solved, manifest: Manifest, size: int) -> tuple[Note, ...]:
@@ -340,7 +281,7 @@ def write(output: StrPath, solved: Solved, started: float) -> MergeResult:
     """
     job, solution = solved.job, solved.solution
     draft = solution.draft if solution else None
-    manifest = checked_manifest(solved)
+    manifest = job.manifest_within(solved.budget, draft)
     packed = job.packed(draft, manifest)
     return MergeResult(
         path=place_of(output),

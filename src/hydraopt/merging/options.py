@@ -17,9 +17,7 @@ from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import Budget, HarmLimit, Limit, WorstError
 from hydraopt.merging.look import Look
 from hydraopt.merging.outcome import StrPath
-from hydraopt.merging.recipe import MergeRecipe
-from hydraopt.merging.solving import SearchOptions, check_forms
-from hydraopt.merging.weights import Sensitivity
+from hydraopt.merging.recipe import Recipe, merge_recipe
 from hydraopt.progress import Progress, silent
 from hydraopt.values import listed
 
@@ -65,7 +63,7 @@ class MergeOptions:
     fair: bool = False
     measure: str | Measure = DEFAULT_MEASURE
     look: Look = field(default_factory=Look)
-    forms: Sequence[str] = ()
+    forms: Sequence[str] = tuple(FORMS)
     exact: Sequence[str] = ()
     same_base: bool = False
     alpha: float | None = None
@@ -79,7 +77,9 @@ class MergeOptions:
             raise UsageError(explain("exact is a list of patterns", got=repr(self.exact)))
         if isinstance(self.measure, str):
             measure_named(self.measure)
-        check_forms(self.forms)
+        if unknown := sorted(set(self.forms) - set(FORMS)):
+            got, expected = ", ".join(unknown), ", ".join(FORMS)
+            raise UsageError(explain("unknown form", got=got, expected=expected))
         if self.limit.harm is not None:
             self.look.check_harm()
         check_harm_limit(self.limit.budget(1 << 60), self.fair, self.importance)
@@ -95,7 +95,7 @@ class MergeOptions:
             "sensitivity": self.look.sensitivity,
             "judge": self.look.judge,
             "refit": self.look.refit,
-            "forms": self.forms,
+            "forms": tuple(self.forms) != tuple(FORMS),
             "exact": self.exact,
         }
         if idle := [name for name, value in choices.items() if value]:
@@ -125,28 +125,18 @@ class MergeOptions:
             return adapters
         return traced(adapters, self.progress or silent)
 
-    def search_options(self, sensitivity: Sensitivity, engine: Engine) -> SearchOptions:
-        """Return the options of the search. sensitivity: as measured."""
-        permitted = tuple(self.forms or FORMS)
-        return SearchOptions(
-            self.weighing,
-            permitted,
-            self.fair,
-            engine,
-            self.progress,
-            self.importance,
-            sensitivity,
-        )
+    def recipe(self, budget: Budget | HarmLimit, sensed: int) -> Recipe:
+        """Return the recipe that records these options.
 
-    def recipe(self, budget: Budget | HarmLimit, sensitivity: Sensitivity) -> MergeRecipe:
-        """Return the recipe that records these options."""
-        return MergeRecipe(
+        sensed: number of tasks whose sensitivity was measured.
+        """
+        return merge_recipe(
             self.weighing.name,
             "lossless" if self.limit.lossless else budget.name,
             budget.limit,
-            tuple(self.forms or FORMS),
+            self.forms,
             self.fair,
-            len(sensitivity),
+            sensitivity=sensed,
             judged=len(self.look.tasks),
             unit=budget.unit if isinstance(budget, HarmLimit) else "",
             answer_tokens=self.look.answer_tokens,

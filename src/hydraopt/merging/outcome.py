@@ -154,7 +154,7 @@ class Job:
             tuple(tasks),
             tuple(self.carried.blobs),
             tuple(self.pieces.configs),
-            {**self.recipe.to_json(), **price},
+            {**self.recipe, **price},
             self.pieces.base_model,
             self.pieces.tensors,
         )
@@ -233,6 +233,15 @@ class Job:
         least = int(self.value(budget, empty))
         if budget.limit <= least:
             raise self.too_small(budget, least)
+
+    def manifest_within(self, limit: Budget | HarmLimit | None, draft: Draft | None) -> Manifest:
+        """Return the manifest of a draft. Raises BudgetError if a size would be exceeded."""
+        manifest = self.manifest(draft)
+        if isinstance(limit, Size):
+            size = self.size(draft, manifest) - self.around
+            if size > limit.limit:
+                raise self.too_small(limit, size)
+        return manifest
 
     def too_small(self, budget: Size, least: int) -> BudgetError:
         """Return the error of a size below the ``least`` bytes that the file can have."""

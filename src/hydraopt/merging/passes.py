@@ -25,15 +25,14 @@ from hydraopt.coding.script import SHARED
 from hydraopt.compress.core import ROOM
 from hydraopt.compress.dense import Given
 from hydraopt.compress.measure import Measure
-from hydraopt.engines.pool import Closing, PendingResult, Pool, SerialPool, WorkerLostError
+from hydraopt.engines.pool import Answer, Closing, Pool, SerialPool, WorkerLostError
 from hydraopt.files.aside import Aside, Laid, Place
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.draft import Course, Draft, UnreadableError, legs_of
-from hydraopt.merging.servant import Item, ModuleItem, Servant, Setup, TensorItem
+from hydraopt.merging.servant import Item, Made, ModuleItem, Servant, Setup, TensorItem
 from hydraopt.merging.shards import Shards
 from hydraopt.merging.weights import Counting, middle_price
-from hydraopt.merging.workerresults import Made
 from hydraopt.progress import Progress, silent
 from hydraopt.sources import source_hash
 from hydraopt.threads import one_blas_thread
@@ -239,7 +238,7 @@ class Passes(Closing):
         tally = _Tally(self._contents, self._items, self._pool.size)
         mended = price
         for answer in [self._pool.call(worker, "begin") for worker in workers]:
-            answer.result()
+            answer()
         for leg in legs_of(self._items) if course else [range(self._items)]:
             self._leg(leg, mended, weights, stage, course, tally)
             if course:
@@ -254,7 +253,7 @@ class Passes(Closing):
         calls = deque((w, self._pool.call(w, "finish")) for w in range(self._pool.size))
         while calls:
             worker, answer = calls.popleft()
-            if some := answer.result():
+            if some := answer():
                 calls.append((worker, self._pool.call(worker, "finish")))
             shared = some.pop(SHARED, shared)
             for content, stream in some.items():
@@ -271,17 +270,16 @@ class Passes(Closing):
         tally: _Tally,
     ) -> None:
         """Encode items at one price; written ones give the tally the size of the streams."""
-        writing: deque[list[PendingResult]] = deque()
+        writing: deque[list[Answer]] = deque()
         bits = course.bits if course else np.zeros(self._items)
         calls = (
             (i, price, self._own(i, weights), float(bits[i]), block, self._threads[i])
             for i in leg
             for block in range(self._blocks[i])
         )
-        for index, made, answer in self._encoded(calls):
+        for index, (made, scripts) in self._map("encode", calls, _AHEAD):
             tally.add(index, made)
-            parts = range(self._pool.size)
-            writing.append([self._pool.call(w, "write", answer.part(w)) for w in parts])
+            writing.append([self._pool.call(w, "write", own) for w, own in enumerate(scripts)])
             # Scripts that wait to be coded take memory.
             while len(writing) > _AHEAD * self._pool.size:
                 self._sizes(writing.popleft(), tally)
@@ -289,43 +287,35 @@ class Passes(Closing):
         while writing:
             self._sizes(writing.popleft(), tally)
 
-    def _sizes(self, answers: list[PendingResult], tally: _Tally) -> None:
-        tally.sizes = [answer.result() for answer in answers]
+    def _sizes(self, answers: list[Answer], tally: _Tally) -> None:
+        tally.sizes = [answer() for answer in answers]
 
     def _own(self, index: int, weights: Array) -> list[float]:
         own: list[float] = weights[self._holders[index], index].tolist()
         return own
 
-    def _encoded(
-        self, calls: Iterable[tuple[Any, ...]]
-    ) -> Iterator[tuple[int, Made, PendingResult]]:
-        for index, answer in self._ahead("encode", calls, parts=self._pool.size):
-            yield index, answer.result(), answer
+    def _map(
+        self, method: str, calls: Iterable[tuple[Any, ...]], ahead: int = _MANY_AHEAD
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield (item, result) in order; each question starts with its item.
 
-    def _map(self, method: str, calls: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-        """Yield (item, result) in order; each question starts with its item."""
-        for index, answer in self._ahead(method, calls):
-            yield index, answer.result()
-
-    def _ahead(
-        self, method: str, calls: Iterable[tuple[Any, ...]], parts: int = 0
-    ) -> Iterator[tuple[int, PendingResult]]:
-        """Yield (item, answer) in order; at most a few items are asked for ahead."""
+        ahead: items asked for ahead of each worker.
+        """
         with one_blas_thread():
-            waiting: deque[tuple[int, PendingResult]] = deque()
-            ahead = (_AHEAD if parts else _MANY_AHEAD) * self._pool.size
+            waiting: deque[tuple[int, Answer]] = deque()
             for question in calls:
                 index = question[0]
                 worker = self._of_item[index]
                 if index not in self._told[worker]:
                     self._pool.call(worker, "learn", index, self._item(index))
                     self._told[worker].add(index)
-                answer = self._pool.call(worker, method, *question, parts=parts)
-                waiting.append((index, answer))
-                if len(waiting) > ahead:
-                    yield waiting.popleft()
+                waiting.append((index, self._pool.call(worker, method, *question)))
+                if len(waiting) > ahead * self._pool.size:
+                    index, answer = waiting.popleft()
+                    yield index, answer()
             while waiting:
-                yield waiting.popleft()
+                index, answer = waiting.popleft()
+                yield index, answer()
 
     def _item(self, index: int) -> Item:
         """Return the description of an item that is sent to a worker."""

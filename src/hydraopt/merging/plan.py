@@ -12,8 +12,9 @@ from hydraopt.bundle.spec import TaskEntry
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.budget import HarmLimit
-from hydraopt.merging.limit import HarmSolution, TaskTrial, bytes_with_core
-from hydraopt.merging.merge import checked_manifest, notes_on, prepare, solve
+from hydraopt.merging.draft import Solution, TaskTrial
+from hydraopt.merging.limit import bytes_with_core
+from hydraopt.merging.merge import notes_on, prepare, solve
 from hydraopt.merging.options import MergeOptions
 from hydraopt.merging.outcome import StrPath
 from hydraopt.notes import Note
@@ -102,15 +103,16 @@ def plan(adapters: StrPath | Iterable[StrPath | Adapter], options: MergeOptions)
     options = replace(options, look=replace(options.look, refit=None))
     solved = solve(prepare(adapters, options))
     if solved.solution is None:
-        lossless = solved.job.recipe.to_json().get("limit") == "lossless"
+        lossless = solved.job.recipe.get("limit") == "lossless"
         got = "a size with room for every bit" if lossless else "no coded tensors"
         do = "Merge with it: the bundle has every bit" if lossless else None
         raise UsageError(explain("there is nothing to plan", got=got, do=do))
     assert solved.budget is not None
-    manifest, pieces = checked_manifest(solved), solved.job.pieces
-    sizes = bytes_with_core(solved.solution.draft)
-    tasks = tuple(_planned(task, sizes, solved.by_harm) for task in manifest.tasks)
-    whole = solved.job.size(solved.solution.draft, manifest)
+    draft, pieces = solved.solution.draft, solved.job.pieces
+    manifest = solved.job.manifest_within(solved.budget, draft)
+    sizes = bytes_with_core(draft)
+    tasks = tuple(_planned(task, sizes, solved.solution) for task in manifest.tasks)
+    whole = solved.job.size(draft, manifest)
     return Plan(
         solved.budget.name,
         float(solved.budget.limit),
@@ -133,7 +135,7 @@ def plan_limit(plan: Plan) -> str:
     return HarmLimit(plan.value, plan.counted == "answers").words
 
 
-def _planned(task: TaskEntry, sizes: Array, by_harm: HarmSolution | None) -> PlannedTask:
+def _planned(task: TaskEntry, sizes: Array, solution: Solution) -> PlannedTask:
     """Return the plan of one task.
 
     task: its entry in the future manifest. sizes (contents,): bytes with shares of the core.
@@ -141,7 +143,7 @@ def _planned(task: TaskEntry, sizes: Array, by_harm: HarmSolution | None) -> Pla
     if task.content is None:
         return PlannedTask(task.name, 0.0, task.error, None)
     planned = PlannedTask(task.name, float(sizes[task.content]), task.error, task.harm)
-    if by_harm is None:
+    if task.name not in solution.chosen:
         return planned
-    chosen, trials = by_harm.chosen[task.name], by_harm.trials[task.name]
-    return replace(planned, counted=chosen.counted, trials=trials)
+    counted = solution.chosen[task.name].counted
+    return replace(planned, counted=counted, trials=solution.trials[task.name])

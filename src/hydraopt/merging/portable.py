@@ -15,14 +15,12 @@ from typing import Final
 
 from hydraopt.adapters.model import LowRankModule
 from hydraopt.adapters.rawtensor import FileSpan, RawTensor, stamp_of
-from hydraopt.compress.core import FactorReader
-from hydraopt.engines.engine import Engine, Local
+from hydraopt.engines.engine import Engine
 from hydraopt.engines.pool import Pool, SerialPool
-from hydraopt.merging.align import AdapterFactors, MergeSet
+from hydraopt.merging.align import DecodedModule, MergeSet, ModuleFactors
 from hydraopt.merging.dense import TensorMatrices
-from hydraopt.merging.joined import JoinedFactors
 
-__all__ = ["WORTH", "Spool", "engine_of", "pool_for", "portable", "workers_for"]
+__all__ = ["WORTH", "Spool", "pool_for", "portable"]
 
 WORTH: Final = 5_000_000
 """Numbers of the inputs that a further process is started for: more work than its start takes. By
@@ -62,32 +60,18 @@ class Spool:
         self._folder.cleanup()
 
 
-def _reads_modules(read: FactorReader) -> bool:
-    if isinstance(read, JoinedFactors):
-        return all(_reads_modules(own) for _, own in read.readers)
-    return isinstance(read, AdapterFactors)
-
-
-def engine_of(workers: int | Engine | None) -> Engine:
-    """Return the engine; a number is of processes on this machine."""
-    return Local(workers) if isinstance(workers, int | None) else workers
-
-
-def workers_for(engine: Engine, numbers: int, items: int) -> int:
-    """Return the workers of a job by its numbers of values, modules and coded tensors."""
-    size = min(engine.most(), items)
-    return max(size if engine.remote else min(size, 1 + numbers // WORTH), 1)
-
-
 def pool_for(pieces: MergeSet, engine: Engine) -> tuple[Pool, MergeSet]:
     """Return the pool of a job, and its pieces in a form that the pool's workers can read.
 
     Small jobs of a local engine, and decoded tasks of a bundle, get this process alone. Tensors
     without a file of their own are written below the engine's ``work``, if it has one.
     """
-    if not all(map(_reads_modules, pieces.readers)):
+    held = (x for read in pieces.readers for _, x in read.contents)
+    if any(isinstance(x, DecodedModule) for x in held):
         return SerialPool(), pieces
-    size = workers_for(engine, pieces.numbers, len(pieces.readers) + len(pieces.matrices))
+    size = max(min(engine.most(), len(pieces.readers) + len(pieces.matrices)), 1)
+    if not engine.remote:
+        size = min(size, 1 + pieces.numbers // WORTH)
     if size < 2 and not engine.remote:
         return SerialPool(), pieces
     spool = Spool(engine.work)
@@ -104,20 +88,16 @@ def portable(pieces: MergeSet, spool: Spool) -> MergeSet:
     """Return a copy of the pieces in which every piece can be sent to another process."""
     return dataclasses.replace(
         pieces,
-        readers=tuple(_portable_reader(read, spool) for read in pieces.readers),
+        readers=tuple(
+            ModuleFactors(tuple((i, _portable_module(x, spool)) for i, x in read.contents))
+            for read in pieces.readers
+        ),
         matrices=tuple(_portable_matrices(x, spool) for x in pieces.matrices),
     )
 
 
-def _portable_reader(read: FactorReader, spool: Spool) -> FactorReader:
-    if isinstance(read, JoinedFactors):
-        own = tuple((first, _portable_reader(x, spool)) for first, x in read.readers)
-        return JoinedFactors(own)
-    assert isinstance(read, AdapterFactors)
-    return AdapterFactors(tuple((i, _portable_module(x, spool)) for i, x in read.contents))
-
-
-def _portable_module(module: LowRankModule, spool: Spool) -> LowRankModule:
+def _portable_module(module: LowRankModule | DecodedModule, spool: Spool) -> LowRankModule:
+    assert isinstance(module, LowRankModule)
     a, b = spool.portable(module.a), spool.portable(module.b)
     between = None if module.between is None else spool.portable(module.between)
     if a is module.a and b is module.b and between is module.between:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hydraopt.bundle.harm import ANSWER_TOKENS
@@ -13,16 +12,17 @@ from hydraopt.errors import UsageError
 from hydraopt.merging.budget import HarmLimit
 
 __all__ = [
-    "CoreRecipe",
-    "MergeRecipe",
-    "MethodRecipe",
     "Recipe",
-    "RefreshRecipe",
-    "ShrinkRecipe",
     "forms_in",
     "harm_limit_in",
+    "merge_recipe",
+    "method_recipe",
+    "refresh_recipe",
+    "shrink_recipe",
 ]
 
+Recipe = Mapping[str, Any]
+"""Recipe as the manifest stores it."""
 
 _LOOKED: Final = ("sensitivity", "judged")
 """Recipe keys that count tasks measured with the base model."""
@@ -30,122 +30,73 @@ _TRAINED: Final = ("refit",)
 """Keys that count tasks whose parts were trained; a refresh from coded tasks keeps them."""
 
 
-@dataclass(frozen=True)
-class MergeRecipe:
-    """A merge by hydraopt's own coder.
+def merge_recipe(
+    measure: str,
+    limit: str,
+    value: float,
+    forms: Sequence[str] = tuple(FORMS),
+    fair: bool = False,
+    *,
+    unit: str = "",
+    sensitivity: int = 0,
+    judged: int = 0,
+    refit: int = 0,
+    answer_tokens: int = ANSWER_TOKENS,
+) -> Recipe:
+    """Return the recipe of a merge by hydraopt's own coder.
 
     limit, value: the budget's name ("size", "error", "max-error", "harm", or "lossless") and its
-    limit. unit: of the value, where it has one.
+        limit.
+    unit: of the value, where it has one.
     sensitivity: number of tasks whose modules were weighted by their effect on the base model.
     judged: number of tasks whose harm was measured on their own greedy answers, teacher-forced.
     refit: number of tasks whose coded parts were trained to keep these answers.
     answer_tokens: maximum number of judged tokens per answer; written only if not the default.
     """
-
-    measure: str
-    limit: str
-    value: float
-    forms: tuple[str, ...]
-    fair: bool = False
-    sensitivity: int = 0
-    judged: int = 0
-    refit: int = 0
-    unit: str = ""
-    answer_tokens: int = ANSWER_TOKENS
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the recipe as stored in the manifest, without keys for steps that did not run."""
-        recipe: dict[str, Any] = {
-            "measure": self.measure,
-            "fair": self.fair,
-            "forms": list(self.forms),
-            "limit": self.limit,
-            "value": self.value,
-        }
-        if self.unit:
-            recipe["unit"] = self.unit
-        if self.sensitivity:
-            recipe["sensitivity"] = self.sensitivity
-        if self.judged:
-            recipe["judged"] = self.judged
-        if self.refit:
-            recipe["refit"] = self.refit
-        if self.answer_tokens != ANSWER_TOKENS:
-            recipe["answer_tokens"] = self.answer_tokens
-        return recipe
+    recipe = {
+        "measure": measure,
+        "fair": fair,
+        "forms": list(forms),
+        "limit": limit,
+        "value": value,
+    }
+    steps = {"unit": unit, "sensitivity": sensitivity, "judged": judged, "refit": refit}
+    steps["answer_tokens"] = answer_tokens if answer_tokens != ANSWER_TOKENS else 0
+    return recipe | {key: x for key, x in steps.items() if x}
 
 
-@dataclass(frozen=True)
-class ShrinkRecipe:
-    """A shrink: what it changes of the recipe ``before`` it, which stays as far as it holds on."""
-
-    before: Mapping[str, Any] = field(repr=False)
-    measure: str
-    limit: str
-    value: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the recipe as stored in the manifest."""
-        changes = {"measure": self.measure, "limit": self.limit, "value": self.value}
-        before = _unfair(_without(self.before, ("unit", *_LOOKED)))
-        return {**before, **changes, "shrunk": True, "errors": "estimated"}
+def shrink_recipe(before: Recipe, measure: str, limit: str, value: float) -> Recipe:
+    """Return the recipe of a shrink: that of the bundle ``before`` it, as far as it holds on."""
+    kept = _unfair(_without(before, ("unit", *_LOOKED)))
+    changes = {"measure": measure, "limit": limit, "value": value}
+    return {**kept, **changes, "shrunk": True, "errors": "estimated"}
 
 
-@dataclass(frozen=True)
-class CoreRecipe:
-    """A task that is coded over a core: the core has its recipe already, and it stays."""
+def refresh_recipe(before: Recipe, limit: str | None, value: float | None, decoded: bool) -> Recipe:
+    """Return the recipe of a new core: that of the bundle ``before`` it, as far as it holds on.
 
-    def to_json(self) -> dict[str, Any]:
-        """Nothing that the manifest would hold."""
-        return {}
-
-
-@dataclass(frozen=True)
-class RefreshRecipe:
-    """A new core for what a bundle holds: the recipe ``before`` it, as far as it holds on.
-
-    limit, value: of a new limit; without one the price stayed. decoded: tasks were coded again from
-    what the bundle held, so that their errors are estimates.
+    limit, value: of a new limit; None if the price stayed.
+    decoded: whether tasks were coded again from what the bundle held, so that their errors are
+        estimates.
     """
-
-    before: Mapping[str, Any] = field(repr=False)
-    limit: str | None
-    value: float | None
-    decoded: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the recipe as stored in the manifest."""
-        # Every task is coded again, by errors alone: nobody looks at answers.
-        recipe = {**_unfair(_without(self.before, _LOOKED)), "refreshed": True}
-        if self.limit is not None:
-            recipe = {**_without(recipe, ("unit",)), "limit": self.limit, "value": self.value}
-        elif recipe.get("limit") == "harm":  # nobody knows any more whether it is kept
-            recipe = _without(recipe, ("limit", "value", "unit"))
-        if self.decoded:
-            return {**recipe, "errors": "estimated"}
-        # Coded from the originals, nothing is left of what was done to parts before.
-        return _without(recipe, ("errors", "shrunk", *_TRAINED))
+    # Every task is coded again, by errors alone: nobody looks at answers.
+    recipe = {**_unfair(_without(before, _LOOKED)), "refreshed": True}
+    if limit is not None:
+        recipe = {**_without(recipe, ("unit",)), "limit": limit, "value": value}
+    elif recipe.get("limit") == "harm":  # nobody knows any more whether it is kept
+        recipe = _without(recipe, ("limit", "value", "unit"))
+    if decoded:
+        return {**recipe, "errors": "estimated"}
+    # Coded from the originals, nothing is left of what was done to parts before.
+    return _without(recipe, ("errors", "shrunk", *_TRAINED))
 
 
-@dataclass(frozen=True)
-class MethodRecipe:
-    """A method of the literature, with its options; dtype: of the numbers that it made."""
-
-    method: str
-    options: Mapping[str, Any]
-    dtype: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the recipe as stored in the manifest."""
-        return {
-            "method": self.method,
-            "options": dict(self.options),
-            "dtype": self.dtype,
-            "limit": "lossless",
-        }
+def method_recipe(method: str, options: Mapping[str, Any], dtype: str) -> Recipe:
+    """Return the recipe of a method of the literature. dtype: of the numbers that it made."""
+    return {"method": method, "options": dict(options), "dtype": dtype, "limit": "lossless"}
 
 
-def harm_limit_in(recipe: Mapping[str, Any]) -> HarmLimit | None:
+def harm_limit_in(recipe: Recipe) -> HarmLimit | None:
     """Return the limit on harm that a bundle was merged with; None if it had another one."""
     value = recipe.get("value")
     if recipe.get("limit") != HarmLimit.name or type(value) is not float:
@@ -158,20 +109,17 @@ def harm_limit_in(recipe: Mapping[str, Any]) -> HarmLimit | None:
     return None
 
 
-def forms_in(recipe: Mapping[str, Any]) -> tuple[str, ...]:
+def forms_in(recipe: Recipe) -> tuple[str, ...]:
     """Return the forms that a recipe permits, or all."""
     named = recipe.get("forms")
     forms = tuple(form for form in FORMS if form in named) if isinstance(named, list) else ()
     return forms or tuple(FORMS)
 
 
-def _unfair(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _unfair(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe without fairness, if it states any."""
     return {key: value if key != "fair" else False for key, value in recipe.items()}
 
 
-def _without(recipe: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+def _without(recipe: Recipe, keys: Collection[str]) -> dict[str, Any]:
     return {key: value for key, value in recipe.items() if key not in keys}
-
-
-Recipe = MergeRecipe | ShrinkRecipe | RefreshRecipe | MethodRecipe | CoreRecipe

@@ -4,35 +4,32 @@ Size and error both follow the price monotonically and nearly as a power law. Fo
 says where to look, and one or two passes do; for an error the noise of a number does, and a secant
 in logarithms takes two or three.
 What counts is what a pass really made: bytes of the file, errors after rounding. A search knows
-nothing of modules or files: it asks a :class:`Runner` for one trial after the other.
+nothing of modules or files: it asks for one trial after the other.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Protocol
 
 import numpy as np
 
 from hydraopt.errors import BudgetError, explain
 from hydraopt.merging.budget import Budget, MeanError, Size, WorstError
-from hydraopt.merging.draft import Course, UnreadableError
+from hydraopt.merging.draft import Course, Draft, Solution, UnreadableError
 from hydraopt.merging.guide import SIZE_SLOPE, Guide
 
 __all__ = [
     "ERROR_SLOPE",
     "MOST_PASSES",
-    "Runner",
+    "Run",
     "Secant",
-    "Solution",
     "Trial",
     "coded_bits",
     "search_error",
     "search_size",
 ]
-
-D = TypeVar("D")
 
 MOST_PASSES = 12
 _GUIDED = 3
@@ -50,7 +47,7 @@ _ERROR_AIM, _ERROR_MET = 0.985, 0.97
 
 
 @dataclass(frozen=True)
-class Trial(Generic[D]):
+class Trial:
     """Result of one coding pass.
 
     price: price of a bit in the pass, on average.
@@ -60,30 +57,20 @@ class Trial(Generic[D]):
         final answer.
     """
 
-    draft: D
+    draft: Draft
     price: float
     value: float
     coded_bytes: int = 0
     settled: bool = True
 
 
-class Runner(Protocol[D]):
-    """Interface of an object that runs trials."""
+class Run(Protocol):
+    """Function that runs a trial: a pass, the ``count``-th, at ``price``, steered by ``course``."""
 
-    def run(self, price: float, count: int, course: Course | None = None) -> Trial[D]:
-        """Run the ``count``-th pass, at ``price``, steered by ``course`` if there is one."""
-        ...
+    def __call__(self, price: float, count: int, course: Course | None = None) -> Trial: ...
 
 
-@dataclass(frozen=True)
-class Solution(Generic[D]):
-    """Draft that met the budget, and the number of passes."""
-
-    draft: D
-    passes: int
-
-
-def search_size(runner: Runner[D], guide: Guide, budget: Size, fixed: int = 0) -> Solution[D]:
+def search_size(run: Run, guide: Guide, budget: Size, fixed: int = 0) -> Solution:
     """Search the largest draft of at most ``budget.limit`` bytes.
 
     guide: the planner's expectation at each price.
@@ -93,14 +80,14 @@ def search_size(runner: Runner[D], guide: Guide, budget: Size, fixed: int = 0) -
     drafts that readers refuse.
     """
     wanted = _SIZE_AIM * budget.limit
-    nearest, secant = _Nearest[D](budget, _SIZE_MET), Secant(wanted, SIZE_SLOPE)
+    nearest, secant = _Nearest(budget, _SIZE_MET), Secant(wanted, SIZE_SLOPE)
     price = guide.price(coded_bits(budget, fixed))
     guided, before, over = True, None, False
     for count in range(1, MOST_PASSES + 1):
         course = None
         if guided and count <= len(_STEERED):
             course = guide.course(price, 8 * (_STEERED[count - 1] * budget.limit - fixed))
-        trial = _tried(runner, nearest, secant, price, count, course)
+        trial = _tried(run, nearest, secant, price, count, course)
         if trial and nearest.takes(trial):
             return Solution(trial.draft, count)
         # Where a price made too much, a higher one that buys more than nothing may still fit.
@@ -120,7 +107,7 @@ def search_size(runner: Runner[D], guide: Guide, budget: Size, fixed: int = 0) -
     return nearest.solution(MOST_PASSES)
 
 
-def search_error(runner: Runner[D], budget: MeanError | WorstError, start: float) -> Solution[D]:
+def search_error(run: Run, budget: MeanError | WorstError, start: float) -> Solution:
     """Search the draft of the largest error within ``budget``, which is the smallest file.
 
     A draft that readers refuse is too coarse. If the limit asks for one, the coarsest draft that
@@ -130,11 +117,11 @@ def search_error(runner: Runner[D], budget: MeanError | WorstError, start: float
 
     Raises BudgetError if no price meets the budget.
     """
-    nearest = _Nearest[D](budget, _ERROR_MET)
+    nearest = _Nearest(budget, _ERROR_MET)
     secant = Secant(_ERROR_AIM * budget.limit, ERROR_SLOPE)
     price, before = start, None
     for count in range(1, MOST_PASSES + 1):
-        trial = _tried(runner, nearest, secant, price, count)
+        trial = _tried(run, nearest, secant, price, count)
         if trial and nearest.takes(trial):
             return Solution(trial.draft, count)
         if secant.closed or (before and trial and _is_idle(before, trial)):
@@ -146,16 +133,16 @@ def search_error(runner: Runner[D], budget: MeanError | WorstError, start: float
 
 
 def _tried(
-    runner: Runner[D],
-    nearest: _Nearest[D],
+    run: Run,
+    nearest: _Nearest,
     secant: Secant,
     price: float,
     count: int,
     course: Course | None = None,
-) -> Trial[D] | None:
+) -> Trial | None:
     """Run a trial and let the secant learn from it; return None for an unreadable one."""
     try:
-        trial = runner.run(price, count, course)
+        trial = run(price, count, course)
     except UnreadableError as error:
         nearest.unreadable = error
         secant.refuse(error.draft.price)
@@ -164,13 +151,13 @@ def _tried(
     return trial
 
 
-def _is_saturated(before: Trial[D], trial: Trial[D], budget: Size) -> bool:
+def _is_saturated(before: Trial, trial: Trial, budget: Size) -> bool:
     """Return whether a far lower price used none of the room left, so that no price will."""
     fits = trial.value <= budget.limit
     return fits and trial.price * _FAR < before.price and _same_bytes(before, trial)
 
 
-def _is_idle(before: Trial[D], trial: Trial[D]) -> bool:
+def _is_idle(before: Trial, trial: Trial) -> bool:
     """Return whether the error is zero at every price, as for adapters that change nothing.
 
     Numbers of few bits have no error at a low price, and then take more bytes than they need.
@@ -178,7 +165,7 @@ def _is_idle(before: Trial[D], trial: Trial[D]) -> bool:
     return trial.value == before.value == 0 and _same_bytes(before, trial)
 
 
-def _same_bytes(before: Trial[D], trial: Trial[D]) -> bool:
+def _same_bytes(before: Trial, trial: Trial) -> bool:
     return before.settled and trial.settled and before.coded_bytes == trial.coded_bytes
 
 
@@ -187,7 +174,7 @@ def coded_bits(budget: Size, fixed: int) -> float:
     return 8 * max(_SIZE_AIM * budget.limit - fixed, 1.0) / _CODED
 
 
-class _Nearest(Generic[D]):
+class _Nearest:
     """Trial within the budget that is nearest to its limit.
 
     unreadable: last trial that readers would refuse, whatever its value.
@@ -195,7 +182,7 @@ class _Nearest(Generic[D]):
 
     def __init__(self, budget: Budget, met: float) -> None:
         self._budget, self._met = budget, met
-        self._best: Trial[D] | None = None
+        self._best: Trial | None = None
         self._last = math.nan
         self.unreadable: UnreadableError | None = None
 
@@ -203,7 +190,7 @@ class _Nearest(Generic[D]):
     def has_one(self) -> bool:
         return self._best is not None
 
-    def takes(self, trial: Trial[D]) -> bool:
+    def takes(self, trial: Trial) -> bool:
         """Keep the trial if it is nearer than those before; whether it meets the budget."""
         limit, self._last = self._budget.limit, trial.value
         if not trial.settled or trial.value > limit:
@@ -213,7 +200,7 @@ class _Nearest(Generic[D]):
             self._best = trial
         return trial.value >= self._met * limit
 
-    def solution(self, passes: int) -> Solution[D]:
+    def solution(self, passes: int) -> Solution:
         """Return the nearest trial. Raises BudgetError or UnreadableError without one."""
         if self._best is not None:
             return Solution(self._best.draft, passes)

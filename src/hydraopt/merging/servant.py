@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, write_dense
@@ -40,11 +40,8 @@ from hydraopt.linalg.basis import Bases
 from hydraopt.linalg.start import Drawn
 from hydraopt.merging.dense import TensorMatrices
 from hydraopt.merging.shards import Shards
-from hydraopt.merging.workerresults import Made, read_bits, read_energies, read_made
 
-__all__ = ["Item", "ModuleItem", "Servant", "Setup", "TensorItem"]
-
-T = TypeVar("T")
+__all__ = ["Item", "Made", "ModuleItem", "Servant", "Setup", "TensorItem"]
 
 _TOGETHER: Final = 4 << 20
 """Approximate number of bytes of streams handed over at once."""
@@ -99,6 +96,26 @@ class Setup:
     spaces: int
     vectors: int
     shards: Shards | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """Result of encoding an item, without its records.
+
+    bits: the planner's estimate.
+    errors, energies: squared norms, in the order of ``contents``.
+    forms: number of records by form.
+    shares: whether the item's shared record holds anything.
+    numbers: count of numbers that all its records stand for.
+    """
+
+    bits: float
+    contents: Sequence[int]
+    errors: Sequence[float]
+    energies: Sequence[float]
+    forms: Mapping[str, int]
+    shares: bool
+    numbers: int
 
 
 BasisRecords = tuple[BasisRecord | None, BasisRecord | None]
@@ -163,8 +180,8 @@ class Servant:
             norms = [float(s @ s) for s in core.s]
             return [core.contents, norms, core.count], b""
 
-        known = self._items[index].names
-        return self._answer(index, ["energies"], make, lambda head, _: read_energies(head, known))
+        contents, norms, blocks = self._answer(index, ["energies"], make)[0]
+        return contents, norms, blocks
 
     def bits(self, index: int, price: float, weights: Sequence[float]) -> float:
         """Return the planner's estimate of the bits of an item.
@@ -180,8 +197,7 @@ class Servant:
                 return estimate_tensor(tensor.read, tensor.shape, weights, price, item.given), b""
             return self._plan(index, item, price, weights)[1].bits, b""
 
-        question = ["bits", price, weights]
-        return self._answer(index, question, make, lambda head, _: read_bits(head))
+        return float(self._answer(index, ["bits", price, weights], make)[0])
 
     def encode(
         self,
@@ -191,7 +207,7 @@ class Servant:
         expected: float,
         block: int = 0,
         threads: int = 1,
-    ) -> tuple[Made | bytes, ...]:
+    ) -> tuple[Made, list[bytes]]:
         """Plan and encode a block of an item.
 
         Data that an item has once is with its first block.
@@ -212,28 +228,21 @@ class Servant:
             return asdict(made), scripts
 
         question = ["encode", price, weights, expected, block]
-        known = self._items[index].names
-        made, scripts = self._answer(
-            index, question, make, lambda head, data: (read_made(head, data, known), data)
-        )
+        head, scripts = self._answer(index, question, make)
         owners = self._setup.owners
         parts: list[list[memoryview]] = [[] for _ in range(self._setup.workers)]
         for whose, script in apart(scripts):
             parts[owners[whose]].append(script)
-        return made, *(b"".join(part) for part in parts)
+        return Made(**head), [b"".join(part) for part in parts]
 
     def _answer(
-        self,
-        index: int,
-        question: list[Any],
-        make: Callable[[], tuple[Any, bytes]],
-        read: Callable[[Any, bytes], T],
-    ) -> T:
+        self, index: int, question: list[Any], make: Callable[[], tuple[Any, bytes]]
+    ) -> tuple[Any, bytes]:
         """Return :meth:`Shards.answer`, or compute the answer if it cannot be stored."""
         shards, digest = self._setup.shards, self._items[index].digest
         if shards is None or digest is None:
-            return read(*make())
-        return shards.answer([digest, *question], make, read)
+            return make()
+        return shards.answer([digest, *question], make)
 
     def _plan(
         self, index: int, item: ModuleItem, price: float, weights: Sequence[float]

@@ -2,7 +2,7 @@
 
 An answer follows from its question: which adapters' numbers, which item, at which price. The hash
 of the question is the name of the file and a part of its checksum, so a file answers this question
-or counts as missing, as one that is damaged or makes no sense does. Workers on several machines may
+or counts as missing, as one that is damaged does. Workers on several machines may
 share the folder.
 """
 
@@ -15,14 +15,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from hydraopt.files.reading import open_regular
 from hydraopt.files.writing import write_atomically
 
 __all__ = ["Shards"]
-
-T = TypeVar("T")
 
 _SUFFIX: Final = ".shard"
 _CHECK: Final = 32
@@ -39,25 +37,23 @@ class Shards:
         self,
         question: list[Any],
         make: Callable[[], tuple[Any, bytes]],
-        read: Callable[[Any, bytes], T],
-    ) -> T:
-        """Return what ``read`` makes of the answer that ``make`` gives, or gave before.
+    ) -> tuple[Any, bytes]:
+        """Return the answer that ``make`` gives, or gave before.
 
         question: what the answer follows from, as JSON. make: gives something that JSON has, and
-        bytes. read: raises ValueError for a kept answer that makes no sense, which is made again.
-        Raises OSError if an answer cannot be written.
+        bytes. Raises OSError if an answer cannot be written.
         """
         key = hashlib.sha256(json.dumps(question).encode())
         name = key.hexdigest()
         path = self.folder / name[:2] / f"{name}{_SUFFIX}"
         with suppress(OSError, ValueError, RecursionError):
-            return read(*_kept(path, key.digest()))
+            return _kept(path, key.digest())
         head, data = make()
         text = json.dumps(head).encode()
         body = len(text).to_bytes(_HEAD, "little") + text + data
         os.makedirs(path.parent, exist_ok=True)
         write_atomically(path, [_check(key.digest(), body), body])
-        return read(json.loads(text), data)
+        return head, data
 
 
 def _check(question: bytes, body: bytes) -> bytes:

@@ -9,8 +9,9 @@ from typing import Final
 from hydraopt.engines.pool import Closing
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.draft import UnreadableError
+from hydraopt.merging.options import MergeOptions
 from hydraopt.merging.outcome import Job
-from hydraopt.merging.solving import SearchOptions, passes_of, weights_for
+from hydraopt.merging.solving import passes_of, weights_for
 from hydraopt.merging.weights import Weights
 
 __all__ = [
@@ -47,7 +48,7 @@ def passes_within_reach(numbers: int, most: int) -> int:
 class Sizes(Closing):
     """Codes a job at prices of a bit; close it after use, as with a ``with`` block."""
 
-    def __init__(self, job: Job, options: SearchOptions) -> None:
+    def __init__(self, job: Job, options: MergeOptions) -> None:
         self._job = job
         self._passes = passes_of(job, options)
         try:

@@ -5,41 +5,35 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from hydraopt.coding.forms import FORMS
-from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import modes_of
-from hydraopt.engines.engine import Engine
-from hydraopt.errors import UsageError, explain
+from hydraopt.engines.engine import Local
 from hydraopt.merging.budget import Budget, MeanError, Size, WorstError
-from hydraopt.merging.draft import Course, Draft
+from hydraopt.merging.draft import Course, Draft, Solution
 from hydraopt.merging.guide import Guide
+from hydraopt.merging.options import MergeOptions
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Passes
-from hydraopt.merging.portable import engine_of, pool_for
+from hydraopt.merging.portable import pool_for
 from hydraopt.merging.search import (
     ERROR_SLOPE,
     MOST_PASSES,
     Secant,
-    Solution,
     Trial,
     coded_bits,
     search_error,
     search_size,
 )
 from hydraopt.merging.shards import Shards
-from hydraopt.merging.weights import Sensitivity, Weights, importances, weights_of
-from hydraopt.progress import Progress
+from hydraopt.merging.weights import Weights, importances, sensed, weights_of
 
 __all__ = [
     "KeptError",
-    "SearchOptions",
-    "check_forms",
     "passes_of",
     "price_of",
     "solve",
@@ -58,19 +52,6 @@ _ALIKE: Final = 1.05
 
 
 @dataclass(frozen=True)
-class SearchOptions:
-    """Options of the search for a draft; :func:`hydraopt.merge` describes each one."""
-
-    measure: Measure
-    forms: Sequence[str] = tuple(FORMS)
-    fair: bool = False
-    workers: int | Engine | None = None
-    progress: Progress | None = None
-    importance: Mapping[str, float] = field(default_factory=dict)
-    sensitivity: Sensitivity = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class KeptError:
     """Error, above 0, that a task is to keep.
 
@@ -82,17 +63,17 @@ class KeptError:
     most: float
 
 
-def solve(job: Job, budget: Budget, options: SearchOptions) -> Solution[Draft]:
+def solve(job: Job, budget: Budget, options: MergeOptions) -> Solution:
     """Search the draft that meets the budget, by passes at falling or rising prices.
 
-    Raises UsageError for unknown forms and tasks, BudgetError for a budget that cannot be met.
+    Raises UsageError for unknown tasks, BudgetError for a budget that cannot be met.
     """
     with passes_of(job, options) as passes:
         weights = weights_for(passes, job, options)
         return _search(passes, job, budget, weights, options.fair)
 
 
-def solve_at(job: Job, price: float, options: SearchOptions) -> Draft:
+def solve_at(job: Job, price: float, options: MergeOptions) -> Draft:
     """Run one pass at a price of a bit, whatever its result."""
     with passes_of(job, options) as passes:
         weights = weights_for(passes, job, options)
@@ -100,7 +81,7 @@ def solve_at(job: Job, price: float, options: SearchOptions) -> Draft:
 
 
 def solve_kept(
-    job: Job, price: float, options: SearchOptions, kept: Mapping[str, KeptError]
+    job: Job, price: float, options: MergeOptions, kept: Mapping[str, KeptError]
 ) -> Draft:
     """Run one pass at a price of a bit; more, if tasks need prices of their own for their errors.
 
@@ -150,55 +131,43 @@ def solve_kept(
         return draft
 
 
-def check_forms(forms: Iterable[str]) -> None:
-    """Raise UsageError for a form that is not there."""
-    unknown = sorted(set(forms) - set(FORMS))
-    if unknown:
-        raise UsageError(explain("unknown form", got=", ".join(unknown), expected=", ".join(FORMS)))
-
-
-def weights_for(passes: Passes, job: Job, options: SearchOptions) -> Weights:
+def weights_for(passes: Passes, job: Job, options: MergeOptions) -> Weights:
     """Return the weights of all items of a job. Raises UsageError for unknown tasks."""
     importance = importances(job.pieces, options.importance)
-    energies, seen = passes.energies(), options.sensitivity
-    return weights_of(job.pieces, energies, options.measure, importance, seen)
+    energies, seen = passes.energies(), sensed(options.look.sensitivity)
+    return weights_of(job.pieces, energies, options.weighing, importance, seen)
 
 
-def passes_of(job: Job, options: SearchOptions) -> Passes:
-    """Return the passes over the modules and tensors of a job; to be closed, as by ``with``.
-
-    Raises UsageError for unknown forms.
-    """
-    check_forms(options.forms)
-    engine = engine_of(options.workers)
+def passes_of(job: Job, options: MergeOptions) -> Passes:
+    """Return the passes over the modules and tensors of a job; to be closed, as by ``with``."""
+    workers = options.workers
+    engine = Local(workers) if workers is None or isinstance(workers, int) else workers
     shards = None if engine.work is None else Shards(engine.work)
     modes = modes_of(options.forms)
     pool, pieces = pool_for(job.pieces, engine)
     about = pool, options.progress, engine.memory, shards
     try:
-        return Passes(pieces, options.measure, modes, *about)
+        return Passes(pieces, options.weighing, modes, *about)
     except BaseException:  # whoever asked has nothing to close
         pool.close()
         raise
 
 
-def _search(
-    passes: Passes, job: Job, budget: Budget, weights: Weights, fair: bool
-) -> Solution[Draft]:
+def _search(passes: Passes, job: Job, budget: Budget, weights: Weights, fair: bool) -> Solution:
     """Search the draft that meets the budget at these weights.
 
     Raises BudgetError for a budget that cannot be met.
     """
     pieces = job.pieces
-    runner = _Runner(passes, job, budget, weights, fair)
+    run = _Runner(passes, job, budget, weights, fair)
     if not isinstance(budget, Size):
-        return search_error(runner, budget, price_of(budget, job, weights))
+        return search_error(run, budget, price_of(budget, job, weights))
     fixed = job.around_coded(budget, Draft.empty(weights.whole, weights.counting))
     # Of a Gaussian source's 2^(-2 bits/number) the slope would be this but for the 3.
     rate = coded_bits(budget, fixed) / max(pieces.numbers, 1)
     guess = pieces.contents * 2 * math.log(2) / max(pieces.numbers, 1) * 2 ** (-3 * rate)
     guide = Guide(lambda price: passes.estimate(price, weights.whole), max(guess, 1e-30))
-    return search_size(runner, guide, budget, fixed)
+    return search_size(run, guide, budget, fixed)
 
 
 def price_of(budget: MeanError | WorstError, job: Job, weights: Weights) -> float:
@@ -249,7 +218,7 @@ class _Runner:
         self._passes, self._job, self._budget = passes, job, budget
         self._weights, self._fair = weights, fair
 
-    def run(self, price: float, count: int, course: Course | None = None) -> Trial[Draft]:
+    def __call__(self, price: float, count: int, course: Course | None = None) -> Trial:
         weights = self._weights
         draft = self._passes.run(price, weights.whole, weights.counting, f"pass {count}", course)
         trial = Trial(draft, draft.price, self._job.value(self._budget, draft), draft.coded_bytes)

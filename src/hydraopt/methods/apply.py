@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,9 +28,9 @@ from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.methods.registry import Method, method_named
 from hydraopt.methods.small import Merged
 from hydraopt.notes import Note
-from hydraopt.values import real, shown
+from hydraopt.values import closest, listed, real, shown
 
-__all__ = ["apply", "checked_weight", "relative_weights"]
+__all__ = ["apply", "relative_importance"]
 
 _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "float16": np.dtype("<f2"),
@@ -43,15 +43,16 @@ def apply(
     method: str | Method,
     *,
     dtype: str = "float16",
-    weights: Sequence[float] | Mapping[str, float] | None = None,
+    weights: Mapping[str, float] | None = None,
     same_base: bool = False,
     **options: Any,
 ) -> list[Adapter]:
     """Merge the adapters by ``method``; names and order stay the same.
 
     method, options: a Method or the name of one, and options of its function.
-    weights: one for each adapter, or by name; default the method's own, and for methods that
-        weigh errors 1 / |dW_t|^2 over the whole adapter, so that relative errors count alike.
+    weights: by name. For methods that weigh errors, how much an adapter's relative error counts, 1
+        where it is not named; for other methods the weights of their sums, one for every adapter,
+        or none for the method's own.
     dtype: dtype of the factors, "float16" or "float32".
     same_base: treat base models with different names as one.
 
@@ -66,7 +67,7 @@ def apply(
     row = method_named(method)
     _check(adapters, row, dtype, options)
     check_same_base(adapters, same_base)
-    given = _weights(adapters, row, weights)
+    given = _weights(adapters, row, weights or {})
     made: list[dict[str, tuple[LowRankModule, float]]] = [{} for _ in adapters]
     for path in sorted({path for adapter in adapters for path in adapter.modules}):
         owners = [i for i, adapter in enumerate(adapters) if path in adapter.modules]
@@ -150,36 +151,43 @@ def _refused(adapter: Adapter, why: str, what: str | None) -> AdapterFormatError
 
 
 def _weights(
-    adapters: Sequence[Adapter],
-    row: Method,
-    weights: Sequence[float] | Mapping[str, float] | None,
+    adapters: Sequence[Adapter], row: Method, weights: Mapping[str, float]
 ) -> list[float] | None:
     """Return one weight for each adapter, or None for the method's own."""
-    if weights is None:
-        if not row.weighs_errors:
-            return None
-        return relative_weights(adapters)
+    names = [adapter.name for adapter in adapters]
+    given = {name: _checked(name, x, row.weighs_errors) for name, x in weights.items()}
+    if row.weighs_errors:
+        if unknown := sorted(set(given) - set(names)):
+            got, expected = listed(unknown), closest(unknown, names)
+            what = "weight for an adapter that was not found"
+            raise UsageError(explain(what, got=got, expected=expected))
+        # 1 / |dW_t|^2 over the whole of each adapter, so that relative errors count alike.
+        squares = [
+            sum(Factors.of(*module.factors()).squared_norm() for module in x.modules.values())
+            for x in adapters
+        ]
+        inverse = [1 / square if square > 0 else 1.0 for square in squares]
+        weighed: list[float] = (relative_importance(given, names) * inverse).tolist()
+        return weighed
+    if not given:
+        return None
     if "weights" not in row.defaults:
         raise UsageError(explain(f"{row.name} takes no weights", do="Leave them out"))
-    names = [adapter.name for adapter in adapters]
-    if isinstance(weights, Mapping):
-        if set(weights) != set(names):
-            raise UsageError(
-                explain("weights do not name the adapters", got=sorted(weights), expected=names)
-            )
-        weights = [weights[name] for name in names]
-    if not hasattr(weights, "__len__") or len(weights) != len(names):
-        got = len(weights) if hasattr(weights, "__len__") else shown(weights)
+    if set(given) != set(names):
         raise UsageError(
-            explain("weights do not fit", got=got, expected=f"{len(names)}, one an adapter")
+            explain("weights do not name the adapters", got=sorted(given), expected=names)
         )
-    return [
-        checked_weight(name, weight, row.weighs_errors)
-        for name, weight in zip(names, weights, strict=True)
-    ]
+    return [given[name] for name in names]
 
 
-def checked_weight(name: str, weight: object, positive: bool) -> float:
+def relative_importance(importance: Mapping[str, float], names: Iterable[str]) -> Array:
+    """Return the importance of each task over the largest one, (tasks,); 1 if not given."""
+    counts = np.array([importance.get(name, 1.0) for name in names], np.float64)
+    relative: Array = counts / counts.max()
+    return relative
+
+
+def _checked(name: str, weight: object, positive: bool) -> float:
     """Return the weight of the adapter of that name; raises UsageError for what is none."""
     number = real(weight)
     if number is None or not math.isfinite(number) or (positive and number <= 0):
@@ -193,18 +201,6 @@ def checked_weight(name: str, weight: object, positive: bool) -> float:
             )
         )
     return number
-
-
-def relative_weights(adapters: Sequence[Adapter]) -> list[float]:
-    """Return 1 / |dW_t|^2 over the whole of each adapter, so that relative errors count alike.
-
-    It is 1 for an adapter that changes nothing.
-    """
-    norms = [
-        sum(Factors.of(*module.factors()).squared_norm() for module in adapter.modules.values())
-        for adapter in adapters
-    ]
-    return [1 / norm if norm > 0 else 1.0 for norm in norms]
 
 
 class _Stored:

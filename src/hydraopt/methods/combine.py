@@ -19,18 +19,16 @@ import numpy as np
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.spec import Manifest
 from hydraopt.collection.output import check_output, core_name, written
-from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.url import place_of
 from hydraopt.linalg.norms import relative_error
-from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import align
 from hydraopt.merging.outcome import Job, StrPath, Written, inputs_of, load
-from hydraopt.merging.recipe import MethodRecipe
-from hydraopt.methods.apply import apply, checked_weight, relative_weights
+from hydraopt.merging.recipe import method_recipe
+from hydraopt.methods.apply import apply, relative_importance
 from hydraopt.methods.hydra import check_counts
 from hydraopt.methods.registry import Method, method_named
-from hydraopt.values import closest, listed
 
 __all__ = ["Combined", "combine"]
 
@@ -81,17 +79,13 @@ def combine(
     if options.get("heads") is not None:
         check_counts(options["heads"], options.get("rank") or 1, len(loaded))
     options = {name: x.item() if isinstance(x, np.generic) else x for name, x in options.items()}
-    importance = dict(weights or {})
-    if row.weighs_errors:
-        importance = {name: checked_weight(name, x, True) for name, x in importance.items()}
-    given = _weights(row, loaded, importance)
-    made = apply(loaded, row, dtype=dtype, weights=given, same_base=same_base, **options)
+    made = apply(loaded, row, dtype=dtype, weights=weights, same_base=same_base, **options)
     errors, by_module = _errors(loaded, made)
     pieces = align(made, group.base_model, lossless=True)
     numbers = {adapter.name: adapter.numbers for adapter in loaded}
-    job = Job.of(pieces, MethodRecipe(row.name, options, dtype), core_name(output))
+    job = Job.of(pieces, method_recipe(row.name, options, dtype), core_name(output))
     manifest = _measured(job.manifest(None), errors, by_module, numbers)
-    counts = _relative(importance if row.weighs_errors else {}, errors)
+    counts = relative_importance((weights or {}) if row.weighs_errors else {}, errors)
     squares = np.square(list(errors.values()))
     return Combined(
         path=place_of(output),
@@ -123,33 +117,6 @@ def _measured(
             )
         )
     return dataclasses.replace(manifest, tasks=tuple(tasks))
-
-
-def _relative(importance: Mapping[str, float], names: Iterable[str]) -> Array:
-    """Return the importance of each task over the largest one, (tasks,); 1 if not given."""
-    counts = np.array([importance.get(name, 1.0) for name in names], np.float64)
-    relative: Array = counts / counts.max()
-    return relative
-
-
-def _weights(
-    row: Method, adapters: Sequence[Adapter], importance: Mapping[str, float]
-) -> Mapping[str, float] | None:
-    """Return the weights that the method itself takes, by task; None for its defaults."""
-    if not importance or not row.weighs_errors:
-        return importance or None
-    names = [adapter.name for adapter in adapters]
-    unknown = sorted(set(importance) - set(names))
-    if unknown:
-        raise UsageError(
-            explain(
-                "weight for an adapter that was not found",
-                got=listed(unknown),
-                expected=closest(unknown, names),
-            )
-        )
-    given = _relative(importance, names) * relative_weights(adapters)
-    return dict(zip(names, given.tolist(), strict=True))
 
 
 def _errors(
