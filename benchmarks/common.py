@@ -45,7 +45,6 @@ _PACKAGES = (
     "hydraopt",
     "numpy",
     "scipy",
-    "numba",
     "torch",
     "transformers",
     "peft",

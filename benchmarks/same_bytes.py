@@ -102,6 +102,9 @@ def compare(against: str, quick: bool) -> tuple[Hashes, Hashes]:
         other, here, there = (Path(folder) / name for name in ("tree", "here", "there"))
         _git("worktree", "add", "--detach", str(other), against)
         try:
+            if (other / "setup.py").is_file():  # older revisions have nothing to compile
+                build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+                subprocess.run(build, cwd=other, check=True, capture_output=True)
             here.mkdir()
             there.mkdir()
             old = bundles(other, ROOT, there, quick) | golden(against)

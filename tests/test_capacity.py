@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt import capacity
+from hydraopt.errors import MemoryLimitError
 
 
 @pytest.fixture
@@ -63,3 +64,16 @@ def test_nonsense_is_no_limit(groups, own) -> None:
 def test_where_the_system_does_not_say(monkeypatch) -> None:
     monkeypatch.delattr(os, "sysconf_names")
     assert capacity.most_memory() == 0
+
+
+def test_a_limit_of_the_process_must_leave_enough() -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 40, hard))
+    try:
+        capacity.check_memory(1 << 20)
+        with pytest.raises(MemoryLimitError, match=r"1048576.*1048577"):
+            capacity.check_memory((1 << 40) + (1 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

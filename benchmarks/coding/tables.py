@@ -35,8 +35,6 @@ from hydraopt.coding.tables import (
     level_table,
     shift_of,
 )
-from hydraopt.coding.trellis import next_state
-from hydraopt.compiled import njit
 
 SHAPES: Final = {"normal": 2.0, "heavy": 0.6, "flat": 5.0}
 """Exponents of the generalised Gaussians, in the order of their numbers in the format."""
@@ -59,14 +57,13 @@ def columns_of(shape: str, spread: int, rng: np.random.Generator) -> NDArray[np.
     return columns
 
 
-@njit(cache=True)
-def mark_quantisers(levels: NDArray[np.int32], found: NDArray[np.int64]) -> None:
-    """Write the quantiser of each number of columns of levels (k, N)."""
-    for j in range(levels.shape[0]):
-        state = np.uint64(0)
-        for i in range(levels.shape[1]):
-            found[j, i] = np.int64(state & np.uint64(1))
-            state = next_state(state, levels[j, i])
+def quantisers_of(levels: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return the quantiser of each number of columns of levels (k, N)."""
+    state, found = np.zeros(len(levels), np.int64), np.empty(levels.shape, np.int64)
+    for i, odd in enumerate((levels & 1).T):
+        found[:, i] = state & 1
+        state = state >> 1 ^ (state & 1) * 58 ^ odd * 17
+    return found
 
 
 def counted(shape: str) -> Counts:
@@ -77,8 +74,7 @@ def counted(shape: str) -> Counts:
         levels = stream.quantise_block(columns_of(shape, spread, rng)).levels
         levels = levels[levels.any(axis=1)]
         number = max(spread - FIRST_SPREAD + 1, 1)
-        shift, quantisers = shift_of(number), np.zeros(levels.shape, np.int64)
-        mark_quantisers(levels, quantisers)
+        shift, quantisers = shift_of(number), quantisers_of(levels)
         symbols = np.minimum(np.abs((levels + half_of(shift)) >> shift), MIDDLE + 1)
         for q in (0, 1):
             table = level_table(0, number, q)

@@ -18,7 +18,7 @@ COMMANDS = 4
 """Largest number of commands of a case, which has no answer when all of them exceed their bound."""
 
 QUIET = {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-         "NUMBA_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # fmt: skip
+         "MKL_NUM_THREADS": "1"}  # fmt: skip
 """Threads reserve address space, which the limit would count."""
 
 

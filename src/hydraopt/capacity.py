@@ -1,4 +1,4 @@
-"""Memory that this process may take, of the machine or of its container."""
+"""Memory that this process may take: of the machine, of its container, by its own limit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["most_memory"]
+from hydraopt.errors import MemoryLimitError, explain
+
+__all__ = ["check_memory", "most_memory"]
 
 GROUPS = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
@@ -47,3 +49,26 @@ def _along(root: Path, path: str, name: str) -> Iterator[int]:
     for place in (group, *group.parents):
         with suppress(OSError, ValueError):  # no such group here, or no limit ("max")
             yield int((root / place / name).read_text())
+
+
+def check_memory(needed: int) -> None:
+    """Raise MemoryLimitError where the limit of the address space leaves less than needed bytes.
+
+    Libraries in C end the process where they get no memory, so nothing can be said afterwards.
+    """
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError, ValueError):
+        return  # no such limit here, or no way to know what is taken
+    if limit != resource.RLIM_INFINITY and limit - taken < needed:
+        raise MemoryLimitError(
+            explain(
+                "the limit of this process's memory (ulimit -v) is too low",
+                got=f"{max(limit - taken, 0) >> 20} MiB left of {limit >> 20}",
+                expected=f"{needed >> 20} MiB or more",
+                do="Raise the limit",
+            )
+        )

@@ -73,9 +73,6 @@ CODES: Final[Mapping[str, str]] = {
     "page_of_index": "the page shows the index of a folder",
     "product_factors": "numbers of products are those of their factors",
     "rows_left_out": "rows that were not scored",
-    # Machine code
-    "compiled_code": "place of compiled code",
-    "compiled_code_not_kept": "compiled code could not be kept",
 }
 """Codes of notes, and the meaning of each."""
 

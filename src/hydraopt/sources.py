@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent
 
 @functools.cache
 def source_hash(*packages: str) -> str:
-    """Return a hash of the Python source, and of the tables beside it, of these packages.
+    """Return a hash of the Python source of these packages, with compiled files and tables.
 
     Args:
         packages: names of packages and modules directly below hydraopt, such as "linalg".
@@ -24,7 +24,11 @@ def source_hash(*packages: str) -> str:
         files = (
             [lone]
             if lone.is_file()
-            else sorted(x for kind in ("*.py", "*.json") for x in (PACKAGE / name).rglob(kind))
+            else sorted(
+                x
+                for kind in ("*.py", "*.json", "*.so", "*.pyd")
+                for x in (PACKAGE / name).rglob(kind)
+            )
         )
         if not files:
             raise ValueError(f"hydraopt has no package {name}")

@@ -20,13 +20,13 @@ REFUSE = """
 import sys
 class Refused:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "transformers", "safetensors", "scipy", "numba"}:
+        if name.partition(".")[0] in {"torch", "transformers", "safetensors", "scipy"}:
             raise ModuleNotFoundError(f"{name} is refused", name=name)
 sys.meta_path.insert(0, Refused())
 """
 
 
-def test_the_core_imports_without_torch_scipy_and_numba() -> None:
+def test_the_core_imports_without_torch_and_scipy() -> None:
     light = [x for x in MODULES if x.partition(".")[0] not in TORCH]
     names = [
         f"hydraopt.{x}".rstrip(".") for x in light if x not in ("__main__", "engines.rayengine")

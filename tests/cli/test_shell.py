@@ -22,7 +22,7 @@ VERBS = (
     *("refresh", "remove", "report", "serve", "shrink", "split", "verify"),
 )
 COMMON = {"--json", "--quiet"}
-HEAVY = ("numpy", "scipy", "numba", "torch", "rich", "matplotlib", "safetensors", "zstandard")
+HEAVY = ("numpy", "scipy", "torch", "rich", "matplotlib", "safetensors", "zstandard")
 
 
 def test_the_verbs_are_these_with_a_file_each() -> None:

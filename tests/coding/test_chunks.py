@@ -257,16 +257,17 @@ def test_the_reader_refuses_what_leaves_32_bits(
         StreamReader(data).block(1, len(integers))
 
 
-def test_a_step_between_integers_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = StreamWriter()
-    for value in ((1 << 30) - 1, (1 << 30) - 1, -((1 << 30) - 1)):
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_step_between_integers_has_a_bound(sign: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, most = StreamWriter(), sign * ((1 << 30) - 1)
+    for value in (most, most, -most):
         writer.integer(Kind.EXPONENT, value)
     monkeypatch.setattr("hydraopt.coding.stream.MOST_SIDE", 1 << 31)
-    writer.integer(Kind.EXPONENT, 1 << 30)
+    writer.integer(Kind.EXPONENT, sign << 30)
     data = writer.finish()
     far = 1 << 40
     reader = StreamReader(data)
-    assert reader.run(Kind.EXPONENT, 3, -far, far, "a row").tolist()[-1] == (1 << 30) - 1
+    assert reader.run(Kind.EXPONENT, 3, -far, far, "a row").tolist()[-1] == most
     reader = StreamReader(data)
     with pytest.raises(BundleFormatError):
         reader.run(Kind.EXPONENT, 4, -far, far, "a row")

@@ -159,19 +159,6 @@ def test_what_no_writer_writes_is_refused(
         read_dense(stream(*integers), (6, 2), has_common=False)
 
 
-def test_numbers_are_counted_before_they_are_made() -> None:
-    told: list[int] = []
-    writer = StreamWriter()
-    write_dense(writer, DenseRecord(rest=quantise_rest(numbers((2, 3)), 0, np.array([4, 9]))))
-    data = writer.finish()
-    read_dense(StreamReader(data, told.append), (10, 3), False)
-    assert told == [30]
-    told.clear()
-    # Of a file that the reader has: only what is coded.
-    read_dense(StreamReader(data, told.append), (10, 3), False, bounded=True)
-    assert told == [6]
-
-
 def test_what_is_named_is_counted_before_it_is_made() -> None:
     told: list[int] = []
 

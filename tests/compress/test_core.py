@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,14 +106,6 @@ def test_more_vectors_than_they_are_long_are_all_used(monkeypatch: pytest.Monkey
     np.testing.assert_allclose(found.within(core, "left", M), wanted, atol=1e-5)
 
 
-def test_they_are_the_same_each_time(partial: int) -> None:
-    first, second = spaces_of(2)[1], spaces_of(2)[1]
-    assert partial == first[0].values.size
-    for a, b in zip(first, second, strict=True):
-        assert np.array_equal(a.values, b.values)
-        assert np.array_equal(a.mix, b.mix)
-
-
 def test_all_directions_within_the_limit_are_those_of_the_whole_decomposition() -> None:
     core, spaces = spaces_of(3)
     scaled = core.V.astype(np.float64) * np.concatenate(
@@ -150,13 +141,6 @@ def test_what_there_is_no_room_for_goes_and_comes_back_the_same() -> None:
     assert np.array_equal(store.core(0).thin(7).V, ample.core(0).thin(7).V)
 
 
-def test_a_module_is_read_once_for_its_first_core() -> None:
-    reader = Reads(alike(9))
-    core = CoreStore([reader], 0, 0).core(0)
-    core.spaces(weights_of(core))
-    assert reader.count == 1
-
-
 def test_vectors_without_room_go_with_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[weakref.ref[Array]] = []
     decomposed = core_module.decomposed
@@ -185,13 +169,6 @@ def test_the_last_spaces_are_kept_and_counted() -> None:
     kept = core._spaces
     assert [id(x) for x in kept.held.values()] == [id(x) for x in every]
     assert kept.room.left == ROOM - sum(x.nbytes for y in every for x in y)
-
-
-def test_what_is_computed_in_part_is_counted_so(partial: int) -> None:
-    core, spaces = spaces_of(9)
-    assert all(x.values.size == partial for x in spaces)
-    held = sum(x.nbytes for x in spaces)
-    assert ROOM - core._spaces.room.left == held
 
 
 @pytest.mark.parametrize("factor", [1e-60, 1e60])
@@ -223,14 +200,6 @@ def test_room_is_given_once() -> None:
         store.core(index).spaces(weights)
         store.core(index).spaces(weights)
     assert [reader.count - b for reader, b in zip(readers, before, strict=True)] == [1, 3]
-
-
-def test_other_weights_give_other_spaces() -> None:
-    core = CoreStore([Reads(alike(8))]).core(0)
-    even = core.spaces(weights_of(core))[1].values
-    other = core.spaces([w * (1 + i) for i, w in enumerate(weights_of(core))])[1].values
-    assert not np.allclose(even, other)
-    assert replace(core).spaces(weights_of(core))[1].values == pytest.approx(even)
 
 
 def strangers(seed: int, tasks: int = 40) -> list[Pair]:

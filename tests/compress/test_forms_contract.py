@@ -26,7 +26,6 @@ from hydraopt.linalg.shapes import Factors
 from hydraopt.linalg.start import MOST_NUMBERS, Drawn, KnownStart
 from tests.compress.core_factors import (
     Pair,
-    core_of,
     dense,
     encoded,
     low_rank,
@@ -254,11 +253,6 @@ def test_a_mode_without_its_basis_is_refused(mode: Mode) -> None:
         read_split_record(StreamReader(task), M, N, left.q, 0)
 
 
-def test_a_side_that_needs_a_basis_says_so() -> None:
-    with pytest.raises(ValueError, match="basis"):
-        quantise_side(np.ones((4, 1)), Way.SHARED, None)
-
-
 @pytest.mark.parametrize(
     ("count", "facts"),
     [
@@ -278,15 +272,3 @@ def test_too_many_basis_vectors_are_refused() -> None:
     write_basis(writer, quantise_basis(np.eye(6) * 9))
     with raises(BundleFormatError, got="the number of basis vectors is 6, expected 0 to 5"):
         read_basis(StreamReader(writer.finish()), 6, 5)
-
-
-def test_the_core_is_in_order() -> None:
-    core = core_of(related(9))
-    assert (core.m, core.n) == (M, N)
-    left, right = core.spaces([1.0] * 4)
-    assert (np.diff(left.values) <= 0).all()
-    assert (np.diff(right.values) <= 0).all()
-    # Eight directions in common and two of each task; rounding must not add any.
-    assert left.values.size == right.values.size == 8 + 2 * 4
-    directions = core.directions(right, "right", 5)
-    assert np.allclose(directions.T @ directions, np.eye(5), atol=1e-5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inspect import unwrap
+import math
 
 import numpy as np
 import pytest
@@ -11,20 +11,17 @@ from hydraopt.coding.forms import FORMS, Mode, Way
 from hydraopt.coding.records import write_record
 from hydraopt.coding.side import write_basis
 from hydraopt.coding.stream import StreamWriter
-from hydraopt.compiled import LENT, njit
-from hydraopt.compress import pricing
 from hydraopt.compress.alike import coefficients
-from hydraopt.compress.curve import FIRST_CLASS, noise_of, part_curve, rate_of, tables
+from hydraopt.compress.curve import FIRST_CLASS, noise_of, part_curve, rate_of
 from hydraopt.compress.measure import MEASURES, measure_named
 from hydraopt.compress.plan import modes_of, plan_module
-from hydraopt.compress.sides import side_costs
+from hydraopt.compress.sides import SideCost, side_costs
 from hydraopt.errors import UsageError
 from tests.compress.core_factors import Pair, core_of, encoded, low_rank, orthonormal, planned
 from tests.marks import slow
 from tests.raising import raises
 
 M, N, R, T = 96, 160, 8, 5
-side_at = njit(**LENT)(unwrap(pricing.side_at))  # only compiled code calls it elsewhere
 
 
 def independent(seed: int = 0, tasks: int = T) -> list[Pair]:
@@ -165,6 +162,21 @@ def test_importance_moves_bits() -> None:
     assert uneven[1].bits == even[1].bits
 
 
+def side_at(side: SideCost, part: int, spread: int) -> tuple[float, float, float]:
+    """The bits, noise and lost effect of one side of a part, as loops.c computes them."""
+    lost, rounding = side.shares[:, part]
+    if side.way in (Way.EXPLICIT, Way.STARTED):
+        return side.length * rate_of(spread), noise_of(spread), 0.0
+    if side.way is Way.SHARED:
+        return side.q * rate_of(spread), noise_of(spread) + rounding, lost
+    within = rounding + noise_of(spread + side.wider)
+    finer = spread + min(round(2 * math.log2(max(lost + within, 1e-9))), 0)
+    own = noise_of(finer)
+    share = own / (1 + own) if finer >= FIRST_CLASS else 1.0
+    bits = side.length * rate_of(finer) + side.q * rate_of(spread + side.wider)
+    return bits, share * within + lost * share * (1 - share), lost * share**2
+
+
 @pytest.mark.parametrize("left", [Way.EXPLICIT, Way.SHARED, Way.PREDICTED])
 @pytest.mark.parametrize("right", [Way.EXPLICIT, Way.SHARED, Way.PREDICTED])
 def test_the_planner_takes_the_cheapest_classes(left, right) -> None:
@@ -188,7 +200,7 @@ def test_the_planner_takes_the_cheapest_classes(left, right) -> None:
         options = []
         for classes in zip(curve.left, curve.right, strict=True):
             (bits_of_left, noise_of_left, lost_of_left), (bits, noise, lost) = (
-                side_at(x.head, x.shares, min(i, x.shares.shape[1] - 1), spread, *tables())
+                side_at(x, min(i, x.shares.shape[1] - 1), int(spread))
                 for x, spread in zip(costs, classes, strict=True)
             )
             noise += noise_of_left / measure.output

@@ -52,7 +52,7 @@ def turn():
     except KeyError:
         add(path, [adapter], day="2026-03-01", workers=1)
 
-add(path, [adapter], day="2026-03-01", workers=1)  # all is compiled and imported
+add(path, [adapter], day="2026-03-01", workers=1)  # all is imported
 print_state()
 remove(path, ["e"])
 print_state()

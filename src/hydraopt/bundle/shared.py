@@ -16,7 +16,6 @@ from hydraopt.bundle.modules import ModuleEntry
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.coding.chunks import ChunkReader
-from hydraopt.coding.decoder import prepare
 from hydraopt.coding.dense import DenseRecord, matrix_shape, read_common
 from hydraopt.coding.side import read_basis
 from hydraopt.coding.stream import StreamReader
@@ -92,7 +91,6 @@ def read_shared(
         for records, piece in reader.apart():
             jobs.append(job(piece, first, first + records))
             first += records
-    prepare()
     done = at_once(jobs, threads)
     return [x for bases, _ in done for x in bases], [x for _, some in done for x in some]
 

@@ -1,7 +1,7 @@
 """``hydraopt``: the group of commands, and the handling of their errors.
 
 Only click is imported at start-up. The module of a command is imported when it is named; numpy,
-numba, torch and rich are imported inside a command after its arguments were checked.
+numpy, torch and rich are imported inside a command after its arguments were checked.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 
 import click
 
+from hydraopt.capacity import check_memory
 from hydraopt.cli.common import open_streams
 from hydraopt.cli.failures import Interrupted, failure_of
-from hydraopt.compiled import check_memory
 from hydraopt.version import __version__
 
 __all__ = ["cli", "main"]
 
 LOADED = 700 << 20
-"""Bytes of address space that a command needs for its libraries and the compiler."""
+"""Bytes of address space that a command needs for its libraries and its work."""
 PER_THREAD = 80 << 20
 """Bytes that the two linear algebra libraries reserve for each thread after the second."""
 _MADE = (

@@ -20,7 +20,6 @@ from hydraopt.coding.side import (
     check_exponents,
     read_exponents,
     read_started,
-    read_started_side,
     write_exponents,
     write_side,
 )
@@ -172,8 +171,8 @@ def read_split_record(
         return SplitRecord.of(Factors(np.zeros((m, 0)), np.zeros((0, n))))
     drawn = None
     if mode.right is Way.STARTED:
-        drawn, values = read_started(reader, start, n, count)
-        right = SplitSide(None, values)
+        started = read_started(reader, start, n, count)
+        drawn, right = started.drawn, SplitSide(None, started.values)
     else:
         right = _read_side(reader, mode.right, q, n, count)
     left = _read_side(reader, mode.left, p, m, count)
@@ -213,7 +212,7 @@ def read_record(
     if count == 0:
         return None
     if mode.right is Way.STARTED:
-        rights = read_started_side(reader, start, n, count)
+        rights = read_started(reader, start, n, count)
     else:
         rights = _read_coded(reader, mode.right, right, n, count)
     lefts = _read_coded(reader, mode.left, left, m, count)

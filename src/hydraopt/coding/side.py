@@ -40,7 +40,6 @@ __all__ = [
     "read_basis",
     "read_exponents",
     "read_started",
-    "read_started_side",
     "write_basis",
     "write_exponents",
     "write_side",
@@ -182,22 +181,11 @@ def _principal(x: Array, least: float) -> Array:
 
 
 def _started(initial: Basis, coordinates: Array, residual: Residual | None) -> Array:
-    """Return a started side (N, k), multiplied out."""
+    """Return a started side (N, k). The sums go over the initial A first: part of the format."""
     if residual is None:
         return product(initial.vectors, coordinates)
-    own = residual.basis.basis
-    return _over_both(initial, coordinates, own, residual.coordinates.values)
-
-
-def _over_both(
-    initial: Basis,
-    coordinates: Array | NDArray[np.int32],
-    own: Basis,
-    over_own: Array | NDArray[np.int32],
-) -> Array:
-    """Return a started side (N, k). The sums go over the initial A first: part of the format."""
-    vectors = np.concatenate([initial.vectors, own.vectors], axis=1)
-    return product(vectors, np.concatenate([coordinates, over_own]))
+    vectors = np.concatenate([initial.vectors, residual.basis.basis.vectors], axis=1)
+    return product(vectors, np.concatenate([coordinates, residual.coordinates.values]))
 
 
 def check_exponents(
@@ -264,26 +252,7 @@ def write_side(writer: StreamWriter, side: Side) -> None:
         writer.block(side.residual.coordinates, HEAVY)
 
 
-def read_started(
-    reader: StreamReader, start: KnownStart | None, length: int, count: int
-) -> tuple[Drawn, Array]:
-    """Read a started side: its initial A, and the side multiplied out (length, count).
-
-    Raises BundleFormatError for damage.
-    """
-    drawn = _read_drawn(reader, start, length)
-    coordinates = reader.block(drawn.rows, count, HEAVY)
-    own = read_basis(reader, length, min(length, count))
-    initial = drawn.basis(length)
-    if own is None:
-        return drawn, product(initial.vectors, coordinates)
-    over_own = reader.block(own.q, count, HEAVY)
-    return drawn, _over_both(initial, coordinates, own, over_own)
-
-
-def read_started_side(
-    reader: StreamReader, start: KnownStart | None, length: int, count: int
-) -> Side:
+def read_started(reader: StreamReader, start: KnownStart | None, length: int, count: int) -> Side:
     """Read a started side as :func:`write_side` takes it; raise BundleFormatError for damage."""
     drawn = _read_drawn(reader, start, length)
     coordinates = reader.coded(drawn.rows, count, HEAVY)

@@ -17,32 +17,22 @@ from typing import Final, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.coding.decoder import ChunkDecoder
-from hydraopt.coding.ransdecoder import MOST_NUMBER, MOST_SIDE
-from hydraopt.coding.ransencoder import (
-    COUNT,
-    MOST_STEPS,
-    PRICE,
-    emit_block,
-    emit_numbers,
-    encode,
-    new_meter,
-)
+from hydraopt.coding import loops
 from hydraopt.coding.spread import MAX_SPREAD, spread_classes
 from hydraopt.coding.tables import (
     COST_BITS,
     FIRST_SPREAD,
     FREQUENCIES,
     LEAST_STATE,
+    MOST_NUMBER,
+    MOST_SIDE,
     PRICES,
     STARTS,
-    SYMBOLS,
     Kind,
     level_bits,
+    symbols_of_slots,
 )
-from hydraopt.coding.trellis import STATES, levels_of, quantise, reconstruct
 from hydraopt.errors import BundleFormatError, NumericalError, explain
-from hydraopt.kernels import Lent, kernel
 
 __all__ = [
     "HEAVY",
@@ -59,7 +49,12 @@ __all__ = [
 ]
 
 _STATES: Final = struct.Struct("<II")  # both states, ahead of the words
-_TABLES: Final = Lent(FREQUENCIES), Lent(PRICES)
+_COUNT, _PRICE = 0, 1
+"""Indices of a meter: steps in the buffer; price of all steps so far, in 1/256 bit."""
+_MOST_STEPS: Final = 9
+"""Most steps of a number: a symbol, and two for each of four runs of raw bits."""
+_BEYOND: Final = 64
+"""Number of words past the end of a chunk at which decoding stops."""
 LAMBDA = 0.27
 """Squared steps per bit in the trellis search: 2 ln 2 times its mean squared error, where the
 rate-distortion slope of the quantiser meets that of the budget (docs/decisions.md)."""
@@ -74,29 +69,6 @@ _COARSE_PRICE: Final = 0.9
 def _bits() -> NDArray[np.float64]:
     """Return the costs of levels for each spread class, (classes, 2, levels)."""
     return np.stack([level_bits(max(s - FIRST_SPREAD + 1, 1)) for s in range(MAX_SPREAD + 1)])
-
-
-@kernel(
-    *("float64[:,:]", "int64[:]", "float64[:]", "float64[:,:,:]"),
-    *("int32[:,:]", "int32[:,:]", "int32[:,:]", "uint64[:]", "uint8[:]", "uint64[:]"),
-    "float32[:,:]",
-)
-def quantise_columns(
-    x: NDArray[np.float64],
-    spreads: NDArray[np.int64],
-    lam: NDArray[np.float64],
-    bits: NDArray[np.float64],
-    levels: NDArray[np.int32],
-    integers: NDArray[np.int32],
-    choices: NDArray[np.int32],
-    paths: NDArray[np.uint64],
-    ways: NDArray[np.uint8],
-    eights: NDArray[np.uint64],
-    costs: NDArray[np.float32],
-) -> None:
-    for j in range(x.shape[0]):
-        quantise(x[j], lam[j], bits[spreads[j]], levels[j], choices, paths, ways, eights, costs)
-        reconstruct(levels[j], integers[j])
 
 
 @dataclass(frozen=True)
@@ -167,13 +139,9 @@ def quantise_block(x: NDArray[np.float64]) -> Block:
     spreads = spread_classes(rms)
     levels = np.empty((columns, count), np.int32)
     integers = np.empty((columns, count), np.int32)
-    choices, paths = np.empty((count, 4), np.int32), np.empty(count, np.uint64)
-    eights, costs = np.empty(STATES // 8, np.uint64), np.empty((4, STATES // 2), np.float32)
-    ways = eights.view(np.uint8), eights
+    scratch = np.empty((count, 4), np.int32), np.empty((count, 8), np.uint8)
     prices = np.where(spreads <= _COARSE, _COARSE_PRICE * LAMBDA, LAMBDA)
-    quantise_columns(
-        by_column, spreads, prices, _bits(), levels, integers, choices, paths, *ways, costs
-    )
+    loops.quantise(by_column, spreads, prices, _bits(), levels, integers, *scratch)
     return Block(levels, integers, spreads)
 
 
@@ -202,15 +170,13 @@ class CodingRoom:
 
     def __init__(self) -> None:
         self.steps = np.zeros(1 << 12, np.uint16)
-        self.lent = Lent(self.steps)
-        self.counts = Lent(np.zeros((2, SYMBOLS), np.int64))
 
     def reserve(self, size: int) -> None:
         """Make room for ``size`` steps; the steps that it holds stay."""
         if size > self.steps.size:
             grown = np.zeros(max(size, 2 * self.steps.size), np.uint16)
             grown[: self.steps.size] = self.steps
-            self.steps, self.lent = grown, Lent(grown)
+            self.steps = grown
 
 
 class StreamWriter:
@@ -225,17 +191,16 @@ class StreamWriter:
 
     def restart(self) -> None:
         """Begin anew: an empty stream."""
-        self._meter = new_meter()
-        self._lent = Lent(self._meter)
+        self._meter = np.zeros(2, np.int64)
         self._first = dict.fromkeys(Kind, 0)
 
     def _reserve(self, numbers: int) -> None:
-        self._room.reserve(int(self._meter[COUNT]) + MOST_STEPS * numbers)
+        self._room.reserve(int(self._meter[_COUNT]) + _MOST_STEPS * numbers)
 
     @property
     def size(self) -> int:
         """Bytes so far, to within a few."""
-        return _STATES.size + (int(self._meter[PRICE]) >> COST_BITS + 3)
+        return _STATES.size + (int(self._meter[_PRICE]) >> COST_BITS + 3)
 
     def integer(self, kind: Kind, value: int) -> None:
         """Append a side integer. Raises ValueError unless |value - kind.offset| < 2^30."""
@@ -256,7 +221,8 @@ class StreamWriter:
         if int(np.abs(values).max()) >= MOST_SIDE:
             raise ValueError(f"side integer out of range: {values + kind.offset}")
         self._reserve(values.size)
-        emit_numbers(self._room.lent, self._lent, *_TABLES, kind.table, kind.shift, values)
+        steps, meter = self._room.steps, self._meter
+        loops.emit_numbers(steps, meter, FREQUENCIES, PRICES, kind.table, kind.shift, values)
 
     def block(self, block: Block, shape: int = NORMAL) -> None:
         """Append the columns, each with its class and shape.
@@ -276,14 +242,13 @@ class StreamWriter:
         for j in range(0, spreads.size, some):
             part = levels[j : j + some]
             self._reserve(part.size + 2 * len(part))
-            room = self._room
-            columns = part, numbers[j : j + some]
-            emit_block(room.lent, self._lent, *_TABLES, *columns, before, room.counts)
+            steps, meter, classes = self._room.steps, self._meter, numbers[j : j + some]
+            loops.emit_block(steps, meter, FREQUENCIES, PRICES, part, classes, before)
 
     def drained(self) -> bytes:
         """Take the steps out of the room; :meth:`finish` needs them."""
-        end = int(self._meter[COUNT])
-        self._meter[COUNT] = 0
+        end = int(self._meter[_COUNT])
+        self._meter[_COUNT] = 0
         return self._room.steps[:end].tobytes()
 
     def finish(self, drained: Iterable[bytes] = ()) -> bytes:
@@ -296,9 +261,59 @@ class StreamWriter:
         for piece in itertools.chain([self.drained()], drained):
             steps = np.frombuffer(piece, np.uint16)
             out = np.empty(steps.size, np.uint16)
-            words.append(out[: encode(steps, FREQUENCIES, STARTS, states, out)])
+            words.append(out[: loops.encode(steps, FREQUENCIES, STARTS, states, out)])
         coded = np.concatenate(words)[::-1].astype("<u2").tobytes()
         return _STATES.pack(*states.tolist()) + coded
+
+
+@functools.cache
+def _tables() -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
+    """Return the symbol of each slot, and frequency and first slot of each symbol."""
+    slots = (FREQUENCIES | STARTS << 16).astype(np.uint32)
+    return symbols_of_slots(), slots
+
+
+class _Decoder:
+    """Decoder of one chunk. It reads zeros past the end of the bytes.
+
+    sound: whether it begins as a chunk does. passed: whether it has read far past the end. ended:
+    whether it stands where the encoder started. position: bytes taken.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        whole = data.ljust(8, b"\0")
+        self._size = len(data)
+        states = np.frombuffer(whole[:8], "<u4").astype(np.int64)
+        self.sound = len(data) % 2 == 0 and bool(states.min() >= LEAST_STATE)
+        self._words = np.frombuffer(whole[8 : len(whole) & ~1], "<u2").astype(np.uint16)
+        self._state = np.array([*states, 0], np.int64)
+        self._stream = (self._state, self._words, *_tables())
+
+    @property
+    def position(self) -> int:
+        return min(8 + 2 * int(self._state[2]), self._size)
+
+    @property
+    def passed(self) -> bool:
+        return int(self._state[2]) > self._words.size + _BEYOND
+
+    @property
+    def ended(self) -> bool:
+        end = [LEAST_STATE, LEAST_STATE, self._words.size]
+        return self._state.tolist() == end and self.sound
+
+    def numbers(self, table: int, shift: int, count: int) -> NDArray[np.int64] | None:
+        """Decode side integers; None if one is too large."""
+        values = np.empty(count, np.int64)
+        return values if loops.decode_numbers(*self._stream, table, shift, values) else None
+
+    def block(
+        self, columns: int, count: int, shape: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]] | None:
+        """Decode spread classes and integers (columns, count); None for what no writer writes."""
+        integers, spreads = np.empty((columns, count), np.int32), np.empty(columns, np.int64)
+        inside = loops.decode_block(*self._stream, shape, integers, spreads)
+        return (spreads, integers) if inside else None
 
 
 class StreamReader:
@@ -318,7 +333,7 @@ class StreamReader:
 
     def restart(self, data: bytes | memoryview | NDArray[np.uint8]) -> None:
         """Begin with other bytes."""
-        self._decoder = ChunkDecoder(bytes(data))
+        self._decoder = _Decoder(bytes(data))
         self._first = dict.fromkeys(Kind, 0)
 
     def spend(self, numbers: int) -> None:
@@ -359,9 +374,9 @@ class StreamReader:
     def coded(self, count: int, columns: int, shape: int = NORMAL) -> Block:
         """Read a block as a writer takes it; writing it again gives the same bytes."""
         spreads, integers = self._columns(count, columns, shape)
-        levels = np.empty_like(integers)
-        for row, out in zip(integers, levels, strict=True):
-            levels_of(row, out)
+        # No trellis is needed: an odd integer is of Q1, an even one other than zero of Q0.
+        levels = np.sign(integers)
+        levels *= (np.abs(integers) >> 1) + (integers & 1)
         return Block(levels, integers, spreads)
 
     def _columns(

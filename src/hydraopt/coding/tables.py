@@ -2,7 +2,7 @@
 
 A symbol 0 to 28 stands for the values -14 to 14, symbol 29 for any other value. A column of levels
 uses a table for each quantiser, chosen by its class and shape; each kind of side integer has one.
-docs/reference/streams.md is the normative text.
+docs/reference/streams.md is the normative text. loops.c has the same constants.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from enum import IntEnum
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +26,12 @@ __all__ = [
     "LEAST_STATE",
     "LEVEL_TABLES",
     "MIDDLE",
-    "ONE",
+    "MOST_NUMBER",
+    "MOST_SIDE",
     "PRICES",
     "SHAPES",
     "STARTS",
-    "SYMBOLS",
     "TOTAL",
-    "TOTAL_BITS",
-    "ZERO",
     "Kind",
     "half_of",
     "level_bits",
@@ -58,9 +56,10 @@ SHAPES: Final = 3
 """Normal, heavy-tailed and flat columns."""
 FIRST_SPREAD: Final = 12
 """Spread class (see spread.py) that a stream calls 1; a column of zeros has class 0 there."""
-ZERO: Final[Any] = np.int64(0)
-ONE: Final[Any] = np.int64(1)
-"""Arguments of compiled functions. numba compiles a function again for each literal argument."""
+MOST_SIDE: Final = 1 << 30
+"""Every |side integer| is below; part of the format."""
+MOST_NUMBER: Final = 1 << 27
+"""Largest |integer| of a block, in steps; part of the format, so that 32 bits are enough."""
 _EACH: Final = 2 * CLASSES + 4
 LEVEL_TABLES: Final = SHAPES * _EACH
 

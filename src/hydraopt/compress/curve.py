@@ -15,15 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.coding.spread import MAX_SPREAD
-from hydraopt.compress.measure import left_noise
-from hydraopt.kernels import Lent
 from hydraopt.linalg.shapes import Array
 
 __all__ = [
     "FIRST_CLASS",
     "LAST_CLASS",
     "Curve",
-    "lent_tables",
     "noise_of",
     "part_curve",
     "rate_of",
@@ -60,13 +57,6 @@ def tables() -> tuple[Array, Array]:
     )
 
 
-@functools.cache
-def lent_tables() -> tuple[Lent, Lent]:
-    """Return :func:`tables` for many calls of compiled code."""
-    rates, noises = tables()
-    return Lent(rates), Lent(noises)
-
-
 def rate_of(classes: NDArray[np.int64]) -> Array:
     """Return bits per number at the given spread classes (clipped to the table)."""
     return tables()[0].take(classes, mode="clip")
@@ -89,11 +79,6 @@ class Curve:
     noise: Array
     left: NDArray[np.int64]
     right: NDArray[np.int64]
-
-    @functools.cached_property
-    def lent(self) -> tuple[Lent, Lent]:
-        """Both sides' classes, for many calls of compiled code."""
-        return Lent(self.left), Lent(self.right)
 
 
 @functools.cache
@@ -121,7 +106,7 @@ def part_curve(left_numbers: int, right_numbers: int, output: float) -> Curve:
     takes most noise away for a bit.
     """
     classes, rate, noise = _side_hull()
-    counted = left_noise(noise, output)
+    counted = noise / output
     slopes = np.concatenate(
         [
             np.diff(counted) / (left_numbers * np.diff(rate)),

@@ -242,17 +242,17 @@ def share_tensor(
     price: cost of error that a bit is worth.
     given: properties of the readers; by default nothing is shared yet.
     """
-    nothing = np.broadcast_to(np.zeros(1), shape)
     known = given or Given(free=True)
+    shared: Array = np.broadcast_to(np.zeros(1), shape)
+    common, members = None, list[int]()
     if known.free:
         common, members = _common(read, weights, price, shape)
-        shared = DenseRecord(rest=common).values(nothing) if common is not None else nothing
-        return SharedTensor(common, shared, frozenset(members), known.back, known.needed)
-    if known.common is None:
-        return SharedTensor(None, nothing, frozenset(), known.back, known.needed)
-    shared = known.common.values(nothing)
-    members = _closer(read, shared, weights, price)
-    return SharedTensor(None, shared, frozenset(members), known.back, known.needed)
+        if common is not None:
+            shared = DenseRecord(rest=common).values(shared)
+    elif known.common is not None:
+        shared = known.common.values(shared)
+        members = _closer(read, shared, weights, price)
+    return SharedTensor(common, shared, frozenset(members), known.back, known.needed)
 
 
 def encode_tensor(
@@ -292,34 +292,22 @@ def estimate_tensor(
 ) -> float:
     """Estimate the bits of all tasks and of the shared data; nothing is rounded."""
     known = given or Given(free=True)
-    if not known.free:
-        return _estimate_over(read, shape, weights, price, known)
-    mean, members, total = _shared(read, weights, price, shape)
-    bits = 0.0 if mean is None else _estimate(mean, price, total)
+    shared: Array | None = None
+    bits, members = 0.0, list[int]()
+    if known.free:
+        shared, members, total = _shared(read, weights, price, shape)
+        bits = 0.0 if shared is None else _estimate(shared, price, total)
+    elif known.common is not None:
+        shared = known.common.values(np.broadcast_to(np.zeros(1), shape))
     for i, weight in enumerate(weights):
         x = read(i)
-        if mean is not None and i in members:
-            bits += _estimate(x - mean, price, weight)
-        else:
-            bits += _estimate(x, price, weight, _KEPT if known.needed else _GONE)
-    return bits
-
-
-def _estimate_over(
-    read: MatrixReader,
-    shape: tuple[int, int],
-    weights: Sequence[float],
-    price: float,
-    given: Given,
-) -> float:
-    """Estimate the bits of all tasks without the shared data."""
-    bits = 0.0
-    nothing = np.broadcast_to(np.zeros(1), shape)
-    shared = None if given.common is None else given.common.values(nothing)
-    for i, weight in enumerate(weights):
-        x = read(i)
-        alone = _estimate(x, price, weight, _KEPT if given.needed else _GONE)
-        bits += alone if shared is None else min(alone, _estimate(x - shared, price, weight))
+        if shared is not None and i in members:
+            bits += _estimate(x - shared, price, weight)
+            continue
+        alone = _estimate(x, price, weight, _KEPT if known.needed else _GONE)
+        if shared is not None and not known.free:
+            alone = min(alone, _estimate(x - shared, price, weight))
+        bits += alone
     return bits
 
 

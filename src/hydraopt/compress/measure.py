@@ -6,7 +6,7 @@ N E. Its cost is
     E (kept min_g [lost (1-g)^2 + N g^2] + projected (1 - kept)),    N = left / output + right,
 
 with g its coefficient, whose best choice trades lost effect against noise; a part that is left out
-has the cost ``lost E``. The constants are a Measure's; the functions below alone compute it.
+has the cost ``lost E``. The constants are a Measure's; loops.c computes it for the planner.
 
 Equal Frobenius error is not equal harm. Noise that is independent of the adapter hardly moves the
 test loss; losing a share of what the adapter does moves it far more; noise on the output side (U s)
@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -31,9 +31,7 @@ __all__ = [
     "MEASURES",
     "OF_THE_WHOLE",
     "Measure",
-    "left_noise",
     "measure_named",
-    "part_cost",
 ]
 
 
@@ -41,19 +39,6 @@ OF_THE_WHOLE: Final = 50.0
 """Weight of the error of a tensor that replaces the base model's (a head, an embedding, a norm).
 A relative error e of all of it counts as much as one of 7 e of the low-rank change
 (docs/log.md)."""
-
-
-def part_cost(energy: Any, kept: Any, noise: Any, lost: float, projected: float) -> Any:
-    """Return the cost of parts by the formula above, for floats or arrays.
-
-    lost, projected: those of a measure.
-    """
-    return energy * (kept * lost * noise / (lost + noise) + projected * (1 - kept))
-
-
-def left_noise(noise: Any, output: float) -> Any:
-    """Return the noise of the left side, weighted relative to that of the right one."""
-    return noise / output
 
 
 @dataclass(frozen=True)
@@ -92,7 +77,7 @@ class Measure:
 
     def cost(self, energy: Array, noise: Array) -> Array:
         """Return the cost of parts that are kept whole. noise: relative and squared, both sides."""
-        cost: Array = part_cost(energy, 1.0, noise, self.lost, self.projected)
+        cost: Array = energy * (self.lost * noise / (self.lost + noise))
         return cost
 
     def left_out(self, energy: Array) -> Array:

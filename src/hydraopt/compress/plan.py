@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hydraopt.coding import loops
 from hydraopt.coding.forms import FORMS, PRIVATE, Mode, Way
 from hydraopt.coding.stream import MOST_NUMBERS
 from hydraopt.compress.blocks import AnyCore
@@ -23,17 +23,15 @@ from hydraopt.compress.core import ModuleCore, SharedSpace
 from hydraopt.compress.curve import (
     FIRST_CLASS,
     LAST_CLASS,
-    lent_tables,
     noise_of,
     part_curve,
     rate_of,
+    tables,
 )
 from hydraopt.compress.family import Family
 from hydraopt.compress.measure import Measure
-from hydraopt.compress.pricing import price_mode
 from hydraopt.compress.sides import PART_BITS, BasisPlan, Classes, SideCost, side_costs
 from hydraopt.compress.started import StartedPlan, Starts
-from hydraopt.kernels import Lent
 from hydraopt.linalg.basis import Bases
 from hydraopt.linalg.shapes import Array
 
@@ -157,16 +155,6 @@ class _Parts:
         singular = [s * np.sqrt(w) for s, w in zip(values, weights, strict=True)]
         return cls(np.concatenate(singular), np.cumsum([0, *(s.size for s in singular)]))
 
-    @cached_property
-    def lent(self) -> tuple[Lent, Lent]:
-        """Energies and edges, for compiled code."""
-        return Lent(self.s**2), Lent(self.edges)
-
-    @cached_property
-    def scratch(self) -> tuple[Lent, Lent]:
-        """Room that compiled code writes to, one mode after the other."""
-        return Lent(np.empty((3, self.s.size))), Lent(np.empty((2, self.s.size), np.int64))
-
 
 @dataclass(frozen=True)
 class _Priced:
@@ -197,16 +185,26 @@ def _priced(
     """Return the two best classes of every part, and which parts pay."""
     curve = part_curve(left.numbers, right.numbers, measure.output)
     weighed = measure.lost, measure.projected, measure.output, price, PART_BITS, _RECORD_BITS
-    classes = np.empty((2, parts.s.size), np.int64)
-    sums, counts = np.zeros((2, parts.edges.size - 1)), np.zeros(parts.edges.size - 1, np.int64)
-    price_mode(
-        *parts.lent,
-        *(*left.lent, curve.lent[0]),
-        *(*right.lent, curve.lent[1]),
-        *lent_tables(),
+    count, tasks = parts.s.size, parts.edges.size - 1
+    classes, counts = np.empty((2, count), np.int64), np.zeros(tasks, np.int64)
+    sums = np.zeros((2, tasks))
+    priced, orders = np.empty((3, count)), np.empty((2, count), np.int64)
+    loops.price_mode(
+        parts.s**2,
+        parts.edges,
+        left.head,
+        left.shares,
+        curve.left,
+        right.head,
+        right.shares,
+        curve.right,
+        *tables(),
         np.array(weighed, np.float64),
-        *parts.scratch,
-        *(classes, counts, sums),
+        priced,
+        orders,
+        classes,
+        counts,
+        sums,
     )
     return _Priced(classes[0], classes[1], counts, sums[0], sums[1])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from hydraopt.coding.forms import Way
 from hydraopt.compress.core import SharedSpace
 from hydraopt.compress.curve import noise_of
-from hydraopt.kernels import Lent
 from hydraopt.linalg.shapes import Array
 
 __all__ = [
@@ -70,13 +68,8 @@ class SideCost:
 
     @property
     def head(self) -> Classes:
-        """Way, length, q and wider, for compiled code."""
+        """Way, length, q and wider."""
         return np.array([self.way, self.length, self.q, self.wider], np.int64)
-
-    @cached_property
-    def lent(self) -> tuple[Lent, Lent]:
-        """Head and shares, for many calls of compiled code."""
-        return Lent(self.head), Lent(self.shares)
 
 
 def side_costs(

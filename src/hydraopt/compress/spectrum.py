@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.linalg.rangefinder import dominant_range
 from hydraopt.linalg.shapes import Array
 
 __all__ = [
@@ -68,14 +67,19 @@ def strongest(stacked: Stacked, d: Array) -> tuple[Array, Array]:
 
     By the randomised range finder, from one start always: O(N S q) where all directions take
     O(N S^2 + S^3). In float32, so what is below 1e-5 of the largest value is rounding.
+
+    Source: Halko, Martinsson and Tropp, "Finding structure with randomness", SIAM Review 2011,
+    arXiv 0909.4061, algorithm 4.4. Columns are made orthonormal once a round: those of X^T left are
+    graded by size, which the next QR stands.
     """
     n, size = stacked.shape
     unit = float(d.max()) or 1.0  # Any weight is allowed, and its square need not be a float32.
     x = stacked * (d / unit).astype(np.float32)
     tried = min(MOST_DIRECTIONS + SPARE, n, size)
     probe = np.random.default_rng(0).standard_normal((size, tried), dtype=np.float32)
-    back = dominant_range(lambda rows: x @ rows, lambda left: x.T @ left, probe, ROUNDS)[1]
-    rows = np.linalg.qr(back)[0]
+    for _ in range(ROUNDS):
+        probe = x.T @ np.linalg.qr(x @ probe)[0]
+    rows = np.linalg.qr(probe)[0]
     image = (x @ rows).astype(np.float64)
     energy, turn = np.linalg.eigh(image.T @ image)
     return energy[-MOST_DIRECTIONS:] * unit**2, rows @ turn[:, -MOST_DIRECTIONS:]

@@ -65,7 +65,6 @@ def look(base: str | None = None) -> Iterator[Symptom]:
     if base is not None:
         yield _base(base)
     yield _merge()
-    yield _machine_code()
 
 
 def _machine() -> Symptom:
@@ -190,17 +189,3 @@ def _merge() -> Symptom:
         return Symptom("merge", "trouble", finding, "Please report this as a bug of hydraopt")
     took = time.monotonic() - started
     return Symptom("merge", "ok", f"two small adapters, there and back, in {took:.1f} s")
-
-
-def _machine_code() -> Symptom:
-    """Report the folder of the compiled loops, after a merge has compiled them."""
-    from hydraopt.coding.ransencoder import encode
-
-    do = "Set NUMBA_CACHE_DIR to a folder of yours that can be written"
-    try:
-        kept = encode.kept_in
-    except Exception as error:  # no compiler, or compiling is switched off
-        return Symptom("machine code", "note", f"loops are not compiled: {error}", do)
-    if kept is None:
-        return Symptom("machine code", "note", "not kept: every process compiles anew", do)
-    return Symptom("machine code", "ok", f"kept in {kept}")

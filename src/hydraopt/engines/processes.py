@@ -1,6 +1,6 @@
 """Workers on this machine: this process is the first, the others are processes of their own.
 
-They are started anew and not forked, since BLAS and numba do not survive that, and not by
+They are started anew and not forked, since BLAS does not survive that, and not by
 ``multiprocessing``, which would run the user's script again. Each has a socket to this process,
 which one thread uses: it sends a question, waits for its answer and sends the next one.
 """
@@ -26,12 +26,7 @@ __all__ = ["Processes"]
 
 _PATIENCE: Final = 5.0
 """Seconds a worker has to end."""
-_ONE_THREAD: Final = (
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
+_ONE_THREAD: Final = "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"
 _START: Final = (
     "import sys; sys.path[:] = sys.argv[2:]; from hydraopt.engines.worker import main; main()"
 )

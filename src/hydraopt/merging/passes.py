@@ -106,8 +106,7 @@ _DECIDE: Final = ("adapters", "bundle", "coding", "compress", "linalg", "merging
 @functools.cache
 def _versions() -> tuple[str, ...]:
     """Return what answers depend on beside the question: the code, and versions of libraries."""
-    libraries = (metadata.version(name) for name in ("numpy", "numba"))
-    return (source_hash(*_DECIDE), *libraries)
+    return source_hash(*_DECIDE), metadata.version("numpy")
 
 
 class Passes(Closing):

@@ -11,16 +11,13 @@ from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hydraopt.coding.records import Numbers, SplitRecord, SplitSide
-from hydraopt.compiled import njit
 from hydraopt.linalg.shapes import Array
 from hydraopt.runtime.places import ModulePlace
 
@@ -164,8 +161,9 @@ def module_head(site: Site, record: SplitRecord) -> ModuleHead:
 
 def _energies(side: SplitSide) -> Array:
     """Return (k,): squared lengths of the columns, as if basis and own numbers were orthonormal."""
-    blocks = [_squares(_columns(x)) for x in (side.coordinates, side.own) if x is not None]
-    return blocks[0] if len(blocks) == 1 else blocks[0] + blocks[1]
+    numbers = [x.astype(np.float64) for x in (side.coordinates, side.own) if x is not None]
+    energies: Array = sum(np.einsum("nk,nk->k", x, x) for x in numbers)
+    return energies
 
 
 def _scaled(x: Numbers | None, by: Array, place: ModulePlace, turned: bool) -> Tensor | None:
@@ -174,58 +172,20 @@ def _scaled(x: Numbers | None, by: Array, place: ModulePlace, turned: bool) -> T
         return None
     wide = np.float64 if place.dtype is torch.float64 else np.float32
     out = np.empty(x.shape if turned else x.shape[::-1], wide)
-    (_multiply_turned if turned else _multiply)(_columns(x), by, out)
+    np.multiply(x.T, by[:, None], out=out.T if turned else out, casting="same_kind")
     return torch.from_numpy(out).to(place.device, place.dtype)
 
 
-def _columns(x: Numbers) -> Numbers:
-    """Return (k, N) in one piece, as a stream is decoded."""
-    return cast(Numbers, np.ascontiguousarray(x.T))
-
-
-# A head has hundreds of modules: each of these is one pass where numpy takes three.
-
-
-@njit(cache=True, nogil=True, fastmath={"reassoc"})  # sums in any order: several at a time
-def _squares(x: Numbers) -> Array:
-    """Return (k,): sums of squares of the rows of x (k, N)."""
-    sums = np.zeros(x.shape[0])
-    for j in range(x.shape[0]):
-        total = 0.0
-        for i in range(x.shape[1]):
-            total += float(x[j, i]) * float(x[j, i])
-        sums[j] = total
-    return sums
-
-
-@njit(cache=True, nogil=True)
 def _balance(left: Array, right: Array, coefficients: Array) -> Array:
     """Return powers of two (k,) for the right sides that make both sides about equally long.
 
     left, right: squared lengths, the left without its coefficients.
     """
-    down = np.ones(left.size)
-    for j in range(left.size):
-        energy = left[j] * coefficients[j] ** 2
-        if energy > 0 and right[j] > 0:
-            down[j] = 2.0 ** np.rint(0.25 * np.log2(energy / right[j]))
+    energy = left * coefficients**2
+    both = (energy > 0) & (right > 0)
+    ratio = np.divide(energy, right, out=np.ones(energy.size), where=both)
+    down: Array = 2.0 ** np.rint(0.25 * np.log2(ratio))
     return down
-
-
-@njit(cache=True, nogil=True)
-def _multiply(x: Numbers, by: Array, out: NDArray[Any]) -> None:
-    """Compute out (k, N) = diag(by) x."""
-    for j in range(x.shape[0]):
-        for i in range(x.shape[1]):
-            out[j, i] = x[j, i] * by[j]
-
-
-@njit(cache=True, nogil=True)
-def _multiply_turned(x: Numbers, by: Array, out: NDArray[Any]) -> None:
-    """Compute out (N, k) = x^T diag(by)."""
-    for i in range(x.shape[1]):
-        for j in range(x.shape[0]):
-            out[i, j] = x[j, i] * by[j]
 
 
 def nbytes_of(*tensors: Tensor | None) -> int:
