@@ -70,7 +70,6 @@ CODES: Final[Mapping[str, str]] = {
     "originals_unused": "originals of tasks that the report does not compare",
     "other_files": "a result of other files than the bundle",
     "page_full": "parts for which the page has no room",
-    "page_of_index": "the page shows the index of a folder",
     "product_factors": "numbers of products are those of their factors",
     "rows_left_out": "rows that were not scored",
 }

@@ -395,10 +395,10 @@ def test_what_is_wrong_is_told_before_anything_is_measured(adapters, tmp_path: P
 def test_a_refit_leaves_room_for_what_is_told_of_harm(adapters, tmp_path, monkeypatch) -> None:
     counted, real = [], finish.refitted
 
-    def refitted(before, pieces, originals, refitter, budget, value):
-        made = real(before, pieces, originals, refitter, budget, value)
-        counted.append(value(made.draft, made.tasks))
-        return made
+    def refitted(before, *arguments):
+        job, draft = real(before, *arguments)
+        counted.append(job.size(draft))
+        return job, draft
 
     monkeypatch.setattr(finish, "refitted", refitted)
     judge = PowerJudge(adapters, SCALES)

@@ -231,14 +231,17 @@ def expand(
     beside = [x for x, path in local if x.name is None and _lies_in(path, folders)]
     left_out += [x.path for x in beside]
     notes = []
-    for code, text, paths in (
-        ("no_adapter", "left out, no adapter", list(dict.fromkeys(left_out))),
-        ("given_twice", "given twice, and read once", list(repeated)),
-    ):
-        if paths:
-            where = ", ".join(map(str, paths))
-            notes.append(Note(code, f"{text}: {listed(paths, _MOST_LISTED)}", where))
+    if left_out:
+        notes.append(Note("no_adapter", *_listing("left out, no adapter", left_out)))
+    if repeated:
+        notes.append(Note("given_twice", *_listing("given twice, and read once", repeated)))
     return [x for x in requests.values() if x not in beside], notes
+
+
+def _listing(text: str, paths: Iterable[AnyPath]) -> tuple[str, str]:
+    """Return the text of a note on paths, each once, and all of them in one line."""
+    each = [str(path) for path in dict.fromkeys(paths)]
+    return f"{text}: {listed(each, _MOST_LISTED)}", ", ".join(each)
 
 
 def _matches(pattern: AnyPath) -> list[AnyPath]:

@@ -906,8 +906,8 @@ FUNCTION(py_price_mode) {
         return NULL;
     left = side_of(&given, 2);
     right = side_of(&given, 5);
-    RUN(LENGTH(2, 0) == 4 && LENGTH(3, 0) == 2 && LENGTH(3, 1) > 0 && LENGTH(5, 0) == 4 &&
-            LENGTH(6, 0) == 2 && LENGTH(6, 1) > 0 && LENGTH(4, 0) > 0 &&
+    RUN(LENGTH(2, 0) == 4 && LENGTH(3, 0) == 2 && LENGTH(5, 0) == 4 && LENGTH(6, 0) == 2 &&
+            (!LENGTH(0, 0) || (LENGTH(3, 1) > 0 && LENGTH(6, 1) > 0 && LENGTH(4, 0) > 0)) &&
             LENGTH(4, 0) == LENGTH(7, 0) && LENGTH(8, 0) == LENGTH(9, 0) && LENGTH(10, 0) == 6 &&
             LENGTH(11, 0) == 3 && LENGTH(11, 1) == LENGTH(0, 0) && LENGTH(12, 0) == 2 &&
             LENGTH(12, 1) == LENGTH(0, 0) && LENGTH(13, 0) == 2 && LENGTH(13, 1) == LENGTH(0, 0) &&

@@ -76,7 +76,8 @@ def open_regular(path: str | os.PathLike[str], most: int | None = None) -> Binar
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     """Return the content of a regular file of at most ``most`` bytes; raises OSError."""
     with open_regular(path, most) as stream:
-        data = stream.read(most + 1)
+        # A read allocates what it may return, so it asks for one byte more than there is.
+        data = stream.read(min(most, os.fstat(stream.fileno()).st_size) + 1)
     if len(data) > most:  # It grew meanwhile.
         raise _refused(errno.EFBIG, f"too large to be read: over {most:,} bytes", path)
     return data
