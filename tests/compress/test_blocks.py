@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import hydraopt.compress.blocks as blocks_module
-import hydraopt.compress.core as core_module
 from hydraopt import merge, open_bundle
+from hydraopt.compress import blocks as blocks_module
+from hydraopt.compress import core as core_module
 from hydraopt.compress.blocks import BlockStore, WideCore
 from hydraopt.compress.core import CoreStore, ModuleCore
 from hydraopt.compress.measure import measure_named

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import hydraopt.compress.core as core_module
+from hydraopt.compress import core as core_module
 from hydraopt.compress import spectrum
 from hydraopt.compress.core import ROOM, CoreStore, ModuleCore, SharedSpace
 from hydraopt.linalg.shapes import Array, Factors

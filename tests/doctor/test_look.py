@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
-import hydraopt
 from hydraopt.cli.main import cli
 from hydraopt.doctor import look as module
 from hydraopt.doctor.look import Symptom, look
@@ -52,7 +51,7 @@ def test_a_merge_that_fails_is_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr(hydraopt, "merge", broken)
+    monkeypatch.setattr("hydraopt.merging.merge.merge", broken)
     merged = seen()["merge"]
     assert (merged.state, merged.finding) == ("trouble", "a small merge failed: RuntimeError: no")
     assert merged.do

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-import hydraopt.harm.judge as module
 from hydraopt.basemodel.encoding import Encoded, collate
 from hydraopt.basemodel.logits import logits_of
 from hydraopt.basemodel.model import attached, hidden_states, place
 from hydraopt.basemodel.writing import answered, generate
 from hydraopt.bundle.harm import Harm
 from hydraopt.harm import drift as drift_module
+from hydraopt.harm import judge as module
 from hydraopt.harm.divergence import divergence, split_likely
 from hydraopt.harm.drift import (
     Drift,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-import hydraopt.report.build as build_module
 from hydraopt.errors import UsageError
 from hydraopt.merging.merge import merge
+from hydraopt.report import build as build_module
 from hydraopt.report.build import _compared, build, collect
 from tests.conftest import MakeAdapter
 from tests.merging.merge_cases import modules_of

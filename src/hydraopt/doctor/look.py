@@ -172,7 +172,8 @@ def _merge() -> Symptom:
     started = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="hydraopt-doctor-") as folder:
-            from hydraopt import merge, open_bundle
+            from hydraopt.collection.opening import open_bundle
+            from hydraopt.merging.merge import merge
 
             made = merge(two_adapters(Path(folder)), Path(folder) / "x", max_error=0.1)
             bundle = open_bundle(made.path)
