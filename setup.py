@@ -10,8 +10,8 @@ OPTIONS = [] if os.name == "nt" else ["-O3", "-std=c11", "-ffp-contract=off", "-
 setup(
     ext_modules=[
         Extension(
-            "hydraopt.coding.loops",
-            ["src/hydraopt/coding/loops.c"],
+            "hydraopt.codec.loops",
+            ["src/hydraopt/codec/loops.c"],
             extra_compile_args=OPTIONS,
             py_limited_api=True,
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hydraopt.adapters import Adapter
-from hydraopt.files.alone import alone
+from hydraopt.files import alone
 
 __all__ = [
     "CODING",

@@ -44,7 +44,7 @@ CODE = """
 import json, sys
 import hydraopt
 try:
-    from hydraopt.methods import combine
+    from hydraopt.merging import combine
 except ImportError:  # in older revisions
     from hydraopt.merging.combine import combine
 name, options, output, *inputs = sys.argv[1:]

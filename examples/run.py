@@ -19,9 +19,11 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # for zoo, which is not installed
 
-from hydraopt.bundle.reader import Bundle  # noqa: E402
-from hydraopt.collection.opening import open_bundle  # noqa: E402
-from hydraopt.merging.merge import merge  # noqa: E402
+from hydraopt.bundle import (  # noqa: E402
+    Bundle,
+    open_bundle,
+)
+from hydraopt.merging import merge  # noqa: E402
 
 BASE = "smollm2-135m-instruct"
 

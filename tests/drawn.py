@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.linalg.generator import Generator
+from hydraopt.codec import Generator
 
 __all__ = ["drawn_modules"]
 

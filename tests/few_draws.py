@@ -6,8 +6,8 @@ import functools
 
 import pytest
 
-from hydraopt.evaluate import run
-from hydraopt.evaluate.stats import paired_difference
+from hydraopt.evaluate import scores as run
+from hydraopt.evaluate.scores import paired_difference
 
 __all__ = ["few_draws"]
 

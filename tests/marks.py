@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hydraopt.coding.forms import FORMS
+from hydraopt.codec import FORMS
 
 __all__ = ["FORM_CASES", "slow"]
 

@@ -13,9 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from hydraopt.basemodel.encoding import collate, encode_row
-from hydraopt.basemodel.logits import logits_of
-from hydraopt.basemodel.model import hidden_states
+from hydraopt.model import encode_row, hidden_states, logits_of
+from hydraopt.model.texts import collate
 
 LEARNED = Path(__file__).with_name("small_model.safetensors")
 """What a model has learned of ROWS, made with ATEN_CPU_CAPABILITY=avx2 by

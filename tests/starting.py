@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.adapters import Adapter
-from hydraopt.linalg.start import Drawn, KnownStart
+from hydraopt.codec import Drawn, KnownStart
 
 Pair = tuple[NDArray[Any], NDArray[Any]]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt import capacity
+from hydraopt.codec import machine as capacity
 from hydraopt.errors import MemoryLimitError
 
 

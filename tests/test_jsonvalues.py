@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from hydraopt.jsonvalues import from_json, to_json
+from hydraopt.files import from_json, to_json
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from hydraopt.jsonvalues import to_json
+from hydraopt.files import to_json
 from hydraopt.notes import CODES, Note, by_text, stored
 from tools.trees import nodes_of
 

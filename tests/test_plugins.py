@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from hydraopt import merge, open_bundle, plugins
+from hydraopt import merge, open_bundle
 from hydraopt.cli.main import cli
-from hydraopt.compress.measure import MEASURES, measure_named
+from hydraopt.codec import measure_named, plugins
+from hydraopt.codec.costs import MEASURES
 from hydraopt.errors import PluginError, UsageError
-from hydraopt.export import FORMATS, export_task
-from hydraopt.export.formats import find_format
-from hydraopt.methods import METHODS, combine
-from hydraopt.methods.registry import method_named
+from hydraopt.export import FORMATS, export_task, find_format
+from hydraopt.merging import METHODS, combine
+from hydraopt.merging.methods import method_named
 from tests.conftest import MakeAdapter
 
 CODE = """
 from pathlib import Path
 
-from hydraopt.compress.measure import Measure
+from hydraopt.codec.costs import Measure
 from hydraopt.export.formats import ExportFormat
-from hydraopt.methods import Merged, Method
+from hydraopt.merging import Merged, Method
 
 
 def first(factors, weights=None):
@@ -140,5 +140,5 @@ def test_names_of_ours_are_ours_and_look_nothing_up(monkeypatch: pytest.MonkeyPa
 
 
 def test_names_are_listed_without_loading() -> None:
-    assert {"first", "missing", "wrong"} <= set(plugins.plugin_names(plugins.METHODS))
+    assert {"first", "missing", "wrong"} <= set(plugins.plugin_names(plugins.METHOD_GROUP))
     assert "standin" not in sys.modules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hydraopt.values import listed
+from hydraopt.notes import listed
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import click
 
-from hydraopt.cli.main import cli
+from hydraopt.cli.main import COMMANDS, command_named
 from tools.pages import ROOT, between, settle
 
 __all__ = ["PAGE", "page", "sections", "table"]
@@ -31,17 +31,20 @@ def table() -> str:
     """Return the table of commands, with the first sentence of the help of each."""
     rows = (
         f"| `{name}` | {(command.help or '').split(chr(10), 1)[0].rstrip('.')} |"
-        for name, command in sorted(cli.commands.items())
+        for name, command in ((x, command_named(x)) for x in sorted(COMMANDS))
     )
     return "\n".join(["| command | purpose |", "|---|---|", *rows])
 
 
 def sections() -> str:
     """Return the options of all commands, then a section for each command, by name."""
-    options = {name: _options(command) for name, command in sorted(cli.commands.items())}
+    options = {
+        name: _options(command)
+        for name, command in ((x, command_named(x)) for x in sorted(COMMANDS))
+    }
     counts = Counter(text for texts in options.values() for text in texts.values())
     shared = sorted(text for text, count in counts.items() if count >= _SEVERAL)
-    made = [_section(name, cli.commands[name], options[name], shared) for name in options]
+    made = [_section(name, command_named(name), options[name], shared) for name in options]
     return "\n".join(["## Options of several commands\n", *shared, "", *made])
 
 

@@ -16,9 +16,8 @@ PAGE = ROOT / "CONTRIBUTING.md"
 SOURCE = ROOT / "src" / "hydraopt"
 
 ORDER = (
-    *("files", "linalg", "engines", "coding", "adapters", "compress", "bundle", "collection"),
-    *("merging", "methods", "basemodel", "harm", "editing", "export", "runtime", "inspect"),
-    *("serve", "report", "probes", "evaluate", "doctor", "cli"),
+    *("files", "codec", "adapters", "bundle", "merging", "model"),
+    *("export", "serve", "inspect", "evaluate", "report", "cli"),
 )
 """The order of the table: a package imports only what stands above it. Others come last."""
 

@@ -13,8 +13,9 @@ from collections.abc import Iterable
 import click
 
 import hydraopt
-from hydraopt import errors, plugins
-from hydraopt.cli.main import cli
+from hydraopt import errors
+from hydraopt.cli.main import COMMANDS, command_named
+from hydraopt.codec import plugins
 from tools.pages import ROOT, between, settle
 
 __all__ = ["PAGE", "page"]
@@ -28,7 +29,7 @@ _COMMON = {"--json", "--quiet"}
 def _python() -> list[str]:
     classes = (name for name in errors.__all__ if isinstance(getattr(errors, name), type))
     kinds = [name for name in classes if issubclass(getattr(errors, name), Exception)]
-    groups = (plugins.EXPORTERS, plugins.MEASURES, plugins.METHODS)
+    groups = (plugins.EXPORTER_GROUP, plugins.MEASURE_GROUP, plugins.METHOD_GROUP)
     return [
         _row("hydraopt", hydraopt.__all__),
         _row("hydraopt.errors", kinds),
@@ -38,7 +39,8 @@ def _python() -> list[str]:
 
 def _command_line() -> list[str]:
     rows = []
-    for name, command in sorted(cli.commands.items()):
+    for name in sorted(COMMANDS):
+        command = command_named(name)
         options = (x for x in command.params if isinstance(x, click.Option) and not x.hidden)
         longest = {max(y, key=len) for x in options for y in (x.opts, x.secondary_opts) if y}
         rows.append(_row(name, longest - _COMMON))

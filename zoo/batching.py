@@ -1,4 +1,4 @@
-"""Rows to token ids and to training batches, in the layout of hydraopt.basemodel.encoding."""
+"""Rows to token ids and to training batches, in the layout of hydraopt.model.texts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from hydraopt.basemodel.encoding import Batch, Encoded, collate, encode_row, prompt_text
-from hydraopt.basemodel.logits import logits_of
-from hydraopt.basemodel.model import hidden_states
+from hydraopt.model import Encoded, encode_row, hidden_states, logits_of, prompt_text
+from hydraopt.model.texts import Batch, collate
 from zoo.tasks import Row
 
 __all__ = [

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 import torch
 from torch.nn import functional as F
 
-from hydraopt.basemodel.encoding import batches_by_tokens
+from hydraopt.model import batches_by_tokens
 from zoo.batching import Encoded, collate, encode, target_logits
 from zoo.tasks import Row
 

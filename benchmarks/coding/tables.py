@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 from benchmarks.commands import parser_of
 from benchmarks.common import ROOT
-from hydraopt.coding import stream
-from hydraopt.coding.spread import spread_of
-from hydraopt.coding.tables import (
+from hydraopt.codec import stream
+from hydraopt.codec.tables import (
     CLASSES,
     ESCAPE,
     FIRST_SPREAD,
@@ -34,6 +33,7 @@ from hydraopt.coding.tables import (
     half_of,
     level_table,
     shift_of,
+    spread_of,
 )
 
 SHAPES: Final = {"normal": 2.0, "heavy": 0.6, "flat": 5.0}

@@ -108,7 +108,7 @@ def _give_back(task: Any, adapter: Any, scratch: Path, lossless: bool) -> None:
     """Export in the adapter's own format or as PEFT, in its dtype or float32; one has to work."""
     from hydraopt import read_adapter
     from hydraopt.errors import HydraoptError
-    from hydraopt.export.formats import FORMATS, export_task
+    from hydraopt.export import FORMATS, export_task
 
     own, problems = OWN[adapter.format], []
     # Numbers that float16 cannot hold are refused with the advice to take float32.
@@ -176,8 +176,8 @@ def _verify(path: Path) -> None:
 def _inspect(path: Path) -> None:
     import json
 
-    from hydraopt.inspect.bundle import inspect_bundle
-    from hydraopt.jsonvalues import to_json
+    from hydraopt.files import to_json
+    from hydraopt.inspect import inspect_bundle
 
     json.dumps(to_json(inspect_bundle(path)))
 
@@ -189,7 +189,7 @@ def _export(path: Path, scratch: Path, base: Path, rng: random.Random) -> None:
     """
     from hydraopt import open_bundle, verify_bundle
     from hydraopt.errors import BundleFormatError, ExportError, UsageError
-    from hydraopt.export.formats import FORMATS, export_task
+    from hydraopt.export import FORMATS, export_task
 
     bundle = open_bundle(path)
     form = rng.choice([*FORMATS, "peft", "peft"])

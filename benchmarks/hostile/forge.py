@@ -20,7 +20,7 @@ from benchmarks.hostile.mutate import (
     swap_ranges,
     truncate,
 )
-from hydraopt.coding.chunks import Chunk, pack_table
+from hydraopt.codec.chunks import Chunk, pack_table
 
 
 def seal(header: Any, parts: list[bytes]) -> bytes:

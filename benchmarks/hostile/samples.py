@@ -169,7 +169,7 @@ def write_bundles(folder: Path, adapters: dict[str, Path]) -> list[Path]:
     They have shared bases, private, started and lossless tasks, carried tensors, and several
     formats.
     """
-    from hydraopt.merging.merge import merge
+    from hydraopt.merging import merge
 
     folder.mkdir()
     plain = [adapters[f"plain{i}"] for i in range(3)]

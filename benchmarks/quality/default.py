@@ -26,9 +26,9 @@ from benchmarks.quality.real import places
 from benchmarks.quality.redundant import checkpoints, near_copies
 from benchmarks.quality.sets import inputs_of, original_adapters, pinned
 from hydraopt.adapters import Adapter, read_adapter
-from hydraopt.collection.opening import verify_bundle
+from hydraopt.bundle import verify_bundle
 from hydraopt.errors import HydraoptError
-from hydraopt.merging.merge import merge
+from hydraopt.merging import merge
 from hydraopt.merging.options import DEFAULT_MAX_ERROR
 
 __all__ = ["main"]

@@ -57,15 +57,12 @@ from benchmarks.rivals.coded_svd import taught_rows
 from benchmarks.rivals.compare import ours
 from benchmarks.rivals.taught import Round, taught
 from hydraopt.adapters import Adapter
-from hydraopt.basemodel.encoding import Encoded, encode_row
-from hydraopt.basemodel.model import TaskFactors, load_model
-from hydraopt.basemodel.writing import answered
-from hydraopt.evaluate.compared import ORIGINAL
-from hydraopt.evaluate.metrics import metrics_of
-from hydraopt.evaluate.run import most_tokens
-from hydraopt.evaluate.taskfile import TaskFile, named_task, read_task_file
-from hydraopt.harm.drift import Drift, Reference, drift_of, reference_of
-from hydraopt.harm.judge import AnswerJudge
+from hydraopt.evaluate.results import ORIGINAL
+from hydraopt.evaluate.scores import most_tokens
+from hydraopt.evaluate.tasks import TaskFile, metrics_of, named_task, read_task_file
+from hydraopt.model import AnswerJudge, Encoded, TaskFactors, encode_row, load_model
+from hydraopt.model.drift import Drift, Reference, drift_of, reference_of
+from hydraopt.model.generation import answered
 from zoo.bases import base_folder
 from zoo.recipe import read_recipe
 

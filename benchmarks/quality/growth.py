@@ -28,9 +28,9 @@ from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, bundle_hash, provenance, save_json
 from benchmarks.quality.sets import original_adapters
 from hydraopt.adapters import Adapter
-from hydraopt.collection.opening import open_bundle
-from hydraopt.linalg.svd import thin
-from hydraopt.merging.merge import merge
+from hydraopt.bundle import open_bundle
+from hydraopt.codec import thin
+from hydraopt.merging import merge
 
 Row = dict[str, Any]
 SIZES = ("12%", "8%", "5%", "3%", "2%")

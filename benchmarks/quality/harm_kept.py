@@ -27,11 +27,9 @@ from benchmarks.quality.sets import inputs_of, original_adapters, recipe_of
 from benchmarks.rivals.base import METHOD, Compressor, ReadBack, Tasks, tasks_of
 from benchmarks.rivals.bundles import BUNDLE, read_bundle
 from hydraopt.adapters import Adapter
-from hydraopt.basemodel.model import load_model
-from hydraopt.harm.drift import drift_of
-from hydraopt.harm.judge import AnswerJudge
-from hydraopt.merging.look import Look
-from hydraopt.merging.merge import merge
+from hydraopt.merging import Look, merge
+from hydraopt.model import AnswerJudge, load_model
+from hydraopt.model.drift import drift_of
 from zoo.bases import base_folder
 from zoo.recipe import read_recipe
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from hydraopt.adapters import Adapter
-from hydraopt.basemodel.encoding import prompt_text
-from hydraopt.evaluate.taskfile import named_task, read_task_file
+from hydraopt.evaluate.tasks import named_task, read_task_file
+from hydraopt.model import prompt_text
 
 __all__ = ["FRESH", "prompts_hash", "real_prompts"]
 

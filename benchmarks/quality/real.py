@@ -20,10 +20,10 @@ import numpy as np
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, provenance, write_result
 from hydraopt.adapters import Adapter, read_adapter
-from hydraopt.coding.dense import as_matrix
-from hydraopt.collection.opening import open_bundle, verify_bundle
+from hydraopt.bundle import open_bundle, verify_bundle
+from hydraopt.codec import as_matrix
 from hydraopt.errors import BudgetError, HydraoptError
-from hydraopt.merging.merge import merge
+from hydraopt.merging import merge
 
 SIZE = "10%"
 SMALLEST = 0.99

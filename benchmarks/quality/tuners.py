@@ -21,9 +21,9 @@ from benchmarks.common import QUALITY, provenance, write_result
 from benchmarks.quality.peft_adapters import CASES, Case, loaded_logits, make
 from hydraopt.adapters import read_adapter
 from hydraopt.adapters.tuners import TUNERS
-from hydraopt.collection.opening import open_bundle, verify_bundle
+from hydraopt.bundle import open_bundle, verify_bundle
 from hydraopt.errors import AdapterFormatError
-from hydraopt.merging.merge import merge
+from hydraopt.merging import merge
 
 ERROR = 0.02
 """What is coded may be that far off, so that the logits are comparable."""

@@ -20,7 +20,7 @@ from benchmarks.quality.sets import SIZES, pinned
 from benchmarks.reports.axes import size_axis
 from benchmarks.reports.tables import MISSING, table
 from benchmarks.rivals.base import METHOD, WITH_PROMPTS
-from hydraopt.evaluate.metrics import metrics_of
+from hydraopt.evaluate.tasks import metrics_of
 
 __all__ = [
     "LEAST",

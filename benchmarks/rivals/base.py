@@ -18,8 +18,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from hydraopt.adapters import Adapter
-from hydraopt.linalg.norms import relative_error
-from hydraopt.linalg.shapes import Factors
+from hydraopt.codec import Factors, relative_error
 
 __all__ = [
     "Compressor",

@@ -11,10 +11,8 @@ import numpy as np
 from benchmarks.rivals.base import Compressor, Modules, Tasks
 from benchmarks.rivals.merging import METHODS
 from hydraopt import open_bundle
-from hydraopt.adapters import Adapter
-from hydraopt.adapters.model import LowRankModule
-from hydraopt.adapters.rawtensor import RawTensor, TensorFile
-from hydraopt.methods import combine
+from hydraopt.adapters import Adapter, LowRankModule, RawTensor, TensorFile
+from hydraopt.merging import combine
 
 __all__ = ["BUNDLE", "adapter_of", "combined", "read_bundle"]
 

@@ -34,7 +34,7 @@ from benchmarks.rivals.base import (
     write_layout,
 )
 from benchmarks.rivals.registry import SetShape
-from hydraopt.linalg.svd import thin
+from hydraopt.codec import thin
 
 if TYPE_CHECKING:
     from benchmarks.rivals.taught import Teach

@@ -36,10 +36,10 @@ from benchmarks.rivals.base import (
 from benchmarks.rivals.bundles import BUNDLE, combined, read_bundle
 from benchmarks.rivals.registry import SetShape
 from hydraopt.adapters import Adapter, read_adapters
+from hydraopt.codec import METHOD_GROUP
+from hydraopt.codec.plugins import plugin_names
 from hydraopt.errors import HydraoptError
-from hydraopt.merging.look import Look
-from hydraopt.merging.merge import merge
-from hydraopt.plugins import METHODS, plugin_names
+from hydraopt.merging import Look, merge
 
 __all__ = ["compare", "main", "ours", "shown"]
 
@@ -110,7 +110,7 @@ def compare(
     tasks, fp16 = tasks_of(adapters), 2 * sum(adapter.numbers for adapter in adapters)
     rank = max(module.r for adapter in adapters for module in adapter.modules.values())
     done: list[Row] = []
-    registered = [combined(name) for name in plugin_names(METHODS)]
+    registered = [combined(name) for name in plugin_names(METHOD_GROUP)]
     rivals = [*registry.rows_of(SetShape(len(adapters), rank)), *registered]
     for text in only:
         if not any(text in row.label for row in rivals):
@@ -134,7 +134,8 @@ def score(
     rows: int,
 ) -> None:
     """Add KL to the originals and the share of changed answers to the rows, means over tasks."""
-    from hydraopt.evaluate.compare import Compared, EvaluationRequest, evaluate
+    from hydraopt.evaluate import EvaluationRequest, evaluate
+    from hydraopt.evaluate.results import Compared
 
     names = [adapter.name for adapter in adapters]
     live = {row.label: (row, note) for row, note in found if "failed" not in note}

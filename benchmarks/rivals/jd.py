@@ -29,7 +29,7 @@ from benchmarks.rivals.base import (
     write_layout,
 )
 from benchmarks.rivals.registry import SetShape
-from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.codec import Array, Factors
 
 __all__ = ["clusters", "jd_diagonal", "jd_full", "joint_diagonal", "joint_full", "rows"]
 

@@ -32,7 +32,7 @@ from benchmarks.rivals.base import (
 )
 from benchmarks.rivals.numbers import pack_bits, unpack_bits
 from benchmarks.rivals.registry import SetShape
-from hydraopt.linalg.svd import thin
+from hydraopt.codec import thin
 
 __all__ = ["loraquant", "refined", "rows"]
 

@@ -10,8 +10,8 @@ from benchmarks.rivals.base import Compressor, Modules, Tasks, double
 from benchmarks.rivals.numbers import FP16
 from benchmarks.rivals.registry import SetShape
 from benchmarks.rivals.stored import Cut, stored
-from hydraopt.linalg.shapes import Thin
-from hydraopt.linalg.svd import thin
+from hydraopt.codec import thin
+from hydraopt.codec.matrices import Thin
 
 __all__ = ["FRACTIONS", "cut_by_energy", "cut_by_rank", "rows", "svd", "svd_by_energy"]
 

@@ -21,12 +21,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.rivals.base import Modules
-from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.model import TaskFactors
-from hydraopt.harm.drift import drift_of, likely_changes, reference_of, surely_more
-from hydraopt.harm.refit import training_steps
-from hydraopt.harm.training_data import TrainingData, model_to_train, teacher_of
-from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
+from hydraopt.merging import DEFAULT_HARM, HarmSettings
+from hydraopt.model import Encoded, TaskFactors
+from hydraopt.model.drift import drift_of, likely_changes, reference_of, surely_more
+from hydraopt.model.refit import TrainingData, model_to_train, teacher_of, training_steps
 
 __all__ = ["Round", "Teach", "taught"]
 

@@ -38,7 +38,7 @@ _ROWS, _PROMPT, _TOKENS = 16, 24, 32
 _MERGE = """
 import json, pathlib, sys
 from hydraopt import merge
-import hydraopt.merging.merge
+import hydraopt.merging.pipeline
 def peak():
     status = pathlib.Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])
@@ -200,7 +200,7 @@ def _ratio(what: str, seconds: Mapping[str, float]) -> Row:
 
 def refit(adapter: Adapter, prompts: Sequence[str], base: str, loaded: Any, work: Path) -> Row:
     """Return the seconds that training one task's parts adds to its merge at 3 %."""
-    from hydraopt.harm.judge import AnswerJudge
+    from hydraopt.model import AnswerJudge
 
     look = AnswerJudge(base, [adapter], {adapter.name: prompts}, refits=True, loaded=loaded).look
     target = work / "refit.hydra.safetensors"
@@ -224,12 +224,12 @@ def figures(args: Any) -> Iterator[Row]:
         yield opening(bundle, args.repeats)
         yield from growth(work, args.size, args.repeats)
         if args.base:
-            from hydraopt.basemodel.model import load_model
+            from hydraopt.model import load_model
 
             loaded = load_model(args.base)
             yield from batches(loaded[0], bundle, work, args.repeats)
             if args.prompts:
-                from hydraopt.harm.prompts import read_prompts
+                from hydraopt.model import read_prompts
 
                 first = adapters[0]
                 prompts = read_prompts(args.prompts / f"{first.name}.jsonl")

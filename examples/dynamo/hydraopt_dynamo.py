@@ -19,10 +19,10 @@ from urllib.parse import unquote
 
 from dynamo.common.lora.runtime import ResolveContext, ResolvedLoRA
 
-from hydraopt.adapters.bases import base_key
-from hydraopt.bundle.task import TaskAdapter
-from hydraopt.export.served import FolderCache, ServedBundle, write_served
-from hydraopt.files.url import place_of
+from hydraopt.adapters import base_key
+from hydraopt.bundle import TaskAdapter
+from hydraopt.export.servants import FolderCache, ServedBundle, write_served
+from hydraopt.files import place_of
 
 SCHEME = "hydra"
 

@@ -8,9 +8,12 @@ what was expected, and what to do next.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from types import MappingProxyType
+from typing import Final
 
 __all__ = [
+    "EXTRA_OF",
     "AdapterFormatError",
     "AlignmentError",
     "BaseMismatchError",
@@ -33,6 +36,7 @@ __all__ = [
     "UsageError",
     "WorkerError",
     "explain",
+    "require",
 ]
 
 
@@ -196,3 +200,37 @@ def explain(
     stated = {"what": what, **dict(named), "got": got, "expected": expected, "do": do}
     result.facts = {name: value for name, value in stated.items() if value is not None}
     return result
+
+
+EXTRA_OF: Final[Mapping[str, str]] = {
+    "torch": "model",
+    "transformers": "model",
+    "nltk": "eval",
+    "rouge_score": "eval",
+    "sacrebleu": "eval",
+    "fastapi": "serve",
+    "prometheus_client": "serve",
+    "uvicorn": "serve",
+    "gguf": "gguf",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "matplotlib": "plot",
+    "ray": "ray",
+    "huggingface_hub": "hub",
+}
+"""Extra that installs a library, by the name under which the library is imported."""
+
+
+def require(*libraries: str, file: object = None) -> None:
+    """Raise MissingExtraError unless all libraries are installed; none is imported.
+
+    libraries: keys of :data:`EXTRA_OF`.
+    file: file that needs them, for the message.
+    """
+    for library in libraries:
+        if find_spec(library) is None:
+            extra = EXTRA_OF[library]
+            do = f"Run: pip install 'hydraopt[{extra}]'"
+            error = MissingExtraError(explain(f"{library} is not installed", file=file, do=do))
+            error.extra = extra
+            raise error

@@ -13,17 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from adapter_files import pack
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from hydraopt.adapters.expressions import Patience, match
-from hydraopt.adapters.jsontext import strict_json
-from hydraopt.adapters.peftconfig import exact_pattern, finds, resolved_config, written_config
-from hydraopt.adapters.rawtensor import MOST_NUMBERS
-from hydraopt.adapters.scale import ScaleRule
-from hydraopt.adapters.tensorfile import open_tensors
-from hydraopt.bundle.items import MAX_RAW
+from hydraopt.adapters import MOST_NUMBERS, ScaleRule, open_tensors, resolved_config, written_config
+from hydraopt.adapters.settings import Patience, exact_pattern, finds, match
+from hydraopt.bundle.entries import MAX_RAW
 from hydraopt.errors import AdapterFormatError
+from hydraopt.files import strict_json
 from tests.limited import run_limited
 from tests.raising import raises
 

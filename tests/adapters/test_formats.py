@@ -8,10 +8,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from hydraopt.adapters import read_adapter
+from hydraopt.adapters import Format, TensorFile, read_adapter
 from hydraopt.adapters.formats import TYPICAL, Opened, format_of
-from hydraopt.adapters.model import Format
-from hydraopt.adapters.rawtensor import TensorFile
 from hydraopt.errors import AdapterFormatError
 from tests.raising import raises
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from adapter_files import lora, peft_config
 
-from hydraopt.adapters import check_same_base, read_adapter, read_adapters
-from hydraopt.adapters.bases import base_key
+from hydraopt.adapters import base_key, check_same_base, read_adapter, read_adapters
 from hydraopt.errors import AdapterFormatError, AlignmentError, BaseMismatchError, UsageError
 from tests.raising import raises
 

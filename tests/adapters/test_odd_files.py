@@ -124,7 +124,7 @@ def test_shapes_are_grouped_whatever_the_names(save, tmp_path):
 
 
 def test_two_bad_numbers_are_both_reported_when_merged_losslessly(save, tmp_path):
-    from hydraopt.merging.merge import merge
+    from hydraopt.merging import merge
 
     for name in ("de", "en", "fr"):
         tensors = lora()

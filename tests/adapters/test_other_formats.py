@@ -7,8 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from hydraopt.adapters import read_adapter, read_adapters
-from hydraopt.adapters.scale import ScaleRule
+from hydraopt.adapters import ScaleRule, read_adapter, read_adapters
 from hydraopt.errors import AdapterFormatError, UsageError
 from tests.raising import raises
 

@@ -8,18 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from hydraopt.adapters.expressions import ends_with, path_parts
-from hydraopt.adapters.peftconfig import (
-    exact_pattern,
-    finds,
-    pattern_of,
-    ranks_and_alphas,
-    resolved_config,
-    written_config,
-)
+from hydraopt.adapters import ranks_and_alphas, resolved_config, written_config
+from hydraopt.adapters.settings import ends_with, exact_pattern, finds, path_parts, pattern_of
 
 pytest.importorskip("torch")
 with warnings.catch_warnings():

@@ -7,8 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from hydraopt.adapters import read_adapter
-from hydraopt.adapters.keys import parse
+from hydraopt.adapters import parse, read_adapter
 
 torch = pytest.importorskip("torch")
 with warnings.catch_warnings():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hydraopt.adapters import read_adapter
-from hydraopt.adapters.bases import base_key
+from hydraopt.adapters import base_key, read_adapter
 
 # path: (format, base, modules, r, scale, extras)
 REAL = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hydraopt.adapters.keys import PREFIX, saved_names
+from hydraopt.adapters import PREFIX, saved_names
 
 
 def of(*names: str) -> dict[str, str]:

@@ -10,12 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydraopt.adapters import Adapter, read_adapter
-from hydraopt.adapters import start as start_module
-from hydraopt.adapters.start import SEARCHED, SEEDS, least_correlation, traced
-from hydraopt.linalg.generator import Generator
-from hydraopt.linalg.start import Drawn
-from hydraopt.threads import cores
+from hydraopt.adapters import Adapter, read_adapter, start as start_module, traced
+from hydraopt.adapters.start import SEARCHED, SEEDS, least_correlation
+from hydraopt.codec import Drawn, Generator, cores
 from tests.marks import slow
 
 torch = pytest.importorskip("torch")

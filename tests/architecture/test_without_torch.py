@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt.errors import MissingExtraError
-from hydraopt.extras import EXTRA_OF, require
+from hydraopt.errors import EXTRA_OF, MissingExtraError, require
 from tests.architecture.test_imports import MODULES
 from tools.lock import bounds
 
-TORCH = {"basemodel", "evaluate", "harm", "probes", "runtime", "serve"}
+TORCH = {"evaluate", "model", "serve"}
 """Packages that may import torch when they are imported."""
 REFUSE = """
 import sys
@@ -29,7 +28,7 @@ sys.meta_path.insert(0, Refused())
 def test_the_core_imports_without_torch_and_scipy() -> None:
     light = [x for x in MODULES if x.partition(".")[0] not in TORCH]
     names = [
-        f"hydraopt.{x}".rstrip(".") for x in light if x not in ("__main__", "engines.rayengine")
+        f"hydraopt.{x}".rstrip(".") for x in light if x not in ("__main__", "merging.rayworkers")
     ]
     code = f"{REFUSE}\nimport importlib\nfor name in {names!r}:\n    importlib.import_module(name)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -38,17 +37,16 @@ def test_the_core_imports_without_torch_and_scipy() -> None:
 
 WAYS = {
     "attach": ("model", "import hydraopt; hydraopt.attach"),
-    "base model": ("model", "import hydraopt.basemodel"),
+    "base model": ("model", "from hydraopt.model import load_model"),
     "evaluation": ("eval", "from hydraopt.evaluate import compare"),
-    "server": ("serve", "from hydraopt.serve.server import bind"),
-    "report --serve": ("serve", "from hydraopt.serve.listening import bind"),
+    "server": ("serve", "from hydraopt.serve import make_server"),
     "torch file": (
         "model",
         "import hydraopt, sys; hydraopt.read_adapter(sys.argv[1])",
     ),
-    "gguf": ("gguf", "from hydraopt.export.ggufbase import load_gguf; load_gguf()"),
+    "gguf": ("gguf", "from hydraopt.export.gguf import load_gguf; load_gguf()"),
     "plot": ("plot", "from hydraopt.report.figures import check_plot; check_plot('x.png')"),
-    "ray": ("ray", "from hydraopt.engines.engine import OnRay; OnRay().most()"),
+    "ray": ("ray", "from hydraopt.merging.workers import OnRay; OnRay().most()"),
 }
 ASKED = """
 import sys

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from hydraopt.basemodel.encoding import Encoded, collate
-from hydraopt.basemodel.logits import logits_of
-from hydraopt.basemodel.model import AnyFactors, attached, hidden_states, place
+from hydraopt.model import Encoded, attached, hidden_states, logits_of, place
+from hydraopt.model.basemodel import AnyFactors
+from hydraopt.model.texts import collate
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 

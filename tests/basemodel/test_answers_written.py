@@ -18,13 +18,20 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from hydraopt.basemodel import writing
-from hydraopt.basemodel.encoding import Encoded, batches_by_tokens, encode_row
-from hydraopt.basemodel.model import attached, place
-from hydraopt.basemodel.positions import positions_of
-from hydraopt.basemodel.rowcache import RowCache
-from hydraopt.basemodel.writing import answered, ends_of, generate
 from hydraopt.errors import NumericalError, UsageError
+from hydraopt.model import (
+    Encoded,
+    RowCache,
+    attached,
+    batches_by_tokens,
+    encode_row,
+    ends_of,
+    generate,
+    generation as writing,
+    place,
+    positions_of,
+)
+from hydraopt.model.generation import answered
 from tests.raising import raises
 from tests.small_model import INSTRUCTION, ROWS, make_tokenizer, tiny_llama
 

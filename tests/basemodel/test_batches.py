@@ -8,13 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from hydraopt.basemodel import batches
-from hydraopt.basemodel import likelihoods as likelihoods_module
-from hydraopt.basemodel.batches import batch_of_each, batches_of
-from hydraopt.basemodel.encoding import Encoded, collate
-from hydraopt.basemodel.likelihoods import likelihoods
-from hydraopt.basemodel.logits import logits_of
-from hydraopt.basemodel.model import attached, hidden_states, place
+from hydraopt.model import (
+    Encoded,
+    attached,
+    batches_of,
+    forward as batches,
+    forward as likelihoods_module,
+    hidden_states,
+    likelihoods,
+    logits_of,
+    place,
+)
+from hydraopt.model.forward import batch_of_each
+from hydraopt.model.texts import collate
 from tests.small_model import tiny_llama
 
 BEGINNING = tuple(range(1, 21))

@@ -16,10 +16,9 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from hydraopt import open_bundle
-from hydraopt.basemodel.loading import base_hash, files_of
-from hydraopt.basemodel.model import load_model
 from hydraopt.cli.main import cli
 from hydraopt.errors import UsageError
+from hydraopt.model import base_hash, files_of, load_model
 from tests.runtime.conftest import bundle_of
 from tests.small_model import tiny_speaker
 

@@ -22,16 +22,25 @@ from transformers import (
 )
 
 from hydraopt import read_adapters
-from hydraopt.basemodel.encoding import Encoded, collate
-from hydraopt.basemodel.logits import NextTokens, check_logits, logits_of
-from hydraopt.basemodel.model import attached, hidden_states, of_head, place
-from hydraopt.basemodel.sensitivity import activations, sensitivities
-from hydraopt.basemodel.writing import answered, generate
 from hydraopt.errors import AlignmentError, UsageError
-from hydraopt.harm import refit as refit_module
-from hydraopt.harm.drift import drift_of, reference_of
-from hydraopt.harm.judge import AnswerJudge
-from hydraopt.harm.training_data import teacher_of
+from hydraopt.model import (
+    AnswerJudge,
+    Encoded,
+    attached,
+    check_logits,
+    generate,
+    hidden_states,
+    logits_of,
+    place,
+    refit as refit_module,
+)
+from hydraopt.model.basemodel import of_head
+from hydraopt.model.drift import drift_of, reference_of
+from hydraopt.model.forward import NextTokens
+from hydraopt.model.generation import answered
+from hydraopt.model.judge import activations, sensitivities
+from hydraopt.model.refit import teacher_of
+from hydraopt.model.texts import collate
 from tests.basemodel.cases import HEAD, asked_of, divergence, factors_of, texts_of, with_head
 from tests.harm.cases import SHORT, coded_of
 from tests.raising import raises
@@ -99,7 +108,7 @@ def test_texts_are_seen_a_few_at_a_time(trained, monkeypatch) -> None:
     model, tokenizer = trained
     factors, texts = factors_of(0), texts_of(tokenizer, 5)
     whole = sensitivities(model, texts, factors)
-    monkeypatch.setattr("hydraopt.basemodel.sensitivity.BATCH_TOKENS", 40)
+    monkeypatch.setattr("hydraopt.model.judge.BATCH_TOKENS", 40)
     assert sensitivities(model, texts, factors) == pytest.approx(whole, rel=1e-3)
 
 

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.commands import dispatch, summary_of
 from benchmarks.common import ROOT, local_folder, provenance
 from hydraopt.adapters import read_adapter
-from hydraopt.files.url import Url
+from hydraopt.files import Url
 
 FOLDERS = ("quality", "rivals", "speed", "coding", "hostile")
 

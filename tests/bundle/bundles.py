@@ -11,22 +11,34 @@ from typing import Any
 import numpy as np
 
 from hydraopt.adapters import Adapter
-from hydraopt.bundle.carried import pack_carried
-from hydraopt.bundle.items import CarriedBlob
-from hydraopt.bundle.peft.stored import kept_ranks, stored_config
-from hydraopt.bundle.reader import Bundle
-from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry, default_key
-from hydraopt.bundle.writer import pack_bundle
-from hydraopt.coding.chunks import ChunkWriter
-from hydraopt.coding.coefficients import exponents, power
-from hydraopt.coding.forms import Way
-from hydraopt.coding.records import PartsRecord, write_record
-from hydraopt.coding.side import quantise_basis, quantise_side, quantise_started, write_basis
-from hydraopt.linalg.basis import Basis
-from hydraopt.linalg.norms import relative_error
-from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.linalg.start import Drawn, KnownStart
-from hydraopt.linalg.svd import thin
+from hydraopt.bundle import (
+    Bundle,
+    Manifest,
+    ModuleEntry,
+    TaskEntry,
+    default_key,
+    kept_ranks,
+    pack_bundle,
+    pack_carried,
+    stored_config,
+)
+from hydraopt.bundle.entries import CarriedBlob
+from hydraopt.codec import (
+    Array,
+    Basis,
+    ChunkWriter,
+    Drawn,
+    Factors,
+    KnownStart,
+    PartsRecord,
+    Way,
+    relative_error,
+    thin,
+    write_basis,
+    write_record,
+)
+from hydraopt.codec.sides import quantise_basis, quantise_side, quantise_started
+from hydraopt.codec.tables import exponents, power
 
 STEP = 64.0
 

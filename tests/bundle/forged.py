@@ -15,14 +15,21 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from hydraopt.adapters.rawtensor import DTYPE_BYTES
-from hydraopt.bundle.carried import pack_carried
-from hydraopt.coding.chunks import ChunkWriter
-from hydraopt.coding.dense import DenseRecord, matrix_shape, quantise_rest, write_dense
-from hydraopt.coding.forms import Way
-from hydraopt.coding.records import PartsRecord, write_record
-from hydraopt.coding.side import quantise_side, quantise_started
-from hydraopt.linalg.start import Drawn, KnownStart
+from hydraopt.adapters import DTYPE_BYTES
+from hydraopt.bundle import pack_carried
+from hydraopt.codec import (
+    ChunkWriter,
+    DenseRecord,
+    Drawn,
+    KnownStart,
+    PartsRecord,
+    Way,
+    matrix_shape,
+    write_dense,
+    write_record,
+)
+from hydraopt.codec.records import quantise_rest
+from hydraopt.codec.sides import quantise_side, quantise_started
 from tests.native.mutants import Pieces
 
 PREFIX = "base_model.model."

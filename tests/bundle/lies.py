@@ -7,12 +7,11 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from hydraopt.bundle import strictjson
-from hydraopt.bundle.container import deflate, tensor_names
-from hydraopt.bundle.writer import checksum
-from hydraopt.coding.chunks import Chunk, pack_table
-from hydraopt.coding.stream import StreamWriter
-from hydraopt.coding.tables import Kind
+from hydraopt.bundle import checksum, encoding as strictjson
+from hydraopt.bundle.encoding import deflate, tensor_names
+from hydraopt.codec.chunks import Chunk, pack_table
+from hydraopt.codec.stream import StreamWriter
+from hydraopt.codec.tables import Kind
 from tests.bundle.bundles import Parts
 
 

@@ -12,22 +12,25 @@ import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle, verify_bundle
-from hydraopt.adapters import read_adapter
-from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.carried import pack_carried
-from hydraopt.bundle.container import deflate
+from hydraopt.adapters import RawTensor, read_adapter
+from hydraopt.bundle import Manifest, ModuleEntry, TaskEntry, pack_bundle, pack_carried
+from hydraopt.bundle.encoding import deflate
 from hydraopt.bundle.peft.folder import export_peft
-from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
-from hydraopt.bundle.writer import pack_bundle
-from hydraopt.coding.chunks import ChunkWriter
-from hydraopt.coding.forms import Way
-from hydraopt.coding.records import PartsRecord, write_record
-from hydraopt.coding.side import Side, quantise_side
-from hydraopt.coding.stream import most_numbers, quantise_block
-from hydraopt.coding.tables import Kind
+from hydraopt.codec import (
+    MOST_DRAWN,
+    ChunkWriter,
+    Drawn,
+    KnownStart,
+    PartsRecord,
+    Way,
+    most_numbers,
+    write_record,
+)
+from hydraopt.codec.sides import Side, quantise_side
+from hydraopt.codec.stream import quantise_block
+from hydraopt.codec.tables import Kind
 from hydraopt.errors import BundleFormatError, ExportError
-from hydraopt.inspect.bundle import inspect_bundle
-from hydraopt.linalg.start import MOST_NUMBERS, Drawn, KnownStart
+from hydraopt.inspect import inspect_bundle
 from tests.bundle.bundles import Parts, tiny
 from tests.bundle.lies import pack, promise
 from tests.limited import run_limited
@@ -131,7 +134,7 @@ def many_rows(value: Any) -> dict[str, Any]:
 
 
 def large_starts(value: Any) -> dict[str, Any]:
-    value["tasks"]["start"] = {"=": [42, MOST_NUMBERS]}
+    value["tasks"]["start"] = {"=": [42, MOST_DRAWN]}
     return {"manifest": value}
 
 
@@ -231,7 +234,7 @@ def test_places_far_apart_take_no_longer_than_their_bytes(tmp_path: Path) -> Non
 def test_tasks_of_one_stream_are_decoded_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydraopt.bundle.bounds import Allowance
+    from hydraopt.bundle.limits import Allowance
 
     parts = tiny(("de", "en", "fr"))
     tasks = tuple(

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from hydraopt.adapters import RawTensor
-from hydraopt.adapters.rawtensor import DTYPE_BYTES, HeldBytes
-from hydraopt.bundle.carried import pack_carried, unpack_blob
-from hydraopt.bundle.container import deflate, inflate
+from hydraopt.adapters import DTYPE_BYTES, HeldBytes, RawTensor
+from hydraopt.bundle import pack_carried
+from hydraopt.bundle.encoding import deflate, inflate
+from hydraopt.bundle.payload import unpack_blob
 from hydraopt.errors import BundleFormatError
 from tests.raising import raises
 
@@ -91,7 +90,7 @@ def test_order_of_keys_and_tasks_does_not_matter() -> None:
 
 
 def test_what_32_bits_cannot_state_takes_several_blobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hydraopt.bundle.carried.MOST_CONTENT", 1000)
+    monkeypatch.setattr("hydraopt.bundle.payload.MOST_CONTENT", 1000)
     tensors = {f"k{i}": normal(f"k{i}", i, 100) for i in range(5)}
     packed = pack_carried({"x": tensors, "y": tensors})
     assert [len(blob.items) for blob in packed.blobs] == [2, 2, 1]
@@ -100,7 +99,7 @@ def test_what_32_bits_cannot_state_takes_several_blobs(monkeypatch: pytest.Monke
     for blob, data in zip(packed.blobs, packed.data, strict=True):
         found |= unpack_blob(blob, data, Path("b"))
     assert {key: x.raw() for key, x in found.items()} == {k: x.raw() for k, x in tensors.items()}
-    monkeypatch.setattr("hydraopt.bundle.container.MOST_CONTENT", 399)
+    monkeypatch.setattr("hydraopt.bundle.encoding.MOST_CONTENT", 399)
     with raises(BundleFormatError, got="400 bytes"):
         pack_carried({"x": {"k": tensors["k0"]}})
 

@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydraopt.bundle.bounds import count_entries
-from hydraopt.bundle.harm import Harm
-from hydraopt.bundle.history import Added
-from hydraopt.bundle.spec import Manifest, TaskEntry
-from hydraopt.collection.opening import open_bundle
+from hydraopt.bundle import Added, Harm, Manifest, TaskEntry, open_bundle
+from hydraopt.bundle.limits import count_entries
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import Parts, tiny
 

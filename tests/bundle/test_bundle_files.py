@@ -12,14 +12,18 @@ import pytest
 from safetensors import safe_open
 
 from hydraopt.adapters import RawTensor
-from hydraopt.bundle.carried import pack_carried
-from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
-from hydraopt.bundle.strictjson import code_of, error_of, pack_ranges, unpack_ranges
-from hydraopt.bundle.writer import pack_bundle
-from hydraopt.collection.opening import open_bundle
-from hydraopt.collection.output import size_apart
+from hydraopt.bundle import (
+    Manifest,
+    ModuleEntry,
+    TaskEntry,
+    open_bundle,
+    pack_bundle,
+    pack_carried,
+    size_apart,
+)
+from hydraopt.bundle.encoding import code_of, error_of, pack_ranges, unpack_ranges
+from hydraopt.codec import Aside, Place
 from hydraopt.errors import BundleFormatError, TaskNotFoundError
-from hydraopt.files.aside import Aside, Place
 from tests.bundle.bundles import Parts, tiny
 from tests.raising import raises
 

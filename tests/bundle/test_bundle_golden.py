@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hydraopt.adapters import read_adapter
-from hydraopt.coding.version import VERSION
-from hydraopt.collection.opening import open_bundle, verify_bundle
+from hydraopt.bundle import open_bundle, verify_bundle
+from hydraopt.codec import VERSION
 from hydraopt.errors import UnsupportedVersionError
 from tests.bundle.golden.make import SECOND, TENSORS, dense_records, parts, table
 

@@ -13,10 +13,8 @@ import numpy as np
 import pytest
 
 from hydraopt.adapters import RawTensor
-from hydraopt.bundle.carried import pack_carried
-from hydraopt.bundle.container import deflate
-from hydraopt.bundle.spec import Manifest
-from hydraopt.collection.opening import open_bundle, verify_bundle
+from hydraopt.bundle import Manifest, open_bundle, pack_carried, verify_bundle
+from hydraopt.bundle.encoding import deflate
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import Parts, tiny
 from tests.bundle.lies import pack, promise

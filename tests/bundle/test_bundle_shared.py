@@ -13,10 +13,8 @@ import bundles
 import numpy as np
 import pytest
 
-from hydraopt.bundle import shared
-from hydraopt.bundle.reader import Bundle
-from hydraopt.coding.chunks import ChunkReader, ChunkWriter
-from hydraopt.collection.opening import open_bundle
+from hydraopt.bundle import Bundle, open_bundle, payload as shared
+from hydraopt.codec import ChunkReader, ChunkWriter
 from hydraopt.errors import BundleFormatError
 
 MODULES = 7

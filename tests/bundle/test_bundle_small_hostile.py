@@ -9,18 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.carried import pack_carried
+from hydraopt.adapters import RawTensor
+from hydraopt.bundle import (
+    Manifest,
+    ModuleEntry,
+    TaskEntry,
+    open_bundle,
+    pack_bundle,
+    pack_carried,
+    verify_bundle,
+)
 from hydraopt.bundle.peft.folder import export_peft
-from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
-from hydraopt.bundle.writer import pack_bundle
-from hydraopt.coding.chunks import ChunkWriter
-from hydraopt.coding.forms import Way
-from hydraopt.coding.records import PartsRecord, write_record
-from hydraopt.coding.side import Side
-from hydraopt.coding.stream import quantise_block
-from hydraopt.collection.opening import open_bundle, verify_bundle
-from hydraopt.inspect.bundle import inspect_bundle
+from hydraopt.codec import ChunkWriter, PartsRecord, Way, write_record
+from hydraopt.codec.sides import Side
+from hydraopt.codec.stream import quantise_block
+from hydraopt.inspect import inspect_bundle
 from tests.bundle.bundles import tiny
 from tests.limited import run_limited
 

@@ -11,12 +11,9 @@ import numpy as np
 import pytest
 
 from hydraopt.adapters import Adapter, RawTensor, read_adapter
-from hydraopt.bundle.peft.tensors import file_chunks
-from hydraopt.bundle.writer import pack_bundle
-from hydraopt.collection.opening import open_bundle, verify_bundle
-from hydraopt.jsonvalues import to_json
-from hydraopt.linalg.norms import relative_error
-from hydraopt.linalg.shapes import Factors
+from hydraopt.bundle import file_chunks, open_bundle, pack_bundle, verify_bundle
+from hydraopt.codec import Factors, relative_error
+from hydraopt.files import to_json
 from tests.bundle.bundles import bundle_of
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydraopt.collection.splitting import split
+from hydraopt.bundle import split
 from tests.bundle.bundles import tiny
 from tests.conftest import write_adapter
 

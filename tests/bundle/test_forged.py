@@ -9,11 +9,10 @@ import pytest
 from hypothesis import event, given
 
 from benchmarks.hostile.samples import write_base
+from hydraopt.bundle import TaskAdapter, open_bundle, verify_bundle
 from hydraopt.bundle.peft.folder import export_peft
-from hydraopt.bundle.task import TaskAdapter
-from hydraopt.collection.opening import open_bundle, verify_bundle
 from hydraopt.errors import AlignmentError, ExportError, HydraoptError, UsageError
-from hydraopt.export.formats import FORMATS, export_task
+from hydraopt.export import FORMATS, export_task
 from tests.bundle.forged import forgeries
 from tests.conformance.make import CASES
 

@@ -46,7 +46,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory, make_adapter: MakeAdapter
 @pytest.fixture(scope="session")
 def bundle(adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The three merged to 30 % of their fp16 bytes."""
-    from hydraopt.merging.merge import merge
+    from hydraopt.merging import merge
 
     path = tmp_path_factory.mktemp("bundle") / "three.hydra.safetensors"
     merge(adapters / "*", path, size="30%", workers=1)

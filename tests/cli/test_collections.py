@@ -12,10 +12,10 @@ import pytest
 from click.testing import Result
 
 from hydraopt import merge, open_bundle
-from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.collection.splitting import split
-from hydraopt.editing.verbs import rename
+from hydraopt.bundle import split
 from hydraopt.errors import UsageError
+from hydraopt.files import INDEX_NAME
+from hydraopt.merging import rename
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of
 from tests.raising import check_refused

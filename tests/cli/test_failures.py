@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from hydraopt.cli.main import cli
+from hydraopt.cli.main import cli, command_named
 from hydraopt.errors import AdapterFormatError
 
 ARGUMENTS = ["merge", "de", "en", "-o", "out.hydra.safetensors"]
@@ -22,7 +22,7 @@ def failing(
     def fail(**_: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli.commands[arguments[0]], "callback", fail)
+    monkeypatch.setattr(command_named(arguments[0]), "callback", fail)
     return CliRunner().invoke(cli, arguments)
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt.bundle.harm import Harm
-from hydraopt.collection.opening import open_bundle
+from hydraopt.bundle import Harm, open_bundle
 from tests.bundle.bundles import remade
 from tests.cli.conftest import Run
 from tests.marks import slow

@@ -12,7 +12,7 @@ import pytest
 
 from hydraopt import merge, open_bundle
 from hydraopt.adapters import read_adapter
-from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle import TaskAdapter
 from hydraopt.errors import BatchError, ExportError, UsageError
 from hydraopt.export import formats
 from tests.cli.conftest import TASKS, Run
@@ -174,7 +174,7 @@ def test_export_of_several_frees_each_task_before_the_next(
         before.append(weakref.ref(task))
         real(task, *given, **options)
 
-    monkeypatch.setattr(formats, "export_task", watched)
+    monkeypatch.setattr("hydraopt.export.export_task", watched)
     how = "--all", "-o", tmp_path / "out", "--format", file_format
     assert (run("export", bundle, *how).exit_code != 0) is refused
     assert len(before) == len(TASKS)

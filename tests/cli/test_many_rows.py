@@ -11,16 +11,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
-from hydraopt.bundle.writer import pack_bundle
-from hydraopt.cli.common import emit_json, show_table
+from hydraopt.bundle import Manifest, ModuleEntry, TaskEntry, pack_bundle, verify_bundle
 from hydraopt.cli.main import cli
-from hydraopt.coding.chunks import ChunkWriter
-from hydraopt.coding.records import write_record
-from hydraopt.collection.opening import verify_bundle
+from hydraopt.cli.terminal import emit_json, show_table
+from hydraopt.codec import ChunkWriter, write_record
+from hydraopt.files import to_json
 from hydraopt.inspect import inspect_bundle
-from hydraopt.jsonvalues import to_json
-from hydraopt.report.build import build
+from hydraopt.report import build
 from hydraopt.report.page import render
 from tests.bundle.bundles import tiny
 from tests.limited import run_limited

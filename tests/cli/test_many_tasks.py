@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import hydraopt
-from hydraopt.merging.merge import merge
+from hydraopt.merging import merge
 from tests.cli.conftest import MakeAdapter, Run
 from tests.marks import slow
 from tests.raising import check_refused

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from hydraopt.cli.main import cli
-from hydraopt.collection.opening import open_bundle
+from hydraopt.bundle import open_bundle
+from hydraopt.cli.main import command_named
 from hydraopt.errors import UsageError
 from hydraopt.merging.options import DEFAULT_MAX_ERROR
 from tests.cli.conftest import TASKS, Run
@@ -170,7 +170,7 @@ def test_what_shrink_estimates_is_no_problem(run: Run, bundle, adapters, tmp_pat
 
 
 def test_help_states_the_default_limit() -> None:
-    stated = re.findall(r"--max-error (\d\.\d+)", str(cli.commands["merge"].help))
+    stated = re.findall(r"--max-error (\d\.\d+)", str(command_named("merge").help))
     assert set(map(float, stated)) == {DEFAULT_MAX_ERROR}
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hydraopt.cli.common import say_notes, warn
-from hydraopt.cli.prompting import notes_on_prompts
+from hydraopt.cli.options import notes_on_prompts
+from hydraopt.cli.terminal import say_notes, warn
 from hydraopt.notes import Note
 
 

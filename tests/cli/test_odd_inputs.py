@@ -7,21 +7,21 @@ from pathlib import Path
 import click
 import pytest
 
-from hydraopt.cli.main import cli
+from hydraopt.cli.main import COMMANDS, command_named
 from hydraopt.errors import UsageError
-from hydraopt.evaluate.taskfile import read_task_file
+from hydraopt.evaluate.tasks import read_task_file
 from tests.cli.conftest import Run
 from tests.marks import slow
 
 DEEP = b"[" * 200_000
 # Verbs that need nothing but files; the others load a model, or listen.
 QUICK = ("inspect", "verify", "merge", "add", "remove", "export")
-VERBS = sorted(set(cli.commands) - {"doctor"})
+VERBS = sorted(COMMANDS.keys() - {"doctor"})
 
 
 def words_of(verb: str, given: Path, tmp_path: Path) -> list[str]:
     """The verb with this path for every file it takes."""
-    command = cli.commands[verb]
+    command = command_named(verb)
     words = [verb]
     for each in command.params:
         if isinstance(each, click.Argument):
@@ -65,7 +65,7 @@ def test_a_base_with_deep_json_is_refused(
 
 
 def test_tasks_and_prompts_with_deep_json_are_refused(tmp_path: Path) -> None:
-    from hydraopt.harm.prompts import read_prompts
+    from hydraopt.model import read_prompts
 
     (tmp_path / "META.json").write_bytes(DEEP)
     rows = tmp_path / "rows.jsonl"

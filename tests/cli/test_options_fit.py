@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from hydraopt import merge
-from hydraopt.cli.mergerequest import MergeRequest
+from hydraopt.cli.options import MergeRequest
 from hydraopt.errors import UsageError
-from hydraopt.evaluate.compared import read_compared
+from hydraopt.evaluate import read_compared
 from tests.cli.conftest import Run
 from tests.raising import check_refused
 

@@ -6,10 +6,11 @@ import dataclasses
 
 import pytest
 
-from hydraopt.bundle.harm import Harm
-from hydraopt.cli.results import show_plan
-from hydraopt.merging.limit import TaskTrial
-from hydraopt.merging.plan import Plan, PlannedTask
+from hydraopt.bundle import Harm
+from hydraopt.cli.merging import show_plan
+from hydraopt.merging import Plan
+from hydraopt.merging.job import TaskTrial
+from hydraopt.merging.pipeline import PlannedTask
 from hydraopt.notes import Note
 
 

@@ -13,9 +13,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from hydraopt.cli import progress as progress_module
+from hydraopt.cli import terminal as progress_module
 from hydraopt.cli.options import common_options
-from hydraopt.cli.progress import progress_bar
+from hydraopt.cli.terminal import progress_bar
 
 
 def test_a_line_each_half_minute(monkeypatch, capsys) -> None:
@@ -85,9 +85,9 @@ def test_a_bar_starts_anew_with_each_stage(monkeypatch) -> None:
 def test_a_warning_has_a_line_of_its_own_on_a_terminal() -> None:
     """The bar gives way to it, whatever other stream goes there."""
     code = """
-from hydraopt.cli.common import warn
+from hydraopt.cli.terminal import warn
 from hydraopt.notes import Note
-from hydraopt.cli.progress import progress_bar
+from hydraopt.cli.terminal import progress_bar
 with progress_bar() as move:
     move("first", 1, 4)
     warn(Note("few_prompts", "few prompts of [a] b"))

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from hydraopt import merge
-from hydraopt.cli import common
-from hydraopt.collection.opening import verify_bundle
+from hydraopt.bundle import verify_bundle
+from hydraopt.cli import terminal as common
 from tests.cli.conftest import Run
 from tests.conftest import MakeAdapter
 from tests.marks import slow

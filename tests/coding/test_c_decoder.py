@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydraopt.coding.chunks import ChunkWriter
-from hydraopt.coding.stream import quantise_block
+from hydraopt.codec import ChunkWriter
+from hydraopt.codec.stream import quantise_block
 
 SOURCE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "decoder.c"
 

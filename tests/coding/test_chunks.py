@@ -8,21 +8,13 @@ from typing import NoReturn
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from hydraopt.coding.chunks import (
-    CHUNK_BYTES,
-    Chunk,
-    ChunkReader,
-    ChunkWriter,
-    pack_table,
-    read_table,
-)
-from hydraopt.coding.stream import Block, CodingRoom, StreamReader, StreamWriter, quantise_block
-from hydraopt.coding.tables import Kind
+from hydraopt.codec import Aside, ChunkReader, ChunkWriter, CodingRoom, StreamReader
+from hydraopt.codec.chunks import CHUNK_BYTES, Chunk, pack_table, read_table
+from hydraopt.codec.stream import Block, StreamWriter, quantise_block
+from hydraopt.codec.tables import Kind
 from hydraopt.errors import BundleFormatError, NumericalError
-from hydraopt.files.aside import Aside
 from tests.raising import raises
 
 SHAPE = 30, 4
@@ -262,7 +254,7 @@ def test_a_step_between_integers_has_a_bound(sign: int, monkeypatch: pytest.Monk
     writer, most = StreamWriter(), sign * ((1 << 30) - 1)
     for value in (most, most, -most):
         writer.integer(Kind.EXPONENT, value)
-    monkeypatch.setattr("hydraopt.coding.stream.MOST_SIDE", 1 << 31)
+    monkeypatch.setattr("hydraopt.codec.stream.MOST_SIDE", 1 << 31)
     writer.integer(Kind.EXPONENT, sign << 30)
     data = writer.finish()
     far = 1 << 40

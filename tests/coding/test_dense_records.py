@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from hydraopt.coding.dense import (
+from hydraopt.codec import (
     DenseRecord,
+    PartsRecord,
+    StreamReader,
+    Way,
     as_matrix,
     from_matrix,
     matrix_shape,
-    quantise_rest,
     read_common,
     read_dense,
-    step_of,
     write_dense,
 )
-from hydraopt.coding.forms import Way
-from hydraopt.coding.records import PartsRecord
-from hydraopt.coding.side import quantise_side
-from hydraopt.coding.stream import StreamReader, StreamWriter
-from hydraopt.coding.tables import Kind
+from hydraopt.codec.records import quantise_rest, step_of
+from hydraopt.codec.sides import quantise_side
+from hydraopt.codec.stream import StreamWriter
+from hydraopt.codec.tables import Kind
 from hydraopt.errors import BundleFormatError, NumericalError
 from tests.raising import raises
 
@@ -94,7 +93,7 @@ def test_a_record_comes_back(
 
 
 def test_large_tensors_are_cut_into_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hydraopt.coding.dense.BLOCK", 64)
+    monkeypatch.setattr("hydraopt.codec.records.BLOCK", 64)
     x = numbers((50, 5))
     rest = quantise_rest(x, -400)
     assert [block.levels.shape[1] for block in rest.blocks] == [12, 12, 12, 12, 2]

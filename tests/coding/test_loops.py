@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hydraopt.coding import loops, tables
+from hydraopt.codec import loops, tables
 
 
 @pytest.mark.parametrize(

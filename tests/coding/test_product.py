@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from hydraopt.coding.product import product
+from hydraopt.codec.tables import product_of_parts
 
 
 def _by_the_book(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -28,24 +27,24 @@ def test_the_bits_are_those_of_the_loops(seed: int, sizes: tuple[int, ...], turn
     right = draw.standard_normal((inner, columns)) * draw.integers(0, 2, (inner, columns))
     if turned:
         left = np.asfortranarray(left)
-    assert product(left, right).tobytes("C") == _by_the_book(left, right).tobytes()
+    assert product_of_parts(left, right).tobytes("C") == _by_the_book(left, right).tobytes()
 
 
 def test_the_order_of_sums_is_that_of_the_columns() -> None:
     left = np.array([[1e16, 1.0, -1e16]])
-    assert product(left, np.ones((3, 1)))[0, 0] == 0
-    assert product(left[:, [0, 2, 1]], np.ones((3, 1)))[0, 0] == 1
+    assert product_of_parts(left, np.ones((3, 1)))[0, 0] == 0
+    assert product_of_parts(left[:, [0, 2, 1]], np.ones((3, 1)))[0, 0] == 1
 
 
 def test_more_rows_than_are_taken_at_a_time() -> None:
     left = np.random.default_rng(1).standard_normal((2500, 3))
     right = np.random.default_rng(2).integers(-3, 4, (3, 2)).astype(np.int32)
-    assert product(left, right).tobytes("C") == _by_the_book(left, right).tobytes()
+    assert product_of_parts(left, right).tobytes("C") == _by_the_book(left, right).tobytes()
 
 
 def test_a_product_and_a_sum_are_two_roundings() -> None:
     a = 1 + 2.0**-30
     left = np.array([[a, 1.0]])
     # a * a needs 61 bits: fused with the sum, what is rounded away would stay.
-    assert product(left, np.array([[a], [-(a * a)]]))[0, 0] == 0
-    assert product(left[:, ::-1], np.array([[-(a * a)], [a]]))[0, 0] == 0
+    assert product_of_parts(left, np.array([[a], [-(a * a)]]))[0, 0] == 0
+    assert product_of_parts(left[:, ::-1], np.array([[-(a * a)], [a]]))[0, 0] == 0

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from hydraopt.coding.chunks import ChunkWriter
-from hydraopt.coding.script import SHARED, Scribe, play, scripts_in
-from hydraopt.coding.stream import HEAVY, Block, StreamWriter, quantise_block
-from hydraopt.coding.tables import Kind
+from hydraopt.codec import SHARED, ChunkWriter, Scribe, play, scripts_in
+from hydraopt.codec.stream import HEAVY, Block, StreamWriter, quantise_block
+from hydraopt.codec.tables import Kind
 from hydraopt.errors import BundleFormatError, NumericalError
 from tests.raising import raises
 

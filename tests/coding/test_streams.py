@@ -7,21 +7,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from hydraopt.coding import loops
-from hydraopt.coding.side import BasisRecord, write_basis
-from hydraopt.coding.spread import MAX_SPREAD, spread_classes
-from hydraopt.coding.stream import (
-    HEAVY,
-    NORMAL,
-    Block,
-    StreamReader,
-    StreamWriter,
-    quantise_block,
-)
-from hydraopt.coding.tables import Kind
+from hydraopt.codec import BasisRecord, StreamReader, loops, write_basis
+from hydraopt.codec.stream import HEAVY, NORMAL, Block, StreamWriter, quantise_block
+from hydraopt.codec.tables import MAX_SPREAD, Kind, spread_classes
 from hydraopt.errors import BundleFormatError, NumericalError
 from tests.raising import raises
 

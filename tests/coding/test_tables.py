@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydraopt.coding.frequencies import LEVELS, SIDE
-from hydraopt.coding.tables import (
+from hydraopt.codec.tables import (
     COST_BITS,
     ESCAPE,
     FREQUENCIES,
     LEVEL_TABLES,
+    LEVELS,
     MIDDLE,
     PRICES,
+    SIDE,
     STARTS,
     TOTAL,
     Kind,

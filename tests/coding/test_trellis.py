@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from hydraopt.coding import loops
-from hydraopt.coding.stream import LAMBDA, Block, StreamReader, StreamWriter, quantise_block
-from hydraopt.coding.tables import level_bits
+from hydraopt.codec import StreamReader, loops
+from hydraopt.codec.stream import LAMBDA, Block, StreamWriter, quantise_block
+from hydraopt.codec.tables import level_bits
 
 STATES = 64
 COLUMN = st.lists(st.floats(-400, 400, allow_nan=False), min_size=1, max_size=30)

@@ -8,10 +8,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from hydraopt.bundle.container import INDEX_NAME, header_of
-from hydraopt.bundle.reader import Bundle
-from hydraopt.bundle.tensors import checksum
-from hydraopt.collection.opening import open_bundle
+from hydraopt.bundle import Bundle, checksum, header_of, open_bundle
+from hydraopt.files import INDEX_NAME
 
 __all__ = ["index_text", "rewritten", "same", "whole"]
 

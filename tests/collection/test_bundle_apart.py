@@ -13,15 +13,21 @@ import numpy as np
 import pytest
 
 from hydraopt.adapters import RawTensor
-from hydraopt.bundle.carried import pack_carried
-from hydraopt.bundle.container import CORE_SUFFIX, INDEX_NAME, TASK_SUFFIX, deflate
-from hydraopt.bundle.tensors import checksum
-from hydraopt.bundle.writer import pack_bundle
-from hydraopt.collection.beside import task_file_name
-from hydraopt.collection.opening import is_bundle, open_bundle, verify_bundle
-from hydraopt.collection.splitting import join, split
+from hydraopt.bundle import (
+    checksum,
+    is_bundle,
+    join,
+    open_bundle,
+    pack_bundle,
+    pack_carried,
+    split,
+    verify_bundle,
+)
+from hydraopt.bundle.encoding import deflate
+from hydraopt.bundle.index import task_file_name
 from hydraopt.errors import BundleFormatError, ChecksumError, UnsupportedVersionError, UsageError
-from hydraopt.inspect.bundle import inspect_bundle
+from hydraopt.files import CORE_SUFFIX, INDEX_NAME, TASK_SUFFIX
+from hydraopt.inspect import inspect_bundle
 from tests.bundle.bundles import Parts, tiny
 from tests.bundle.golden.make import SECOND
 from tests.raising import raises
@@ -308,7 +314,7 @@ def test_many_tasks_of_many_modules_are_too_many(tmp_path: Path) -> None:
     first = file_of(tmp_path / "apart", "de")
     length = int.from_bytes(core.read_bytes()[:8], "little")
     text = json.loads(core.read_bytes()[8 : 8 + length])["__metadata__"]["checksums"]
-    from hydraopt.collection.apart import core_id
+    from hydraopt.bundle.parts import core_id
 
     errors = "A" * (count * 4 // 3)
     for name in ("de", "en", "fr", "it", "nl", "pl", "pt", "sv", "tr", "uk"):

@@ -8,12 +8,20 @@ import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle
-from hydraopt.coding.forms import FORMS, MODES, Mode, Way
-from hydraopt.coding.records import read_record, read_split_record, write_record
-from hydraopt.coding.side import quantise_basis
-from hydraopt.coding.stream import StreamReader, StreamWriter
+from hydraopt.codec import (
+    FORMS,
+    Drawn,
+    KnownStart,
+    Mode,
+    StreamReader,
+    Way,
+    read_record,
+    read_split_record,
+    write_record,
+)
+from hydraopt.codec.sides import MODES, quantise_basis
+from hydraopt.codec.stream import StreamWriter
 from hydraopt.errors import BundleFormatError
-from hydraopt.linalg.start import Drawn, KnownStart
 from tests.bundle.bundles import record
 from tests.conftest import write_adapter
 from tests.raising import raises

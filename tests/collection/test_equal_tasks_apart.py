@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from hydraopt import merge, open_bundle, verify_bundle
-from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.collection.pulling import pull
-from hydraopt.collection.splitting import split
+from hydraopt.bundle import pull, split
 from hydraopt.errors import ChecksumError, UsageError
+from hydraopt.files import INDEX_NAME
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of
 from tests.raising import raises

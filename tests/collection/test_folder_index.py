@@ -12,18 +12,21 @@ from typing import Any
 
 import pytest
 
-from hydraopt.bundle.container import CORE_SUFFIX, INDEX_NAME, TASK_SUFFIX
-from hydraopt.bundle.reader import Bundle
-from hydraopt.bundle.tensors import checksum
-from hydraopt.collection import apart as reading
-from hydraopt.collection.following import Following
-from hydraopt.collection.index import read_index, write_index
-from hydraopt.collection.indexed import renew_index
-from hydraopt.collection.opening import open_bundle, verify_bundle
-from hydraopt.collection.pulling import pull
-from hydraopt.collection.splitting import join, split
+from hydraopt.bundle import (
+    Bundle,
+    Following,
+    checksum,
+    join,
+    open_bundle,
+    parts as reading,
+    pull,
+    split,
+    verify_bundle,
+)
+from hydraopt.bundle.folder import renew_index
+from hydraopt.bundle.index import read_index, write_index
 from hydraopt.errors import BundleFormatError, TaskNotFoundError
-from hydraopt.files.folders import files_in
+from hydraopt.files import CORE_SUFFIX, INDEX_NAME, TASK_SUFFIX, files_in
 from tests.bundle.bundles import tiny
 from tests.collection.indexes import index_text, rewritten, same, whole
 from tests.raising import raises
@@ -94,7 +97,7 @@ def test_the_core_is_decoded_once_for_all_tasks(
 def test_of_many_tasks_the_last_stay_open_and_all_count(
     folder: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hydraopt.collection.indexed.KEPT", 2)
+    monkeypatch.setattr("hydraopt.bundle.folder.KEPT", 2)
     opened = open_bundle(folder)
     before = opened.bytes_read
     tasks = [opened[name] for name in NAMES]
@@ -249,12 +252,12 @@ def test_a_row_of_nonsense_does_not_count(folder: Path, error: object) -> None:
 def test_an_index_that_is_too_large_is_not_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
 ) -> None:
-    monkeypatch.setattr("hydraopt.collection.index.EACH", 0)
+    monkeypatch.setattr("hydraopt.bundle.index.EACH", 0)
     rewritten(folder, lambda value: value, pad=5000)
     packed, unpacked = (folder / INDEX_NAME).stat().st_size, len(index_text(folder))
     assert packed < unpacked
     for most, reads in ((packed - 1, 4), (unpacked - 1, 4), (unpacked, 0)):
-        monkeypatch.setattr("hydraopt.collection.index.FREE", most)
+        monkeypatch.setattr("hydraopt.bundle.index.FREE", most)
         read.clear()
         open_bundle(folder)
         assert len(read) == reads
@@ -271,7 +274,7 @@ def test_an_index_is_later_than_its_files(folder: Path, monkeypatch: pytest.Monk
     waits: list[float] = []
     now = 1_700_000_000 * 10**9
     clock = SimpleNamespace(time_ns=lambda: now, sleep=waits.append)
-    monkeypatch.setattr("hydraopt.collection.index.time", clock)
+    monkeypatch.setattr("hydraopt.bundle.index.time", clock)
     index = read_index(folder, files_in(folder))
     assert index is not None
     (one, *_) = index.files.values()

@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 
 from hydraopt import merge, open_bundle, verify_bundle
-from hydraopt.collection import pulling
-from hydraopt.collection.pulling import pull
-from hydraopt.collection.splitting import split
+from hydraopt.bundle import pull, pulling, split
 from hydraopt.errors import LockedError, TaskNotFoundError, UsageError
-from hydraopt.files.lock import locked, locked_folder
+from hydraopt.files import locked, locked_folder
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of
 from tests.raising import raises

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.collection.index import packed_index, read_index
-from hydraopt.collection.indexed import renew_index
-from hydraopt.collection.output import size_apart
-from hydraopt.collection.splitting import split
+from hydraopt.bundle import size_apart, split
+from hydraopt.bundle.folder import renew_index
+from hydraopt.bundle.index import packed_index, read_index
+from hydraopt.files import INDEX_NAME
 from tests.bundle.bundles import tiny
 
 

@@ -7,13 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from hydraopt.compress.core import CoreStore, ModuleCore
-from hydraopt.compress.encode import EncodedModule, encode_module
-from hydraopt.compress.measure import MEASURES, Measure
-from hydraopt.compress.plan import ModulePlan, modes_of, plan_module
-from hydraopt.compress.started import Starts
-from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.linalg.start import Drawn, KnownStart
+from hydraopt.codec import (
+    Array,
+    CoreStore,
+    Drawn,
+    EncodedModule,
+    Factors,
+    KnownStart,
+    Measure,
+    ModuleCore,
+    ModulePlan,
+    Starts,
+    encode_module,
+    modes_of,
+    plan_module,
+)
+from hydraopt.codec.costs import MEASURES
 
 Pair = tuple[Array, Array]
 

@@ -7,14 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hydraopt.coding.forms import MODES, Mode, Way
-from hydraopt.coding.records import PartsRecord
-from hydraopt.coding.side import quantise_basis
-from hydraopt.compress.alike import Alike, Begun, encode_alike
-from hydraopt.linalg.basis import Bases
-from hydraopt.linalg.shapes import Array
-from hydraopt.linalg.stack import thin_stack
-from hydraopt.linalg.start import Drawn, KnownStart
+from hydraopt.codec import Array, Bases, Drawn, KnownStart, Mode, PartsRecord, Way
+from hydraopt.codec.encoder import Alike, Begun, encode_alike
+from hydraopt.codec.matrices import thin_stack
+from hydraopt.codec.sides import MODES, quantise_basis
 
 T, R, K, M, N = 3, 4, 3, 48, 60
 SPLIT = ("u", "s", "v", "left", "right", "begun")

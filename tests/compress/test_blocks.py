@@ -11,13 +11,19 @@ import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle
-from hydraopt.compress import blocks as blocks_module
-from hydraopt.compress import core as core_module
-from hydraopt.compress.blocks import BlockStore, WideCore
-from hydraopt.compress.core import CoreStore, ModuleCore
-from hydraopt.compress.measure import measure_named
-from hydraopt.compress.plan import modes_of, plan_module
-from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.codec import (
+    Array,
+    BlockStore,
+    CoreStore,
+    Factors,
+    ModuleCore,
+    WideCore,
+    blocks as blocks_module,
+    core as core_module,
+    measure_named,
+    modes_of,
+    plan_module,
+)
 from tests.compress.core_factors import Pair, low_rank, orthonormal
 from tests.merging.merge_cases import modules_of
 
@@ -169,8 +175,7 @@ def many(make_adapter, tmp_path: Path) -> list[Path]:
 def test_a_merge_in_blocks_is_as_good_and_alike_for_any_workers(
     many: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit
 ) -> None:
-    from hydraopt.engines.engine import Local
-    from hydraopt.merging import portable
+    from hydraopt.merging import Local, passes as portable
 
     whole = merge(many, tmp_path / "whole", workers=1, **limit)
     monkeypatch.setattr(blocks_module, "BLOCK_NUMBERS", 1)

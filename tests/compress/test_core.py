@@ -10,10 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydraopt.compress import core as core_module
-from hydraopt.compress import spectrum
-from hydraopt.compress.core import ROOM, CoreStore, ModuleCore, SharedSpace
-from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.codec import (
+    ROOM,
+    Array,
+    CoreStore,
+    Factors,
+    ModuleCore,
+    core as core_module,
+    core as spectrum,
+)
+from hydraopt.codec.core import SharedSpace
 from tests.compress.core_factors import Pair, low_rank, orthonormal
 
 TASKS, RANK, M, N = 24, 4, 40, 120

@@ -7,19 +7,22 @@ import math
 import numpy as np
 import pytest
 
-from hydraopt.coding.dense import DenseRecord, read_dense, write_dense
-from hydraopt.coding.spread import spread_of
-from hydraopt.coding.stream import StreamReader, StreamWriter
-from hydraopt.compress import dense
-from hydraopt.compress.curve import LAST_CLASS, rate_of
-from hydraopt.compress.dense import (
-    EncodedTensor,
+from hydraopt.codec import (
+    DenseRecord,
     Given,
+    StreamReader,
     blocks_of,
     encode_tensor,
     estimate_tensor,
+    read_dense,
     share_tensor,
+    tensors as dense,
+    write_dense,
 )
+from hydraopt.codec.costs import LAST_CLASS, rate_of
+from hydraopt.codec.stream import StreamWriter
+from hydraopt.codec.tables import spread_of
+from hydraopt.codec.tensors import EncodedTensor
 
 RNG = np.random.default_rng(0)
 

@@ -5,13 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hydraopt.coding.forms import FORMS, PRIVATE
-from hydraopt.compress.blocks import WideCore
-from hydraopt.compress.core import CoreStore, ModuleCore
-from hydraopt.compress.family import _joined, families_of
-from hydraopt.compress.measure import MEASURES
-from hydraopt.compress.plan import ModulePlan, _over, _planned, modes_of, plan_module
-from hydraopt.linalg.shapes import Factors
+from hydraopt.codec import (
+    FORMS,
+    CoreStore,
+    Factors,
+    ModuleCore,
+    ModulePlan,
+    WideCore,
+    modes_of,
+    plan_module,
+)
+from hydraopt.codec.core import _joined, families_of
+from hydraopt.codec.costs import MEASURES
+from hydraopt.codec.planner import _over, _planned
+from hydraopt.codec.sides import PRIVATE
 
 N, RANK = 96, 4
 RNG = np.random.default_rng(0)

@@ -8,22 +8,28 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from hydraopt.coding.forms import FORMS, MODES, Mode, Way
-from hydraopt.coding.records import PartsRecord, read_split_record, write_record
-from hydraopt.coding.side import (
-    quantise_basis,
-    quantise_side,
-    quantise_started,
+from hydraopt.codec import (
+    FORMS,
+    MOST_DRAWN,
+    Drawn,
+    EncodedModule,
+    Factors,
+    KnownStart,
+    Measure,
+    Mode,
+    PartsRecord,
+    StreamReader,
+    Way,
     read_basis,
+    read_split_record,
     write_basis,
+    write_record,
 )
-from hydraopt.coding.stream import StreamReader, StreamWriter
-from hydraopt.coding.tables import Kind
-from hydraopt.compress.encode import EncodedModule
-from hydraopt.compress.measure import MEASURES, Measure
+from hydraopt.codec.costs import MEASURES
+from hydraopt.codec.sides import MODES, quantise_basis, quantise_side, quantise_started
+from hydraopt.codec.stream import StreamWriter
+from hydraopt.codec.tables import Kind
 from hydraopt.errors import BundleFormatError
-from hydraopt.linalg.shapes import Factors
-from hydraopt.linalg.start import MOST_NUMBERS, Drawn, KnownStart
 from tests.compress.core_factors import (
     Pair,
     dense,
@@ -35,7 +41,7 @@ from tests.compress.core_factors import (
 from tests.raising import raises
 
 M, N, R = 40, 56, 6
-DRAWN = Drawn(KnownStart(0, MOST_NUMBERS), 1000, 4)
+DRAWN = Drawn(KnownStart(0, MOST_DRAWN), 1000, 4)
 PRICES = [1e-2, 1e-3, 1e-4, 1e-5, 1e-7, 1e-9]
 
 
@@ -74,7 +80,7 @@ def read_back(
     found = []
     for i, stream in enumerate(streams):
         task = StreamReader(stream)
-        start = KnownStart(i, MOST_NUMBERS) if form == "started" else None
+        start = KnownStart(i, MOST_DRAWN) if form == "started" else None
         widths = (0 if basis is None else basis.q for basis in (left, right))
         record = read_split_record(task, m, n, *widths, start)
         found.append((record.factors(left, right), record.mode))

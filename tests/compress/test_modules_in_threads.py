@@ -8,12 +8,9 @@ import time
 
 import pytest
 
-from hydraopt.coding.forms import FORMS
-from hydraopt.compress.core import Stacked
-from hydraopt.compress.encode import encode_bases, encode_module
-from hydraopt.compress.measure import MEASURES
-from hydraopt.compress.plan import modes_of, plan_module
-from hydraopt.threads import in_threads
+from hydraopt.codec import FORMS, encode_bases, encode_module, in_threads, modes_of, plan_module
+from hydraopt.codec.core import Stacked
+from hydraopt.codec.costs import MEASURES
 from tests.compress.core_factors import core_of
 from tests.compress.test_forms_contract import bytes_of, related
 

@@ -7,15 +7,27 @@ import math
 import numpy as np
 import pytest
 
-from hydraopt.coding.forms import FORMS, Mode, Way
-from hydraopt.coding.records import write_record
-from hydraopt.coding.side import write_basis
-from hydraopt.coding.stream import StreamWriter
-from hydraopt.compress.alike import coefficients
-from hydraopt.compress.curve import FIRST_CLASS, noise_of, part_curve, rate_of
-from hydraopt.compress.measure import MEASURES, measure_named
-from hydraopt.compress.plan import modes_of, plan_module
-from hydraopt.compress.sides import SideCost, side_costs
+from hydraopt.codec import (
+    FORMS,
+    Mode,
+    Way,
+    measure_named,
+    modes_of,
+    plan_module,
+    write_basis,
+    write_record,
+)
+from hydraopt.codec.costs import (
+    FIRST_CLASS,
+    MEASURES,
+    SideCost,
+    noise_of,
+    part_curve,
+    rate_of,
+    side_costs,
+)
+from hydraopt.codec.encoder import coefficients
+from hydraopt.codec.stream import StreamWriter
 from hydraopt.errors import UsageError
 from tests.compress.core_factors import Pair, core_of, encoded, low_rank, orthonormal, planned
 from tests.marks import slow
@@ -127,7 +139,7 @@ def test_a_basis_is_no_larger_than_a_block_may_be(make, monkeypatch: pytest.Monk
     wide = [basis for basis in (plan.left, plan.right) if basis is not None]
     lengths = pairs[0][0].shape[0], pairs[0][1].shape[1]
     most = max(basis.q for basis in wide) * max(lengths) - 1
-    for module in ("coding.stream", "compress.plan"):
+    for module in ("codec.stream", "codec.planner"):
         monkeypatch.setattr(f"hydraopt.{module}.MOST_NUMBERS", most)
     made = encoded(pairs, price, list(FORMS))
     bases = [basis for basis in (made.left, made.right) if basis is not None]

@@ -5,15 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hydraopt.coding.coefficients import exponents
-from hydraopt.coding.forms import MODES, Mode, Way
-from hydraopt.coding.records import PartsRecord, write_record
-from hydraopt.coding.side import quantise_side, quantise_started
-from hydraopt.coding.stream import StreamWriter
-from hydraopt.compress.recode import CodedModule, recode
-from hydraopt.linalg.basis import Basis
-from hydraopt.linalg.shapes import Factors
-from hydraopt.linalg.start import Drawn, KnownStart
+from hydraopt.codec import (
+    Basis,
+    CodedModule,
+    Drawn,
+    Factors,
+    KnownStart,
+    Mode,
+    PartsRecord,
+    Way,
+    recode,
+    write_record,
+)
+from hydraopt.codec.sides import MODES, quantise_side, quantise_started
+from hydraopt.codec.stream import StreamWriter
+from hydraopt.codec.tables import exponents
 
 M, N, K, Q = 96, 128, 4, 24
 DRAWN = Drawn(KnownStart(42, 1000), 100, 6)

@@ -5,15 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hydraopt.coding.forms import FORMS, PRIVATE, Way
-from hydraopt.coding.stream import StreamWriter
-from hydraopt.compress.core import CoreStore
-from hydraopt.compress.encode import EncodedModule, encode_module
-from hydraopt.compress.measure import MEASURES
-from hydraopt.compress.plan import modes_of, plan_module
-from hydraopt.compress.started import Starts
-from hydraopt.linalg.shapes import Factors
-from hydraopt.linalg.start import Drawn, KnownStart
+from hydraopt.codec import (
+    FORMS,
+    CoreStore,
+    Drawn,
+    EncodedModule,
+    Factors,
+    KnownStart,
+    Starts,
+    Way,
+    encode_module,
+    modes_of,
+    plan_module,
+)
+from hydraopt.codec.costs import MEASURES
+from hydraopt.codec.sides import PRIVATE
+from hydraopt.codec.stream import StreamWriter
 from tests.compress.core_factors import Pair, relative_error
 
 M, N, R, TASKS = 48, 256, 6, 3

@@ -15,11 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from hydraopt.bundle.peft.folder import CONFIG, WEIGHTS, check_peft, export_peft
-from hydraopt.bundle.peft.layout import balanced
-from hydraopt.bundle.task import TaskAdapter
-from hydraopt.bundle.verify import read_stored
-from hydraopt.collection.opening import open_bundle
+from hydraopt.bundle import CONFIG, WEIGHTS, TaskAdapter, balanced, open_bundle
+from hydraopt.bundle.peft.folder import check_peft, export_peft
+from hydraopt.bundle.verification import read_stored
 from hydraopt.errors import (
     BundleFormatError,
     ChecksumError,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydraopt.bundle.task import TaskAdapter
-from hydraopt.collection.opening import open_bundle, verify_bundle
+from hydraopt.bundle import TaskAdapter, open_bundle, verify_bundle
 from tests.conformance.driver import Result, result_of
 
 UNABLE = "unsupported"

@@ -6,9 +6,9 @@ import pytest
 
 from benchmarks.rivals.merging import METHODS
 from benchmarks.rivals.registry import RIVALS
-from hydraopt.coding.forms import FORMS
-from hydraopt.compress.measure import MEASURES
-from hydraopt.export.formats import FORMATS
+from hydraopt.codec import FORMS
+from hydraopt.codec.costs import MEASURES
+from hydraopt.export import FORMATS
 from tests.docs.pages import ROOT
 
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 from hydraopt.cli.main import cli
-from hydraopt.doctor import look as module
-from hydraopt.doctor.look import Symptom, look
+from hydraopt.inspect import doctor as module, look
+from hydraopt.inspect.doctor import Symptom
 
 
 def seen(base: str | None = None) -> dict[str, Symptom]:
@@ -51,7 +51,7 @@ def test_a_merge_that_fails_is_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("hydraopt.merging.merge.merge", broken)
+    monkeypatch.setattr("hydraopt.merging.merge", broken)
     merged = seen()["merge"]
     assert (merged.state, merged.finding) == ("trouble", "a small merge failed: RuntimeError: no")
     assert merged.do

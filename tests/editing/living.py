@@ -7,10 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.bundle.reader import Bundle
-from hydraopt.collection.opening import open_bundle
-from hydraopt.collection.splitting import split
+from hydraopt.bundle import Bundle, open_bundle, split
+from hydraopt.files import INDEX_NAME
 
 
 @dataclass(frozen=True)

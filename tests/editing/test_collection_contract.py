@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from hydraopt import open_bundle, read_adapters, verify_bundle
-from hydraopt.bundle.history import Added
-from hydraopt.editing.verbs import add, remove, rename, replace
+from hydraopt.bundle import Added
 from hydraopt.errors import HydraoptError, TaskNotFoundError, UsageError
-from hydraopt.files.reading import file_hash
-from hydraopt.merging.budget import Limit
+from hydraopt.files import file_hash
+from hydraopt.merging import Limit, add, remove, rename, replace
 from tests.editing.living import all_bytes, copied, state
 
 DAY = "2026-03-01"

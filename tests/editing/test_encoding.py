@@ -9,16 +9,10 @@ import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle, read_adapters, verify_bundle
-from hydraopt.compress.core import CoreStore
-from hydraopt.compress.measure import MEASURES
-from hydraopt.compress.plan import modes_of, plan_module
-from hydraopt.editing.verbs import add
+from hydraopt.codec import Basis, CoreStore, Factors, modes_of, plan_module
+from hydraopt.codec.costs import MEASURES
 from hydraopt.errors import AlignmentError, BaseMismatchError, BudgetError, UsageError
-from hydraopt.linalg.basis import Basis
-from hydraopt.linalg.shapes import Factors
-from hydraopt.merging import finish
-from hydraopt.merging.budget import Limit
-from hydraopt.merging.look import Look
+from hydraopt.merging import Limit, Look, add, finish
 from tests.conftest import write_adapter
 from tests.harm.power_judge import PowerJudge
 from tests.merging.merge_cases import modules_of, near
@@ -129,7 +123,7 @@ def test_another_base_model_is_refused(one_file: Path, tmp_path: Path) -> None:
 def test_without_a_price_a_limit_is_needed(
     one_file: Path, adapters: dict[str, Path], kept: str
 ) -> None:
-    from hydraopt.bundle.writer import pack_bundle
+    from hydraopt.bundle import pack_bundle
 
     bundle = open_bundle(one_file)
     recipe = {k: x for k, x in bundle.recipe.items() if k not in ("price", "norm") or k == kept}
@@ -147,7 +141,7 @@ def test_without_a_price_a_limit_is_needed(
 
 
 def test_bundles_of_methods_stay_as_they_are(adapters: dict[str, Path], tmp_path: Path) -> None:
-    from hydraopt.methods import combine
+    from hydraopt.merging import combine
 
     method = tmp_path / "method"
     combine([adapters["a"]], method)
@@ -186,14 +180,14 @@ def test_harm_is_measured_without_a_limit_too(one_file: Path, adapters: dict[str
 
 
 def test_a_size_counts_what_is_told_of_harm(one_file, adapters, monkeypatch) -> None:
-    seen, real = [], finish.solve
+    seen, real = [], finish.solve_budget
 
     def solve(job, budget, options):
         solution = real(job, budget, options)
         seen.append((job, budget, solution.draft))
         return solution
 
-    monkeypatch.setattr(finish, "solve", solve)
+    monkeypatch.setattr(finish, "solve_budget", solve)
     limit, look = Limit("3000"), Look(judge=judge_of(adapters["e"]))
     add(one_file, [adapters["e"]], limit=limit, look=look, day=DAY)
     harm = open_bundle(one_file)["e"].entry.harm

@@ -13,16 +13,13 @@ import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle
-from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.bundle.reader import Bundle
-from hydraopt.collection import index as index_file
-from hydraopt.collection.following import core_of_bundle
-from hydraopt.collection.index import read_index, write_index
-from hydraopt.collection.splitting import join, split
-from hydraopt.editing.verbs import add, remove, rename, replace
+from hydraopt.bundle import Bundle, index as index_file, join, split
+from hydraopt.bundle.index import read_index, write_index
+from hydraopt.bundle.opening import core_of_bundle
 from hydraopt.errors import BundleFormatError, TaskNotFoundError, UsageError
-from hydraopt.files.folders import files_in
-from hydraopt.inspect.listing import listing
+from hydraopt.files import INDEX_NAME, files_in
+from hydraopt.inspect import listing
+from hydraopt.merging import add, remove, rename, replace
 from tests.conftest import MakeAdapter
 from tests.editing.living import state
 from tests.merging.merge_cases import modules_of
@@ -197,7 +194,7 @@ def test_killed_before_the_index_is_written_it_tells_nothing_wrong(
     for change, names in changes:
         old = (folder / INDEX_NAME).read_bytes()
         with monkeypatch.context() as patched:
-            patched.setattr("hydraopt.collection.index.write_index", killed)
+            patched.setattr("hydraopt.bundle.index.write_index", killed)
             with pytest.raises(KeyboardInterrupt):
                 change()
         assert (folder / INDEX_NAME).read_bytes() == old
@@ -216,7 +213,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("hydraopt.collection.index.write_index", full)
+    monkeypatch.setattr("hydraopt.bundle.index.write_index", full)
 
 
 def test_a_change_without_room_for_the_index_is_made(
@@ -316,7 +313,7 @@ def test_a_rename_that_was_killed_leaves_the_task_under_both_names(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("hydraopt.collection.folder.remove_file", die)
+        patched.setattr("hydraopt.bundle.collections.remove_file", die)
         with pytest.raises(KeyboardInterrupt):
             rename(folder, "a", "x")
     assert list(open_bundle(folder)) == ["a", "b", "c", "d", "x"]

@@ -16,11 +16,11 @@ import pytest
 from click.testing import CliRunner
 
 from hydraopt import open_bundle
-from hydraopt.bundle.container import INDEX_NAME
+from hydraopt.bundle import split
 from hydraopt.cli.main import cli
-from hydraopt.collection.splitting import split
-from hydraopt.editing.verbs import rename
 from hydraopt.errors import HydraoptError
+from hydraopt.files import INDEX_NAME
+from hydraopt.merging import rename
 from tests.editing.living import all_bytes
 from tests.marks import slow
 

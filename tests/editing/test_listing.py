@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hydraopt import merge, open_bundle
-from hydraopt.editing.verbs import add, remove, rename, replace
-from hydraopt.inspect.listing import difference, listing
+from hydraopt.inspect import difference, listing
+from hydraopt.merging import add, remove, rename, replace
 from tests.editing.living import bytes_of, copied
 
 DAY = "2026-03-01"

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt.editing.verbs import add, remove, rename, replace
 from hydraopt.errors import LockedError
-from hydraopt.files.lock import locked
+from hydraopt.files import locked
+from hydraopt.merging import add, remove, rename, replace
 from tests.editing.living import Kind, kinds, state
 from tests.marks import slow
 from tests.raising import raises
 
 HOLDER = """
 import sys
-from hydraopt.collection.storage import collection_at
+from hydraopt.bundle.collections import collection_at
 with collection_at(sys.argv[1]).locked():
     print("held", flush=True)
     sys.stdin.readline()
@@ -30,8 +30,8 @@ with collection_at(sys.argv[1]).locked():
 KILLER = """
 import hashlib, os, random, signal, sys, tempfile, time
 from pathlib import Path
-from hydraopt.inspect.listing import listing
-from hydraopt.editing.verbs import add, remove
+from hydraopt.inspect.collection import listing
+from hydraopt.merging.changes import add, remove
 from tests.editing.living import state
 
 path, adapter, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

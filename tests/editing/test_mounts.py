@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt.editing.refresh import refresh
+from hydraopt.merging import refresh
 from tests.killing import swept
 from tests.marks import slow
 
@@ -16,10 +16,10 @@ from tests.marks import slow
 _SWEEP = """
 import os, shutil, sys, tempfile
 from pathlib import Path
-from hydraopt.collection.opening import open_bundle
-from hydraopt.collection.splitting import split
-from hydraopt.editing.refresh import refresh
-from hydraopt.editing.verbs import rename
+from hydraopt.bundle.opening import open_bundle
+from hydraopt.bundle.splitting import split
+from hydraopt.merging.refreshing import refresh
+from hydraopt.merging.changes import rename
 from hydraopt.errors import BundleFormatError
 from tests.editing.living import all_bytes
 from tests.killing import killed_before

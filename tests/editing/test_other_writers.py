@@ -9,12 +9,9 @@ from pathlib import Path
 import pytest
 
 from hydraopt import merge
-from hydraopt.collection.opening import open_bundle
-from hydraopt.collection.splitting import join, split
-from hydraopt.collection.storage import collection_at
-from hydraopt.editing.refresh import refresh
-from hydraopt.editing.verbs import add
+from hydraopt.bundle import collection_at, join, open_bundle, split
 from hydraopt.errors import LockedError, UsageError
+from hydraopt.merging import add, refresh
 from tests.editing.living import all_bytes, state
 from tests.raising import raises
 

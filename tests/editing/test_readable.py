@@ -8,12 +8,9 @@ import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle, read_adapters, verify_bundle
-from hydraopt.editing.encode import Coder
-from hydraopt.editing.verbs import add
 from hydraopt.errors import NumericalError
-from hydraopt.merging import finish
-from hydraopt.merging.budget import Limit
-from hydraopt.merging.options import MergeOptions
+from hydraopt.merging import Limit, MergeOptions, add, finish
+from hydraopt.merging.coder import Coder
 from tests.conftest import write_adapter
 from tests.raising import raises
 
@@ -51,13 +48,13 @@ def test_a_coding_that_readers_would_refuse_is_made_finer(
     folders: list[Path], bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strict = []
-    solve = finish.solve
+    solve = finish.solve_budget
 
     def noted(job, *more):
         strict.append(job.pieces.core.strict)
         return solve(job, *more)
 
-    monkeypatch.setattr(finish, "solve", noted)
+    monkeypatch.setattr(finish, "solve_budget", noted)
     add(bundle, [folders[7]], limit=Limit(error=0.5), day=DAY, workers=1)
     assert strict == [False, True]  # the first is what this test is about
     assert verify_bundle(bundle, read_adapters(folders)).problems == []

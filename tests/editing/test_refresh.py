@@ -10,14 +10,11 @@ import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle, read_adapter, read_adapters, shrink, verify_bundle
-from hydraopt.collection.splitting import join, split
-from hydraopt.editing.refresh import expected_saving, refresh
-from hydraopt.editing.verbs import add, remove
+from hydraopt.bundle import join, split
+from hydraopt.codec import Factors, relative_error
 from hydraopt.errors import BudgetError, TaskNotFoundError, UsageError
-from hydraopt.inspect.bundle import inspect_bundle
-from hydraopt.linalg.norms import relative_error
-from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.budget import Limit
+from hydraopt.inspect import inspect_bundle
+from hydraopt.merging import Limit, add, expected_saving, refresh, remove
 from tests.conftest import write_adapter
 from tests.editing.living import copied, state
 from tests.raising import raises

@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 
 from hydraopt import merge, open_bundle, read_adapter, read_adapters, verify_bundle
-from hydraopt.bundle.verify import distance_from
-from hydraopt.editing.refresh import expected_saving, refresh
-from hydraopt.editing.verbs import add, replace
-from hydraopt.jsonvalues import to_json
-from hydraopt.merging.budget import Limit
+from hydraopt.bundle import distance_from
+from hydraopt.files import to_json
+from hydraopt.merging import Limit, add, expected_saving, refresh, replace
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of
 

@@ -14,10 +14,10 @@ from tests.marks import slow
 _SWEEP = """
 import shutil, sys
 from pathlib import Path
-from hydraopt.collection.opening import open_bundle
-from hydraopt.collection.splitting import split
-from hydraopt.collection.opening import verify_bundle
-from hydraopt.editing.verbs import add, remove, rename, replace
+from hydraopt.bundle.opening import open_bundle
+from hydraopt.bundle.splitting import split
+from hydraopt.bundle.opening import verify_bundle
+from hydraopt.merging.changes import add, remove, rename, replace
 from tests.editing.living import all_bytes
 from tests.killing import killed_before
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from hydraopt import merge, open_bundle, shrink
-from hydraopt.editing.refresh import refresh
 from hydraopt.errors import BudgetError
-from hydraopt.merging.outcome import Job
+from hydraopt.merging import Job, refresh
 from tests.raising import raises
 
 

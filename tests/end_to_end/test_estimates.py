@@ -8,13 +8,10 @@ from typing import NamedTuple
 import pytest
 
 from hydraopt import merge, open_bundle, read_adapters
-from hydraopt.editing.refresh import expected_saving, refresh
-from hydraopt.editing.verbs import add
 from hydraopt.inspect import inspect_adapters
-from hydraopt.merging.look import Look
+from hydraopt.merging import Look, add, expected_saving, refresh
 from tests.end_to_end.estimates_sets import SETS
-from tests.harm.power_judge import PowerJudge
-from tests.harm.power_judge import planned as plan_of
+from tests.harm.power_judge import PowerJudge, planned as plan_of
 from tests.marks import slow
 
 NEAR = 0.15

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from hydraopt import open_bundle, read_adapters, verify_bundle
-from hydraopt.bundle.task import TaskAdapter
-from hydraopt.editing.shrink import shrink
-from hydraopt.merging.merge import merge
+from hydraopt.bundle import TaskAdapter
+from hydraopt.merging import merge, shrink
 
 pytestmark = [
     # What torch, transformers and PEFT deprecate is not ours to answer for.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hydraopt import attach, merge, open_bundle
-from hydraopt.basemodel.model import load_model
+from hydraopt.model import load_model
 from tests.conftest import write_adapter
 from zoo.bases import BaseError, base_folder, find_base
 

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from hydraopt.engines.engine import Local, OnRay
-from hydraopt.engines.pool import SerialPool
 from hydraopt.errors import MissingExtraError
+from hydraopt.merging import Local, OnRay
+from hydraopt.merging.pool import SerialPool
 
 
 def test_one_local_worker_is_this_process() -> None:
@@ -18,7 +18,7 @@ def test_one_local_worker_is_this_process() -> None:
 
 
 def test_windows_has_this_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hydraopt.engines.engine.os.name", "nt")
+    monkeypatch.setattr("hydraopt.merging.workers.os.name", "nt")
     most = Local(5).most()
     monkeypatch.undo()  # before pytest itself asks
     assert most == 1

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hydraopt.engines.pool import Answer, Pool, SerialPool, WorkerLostError
-from hydraopt.engines.processes import Processes
 from hydraopt.errors import UsageError
+from hydraopt.merging.pool import Answer, Pool, SerialPool, WorkerLostError
+from hydraopt.merging.workers import Processes
 from tests.engines.servants import Counter, Refuses, Unreadable
 from tests.raising import raises
 

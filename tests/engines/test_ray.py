@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from hydraopt import merge
-from hydraopt.engines.engine import OnRay
-from hydraopt.engines.pool import WorkerLostError
 from hydraopt.errors import UsageError, WorkerError
+from hydraopt.merging import OnRay
+from hydraopt.merging.pool import WorkerLostError
 from tests.engines.servants import Counter
 from tests.merging.merge_cases import modules_of
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
-rayengine = pytest.importorskip("hydraopt.engines.rayengine")
+rayengine = pytest.importorskip("hydraopt.merging.rayworkers")
 pytestmark = [
     pytest.mark.slow,
     # Ray's own, from threads and sockets that it leaves to the end of the process.
@@ -125,7 +125,7 @@ def test_without_an_address_one_node_is_started_and_ended(three, tmp_path) -> No
     """In a process of its own: this one is in a cluster."""
     merge(three, tmp_path / "here", size="20%", workers=1)
     code = (
-        "import sys\nfrom hydraopt import merge\nfrom hydraopt.engines.engine import OnRay\n"
+        "import sys\nfrom hydraopt import merge\nfrom hydraopt.merging.workers import OnRay\n"
         "*adapters, output = sys.argv[1:]\n"
         "print(merge(adapters, output, size='20%', workers=OnRay(workers=2)).size)\n"
     )

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from hydraopt import merge
-from hydraopt.engines.engine import OnRay
 from hydraopt.errors import UsageError
+from hydraopt.merging import OnRay
 from tests.merging.merge_cases import modules_of
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")

@@ -13,11 +13,11 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch.nn import functional as F
 
 from hydraopt import merge, open_bundle
-from hydraopt.basemodel.model import load_model
 from hydraopt.errors import AlignmentError, UsageError
+from hydraopt.evaluate import EvaluationRequest, evaluate, read_compared
 from hydraopt.evaluate.classify import Classifier, encode_texts, run_classification
-from hydraopt.evaluate.compare import EvaluationRequest, evaluate, read_compared
-from hydraopt.evaluate.taskfile import read_task_file
+from hydraopt.evaluate.tasks import read_task_file
+from hydraopt.model import load_model
 from tests.conftest import write_adapter
 from tests.raising import raises
 

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
-from hydraopt.basemodel.model import load_model
 from hydraopt.cli.main import cli
 from hydraopt.errors import UsageError
+from hydraopt.model import load_model
 from tests.evaluate.test_run import PATH, factors
 from tests.raising import check_refused
 

@@ -7,9 +7,8 @@ import pytest
 from sklearn.metrics import f1_score
 
 from hydraopt.errors import UsageError
-from hydraopt.evaluate.metrics import METRICS, metrics_of
-from hydraopt.evaluate.stats import paired_difference
-from hydraopt.evaluate.taskfile import TaskExample
+from hydraopt.evaluate.scores import paired_difference
+from hydraopt.evaluate.tasks import METRICS, TaskExample, metrics_of
 
 
 def score(name: str, pairs: list[tuple[str, str]], language: str = "en") -> float:

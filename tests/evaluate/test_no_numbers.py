@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hydraopt.evaluate.compare import EvaluationRequest, evaluate, read_compared
+from hydraopt.evaluate import EvaluationRequest, evaluate, read_compared
 from hydraopt.evaluate.results import Skipped
-from hydraopt.jsonvalues import to_json
+from hydraopt.files import to_json
 from tests.conftest import write_adapter
 from tests.evaluate.test_classify import BOTH, adapter, mood
 from tests.evaluate.test_eval_verb import base, run

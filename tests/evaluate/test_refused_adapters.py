@@ -10,9 +10,9 @@ import pytest
 
 from hydraopt import merge
 from hydraopt.adapters import read_adapters
-from hydraopt.collection.opening import open_bundle
+from hydraopt.bundle import open_bundle
 from hydraopt.errors import UsageError
-from hydraopt.evaluate.compared import Compared
+from hydraopt.evaluate.results import Compared
 
 
 @pytest.mark.parametrize("bundled", [False, True])

@@ -9,10 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from hydraopt import merge, read_adapters
-from hydraopt.evaluate import compare
-from hydraopt.evaluate.compare import EvaluationRequest, evaluate, read_compared
-from tests.evaluate.test_classify import adapter as classifier
-from tests.evaluate.test_classify import mood
+from hydraopt.evaluate import EvaluationRequest, compare, evaluate, read_compared
+from tests.evaluate.test_classify import adapter as classifier, mood
 from tests.evaluate.test_run import factors
 from tests.marks import slow
 

@@ -12,13 +12,12 @@ import pytest
 import torch
 import transformers as hf
 
-from hydraopt.basemodel.model import load_model
-from hydraopt.basemodel.positions import positions_of
 from hydraopt.errors import UsageError
+from hydraopt.evaluate import EvaluationRequest, evaluate, read_compared
 from hydraopt.evaluate.classify import encode_texts
-from hydraopt.evaluate.compare import EvaluationRequest, evaluate, read_compared
-from hydraopt.evaluate.run import encode_task, run_task
-from hydraopt.evaluate.taskfile import read_task_file
+from hydraopt.evaluate.scores import encode_task, run_task
+from hydraopt.evaluate.tasks import read_task_file
+from hydraopt.model import load_model, positions_of
 from tests.conftest import write_adapter
 from tests.evaluate.test_eval_verb import run
 from tests.raising import raises

@@ -9,14 +9,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hydraopt.basemodel.encoding import batches_by_tokens, encode_row
-from hydraopt.basemodel.model import attached, place
-from hydraopt.basemodel.writing import generate
 from hydraopt.errors import AlignmentError, UsageError
-from hydraopt.evaluate.metrics import METRICS
-from hydraopt.evaluate.run import encode_task, run_task
-from hydraopt.evaluate.taskfile import TaskExample, named_task, read_task_file
-from hydraopt.files.url import Url
+from hydraopt.evaluate.scores import encode_task, run_task
+from hydraopt.evaluate.tasks import METRICS, TaskExample, named_task, read_task_file
+from hydraopt.files import Url
+from hydraopt.model import attached, batches_by_tokens, encode_row, generate, place
 from tests.marks import slow
 from tests.raising import raises
 

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from hydraopt.adapters import Adapter, read_adapter
-from hydraopt.bundle.reader import Bundle
-from hydraopt.bundle.task import TaskAdapter
-from hydraopt.collection.opening import open_bundle
+from hydraopt.bundle import Bundle, TaskAdapter, open_bundle
 from tests.bundle.bundles import bundle_of
 from tests.conftest import write_adapter
 from tests.small_model import tiny_llama

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from hydraopt.errors import AlignmentError
 from hydraopt.export import export_merged
-from hydraopt.export.checkpoint import read_checkpoint
+from hydraopt.export.merged import read_checkpoint
 from tests.export.targets import bundled, save_base, small_task
 from tests.export.test_export_merged import merged_by_peft, trained, weights, without
 from tests.raising import raises

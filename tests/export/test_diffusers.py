@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle import TaskAdapter
 from hydraopt.export import FORMATS, export_task
 from tests.conftest import write_adapter
 from tests.export.targets import bundled, products

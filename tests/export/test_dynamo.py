@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from hydraopt.collection.opening import open_bundle
-from hydraopt.export.vllm import export_vllm
+from hydraopt.bundle import open_bundle
+from hydraopt.export import export_vllm
 from tests.conftest import write_adapter
 from tests.export.targets import bundled, pairs
 

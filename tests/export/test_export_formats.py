@@ -14,11 +14,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from hydraopt.adapters import Adapter, RawTensor, read_adapter
-from hydraopt.bundle.peft.tensors import file_chunks
-from hydraopt.bundle.task import TaskAdapter
-from hydraopt.collection.opening import open_bundle
+from hydraopt.bundle import TaskAdapter, file_chunks, open_bundle
+from hydraopt.bundle.peft.folder import export_peft, peft_adapter
 from hydraopt.errors import ExportError, UsageError
-from hydraopt.export import export_peft, peft_adapter
 from tests.bundle.bundles import bundle_of
 from tests.raising import raises
 

@@ -13,7 +13,7 @@ import pytest
 
 from hydraopt.errors import ExportError, MissingExtraError, UsageError
 from hydraopt.export import export_gguf
-from hydraopt.export.ggufbase import read_gguf_base
+from hydraopt.export.gguf import read_gguf_base
 from tests.conftest import write_adapter
 from tests.export.targets import RANKS, SHAPES, bundled, of_gguf, pairs, products, small_task
 from tests.raising import raises

@@ -13,9 +13,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from hydraopt import merge, open_bundle
-from hydraopt.adapters import read_adapter
-from hydraopt.adapters.scale import ScaleRule
-from hydraopt.bundle.task import TaskAdapter
+from hydraopt.adapters import ScaleRule, read_adapter
+from hydraopt.bundle import TaskAdapter
 from hydraopt.errors import ExportError
 from hydraopt.export import export_diffusers, export_kohya, export_task
 from tests.conftest import write_adapter

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from hydraopt.adapters import read_adapter
-from hydraopt.bundle.task import TaskAdapter
-from hydraopt.collection.opening import open_bundle
+from hydraopt.bundle import TaskAdapter, open_bundle
 from hydraopt.errors import AdapterFormatError, HydraoptError
 from hydraopt.export import FORMATS, export_kohya, export_task
-from hydraopt.merging.merge import merge
+from hydraopt.merging import merge
 from tests.export.targets import save_base
 from tests.marks import slow
 from tests.raising import raises

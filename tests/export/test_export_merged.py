@@ -19,9 +19,10 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle import TaskAdapter
+from hydraopt.bundle.peft.folder import export_peft
 from hydraopt.errors import AlignmentError, ExportError, UsageError
-from hydraopt.export import export_merged, export_peft
+from hydraopt.export import export_merged
 from tests.conftest import write_adapter
 from tests.export.targets import bundled, pairs, save_base, small_task
 from tests.raising import raises

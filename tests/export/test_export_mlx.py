@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from hydraopt.adapters import read_adapter
+from hydraopt.bundle.peft.folder import export_peft
 from hydraopt.errors import ExportError, UsageError
-from hydraopt.export import export_mlx, export_peft
+from hydraopt.export import export_mlx
 from tests.conftest import write_adapter
 from tests.export.targets import SHAPES, bundled, pairs, products, small_task
 from tests.raising import raises

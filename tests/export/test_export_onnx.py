@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle import TaskAdapter
 from hydraopt.errors import ExportError, MissingExtraError, UsageError
 from hydraopt.export import export_onnx
 from tests.conftest import write_adapter

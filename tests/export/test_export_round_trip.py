@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from hydraopt.adapters import Adapter, LowRankModule, RawTensor, read_adapter
-from hydraopt.bundle.peft.tensors import file_chunks, holds, rounded
-from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle import TaskAdapter, file_chunks, holds, rounded
 from hydraopt.export import FORMATS, export_task
 from tests.export.targets import bundled, pairs, small_task
 from tests.export.test_export_formats import normal, save

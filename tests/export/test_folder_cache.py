@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from hydraopt.bundle.peft.folder import CONFIG, WEIGHTS
-from hydraopt.export.served import FolderCache
+from hydraopt.bundle import CONFIG, WEIGHTS
+from hydraopt.export.servants import FolderCache
 
 
 def test_what_is_handed_out_while_others_go_stays(tmp_path: Path, monkeypatch) -> None:
@@ -20,7 +20,7 @@ def test_what_is_handed_out_while_others_go_stays(tmp_path: Path, monkeypatch) -
         real(home, **how)
         os.utime(other)  # as if it were asked for just now
 
-    monkeypatch.setattr("hydraopt.export.served.shutil.rmtree", rmtree)
+    monkeypatch.setattr("hydraopt.export.servants.shutil.rmtree", rmtree)
     cache._trim(new)
     assert sorted(x for x in tmp_path.iterdir() if x.is_dir()) == [other, new]
     assert not one.exists()

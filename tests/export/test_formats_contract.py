@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydraopt.bundle.task import TaskAdapter
-from hydraopt.cli.export import FORMATS as NAMED
+from hydraopt.bundle import TaskAdapter
+from hydraopt.cli.moving import FORMATS as NAMED
 from hydraopt.errors import ExportError, UsageError
-from hydraopt.export import FORMATS, export_task
-from hydraopt.export.formats import find_format
+from hydraopt.export import FORMATS, export_task, find_format
 from tests.conftest import write_adapter
 from tests.export.targets import (
     READERS,

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from hydraopt import attach, merge, open_bundle
 from hydraopt.adapters import read_adapter
-from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle import TaskAdapter
 from hydraopt.errors import ExportError, UsageError
 from hydraopt.export import export_task
 from tests.export.test_export_merged import trained

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 import torch
 
-from hydraopt.basemodel.model import attached, place
-from hydraopt.bundle.reader import Bundle
+from hydraopt.bundle import Bundle
 from hydraopt.export import export_gguf
+from hydraopt.model import attached, place
 from tests.export.targets import bundled
 
 pytestmark = [

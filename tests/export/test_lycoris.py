@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hydraopt.collection.opening import open_bundle
+from hydraopt.bundle import open_bundle
 from hydraopt.export import export_kohya
-from hydraopt.merging.merge import merge
+from hydraopt.merging import merge
 
 lycoris = pytest.importorskip(
     "lycoris", reason="lycoris-lora is not installed; see the extra 'engines'"

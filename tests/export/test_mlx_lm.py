@@ -11,7 +11,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from hydraopt.export import export_mlx, export_peft
+from hydraopt.bundle.peft.folder import export_peft
+from hydraopt.export import export_mlx
 from tests.conftest import write_adapter
 from tests.export.targets import bundled, pairs, save_base
 from tests.export.test_export_mlx import magnitudes

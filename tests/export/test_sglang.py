@@ -21,7 +21,7 @@ from hydraopt.errors import (
     TaskNotFoundError,
     UsageError,
 )
-from hydraopt.export.sglang import SglangServer
+from hydraopt.export.servants import SglangServer
 from tests.conftest import write_adapter
 from tests.export.targets import bundled, pairs
 from tests.remote.servers import serving

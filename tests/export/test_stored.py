@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hydraopt.codec import Factors
 from hydraopt.errors import ExportError
-from hydraopt.export.stored import stored_modules
-from hydraopt.linalg.shapes import Factors
+from hydraopt.export.modules import stored_modules
 
 
 def test_empty_modules_take_no_more_than_the_bundle_warrants(tmp_path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle import TaskAdapter
 from hydraopt.export import export_vllm, vllm_plugin
 from tests.conftest import write_adapter
 from tests.export.targets import SHAPES, bundled, pairs, products, small_task

@@ -19,15 +19,12 @@ import numpy as np
 import pytest
 
 from hydraopt.adapters import read_adapter
-from hydraopt.bundle.reader import Bundle
-from hydraopt.collection.splitting import split
-from hydraopt.editing.verbs import remove, rename, replace
+from hydraopt.bundle import Bundle, split
 from hydraopt.errors import BundleFormatError, NotThereError, UsageError
 from hydraopt.export import vllm_plugin
-from hydraopt.export.served import ServedBundle
-from hydraopt.files.url import Url
-from hydraopt.merging.budget import Limit
-from hydraopt.merging.merge import merge
+from hydraopt.export.servants import ServedBundle
+from hydraopt.files import Url
+from hydraopt.merging import Limit, merge, remove, rename, replace
 from tests.conftest import Logged, write_adapter
 from tests.export.targets import bundled, pairs, stacked_experts
 from tests.raising import raises

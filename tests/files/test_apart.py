@@ -11,8 +11,8 @@ import pytest
 from hydraopt import merge, open_bundle, shrink
 from hydraopt.errors import UsageError
 from hydraopt.export import FORMATS, export_task
-from hydraopt.files.apart import check_apart
-from hydraopt.methods import combine
+from hydraopt.files import check_apart
+from hydraopt.merging import combine
 from tests.merging.merge_cases import modules_of
 
 

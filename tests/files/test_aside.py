@@ -9,8 +9,7 @@ import tempfile
 
 import pytest
 
-from hydraopt.files import aside as aside_module
-from hydraopt.files.aside import Aside, Chosen, Laid, Place, sizes_of
+from hydraopt.codec import Aside, Chosen, Laid, Place, chunks as aside_module, sizes_of
 
 SOME = [b"", b"one", b"\0" * 5, bytes(range(256)) * 40]
 

@@ -11,8 +11,8 @@ import pytest
 
 from hydraopt import open_bundle, read_adapter
 from hydraopt.errors import AdapterFormatError, BundleFormatError, UsageError
-from hydraopt.files.reading import HeldFile, open_regular, read_regular
-from hydraopt.harm.prompts import read_prompts
+from hydraopt.files import HeldFile, open_regular, read_regular
+from hydraopt.model import read_prompts
 from tests.bundle.bundles import tiny
 
 

@@ -11,9 +11,14 @@ from pathlib import Path
 import pytest
 
 from hydraopt.errors import LockedError, UsageError
-from hydraopt.files.lock import locked_folder
-from hydraopt.files.replacing import is_unfinished
-from hydraopt.files.writing import clean, replaced_folder, write_atomically, write_new
+from hydraopt.files import (
+    clean,
+    is_unfinished,
+    locked_folder,
+    replaced_folder,
+    write_atomically,
+    write_new,
+)
 from tests.killing import swept
 from tests.raising import raises
 
@@ -22,7 +27,7 @@ from tests.raising import raises
 _SWEEP = """
 import shutil, sys
 from pathlib import Path
-from hydraopt.files.lock import locked_folder
+from hydraopt.files.locks import locked_folder
 from hydraopt.files.writing import clean, replaced_folder, write_new
 from tests.killing import swept
 from tests.killing import killed_before
@@ -142,7 +147,7 @@ def test_a_writer_that_failed_is_finished_by_the_next(folder: Path) -> None:
 
 
 def test_where_nothing_can_be_locked_it_is_finished_too(folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr("hydraopt.files.replacing.fcntl", None)
+    monkeypatch.setattr("hydraopt.files.writing.fcntl", None)
     replace(folder)
     assert texts(folder) == {"x": "new", "y": "new"}
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hydraopt.files import folders
-from hydraopt.files.answers import Entry
-from hydraopt.files.folders import files_in
+from hydraopt.files import Entry, files_in, stores as folders
 
 
 class _Going:

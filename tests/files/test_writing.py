@@ -14,10 +14,15 @@ from pathlib import Path
 import pytest
 
 from hydraopt.errors import UsageError
-from hydraopt.files import writing
-from hydraopt.files.apart import check_apart
-from hydraopt.files.outputs import destination
-from hydraopt.files.writing import replaced_file, replaced_folder, write_atomically, write_new
+from hydraopt.files import (
+    check_apart,
+    destination,
+    replaced_file,
+    replaced_folder,
+    write_atomically,
+    write_new,
+    writing,
+)
 from tests.raising import raises
 
 

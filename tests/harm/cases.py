@@ -12,14 +12,10 @@ from click.testing import CliRunner, Result
 
 from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.adapters import Adapter
-from hydraopt.basemodel.encoding import prompt_text
-from hydraopt.basemodel.model import TaskFactors
 from hydraopt.cli.main import cli
-from hydraopt.coding.records import read_record
-from hydraopt.compress.recode import CodedModule
-from hydraopt.harm.judge import AnswerJudge
-from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.look import HarmSettings, MeasuredHarm
+from hydraopt.codec import CodedModule, Factors, read_record
+from hydraopt.merging import HarmSettings, MeasuredHarm
+from hydraopt.model import AnswerJudge, TaskFactors, prompt_text
 from tests.basemodel.cases import factors_of
 from tests.conftest import write_adapter
 

@@ -12,11 +12,8 @@ import numpy as np
 import pytest
 
 from hydraopt import read_adapters
-from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.memory import JsonCache
-from hydraopt.harm import judge as judge_module
-from hydraopt.harm.judge import AnswerJudge
-from hydraopt.merging.look import DEFAULT_HARM
+from hydraopt.merging import DEFAULT_HARM
+from hydraopt.model import AnswerJudge, Encoded, JsonCache, judge as judge_module
 from tests.basemodel.conftest import base
 from tests.harm.cases import adapters_at, laid_out, rows
 from tests.harm.power_judge import FALLING, SCALES, THREE_LAYERS

@@ -8,12 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from hydraopt import open_bundle
-from hydraopt.bundle.harm import Harm
-from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.budget import Limit
-from hydraopt.merging.look import HarmJudge, Look, MeasuredHarm
-from hydraopt.merging.options import MergeOptions
-from hydraopt.merging.plan import Plan, plan
+from hydraopt.bundle import Harm
+from hydraopt.codec import Factors
+from hydraopt.merging import HarmJudge, Limit, Look, MeasuredHarm, MergeOptions, Plan, plan
 
 THREE_LAYERS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(3) for name in "qv"]
 FALLING = 0.8 ** np.arange(4)[:, None]

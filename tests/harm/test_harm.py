@@ -8,24 +8,31 @@ import numpy as np
 import pytest
 import torch
 
-from hydraopt.basemodel.encoding import Encoded, collate
-from hydraopt.basemodel.logits import logits_of
-from hydraopt.basemodel.model import attached, hidden_states, place
-from hydraopt.basemodel.writing import answered, generate
-from hydraopt.bundle.harm import Harm
-from hydraopt.harm import drift as drift_module
-from hydraopt.harm import judge as module
-from hydraopt.harm.divergence import divergence, split_likely
-from hydraopt.harm.drift import (
+from hydraopt.bundle import Harm
+from hydraopt.merging import DEFAULT_HARM, MeasuredHarm
+from hydraopt.model import (
+    Encoded,
+    attached,
+    divergence,
+    drift as drift_module,
+    generate,
+    hidden_states,
+    judge as module,
+    logits_of,
+    place,
+)
+from hydraopt.model.drift import (
     Drift,
     drift_of,
     held_out,
     held_out_of_more,
     likely_changes,
     reference_of,
+    split_likely,
     surely_more,
 )
-from hydraopt.merging.look import DEFAULT_HARM, MeasuredHarm
+from hydraopt.model.generation import answered
+from hydraopt.model.texts import collate
 from tests.basemodel.cases import asked_of, factors_of
 from tests.harm.cases import measured
 

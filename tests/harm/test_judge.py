@@ -10,16 +10,13 @@ import pytest
 import torch
 import transformers
 
-from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.writing import not_finite
-from hydraopt.cli.prompting import notes_on_cut
-from hydraopt.coding.forms import FORMS
+from hydraopt.cli.options import notes_on_cut
+from hydraopt.codec import FORMS
 from hydraopt.errors import NumericalError
-from hydraopt.harm import judge as judge_module
-from hydraopt.harm import judge as module
-from hydraopt.harm.drift import drift_of, reference_of
-from hydraopt.harm.refit import NOT_TRAINED, records_from_json, records_to_json
-from hydraopt.merging.look import HarmSettings
+from hydraopt.merging import HarmSettings
+from hydraopt.model import Encoded, judge as judge_module, judge as module, not_finite
+from hydraopt.model.drift import drift_of, reference_of
+from hydraopt.model.refit import NOT_TRAINED, records_from_json, records_to_json
 from tests.basemodel.cases import PATHS, factors_of
 from tests.harm.cases import coded_of, measured, rows, same, spelling
 from tests.raising import raises

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle, read_adapters
-from hydraopt.bundle.harm import Harm
+from hydraopt.bundle import Harm
 from hydraopt.errors import BudgetError, HydraoptError, UsageError
-from hydraopt.merging import finish
-from hydraopt.merging.align import align, coded_of
-from hydraopt.merging.budget import HarmLimit
-from hydraopt.merging.limit import counted_harm
-from hydraopt.merging.look import HarmSettings, Look, MeasuredHarm
+from hydraopt.merging import HarmSettings, Look, MeasuredHarm, align, finish
+from hydraopt.merging.alignment import coded_of
+from hydraopt.merging.harmlimit import counted_harm
+from hydraopt.merging.limits import HarmLimit
 from hydraopt.merging.options import coded_names
 from hydraopt.merging.passes import Passes
 from hydraopt.merging.weights import importances
@@ -271,7 +270,7 @@ def test_a_limit_that_nothing_keeps_names_the_task(
     adapters, tmp_path: Path, monkeypatch, count: int, more: bool
 ) -> None:
     """And asks for more prompts where more would be judged."""
-    monkeypatch.setattr("hydraopt.merging.limit.DEFAULT_HARM", HarmSettings(prompts=count))
+    monkeypatch.setattr("hydraopt.merging.harmlimit.DEFAULT_HARM", HarmSettings(prompts=count))
 
     class Stubborn(PowerJudge):
         def measure(self, task, coded, apart=False) -> MeasuredHarm:

@@ -12,8 +12,8 @@ import pytest
 
 from hydraopt import open_bundle
 from hydraopt.errors import AlignmentError, BaseMismatchError, UsageError
-from hydraopt.harm import judge as judge_module
-from hydraopt.merging.look import HarmSettings
+from hydraopt.merging import HarmSettings
+from hydraopt.model import judge as judge_module
 from tests.basemodel.cases import PATHS
 from tests.harm.cases import call, lines, run, spelling
 from tests.raising import check_refused
@@ -21,7 +21,9 @@ from tests.raising import check_refused
 
 def judge_first(monkeypatch, tokens: int) -> None:
     """Let a merge compare so many tokens of each answer, which Python alone can choose."""
-    monkeypatch.setattr("hydraopt.merging.look.DEFAULT_HARM", HarmSettings(answer_tokens=tokens))
+    for module in ("merging", "merging.options", "merging.limits"):
+        setting = f"hydraopt.{module}.DEFAULT_HARM"
+        monkeypatch.setattr(setting, HarmSettings(answer_tokens=tokens), raising=False)
 
 
 def started(place: Path, *how: str, name: str = "en") -> Path:
@@ -116,7 +118,7 @@ def test_only_before_a_refit_some_prompts_are_for_learning(
         told.append(refits)
         raise UsageError("seen")
 
-    monkeypatch.setattr("hydraopt.harm.judge.AnswerJudge", onlooker)
+    monkeypatch.setattr("hydraopt.model.AnswerJudge", onlooker)
     assert "seen" in call(place, *options, "-o", place / "x").stderr
     assert told == [refits]
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt.basemodel.encoding import prompt_text
-from hydraopt.cli.prompting import texts_of
+from hydraopt.cli.options import texts_of
 from hydraopt.errors import UsageError
-from hydraopt.harm import prompts as prompts_module
-from hydraopt.harm.prompts import prompt_line, read_prompt_folder, read_prompts
-from hydraopt.merging.look import HarmSettings
+from hydraopt.merging import HarmSettings
+from hydraopt.model import prompt_text, prompts as prompts_module, read_prompt_folder, read_prompts
+from hydraopt.model.prompts import prompt_line
 from tests.harm.cases import lines
 from tests.raising import raises
 

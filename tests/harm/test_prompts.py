@@ -12,13 +12,11 @@ from tokenizers.processors import TemplateProcessing
 
 from hydraopt import open_bundle, read_adapters
 from hydraopt.adapters import Adapter
-from hydraopt.basemodel.encoding import RowPrompt, encode_prompt, encode_row, prompt_text
-from hydraopt.basemodel.memory import JsonCache
-from hydraopt.basemodel.model import load_model
-from hydraopt.basemodel.sensitivity import self_written, sensitivities
 from hydraopt.errors import AlignmentError, UsageError
-from hydraopt.harm.judge import AnswerJudge
-from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
+from hydraopt.merging import DEFAULT_HARM, HarmSettings
+from hydraopt.model import AnswerJudge, JsonCache, encode_row, load_model, prompt_text
+from hydraopt.model.judge import self_written, sensitivities
+from hydraopt.model.texts import RowPrompt, encode_prompt
 from tests.basemodel.cases import PATHS, factors_of
 from tests.harm.cases import adapters_at, measured, rows, run, spelling
 from tests.marks import slow

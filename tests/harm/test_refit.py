@@ -9,19 +9,23 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hydraopt.basemodel.encoding import Encoded, collate
-from hydraopt.basemodel.logits import logits_of
-from hydraopt.basemodel.model import attached, hidden_states, place
-from hydraopt.bundle.harm import Harm
+from hydraopt.bundle import Harm
+from hydraopt.codec import Factors
 from hydraopt.errors import AlignmentError, NumericalError, UsageError
-from hydraopt.harm import refit as module
-from hydraopt.harm import training_data
-from hydraopt.harm import training_data as training_data_module
-from hydraopt.harm.drift import Drift, drift_of, reference_of
-from hydraopt.harm.refit import refit
-from hydraopt.harm.training_data import Teacher, TrainingData, model_to_train, teacher_of
-from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
+from hydraopt.merging import DEFAULT_HARM, HarmSettings
+from hydraopt.model import (
+    Encoded,
+    attached,
+    hidden_states,
+    logits_of,
+    place,
+    refit as module,
+    refit as training_data,
+    refit as training_data_module,
+)
+from hydraopt.model.drift import Drift, drift_of, reference_of
+from hydraopt.model.refit import Teacher, TrainingData, model_to_train, refit, teacher_of
+from hydraopt.model.texts import collate
 from tests.basemodel.cases import HEAD, PATHS, factors_of, texts_of, with_head
 from tests.harm.cases import SHORT, coded_of, same
 from tests.marks import FORM_CASES, slow

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt.basemodel.memory import JsonCache, key_of
-from hydraopt.harm import judge as judge_module
-from hydraopt.harm.judge import AnswerJudge
+from hydraopt.model import AnswerJudge, JsonCache, judge as judge_module, key_of
 from tests.basemodel.cases import factors_of
 from tests.harm.cases import adapters_at, measured, rows, spelling
 

@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 
-from hydraopt.basemodel.encoding import RowPrompt, encode_prompt, prompt_text
-from hydraopt.harm import judge as judge_module
-from hydraopt.harm import synthetic
-from hydraopt.harm.prompts import read_prompts
-from hydraopt.harm.synthetic import synthetic_prompts
-from hydraopt.merging.look import HarmSettings
+from hydraopt.merging import HarmSettings
+from hydraopt.model import judge as judge_module, prompt_text, prompts as synthetic, read_prompts
+from hydraopt.model.prompts import synthetic_prompts
+from hydraopt.model.texts import RowPrompt, encode_prompt
 from tests.harm.cases import call, lines, spelling
 from tests.small_model import tiny_speaker
 

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from hydraopt.adapters import read_adapters
-from hydraopt.basemodel.model import attached, place
-from hydraopt.collection.opening import open_bundle
+from hydraopt.bundle import open_bundle
 from hydraopt.errors import UsageError
-from hydraopt.harm.judge import AnswerJudge
+from hydraopt.model import AnswerJudge, attached, place
 from tests.basemodel.cases import PATHS
 from tests.harm.cases import run
 from tests.marks import slow

@@ -8,21 +8,15 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hydraopt import merge, open_bundle, read_adapters
-from hydraopt.bundle.harm import Harm
-from hydraopt.bundle.history import Added
-from hydraopt.bundle.reader import Bundle
-from hydraopt.bundle.task import TaskAdapter
-from hydraopt.bundle.verify import HarmReport
-from hydraopt.cli.prompting import base_files, warn_of_base
+from hydraopt.bundle import Added, Bundle, Harm, HarmReport, TaskAdapter
+from hydraopt.cli.options import base_files, warn_of_base
 from hydraopt.errors import BundleFormatError, NumericalError, UsageError
-from hydraopt.harm import verify as module
-from hydraopt.harm.judge import AnswerJudge
-from hydraopt.harm.verify import most_likely, verify_harm
-from hydraopt.merging.look import DEFAULT_HARM, HarmSettings
+from hydraopt.merging import DEFAULT_HARM, HarmSettings
+from hydraopt.model import AnswerJudge, verification as module, verify_harm
+from hydraopt.model.verification import most_likely
 from tests.bundle.bundles import remade
 from tests.harm.cases import NAMES, call, laid_out, run, spelling
 from tests.raising import check_refused
@@ -142,7 +136,7 @@ def test_a_task_that_was_added_has_learned_from_none(
 def test_prompts_are_read_before_anything_is_decoded(
     merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hydraopt.collection.opening.verify_bundle", lambda *_: 1 // 0)
+    monkeypatch.setattr("hydraopt.bundle.opening.verify_bundle", lambda *_: 1 // 0)
     result = verify(merged, merged / "b", "--prompts", tmp_path / "nowhere", asked=False)
     check_refused(result, UsageError, file="nowhere")
 
@@ -183,8 +177,8 @@ def test_a_base_of_a_name_is_fetched_before_its_tensors_are_asked_for(
     def files_of(base: str) -> Path | None:
         return merged / "base" if fetched else None
 
-    monkeypatch.setattr("hydraopt.basemodel.loading.files_of", files_of)
-    monkeypatch.setattr("hydraopt.basemodel.model.load_model", fetched.append)
+    monkeypatch.setattr("hydraopt.model.files_of", files_of)
+    monkeypatch.setattr("hydraopt.model.load_model", fetched.append)
     assert base_files("OWNER/NAME") == merged / "base"
     assert base_files("OWNER/NAME") == merged / "base"
     assert fetched == ["OWNER/NAME"]

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydraopt.bundle.reader import Bundle
-from hydraopt.collection.opening import open_bundle
-from hydraopt.inspect.likeness import task_cosines
-from hydraopt.merging.merge import merge
+from hydraopt.bundle import Bundle, open_bundle
+from hydraopt.inspect import task_cosines
+from hydraopt.merging import merge
 from tests.conftest import MakeAdapter
 
 PATHS = ("h.0.q", "h.1.q")

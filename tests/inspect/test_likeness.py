@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hydraopt.compress.core import CoreStore
+from hydraopt.codec import Array, CoreStore, Factors
+from hydraopt.inspect import ModuleComparison, module_type
 from hydraopt.inspect.adapters import _mean_cumulated, _rank_for
-from hydraopt.inspect.likeness import Likeness, Watched, blocks, likeness, mean_between
-from hydraopt.inspect.summary import ModuleComparison, by_type, module_type
-from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.inspect.likeness import Likeness, Watched, blocks, by_type, likeness, mean_between
 
 M, N = 9, 7
 

@@ -13,11 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from hydraopt.collection.opening import open_bundle
-from hydraopt.inspect import inspect_adapters
-from hydraopt.inspect.likeness import task_cosines
-from hydraopt.merging.merge import merge
-from hydraopt.report.groups import alike_of
+from hydraopt.bundle import open_bundle
+from hydraopt.inspect import inspect_adapters, task_cosines
+from hydraopt.merging import merge
+from hydraopt.report.tasks import alike_of
 from tests.conftest import MakeAdapter
 from tests.marks import slow
 

@@ -11,20 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydraopt.collection.opening import open_bundle
-from hydraopt.editing.verbs import remove
+from hydraopt.bundle import is_bundle, open_bundle
 from hydraopt.errors import AdapterFormatError, BundleFormatError, UsageError
-from hydraopt.inspect import inspect_adapters, inspect_bundle, is_bundle
-from hydraopt.inspect.adapters import AdaptersReport
-from hydraopt.jsonvalues import to_json
-from hydraopt.merging.limit import TaskTrial
-from hydraopt.merging.merge import merge
-from hydraopt.merging.plan import Plan, PlannedTask
-from hydraopt.report.figures import (
-    check_plot,
-    draw,
-    figure_of,
-)
+from hydraopt.files import to_json
+from hydraopt.inspect import AdaptersReport, inspect_adapters, inspect_bundle
+from hydraopt.merging import Plan, merge, remove
+from hydraopt.merging.job import TaskTrial
+from hydraopt.merging.pipeline import PlannedTask
+from hydraopt.report import check_plot, draw
+from hydraopt.report.figures import figure_of
 from tests.conftest import MakeAdapter
 from tests.drawn import drawn_modules
 from tests.raising import raises

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hydraopt.linalg.clusters import far_apart
+from hydraopt.merging.hydra import far_apart
 
 
 def line(*places: float):

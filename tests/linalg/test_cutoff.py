@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hydraopt.linalg.cutoff import GRAM, rank_of, rounding, significant
+from hydraopt.codec.matrices import GRAM, rank_of, rounding, significant
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-20, 1.0, 1e20])

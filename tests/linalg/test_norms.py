@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hydraopt.linalg.norms import distance, product_norm, ratio, relative_error
-from hydraopt.linalg.shapes import Factors
+from hydraopt.codec import Factors, distance, product_norm, ratio, relative_error
 
 
 def drawn(seed: int, m: int = 9, n: int = 14, r: int = 3) -> Factors:

@@ -6,12 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from hydraopt.coding.coefficients import EXPONENT_GRID, exponents, power
-from hydraopt.linalg.shapes import Factors
-from hydraopt.linalg.svd import thin
+from hydraopt.codec import Factors, thin
+from hydraopt.codec.tables import EXPONENT_GRID, exponents, power
 from tests.compress.core_factors import dense, low_rank
 
 EXPONENTS = st.integers(-6400, 6400)

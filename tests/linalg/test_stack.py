@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hydraopt.linalg.basis import symmetric_inverse
-from hydraopt.linalg.shapes import Array
-from hydraopt.linalg.stack import inverses, thin_stack
-from hydraopt.linalg.svd import thin
+from hydraopt.codec import Array, thin
+from hydraopt.codec.matrices import inverses, symmetric_inverse, thin_stack
 
 T, R, M, N = 7, 6, 50, 40
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hydraopt.linalg.generator import Generator
-from hydraopt.linalg.start import Drawn, KnownStart
+from hydraopt.codec import Drawn, Generator, KnownStart
 
 LAST = (1 << 32) - 1
 FAR = 1 << 15

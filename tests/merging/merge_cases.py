@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hydraopt import open_bundle, read_adapters
-from hydraopt.linalg.shapes import Factors
+from hydraopt.codec import Factors
 from tests.compress.core_factors import Pair, dense, low_rank, orthonormal
 
 PATHS = ("h.0.q", "h.0.v", "h.1.q", "h.1.v")

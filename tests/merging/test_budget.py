@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 
 from hydraopt.errors import UsageError
-from hydraopt.merging.budget import (
-    MeanError,
-    WorstError,
-    parse_harm,
-    parse_size,
-)
+from hydraopt.merging import MeanError
+from hydraopt.merging.limits import WorstError, parse_harm, parse_size
 from tests.raising import raises
 
 

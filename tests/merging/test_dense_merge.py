@@ -12,10 +12,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from hydraopt import merge, open_bundle, read_adapter, read_adapters, shrink, verify_bundle
-from hydraopt.bundle.task import TaskAdapter
-from hydraopt.compress.dense import encode_tensor
-from hydraopt.editing.verbs import add
+from hydraopt.bundle import TaskAdapter
+from hydraopt.codec import encode_tensor
 from hydraopt.errors import BaseMismatchError, UsageError
+from hydraopt.merging import add
 from tests.marks import slow
 from tests.merging.merge_cases import modules_of
 from tests.raising import raises
@@ -164,7 +164,7 @@ def test_blocks_do_not_change_the_bytes(make_adapter, tmp_path, monkeypatch, ali
     monkeypatch.setattr("hydraopt.merging.servant.encode_tensor", counted)
     for most, lengths in ((1 << 22, {5}), (2 * 40 * 64, {2, 1})):
         held.clear()
-        monkeypatch.setattr("hydraopt.compress.dense.NUMBERS", most)
+        monkeypatch.setattr("hydraopt.codec.tensors.NUMBERS", most)
         merge(folders, tmp_path / str(most), error=0.2, workers=1)
         assert set(held) == lengths
     assert (tmp_path / str(1 << 22)).read_bytes() == (tmp_path / str(2 * 40 * 64)).read_bytes()
@@ -284,8 +284,8 @@ def test_a_large_base_takes_no_numbers_beside_shared_bases(
     make_adapter, base, tmp_path, monkeypatch
 ) -> None:
     # As of an embedding of 10^8 numbers, of which a few rows changed.
-    monkeypatch.setattr("hydraopt.coding.stream.MOST_NUMBERS_OF_FILE", (0, 12))
-    monkeypatch.setattr("hydraopt.bundle.bounds.MOST_NUMBERS_OF_FILE", (0, 12))
+    monkeypatch.setattr("hydraopt.codec.stream.MOST_NUMBERS_OF_FILE", (0, 12))
+    monkeypatch.setattr("hydraopt.bundle.limits.MOST_NUMBERS_OF_FILE", (0, 12))
     folders = []
     for i in range(3):
         changed = load_file(base / "model.safetensors")["embed_tokens.weight"]

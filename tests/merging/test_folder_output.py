@@ -7,13 +7,10 @@ from re import fullmatch
 import pytest
 
 from hydraopt import merge, open_bundle, shrink
-from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.collection.splitting import join, split
+from hydraopt.bundle import join, split
 from hydraopt.errors import BudgetError, UsageError
-from hydraopt.merging.budget import Limit
-from hydraopt.merging.look import Look
-from hydraopt.merging.options import MergeOptions
-from hydraopt.merging.plan import plan
+from hydraopt.files import INDEX_NAME
+from hydraopt.merging import Limit, Look, MergeOptions, plan
 from tests.marks import slow
 from tests.raising import raises
 
@@ -40,7 +37,7 @@ def test_a_killed_merge_into_a_folder_leaves_nothing_for_long(three, tmp_path, m
         assert fullmatch(r"\.new\.tmp-[0-9a-f]{16}", whole.parent.name)  # a name that is cleaned
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hydraopt.collection.output.split", killed)
+    monkeypatch.setattr("hydraopt.bundle.splitting.split", killed)
     with pytest.raises(KeyboardInterrupt):
         merge(three, f"{tmp_path}/new/", error=0.2, workers=1)
     assert not list(tmp_path.glob(".*"))

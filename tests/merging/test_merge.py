@@ -11,14 +11,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from hydraopt import open_bundle, read_adapters, verify_bundle
-from hydraopt.coding.forms import FORMS
-from hydraopt.compress.measure import MEASURES, Measure
+from hydraopt.codec import FORMS, Measure
+from hydraopt.codec.costs import MEASURES
 from hydraopt.errors import BudgetError, NumericalError, UsageError
-from hydraopt.merging import solving
-from hydraopt.merging.budget import parse_size
-from hydraopt.merging.draft import Solution
-from hydraopt.merging.look import Look
-from hydraopt.merging.merge import merge
+from hydraopt.merging import Look, merge, solving
+from hydraopt.merging.job import Solution
+from hydraopt.merging.limits import parse_size
 from hydraopt.merging.options import DEFAULT_MAX_ERROR
 from tests.marks import slow
 from tests.merging.merge_cases import PATHS, decoded, measured, modules_of, near, originals
@@ -333,7 +331,7 @@ def test_a_size_takes_two_passes(tmp_path, size) -> None:
 @pytest.mark.slow
 def test_streams_that_no_reader_would_take_are_not_written(three, tmp_path, monkeypatch) -> None:
     # Real weights stand for fewer numbers per byte than the format allows.
-    monkeypatch.setattr("hydraopt.coding.stream.MOST_NUMBERS_OF_FILE", (0, 1))
+    monkeypatch.setattr("hydraopt.codec.stream.MOST_NUMBERS_OF_FILE", (0, 1))
     with pytest.raises(NumericalError):
         merge(three, tmp_path / "out", size="10%", workers=1)
     assert not (tmp_path / "out").exists()

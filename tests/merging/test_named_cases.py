@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from hydraopt import open_bundle, read_adapters, verify_bundle
-from hydraopt.coding.forms import FORMS
+from hydraopt.codec import FORMS
 from hydraopt.errors import NumericalError, UsageError
-from hydraopt.merging.merge import merge
+from hydraopt.merging import merge
 from hydraopt.merging.options import DEFAULT_MAX_ERROR
 from tests.compress.core_factors import dense, relative_error
 from tests.marks import FORM_CASES, slow

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hydraopt.collection.opening import open_bundle
-from hydraopt.merging.budget import MeanError
-from hydraopt.merging.merge import merge
-from hydraopt.merging.notes import notes_of
+from hydraopt.bundle import open_bundle
+from hydraopt.merging import MeanError, merge
+from hydraopt.merging.pipeline import notes_of
 
 
 def test_a_size_near_fp16_gets_a_note(three, tmp_path) -> None:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from hydraopt.bundle.harm import answer_tokens_in
-from hydraopt.coding.forms import FORMS
-from hydraopt.merging.recipe import (
-    forms_in,
-    merge_recipe,
-    refresh_recipe,
-    shrink_recipe,
-)
+from hydraopt.bundle import answer_tokens_in
+from hydraopt.codec import FORMS
+from hydraopt.merging import merge_recipe
+from hydraopt.merging.limits import forms_in, refresh_recipe, shrink_recipe
 
 LOOKED, TRAINED = {"sensitivity": 3, "judged": 8}, {"refit": 8}
 BEFORE = merge_recipe(

@@ -10,15 +10,11 @@ import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle, read_adapters, verify_bundle
-from hydraopt.coding.coefficients import EXPONENT_GRID
-from hydraopt.coding.forms import FORMS
-from hydraopt.coding.records import PartsRecord
+from hydraopt.codec import FORMS, Aside, Factors, PartsRecord, Place
+from hydraopt.codec.tables import EXPONENT_GRID
 from hydraopt.errors import UsageError
-from hydraopt.files.aside import Aside, Place
-from hydraopt.linalg.shapes import Factors
-from hydraopt.merging import decoded as reading
-from hydraopt.merging import finish
-from hydraopt.merging.look import CodedModules, Look
+from hydraopt.merging import Look, finish, harmlimit as reading
+from hydraopt.merging.options import CodedModules
 from tests.marks import slow
 from tests.merging.merge_cases import decoded, measured, modules_of, originals
 from tests.raising import raises

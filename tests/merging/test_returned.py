@@ -12,8 +12,7 @@ from safetensors.numpy import save_file
 
 from hydraopt import merge, open_bundle, read_adapter, verify_bundle
 from hydraopt.errors import AdapterFormatError, NumericalError
-from hydraopt.export import export_task
-from hydraopt.export.formats import FORMATS
+from hydraopt.export import FORMATS, export_task
 from tests.raising import raises
 
 EXTRA = {"more.weight": np.arange(6, dtype=np.int64).reshape(2, 3)}

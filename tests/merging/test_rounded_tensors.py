@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from hydraopt import merge, open_bundle, read_adapter, verify_bundle
-from hydraopt.compress.measure import OF_THE_WHOLE
+from hydraopt.codec import OF_THE_WHOLE
 from tests.merging.merge_cases import modules_of
 
 HEAD = "base_model.model.score.weight"

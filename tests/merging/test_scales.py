@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydraopt.merging.merge import merge
+from hydraopt.merging import merge
 from tests.marks import FORM_CASES
 from tests.merging.merge_cases import PATHS, decoded, measured, modules_of, originals
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from hydraopt.errors import BudgetError
-from hydraopt.merging.budget import MeanError, Size, WorstError
-from hydraopt.merging.draft import Course, Draft, UnreadableError
-from hydraopt.merging.guide import Guide
-from hydraopt.merging.search import MOST_PASSES, Trial, search_error, search_size
+from hydraopt.merging import MeanError
+from hydraopt.merging.job import Course, Draft, UnreadableError
+from hydraopt.merging.limits import Size, WorstError
+from hydraopt.merging.search import MOST_PASSES, Guide, Trial, search_error, search_size
 from hydraopt.merging.weights import Counting
 
 FIXED = 1000

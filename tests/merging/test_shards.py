@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from hydraopt import merge
-from hydraopt.compress.core import ModuleCore
-from hydraopt.engines.engine import Local
-from hydraopt.merging import servant
-from hydraopt.merging.shards import Shards
+from hydraopt.codec import ModuleCore
+from hydraopt.merging import Local, servant
+from hydraopt.merging.servant import Shards
 from tests.merging.merge_cases import modules_of
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydraopt.merging import solving
-from hydraopt.merging.options import MergeOptions
+from hydraopt.merging import MergeOptions, solving
 from hydraopt.merging.solving import KeptError, solve_kept
 
 

@@ -8,13 +8,8 @@ import pytest
 
 from hydraopt import shrink, verify_bundle
 from hydraopt.adapters import read_adapters
-from hydraopt.collection.opening import open_bundle
-from hydraopt.editing.refresh import refresh
-from hydraopt.editing.verbs import add
-from hydraopt.merging.budget import Limit
-from hydraopt.merging.look import Look
-from hydraopt.merging.merge import merge, prepare
-from hydraopt.merging.options import MergeOptions
+from hydraopt.bundle import open_bundle
+from hydraopt.merging import Limit, Look, MergeOptions, add, merge, prepare, refresh
 from tests.conftest import MakeAdapter
 from tests.drawn import drawn_modules
 

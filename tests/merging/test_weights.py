@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from hydraopt import read_adapters
-from hydraopt.compress.measure import measure_named
+from hydraopt.codec import measure_named
 from hydraopt.errors import UsageError
-from hydraopt.merging.align import MergeSet, align
+from hydraopt.merging import MergeSet, align
 from hydraopt.merging.weights import importances, module_weights, task_weights
 from tests.compress.core_factors import low_rank
 from tests.raising import raises

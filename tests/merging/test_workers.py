@@ -16,17 +16,13 @@ import torch
 from safetensors.numpy import load_file
 
 from hydraopt import merge, read_adapters
-from hydraopt.coding.forms import FORMS
-from hydraopt.coding.script import SHARED
-from hydraopt.compress.measure import MEASURES
-from hydraopt.compress.plan import modes_of
-from hydraopt.engines import engine
-from hydraopt.engines.processes import Processes
+from hydraopt.codec import FORMS, SHARED, modes_of
+from hydraopt.codec.costs import MEASURES
 from hydraopt.errors import NumericalError, WorkerError
-from hydraopt.merging import portable
-from hydraopt.merging.align import align
-from hydraopt.merging.draft import legs_of
+from hydraopt.merging import align, passes as portable, workers as engine
+from hydraopt.merging.job import legs_of
 from hydraopt.merging.passes import Passes, _owners, _threads
+from hydraopt.merging.workers import Processes
 from tests.marks import slow
 from tests.merging.merge_cases import modules_of
 from tests.raising import raises
@@ -250,10 +246,10 @@ import signal, sys, time
 print("ran", flush=True)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from hydraopt import merge
-from hydraopt.engines import engine
+from hydraopt.merging import workers as engine
 from hydraopt.merging import portable
-from hydraopt.merging.align import align
-from hydraopt.merging.draft import legs_of
+from hydraopt.merging.alignment import align
+from hydraopt.merging.job import legs_of
 from hydraopt.merging.passes import Passes, _owners, _threads
 
 portable.WORTH = 1

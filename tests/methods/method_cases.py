@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.methods import Merged, Method
+from hydraopt.codec import Array, Factors
+from hydraopt.merging import Merged, Method
 
 
 def unrelated(seed: int = 0, tasks: int = 3, m: int = 12, n: int = 10, r: int = 3) -> list[Factors]:

@@ -11,14 +11,12 @@ import numpy as np
 import pytest
 
 from hydraopt import open_bundle, read_adapter, read_adapters
-from hydraopt.adapters import Adapter
-from hydraopt.adapters.scale import ScaleRule
-from hydraopt.bundle.carried import pack_carried
+from hydraopt.adapters import Adapter, ScaleRule
+from hydraopt.bundle import pack_carried
+from hydraopt.codec import Factors
 from hydraopt.errors import AdapterFormatError, AlignmentError, NumericalError, UsageError
-from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.merge import merge
-from hydraopt.methods import METHODS, Merged, Method, apply
-from hydraopt.methods.hydra import fit_exact
+from hydraopt.merging import METHODS, Merged, Method, apply, merge
+from hydraopt.merging.hydra import fit_exact
 from tests.methods.method_cases import AVERAGE, apart
 from tests.raising import raises
 

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from hydraopt import open_bundle, read_adapter
 from hydraopt.cli.main import cli
 from hydraopt.errors import LockedError, UsageError
-from hydraopt.files.lock import locked
-from hydraopt.methods import combine
+from hydraopt.files import locked
+from hydraopt.merging import combine
 from tests.conftest import MakeAdapter
 
 M, N, R, PATHS = 64, 96, 4, [f"l.{i}.q" for i in range(6)]
@@ -117,7 +117,7 @@ def test_an_output_is_as_of_a_merge(
     assert len(files) > len(KINDS)
     assert made.size == sum(x.stat().st_size for x in files)
     assert sorted(open_bundle(folder)) == sorted(KINDS)
-    module = sys.modules["hydraopt.methods.combine"]
+    module = sys.modules["hydraopt.merging.methods"]
     monkeypatch.setattr(module, "apply", None)  # it is refused before the method runs
     with pytest.raises(UsageError):
         combine(f"{four}/*", folder, heads=2, rank=8)

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
+from hydraopt.codec import Factors
 from hydraopt.errors import AlignmentError, UsageError
-from hydraopt.linalg.shapes import Factors
-from hydraopt.methods.hydra import HydraFit, fit_exact
+from hydraopt.merging.hydra import HydraFit, fit_exact
 from tests.methods.method_cases import apart, clustered, dense, made, refactored, unrelated
 
 

@@ -13,8 +13,8 @@ import pytest
 from hydraopt import read_adapters
 from hydraopt.adapters import Adapter
 from hydraopt.errors import NumericalError, UsageError
-from hydraopt.methods import Method, apply
-from hydraopt.methods.hydra import hydra
+from hydraopt.merging import Method, apply
+from hydraopt.merging.hydra import hydra
 from tests.methods.method_cases import AVERAGE, apart, made, unrelated
 from tests.raising import raises
 

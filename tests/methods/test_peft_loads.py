@@ -10,8 +10,7 @@ import pytest
 
 from hydraopt import open_bundle, read_adapters
 from hydraopt.adapters import Adapter
-from hydraopt.merging.merge import merge
-from hydraopt.methods import apply
+from hydraopt.merging import apply, merge
 from tests.methods.method_cases import apart
 from tests.small_model import tiny_llama
 

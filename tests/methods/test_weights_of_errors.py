@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hydraopt import open_bundle
-from hydraopt.methods import combine
+from hydraopt.merging import combine
 from tests.conftest import MakeAdapter
 from tests.methods.method_cases import unrelated
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.hostile import forge
-from hydraopt.collection.opening import verify_bundle
+from hydraopt.bundle import verify_bundle
 from tests.bundle.lies import pack
 from tests.bundle.test_bundle_bounds import many_digits, with_carried
 from tests.bundle.test_bundle_hostile import CLAIMS

@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from hydraopt.adapters import RawTensor
-from hydraopt.adapters.safetensorsfile import open_safetensors
-from hydraopt.bundle.carried import pack_carried
+from hydraopt.adapters import RawTensor, open_safetensors
+from hydraopt.bundle import (
+    Manifest,
+    ModuleEntry,
+    TaskEntry,
+    open_bundle,
+    pack_bundle,
+    pack_carried,
+    split,
+)
 from hydraopt.bundle.peft.folder import export_peft
-from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
-from hydraopt.bundle.writer import pack_bundle
 from hydraopt.cli.main import cli
-from hydraopt.coding.chunks import ChunkWriter
-from hydraopt.coding.records import write_record
-from hydraopt.collection.opening import open_bundle
-from hydraopt.collection.splitting import split
+from hydraopt.codec import ChunkWriter, write_record
 from tests.bundle.bundles import tiny
 from tests.marks import slow
 from tests.native.conftest import GOLDEN, LAYOUTS, Run

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
+from hydraopt.bundle import open_bundle
 from hydraopt.bundle.peft.folder import export_peft
-from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import HydraoptError
 from hydraopt.export import export_gguf
 from tests.export.targets import small_task

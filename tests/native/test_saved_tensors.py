@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt import merge, open_bundle
-from hydraopt.export import export_peft
+from hydraopt.bundle.peft.folder import export_peft
 from tests.export.test_export_formats import bundled, normal, save
 from tests.native.conftest import Run
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt.collection.splitting import split
+from hydraopt.bundle import split
 from tests.native.conftest import GOLDEN, LAYOUTS, Run
 from tests.native.mutants import Pieces
 

@@ -9,12 +9,9 @@ import numpy as np
 import pytest
 
 from hydraopt.adapters import RawTensor
-from hydraopt.bundle.carried import pack_carried
-from hydraopt.bundle.ranks import KeptRanks
-from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
-from hydraopt.bundle.writer import pack_bundle
-from hydraopt.coding.chunks import ChunkWriter
-from hydraopt.coding.records import write_record
+from hydraopt.bundle import Manifest, ModuleEntry, TaskEntry, pack_bundle, pack_carried
+from hydraopt.bundle.entries import KeptRanks
+from hydraopt.codec import ChunkWriter, write_record
 from tests.native.conftest import Run
 
 MOST = 3.0  # seconds of a processor, where a fraction of one is expected

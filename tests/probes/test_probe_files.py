@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from hydraopt.basemodel.encoding import encode_row
 from hydraopt.errors import UsageError
-from hydraopt.probes.items import ProbeItem, ProbeSide, encoded, read_probes
+from hydraopt.evaluate.probes import ProbeItem, ProbeSide, encoded, read_probes
+from hydraopt.model import encode_row
 from tests.raising import raises
 
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "probes"

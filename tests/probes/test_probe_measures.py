@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from hydraopt.probes.chance import binomial_p, holm, wilson
-from hydraopt.probes.items import CONDITIONS, ProbeItem, ProbeSide
-from hydraopt.probes.measures import ALL, LEAST, probe_measures
+from hydraopt.evaluate.probes import (
+    ALL,
+    CONDITIONS,
+    LEAST,
+    ProbeItem,
+    ProbeSide,
+    binomial_p,
+    holm,
+    probe_measures,
+    wilson,
+)
 
 AMBIGUOUS, DISAMBIGUATED = CONDITIONS
 SIDES = ProbeSide("one", "stereotype"), ProbeSide("two", "against")

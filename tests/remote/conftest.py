@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from hydraopt import merge
-from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.collection.splitting import split
-from hydraopt.files import stores
+from hydraopt.bundle import split
+from hydraopt.files import INDEX_NAME, stores
 from tests.conftest import write_adapter
 from tests.marks import slow
 from tests.merging.merge_cases import modules_of

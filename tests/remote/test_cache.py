@@ -13,9 +13,7 @@ import pytest
 
 from hydraopt import open_bundle
 from hydraopt.errors import UsageError
-from hydraopt.files.cache import Cache, bytes_of, cache_root, remote_cache
-from hydraopt.files.copies import new_folder
-from hydraopt.files.url import Url
+from hydraopt.files import Cache, Url, bytes_of, cache_root, new_folder, remote_cache
 from tests.raising import raises
 from tests.remote.servers import Web
 

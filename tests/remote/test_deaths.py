@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 
 from hydraopt import merge, open_bundle, verify_bundle
-from hydraopt.collection.splitting import join, split
-from hydraopt.editing.verbs import remove, rename, replace
+from hydraopt.bundle import join, split
 from hydraopt.errors import (
     RemoteError,
 )
-from hydraopt.files import stores
-from hydraopt.files.answers import Mark
-from hydraopt.files.stores import copy_to, store_of
-from hydraopt.files.url import Url
+from hydraopt.files import Url, copy_to, store_of, stores
+from hydraopt.files.addresses import Mark
+from hydraopt.merging import remove, rename, replace
 from tests.editing.living import all_bytes, state
 from tests.marks import slow
 from tests.raising import raises

@@ -18,9 +18,7 @@ from click.testing import CliRunner
 from hydraopt import open_bundle, read_adapter
 from hydraopt.cli.main import cli
 from hydraopt.errors import HydraoptError, NotThereError, RemoteError
-from hydraopt.files import requesting
-from hydraopt.files.stores import store_of
-from hydraopt.files.url import Url
+from hydraopt.files import Url, http as requesting, store_of
 from tests.remote.servers import Web, raw_server
 
 MEGABYTE = 1 << 20

@@ -10,12 +10,10 @@ import pytest
 from huggingface_hub import ModelCard, constants
 
 from hydraopt import merge, open_bundle, push_to_hub
-from hydraopt.collection.opening import is_bundle
-from hydraopt.collection.splitting import split
-from hydraopt.editing.verbs import remove
+from hydraopt.bundle import is_bundle, split
 from hydraopt.errors import BundleFormatError, NotThereError, RemoteError, UsageError
-from hydraopt.files.stores import store_of
-from hydraopt.files.url import Url
+from hydraopt.files import Url, store_of
+from hydraopt.merging import remove
 from tests.raising import raises
 from tests.remote.conftest import NAMES
 from tests.remote.hub import Hub, hub_server

@@ -9,16 +9,12 @@ from pathlib import Path
 import pytest
 
 from hydraopt import merge, open_bundle
-from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.collection.output import as_folder
-from hydraopt.collection.splitting import split
-from hydraopt.editing.verbs import add, rename, replace
+from hydraopt.bundle import as_folder, split
 from hydraopt.errors import TaskNotFoundError, UsageError
-from hydraopt.files.answers import PassingError
-from hydraopt.files.folders import is_there
-from hydraopt.files.stores import store_of
-from hydraopt.files.url import Url
-from hydraopt.inspect.listing import listing
+from hydraopt.files import INDEX_NAME, Url, is_there, store_of
+from hydraopt.files.addresses import PassingError
+from hydraopt.inspect import listing
+from hydraopt.merging import add, rename, replace
 from tests.raising import raises
 from tests.remote.conftest import NAMES, STORES
 from tests.remote.servers import Web, same_tasks

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from hydraopt import open_bundle
-from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.collection.pulling import pull
+from hydraopt.bundle import pull
 from hydraopt.errors import TaskNotFoundError, UsageError
+from hydraopt.files import INDEX_NAME
 from tests.editing.living import state
 from tests.remote.conftest import at_address
 

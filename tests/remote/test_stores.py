@@ -12,9 +12,7 @@ import fsspec
 import pytest
 
 from hydraopt import merge, open_bundle, read_adapter, read_adapters, verify_bundle
-from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.collection.splitting import join, split
-from hydraopt.editing.verbs import add, remove, rename, replace
+from hydraopt.bundle import join, split
 from hydraopt.errors import (
     AdapterFormatError,
     HydraoptError,
@@ -24,11 +22,8 @@ from hydraopt.errors import (
     TaskNotFoundError,
     UsageError,
 )
-from hydraopt.files import stores
-from hydraopt.files.copies import origin_of
-from hydraopt.files.folders import files_in
-from hydraopt.files.stores import store_of
-from hydraopt.files.url import Url
+from hydraopt.files import INDEX_NAME, Url, files_in, origin_of, store_of, stores
+from hydraopt.merging import add, remove, rename, replace
 from tests.editing.living import all_bytes, state
 from tests.marks import slow
 from tests.raising import raises
@@ -244,7 +239,7 @@ def test_adding_there_costs_what_the_task_costs(
 def test_two_writers_and_a_lock_that_was_left(
     both: Path, bucket: str, upload: Upload, adapters: dict[str, Path]
 ) -> None:
-    from hydraopt.collection.storage import collection_at
+    from hydraopt.bundle import collection_at
 
     address = at_address(both, bucket, upload)
     with collection_at(address).locked(), pytest.raises(LockedError) as no:
@@ -298,7 +293,8 @@ def test_a_failing_store_gets_no_requests_beyond_our_retries(
 
 @STORES
 def test_an_object_that_changes_in_between_is_an_error(bucket: str) -> None:
-    from hydraopt.files.ranges import AHEAD, RemoteFile
+    from hydraopt.files import RemoteFile
+    from hydraopt.files.stores import AHEAD
 
     system, where = fsspec.core.url_to_fs(f"{bucket}/x")
     system.pipe_file(where, bytes(3 * AHEAD))

@@ -12,7 +12,6 @@ import pytest
 import requests
 
 from hydraopt import open_bundle
-from hydraopt.editing.verbs import add
 from hydraopt.errors import (
     ChecksumError,
     HydraoptError,
@@ -20,11 +19,11 @@ from hydraopt.errors import (
     RemoteError,
     UsageError,
 )
-from hydraopt.files.ranges import AHEAD, RemoteFile
-from hydraopt.files.stores import copy_to, store_of
-from hydraopt.files.url import Url
+from hydraopt.files import RemoteFile, Url, copy_to, store_of
+from hydraopt.files.stores import AHEAD
 from hydraopt.files.web import WebStore
-from hydraopt.inspect.listing import difference, listing
+from hydraopt.inspect import difference, listing
+from hydraopt.merging import add
 from tests.raising import raises
 from tests.remote.servers import Reply, Web, same_tasks
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from hydraopt import open_bundle
-from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.editing.verbs import rename
 from hydraopt.errors import NotThereError, RemoteError, TaskNotFoundError, UsageError
+from hydraopt.files import INDEX_NAME
+from hydraopt.merging import rename
 from tests.raising import raises
 from tests.remote.servers import Reply, Web, same_tasks
 

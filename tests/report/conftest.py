@@ -11,11 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from hydraopt.bundle.harm import Harm
-from hydraopt.bundle.history import Added
-from hydraopt.bundle.writer import pack_bundle
-from hydraopt.collection.opening import open_bundle
-from hydraopt.merging.merge import merge
+from hydraopt.bundle import Added, Harm, open_bundle, pack_bundle
+from hydraopt.merging import merge
 from tests.conftest import write_adapter
 
 HOSTILE = "<script>alert(1)<!--data--> & \"q\" 'x' `y` |z| ${1}-de"

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from huggingface_hub import ModelCard
 
 from hydraopt.cli.main import cli
-from hydraopt.report.build import build, collect
+from hydraopt.report import build, make_server
+from hydraopt.report.builder import collect
 from hydraopt.report.card import bundle_card
-from hydraopt.report.live import make_server
 from tests.report.conftest import NAMES, Made
 
 

@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 
-from hydraopt.inspect.likeness import TaskCosines
-from hydraopt.report.groups import alike_of
+from hydraopt.inspect import TaskCosines
+from hydraopt.report.tasks import alike_of
 
 
 def test_like_tasks_stand_side_by_side() -> None:

@@ -13,11 +13,11 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
+from hydraopt.bundle import open_bundle
 from hydraopt.cli.main import cli
-from hydraopt.collection.opening import open_bundle
 from hydraopt.export import export_task
-from hydraopt.merging.merge import merge
-from hydraopt.report.build import collect
+from hydraopt.merging import merge
+from hydraopt.report.builder import collect
 from hydraopt.report.card import bundle_card
 from tests.conftest import write_adapter
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hydraopt.report.build import build
+from hydraopt.report import build
 from hydraopt.report.page import render
 from tests.report.browser import (
     AXE,

@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from hydraopt.errors import UsageError
-from hydraopt.merging.merge import merge
-from hydraopt.report import build as build_module
-from hydraopt.report.build import _compared, build, collect
+from hydraopt.merging import merge
+from hydraopt.report import build, builder as build_module
+from hydraopt.report.builder import _compared, collect
 from tests.conftest import MakeAdapter
 from tests.merging.merge_cases import modules_of
 from tests.report.conftest import NAMES, Made

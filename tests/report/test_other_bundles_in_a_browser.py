@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydraopt.bundle.harm import Harm
-from hydraopt.bundle.writer import pack_bundle
-from hydraopt.merging.merge import merge
-from hydraopt.report.build import build
-from hydraopt.report.model import SizeRow
+from hydraopt.bundle import Harm, pack_bundle
+from hydraopt.merging import merge
+from hydraopt.report import build
+from hydraopt.report.data import SizeRow
 from hydraopt.report.page import render
 from tests.bundle.bundles import tiny
 from tests.conftest import write_adapter

@@ -14,20 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
+from hydraopt.bundle import open_bundle
 from hydraopt.cli.main import cli
-from hydraopt.collection.opening import open_bundle
 from hydraopt.errors import UsageError
 from hydraopt.inspect import inspect_bundle
-from hydraopt.merging.merge import merge
-from hydraopt.report.answers import marked
-from hydraopt.report.build import build, collect
+from hydraopt.merging import merge
+from hydraopt.report import build
+from hydraopt.report.builder import collect
 from hydraopt.report.card import bundle_card
-from hydraopt.report.evidence import read_evidence
-from hydraopt.report.model import Page
-from hydraopt.report.naming import NONE, parts_of
+from hydraopt.report.data import NONE, Page, parts_of
+from hydraopt.report.evidence import marked, read_evidence
 from hydraopt.report.page import data_text, render
 from tests.conftest import write_adapter
 from tests.raising import raises

@@ -12,8 +12,7 @@ import torch
 
 from hydraopt import merge, open_bundle
 from hydraopt.adapters import Adapter, read_adapter
-from hydraopt.basemodel.model import attached as reference
-from hydraopt.basemodel.model import place
+from hydraopt.model import attached as reference, place
 from tests.conftest import write_adapter
 from tests.small_model import trained
 from tests.starting import near_start, started

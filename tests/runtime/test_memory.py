@@ -11,7 +11,7 @@ import torch
 
 from hydraopt import attach, merge, open_bundle
 from hydraopt.errors import UsageError
-from hydraopt.runtime.attached import default_cache_bytes
+from hydraopt.serve.attached import default_cache_bytes
 from tests.conftest import write_adapter
 from tests.marks import slow
 from tests.raising import raises
@@ -135,7 +135,7 @@ def test_forty_tasks_take_at_most_a_third_of_forty_adapters(model, tmp_path, mon
     ]
     merge(sources, tmp_path / "b", error=0.2, workers=1)
     # The least is for sets that a test would take long to make.
-    monkeypatch.setattr("hydraopt.runtime.attached.LEAST_CACHE_BYTES", 0)
+    monkeypatch.setattr("hydraopt.serve.attached.LEAST_CACHE_BYTES", 0)
     for dtype in (torch.float32, torch.bfloat16):
         each = dtype.itemsize * 4 * (32 + 32)
         with attach(copy.deepcopy(model).to(dtype), tmp_path / "b") as attached:
@@ -165,7 +165,7 @@ def test_the_default_cache_is_a_quarter_of_the_adapters_within_limits() -> None:
 
 def test_the_default_cache_of_what_is_not_coded(model, tmp_path, monkeypatch) -> None:
     # A bundle of lossless tasks alone names no modules, so the model says the type.
-    monkeypatch.setattr("hydraopt.runtime.attached.LEAST_CACHE_BYTES", 0)
+    monkeypatch.setattr("hydraopt.serve.attached.LEAST_CACHE_BYTES", 0)
     merge(adapters(tmp_path / "a"), tmp_path / "b", lossless=True)
     numbers = sum(task.numbers for task in open_bundle(tmp_path / "b").manifest.tasks)
     for dtype in (torch.float32, torch.bfloat16):

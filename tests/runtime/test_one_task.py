@@ -13,12 +13,11 @@ from torch import nn
 
 import hydraopt
 from hydraopt import HydraoptError, attach, merge, open_bundle
-from hydraopt.coding.forms import Mode, Way
-from hydraopt.coding.records import SplitRecord, SplitSide
-from hydraopt.collection.splitting import split
+from hydraopt.bundle import split
+from hydraopt.codec import Mode, SplitRecord, SplitSide, Way
 from hydraopt.errors import TaskNotFoundError, UsageError
-from hydraopt.runtime.heads import module_head, site_of
-from hydraopt.runtime.places import ModulePlace
+from hydraopt.serve.heads import module_head, site_of
+from hydraopt.serve.places import ModulePlace
 from tests.conftest import write_adapter
 from tests.marks import slow
 from tests.raising import raises
@@ -213,8 +212,7 @@ def test_gradients_flow_to_the_inputs(model, bundle_of) -> None:
         got = gradient()
         attached.set_task(None)
         plain = gradient()
-    from hydraopt.basemodel.model import attached as reference
-    from hydraopt.basemodel.model import place
+    from hydraopt.model import attached as reference, place
 
     factors = {p: (x.B, x.A) for p, x in open_bundle(path)["de"].factors().items()}
     with reference(model, place(model, factors)):

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from hydraopt import attach
-from hydraopt.bundle.spec import ModuleEntry
+from hydraopt.bundle import ModuleEntry
 from hydraopt.errors import AlignmentError, UsageError
-from hydraopt.runtime.places import Places, Renaming
+from hydraopt.serve.places import Places, Renaming
 from tests.raising import raises
 from tests.runtime.conftest import close, expected, hooks_of, logits
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hydraopt import attach
-from hydraopt.bundle.reader import Bundle
+from hydraopt.bundle import Bundle
 from hydraopt.errors import UsageError
 from tests.conftest import write_adapter
 from tests.export.targets import bundled

@@ -18,10 +18,8 @@ import pytest
 import torch
 
 from hydraopt import attach
+from hydraopt.serve import Limits, Reload, make_server
 from hydraopt.serve.engine import ModelEngine
-from hydraopt.serve.jobs import Limits
-from hydraopt.serve.reload import Reload
-from hydraopt.serve.server import make_server
 from tests.runtime.conftest import bundle_of
 from tests.small_model import tiny_speaker
 

@@ -11,11 +11,9 @@ from typing import Any
 import openai
 import pytest
 
-from hydraopt.bundle.container import INDEX_NAME
-from hydraopt.collection.splitting import split
-from hydraopt.editing.refresh import refresh
-from hydraopt.editing.verbs import remove, rename, replace
-from hydraopt.files.url import Url
+from hydraopt.bundle import split
+from hydraopt.files import INDEX_NAME, Url
+from hydraopt.merging import refresh, remove, rename, replace
 from tests.conftest import write_adapter
 from tests.marks import slow
 from tests.runtime.conftest import pairs
@@ -110,7 +108,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """An address in a store of which nothing is kept here but what the cache keeps."""
     monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HYDRAOPT_CACHE_SIZE", "0")
-    monkeypatch.setattr("hydraopt.files.ranges.AHEAD", 64)
+    monkeypatch.setattr("hydraopt.files.stores.AHEAD", 64)
     return f"memory://served/{tmp_path.name}"
 
 

@@ -18,14 +18,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from hydraopt.basemodel.rowcache import RowCache
 from hydraopt.cli.main import cli
+from hydraopt.cli.serve import bind
 from hydraopt.errors import BundleFormatError, NumericalError, UsageError
-from hydraopt.runtime.attached import Attached
+from hydraopt.model import RowCache
+from hydraopt.serve import Attached, Limits, load_engine, make_server
 from hydraopt.serve.engine import ModelEngine
-from hydraopt.serve.jobs import GenerationJob, Limits
-from hydraopt.serve.sampling import Sampler
-from hydraopt.serve.server import bind, load_engine, make_server
+from hydraopt.serve.jobs import GenerationJob
+from hydraopt.serve.rows import Sampler
 from tests.raising import raises
 from tests.serve.conftest import BASE, TASKS, until
 from tests.serve.test_server import complete

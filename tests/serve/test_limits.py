@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from hydraopt.serve.jobs import Limits
-from hydraopt.serve.limits import limited
+from hydraopt.serve import Limits, limited
 from tests.marks import slow
 from tests.serve.conftest import plain, until
 from tests.serve.test_server import complete

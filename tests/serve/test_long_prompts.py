@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from hydraopt import merge
-from hydraopt.serve.jobs import Limits
-from hydraopt.serve.server import base_name_of
+from hydraopt.serve import Limits, base_name_of
 from tests.conftest import Logged, write_adapter
 from tests.merging.merge_cases import modules_of
 from tests.serve.conftest import plain, until

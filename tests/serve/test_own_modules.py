@@ -10,8 +10,7 @@ import pytest
 
 from hydraopt import merge
 from hydraopt.errors import UsageError
-from hydraopt.serve.jobs import Limits
-from hydraopt.serve.server import load_engine
+from hydraopt.serve import Limits, load_engine
 from tests.conftest import write_adapter
 from tests.runtime.conftest import pairs
 from tests.serve.conftest import offline

@@ -14,7 +14,7 @@ import pytest
 
 from hydraopt import merge
 from hydraopt.errors import UsageError
-from hydraopt.runtime.bundles import PlacedBundle
+from hydraopt.serve.bundles import PlacedBundle
 from tests.conftest import write_adapter
 from tests.marks import slow
 from tests.runtime.conftest import pairs
@@ -220,7 +220,7 @@ def test_a_device_without_room_leaves_the_old_one_in_service(
 
     with serve(bundle=place) as running:
         exchange(other, place)
-        monkeypatch.setattr("hydraopt.serve.reload.attach", full)
+        monkeypatch.setattr("hydraopt.serve.engine.attach", full)
         reply = plain(f"{running.address}/reload", {})
         assert reply.status == 409
         assert "stay in service" in reply.text

@@ -19,8 +19,8 @@ import openai
 import pytest
 
 from hydraopt.errors import UsageError
-from hydraopt.serve.jobs import Limits
-from hydraopt.serve.server import check_key, is_loopback
+from hydraopt.serve import Limits, check_key
+from hydraopt.serve.limits import is_loopback
 from tests.serve.conftest import BASE, TASKS, offline, plain, until
 
 MODELS = (BASE, *TASKS)

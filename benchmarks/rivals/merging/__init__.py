@@ -11,8 +11,7 @@ from typing import Final
 
 from benchmarks.rivals.merging import aligned, by_mergekit, clustered
 from benchmarks.rivals.merging.by_peft import peft_method
-from hydraopt.methods import METHODS as OWN
-from hydraopt.methods import Merged, Method
+from hydraopt.merging import METHODS as OWN, Merged, Method
 
 __all__ = ["METHODS"]
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from benchmarks.rivals.merging.by_peft import elected
 from benchmarks.rivals.merging.core import SmallCore, small_core
-from hydraopt.linalg.cutoff import COINCIDENT, rank_of, rounding, significant
-from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.linalg.svd import in_range, thin
-from hydraopt.methods.small import Merged, check_shapes, rank_for, weights_for
+from hydraopt.codec import Array, Factors, in_range, thin
+from hydraopt.codec.matrices import COINCIDENT, rank_of, rounding, significant
+from hydraopt.merging import Merged
+from hydraopt.merging.hydra import check_shapes, rank_for, weights_for
 
 __all__ = [
     "core_ties",

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rivals.merging.by_peft import elected
-from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.linalg.svd import halved
-from hydraopt.methods.small import Merged, check_shapes, rank_for, weights_for
+from hydraopt.codec import Array, Factors, halved
+from hydraopt.merging import Merged
+from hydraopt.merging.hydra import check_shapes, rank_for, weights_for
 
 __all__ = ["PLACE", "breadcrumbs", "della", "sparsify"]
 

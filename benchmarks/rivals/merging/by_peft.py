@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.methods.small import Merged, check_shapes, rank_for, weights_for
+from hydraopt.codec import Array, Factors
+from hydraopt.merging import Merged
+from hydraopt.merging.hydra import check_shapes, rank_for, weights_for
 
 __all__ = ["added", "elected", "peft_method"]
 

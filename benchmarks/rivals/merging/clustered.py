@@ -13,9 +13,9 @@ import numpy as np
 
 from benchmarks.rivals.merging.by_peft import added
 from benchmarks.rivals.merging.kmeans import k_means
-from hydraopt.linalg.shapes import Factors
-from hydraopt.linalg.svd import in_range
-from hydraopt.methods.small import Merged, check_shapes, rank_for, weights_for, whole
+from hydraopt.codec import Factors, in_range
+from hydraopt.merging import Merged
+from hydraopt.merging.hydra import check_shapes, rank_for, weights_for, whole
 
 __all__ = ["k_merge", "lora_lego"]
 

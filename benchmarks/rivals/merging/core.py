@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hydraopt.linalg.cutoff import rank_of, rounding
-from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.linalg.svd import halved, in_range
-from hydraopt.methods.small import check_shapes, rank_for, stacked_bases
+from hydraopt.codec import Array, Factors, halved, in_range
+from hydraopt.codec.matrices import rank_of, rounding
+from hydraopt.merging.hydra import check_shapes, rank_for, stacked_bases
 
 __all__ = ["SmallCore", "small_core"]
 

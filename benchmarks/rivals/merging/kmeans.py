@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.linalg.clusters import far_apart
-from hydraopt.linalg.shapes import Array
+from hydraopt.codec import Array
+from hydraopt.merging.hydra import far_apart
 
 __all__ = ["k_means"]
 

@@ -1,9 +1,4 @@
-"""Read the other LoRA formats: kohya with LyCORIS, diffusers with cloneofsimo's, loralib, MLX.
-
-None of them has PEFT's config, so each reader makes one that says the same: r, lora_alpha,
-patterns where modules differ, target_modules as whole paths, and the original settings under the
-key "hydraopt", from which the original format can be written again.
-"""
+"""Adapters of image models, recognised by the paths of their modules."""
 
 from __future__ import annotations
 
@@ -14,17 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from hydraopt.adapters.keys import joined_half, spell
 from hydraopt.adapters.lycoris import has_product, is_lycoris, read_lycoris
 from hydraopt.adapters.model import ExtraKind, Format, Kind, Layout, LowRankModule
-from hydraopt.adapters.peft import DORA, Parsed, both_of, halves_of
-from hydraopt.adapters.peftconfig import exact_pattern
-from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
-from hydraopt.adapters.scale import ScaleRule, mlx_scale, ratio
-from hydraopt.files.url import AnyPath
+from hydraopt.adapters.peft import DORA, Parsed, both_of, halves_of, joined_half, spell
+from hydraopt.adapters.settings import ScaleRule, exact_pattern, mlx_scale, ratio
+from hydraopt.adapters.tensors import DAMAGED, RawTensor, TensorFile, refuse
+from hydraopt.files import AnyPath
 from hydraopt.notes import Note
-
-__all__ = ["read_image_lora", "read_loralib", "read_mlx"]
 
 StoredPair = tuple[RawTensor, RawTensor]
 

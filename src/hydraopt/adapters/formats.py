@@ -14,14 +14,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from hydraopt.adapters.keys import joined_half, parse
 from hydraopt.adapters.model import Format
-from hydraopt.adapters.peft import Parsed, read_peft
-from hydraopt.adapters.rawtensor import TensorFile, refuse
+from hydraopt.adapters.peft import Parsed, joined_half, parse, read_peft
+from hydraopt.adapters.tensors import TensorFile, refuse
 from hydraopt.adapters.tuners import owner_of, refuse_method, tuner_named
-from hydraopt.files.url import AnyPath
-
-__all__ = ["TYPICAL", "Opened", "format_of", "read_again", "read_opened"]
+from hydraopt.files import AnyPath
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ TYPICAL: Final[Mapping[Format, Callable[[str, Opened], bool]]] = {
 """Functions that recognise a format by a tensor's name."""
 
 
-def _named(name: str, opened: Opened) -> Format | None:
+def _named_format(name: str, opened: Opened) -> Format | None:
     return next((known for known, typical in TYPICAL.items() if typical(name, opened)), None)
 
 
@@ -114,7 +111,7 @@ def format_of(opened: Opened) -> Format:
     if "lora_adapter_metadata" in opened.file.metadata:
         return "diffusers"
     for name in opened.file:
-        known = _named(name, opened)
+        known = _named_format(name, opened)
         if known is not None:
             return known
     from hydraopt.adapters.lycoris import has_other_kind
@@ -124,7 +121,7 @@ def format_of(opened: Opened) -> Format:
     _refuse_file(opened.file, opened.has_peft_config)
 
 
-def _read(known: Format, opened: Opened) -> Parsed:
+def _read_as(known: Format, opened: Opened) -> Parsed:
     """Read a file with the reader of a format."""
     file, config_file = opened.file, opened.config_file
     if known == "peft":
@@ -147,12 +144,12 @@ def read_opened(opened: Opened) -> Parsed:
     """Read a file with its format's reader; raise AdapterFormatError as the reader does."""
     if not opened.file:
         refuse("file holds no tensors", opened.file.path, do="Save the adapter again")
-    parsed = _read(format_of(opened), opened)
+    parsed = _read_as(format_of(opened), opened)
     if parsed.format == "peft" and tuner_named(opened.config) != "LORA":
         return parsed  # by the config, whatever the names are like
     for name, kind in parsed.extras.items():
         # The first typical name decides, and the order of names is not kept everywhere.
-        if kind == "saved" and _named(name, opened) is not None:
+        if kind == "saved" and _named_format(name, opened) is not None:
             refuse(
                 f"tensor {name[:200]!r} is of another format than the file",
                 opened.file.path,
@@ -174,7 +171,7 @@ def read_again(file_format: Format, file: TensorFile, config: Mapping[str, Any])
     texts = {k: x for k, x in _map(origin.get("metadata")).items() if isinstance(x, str)}
     whole = TensorFile(file.path, file, {**texts, **file.metadata})
     settings = _map(origin.get("config")) if file_format == "mlx" else config
-    return _read(file_format, Opened(whole, settings, file.path))
+    return _read_as(file_format, Opened(whole, settings, file.path))
 
 
 def _map(value: Any) -> Mapping[str, Any]:

@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["component_of", "family_of", "is_image_model", "is_numbered"]
-
 # By these a PEFT adapter is known as one of an image model. "transformer." alone may be a GPT-2.
 _COMPONENTS: Final = (
     ("unet", re.compile(r"(?:unet\.)?(?:down_blocks|mid_block|up_blocks)\.")),

@@ -23,14 +23,9 @@ from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
 from hydraopt.adapters.model import ExtraKind, LowRankModule, factor_path
-from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
+from hydraopt.adapters.tensors import DAMAGED, RawTensor, TensorFile, refuse
 from hydraopt.adapters.tuners import refuse_method
-from hydraopt.files.url import AnyPath
-
-__all__ = [
-    "LycorisContent", "StoredProduct", "has_other_kind", "has_product", "is_lycoris",
-    "read_lycoris", "read_product",
-]  # fmt: skip
+from hydraopt.files import AnyPath
 
 ByName = Mapping[str, RawTensor]
 Halves = dict[str, dict[str, RawTensor]]

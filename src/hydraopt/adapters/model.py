@@ -16,22 +16,11 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.adapters.jsontext import shown
-from hydraopt.adapters.tensorfile import RawTensor
+from hydraopt.adapters.tensors import RawTensor
+from hydraopt.codec import Drawn
 from hydraopt.errors import NumericalError, UsageError, explain
-from hydraopt.files.url import AnyPath
-from hydraopt.linalg.start import Drawn
+from hydraopt.files import AnyPath, shown
 from hydraopt.notes import Note
-
-__all__ = [
-    "Adapter",
-    "ExtraKind",
-    "Layout",
-    "LowRankModule",
-    "check_name",
-    "factor_path",
-    "is_entrywise",
-]
 
 Kind = Literal["linear", "embedding", "conv"]
 Format = Literal["peft", "kohya", "diffusers", "loralib", "mlx"]

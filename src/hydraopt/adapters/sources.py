@@ -11,24 +11,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from hydraopt.adapters.jsontext import strict_json
 from hydraopt.adapters.model import check_name
-from hydraopt.adapters.rawtensor import refuse
-from hydraopt.adapters.safetensorsfile import can_be_safetensors
-from hydraopt.adapters.tensorfile import WEIGHT_SUFFIXES
+from hydraopt.adapters.tensorfiles import WEIGHT_SUFFIXES
+from hydraopt.adapters.tensors import can_be_safetensors, refuse
 from hydraopt.errors import NotThereError, UsageError, explain
-from hydraopt.files.answers import gone
-from hydraopt.files.copies import new_folder
-from hydraopt.files.folders import files_in, is_there
-from hydraopt.files.reading import MOST_CONFIG, read_regular
-from hydraopt.files.stores import copy_to, patiently, store_of
-from hydraopt.files.url import AnyPath, Url, is_url, place_of
-from hydraopt.notes import Note
-from hydraopt.values import listed
-
-__all__ = [
-    "Request", "Source", "expand", "load_config", "locate", "name_apart",
-]  # fmt: skip
+from hydraopt.files import (
+    MOST_CONFIG,
+    AnyPath,
+    Url,
+    copy_to,
+    files_in,
+    gone,
+    is_there,
+    is_url,
+    new_folder,
+    patiently,
+    place_of,
+    read_regular,
+    store_of,
+    strict_json,
+)
+from hydraopt.notes import Note, listed
 
 # In order of preference: safetensors cannot run code and needs no torch.
 _USUAL: Final = (

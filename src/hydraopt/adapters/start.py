@@ -1,6 +1,6 @@
 """Trace the initial A of an adapter's modules to the generator that drew it.
 
-PEFT, kohya and Unsloth draw A from PyTorch's CPU generator (hydraopt.linalg.generator). A module
+PEFT, kohya and Unsloth draw A from PyTorch's CPU generator (hydraopt.codec.starts). A module
 with A (r, n) and B (m, r) takes r n numbers for a first A, m r numbers for a first B, and then the
 r n numbers that A starts from. The next module continues there. Training usually moves A little,
 so A correlates with consecutive numbers of the generator, whatever the bound of the distribution
@@ -27,23 +27,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.linalg.generator import BITS, Generator
-from hydraopt.linalg.start import MOST_NUMBERS, Drawn, KnownStart
+from hydraopt.codec import BITS, MOST_DRAWN, Drawn, Generator, KnownStart, cores, in_threads
 from hydraopt.progress import Progress, silent
-from hydraopt.threads import cores, in_threads
 
 if TYPE_CHECKING:
     from hydraopt.adapters.model import Adapter, LowRankModule
 
-__all__ = [
-    "LEAST_SEARCHED",
-    "SEARCHED",
-    "SEEDS",
-    "SHARE",
-    "least_correlation",
-    "traced",
-    "untraced",
-]
 
 SEEDS: Final = (42, 0, 3407, 1, 1234, 1337, 2023, 2024, 2025, 2026, 67280421310721 % 2**32)
 """Seeds that trainers use by default; 3407 is Unsloth's. The last is that of a new generator in
@@ -156,7 +145,7 @@ def _with_initial(adapter: Adapter, seed: int, offsets: Mapping[str, int]) -> Ad
     """Return the adapter with the initial A of modules. offsets: of their first numbers."""
     modules = dict(adapter.modules)
     ends = {path: offset + _size(modules[path]) for path, offset in offsets.items()}
-    ends = {path: end for path, end in ends.items() if end <= MOST_NUMBERS}
+    ends = {path: end for path, end in ends.items() if end <= MOST_DRAWN}
     start = KnownStart(seed, max(ends.values(), default=0))
     for path in ends:
         initial = Drawn(start, offsets[path], modules[path].r)
@@ -288,7 +277,7 @@ def _hits(
 
 def _numbers(generator: Generator, offset: int) -> Values:
     """Return the numbers of a seed that a module's values are compared with; none if too far."""
-    if not 0 <= offset < MOST_NUMBERS:
+    if not 0 <= offset < MOST_DRAWN:
         return np.zeros(0)
     return generator.numbers(offset, _PROBE).astype(np.float64)
 

@@ -12,17 +12,14 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from hydraopt.adapters.keys import PREFIX, extra_kind, spell
 from hydraopt.adapters.lycoris import read_product
 from hydraopt.adapters.model import LowRankModule
-from hydraopt.adapters.peft import Parsed, check_types
-from hydraopt.adapters.rawtensor import RawTensor, TensorFile, refuse
-from hydraopt.adapters.scale import ScaleRule
+from hydraopt.adapters.peft import PREFIX, Parsed, check_types, extra_kind, spell
+from hydraopt.adapters.settings import ScaleRule
+from hydraopt.adapters.tensors import RawTensor, TensorFile, refuse
 from hydraopt.adapters.tuners import Tuner, owner_of, part_of, tuner_of
-from hydraopt.files.url import AnyPath
+from hydraopt.files import AnyPath
 from hydraopt.notes import Note
-
-__all__ = ["factor_rule", "factor_stems", "module_path", "read_tuner"]
 
 _DO: Final = "The file is incomplete or was edited; save the adapter again"
 _WRAPPERS: Final = re.compile(r"(?:^module\.|\b_orig_mod\.|\b_fsdp_wrapped_module\.)")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
-from hydraopt.adapters.rawtensor import FileSpan, HeldSpan, TensorFile
-from hydraopt.adapters.safetensorsfile import can_be_safetensors, open_safetensors
-from hydraopt.bundle import strictjson
-from hydraopt.bundle.bounds import (
+from hydraopt.adapters import FileSpan, HeldSpan, TensorFile, can_be_safetensors, open_safetensors
+from hydraopt.bundle import encoding as strictjson
+from hydraopt.bundle.encoding import FORMAT, inflate, tensor_names
+from hydraopt.bundle.limits import (
     AGAIN,
     Allowance,
     check_blobs,
@@ -19,11 +19,9 @@ from hydraopt.bundle.bounds import (
     most_text,
     naming,
 )
-from hydraopt.bundle.container import FORMAT, inflate, tensor_names
-from hydraopt.bundle.row import TaskRow, row_of_task
-from hydraopt.bundle.spec import Manifest, TaskEntry
+from hydraopt.bundle.manifest import Manifest, TaskEntry, TaskRow, row_of_task
 from hydraopt.bundle.tensors import checksum
-from hydraopt.coding import version as newest
+from hydraopt.codec import VERSION as NEWEST
 from hydraopt.errors import (
     AdapterFormatError,
     BundleFormatError,
@@ -32,14 +30,10 @@ from hydraopt.errors import (
     UnsupportedVersionError,
     explain,
 )
-from hydraopt.files.ranges import RemoteFile, held_at
-from hydraopt.files.reading import Ranges
-from hydraopt.files.url import AnyPath, Url
+from hydraopt.files import AnyPath, Ranges, RemoteFile, Url, held_at
 
 if TYPE_CHECKING:
-    from hydraopt.files.cache import Cache
-
-__all__ = ["Container", "Contents", "TaskSource", "open_file", "refuse_file"]
+    from hydraopt.files import Cache
 
 
 class Container:
@@ -60,7 +54,7 @@ class Container:
         remote = isinstance(path, Url)
         self._cache: Cache | None = None
         if remote:
-            from hydraopt.files.cache import remote_cache
+            from hydraopt.files import remote_cache
 
             self._cache = remote_cache()
         try:
@@ -197,15 +191,15 @@ class Container:
         """Return the format version that the header states; raise if it cannot be read."""
         text = self.metadata.get("format_version", "")
         if not (text.isascii() and text.isdecimal()) or len(text) > 9 or int(text) < 1:
-            refuse_file("format version makes no sense", self.path, repr(text)[:40], newest.VERSION)
-        if int(text) != newest.VERSION:
-            newer = int(text) > newest.VERSION
+            refuse_file("format version makes no sense", self.path, repr(text)[:40], NEWEST)
+        if int(text) != NEWEST:
+            newer = int(text) > NEWEST
             raise UnsupportedVersionError(
                 explain(
                     f"bundle was written in {'a newer' if newer else 'an unreleased'} format",
                     file=self.path,
                     got=f"format version {text}",
-                    expected=f"format version {newest.VERSION}",
+                    expected=f"format version {NEWEST}",
                     do="Install a newer hydraopt: pip install --upgrade hydraopt"
                     if newer
                     else "Merge the adapters again",

@@ -8,17 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hydraopt.adapters.basefiles import open_base
-from hydraopt.bundle import strictjson
+from hydraopt.adapters import open_base
+from hydraopt.bundle import encoding as strictjson
 from hydraopt.bundle.contents import Container
-from hydraopt.bundle.peft.below import rounded_copy, weights_at_hand
-from hydraopt.bundle.row import TaskRow
+from hydraopt.bundle.manifest import TaskRow
+from hydraopt.bundle.peft.extras import rounded_copy, weights_at_hand
 from hydraopt.bundle.task import BundleData, TaskAdapter
 from hydraopt.errors import TaskNotFoundError, explain
-from hydraopt.files.url import AnyPath
-from hydraopt.values import closest
-
-__all__ = ["Bundle", "no_such_task"]
+from hydraopt.files import AnyPath
+from hydraopt.notes import closest
 
 
 def no_such_task(name: str, there: Iterable[str], path: AnyPath) -> TaskNotFoundError:

@@ -8,25 +8,27 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
-from hydraopt.adapters.basefiles import BaseTensors
-from hydraopt.adapters.model import Adapter, ExtraKind
-from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.bounds import each_naming, naming
+from hydraopt.adapters import Adapter, BaseTensors, ExtraKind, RawTensor
 from hydraopt.bundle.contents import Contents, TaskSource
-from hydraopt.bundle.ranks import KeptRanks
-from hydraopt.bundle.shared import Bases, Commons, each_bases, each_common, read_shared
-from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry, default_key
+from hydraopt.bundle.entries import KeptRanks, ModuleEntry, default_key
+from hydraopt.bundle.limits import each_naming, naming
+from hydraopt.bundle.manifest import Manifest, TaskEntry
+from hydraopt.bundle.payload import Bases, Commons, each_bases, each_common, read_shared
 from hydraopt.bundle.tensors import TensorEntry, base_tensor, reference_of, tensor_of
-from hydraopt.coding.dense import DenseRecord, matrix_shape, read_dense
-from hydraopt.coding.forms import Mode
-from hydraopt.coding.records import SplitRecord, read_split_record
-from hydraopt.coding.stream import StreamReader
+from hydraopt.codec import (
+    Array,
+    DenseRecord,
+    Drawn,
+    Factors,
+    Mode,
+    SplitRecord,
+    StreamReader,
+    matrix_shape,
+    read_dense,
+    read_split_record,
+)
 from hydraopt.errors import AdapterFormatError, ExportError, explain
-from hydraopt.files.url import AnyPath
-from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.linalg.start import Drawn
-
-__all__ = ["BundleData", "Described", "TaskAdapter"]
+from hydraopt.files import AnyPath
 
 
 class Described(Protocol):
@@ -129,7 +131,7 @@ class BundleData:
         contents = contents or self.source.whole
         blob, data = contents.manifest.blobs[index], self.read(f"carried/{index}", contents)
         with naming(self.path):
-            from hydraopt.bundle.carried import unpack_blob
+            from hydraopt.bundle.payload import unpack_blob
 
             tensors = unpack_blob(blob, data, self.path)
         if whole and blob.raw_size > _DENSE * len(data):
@@ -277,7 +279,7 @@ class TaskAdapter:
         """Ranks and scales of the config, if an export keeps them; None if it writes its own."""
         if not self.entry.lossless:
             return self.entry.ranks
-        from hydraopt.bundle.peft.stored import kept_ranks  # coded tasks need no formats
+        from hydraopt.bundle.originals import kept_ranks  # coded tasks need no formats
 
         return kept_ranks(self._original)
 
@@ -471,7 +473,7 @@ class TaskAdapter:
     @cached_property
     def _original(self) -> Adapter:
         # It knows all formats there are, and few tasks are lossless.
-        from hydraopt.bundle.lossless import adapter_of
+        from hydraopt.bundle.originals import adapter_of
 
         try:
             original = adapter_of(self.entry, self.config, self.carried, self.bundle.path)

@@ -9,28 +9,14 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Final, NamedTuple
 
-from hydraopt.bundle import strictjson
-from hydraopt.bundle.bounds import check_blobs, check_manifest, check_text
-from hydraopt.bundle.container import (
-    deflate,
-    header_of,
-    tensor_names,
-)
-from hydraopt.bundle.spec import Manifest, TaskEntry, default_key
-from hydraopt.bundle.strictjson import check
+from hydraopt.bundle import encoding as strictjson
+from hydraopt.bundle.encoding import check, deflate, header_of, tensor_names
+from hydraopt.bundle.entries import default_key
+from hydraopt.bundle.limits import check_blobs, check_manifest, check_text
+from hydraopt.bundle.manifest import Manifest, TaskEntry
 from hydraopt.bundle.tensors import checksum
-from hydraopt.coding.version import VERSION
-from hydraopt.files.aside import Chosen, sizes_of
-from hydraopt.files.cache import remote_cache
-from hydraopt.files.url import is_url
-from hydraopt.files.writing import write_atomically
-
-__all__ = [
-    "Canonical",
-    "PackedBundle",
-    "canonical",
-    "pack_bundle",
-]
+from hydraopt.codec import VERSION, Chosen, sizes_of
+from hydraopt.files import is_url, remote_cache, write_atomically
 
 _DIGITS: Final = 16
 

@@ -1,33 +1,134 @@
-"""``hydraopt eval``."""
+"""Print the probes of a result, and make its notes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from hydraopt.cli.common import (
+from hydraopt.cli.options import common_options, force_option, originals_option, same_base_option
+from hydraopt.cli.terminal import (
     cannot_combine,
     emit_json,
     needs,
+    progress_bar,
+    say,
     say_notes,
     show_table,
 )
-from hydraopt.cli.options import common_options, force_option, originals_option, same_base_option
-from hydraopt.cli.people import result_notes, show_people
-from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
-from hydraopt.jsonvalues import to_json
+from hydraopt.files import to_json
+from hydraopt.notes import Note, counted
 
 if TYPE_CHECKING:
-    from hydraopt.evaluate.results import Evaluation
+    from hydraopt.evaluate import (
+        ChoiceChange,
+        Evaluation,
+        EvaluationRequest,
+        GroupMeasures,
+        ProbesAsked,
+        Share,
+        TaskResult,
+    )
 
-__all__ = ["eval_"]
+_ALL: Final = "all"
+_CLEAR: Final = 0.05
+_MOST_ROWS: Final = 200
+_CORRECTION: Final = (
+    "chance level is 50 % for a stereotype; p is corrected by Holm, over all changes of one bundle "
+    "on one adapter, and over all its preferences and accuracies"
+)
+
+
+def result_notes(result: Evaluation) -> Iterator[Note]:
+    """Yield notes on adapters without scores, and on rows that are left out."""
+    left_out = Counter[str]()
+    for task in result.tasks:
+        if task.skipped is not None:
+            text = f"{task.adapter} is not scored: {task.skipped}"
+            yield Note("not_scored", text, task.adapter)
+        left_out.update(task.left_out_why or {})
+    for why, count in left_out.items():
+        yield Note("rows_left_out", f"{counted(count, 'row')} left out: {why}")
+
+
+def show_people(result: Evaluation) -> None:
+    """Show changes for groups of people: each probe as a whole, and groups with a clear change."""
+    if result.probes is not None:
+        _show_probes(result.probes, result.tasks)
+    for task in result.tasks:
+        if task.probes is not None and not isinstance(task.probes, Mapping):
+            say(f"{task.adapter}: no probes: {task.probes.skipped}")
+
+
+def _show_probes(probes: ProbesAsked, tasks: Sequence[TaskResult]) -> None:
+    rows = [
+        ["(base)", "base", *_cells(probe, _ALL, groups[_ALL])]
+        for probe, groups in probes.base.items()
+    ]
+    rows += list(_probe_rows(tasks))
+    if rows:
+        _table(
+            "probes: choices that follow a stereotype, % [95 %] of choices that take a side; right "
+            "answers, %; flips against the original (towards a stereotype, away from one)",
+            ["adapter", "from", "probe", "items", "stereotype", "right", "flips", "p (Holm)",
+             "flips to"],
+            rows,
+        )  # fmt: skip
+        say(_CORRECTION)
+    if probes.skipped is not None:
+        say(f"no probes: {probes.skipped}")
+
+
+def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    show_table(title, columns, rows[:_MOST_ROWS])
+    if len(rows) > _MOST_ROWS:
+        say(f"{len(rows) - _MOST_ROWS:,} further rows are in --json and -o")
+
+
+def _probe_rows(tasks: Sequence[TaskResult]) -> Iterator[list[str]]:
+    for task in tasks:
+        probes = task.probes if isinstance(task.probes, Mapping) else {}
+        for probe, by_set in probes.items():
+            for label, groups in by_set.items():
+                for group, row in groups.items():
+                    clear = row.change is not None and row.change.p_holm < _CLEAR
+                    if group == _ALL or clear:
+                        yield [task.adapter, _short(label), *_cells(probe, group, row)]
+
+
+def _direction(change: ChoiceChange) -> str:
+    """Return the flips to each of two people, if a probe is about two."""
+    to = change.people.to if change.people is not None else {}
+    return ", ".join(f"{count} {who}" for who, count in to.items()) or "-"
+
+
+def _cells(probe: str, group: str, row: GroupMeasures) -> list[str]:
+    change = row.change
+    judged = [x for x in (row.ambiguous, row.disambiguated) if x is not None]
+    right = sum(x.accuracy.right for x in judged)
+    return [
+        probe if group == _ALL else f"{probe}, {group}",
+        f"{row.items:,}",
+        _interval(row.preference),
+        f"{100 * right / row.items:.0f}" if judged else "-",
+        f"{change.flips:,} ({change.towards:,}, {change.away:,})" if change else "-",
+        f"{change.p_holm:.3f}" if change else "-",
+        _direction(change) if change else "-",
+    ]
+
+
+def _interval(share: Share) -> str:
+    return f"{share.pct:.0f} [{share.low:.0f}, {share.high:.0f}]"
+
+
+def _short(label: str) -> str:
+    return label.removesuffix(".hydra.safetensors")
 
 
 @click.command("eval", short_help="Score adapters and bundles on their tasks.")
@@ -104,18 +205,17 @@ def eval_(
     _check(options, given)
     named = _tasks_named(options["named"])
     if output:
-        from hydraopt.files.apart import check_apart
-        from hydraopt.files.outputs import check_replaceable
+        from hydraopt.files import check_apart, check_replaceable
 
         check_replaceable(output, force, lambda text: b'"schema": "hydraopt.eval/' in text)
         check_apart(output, [*originals, *paths])
-    from hydraopt.evaluate import compare
+    from hydraopt.evaluate import evaluate, read_compared
 
-    request = _request(compare, base, named, options)
-    compared = compare.read_compared([*originals, *paths], same_base, base)
+    request = _request(base, named, options)
+    compared = read_compared([*originals, *paths], same_base, base)
 
     with progress_bar() as progress:
-        result = compare.evaluate(compared, request, progress)
+        result = evaluate(compared, request, progress)
     result = replace(result, notes=(*compared.notes, *result_notes(result)) or None)
     if output:
         _write(result, output)
@@ -150,12 +250,12 @@ def _spelt(names: Sequence[str]) -> str:
     return ", ".join("--task" if x == "named" else f"--{x.replace('_', '-')}" for x in names)
 
 
-def _request(
-    compare: ModuleType, base: str, named: Mapping[str, str], options: Mapping[str, Any]
-) -> Any:
-    """Return the options of the command as a hydraopt.evaluate.compare.EvaluationRequest."""
+def _request(base: str, named: Mapping[str, str], options: Mapping[str, Any]) -> EvaluationRequest:
+    """Return the options of the command as a request."""
+    from hydraopt.evaluate import EvaluationRequest
+
     tasks = options["tasks"]
-    return compare.EvaluationRequest(
+    return EvaluationRequest(
         base,
         None if tasks is None else Path(tasks),
         named,
@@ -169,8 +269,7 @@ def _request(
 
 
 def _write(result: Evaluation, output: str) -> None:
-    from hydraopt.files.outputs import destination
-    from hydraopt.files.writing import write_atomically
+    from hydraopt.files import destination, write_atomically
 
     text = json.dumps(to_json(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(destination(output), [text.encode()])

@@ -1,4 +1,4 @@
-"""``hydraopt inspect``."""
+"""Show the tasks of a bundle, and the differences between two bundles."""
 
 from __future__ import annotations
 
@@ -9,35 +9,87 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hydraopt.cli.common import (
+from hydraopt.cli.options import common_options, same_base_option, skip_option
+from hydraopt.cli.terminal import (
     HARM_COLUMNS,
     cannot_combine,
     emit_json,
     harm_cells,
+    mean_and_worst,
     percent,
+    progress_bar,
     say,
     say_notes,
     show_table,
     size_text,
+    worst,
 )
-from hydraopt.cli.contents import show_difference, show_list
-from hydraopt.cli.options import common_options, same_base_option, skip_option
-from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
-from hydraopt.jsonvalues import to_json
-from hydraopt.values import counted
+from hydraopt.files import to_json
+from hydraopt.notes import counted
 
 if TYPE_CHECKING:
-    from hydraopt.inspect.adapters import AdaptersReport, AdapterSummary
-    from hydraopt.inspect.bundle import (
+    from hydraopt.inspect import (
+        AdaptersReport,
+        AdapterSummary,
         BundleReport,
+        Difference,
+        Listing,
+        ModuleComparison,
         ModuleCost,
         TaskDetails,
+        TypeComparison,
         TypeCost,
     )
-    from hydraopt.inspect.summary import ModuleComparison, TypeComparison
 
-__all__ = ["inspect"]
+
+def show_list(report: Listing) -> None:
+    """Show a list of tasks."""
+    errors = [row.error for row in report.tasks]
+    shown, left = worst(report.tasks, lambda row: row.error)
+    show_table(
+        f"{counted(len(report.tasks), 'task')} in {report.path}: {report.size:,} bytes",
+        ["task", "error", "own bytes", "carried bytes", "fp16 bytes", "added", "file"],
+        [
+            [
+                row.name,
+                "lossless" if row.lossless else f"{row.error:.4f}",
+                f"{row.own_bytes:,}",
+                f"{row.carried_bytes:,}",
+                f"{row.fp16_bytes:,}",
+                row.added.day if row.added else "-",
+                row.added.digest if row.added else "-",
+            ]
+            for row in shown
+        ],
+    )
+    if left is not None:
+        say(left)
+        say(f"errors  {mean_and_worst(errors)} (relative, Frobenius)")
+        say(f"own     {size_text(sum(row.own_bytes for row in report.tasks))} of all tasks")
+    say(f"core    {size_text(report.core_bytes)} shared by the tasks")
+    say(f"base    {report.base_model or '(not named)'}")
+
+
+def show_difference(report: Difference) -> None:
+    """Show how two bundles differ."""
+    rows: list[list[str]] = []
+    rows += [[name, "added", "", "", ""] for name in report.added]
+    rows += [[name, "removed", "", "", ""] for name in report.removed]
+    rows += [[old, f"renamed to {new}", "", "", ""] for old, new in report.renamed.items()]
+    for row in report.changed:
+        errors = " -> ".join(f"{x:.4f}" for x in row.error)
+        own = [a + b for a, b in zip(row.own_bytes, row.carried_bytes, strict=True)]
+        sizes = " -> ".join(f"{x:,}" for x in own)
+        rows.append([row.name, "changed", ", ".join(row.what), errors, sizes])
+    if rows:
+        columns = ["task", "is", "differs in", "error", "bytes"]
+        show_table(" -> ".join(report.paths), columns, rows)
+    before, after = report.size
+    say(f"core    {'the same' if report.core == 'same' else 'different'}")
+    say(f"same    {counted(len(report.same), 'task')}")
+    say(f"size    {before:,} -> {after:,} bytes")
+
 
 _TASKS = (
     "task", "format", "ranks", "modules", "carried tensors", "fp16 bytes", "|dW|", "same as",
@@ -102,10 +154,10 @@ def inspect(
       hydraopt inspect before.hydra.safetensors phone.hydra.safetensors
     """
     if plot is not None:
-        from hydraopt.report.figures import check_plot
+        from hydraopt.report import check_plot
 
         check_plot(plot)
-    from hydraopt.inspect import is_bundle
+    from hydraopt.bundle import is_bundle
 
     bundles = [path for path in paths if is_bundle(path)]
     of_adapters = {"--same-base": same_base, "--skip-unreadable": skip_unreadable}
@@ -149,7 +201,7 @@ def _adapters(
             paths, same_base=same_base, skip_unreadable=skip_unreadable, progress=progress
         )
     if plot is not None:
-        from hydraopt.report.figures import draw
+        from hydraopt.report import draw
 
         draw(report, plot)
     if as_json:
@@ -160,7 +212,7 @@ def _adapters(
 
 def _contents(paths: Sequence[str], lists: bool, others: dict[str, bool], as_json: bool) -> None:
     """Show the list of one bundle, or the difference of two. others: which options were given."""
-    from hydraopt.inspect.listing import difference, listing
+    from hydraopt.inspect import difference, listing
 
     option = "--list" if lists else "two bundles"
     if idle := [name for name, given in others.items() if given]:
@@ -246,7 +298,7 @@ def _module_row(row: ModuleComparison | TypeComparison) -> list[object]:
     def space(overlap: float | None, chance: float | None) -> str:
         return "-" if overlap is None or chance is None else f"{overlap:.2f} ({chance:.2f})"
 
-    from hydraopt.inspect.summary import TypeComparison
+    from hydraopt.inspect import TypeComparison
 
     return [
         f"{row.type} ({row.modules})" if isinstance(row, TypeComparison) else row.path,
@@ -263,9 +315,8 @@ def _module_row(row: ModuleComparison | TypeComparison) -> list[object]:
 
 
 def _show_bundle(report: BundleReport, every: bool) -> None:
-    from hydraopt.bundle.harm import states_estimates
-    from hydraopt.inspect.bundle import ModuleCost
-    from hydraopt.inspect.originals import Originals, compared
+    from hydraopt.bundle import states_estimates
+    from hydraopt.inspect import ModuleCost, Originals, compared
 
     def forms(row: TaskDetails | ModuleCost | TypeCost) -> str:
         return ", ".join(f"{name} {count}" for name, count in row.forms.items()) or "-"
@@ -330,3 +381,33 @@ def _show_harm(tasks: Sequence[TaskDetails]) -> None:
             ["task", *HARM_COLUMNS],
             [[x.name, *harm_cells(x.harm)] for x in tasks],
         )
+
+
+@click.command(short_help="Check the installation with a small merge.")
+@click.option("--base", help="Folder of a base model to check as well; no weights are loaded.")
+@common_options
+@click.pass_context
+def doctor(ctx: click.Context, base: str | None, as_json: bool) -> None:
+    """Check the installation, the free space, and whether a small merge works.
+
+    Exit code 1 if a required part does not work. Attach the output to bug reports.
+
+    \b
+    Example:
+      hydraopt doctor
+      hydraopt doctor --base ~/models/gemma-3-270m --json
+    """
+    from hydraopt.inspect import look
+
+    symptoms = list(look(base))
+    if as_json:
+        emit_json({"schema": "hydraopt.doctor/1", "symptoms": to_json(symptoms)})
+    else:
+        columns = ["", "state", "result"]
+        cells = [[x.what, x.state, x.finding] for x in symptoms]
+        show_table("Installation", columns, cells, words=True)
+        for symptom in symptoms:
+            if symptom.do:
+                say(f"{symptom.state}: {symptom.what}: {symptom.do}")
+    if any(symptom.state == "trouble" for symptom in symptoms):
+        ctx.exit(1)

@@ -1,38 +1,118 @@
-"""``hydraopt``: the group of commands, and the handling of their errors.
+"""Errors of commands: messages on stderr and exit codes.
 
-Only click is imported at start-up. The module of a command is imported when it is named; numpy,
-numpy, torch and rich are imported inside a command after its arguments were checked.
+2 is an error that the user can correct, 70 an error in hydraopt itself; 1 is left to ``verify`` and
+``doctor``. With HYDRAOPT_TRACEBACK=1, the traceback is printed as well.
 """
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import os
+import shlex
 import signal
 import sys
-from collections.abc import Iterator, MutableMapping, Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from hydraopt.capacity import check_memory
-from hydraopt.cli.common import open_streams
-from hydraopt.cli.failures import Interrupted, failure_of
+from hydraopt.cli.terminal import open_streams, printable
+from hydraopt.codec import check_memory
+from hydraopt.errors import HydraoptError
 from hydraopt.version import __version__
 
-__all__ = ["cli", "main"]
+_REMEDIES = {
+    errno.ENOSPC: "Make room, or write elsewhere",
+    errno.EDQUOT: "Make room, or write elsewhere",
+    errno.EACCES: "Change its permissions, or choose another",
+    errno.EPERM: "Change its permissions, or choose another",
+    errno.EROFS: "Write elsewhere",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "Close other programs",
+}
+# Messages of C libraries that have no exception for it.
+_NO_MEMORY = (
+    "failed to map segment",
+    "cannot allocate memory",
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+)
+
+
+class Failure(click.ClickException):
+    """Error that the user can correct."""
+
+    exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(map(printable, message.split("\n"))))
+
+
+class Unforeseen(Failure):
+    """Error in hydraopt itself."""
+
+    exit_code = 70
+
+
+class Interrupted(Failure):
+    """Interruption by Ctrl-C."""
+
+    exit_code = 130
+
+
+def failure_of(error: Exception, words: Sequence[str]) -> click.ClickException:
+    """Turn an error that a command raised into a message and an exit code.
+
+    words: the command line without "hydraopt". Errors that name no file are reported with it.
+    """
+    if os.environ.get("HYDRAOPT_TRACEBACK", "0") not in ("", "0"):
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            click.echo(printable(line), err=True)
+    if isinstance(error, click.ClickException):
+        message = Failure(error.format_message()).message
+        return click.UsageError(message, ctx=getattr(error, "ctx", None))
+    if isinstance(error, HydraoptError):
+        return Failure(str(error))
+    line = _clip(shlex.join(["hydraopt", *words]))
+    got = _clip(printable(f"{type(error).__name__}: {error}".rstrip(": ")))
+    if _is_memory(error):
+        do = "Allow the process more memory, or give the command fewer files"
+        return Failure(f"memory ran out [{line}]; got {got}. {do}.")
+    if isinstance(error, OSError):
+        place = line if error.filename is None else os.fsdecode(str(error.filename))
+        message = f"{error.strerror or got} [{place}]"
+        remedy = _REMEDIES.get(error.errno or 0)
+        return Failure(f"{message}. {remedy}." if remedy else message)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Unforeseen(
+        f"unexpected error; got {got} at {os.path.basename(last.filename)}:{last.lineno}. Please "
+        f"report this bug of hydraopt, with the output of: HYDRAOPT_TRACEBACK=1 {line}"
+    )
+
+
+def _is_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    message = str(error).lower()
+    unsure = (ImportError, RuntimeError, OSError)
+    return isinstance(error, unsure) and any(words in message for words in _NO_MEMORY)
+
+
+def _clip(text: str) -> str:
+    """Return the text without its middle if it is long; outputs are often named last."""
+    return text if len(text) <= 400 else f"{text[:200]} ... {text[-200:]}"
+
 
 LOADED = 700 << 20
 """Bytes of address space that a command needs for its libraries and its work."""
 PER_THREAD = 80 << 20
 """Bytes that the two linear algebra libraries reserve for each thread after the second."""
-_MADE = (
-    "merge", "plan", "inspect", "verify", "export", "shrink", "split", "join", "eval", "serve",
-    "pull", "report", "doctor",
-)  # fmt: skip
-_CHANGED = ("add", "remove", "refresh")
 _YOUNG = 100_000
 """Number of new objects after which Python collects garbage.
 
@@ -49,37 +129,47 @@ class EndedError(BaseException):
         self.exit_code = 128 + number
 
 
-class Verbs(MutableMapping[str, click.Command]):
-    """Commands by name. The module of a command, hydraopt.cli.NAME, is imported on first use."""
+COMMANDS: Final[Mapping[str, str]] = {
+    "add": "editing",
+    "doctor": "inspect",
+    "eval": "eval",
+    "export": "moving",
+    "inspect": "inspect",
+    "join": "moving",
+    "merge": "merging",
+    "plan": "merging",
+    "pull": "moving",
+    "refresh": "editing",
+    "remove": "editing",
+    "report": "report",
+    "serve": "serve",
+    "shrink": "merging",
+    "split": "moving",
+    "verify": "verify",
+}
+"""Module of hydraopt.cli that has the command; it is imported when the command is used."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._made: dict[str, click.Command | None] = dict.fromkeys(names)
 
-    def __getitem__(self, name: str) -> click.Command:
-        command = self._made[name]
-        if command is None:
-            file = importlib.import_module(f"hydraopt.cli.{name}")
-            # eval is a builtin function of Python.
-            command = self._made[name] = getattr(file, {"eval": "eval_"}.get(name, name))
-        return command
-
-    def __setitem__(self, name: str, command: click.Command) -> None:
-        self._made[name] = command
-
-    def __delitem__(self, name: str) -> None:
-        del self._made[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._made)
-
-    def __len__(self) -> int:
-        return len(self._made)
+def command_named(name: str) -> click.Command:
+    """Import and return the command of that name."""
+    module = importlib.import_module(f"hydraopt.cli.{COMMANDS[name]}")
+    # eval is a builtin function of Python.
+    command: click.Command = getattr(module, {"eval": "eval_"}.get(name, name))
+    return command
 
 
 class Shell(click.Group):
     """Group that turns errors of commands into messages and exit codes."""
 
     words: Sequence[str] = ()
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*COMMANDS, *super().list_commands(ctx)})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            return command_named(cmd_name)
+        return super().get_command(ctx, cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -126,7 +216,6 @@ class Shell(click.Group):
 
 @click.group(
     cls=Shell,
-    commands=Verbs((*_MADE, *_CHANGED)),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="hydraopt")

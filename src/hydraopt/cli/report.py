@@ -9,13 +9,19 @@ from typing import Final
 
 import click
 
-from hydraopt.cli.common import cannot_combine, emit_json, needs, say, say_notes, size_text
 from hydraopt.cli.options import common_options, force_option, originals_option, same_base_option
-from hydraopt.cli.progress import progress_bar
-from hydraopt.errors import UsageError, explain
-from hydraopt.jsonvalues import to_json
-
-__all__ = ["report"]
+from hydraopt.cli.serve import bind
+from hydraopt.cli.terminal import (
+    cannot_combine,
+    emit_json,
+    needs,
+    progress_bar,
+    say,
+    say_notes,
+    size_text,
+)
+from hydraopt.errors import UsageError, explain, require
+from hydraopt.files import to_json
 
 _HOST: Final = "127.0.0.1"
 """The page has no key, so only this machine may reach it."""
@@ -119,7 +125,7 @@ def _page(
     as_json: bool,
 ) -> None:
     """Write the page."""
-    from hydraopt.report.files import write_report
+    from hydraopt.report import write_report
 
     started = time.monotonic()
     with progress_bar() as progress:
@@ -158,7 +164,7 @@ def _card(
     bundle: str, files: Sequence[str], output: str | None, force: bool, as_json: bool
 ) -> None:
     """Write the model card; nothing is decoded for it."""
-    from hydraopt.report.files import write_card
+    from hydraopt.report import write_card
 
     text, known = write_card(bundle, output, files, overwrite=force)
     notes = known.evidence.notes
@@ -183,9 +189,9 @@ def _serve(
     as_json: bool,
 ) -> None:
     """Serve the page on this machine until Ctrl-C."""
-    from hydraopt.report.build import build
-    from hydraopt.report.live import make_server
-    from hydraopt.serve.listening import bind
+    from hydraopt.report import build, make_server
+
+    require("uvicorn", "fastapi")
 
     with bind(_HOST, port) as listening:
         with progress_bar() as progress:

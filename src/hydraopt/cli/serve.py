@@ -5,18 +5,31 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import click
 
-from hydraopt.cli.common import emit_json, say
 from hydraopt.cli.main import EndedError
 from hydraopt.cli.options import Command, common_options
+from hydraopt.cli.terminal import emit_json, say
 from hydraopt.errors import UsageError, explain
 
-__all__ = ["serve"]
+
+def bind(host: str, port: int) -> socket.socket:
+    """Bind a socket to that address, not yet listening; UsageError if it is invalid or taken."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise UsageError(
+            explain("cannot listen there", got=f"{host}, port {port}: {error.strerror}")
+        ) from error
+    return listener
 
 
 def _maximum(name: str, default: int, text: str) -> Callable[[Command], Command]:
@@ -90,7 +103,7 @@ def serve(base: str, bundles: tuple[str, ...], as_json: bool, **options: Any) ->
         what = "--seconds must be positive and finite"
         raise UsageError(explain(what, got=seconds, do="Give a number of seconds"))
     api_key = os.environ.get("HYDRAOPT_API_KEY") or None
-    from hydraopt.serve.server import bind, check_key
+    from hydraopt.serve import check_key
 
     check_key(host, api_key)
     # Check the port first: loading the model takes much longer.
@@ -124,10 +137,7 @@ def _loaded(
     """Return the server and the models that it serves: the base's name, then the tasks."""
     import torch
 
-    from hydraopt.serve.jobs import Limits
-    from hydraopt.serve.limits import limited
-    from hydraopt.serve.reload import Reload
-    from hydraopt.serve.server import base_name_of, load_engine, make_server
+    from hydraopt.serve import Limits, Reload, base_name_of, limited, load_engine, make_server
 
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])

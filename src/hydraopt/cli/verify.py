@@ -7,41 +7,40 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from hydraopt.cli.common import (
+from hydraopt.cli.options import (
+    PromptFile,
+    base_files,
+    check_prompts,
+    common_options,
+    notes_on_cut,
+    prompts_option,
+    same_base_option,
+    texts_of,
+    warn_of_base,
+)
+from hydraopt.cli.terminal import (
     HARM_COLUMNS,
     emit_json,
     harm_cells,
     mean_and_worst,
     needs,
     percent,
+    progress_bar,
     say,
     say_always,
     say_notes,
     show_table,
     worst,
 )
-from hydraopt.cli.options import common_options, prompts_option, same_base_option
-from hydraopt.cli.progress import progress_bar
-from hydraopt.cli.prompting import (
-    PromptFile,
-    base_files,
-    check_prompts,
-    notes_on_cut,
-    texts_of,
-    warn_of_base,
-)
-from hydraopt.errors import UsageError
-from hydraopt.extras import require
-from hydraopt.jsonvalues import to_json
-from hydraopt.notes import Note
-from hydraopt.values import counted, listed
+from hydraopt.errors import UsageError, require
+from hydraopt.files import to_json
+from hydraopt.notes import Note, counted, listed
 
 if TYPE_CHECKING:
     from hydraopt.adapters import Adapter
-    from hydraopt.bundle.verify import HarmReport, TaskHarm, VerifyReport
+    from hydraopt.bundle import HarmReport, TaskHarm, VerifyReport
     from hydraopt.progress import Progress
 
-__all__ = ["verify"]
 
 _MOST_PROBLEMS: Final = 20
 
@@ -84,9 +83,8 @@ def verify(
     """
     check_prompts(prompted)
     _check_given(adapters, same_base, base, prompted)
-    from hydraopt.adapters import read_adapters
-    from hydraopt.adapters.basefiles import open_base
-    from hydraopt.collection.opening import verify_bundle
+    from hydraopt.adapters import open_base, read_adapters
+    from hydraopt.bundle import verify_bundle
 
     _check_there(bundle)
     originals = None
@@ -136,9 +134,8 @@ def _check_given(
 
 def _check_there(bundle: str) -> None:
     """Raise the error of a path or address where nothing is: that is no problem of a bundle."""
-    from hydraopt.collection.opening import open_bundle
-    from hydraopt.files.folders import is_folder, is_there
-    from hydraopt.files.url import place_of
+    from hydraopt.bundle import open_bundle
+    from hydraopt.files import is_folder, is_there, place_of
 
     place = place_of(bundle)
     if not is_folder(place) and not is_there(place):
@@ -176,8 +173,8 @@ def _notes_on_limit(bundle: str, harm: HarmReport) -> Iterator[Note]:
 
     It is no problem of the bundle if other prompts than those of the merge exceed the limit.
     """
-    from hydraopt.collection.opening import open_bundle
-    from hydraopt.merging.recipe import harm_limit_in
+    from hydraopt.bundle import open_bundle
+    from hydraopt.merging import harm_limit_in
 
     limit = harm_limit_in(open_bundle(bundle).recipe)
     if limit is not None:
@@ -191,7 +188,7 @@ def _asked(
     bundle: str, originals: Sequence[Adapter], prompted: Sequence[PromptFile]
 ) -> dict[str, list[str]]:
     """Return prompts by task; none for a bundle that cannot be opened, which is reported later."""
-    from hydraopt.collection.opening import open_bundle
+    from hydraopt.bundle import open_bundle
     from hydraopt.errors import BundleFormatError
 
     if not prompted:
@@ -212,7 +209,7 @@ def _measured(
 ) -> HarmReport:
     """Measure the harm of the tasks that could be read, and add its problems to the report."""
     require("torch", "transformers")
-    from hydraopt.harm.verify import verify_harm
+    from hydraopt.model import verify_harm
 
     read = {task.name for task in report.tasks}
     prompts = {name: texts for name, texts in prompts.items() if name in read}

@@ -1,8 +1,8 @@
-"""Score the tasks of a bundle against the originals.
+"""Score the tasks of a bundle against the original adapters."""
 
-Everything here needs the extra ``eval``; nothing outside this folder does.
-"""
+import lazy_loader
 
-from hydraopt.extras import require
+from hydraopt.errors import require
 
 require("sacrebleu", "rouge_score", "nltk", "torch", "transformers")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -16,25 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
-from hydraopt.adapters.keys import saved_names
-from hydraopt.adapters.model import ExtraKind
-from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.basemodel.encoding import Encoded, batches_by_tokens
-from hydraopt.basemodel.model import BATCH_TOKENS, TaskFactors, attached, misfit, place
+from hydraopt.adapters import ExtraKind, RawTensor, saved_names
 from hydraopt.errors import UsageError, explain
-from hydraopt.evaluate.metrics import METRICS, metrics_of
-from hydraopt.evaluate.run import Scores, TaskRows
-from hydraopt.evaluate.taskfile import TaskFile
+from hydraopt.evaluate.scores import Scores, TaskRows
+from hydraopt.evaluate.tasks import METRICS, TaskFile, metrics_of
+from hydraopt.model import (
+    BATCH_TOKENS,
+    Encoded,
+    TaskFactors,
+    attached,
+    batches_by_tokens,
+    misfit,
+    place,
+)
 from hydraopt.progress import Progress
-
-__all__ = [
-    "Classifier",
-    "encode_texts",
-    "is_classifier",
-    "labels_in",
-    "run_classification",
-    "saved_tensors",
-]
 
 Saved = Mapping[str, NDArray[np.float32]]
 

@@ -14,29 +14,26 @@ from typing import Any, Final
 
 import numpy as np
 
-from hydraopt.basemodel.likelihoods import likelihoods
-from hydraopt.basemodel.loading import base_hash
-from hydraopt.basemodel.logits import check_logits
-from hydraopt.basemodel.memory import JsonCache, key_of
-from hydraopt.basemodel.model import TaskFactors, factors_key, load_model, place
-from hydraopt.basemodel.positions import positions_of
-from hydraopt.basemodel.products import products_of
-from hydraopt.basemodel.writing import NotFiniteError
+from hydraopt.codec import cores
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.classify import encode_texts, labels_in, run_classification
-from hydraopt.evaluate.compared import BASE, ORIGINAL, Compared, bundles_of, read_compared
+from hydraopt.evaluate.probes import Preferences, Probe, encoded, probe_measures, read_probes
 from hydraopt.evaluate.results import (
+    BASE,
+    ORIGINAL,
     BaseIdentity,
+    Compared,
     Evaluation,
     Hardware,
     ProbeResults,
     ProbesAsked,
     Skipped,
     TaskResult,
+    bundles_of,
     kept_answers,
     task_result,
 )
-from hydraopt.evaluate.run import (
+from hydraopt.evaluate.scores import (
     Scores,
     TaskRows,
     check_finite,
@@ -44,29 +41,28 @@ from hydraopt.evaluate.run import (
     encode_task,
     run_task,
 )
-from hydraopt.evaluate.taskfile import TaskFile, TaskName, named_task, read_task_file
-from hydraopt.files.cache import cache_root
-from hydraopt.jsonvalues import from_json, to_json
-from hydraopt.probes.items import Probe, encoded, read_probes
-from hydraopt.probes.measures import Preferences, probe_measures
+from hydraopt.evaluate.tasks import TaskFile, TaskName, named_task, read_task_file
+from hydraopt.files import cache_root, from_json, to_json
+from hydraopt.model import (
+    JsonCache,
+    NotFiniteError,
+    TaskFactors,
+    base_hash,
+    check_logits,
+    factors_key,
+    key_of,
+    likelihoods,
+    load_model,
+    place,
+    positions_of,
+    products_of,
+)
+from hydraopt.notes import closest, listed
 from hydraopt.progress import Progress, silent
-from hydraopt.sources import source_hash
-from hydraopt.threads import cores
-from hydraopt.values import closest, listed
-from hydraopt.version import __version__
-
-__all__ = [
-    "BASE",
-    "ORIGINAL",
-    "Compared",
-    "EvaluationRequest",
-    "bundles_of",
-    "evaluate",
-    "read_compared",
-]
+from hydraopt.version import __version__, source_hash
 
 _PACKAGES: Final = ("numpy", "torch", "transformers", "sacrebleu", "nltk", "rouge-score")
-_DECIDE: Final = ("basemodel", "evaluate", "harm", "linalg", "probes")
+_DECIDE: Final = ("codec", "evaluate", "model")
 """Packages whose code determines the result of a request."""
 _NO_TEXTS: Final = "a classifier with a head has no likelihoods of texts"
 

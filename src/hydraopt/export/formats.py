@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hydraopt.bundle.peft.folders import check_file, check_target
-from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle import TaskAdapter, check_file, check_target
 from hydraopt.errors import UsageError, explain
-
-__all__ = ["FORMATS", "ExportFormat", "export_task", "find_format"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +110,6 @@ def find_format(name: str) -> ExportFormat:
 
     Raises UsageError for a name that nobody has, PluginError for an entry point that is broken.
     """
-    from hydraopt import plugins
+    from hydraopt.codec import EXPORTER_GROUP, find_registered
 
-    return plugins.find("format", name, FORMATS, plugins.EXPORTERS, ExportFormat)
+    return find_registered("format", name, FORMATS, EXPORTER_GROUP, ExportFormat)

@@ -1,13 +1,8 @@
-"""Export a task as a LoRA of an image model: a kohya file, or a diffusers folder.
+"""Factors of LoHa and LoKr as LyCORIS' own tensors; see hydraopt.adapters.lycoris for the formulas.
 
-kohya (sd-scripts, ComfyUI, A1111; diffusers reads it too): ``NAME.lora_down.weight``,
-``NAME.lora_up.weight`` and ``NAME.alpha``, dW = alpha / r * up @ down, NAME the path with a prefix
-for the component and underscores for dots. What LyCORIS adds to such files goes back into them
-(:mod:`hydraopt.export.lycoris`).
-
-diffusers: ``COMPONENT.PATH.lora_A.weight`` and ``lora_B.weight`` in one file, PEFT's
-settings in its metadata. It refuses tensors named alpha, and versions before 0.34 do not
-read the settings, so the scale is inside B and alpha equals the rank.
+The scale is inside W1's first half, or W2's where W1 is whole, and alpha equals the rank, so that
+programs which divide otherwise, or apply the scale twice (lycoris-lora 4.1.3, when it merges LoHa
+or LoKr), come to the same.
 """
 
 from __future__ import annotations
@@ -24,23 +19,68 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
-from hydraopt.adapters.imagemodels import component_of
-from hydraopt.adapters.model import ExtraKind, Layout
-from hydraopt.adapters.peftconfig import ranks_and_alphas
-from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.peft.card import write_card
-from hydraopt.bundle.peft.extras import folded_extras
-from hydraopt.bundle.peft.folders import check_file, check_target, read_back
-from hydraopt.bundle.peft.tensors import file_chunks, rounded
-from hydraopt.bundle.task import TaskAdapter
+from hydraopt.adapters import ExtraKind, Layout, RawTensor, component_of, ranks_and_alphas
+from hydraopt.bundle import (
+    TaskAdapter,
+    check_file,
+    check_target,
+    file_chunks,
+    folded_extras,
+    read_back,
+    rounded,
+    write_card,
+)
 from hydraopt.errors import ExportError, explain
-from hydraopt.export.lycoris import product_tensors
-from hydraopt.export.plain import refuse_all_but, refused
-from hydraopt.export.stored import Stored, check_padded, kept_file, stored_modules
-from hydraopt.files.apart import check_apart
-from hydraopt.files.writing import replaced_file, replaced_folder, write_atomically
+from hydraopt.export.modules import (
+    Stored,
+    check_padded,
+    kept_file,
+    refuse_all_but,
+    refused,
+    stored_modules,
+)
+from hydraopt.files import check_apart, replaced_file, replaced_folder, write_atomically
 
-__all__ = ["export_diffusers", "export_kohya"]
+_LOHA = ("hada_w{}_a", "hada_w{}_b")
+_LOKR = ("lokr_w{}_a", "lokr_w{}_b")
+
+
+def product_tensors(task: TaskAdapter, factors: Iterable[Stored]) -> dict[str, RawTensor]:
+    """Return the tensors of the products' low-rank factors, and the original's alphas if any.
+
+    factors: modules of layout "factor". Both factors of a product have one rank in the file, the
+    larger of the two, padded with zeros, and so has a Tucker core beside them.
+    Raises ExportError for an export far larger than the bundle.
+    """
+    origin = task.config.get("hydraopt")
+    origin = origin if isinstance(origin, Mapping) else {}
+    by_path: dict[str, list[Stored]] = {}
+    for x in factors:
+        by_path.setdefault(x.module.stem, []).append(x.folded())
+    ranks = {path: _rank(task, path, members) for path, members in by_path.items()}
+    for path, members in by_path.items():
+        check_padded(task, members, ranks[path])
+    result: dict[str, RawTensor] = {}
+    for path, members in by_path.items():
+        for x in members:
+            names = _LOHA if x.module.entrywise else _LOKR
+            own = x.padded(ranks[path])
+            for name, values, dtype in zip(
+                names, (own.b, own.a), reversed(own.dtypes), strict=True
+            ):
+                key = f"{path}.{name.format(own.module.group + 1)}"
+                result[key] = rounded(key, values, dtype, task.name)
+        if origin.get("alphas", True):
+            key = f"{path}.alpha"
+            result[key] = rounded(key, np.array(float(ranks[path])), "F32", task.name)
+    return result
+
+
+def _rank(task: TaskAdapter, path: str, members: Iterable[Stored]) -> int:
+    core = task.extras.get(f"{path}.lokr_t2")
+    beside = core.shape[0] if core is not None and core.shape else 1
+    return max(beside, *(x.rank for x in members))
+
 
 _WEIGHTS: Final = "pytorch_lora_weights.safetensors"
 
@@ -65,7 +105,7 @@ def export_kohya(
 
     The file appears at once and whole, after it was read back. Raises ExportError, naming adapter
     and module, for a language model's adapter, names that become one without their dots, a
-    component that kohya has no prefix for, and what :func:`hydraopt.export.plain.refuse_all_but`
+    component that kohya has no prefix for, and what :func:`hydraopt.export.modules.refuse_all_but`
     refuses (a kohya file's own other tensors are written as they were); UsageError for a file in
     the way.
     """
@@ -125,7 +165,7 @@ def export_diffusers(
 
     A new folder appears at once and whole, after it was read back. Raises ExportError, naming
     adapter and module, for a language model's adapter, a kohya file's (its names have lost their
-    dots; diffusers reads kohya files), and what :func:`hydraopt.export.plain.refuse_all_but`
+    dots; diffusers reads kohya files), and what :func:`hydraopt.export.modules.refuse_all_but`
     refuses (a diffusers file's own other tensors are written as they were); UsageError for a folder
     in the way.
     """

@@ -19,23 +19,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from hydraopt.adapters.keys import PREFIX
-from hydraopt.adapters.model import ExtraKind, Kind
-from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.peft.card import write_card
-from hydraopt.bundle.peft.extras import exported_extras
-from hydraopt.bundle.peft.folder import WEIGHTS as PEFT_WEIGHTS
-from hydraopt.bundle.peft.folders import check_target, read_back
-from hydraopt.bundle.peft.tensors import file_chunks, rounded
-from hydraopt.bundle.task import TaskAdapter
+from hydraopt.adapters import PREFIX, ExtraKind, Kind, RawTensor
+from hydraopt.bundle import (
+    WEIGHTS as PEFT_WEIGHTS,
+    TaskAdapter,
+    check_target,
+    exported_extras,
+    file_chunks,
+    read_back,
+    rounded,
+    write_card,
+)
 from hydraopt.errors import ExportError, UsageError, explain
-from hydraopt.export.plain import LINEAR, refuse_all_but, refused
-from hydraopt.export.stored import check_padded, kept_file, stored_modules
-from hydraopt.files.apart import check_apart
-from hydraopt.files.reading import MOST_CONFIG, read_regular
-from hydraopt.files.writing import replaced_folder, write_atomically
-
-__all__ = ["export_mlx"]
+from hydraopt.export.modules import (
+    LINEAR,
+    check_padded,
+    kept_file,
+    refuse_all_but,
+    refused,
+    stored_modules,
+)
+from hydraopt.files import MOST_CONFIG, check_apart, read_regular, replaced_folder, write_atomically
 
 _ENGINE: Final = "mlx-lm"
 _WEIGHTS: Final = "adapters.safetensors"

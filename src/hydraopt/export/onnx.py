@@ -18,18 +18,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from hydraopt.bundle.peft.folders import check_file
-from hydraopt.bundle.peft.layout import Pair, check_room
-from hydraopt.bundle.peft.tensors import dtype_named, rounded
-from hydraopt.bundle.task import TaskAdapter
-from hydraopt.errors import ExportError, UsageError, explain
-from hydraopt.export.plain import plain_pairs, refused
-from hydraopt.extras import require
-from hydraopt.files.apart import check_apart
-from hydraopt.files.writing import replaced_file
-from hydraopt.linalg.shapes import Array
-
-__all__ = ["export_onnx"]
+from hydraopt.bundle import Pair, TaskAdapter, check_file, check_room, dtype_named, rounded
+from hydraopt.codec import Array
+from hydraopt.errors import ExportError, UsageError, explain, require
+from hydraopt.export.modules import plain_pairs, refused
+from hydraopt.files import check_apart, replaced_file
 
 _ENGINE: Final = "onnxruntime"
 _HALVES: Final = ("lora_A", "lora_B")

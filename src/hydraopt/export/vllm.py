@@ -19,18 +19,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.peft.folder import write_peft
-from hydraopt.bundle.peft.folders import check_target
-from hydraopt.bundle.peft.layout import Pair, check_room
-from hydraopt.bundle.peft.tensors import dtype_named, rounded
-from hydraopt.bundle.task import TaskAdapter
+from hydraopt.adapters import RawTensor
+from hydraopt.bundle import (
+    Pair,
+    TaskAdapter,
+    check_room,
+    check_target,
+    dtype_named,
+    rounded,
+    write_peft,
+)
+from hydraopt.codec import Factors
 from hydraopt.errors import UsageError, explain
-from hydraopt.export.plain import plain_pairs, refused
-from hydraopt.files.apart import check_apart
-from hydraopt.linalg.shapes import Factors
-
-__all__ = ["RANKS", "export_vllm"]
+from hydraopt.export.modules import plain_pairs, refused
+from hydraopt.files import check_apart
 
 RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values of ``--max-lora-rank`` that all versions of vLLM permit (newer ones also 1)."""

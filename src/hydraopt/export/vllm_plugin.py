@@ -27,14 +27,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from hydraopt.adapters.bases import base_key
-from hydraopt.bundle.task import TaskAdapter
-from hydraopt.collection.opening import open_bundle
+from hydraopt.adapters import base_key
+from hydraopt.bundle import TaskAdapter, open_bundle
 from hydraopt.errors import HydraoptError
-from hydraopt.export.served import FolderCache, ServedBundle, folder_cache, write_served
-from hydraopt.files.url import AnyPath, place_of
-
-__all__ = ["NAME", "register"]
+from hydraopt.export.servants import FolderCache, ServedBundle, folder_cache, write_served
+from hydraopt.files import AnyPath, place_of
 
 NAME: Final = "hydraopt"
 

@@ -1,1 +1,5 @@
 """Read, write and replace files, on disk and in stores."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

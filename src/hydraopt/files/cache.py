@@ -1,25 +1,39 @@
-"""Cache of fetched bytes on this machine, by checksum and with a maximum size.
-
-They lie under ``$HYDRAOPT_CACHE/remote`` (default ``~/.cache/hydraopt/remote``), a file for each.
-``$HYDRAOPT_CACHE_SIZE`` is their maximum total size (default 4GB; 0 keeps nothing); the least
-recently used go first. Readers check the bytes again. Nothing depends on the folder: where it
-cannot be written, nothing is kept.
-"""
+"""One process at a time, by a file that is locked and stays where it is."""
 
 from __future__ import annotations
 
+import atexit
+import itertools
 import os
 import re
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from hydraopt.errors import UsageError, explain
-from hydraopt.files.alone import alone
+from hydraopt.files.addresses import Url
+from hydraopt.files.writing import scratch_folder
 
-__all__ = ["Cache", "bytes_of", "cache_root", "remote_cache"]
+try:
+    import fcntl
+except ImportError:  # Windows, where two processes may be at it together.
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[int]:
+    """Hold the lock, waiting for it; the descriptor of its file. Raises OSError."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
 
 _DEFAULT: Final = "4GB"
 _UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -156,3 +170,52 @@ class Cache:
             file.unlink(missing_ok=True)
             kept -= count
         return kept
+
+
+_one = threading.Lock()
+_numbers = itertools.count()
+_folders: dict[int, Path] = {}
+_origins: dict[Path, Url] = {}
+
+
+def new_folder(origin: Url) -> Path:
+    """Create an empty folder for copies from an address."""
+    process = os.getpid()
+    with _one:
+        if process not in _folders:
+            stack = ExitStack()
+            _folders[process] = stack.enter_context(scratch_folder(_root() / "copies"))
+            atexit.register(_close, process, stack)
+    folder = _folders[process] / str(next(_numbers))
+    folder.mkdir(parents=True)  # somebody may have cleared the cache
+    _origins[folder] = origin
+    return folder
+
+
+def _root() -> Path:
+    """Return the cache's folder, or the system's temporary one where no cache can be created.
+
+    That is the case on read-only disks; copies go with the process.
+    """
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if os.access(root, os.W_OK):
+            return root
+    except OSError:
+        pass
+    return Path(tempfile.gettempdir())
+
+
+def origin_of(path: Path) -> Url | None:
+    """Return the address of origin of a copy or its folder; None for any other path."""
+    for folder in (path, *path.parents[:1]):
+        if folder in _origins:
+            return _origins[folder] if folder == path else _origins[folder] / path.name
+    return None
+
+
+def _close(process: int, stack: ExitStack) -> None:
+    # A fork that ends must not take away what its parent reads.
+    if process == os.getpid():
+        stack.close()

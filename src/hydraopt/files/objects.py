@@ -12,20 +12,18 @@ from datetime import datetime
 from typing import Any, Final
 
 from hydraopt.errors import RemoteError
-from hydraopt.files.answers import (
+from hydraopt.files.addresses import (  # fmt: skip
     HUB_KEY,
     Check,
     Entry,
     Mark,
     PassingError,
     Start,
+    Url,
     gone,
     missing,
     refuse,
-)  # fmt: skip
-from hydraopt.files.url import Url
-
-__all__ = ["ObjectStore", "naming"]
+)
 
 _TAGS: Final = ("ETag", "etag", "md5Hash", "blob_id", "generation", "LastModified", "created")
 _LIBRARIES: Final = {

@@ -1,22 +1,26 @@
-"""Outputs that a user names: links to them are followed, but not links in the folder of a bundle.
-
-Such a folder may come from a stranger, as an archive or a download, and a link in it would lead a
-write to any file of the user's.
-"""
+"""Names of the files that a bundle in several files has."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, overload
 
 from hydraopt.errors import UsageError, explain
-from hydraopt.files.parts import is_part
-from hydraopt.files.url import AnyPath, Url, place_of
+from hydraopt.files.addresses import AnyPath, Url, is_url, place_of
 
-__all__ = ["check_replaceable", "destination", "name_inside"]
+CORE_SUFFIX: Final = ".core.safetensors"
+TASK_SUFFIX: Final = ".task.safetensors"
+INDEX_NAME: Final = "tasks.index.safetensors"
+"""Name of the index of a folder."""
+
+
+def is_part(name: str) -> bool:
+    """Return True if the name is that of a core file, a task file or an index."""
+    return name.endswith((CORE_SUFFIX, TASK_SUFFIX)) or name == INDEX_NAME
+
 
 _MOST_LINKS: Final = 40
 """Maximum number of links in one path, as on Linux."""
@@ -111,5 +115,54 @@ def _is_link(place: Path) -> UsageError:
             file=place,
             got=f"a link to {os.readlink(place)}",
             do="Delete the link, or name the file or folder that it stands for",
+        )
+    )
+
+
+def check_apart(output: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise UsageError if the output is one of the inputs, lies in one, or is around one.
+
+    Links are followed, and another hard link to an input counts as the input.
+    """
+    if is_url(output):
+        _check_addresses(Url(os.fspath(output)), inputs)
+        return
+    target = Path(os.path.realpath(place_of(output)))
+    for given in inputs:
+        if is_url(given):
+            continue
+        source = Path(os.path.realpath(place_of(given)))
+        if target == source or _same(target, source):
+            _refuse(output, given, "is")
+        if source.is_dir() and source in target.parents:
+            _refuse(output, given, "lies in")
+        if target in source.parents:
+            _refuse(output, given, "is around")
+
+
+def _check_addresses(target: Url, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    for source in (Url(os.fspath(x)) for x in inputs if is_url(x)):
+        if target == source:
+            _refuse(target, source, "is")
+        if target.under(source):
+            _refuse(target, source, "lies in")
+        if source.under(target):
+            _refuse(target, source, "is around")
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _refuse(output: str | os.PathLike[str], given: str | os.PathLike[str], how: str) -> None:
+    raise UsageError(
+        explain(
+            f"the output {how} what is read",
+            file=output,
+            got=f"the input {given}",
+            do="Give an output of its own",
         )
     )

@@ -15,14 +15,8 @@ import weakref
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
-__all__ = [
-    "MOST_CONFIG",
-    "HeldFile",
-    "Ranges",
-    "file_hash",
-    "open_regular",
-    "read_regular",
-]
+StrPath = str | os.PathLike[str]
+"""Path of a file or folder on this machine."""
 
 MOST_CONFIG: Final = 16 << 20
 """Maximum bytes of a config."""

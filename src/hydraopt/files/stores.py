@@ -6,16 +6,27 @@ in hydraopt.files.objects. Both load when an address is first used.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
-from hydraopt.files.answers import Check, Entry, Mark, PassingError, Start, check_room, refuse
-from hydraopt.files.url import Url
-
-__all__ = ["WAITS", "Store", "copy_to", "patiently", "store_of"]
+from hydraopt.errors import NotThereError, UsageError, explain
+from hydraopt.files.addresses import (
+    AnyPath,
+    Check,
+    Entry,
+    Mark,
+    PassingError,
+    Start,
+    Url,
+    check_room,
+    refuse,
+)
+from hydraopt.files.reading import HeldFile, Ranges
 
 T = TypeVar("T")
 
@@ -141,3 +152,165 @@ def _move(url: Url, copy: Path, target: Path) -> None:
         shutil.move(copy, target)
     finally:
         copy.unlink(missing_ok=True)
+
+
+AHEAD: Final = 8 << 10
+"""Bytes of the first request: the header of most bundles. All of them are needed anyway."""
+
+
+class RemoteFile:
+    """Object in a store, safe to read from several threads, and in forks.
+
+    check: called on the way where the whole object has to be read.
+    fetched: bytes that were read from the store so far.
+
+    Raises RemoteError.
+    """
+
+    def __init__(self, path: Url, check: Check | None = None) -> None:
+        self.path = path
+        started = patiently(lambda: store_of(path).start(path, AHEAD, check), path)
+        self._mark, self._head = started.mark, started.head
+        self.fetched = len(started.head)
+        self._copy: HeldFile | None = None
+        if started.whole is not None:
+            self._copy = HeldFile(started.whole)
+            self.fetched = self._copy.size
+            # Without a name it goes with the last who reads it, even if the process is killed.
+            with suppress(OSError):
+                started.whole.unlink()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the object."""
+        return self._mark.size
+
+    def read(self, start: int, size: int) -> bytes:
+        """Read ``size`` bytes from ``start`` on, fewer only at the end of the object."""
+        if self._copy is not None:
+            return self._copy.read(start, size)
+        stop = min(start + size, self.size)
+        known = self._head[start:stop]
+        start += len(known)
+        if start >= stop:
+            return known
+        url, count = self.path, stop - start
+        data = patiently(lambda: store_of(url).read(url, start, count, self._mark), url)
+        if len(data) != count:
+            refuse("a range came short", url, f"{len(data)} bytes", f"{count} bytes")
+        self.fetched += count
+        return known + data
+
+    def is_current(self) -> bool:
+        """Return True if the same object is still there.
+
+        Without a tag, an object of equal length counts as the same.
+        """
+        url = self.path
+        now: Mark = patiently(lambda: store_of(url).mark(url), url)
+        return now == self._mark
+
+
+def held_at(place: AnyPath, check: Check | None = None) -> Ranges:
+    """Open the file or object at the place.
+
+    check: check of an object's first bytes, used for an address only; see RemoteFile.
+
+    Raises OSError; RemoteError for an address.
+    """
+    return RemoteFile(place, check) if isinstance(place, Url) else HeldFile(place)
+
+
+ALL_FILES: Final = "tasks"
+"""Name for the lock of all files in a folder; several cores in one folder share this lock."""
+
+
+def lock_name(name: str) -> str:
+    """Return the name of the lock beside a file or folder, see hydraopt.files.locks."""
+    return f".{name}.lock"
+
+
+def is_folder(place: AnyPath) -> bool:
+    """Return True if the place is a folder.
+
+    A path is one if the folder exists. An address is one if it ends in a slash or is not an object;
+    over HTTP only the slash counts.
+    """
+    if isinstance(place, Path):
+        return place.is_dir()
+    if place.is_folder or not place.name:
+        return True
+    return not place.is_web and not is_there(place)
+
+
+def is_there(place: AnyPath) -> bool:
+    """Return True if a file or object of that name exists.
+
+    Raises RemoteError if that cannot be determined.
+    """
+    if isinstance(place, Path):
+        return place.is_file()
+    try:
+        patiently(lambda: store_of(place).mark(place), place)
+    except NotThereError:
+        return False
+    return True
+
+
+def files_in(folder: AnyPath) -> list[Entry] | None:
+    """Return the files and folders in it, by name; None for a folder over HTTP that lists nothing.
+
+    Files that vanish during the listing are left out; a link to nothing has neither size nor mark.
+    Raises OSError.
+    """
+    if isinstance(folder, Url):
+        url = folder
+        entries = patiently(lambda: store_of(url).entries(url), url)
+        return None if entries is None else sorted(entries, key=lambda x: x.name)
+    with os.scandir(folder) as inside:
+        entries = [x for at in inside if (x := _listed(at)) is not None]
+    return sorted(entries, key=lambda x: x.name)
+
+
+def check_empty(folder: AnyPath, do: str) -> None:
+    """Raise UsageError for a folder that holds anything but the lock of an ended writer.
+
+    do: what to do instead of writing there. A folder over HTTP that lists nothing has not answered
+    and counts as not empty. Raises OSError.
+    """
+    inside = files_in(folder)
+    if inside is None or any(x.name != lock_name(ALL_FILES) for x in inside):
+        raise UsageError(explain("the folder is not empty", file=folder, do=do))
+
+
+def _listed(at: os.DirEntry[str]) -> Entry | None:
+    """Return the entry of an item in a local folder; None if it is gone.
+
+    Locks and unfinished files come and go while others read.
+    """
+    if at.is_dir():
+        return Entry(at.name, True)
+    try:
+        return _entry(at.name, at.stat())
+    except FileNotFoundError:
+        return Entry(at.name, False) if at.is_symlink() else None
+
+
+def entry_of(place: AnyPath) -> Entry:
+    """Return the entry of one file, as a listing would state it. Raises OSError, RemoteError."""
+    if isinstance(place, Path):
+        return _entry(place.name, place.stat())
+    mark = patiently(lambda: store_of(place).mark(place), place)
+    return Entry(place.name, False, mark.size, mark.tag)
+
+
+def _entry(name: str, status: os.stat_result) -> Entry:
+    return Entry(name, False, status.st_size, str(status.st_mtime_ns))
+
+
+def remove_file(place: AnyPath) -> None:
+    """Delete a file; an object that is gone already counts as deleted. Raises OSError."""
+    if isinstance(place, Path):
+        place.unlink()
+    else:
+        patiently(lambda: store_of(place).remove(place), place)

@@ -15,23 +15,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import unquote, urljoin, urlsplit
 
-from hydraopt.files.answers import (
+from hydraopt.files.addresses import (
     Check,
     Entry,
     Mark,
     PassingError,
     Start,
+    Url,
     check_room,
     gone,
     missing,
     refuse,
 )
-from hydraopt.files.url import Url
 
 if TYPE_CHECKING:
-    from hydraopt.files.requesting import HttpResponse
+    from hydraopt.files.http import HttpResponse
 
-__all__ = ["WebStore"]
 
 _LONGEST_WAIT: Final = 30.0
 _PASSING: Final = {408, 425, 429, 500, 502, 503, 504}
@@ -117,7 +116,7 @@ class WebStore:
 def _asked(url: Url, headers: Mapping[str, str]) -> HttpResponse:
     """Send a GET and return the reply, a context manager whose body is not yet read."""
     try:
-        from hydraopt.files.requesting import HttpResponse
+        from hydraopt.files.http import HttpResponse
     except ImportError as error:
         raise missing(str(error.name), url) from error
     # A range counts bytes of the file as it is, not of a packed form of it.

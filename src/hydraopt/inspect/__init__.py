@@ -1,7 +1,5 @@
-"""Report what adapters share and where bytes are."""
+"""Report what adapters share, where the bytes of a bundle are, and whether hydraopt works here."""
 
-from hydraopt.collection.opening import is_bundle
-from hydraopt.inspect.adapters import inspect_adapters
-from hydraopt.inspect.bundle import inspect_bundle, task_rows
+import lazy_loader
 
-__all__ = ["inspect_adapters", "inspect_bundle", "is_bundle", "task_rows"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Size of each item in a bundle, and the errors that its manifest states."""
+"""Bytes of the adapters in a bundle before they were merged, to compare its size with."""
 
 from __future__ import annotations
 
@@ -6,27 +6,83 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final, Literal
 
-from hydraopt.bundle.harm import Harm
-from hydraopt.bundle.reader import Bundle
-from hydraopt.coding.side import read_basis
-from hydraopt.collection.opening import open_bundle
-from hydraopt.inspect.originals import Stored, original_bytes, originals_of
-from hydraopt.inspect.summary import module_type
-from hydraopt.linalg.basis import Basis
-from hydraopt.linalg.start import KnownStart
+from hydraopt.adapters import DTYPE_BYTES
+from hydraopt.bundle import Bundle, Harm, open_bundle
+from hydraopt.codec import Basis, KnownStart, read_basis
+from hydraopt.inspect.likeness import module_type
 from hydraopt.notes import Note, stored
 from hydraopt.progress import Progress, silent
 
-__all__ = [
-    "BundleReport",
-    "TaskCost",
-    "bytes_by_place",
-    "detailed_tasks",
-    "inspect_bundle",
-    "task_rows",
-]
+Stored = Literal["fp16", "read", "mixed"]
+"""Precision in which originals count: fp16, as they were read, or both."""
+
+NAMES: Final = {"fp16": "fp16", "read": "the bytes read", "mixed": "the originals"}
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Size of the originals of some tasks.
+
+    size (bytes): sum over the tasks.
+    stored: "fp16" where all count with two bytes a number, "read" where all count as they were
+        read, because a lossless task keeps its precision, "mixed" where tasks differ.
+    """
+
+    size: int
+    stored: Stored
+
+    @property
+    def name(self) -> str:
+        """Name after "% of"."""
+        return NAMES[self.stored]
+
+    @property
+    def column(self) -> str:
+        """Heading of a column of bytes by task."""
+        return "fp16 bytes" if self.stored == "fp16" else "original bytes"
+
+
+def original_bytes(bundle: Bundle) -> dict[str, int]:
+    """Return the bytes of each task's original: as read for a lossless task, in fp16 for others.
+
+    In fp16 too: tasks made by a method, which are stored losslessly but are not what was read.
+    """
+    as_read = "method" not in bundle.recipe
+    return {
+        task.name: (DTYPE_BYTES[task.dtype] if task.lossless and as_read else 2) * task.numbers
+        for task in bundle.manifest.tasks
+    }
+
+
+def originals_of(bundle: Bundle) -> Originals:
+    """Return the size of all originals of a bundle, as :func:`original_bytes` counts it."""
+    sizes = original_bytes(bundle)
+    as_read = "method" not in bundle.recipe
+    kinds = {as_read and row.lossless for row in bundle.rows}
+    stored: Stored = "mixed" if len(kinds) > 1 else "read" if True in kinds else "fp16"
+    return Originals(sum(sizes.values()), stored)
+
+
+def compared(size: int, originals: Originals) -> str:
+    """Return a size as a share of the originals: "5.00 % of the fp16 bytes, 20.0x smaller"."""
+    whole = {
+        "fp16": "the fp16 bytes",
+        "read": "the bytes read",
+        "mixed": "the originals (lossless tasks as read, others in fp16)",
+    }[originals.stored]
+    if not originals.size:
+        return f"no part of {whole}"
+    return f"{100 * size / originals.size:.2f} % of {whole}, {change_of(size, originals.size, 'x')}"
+
+
+def change_of(size: int, before: int, times: str = " times") -> str:
+    """Return the factor between two sizes, from 1 up: "20.0 times smaller", "1.2 times larger"."""
+    low, high = sorted((max(size, 1), max(before, 1)))
+    word = "smaller" if size <= before else "larger"
+    return f"{high / low:.1f}{times} {word}"
+
 
 MOST_NAMED = 100
 
@@ -38,7 +94,7 @@ class TaskCost:
     own_bytes: bytes of its coded stream.
     carried_bytes: bytes of tensors kept bit by bit.
     fp16_bytes: two bytes for each number of the original.
-    original_bytes: as :func:`hydraopt.inspect.originals.original_bytes` counts them.
+    original_bytes: as :func:`hydraopt.inspect.bundle.original_bytes` counts them.
     tensors, tensor_error: coded tensors beside the modules, and the largest relative error among
         them; None without any.
     shared_with: tasks of equal content, which use the same stream, at most a hundred.
@@ -137,7 +193,7 @@ class TypeCost:
 class BundleReport:
     """Bytes, forms and stated errors of every task and module of a bundle.
 
-    original_bytes, originals: fields of :class:`hydraopt.inspect.originals.Originals`.
+    original_bytes, originals: fields of :class:`hydraopt.inspect.bundle.Originals`.
     parts: bytes of the file by what they store; they add up to size.
     recipe, metadata: as the bundle states them.
     """

@@ -1,12 +1,14 @@
-"""Likeness of tasks in one module: of the factors as given, their spaces, and the products.
+"""LoHa and LoKr, whose modules are factors of a product: measures that do not apply to them.
 
-Letters as in linalg.shapes. T' contents have the module; all results are (T', T') or (T',).
+The cosine of two dW's does not follow from their factors' cosines, and the spaces and parts of a
+factor are not those of its dW.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,26 +16,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.adapters import Adapters, check_same_base, read_adapters
-from hydraopt.bundle.reader import Bundle
-from hydraopt.compress.core import CoreStore, FactorReader, ModuleCore
-from hydraopt.editing.held import decoded_set
+from hydraopt.bundle import Bundle
+from hydraopt.codec import Array, CoreStore, FactorReader, Factors, ModuleCore, one_blas_thread
 from hydraopt.errors import UsageError, explain
-from hydraopt.inspect.products import of_products
-from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.merging.align import align
+from hydraopt.merging import MergeSet, align, decoded_set
+from hydraopt.notes import Note, listed
 from hydraopt.progress import Progress, silent
-from hydraopt.threads import one_blas_thread
-from hydraopt.values import listed
 
-__all__ = [
-    "Likeness",
-    "TaskCosines",
-    "Watched",
-    "blocks",
-    "likeness",
-    "mean_between",
-    "task_cosines",
-]
+NOTE: Final = Note(
+    "product_factors",
+    "modules ::w1 and ::w2 are factors of a product (LoHa, LoKr): cosines of A and B, parts and "
+    "bytes are the factors' own, dW's are not compared, and |dW| of LoHa is an estimate",
+)
+
+
+def of_products(pieces: MergeSet) -> NDArray[np.bool_]:
+    """Mark the contents that have factors of products; shape (contents,)."""
+    marked = np.zeros(pieces.contents, np.bool_)
+    for task in pieces.tasks:
+        if task.content is not None:
+            marked[task.content] |= any(pieces.modules[i].layout == "factor" for i in task.modules)
+    return marked
+
 
 MOST_VECTORS: Final = 1024
 """Singular vectors that are compared with all others at a time."""
@@ -241,3 +245,97 @@ def _originals(
             )
         )
     return Adapters(kept)
+
+
+@dataclass(frozen=True)
+class ModuleComparison:
+    """Likeness of the tasks in one module (m, n). Likeness is None where it is not defined.
+
+    tasks: names of the tasks that have the module.
+    a_cosine, b_cosine, product_cosine: means over pairs of tasks, of A, B and dW.
+    input_overlap, output_overlap: means over pairs, of the row and column spaces of dW;
+        input_chance, output_chance: the same of random spaces.
+    norm: Frobenius norm over all tasks.
+    ranks, rank90, rank99: by content, all parts, and the parts that hold 90 and 99 % of the energy.
+    spectrum: share of the energy in the k largest parts, k = 1..max rank, mean over contents.
+    """
+
+    path: str
+    type: str
+    kind: str
+    m: int
+    n: int
+    tasks: tuple[str, ...]
+    a_cosine: float | None
+    b_cosine: float | None
+    product_cosine: float | None
+    input_overlap: float | None
+    input_chance: float
+    output_overlap: float | None
+    output_chance: float
+    norm: float
+    ranks: tuple[int, ...]
+    rank90: tuple[int, ...]
+    rank99: tuple[int, ...]
+    spectrum: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TypeComparison:
+    """Means over the modules of one type and shape, as in :class:`ModuleComparison`.
+
+    modules: number of them. rank, rank90, rank99: means over modules and contents.
+    """
+
+    type: str
+    m: int
+    n: int
+    modules: int
+    a_cosine: float | None
+    b_cosine: float | None
+    product_cosine: float | None
+    input_overlap: float | None
+    output_overlap: float | None
+    input_chance: float | None
+    output_chance: float | None
+    rank: float
+    rank90: float
+    rank99: float
+
+
+def module_type(path: str) -> str:
+    """Return the path with numbers as stars: modules of one kind in all layers have one type.
+
+    >>> module_type("model.layers.12.self_attn.q_proj")
+    'model.layers.*.self_attn.q_proj'
+    """
+    return re.sub(r"(?<![^.:_])\d+(?![^.:_])", "*", path)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [x for x in values if x is not None]
+    return sum(known) / len(known) if known else None
+
+
+def by_type(modules: Sequence[ModuleComparison]) -> list[TypeComparison]:
+    """Combine the modules of each type and shape, in order of appearance."""
+    groups: dict[tuple[str, int, int], list[ModuleComparison]] = {}
+    for row in modules:
+        groups.setdefault((row.type, row.m, row.n), []).append(row)
+    return [
+        TypeComparison(
+            *key,
+            len(rows),
+            _mean(row.a_cosine for row in rows),
+            _mean(row.b_cosine for row in rows),
+            _mean(row.product_cosine for row in rows),
+            _mean(row.input_overlap for row in rows),
+            _mean(row.output_overlap for row in rows),
+            _mean(row.input_chance for row in rows),
+            _mean(row.output_chance for row in rows),
+            _mean(x for row in rows for x in row.ranks) or 0.0,
+            _mean(x for row in rows for x in row.rank90) or 0.0,
+            _mean(x for row in rows for x in row.rank99) or 0.0,
+        )
+        for key, rows in groups.items()
+    ]

@@ -1,7 +1,7 @@
 """Finish a solved draft: refit its coded parts and measure its harm.
 
 The encoder rounds each module to be near its weights; who has the base model at hand can train all
-parts of a task together, so that one mends what rounding did to another (see hydraopt.harm.refit).
+parts of a task together, so that one mends what rounding did to another (see hydraopt.model.refit).
 A refitted record keeps its parts' number, ways and spread classes, so it takes about the same
 bytes, and neither the shared bases nor other tasks change. A budget is still kept: tasks go back to
 what the encoder made where it would not be.
@@ -17,30 +17,33 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hydraopt.adapters import Adapter
-from hydraopt.bundle.spec import TaskEntry
-from hydraopt.coding.chunks import ChunkWriter
-from hydraopt.coding.dense import write_dense
-from hydraopt.coding.records import PartsRecord, states_mode, write_record
-from hydraopt.compress.encode import squared_error
-from hydraopt.compress.recode import CodedModule
+from hydraopt.bundle import TaskEntry
+from hydraopt.codec import (
+    Array,
+    Aside,
+    Chosen,
+    ChunkWriter,
+    CodedModule,
+    Factors,
+    Laid,
+    PartsRecord,
+    Place,
+    one_blas_thread,
+    sizes_of,
+    squared_error,
+    states_mode,
+    thin,
+    write_dense,
+    write_record,
+)
 from hydraopt.errors import UsageError, explain
-from hydraopt.files.aside import Aside, Chosen, Laid, Place, sizes_of
-from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.linalg.svd import thin
-from hydraopt.merging.budget import Budget, HarmLimit, MeanError, Size
-from hydraopt.merging.decoded import DecodedDraft, measure_tasks
-from hydraopt.merging.draft import Draft, Solution
-from hydraopt.merging.limit import solve_harm
-from hydraopt.merging.look import CodedModules, Look, Refitter
-from hydraopt.merging.options import MergeOptions
-from hydraopt.merging.outcome import Job, placeholder_harms
-from hydraopt.merging.solving import solve, solve_at
-from hydraopt.notes import Note
+from hydraopt.merging.harmlimit import DecodedDraft, measure_tasks, solve_harm
+from hydraopt.merging.job import Draft, Job, Solution, placeholder_harms
+from hydraopt.merging.limits import Budget, HarmLimit, MeanError, Size
+from hydraopt.merging.options import CodedModules, Look, MergeOptions, Refitter
+from hydraopt.merging.solving import solve_at, solve_budget
+from hydraopt.notes import Note, counted
 from hydraopt.progress import Progress, silent
-from hydraopt.threads import one_blas_thread
-from hydraopt.values import counted
-
-__all__ = ["solved"]
 
 
 def solved(
@@ -67,7 +70,7 @@ def solved(
         job = dataclasses.replace(job, harms=placeholder_harms(sorted(names)))
     if isinstance(limit, float):
         return _measured(job, Solution(solve_at(job, limit, options), 1), look, progress)
-    solution = solve(job, limit, options)
+    solution = solve_budget(job, limit, options)
     if look.refit is None:
         return _measured(job, solution, look, progress)
     by_name = {adapter.name: adapter for adapter in originals}

@@ -1,47 +1,114 @@
-"""Worker side of a pass: read, plan and encode items, and code streams.
+"""Answers that are kept in a folder, so that a job that was ended goes on where it was.
 
-Items are modules and coded tensors. An item stays with the worker that read it first, so that it is
-decomposed once. A stream stays with one worker as well: records of its content reach it, item by
-item, as scripts. All answers depend only on the question and on the adapters' files.
+An answer follows from its question: which adapters' numbers, which item, at which price. The hash
+of the question is the name of the file and a part of its checksum, so a file answers this question
+or counts as missing, as one that is damaged does. Workers on several machines may
+share the folder.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
-from hydraopt.coding.chunks import ChunkWriter
-from hydraopt.coding.dense import DenseRecord, write_dense
-from hydraopt.coding.forms import Mode
-from hydraopt.coding.records import write_record
-from hydraopt.coding.script import SHARED, Scribe, apart, play, scripts_in
-from hydraopt.coding.side import BasisRecord, write_basis
-from hydraopt.coding.stream import CodingRoom
-from hydraopt.compress.blocks import BlockStore, WideCore
-from hydraopt.compress.core import FactorReader, ModuleCore
-from hydraopt.compress.dense import (
+from hydraopt.codec import (
+    SHARED,
+    Aside,
+    Bases,
+    BasisRecord,
+    BlockStore,
+    ChunkWriter,
+    CodingRoom,
+    DenseRecord,
+    Drawn,
+    EncodedModule,
+    FactorReader,
     Given,
+    Measure,
+    Mode,
+    ModuleCore,
+    ModulePlan,
+    Scribe,
     SharedTensor,
+    Starts,
+    WideCore,
+    apart,
     blocks_of,
+    encode_bases,
+    encode_module,
     encode_tensor,
     estimate_tensor,
+    plan_module,
+    play,
+    scripts_in,
     share_tensor,
+    write_basis,
+    write_dense,
+    write_record,
 )
-from hydraopt.compress.encode import EncodedModule, encode_bases, encode_module
-from hydraopt.compress.measure import Measure
-from hydraopt.compress.plan import ModulePlan, plan_module
-from hydraopt.compress.started import Starts
-from hydraopt.files.aside import Aside
-from hydraopt.linalg.basis import Bases
-from hydraopt.linalg.start import Drawn
-from hydraopt.merging.dense import TensorMatrices
-from hydraopt.merging.shards import Shards
+from hydraopt.files import open_regular, write_atomically
+from hydraopt.merging.tensors import TensorMatrices
 
-__all__ = ["Item", "Made", "ModuleItem", "Servant", "Setup", "TensorItem"]
+_SUFFIX: Final = ".shard"
+_CHECK: Final = 32
+_HEAD: Final = 4
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Shards below ``folder``, which is made when it is needed."""
+
+    folder: Path
+
+    def answer(
+        self,
+        question: list[Any],
+        make: Callable[[], tuple[Any, bytes]],
+    ) -> tuple[Any, bytes]:
+        """Return the answer that ``make`` gives, or gave before.
+
+        question: what the answer follows from, as JSON. make: gives something that JSON has, and
+        bytes. Raises OSError if an answer cannot be written.
+        """
+        key = hashlib.sha256(json.dumps(question).encode())
+        name = key.hexdigest()
+        path = self.folder / name[:2] / f"{name}{_SUFFIX}"
+        with suppress(OSError, ValueError, RecursionError):
+            return _kept(path, key.digest())
+        head, data = make()
+        text = json.dumps(head).encode()
+        body = len(text).to_bytes(_HEAD, "little") + text + data
+        os.makedirs(path.parent, exist_ok=True)
+        write_atomically(path, [_check(key.digest(), body), body])
+        return head, data
+
+
+def _check(question: bytes, body: bytes) -> bytes:
+    return hashlib.sha256(question + body).digest()
+
+
+def _kept(path: Path, question: bytes) -> tuple[Any, bytes]:
+    """Return the answer in a file.
+
+    Raises OSError for no file, ValueError for one that is incomplete or of another question.
+    """
+    with open_regular(path) as file:
+        data = file.read()
+    check, body = data[:_CHECK], data[_CHECK:]
+    if _check(question, body) != check:
+        raise ValueError("not the answer to this question")
+    start = _HEAD + int.from_bytes(body[:_HEAD], "little")
+    return json.loads(body[_HEAD:start]), body[start:]
+
 
 _TOGETHER: Final = 4 << 20
 """Approximate number of bytes of streams handed over at once."""

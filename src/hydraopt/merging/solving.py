@@ -11,36 +11,25 @@ from typing import Final
 
 import numpy as np
 
-from hydraopt.compress.plan import modes_of
-from hydraopt.engines.engine import Local
-from hydraopt.merging.budget import Budget, MeanError, Size, WorstError
-from hydraopt.merging.draft import Course, Draft, Solution
-from hydraopt.merging.guide import Guide
+from hydraopt.codec import Array, modes_of
+from hydraopt.merging.job import Course, Draft, Job, Solution, UnreadableError
+from hydraopt.merging.limits import Budget, MeanError, Size, WorstError
 from hydraopt.merging.options import MergeOptions
-from hydraopt.merging.outcome import Job
-from hydraopt.merging.passes import Passes
-from hydraopt.merging.portable import pool_for
+from hydraopt.merging.passes import Passes, pool_for
+from hydraopt.merging.pool import Closing
 from hydraopt.merging.search import (
     ERROR_SLOPE,
     MOST_PASSES,
+    Guide,
     Secant,
     Trial,
     coded_bits,
     search_error,
     search_size,
 )
-from hydraopt.merging.shards import Shards
+from hydraopt.merging.servant import Shards
 from hydraopt.merging.weights import Weights, importances, sensed, weights_of
-
-__all__ = [
-    "KeptError",
-    "passes_of",
-    "price_of",
-    "solve",
-    "solve_at",
-    "solve_kept",
-    "weights_for",
-]
+from hydraopt.merging.workers import Local
 
 _NOISE: Final = 1.75
 """Noise of a number over that of a Gaussian source at the same price, about: coding is not all that
@@ -63,7 +52,7 @@ class KeptError:
     most: float
 
 
-def solve(job: Job, budget: Budget, options: MergeOptions) -> Solution:
+def solve_budget(job: Job, budget: Budget, options: MergeOptions) -> Solution:
     """Search the draft that meets the budget, by passes at falling or rising prices.
 
     Raises UsageError for unknown tasks, BudgetError for a budget that cannot be met.
@@ -232,3 +221,57 @@ class _Runner:
         moved = np.where(some, weights.by_task * (errors / mean), weights.by_task)
         self._weights = dataclasses.replace(weights, by_task=moved)
         return dataclasses.replace(trial, settled=False)
+
+
+_MOST_NUMBERS: Final = 1_000_000_000
+"""Numbers to code for one curve of sizes, all its passes together: minutes on one core."""
+
+
+@dataclass(frozen=True)
+class CodedSize:
+    """One size of a job.
+
+    price: of a bit. size (bytes): of the whole file. errors: by task, relative Frobenius error as
+    the manifest would state it. limited: errors that a limit on the error compares, (tasks that are
+    coded,). forms: number of records of each form.
+    """
+
+    price: float
+    size: int
+    errors: Mapping[str, float]
+    limited: Array
+    forms: Mapping[str, int]
+
+
+def passes_within_reach(numbers: int, most: int) -> int:
+    """Return the number of passes over so many numbers that a curve may take, up to ``most``."""
+    return min(_MOST_NUMBERS // max(numbers, 1), most)
+
+
+class Sizes(Closing):
+    """Codes a job at prices of a bit; close it after use, as with a ``with`` block."""
+
+    def __init__(self, job: Job, options: MergeOptions) -> None:
+        self._job = job
+        self._passes = passes_of(job, options)
+        try:
+            self.weights: Weights = weights_for(self._passes, job, options)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the workers."""
+        self._passes.close()
+
+    def at(self, price: float, stage: str = "coding") -> CodedSize | None:
+        """Return the size at a price; None if readers would refuse it because it is too small."""
+        weights = self.weights
+        try:
+            draft = self._passes.run(price, weights.whole, weights.counting, stage)
+        except UnreadableError:
+            return None
+        manifest = self._job.manifest(draft)
+        errors = {task.name: task.error for task in manifest.tasks}
+        size = self._job.size(draft, manifest)
+        return CodedSize(draft.price, size, errors, self._job.task_errors(draft), draft.forms)

@@ -1,53 +1,84 @@
-"""Weights of squared error, by task and by module.
-
-An error E of content c in module i costs ``w_c s_ci |E|^2`` (times the measure's factor for its
-kind). ``task_weights`` gives w, from the user's choice and the size of a task's dW;
-``module_weights`` gives s, from measured sensitivity or from defaults for the kind of module. A
-pass takes their product, (contents, modules). Only ratios matter to the planner; s leaves a
-content's total weight, over its own dW, as it was.
-
-Not every item (module or coded tensor) is a dW of its own. ``counting`` converts an error of each
-item into units of an error of dW:
-- a factor of a product (LoHa, LoKr, Tucker's convolutions), low rank or whole: its relative error
-  is one of the product;
-- a tensor of another tuner: the same, of all tensors of its name together;
-- a tensor that scales or shifts a module's outputs (a DoRA magnitude, a bias): squared errors add
-  up;
-- a tensor that replaces the base model's own (a head, an embedding): its relative error counts
-  OF_THE_WHOLE times, unless the base model's tensor is available and the change is a dW.
-"""
+"""Find the items of a merge set that are factors of one product, and its norm."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from hydraopt.bundle.spec import ModuleEntry
-from hydraopt.compress.measure import OF_THE_WHOLE, Measure
+from hydraopt.adapters import (
+    FactorProduct,
+    Held,
+    RawTensor,
+    factor_part,
+    kept_scale,
+    part_of_product,
+    products,
+)
+from hydraopt.bundle import ModuleEntry, TaskEntry
+from hydraopt.codec import OF_THE_WHOLE, Array, Measure
 from hydraopt.errors import UsageError, explain
-from hydraopt.linalg.shapes import Array
-from hydraopt.merging.align import MergeSet
-from hydraopt.merging.frozen import MiddlePrice
-from hydraopt.merging.products import products_of
-from hydraopt.values import closest, listed, real, shown
+from hydraopt.merging.alignment import MergeSet, MiddlePrice
+from hydraopt.notes import closest, listed, real, shown
 
-__all__ = [
-    "Counting",
-    "Sensed",
-    "Sensitivity",
-    "Weights",
-    "check_importance",
-    "counting",
-    "importances",
-    "middle_price",
-    "module_weights",
-    "sensed",
-    "task_weights",
-    "weights_of",
-]
+
+def products_of(pieces: MergeSet, energies: Array) -> list[list[FactorProduct[int]]]:
+    """Return the products of each content, as lists of items with modules first.
+
+    energies (contents, items): squared norms.
+    """
+    of_tensors = {
+        i: part
+        for i, x in enumerate(pieces.tensors)
+        if (part := part_of_product(x.key)) is not None
+    }
+    made: list[list[FactorProduct[int]]] = [[] for _ in energies]
+    if not of_tensors and all(module.layout != "factor" for module in pieces.modules):
+        return made
+    for task, carried in zip(pieces.tasks, pieces.carried, strict=True):
+        if task.content is None or made[task.content]:
+            continue
+        scale_of = partial(_scale, pieces.configs[task.config], carried)
+        held = _held(pieces, task, energies[task.content], of_tensors)
+        every = products([*held, *_kept(carried)], scale_of)
+        made[task.content] = [product for product in every if product.items]
+    return made
+
+
+def _scale(
+    config: Mapping[str, Any], kept: Mapping[str, RawTensor], stem: str, rank: int | None
+) -> float:
+    return kept_scale(config, stem, rank, kept.get(f"{stem}.alpha"))
+
+
+def _held(
+    pieces: MergeSet, task: TaskEntry, energies: Array, of_tensors: Mapping[int, tuple[str, str]]
+) -> Iterator[Held[int]]:
+    """Yield the coded factors of products."""
+    for i in task.modules:
+        module = pieces.modules[i]
+        if module.layout == "factor":
+            part, shape = factor_part(module.path, module.group), (module.m, module.n)
+            yield Held(i, module.stem, part, shape, float(energies[i]))
+    for i in task.tensors:
+        if i in of_tensors:
+            matrix, item = pieces.matrices[i], len(pieces.modules) + i
+            tensor = matrix.tensors[matrix.contents.index(task.content)]
+            energy = float(energies[item])
+            yield Held(item, *of_tensors[i], tensor.shape, energy, tensor.float64)
+
+
+def _kept(carried: Mapping[str, RawTensor]) -> Iterator[Held[int]]:
+    """Yield the factors of products that are stored bit by bit."""
+    for key, tensor in carried.items():
+        if (part := part_of_product(key)) is not None:
+            energy = float(np.sum(tensor.float64() ** 2))
+            yield Held(None, *part, tensor.shape, energy, tensor.float64)
+
 
 Sensitivity = Mapping[str, Mapping[str, float]]
 """Effect on a task of a unit of squared error of a module's dW, by task and module path."""
@@ -131,8 +162,8 @@ def _count_products(
     modules = len(pieces.modules)
     changes, norms = np.zeros_like(energies), np.zeros(len(energies))
     changes[:, :modules] = energies[:, :modules]
-    for content, products in enumerate(products_of(pieces, energies)):
-        for product in products:
+    for content, found in enumerate(products_of(pieces, energies)):
+        for product in found:
             items = np.array(product.items)
             changes[content, items] = product.energy
             gains[content, items] = product.energy / energies[content, items]

@@ -8,14 +8,10 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
-from hydraopt.bundle.peft.card import base_words, load_lines
-from hydraopt.report.build import Collected, cut
-from hydraopt.report.groups import group_rows
-from hydraopt.report.model import Judged, TaskView
-from hydraopt.report.naming import language_name
-from hydraopt.report.summary import summary_of
-
-__all__ = ["bundle_card"]
+from hydraopt.bundle import base_words, load_lines
+from hydraopt.report.builder import Collected, cut
+from hydraopt.report.data import Judged, TaskView, language_name
+from hydraopt.report.tasks import group_rows, summary_of
 
 MARK: Final = "library_name: hydraopt\n"
 """A line of every card that this module writes."""

@@ -1,29 +1,151 @@
-"""Results of ``hydraopt eval`` for one bundle: its scores, and those of other sizes.
-
-A result may come from anybody: each value is checked where it is used, and an invalid number is
-left out.
-"""
+"""Numbers of somebody's file, which may be none."""
 
 from __future__ import annotations
 
+import difflib
 import json
+import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from hydraopt.bundle.reader import Bundle
+from hydraopt.bundle import Bundle
 from hydraopt.errors import UsageError, explain
-from hydraopt.files.reading import file_hash, read_regular
+from hydraopt.files import file_hash, read_regular
 from hydraopt.notes import Note
-from hydraopt.report.answers import marked
-from hydraopt.report.model import Example, Judged, PeopleRow, SizeRow
-from hydraopt.report.naming import shown_name
-from hydraopt.report.numbers import counted, finite
-from hydraopt.report.people import people_rows
+from hydraopt.report.data import Example, Judged, PeopleRow, SizeRow, shown_name
 
-__all__ = ["Evidence", "hash_of", "read_evidence"]
+_MOST: Final = 1 << 53
+"""Whole numbers from here on are not exact in the page's script."""
+
+
+def finite(value: Any) -> float | None:
+    """Return the number as a float; None if it is not a number, or too large for a float."""
+    if isinstance(value, bool) or not isinstance(value, float | int):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # JSON has integers of any length
+        return None
+    return number if math.isfinite(number) else None
+
+
+def counted(value: Any) -> int | None:
+    """Return the count; None if it is not a count."""
+    return value if type(value) is int and 0 <= value < _MOST else None
+
+
+_PIECE: Final = re.compile(
+    # Scripts without spaces are compared letter by letter, all others word by word.
+    r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u0e00-\u0eff\u3040-\u30ff"
+    r"\u3400-\u9fff\uac00-\ud7af]+|\s+|.",
+    re.DOTALL,
+)
+_MOST_PIECES: Final = 600
+"""Maximum number of pieces that are compared; the rest of a longer answer counts as different."""
+
+
+def marked(original: str, bundle: str) -> tuple[tuple[str, str], ...]:
+    """Split the answers into pieces (kind, text).
+
+    Kinds are "same", "removed" (only in the original) and "added" (only in the bundle). All pieces
+    but the added ones, joined, are the original; all but the removed ones are the bundle's.
+
+    >>> marked("1 May 2011", "1 June 2011")
+    (('same', '1 '), ('removed', 'May'), ('added', 'June'), ('same', ' 2011'))
+    """
+    one, two = (_pieces(text) for text in (original, bundle))
+    made: list[tuple[str, str]] = []
+
+    def add(kind: str, pieces: list[str]) -> None:
+        if pieces:
+            made.append((kind, "".join(pieces)))
+
+    matcher = difflib.SequenceMatcher(None, one, two, autojunk=False)
+    for kind, a, b, c, d in matcher.get_opcodes():
+        if kind == "equal":
+            add("same", one[a:b])
+        else:
+            add("removed", one[a:b])
+            add("added", two[c:d])
+    return tuple(made)
+
+
+def _pieces(text: str) -> list[str]:
+    pieces = _PIECE.findall(text)
+    rest = "".join(pieces[_MOST_PIECES:])
+    return [*pieces[:_MOST_PIECES], rest] if rest else pieces
+
+
+MOST_PEOPLE: Final = 2000
+"""Maximum number of rows on a page."""
+CLEAR: Final = 0.05
+"""Corrected p below which a change has a direction."""
+_ALL: Final = "all"
+_WRONG: Final = (KeyError, TypeError, ValueError, AttributeError)
+
+
+def people_rows(task: Mapping[str, Any], mine: str) -> Iterator[PeopleRow]:
+    """Yield the rows of one task of a result: each probe as a whole, then its groups.
+
+    mine: label of the bundle in the result.
+    """
+    for probe, by_set in _probe_items(task.get("probes")):
+        own = by_set.get(mine) if isinstance(by_set, dict) else None
+        for group, said in sorted(_probe_items(own), key=lambda x: (x[0] != _ALL, x[0])):
+            with suppress(*_WRONG):
+                yield _people_row(task, probe, group, said, by_set.get("original"))
+
+
+def _people_row(
+    task: Mapping[str, Any],
+    probe: str,
+    group: str,
+    said: Mapping[str, Any],
+    before: Mapping[str, Any] | None,
+) -> PeopleRow:
+    change, now = said["change"], said["preference"]
+    return PeopleRow(
+        task=str(task["adapter"]),
+        probe=probe,
+        group="" if group == _ALL else group,
+        items=_probe_count(said["items"]),
+        before=None if before is None else _share(before[group]["preference"]["pct"]),
+        now=_share(now["pct"]),
+        low=_share(now["low"]),
+        high=_share(now["high"]),
+        flips=_probe_count(change["flips"]),
+        towards=_probe_count(change["towards"]),
+        away=_probe_count(change["away"]),
+        p=_number(change["p_holm"]),
+    )
+
+
+def _probe_items(value: Any) -> list[tuple[str, Any]]:
+    return list(value.items()) if isinstance(value, dict) else []
+
+
+def _number(value: Any) -> float:
+    number = finite(value)
+    if number is None:
+        raise ValueError
+    return number
+
+
+def _share(percent: Any) -> float:
+    return _number(percent) / 100
+
+
+def _probe_count(value: Any) -> int:
+    count = counted(value)
+    if count is None:
+        raise ValueError
+    return count
+
 
 _SCHEMA: Final = "hydraopt.eval/1"
 _MOST_BYTES: Final = 256 << 20

@@ -10,15 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydraopt.errors import UsageError, explain
-from hydraopt.extras import require
-from hydraopt.files.outputs import destination
-from hydraopt.files.writing import replaced_file
-from hydraopt.inspect.adapters import AdaptersReport
-from hydraopt.merging.plan import HARM_UNITS, Plan, plan_limit
-from hydraopt.values import counted
-
-__all__ = ["check_plot", "draw", "figure_of"]
+from hydraopt.errors import UsageError, explain, require
+from hydraopt.files import destination, replaced_file
+from hydraopt.inspect import AdaptersReport
+from hydraopt.merging import HARM_UNITS, Plan, plan_limit
+from hydraopt.notes import counted
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 _MOST_LABELS = 40

@@ -15,10 +15,8 @@ from html import escape
 from importlib.resources import files
 from typing import Any, Final
 
-from hydraopt.jsonvalues import to_json
-from hydraopt.report.model import Page
-
-__all__ = ["data_text", "render"]
+from hydraopt.files import to_json
+from hydraopt.report.data import Page
 
 _ASSETS = files("hydraopt.report") / "assets"
 
@@ -78,3 +76,34 @@ def _compact(value: Any) -> Any:
 
 def _text(name: str) -> str:
     return _ASSETS.joinpath(name).read_text(encoding="utf-8")
+
+
+_HEADERS: Final = {
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+}
+
+
+def make_server(page: Page, host: str) -> Any:
+    """Create a uvicorn server of the page, to ``run(sockets=[...])``.
+
+    It answers for this machine's own names alone.
+    """
+    import uvicorn
+    from starlette.responses import HTMLResponse
+
+    from hydraopt.serve import IDLE_SECONDS, OwnHosts, limited
+
+    config = uvicorn.Config(
+        OwnHosts(HTMLResponse(render(page), headers=_HEADERS), (host,)),
+        log_level="warning",
+        http=limited(64),
+        ws="none",
+        lifespan="off",
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=2,
+        server_header=False,
+    )
+    return uvicorn.Server(config)

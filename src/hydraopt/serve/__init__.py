@@ -1,9 +1,16 @@
-"""Serve a base model and its tasks over HTTP.
+"""Run tasks of a bundle on a model in memory, and serve them over HTTP."""
 
-``hydraopt serve`` is the way in; docs/reference/serving.md says how to use it. engine answers
-prompts, api speaks HTTP, server opens the port.
-"""
+from typing import Any, Final
 
-from hydraopt.extras import require
+import lazy_loader
 
-require("uvicorn", "fastapi", "prometheus_client")
+from hydraopt.errors import require
+
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_WITHOUT_HTTP: Final = {"Attached", "attach"}
+
+
+def __getattr__(name: str) -> Any:
+    require(*(() if name in _WITHOUT_HTTP else ("uvicorn", "fastapi", "prometheus_client")))
+    require("torch")
+    return _load(name)

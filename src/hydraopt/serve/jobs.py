@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 from hydraopt.errors import HydraoptError
 
-__all__ = ["Answer", "ClosedError", "GenerationJob", "Limits", "Piece", "QueueFullError"]
-
 Reason = Literal["stop", "length", "time", "closing", "error", "cancelled"]
 
 

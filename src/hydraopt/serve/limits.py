@@ -15,14 +15,7 @@ from typing import Any, Final
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from hydraopt.serve.replies import ApiError
-
-__all__ = [
-    "IDLE_SECONDS",
-    "OwnHosts",
-    "is_loopback",
-    "limited",
-]
+from hydraopt.serve.messages import ApiError
 
 HEAD_SECONDS: Final = 10.0
 """Seconds from the connection, or an answer's end, to the end of the next request's headers."""

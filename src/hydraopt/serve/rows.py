@@ -1,11 +1,13 @@
-"""Rows of a server's batch: their tokens, and their failures."""
+"""Sample the next token of each row."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from hydraopt.errors import (
@@ -14,12 +16,120 @@ from hydraopt.errors import (
     HydraoptError,
     NumericalError,
     RemoteError,
+    explain,
 )
-from hydraopt.serve.jobs import Answer, Piece, Reason
-from hydraopt.serve.sampling import Sampler
-from hydraopt.serve.text import Decoder, StopWatch
+from hydraopt.serve.jobs import Answer, GenerationJob, Piece, Reason
 
-__all__ = ["UNREADABLE", "BatchRow", "fail"]
+
+class Sampler:
+    """Draws the tokens of one answer; with a seed, from a stream of random numbers of its own."""
+
+    def __init__(self, job: GenerationJob) -> None:
+        self._job = job
+        self._generator = torch.Generator()
+        if job.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(job.seed)
+
+    def __call__(self, logits: Tensor) -> int:
+        """Sample a token from logits (vocabulary,).
+
+        At a temperature of 0 the first of the largest logits is chosen.
+
+        Raises NumericalError if the model did not give numbers.
+        """
+        largest = logits.max()
+        if not torch.isfinite(largest):
+            raise NumericalError(
+                explain("the model's logits are no numbers", do="Serve in a wider --dtype")
+            )
+        if self._job.temperature == 0:
+            return int(logits.argmax())
+        # From the largest down, in float64: the smallest temperature leaves that one at 0.
+        scaled = (logits - largest).double().cpu() / self._job.temperature
+        if self._job.top_p >= 1:
+            chosen = torch.multinomial(scaled.softmax(-1), 1, generator=self._generator)
+            return int(chosen)
+        likely, order = scaled.softmax(-1).sort(descending=True)
+        # A token stays if those before it do not reach top_p: the first always does.
+        likely = likely.masked_fill(likely.cumsum(-1) - likely >= self._job.top_p, 0)
+        # A top_p of 0 means the likeliest alone.
+        likely[0] = likely[0].clamp(min=torch.finfo(likely.dtype).tiny)
+        return int(order[torch.multinomial(likely, 1, generator=self._generator)])
+
+
+_UNFINISHED = "\ufffd"
+
+
+class Decoder:
+    """Text of one answer, token by token; the pieces add up to the text of all tokens.
+
+    A piece is held back while its last character is unfinished. Each piece is the difference of
+    two decodings that start at the same token, because a tokenizer may treat a first token in a
+    way of its own.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._start = self._shown = 0
+
+    def add(self, token: int) -> str:
+        """Return the text that this token completes."""
+        self._ids.append(token)
+        return self._new(False)
+
+    def end(self) -> str:
+        """Return the text that was held back."""
+        return self._new(True)
+
+    def _new(self, last: bool) -> str:
+        before = self._text(self._ids[self._start : self._shown])
+        whole = self._text(self._ids[self._start :])
+        if len(whole) <= len(before) or (whole.endswith(_UNFINISHED) and not last):
+            return ""
+        self._start, self._shown = self._shown, len(self._ids)
+        return whole[len(before) :]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+
+class StopWatch:
+    """Lets text through up to the first stop text, holding back what may be the start of one."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = tuple(stop)
+        self._held = ""
+        self.stopped = False
+
+    def add(self, text: str) -> str:
+        """Add text, and return what can be shown now."""
+        text, self._held = self._held + text, ""
+        places = [at for stop in self._stop if (at := text.find(stop)) >= 0]
+        if places:
+            self.stopped = True
+            return text[: min(places)]
+        keep = max((self._overlap(text, stop) for stop in self._stop), default=0)
+        if keep:
+            text, self._held = text[:-keep], text[-keep:]
+        return text
+
+    def end(self) -> str:
+        """Return the text that was held back, which turned out not to be a stop text."""
+        text, self._held = self._held, ""
+        return text
+
+    @staticmethod
+    def _overlap(text: str, stop: str) -> int:
+        """Return the length of the longest end of the text with which the stop text begins."""
+        longest = min(len(text), len(stop) - 1)
+        return next((k for k in range(longest, 0, -1) if text.endswith(stop[:k])), 0)
+
 
 UNREADABLE = (
     "the task can no longer be read from its bundle as it was; try again, or have the server load "

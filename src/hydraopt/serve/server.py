@@ -1,4 +1,4 @@
-"""Serve a base model and bundles on a port."""
+"""Log each answered request in one line, to the logger ``hydraopt.serve.server``."""
 
 from __future__ import annotations
 
@@ -8,33 +8,54 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import uvicorn
 
-from hydraopt.adapters.bases import base_label
-from hydraopt.basemodel.model import load_model
+from hydraopt.adapters import base_label
 from hydraopt.errors import HydraoptError, UsageError, explain
-from hydraopt.runtime.attached import attach
-from hydraopt.runtime.bundles import named_bundles
-from hydraopt.serve.accesslog import AccessLog
+from hydraopt.model import load_model
 from hydraopt.serve.api import make_app
-from hydraopt.serve.engine import ModelEngine
+from hydraopt.serve.attached import attach
+from hydraopt.serve.bundles import named_bundles
+from hydraopt.serve.engine import ModelEngine, Reload, check_names
 from hydraopt.serve.jobs import Limits
 from hydraopt.serve.limits import IDLE_SECONDS, OwnHosts, is_loopback, limited
-from hydraopt.serve.listening import bind
-from hydraopt.serve.reload import Reload, check_names
 
-__all__ = [
-    "Server",
-    "base_name_of",
-    "bind",
-    "check_key",
-    "is_loopback",
-    "load_engine",
-    "make_server",
-]
+access_log = logging.getLogger(__name__)
+
+
+class AccessLog:
+    """Application whose requests are logged: client, method, path, status, seconds.
+
+    A query is left out, and so are headers and bodies: they may hold what is nobody's business.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.monotonic(), 0
+
+        async def watched(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            client = "{}:{}".format(*scope["client"]) if scope.get("client") else "-"
+            path = ascii(scope["path"])[1:-1]
+            seconds = time.monotonic() - start
+            access_log.info("%s %s %s %d %.3f s", client, scope["method"], path, status, seconds)
+
 
 _DRAIN_SECONDS = 18.0
 """Seconds for answers under way, from the signal that ends the server."""

@@ -14,8 +14,8 @@ import pytest
 from benchmarks.quality import equal_kl
 from benchmarks.quality.equal_kl import Scorer, measured, packed
 from benchmarks.rivals.base import Compressor, pack
-from hydraopt.evaluate.compare import ORIGINAL
-from hydraopt.merging.look import HarmSettings
+from hydraopt.evaluate.results import ORIGINAL
+from hydraopt.merging import HarmSettings
 
 
 def scaled(factor: float) -> Compressor:

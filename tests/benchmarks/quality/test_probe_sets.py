@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.quality.probe_sets import PROBES, convert
-from hydraopt.probes.items import ProbeItem, read_probes
+from hydraopt.evaluate.probes import ProbeItem, read_probes
 
 SAMPLES = Path(__file__).with_name("probe_sets")
 

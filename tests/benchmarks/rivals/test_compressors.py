@@ -27,7 +27,7 @@ from benchmarks.rivals.nf4 import normal_float
 from benchmarks.rivals.numbers import NF4, grouped, pack_bits, unpack_bits
 from benchmarks.rivals.registry import SetShape, rows_of
 from benchmarks.rivals.svd import cut_by_energy, cut_by_rank, svd
-from hydraopt.linalg.shapes import Factors
+from hydraopt.codec import Factors
 from tests.marks import slow
 
 SHAPES = {"l.0.q": (40, 32), "l.0.v": (16, 32), "l.1.q": (40, 32)}

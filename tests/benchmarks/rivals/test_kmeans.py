@@ -6,13 +6,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from numpy.typing import NDArray
 
 from benchmarks.rivals.merging.kmeans import k_means
-from hydraopt.linalg.clusters import far_apart
-from hydraopt.linalg.shapes import Array
+from hydraopt.codec import Array
+from hydraopt.merging.hydra import far_apart
 
 
 def test_points_in_clumps_are_told_apart() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.rivals.merging import METHODS, by_mergekit
 from benchmarks.rivals.merging.core import small_core
-from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.methods import Method
+from hydraopt.codec import Array, Factors
+from hydraopt.merging import Method
 from tests.methods.method_cases import apart, dense, made, refactored, unrelated
 
 Mean = Callable[[list[Array], list[float]], Array]

@@ -11,8 +11,8 @@ from benchmarks.rivals.base import pack
 from benchmarks.rivals.coded_svd import coded_svd, rows, taught_rows
 from benchmarks.rivals.registry import SetShape
 from benchmarks.rivals.taught import taught
-from hydraopt.harm import training_data
-from hydraopt.harm.drift import drift_of, held_out, reference_of
+from hydraopt.model import refit as training_data
+from hydraopt.model.drift import drift_of, held_out, reference_of
 from tests.basemodel.cases import factors_of, texts_of
 from tests.harm.cases import SHORT
 

@@ -14,16 +14,19 @@ from pathlib import Path
 import numpy as np
 
 from hydraopt.adapters import RawTensor
-from hydraopt.bundle.carried import pack_carried
-from hydraopt.bundle.harm import Harm
-from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
-from hydraopt.bundle.tensors import TensorEntry
-from hydraopt.coding.chunks import ChunkWriter
-from hydraopt.coding.dense import DenseRecord, quantise_rest, write_dense
-from hydraopt.coding.forms import Way
-from hydraopt.coding.records import PartsRecord, write_record
-from hydraopt.coding.side import quantise_basis, quantise_side, write_basis
-from hydraopt.linalg.shapes import Array
+from hydraopt.bundle import Harm, Manifest, ModuleEntry, TaskEntry, TensorEntry, pack_carried
+from hydraopt.codec import (
+    Array,
+    ChunkWriter,
+    DenseRecord,
+    PartsRecord,
+    Way,
+    write_basis,
+    write_dense,
+    write_record,
+)
+from hydraopt.codec.records import quantise_rest
+from hydraopt.codec.sides import quantise_basis, quantise_side
 from tests.bundle.bundles import Parts, record
 
 SECOND = Path(__file__).with_name("second.hydra.safetensors")

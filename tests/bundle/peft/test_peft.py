@@ -18,9 +18,8 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from torch import nn
 
 from hydraopt.adapters import read_adapter
-from hydraopt.bundle.task import TaskAdapter
-from hydraopt.collection.opening import open_bundle
-from hydraopt.export import export_peft, peft_adapter
+from hydraopt.bundle import TaskAdapter, open_bundle
+from hydraopt.bundle.peft.folder import export_peft, peft_adapter
 from tests.bundle.bundles import bundle_of
 from tests.marks import slow
 

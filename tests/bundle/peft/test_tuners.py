@@ -18,14 +18,13 @@ pytest.importorskip("transformers")
 
 from benchmarks.quality.peft_adapters import CASES, Case, base_model, loaded_logits, make
 from hydraopt import merge, open_bundle
-from hydraopt.adapters import read_adapter
-from hydraopt.adapters.tuners import TUNERS, owner_of, tuner_named
-from hydraopt.bundle.task import TaskAdapter
-from hydraopt.collection.opening import verify_bundle
+from hydraopt.adapters import read_adapter, tuner_named
+from hydraopt.adapters.tuners import TUNERS, owner_of
+from hydraopt.bundle import TaskAdapter, verify_bundle
 from hydraopt.errors import AdapterFormatError, ExportError, HydraoptError, UsageError
-from hydraopt.export.formats import FORMATS, export_task
-from hydraopt.methods.apply import apply
-from hydraopt.runtime.bundles import obstacles
+from hydraopt.export import FORMATS, export_task
+from hydraopt.merging import apply
+from hydraopt.serve.bundles import obstacles
 
 ERROR = 0.02
 LOOSE = 3.0
@@ -151,7 +150,7 @@ def test_others_refuse_by_the_tuners_name(name: str, tmp_path: Path) -> None:
 
 
 def test_scoring_refuses_by_the_tuners_name(tmp_path: Path) -> None:
-    from hydraopt.evaluate.compare import Compared
+    from hydraopt.evaluate.results import Compared
 
     make(BY_NAME["LOHA"], tmp_path / "t0")
     adapter = read_adapter(tmp_path / "t0")

@@ -1,10 +1,4 @@
-"""Export of a task as a PEFT adapter: adapter_config.json and adapter_model.safetensors.
-
-The scale is folded into B and the config says alpha = rank for every module, so that no reader can
-get rsLoRA or patterns wrong. The exception is adapters whose initialisation changes the base model
-(PiSSA and its kin): that change depends on rank and scale, so these adapters keep the rank and
-scale of their config.
-"""
+"""Target folders of exports: refuse to overwrite, and check that written adapters are complete."""
 
 from __future__ import annotations
 
@@ -17,26 +11,188 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hydraopt.adapters.peftconfig import ranks_and_alphas, resolved_config, written_config
-from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.adapters.torchdtypes import torch_dtype
-from hydraopt.adapters.tuners import tuner_named
-from hydraopt.bundle.peft.card import write_card
+from hydraopt.adapters import (
+    Adapter,
+    RawTensor,
+    family_of,
+    is_image_model,
+    is_numbered,
+    ranks_and_alphas,
+    read_adapter,
+    resolved_config,
+    torch_dtype,
+    tuner_named,
+    written_config,
+)
+from hydraopt.bundle.entries import Harm, ModuleEntry, answer_tokens_in, states_estimates
 from hydraopt.bundle.peft.extras import check_extras, exported_extras
-from hydraopt.bundle.peft.folders import check_target
-from hydraopt.bundle.peft.layout import Pair, check_room, pairs_of
-from hydraopt.bundle.peft.tensors import dtype_named, file_chunks, rounded
+from hydraopt.bundle.peft.pairs import Pair, check_room, pairs_of
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.errors import ExportError, explain
-from hydraopt.extras import require
-from hydraopt.files.apart import check_apart
-from hydraopt.files.writing import replaced_folder, write_atomically
-from hydraopt.jsonvalues import to_json
+from hydraopt.bundle.tensors import dtype_named, file_chunks, rounded
+from hydraopt.errors import AdapterFormatError, ExportError, UsageError, explain, require
+from hydraopt.files import (
+    check_apart,
+    destination,
+    read_regular,
+    replaced_folder,
+    to_json,
+    write_atomically,
+)
 
-__all__ = [
-    "CONFIG", "WEIGHTS", "check_peft", "export_peft", "peft_adapter", "torch_state_dict",
-    "write_peft",
-]  # fmt: skip
+_DO = "Give another name, or overwrite it with --force (overwrite=True)"
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """Raise UsageError if ``target`` is a file, or a folder with files and not ``overwrite``.
+
+    Raises also as :func:`hydraopt.files.outputs.destination`.
+
+    An adapter that lies there may be the only copy of what was trained.
+    """
+    destination(target)
+    if target.exists() and not target.is_dir():
+        raise UsageError(explain("a file is in the way of the folder", file=target))
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise UsageError(explain("folder has files in it", file=target, do=_DO))
+
+
+def check_file(target: Path, overwrite: bool) -> None:
+    """Raise UsageError if ``target`` is a folder, or a file and not ``overwrite``.
+
+    Raises also as :func:`hydraopt.files.outputs.destination`.
+    """
+    destination(target)
+    if target.is_dir():
+        raise UsageError(explain("a folder is in the way of the file", file=target))
+    if target.exists() and not overwrite:
+        raise UsageError(explain("file is there already", file=target, do=_DO))
+
+
+def read_back(path: Path) -> Adapter:
+    """Read a written adapter back with our own reader.
+
+    The reader checks that headers, config, shapes and ranks agree.
+    Raises ExportError if it is not a whole adapter.
+    """
+    try:
+        return read_adapter(path)
+    except AdapterFormatError as error:
+        raise ExportError(
+            error.within("what was to be exported is not a whole adapter: ")
+        ) from error
+
+
+CARD: Final = "README.md"
+_MARK: Final = "\ntags:\n- hydraopt\n---\n"
+_MOST_BYTES: Final = 1 << 20
+
+
+def write_card(
+    made: Path, target: Path, task: TaskAdapter, library: str, *, as_it_was: bool = False
+) -> None:
+    """Write the card of ``task`` into the folder ``made``, which is to become ``target``.
+
+    library: who loads the folder.  as_it_was: it holds the original's own tensors.  A README.md
+    that is in either folder already, and that no export wrote, stays.
+    """
+    if not any(_is_anothers(folder / CARD) for folder in (made, target)):
+        text = card_of(task, library, as_it_was)
+        write_atomically(made / CARD, [text.encode()])
+
+
+def base_words(base_model: str | None, modules: Iterable[ModuleEntry]) -> str:
+    """Return the name of a base model, or a description of one that no file names.
+
+    modules: those of its adapters. Their shapes tell the family of some image models.
+    """
+    if base_model:
+        return base_model
+    widths = [(module.path, module.n) for module in modules]
+    if not is_image_model(path for path, _ in widths):
+        return "a base model that is not named"
+    family = family_of(widths)
+    return f"an unnamed image model{f' with the module shapes of {family}' if family else ''}"
+
+
+def load_lines(base_model: str | None, place: str, modules: Iterable[ModuleEntry]) -> list[str]:
+    """Return the Python lines that load an export into a diffusers pipeline.
+
+    place: folder or file of the export. modules: those of the adapter. Empty for language models
+    and for the numbered modules of the first image LoRAs, which diffusers does not read.
+    """
+    widths = [(module.path, module.n) for module in modules]
+    paths = [path for path, _ in widths]
+    if not is_image_model(paths) or any(map(is_numbered, paths)):
+        return []
+    base, pipeline, how = base_model or "BASE_MODEL", "DiffusionPipeline", "from_pretrained"
+    family = family_of(widths)
+    if family and base.endswith((".safetensors", ".ckpt")):
+        # One file does not state its pipeline, as a folder does.
+        xl = "XL" if family.endswith("XL") else ""
+        pipeline, how = f"StableDiffusion{xl}Pipeline", "from_single_file"
+    return [
+        f"from diffusers import {pipeline}",
+        "",
+        f"pipeline = {pipeline}.{how}({json.dumps(base)})",
+        f"pipeline.load_lora_weights({json.dumps(place)})",
+    ]
+
+
+def card_of(task: TaskAdapter, library: str, as_it_was: bool) -> str:
+    """Return the card: the metadata of hubs, then the folder's contents, its error, and its harm.
+
+    as_it_was: as in :func:`write_card`.
+    """
+    base = task.base_model
+    # A JSON string is one of YAML too.
+    named = [f"base_model: {json.dumps(base, ensure_ascii=False)}\n"] if base else []
+    head = "".join(["---\n", *named, f"library_name: {library}", _MARK])
+    entry = task.entry
+    modules = [task.bundle.core.modules[i] for i in entry.modules]
+    about = f"An adapter of {base_words(base, modules)}, out of a bundle of"
+    # What a method made is kept bit by bit, and is not the original.
+    if entry.lossless and "method" not in task.bundle.recipe:
+        weights = "Its tensors are those of the original, bit by bit."
+        if not as_it_was:
+            weights = "Its numbers follow from those of the original, and are in another form."
+    else:
+        how = ", estimated" if states_estimates(task.bundle.recipe) else ""
+        weights = f"The relative error of its weights is {entry.error:.4g} (Frobenius norms{how})."
+    paths = [module.path for module in modules]
+    parts = [f"# {task.name}", f"{about} hydraopt. {weights}"]
+    if entry.harm is not None:
+        parts.append(harm_text(entry.harm, answer_tokens_in(task.bundle.recipe)))
+    elif not is_image_model(paths):
+        parts.append("Harm: not measured.")
+    if library == "diffusers" and (lines := load_lines(base, task.name, modules)):
+        parts.append("\n".join(["```python", *lines, "```"]))
+    return head + "".join(f"\n{part}\n" for part in parts)
+
+
+def harm_text(harm: Harm, tokens: int) -> str:
+    """Describe the measured harm in three sentences.
+
+    tokens: maximum number of tokens per answer that were judged.
+    """
+    on = "that no part was trained on" if harm.held_out else "that parts of it were trained on"
+    prompts = "prompt" if harm.answers == 1 else "prompts"
+    change = "changes" if harm.changed == 1 else "change"
+    return (
+        f"Of the original adapter's answers to {harm.answers:,} {prompts} {on}, {harm.changed:,} "
+        f"{change}; {100 * harm.likely:.2f} % are likely to. KL from the original is "
+        f"{harm.kl:.3g} nats an answer. Of an answer the first {tokens:,} tokens count."
+    )
+
+
+def _is_anothers(file: Path) -> bool:
+    """Return True if there is a card that was not written by an export of a task."""
+    if not file.exists() and not file.is_symlink():
+        return False
+    try:
+        return _MARK.encode() not in read_regular(file, _MOST_BYTES)
+    except OSError:
+        return True
+
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -82,7 +238,7 @@ def peft_adapter(
 ) -> tuple[dict[str, Any], dict[str, RawTensor]]:
     """Return config and tensors of the task as PEFT takes them; see :func:`export_peft`."""
     if task.entry.format == "peft" and tuner_named(task.config) != "LORA":
-        from hydraopt.bundle.peft.tuners import tuner_adapter
+        from hydraopt.bundle.peft.pairs import tuner_adapter
 
         return tuner_adapter(task, dtype, uniform_rank)
     kind = dtype_named(dtype, task.entry.dtype)
@@ -105,7 +261,7 @@ def check_peft(task: TaskAdapter) -> None:
     if task.entry.lossless or task.entry.format != "peft":
         return
     if tuner_named(task.config) != "LORA":
-        from hydraopt.bundle.peft.tuners import check_tuner
+        from hydraopt.bundle.peft.pairs import check_tuner
 
         check_tuner(task)
         return
@@ -232,7 +388,7 @@ def write_peft(
     """Write an adapter folder and the task's card; it appears whole.
 
     metadata: of the original's file, where these are its own tensors, bit by bit. The target has to
-    have passed :func:`hydraopt.bundle.peft.folders.check_target`.
+    have passed :func:`hydraopt.bundle.peft.folder.check_target`.
     """
     with replaced_folder(target) as folder:
         write_atomically(folder / WEIGHTS, file_chunks(tensors, metadata))

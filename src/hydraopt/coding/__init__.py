@@ -1,1 +1,0 @@
-"""Code quantised matrices as bits, and decode them."""

@@ -1,1 +1,0 @@
-"""Read, write, split and pull bundles in several files."""

@@ -1,1 +1,0 @@
-"""Encode one module or one tensor at a given price."""

@@ -1,1 +1,0 @@
-"""Check what is installed and whether it works."""

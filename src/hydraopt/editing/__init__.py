@@ -1,1 +1,0 @@
-"""Add, replace, remove and refresh tasks of a bundle, or make it smaller."""

@@ -1,1 +1,0 @@
-"""Run work in this process, in others, or on Ray."""

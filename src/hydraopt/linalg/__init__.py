@@ -1,1 +1,0 @@
-"""Decompose, compare and cluster matrices."""
