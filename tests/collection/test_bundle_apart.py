@@ -24,7 +24,7 @@ from hydraopt.bundle import (
     verify_bundle,
 )
 from hydraopt.bundle.encoding import deflate
-from hydraopt.bundle.index import task_file_name
+from hydraopt.bundle.names import task_file_name
 from hydraopt.errors import BundleFormatError, ChecksumError, UnsupportedVersionError, UsageError
 from hydraopt.files import CORE_SUFFIX, INDEX_NAME, TASK_SUFFIX
 from hydraopt.inspect import inspect_bundle

@@ -67,10 +67,10 @@ from .tensorfiles import (
 )
 from .tensors import (
     DTYPE_BYTES as DTYPE_BYTES,
-    MOST_NUMBERS as MOST_NUMBERS,
     FileSpan as FileSpan,
     HeldBytes as HeldBytes,
     HeldSpan as HeldSpan,
+    MOST_NUMBERS as MOST_NUMBERS,
     RawTensor as RawTensor,
     TensorFile as TensorFile,
     can_be_safetensors as can_be_safetensors,

@@ -10,9 +10,9 @@ from .encoding import (
 )
 from .entries import (
     ANSWER_TOKENS as ANSWER_TOKENS,
-    MOST_ANSWER_TOKENS as MOST_ANSWER_TOKENS,
     Added as Added,
     Harm as Harm,
+    MOST_ANSWER_TOKENS as MOST_ANSWER_TOKENS,
     ModuleEntry as ModuleEntry,
     answer_tokens_in as answer_tokens_in,
     default_key as default_key,

@@ -17,13 +17,8 @@ from hydraopt.adapters import BaseTensors
 from hydraopt.bundle.contents import Container
 from hydraopt.bundle.encoding import CORE, FORMAT, TASK
 from hydraopt.bundle.folder import Folder, TaskFiles
-from hydraopt.bundle.index import (
-    indexed_now,
-    refuse_unlisted,
-    renewed_index,
-    stem_of,
-    task_file_name,
-)
+from hydraopt.bundle.index import indexed_now, renewed_index
+from hydraopt.bundle.names import refuse_unlisted, stem_of, task_file_name
 from hydraopt.bundle.opening import open_bundle
 from hydraopt.bundle.parts import (
     CoreFile,

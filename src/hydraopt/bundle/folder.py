@@ -16,18 +16,9 @@ from typing import Final
 
 from hydraopt.bundle.contents import Container, refuse_file
 from hydraopt.bundle.encoding import CORE
-from hydraopt.bundle.index import (
-    FolderIndex,
-    IndexedFile,
-    as_indexed,
-    is_task_name,
-    of_tasks,
-    only_core,
-    read_index,
-    refuse_unlisted,
-    renewed_index,
-)
+from hydraopt.bundle.index import FolderIndex, IndexedFile, as_indexed, read_index, renewed_index
 from hydraopt.bundle.manifest import TaskRow, row_of_task
+from hydraopt.bundle.names import is_task_name, of_tasks, only_core, refuse_unlisted
 from hydraopt.bundle.parts import CoreFile, OpenTask, Parts, core_of, open_apart, open_parts
 from hydraopt.errors import BundleFormatError, NotThereError, RemoteError
 from hydraopt.files import CORE_SUFFIX, AnyPath, Entry, Url, files_in, gone, is_folder

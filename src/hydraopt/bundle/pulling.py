@@ -10,7 +10,7 @@ from pathlib import Path
 from hydraopt.bundle.contents import Container
 from hydraopt.bundle.encoding import BUNDLE_SUFFIX, CORE, TASK
 from hydraopt.bundle.folder import Folder, renew_index
-from hydraopt.bundle.index import stem_of, task_file_name
+from hydraopt.bundle.names import stem_of, task_file_name
 from hydraopt.bundle.opening import open_bundle
 from hydraopt.bundle.parts import Parts, core_id
 from hydraopt.bundle.reader import Bundle

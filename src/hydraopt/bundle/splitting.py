@@ -16,16 +16,9 @@ from typing import Final
 from hydraopt.bundle.contents import Container, Contents
 from hydraopt.bundle.encoding import BUNDLE_SUFFIX, CORE, TASK
 from hydraopt.bundle.folder import Folder
-from hydraopt.bundle.index import (
-    IndexedFile,
-    indexed_now,
-    only_core,
-    packed_index,
-    stem_of,
-    task_file_name,
-    write_index,
-)
+from hydraopt.bundle.index import IndexedFile, indexed_now, packed_index, write_index
 from hydraopt.bundle.manifest import Manifest, TaskRow
+from hydraopt.bundle.names import only_core, stem_of, task_file_name
 from hydraopt.bundle.opening import open_bundle
 from hydraopt.bundle.parts import (
     TaskPiece,

@@ -1,30 +1,32 @@
+from .aside import (
+    Aside as Aside,
+    Chosen as Chosen,
+    Laid as Laid,
+    Place as Place,
+    sizes_of as sizes_of,
+)
 from .blocks import (
     BlockStore as BlockStore,
     WideCore as WideCore,
 )
 from .chunks import (
-    SHARED as SHARED,
-    Aside as Aside,
-    Chosen as Chosen,
     ChunkReader as ChunkReader,
     ChunkWriter as ChunkWriter,
-    Laid as Laid,
-    Place as Place,
+    SHARED as SHARED,
     Scribe as Scribe,
     apart as apart,
     play as play,
     scripts_in as scripts_in,
-    sizes_of as sizes_of,
 )
 from .core import (
-    ROOM as ROOM,
     CoreStore as CoreStore,
     FactorReader as FactorReader,
     ModuleCore as ModuleCore,
+    ROOM as ROOM,
 )
 from .costs import (
-    OF_THE_WHOLE as OF_THE_WHOLE,
     Measure as Measure,
+    OF_THE_WHOLE as OF_THE_WHOLE,
     Starts as Starts,
     measure_named as measure_named,
 )
@@ -85,8 +87,8 @@ from .records import (
     write_record as write_record,
 )
 from .sides import (
-    FORMS as FORMS,
     BasisRecord as BasisRecord,
+    FORMS as FORMS,
     Mode as Mode,
     Way as Way,
     read_basis as read_basis,
@@ -94,14 +96,14 @@ from .sides import (
 )
 from .starts import (
     BITS as BITS,
-    MOST_DRAWN as MOST_DRAWN,
     Drawn as Drawn,
     Generator as Generator,
     KnownStart as KnownStart,
+    MOST_DRAWN as MOST_DRAWN,
 )
 from .stream import (
-    MOST_NUMBERS_OF_FILE as MOST_NUMBERS_OF_FILE,
     CodingRoom as CodingRoom,
+    MOST_NUMBERS_OF_FILE as MOST_NUMBERS_OF_FILE,
     StreamReader as StreamReader,
     most_numbers as most_numbers,
 )

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from hydraopt.codec.chunks import Aside, Place
+from hydraopt.codec.aside import Aside, Place
 from hydraopt.codec.core import (
     MOST_DIRECTIONS,
     ROUNDS,

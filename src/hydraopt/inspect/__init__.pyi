@@ -1,6 +1,6 @@
 from .adapters import (
-    AdaptersReport as AdaptersReport,
     AdapterSummary as AdapterSummary,
+    AdaptersReport as AdaptersReport,
     inspect_adapters as inspect_adapters,
 )
 from .bundle import (

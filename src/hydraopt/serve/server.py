@@ -24,7 +24,7 @@ from hydraopt.serve.engine import ModelEngine, Reload, check_names
 from hydraopt.serve.jobs import Limits
 from hydraopt.serve.limits import IDLE_SECONDS, OwnHosts, is_loopback, limited
 
-access_log = logging.getLogger(__name__)
+access_log = logging.getLogger("hydraopt.serve.access")
 
 
 class AccessLog:
