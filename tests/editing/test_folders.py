@@ -14,8 +14,8 @@ import pytest
 
 from hydraopt import merge, open_bundle
 from hydraopt.bundle import Bundle, index as index_file, join, split
+from hydraopt.bundle.following import core_of_bundle
 from hydraopt.bundle.index import read_index, write_index
-from hydraopt.bundle.opening import core_of_bundle
 from hydraopt.errors import BundleFormatError, TaskNotFoundError, UsageError
 from hydraopt.files import INDEX_NAME, files_in
 from hydraopt.inspect import listing

@@ -9,7 +9,7 @@ import tempfile
 
 import pytest
 
-from hydraopt.codec import Aside, Chosen, Laid, Place, chunks as aside_module, sizes_of
+from hydraopt.codec import Aside, Chosen, Laid, Place, aside as aside_module, sizes_of
 
 SOME = [b"", b"one", b"\0" * 5, bytes(range(256)) * 40]
 

@@ -1,3 +1,7 @@
+from .archives import (
+    dtype_name as dtype_name,
+    torch_dtype as torch_dtype,
+)
 from .bases import (
     BaseTensors as BaseTensors,
     base_key as base_key,
@@ -60,17 +64,15 @@ from .start import (
     traced as traced,
     untraced as untraced,
 )
-from .tensorfiles import (
-    dtype_name as dtype_name,
+from .tensorfile import (
     open_tensors as open_tensors,
-    torch_dtype as torch_dtype,
 )
 from .tensors import (
     DTYPE_BYTES as DTYPE_BYTES,
+    MOST_NUMBERS as MOST_NUMBERS,
     FileSpan as FileSpan,
     HeldBytes as HeldBytes,
     HeldSpan as HeldSpan,
-    MOST_NUMBERS as MOST_NUMBERS,
     RawTensor as RawTensor,
     TensorFile as TensorFile,
     can_be_safetensors as can_be_safetensors,

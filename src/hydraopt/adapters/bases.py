@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from hydraopt.adapters.model import Adapter
-from hydraopt.adapters.tensorfiles import open_tensors
+from hydraopt.adapters.tensorfile import open_tensors
 from hydraopt.adapters.tensors import RawTensor
 from hydraopt.errors import AdapterFormatError, BaseMismatchError, UsageError, explain
 from hydraopt.notes import listed

@@ -21,7 +21,7 @@ from hydraopt.adapters.sources import (
     locate,
     name_apart,
 )
-from hydraopt.adapters.tensorfiles import open_tensors
+from hydraopt.adapters.tensorfile import open_tensors
 from hydraopt.adapters.tensors import refuse
 from hydraopt.errors import (
     AdapterFormatError,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters.model import check_name
-from hydraopt.adapters.tensorfiles import WEIGHT_SUFFIXES
+from hydraopt.adapters.tensorfile import WEIGHT_SUFFIXES
 from hydraopt.adapters.tensors import can_be_safetensors, refuse
 from hydraopt.errors import NotThereError, UsageError, explain
 from hydraopt.files import (

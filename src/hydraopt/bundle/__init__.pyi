@@ -10,9 +10,9 @@ from .encoding import (
 )
 from .entries import (
     ANSWER_TOKENS as ANSWER_TOKENS,
+    MOST_ANSWER_TOKENS as MOST_ANSWER_TOKENS,
     Added as Added,
     Harm as Harm,
-    MOST_ANSWER_TOKENS as MOST_ANSWER_TOKENS,
     ModuleEntry as ModuleEntry,
     answer_tokens_in as answer_tokens_in,
     default_key as default_key,
@@ -20,6 +20,9 @@ from .entries import (
 )
 from .folder import (
     Folder as Folder,
+)
+from .following import (
+    Following as Following,
 )
 from .limits import (
     most_drawn as most_drawn,
@@ -30,7 +33,6 @@ from .manifest import (
     TaskRow as TaskRow,
 )
 from .opening import (
-    Following as Following,
     is_bundle as is_bundle,
     open_bundle as open_bundle,
     verify_bundle as verify_bundle,

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydraopt.adapters import BaseTensors, can_be_safetensors, open_base
 from hydraopt.bundle.contents import Container, TaskSource, open_file, refuse_file
 from hydraopt.bundle.encoding import BUNDLE_SUFFIX, CORE, FORMAT, INDEX, TASK
-from hydraopt.bundle.folder import Folder
-from hydraopt.bundle.index import IndexedFile, read_index
-from hydraopt.bundle.parts import CoreFile, Parts
 from hydraopt.bundle.reader import Bundle
 from hydraopt.errors import (
     AdapterFormatError,
@@ -178,54 +175,3 @@ def _says_so(header: bytes, name: str, whole: bool) -> bool:
     return isinstance(metadata, dict) and metadata.get("format") in (
         _FORMATS[:1] if whole else _FORMATS
     )
-
-
-def core_of_bundle(bundle: Bundle) -> CoreFile | None:
-    """Return the core file of a bundle in several files; None for a bundle in one file."""
-    source = bundle.source
-    return source.core if isinstance(source, Parts | Folder) else None
-
-
-class Following:
-    """Bundle that can be read while it changes.
-
-    A core that did not change is read and decoded once, and its folder's index is read once, so
-    each further task costs its own bytes. Tasks that the index lacks, or states wrongly, are
-    searched by the names of files.
-    """
-
-    def __init__(self, path: AnyPath) -> None:
-        self.path = path
-        self._last: Bundle | None = None
-        self._indexed: Mapping[str, IndexedFile] | None = None
-
-    @property
-    def last(self) -> Bundle | None:
-        """Bundle returned by the last call of :meth:`tasks`; None before the first."""
-        return self._last
-
-    def tasks(self, names: Iterable[str]) -> Bundle:
-        """Return the bundle as it is now, for these tasks. Raises as :func:`open_bundle`."""
-        wanted, before = list(dict.fromkeys(names)), self._last
-        if before is None or not before.source.loaded.files[0].is_current():
-            self._last, self._indexed = open_bundle(self.path, tasks=()), None
-        else:
-            self._last = before
-        core, fresh = core_of_bundle(self._last), self._last
-        if core is not None:
-            fresh = Bundle(self.path, None, self._opened(core, wanted))
-        for name in wanted:
-            fresh[name]
-        for known in (self._last, before):
-            if known is not None:
-                fresh.take_core(known)
-        self._last = fresh
-        return fresh
-
-    def _opened(self, core: CoreFile, wanted: list[str]) -> Parts:
-        folder = Folder(self.path if is_folder(self.path) else core.file.path, core)
-        if self._indexed is None:
-            index = read_index(folder.folder, None)
-            fits = index is not None and index.core_id == core.id
-            self._indexed = {x.task: x for x in index.files.values()} if index and fits else {}
-        return folder.by_index(wanted, self._indexed) or folder.open(wanted)

@@ -10,23 +10,23 @@ from .blocks import (
     WideCore as WideCore,
 )
 from .chunks import (
+    SHARED as SHARED,
     ChunkReader as ChunkReader,
     ChunkWriter as ChunkWriter,
-    SHARED as SHARED,
     Scribe as Scribe,
     apart as apart,
     play as play,
     scripts_in as scripts_in,
 )
 from .core import (
+    ROOM as ROOM,
     CoreStore as CoreStore,
     FactorReader as FactorReader,
     ModuleCore as ModuleCore,
-    ROOM as ROOM,
 )
 from .costs import (
-    Measure as Measure,
     OF_THE_WHOLE as OF_THE_WHOLE,
+    Measure as Measure,
     Starts as Starts,
     measure_named as measure_named,
 )
@@ -87,8 +87,8 @@ from .records import (
     write_record as write_record,
 )
 from .sides import (
-    BasisRecord as BasisRecord,
     FORMS as FORMS,
+    BasisRecord as BasisRecord,
     Mode as Mode,
     Way as Way,
     read_basis as read_basis,
@@ -96,14 +96,14 @@ from .sides import (
 )
 from .starts import (
     BITS as BITS,
+    MOST_DRAWN as MOST_DRAWN,
     Drawn as Drawn,
     Generator as Generator,
     KnownStart as KnownStart,
-    MOST_DRAWN as MOST_DRAWN,
 )
 from .stream import (
-    CodingRoom as CodingRoom,
     MOST_NUMBERS_OF_FILE as MOST_NUMBERS_OF_FILE,
+    CodingRoom as CodingRoom,
     StreamReader as StreamReader,
     most_numbers as most_numbers,
 )

@@ -42,8 +42,8 @@ from .outputs import (
     name_inside as name_inside,
 )
 from .reading import (
-    HeldFile as HeldFile,
     MOST_CONFIG as MOST_CONFIG,
+    HeldFile as HeldFile,
     Ranges as Ranges,
     StrPath as StrPath,
     file_hash as file_hash,

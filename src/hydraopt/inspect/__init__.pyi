@@ -1,6 +1,6 @@
 from .adapters import (
-    AdapterSummary as AdapterSummary,
     AdaptersReport as AdaptersReport,
+    AdapterSummary as AdapterSummary,
     inspect_adapters as inspect_adapters,
 )
 from .bundle import (

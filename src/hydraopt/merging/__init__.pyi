@@ -25,8 +25,8 @@ from .limits import (
     merge_recipe as merge_recipe,
 )
 from .methods import (
-    Combined as Combined,
     METHODS as METHODS,
+    Combined as Combined,
     Method as Method,
     apply as apply,
     combine as combine,
