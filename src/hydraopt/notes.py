@@ -1,4 +1,4 @@
-"""Notes: messages to the user about a result, as data."""
+"""Notes: messages to the user about a result, as data; how messages show values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Version of this package."""
+"""Version of this package, and hashes of its source for what is stored of its results."""
 
 from __future__ import annotations
 

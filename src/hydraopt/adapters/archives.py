@@ -1,4 +1,8 @@
-"""Torch's dtypes by their safetensors names; torch is imported only when needed."""
+"""Read torch pickles and npz archives as raw tensors.
+
+A pickle of a few bytes can ask for gigabytes, so its instructions are read before it is run: which
+functions it calls, and which numbers it names.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors of the base model, read from its weight files on demand."""
+"""Read tensors of the base model; check that adapters belong to one base model."""
 
 from __future__ import annotations
 

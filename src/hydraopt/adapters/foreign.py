@@ -1,4 +1,9 @@
-"""Adapters of image models, recognised by the paths of their modules."""
+"""Read the other LoRA formats: kohya with LyCORIS, diffusers with cloneofsimo's, loralib, MLX.
+
+None of them has PEFT's config, so each reader makes one that says the same: r, lora_alpha,
+patterns where modules differ, target_modules as whole paths, and the original settings under the
+key "hydraopt", from which the original format can be written again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grammar of PEFT's tensor names, and its inverse.
+"""Read what PEFT wrote: the grammar of tensor names, adapter_config.json, the weights.
 
     base_model.model. PATH . ROLE [. ADAPTER] [.weight]
 

@@ -1,4 +1,4 @@
-"""Problems of the adapters that one call reads: all of them in one error, or in notes."""
+"""Read an adapter at a path, or adapters of one base at many paths, all problems in one error."""
 
 from __future__ import annotations
 

@@ -1,7 +1,12 @@
-"""Regular expressions out of configs, matched for a limited time.
+"""Rank and scale of each module, from the settings and expressions of adapter_config.json.
 
 ``re`` backtracks without end on expressions such as ``(a+)+X``; ``regex`` reads the same language
 and stops. What ``re`` would not compile is broken, because PEFT uses ``re``.
+
+PEFT finds the modules to wrap by ``target_modules``, ``exclude_modules`` and
+``layers_to_transform`` (``check_target_module_exists``), and takes rank and alpha from the first
+pattern that matches a module's path (``get_pattern_key``). Code that writes a config follows the
+same rules.
 """
 
 from __future__ import annotations

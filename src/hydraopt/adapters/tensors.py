@@ -1,4 +1,4 @@
-"""Tensors in files, with the common code of the readers of each container."""
+"""Raw tensors in files, and a safetensors reader with a validated header."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 A tensor's name tells what it is: one of its parts, between the dots, is a name of the tuner's own
 ("ia3_l", "oft_R"). What stands in a tuner's file beside these (heads, biases) is told as in a LoRA.
+
+Code that can apply only such changes to a model has to leave the others out.
 """
 
 from __future__ import annotations

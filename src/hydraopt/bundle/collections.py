@@ -1,4 +1,4 @@
-"""Collection as a core with task files: a change writes or removes task files, never the core.
+"""Change a collection in one step: one file, or a core with task files.
 
 The cost of a change does not depend on the number of tasks, except for the folder's listing and its
 index. The index is written last. Until then it is wrong about the changed files, and readers detect

@@ -1,4 +1,4 @@
-"""Small, strict, canonical JSON: tables as columns, errors as bytes, configs as differences.
+"""Small, strict, canonical JSON, and the safetensors container around it.
 
 The manifest is JSON so that a stranger can read it, and short because every bundle carries it.
 Whatever does not have exactly the expected shape raises BundleFormatError.

@@ -1,4 +1,4 @@
-"""Measured effect of coding on a task's answers.
+"""Entries of the manifest: harm, history, modules, carried tensors, ranks.
 
 A task's answers are the original adapter's own greedy ones; docs/reference/format.md is the
 normative text for the stored values.

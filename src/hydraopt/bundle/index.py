@@ -1,4 +1,9 @@
-"""Names of the files of a bundle in several files."""
+"""Index of a folder of core and tasks: the rows of all tasks in one small file.
+
+Everything in it follows from the task files. It is used only for files that are unchanged according
+to a listing of the folder. So a folder whose index is old, damaged or gone is the same bundle, and
+only takes longer to open. docs/reference/format.md is the normative text.
+"""
 
 from __future__ import annotations
 

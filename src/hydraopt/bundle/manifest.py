@@ -1,4 +1,4 @@
-"""Manifest of a bundle, as frozen dataclasses that validate themselves.
+"""Manifest of a bundle and rows of its tasks, as frozen dataclasses that validate themselves.
 
 docs/reference/format.md is the normative text. Everything a reader later multiplies, indexes or
 allocates by is checked here; Python integers do not overflow, so the checks are exact.

@@ -1,4 +1,4 @@
-"""Building an Adapter from tensors in memory, which gives a lossless task its modules back."""
+"""Give a lossless task its modules back, and a config the ranks that its exports keep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Single task on its way into a collection or out of one."""
+"""A bundle in several files: a core with what tasks share, and a file for each task.
+
+A user with the core needs only one small file for each wanted task. No stream is coded again: core
+and tasks together are the bundle, byte for byte. docs/reference/format.md is the normative text.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,12 @@
-"""Lossless coding of the tensors that are not low-rank products.
+"""Code carried tensors without loss, and decode what the tasks of a bundle share.
 
 Tensors that the same set of tasks holds go into one blob. The bytes of its distinct tensors,
 grouped by element size, are split into byte planes (all first bytes, then all second bytes, ...),
 because the exponents of neighbouring floats are alike and their mantissas are not, and the planes
 are deflated.
+
+A reader of one task waits longest for this. The chunks of a stream are independent, so threads
+decode several at the same time; the loops that do it release Python's lock.
 """
 
 from __future__ import annotations

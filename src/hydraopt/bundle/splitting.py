@@ -1,4 +1,4 @@
-"""Split and join: a bundle as a core file and task files, and back, byte for byte."""
+"""Split and join: a bundle as a core file and task files, and back; outputs of both kinds."""
 
 from __future__ import annotations
 

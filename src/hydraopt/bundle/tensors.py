@@ -1,4 +1,4 @@
-"""Rounding of numbers to bytes, and writing tensors to a file as the safetensors package does."""
+"""Coded tensors that are no low-rank products, and rounding of numbers to bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``hydraopt add``: add adapters to a bundle, or replace its tasks."""
+"""``hydraopt add``, ``remove`` and ``refresh``."""
 
 from __future__ import annotations
 

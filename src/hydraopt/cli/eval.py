@@ -1,4 +1,4 @@
-"""Print the probes of a result, and make its notes."""
+"""``hydraopt eval``, and what it prints of probes."""
 
 from __future__ import annotations
 

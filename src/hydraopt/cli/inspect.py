@@ -1,4 +1,4 @@
-"""Show the tasks of a bundle, and the differences between two bundles."""
+"""``hydraopt inspect`` and ``doctor``."""
 
 from __future__ import annotations
 

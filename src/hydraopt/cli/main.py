@@ -1,7 +1,10 @@
-"""Errors of commands: messages on stderr and exit codes.
+"""``hydraopt``: the group of commands, and the messages and exit codes of their errors.
 
 2 is an error that the user can correct, 70 an error in hydraopt itself; 1 is left to ``verify`` and
 ``doctor``. With HYDRAOPT_TRACEBACK=1, the traceback is printed as well.
+
+Only click is imported at start-up. The module of a command is imported when it is named; numpy,
+numpy, torch and rich are imported inside a command after its arguments were checked.
 """
 
 from __future__ import annotations

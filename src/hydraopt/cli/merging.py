@@ -1,4 +1,4 @@
-"""Show the results of merge, plan, shrink, add and remove as tables or JSON."""
+"""``hydraopt merge``, ``plan`` and ``shrink``, and the tables of their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``hydraopt split``."""
+"""``hydraopt split``, ``join``, ``pull`` and ``export``."""
 
 from __future__ import annotations
 

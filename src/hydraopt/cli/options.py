@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options that several commands share, prompts and the base model, checked together."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Output of the commands: lines, tables and JSON on stdout, warnings on stderr.
+"""Output of the commands: lines, tables, JSON on stdout; warnings and progress on stderr.
 
 rich is imported inside the functions, so that ``hydraopt --help`` does not wait for it.
+
+rich is imported inside the function, so that ``hydraopt --help`` does not wait for it.
 """
 
 from __future__ import annotations

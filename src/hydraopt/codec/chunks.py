@@ -1,5 +1,9 @@
 """Streams in chunks: runs of whole records, each of which is checked and decoded alone.
 
+Records are made module by module and coded task by task, mostly in different processes. A script
+holds what coding needs and no more: levels in the fewest bytes that hold them, not what they stand
+for. Scripts are read by the version that wrote them, and are no part of the bundle's format.
+
 A stream is a table of its chunks, then the chunks. The table says how many records, numbers and
 bytes each chunk has, so that work is refused before it begins, and any chunk can be read without
 those before it. docs/reference/streams.md is the normative text.

@@ -1,4 +1,13 @@
-"""Strongest directions of stacked vectors, by whichever way takes least for their shape."""
+"""Core of a module: thin SVDs of its tasks, shared spaces, families of tasks.
+
+A basis over all tasks holds directions of each, and every coordinate over it has to be paid for.
+One of a few tasks is small: these have all of theirs in it, and the others what they share with
+them. Which family is worth a basis depends on the price of a bit: the finer the coding, the fewer
+tasks.
+
+All planning happens in coordinates of these cores: nothing of size m x n is formed, and the result
+does not depend on how a dW was factored.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cost of an error: the one place where the planner's cost is defined.
+"""What an error costs and what a side costs in bits: the terms of the planner.
 
 A part of a task's dW in a module, of squared norm E, is kept in the share ``kept`` and has noise of
 N E. Its cost is
@@ -14,6 +14,15 @@ hurts about half as much as noise on the input side; and keys and values, which 
 share, are the most sensitive modules (docs/log.md). A measure says how the planner weighs these,
 and in which inner product the encoder fits what it can still choose once one side is rounded.
 Everything else in hydraopt is the same for all measures.
+
+RATE and NOISE hold, for each spread class, the bits a number that the coder spends and the noise it
+leaves once the bias is undone: 1/rho^2 - 1, with rho the correlation between a number and its
+reconstruction. Measured by ``python -m benchmarks.coding tables``. Used by the planner only, never
+by a decoder.
+
+The part of the right vectors outside of the initial A is what the task learned. It is written as a
+few own directions with coordinates over them. The coordinates keep the inner products with the true
+directions, because answers suffer far more from lost weak directions than from noise (docs/log.md).
 """
 
 from __future__ import annotations

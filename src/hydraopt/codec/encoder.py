@@ -1,4 +1,4 @@
-"""Tasks of one module that are written alike, encoded side by side.
+"""Encode the tasks of one module, or code parts again at their rates.
 
 All fits are of the size of a task's rank: a side is known by its products with the task's own
 singular vectors, and only what is rounded has the module's size. Matrices of a stack are multiplied
@@ -6,6 +6,16 @@ one by one, so that a task's numbers do not depend on which others are in its st
 
 Letters, beside those of hydraopt.codec.matrices: a stack has T tasks of rank r with k parts each;
 vectors are rows, so that U and V are (T, r, m) and (T, r, n), L and R (T, k, m) and (T, k, n).
+
+Order, and why: the shared bases are rounded first, since every task builds on them; then a task's
+right side (the inputs, where errors hurt most); then its left side, fitted to the rounded right
+one; then the coefficients, fitted to both. What is fitted last mends what was rounded before it.
+All fits are in the measure's inner product, so that none of the adapter's own effect is traded for
+noise.
+
+A record of a stream says how many parts there are, how each side is written and how lively its
+numbers are. Factors that take the place of those inside (hydraopt.model.refit trains such) are
+rounded to the same spread classes, so they take about the same bytes, and no other record changes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cores of this process, and parallel work in its threads.
+"""Cores, threads and memory of this process.
 
 Threads help calls that release the interpreter, such as compiled code and numpy on large arrays.
 """

@@ -1,7 +1,16 @@
-"""Data types passed between the stages.
+"""Thin SVDs, bases and norms of low-rank products; one rule for rounding noise.
 
 Letters: T tasks; a module has m outputs and n inputs; ``dW = B A`` with B (m, r), A (r, n) and the
 adapter's scale inside B. A *part* is one rank-one term of a task's dW in a module; k counts parts.
+
+A value counts if it is above a share of the largest. The share says where the values come from.
+
+A norm from Gram matrices (:meth:`Factors.squared_norm`) is cheaper, and of a small difference of
+large products it is only rounding.
+
+LAPACK takes as long to be called as to decompose a factor of rank 8, so the factors are reduced by
+their Gram matrices, all in one go, where these tell enough; where not, one by one through QR.
+Every product is computed by itself: what else is in the stack changes no bit of its result.
 """
 
 from __future__ import annotations

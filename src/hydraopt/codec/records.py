@@ -1,6 +1,11 @@
-"""One module's record in a stream: shared bases, and a task's parts over them. Encode and decode.
+"""Records of a stream: a module's bases and parts, and dense tensors. Encode and decode.
 
 Everything decoded is an integer or a power of two on a grid, so decoding is exact everywhere.
+docs/reference/streams.md is the normative text of the records.
+
+A tensor is coded as a matrix (N, k), N >= k, that is the difference from what the reader already
+has: ``X ~ reference + L + R``, with L a few parts (a low-rank product, as a module's) and R a block
+of numbers in steps, whole or of some rows only. Each may be missing.
 docs/reference/streams.md is the normative text of the records.
 """
 

@@ -1,4 +1,4 @@
-"""Ways, modes and forms: how the sides of a task's parts are written.
+"""Ways, modes and forms, and one side of a task's parts in a stream.
 
 A task's dW in a module is a sum of k rank-one parts, ``dW ~ sum_j 2^(e_j / 32) l_j r_j^T``. Each
 side of a part, left (m) and right (n), is written in one of four ways:
@@ -13,6 +13,9 @@ side of a part, left (m) and right (n), is written in one of four ways:
 The forms of the literature are two of these, left and right: private = explicit, explicit; shared
 input = explicit, shared (HydraOpt's shape: V is the paper's A'^T, the left side its heads B'_t);
 shared output = shared, explicit; two-sided = shared, shared; predicted = any with a predicted side.
+
+Everything decoded is an integer or a power of two on a grid, so decoding is exact everywhere.
+docs/reference/streams.md is the normative text.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
-"""Numbers of PyTorch's CPU generator, as whole numbers: the same bits in every language.
+"""Initial matrices A that a generator drew, and PyTorch's CPU generator as whole numbers.
 
 ``torch.manual_seed`` seeds a Mersenne Twister (MT19937, Matsumoto and Nishimura 1998) with the low
 32 bits of the seed. A float32 of ``uniform_(-b, b)`` takes one output x and is ``b t / 2^23`` with
 ``t = x mod 2^24 - 2^23``, up to float32's rounding.
+
+PEFT draws ``lora_A`` from PyTorch's CPU generator, and training usually changes it little. A task
+with a start writes its right sides over A_0. A_0 itself costs only the place where it begins.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""Version of the format: of the file, its manifest, its streams and their records alike."""
+"""Constants of the format: version, frequencies, spread classes, coefficients.
+
+A symbol 0 to 28 stands for the values -14 to 14, symbol 29 for any other value. A column of levels
+uses a table for each quantiser, chosen by its class and shape; each kind of side integer has one.
+docs/reference/streams.md is the normative text. loops.c has the same constants.
+"""
 
 from __future__ import annotations
 

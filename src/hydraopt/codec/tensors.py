@@ -1,7 +1,14 @@
-"""Parts of a dense tensor: which of a matrix's are worth their bits beside the rest in steps.
+"""Plan and encode dense tensors: a head, an embedding, a norm.
 
 Everything here is of one matrix (N, k) at a price of a bit; :mod:`hydraopt.codec.tensors` says
 what becomes of tensors.
+
+A tensor of several tasks is coded as a matrix (N, k) each (hydraopt.codec.records): the numbers
+themselves in steps, or a few parts and the rest in steps, or some rows only; as what it is, or as
+what is not common to the tasks. The step follows from the price alone: where a bit more takes away
+as much cost as its bits, at the quantiser's own slope, a step squared is ``price / (LAMBDA w)``.
+Everything else is chosen by the least ``cost + price * bits``, cost being w times the squared
+error.
 """
 
 from __future__ import annotations

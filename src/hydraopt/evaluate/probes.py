@@ -1,4 +1,9 @@
-"""Items of probes: texts of which a model prefers one, and the role of each text."""
+"""Probes for stereotypes: their items, a model's preferences, and exact statistics.
+
+Shares are in percent, intervals of 95 %. Every p is two-sided and exact, or approximate for the
+accuracy on items with different numbers of sides. ``p_holm`` is corrected by Holm over all tests of
+one set of factors in one call.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources to compare: adapters as they are, bundles, and the results of other methods."""
+"""What is compared, and the results; docs/reference/evaluation.md describes each field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,21 @@
-"""Paired bootstrap: how far a difference of two scores on the same rows can be chance."""
+"""Run the rows of a task through a base model with several sets of factors, and score them.
+
+All sets get the same batches. In each batch the reference is first, and the next-token
+distributions of the other sets are compared with its own at once, because the distributions of all
+rows would not fit in memory.
+
+All sets get the same batches. Teacher forcing gives the loss and the divergence of the next-token
+distributions from those of the reference (the original adapter). Generation gives the answers that
+the metrics score. Two exact shortcuts save most of the generation:
+
+- Exact match: greedy decoding generates the expected answer exactly when every target token, EOS
+  included, is the argmax given the target tokens before it.
+- Other answers: greedy decoding generates the reference's answer exactly when every token of it is
+  the argmax given the tokens before it. A set generates text only from the first token that is not.
+
+The pass over the reference's answers also shows which of them change, and their divergence. If the
+reference's answer differs from the expected one, a row is in this pass twice, once with each.
+"""
 
 from __future__ import annotations
 

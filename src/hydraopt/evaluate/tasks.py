@@ -1,4 +1,8 @@
-"""Task folders: ``TASK/META.json`` and ``TASK/LANGUAGE/SPLIT.jsonl``, rows of text in, text out."""
+"""Task folders (``TASK/LANGUAGE/SPLIT.jsonl``) and the metrics that META.json names.
+
+A metric turns one answer into a few numbers that can be added up over rows, and the sums of any
+rows into a score: so a bootstrap resamples rows without asking the library again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""Properties of the base that a LoRA GGUF needs: architecture, layers, heads, and the shapes."""
+"""Export a task as a LoRA GGUF file, which llama.cpp loads beside its base model.
+
+What llama.cpp does with one (``src/llama-adapter.cpp``): for each tensor NAME of the base it takes
+NAME.lora_a (r, n) and NAME.lora_b (m, r) and adds ``alpha / r * lora_b lora_a`` with r that pair's
+own rank. There is one alpha for the file, so what a pair of another rank lacks goes into its B.
+An array adapter.alora.invocation_tokens, which has to be of uint32, makes it an aLoRA: llama-server
+lets it act from the last place in the prompt where these tokens stand.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,17 @@
-"""Factors of LoHa and LoKr as LyCORIS' own tensors; see hydraopt.adapters.lycoris for the formulas.
+"""Export a task as a LoRA of an image model: a kohya file, or a diffusers folder.
 
 The scale is inside W1's first half, or W2's where W1 is whole, and alpha equals the rank, so that
 programs which divide otherwise, or apply the scale twice (lycoris-lora 4.1.3, when it merges LoHa
 or LoKr), come to the same.
+
+kohya (sd-scripts, ComfyUI, A1111; diffusers reads it too): ``NAME.lora_down.weight``,
+``NAME.lora_up.weight`` and ``NAME.alpha``, dW = alpha / r * up @ down, NAME the path with a prefix
+for the component and underscores for dots. What LyCORIS adds to such files goes back into them
+(:mod:`hydraopt.export.lycoris`).
+
+diffusers: ``COMPONENT.PATH.lora_A.weight`` and ``lora_B.weight`` in one file, PEFT's
+settings in its metadata. It refuses tensors named alpha, and versions before 0.34 do not
+read the settings, so the scale is inside B and alpha equals the rank.
 """
 
 from __future__ import annotations

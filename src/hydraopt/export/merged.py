@@ -1,4 +1,9 @@
-"""Read and write a base model's transformers folder, tensor by tensor."""
+"""Export the base model with one task added to its weights, as a transformers checkpoint.
+
+W' = W + B A for each module, the scale inside B; with DoRA, row i of it times m_i / |row i|. The
+files are those of the base, tensor for tensor, so one tensor is in memory at a time. Computed in
+float64 and rounded once to the base's own type; PEFT's merge_and_unload computes in that type.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks that are low-rank changes of linear layers and nothing else, which is what engines load."""
+"""Tasks that are low-rank changes of linear layers, in the form of other tools' files."""
 
 from __future__ import annotations
 

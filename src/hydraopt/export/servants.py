@@ -1,8 +1,12 @@
-"""Tasks of a bundle as adapter folders on this machine, for servers that load folders.
+"""Tasks of a bundle as adapter folders for servers that load folders, SGLang among them.
 
 The bundle may lie at an address. What tasks share is read and decoded once; each further task costs
 its own bytes and one decoding. The folders take no more than a bound: what was not asked for
 longest goes first.
+
+Source of the interface: SGLang's documentation, "LoRA Serving", and its HTTP server: POST
+/load_lora_adapter and /unload_lora_adapter, and GET /v1/models, which lists the base model and the
+loaded adapters with their folders.
 """
 
 from __future__ import annotations

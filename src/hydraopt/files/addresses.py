@@ -1,4 +1,4 @@
-"""Address of an object in a store: s3://, gs://, hf://, memory://, http:// or https://.
+"""Addresses of objects in stores, and replies and refusals of stores.
 
 It is used like a Path for files on this machine. Its text in a message has no password and no
 query, because a signed address is a key.

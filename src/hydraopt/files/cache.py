@@ -1,4 +1,13 @@
-"""One process at a time, by a file that is locked and stays where it is."""
+"""Cache of fetched bytes by checksum, with a maximum size, and local copies of whole objects.
+
+They lie under ``$HYDRAOPT_CACHE/remote`` (default ``~/.cache/hydraopt/remote``), a file for each.
+``$HYDRAOPT_CACHE_SIZE`` is their maximum total size (default 4GB; 0 keeps nothing); the least
+recently used go first. Readers check the bytes again. Nothing depends on the folder: where it
+cannot be written, nothing is kept.
+
+They lie in ``$HYDRAOPT_CACHE/.copies.tmp-*``, a folder of this process, which is removed when the
+process ends. The folder of a killed process is removed by the next one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convert dataclasses to the values that the json module writes, and back."""
+"""JSON: dataclasses to values and back, files with a value a line, text nobody vouches for."""
 
 from __future__ import annotations
 

@@ -1,7 +1,11 @@
-"""Lock for one writer at a time, beside the file to write; refused at once if it is held.
+"""Lock for one writer at a time, beside the file to write or as an object in a store.
 
 The lock is the system's, on a file ".NAME.lock", so it ends with its holder in every case, and a
 leftover file blocks nobody. The file names the holder, for the message alone.
+
+Stores that create objects so in one step protect a collection from two writers (S3 and compatible
+stores, Google's, memory). Unlike a lock of the system it does not end with its holder: after a
+crash it stays, names its creator, and is deleted by hand.
 """
 
 from __future__ import annotations

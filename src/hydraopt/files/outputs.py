@@ -1,4 +1,8 @@
-"""Names of the files that a bundle in several files has."""
+"""Outputs that a user names, apart from the inputs; names of a bundle's files.
+
+Such a folder may come from a stranger, as an archive or a download, and a link in it would lead a
+write to any file of the user's.
+"""
 
 from __future__ import annotations
 

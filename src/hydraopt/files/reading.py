@@ -1,4 +1,4 @@
-"""Opening a user's file, which must be regular and no larger than its kind ever is.
+"""Open a user's file, which must be regular and no larger than its kind ever is.
 
 A FIFO would wait for ever for its other end, a device has no end at all, and reading a folder
 differs between systems. All are refused with an OSError, which callers turn into an error of their

@@ -1,7 +1,9 @@
-"""Stores of objects behind one small interface, with retries after temporary failures.
+"""Stores of objects behind one small interface: byte ranges, listings, retries.
 
 HTTP is read by hydraopt.files.web, which checks each answer; everything else goes through fsspec,
 in hydraopt.files.objects. Both load when an address is first used.
+
+Its length and tag are those of the first answer, and any later one that differs is an error.
 """
 
 from __future__ import annotations

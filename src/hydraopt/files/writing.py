@@ -1,4 +1,4 @@
-"""Replacing the files of a folder one by one.
+"""Replace a file, or the files of a folder, so that a killed writer leaves no half of them.
 
 A folder is not exchanged for another in one step: few systems can, something may be mounted at it
 or in it, and a shell may work in it.

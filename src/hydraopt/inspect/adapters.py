@@ -1,4 +1,8 @@
-"""Sizes of a merge against its errors: adapters are coded at several prices of a bit."""
+"""Shared structure of one base model's adapters, and the size and error of a bundle of them.
+
+The factors are read and compared; then all adapters are coded at several prices of a bit, as a
+merge codes them. No file is written.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes of the adapters in a bundle before they were merged, to compare its size with."""
+"""Size of each item in a bundle, against the originals, and the errors that its manifest states."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""LoHa and LoKr, whose modules are factors of a product: measures that do not apply to them.
+"""Likeness of tasks in one module, and its summary over all modules.
 
 The cosine of two dW's does not follow from their factors' cosines, and the spaces and parts of a
 factor are not those of its dW.
+
+Letters as in linalg.shapes. T' contents have the module; all results are (T', T') or (T',).
 """
 
 from __future__ import annotations

@@ -1,7 +1,12 @@
-"""An existing core against which later tasks are coded, and the price of a bit in it.
+"""Align: a list of adapters becomes one list of modules, each with the tasks that have it.
 
 A merge records in its recipe what a bit finally cost. A task that is added alone therefore gets
 the bytes that it would have been worth in that merge, whatever else was added before.
+
+Adapters with the same content are one content, coded once, however many tasks point at it. Trained
+tensors that are no low-rank products are coded too; integers, buffers and what the user names are
+put aside to be carried bit by bit. A module that only some adapters have
+is a module of those; nothing is dropped and nothing is filled up.
 """
 
 from __future__ import annotations

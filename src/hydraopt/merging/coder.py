@@ -1,4 +1,9 @@
-"""Rules of a collection's core for coding tasks: fit, options and the price of a bit."""
+"""Encode an adapter against an existing core, which does not change.
+
+The result depends on the core, the price (or the limit) and the adapter alone, so it is the same
+whatever was added before. What the core's tables do not name cannot be coded over it: modules are
+refused, other tensors are carried bit by bit.
+"""
 
 from __future__ import annotations
 

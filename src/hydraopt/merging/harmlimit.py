@@ -1,4 +1,11 @@
-"""A draft that is read again, before any file is written, and the harm of what it gives back."""
+"""Search for the smallest draft with which every task keeps a limit on harm.
+
+Each task has a price of a bit of its own. A round is one coding pass and a measurement of every
+task; a secant through a task's rounds, of log harm over log price, gives its next price. Tasks
+share bases, so each round rounds the numbers of every task anew, and its harm changes a little even
+at the same price. Later rounds therefore only lower prices, to ones that kept the limit before, and
+go on until all tasks keep the limit in one round.
+"""
 
 from __future__ import annotations
 

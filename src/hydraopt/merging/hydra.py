@@ -1,6 +1,18 @@
-"""Choose the first centres of k-means++, for any distance.
+"""HydraOpt as published: one A for all tasks and M heads B, exact and by gradient.
 
 scipy.cluster.vq.kmeans2 accepts points only, and no other distance.
+
+Letters as in linalg.shapes: T tasks, a module with m outputs and n inputs, ranks r_t.
+
+Ceritli et al., "HydraOpt: Navigating the Efficiency-Performance Trade-off of Adapter Merging",
+EMNLP 2025, arXiv 2507.17706. The objective is the paper's idea as a sum of squares
+
+    minimise  sum_t w_t |dW_t - g_t B'_c(t) A'|^2   over A' (R, n), M heads B' (m, R), c and g,
+
+with M between 1 (a single merged adapter) and T (one head for each task). The paper lowers it by
+gradient steps; here every step is the exact minimum over one half of the unknowns, so the
+objective falls until the tasks no longer change heads. That is a local
+minimum, as with k-means, hence the starts. With M = T it is the global one and takes no iteration.
 """
 
 from __future__ import annotations

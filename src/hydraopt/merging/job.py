@@ -1,4 +1,8 @@
-"""Result of a coding pass, and the course that steers a pass to its target."""
+"""A job from adapters to a written bundle: its drafts, what they hold, and their bytes.
+
+A Job is what is put together; with the draft that the search found it becomes a manifest and a
+payload, whose size is known before they are written; and Written is what a user is told.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Budgets: the one limit that a user sets, on bytes, error or harm.
+"""The one limit that a user sets, on bytes, error or harm, and its record in the manifest.
 
 The search for the price of a bit that meets one is in :mod:`hydraopt.merging.search`.
 """

@@ -1,4 +1,13 @@
-"""Methods by name, and what is known of each."""
+"""Methods over whole adapters: adapters in, adapters or a bundle out.
+
+What comes out can be merged or stored like what was read. Tensors that tasks share hold the same
+bytes, so a lossless bundle stores A' once, and each head once for the tasks that use it; a task's
+own scale is in its config (``alpha_pattern``), never in B.
+
+The bundle is lossless in what the method made: its tensors in fp16 (or fp32), those that tasks
+share once, each task's scales in its config, and the errors against the original adapters in the
+manifest. So ``inspect``, ``verify``, ``export``, ``eval`` and ``attach`` read it as any other.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Collaborator of a merge that runs the base model: sensitivities, harm on prompts, refits.
+"""Options of a merge, validated once, and the collaborator that runs the base model.
 
-``hydraopt.model`` implements it; a merge knows only what is here.
+``hydraopt.harm`` implements it; a merge knows only what is here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,13 @@
-"""Choice of the workers of a job, and of the inputs written to disk so that workers can read them.
+"""One pass: every module and tensor planned, encoded and written at one price of a bit.
 
 A worker reads ranges of the adapters' files itself. A tensor that is in memory, or in a file that
 cannot be read by ranges (a pickle), is written to a temporary folder once. What a bundle decodes
 stays in this process: it is decoded once, whole.
+
+Both are items here, modules first. Items are independent until they meet in the streams. So the
+workers of an engine have items of their own, and streams of their own; what goes from one to the
+other are scripts, in the items' order. The result does not depend on the number of workers: each
+item is computed by one, with the BLAS library held to one thread, and each stream written by one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,12 @@
-"""Notes for the user on a bundle that a merge produced."""
+"""Merge: prepare, solve, write. Many adapters in, one bundle out.
+
+    prepare: read the adapters and check the options
+    solve:   align -> (plan -> encode -> streams) until the budget is met -> refit, measure harm
+    write:   write the bundle
+
+A plan is the first two steps. ``merge`` starts from adapters, ``shrink`` from a bundle; both hand a
+Job to ``solving.solve_budget``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Report of a refresh: the size and error over a new core, and the tasks whose errors grow."""
+"""New core for a collection: the expected saving, and the collection rebuilt over it.
+
+Tasks come from their originals where these are given, else as the collection holds them; then the
+error that the new coding adds is an estimate, as after a shrink.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""Estimate coded bits at a price, to choose prices before anything is coded."""
+"""Search the price of a bit that meets a budget, over trials (draft, value).
+
+Size and error both follow the price monotonically and nearly as a power law. For a size the planner
+says where to look, and one or two passes do; for an error the noise of a number does, and a secant
+in logarithms takes two or three.
+What counts is what a pass really made: bytes of the file, errors after rounding. A search knows
+nothing of modules or files: it asks for one trial after the other.
+"""
 
 from __future__ import annotations
 

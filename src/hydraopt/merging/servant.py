@@ -1,9 +1,13 @@
-"""Answers that are kept in a folder, so that a job that was ended goes on where it was.
+"""Worker side of a pass: read, plan and encode items, and code streams.
 
 An answer follows from its question: which adapters' numbers, which item, at which price. The hash
 of the question is the name of the file and a part of its checksum, so a file answers this question
 or counts as missing, as one that is damaged does. Workers on several machines may
 share the folder.
+
+Items are modules and coded tensors. An item stays with the worker that read it first, so that it is
+decomposed once. A stream stays with one worker as well: records of its content reach it, item by
+item, as scripts. All answers depend only on the question and on the adapters' files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""A bundle as input of a merge: its decoded tasks take the place of adapters."""
+"""Shrink: a smaller bundle from a bundle, without the originals.
+
+The decoded factors take the place of the adapters; what was carried bit by bit is carried on. The
+errors in the new manifest are against the originals as far as they can be known: what the first
+merge left and what the second adds are independent noise, so their squares add (an estimate, and
+the recipe says so).
+"""
 
 from __future__ import annotations
 

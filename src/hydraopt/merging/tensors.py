@@ -1,4 +1,4 @@
-"""Checks before a merge that every adapter can be exported again; refuses the others."""
+"""Trained tensors that are no low-rank products: which are coded, and as what."""
 
 from __future__ import annotations
 

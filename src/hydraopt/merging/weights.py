@@ -1,4 +1,21 @@
-"""Find the items of a merge set that are factors of one product, and its norm."""
+"""Weights of squared error, by task and by module.
+
+An error E of content c in module i costs ``w_c s_ci |E|^2`` (times the measure's factor for its
+kind). ``task_weights`` gives w, from the user's choice and the size of a task's dW;
+``module_weights`` gives s, from measured sensitivity or from defaults for the kind of module. A
+pass takes their product, (contents, modules). Only ratios matter to the planner; s leaves a
+content's total weight, over its own dW, as it was.
+
+Not every item (module or coded tensor) is a dW of its own. ``counting`` converts an error of each
+item into units of an error of dW:
+- a factor of a product (LoHa, LoKr, Tucker's convolutions), low rank or whole: its relative error
+  is one of the product;
+- a tensor of another tuner: the same, of all tensors of its name together;
+- a tensor that scales or shifts a module's outputs (a DoRA magnitude, a bias): squared errors add
+  up;
+- a tensor that replaces the base model's own (a head, an embedding): its relative error counts
+  OF_THE_WHOLE times, unless the base model's tensor is available and the change is a dW.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers on this machine: this process is the first, the others are processes of their own.
+"""Workers on this machine, in processes of their own, or on a Ray cluster.
 
 They are started anew and not forked, since BLAS does not survive that, and not by
 ``multiprocessing``, which would run the user's script again. Each has a socket to this process,

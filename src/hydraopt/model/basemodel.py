@@ -1,4 +1,8 @@
-"""Precision of the base model's matrix products."""
+"""A base model from its files, with one task's factors on it.
+
+transformers fills what the weight files lack with random numbers, leaves out what it does not know,
+and raises whatever the broken file led it to. Here each of these is a UsageError with the file.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,16 @@
-"""KL between distributions that are nearly the same, from logits in float32.
+"""Measure how many of an adapter's answers change with other factors, and how far they drift.
 
 A sum of probabilities in float32 is off by a millionth, and KL is linear in that: over a hundred
 tokens an answer would be 1e-4 nats from itself. Here it is about 1e-9 (docs/log.md).
+
+The reference is the original adapter's greedy answers, so no label is needed. One teacher-forced
+pass over them gives both numbers. Greedy decoding writes an answer again exactly if each of its
+tokens is the argmax after the tokens before it. The sum over its tokens of KL(original || coded) is
+the KL of the whole answer's distribution on that path.
+
+A count of changed answers is coarse, because few of 64 answers change. The share of answers that
+are likely to change is finer: it follows from the original's margin at each token and from how far
+margins move (:func:`likely_changes`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batch texts for teacher forcing; common beginnings are computed once if that saves time.
+"""Forward passes over batches of texts, their logits and likelihoods.
 
 A row of such a batch has several texts as one trie. A node is a token; a mask lets it attend only
 to the nodes on the way from the root, and its position is that in its own text. So several answers

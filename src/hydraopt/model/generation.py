@@ -1,4 +1,4 @@
-"""A model's cache for rows that come and go: keys and values, padded on the left.
+"""Generation by a base model with factors on it, greedy unless another choice is given.
 
 A new row is computed with others that are new, then laid beside the rows under way; a row that has
 ended is taken out. All layers keep all positions, sliding ones as well: their masks say what they

@@ -1,4 +1,4 @@
-"""Sensitivity of an adapter's own answers to noise in each of its modules.
+"""Judge: a base model that measures harm on answers, sensitivities of modules, and refits tasks.
 
 The adapted model reads a few texts; for every module the inputs x and the gradients g of the
 answers' log-probability in its outputs are stored. An error E of the module's dW changes a token's

@@ -1,4 +1,13 @@
-"""Read prompts of tasks from files; labels are not needed."""
+"""Prompts of tasks: read from files, or written by the base model like a few real ones.
+
+What all real prompts begin and end with, such as an instruction, is the frame. The model gets a
+list of what is between, in random order, and samples the next item. Items that are copies, loops,
+or of another length are dropped, and of the others those whose likelihood is nearest to that of the
+real items remain.
+
+Sources: prompts from a few examples by the base model (Trans-LoRA, 2405.17258; SELF-GUIDE,
+2407.12874).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,24 @@
-"""Sides of coded parts while a refit trains them."""
+"""Refit: the coded parts of an adapter trained to keep its own answers, rounding included.
+
+The encoder rounds each module to be near the original's weights. A refit trains both sides of all
+parts together, by the KL divergence from the original at the tokens of its own answers. Each step
+uses rounded parts, so the parts learn to compensate for each other's rounding. The result is
+records of as many parts, in the same ways and at the same rate. Some answers are held out: training
+stops where their KL is least, and a result is discarded if it does not help there or surely changes
+more of them.
+
+Training starts from the original's strongest parts, which usually end best. With few parts they may
+end worse than the coded parts; then training starts again from the coded parts.
+
+Training has stages: the modules of a stage are frozen at their coded values, and the others
+continue to learn what these lost.
+
+Sources: quantisation-aware training with straight-through gradients (Bengio et al. 2013,
+1308.3432); noise in the rounding's place (Defossez et al. 2022, 2104.09987); distillation from the
+model's own words (LLM-QAT, 2305.17888); freezing what is coded, step by step (INQ, 1702.03044).
+Differs in what is free, the rank-one parts of an adapter, and in the coder, a trellis whose rate is
+unchanged.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,12 @@
-"""Limits of the texts that a base model reads: its token ids and the length of its context.
+"""From rows to padded batches, within the limits of the base model.
 
 A tokenizer may have more tokens than the model embeds, where chat tokens were added to the
 tokenizer only.
+
+Token layout of one row (T marks the positions whose logits are computed, each predicts the next):
+
+    BOS instruction \n input \n =>  " output" ... EOS
+                                 T   T          (nothing is predicted from EOS)
 """
 
 from __future__ import annotations

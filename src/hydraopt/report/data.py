@@ -1,4 +1,8 @@
-"""Group and language of a task, taken from its name where no other source states them."""
+"""Data of a report's page, as dataclasses that become JSON.
+
+Errors are relative Frobenius errors, shares are fractions of one, sizes are bytes. The harm of a
+task is the measured share of its original's answers that change.
+"""
 
 from __future__ import annotations
 

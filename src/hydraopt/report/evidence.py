@@ -1,4 +1,10 @@
-"""Numbers of somebody's file, which may be none."""
+"""Results of ``hydraopt eval`` for one bundle: scores, answers, effects on people.
+
+A result is a file from anybody, so a row is left out if it contains an invalid number.
+
+A result may come from anybody: each value is checked where it is used, and an invalid number is
+left out.
+"""
 
 from __future__ import annotations
 

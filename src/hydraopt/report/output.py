@@ -1,4 +1,4 @@
-"""Commits to repositories of the Hugging Face hub; hydraopt.files.objects reads their files."""
+"""Write the page or the model card of a bundle to a file, or upload it to the hub."""
 
 from __future__ import annotations
 

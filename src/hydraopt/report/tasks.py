@@ -1,4 +1,4 @@
-"""List of tasks: one view each, the most harmed first, with filters."""
+"""Tasks on a page: the list, groups by language, sizes against harm, the summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counters of the server, for Prometheus."""
+"""OpenAI's HTTP interface over an engine, and its counters for Prometheus."""
 
 from __future__ import annotations
 

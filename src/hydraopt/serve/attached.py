@@ -1,4 +1,4 @@
-"""Number of rows that the model received, to detect modules with another order of dimensions.
+"""``attach``: a bundle's tasks on a model, one for all rows of a batch or each row its own.
 
 Some models turn their inputs around and have tokens in the first dimension (XLNet, torch's
 transformer layers). There a batch of mixed tasks would give tasks to tokens instead of rows.

@@ -1,4 +1,4 @@
-"""Answers prompts of many tasks in one batch, in a thread of its own.
+"""Answers prompts of many tasks in one batch, in a thread of its own; bundles can be reloaded.
 
 Requests join the batch and leave it at the borders of steps. A step is one forward pass over all
 rows, each with its own task.

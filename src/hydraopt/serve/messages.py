@@ -1,4 +1,4 @@
-"""Format of requests; any other field of OpenAI's API is refused by name.
+"""Requests and replies in OpenAI's format; any other field is refused by name.
 
 A field that is not supported may be present with the value that asks for nothing.
 """

@@ -1,4 +1,4 @@
-"""Modules of the model that a task replaces: tensors stored whole by ``modules_to_save``."""
+"""Places of a bundle's modules in a model: names, shapes, and how a module computes."""
 
 from __future__ import annotations
 

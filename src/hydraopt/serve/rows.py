@@ -1,4 +1,4 @@
-"""Sample the next token of each row."""
+"""Rows of a server's batch: the next token of each, its text, and where to stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log each answered request in one line, to the logger ``hydraopt.serve.server``."""
+"""Serve a base model and bundles on a port, with one log line a request."""
 
 from __future__ import annotations
 

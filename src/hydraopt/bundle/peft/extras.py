@@ -1,4 +1,4 @@
-"""Weights of the layers below an adapter, which PEFT saves whole for heads and embeddings.
+"""Tensors that are not low-rank factors, under the names and in the shapes that PEFT uses.
 
 PEFT never trains them, so a copy of the base's own weight carries nothing: formats without a place
 for it lose nothing. A copy that was coded with a loss must not take the place of the base's own

@@ -1,4 +1,10 @@
-"""Target folders of exports: refuse to overwrite, and check that written adapters are complete."""
+"""Export a task as a PEFT adapter: config, weights, model card.
+
+The scale is folded into B and the config says alpha = rank for every module, so that no reader can
+get rsLoRA or patterns wrong. The exception is adapters whose initialisation changes the base model
+(PiSSA and its kin): that change depends on rank and scale, so these adapters keep the rank and
+scale of their config.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""From a task's factors to the pairs of tensors that PEFT stores: ranks, groups, kernels."""
+"""From a task's factors to the tensors that PEFT stores, for LoRA and for other tuners.
+
+Ranks and scales stay those of the config: a factor of less rank is padded with zeros, and the scale
+is taken out of B again. So what is carried beside the factors, and depends on these settings, still
+fits them.
+"""
 
 from __future__ import annotations
 
