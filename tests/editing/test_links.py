@@ -95,7 +95,9 @@ BESIDE: dict[str, Verb] = {
     "export all": lambda at, x: ["export", x.file, "--all", "--force", "-o", at],
     "report": lambda at, x: ["report", x.file, "-o", at / "report.html"],
     "card": lambda at, x: ["report", x.file, "--card", "-o", at / "README.md"],
-    "plot": lambda at, x: ["inspect", x.file, "--plot", at / "picture.png"],
+    "plot": lambda at, x: [
+        *("inspect", x.adapters["e"], x.adapters["f"], "--plot", at / "picture.png")
+    ],
 }
 VERBS = {**IN_PLACE, **BESIDE}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hydraopt.merging import HarmSettings
-from hydraopt.model import judge as judge_module, prompt_text, prompts as synthetic, read_prompts
+from hydraopt.model import judge as judge_module, prompt_text, prompts as synthetic
 from hydraopt.model.prompts import synthetic_prompts
 from hydraopt.model.texts import RowPrompt, encode_prompt
 from tests.harm.cases import call, lines, spelling
@@ -154,18 +154,14 @@ def test_few_prompts_get_others_to_train_with(
 
 
 @pytest.mark.slow
-def test_merge_says_where_they_are(place: Path, tmp_path: Path, monkeypatch) -> None:
+def test_merge_says_that_it_wrote_prompts(place: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(judge_module, "refit", lambda *_, **__: {})  # it takes seconds
     for name in ("en", "fr"):
         (place / "prompts" / f"{name}.jsonl").write_text(lines(*spelling(5)))
     done = call(place, "--size", "90%", "-o", tmp_path / "out")
     assert done.exit_code == 0, done.output
-    folder = tmp_path / "cache" / "prompts"
     assert "the base model wrote more to train with" in done.stderr
-    assert str(folder) in done.stderr
-    assert {file.name for file in folder.iterdir()} == {"en.jsonl", "fr.jsonl"}
-    assert 16 < len(read_prompts(folder / "fr.jsonl")) <= 295
     done = call(place, "--size", "90%", "--no-refit", "-o", tmp_path / "out")
     assert done.exit_code == 0
     assert "wrote more" not in done.stderr

@@ -59,7 +59,7 @@ def replace_one_by_one(scratch: Path, folder: Path, gone: Collection[str]) -> No
     vanishes. Its lock is the caller's.
     """
     for name in os.listdir(scratch / NEW):
-        if (folder / name).is_dir():
+        if _is_own_folder(folder / name):
             raise IsADirectoryError(errno.EISDIR, "a folder is in the way", str(folder / name))
     with (scratch / _GONE).open("xb") as stream:
         stream.write(b"\0".join(map(os.fsencode, sorted(gone))))
@@ -104,6 +104,11 @@ def _lock_folder(descriptor: int, folder: Path) -> None:
         pass  # some network file systems have no locks
 
 
+def _is_own_folder(path: Path) -> bool:
+    """Return whether a folder is there; a link to one is a name like any other."""
+    return path.is_dir() and not path.is_symlink()
+
+
 def _roll_forward(folder: Path) -> None:
     """Remove old files and put new ones in place, as far as that is not done.
 
@@ -119,7 +124,7 @@ def _roll_forward(folder: Path) -> None:
     new = sorted(os.listdir(pending / NEW))
     stops = [x for x in new if x.endswith(_STOPS)]
     for name in sorted({*gone, *stops}, key=lambda x: (not x.endswith(_STOPS), x)):
-        if not (folder / name).is_dir():
+        if not _is_own_folder(folder / name):
             (folder / name).unlink(missing_ok=True)
     sync_folder(folder)
     for name in [*(x for x in new if not x.endswith(_STOPS)), *stops]:

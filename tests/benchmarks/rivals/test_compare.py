@@ -84,7 +84,7 @@ def test_scores_are_added_to_the_table(
 ) -> None:
     from hydraopt.evaluate import compare as evaluation
 
-    monkeypatch.setattr(evaluation, "load_model", lambda base: trained)
+    monkeypatch.setattr(evaluation, "load_model", lambda base, **_: trained)
     rng = np.random.default_rng(0)
     pair = 0.1 * rng.standard_normal((32, 3)), rng.standard_normal((3, 32))
     folder = make_adapter(tmp_path / "spell-en", {"model.layers.0.self_attn.q_proj": pair})
