@@ -46,7 +46,7 @@ import hydraopt
 try:
     from hydraopt.merging import combine
 except ImportError:  # in older revisions
-    from hydraopt.merging.combine import combine
+    from hydraopt.methods import combine
 name, options, output, *inputs = sys.argv[1:]
 if name == "merge":
     hydraopt.merge(inputs, output, **json.loads(options))

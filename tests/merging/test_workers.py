@@ -247,10 +247,7 @@ print("ran", flush=True)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from hydraopt import merge
 from hydraopt.merging import workers as engine
-from hydraopt.merging import portable
-from hydraopt.merging.alignment import align
-from hydraopt.merging.job import legs_of
-from hydraopt.merging.passes import Passes, _owners, _threads
+from hydraopt.merging import passes as portable
 
 portable.WORTH = 1
 def told(stage, done, total):
