@@ -121,7 +121,7 @@ def _damaged(what: str) -> NoReturn:
 
 
 CHUNK_BYTES: Final = 1 << 14
-"""A chunk is closed as soon as it has so many bytes: smaller ones cost more than 0.1 % of a bundle."""
+"""A chunk is closed as soon as it has so many bytes; chunks then cost at most 0.1 % of a bundle."""
 _MOST_NUMBERS: Final = 1 << 31
 """A chunk is closed as soon as it has so many numbers, and no record has more, so that the counts
 of the table are below 2^32."""
