@@ -241,7 +241,7 @@ static hydra_status add_names(hydra_bundle *b, const hy_task *task,
             hydra_status status;
             hy_text_open(&name, &b->env);
             status = name_of(b, task, options, architecture, x->path, &name);
-            hy_puts(&name, half ? ".weight.lora_b" : ".weight.lora_a");
+            if (!status) hy_puts(&name, half ? ".weight.lora_b" : ".weight.lora_a");
             slice.data = name.data, slice.size = name.size;
             if (!status && name.failed) status = b->env.error->status;
             if (!status)
