@@ -1,4 +1,4 @@
-"""What an error costs and what a side costs in bits: the terms of the planner.
+"""Cost of errors and of sides in bits: the terms of the planner.
 
 A part of a task's dW in a module, of squared norm E, is kept in the share ``kept`` and has noise of
 N E. Its cost is

@@ -1,4 +1,4 @@
-"""What is compared, and the results; docs/reference/evaluation.md describes each field."""
+"""Sources to compare, and results; docs/reference/evaluation.md describes each field."""
 
 from __future__ import annotations
 

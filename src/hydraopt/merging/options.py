@@ -1,6 +1,6 @@
 """Options of a merge, validated once, and the collaborator that runs the base model.
 
-``hydraopt.harm`` implements it; a merge knows only what is here.
+``hydraopt.model`` implements it; a merge knows only what is here.
 """
 
 from __future__ import annotations
