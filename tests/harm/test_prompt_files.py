@@ -11,7 +11,6 @@ from hydraopt.cli.options import texts_of
 from hydraopt.errors import UsageError
 from hydraopt.merging import HarmSettings
 from hydraopt.model import prompt_text, prompts as prompts_module, read_prompt_folder, read_prompts
-from hydraopt.model.prompts import prompt_line
 from tests.harm.cases import lines
 from tests.raising import raises
 
@@ -86,11 +85,16 @@ def test_files_that_have_no_prompts_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [prompt_text("Spell.", "3"), prompt_text("Say", "a\n=>\nb"), 'a "quoted"\n line', "é"],
+    ("line", "text"),
+    [
+        ({"instruction": "Spell.", "input": "3"}, prompt_text("Spell.", "3")),
+        ({"instruction": "Say", "input": "a\n=>\nb"}, prompt_text("Say", "a\n=>\nb")),
+        ('a "quoted"\n line', 'a "quoted"\n line'),
+        ("é", "é"),
+    ],
 )
-def test_a_line_is_read_as_the_prompt(tmp_path: Path, text: str) -> None:
-    (tmp_path / "x.jsonl").write_text(prompt_line(text))
+def test_a_line_is_read_as_the_prompt(tmp_path: Path, line: object, text: str) -> None:
+    (tmp_path / "x.jsonl").write_text(json.dumps(line, ensure_ascii=False) + "\n")
     (read,) = read_prompts(tmp_path / "x.jsonl")
     assert read == text
     assert type(read) is type(text)

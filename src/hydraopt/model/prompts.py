@@ -28,7 +28,7 @@ from hydraopt.merging import DEFAULT_HARM
 from hydraopt.model.basemodel import Placed
 from hydraopt.model.forward import likelihoods
 from hydraopt.model.generation import Sampling, ends_of, generate
-from hydraopt.model.texts import ROW_END, Encoded, RowPrompt, positions_of, prompt_text
+from hydraopt.model.texts import Encoded, positions_of, prompt_text
 from hydraopt.notes import closest, listed
 
 _MOST_BYTES: Final = 1 << 28
@@ -68,15 +68,6 @@ def read_prompts(path: str | Path) -> list[str]:
     if not prompts:
         raise UsageError(explain("no prompt in the file", file=file, expected="one a line"))
     return list(prompts)[: DEFAULT_HARM.refit_prompts]
-
-
-def prompt_line(prompt: str) -> str:
-    """Return the line of a ``.jsonl`` file that :func:`read_prompts` reads as this prompt."""
-    if not isinstance(prompt, RowPrompt):
-        return json.dumps(prompt, ensure_ascii=False) + "\n"
-    instruction, _, rest = prompt.partition("\n")
-    row = {"instruction": instruction, "input": rest.removesuffix(ROW_END)}
-    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def prompt_files(path: str | Path) -> dict[str, Path]:
